@@ -1,0 +1,48 @@
+# A few words. Needed: make, and Python 3.11 or newer. The rest comes by hash into .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check fix
+
+help: ## show these words
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books
+	@$(BIN)/stage demo
+
+test: $(VENV)/.ready ## run all tests
+	@$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.ready ## ruff, mypy strict, import-linter
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo
+	@echo "check: all is well"
+
+fix: $(VENV)/.ready ## let ruff mend and format what it can
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+# The builders come first, so that no build fetches anything by itself.
+# Installed in place when the interpreter still fits, made anew when it does not.
+$(VENV)/.ready: requirements/build.txt requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	    echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@version='import sys; print(sys.version_info[:2])'; \
+	if [ "$$($(BIN)/python -c "$$version" 2>/dev/null)" != "$$($(PYTHON) -c "$$version")" ]; then \
+	    echo "Making $(VENV) with $$($(PYTHON) --version) ..."; \
+	    $(PYTHON) -m venv --clear $(VENV) || { \
+	        echo "This Python cannot make a virtual environment: install its venv package." >&2; exit 1; }; \
+	fi
+	@echo "Installing the pinned requirements ..."
+	@$(PIP) install --require-hashes --only-binary :all: -r requirements/build.txt
+	@$(PIP) install --require-hashes --no-build-isolation --use-pep517 -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-index --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,24 @@
+"""What holds for every test: our code never blocks the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+OURS = ["stage", "upstream_stub", "downstream_stub"]
+
+
+@pytest.fixture(autouse=True)
+def loop_watch(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stop a blocking call that our code makes inside the event loop with a BlockingError.
+
+    A test may block: only calls with a frame of ours on the stack count. A test that makes our
+    code block on purpose says so with `@pytest.mark.blocking`.
+    """
+    if request.node.get_closest_marker("blocking"):
+        yield
+        return
+    with blockbuster_ctx(OURS):
+        yield

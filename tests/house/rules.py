@@ -1,0 +1,133 @@
+"""The rules of the house as functions: each takes what it judges and returns what is wrong."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+
+# Words that say nothing about what lives in a file (DESIGN: one word, one thing).
+EMPTY_WORDS = frozenset(
+    {"base", "common", "helper", "helpers", "impl", "manager", "managers", "misc", "util", "utils"}
+)
+
+# Built from parts, so that the rule does not break itself.
+_HOSTS = ("pypi" + ".org", "python" + "hosted.org", "npmjs" + ".com", "registry" + ".npmjs")
+# Told apart from the option that leaves index lines out.
+_INDEX_OPTION = re.compile(r"(?<!emit)-index[-]url\b|--find[-]links|--trusted[-]host")
+# A root or a home directory, written absolutely. A URL or a relative path does not count.
+_MACHINE_PATH = re.compile(r"(?<![\w.~:/}-])/(?:home|root|Users|work|workspace)/[\w.]")
+
+DECISION_NAME = re.compile(r"\d{4}-[a-z0-9]+(?:-[a-z0-9]+)*\.md")
+DECISION_SECTIONS = ("Context", "Decision", "Evidence", "What was given up")
+
+_PINNED = re.compile(r"[a-z0-9][a-z0-9._-]*(?:\[[a-z0-9,._-]+\])?==[^\s;]+(?: ; [^\\]+)?")
+_HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+
+# Standard modules that would give the core a clock, dice, I/O, a log or a thread.
+IMPURE = frozenset(
+    {
+        "asyncio",
+        "concurrent",
+        "contextvars",
+        "http",
+        "io",
+        "logging",
+        "multiprocessing",
+        "os",
+        "pathlib",
+        "random",
+        "secrets",
+        "select",
+        "shutil",
+        "signal",
+        "socket",
+        "sqlite3",
+        "ssl",
+        "subprocess",
+        "tempfile",
+        "threading",
+        "time",
+        "urllib",
+        "warnings",
+    }
+)
+
+
+def places_named(text: str, own_places: Sequence[str] = ()) -> list[str]:
+    """Lines that name a package host, an index option or a path of one machine.
+
+    `own_places` are paths of the machine that runs the check: where the clone stands, the home.
+    """
+    wrong = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        named = any(word in line for word in (*_HOSTS, *own_places))
+        if named or _INDEX_OPTION.search(line) or _MACHINE_PATH.search(line):
+            wrong.append(f"{number}: {line.strip()}")
+    return wrong
+
+
+def module_is_told(source: str) -> bool:
+    """Whether a module says in a docstring what lives there."""
+    return bool(ast.get_docstring(ast.parse(source)))
+
+
+def empty_words(path: PurePath) -> list[str]:
+    """Parts of a path (without the ending) that are, or end in, a word that says nothing."""
+    parts = [*path.parts[:-1], path.name.split(".")[0]]
+    return [part for part in parts if EMPTY_WORDS & set(re.split(r"[_-]", part.lower()))]
+
+
+def unhashed(requirements: str) -> list[str]:
+    """What in a pinned requirements file is not `name==version` with at least one sha256."""
+    wrong = []
+    for entry in requirements.replace("\\\n", " ").splitlines():
+        if not entry.strip() or entry.startswith("#"):
+            continue
+        pin, _, hashes = entry.partition("--hash")
+        found = f"--hash{hashes}".split()
+        if (
+            not hashes
+            or not _PINNED.fullmatch(pin.strip())
+            or not all(_HASH.fullmatch(word) for word in found)
+        ):
+            wrong.append(entry.strip()[:100])
+    return wrong
+
+
+def names_required(lines: Iterable[str]) -> set[str]:
+    """The names of the distributions in lines such as `aiohttp>=3.12`."""
+    found = (re.match(r"[A-Za-z0-9._-]+", line.strip()) for line in lines)
+    return {re.sub(r"[._-]+", "-", name[0]).lower() for name in found if name}
+
+
+def missing_sections(record: str) -> list[str]:
+    """Sections that a decision record lacks, or leaves empty."""
+    bodies = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", record, flags=re.M | re.S))
+    return [name for name in DECISION_SECTIONS if not bodies.get(name, "").strip()]
+
+
+def impure_imports(source: str) -> list[str]:
+    """What a module of the core imports besides the core, msgspec and pure standard modules."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append("." * node.level + (node.module or ""))
+    return [name for name in names if not _is_pure(name)]
+
+
+def _is_pure(name: str) -> bool:
+    first = name.split(".")[0]
+    if name == "stage.core" or name.startswith("stage.core."):
+        return True
+    return first == "msgspec" or (first in sys.stdlib_module_names and first not in IMPURE)
+
+
+def own_places(root: Path) -> list[str]:
+    """Where this clone and this user live, when the path is long enough to be told from a word."""
+    places = (root, Path.home(), Path(sys.prefix))
+    return sorted({str(place) for place in places if len(place.parts) > 2})

@@ -1,0 +1,47 @@
+"""Decision records are one page of four sections, numbered without gaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.house.rules import DECISION_NAME, DECISION_SECTIONS, missing_sections
+
+TEMPLATE = "template.md"
+
+
+@pytest.fixture
+def records(root: Path) -> list[Path]:
+    """All decision records, in order."""
+    found = sorted((root / "docs" / "decisions").glob("*.md"))
+    return [file for file in found if file.name != TEMPLATE]
+
+
+def test_every_record_has_the_four_sections(root: Path, records: list[Path]) -> None:
+    """Context, decision, evidence, and what was given up: none missing and none empty."""
+    template = root / "docs" / "decisions" / TEMPLATE
+    wrong = {
+        file.name: missing
+        for file in [template, *records]
+        if (missing := missing_sections(file.read_text(encoding="utf-8")))
+    }
+
+    assert records
+    assert {} == wrong
+
+
+def test_records_are_numbered(records: list[Path]) -> None:
+    """0001, 0002, ...: a number is used once, and none is left out."""
+    assert [] == [file.name for file in records if not DECISION_NAME.fullmatch(file.name)]
+    assert [f"{n:04}" for n in range(1, len(records) + 1)] == [file.name[:4] for file in records]
+
+
+@pytest.mark.parametrize("section", DECISION_SECTIONS)
+def test_a_missing_or_empty_section_is_seen(section: str) -> None:
+    """A heading alone says nothing."""
+    whole = "# 1. x\n\n" + "".join(f"## {name}\nText.\n\n" for name in DECISION_SECTIONS)
+
+    assert [] == missing_sections(whole)
+    assert [section] == missing_sections(whole.replace(f"## {section}\nText.", f"## {section}\n"))
+    assert [section] == missing_sections(whole.replace(f"## {section}\n", ""))

@@ -1,0 +1,82 @@
+"""What every file of the project keeps: it names no machine, says what it is, and has a name."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+import pytest
+
+from tests.house.rules import empty_words, module_is_told, own_places, places_named
+
+
+def test_no_file_names_a_machine_or_a_package_host(root: Path, project_files: list[Path]) -> None:
+    """A clone works anywhere: no path of one machine and no registry stands in the repository."""
+    places = own_places(root)
+    wrong = [
+        f"{file.relative_to(root)}:{line}"
+        for file in project_files
+        for line in places_named(file.read_text(encoding="utf-8", errors="replace"), places)
+    ]
+
+    assert [] == wrong
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "see https://py" + "pi.org/project/x",
+        "--extra-index" + "-url https://example.invalid/simple",
+        'cache = "/ho' + 'me/someone/.cache"',
+        "#!/ro" + "ot/bin/python",
+        "kept in /srv/build/clone/x",
+    ],
+)
+def test_a_named_place_is_seen(line: str) -> None:
+    """Hosts, index options, homes, and the very directory of the clone are found."""
+    assert 1 == len(places_named(f"fine\n{line}\n", ["/srv/build/clone"]))
+
+
+@pytest.mark.parametrize(
+    "line", ["docs/home/index.md", "https://example.org/work/1", "GET /sagas", "~/work/x"]
+)
+def test_an_ordinary_path_is_let_through(line: str) -> None:
+    """Relative paths, URLs and endpoints are not places on a machine."""
+    assert [] == places_named(line)
+
+
+def test_every_module_says_what_lives_there(root: Path, project_files: list[Path]) -> None:
+    """The first line of a file is a docstring."""
+    wrong = [
+        str(file.relative_to(root))
+        for file in project_files
+        if file.suffix == ".py" and not module_is_told(file.read_text(encoding="utf-8"))
+    ]
+
+    assert [] == wrong
+
+
+def test_a_silent_module_is_seen() -> None:
+    """Code, a comment or nothing at all is not a docstring."""
+    assert not module_is_told("x = 1\n")
+    assert not module_is_told("# A comment.\n")
+    assert not module_is_told("")
+    assert module_is_told('"""Told."""\n')
+
+
+def test_no_file_has_an_empty_name(root: Path, project_files: list[Path]) -> None:
+    """No utils, no helpers, no manager: a file is named for its one purpose."""
+    wrong = [
+        str(file.relative_to(root))
+        for file in project_files
+        if empty_words(PurePath(file.relative_to(root)))
+    ]
+
+    assert [] == wrong
+
+
+@pytest.mark.parametrize(
+    "path", ["stage/utils.py", "stage/saga_manager.py", "tests/helpers/x.py", "stage/Helper.py"]
+)
+def test_an_empty_name_is_seen(path: str) -> None:
+    """The word counts alone, inside a longer name, and as a directory."""
+    assert 1 == len(empty_words(PurePath(path)))
