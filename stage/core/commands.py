@@ -1,0 +1,41 @@
+"""What the machine asks for, in the imperative."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from stage.core.events import Event
+
+
+class Activity(StrEnum):
+    """What is done for a step, or for the saga (`tell`)."""
+
+    EXECUTE = "execute"
+    PROBE = "probe"
+    COMPENSATE = "compensate"
+    TELL = "tell"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Journal this decision; nothing has to be done for it."""
+
+    event: Event
+
+
+class Do(msgspec.Struct, frozen=True, kw_only=True):
+    """Do this for that step now. `attempt` counts from 1 within the activity."""
+
+    activity: Activity
+    step: str = ""
+    attempt: int = 1
+
+
+class Rest(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing to do until something happens, or until that instant."""
+
+    until: float | None = None
+
+
+Command = Record | Do | Rest

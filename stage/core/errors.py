@@ -1,0 +1,40 @@
+"""The errors of the core. An error says whose move it is and how to mend it.
+
+StageError                 everything that this project raises on purpose
+├── DeclarationError       the author's move: a stage that cannot be compensated as declared
+├── ConfigurationError     the operator's move: an option that is missing or wrong
+├── TransactionEscaped     the author's move: a transaction awaited something else than its database
+├── StoreUnavailable       the database is away; nothing was written
+├── StaleEpoch             another runner took this saga over; our write was refused (rule 17)
+└── JournalMismatch        the journal holds what this version of the stage does not know
+"""
+
+from __future__ import annotations
+
+
+class StageError(Exception):
+    """Root of all errors that this project raises on purpose."""
+
+
+class DeclarationError(StageError):
+    """The stage is declared so that it could not be compensated, or is incomplete."""
+
+
+class ConfigurationError(StageError):
+    """One or more options are missing or wrong; the message names each with its fix."""
+
+
+class TransactionEscaped(StageError):
+    """A transaction function awaited something else than its own database."""
+
+
+class StoreUnavailable(StageError):
+    """The database cannot be written to right now; nothing of this unit was stored."""
+
+
+class StaleEpoch(StageError):
+    """Another runner has taken the saga over; what this one wanted to write is refused."""
+
+
+class JournalMismatch(StageError):
+    """The journal names steps or events that this version of the stage does not have."""

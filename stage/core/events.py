@@ -1,0 +1,268 @@
+"""What happened to a saga, in the past tense: the entries of the journal.
+
+`at` is always in seconds since the epoch, UTC. `span` is the span id of an attempt (16 hex
+digits, or empty when nothing is traced), stored before the attempt leaves so that recovery can
+link to it (rule 23).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A request to an external API as it leaves and as it is repeated: the same bytes (rule 5)."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+    at: float
+
+
+class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
+    """The saga was durably accepted. `upstream` is who may have to be told of a late failure."""
+
+    deadline: float | None = None
+    upstream: str = ""
+    deferred: bool = False
+
+
+class Tombstoned(_Event, frozen=True, kw_only=True, tag="tombstoned"):
+    """Compensation came before the saga itself: it will never run here (rule 9)."""
+
+    requested_by: str = ""
+    reason: str = ""
+
+
+class Recovered(_Event, frozen=True, kw_only=True, tag="recovered"):
+    """A new run took the saga over. What was in flight is in doubt from here on."""
+
+    epoch: int
+
+
+class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
+    """The caller was told 202: it must be told when the saga fails."""
+
+
+class CompensationRequested(_Event, frozen=True, kw_only=True, tag="compensation_requested"):
+    """A neighbour or an operator asked to undo the saga."""
+
+    requested_by: str = ""
+    reason: str = ""
+
+
+class StepStarted(_Event, frozen=True, kw_only=True, tag="step_started"):
+    """The intent of an attempt, durable before it leaves (rules 1 and 15)."""
+
+    step: str
+    attempt: int
+    key: str = ""
+    span: str = ""
+    request: Request | None = None
+
+
+class RequestPrepared(_Event, frozen=True, kw_only=True, tag="request_prepared"):
+    """The intent of a further request within the same attempt; `ordinal` counts from 1."""
+
+    step: str
+    ordinal: int
+    request: Request
+    compensation: bool = False
+
+
+class StepSucceeded(_Event, frozen=True, kw_only=True, tag="step_succeeded"):
+    """The step's effect stands and its result is known (JSON)."""
+
+    step: str
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):
+    """A business no: nothing happened, unless an earlier request of the attempt `may_stand`."""
+
+    step: str
+    reason: str = ""
+    may_stand: bool = False
+
+
+class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
+    """The attempt certainly did not happen; it may be tried again."""
+
+    step: str
+    reason: str = ""
+    retry_after: float | None = None
+    may_stand: bool = False
+
+
+class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
+    """Nobody knows whether the attempt happened; it is to be settled (rule 5)."""
+
+    step: str
+    reason: str = ""
+
+
+class StepPending(_Event, frozen=True, kw_only=True, tag="step_pending"):
+    """Downstream answered 202: durably accepted, still running; asked again later."""
+
+    step: str
+    retry_after: float | None = None
+
+
+class ProbeStarted(_Event, frozen=True, kw_only=True, tag="probe_started"):
+    """A look-up of an in-doubt step by its key is about to leave."""
+
+    step: str
+    span: str = ""
+
+
+class ProbeFound(_Event, frozen=True, kw_only=True, tag="probe_found"):
+    """The effect stands; the doubt is settled as succeeded."""
+
+    step: str
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class ProbeNotThere(_Event, frozen=True, kw_only=True, tag="probe_not_there"):
+    """The API does not know the key; believed only when said twice, apart."""
+
+    step: str
+
+
+class ProbeFailed(_Event, frozen=True, kw_only=True, tag="probe_failed"):
+    """The probe got no usable answer."""
+
+    step: str
+    reason: str = ""
+
+
+class TurnedBack(_Event, frozen=True, kw_only=True, tag="turned_back"):
+    """The saga goes backward from here: every effect that may stand is compensated."""
+
+    reason: str = ""
+    step: str = ""
+
+
+class CompensationStarted(_Event, frozen=True, kw_only=True, tag="compensation_started"):
+    """The intent of undoing one step, durable before it leaves."""
+
+    step: str
+    attempt: int
+    key: str = ""
+    span: str = ""
+    request: Request | None = None
+
+
+class CompensationSucceeded(_Event, frozen=True, kw_only=True, tag="compensation_succeeded"):
+    """Nothing of the step stands any more."""
+
+    step: str
+
+
+class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_delayed"):
+    """The attempt to undo did not end well; it is repeated."""
+
+    step: str
+    reason: str = ""
+    retry_after: float | None = None
+
+
+class CompensationRefused(_Event, frozen=True, kw_only=True, tag="compensation_refused"):
+    """It cannot be undone: failed for good until an operator settles it (rule 14)."""
+
+    step: str
+    reason: str = ""
+    stands: tuple[str, ...] = ()
+
+
+class Completed(_Event, frozen=True, kw_only=True, tag="completed"):
+    """Done here and downstream."""
+
+
+class Compensated(_Event, frozen=True, kw_only=True, tag="compensated"):
+    """Nothing of the saga stands here or downstream."""
+
+
+class FailedToCompensate(_Event, frozen=True, kw_only=True, tag="failed_to_compensate"):
+    """Everything was tried; `stands` lists the steps whose effects remain."""
+
+    stands: tuple[str, ...]
+
+
+class TellStarted(_Event, frozen=True, kw_only=True, tag="tell_started"):
+    """About to ask upstream to compensate, because this saga failed after it was told yes."""
+
+    attempt: int
+    span: str = ""
+
+
+class TellDelivered(_Event, frozen=True, kw_only=True, tag="tell_delivered"):
+    """Upstream answered: it has taken over."""
+
+    status: int = 200
+
+
+class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
+    """Upstream did not answer; it is told again."""
+
+    reason: str = ""
+    retry_after: float | None = None
+
+
+class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):
+    """Upstream answered that it cannot compensate; a person has to look."""
+
+    reason: str = ""
+
+
+class Parked(_Event, frozen=True, kw_only=True, tag="parked"):
+    """The saga waits for a person."""
+
+    reason: str
+
+
+class Unparked(_Event, frozen=True, kw_only=True, tag="unparked"):
+    """A person let the saga go on. `actor` and `why` are the audit row (rule 14)."""
+
+    actor: str
+    why: str
+
+
+Outcome = (
+    StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
+    | ProbeFound | ProbeNotThere | ProbeFailed
+    | CompensationSucceeded | CompensationDelayed | CompensationRefused
+    | TellDelivered | TellDelayed | TellRefused
+)  # fmt: skip
+"""How an attempt can end."""
+
+Event = (
+    Accepted | Tombstoned | Recovered | AnswerDeferred | CompensationRequested
+    | StepStarted | RequestPrepared | ProbeStarted | CompensationStarted | TellStarted
+    | StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
+    | ProbeFound | ProbeNotThere | ProbeFailed
+    | CompensationSucceeded | CompensationDelayed | CompensationRefused
+    | TellDelivered | TellDelayed | TellRefused
+    | TurnedBack | Completed | Compensated | FailedToCompensate | Parked | Unparked
+)  # fmt: skip
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def encode_event(event: Event) -> bytes:
+    """The journal's bytes of an event."""
+    return _encoder.encode(event)
+
+
+def decode_event(body: bytes) -> Event:
+    """The event of a journal entry. Raises msgspec.MsgspecError for bytes we did not write."""
+    return _decoder.decode(body)
+
+
+def name_of(event: Event) -> str:
+    """The event's name in the journal, such as `step_started`."""
+    return str(type(event).__struct_config__.tag)

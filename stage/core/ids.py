@@ -1,0 +1,24 @@
+"""Names that identify one effect. A key depends on what is done, never on when or how often."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Direction(StrEnum):
+    """Whether a key belongs to doing a step or to undoing it."""
+
+    DO = "do"
+    UNDO = "undo"
+
+
+def idempotency_key(
+    saga_id: str, stage: str, step: str, direction: Direction, ordinal: int = 1
+) -> str:
+    """The idempotency key of one effect: at most 241 characters (rule 2).
+
+    Stage and step names hold no colon, so the key reads back from the right without doubt.
+    `ordinal` counts the requests that one function sends.
+    """
+    key = f"{saga_id}:{stage}:{step}:{direction.value}"
+    return key if ordinal == 1 else f"{key}:{ordinal}"

@@ -1,0 +1,606 @@
+"""Every rule of a saga, in one file: `evolve` says what an event means, `decide` what follows.
+
+The state of a saga is the fold of its journal: `evolve(plan, saga, event)`. What is to be done
+next is a function of that state and the time: `decide(plan, saga, now)`. No clock, no dice, no
+I/O and no log here; who calls must journal an event before acting on what follows from it.
+
+Of one step (phases; everything that may have left the process can end in doubt):
+
+    started ──► succeeded | refused
+       │  ▲
+       │  ├───── waiting      certainly did not happen, or pending downstream: again when due
+       │  └───── in_doubt ◄─► probing    found: succeeded; twice "not there": may be repeated
+       └───────► (waiting | in_doubt)
+    succeeded or ever in doubt ──► compensating ◄─► compensation_waiting
+                                        └──► compensated | compensation_failed
+
+Of the saga:
+
+    active ──► completed ──► compensating ──► compensated | failed_to_compensate
+       └───────────────────────►┘            (then upstream is told, if it was told yes before)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from msgspec import Raw, Struct
+from msgspec.structs import replace
+
+from stage.core import events as e
+from stage.core.commands import Activity, Command, Do, Record, Rest
+from stage.core.retry import NEIGHBOUR_COMPENSATION, RetryPolicy
+from stage.core.states import ENDED, IN_FLIGHT, Phase, SagaState, Tell
+from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
+
+RECOVERIES_MAX = 5
+"""Runs that may end without any progress before the saga is parked (rule 15)."""
+PROBES_NOT_THERE_MIN = 2
+"""An API must say "not there" this often, apart, before it is believed (rule 5)."""
+PENDING_POLL_SECONDS_MAX = 5.0
+RETRY_AFTER_SECONDS_MAX = 60.0
+
+
+class StepState(Struct, frozen=True, kw_only=True):
+    """What is known of one step that was started.
+
+    `order` numbers the starts within the saga. `doubted` stays true once any attempt was in
+    doubt and no answer under the same key settled it. `requests` are the bytes that left, by
+    ordinal. `due` is when the next attempt may start.
+    """
+
+    phase: Phase
+    order: int
+    attempts: int = 1
+    doubted: bool = False
+    probes: int = 0
+    not_there: int = 0
+    compensation_attempts: int = 0
+    due: float = 0.0
+    result: Raw | None = None
+    error: str = ""
+    span: str = ""
+    compensation_span: str = ""
+    requests: tuple[e.Request, ...] = ()
+    compensation_requests: tuple[e.Request, ...] = ()
+    stands: tuple[str, ...] = ()
+
+    @property
+    def may_stand(self) -> bool:
+        """True when an effect of this step may exist that nobody has undone."""
+        if self.phase in (Phase.COMPENSATED,):
+            return False
+        return self.result is not None or self.doubted
+
+
+class Saga(Struct, frozen=True, kw_only=True):
+    """The state of one saga at this stage: the fold of its journal."""
+
+    id: str
+    state: SagaState = SagaState.ACTIVE
+    epoch: int = 1
+    length: int = 0
+    """Number of journal entries folded."""
+    accepted_at: float = 0.0
+    updated_at: float = 0.0
+    deadline: float | None = None
+    upstream: str = ""
+    steps: dict[str, StepState] = {}
+    reason: str = ""
+    """Why it was turned back."""
+    requested_by: str = ""
+    """Who asked to compensate; empty while nobody did."""
+    was_completed: bool = False
+    deferred: bool = False
+    tombstone: bool = False
+    parked: str = ""
+    recoveries: int = 0
+    """Runs that began since the last progress."""
+    stands: tuple[str, ...] = ()
+    tell: Tell = Tell.NO
+    tell_attempts: int = 0
+    tell_due: float = 0.0
+    tell_span: str = ""
+    tell_error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """True when nothing more is done for the saga itself; upstream may still be told."""
+        return self.state in ENDED
+
+
+class Impossible(Exception):
+    """An event that cannot follow the state: a defect, or a journal that is not of this plan."""
+
+
+# --- evolve: what an event means -----------------------------------------------------------------
+
+
+def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
+    """The state after the event. Raises Impossible for an event that cannot follow."""
+    after = _evolve(plan, saga, event)
+    recoveries = after.recoveries if isinstance(event, e.Recovered) else 0
+    return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)
+
+
+def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
+    match event:
+        case e.Accepted():
+            return replace(
+                saga,
+                accepted_at=event.at,
+                deadline=event.deadline,
+                upstream=event.upstream,
+                deferred=event.deferred,
+            )
+        case e.Tombstoned():
+            return replace(
+                saga,
+                accepted_at=event.at,
+                state=SagaState.COMPENSATED,
+                tombstone=True,
+                requested_by=event.requested_by,
+                reason=event.reason,
+            )
+        case e.Recovered():
+            return _recover(plan, saga, event)
+        case e.AnswerDeferred():
+            return saga if saga.ended else replace(saga, deferred=True)
+        case e.CompensationRequested():
+            return _request_compensation(plan, saga, event)
+        case e.StepStarted():
+            return _start(saga, event)
+        case e.RequestPrepared():
+            return _prepare(saga, event)
+        case e.StepSucceeded() | e.ProbeFound():
+            return _succeed(plan, saga, event)
+        case e.StepRefused():
+            step = _known(saga, event.step)
+            # An attempt before this one may have landed: doubt outlives the refusal.
+            doubted = step.doubted or event.may_stand
+            refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason)
+            return _put(saga, event.step, refused)
+        case e.StepTransient():
+            return _fail_for_certain(plan, saga, event)
+        case e.StepInDoubt():
+            step = _step(saga, event.step)
+            policy = plan.step(event.step).execution
+            wait = policy.backoff_seconds(step.attempts, f"{saga.id}/{event.step}")
+            doubtful = replace(
+                step,
+                phase=Phase.IN_DOUBT,
+                doubted=True,
+                not_there=0,
+                error=event.reason,
+                due=event.at + wait,
+            )
+            return _put(saga, event.step, doubtful)
+        case e.StepPending():
+            step = _step(saga, event.step)
+            wait = min(event.retry_after or 0.5, PENDING_POLL_SECONDS_MAX)
+            pending = replace(
+                step,
+                phase=Phase.WAITING,
+                doubted=True,
+                attempts=step.attempts - 1,  # being patient is not a failed attempt
+                error="accepted downstream, still running",
+                due=event.at + wait,
+            )
+            return _put(saga, event.step, pending)
+        case e.ProbeStarted():
+            step = _step(saga, event.step)
+            return _put(
+                saga,
+                event.step,
+                replace(step, phase=Phase.PROBING, probes=step.probes + 1, span=event.span),
+            )
+        case e.ProbeNotThere() | e.ProbeFailed():
+            return _probe_again(plan, saga, event)
+        case e.TurnedBack():
+            return replace(saga, state=SagaState.COMPENSATING, reason=event.reason)
+        case e.CompensationStarted():
+            step = _step(saga, event.step)
+            undoing = replace(
+                step,
+                phase=Phase.COMPENSATING,
+                compensation_attempts=event.attempt,
+                compensation_span=event.span,
+                compensation_requests=step.compensation_requests
+                or ((event.request,) if event.request else ()),
+            )
+            return _put(saga, event.step, undoing)
+        case e.CompensationSucceeded():
+            step = _step(saga, event.step)
+            return _put(saga, event.step, replace(step, phase=Phase.COMPENSATED, error=""))
+        case e.CompensationDelayed():
+            step = _step(saga, event.step)
+            policy = plan.step(event.step).compensation
+            due = event.at + _wait(saga, event, step.compensation_attempts, policy)
+            delayed = replace(step, phase=Phase.COMPENSATION_WAITING, error=event.reason, due=due)
+            return _put(saga, event.step, delayed)
+        case e.CompensationRefused():
+            step = _step(saga, event.step)
+            failed = replace(
+                step, phase=Phase.COMPENSATION_FAILED, error=event.reason, stands=event.stands
+            )
+            return _put(saga, event.step, failed)
+        case e.Completed():
+            return replace(saga, state=SagaState.COMPLETED, was_completed=True)
+        case e.Compensated():
+            return _tell_if_due(replace(saga, state=SagaState.COMPENSATED))
+        case e.FailedToCompensate():
+            failed_saga = replace(
+                saga,
+                state=SagaState.FAILED_TO_COMPENSATE,
+                stands=event.stands,
+                parked="could not be undone: " + ", ".join(event.stands),
+            )
+            return _tell_if_due(failed_saga)
+        case e.TellStarted():
+            return replace(
+                saga, tell=Tell.IN_FLIGHT, tell_attempts=event.attempt, tell_span=event.span
+            )
+        case e.TellDelivered():
+            return replace(saga, tell=Tell.DELIVERED, tell_error="")
+        case e.TellDelayed():
+            due = event.at + _wait(saga, event, saga.tell_attempts, NEIGHBOUR_COMPENSATION)
+            return replace(saga, tell=Tell.DUE, tell_due=due, tell_error=event.reason)
+        case e.TellRefused():
+            return replace(
+                saga,
+                tell=Tell.REFUSED,
+                tell_error=event.reason,
+                parked=f"upstream {saga.upstream} cannot compensate: {event.reason}",
+            )
+        case e.Parked():
+            return replace(saga, parked=event.reason)
+        case e.Unparked():
+            return replace(saga, parked="")
+        case _:
+            assert_never(event)
+
+
+def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
+    steps = dict(saga.steps)
+    for name, step in saga.steps.items():
+        if step.phase is Phase.STARTED or step.phase is Phase.PROBING:
+            steps[name] = replace(
+                step,
+                phase=Phase.IN_DOUBT,
+                doubted=True,
+                not_there=0,
+                error="the run was lost while it was in flight",
+                due=event.at,
+            )
+        elif step.phase is Phase.COMPENSATING:
+            steps[name] = replace(step, phase=Phase.COMPENSATION_WAITING, due=event.at)
+    tell = Tell.DUE if saga.tell is Tell.IN_FLIGHT else saga.tell
+    return replace(saga, epoch=event.epoch, steps=steps, recoveries=saga.recoveries + 1, tell=tell)
+
+
+def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:
+    if saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE):
+        return saga
+    if past_pivot(plan, saga):
+        return saga
+    if _pivot_undecided(plan, saga):
+        return replace(
+            saga, reason=saga.reason or event.reason, requested_by=event.requested_by or "unknown"
+        )
+    steps = dict(saga.steps)
+    forward = FORWARD_PREFIX + event.requested_by
+    if forward in plan.by_name:
+        # Downstream asks only after it has compensated itself (protocol 3.4).
+        known = steps.get(forward) or StepState(phase=Phase.COMPENSATED, order=len(steps))
+        if known.phase is Phase.STARTED:
+            steps[forward] = replace(known, doubted=True)
+        else:
+            steps[forward] = replace(known, phase=Phase.COMPENSATED, error="")
+    return replace(
+        saga,
+        state=SagaState.COMPENSATING,
+        steps=steps,
+        reason=saga.reason or event.reason or f"{event.requested_by} asked to compensate",
+        requested_by=saga.requested_by or event.requested_by or "unknown",
+        parked="",
+    )
+
+
+def _start(saga: Saga, event: e.StepStarted) -> Saga:
+    before = saga.steps.get(event.step)
+    if before is None:
+        requests = (event.request,) if event.request else ()
+        started = StepState(
+            phase=Phase.STARTED, order=len(saga.steps), span=event.span, requests=requests
+        )
+    else:
+        started = replace(
+            before,
+            phase=Phase.STARTED,
+            attempts=event.attempt,
+            span=event.span,
+            probes=0,
+            requests=before.requests or ((event.request,) if event.request else ()),
+        )
+    return _put(saga, event.step, started)
+
+
+def _prepare(saga: Saga, event: e.RequestPrepared) -> Saga:
+    step = _step(saga, event.step)
+    if event.compensation:
+        later = (*step.compensation_requests, event.request)
+        return _put(saga, event.step, replace(step, compensation_requests=later))
+    return _put(saga, event.step, replace(step, requests=(*step.requests, event.request)))
+
+
+def _succeed(plan: Plan, saga: Saga, event: e.StepSucceeded | e.ProbeFound) -> Saga:
+    before = _known(saga, event.step)
+    done = replace(
+        before,
+        attempts=before.attempts + _uncounted(plan, event.step),
+        phase=Phase.SUCCEEDED,
+        doubted=False,
+        result=event.result,
+        error="",
+    )
+    return _put(saga, event.step, done)
+
+
+def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
+    step = _known(saga, event.step)
+    attempts = step.attempts + _uncounted(plan, event.step)
+    step = replace(step, attempts=attempts, doubted=step.doubted or event.may_stand)
+    due = event.at + _wait(saga, event, attempts, plan.step(event.step).execution)
+    return _put(saga, event.step, replace(step, phase=Phase.WAITING, error=event.reason, due=due))
+
+
+def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed) -> Saga:
+    step = _step(saga, event.step)
+    wait = plan.step(event.step).settlement.backoff_seconds(
+        step.probes, f"{saga.id}/{event.step}/probe"
+    )
+    not_there = step.not_there + 1 if isinstance(event, e.ProbeNotThere) else step.not_there
+    error = event.reason if isinstance(event, e.ProbeFailed) else "the probe did not find it"
+    again = replace(
+        step, phase=Phase.IN_DOUBT, not_there=not_there, error=error, due=event.at + wait
+    )
+    return _put(saga, event.step, again)
+
+
+def _tell_if_due(saga: Saga) -> Saga:
+    believed_yes = saga.was_completed or saga.deferred or saga.epoch > 1
+    asked_by_upstream = saga.requested_by == saga.upstream
+    if not saga.upstream or asked_by_upstream or saga.tell is not Tell.NO or not believed_yes:
+        return saga
+    return replace(saga, tell=Tell.DUE, tell_due=saga.updated_at)
+
+
+def _wait(
+    saga: Saga,
+    event: e.StepTransient | e.CompensationDelayed | e.TellDelayed,
+    attempts: int,
+    policy: RetryPolicy,
+) -> float:
+    asked = min(event.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX)
+    where = event.step if not isinstance(event, e.TellDelayed) else "tell"
+    return max(asked, policy.backoff_seconds(attempts, f"{saga.id}/{where}"))
+
+
+def _uncounted(plan: Plan, name: str) -> int:
+    """A transaction's start is not journaled apart: its attempt counts when it ends."""
+    return 1 if plan.step(name).kind is StepKind.TRANSACTION else 0
+
+
+def _known(saga: Saga, name: str) -> StepState:
+    """The step's state; a transaction is first heard of when it ends."""
+    return saga.steps.get(name) or StepState(phase=Phase.STARTED, order=len(saga.steps), attempts=0)
+
+
+def _step(saga: Saga, name: str) -> StepState:
+    try:
+        return saga.steps[name]
+    except KeyError:
+        raise Impossible(f"saga {saga.id}: step {name!r} was never started") from None
+
+
+def _put(saga: Saga, name: str, step: StepState) -> Saga:
+    return replace(saga, steps={**saga.steps, name: step})
+
+
+# --- decide: what follows ------------------------------------------------------------------------
+
+
+def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
+    """What is to be done now. Never empty: with nothing to do it is one `Rest`."""
+    if saga.ended:
+        return (_tell(saga, now),)
+    if saga.parked:
+        return (Rest(),)
+    if saga.recoveries > RECOVERIES_MAX:
+        reason = f"{saga.recoveries} runs in a row were lost without progress"
+        return (Record(event=e.Parked(at=now, reason=reason)),)
+    moves = _go_forward if saga.state is SagaState.ACTIVE else _go_back
+    return _gather(moves(plan, saga, now))
+
+
+def _gather(moves: Iterator[Command]) -> tuple[Command, ...]:
+    """A decision goes alone and first; what can be done now goes together; else rest."""
+    todo: list[Command] = []
+    until: float | None = None
+    for move in moves:
+        match move:
+            case Record():
+                return (move,)
+            case Do():
+                todo.append(move)
+            case Rest():
+                if move.until is not None:
+                    until = move.until if until is None else min(until, move.until)
+            case _:
+                assert_never(move)
+    return tuple(todo) or (Rest(until=until),)
+
+
+def _tell(saga: Saga, now: float) -> Command:
+    if saga.tell is not Tell.DUE:
+        return Rest()
+    if now < saga.tell_due:
+        return Rest(until=saga.tell_due)
+    return Do(activity=Activity.TELL, attempt=saga.tell_attempts + 1)
+
+
+def _go_forward(plan: Plan, saga: Saga, now: float) -> Iterator[Command]:
+    if saga.requested_by and not past_pivot(plan, saga) and not _pivot_undecided(plan, saga):
+        yield Record(event=e.TurnedBack(at=now, reason=saga.reason))
+        return
+    for wave in plan.waves:
+        finished = True
+        for index in wave:
+            step = plan.steps[index]
+            known = saga.steps.get(step.name)
+            if known is None or known.phase is not Phase.SUCCEEDED:
+                finished = False
+                yield _execute(plan, saga, step, known, now)
+        if not finished:
+            return
+    yield Record(event=e.Completed(at=now))
+
+
+def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: float) -> Command:
+    """The next move for one step on the way forward."""
+    too_late = saga.deadline is not None and now >= saga.deadline
+    if known is None:
+        if too_late:
+            return _give_up(plan, saga, step, "the deadline passed", now)
+        return Do(activity=Activity.EXECUTE, step=step.name)
+    if known.phase in IN_FLIGHT:
+        return Rest()
+    if known.phase is Phase.REFUSED:
+        return _give_up(plan, saga, step, known.error, now)
+    if known.phase is Phase.IN_DOUBT:
+        if _can_probe(step, known):
+            return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
+        if not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN:
+            return _park_in_doubt(step, known, now)
+    if step.execution.exhausted(known.attempts):
+        reason = f"{known.attempts} attempts: {known.error}"
+        return _give_up(plan, saga, step, reason, now)
+    if too_late:
+        return _give_up(plan, saga, step, f"the deadline passed: {known.error}", now)
+    again = Do(activity=Activity.EXECUTE, step=step.name, attempt=known.attempts + 1)
+    return _when_due(known, again, now, saga.deadline)
+
+
+def _give_up(plan: Plan, saga: Saga, step: Step, reason: str, now: float) -> Command:
+    """Backward where that is still possible; behind the pivot a person has to look."""
+    known = saga.steps.get(step.name)
+    unsettled_pivot = step.pivot and known is not None and known.doubted
+    if past_pivot(plan, saga) or unsettled_pivot:
+        where = "the pivot is in doubt" if unsettled_pivot else "behind the pivot"
+        return Record(event=e.Parked(at=now, reason=f"{where}: {step.name}: {reason}"))
+    return Record(event=e.TurnedBack(at=now, step=step.name, reason=reason))
+
+
+def _park_in_doubt(step: Step, known: StepState, now: float) -> Command:
+    reason = (
+        f"{step.name} is in doubt and {step.peer} can neither repeat it safely nor be asked:"
+        f" {known.error}"
+    )
+    return Record(event=e.Parked(at=now, reason=reason))
+
+
+def _go_back(plan: Plan, saga: Saga, now: float) -> Iterator[Command]:
+    if any(known.phase in (Phase.STARTED, Phase.PROBING) for known in saga.steps.values()):
+        yield Rest()  # rule 10: compensation never runs beside execution
+        return
+    for wave in reversed(plan.waves):
+        finished = True
+        for index in wave:
+            step = plan.steps[index]
+            known = saga.steps.get(step.name)
+            if known is not None and needs_compensation(step, known):
+                finished = False
+                yield _compensate(step, known, now)
+        if not finished:
+            return
+    stands = what_stands(plan, saga)
+    if stands:
+        yield Record(event=e.FailedToCompensate(at=now, stands=stands))
+    else:
+        yield Record(event=e.Compensated(at=now))
+
+
+def _compensate(step: Step, known: StepState, now: float) -> Command:
+    """The next move for one step on the way back."""
+    if known.phase is Phase.COMPENSATING:
+        return Rest()
+    if known.phase is Phase.IN_DOUBT:
+        if _can_probe(step, known):
+            return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
+        if not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN:
+            return _park_in_doubt(step, known, now)
+    attempts = known.compensation_attempts
+    if step.compensation.exhausted(attempts):
+        reason = f"gave up after {attempts} attempts: {known.error}"
+        return Record(event=e.CompensationRefused(at=now, step=step.name, reason=reason))
+    undo = Do(activity=Activity.COMPENSATE, step=step.name, attempt=attempts + 1)
+    if known.phase is Phase.COMPENSATION_WAITING:
+        return _when_due(known, undo, now)
+    return undo
+
+
+def _can_probe(step: Step, known: StepState) -> bool:
+    settled = known.not_there >= PROBES_NOT_THERE_MIN
+    return step.probed and not settled and not step.settlement.exhausted(known.probes)
+
+
+def _when_due(known: StepState, command: Do, now: float, deadline: float | None = None) -> Command:
+    if now >= known.due:
+        return command
+    return Rest(until=known.due if deadline is None else min(known.due, deadline))
+
+
+# --- questions -----------------------------------------------------------------------------------
+
+
+def needs_compensation(step: Step, known: StepState) -> bool:
+    """True while the step's effect may stand and something can still be done about it."""
+    if not step.compensatable or known.phase is Phase.COMPENSATION_FAILED:
+        return False
+    return known.may_stand
+
+
+def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
+    """Names of the steps whose effects remain although everything was tried."""
+    names: list[str] = []
+    for step in plan.steps:
+        known = saga.steps.get(step.name)
+        if known is not None and known.phase is Phase.COMPENSATION_FAILED:
+            names.append(step.name)
+            names.extend(f"{step.peer}/{name}" for name in known.stands)
+    return tuple(names)
+
+
+def past_pivot(plan: Plan, saga: Saga) -> bool:
+    """True once the pivot has succeeded: from there the saga only goes forward (rule 20)."""
+    if plan.pivot is None:
+        return False
+    known = saga.steps.get(plan.steps[plan.pivot].name)
+    return known is not None and known.phase is Phase.SUCCEEDED
+
+
+def _pivot_undecided(plan: Plan, saga: Saga) -> bool:
+    if plan.pivot is None:
+        return False
+    known = saga.steps.get(plan.steps[plan.pivot].name)
+    if known is None:
+        return False
+    return known.phase in (Phase.STARTED, Phase.PROBING) or (
+        known.doubted and known.phase in (Phase.IN_DOUBT, Phase.WAITING)
+    )
+
+
+def anything_stood(saga: Saga) -> bool:
+    """True when some effect of the saga was ever made, or may have been."""
+    return any(step.result is not None or step.doubted for step in saga.steps.values())

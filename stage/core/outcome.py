@@ -1,0 +1,40 @@
+"""The outcomes of an attempt, and the one table from HTTP codes of external APIs to them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class FailureKind(StrEnum):
+    """How an attempt ends when it does not succeed (rule 4)."""
+
+    REFUSED = "refused"
+    """A business no: nothing happened, never retried."""
+    TRANSIENT = "transient"
+    """It certainly did not happen."""
+    IN_DOUBT = "in_doubt"
+    """Nobody knows."""
+
+
+TRANSIENT_CODES = frozenset({429})
+IN_DOUBT_CODES = frozenset({408, 425})
+NONE: frozenset[int] = frozenset()
+
+
+def classify_code(
+    code: int, transient_on: frozenset[int] = NONE, refused_on: frozenset[int] = NONE
+) -> FailureKind | None:
+    """What an answer's code means, or None when the author's function decides.
+
+    2xx and 4xx answers go to the function, but for 408, 425 and 429. A redirect is not followed
+    and 1xx and 3xx prove nothing: in doubt, like 5xx. What the call declares comes first.
+    """
+    if code in transient_on:
+        return FailureKind.TRANSIENT
+    if code in refused_on:
+        return FailureKind.REFUSED
+    if code in TRANSIENT_CODES:
+        return FailureKind.TRANSIENT
+    if code in IN_DOUBT_CODES or not (200 <= code < 300 or 400 <= code < 500):
+        return FailureKind.IN_DOUBT
+    return None

@@ -1,0 +1,50 @@
+"""How often an attempt is repeated and how long it waits: pure, the jitter included."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+import msgspec
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one kind of attempt.
+
+    `attempts_max` counts the first attempt; None means until it is answered, which only
+    messages to neighbours use. The n-th wait is `min * 2**(n-1)` seconds, capped at `max`.
+    """
+
+    attempts_max: int | None = 4
+    backoff_seconds_min: float = 0.1
+    backoff_seconds_max: float = 5.0
+
+    def exhausted(self, attempts: int) -> bool:
+        """True when `attempts` attempts leave no further one."""
+        return self.attempts_max is not None and attempts >= self.attempts_max
+
+    def backoff_seconds(self, attempt: int, seed: str) -> float:
+        """Seconds to wait after the given attempt (1-based).
+
+        The jitter takes up to half of the wait away. It is a hash of `seed` and not a die, so
+        that a replay of the same journal waits as long as the first run did.
+        """
+        exponent = min(attempt - 1, 30)
+        wait = min(self.backoff_seconds_min * float(2**exponent), self.backoff_seconds_max)
+        share = crc32(f"{seed}/{attempt}".encode()) / 0xFFFFFFFF
+        return wait * (1.0 - 0.5 * share)
+
+
+EXECUTION = RetryPolicy()
+"""Default for transactions and calls."""
+
+SETTLEMENT = RetryPolicy(attempts_max=6, backoff_seconds_min=0.2)
+"""Default for probes; twice "not there" ends them earlier."""
+
+COMPENSATION = RetryPolicy(attempts_max=20, backoff_seconds_max=60.0)
+"""Default for compensations: more attempts than execution (rule 13)."""
+
+NEIGHBOUR = RetryPolicy(attempts_max=8)
+"""Default for handing on downstream when no deadline bounds it earlier."""
+
+NEIGHBOUR_COMPENSATION = RetryPolicy(attempts_max=None, backoff_seconds_max=60.0)
+"""Asking a neighbour to compensate goes on until it answers (protocol 3.3)."""

@@ -1,0 +1,137 @@
+"""What a stage is made of: steps, and the plan that orders them. Checked once, at start."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+import msgspec
+
+from stage.core import retry
+from stage.core.errors import DeclarationError
+from stage.core.retry import RetryPolicy
+
+STEP_NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}\Z")
+STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}\Z")
+FORWARD_PREFIX = "forward:"
+
+
+class StepKind(StrEnum):
+    """What a step does; only calls and forwards leave the process."""
+
+    TRANSACTION = "transaction"
+    CALL = "call"
+    FORWARD = "forward"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step as the machine sees it: a name and its rules, no functions.
+
+    `peer` is the external API of a call or the downstream stage of a forward.
+    `idempotent=False` says that the API ignores idempotency keys: the call is never repeated
+    while in doubt.
+    """
+
+    name: str
+    kind: StepKind
+    peer: str = ""
+    group: str = ""
+    compensatable: bool = False
+    probed: bool = False
+    pivot: bool = False
+    idempotent: bool = True
+    timeout_seconds: float = 10.0
+    execution: RetryPolicy = retry.EXECUTION
+    settlement: RetryPolicy = retry.SETTLEMENT
+    compensation: RetryPolicy = retry.COMPENSATION
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The ordered steps of one stage, forwards included. Build it with `plan_of`."""
+
+    stage: str
+    steps: tuple[Step, ...]
+    waves: tuple[tuple[int, ...], ...]
+    """Indexes of the steps that run at the same time, in order."""
+    by_name: dict[str, int]
+    pivot: int | None = None
+
+    def step(self, name: str) -> Step:
+        """The step of that name. Raises KeyError."""
+        return self.steps[self.by_name[name]]
+
+
+def forward_to(peer: str) -> Step:
+    """The implied step that hands the context to one downstream stage."""
+    return Step(
+        name=FORWARD_PREFIX + peer,
+        kind=StepKind.FORWARD,
+        peer=peer,
+        group=FORWARD_PREFIX,
+        compensatable=True,
+        timeout_seconds=30.0,
+        execution=retry.NEIGHBOUR,
+        compensation=retry.NEIGHBOUR_COMPENSATION,
+    )
+
+
+def plan_of(stage: str, steps: tuple[Step, ...], downstreams: tuple[str, ...] = ()) -> Plan:
+    """Order the steps, add one forward a downstream, and refuse what cannot be compensated.
+
+    Raises DeclarationError with the fix in the message.
+    """
+    if not STAGE_NAME.match(stage):
+        raise DeclarationError(
+            f"stage name {stage!r}: use 1 to 48 of a-z 0-9 _ -, starting with a letter"
+        )
+    for step in steps:
+        if not STEP_NAME.match(step.name):
+            raise DeclarationError(
+                f"step name {step.name!r} in stage {stage!r}: use 1 to 48 of a-z 0-9 _,"
+                " starting with a letter"
+            )
+    every = (*steps, *(forward_to(peer) for peer in downstreams))
+    by_name: dict[str, int] = {}
+    for index, step in enumerate(every):
+        if step.name in by_name:
+            raise DeclarationError(f"stage {stage!r} has two steps named {step.name!r}: rename one")
+        by_name[step.name] = index
+    pivots = [index for index, step in enumerate(every) if step.pivot]
+    if len(pivots) > 1:
+        names = ", ".join(every[index].name for index in pivots)
+        raise DeclarationError(f"stage {stage!r} has several pivots ({names}): keep one")
+    pivot = pivots[0] if pivots else None
+    if pivot is not None:
+        _check_pivot(stage, every, pivot)
+    return Plan(stage=stage, steps=every, waves=_waves(every), by_name=by_name, pivot=pivot)
+
+
+def _check_pivot(stage: str, steps: tuple[Step, ...], pivot: int) -> None:
+    name = steps[pivot].name
+    if steps[pivot].compensatable:
+        raise DeclarationError(
+            f"step {name!r} of stage {stage!r} is the pivot and has a compensation:"
+            " remove one of the two"
+        )
+    if steps[pivot].group:
+        raise DeclarationError(
+            f"step {name!r} of stage {stage!r} is the pivot and runs together with others:"
+            " give the pivot a place of its own"
+        )
+    for step in steps[pivot + 1 :]:
+        if step.compensatable and step.kind is not StepKind.FORWARD:
+            raise DeclarationError(
+                f"step {step.name!r} of stage {stage!r} has a compensation but comes after the"
+                f" pivot {name!r}, where the stage only goes forward: move it before the pivot"
+                " or remove its compensation"
+            )
+
+
+def _waves(steps: tuple[Step, ...]) -> tuple[tuple[int, ...], ...]:
+    waves: list[tuple[int, ...]] = []
+    for index, step in enumerate(steps):
+        if waves and step.group and steps[waves[-1][-1]].group == step.group:
+            waves[-1] = (*waves[-1], index)
+        else:
+            waves.append((index,))
+    return tuple(waves)

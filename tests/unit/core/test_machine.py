@@ -1,0 +1,205 @@
+"""The machine, checked against a model of the world that keeps its own books."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from stage.core import events as e
+from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.machine import Saga, decide, evolve
+from stage.core.states import Phase, SagaState, Tell
+from stage.core.steps import Plan
+from tests.unit.core import plans
+from tests.unit.core.world import ONE, Driver
+
+SEEDS = 1_500
+
+
+def fold(plan: Plan, *events: e.Event) -> Saga:
+    saga = Saga(id="s-1")
+    for event in events:
+        saga = evolve(plan, saga, event)
+    return saga
+
+
+@pytest.mark.parametrize("plan_of", [plans.usual, plans.unprobed, plans.grouped, plans.pivoted])
+def test_under_faults_the_world_agrees_with_the_saga(plan_of: Callable[[], Plan]) -> None:
+    """Whatever is lost: completed means everything once, compensated means nothing (I2, I5, I7)."""
+    states: set[SagaState] = set()
+    for seed in range(SEEDS):
+        driver = Driver(plan_of(), seed)
+        driver.run()
+        assert driver.ended_well, (seed, driver.saga, driver.world.order)
+        assert all(count == 1 for count in driver.world.made.values()), seed
+        states.add(driver.saga.state)
+    assert {SagaState.COMPLETED, SagaState.COMPENSATED} <= states  # the faults did strike
+
+
+def test_effects_are_undone_in_reverse_order_of_their_start() -> None:
+    """Downstream first, then our last step, then the one before (rule 7, I7)."""
+    checked = 0
+    for seed in range(SEEDS):
+        driver = Driver(plans.usual(), seed)
+        driver.run()
+        undone = [name for what, name in driver.world.order if what == "undo"]
+        rank = {"forward:shipping": 0, "charge": 1, "reserve": 2}
+        assert undone == sorted(undone, key=rank.__getitem__), seed
+        checked += len(undone) >= 3
+    assert checked > 20
+
+
+def test_nothing_starts_after_the_deadline_and_compensation_is_not_cut() -> None:
+    """After the deadline no step starts, and what stood is still undone (rule 19, I11)."""
+    turned = 0
+    for seed in range(SEEDS):
+        driver = Driver(plans.usual(), seed, deadline=1_001.0)
+        driver.run()
+        assert driver.started_after_deadline == [], seed
+        assert driver.ended_well, seed
+        turned += driver.saga.reason.startswith("the deadline passed")
+    assert turned > 20
+
+
+def test_compensation_never_runs_beside_execution() -> None:
+    """Asked to compensate while a call is in flight, it waits for the call's end (rule 10)."""
+    plan = plans.usual()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0),
+        e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+        e.StepStarted(at=1.0, step="charge", attempt=1),
+        e.CompensationRequested(at=2.0, requested_by="order"),
+    )
+    assert (Rest(),) == decide(plan, saga, 3.0)
+    saga = evolve(plan, saga, e.StepSucceeded(at=3.0, step="charge", result=ONE))
+    assert (Do(activity=Activity.COMPENSATE, step="charge"),) == decide(plan, saga, 3.0)
+
+
+def test_a_step_that_failed_in_doubt_is_compensated_too() -> None:
+    """The failed step's effect may stand, so it is undone without a result (rule 6)."""
+    plan = plans.unprobed()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0),
+        e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+        e.StepStarted(at=1.0, step="charge", attempt=1),
+        e.StepInDoubt(at=1.0, step="charge"),
+        e.StepStarted(at=2.0, step="charge", attempt=2),
+        e.StepRefused(at=2.0, step="charge", reason="no"),
+    )
+    (turn,) = decide(plan, saga, 3.0)
+    assert isinstance(turn, Record)
+    saga = evolve(plan, saga, turn.event)
+    assert (Do(activity=Activity.COMPENSATE, step="charge"),) == decide(plan, saga, 3.0)
+
+
+def test_not_there_is_believed_only_when_said_twice() -> None:
+    """One "not there" may be a look-up that was too early (rule 5)."""
+    plan = plans.usual()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0),
+        e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+        e.StepStarted(at=1.0, step="charge", attempt=1),
+        e.StepInDoubt(at=1.0, step="charge"),
+        e.ProbeStarted(at=2.0, step="charge"),
+        e.ProbeNotThere(at=2.0, step="charge"),
+    )
+    assert (Do(activity=Activity.PROBE, step="charge"),) == decide(plan, saga, 9.0)
+    saga = evolve(plan, saga, e.ProbeStarted(at=9.0, step="charge"))
+    saga = evolve(plan, saga, e.ProbeNotThere(at=9.0, step="charge"))
+    assert (Do(activity=Activity.EXECUTE, step="charge", attempt=2),) == decide(plan, saga, 19.0)
+
+
+def test_a_late_failure_is_told_upstream() -> None:
+    """Completed, then asked by downstream: we undo, and upstream hears of it (rule 22)."""
+    plan = plans.usual()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0, upstream="order"),
+        e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+        e.StepSucceeded(at=1.0, step="charge", result=ONE),
+        e.StepSucceeded(at=1.0, step="record", result=ONE),
+        e.StepSucceeded(at=1.0, step="forward:shipping", result=ONE),
+        e.Completed(at=1.0),
+        e.CompensationRequested(at=2.0, requested_by="shipping"),
+        e.CompensationSucceeded(at=2.0, step="charge"),
+        e.CompensationSucceeded(at=2.0, step="reserve"),
+        e.Compensated(at=2.0),
+    )
+    assert Tell.DUE is saga.tell
+    assert (Do(activity=Activity.TELL),) == decide(plan, saga, 2.0)
+
+
+def test_upstream_that_waits_for_the_answer_is_not_told_beside_it() -> None:
+    """A refusal in the first run comes back as the answer; nobody is called."""
+    plan = plans.usual()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0, upstream="order"),
+        e.StepRefused(at=1.0, step="reserve"),
+        e.TurnedBack(at=1.0),
+        e.Compensated(at=1.0),
+    )
+    assert Tell.NO is saga.tell
+
+
+def test_a_failed_compensation_does_not_stop_the_others() -> None:
+    """The charge cannot be refunded; the reservation is released all the same (rule 12)."""
+    plan = plans.usual()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0),
+        e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+        e.StepStarted(at=1.0, step="charge", attempt=1),
+        e.StepSucceeded(at=1.0, step="charge", result=ONE),
+        e.StepRefused(at=1.0, step="record"),
+        e.TurnedBack(at=1.0),
+        e.CompensationStarted(at=1.0, step="charge", attempt=1),
+        e.CompensationRefused(at=1.0, step="charge", reason="no refunds"),
+    )
+    assert (Do(activity=Activity.COMPENSATE, step="reserve"),) == decide(plan, saga, 1.0)
+    saga = evolve(plan, saga, e.CompensationSucceeded(at=1.0, step="reserve"))
+    (end,) = decide(plan, saga, 1.0)
+    assert Record(event=e.FailedToCompensate(at=1.0, stands=("charge",))) == end
+
+
+def test_behind_the_pivot_nothing_is_undone() -> None:
+    """Asked to compensate behind the pivot, the saga goes on forward (rule 20)."""
+    plan = plans.pivoted()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0),
+        e.StepSucceeded(at=1.0, step="hold", result=ONE),
+        e.StepSucceeded(at=1.0, step="pay", result=ONE),
+        e.CompensationRequested(at=1.0, requested_by="order"),
+    )
+    assert SagaState.ACTIVE is saga.state
+    assert (Do(activity=Activity.EXECUTE, step="note"),) == decide(plan, saga, 1.0)
+
+
+def test_a_crash_loop_is_parked() -> None:
+    """Runs that are lost one after the other without progress end with a person (rule 15)."""
+    plan = plans.usual()
+    lost = [e.Recovered(at=1.0, epoch=number) for number in range(2, 8)]
+    saga = fold(plan, e.Accepted(at=1.0), *lost)
+    (park,) = decide(plan, saga, 1.0)
+    assert isinstance(park, Record)
+    assert isinstance(park.event, e.Parked)
+    assert (Rest(),) == decide(plan, evolve(plan, saga, park.event), 2.0)
+
+
+def test_a_crash_puts_what_was_in_flight_in_doubt() -> None:
+    """The intent is durable, the answer is not: in doubt (rule 1)."""
+    plan = plans.usual()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0),
+        e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+        e.StepStarted(at=1.0, step="charge", attempt=1),
+        e.Recovered(at=5.0, epoch=2),
+    )
+    assert Phase.IN_DOUBT is saga.steps["charge"].phase
+    assert (Do(activity=Activity.PROBE, step="charge"),) == decide(plan, saga, 5.0)
