@@ -1,0 +1,1 @@
+"""The public protocol: envelope, headers, replies, problems, descriptor, schemas. No I/O."""

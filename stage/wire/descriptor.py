@@ -1,0 +1,30 @@
+"""What a stage tells of itself at `/.well-known/stage`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from stage.wire.envelope import PROTOCOL
+from stage.wire.limits import DEFAULT_LIMITS, Limits
+
+
+class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage as its neighbours see it.
+
+    `accepts` and `adds` are JSON Schemas: of what is read from `data`, and of what is put under
+    the name of the stage. `pivot` names the call after which the stage only goes forward.
+    """
+
+    name: str
+    protocol: int = PROTOCOL
+    accepts: dict[str, Any]
+    adds: dict[str, Any]
+    limits: Limits = DEFAULT_LIMITS
+    compensation_window_seconds: float
+    pivot: str | None = None
+
+    def encode(self) -> bytes:
+        """The body of the answer: the same descriptor, the same bytes."""
+        return msgspec.json.encode(self, order="deterministic")

@@ -1,0 +1,235 @@
+"""The envelope: what travels along the chain, and the one reading of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+
+import msgspec
+
+from stage.wire.limits import DEFAULT_LIMITS, Limits
+from stage.wire.problem import WireError
+from stage.wire.strict_json import decode_object, encode_object, quoted
+
+PROTOCOL = 1
+
+# "." and ".." are left out: as a segment of a URL they mean another place.
+SAGA_ID_RE = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~:-]{1,128}")
+STAGE_NAME_RE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
+
+# RFC 3339, 5.6. A leap second (:60) is refused: no instant of ours can name it.
+_INSTANT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
+    r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_INSTANT_CHARS_MAX = 35
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+_ENVELOPE_MEMBERS = frozenset({"saga_id", "protocol", "deadline", "data", "trail"})
+_TRAIL_MEMBERS = frozenset({"stage", "at"})
+
+
+class TrailEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage that the saga passed, and when it was accepted there (RFC 3339)."""
+
+    stage: str
+    at: str
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """One saga on its way. `deadline` is in seconds since 1970, kept to the millisecond.
+
+    `data` is a dict that nobody may change: a stage makes a new one.
+    """
+
+    saga_id: str
+    data: dict[str, Any]
+    protocol: int = PROTOCOL
+    deadline: float | None = None
+    trail: tuple[TrailEntry, ...] = ()
+
+
+class _Sent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The members in the order in which they are written."""
+
+    saga_id: str
+    protocol: int
+    deadline: str | None = None
+    data: dict[str, Any]
+    trail: tuple[TrailEntry, ...]
+
+
+def decode_envelope(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Envelope:
+    """The envelope in a body. Raises WireError for whatever is not one.
+
+    400 and 413 come from the JSON itself; 422 names the control member that is wrong. `protocol`,
+    `deadline` and `trail` may be left out; a `deadline` of null is none.
+    """
+    told = decode_object(body, limits)
+    refuse_unknown(told, _ENVELOPE_MEMBERS, "the envelope", "put what stages share under data")
+    if "saga_id" not in told:
+        _refuse("saga_id", "is missing")
+    if "data" not in told:
+        _refuse("data", "is missing")
+    data = told["data"]
+    if type(data) is not dict:
+        _refuse("data", "is not an object")
+    saga_id = _checked_saga_id(told["saga_id"], limits)
+    protocol = told.get("protocol", PROTOCOL)
+    # 1.0 is the same number in JSON; true is not.
+    if type(protocol) not in (int, float) or protocol != PROTOCOL:
+        _refuse("protocol", "is not a protocol that is spoken here", f"send {PROTOCOL}")
+    return Envelope(
+        saga_id=saga_id,
+        data=data,
+        deadline=_deadline(told.get("deadline")),
+        trail=_trail(told["trail"], limits) if "trail" in told else (),
+    )
+
+
+def encode_envelope(envelope: Envelope) -> bytes:
+    """The body that carries an envelope: the same envelope, the same bytes.
+
+    Members of `data` are sorted. Raises ValueError when `data` cannot be said in JSON or the
+    deadline has no date.
+    """
+    deadline = None if envelope.deadline is None else format_instant(envelope.deadline)
+    return encode_object(
+        _Sent(
+            saga_id=envelope.saga_id,
+            protocol=envelope.protocol,
+            deadline=deadline,
+            data=envelope.data,
+            trail=envelope.trail,
+        ),
+        envelope.data,
+    )
+
+
+def fingerprint(envelope: Envelope) -> str:
+    """What identifies the payload, as SHA-256 in hexadecimal: the saga id and the data.
+
+    Not the deadline or the trail: a retry may carry fresh ones. The order of members does not
+    count; 1 and 1.0 differ.
+    """
+    # A saga id holds no line break, so that no other pair gives the same bytes.
+    hashed = hashlib.sha256(envelope.saga_id.encode() + b"\n")
+    hashed.update(encode_object(envelope.data, envelope.data))
+    return hashed.hexdigest()
+
+
+def check_saga_id(saga_id: str, limits: Limits = DEFAULT_LIMITS) -> str:
+    """The id itself when it is one. Raises WireError (422) otherwise."""
+    if len(saga_id) > limits.saga_id_chars_max or not SAGA_ID_RE.fullmatch(saga_id):
+        _refuse(
+            "saga_id",
+            f"is {quoted(saga_id)}",
+            f"send 1 to {limits.saga_id_chars_max} characters of A-Z a-z 0-9 . _ ~ : -"
+            ' (not "." or ".."); a UUIDv7 is best',
+        )
+    return saga_id
+
+
+def new_saga_id() -> str:
+    """A fresh UUIDv7 (RFC 9562, 5.7): 48 bits of milliseconds, 74 bits of chance."""
+    milliseconds = time.time_ns() // 1_000_000
+    chance = int.from_bytes(os.urandom(10))
+    number = (milliseconds & (2**48 - 1)) << 80 | chance
+    number = number & ~(0xF << 76) | 0x7 << 76
+    number = number & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=number))
+
+
+def format_instant(seconds: float) -> str:
+    """An instant as RFC 3339 in UTC with milliseconds. Raises ValueError when it has no date."""
+    try:
+        instant = _EPOCH + round(seconds * 1000) * _MILLISECOND
+    except OverflowError:
+        raise ValueError(f"no date for {seconds!r} seconds since 1970") from None
+    return instant.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def parse_instant(text: str) -> float:
+    """Seconds since 1970 of an RFC 3339 instant, to the microsecond. Raises ValueError.
+
+    The offset is required. Digits behind the microsecond are dropped.
+    """
+    if len(text) > _INSTANT_CHARS_MAX or not _INSTANT.fullmatch(text):
+        raise ValueError("not an RFC 3339 date and time with an offset")
+    return (datetime.fromisoformat(text.upper()) - _EPOCH).total_seconds()
+
+
+def refuse_unknown(
+    told: Mapping[str, Any], known: frozenset[str], place: str, hint: str | None = None
+) -> None:
+    """Raise WireError (422) that names the members which the protocol does not."""
+    if told.keys() <= known:
+        return
+    name = min(told.keys() - known)
+    raise WireError(
+        422,
+        "Unknown member",
+        f"{place} has a member {quoted(name)} that the protocol does not name",
+        hint=hint,
+    )
+
+
+def _checked_saga_id(value: object, limits: Limits) -> str:
+    if type(value) is not str:
+        _refuse("saga_id", "is not a string")
+    return check_saga_id(value, limits)
+
+
+def _deadline(value: object) -> float | None:
+    if value is None:
+        return None
+    if type(value) is not str:
+        _refuse("deadline", "is not a string")
+    try:
+        return round(parse_instant(value), 3)
+    except ValueError as error:
+        _refuse("deadline", f"is wrong: {error}", "send for example 2026-11-23T02:30:00Z")
+
+
+def _trail(value: object, limits: Limits) -> tuple[TrailEntry, ...]:
+    if type(value) is not list:
+        _refuse("trail", "is not an array")
+    if len(value) > limits.trail_entries_max:
+        _refuse(
+            "trail",
+            f"has {len(value)} entries",
+            f"a chain has at most {limits.trail_entries_max} stages: look for a ring",
+        )
+    return tuple(_trail_entry(item, number, limits) for number, item in enumerate(value))
+
+
+def _trail_entry(value: object, number: int, limits: Limits) -> TrailEntry:
+    place = f"trail[{number}]"
+    if type(value) is not dict:
+        _refuse(place, "is not an object")
+    refuse_unknown(value, _TRAIL_MEMBERS, place)
+    stage, at = value.get("stage"), value.get("at")
+    if (
+        type(stage) is not str
+        or len(stage) > limits.stage_name_chars_max
+        or not STAGE_NAME_RE.fullmatch(stage)
+    ):
+        _refuse(f"{place}.stage", "is not the name of a stage", "send [a-z][a-z0-9_-]{0,47}")
+    if type(at) is not str:
+        _refuse(f"{place}.at", "is not a string")
+    try:
+        parse_instant(at)
+    except ValueError as error:
+        _refuse(f"{place}.at", f"is wrong: {error}", "send for example 2026-11-23T02:29:58.120Z")
+    return TrailEntry(stage=stage, at=at)
+
+
+def _refuse(member: str, state: str, hint: str | None = None) -> NoReturn:
+    raise WireError(422, "Envelope not accepted", f"{member} {state}", hint=hint)

@@ -1,0 +1,23 @@
+"""Every bound of the protocol, each with a name and a default (rule 26)."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of anything is read from a neighbour. Whatever is larger is refused."""
+
+    body_bytes_max: int = 1_048_576
+    depth_max: int = 32
+    """The outermost object counts as one."""
+    string_chars_max: int = 65_536
+    """Member names are strings too."""
+    trail_entries_max: int = 64
+    reason_chars_max: int = 1_000
+    requested_by_chars_max: int = 128
+    stage_name_chars_max: int = 48
+    saga_id_chars_max: int = 128
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,154 @@
+"""Errors as they travel: problem details (RFC 9457) with the outcome that decides what follows."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from stage.wire.limits import DEFAULT_LIMITS, Limits
+from stage.wire.outcome import Outcome
+
+CONTENT_TYPE = "application/problem+json"
+ABOUT_BLANK = "about:blank"
+
+TITLE_CHARS_MAX = 256
+STANDS_MAX = 64
+TRACE_ID_RE = re.compile(r"[0-9a-f]{32}")
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A problem document. `outcome` and `retryable` are always written, the rest when known.
+
+    `stands` lists what still stands after a compensation that failed. `status` is 0 in a problem
+    that was received without one: the code of the answer itself holds.
+    """
+
+    type: str = ABOUT_BLANK
+    title: str
+    status: int
+    detail: str = ""
+    outcome: Outcome
+    # A factory, so that omit_defaults leaves the member in.
+    retryable: bool = msgspec.field(default_factory=bool)
+    saga_id: str | None = None
+    trace_id: str | None = None
+    hint: str | None = None
+    stands: tuple[str, ...] | None = None
+
+    def encode(self) -> bytes:
+        """The body to send as `application/problem+json`. Never fails: text is made sendable."""
+        try:
+            return msgspec.json.encode(self)
+        except UnicodeEncodeError:
+            # A lone surrogate, usually out of a foreign error text, has no UTF-8.
+            return msgspec.json.encode(_sendable(msgspec.to_builtins(self)))
+
+
+class WireError(Exception):
+    """What was read does not keep to the protocol. The sender's move: `detail` says what to mend.
+
+    By default nothing happened (`not_executed`) and the same bytes will never be accepted.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        detail: str,
+        hint: str | None = None,
+        *,
+        outcome: Outcome = Outcome.NOT_EXECUTED,
+        retryable: bool = False,
+        type: str = ABOUT_BLANK,  # noqa: A002 - the word of RFC 9457
+    ) -> None:
+        super().__init__(f"{status} {title}: {detail}")
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.hint = hint
+        self.outcome = outcome
+        self.retryable = retryable
+        self.type = type
+
+    def problem(self, saga_id: str | None = None, trace_id: str | None = None) -> Problem:
+        """The same as a document, with the ids under which it can be looked up."""
+        return Problem(
+            type=self.type,
+            title=self.title,
+            status=self.status,
+            detail=self.detail,
+            outcome=self.outcome,
+            retryable=self.retryable,
+            saga_id=saga_id,
+            trace_id=trace_id,
+            hint=self.hint,
+        )
+
+
+def decode_problem(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Problem | None:
+    """What a neighbour's error body says, or None when it is not a problem document.
+
+    Lenient, because the text decides nothing: unknown members and members of a wrong type are
+    ignored (RFC 9457, 3.1), text is cut to its limit, and an outcome that is missing or foreign is
+    `unknown`. At least one of the members type, title, status, detail and outcome must be usable.
+    """
+    if len(body) > limits.body_bytes_max:
+        return None
+    try:
+        told = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    if type(told) is not dict:
+        return None
+    kind, title = _text(told, "type", TITLE_CHARS_MAX), _text(told, "title", TITLE_CHARS_MAX)
+    detail = _text(told, "detail", limits.reason_chars_max)
+    status, outcome = _status(told.get("status")), _outcome(told.get("outcome"))
+    if all(found is None for found in (kind, title, detail, status, outcome)):
+        return None
+    trace_id = _text(told, "trace_id", TITLE_CHARS_MAX)
+    return Problem(
+        type=kind or ABOUT_BLANK,
+        title=title or "",
+        status=status or 0,
+        detail=detail or "",
+        outcome=outcome or Outcome.UNKNOWN,
+        retryable=told.get("retryable") is True,
+        saga_id=_text(told, "saga_id", limits.saga_id_chars_max),
+        trace_id=trace_id if trace_id and TRACE_ID_RE.fullmatch(trace_id) else None,
+        hint=_text(told, "hint", limits.reason_chars_max),
+        stands=_stands(told.get("stands"), limits.reason_chars_max),
+    )
+
+
+def _text(told: dict[str, Any], name: str, chars_max: int) -> str | None:
+    value = told.get(name)
+    return value[:chars_max] if type(value) is str else None
+
+
+def _status(value: object) -> int | None:
+    return value if type(value) is int and 100 <= value <= 599 else None
+
+
+def _outcome(value: object) -> Outcome | None:
+    try:
+        return Outcome(value)  # type: ignore[arg-type]
+    except ValueError:
+        return None
+
+
+def _stands(value: object, chars_max: int) -> tuple[str, ...] | None:
+    if type(value) is not list:
+        return None
+    return tuple(item[:chars_max] for item in value[:STANDS_MAX] if type(item) is str)
+
+
+def _sendable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {name: _sendable(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_sendable(item) for item in value]
+    return value

@@ -1,0 +1,234 @@
+"""What a stage answers and is asked: executed, compensate, and what a code means (protocol 3.3)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NoReturn
+
+import msgspec
+
+from stage.wire.envelope import refuse_unknown
+from stage.wire.limits import DEFAULT_LIMITS, Limits
+from stage.wire.outcome import Outcome
+from stage.wire.problem import WireError
+from stage.wire.strict_json import decode_object, encode_object
+
+RETRY_AFTER_SECONDS_MAX = 300.0
+
+_RETRY_AFTER_CHARS_MAX = 64
+_DIGITS = re.compile(r"[0-9]+")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
+_TIME = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+_HTTP_DATES = (
+    # Sun, 06 Nov 1994 08:49:37 GMT
+    re.compile(rf"[A-Z][a-z]{{2}}, (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_TIME} GMT"),
+    # Sunday, 06-Nov-94 08:49:37 GMT
+    re.compile(
+        rf"[A-Z][a-z]{{5,8}}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT"
+    ),
+    # Sun Nov  6 08:49:37 1994
+    re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"),
+)
+
+_EXECUTED_MEMBERS = frozenset({"saga_id", "outcome", "data"})
+_COMPENSATE_MEMBERS = frozenset({"requested_by", "reason"})
+
+
+class ReplyKind(StrEnum):
+    """What an answer to `POST /sagas` means for the caller."""
+
+    EXECUTED = "executed"
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    REJECTED = "rejected"
+    GONE = "gone"
+    NOT_NOW = "not_now"
+    TOO_LATE = "too_late"
+    UNKNOWN = "unknown"
+
+
+class CompensateReply(StrEnum):
+    """What an answer to `POST /sagas/{id}/compensate` means for the caller."""
+
+    COMPENSATED = "compensated"
+    ACCEPTED = "accepted"
+    CANNOT = "cannot"
+    NOT_NOW = "not_now"
+    UNKNOWN = "unknown"
+
+
+REPLY_KINDS = {
+    200: ReplyKind.EXECUTED,
+    202: ReplyKind.ACCEPTED,
+    400: ReplyKind.REJECTED,
+    401: ReplyKind.REJECTED,
+    403: ReplyKind.REJECTED,
+    409: ReplyKind.REFUSED,
+    410: ReplyKind.GONE,
+    413: ReplyKind.REJECTED,
+    415: ReplyKind.REJECTED,
+    422: ReplyKind.REJECTED,
+    429: ReplyKind.NOT_NOW,
+    503: ReplyKind.NOT_NOW,
+    504: ReplyKind.TOO_LATE,
+}
+COMPENSATE_REPLIES = {
+    200: CompensateReply.COMPENSATED,
+    202: CompensateReply.ACCEPTED,
+    409: CompensateReply.CANNOT,
+    410: CompensateReply.COMPENSATED,
+    429: CompensateReply.NOT_NOW,
+    503: CompensateReply.NOT_NOW,
+}
+
+
+class Executed(msgspec.Struct, frozen=True, kw_only=True):
+    """Done here and downstream. `data` holds what was added, by the name of the stage."""
+
+    saga_id: str
+    outcome: Outcome = Outcome.EXECUTED
+    data: dict[str, Any]
+
+
+class CompensateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks to compensate, and why. It is told and stored, and decides nothing."""
+
+    requested_by: str = "unknown"
+    reason: str = ""
+
+
+def kind_of_reply(status: int) -> ReplyKind:
+    """What a code means in answer to `POST /sagas`. What the table does not hold is unknown."""
+    return REPLY_KINDS.get(status, ReplyKind.UNKNOWN)
+
+
+def kind_of_compensate_reply(status: int) -> CompensateReply:
+    """What a code means in answer to `compensate`. What the table does not hold is unknown."""
+    return COMPENSATE_REPLIES.get(status, CompensateReply.UNKNOWN)
+
+
+def encode_executed(saga_id: str, data: dict[str, Any]) -> bytes:
+    """The body of a 200. Raises ValueError when `data` cannot be said in JSON."""
+    return encode_object(Executed(saga_id=saga_id, data=data), data)
+
+
+def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """What a neighbour's 200 says was added, by the name of the stage.
+
+    A simple neighbour may leave out `saga_id` and `outcome`, and answer `{}` when it adds nothing.
+    Raises WireError (502, outcome unknown) for anything else: the neighbour may well have done its
+    part, but did not say so in a way that can be trusted (rule 27).
+    """
+    try:
+        told = decode_object(body, limits)
+        refuse_unknown(told, _EXECUTED_MEMBERS, "the answer", "answer only what the protocol names")
+    except WireError as error:
+        _refuse_answer(error.detail)
+    if not told:
+        return {}
+    if told.get("saga_id", saga_id) != saga_id:
+        _refuse_answer("saga_id is that of another saga")
+    if told.get("outcome", Outcome.EXECUTED.value) != Outcome.EXECUTED.value:
+        _refuse_answer("outcome is not executed, but the code is 200")
+    if "data" not in told:
+        _refuse_answer("data is missing")
+    data = told["data"]
+    if type(data) is not dict:
+        _refuse_answer("data is not an object")
+    return data
+
+
+def encode_compensate(requested_by: str, reason: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The body that asks to compensate. Text is cut to its limit: it must not stop the request."""
+    told = CompensateRequest(
+        requested_by=_sendable(requested_by, limits.requested_by_chars_max) or "unknown",
+        reason=_sendable(reason, limits.reason_chars_max),
+    )
+    return msgspec.json.encode(told)
+
+
+def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> CompensateRequest:
+    """Who asks to compensate, and why. An empty body is allowed. Raises WireError."""
+    if not body:
+        return CompensateRequest()
+    told = decode_object(body, limits)
+    refuse_unknown(told, _COMPENSATE_MEMBERS, "the request")
+    return CompensateRequest(
+        requested_by=_text(told, "requested_by", "unknown", limits.requested_by_chars_max)
+        or "unknown",
+        reason=_text(told, "reason", "", limits.reason_chars_max),
+    )
+
+
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait after `now` (seconds since 1970), or None when the header says nothing.
+
+    Whole seconds, or one of the three dates of RFC 9110, 5.6.7. Never negative, and at most
+    RETRY_AFTER_SECONDS_MAX: a neighbour may not put us to sleep.
+    """
+    if value is None or len(value) > _RETRY_AFTER_CHARS_MAX:
+        return None
+    text = value.strip(" \t")
+    if _DIGITS.fullmatch(text):
+        return min(float(text), RETRY_AFTER_SECONDS_MAX)
+    instant = _http_date(text, now)
+    if instant is None:
+        return None
+    return min(max(0.0, instant - now), RETRY_AFTER_SECONDS_MAX)
+
+
+def _http_date(text: str, now: float) -> float | None:
+    for form in _HTTP_DATES:
+        if found := form.fullmatch(text):
+            break
+    else:
+        return None
+    year = int(found["year"])
+    if len(found["year"]) == 2:
+        # More than 50 years ahead means the century before (RFC 9110, 5.6.7).
+        this_year = datetime.fromtimestamp(now, UTC).year
+        year += this_year // 100 * 100
+        year -= 100 if year > this_year + 50 else 0
+    try:
+        return datetime(
+            year,
+            _MONTHS.index(found["month"]) + 1,
+            int(found["day"]),
+            int(found["hour"]),
+            int(found["minute"]),
+            min(int(found["second"]), 59),  # a leap second is told as 60
+            tzinfo=UTC,
+        ).timestamp()
+    except ValueError:
+        return None
+
+
+def _text(told: dict[str, Any], name: str, default: str, chars_max: int) -> str:
+    value = told.get(name, default)
+    if type(value) is not str:
+        raise WireError(422, "Request not accepted", f"{name} is not a string")
+    if len(value) > chars_max:
+        raise WireError(
+            422,
+            "Request not accepted",
+            f"{name} has {len(value)} characters",
+            hint=f"send at most {chars_max}",
+        )
+    return value
+
+
+def _sendable(text: str, chars_max: int) -> str:
+    return text[:chars_max].encode("utf-8", "replace").decode()
+
+
+def _refuse_answer(detail: str) -> NoReturn:
+    raise WireError(
+        502,
+        "Answer not understood",
+        f"the neighbour's answer cannot be trusted: {detail}",
+        outcome=Outcome.UNKNOWN,
+        retryable=True,
+    ) from None

@@ -1,0 +1,109 @@
+"""JSON Schemas (2020-12) of what travels, for the OpenAPI document and for neighbours.
+
+A schema and its decoder agree, but for what a schema cannot say: duplicate members, the bytes of
+the body, the depth, and dates that do not exist.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stage.wire.envelope import PROTOCOL
+from stage.wire.limits import DEFAULT_LIMITS
+from stage.wire.outcome import Outcome
+
+_L = DEFAULT_LIMITS
+
+INSTANT_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "format": "date-time",
+    "description": "RFC 3339 with an offset",
+    "pattern": (
+        "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?"
+        "([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+    ),
+}
+SAGA_ID_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "pattern": f"^(?!\\.{{1,2}}$)[A-Za-z0-9._~:-]{{1,{_L.saga_id_chars_max}}}$",
+    "description": "The saga's one name everywhere; UUIDv7 recommended",
+}
+STAGE_NAME_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "pattern": f"^[a-z][a-z0-9_-]{{0,{_L.stage_name_chars_max - 1}}}$",
+}
+
+ENVELOPE_SCHEMA: dict[str, Any] = {
+    "title": "Envelope",
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["saga_id", "data"],
+    "properties": {
+        "saga_id": SAGA_ID_SCHEMA,
+        "protocol": {"const": PROTOCOL, "default": PROTOCOL},
+        "deadline": {"anyOf": [INSTANT_SCHEMA, {"type": "null"}]},
+        "data": {"type": "object", "description": "Grows along the chain, a member for each stage"},
+        "trail": {
+            "type": "array",
+            "maxItems": _L.trail_entries_max,
+            "description": "The stages passed, in order",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["stage", "at"],
+                "properties": {"stage": STAGE_NAME_SCHEMA, "at": INSTANT_SCHEMA},
+            },
+        },
+    },
+}
+EXECUTED_SCHEMA: dict[str, Any] = {
+    "title": "Executed",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "saga_id": SAGA_ID_SCHEMA,
+        "outcome": {"const": Outcome.EXECUTED.value},
+        "data": {"type": "object", "description": "What was added, by the name of the stage"},
+    },
+    "anyOf": [{"required": ["data"]}, {"maxProperties": 0}],
+}
+COMPENSATE_REQUEST_SCHEMA: dict[str, Any] = {
+    "title": "CompensateRequest",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "requested_by": {
+            "type": "string",
+            "maxLength": _L.requested_by_chars_max,
+            "default": "unknown",
+        },
+        "reason": {"type": "string", "maxLength": _L.reason_chars_max, "default": ""},
+    },
+}
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "description": "Problem details (RFC 9457). The outcome decides what the caller does.",
+    "type": "object",
+    "required": ["title", "status", "outcome", "retryable"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference", "default": "about:blank"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 100, "maximum": 599},
+        "detail": {"type": "string"},
+        "outcome": {"enum": [outcome.value for outcome in Outcome]},
+        "retryable": {"type": "boolean"},
+        "saga_id": {"type": "string"},
+        "trace_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        "hint": {"type": "string"},
+        "stands": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "What still stands after a compensation that failed",
+        },
+    },
+}
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    schema["title"]: schema
+    for schema in (ENVELOPE_SCHEMA, EXECUTED_SCHEMA, COMPENSATE_REQUEST_SCHEMA, PROBLEM_SCHEMA)
+}

@@ -1,0 +1,257 @@
+"""JSON that can be read in one way only (RFC 7493), or not at all (rule 25).
+
+Codes: 413 for a body over its limit; 400 for what is not I-JSON: empty, a byte order mark, not
+UTF-8, not JSON, NaN and Infinity, text behind the value, a member named twice, a lone surrogate, a
+number that would be rounded away (an integer outside of 64 bits, a float that overflows); 422 for
+good JSON that we do not take: not an object, too deep, a string too long. What is nested so deep
+that it cannot be parsed at all is too deep (422), whatever stands behind.
+
+The good case is one pass of the C decoder, one walk over the containers, and one count in the
+body. Only when that count leaves a doubt is the body read a second time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+import msgspec
+
+from stage.wire.limits import DEFAULT_LIMITS, Limits
+from stage.wire.problem import WireError
+
+INTEGER_MIN = -(2**63)
+INTEGER_MAX = 2**64 - 1
+
+_BOM = b"\xef\xbb\xbf"
+_SPACE = b" \t\r\n"
+_QUOTED_CHARS_MAX = 100
+_LONE_SURROGATE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+# Every member that was written matches once: its name's closing quote, and the colon. A string
+# may match as well, so the count is never too small.
+_MEMBER = re.compile(rb'"[ \t\r\n]*:')
+
+_decoder = msgspec.json.Decoder()
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+def decode_object(body: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """The JSON object in a body. Raises WireError, and nothing else, for whatever is not one."""
+    if len(body) > limits.body_bytes_max:
+        raise WireError(
+            413,
+            "Body too large",
+            f"the body has {len(body)} bytes",
+            hint=f"send at most {limits.body_bytes_max} bytes",
+        )
+    try:
+        value = _decoder.decode(body)
+    except RecursionError:
+        _refuse_depth(limits)
+    except (msgspec.MsgspecError, ValueError):
+        _explain(body, limits)
+    if type(value) is not dict:
+        raise WireError(
+            422, "Not an object", f"the body holds {_kind_of(value)}", hint="send one JSON object"
+        )
+    members = _walk(value, limits)
+    # A string is never longer than the body it came in.
+    if len(body) > limits.string_chars_max:
+        _check_strings(value, limits)
+    # The decoder keeps one member of each name: as many kept as written, then none was repeated.
+    if len(_MEMBER.findall(body)) != members:
+        _refuse_duplicates(body, limits)
+    return value
+
+
+def encode_object(value: Any, data: Any) -> bytes:
+    """The JSON of a value: the same value, the same bytes. `data` is what others put into it.
+
+    Members of objects are sorted, those of Structs stand as declared. Raises ValueError for what `decode_object` would refuse to read whatever its limits, because
+    the encoder would turn NaN into null: NaN, Infinity, lone surrogates, integers beyond 64 bits.
+    """
+    try:
+        body = _encoder.encode(value)
+    except RecursionError:
+        raise ValueError("nested too deep for JSON, or within itself") from None
+    _check_numbers(data)
+    return body
+
+
+def quoted(text: str) -> str:
+    """Foreign text as it may stand in a message: plain ASCII, escaped, cut."""
+    return json.dumps(text[:_QUOTED_CHARS_MAX] + ("..." if len(text) > _QUOTED_CHARS_MAX else ""))
+
+
+def _walk(root: dict[str, Any], limits: Limits) -> int:
+    """The number of members, level by level. Refuses what is too deep, and integers too large."""
+    members = 0
+    level: list[Any] = [root]
+    for _ in range(limits.depth_max):
+        below: list[Any] = []
+        for node in level:
+            if type(node) is dict:
+                members += len(node)
+                node = node.values()
+            for item in node:
+                kind = type(item)
+                if kind is dict or kind is list:
+                    below.append(item)
+                elif kind is int and not INTEGER_MIN <= item <= INTEGER_MAX:
+                    _refuse_number()
+        if not below:
+            return members
+        level = below
+    _refuse_depth(limits)
+
+
+def _check_strings(root: dict[str, Any], limits: Limits) -> None:
+    chars_max = limits.string_chars_max
+    nodes: list[Any] = [root]
+    while nodes:
+        node = nodes.pop()
+        if type(node) is dict:
+            nodes.extend(node)
+            nodes.extend(node.values())
+        elif type(node) is list:
+            nodes.extend(node)
+        elif type(node) is str and len(node) > chars_max:
+            raise WireError(
+                422,
+                "String too long",
+                f"a string has {len(node)} characters: {quoted(node)}",
+                hint=f"send strings of at most {chars_max} characters",
+            )
+
+
+def _check_numbers(root: Any) -> None:
+    nodes: list[Any] = [root]
+    while nodes:
+        node = nodes.pop()
+        kind = type(node)
+        if kind is dict:
+            nodes.extend(node.values())
+        elif kind is list or kind is tuple:
+            nodes.extend(node)
+        elif (kind is float and not math.isfinite(node)) or (
+            kind is int and not INTEGER_MIN <= node <= INTEGER_MAX
+        ):
+            raise ValueError("JSON holds no NaN, no Infinity and no integer beyond 64 bits")
+
+
+def _refuse_duplicates(body: bytes, limits: Limits) -> None:
+    """Refuse a member that is named twice in one object. The body is known to be JSON."""
+
+    def members(pairs: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise WireError(
+                    400,
+                    "Member named twice",
+                    f"the member {quoted(name)} stands twice in one object",
+                    hint="readers would not agree on which one holds: send it once",
+                )
+            seen.add(name)
+
+    try:
+        # Numbers are left as text: they were judged already.
+        json.loads(body.decode(), object_pairs_hook=members, parse_int=str, parse_float=str)
+    except RecursionError:  # the caller's own stack is nearly used up
+        _refuse_depth(limits)
+
+
+def _explain(body: bytes, limits: Limits) -> NoReturn:
+    """Say what is wrong with a body that the decoder refused. Not on the hot path."""
+    if not body.strip(_SPACE):
+        raise WireError(400, "Empty body", "the body is empty", hint="send one JSON object")
+    if body.startswith(_BOM):
+        raise WireError(
+            400,
+            "Byte order mark",
+            "the body begins with a byte order mark",
+            hint="send UTF-8 without a byte order mark",
+        )
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise WireError(
+            400,
+            "Not UTF-8",
+            f"the body is not UTF-8 at byte {error.start}",
+            hint="send JSON in UTF-8",
+        ) from None
+    try:
+        # The lenient reader tells apart what the strict one only refuses.
+        json.loads(text, parse_constant=_refuse_constant, parse_int=str, parse_float=_finite)
+    except RecursionError:
+        _refuse_depth(limits)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            raise WireError(
+                400,
+                "Text behind the value",
+                f"more text begins at character {error.pos}",
+                hint="send one JSON object and nothing else",
+            ) from None
+        raise WireError(
+            400,
+            "Not JSON",
+            f"{error.msg} at character {error.pos}",
+            hint="send one JSON object (RFC 8259)",
+        ) from None
+    if _LONE_SURROGATE.search(text):
+        raise WireError(
+            400,
+            "Lone surrogate",
+            "a string holds half of a surrogate pair",
+            hint="escape characters beyond U+FFFF as two halves, or send them as UTF-8",
+        )
+    _refuse_number()
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise WireError(400, "Not a number", f"{name} is not JSON", hint="send null, or a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _refuse_number()
+    return number
+
+
+def _refuse_number() -> NoReturn:
+    raise WireError(
+        400,
+        "Number out of range",
+        "a number has more digits, or a larger exponent, than is kept",
+        hint="send integers within 64 bits and floats within double precision, or use strings",
+    )
+
+
+def _refuse_depth(limits: Limits) -> NoReturn:
+    raise WireError(
+        422,
+        "Nested too deep",
+        f"the body is nested deeper than {limits.depth_max} levels",
+        hint=f"send at most {limits.depth_max} levels, the outermost object counted",
+    )
+
+
+def _kind_of(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "a number"

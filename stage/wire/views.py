@@ -1,0 +1,90 @@
+"""What `GET /sagas` and `GET /sagas/{id}` show: to neighbours, consoles and operators."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from stage.wire.limits import DEFAULT_LIMITS, Limits
+from stage.wire.outcome import Outcome
+from stage.wire.problem import WireError
+from stage.wire.strict_json import decode_object
+
+V = TypeVar("V", bound=msgspec.Struct)
+
+
+class StepView(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a saga. `key` is the idempotency key under which the effect can be looked up."""
+
+    name: str
+    kind: str
+    phase: str
+    attempts: int = 0
+    compensation_attempts: int = 0
+    last_error: str | None = None
+    key: str | None = None
+
+
+class SagaView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a saga stands, what is done, what happens next. Instants are RFC 3339.
+
+    `stands` names the effects that stand although they should not. `told_upstream` says how far
+    the word of a late failure has come.
+    """
+
+    saga_id: str
+    stage: str
+    state: str
+    outcome: Outcome
+    parked: bool = False
+    parked_reason: str | None = None
+    epoch: int = 0
+    accepted_at: str
+    updated_at: str
+    deadline: str | None = None
+    trace_id: str | None = None
+    next_action: str | None = None
+    next_action_at: str | None = None
+    stands: list[str] = []
+    steps: list[StepView] = []
+    told_upstream: str | None = None
+    reason: str | None = None
+    requested_by: str | None = None
+
+
+class JournalView(msgspec.Struct, frozen=True, kw_only=True):
+    """The journal of a saga. Each entry has `seq`, `at`, `event`, and what the event holds."""
+
+    saga_id: str
+    entries: list[dict[str, Any]]
+
+
+class SagaPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of a list. `next` is what to ask for to get the next one; None at the end."""
+
+    sagas: list[SagaView]
+    next: str | None = None
+
+
+def encode_view(view: msgspec.Struct) -> bytes:
+    """The body that shows a view."""
+    return msgspec.json.encode(view)
+
+
+def decode_view(body: bytes, kind: type[V], limits: Limits = DEFAULT_LIMITS) -> V:
+    """The view in a neighbour's answer; members that are not named here are left alone.
+
+    Raises WireError (502, outcome unknown) when it is not one.
+    """
+    try:
+        return msgspec.convert(decode_object(body, limits), kind)
+    except (WireError, msgspec.ValidationError) as error:
+        detail = error.detail if isinstance(error, WireError) else str(error)
+        raise WireError(
+            502,
+            "Answer not understood",
+            f"the neighbour's answer cannot be trusted: {detail}",
+            outcome=Outcome.UNKNOWN,
+            retryable=True,
+        ) from None
