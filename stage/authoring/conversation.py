@@ -1,0 +1,142 @@
+"""Drives one call, probe or compensation function and turns what it does into values."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+import msgspec
+
+from stage.authoring.http import SAFE_METHODS
+from stage.authoring.outcomes import InDoubt, Refused, Transient
+from stage.core.outcome import FailureKind, classify_code
+from stage.ports.stage import Answer, Failed, Finished, Foreign, Lost, Send, Turn
+
+Encode = Callable[[Any], bytes]
+REASON_CHARS_MAX = 500
+
+
+class FunctionConversation:
+    """A conversation with one coroutine of the author.
+
+    The first lost answer ends it: the function is not asked what a lost answer means, so it
+    cannot take a doubt for a success.
+    """
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        encode: Encode,
+        *,
+        transient_on: frozenset[int],
+        refused_on: frozenset[int],
+    ) -> None:
+        self._coroutine = coroutine
+        self._encode = encode
+        self._transient_on = transient_on
+        self._refused_on = refused_on
+        self._context = contextvars.copy_context()
+        self._effects = 0
+        """Requests sent that can have an effect."""
+
+    def begin(self) -> Turn:
+        """See `ports.stage.Conversation`."""
+        try:
+            yielded = self._context.run(self._coroutine.send, None)
+        except StopIteration as stop:
+            return self._finish(stop.value)
+        except (Refused, Transient, InDoubt) as error:
+            return self._failed(error)
+        except Exception:
+            return Foreign()  # this may only mean that the function wanted the event loop
+        if isinstance(yielded, Send):
+            return self._sending(yielded)
+        self._coroutine.close()
+        return Foreign()
+
+    async def resume(self, answer: Answer | Lost) -> Turn:
+        """See `ports.stage.Conversation`."""
+        if isinstance(answer, Lost):
+            self.close()
+            kind = FailureKind.TRANSIENT if answer.certain else FailureKind.IN_DOUBT
+            return self._failure(kind, answer.reason, answer.retry_after)
+        kind_of_code = classify_code(answer.status, self._transient_on, self._refused_on)
+        if kind_of_code is not None:
+            self.close()
+            return self._failure(kind_of_code, f"answered {answer.status}", _retry_after(answer))
+        return await _Drive(self, answer)
+
+    async def proceed(self) -> Turn:
+        """See `ports.stage.Conversation`."""
+        return await _Drive(self, None)
+
+    def close(self) -> None:
+        """See `ports.stage.Conversation`."""
+        self._coroutine.close()
+
+    def _drive(self, value: Answer | None) -> Generator[Any, Any, Turn]:
+        step: Callable[[Any], Any] = self._coroutine.send
+        passed: Any = value
+        while True:
+            try:
+                yielded = self._context.run(step, passed)
+            except StopIteration as stop:
+                return self._finish(stop.value)
+            except Exception as error:
+                return self._failed(error)
+            if isinstance(yielded, Send):
+                return self._sending(yielded)
+            try:
+                passed = yield yielded
+                step = self._coroutine.send
+            except BaseException as error:  # the loop's own, such as a cancellation: not ours
+                passed = error
+                step = self._coroutine.throw
+
+    def _sending(self, send: Send) -> Send:
+        if send.request.method not in SAFE_METHODS:
+            self._effects += 1
+        return send
+
+    def _finish(self, value: Any) -> Turn:
+        try:
+            return Finished(result=msgspec.Raw(self._encode(value)))
+        except Exception as error:
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Failed:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, Refused):
+            return self._failure(FailureKind.REFUSED, reason)
+        if isinstance(error, Transient):
+            return self._failure(FailureKind.TRANSIENT, reason, error.retry_after)
+        if isinstance(error, InDoubt):
+            return self._failure(FailureKind.IN_DOUBT, reason)
+        return self._failure(FailureKind.IN_DOUBT, f"{type(error).__name__}: {reason}")
+
+    def _failure(self, kind: FailureKind, reason: str, retry_after: float | None = None) -> Failed:
+        return Failed(
+            kind=kind,
+            reason=reason[:REASON_CHARS_MAX],
+            retry_after=retry_after,
+            may_stand=self._effects > 1,
+        )
+
+
+class _Drive:
+    """Awaits the author's coroutine, but stops at a request of ours."""
+
+    def __init__(self, conversation: FunctionConversation, value: Answer | None) -> None:
+        self._conversation = conversation
+        self._value = value
+
+    def __await__(self) -> Generator[Any, Any, Turn]:
+        return self._conversation._drive(self._value)
+
+
+def _retry_after(answer: Answer) -> float | None:
+    for name, value in answer.headers:
+        if name.lower() == "retry-after" and value.isascii() and value.isdigit():
+            return float(value[:6])
+    return None

@@ -1,0 +1,127 @@
+"""The client that a call function is given: it describes requests, the engine sends them.
+
+Awaiting a request hands it out of the coroutine as a value. So its intent is durable before it
+leaves (rule 1), and a repeat sends the bytes that were stored (rule 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+
+from stage.core.events import Request
+from stage.ports.stage import Answer, Send
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+RESERVED_HEADERS = frozenset(
+    {"idempotency-key", "traceparent", "tracestate", "saga-id", "saga-budget-ms", "host",
+     "content-length", "transfer-encoding", "connection"}
+)  # fmt: skip
+
+
+class Response:
+    """An answer with a 2xx or 4xx code, read whole."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    @property
+    def status(self) -> int:
+        """The HTTP code."""
+        return self._answer.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers by their lower-case names; of repeated ones, the last."""
+        return {name.lower(): value for name, value in self._answer.headers}
+
+    @property
+    def body(self) -> bytes:
+        """The body as it came."""
+        return self._answer.body
+
+    def text(self) -> str:
+        """The body as UTF-8. Raises UnicodeDecodeError, which leaves the step in doubt."""
+        return self._answer.body.decode()
+
+    def json(self) -> Any:
+        """The body as JSON. Raises msgspec.DecodeError, which leaves the step in doubt."""
+        return msgspec.json.decode(self._answer.body)
+
+
+class Exchange:
+    """One request, handed to the engine when it is awaited."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def __await__(self) -> Generator[Send, Answer, Response]:
+        answer = yield self._send
+        return Response(answer)
+
+
+class Http:
+    """A client bound to one configured external API; paths are relative to its base URL.
+
+    The idempotency key, the trace context and the remaining budget are set by the engine.
+    """
+
+    def __init__(self) -> None:
+        self._sent = 0
+
+    def get(self, path: str, **options: Any) -> Exchange:
+        """GET; the options are those of `request`."""
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> Exchange:
+        """POST; the options are those of `request`."""
+        return self.request("POST", path, **options)
+
+    def put(self, path: str, **options: Any) -> Exchange:
+        """PUT; the options are those of `request`."""
+        return self.request("PUT", path, **options)
+
+    def patch(self, path: str, **options: Any) -> Exchange:
+        """PATCH; the options are those of `request`."""
+        return self.request("PATCH", path, **options)
+
+    def delete(self, path: str, **options: Any) -> Exchange:
+        """DELETE; the options are those of `request`."""
+        return self.request("DELETE", path, **options)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        data: bytes = b"",
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Exchange:
+        """Describe one request. `path` begins with a slash; give `json` or `data`, not both.
+
+        Raises ValueError for an absolute URL or a header that the engine sets itself.
+        """
+        if not path.startswith("/") or path.startswith("//"):
+            raise ValueError(
+                f"path {path!r}: give a path on the configured API, such as '/charges'"
+            )
+        if json is not None and data:
+            raise ValueError("give json or data, not both")
+        chosen = [(name, value) for name, value in (headers or {}).items()]
+        for name, _ in chosen:
+            if name.lower() in RESERVED_HEADERS:
+                raise ValueError(f"header {name!r} is set by the engine: leave it out")
+        body = data
+        if json is not None:
+            body = msgspec.json.encode(json)
+            chosen.append(("Content-Type", "application/json"))
+        if params:
+            path = f"{path}?{urlencode(params)}"
+        self._sent += 1
+        request = Request(method=method.upper(), path=path, headers=tuple(chosen), body=body)
+        return Exchange(Send(request=request, ordinal=self._sent))

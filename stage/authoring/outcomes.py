@@ -1,0 +1,19 @@
+"""What a step's function raises when it does not succeed; anything else raised is in doubt."""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """A business no: nothing happened, and asking again would not help. Never retried."""
+
+
+class Transient(Exception):
+    """It certainly did not happen; it may be tried again after `retry_after` seconds."""
+
+    def __init__(self, reason: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class InDoubt(Exception):
+    """Nobody knows whether it happened: probe it, repeat it, or compensate it."""

@@ -1,0 +1,78 @@
+"""Payload types: msgspec Structs, dataclasses, TypedDicts and pydantic models, to and from JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from stage.core.errors import DeclarationError
+from stage.wire.problem import WireError
+
+P = TypeVar("P")
+
+
+class Codec(Generic[P]):
+    """Reads and writes one payload type. Raises DeclarationError for a type it cannot handle."""
+
+    def __init__(self, kind: type[P] | Any) -> None:
+        self.kind = kind
+        self._pydantic = _pydantic_adapter(kind)
+        if self._pydantic is None:
+            try:
+                self._decoder: msgspec.json.Decoder[P] = msgspec.json.Decoder(kind)
+            except TypeError as error:
+                raise DeclarationError(
+                    f"payload type {kind!r} cannot be decoded: {error}; use a msgspec Struct, a"
+                    " dataclass, a TypedDict or a pydantic model"
+                ) from error
+
+    def from_data(self, data: Any) -> P:
+        """A value of the type from decoded JSON; members that it does not name are left alone.
+
+        Raises WireError (422) that names the member.
+        """
+        try:
+            if self._pydantic is not None:
+                value: P = self._pydantic.validate_python(data)
+                return value
+            return msgspec.convert(data, self.kind)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise WireError(
+                422,
+                "Payload not accepted",
+                f"data: {_first_line(error)}",
+                hint="GET /.well-known/stage shows the JSON Schema of what is accepted",
+            ) from error
+
+    def from_json(self, body: bytes | msgspec.Raw) -> P:
+        """A value from JSON that this codec wrote."""
+        if self._pydantic is not None:
+            value: P = self._pydantic.validate_json(bytes(body))
+            return value
+        return self._decoder.decode(body)
+
+    def to_json(self, value: P) -> bytes:
+        """The JSON of a value."""
+        if self._pydantic is not None:
+            return bytes(self._pydantic.dump_json(value))
+        return msgspec.json.encode(value)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of the type."""
+        if self._pydantic is not None:
+            schema: dict[str, Any] = self._pydantic.json_schema()
+            return schema
+        return msgspec.json.schema(self.kind)
+
+
+def _pydantic_adapter(kind: Any) -> Any:
+    if not hasattr(kind, "model_validate"):
+        return None
+    from pydantic import TypeAdapter  # an author's choice, not a dependency of ours
+
+    return TypeAdapter(kind)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

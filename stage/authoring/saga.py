@@ -1,0 +1,83 @@
+"""The saga as the author's functions see it: read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar
+
+from stage.authoring.payload import Codec
+from stage.ports.stage import RunView
+
+P = TypeVar("P")
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+
+class HasResult(Protocol[R_co]):
+    """A step whose result can be asked for."""
+
+    name: str
+
+    def decode_result(self, body: bytes) -> R_co:
+        """The result from its JSON."""
+        ...
+
+
+class Saga(Generic[P]):
+    """One saga: its input, its context, and what the steps before gave."""
+
+    def __init__(self, view: RunView, codec: Codec[P]) -> None:
+        self._view = view
+        self._codec = codec
+
+    @property
+    def id(self) -> str:
+        """The saga id, its one name everywhere."""
+        return self._view.id
+
+    @cached_property
+    def input(self) -> P:
+        """The payload, decoded as the type that the stage accepts."""
+        return self._codec.from_data(self._view.data)
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The whole context, read-only, with what the stages before added."""
+        return self._view.data
+
+    @property
+    def trail(self) -> tuple[str, ...]:
+        """Names of the stages passed, in order."""
+        return self._view.trail
+
+    @property
+    def deadline(self) -> float | None:
+        """The instant, in seconds since the epoch, after which nothing new starts."""
+        return self._view.deadline
+
+    @property
+    def budget(self) -> float | None:
+        """Seconds that were left when this function was called; None without a deadline."""
+        return self._view.budget
+
+    @property
+    def key(self) -> str:
+        """The idempotency key of the running step: the same at every attempt."""
+        return self._view.key
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self._view.attempt
+
+    def result(self, step: HasResult[R] | Callable[..., Any]) -> R:
+        """What that step returned. Raises LookupError when it has no result (yet)."""
+        name = getattr(step, "name", "")
+        body = self._view.results.get(name)
+        if body is None:
+            raise LookupError(
+                f"step {name!r} has no result here: only steps that ran before this one have"
+            )
+        value: R = step.decode_result(bytes(body))  # type: ignore[union-attr]
+        return value

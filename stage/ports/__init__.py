@@ -1,0 +1,1 @@
+"""Where the rooms meet: protocols with their law in the docstring."""

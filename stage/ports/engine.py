@@ -1,0 +1,104 @@
+"""The engine as the edge sees it: accept a saga, ask to compensate one, look at one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from stage.core.machine import Saga
+from stage.core.states import SagaState
+from stage.ports.observer import TraceContext
+from stage.ports.store import Entry, Filter, SagaRow
+from stage.wire.envelope import Envelope
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer as bytes. `replayed` says that it had been given before."""
+
+    status: int
+    body: bytes
+    replayed: bool = False
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One saga as it is now: its row, its state, and the instant of its next action."""
+
+    row: SagaRow
+    saga: Saga
+    next_at: float | None = None
+    running: bool = False
+
+
+class Engine(Protocol):
+    """Runs the sagas of one stage. A run belongs to the engine and not to the request.
+
+    Every method may raise StoreUnavailable (nothing was written: ask again) and Busy.
+    """
+
+    async def accept(
+        self,
+        envelope: Envelope,
+        *,
+        trace: TraceContext,
+        deadline: float | None,
+        respond_async: bool,
+        wait_seconds: float,
+    ) -> Reply | None:
+        """Run the saga and return its answer, or None when it is still running by then.
+
+        A duplicate joins or is replayed; None means that the caller may be told 202: that it was
+        told so is durable. Raises wire.WireError for a payload that is not accepted or differs
+        from the first one under the same id.
+        """
+        ...
+
+    async def compensate(
+        self,
+        saga_id: str,
+        *,
+        requested_by: str,
+        reason: str,
+        trace: TraceContext,
+        wait_seconds: float,
+    ) -> Snapshot:
+        """Durably ask to compensate, wait for the end, and say how it stands."""
+        ...
+
+    async def look(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
+        """The saga now, or after its next change when `wait_seconds` is given. None: never seen."""
+        ...
+
+    async def journal(self, saga_id: str) -> list[Entry]:
+        """Its journal."""
+        ...
+
+    async def page(self, which: Filter) -> list[SagaRow]:
+        """A list of sagas."""
+        ...
+
+    async def count(self) -> dict[SagaState, int]:
+        """How many sagas there are in each state."""
+        ...
+
+    @property
+    def live(self) -> int:
+        """How many sagas are being run in this process."""
+        ...
+
+    def leave_rotation(self) -> None:
+        """Say not ready from here on, and go on serving."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """True when new sagas are taken: recovered, not draining, the database there."""
+        ...
+
+
+class Busy(Exception):
+    """The engine takes no new saga now; ask again after `retry_after` seconds."""
+
+    def __init__(self, reason: str, retry_after: float = 1.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after

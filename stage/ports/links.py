@@ -1,0 +1,96 @@
+"""The links to the world: external APIs and neighbours. Everything that may be lost is a value.
+
+The law: nothing is raised for what the other side or the network does; an implementation sends a
+request at most once, follows no redirect, reads no more than its limit, and returns within the
+timeout.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from stage.core.events import Request
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Answer, Lost
+
+
+class Executed(msgspec.Struct, frozen=True, kw_only=True):
+    """Downstream is done: what it and those behind it added, by stage name (a JSON object)."""
+
+    data: msgspec.Raw
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """The neighbour took it over durably and still works on it."""
+
+    retry_after: float | None = None
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """Over at the neighbour, and nothing of it stands there."""
+
+    reason: str
+
+
+class Compensated(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing of the saga stands at the neighbour."""
+
+
+class Cannot(msgspec.Struct, frozen=True, kw_only=True):
+    """The neighbour cannot compensate; `stands` is its list of what remains."""
+
+    reason: str
+    stands: tuple[str, ...] = ()
+
+
+ForwardReply = Executed | Accepted | Refused | Lost
+CompensateReply = Compensated | Accepted | Cannot | Lost
+
+
+class Links(Protocol):
+    """All that a stage talks to, by configured name."""
+
+    def knows(self, peer: str) -> bool:
+        """True when an external API, downstream or upstream of that name is configured."""
+        ...
+
+    async def exchange(
+        self,
+        peer: str,
+        request: Request,
+        *,
+        key: str,
+        trace: TraceContext,
+        budget: float | None,
+        timeout: float,
+    ) -> Answer | Lost:
+        """Send one request to an external API under an idempotency key. Times in seconds."""
+        ...
+
+    async def forward(
+        self,
+        peer: str,
+        saga_id: str,
+        body: bytes,
+        *,
+        trace: TraceContext,
+        budget: float | None,
+        timeout: float,
+    ) -> ForwardReply:
+        """Hand the context on downstream: `POST /sagas`."""
+        ...
+
+    async def compensate(
+        self,
+        peer: str,
+        saga_id: str,
+        *,
+        requested_by: str,
+        reason: str,
+        trace: TraceContext,
+        timeout: float,
+    ) -> CompensateReply:
+        """Ask a neighbour to compensate: `POST /sagas/{id}/compensate`."""
+        ...

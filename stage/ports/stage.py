@@ -1,0 +1,143 @@
+"""The stage as the engine sees it: the author's functions behind names and bytes.
+
+A function that talks to an external API is a *conversation*: effects as values. `begin` runs it
+until it wants to send a request (`Send`), waits for something else (`Foreign`) or ends
+(`Finished`, `Failed`). The engine makes the request durable, sends it, and passes the answer to
+`resume`. So no request can leave before its intent is stored, whatever the author writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from stage.core.commands import Activity
+from stage.core.events import Request
+from stage.core.outcome import FailureKind
+from stage.core.steps import Plan
+from stage.ports.store import Tx
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer of an external API, capped and read whole."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """No usable answer. `certain` is True when the request certainly had no effect."""
+
+    reason: str
+    certain: bool = False
+    retry_after: float | None = None
+
+
+class Send(msgspec.Struct, frozen=True, kw_only=True):
+    """The function wants this request sent; `ordinal` counts from 1."""
+
+    request: Request
+    ordinal: int
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """The function returned; `result` is its JSON, `null` for None."""
+
+    result: msgspec.Raw
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """The function ended without a result.
+
+    `may_stand` is True when an earlier request of the same attempt was answered, so that some
+    effect may stand although the last one did not happen.
+    """
+
+    kind: FailureKind
+    reason: str
+    retry_after: float | None = None
+    may_stand: bool = False
+
+
+class Foreign(msgspec.Struct, frozen=True, kw_only=True):
+    """The function awaits something that is not ours; it must go on in the event loop."""
+
+
+Turn = Send | Finished | Failed | Foreign
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a function may know of its saga. `now` is the instant at which it was called."""
+
+    id: str
+    data: Mapping[str, Any]
+    trail: tuple[str, ...]
+    results: Mapping[str, msgspec.Raw]
+    deadline: float | None
+    budget: float | None
+    """Seconds left, or None without a deadline."""
+    key: str
+    attempt: int
+    now: float
+
+
+class Conversation(Protocol):
+    """One run of a call, probe or compensation function of the author."""
+
+    def begin(self) -> Turn:
+        """Run until the first turn, in any thread.
+
+        A `Foreign` turn means that nothing left and that this conversation is over: the function
+        needs the event loop, so `proceed` with a new one there.
+        """
+        ...
+
+    async def resume(self, answer: Answer | Lost) -> Turn:
+        """Pass the answer to the last `Send` and run until the next turn, in the event loop."""
+        ...
+
+    async def proceed(self) -> Turn:
+        """Run until the first turn in the event loop; the function may await what it likes."""
+        ...
+
+    def close(self) -> None:
+        """Drop the function where it stands."""
+        ...
+
+
+class Participant(Protocol):
+    """One stage: its plan and what its steps do."""
+
+    @property
+    def plan(self) -> Plan:
+        """The steps, forwards included."""
+        ...
+
+    def check(self, data: Mapping[str, Any]) -> None:
+        """Decode the payload. Raises wire.WireError (422) naming the member that is wrong."""
+        ...
+
+    async def run_transaction(
+        self, tx: Tx, activity: Activity, step: str, view: RunView
+    ) -> msgspec.Raw:
+        """Run a transaction or its compensation; its result as JSON.
+
+        Whatever the function raises is let through, so that `Unit.attempt` undoes its writes;
+        `explain` says what it means.
+        """
+        ...
+
+    def explain(self, error: Exception) -> Failed:
+        """What an exception out of a transaction means: refused or transient, never in doubt."""
+        ...
+
+    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
+        """A conversation for a call, its probe or its compensation."""
+        ...
+
+    def output(self, view: RunView) -> msgspec.Raw | None:
+        """What the stage adds to the data, as JSON; None when it adds nothing."""
+        ...

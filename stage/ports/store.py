@@ -1,0 +1,167 @@
+"""The store: one journal and one row a saga, written in units that become durable whole.
+
+The law, for every store (`tests/unit/store` holds each one to it):
+
+1. A unit is one coroutine function that gets a `Unit`. All it wrote becomes durable when
+   `transact` returns, or nothing does when it raises. Units run one after another, as if alone.
+2. Nothing inside a unit may await anything but the methods of its `Unit`. A store that sees
+   another suspension stops the unit with TransactionEscaped and rolls it back.
+3. A unit that raises is rolled back alone; units that happened to share its database
+   transaction are not touched.
+4. When the outcome of the commit itself is unknown, the store finds it out (reopen, read) before
+   it answers: `transact` returns only if the unit is durable and raises only if it is not
+   (rule 8). StoreUnavailable says that nothing was written and the same unit may be run again.
+   A unit may therefore be run more than once: it must not change anything but the store.
+5. `save` and `append` refuse a stale epoch with StaleEpoch (rule 17).
+6. Reads outside of a unit see only durable data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from stage.core.events import Event
+from stage.core.states import SagaState
+
+T = TypeVar("T")
+
+Row = tuple[Any, ...]
+"""One row as the database gives it: a tuple of int, float, str, bytes and None."""
+
+
+class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The row of one saga: what is needed to find it, answer for it and run it again.
+
+    The journal is the truth about what happened; `state`, `parked`, `due_at` and `outcome` are
+    copies of what it says, for queries. `envelope` holds the bytes of the accepted envelope,
+    empty for a tombstone. `due_at` is the instant at which the saga needs a run, None when it
+    needs none; an unfinished saga that is not parked always has one. `answer_body` is what a
+    duplicate is answered with, byte for byte, `answer_status` its HTTP code.
+    """
+
+    id: str
+    state: SagaState
+    epoch: int
+    length: int
+    """Number of journal entries."""
+    accepted_at: float
+    updated_at: float
+    fingerprint: str = ""
+    parked: str = ""
+    due_at: float | None = None
+    deadline: float | None = None
+    envelope: bytes = b""
+    traceparent: str = ""
+    tracestate: str = ""
+    answer_status: int | None = None
+    answer_body: bytes = b""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the journal; `number` counts from 1 within the saga."""
+
+    number: int
+    epoch: int
+    event: Event
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sagas a list holds. `after` is the id of the last saga of the page before."""
+
+    states: tuple[SagaState, ...] = ()
+    parked: bool | None = None
+    after: str = ""
+    limit: int = 50
+
+
+class Tx(Protocol):
+    """What a transaction function may use: the database's own SQL and placeholders."""
+
+    async def execute(self, sql: str, *parameters: Any) -> int:
+        """Run one statement; the number of rows it changed (-1 where that has no meaning)."""
+        ...
+
+    async def fetchone(self, sql: str, *parameters: Any) -> Row | None:
+        """The first row, or None."""
+        ...
+
+    async def fetchall(self, sql: str, *parameters: Any) -> list[Row]:
+        """All rows. The store caps how many; beyond that it raises."""
+        ...
+
+
+class Unit(Protocol):
+    """One unit of work. Its methods never suspend a coroutine that the store drives itself."""
+
+    @property
+    def tx(self) -> Tx:
+        """The author's view of this unit."""
+        ...
+
+    async def load(self, saga_id: str) -> SagaRow | None:
+        """The row, or None for a saga never seen here."""
+        ...
+
+    async def journal(self, saga_id: str) -> list[Entry]:
+        """All entries in order."""
+        ...
+
+    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+        """Write a new saga and its first entries. Raises KeyError when the id exists."""
+        ...
+
+    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+        """Replace the row and append entries numbered up to `row.length`.
+
+        `epoch` is the one that the caller holds; `row.epoch` may be higher, when it takes over.
+        Raises StaleEpoch when the stored row has another epoch, and writes nothing.
+        """
+        ...
+
+    async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same."""
+        ...
+
+
+class Store(Protocol):
+    """A journal on a database. Opened once, closed once, used from one event loop."""
+
+    async def open(self) -> None:
+        """Check or take what is needed (file lock, schema). Raises ConfigurationError."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the units under way, then let go. Further units raise StoreUnavailable."""
+        ...
+
+    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        """Run one unit and return its value once all it wrote is durable."""
+        ...
+
+    async def get(self, saga_id: str) -> SagaRow | None:
+        """The durable row, or None."""
+        ...
+
+    async def entries(self, saga_id: str) -> list[Entry]:
+        """The durable journal, in order; empty for a saga never seen."""
+        ...
+
+    async def page(self, which: Filter) -> list[SagaRow]:
+        """At most `which.limit` rows in the order of their ids. `envelope` may be left empty."""
+        ...
+
+    async def due(self, before: float, limit: int) -> list[str]:
+        """Ids of sagas whose `due_at` is at or before that instant, the longest due first."""
+        ...
+
+    async def count(self) -> dict[SagaState, int]:
+        """How many sagas there are in each state."""
+        ...
+
+    @property
+    def available(self) -> bool:
+        """False from the moment a write failed for want of the database until one succeeds."""
+        ...
