@@ -1,0 +1,1 @@
+"""Runs sagas: asks the core what to do, writes it in the store, does it through the links."""

@@ -1,0 +1,170 @@
+"""What a run knows of its saga beside the journal: the envelope, the trace, and its row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from stage.core.machine import Saga
+from stage.core.states import SagaState, Tell
+from stage.core.steps import FORWARD_PREFIX, Plan
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Participant, RunView
+from stage.ports.store import SagaRow
+from stage.wire.envelope import (
+    Envelope,
+    TrailEntry,
+    decode_envelope,
+    encode_envelope,
+    format_instant,
+)
+from stage.wire.outcome import Outcome
+from stage.wire.problem import Problem
+from stage.wire.replies import encode_executed
+
+RUN_LEASE_SECONDS = 60.0
+"""How far ahead `due_at` of a saga in a run lies; a restart takes it over at once."""
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """The unchanging part of a saga. `envelope` is None for a tombstone."""
+
+    envelope: Envelope | None
+    envelope_bytes: bytes
+    fingerprint: str
+    trace: TraceContext
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The context's data as it was accepted."""
+        return self.envelope.data if self.envelope is not None else {}
+
+
+def context_of(row: SagaRow) -> Context:
+    """The context of a stored saga."""
+    return Context(
+        envelope=decode_envelope(row.envelope) if row.envelope else None,
+        envelope_bytes=row.envelope,
+        fingerprint=row.fingerprint,
+        trace=TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
+    )
+
+
+def view_of(saga: Saga, context: Context, *, key: str, attempt: int, now: float) -> RunView:
+    """What a function of the author may know."""
+    envelope = context.envelope
+    return RunView(
+        id=saga.id,
+        data=context.data,
+        trail=tuple(entry.stage for entry in envelope.trail) if envelope else (),
+        results={name: step.result for name, step in saga.steps.items() if step.result is not None},
+        deadline=saga.deadline,
+        budget=None if saga.deadline is None else max(0.0, saga.deadline - now),
+        key=key,
+        attempt=attempt,
+        now=now,
+    )
+
+
+def row_of(
+    plan: Plan,
+    participant: Participant,
+    saga: Saga,
+    context: Context,
+    *,
+    rest_until: float | None,
+    running: bool,
+) -> SagaRow:
+    """The saga's row. `running` says that attempts are in flight."""
+    status, body = answer_of(plan, participant, saga, context) if saga.ended else (None, b"")
+    return SagaRow(
+        id=saga.id,
+        state=saga.state,
+        epoch=saga.epoch,
+        length=saga.length,
+        accepted_at=saga.accepted_at,
+        updated_at=saga.updated_at,
+        fingerprint=context.fingerprint,
+        parked=saga.parked,
+        due_at=_due_at(saga, rest_until, running),
+        deadline=saga.deadline,
+        envelope=context.envelope_bytes,
+        traceparent=context.trace.traceparent,
+        tracestate=context.trace.tracestate,
+        answer_status=status,
+        answer_body=body,
+    )
+
+
+def _due_at(saga: Saga, rest_until: float | None, running: bool) -> float | None:
+    if saga.ended and saga.tell not in (Tell.DUE, Tell.IN_FLIGHT):
+        return None
+    if saga.parked and not saga.ended and not running:
+        return None
+    if running or rest_until is None:
+        return saga.updated_at + RUN_LEASE_SECONDS
+    return rest_until
+
+
+def enriched(participant: Participant, saga: Saga, context: Context, now: float) -> bytes:
+    """The envelope for downstream: the data with our output, the trail with our name."""
+    envelope = context.envelope
+    assert envelope is not None  # a tombstone never goes forward
+    output = participant.output(view_of(saga, context, key="", attempt=1, now=now))
+    name = participant.plan.stage
+    data = dict(envelope.data)
+    if output is not None:
+        data[name] = msgspec.json.decode(output)
+    passed = TrailEntry(stage=name, at=format_instant(saga.accepted_at))
+    return encode_envelope(
+        Envelope(
+            saga_id=saga.id,
+            data=data,
+            protocol=envelope.protocol,
+            deadline=saga.deadline,
+            trail=(*envelope.trail, passed),
+        )
+    )
+
+
+def answer_of(
+    plan: Plan, participant: Participant, saga: Saga, context: Context
+) -> tuple[int, bytes]:
+    """The answer to `POST /sagas` of a saga that has ended: code and bytes (protocol 3.3)."""
+    if saga.state is SagaState.COMPLETED:
+        return 200, encode_executed(saga.id, _added(participant, saga, context))
+    if saga.state is SagaState.COMPENSATED:
+        status, title = (410, "Saga was compensated") if saga.requested_by else (409, "Saga failed")
+        outcome = Outcome.COMPENSATED if saga.steps else Outcome.NOT_EXECUTED
+        stands: tuple[str, ...] | None = None
+        hint = "compensate yourself; nothing of this saga stands here or downstream"
+    else:
+        status, title = 500, "Saga failed and could not be undone"
+        outcome, stands = Outcome.UNKNOWN, saga.stands
+        hint = "ask to compensate and compensate yourself; an operator here has to settle the rest"
+    problem = Problem(
+        status=status,
+        title=title,
+        detail=saga.reason or "compensated before it arrived",
+        outcome=outcome,
+        retryable=False,
+        saga_id=saga.id,
+        trace_id=context.trace.traceparent[3:35] or None,
+        hint=hint,
+        stands=stands,
+    )
+    return status, problem.encode()
+
+
+def _added(participant: Participant, saga: Saga, context: Context) -> dict[str, Any]:
+    added: dict[str, Any] = {}
+    for name, step in saga.steps.items():
+        if name.startswith(FORWARD_PREFIX) and step.result is not None:
+            added.update(msgspec.json.decode(step.result))
+    view = view_of(saga, context, key="", attempt=1, now=saga.updated_at)
+    output = participant.output(view)
+    if output is not None:
+        added[participant.plan.stage] = msgspec.json.decode(output)
+    return added

@@ -1,0 +1,568 @@
+"""The engine within the process: one task a live saga, runs that belong to no request.
+
+A run takes what is in its inbox, advances the saga in one unit of the store, and sends what came
+out of it; how that ended comes back into the inbox. Only one unit a saga is under way at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
+from stage.core.machine import Saga, past_pivot
+from stage.core.retry import RetryPolicy
+from stage.core.states import SagaState
+from stage.core.steps import Plan
+from stage.engine.clock import SystemClock
+from stage.engine.context import Context, context_of, row_of
+from stage.engine.interpreter import Advanced, Interpreter, Outgoing
+from stage.engine.run import Letter, Run
+from stage.engine.sender import Sender
+from stage.ports.clock import Clock
+from stage.ports.engine import Busy, Reply, Snapshot
+from stage.ports.links import Links
+from stage.ports.observer import Observer, Span, TraceContext
+from stage.ports.stage import Participant
+from stage.ports.store import Entry, Filter, SagaRow, Store, Unit
+from stage.wire.envelope import Envelope, encode_envelope, fingerprint
+from stage.wire.problem import WireError
+
+STORE_RETRY = RetryPolicy(attempts_max=None, backoff_seconds_min=0.05, backoff_seconds_max=2.0)
+RECOVERY_SCAN_SECONDS = 1.0
+RECOVERY_IDS_MAX = 100_000
+UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
+EVICT_AFTER_SECONDS = 5.0
+"""A run that rests longer than this leaves memory; the scan brings it back when it is due."""
+
+
+T = TypeVar("T")
+
+
+class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much the engine takes on. `sagas_max` bounds new sagas, never compensation."""
+
+    sagas_max: int = 1_000
+    compensation_reserve: float = 0.1
+    """The share of a budget that is kept back for compensation."""
+    compensation_window_seconds: float = 7 * 86_400.0
+
+
+class EmbeddedEngine:
+    """Runs sagas as tasks of this event loop. `start`, then use, then `drain`."""
+
+    def __init__(
+        self,
+        participant: Participant,
+        store: Store,
+        links: Links,
+        observer: Observer,
+        *,
+        clock: Clock | None = None,
+        limits: EngineLimits | None = None,
+    ) -> None:
+        self._clock: Clock = clock or SystemClock()
+        self._participant = participant
+        self._plan = participant.plan
+        self._store = store
+        self._links = links
+        self._observer = observer
+        self._limits = limits or EngineLimits()
+        self._interpreter = Interpreter(participant, observer, self._clock)
+        self._sender = Sender(self._interpreter, links, self._clock)
+        self._runs: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._scanner: asyncio.Task[None] | None = None
+        self._recovered = False
+        self._leaving = False
+        self._draining = False
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take over every unfinished saga, then serve; later ones are picked up when due."""
+        for saga_id in await self._store.due(float("inf"), RECOVERY_IDS_MAX):
+            self._resume(saga_id)
+        self._recovered = True
+        self._scanner = asyncio.get_running_loop().create_task(self._scan())
+
+    def leave_rotation(self) -> None:
+        """See `ports.engine.Engine`."""
+        self._leaving = True
+
+    async def drain(self, seconds: float) -> None:
+        """Let what runs come to an end or to a rest, at most that long, then stop.
+
+        What is still in flight then is in doubt, and taken up by the next start.
+        """
+        self._leaving = self._draining = True
+        if self._scanner is not None:
+            self._scanner.cancel()
+        for run in list(self._runs.values()):
+            run._wake()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def ready(self) -> bool:
+        """See `ports.engine.Engine`."""
+        return self._recovered and not self._leaving and self._store.available
+
+    @property
+    def live(self) -> int:
+        """How many sagas are in memory."""
+        return len(self._runs)
+
+    # --- the edge --------------------------------------------------------------------------------
+
+    async def accept(
+        self,
+        envelope: Envelope,
+        *,
+        trace: TraceContext,
+        deadline: float | None,
+        respond_async: bool,
+        wait_seconds: float,
+    ) -> Reply | None:
+        """See `ports.engine.Engine`."""
+        until = asyncio.get_running_loop().time() + wait_seconds
+        print_ = fingerprint(envelope)
+        while True:
+            run = self._runs.get(envelope.saga_id)
+            first = run is None
+            if run is None:
+                self._admit()
+                run = self._open(envelope.saga_id)
+                run.offer = self._offer(envelope, print_, trace, deadline, respond_async)
+                self._launch(run)
+            await asyncio.shield(run.opened)
+            if run.context is None:
+                continue  # it was only looked at in vain, and is gone by now
+            if run.context.fingerprint and run.context.fingerprint != print_:
+                raise WireError(
+                    422,
+                    "Saga id reused with another payload",
+                    f"saga {envelope.saga_id} was accepted with other data",
+                    hint="use a new saga id for a new saga; a retry sends the same data",
+                )
+            replayed = run.replayed or (not first and _answerable(run))
+            if respond_async and not _answerable(run):
+                until = 0.0  # join a saga that runs already: deferred like any other
+            row = await self._answer(run, until)
+            if row is None or row.answer_status is None:
+                return None
+            return Reply(status=row.answer_status, body=row.answer_body, replayed=replayed)
+
+    async def compensate(
+        self,
+        saga_id: str,
+        *,
+        requested_by: str,
+        reason: str,
+        trace: TraceContext,
+        wait_seconds: float,
+    ) -> Snapshot:
+        """See `ports.engine.Engine`."""
+        until = asyncio.get_running_loop().time() + wait_seconds
+        now = self._clock.now()
+        request = e.CompensationRequested(at=now, requested_by=requested_by, reason=reason)
+        while True:
+            run = self._runs.get(saga_id)
+            if run is None:
+                run = self._open(saga_id)
+                run.request = request
+                self._launch(run, trace)
+                await asyncio.shield(run.opened)
+                break
+            await asyncio.shield(run.opened)
+            if run.over or run.saga is None:
+                continue
+            if run.saga.state not in UNDONE and run.saga.requested_by != requested_by:
+                try:
+                    await run.post_durably(request)
+                except RunOver:
+                    continue
+            break
+        while not _settled(self._plan, run):
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0 or not await run.watch(left):
+                break
+        return self._snapshot(run)
+
+    async def look(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
+        """See `ports.engine.Engine`."""
+        run = self._runs.get(saga_id)
+        if run is not None and wait_seconds > 0 and run.saga is not None and not run.saga.ended:
+            await run.watch(wait_seconds)
+        if run is not None and run.saga is not None and run.row is not None:
+            return self._snapshot(run)
+        row = await self._store.get(saga_id)
+        if row is None:
+            return None
+        entries = await self._store.entries(saga_id)
+        saga = self._interpreter.fold(saga_id, entries)
+        return Snapshot(row=row, saga=saga, next_at=row.due_at)
+
+    async def journal(self, saga_id: str) -> list[Entry]:
+        """See `ports.engine.Engine`."""
+        return await self._store.entries(saga_id)
+
+    async def page(self, which: Filter) -> list[SagaRow]:
+        """See `ports.engine.Engine`."""
+        return await self._store.page(which)
+
+    async def count(self) -> dict[SagaState, int]:
+        """See `ports.engine.Engine`."""
+        return await self._store.count()
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        if self._draining:
+            raise Busy("draining: this process is about to stop", retry_after=2.0)
+        if not self._recovered:
+            raise Busy("starting: unfinished sagas are being taken over", retry_after=1.0)
+        if len(self._runs) >= self._limits.sagas_max:
+            raise Busy(f"{len(self._runs)} sagas are running, the limit", retry_after=1.0)
+
+    def _offer(
+        self,
+        envelope: Envelope,
+        print_: str,
+        trace: TraceContext,
+        deadline: float | None,
+        respond_async: bool,
+    ) -> tuple[Context, e.Accepted]:
+        now = self._clock.now()
+        if deadline is not None:
+            if deadline <= now:
+                raise WireError(
+                    504,
+                    "Deadline over",
+                    f"the deadline of saga {envelope.saga_id} was over on arrival",
+                    hint="compensate yourself; nothing was executed here",
+                )
+            deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
+        self._participant.check(envelope.data)
+        context = Context(
+            envelope=envelope,
+            envelope_bytes=encode_envelope(envelope),
+            fingerprint=print_,
+            trace=trace,
+        )
+        upstream = envelope.trail[-1].stage if envelope.trail else ""
+        accepted = e.Accepted(
+            at=now,
+            deadline=deadline,
+            upstream=upstream if self._links.knows(upstream) else "",
+            deferred=respond_async,
+        )
+        return context, accepted
+
+    async def _answer(self, run: Run, until: float) -> SagaRow | None:
+        """The row once it holds an answer; None when the caller is to be told 202.
+
+        That is journaled before it is said, so the end of the saga knows whether the caller
+        still waits for it or has to be told.
+        """
+        loop = asyncio.get_running_loop()
+        while not _answerable(run):
+            assert run.saga is not None
+            left = until - loop.time()
+            if left > 0 and not run.saga.parked and not run.over:
+                await run.watch(left)
+            elif run.over or run.saga.deferred:
+                return None
+            else:
+                with suppress(RunOver):
+                    await run.post_durably(e.AnswerDeferred(at=self._clock.now()))
+        return run.row
+
+    def _open(self, saga_id: str) -> Run:
+        run = Run(saga_id)
+        run.opened.add_done_callback(_retrieve)
+        self._runs[saga_id] = run
+        return run
+
+    def _resume(self, saga_id: str) -> None:
+        if saga_id not in self._runs:
+            self._launch(self._open(saga_id))
+
+    def _launch(self, run: Run, trace: TraceContext | None = None) -> None:
+        self._spawn(self._live(run, trace or TraceContext()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _live(self, run: Run, trace: TraceContext) -> None:
+        """The life of a run: open the saga, advance it until it rests, let go of it."""
+        outcome = "stopped"
+        try:
+            advanced = await self._first(run, trace)
+            if advanced is not None:
+                outcome = await self._loop(run, advanced)
+        except StaleEpoch:
+            outcome = "taken_over"
+        except StoreUnavailable as error:
+            self._fail(run, error)
+        except (WireError, Busy) as error:
+            self._fail(run, error)
+        except JournalMismatch as error:
+            self._fail(run, error)
+            await self._park(run, str(error))
+        except Exception as error:
+            self._fail(run, error)
+            await self._park(run, f"{type(error).__name__}: {error}")
+            outcome = "defect"
+        finally:
+            self._leave(run, outcome)
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        if not run.opened.done():
+            run.opened.set_exception(error)
+
+    def _leave(self, run: Run, outcome: str) -> None:
+        run.over = True
+        if self._runs.get(run.saga_id) is run:
+            del self._runs[run.saga_id]
+        if not run.opened.done():
+            run.opened.set_exception(Busy("the process is stopping"))
+        for letter in run.inbox:
+            if letter.durable is not None and not letter.durable.done():
+                letter.durable.set_exception(RunOver())
+        run.changed()
+        if run.span is not None:
+            run.span.end(run.saga.state.value if run.saga is not None else outcome)
+
+    async def _first(self, run: Run, trace: TraceContext) -> Advanced | None:
+        """Accept the saga, or take it over; None when there is nothing to run."""
+        # Where somebody waits for the answer it is theirs to ask again while the database is away.
+        asked = run.offer is not None or run.request is not None
+        open_saga = self._store.transact if asked else self._persist
+        adopted = await open_saga(lambda unit: self._take_over(unit, run, trace))
+        if adopted is not None:
+            self._adopt(run, adopted)
+        if not run.opened.done():
+            run.opened.set_result(None)
+        return adopted.advanced if adopted is not None else None
+
+    async def _loop(self, run: Run, advanced: Advanced) -> str:
+        """Journal, then act: what is durable is sent, what comes back is journaled."""
+        while True:
+            for outgoing in advanced.outgoing:
+                run.in_flight += 1
+                assert run.saga is not None
+                self._spawn(self._send(run, run.saga, outgoing))
+            if not run.inbox and run.in_flight == 0 and self._may_leave(run, advanced):
+                return "rests"
+            wait = None
+            if advanced.rest_until is not None:
+                wait = advanced.rest_until - self._clock.now()
+            await run.wait(wait)
+            letters = list(run.inbox)
+            run.inbox.clear()
+            advanced = await self._step(run, letters)
+
+    def _may_leave(self, run: Run, advanced: Advanced) -> bool:
+        if advanced.rest_until is None or self._draining:
+            return True
+        far = advanced.rest_until - self._clock.now() > EVICT_AFTER_SECONDS
+        return far and not run.watched
+
+    async def _send(self, run: Run, saga: Saga, outgoing: Outgoing) -> None:
+        assert run.context is not None
+        try:
+            event = await self._sender.send(saga, run.context, outgoing, run.post_durably)
+        except Exception as error:  # a defect of ours; the attempt may have left
+            self._observer.happened(
+                run.saga_id,
+                self._plan.stage,
+                e.Parked(at=self._clock.now(), reason=f"send failed: {error!r}"),
+                run.context.trace,
+            )
+            event = e.StepInDoubt(
+                at=self._clock.now(), step=outgoing.do.step, reason=f"defect: {error!r}"
+            )
+        run.in_flight -= 1
+        run.post(event)
+
+    async def _step(self, run: Run, letters: Sequence[Letter]) -> Advanced:
+        assert run.saga is not None and run.context is not None
+        saga, context = run.saga, run.context
+        events = [letter.event for letter in letters]
+        trace = run.span.context if run.span is not None else context.trace
+
+        async def work(unit: Unit) -> _Adopted:
+            advanced = await self._interpreter.advance(unit, saga, context, events, trace)
+            row = self._row(run, advanced, context)
+            if advanced.events:
+                await unit.save(row, advanced.events, epoch=saga.epoch)
+            return _Adopted(context=context, row=row, advanced=advanced)
+
+        adopted = await self._persist(work)
+        self._adopt(run, adopted)
+        for letter in letters:
+            if letter.durable is not None and not letter.durable.done():
+                letter.durable.set_result(None)
+        return adopted.advanced
+
+    async def _take_over(self, unit: Unit, run: Run, trace: TraceContext) -> _Adopted | None:
+        """The first unit of a run: accept, bury, or load and claim with a new epoch."""
+        row = await unit.load(run.saga_id)
+        if row is None:
+            return await self._begin(unit, run, trace)
+        context = context_of(row)
+        saga = self._interpreter.fold(run.saga_id, await unit.journal(run.saga_id))
+        now = self._clock.now()
+        claim: list[e.Event] = []
+        if run.request is not None and saga.state not in UNDONE:
+            claim.append(run.request)
+        if not claim and (saga.ended or saga.parked) and row.due_at is None:
+            run.replayed = True
+            advanced = Advanced(saga=saga, events=[], outgoing=[], rest_until=None)
+            return _Adopted(context=context, row=row, advanced=advanced)
+        claim.insert(0, e.Recovered(at=now, epoch=row.epoch + 1))
+        span = self._begin_span(run, saga, context.trace)
+        advanced = await self._interpreter.advance(unit, saga, context, claim, span.context)
+        fresh = self._row(run, advanced, context)
+        await unit.save(fresh, advanced.events, epoch=row.epoch)
+        return _Adopted(context=context, row=fresh, advanced=advanced, span=span)
+
+    async def _begin(self, unit: Unit, run: Run, trace: TraceContext) -> _Adopted | None:
+        """A saga never seen: accept what is offered, or bury what was to be compensated."""
+        saga = Saga(id=run.saga_id)
+        first: e.Event
+        if run.offer is not None:
+            context, first = run.offer
+        elif run.request is not None:
+            context = Context(envelope=None, envelope_bytes=b"", fingerprint="", trace=trace)
+            first = e.Tombstoned(
+                at=run.request.at,
+                requested_by=run.request.requested_by or "unknown",
+                reason=run.request.reason,
+            )
+        else:
+            return None
+        span = self._begin_span(run, saga, context.trace)
+        advanced = await self._interpreter.advance(unit, saga, context, [first], span.context)
+        row = self._row(run, advanced, context)
+        await unit.insert(row, advanced.events)
+        return _Adopted(context=context, row=row, advanced=advanced, span=span)
+
+    def _begin_span(self, run: Run, saga: Saga, trace: TraceContext) -> Span:
+        links = [step.compensation_span or step.span for step in saga.steps.values()]
+        return self._observer.run(
+            run.saga_id, self._plan.stage, trace, [link for link in links if link]
+        )
+
+    def _row(self, run: Run, advanced: Advanced, context: Context) -> SagaRow:
+        return row_of(
+            self._plan,
+            self._participant,
+            advanced.saga,
+            context,
+            rest_until=advanced.rest_until,
+            running=bool(advanced.outgoing) or run.in_flight > 0,
+        )
+
+    def _adopt(self, run: Run, adopted: _Adopted) -> None:
+        """Take over what has become durable, tell the observer, wake who waits."""
+        run.saga, run.context, run.row = adopted.advanced.saga, adopted.context, adopted.row
+        if adopted.span is not None:
+            run.span = adopted.span
+        for event in adopted.advanced.events:
+            self._observer.happened(run.saga_id, self._plan.stage, event, adopted.context.trace)
+        if adopted.advanced.events:
+            run.changed()
+
+    async def _persist(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        """Run a unit until it is durable: the database may be away for long (rule 16)."""
+        attempt = 0
+        while True:
+            try:
+                return await self._store.transact(work)
+            except StoreUnavailable:
+                if self._draining:
+                    raise
+                attempt += 1
+                await self._clock.sleep(STORE_RETRY.backoff_seconds(attempt, "store"))
+
+    async def _park(self, run: Run, reason: str) -> None:
+        """A saga that cannot be run must not be tried for ever, nor stop the others."""
+        row = run.row or await self._store.get(run.saga_id)
+        if row is None or row.answer_status is not None:
+            return
+        now = self._clock.now()
+        parked = msgspec.structs.replace(
+            row, parked=reason[:500], due_at=None, length=row.length + 1, updated_at=now
+        )
+        event = e.Parked(at=now, reason=reason[:500])
+        try:
+            await self._store.transact(lambda unit: unit.save(parked, [event], epoch=row.epoch))
+        except (StoreUnavailable, StaleEpoch, StageError):
+            return  # it stays due, and is tried again at the next scan
+        self._observer.happened(
+            run.saga_id,
+            self._plan.stage,
+            event,
+            TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
+        )
+
+    async def _scan(self) -> None:
+        """Bring back what is due and not in memory."""
+        while True:
+            await self._clock.sleep(RECOVERY_SCAN_SECONDS)
+            try:
+                for saga_id in await self._store.due(self._clock.now(), RECOVERY_IDS_MAX):
+                    self._resume(saga_id)
+            except StoreUnavailable:
+                continue
+
+    def _snapshot(self, run: Run) -> Snapshot:
+        assert run.saga is not None and run.row is not None
+        return Snapshot(
+            row=run.row,
+            saga=run.saga,
+            next_at=run.row.due_at if run.in_flight == 0 else None,
+            running=run.in_flight > 0,
+        )
+
+
+class RunOver(Exception):
+    """The run left memory before it took the event; the saga has to be opened anew."""
+
+
+class _Adopted(msgspec.Struct, kw_only=True):
+    """What a unit leaves behind once it is durable."""
+
+    context: Context
+    row: SagaRow
+    advanced: Advanced
+    span: Span | None = None
+
+
+def _answerable(run: Run) -> bool:
+    return run.row is not None and run.row.answer_status is not None
+
+
+def _settled(plan: Plan, run: Run) -> bool:
+    """True when waiting for the compensation would not change the answer."""
+    saga = run.saga
+    if saga is None or run.over or saga.parked or saga.state in UNDONE:
+        return True
+    return past_pivot(plan, saga)
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,292 @@
+"""The loop of one saga: journal what happened, then do what follows from it.
+
+`advance` runs inside one unit of the store. It folds the new events, asks the machine what is to
+be done, runs local transactions at once, and writes down the intent of everything that has to
+leave the process. When the unit is durable the engine sends that (`Outgoing`), and comes back
+with how it ended. Every engine shares this loop; it decides only when and where it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.errors import JournalMismatch, StageError
+from stage.core.ids import Direction, idempotency_key
+from stage.core.machine import Impossible, Saga, decide, evolve
+from stage.core.outcome import FailureKind
+from stage.core.steps import StepKind
+from stage.engine.context import Context, enriched, view_of
+from stage.ports.clock import Clock
+from stage.ports.observer import Observer, Span, TraceContext
+from stage.ports.stage import Conversation, Failed, Finished, Participant, Send, Turn
+from stage.ports.store import Entry, Unit
+
+DECISIONS_MAX = 10_000
+"""Decisions in one unit; more means that the machine does not come to rest."""
+
+
+class Outgoing(msgspec.Struct, kw_only=True):
+    """Something to be sent, its intent already written. `turn` is where its function stands."""
+
+    do: Do
+    span: Span
+    key: str
+    conversation: Conversation | None = None
+    turn: Turn | None = None
+    body: bytes = b""
+
+
+class Advanced(msgspec.Struct, kw_only=True):
+    """Where the unit left the saga, the events it appended, and what is to be sent."""
+
+    saga: Saga
+    events: list[e.Event]
+    outgoing: list[Outgoing]
+    rest_until: float | None
+
+
+class Interpreter:
+    """Advances the sagas of one stage."""
+
+    def __init__(self, participant: Participant, observer: Observer, clock: Clock) -> None:
+        self.participant = participant
+        self.plan = participant.plan
+        self._observer = observer
+        self._clock = clock
+
+    def fold(self, saga_id: str, entries: Sequence[Entry]) -> Saga:
+        """The state of a saga from its journal. Raises JournalMismatch."""
+        saga = Saga(id=saga_id)
+        try:
+            for entry in entries:
+                saga = evolve(self.plan, saga, entry.event)
+        except (Impossible, KeyError) as error:
+            raise JournalMismatch(
+                f"the journal of saga {saga_id} does not fit stage {self.plan.stage!r} as it is"
+                f" declared now ({error}): run it with the version that wrote it, or settle it"
+            ) from error
+        return saga
+
+    async def advance(
+        self,
+        unit: Unit,
+        saga: Saga,
+        context: Context,
+        events: Sequence[e.Event],
+        trace: TraceContext,
+    ) -> Advanced:
+        """Journal the events, then act until nothing is left to do here."""
+        done = Advanced(saga=saga, events=[], outgoing=[], rest_until=None)
+        for event in events:
+            self._record(done, event)
+        for _ in range(DECISIONS_MAX):
+            now = self._clock.now()
+            for command in decide(self.plan, done.saga, now):
+                match command:
+                    case Record():
+                        self._record(done, command.event)
+                    case Do():
+                        await self._do(unit, done, context, command, now, trace)
+                    case Rest():
+                        done.rest_until = command.until
+                        return done
+                    case _:
+                        assert_never(command)
+        raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
+
+    def _record(self, done: Advanced, event: e.Event) -> None:
+        done.saga = evolve(self.plan, done.saga, event)
+        done.events.append(event)
+
+    async def _do(
+        self, unit: Unit, done: Advanced, context: Context, do: Do, now: float, trace: TraceContext
+    ) -> None:
+        if do.activity is Activity.TELL:
+            self._tell(done, do, now, trace)
+        elif self.plan.step(do.step).kind is StepKind.TRANSACTION:
+            await self._transact(unit, done, context, do, now, trace)
+        else:
+            self._prepare(done, context, do, now, trace)
+
+    async def _transact(
+        self, unit: Unit, done: Advanced, context: Context, do: Do, now: float, trace: TraceContext
+    ) -> None:
+        """Run a transaction or its compensation in this unit, and record how it ended."""
+        span = self._span(done.saga, do, trace)
+        view = view_of(
+            done.saga, context, key=self._key(done.saga, do), attempt=do.attempt, now=now
+        )
+        participant = self.participant
+        if do.activity is Activity.COMPENSATE:
+            started = e.CompensationStarted(
+                at=now, step=do.step, attempt=do.attempt, span=span.span_id
+            )
+            self._record(done, started)
+        turn: Turn
+        try:
+            result = await unit.attempt(
+                lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
+            )
+            turn = Finished(result=result)
+        except StageError:
+            raise
+        except Exception as error:
+            turn = participant.explain(error)
+        event = outcome_event(do, turn, self._clock.now())
+        self._record(done, event)
+        span.end(e.name_of(event), getattr(event, "reason", ""))
+
+    def _prepare(
+        self, done: Advanced, context: Context, do: Do, now: float, trace: TraceContext
+    ) -> None:
+        """Write down the intent of a call, a probe, a forward or their compensation."""
+        step = self.plan.step(do.step)
+        span = self._span(done.saga, do, trace)
+        key = self._key(done.saga, do)
+        outgoing = Outgoing(do=do, span=span, key=key)
+        request: e.Request | None = None
+        if step.kind is StepKind.CALL:
+            outgoing.conversation = self.converse(done.saga, context, do, key, now)
+            outgoing.turn = outgoing.conversation.begin()
+            if isinstance(outgoing.turn, Send) and not stored_requests(done.saga, do):
+                request = outgoing.turn.request
+        elif do.activity is Activity.EXECUTE:
+            stored = stored_requests(done.saga, do)
+            if stored:
+                outgoing.body = stored[0].body
+            else:
+                outgoing.body = enriched(self.participant, done.saga, context, now)
+                request = e.Request(method="POST", path="/sagas", body=outgoing.body)
+        self._record(done, self._started(do, key, span, request, now))
+        if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
+            event = outcome_event(do, outgoing.turn, now)
+            self._record(done, event)
+            span.end(e.name_of(event))
+        else:
+            done.outgoing.append(outgoing)
+
+    def _started(
+        self, do: Do, key: str, span: Span, request: e.Request | None, now: float
+    ) -> e.Event:
+        match do.activity:
+            case Activity.EXECUTE:
+                return e.StepStarted(
+                    at=now,
+                    step=do.step,
+                    attempt=do.attempt,
+                    key=key,
+                    span=span.span_id,
+                    request=request,
+                )
+            case Activity.PROBE:
+                return e.ProbeStarted(at=now, step=do.step, span=span.span_id)
+            case Activity.COMPENSATE:
+                return e.CompensationStarted(
+                    at=now,
+                    step=do.step,
+                    attempt=do.attempt,
+                    key=key,
+                    span=span.span_id,
+                    request=request,
+                )
+            case Activity.TELL:
+                return e.TellStarted(at=now, attempt=do.attempt, span=span.span_id)
+            case _:
+                assert_never(do.activity)
+
+    def _tell(self, done: Advanced, do: Do, now: float, trace: TraceContext) -> None:
+        span = self._span(done.saga, do, trace)
+        self._record(done, self._started(do, "", span, None, now))
+        done.outgoing.append(Outgoing(do=do, span=span, key=""))
+
+    def converse(self, saga: Saga, context: Context, do: Do, key: str, now: float) -> Conversation:
+        """A conversation with the author's function for that call."""
+        view = view_of(saga, context, key=key, attempt=do.attempt, now=now)
+        return self.participant.converse(do.activity, do.step, view)
+
+    def _key(self, saga: Saga, do: Do) -> str:
+        direction = Direction.UNDO if do.activity is Activity.COMPENSATE else Direction.DO
+        return idempotency_key(saga.id, self.plan.stage, do.step, direction)
+
+    def _span(self, saga: Saga, do: Do, trace: TraceContext) -> Span:
+        links: tuple[str, ...] = ()
+        peer = saga.upstream
+        if do.step:
+            known = saga.steps.get(do.step)
+            peer = self.plan.step(do.step).peer
+            if known is not None:
+                links = tuple(filter(None, (known.span, known.compensation_span)))
+        elif saga.tell_span:
+            links = (saga.tell_span,)
+        return self._observer.attempt(
+            saga.id,
+            self.plan.stage,
+            do.step or "tell_upstream",
+            do.activity,
+            do.attempt,
+            peer=peer,
+            parent=trace,
+            links=links,
+        )
+
+
+def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:
+    """The requests of that activity whose intent is durable; a repeat sends the same bytes."""
+    known = saga.steps.get(do.step)
+    if known is None or do.activity is Activity.PROBE:
+        return ()
+    return known.requests if do.activity is Activity.EXECUTE else known.compensation_requests
+
+
+def outcome_event(do: Do, turn: Turn, at: float) -> e.Outcome:
+    """What an ended function means for the journal."""
+    match turn:
+        case Finished():
+            match do.activity:
+                case Activity.EXECUTE:
+                    return e.StepSucceeded(at=at, step=do.step, result=turn.result)
+                case Activity.PROBE:
+                    if bytes(turn.result) == b"null":
+                        return e.ProbeNotThere(at=at, step=do.step)
+                    return e.ProbeFound(at=at, step=do.step, result=turn.result)
+                case Activity.COMPENSATE | Activity.TELL:
+                    return e.CompensationSucceeded(at=at, step=do.step)
+                case _:
+                    assert_never(do.activity)
+        case Failed():
+            return _failure_event(do, turn, at)
+        case _:
+            raise StageError(f"step {do.step!r} has not ended: {turn!r}")
+
+
+def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
+    if do.activity is Activity.PROBE:
+        return e.ProbeFailed(at=at, step=do.step, reason=failed.reason)
+    if do.activity is Activity.COMPENSATE:
+        if failed.kind is FailureKind.REFUSED:
+            return e.CompensationRefused(at=at, step=do.step, reason=failed.reason)
+        return e.CompensationDelayed(
+            at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
+        )
+    match failed.kind:
+        case FailureKind.REFUSED:
+            return e.StepRefused(
+                at=at, step=do.step, reason=failed.reason, may_stand=failed.may_stand
+            )
+        case FailureKind.TRANSIENT:
+            return e.StepTransient(
+                at=at,
+                step=do.step,
+                reason=failed.reason,
+                retry_after=failed.retry_after,
+                may_stand=failed.may_stand,
+            )
+        case FailureKind.IN_DOUBT:
+            return e.StepInDoubt(at=at, step=do.step, reason=failed.reason)
+        case _:
+            assert_never(failed.kind)

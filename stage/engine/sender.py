@@ -1,0 +1,199 @@
+"""Does what leaves the process: sends one outgoing attempt and says how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import assert_never
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.commands import Activity
+from stage.core.machine import Saga
+from stage.core.outcome import FailureKind
+from stage.core.steps import StepKind
+from stage.engine.context import Context
+from stage.engine.interpreter import Interpreter, Outgoing, outcome_event, stored_requests
+from stage.ports.clock import Clock
+from stage.ports.links import Accepted, Cannot, Compensated, Executed, Links, Refused
+from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
+
+Journal = Callable[[e.Event], Awaitable[None]]
+"""Makes an event durable before it returns."""
+
+FORWARD_COMPENSATION_TIMEOUT_SECONDS = 30.0
+
+
+class Sender:
+    """Sends for one stage. Never raises for what the world does: everything is an outcome."""
+
+    def __init__(self, interpreter: Interpreter, links: Links, clock: Clock) -> None:
+        self._interpreter = interpreter
+        self._plan = interpreter.plan
+        self._links = links
+        self._clock = clock
+
+    async def send(
+        self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
+    ) -> e.Outcome:
+        """Send one attempt; how it ended, as an event. The span is ended with it."""
+        do = outgoing.do
+        if do.activity is Activity.TELL:
+            event = await self._tell(saga, outgoing)
+        elif self._plan.step(do.step).kind is StepKind.CALL:
+            event = await self._call(saga, context, outgoing, journal)
+        elif do.activity is Activity.EXECUTE:
+            event = await self._forward(saga, outgoing)
+        else:
+            event = await self._compensate_downstream(saga, outgoing)
+        outgoing.span.end(e.name_of(event), getattr(event, "reason", ""))
+        return event
+
+    async def _call(
+        self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
+    ) -> e.Outcome:
+        step = self._plan.step(outgoing.do.step)
+        budget = None if outgoing.do.activity is Activity.COMPENSATE else self._budget(saga)
+        seconds = step.timeout_seconds
+        if outgoing.do.activity is Activity.EXECUTE and budget is not None:
+            seconds = min(seconds, max(budget, 0.001))
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._converse(saga, context, outgoing, journal, budget, seconds)
+        except TimeoutError:
+            failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"no answer within {seconds:g} s")
+            return outcome_event(outgoing.do, failed, self._clock.now())
+
+    async def _converse(
+        self,
+        saga: Saga,
+        context: Context,
+        outgoing: Outgoing,
+        journal: Journal,
+        budget: float | None,
+        seconds: float,
+    ) -> e.Outcome:
+        do, peer = outgoing.do, self._plan.step(outgoing.do.step).peer
+        stored = stored_requests(saga, do)
+        turn, conversation = outgoing.turn, outgoing.conversation
+        assert conversation is not None and turn is not None
+        if isinstance(turn, Foreign):
+            now = self._clock.now()
+            conversation = self._interpreter.converse(saga, context, do, outgoing.key, now)
+            turn = await conversation.proceed()
+        try:
+            while isinstance(turn, Send):
+                request = turn.request
+                if turn.ordinal <= len(stored):
+                    request = stored[turn.ordinal - 1]
+                elif do.activity is not Activity.PROBE:
+                    undo = do.activity is Activity.COMPENSATE
+                    await journal(
+                        e.RequestPrepared(
+                            at=self._clock.now(),
+                            step=do.step,
+                            ordinal=turn.ordinal,
+                            request=request,
+                            compensation=undo,
+                        )
+                    )
+                key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"
+                answer: Answer | Lost = await self._links.exchange(
+                    peer,
+                    request,
+                    key=key,
+                    trace=outgoing.span.context,
+                    budget=budget,
+                    timeout=seconds,
+                )
+                turn = await conversation.resume(answer)
+        finally:
+            conversation.close()
+        return outcome_event(do, turn, self._clock.now())
+
+    async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+        name = outgoing.do.step
+        step = self._plan.step(name)
+        budget = self._budget(saga)
+        seconds = step.timeout_seconds
+        if budget is not None:
+            seconds = min(seconds, max(budget, 0.001))
+        reply = await self._links.forward(
+            step.peer,
+            saga.id,
+            outgoing.body,
+            trace=outgoing.span.context,
+            budget=budget,
+            timeout=seconds,
+        )
+        at = self._clock.now()
+        match reply:
+            case Executed():
+                return e.StepSucceeded(at=at, step=name, result=msgspec.Raw(reply.data))
+            case Accepted():
+                return e.StepPending(at=at, step=name, retry_after=reply.retry_after)
+            case Refused():
+                return e.StepRefused(at=at, step=name, reason=f"{step.peer}: {reply.reason}")
+            case Lost(certain=True):
+                return e.StepTransient(
+                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
+                )
+            case Lost():
+                return e.StepInDoubt(at=at, step=name, reason=reply.reason)
+            case _:
+                assert_never(reply)
+
+    async def _compensate_downstream(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+        name = outgoing.do.step
+        reply = await self._links.compensate(
+            self._plan.step(name).peer,
+            saga.id,
+            requested_by=self._plan.stage,
+            reason=saga.reason,
+            trace=outgoing.span.context,
+            timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
+        )
+        at = self._clock.now()
+        match reply:
+            case Compensated():
+                return e.CompensationSucceeded(at=at, step=name)
+            case Accepted():
+                return e.CompensationDelayed(
+                    at=at, step=name, reason="still compensating", retry_after=reply.retry_after
+                )
+            case Cannot():
+                return e.CompensationRefused(
+                    at=at, step=name, reason=reply.reason, stands=reply.stands
+                )
+            case Lost():
+                return e.CompensationDelayed(
+                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
+                )
+            case _:
+                assert_never(reply)
+
+    async def _tell(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+        reply = await self._links.compensate(
+            saga.upstream,
+            saga.id,
+            requested_by=self._plan.stage,
+            reason=saga.reason,
+            trace=outgoing.span.context,
+            timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
+        )
+        at = self._clock.now()
+        match reply:
+            case Compensated():
+                return e.TellDelivered(at=at, status=200)
+            case Accepted():
+                return e.TellDelivered(at=at, status=202)
+            case Cannot():
+                return e.TellRefused(at=at, reason=reply.reason)
+            case Lost():
+                return e.TellDelayed(at=at, reason=reply.reason, retry_after=reply.retry_after)
+            case _:
+                assert_never(reply)
+
+    def _budget(self, saga: Saga) -> float | None:
+        return None if saga.deadline is None else max(0.0, saga.deadline - self._clock.now())

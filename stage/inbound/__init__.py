@@ -1,0 +1,1 @@
+"""The edge: HTTP in, one file an endpoint."""

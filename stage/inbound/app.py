@@ -1,0 +1,32 @@
+"""The aiohttp application: routes and nothing else."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from stage.inbound.compensate import compensate
+from stage.inbound.execute import execute
+from stage.inbound.keys import EDGE, Edge
+from stage.inbound.look import list_sagas, look
+from stage.inbound.middleware import edge_middleware
+from stage.inbound.openapi import docs, openapi
+from stage.inbound.platform import descriptor, healthz, metrics, readyz
+
+
+def make_app() -> web.Application:
+    """The application without its keys; `EDGE` must be set before it starts."""
+    app = web.Application(middlewares=[edge_middleware])
+    app.router.add_post("/sagas", execute)
+    app.router.add_get("/sagas", list_sagas, allow_head=False)
+    app.router.add_get("/sagas/{saga_id}", look, name="saga", allow_head=False)
+    app.router.add_post("/sagas/{saga_id}/compensate", compensate)
+    app.router.add_get("/.well-known/stage", descriptor)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/openapi.json", openapi)
+    app.router.add_get("/docs", docs)
+    return app
+
+
+__all__ = ["EDGE", "Edge", "make_app"]

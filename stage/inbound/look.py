@@ -1,0 +1,172 @@
+"""`GET /sagas/{id}` and `GET /sagas`: where a saga stands, what happened, what comes next."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from stage.core.describe import next_action
+from stage.core.events import Event, encode_event, name_of
+from stage.core.machine import what_stands
+from stage.core.states import SagaState, Tell
+from stage.core.steps import Plan
+from stage.inbound.keys import EDGE, Edge
+from stage.inbound.read import saga_id_of, wait_of
+from stage.ports.engine import Snapshot
+from stage.ports.store import Entry, Filter, SagaRow
+from stage.wire import headers as h
+from stage.wire.envelope import format_instant
+from stage.wire.outcome import Outcome
+from stage.wire.problem import WireError
+from stage.wire.views import JournalView, SagaPage, SagaView, StepView
+
+PAGE_MAX = 500
+OUTCOMES = {
+    SagaState.ACTIVE: Outcome.IN_PROGRESS,
+    SagaState.COMPENSATING: Outcome.IN_PROGRESS,
+    SagaState.COMPLETED: Outcome.EXECUTED,
+    SagaState.COMPENSATED: Outcome.COMPENSATED,
+    SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
+}
+PRIVATE = ("request", "result")
+"""Members of events that stay in the journal: undo data and payloads."""
+
+
+async def look(request: web.Request) -> web.Response:
+    """One saga; `Prefer: wait=N` waits for a change, `?view=journal` lists what happened."""
+    edge = request.app[EDGE]
+    saga_id = saga_id_of(request)
+    view = request.query.get("view", "")
+    if view == "journal":
+        entries = await edge.engine.journal(saga_id)
+        if not entries:
+            raise _never_seen(saga_id)
+        return _json(_journal(saga_id, entries))
+    if view:
+        raise WireError(
+            400, "Unknown view", f"there is no view {view!r}", hint="leave it out, or view=journal"
+        )
+    wait, _ = wait_of(request, 0.0, edge.wait_seconds_max)
+    snapshot = await edge.engine.look(saga_id, wait)
+    if snapshot is None:
+        raise _never_seen(saga_id)
+    return _json(view_of_snapshot(edge, snapshot))
+
+
+async def list_sagas(request: web.Request) -> web.Response:
+    """By `?state=` (repeatable) and `?parked=`; `?after=` is the last id of the page before."""
+    edge = request.app[EDGE]
+    query = request.query
+    try:
+        states = tuple(SagaState(state) for state in query.getall("state", []))
+        limit = min(int(query.get("limit", "50")), PAGE_MAX)
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
+    except ValueError as error:
+        raise WireError(
+            400,
+            "Query not understood",
+            str(error),
+            hint=f"states are {', '.join(SagaState)}; limit is 1 to {PAGE_MAX}",
+        ) from None
+    parked = {"true": True, "false": False}.get(query.get("parked", ""))
+    which = Filter(states=states, parked=parked, after=query.get("after", ""), limit=limit)
+    rows = await edge.engine.page(which)
+    views = [_row_view(edge, row) for row in rows]
+    return _json(SagaPage(sagas=views, next=rows[-1].id if len(rows) == limit else None))
+
+
+def view_of_snapshot(edge: Edge, snapshot: Snapshot) -> SagaView:
+    """The saga with its steps and its next action."""
+    plan, saga, row = edge.participant.plan, snapshot.saga, snapshot.row
+    action = next_action(plan, saga, edge.clock.now())
+    text, at = action if action is not None else (None, None)
+    if at is None and text is not None and not snapshot.running and snapshot.next_at is not None:
+        at = snapshot.next_at if not saga.parked else None
+    return msgspec.structs.replace(
+        _row_view(edge, row),
+        parked_reason=saga.parked or None,
+        next_action=text,
+        next_action_at=None if at is None else format_instant(at),
+        stands=list(what_stands(plan, saga)) if saga.ended else _may_stand(snapshot),
+        steps=_steps(plan, snapshot),
+        told_upstream=None if saga.tell is Tell.NO else saga.tell.value,
+        reason=saga.reason or None,
+        requested_by=saga.requested_by or None,
+    )
+
+
+def _may_stand(snapshot: Snapshot) -> list[str]:
+    return [name for name, step in snapshot.saga.steps.items() if step.may_stand]
+
+
+def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
+    views = []
+    for step in plan.steps:
+        known = snapshot.saga.steps.get(step.name)
+        views.append(
+            StepView(
+                name=step.name,
+                kind=step.kind.value,
+                phase=known.phase.value if known is not None else "not_started",
+                attempts=known.attempts if known is not None else 0,
+                compensation_attempts=known.compensation_attempts if known is not None else 0,
+                last_error=(known.error or None) if known is not None else None,
+                key=None,
+            )
+        )
+    return views
+
+
+def _row_view(edge: Edge, row: SagaRow) -> SagaView:
+    return SagaView(
+        saga_id=row.id,
+        stage=edge.participant.plan.stage,
+        state=row.state.value,
+        outcome=OUTCOMES[row.state],
+        parked=bool(row.parked),
+        parked_reason=row.parked or None,
+        epoch=row.epoch,
+        accepted_at=format_instant(row.accepted_at),
+        updated_at=format_instant(row.updated_at),
+        deadline=None if row.deadline is None else format_instant(row.deadline),
+        trace_id=row.traceparent[3:35] or None,
+        next_action=None,
+        next_action_at=None if row.due_at is None else format_instant(row.due_at),
+        stands=[],
+        steps=[],
+        told_upstream=None,
+    )
+
+
+def _journal(saga_id: str, entries: list[Entry]) -> JournalView:
+    return JournalView(saga_id=saga_id, entries=[_entry(entry) for entry in entries])
+
+
+def _entry(entry: Entry) -> dict[str, object]:
+    event: Event = entry.event
+    members = {
+        name: value
+        for name, value in msgspec.json.decode(encode_event(event)).items()
+        if name not in PRIVATE and name not in ("at", "event")
+    }
+    return {
+        "seq": entry.number,
+        "at": format_instant(event.at),
+        "event": name_of(event),
+        "epoch": entry.epoch,
+        **members,
+    }
+
+
+def _never_seen(saga_id: str) -> WireError:
+    return WireError(
+        404,
+        "Saga never seen",
+        f"saga {saga_id} was never seen here",
+        hint="check the id, and whether it was sent to this stage",
+    )
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type=h.CONTENT_JSON)

@@ -1,0 +1,1 @@
+"""What the stage says to others: external APIs, downstream, upstream."""

@@ -1,0 +1,202 @@
+"""All that the stage talks to, by configured name: the names in a body never become addresses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import assert_never
+from urllib.parse import quote
+
+import msgspec
+
+from stage.core.events import Request
+from stage.outbound.transport import Transport
+from stage.ports.links import (
+    Accepted,
+    Cannot,
+    Compensated,
+    CompensateReply,
+    Executed,
+    ForwardReply,
+    Refused,
+)
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Answer, Lost
+from stage.wire import headers as h
+from stage.wire.limits import DEFAULT_LIMITS
+from stage.wire.problem import WireError, decode_problem
+from stage.wire.replies import (
+    CompensateReply as ReplyToCompensate,
+)
+from stage.wire.replies import (
+    ReplyKind,
+    decode_executed,
+    encode_compensate,
+    kind_of_compensate_reply,
+    kind_of_reply,
+    parse_retry_after,
+)
+
+REASON_CHARS_MAX = 300
+
+
+class HttpLinks:
+    """The links over HTTP. Base URLs have no trailing slash."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        externals: Mapping[str, str],
+        downstreams: Mapping[str, str],
+        upstreams: Mapping[str, str],
+    ) -> None:
+        self._transport = transport
+        self._externals = _bases(externals)
+        self._neighbours = {**_bases(upstreams), **_bases(downstreams)}
+        self._downstreams = _bases(downstreams)
+
+    def knows(self, peer: str) -> bool:
+        """See `ports.links.Links`."""
+        return peer in self._externals or peer in self._neighbours
+
+    async def exchange(
+        self,
+        peer: str,
+        request: Request,
+        *,
+        key: str,
+        trace: TraceContext,
+        budget: float | None,
+        timeout: float,
+    ) -> Answer | Lost:
+        """See `ports.links.Links`."""
+        headers = [
+            *request.headers,
+            (h.IDEMPOTENCY_KEY, key),
+            *_trace(trace),
+            *_budget(budget),
+        ]
+        return await self._transport.send(
+            request.method,
+            self._externals[peer] + request.path,
+            headers=headers,
+            body=request.body,
+            timeout=timeout,
+        )
+
+    async def forward(
+        self,
+        peer: str,
+        saga_id: str,
+        body: bytes,
+        *,
+        trace: TraceContext,
+        budget: float | None,
+        timeout: float,
+    ) -> ForwardReply:
+        """See `ports.links.Links`."""
+        headers = [
+            ("Content-Type", h.CONTENT_JSON),
+            (h.IDEMPOTENCY_KEY, saga_id),
+            (h.PREFER, f"wait={max(1, int(timeout * 0.8))}"),
+            *_trace(trace),
+            *_budget(budget),
+        ]
+        answer = await self._transport.send(
+            "POST",
+            self._downstreams[peer] + "/sagas",
+            headers=headers,
+            body=body,
+            timeout=timeout,
+        )
+        return answer if isinstance(answer, Lost) else _read_forward(answer, saga_id)
+
+    async def compensate(
+        self,
+        peer: str,
+        saga_id: str,
+        *,
+        requested_by: str,
+        reason: str,
+        trace: TraceContext,
+        timeout: float,
+    ) -> CompensateReply:
+        """See `ports.links.Links`."""
+        body = encode_compensate(requested_by, reason)
+        answer = await self._transport.send(
+            "POST",
+            f"{self._neighbours[peer]}/sagas/{quote(saga_id, safe='~:')}/compensate",
+            headers=[("Content-Type", h.CONTENT_JSON), *_trace(trace)],
+            body=body,
+            timeout=timeout,
+        )
+        return answer if isinstance(answer, Lost) else _read_compensate(answer)
+
+
+def _read_forward(answer: Answer, saga_id: str) -> ForwardReply:
+    match kind_of_reply(answer.status):
+        case ReplyKind.EXECUTED:
+            try:
+                data = decode_executed(answer.body, saga_id, DEFAULT_LIMITS)
+            except WireError as error:
+                return Lost(reason=f"answered 200 with a body that is not understood: {error}")
+            return Executed(data=msgspec.Raw(msgspec.json.encode(data)))
+        case ReplyKind.ACCEPTED:
+            return Accepted(retry_after=_retry_after(answer))
+        case ReplyKind.REFUSED | ReplyKind.GONE | ReplyKind.REJECTED | ReplyKind.TOO_LATE:
+            return Refused(reason=_reason(answer))
+        case ReplyKind.NOT_NOW:
+            return Lost(reason=_reason(answer), certain=True, retry_after=_retry_after(answer))
+        case ReplyKind.UNKNOWN:
+            return Lost(reason=_reason(answer))
+        case kind:
+            assert_never(kind)
+
+
+def _read_compensate(answer: Answer) -> CompensateReply:
+    match kind_of_compensate_reply(answer.status):
+        case ReplyToCompensate.COMPENSATED:
+            return Compensated()
+        case ReplyToCompensate.ACCEPTED:
+            return Accepted(retry_after=_retry_after(answer))
+        case ReplyToCompensate.CANNOT:
+            problem = decode_problem(answer.body)
+            stands = problem.stands if problem is not None and problem.stands else ()
+            return Cannot(reason=_reason(answer), stands=tuple(stands))
+        case ReplyToCompensate.NOT_NOW | ReplyToCompensate.UNKNOWN:
+            return Lost(reason=_reason(answer), retry_after=_retry_after(answer))
+        case kind:
+            assert_never(kind)
+
+
+def _reason(answer: Answer) -> str:
+    problem = decode_problem(answer.body)
+    if problem is None:
+        return f"answered {answer.status}"
+    text = problem.detail or problem.title
+    return f"answered {answer.status}: {text}"[:REASON_CHARS_MAX]
+
+
+def _retry_after(answer: Answer) -> float | None:
+    for name, value in answer.headers:
+        if name.lower() == "retry-after":
+            return parse_retry_after(value, time.time())
+    return None
+
+
+def _trace(trace: TraceContext) -> list[tuple[str, str]]:
+    headers = []
+    if trace.traceparent:
+        headers.append((h.TRACEPARENT, trace.traceparent))
+        if trace.tracestate:
+            headers.append((h.TRACESTATE, trace.tracestate))
+    return headers
+
+
+def _budget(budget: float | None) -> list[tuple[str, str]]:
+    return [] if budget is None else [(h.SAGA_BUDGET_MS, str(max(0, int(budget * 1000))))]
+
+
+def _bases(urls: Mapping[str, str]) -> dict[str, str]:
+    return {name: url.rstrip("/") for name, url in urls.items()}

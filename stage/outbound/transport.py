@@ -1,0 +1,90 @@
+"""One HTTP request out: once, without redirects, capped, within a time. Never raises for the world.
+
+The session is ours: no cookies, no proxies from the environment, no silent resend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import aiohttp
+from yarl import URL
+
+from stage.outbound.classify import EXPECTED, classify_exception
+from stage.ports.stage import Answer, Lost
+
+ANSWER_BYTES_MAX = 1_048_576
+CONNECTIONS_PER_HOST_MAX = 100
+CONNECT_SECONDS_MAX = 5.0
+
+
+class Transport:
+    """A pool of connections with our rules. Open it in the event loop that uses it."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Create the pool."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS_PER_HOST_MAX),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            headers={"User-Agent": "stage", "Accept-Encoding": "identity"},
+        )
+        # aiohttp repeats GET, PUT and DELETE once on a connection that broke. Repeating is our
+        # decision, after the doubt is journaled.
+        self._session._retry_connection = False
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Iterable[tuple[str, str]],
+        body: bytes,
+        timeout: float,
+    ) -> Answer | Lost:
+        """Send once and read the whole answer; `timeout` in seconds covers both."""
+        assert self._session is not None, "open the transport first"
+        limits = aiohttp.ClientTimeout(total=timeout, connect=min(timeout, CONNECT_SECONDS_MAX))
+        try:
+            async with self._session.request(
+                method,
+                URL(url, encoded=True),
+                headers=list(headers),
+                data=body or None,
+                allow_redirects=False,
+                timeout=limits,
+            ) as response:
+                return await _read(response)
+        except EXPECTED as error:
+            return classify_exception(error)
+        except asyncio.IncompleteReadError as error:
+            return classify_exception(error)
+
+
+async def _read(response: aiohttp.ClientResponse) -> Answer | Lost:
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        return Lost(reason=f"answered {response.status} in encoding {encoding!r}, not asked for")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > ANSWER_BYTES_MAX:
+            response.close()
+            return Lost(
+                reason=f"answered {response.status} with more than {ANSWER_BYTES_MAX} bytes"
+            )
+        chunks.append(chunk)
+    return Answer(
+        status=response.status, headers=tuple(response.headers.items()), body=b"".join(chunks)
+    )
