@@ -188,10 +188,9 @@ def _http_date(text: str, now: float) -> float | None:
         return None
     year = int(found["year"])
     if len(found["year"]) == 2:
-        # More than 50 years ahead means the century before (RFC 9110, 5.6.7).
-        this_year = datetime.fromtimestamp(now, UTC).year
-        year += this_year // 100 * 100
-        year -= 100 if year > this_year + 50 else 0
+        # The latest such year that is at most 50 years ahead (RFC 9110, 5.6.7).
+        latest = datetime.fromtimestamp(now, UTC).year + 50
+        year = latest - (latest - year) % 100
     try:
         return datetime(
             year,

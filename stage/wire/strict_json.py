@@ -71,14 +71,17 @@ def decode_object(body: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any
 def encode_object(value: Any, data: Any) -> bytes:
     """The JSON of a value: the same value, the same bytes. `data` is what others put into it.
 
-    Members of objects are sorted, those of Structs stand as declared. Raises ValueError for what `decode_object` would refuse to read whatever its limits, because
-    the encoder would turn NaN into null: NaN, Infinity, lone surrogates, integers beyond 64 bits.
+    Members of objects are sorted, those of Structs stand as declared. Raises ValueError for what
+    cannot be read back whatever the limits: NaN and Infinity (which the encoder would turn into
+    null), lone surrogates, integers beyond 64 bits, names that are not strings, foreign types.
     """
     try:
         body = _encoder.encode(value)
     except RecursionError:
         raise ValueError("nested too deep for JSON, or within itself") from None
-    _check_numbers(data)
+    except TypeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    _check_sayable(data)
     return body
 
 
@@ -128,7 +131,7 @@ def _check_strings(root: dict[str, Any], limits: Limits) -> None:
             )
 
 
-def _check_numbers(root: Any) -> None:
+def _check_sayable(root: Any) -> None:
     nodes: list[Any] = [root]
     while nodes:
         node = nodes.pop()

@@ -1,0 +1,51 @@
+"""What hypothesis draws: JSON values, saga ids, envelopes, and bodies that are nearly right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from stage.wire.envelope import SAGA_ID_RE, STAGE_NAME_RE, Envelope, TrailEntry, format_instant
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+scalars: st.SearchStrategy[Any] = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts
+)
+values: st.SearchStrategy[Any] = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+objects: st.SearchStrategy[dict[str, Any]] = st.dictionaries(texts, values, max_size=5)
+saga_ids = st.from_regex(SAGA_ID_RE, fullmatch=True)
+stage_names = st.from_regex(STAGE_NAME_RE, fullmatch=True)
+# From the year 1 to the year 9999, in whole milliseconds.
+instants = st.integers(-62_135_596_800_000, 253_402_300_799_999).map(lambda ms: ms / 1000)
+trails = st.lists(
+    st.builds(TrailEntry, stage=stage_names, at=instants.map(format_instant)), max_size=4
+).map(tuple)
+envelopes = st.builds(
+    Envelope,
+    saga_id=saga_ids,
+    data=objects,
+    deadline=st.none() | instants,
+    trail=trails,
+)
+# Pieces of JSON in any order: closer to the edge than random bytes.
+pieces = st.lists(
+    st.sampled_from(
+        [
+            b"{", b"}", b"[", b"]", b":", b",", b'"', b'"a"', b'"saga_id"', b'"data"', b"\\u",
+            b"d800", b"\\", b"1", b"-", b"e9", b"1e999", b"NaN", b"Infinity", b"null", b"true",
+            b" ", b"\xff", b"\xef\xbb\xbf", b"9999999999999999999999", b'"deadline"', b"\x00",
+            b'"trail"',
+        ]
+    ),
+    max_size=25,
+).map(b"".join)  # fmt: skip
+bodies = st.binary(max_size=200) | pieces | pieces.map(lambda inner: b'{"a":' + inner + b"}")

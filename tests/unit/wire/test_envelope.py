@@ -1,0 +1,299 @@
+"""The envelope: what is accepted, what is refused and why, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+
+from stage.wire.envelope import (
+    SAGA_ID_RE,
+    Envelope,
+    TrailEntry,
+    check_saga_id,
+    decode_envelope,
+    encode_envelope,
+    fingerprint,
+    format_instant,
+    new_saga_id,
+    parse_instant,
+)
+from stage.wire.limits import Limits
+from stage.wire.problem import WireError
+from tests.unit.wire.corpus import NOT_STRICT_JSON
+from tests.unit.wire.refusals import refusal_of
+from tests.unit.wire.strategies import bodies, envelopes, instants, objects
+
+AT = "2026-11-23T02:29:58.120Z"
+GOOD: dict[str, Any] = {
+    "saga_id": "0193f0c4-7d1e-7c3a-9a55-0d6a3c1f2b10",
+    "protocol": 1,
+    "deadline": "2026-11-23T02:30:00Z",
+    "data": {"order_id": "o-1", "amount": 100, "currency": "KRW"},
+    "trail": [{"stage": "order", "at": AT}],
+}
+
+
+def test_the_envelope_of_the_protocol_is_read() -> None:
+    """The example of the protocol, member by member."""
+    assert (
+        Envelope(
+            saga_id="0193f0c4-7d1e-7c3a-9a55-0d6a3c1f2b10",
+            data={"order_id": "o-1", "amount": 100, "currency": "KRW"},
+            protocol=1,
+            deadline=1_795_401_000.0,
+            trail=(TrailEntry(stage="order", at=AT),),
+        )
+    ) == decode_envelope(msgspec.json.encode(GOOD))
+
+
+def test_the_least_envelope_is_read() -> None:
+    """Only the id and the data are required; a deadline of null is none."""
+    least = Envelope(saga_id="s", data={})
+
+    assert least == decode_envelope(b'{"saga_id":"s","data":{}}')
+    assert least == decode_envelope(b'{"saga_id":"s","data":{},"deadline":null,"protocol":1.0}')
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"extra": 1}, '"extra"'),
+    ({"Data": {}}, '"Data"'),
+    ({"protocol": 2}, "protocol"),
+    ({"protocol": 0}, "protocol"),
+    ({"protocol": True}, "protocol"),
+    ({"protocol": "1"}, "protocol"),
+    ({"protocol": 1.5}, "protocol"),
+    ({"protocol": None}, "protocol"),
+    ({"saga_id": ""}, "saga_id"),
+    ({"saga_id": "a" * 129}, "saga_id"),
+    ({"saga_id": "a/b"}, "saga_id"),
+    ({"saga_id": "a b"}, "saga_id"),
+    ({"saga_id": "a\n"}, "saga_id"),
+    ({"saga_id": "é"}, "saga_id"),
+    ({"saga_id": "%2e"}, "saga_id"),
+    ({"saga_id": "."}, "saga_id"),
+    ({"saga_id": ".."}, "saga_id"),
+    ({"saga_id": 7}, "saga_id"),
+    ({"saga_id": None}, "saga_id"),
+    ({"data": []}, "data"),
+    ({"data": None}, "data"),
+    ({"data": "x"}, "data"),
+    ({"deadline": 1_795_401_000}, "deadline"),
+    ({"deadline": "2026-11-23T02:30:00"}, "deadline"),
+    ({"deadline": "2026-11-23"}, "deadline"),
+    ({"deadline": "2026-11-23 02:30:00Z"}, "deadline"),
+    ({"deadline": "20261123T023000Z"}, "deadline"),
+    ({"deadline": "2026-11-23T02:30Z"}, "deadline"),
+    ({"deadline": "2026-02-30T02:30:00Z"}, "deadline"),
+    ({"deadline": "2026-11-23T24:00:00Z"}, "deadline"),
+    ({"deadline": "2026-11-23T02:30:60Z"}, "deadline"),
+    ({"deadline": "2026-11-23T02:30:00+24:00"}, "deadline"),
+    ({"deadline": "2026-11-23T02:30:00Z\n"}, "deadline"),
+    ({"deadline": "0000-01-01T00:00:00Z"}, "deadline"),
+    ({"deadline": "٢٠٢٦-11-23T02:30:00Z"}, "deadline"),
+    ({"deadline": ""}, "deadline"),
+    ({"trail": None}, "trail"),
+    ({"trail": {}}, "trail"),
+    ({"trail": [1]}, "trail[0]"),
+    ({"trail": ["order"]}, "trail[0]"),
+    ({"trail": [{"stage": "order", "at": AT}, {"stage": "order"}]}, "trail[1].at"),
+    ({"trail": [{"at": AT}]}, "trail[0].stage"),
+    ({"trail": [{"stage": "Order", "at": AT}]}, "trail[0].stage"),
+    ({"trail": [{"stage": "http://x", "at": AT}]}, "trail[0].stage"),
+    ({"trail": [{"stage": "o" * 49, "at": AT}]}, "trail[0].stage"),
+    ({"trail": [{"stage": "order", "at": "now"}]}, "trail[0].at"),
+    ({"trail": [{"stage": "order", "at": 1}]}, "trail[0].at"),
+    ({"trail": [{"stage": "order", "at": AT, "url": "http://x"}]}, '"url"'),
+    ({"trail": [{"stage": "order", "at": AT}] * 65}, "trail"),
+]
+
+
+@pytest.mark.parametrize("change, told", WRONG, ids=[str(change)[:60] for change, _ in WRONG])
+def test_a_wrong_control_member_is_refused(change: dict[str, Any], told: str) -> None:
+    """422, and the message names the member."""
+    with pytest.raises(WireError) as caught:
+        decode_envelope(msgspec.json.encode(GOOD | change))
+
+    assert 422 == caught.value.status
+    assert told in caught.value.detail
+
+
+@pytest.mark.parametrize("name", ["saga_id", "data"])
+def test_a_missing_member_is_named(name: str) -> None:
+    """The id and the data cannot be left out."""
+    body = msgspec.json.encode({key: item for key, item in GOOD.items() if key != name})
+
+    with pytest.raises(WireError) as caught:
+        decode_envelope(body)
+
+    assert 422 == caught.value.status
+    assert f"{name} is missing" == caught.value.detail
+
+
+@pytest.mark.parametrize("body, status, title", NOT_STRICT_JSON[:60])
+def test_a_malformed_body_is_no_envelope(body: bytes, status: int, title: str) -> None:
+    """What is not strict JSON is refused before anything is looked at."""
+    with pytest.raises(WireError) as caught:
+        decode_envelope(body)
+
+    assert (status, title) == (caught.value.status, caught.value.title)
+
+
+def test_a_repeated_control_member_is_refused() -> None:
+    """Two saga ids in one envelope are no saga id."""
+    with pytest.raises(WireError) as caught:
+        decode_envelope(b'{"saga_id":"a","saga_id":"b","data":{}}')
+
+    assert 400 == caught.value.status
+
+
+def test_tighter_limits_hold() -> None:
+    """The limits that are passed count, not the defaults alone."""
+    limits = Limits(saga_id_chars_max=3, stage_name_chars_max=4, trail_entries_max=1)
+    entry = {"stage": "abcd", "at": AT}
+
+    fitting = {"saga_id": "abc", "data": {}, "trail": [entry]}
+    assert "abc" == decode_envelope(msgspec.json.encode(fitting), limits).saga_id
+    for wrong in (
+        {"saga_id": "abcd", "data": {}},
+        {"saga_id": "abc", "data": {}, "trail": [{"stage": "abcde", "at": AT}]},
+        {"saga_id": "abc", "data": {}, "trail": [entry, entry]},
+    ):
+        with pytest.raises(WireError):
+            decode_envelope(msgspec.json.encode(wrong), limits)
+
+
+@given(envelopes)
+def test_an_envelope_comes_back_as_it_was(envelope: Envelope) -> None:
+    """Reading what was written gives the same envelope, and writing it again the same bytes."""
+    body = encode_envelope(envelope)
+
+    assert envelope == decode_envelope(body)
+    assert body == encode_envelope(decode_envelope(body))
+
+
+@given(bodies)
+def test_any_bytes_are_an_envelope_or_a_wire_error(body: bytes) -> None:
+    """Nothing but WireError is raised."""
+    refusal = refusal_of(decode_envelope, body)
+
+    assert refusal is None or refusal.status in (400, 413, 422)
+
+
+@given(objects)
+def test_any_object_is_an_envelope_or_a_wire_error(value: dict[str, Any]) -> None:
+    """Members of any type, the names of the protocol included, raise nothing but WireError."""
+    for name in GOOD:
+        for item in (value, *value.values()):
+            refusal = refusal_of(decode_envelope, msgspec.json.encode(GOOD | {name: item}))
+            assert refusal is None or 422 == refusal.status
+
+
+def test_an_envelope_is_written_in_one_way() -> None:
+    """Control members in the order of the protocol, data sorted, the deadline in UTC."""
+    body = encode_envelope(
+        Envelope(
+            saga_id="s-1",
+            data={"b": 1, "a": {"d": 1, "c": 2}},
+            deadline=parse_instant("2026-11-23T11:30:00.5+09:00"),
+            trail=(TrailEntry(stage="order", at=AT),),
+        )
+    )
+
+    assert (
+        b'{"saga_id":"s-1","protocol":1,"deadline":"2026-11-23T02:30:00.500Z",'
+        b'"data":{"a":{"c":2,"d":1},"b":1},'
+        b'"trail":[{"stage":"order","at":"2026-11-23T02:29:58.120Z"}]}'
+    ) == body
+    assert b"deadline" not in encode_envelope(Envelope(saga_id="s-1", data={}))
+
+
+def test_nan_does_not_become_null_on_the_way() -> None:
+    """Data that JSON cannot hold is an error of the stage, not a null downstream."""
+    with pytest.raises(ValueError, match="NaN"):
+        encode_envelope(Envelope(saga_id="s", data={"amount": float("nan")}))
+
+
+def test_the_fingerprint_is_of_the_payload() -> None:
+    """A retry with a fresh deadline or trail is the same; other data or another id is not."""
+    first = Envelope(saga_id="s", data={"a": 1, "b": {"c": 2, "d": 3}}, deadline=1.0)
+    retry = Envelope(
+        saga_id="s", data={"b": {"d": 3, "c": 2}, "a": 1}, trail=(TrailEntry(stage="x", at=AT),)
+    )
+
+    assert fingerprint(first) == fingerprint(retry)
+    assert 64 == len(fingerprint(first))
+    for other in (
+        Envelope(saga_id="t", data=first.data),
+        Envelope(saga_id="s", data={"a": 2, "b": {"c": 2, "d": 3}}),
+        Envelope(saga_id="s", data={"a": "1", "b": {"c": 2, "d": 3}}),
+        Envelope(saga_id="s", data={}),
+    ):
+        assert fingerprint(first) != fingerprint(other)
+
+
+@given(envelopes, envelopes)
+def test_only_the_same_payload_has_the_same_fingerprint(one: Envelope, two: Envelope) -> None:
+    """The bytes that are sent decide: equal bytes, equal fingerprints, and only then."""
+    same = (one.saga_id, msgspec.json.encode(one.data, order="sorted")) == (
+        two.saga_id,
+        msgspec.json.encode(two.data, order="sorted"),
+    )
+
+    assert same == (fingerprint(one) == fingerprint(two))
+
+
+@given(instants)
+def test_an_instant_comes_back_to_the_millisecond(instant: float) -> None:
+    """From the year 1 to the year 9999."""
+    text = format_instant(instant)
+
+    assert 24 == len(text)
+    assert instant == parse_instant(text)
+
+
+@pytest.mark.parametrize(
+    "text, seconds",
+    [
+        ("1970-01-01T00:00:00Z", 0.0),
+        ("1970-01-01T00:00:00.250z", 0.25),
+        ("1970-01-01t00:00:01Z", 1.0),
+        ("1970-01-01T09:00:00+09:00", 0.0),
+        ("1969-12-31T23:30:00-00:30", 0.0),
+        ("1970-01-01T00:00:00.123456789Z", 0.123456),
+        ("1970-01-01T00:00:00-00:00", 0.0),
+    ],
+)
+def test_an_rfc_3339_instant_is_read(text: str, seconds: float) -> None:
+    """Every offset, and either case of T and Z."""
+    assert seconds == parse_instant(text)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e15, -1e15, 1e300])
+def test_an_instant_without_a_date_is_refused(seconds: float) -> None:
+    """ValueError, whatever the number."""
+    with pytest.raises(ValueError):  # noqa: PT011 - the type is the contract
+        format_instant(seconds)
+
+
+def test_a_new_saga_id_is_a_uuid_of_version_7() -> None:
+    """It fits the protocol, sorts by time to the millisecond, and does not repeat."""
+    ids = [new_saga_id() for _ in range(1_000)]
+    parsed = [uuid.UUID(one) for one in ids]
+
+    assert {7} == {one.version for one in parsed}
+    assert {uuid.RFC_4122} == {one.variant for one in parsed}
+    assert all(SAGA_ID_RE.fullmatch(one) for one in ids)
+    assert 1_000 == len(set(ids))
+    assert sorted(one.int >> 80 for one in parsed) == [one.int >> 80 for one in parsed]
+
+
+def test_a_saga_id_is_checked_by_itself() -> None:
+    """The id of a URL is held to the same rule."""
+    assert "a.B_1~:-" == check_saga_id("a.B_1~:-")
+    assert "..." == check_saga_id("...")
+    with pytest.raises(WireError, match="saga_id"):
+        check_saga_id("..")

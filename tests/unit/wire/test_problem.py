@@ -1,0 +1,139 @@
+"""Problems: what is written, and the lenient reading of what neighbours write."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stage.wire.limits import Limits
+from stage.wire.outcome import Outcome
+from stage.wire.problem import Problem, WireError, decode_problem
+from tests.unit.wire.strategies import bodies, objects, texts
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+
+problems = st.builds(
+    Problem,
+    type=texts,
+    title=texts,
+    status=st.integers(100, 599),
+    detail=texts,
+    outcome=st.sampled_from(Outcome),
+    retryable=st.booleans(),
+    saga_id=st.none() | texts,
+    trace_id=st.none() | st.just(TRACE_ID),
+    hint=st.none() | texts,
+    stands=st.none() | st.lists(texts, max_size=3).map(tuple),
+)
+
+
+def test_outcome_and_retryable_are_always_told() -> None:
+    """The members that decide are written even when they hold the default; unknown ids are not."""
+    problem = Problem(title="No", status=409, outcome=Outcome.NOT_EXECUTED)
+
+    assert {
+        "title": "No",
+        "status": 409,
+        "outcome": "not_executed",
+        "retryable": False,
+    } == json.loads(problem.encode())
+
+
+def test_a_wire_error_becomes_a_problem_with_ids() -> None:
+    """The error knows the text, the edge knows the ids."""
+    error = WireError(422, "Wrong", "amount is missing", hint="send it", type="/problems/wrong")
+
+    assert Problem(
+        type="/problems/wrong",
+        title="Wrong",
+        status=422,
+        detail="amount is missing",
+        outcome=Outcome.NOT_EXECUTED,
+        retryable=False,
+        saga_id="s-1",
+        trace_id=TRACE_ID,
+        hint="send it",
+    ) == error.problem("s-1", TRACE_ID)
+    assert "422 Wrong: amount is missing" == str(error)
+
+
+@given(problems)
+def test_a_problem_comes_back_as_it_was(problem: Problem) -> None:
+    """Reading what was written loses nothing; an empty type is the blank one."""
+    told = decode_problem(problem.encode())
+
+    assert told is not None
+    assert problem.type or "about:blank" == told.type
+    assert problem.encode() == (told if problem.type else _with_empty_type(told)).encode()
+
+
+def _with_empty_type(problem: Problem) -> Problem:
+    import msgspec
+
+    return msgspec.structs.replace(problem, type="")
+
+
+def test_a_problem_can_be_sent_whatever_its_text() -> None:
+    """A lone surrogate out of a foreign error is replaced, and the answer is not lost."""
+    problem = Problem(
+        title="No", status=500, detail="a\ud800b", outcome=Outcome.UNKNOWN, stands=("\udfff",)
+    )
+
+    told = decode_problem(problem.encode())
+
+    assert told is not None
+    assert ("a?b", ("?",)) == (told.detail, told.stands)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"x", b"[]", b"null", b'"x"', b"{}", b'{"error":"x"}', b'{"status":"409"}', b"\xff",
+     b'{"outcome":[]}', b'{"title":1,"status":true,"detail":null,"outcome":"done"}', b"[" * 9_999],
+)  # fmt: skip
+def test_what_is_no_problem_is_none(body: bytes) -> None:
+    """Not JSON, not an object, or none of the members that make a problem."""
+    assert decode_problem(body) is None
+
+
+def test_a_foreign_problem_is_read_as_far_as_it_goes() -> None:
+    """Unknown members and wrong types are ignored, and a foreign outcome is unknown."""
+    body = {
+        "title": "Nope", "status": 9, "outcome": "done", "retryable": "yes", "trace_id": "x",
+        "saga_id": 7, "stands": ["a", 1, "b"], "instance": "/x", "hint": {},
+    }  # fmt: skip
+
+    assert Problem(
+        title="Nope", status=0, outcome=Outcome.UNKNOWN, stands=("a", "b")
+    ) == decode_problem(json.dumps(body).encode())
+
+
+def test_a_problem_is_cut_to_its_limits() -> None:
+    """Text of a neighbour does not fill our journal; a huge body is not read at all."""
+    body = json.dumps(
+        {"title": "t" * 999, "detail": "d" * 9_999, "stands": ["s" * 9_999] * 99}
+    ).encode()
+
+    told = decode_problem(body)
+
+    assert told is not None
+    assert (256, 1_000, 64) == (len(told.title), len(told.detail), len(told.stands or ()))
+    assert {1_000} == {len(item) for item in told.stands or ()}
+    assert decode_problem(body, Limits(body_bytes_max=100)) is None
+
+
+@given(bodies | objects.map(lambda value: json.dumps(value).encode()))
+def test_reading_a_problem_never_raises(body: bytes) -> None:
+    """The error of an error helps nobody."""
+    decode_problem(body)
+
+
+@given(
+    st.dictionaries(st.sampled_from(Problem.__struct_fields__), objects | texts | st.lists(texts))
+)
+def test_members_of_any_type_never_raise(value: dict[str, Any]) -> None:
+    """Nor do the right names with the wrong types."""
+    decode_problem(json.dumps(value).encode())

@@ -1,0 +1,199 @@
+"""Replies: what a code means, and whether a neighbour's 200 can be trusted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stage.wire.outcome import Outcome
+from stage.wire.problem import WireError
+from stage.wire.replies import (
+    RETRY_AFTER_SECONDS_MAX,
+    CompensateReply,
+    CompensateRequest,
+    ReplyKind,
+    decode_compensate,
+    decode_executed,
+    encode_compensate,
+    encode_executed,
+    kind_of_compensate_reply,
+    kind_of_reply,
+    parse_retry_after,
+)
+from tests.unit.wire.refusals import refusal_of
+from tests.unit.wire.strategies import bodies, objects, saga_ids
+
+# Sun, 06 Nov 1994 08:49:37 GMT
+NOW = 784_111_777.0
+
+
+def test_every_code_has_one_meaning() -> None:
+    """The table of the protocol (3.3), and unknown for all the rest."""
+    table = {
+        ReplyKind.EXECUTED: {200},
+        ReplyKind.ACCEPTED: {202},
+        ReplyKind.REFUSED: {409},
+        ReplyKind.REJECTED: {400, 401, 403, 413, 415, 422},
+        ReplyKind.GONE: {410},
+        ReplyKind.NOT_NOW: {503, 429},
+        ReplyKind.TOO_LATE: {504},
+    }
+    expected = {code: kind for kind, codes in table.items() for code in codes}
+
+    for code in range(1_000):
+        assert expected.get(code, ReplyKind.UNKNOWN) is kind_of_reply(code)
+
+
+def test_every_code_of_compensate_has_one_meaning() -> None:
+    """The list of the protocol (3.4), and unknown for all the rest: it is asked again."""
+    expected = {
+        200: CompensateReply.COMPENSATED,
+        410: CompensateReply.COMPENSATED,
+        202: CompensateReply.ACCEPTED,
+        409: CompensateReply.CANNOT,
+        503: CompensateReply.NOT_NOW,
+        429: CompensateReply.NOT_NOW,
+    }
+
+    for code in range(1_000):
+        assert expected.get(code, CompensateReply.UNKNOWN) is kind_of_compensate_reply(code)
+
+
+@given(saga_ids, objects)
+def test_what_was_added_comes_back(saga_id: str, data: dict[str, Any]) -> None:
+    """A stage is understood by a stage."""
+    assert data == decode_executed(encode_executed(saga_id, data), saga_id)
+
+
+def test_an_answer_is_written_in_one_way() -> None:
+    """The members in the order of the protocol, data sorted."""
+    assert (b'{"saga_id":"s","outcome":"executed","data":{"a":1,"b":2}}') == encode_executed(
+        "s", {"b": 2, "a": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b'{"data":{}}', b'{"saga_id":"s","data":{}}', b'{"outcome":"executed","data":{}}'],
+)
+def test_a_simple_neighbour_may_say_little(body: bytes) -> None:
+    """The id and the outcome may be left out, and all of it when nothing is added."""
+    assert {} == decode_executed(body, "s")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"OK",
+        b"[]",
+        b'{"data":[]}',
+        b'{"data":null}',
+        b'{"saga_id":"s"}',
+        b'{"outcome":"executed"}',
+        b'{"saga_id":"t","data":{}}',
+        b'{"saga_id":null,"data":{}}',
+        b'{"outcome":"compensated","data":{}}',
+        b'{"outcome":1,"data":{}}',
+        b'{"data":{},"extra":1}',
+        b'{"data":{},"data":{}}',
+        b'{"data":{"a":NaN}}',
+    ],
+)
+def test_an_answer_that_cannot_be_trusted_is_unknown(body: bytes) -> None:
+    """The neighbour may have done it: the error never says not executed."""
+    with pytest.raises(WireError) as caught:
+        decode_executed(body, "s")
+
+    assert (502, Outcome.UNKNOWN) == (caught.value.status, caught.value.outcome)
+
+
+@given(bodies)
+def test_any_answer_is_read_or_a_wire_error(body: bytes) -> None:
+    """Nothing but WireError is raised, and it says unknown."""
+    refusal = refusal_of(lambda told: decode_executed(told, "s"), body)
+
+    assert refusal is None or Outcome.UNKNOWN is refusal.outcome
+
+
+@given(st.text(max_size=2_000), st.text(max_size=2_000))
+def test_a_request_to_compensate_is_always_understood(requested_by: str, reason: str) -> None:
+    """Text of any length and kind is cut and mended: it never stops a compensation."""
+    told = decode_compensate(encode_compensate(requested_by, reason))
+
+    assert (requested_by[:128].encode(errors="replace").decode() or "unknown") == told.requested_by
+    assert reason[:1_000].encode(errors="replace").decode() == told.reason
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"requested_by":"","reason":""}'])
+def test_a_request_to_compensate_may_be_empty(body: bytes) -> None:
+    """Who asks without a name is unknown."""
+    assert CompensateRequest(requested_by="unknown", reason="") == decode_compensate(body)
+
+
+@pytest.mark.parametrize(
+    "body, status",
+    [
+        (b" ", 400),
+        (b"x", 400),
+        (b'{"reason":"a","reason":"b"}', 400),
+        (b"[]", 422),
+        (b'{"why":"x"}', 422),
+        (b'{"reason":null}', 422),
+        (b'{"reason":7}', 422),
+        (b'{"requested_by":["x"]}', 422),
+        (json.dumps({"reason": "x" * 1_001}).encode(), 422),
+        (json.dumps({"requested_by": "x" * 129}).encode(), 422),
+    ],
+)
+def test_a_wrong_request_to_compensate_is_refused(body: bytes, status: int) -> None:
+    """Unknown members, wrong types and text over its limit."""
+    with pytest.raises(WireError) as caught:
+        decode_compensate(body)
+
+    assert status == caught.value.status
+
+
+@pytest.mark.parametrize(
+    "value, seconds",
+    [
+        (None, None),
+        ("", None),
+        ("0", 0.0),
+        (" 7 ", 7.0),
+        ("99999", RETRY_AFTER_SECONDS_MAX),
+        ("9" * 64, RETRY_AFTER_SECONDS_MAX),
+        ("9" * 65, None),
+        ("-1", None),
+        ("1.5", None),
+        ("soon", None),
+        ("٣", None),
+        ("Sun, 06 Nov 1994 08:49:47 GMT", 10.0),
+        ("Sunday, 06-Nov-94 08:49:47 GMT", 10.0),
+        ("Sun Nov  6 08:49:47 1994", 10.0),
+        ("Sun, 06 Nov 1994 08:49:30 GMT", 0.0),
+        ("Sunday, 06-Nov-44 08:49:47 GMT", RETRY_AFTER_SECONDS_MAX),
+        ("Sunday, 06-Nov-45 08:49:47 GMT", 0.0),
+        ("Sunday, 06-Nov-00 08:49:47 GMT", RETRY_AFTER_SECONDS_MAX),
+        ("Mon, 06 Nov 2094 08:49:47 GMT", RETRY_AFTER_SECONDS_MAX),
+        ("Sun, 06 Nov 1994 08:49:60 GMT", 22.0),
+        ("Sun, 31 Feb 1994 08:49:47 GMT", None),
+        ("Sun, 06 Nov 1994 08:49:47 CET", None),
+        ("Sun, 06 Nov 0000 08:49:47 GMT", None),
+    ],
+)
+def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
+    """Seconds or any of the three dates, never negative, and capped."""
+    assert seconds == parse_retry_after(value, NOW)
+
+
+@given(st.text(max_size=70), st.floats(0, 4e9))
+def test_retry_after_never_raises(value: str, now: float) -> None:
+    """Whatever stands there."""
+    seconds = parse_retry_after(value, now)
+
+    assert seconds is None or 0.0 <= seconds <= RETRY_AFTER_SECONDS_MAX
