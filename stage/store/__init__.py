@@ -1,0 +1,1 @@
+"""Where the journal lives: sqlite and memory, and the SQL in .sql files."""

@@ -1,0 +1,90 @@
+"""Runs a coroutine that must not wait for anything: a suspension is an escape.
+
+Two things give an escape away. A coroutine that suspends hands control back to `send`, which
+never happens while it awaits only its unit. And what wants an event loop finds none running,
+here as in the writer's thread, so that `asyncio.create_task` or a socket within a database
+transaction fails before anything has left.
+"""
+
+from __future__ import annotations
+
+from asyncio import events
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from types import CoroutineType, TracebackType
+from typing import Any, TypeVar
+
+from stage.core.errors import TransactionEscaped
+
+T = TypeVar("T")
+
+WHY = (
+    "a transaction may only await its own database: an external call inside a database"
+    " transaction holds the lock while the network is slow, and cannot be rolled back with it."
+    " Move it to a call step"
+)
+
+_NO_LOOP = "no running event loop"
+"""What asyncio says in a thread without a loop."""
+
+
+def drive(start: Callable[..., Awaitable[T]], *arguments: object) -> T:
+    """Run `start(*arguments)` to its end here and now; its value, or what it raised.
+
+    To be called where no event loop runs. Raises TransactionEscaped when the coroutine suspends,
+    after it was closed, or when it asks for an event loop.
+    """
+    try:
+        work = start(*arguments)
+        running: CoroutineType[Any, Any, T] | Generator[Any, Any, T]
+        running = work if isinstance(work, CoroutineType) else work.__await__()
+        leaf = running.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    except RuntimeError as error:
+        if str(error) != _NO_LOOP:
+            raise
+        asker = _asker(error.__traceback__)
+        raise TransactionEscaped(
+            f"the transaction called {asker}, which needs an event loop: {WHY}"
+        ) from error
+    awaited = _awaited(running, leaf)
+    # Whatever its clean-up raises is of no interest: it is rolled back either way.
+    with suppress(Exception):
+        running.close()
+    raise TransactionEscaped(f"the transaction awaited {awaited}: {WHY}")
+
+
+@contextmanager
+def outside_loop() -> Iterator[None]:
+    """What runs within finds no event loop, as in the writer's thread. It must not suspend."""
+    loop = events._get_running_loop()
+    # The names have an underscore but are exported, for those who write event loops.
+    events._set_running_loop(None)
+    try:
+        yield
+    finally:
+        events._set_running_loop(loop)
+
+
+def _asker(traceback: TracebackType | None) -> str:
+    """The innermost function of Python that asked for the loop, such as `asyncio.tasks.sleep`."""
+    name = "something"
+    while traceback is not None:
+        frame = traceback.tb_frame
+        name = f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}"
+        traceback = traceback.tb_next
+    return name
+
+
+def _awaited(suspended: object, leaf: object) -> str:
+    """The chain of functions down to what was awaited, such as `reserve > sleep > Future`."""
+    names: list[str] = []
+    while suspended is not None:
+        if (name := getattr(suspended, "__qualname__", None)) is not None:
+            names.append(name)
+        suspended = getattr(suspended, "cr_await", getattr(suspended, "gi_yieldfrom", None))
+    if leaf is not None:
+        names.append(type(leaf).__qualname__)
+    return " > ".join(names)

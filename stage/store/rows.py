@@ -1,0 +1,99 @@
+"""Between our values and the rows of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+from stage.core.errors import StaleEpoch
+from stage.core.events import Event, decode_event, encode_event, name_of
+from stage.core.states import SagaState
+from stage.ports.store import Entry, Row, SagaRow
+
+_STATES = {state.value: state for state in SagaState}
+
+
+def parameters(row: SagaRow) -> tuple[object, ...]:
+    """The parameters ?1 to ?15 of `insert_saga` and `save_saga`."""
+    return (
+        row.id,
+        row.state.value,  # an exact str: sqlite3 looks for an adapter of any other type
+        row.epoch,
+        row.length,
+        row.accepted_at,
+        row.updated_at,
+        row.fingerprint,
+        row.parked,
+        row.due_at,
+        row.deadline,
+        row.envelope,
+        row.traceparent,
+        row.tracestate,
+        row.answer_status,
+        row.answer_body,
+    )
+
+
+def saga_row(row: Row) -> SagaRow:
+    """The value of a row in the order of `parameters`."""
+    return SagaRow(
+        id=row[0],
+        state=_STATES[row[1]],
+        epoch=row[2],
+        length=row[3],
+        accepted_at=row[4],
+        updated_at=row[5],
+        fingerprint=row[6],
+        parked=row[7],
+        due_at=row[8],
+        deadline=row[9],
+        envelope=row[10],
+        traceparent=row[11],
+        tracestate=row[12],
+        answer_status=row[13],
+        answer_body=row[14],
+    )
+
+
+def journal_rows(row: SagaRow, events: Sequence[Event]) -> list[tuple[object, ...]]:
+    """The parameters of `append_entry` for entries numbered up to `row.length`."""
+    first = row.length - len(events) + 1
+    return [
+        (row.id, number, row.epoch, event.at, name_of(event), encode_event(event))
+        for number, event in enumerate(events, first)
+    ]
+
+
+def entry(row: Row) -> Entry:
+    """The value of a row of `get_journal`."""
+    return Entry(number=row[0], epoch=row[1], event=decode_event(row[2]))
+
+
+def check_insert(row: SagaRow, events: Sequence[Event]) -> None:
+    """A new saga has exactly the entries it is inserted with."""
+    if row.length != len(events):
+        raise ValueError(f"saga {row.id}: length {row.length} with {len(events)} first entries")
+
+
+def check_save(row: SagaRow, epoch: int) -> None:
+    """An epoch never goes back."""
+    if row.epoch < epoch:
+        raise ValueError(f"saga {row.id}: epoch {row.epoch} is older than {epoch}, which holds it")
+
+
+def refuse(row: SagaRow, epoch: int, added: int, held: Row | None) -> NoReturn:
+    """Say why a save is refused; `held` is the stored epoch and length.
+
+    Raises StaleEpoch, or ValueError when only the new entries do not continue the journal.
+    """
+    if held is None:
+        raise StaleEpoch(f"saga {row.id} is not stored here any more; drop this run")
+    if held[0] != epoch:
+        raise StaleEpoch(
+            f"saga {row.id} is held by epoch {held[0]}, this run has epoch {epoch}:"
+            " another one took it over; drop this run"
+        )
+    raise ValueError(
+        f"saga {row.id}: length {row.length} with {added} new entries"
+        f" does not continue the {held[1]} entries stored"
+    )

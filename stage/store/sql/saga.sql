@@ -1,0 +1,44 @@
+-- The rows and the journal of sagas.
+
+-- name: insert_saga
+-- Write the row of a new saga. A primary key conflict says that the id exists.
+INSERT INTO saga (
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    envelope, traceparent, tracestate, answer_status, answer_body
+) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15);
+
+-- name: save_saga
+-- Replace the row if it still has the epoch of the caller (?16) and the journal the length that
+-- the caller continues (?17). No row changed means that it has not.
+UPDATE saga SET
+    state = ?2, epoch = ?3, length = ?4, accepted_at = ?5, updated_at = ?6, fingerprint = ?7,
+    parked = ?8, due_at = ?9, deadline = ?10, envelope = ?11, traceparent = ?12,
+    tracestate = ?13, answer_status = ?14, answer_body = ?15
+WHERE id = ?1 AND epoch = ?16 AND length = ?17;
+
+-- name: held_saga
+-- The epoch and the length of a saga, to say why a save was refused.
+SELECT epoch, length FROM saga WHERE id = ?1;
+
+-- name: get_saga
+-- The whole row of one saga.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    envelope, traceparent, tracestate, answer_status, answer_body
+FROM saga WHERE id = ?1;
+
+-- name: append_entry
+-- Add one entry to the journal.
+INSERT INTO journal (saga_id, number, epoch, at, name, event) VALUES (?1, ?2, ?3, ?4, ?5, ?6);
+
+-- name: get_journal
+-- All entries of a saga, in order.
+SELECT number, epoch, event FROM journal WHERE saga_id = ?1 ORDER BY number;
+
+-- name: due_sagas
+-- The sagas that need a run at or before ?1, the longest due first.
+SELECT id FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2;
+
+-- name: count_sagas
+-- How many sagas there are in each state; read from an index alone.
+SELECT state, count(*) FROM saga GROUP BY state;

@@ -1,0 +1,236 @@
+"""One unit on a SQLite connection, and the author's view of it. Nothing here suspends."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+from stage.core.errors import StoreUnavailable
+from stage.core.events import Event
+from stage.ports.store import Entry, Row, SagaRow, Tx, Unit
+from stage.store import rows
+from stage.store.drive import drive
+from stage.store.errors import StatementRefused, TooManyRows, unavailable
+from stage.store.statements import statement
+
+T = TypeVar("T")
+
+FETCH_ROWS_MAX: Final = 10_000
+"""Rows that `Tx.fetchall` hands out at most."""
+
+_INSERT: Final = statement("insert_saga")
+_SAVE: Final = statement("save_saga")
+_HELD: Final = statement("held_saga")
+_GET: Final = statement("get_saga")
+_APPEND: Final = statement("append_entry")
+_JOURNAL: Final = statement("get_journal")
+_BEGIN: Final = statement("begin_part")
+_KEEP: Final = statement("keep_part")
+_UNDO: Final = statement("undo_part")
+_DROP: Final = statement("drop_batch")
+
+_REFUSED: Final = frozenset(
+    {
+        "BEGIN",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "RELEASE",
+        "ATTACH",
+        "DETACH",
+        "PRAGMA",
+        "VACUUM",
+    }
+)
+_FIRST_WORD: Final = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
+
+
+@lru_cache(maxsize=1024)
+def _checked(sql: str) -> str:
+    """The statement itself, looked at once: an author writes the same few again and again."""
+    match = _FIRST_WORD.match(sql)
+    word = match.group(1).upper() if match else ""
+    if word in _REFUSED:
+        raise StatementRefused(
+            f"{word} is refused in a transaction function: the transaction is begun and ended for"
+            " it, and other sagas share it. Return to commit, raise to roll back"
+        )
+    return sql
+
+
+class SqliteTx:
+    """The author's SQL within one unit. Once the unit is over, every method raises."""
+
+    __slots__ = ("_connection", "broken")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection: sqlite3.Connection | None = connection
+        self.broken: StoreUnavailable | None = None
+        """Set when the database failed under this unit: it fails even if it goes on."""
+
+    def end(self) -> None:
+        """The unit is over: a reference that was kept must not write into the next one."""
+        self._connection = None
+
+    def check(self) -> sqlite3.Connection:
+        """Raises StatementRefused when the unit is over."""
+        if self._connection is None:
+            raise StatementRefused("this transaction is over: keep no reference to its tx")
+        return self._connection
+
+    def run(self, sql: str, parameters: Sequence[object]) -> sqlite3.Cursor:
+        """Run one statement. Raises StoreUnavailable, or the author's mistake as it is."""
+        connection = self._connection or self.check()
+        try:
+            return connection.execute(sql, parameters)
+        except sqlite3.Error as error:
+            raise self.mapped(error) from error
+
+    def mapped(self, error: sqlite3.Error) -> Exception:
+        """The error to raise for one of sqlite3; remembered when the database is away."""
+        away = unavailable(error)
+        if away is None:
+            return error
+        self.broken = away
+        return away
+
+    async def execute(self, sql: str, *parameters: Any) -> int:
+        """See ports.store.Tx."""
+        return self.run(_checked(sql), parameters).rowcount
+
+    async def fetchone(self, sql: str, *parameters: Any) -> Row | None:
+        """See ports.store.Tx."""
+        found = self.rows(_checked(sql), parameters, 1)
+        return found[0] if found else None
+
+    async def fetchall(self, sql: str, *parameters: Any) -> list[Row]:
+        """See ports.store.Tx. Raises TooManyRows beyond FETCH_ROWS_MAX."""
+        found = self.rows(_checked(sql), parameters, FETCH_ROWS_MAX + 1)
+        if len(found) > FETCH_ROWS_MAX:
+            raise TooManyRows(
+                f"the query found more than {FETCH_ROWS_MAX} rows: add a LIMIT and page through"
+                f" them, or let the database count: {sql.strip()[:120]}"
+            )
+        return found
+
+    def rows(self, sql: str, parameters: Sequence[object], limit: int) -> list[Row]:
+        """At most `limit` rows."""
+        cursor = self.run(sql, parameters)
+        try:
+            return cursor.fetchmany(limit)
+        except sqlite3.Error as error:
+            raise self.mapped(error) from error
+        finally:
+            cursor.close()
+
+
+class SqliteUnit:
+    """One unit on the writer's connection; it runs inside a savepoint of the batch."""
+
+    __slots__ = ("_connection", "_tx")
+
+    def __init__(self, connection: sqlite3.Connection, tx: SqliteTx) -> None:
+        self._connection = connection
+        self._tx = tx
+
+    @property
+    def tx(self) -> Tx:
+        """See ports.store.Unit."""
+        return self._tx
+
+    async def load(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Unit."""
+        found = self._tx.rows(_GET, (saga_id,), 1)
+        return rows.saga_row(found[0]) if found else None
+
+    async def journal(self, saga_id: str) -> list[Entry]:
+        """See ports.store.Unit."""
+        return [rows.entry(row) for row in self._tx.run(_JOURNAL, (saga_id,))]
+
+    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+        """See ports.store.Unit."""
+        rows.check_insert(row, events)
+        try:
+            self._tx.run(_INSERT, rows.parameters(row))
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
+                raise KeyError(row.id) from error
+            raise
+        self._append(row, events)
+
+    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+        """See ports.store.Unit."""
+        rows.check_save(row, epoch)
+        length = row.length - len(events)
+        if self._tx.run(_SAVE, (*rows.parameters(row), epoch, length)).rowcount != 1:
+            held = self._tx.rows(_HELD, (row.id,), 1)
+            rows.refuse(row, epoch, len(events), held[0] if held else None)
+        self._append(row, events)
+
+    def _append(self, row: SagaRow, events: Sequence[Event]) -> None:
+        try:
+            self._connection.executemany(_APPEND, rows.journal_rows(row, events))
+        except sqlite3.Error as error:
+            raise self._tx.mapped(error) from error
+
+    async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
+        """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
+        return self.part(work)
+
+    def part(self, start: Callable[[], Awaitable[T]]) -> T:
+        """Drive `start` inside a savepoint; when it raises, undo what it wrote and raise that."""
+        connection = self._connection
+        self._tx.run(_BEGIN, ())
+        try:
+            value = drive(start)
+            if not connection.in_transaction:
+                raise StatementRefused(ENDED)
+        except BaseException:
+            _undo(connection)
+            raise
+        self._tx.run(_KEEP, ())
+        return value
+
+
+def _undo(connection: sqlite3.Connection) -> None:
+    if not connection.in_transaction:
+        return
+    try:
+        connection.execute(_UNDO)
+        connection.execute(_KEEP)
+    except sqlite3.Error:
+        # What cannot be undone in part is undone whole; the writer repeats the others.
+        with suppress(sqlite3.Error):
+            connection.execute(_DROP)
+
+
+ENDED: Final = (
+    "a statement ended the transaction it ran in (OR ROLLBACK, or RAISE(ROLLBACK) in a trigger):"
+    " use OR ABORT, and raise to roll back"
+)
+
+
+def run_unit(connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]]) -> T:
+    """Run one unit within the open transaction; undone alone when it raises.
+
+    The caller has to look whether the connection is still in a transaction: SQLite may have
+    rolled back all of it.
+    """
+    tx = SqliteTx(connection)
+    unit = SqliteUnit(connection, tx)
+
+    async def whole() -> T:
+        value = await work(unit)
+        if tx.broken is not None:
+            raise tx.broken
+        return value
+
+    try:
+        return unit.part(whole)
+    finally:
+        tx.end()

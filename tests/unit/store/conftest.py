@@ -1,0 +1,102 @@
+"""Stores to hold to the law, and a folder of an author's migrations."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from stage.ports.store import Store
+from stage.store.memory import MemoryStore
+from stage.store.sqlite import SqliteStore
+
+PAYMENT = """
+-- What the author of the stage keeps.
+CREATE TABLE payment (
+    saga_id TEXT PRIMARY KEY,
+    amount  INTEGER NOT NULL,
+    parent  TEXT REFERENCES payment (saga_id) DEFERRABLE INITIALLY DEFERRED
+);
+"""
+
+
+@pytest.fixture
+def migrations(tmp_path: Path) -> Path:
+    """The author's folder, with one table."""
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    (folder / "0001_payment.sql").write_text(PAYMENT)
+    return folder
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, migrations: Path
+) -> AsyncIterator[Store]:
+    """An open store of each kind, with the author's table."""
+    store: MemoryStore | SqliteStore
+    if request.param == "memory":
+        store = MemoryStore(migrations=[migrations])
+    else:
+        store = SqliteStore(tmp_path / "stage.db", migrations=[migrations])
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+        if isinstance(store, MemoryStore):
+            store.discard()
+
+
+class Faulty(sqlite3.Connection):
+    """A connection whose COMMIT fails as told. Plans are shared by all connections of the test."""
+
+    plan: list[str] = []  # noqa: RUF012 - each test sets its own
+    """One word a COMMIT, used up from the front: `ok`, `lost` or `landed`."""
+    struck: list[str] = []  # noqa: RUF012 - each test sets its own
+    poison: str = ""
+    """A saga id in the journal that makes every COMMIT of its transaction fail."""
+    refuse: bool = False
+    """Nothing can be written: BEGIN fails with SQLITE_FULL."""
+    commits: int = 0
+    gates: list[Callable[[], object]] = []  # noqa: RUF012 - each test sets its own
+    """Called, once each, just before a COMMIT raises."""
+
+    def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+        kind = type(self)
+        if sql.startswith("BEGIN") and kind.refuse:
+            kind.struck.append("full")
+            raise failure("database or disk is full", sqlite3.SQLITE_FULL)
+        if sql == "COMMIT":
+            kind.commits += 1
+            return self._commit()
+        return super().execute(sql, *parameters)  # type: ignore[arg-type]
+
+    def _commit(self) -> sqlite3.Cursor:
+        kind = type(self)
+        word = kind.plan.pop(0) if kind.plan else "ok"
+        if kind.poison:
+            found = super().execute("SELECT 1 FROM saga WHERE id = ?", (kind.poison,)).fetchone()
+            word = "lost" if found else word
+        if word == "ok":
+            return super().execute("COMMIT")
+        kind.struck.append(word)
+        super().execute("COMMIT" if word == "landed" else "ROLLBACK")
+        if kind.gates:
+            kind.gates.pop()()
+        raise failure("disk I/O error", sqlite3.SQLITE_IOERR)
+
+
+def failure(text: str, code: int) -> sqlite3.OperationalError:
+    """An error as SQLite raises it."""
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.fixture
+def faulty() -> type[Faulty]:
+    """A fresh kind of connection, to be given to SqliteStore as its factory."""
+    return type("FaultyHere", (Faulty,), {"plan": [], "struck": [], "gates": []})

@@ -1,0 +1,97 @@
+"""Rows, events and small units to test with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from stage.core.events import Accepted, Event, Parked
+from stage.core.states import SagaState
+from stage.ports.store import SagaRow, Store, Unit
+
+AT = 1_795_401_000.5
+
+
+def row(
+    saga_id: str,
+    *,
+    state: SagaState = SagaState.ACTIVE,
+    epoch: int = 1,
+    length: int = 1,
+    parked: str = "",
+    due_at: float | None = None,
+) -> SagaRow:
+    """A row with every column filled."""
+    return SagaRow(
+        id=saga_id,
+        state=state,
+        epoch=epoch,
+        length=length,
+        accepted_at=AT,
+        updated_at=AT + 1,
+        fingerprint="f" * 64,
+        parked=parked,
+        due_at=due_at,
+        deadline=AT + 9,
+        envelope=b'{"saga_id":"x"}',
+        traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+        tracestate="v=1",
+        answer_status=200,
+        answer_body=b"\x00\xff",
+    )
+
+
+def accepted() -> list[Event]:
+    """The first entries of a saga."""
+    return [Accepted(at=AT, upstream="order")]
+
+
+def parked() -> list[Event]:
+    """Entries to add."""
+    return [Parked(at=AT + 2, reason="a"), Parked(at=AT + 3, reason="b")]
+
+
+def inserting(
+    saga_id: str, first: SagaRow | None = None, events: Sequence[Event] | None = None
+) -> Callable[[Unit], Awaitable[str]]:
+    """A unit that inserts one saga and returns its id."""
+
+    async def unit(unit: Unit) -> str:
+        await unit.insert(first or row(saga_id), accepted() if events is None else events)
+        return saga_id
+
+    return unit
+
+
+def paying(saga_id: str, amount: int = 1) -> Callable[[Unit], Awaitable[int]]:
+    """A unit that writes one row of the author."""
+
+    async def unit(unit: Unit) -> int:
+        return await unit.tx.execute(
+            "INSERT INTO payment (saga_id, amount) VALUES (?, ?)", saga_id, amount
+        )
+
+    return unit
+
+
+async def payments(store: Store) -> list[str]:
+    """The author's rows, by saga id."""
+
+    async def unit(unit: Unit) -> list[str]:
+        return [r[0] for r in await unit.tx.fetchall("SELECT saga_id FROM payment ORDER BY 1")]
+
+    return await store.transact(unit)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait until something holds that no event tells of; five seconds at most."""
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 - the store has no event for it
+            await asyncio.sleep(0.01)
+
+
+def longer(before: SagaRow, added: int, **changes: object) -> SagaRow:
+    """The row after `added` more entries."""
+    return msgspec.structs.replace(before, length=before.length + added, **changes)

@@ -1,0 +1,508 @@
+"""The law of ports/store.py, held against every store. The numbers are those of its docstring."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+
+from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
+from stage.core.states import SagaState
+from stage.ports.store import Entry, Filter, Row, SagaRow, Store, Tx, Unit
+from stage.store.errors import StatementRefused, TooManyRows
+from stage.store.units import FETCH_ROWS_MAX
+from tests.unit.store.given import AT, accepted, inserting, longer, parked, paying, payments, row
+
+# --- 1: a unit becomes durable whole ---------------------------------------------------------
+
+
+async def test_a_unit_returns_its_value_and_all_it_wrote(store: Store) -> None:
+    """What a unit inserted is read back equal, column by column and entry by entry."""
+
+    async def unit(unit: Unit) -> str:
+        await unit.insert(row("a"), accepted())
+        await unit.tx.execute("INSERT INTO payment (saga_id, amount) VALUES ('a', 5)")
+        return "done"
+
+    assert await store.transact(unit) == "done"
+    assert await store.get("a") == row("a")
+    assert await store.entries("a") == [Entry(number=1, epoch=1, event=accepted()[0])]
+    assert await payments(store) == ["a"]
+
+
+async def test_a_unit_that_raises_leaves_nothing(store: Store) -> None:
+    """The row, the journal and the author's rows are all gone, and the error is the unit's own."""
+
+    async def unit(unit: Unit) -> None:
+        await unit.insert(row("a"), accepted())
+        await unit.save(longer(row("a"), 2), parked(), epoch=1)
+        await unit.tx.execute("INSERT INTO payment (saga_id, amount) VALUES ('a', 5)")
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await store.transact(unit)
+    assert await store.get("a") is None
+    assert await store.entries("a") == []
+    assert await payments(store) == []
+
+
+async def test_a_unit_that_raises_puts_back_what_was_there(store: Store) -> None:
+    """A saga that an earlier unit wrote is as it was before the unit that failed."""
+    await store.transact(inserting("a"))
+
+    async def unit(unit: Unit) -> None:
+        await unit.save(longer(row("a"), 2, epoch=2), parked(), epoch=1)
+        await unit.save(longer(row("a"), 4, epoch=2), parked(), epoch=2)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(unit)
+    assert await store.get("a") == row("a")
+    assert len(await store.entries("a")) == 1
+
+
+async def test_units_see_each_other_as_if_alone(store: Store) -> None:
+    """Fifty concurrent increments of one counter give fifty."""
+    await store.transact(paying("a", 0))
+
+    async def increment(unit: Unit) -> None:
+        found = await unit.tx.fetchone("SELECT amount FROM payment WHERE saga_id = 'a'")
+        assert found is not None
+        await unit.tx.execute("UPDATE payment SET amount = ?", found[0] + 1)
+
+    await asyncio.gather(*(store.transact(increment) for _ in range(50)))
+
+    async def read(unit: Unit) -> Row | None:
+        return await unit.tx.fetchone("SELECT amount FROM payment")
+
+    assert await store.transact(read) == (50,)
+
+
+async def test_a_unit_reads_its_own_writes(store: Store) -> None:
+    """`load` and `journal` show what the unit itself wrote before."""
+
+    async def unit(unit: Unit) -> tuple[SagaRow | None, int, SagaRow | None]:
+        await unit.insert(row("a"), accepted())
+        await unit.save(longer(row("a"), 2), parked(), epoch=1)
+        return await unit.load("a"), len(await unit.journal("a")), await unit.load("other")
+
+    assert await store.transact(unit) == (longer(row("a"), 2), 3, None)
+
+
+async def test_cancelling_the_caller_does_not_break_the_batch(store: Store) -> None:
+    """Units queued beside that of a cancelled caller become durable, and so may its own."""
+    tasks = [asyncio.ensure_future(store.transact(inserting(f"s{n}"))) for n in range(5)]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [saga_id for saga_id in done if isinstance(saga_id, str)][:2] == ["s0", "s1"]
+    await store.transact(inserting("after"))
+    there = {found.id for found in await store.page(Filter())}
+    assert there >= {"s0", "s1", "s3", "s4", "after"}
+
+
+async def test_a_unit_sees_the_context_of_its_caller(store: Store) -> None:
+    """Context variables, such as the current span, are those of the task that called."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    variable.set("mine")
+
+    async def unit(unit: Unit) -> str:
+        return variable.get()
+
+    assert await store.transact(unit) == "mine"
+
+
+# --- 2: nothing else may be awaited ----------------------------------------------------------
+
+
+async def _sleep_nothing(unit: Unit) -> None:
+    await asyncio.sleep(0)
+
+
+async def _sleep(unit: Unit) -> None:
+    await asyncio.sleep(0.01)
+
+
+async def _spawn(unit: Unit) -> None:
+    task = asyncio.create_task(asyncio.sleep(0))
+    await task
+
+
+async def _thread(unit: Unit) -> None:
+    await asyncio.to_thread(print)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("escape", [_sleep_nothing, _sleep, _spawn, _thread])
+async def test_a_foreign_await_stops_the_unit(
+    store: Store, escape: Callable[[Unit], Awaitable[None]]
+) -> None:
+    """Whatever is awaited, the error says what and why, nothing stays, and the store goes on."""
+
+    async def unit(unit: Unit) -> None:
+        await unit.tx.execute("INSERT INTO payment (saga_id, amount) VALUES ('a', 5)")
+        await escape(unit)
+
+    with pytest.raises(TransactionEscaped, match="may only await its own database"):
+        await store.transact(unit)
+    assert await payments(store) == []
+
+
+async def test_an_awaited_future_is_named(store: Store) -> None:
+    """The chain of functions down to the awaited object is in the message."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def ask_the_bank() -> None:
+        await future
+
+    async def unit(unit: Unit) -> None:
+        await ask_the_bank()
+
+    with pytest.raises(TransactionEscaped, match=r"ask_the_bank > .*Future"):
+        await store.transact(unit)
+
+
+async def test_an_escaped_unit_cannot_write_while_it_is_closed(store: Store) -> None:
+    """What its `finally` writes is rolled back with the rest."""
+
+    async def unit(unit: Unit) -> None:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            await unit.tx.execute("INSERT INTO payment (saga_id, amount) VALUES ('a', 5)")
+
+    with pytest.raises(TransactionEscaped):
+        await store.transact(unit)
+    assert await payments(store) == []
+
+
+async def test_an_escape_within_an_attempt_ends_the_attempt(store: Store) -> None:
+    """`attempt` raises TransactionEscaped, so that the unit can journal what it means."""
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+
+    async def unit(unit: Unit) -> str:
+        with pytest.raises(TransactionEscaped):
+            await unit.attempt(work)
+        await unit.insert(row("a"), accepted())
+        return "went on"
+
+    assert await store.transact(unit) == "went on"
+    assert await store.get("a") == row("a")
+
+
+async def test_a_kept_tx_is_dead_after_its_unit(store: Store) -> None:
+    """A reference that outlives the unit cannot write into the next one."""
+    kept: list[Tx] = []
+
+    async def unit(unit: Unit) -> None:
+        kept.append(unit.tx)
+
+    await store.transact(unit)
+    with pytest.raises(StatementRefused, match="is over"):
+        await kept[0].execute("DELETE FROM payment")
+
+
+# --- 3: a unit that raises is rolled back alone ----------------------------------------------
+
+
+async def test_a_bad_unit_does_not_touch_its_neighbours(store: Store) -> None:
+    """Of ten concurrent units three fail, each with its own error; seven are durable."""
+
+    def unit(number: int) -> Callable[[Unit], Awaitable[int]]:
+        async def unit(unit: Unit) -> int:
+            await unit.insert(row(f"s{number}"), accepted())
+            await paying(f"s{number}")(unit)
+            if number % 3 == 1:
+                raise LookupError(number)
+            return number
+
+        return unit
+
+    done = await asyncio.gather(
+        *(store.transact(unit(number)) for number in range(10)), return_exceptions=True
+    )
+    good = [number for number in range(10) if number % 3 != 1]
+    assert [value for value in done if isinstance(value, int)] == good
+    assert [str(value) for value in done if isinstance(value, LookupError)] == ["1", "4", "7"]
+    assert await payments(store) == [f"s{number}" for number in good]
+
+
+async def test_a_mistake_in_sql_is_told_as_it_is(store: Store) -> None:
+    """The error of SQLite reaches the unit whose statement it was, and the store stays up."""
+
+    async def unit(unit: Unit) -> None:
+        await unit.tx.execute("INSERT INTO nowhere VALUES (1)")
+
+    with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
+        await store.transact(unit)
+    assert store.available
+    assert await payments(store) == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COMMIT",
+        "  rollback",
+        "-- a word\n BEGIN",
+        "/* one */ ; end",
+        "SAVEPOINT x",
+        "RELEASE part",
+        "ATTACH ':memory:' AS x",
+        "PRAGMA foreign_keys = OFF",
+        "VACUUM",
+    ],
+)
+async def test_sql_that_ends_the_transaction_is_refused(store: Store, sql: str) -> None:
+    """The first word gives it away, behind comments too; the unit fails and nothing else."""
+
+    async def unit(unit: Unit) -> None:
+        await paying("a")(unit)
+        await unit.tx.execute(sql)
+
+    with pytest.raises(StatementRefused, match="is refused in a transaction function"):
+        await store.transact(unit)
+    assert await payments(store) == []
+
+
+async def test_a_statement_that_rolls_back_everything_hurts_only_its_unit(store: Store) -> None:
+    """OR ROLLBACK takes the whole database transaction along: the others are run again."""
+    await store.transact(paying("taken"))
+
+    async def bad(unit: Unit) -> None:
+        with suppress(sqlite3.IntegrityError):
+            await unit.tx.execute("INSERT OR ROLLBACK INTO payment VALUES ('taken', 1, NULL)")
+
+    done = await asyncio.gather(
+        store.transact(paying("a")),
+        store.transact(bad),
+        store.transact(paying("b")),
+        return_exceptions=True,
+    )
+    assert [done[0], done[2]] == [1, 1]
+    assert isinstance(done[1], StatementRefused)
+    assert await payments(store) == ["a", "b", "taken"]
+
+
+async def test_a_deferred_constraint_fails_its_own_unit(store: Store) -> None:
+    """A foreign key that is only checked at COMMIT fails that unit as itself, and no other."""
+
+    async def orphan(unit: Unit) -> None:
+        await unit.tx.execute("INSERT INTO payment VALUES ('orphan', 1, 'nobody')")
+
+    done = await asyncio.gather(
+        store.transact(paying("a")),
+        store.transact(orphan),
+        store.transact(paying("b")),
+        return_exceptions=True,
+    )
+    assert [done[0], done[2]] == [1, 1]
+    assert isinstance(done[1], sqlite3.IntegrityError)
+    assert await payments(store) == ["a", "b"]
+    assert store.available
+
+
+# --- attempt ---------------------------------------------------------------------------------
+
+
+async def test_an_attempt_that_raises_undoes_its_writes_and_nothing_else(store: Store) -> None:
+    """What the unit wrote before and after stays; the error is the one that was raised."""
+    await store.transact(inserting("old"))
+
+    async def unit(unit: Unit) -> None:
+        async def work() -> None:
+            await unit.tx.execute("INSERT INTO payment (saga_id, amount) VALUES ('in', 1)")
+            await unit.insert(row("in"), accepted())
+            await unit.save(longer(row("old"), 2), parked(), epoch=1)
+            raise LookupError("mine")
+
+        await paying("before")(unit)
+        with pytest.raises(LookupError, match="mine"):
+            await unit.attempt(work)
+        await paying("later")(unit)
+        await unit.insert(row("in"), accepted())
+
+    await store.transact(unit)
+    assert await payments(store) == ["before", "later"]
+    assert await store.get("old") == row("old")
+    assert len(await store.entries("old")) == 1
+    assert await store.get("in") == row("in")
+
+
+async def test_attempts_nest(store: Store) -> None:
+    """An inner attempt that fails leaves the outer one; a good one returns its value."""
+
+    async def unit(unit: Unit) -> str:
+        async def inner() -> None:
+            await paying("inner")(unit)
+            raise LookupError
+
+        async def outer() -> str:
+            await paying("outer")(unit)
+            with pytest.raises(LookupError):
+                await unit.attempt(inner)
+            return "value"
+
+        return await unit.attempt(outer)
+
+    assert await store.transact(unit) == "value"
+    assert await payments(store) == ["outer"]
+
+
+# --- 5: epochs, numbers ----------------------------------------------------------------------
+
+
+async def test_a_stale_epoch_is_refused_and_writes_nothing(store: Store) -> None:
+    """Once epoch 2 holds the saga, a save by epoch 1 raises StaleEpoch."""
+    await store.transact(inserting("a"))
+    taken = longer(row("a"), 2, epoch=2)
+
+    async def take_over(unit: Unit) -> None:
+        await unit.save(taken, parked(), epoch=1)
+
+    async def stale(unit: Unit) -> None:
+        with pytest.raises(StaleEpoch, match="epoch 2"):
+            await unit.save(longer(row("a"), 2), parked(), epoch=1)
+
+    await store.transact(take_over)
+    await store.transact(stale)
+    assert await store.get("a") == taken
+    entries = await store.entries("a")
+    assert [(entry.number, entry.epoch) for entry in entries] == [(1, 1), (2, 2), (3, 2)]
+
+
+async def test_a_save_of_an_unknown_saga_is_stale(store: Store) -> None:
+    """A run whose saga is gone has nothing to write to."""
+
+    async def unit(unit: Unit) -> None:
+        await unit.save(longer(row("a"), 2), parked(), epoch=1)
+
+    with pytest.raises(StaleEpoch, match="not stored here"):
+        await store.transact(unit)
+
+
+async def test_entries_must_continue_the_journal(store: Store) -> None:
+    """A length that leaves a gap or overwrites an entry is a mistake of ours, told as such."""
+    await store.transact(inserting("a"))
+
+    async def gap(unit: Unit) -> None:
+        await unit.save(longer(row("a"), 3), parked(), epoch=1)
+
+    async def first(unit: Unit) -> None:
+        await unit.insert(longer(row("b"), 1), accepted())
+
+    for unit in (gap, first):
+        with pytest.raises(ValueError, match="length"):
+            await store.transact(unit)
+
+
+async def test_inserting_twice_is_a_key_error(store: Store) -> None:
+    """The second insert of an id raises KeyError and leaves the first as it was."""
+    await store.transact(inserting("a"))
+    with pytest.raises(KeyError, match="a"):
+        await store.transact(inserting("a", row("a", epoch=7)))
+    assert await store.get("a") == row("a")
+
+
+# --- 6: reads --------------------------------------------------------------------------------
+
+
+async def test_pages_are_in_the_order_of_ids(store: Store) -> None:
+    """`after` and `limit` walk over all sagas once."""
+    for number in (3, 1, 2, 5, 4):
+        await store.transact(inserting(f"s{number}"))
+    seen: list[str] = []
+    while page := await store.page(Filter(after=seen[-1] if seen else "", limit=2)):
+        seen += [found.id for found in page]
+    assert seen == ["s1", "s2", "s3", "s4", "s5"]
+
+
+@pytest.mark.parametrize(
+    "which, ids",
+    [
+        (Filter(), "abcd"),
+        (Filter(states=(SagaState.ACTIVE,)), "ab"),
+        (Filter(states=(SagaState.ACTIVE, SagaState.COMPLETED)), "abc"),
+        (Filter(parked=True), "bd"),
+        (Filter(parked=False), "ac"),
+        (Filter(parked=True, states=(SagaState.ACTIVE,)), "b"),
+        (Filter(parked=False, states=(SagaState.ACTIVE,)), "a"),
+        (Filter(states=(SagaState.ACTIVE,), after="a", limit=1), "b"),
+        (Filter(states=(SagaState.COMPENSATED,)), ""),
+    ],
+)
+async def test_pages_are_filtered(store: Store, which: Filter, ids: str) -> None:
+    """By state, by the parked flag, and by both."""
+    for saga_id, state, reason in (
+        ("a", SagaState.ACTIVE, ""),
+        ("b", SagaState.ACTIVE, "why"),
+        ("c", SagaState.COMPLETED, ""),
+        ("d", SagaState.FAILED_TO_COMPENSATE, "why"),
+    ):
+        await store.transact(inserting(saga_id, row(saga_id, state=state, parked=reason)))
+    assert "".join(found.id for found in await store.page(which)) == ids
+
+
+async def test_due_sagas_come_longest_due_first(store: Store) -> None:
+    """At or before the instant, at most `limit`; those without an instant never."""
+    for saga_id, due_at in (("a", AT + 2), ("b", AT), ("c", None), ("d", AT + 1), ("e", AT + 3)):
+        await store.transact(inserting(saga_id, row(saga_id, due_at=due_at)))
+    assert await store.due(AT + 2, 10) == ["b", "d", "a"]
+    assert await store.due(AT + 2, 2) == ["b", "d"]
+    assert await store.due(AT - 1, 10) == []
+
+
+async def test_sagas_are_counted_by_state(store: Store) -> None:
+    """Every state is there, with 0 where there is none."""
+    await store.transact(inserting("a"))
+    await store.transact(inserting("b"))
+    await store.transact(inserting("c", row("c", state=SagaState.COMPENSATED)))
+    expected = dict.fromkeys(SagaState, 0) | {SagaState.ACTIVE: 2, SagaState.COMPENSATED: 1}
+    assert await store.count() == expected
+
+
+async def test_fetchall_has_a_limit(store: Store) -> None:
+    """FETCH_ROWS_MAX rows are handed out, one more is an error that says how to mend it."""
+    numbers = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+
+    async def unit(unit: Unit) -> int:
+        with pytest.raises(TooManyRows, match="LIMIT"):
+            await unit.tx.fetchall(numbers + "SELECT i FROM n", FETCH_ROWS_MAX + 1)
+        return len(await unit.tx.fetchall(numbers + "SELECT i FROM n", FETCH_ROWS_MAX))
+
+    assert await store.transact(unit) == FETCH_ROWS_MAX
+
+
+async def test_a_transaction_may_fetch_one_row_or_none(store: Store) -> None:
+    """`fetchone` gives the first row, or None."""
+    await store.transact(paying("a", 7))
+
+    async def unit(unit: Unit) -> tuple[Row | None, Row | None]:
+        query = "SELECT amount FROM payment WHERE saga_id = ?"
+        return await unit.tx.fetchone(query, "a"), await unit.tx.fetchone(query, "b")
+
+    assert await store.transact(unit) == ((7,), None)
+
+
+# --- closing ---------------------------------------------------------------------------------
+
+
+async def test_closing_finishes_what_is_queued(store: Store) -> None:
+    """Units that were accepted before `close` become durable."""
+    tasks = [asyncio.ensure_future(store.transact(inserting(f"s{n}"))) for n in range(5)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert await asyncio.gather(*tasks) == [f"s{n}" for n in range(5)]
+
+
+async def test_a_closed_store_takes_no_units(store: Store) -> None:
+    """After `close` a unit raises StoreUnavailable and is not run."""
+    await store.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.transact(inserting("a"))

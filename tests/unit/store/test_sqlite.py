@@ -1,0 +1,211 @@
+"""What only holds for the store on a file: locks, kills, readers, settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.ports.store import Filter, Store, Unit
+from stage.store.sqlite import SqliteStore
+from tests.unit.store.given import accepted, inserting, row, until
+
+WRITER = """
+import asyncio, sys
+from stage.store.sqlite import SqliteStore
+from tests.unit.store.given import inserting
+
+async def main():
+    store = SqliteStore(sys.argv[1])
+    await store.open()
+    number = 0
+    while True:
+        await store.transact(inserting(f"s{number:06}"))
+        print(f"s{number:06}", flush=True)
+        number += 1
+
+asyncio.run(main())
+"""
+"""Writes one saga after the other and names each once it is durable."""
+
+
+@pytest.fixture
+def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A real process that writes to the file."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "stage.db")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    """The next lines of a process."""
+    assert process.stdout is not None
+    return [process.stdout.readline().strip() for _ in range(count)]
+
+
+async def test_a_file_belongs_to_one_process(
+    tmp_path: Path, other_process: subprocess.Popen[str]
+) -> None:
+    """A second process is refused with the path, the pid of the first, and the fix."""
+    await asyncio.to_thread(lines, other_process, 1)
+    with pytest.raises(
+        ConfigurationError, match=rf"stage\.db is in use .* pid {other_process.pid} .*stop that one"
+    ):
+        await SqliteStore(tmp_path / "stage.db").open()
+
+
+async def test_what_was_told_survives_a_kill(
+    tmp_path: Path, other_process: subprocess.Popen[str]
+) -> None:
+    """After SIGKILL every saga whose unit had returned is there, and the lock is free."""
+    told = await asyncio.to_thread(lines, other_process, 50)
+    other_process.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(other_process.wait)
+    store = SqliteStore(tmp_path / "stage.db")
+    await store.open()
+    try:
+        there = [found.id for found in await store.page(Filter(limit=100_000))]
+        assert there[: len(told)] == told
+        assert await store.get("s000000") == row("s000000")
+        assert await store.transact(inserting("after")) == "after"
+    finally:
+        await store.close()
+
+
+async def test_the_lock_holds_within_a_process_too(tmp_path: Path) -> None:
+    """Two stores on one file are refused; after `close` the next one may open it."""
+    first = SqliteStore(tmp_path / "stage.db")
+    await first.open()
+    with pytest.raises(ConfigurationError, match=f"pid {os.getpid()}"):
+        await SqliteStore(tmp_path / "stage.db").open()
+    await first.transact(inserting("a"))
+    await first.close()
+    second = SqliteStore(tmp_path / "stage.db")
+    await second.open()
+    assert await second.get("a") == row("a")
+    await second.close()
+
+
+async def test_readers_see_only_what_is_durable(tmp_path: Path) -> None:
+    """A read beside a unit that has written but is not committed shows the state before it."""
+    store = SqliteStore(tmp_path / "stage.db")
+    await store.open()
+    written, go_on = threading.Event(), threading.Event()
+
+    async def unit(unit: Unit) -> None:
+        await unit.insert(row("a"), accepted())
+        written.set()
+        go_on.wait(10)
+
+    try:
+        task = asyncio.ensure_future(store.transact(unit))
+        await asyncio.to_thread(written.wait, 10)
+        assert await store.get("a") is None
+        assert await store.entries("a") == []
+        assert sum((await store.count()).values()) == 0
+        go_on.set()
+        await task
+        assert await store.get("a") == row("a")
+    finally:
+        go_on.set()
+        await store.close()
+
+
+async def test_a_commit_is_synced(tmp_path: Path) -> None:
+    """The settings that durability rests on are those of the connection that writes."""
+    store = SqliteStore(tmp_path / "stage.db")
+    await store.open()
+
+    def settings(connection: sqlite3.Connection) -> list[object]:
+        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    assert store._bridge is not None
+    found = await store._bridge.run(settings)
+    await store.close()
+    assert found == ["wal", 2, 1, 5000]
+
+
+async def test_readers_cannot_write(tmp_path: Path) -> None:
+    """A reading connection refuses to write, whatever it is given."""
+    store = SqliteStore(tmp_path / "stage.db")
+    await store.open()
+    try:
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await store._readers[0].run(lambda c: c.execute("DELETE FROM saga"))
+    finally:
+        await store.close()
+
+
+async def test_pending_migrations_are_told_when_it_may_not_upgrade(
+    tmp_path: Path, migrations: Path
+) -> None:
+    """With upgrade=False a pending migration is a mistake of configuration, and nothing is held."""
+    path = tmp_path / "stage.db"
+    with pytest.raises(ConfigurationError, match="stage db upgrade"):
+        await SqliteStore(path, migrations=[migrations], upgrade=False).open()
+    store = SqliteStore(path, migrations=[migrations])
+    await store.open()
+    await store.close()
+    store = SqliteStore(path, migrations=[migrations], upgrade=False)
+    await store.open()
+    await store.close()
+
+
+@pytest.mark.parametrize("broken", ["missing/stage.db", "folder", "text"])
+async def test_a_path_that_cannot_be_used_is_told(tmp_path: Path, broken: str) -> None:
+    """The message has the path and the fix, and no thread or lock is left behind."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("this is no database" * 100)
+    with pytest.raises(ConfigurationError, match=broken):
+        await SqliteStore(tmp_path / broken).open()
+
+
+async def test_another_writer_makes_it_unavailable(tmp_path: Path) -> None:
+    """A lock held by a foreign tool for too long is told as such; nothing was written."""
+
+    class Impatient(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            return super().execute(sql.replace("= 5000", "= 10"), *parameters)  # type: ignore[arg-type]
+
+    store = SqliteStore(tmp_path / "stage.db", factory=Impatient, retry_seconds=0.01)
+    await store.open()
+    foreign = await asyncio.to_thread(
+        sqlite3.connect, tmp_path / "stage.db", isolation_level=None, check_same_thread=False
+    )
+    try:
+        await asyncio.to_thread(foreign.execute, "BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="another process holds the database"):
+            await store.transact(inserting("a"))
+        assert not store.available
+        await asyncio.to_thread(foreign.execute, "ROLLBACK")
+        await until(lambda: store.available)
+        assert await store.transact(inserting("a")) == "a"
+    finally:
+        foreign.close()
+        await store.close()
+
+
+def test_both_stores_are_stores(tmp_path: Path) -> None:
+    """They fit the port, as mypy sees it."""
+    from stage.store.memory import MemoryStore
+
+    stores: list[Store] = [SqliteStore(tmp_path / "stage.db"), MemoryStore()]
+    assert [store.available for store in stores] == [True, True]

@@ -1,0 +1,225 @@
+"""Group commit and rule 8: what is in doubt is settled before anyone is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from stage.core.errors import StoreUnavailable
+from stage.ports.store import Filter, Unit
+from stage.store.sqlite import SqliteStore
+from stage.store.writer import QUEUE_UNITS_MAX, UNITS_PER_BATCH_MAX
+from tests.unit.store.conftest import Faulty
+from tests.unit.store.given import accepted, inserting, row, until
+
+
+@asynccontextmanager
+async def opened(
+    path: Path,
+    factory: type[Faulty],
+    *,
+    units_per_batch_max: int = UNITS_PER_BATCH_MAX,
+    queue_units_max: int = QUEUE_UNITS_MAX,
+) -> AsyncIterator[SqliteStore]:
+    """A store on a file whose connections fail as told."""
+    store = SqliteStore(
+        path / "stage.db",
+        factory=factory,
+        retry_seconds=0.01,
+        units_per_batch_max=units_per_batch_max,
+        queue_units_max=queue_units_max,
+    )
+    await store.open()
+    factory.commits = 0
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def counting(saga_id: str, runs: list[str]) -> Callable[[Unit], Awaitable[str]]:
+    """A unit that inserts a saga and counts how often it was run."""
+
+    async def unit(unit: Unit) -> str:
+        runs.append(saga_id)
+        await unit.insert(row(saga_id), accepted())
+        return saga_id
+
+    return unit
+
+
+async def test_concurrent_units_share_commits(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """Fifty concurrent units need a few commits, one of them at least."""
+    async with opened(tmp_path, faulty) as store:
+        await asyncio.gather(*(store.transact(inserting(f"s{n}")) for n in range(50)))
+        assert 1 <= faulty.commits <= 5
+        assert sum((await store.count()).values()) == 50
+
+
+async def test_a_batch_has_a_limit(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """Fifty units in batches of at most ten need five commits or more."""
+    async with opened(tmp_path, faulty, units_per_batch_max=10) as store:
+        await asyncio.gather(*(store.transact(inserting(f"s{n}")) for n in range(50)))
+        assert faulty.commits >= 5
+
+
+async def test_a_full_queue_is_told_at_once(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """Beyond the limit a unit is refused and not run; those that wait are."""
+    async with opened(tmp_path, faulty, queue_units_max=5) as store:
+        done = await asyncio.gather(
+            *(store.transact(inserting(f"s{n}")) for n in range(8)), return_exceptions=True
+        )
+        refused = [error for error in done if isinstance(error, StoreUnavailable)]
+        assert len(refused) == 3
+        assert "queue is full" in str(refused[0])
+        assert sum((await store.count()).values()) == 5
+        assert store.available
+
+
+async def test_a_batch_that_failed_whole_is_not_committed(
+    tmp_path: Path, faulty: type[Faulty]
+) -> None:
+    """Where no unit wrote anything there is nothing to sync."""
+
+    async def bad(unit: Unit) -> None:
+        raise LookupError
+
+    async with opened(tmp_path, faulty) as store:
+        with pytest.raises(LookupError):
+            await store.transact(bad)
+        assert faulty.commits == 0
+
+
+async def test_a_commit_that_landed_stands(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """COMMIT raises, but the batch is there: every unit returns, and none is run again."""
+    runs: list[str] = []
+    async with opened(tmp_path, faulty) as store:
+        faulty.plan[:] = ["landed"]
+        ids = [f"s{n}" for n in range(5)]
+        done = await asyncio.gather(*(store.transact(counting(one, runs)) for one in ids))
+        assert faulty.struck == ["landed"]
+        assert done == ids
+        assert runs == ids
+        assert [found.id for found in await store.page(Filter())] == ids
+        assert store.available
+
+
+async def test_a_commit_that_did_not_land_is_repeated(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """COMMIT raises and the batch is gone: every unit is run once more, by itself."""
+    runs: list[str] = []
+    async with opened(tmp_path, faulty) as store:
+        faulty.plan[:] = ["lost"]
+        ids = [f"s{n}" for n in range(5)]
+        done = await asyncio.gather(*(store.transact(counting(one, runs)) for one in ids))
+        assert faulty.struck == ["lost"]
+        assert done == ids
+        assert sorted(runs) == sorted(ids * 2)
+        assert faulty.commits == 1 + 5
+        assert store.available
+
+
+async def test_a_poisoned_unit_fails_alone(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """A unit that makes every COMMIT fail raises StoreUnavailable; its neighbours are durable."""
+    faulty.poison = "s2"
+    async with opened(tmp_path, faulty) as store:
+        done = await asyncio.gather(
+            *(store.transact(inserting(f"s{n}")) for n in range(5)), return_exceptions=True
+        )
+        assert len(faulty.struck) >= 2
+        assert isinstance(done[2], StoreUnavailable)
+        assert [done[n] for n in (0, 1, 3, 4)] == ["s0", "s1", "s3", "s4"]
+        assert await store.get("s2") is None
+        assert await store.get("s4") == row("s4")
+
+
+async def test_a_commit_that_never_lands_is_told(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """After the second failure the caller is told that nothing was written, and it is true."""
+    async with opened(tmp_path, faulty) as store:
+        faulty.plan[:] = ["lost", "lost"]
+        with pytest.raises(StoreUnavailable, match="disk I/O error"):
+            await store.transact(inserting("a"))
+        assert faulty.struck == ["lost", "lost"]
+        assert await store.get("a") is None
+        assert await store.transact(inserting("a")) == "a"
+
+
+async def test_a_repeat_that_landed_in_doubt_stands(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """The first COMMIT is lost, that of the repeat raises and landed: the unit returns."""
+    async with opened(tmp_path, faulty) as store:
+        faulty.plan[:] = ["lost", "landed"]
+        assert await store.transact(inserting("a")) == "a"
+        assert faulty.struck == ["lost", "landed"]
+        assert await store.get("a") == row("a")
+
+
+async def test_a_full_disk_makes_the_store_unavailable(
+    tmp_path: Path, faulty: type[Faulty]
+) -> None:
+    """Units raise StoreUnavailable with the fix; it is available again by itself."""
+    async with opened(tmp_path, faulty) as store:
+        faulty.refuse = True
+        with pytest.raises(StoreUnavailable, match=r"full.*make room"):
+            await store.transact(inserting("a"))
+        assert store.available is False
+        faulty.refuse = False
+        await until(lambda: store.available)
+        assert faulty.struck
+        assert await store.transact(inserting("a")) == "a"
+
+
+async def test_a_disk_that_is_full_within_a_unit_fails_it_even_if_swallowed(
+    tmp_path: Path, faulty: type[Faulty]
+) -> None:
+    """A unit cannot succeed past an error that says the database is away."""
+
+    async def greedy(unit: Unit) -> None:
+        with suppress(StoreUnavailable):
+            await unit.tx.execute(
+                "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 9999)"
+                " INSERT INTO journal SELECT 'x', i, 1, 0, '', zeroblob(4000) FROM n"
+            )
+
+    store = SqliteStore(tmp_path / "stage.db", factory=SmallDisk, retry_seconds=0.01)
+    await store.open()
+    try:
+        with pytest.raises(StoreUnavailable, match="make room"):
+            await store.transact(greedy)
+        assert await store.entries("x") == []
+        assert await store.transact(inserting("a")) == "a"
+        assert store.available
+    finally:
+        await store.close()
+
+
+class SmallDisk(Faulty):
+    """A connection to a file that may have a hundred pages and no more."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        self.execute("PRAGMA max_page_count = 100")
+
+
+async def test_while_the_file_cannot_be_reopened_nobody_is_lied_to(
+    tmp_path: Path, faulty: type[Faulty]
+) -> None:
+    """A unit in doubt is held until the file is back, others are refused; then it is settled."""
+    path = tmp_path / "stage.db"
+    async with opened(tmp_path, faulty) as store:
+        away = path.with_name("away.db")
+
+        faulty.plan[:] = ["landed"]
+        faulty.gates.append(lambda: path.rename(away))
+        doubtful = asyncio.ensure_future(store.transact(inserting("a")))
+        await until(lambda: away.exists() and not store.available)
+        with pytest.raises(StoreUnavailable):
+            await store.transact(inserting("b"))
+        assert not doubtful.done()
+        assert not path.exists()
+        away.rename(path)
+        assert await asyncio.wait_for(doubtful, 5) == "a"
+        assert await store.get("a") == row("a")
+        assert await store.get("b") is None
