@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+from asyncio import events
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
@@ -42,6 +43,8 @@ class FunctionConversation:
 
     def begin(self) -> Turn:
         """See `ports.stage.Conversation`."""
+        loop = events._get_running_loop()
+        events._set_running_loop(None)  # whoever wants the loop here is told that there is none
         try:
             yielded = self._context.run(self._coroutine.send, None)
         except StopIteration as stop:
@@ -50,6 +53,8 @@ class FunctionConversation:
             return self._failed(error)
         except Exception:
             return Foreign()  # this may only mean that the function wanted the event loop
+        finally:
+            events._set_running_loop(loop)
         if isinstance(yielded, Send):
             return self._sending(yielded)
         self._coroutine.close()

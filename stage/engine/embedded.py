@@ -22,7 +22,7 @@ from stage.core.steps import Plan
 from stage.engine.clock import SystemClock
 from stage.engine.context import Context, context_of, row_of
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing
-from stage.engine.run import Letter, Run
+from stage.engine.run import Letter, Run, RunOver
 from stage.engine.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, Reply, Snapshot
@@ -200,7 +200,7 @@ class EmbeddedEngine:
     async def look(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
         """See `ports.engine.Engine`."""
         run = self._runs.get(saga_id)
-        if run is not None and wait_seconds > 0 and run.saga is not None and not run.saga.ended:
+        if run is not None and wait_seconds > 0 and not run.over:
             await run.watch(wait_seconds)
         if run is not None and run.saga is not None and run.row is not None:
             return self._snapshot(run)
@@ -536,10 +536,6 @@ class EmbeddedEngine:
             next_at=run.row.due_at if run.in_flight == 0 else None,
             running=run.in_flight > 0,
         )
-
-
-class RunOver(Exception):
-    """The run left memory before it took the event; the saga has to be opened anew."""
 
 
 class _Adopted(msgspec.Struct, kw_only=True):

@@ -15,7 +15,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
-from stage.core.errors import JournalMismatch, StageError
+from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import Impossible, Saga, decide, evolve
 from stage.core.outcome import FailureKind
@@ -133,8 +133,10 @@ class Interpreter:
                 lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
             )
             turn = Finished(result=result)
-        except StageError:
+        except (StoreUnavailable, StaleEpoch):
             raise
+        except StageError as error:  # it escaped, or its SQL is not allowed: so it will always be
+            turn = Failed(kind=FailureKind.REFUSED, reason=f"{do.step}: {error}")
         except Exception as error:
             turn = participant.explain(error)
         event = outcome_event(do, turn, self._clock.now())

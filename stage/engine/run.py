@@ -12,6 +12,10 @@ from stage.ports.observer import Span
 from stage.ports.store import SagaRow
 
 
+class RunOver(Exception):
+    """The run left memory before it took the event; the saga has to be opened anew."""
+
+
 class Letter:
     """An event for a run, and the future that is done once it is durable."""
 
@@ -52,7 +56,9 @@ class Run:
         self._wake()
 
     async def post_durably(self, event: e.Event) -> None:
-        """Put an event into the inbox and return once it is durable."""
+        """Put an event into the inbox and return once it is durable. Raises RunOver."""
+        if self.over:
+            raise RunOver
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.inbox.append(Letter(event, durable))
         self._wake()

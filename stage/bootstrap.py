@@ -1,0 +1,175 @@
+"""Puts a stage together: the one place that knows every room. Nothing happens at import."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from stage.authoring.stage import BoundStage, Stage
+from stage.config import Config, load
+from stage.core.errors import ConfigurationError
+from stage.engine.clock import SystemClock
+from stage.engine.embedded import EmbeddedEngine, EngineLimits
+from stage.inbound.app import EDGE, Edge, make_app
+from stage.outbound.links import HttpLinks
+from stage.outbound.transport import Transport
+from stage.ports.observer import Observer
+from stage.ports.store import Store
+from stage.store.memory import MemoryStore
+from stage.store.sqlite import SqliteStore
+from stage.wire.descriptor import Descriptor
+from stage.wire.limits import DEFAULT_LIMITS
+
+SQLITE = "sqlite:///"
+MEMORY = ":memory:"
+
+
+def build_app(
+    stage: Stage[Any, Any], config: Config, *, observer: Observer | None = None
+) -> web.Application:
+    """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
+
+    Raises DeclarationError and ConfigurationError with the fix in the message.
+    """
+    bound = stage.bind(tuple(config.downstreams))
+    _check_externals(stage, bound, config)
+    store = make_store(stage, config)
+    watching = observer if observer is not None else _observer()
+    transport = Transport()
+    links = HttpLinks(
+        transport,
+        externals=config.externals,
+        downstreams=config.downstreams,
+        upstreams=config.upstreams,
+    )
+    clock = SystemClock()
+    engine = EmbeddedEngine(
+        bound,
+        store,
+        links,
+        watching,
+        clock=clock,
+        limits=EngineLimits(
+            sagas_max=config.concurrency_max,
+            compensation_window_seconds=config.compensation_window_seconds,
+        ),
+    )
+    app = make_app()
+    app[EDGE] = Edge(
+        engine=engine,
+        participant=bound,
+        observer=watching,
+        clock=clock,
+        descriptor=_descriptor(stage, bound, config),
+        limits=DEFAULT_LIMITS,
+        wait_seconds_max=config.wait_seconds_max,
+    )
+
+    async def lifetime(_app: web.Application) -> AsyncIterator[None]:
+        await store.open()
+        try:
+            await transport.open()
+            try:
+                await engine.start()
+                yield
+            finally:
+                await engine.drain(0.0)
+                await transport.close()
+        finally:
+            await store.close()
+
+    async def drain(_app: web.Application) -> None:
+        await engine.drain(config.drain_seconds)
+
+    app.cleanup_ctx.append(lifetime)
+    app.on_shutdown.append(drain)
+    return app
+
+
+async def application_from_environment(stage: Stage[Any, Any]) -> web.Application:
+    """The application, configured from `STAGE_…` alone; a factory for gunicorn and run_app."""
+    return build_app(stage, load({}, os.environ, None))
+
+
+def serve(stage: Stage[Any, Any], config: Config) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return."""
+    from stage.telemetry import logs, sdk
+
+    logs.configure(format=config.log_format, level=config.log_level)
+    sdk.setup(config.name or stage.name, endpoint=config.otlp_endpoint)
+    try:
+        asyncio.run(_serve(stage, config))
+    finally:
+        sdk.shutdown()
+
+
+async def _serve(stage: Stage[Any, Any], config: Config) -> None:
+    app = build_app(stage, config)
+    runner = web.AppRunner(app, handle_signals=False, access_log=None)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.host, config.port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {config.host}:{config.port}: {error.strerror or error}:"
+                " choose another --port, or stop what uses it"
+            ) from error
+        port = runner.addresses[0][1]
+        print(f"listening on http://{config.host}:{port}", flush=True)
+        await stopping.wait()
+        engine = app[EDGE].engine
+        engine.leave_rotation()  # not ready at once, serving on until the load balancer has seen it
+        await asyncio.sleep(config.drain_delay_seconds)
+    finally:
+        await runner.cleanup()
+
+
+def make_store(stage: Stage[Any, Any], config: Config) -> Store:
+    """The store that the database URL names. Raises ConfigurationError."""
+    migrations = () if stage.migrations is None else (stage.migrations,)
+    if not config.database.startswith(SQLITE):
+        raise ConfigurationError(f"database {config.database!r} is not known: use sqlite:///FILE")
+    name = config.database.removeprefix(SQLITE)
+    if name == MEMORY:
+        return MemoryStore(migrations=migrations)
+    return SqliteStore(Path(name), migrations=migrations)
+
+
+def _observer() -> Observer:
+    from stage.telemetry.compose import default_observer
+
+    return default_observer()
+
+
+def _check_externals(stage: Stage[Any, Any], bound: BoundStage[Any, Any], config: Config) -> None:
+    wanted = {step.peer for step in bound.plan.steps if step.kind.value == "call"}
+    missing = sorted(wanted - set(config.externals))
+    if missing:
+        options = " ".join(f"--external {name}=URL" for name in missing)
+        raise ConfigurationError(
+            f"stage {stage.name!r} calls {', '.join(missing)}, which no option names: add {options}"
+        )
+
+
+def _descriptor(stage: Stage[Any, Any], bound: BoundStage[Any, Any], config: Config) -> Descriptor:
+    pivot = None if bound.plan.pivot is None else bound.plan.steps[bound.plan.pivot].name
+    return Descriptor(
+        name=stage.name,
+        accepts=stage.accepts.schema(),
+        adds=stage.adds.schema() if stage.adds is not None else {},
+        limits=DEFAULT_LIMITS,
+        compensation_window_seconds=config.compensation_window_seconds,
+        pivot=pivot,
+    )

@@ -1,0 +1,148 @@
+"""Starts the four services of the demo as processes of their own, on free loopback ports."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from stage.core.errors import StageError
+
+LOOPBACK = "127.0.0.1"
+START_SECONDS_MAX = 20.0
+STOP_SECONDS_MAX = 5.0
+
+
+class ChainError(StageError):
+    """A service of the demo did not start; the message holds what it said."""
+
+
+class Service:
+    """One process: started, killed, started again on the same port."""
+
+    def __init__(self, name: str, port: int, arguments: Sequence[str], log: Path) -> None:
+        self.name = name
+        self.port = port
+        self.url = f"http://{LOOPBACK}:{port}"
+        self._arguments = [*arguments, "--port", str(port)]
+        self._log = log
+        self._process: Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The id of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start it and return when it listens. Raises ChainError."""
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                *self._arguments,
+                stdout=PIPE,
+                stderr=log,
+                env={**os.environ, "STAGE_LOG_FORMAT": "json"},
+            )
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(START_SECONDS_MAX):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            line = b""
+        if not line.startswith(b"listening on "):
+            await self.kill()
+            said = self._log.read_text(errors="replace")[-2_000:]
+            raise ChainError(f"{self.name} did not start: {said.strip() or 'it said nothing'}")
+
+    async def kill(self) -> None:
+        """SIGKILL: it gets no chance to tidy up."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL when it does not listen."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await self._process.wait()
+        except TimeoutError:
+            await self.kill()
+
+
+class Chain:
+    """order -> payment (the stage, with its external API psp) -> shipping."""
+
+    def __init__(self, folder: Path, *, otlp: str | None = None) -> None:
+        order, payment, shipping, psp = free_ports(4)
+        here = f"http://{LOOPBACK}:"
+        options = ["--otlp-endpoint", otlp] if otlp else []
+        self.psp = Service("psp", psp, ["stage.demo.psp"], folder / "psp.log")
+        self.order = Service(
+            "order",
+            order,
+            ["upstream_stub", "--name", "order", "--stage", f"{here}{payment}"],
+            folder / "order.log",
+        )
+        self.shipping = Service(
+            "shipping",
+            shipping,
+            ["downstream_stub", "--name", "shipping", "--upstream", f"{here}{payment}"],
+            folder / "shipping.log",
+        )
+        self.payment = Service(
+            "payment",
+            payment,
+            [
+                "stage",
+                "serve",
+                "stage.demo.payment:payment",
+                "--database",
+                f"sqlite:///{folder / 'payment.db'}",
+                "--upstream",
+                f"order={here}{order}",
+                "--downstream",
+                f"shipping={here}{shipping}",
+                "--external",
+                f"psp={here}{psp}",
+                *options,
+            ],
+            folder / "payment.log",
+        )
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """All four, in the order of the chain."""
+        return (self.order, self.payment, self.psp, self.shipping)
+
+    async def start(self) -> None:
+        """Start all four at the same time. Raises ChainError."""
+        await asyncio.gather(*(service.start() for service in self.services))
+
+    async def stop(self) -> None:
+        """Stop all four."""
+        await asyncio.gather(*(service.stop() for service in self.services))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago; they are held until all are known."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,133 @@
+"""The demo's own small HTTP client: posts orders, sets scripts, reads books, waits for a state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from stage.demo.chain import ChainError, Service
+
+POLL_SECONDS = 0.02
+TIMEOUT_SECONDS = 10.0
+UNTIL_SECONDS_MAX = 15.0
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer: its code and its bytes."""
+
+    status: int
+    body: bytes
+
+
+class Client:
+    """Talks to the four services. Use it as an async context manager."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Client:
+        self._session = aiohttp.ClientSession()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Reply:
+        """One request; the answer whatever its code."""
+        assert self._session is not None
+        async with self._session.request(
+            method,
+            url,
+            data=body,
+            headers={"Content-Type": "application/json", **(headers or {})},
+            timeout=aiohttp.ClientTimeout(total=timeout),
+        ) as response:
+            return Reply(response.status, await response.read())
+
+    async def post(
+        self,
+        url: str,
+        value: Any,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Reply:
+        """POST a value as JSON."""
+        return await self.request("POST", url, msgspec.json.encode(value), headers, timeout)
+
+    async def post_bytes(self, url: str, body: bytes) -> Reply:
+        """POST these bytes as JSON."""
+        return await self.request("POST", url, body, timeout=30.0)
+
+    async def get(self, url: str) -> Any:
+        """The decoded JSON of a GET, or None for 404."""
+        reply = await self.request("GET", url)
+        return None if reply.status == 404 else msgspec.json.decode(reply.body)
+
+    async def script(self, service: Service, script: Mapping[str, Any]) -> None:
+        """Let a stub or the external API misbehave from now on. Raises ChainError."""
+        reply = await self.request("PUT", f"{service.url}/script", msgspec.json.encode(script))
+        if reply.status != 200:
+            raise ChainError(f"{service.name} did not take the script: {reply.body!r}")
+
+    async def saga(self, service: Service, saga_id: str) -> dict[str, Any] | None:
+        """What a service says of a saga, or None when it never saw it."""
+        found: dict[str, Any] | None = await self.get(f"{service.url}/sagas/{saga_id}")
+        return found
+
+    async def journal(self, stage: Service, saga_id: str) -> list[dict[str, Any]]:
+        """The journal of a saga at the stage."""
+        view = await self.get(f"{stage.url}/sagas/{saga_id}?view=journal")
+        return [] if view is None else list(view["entries"])
+
+    async def events(self, stage: Service, saga_id: str) -> list[str]:
+        """The names of the journal's events."""
+        return [entry["event"] for entry in await self.journal(stage, saga_id)]
+
+    async def charges(self, psp: Service, saga_id: str) -> tuple[int, int]:
+        """Charges made and still standing for a saga, by the books of the external API."""
+        books = await self.get(f"{psp.url}/charges")
+        mine = [entry for entry in books["charges"] if entry["key"].startswith(f"{saga_id}:")]
+        return sum(entry["made"] for entry in mine), sum(entry["standing"] for entry in mine)
+
+    async def until(
+        self, service: Service, saga_id: str, holds: Callable[[Mapping[str, Any]], bool]
+    ) -> None:
+        """Return when the service says so of the saga. Raises ChainError after a while."""
+        await self._poll(
+            lambda: self._says(service, saga_id, holds), f"{service.name} of saga {saga_id}"
+        )
+
+    async def _says(
+        self, service: Service, saga_id: str, holds: Callable[[Mapping[str, Any]], bool]
+    ) -> bool:
+        saga = await self.saga(service, saga_id)
+        return saga is not None and holds(saga)
+
+    async def until_charged(self, psp: Service, saga_id: str) -> None:
+        """Return when the charge has landed. Raises ChainError after a while."""
+
+        async def landed() -> bool:
+            return await self.charges(psp, saga_id) == (1, 1)
+
+        await self._poll(landed, f"the charge of saga {saga_id}")
+
+    async def _poll(self, ask: Callable[[], Any], what: str) -> None:
+        try:
+            async with asyncio.timeout(UNTIL_SECONDS_MAX):
+                while not await ask():  # noqa: ASYNC110 - it is another process that we wait for
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            raise ChainError(f"waited {UNTIL_SECONDS_MAX:g} s in vain for {what}") from None
+

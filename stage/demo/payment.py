@@ -1,0 +1,93 @@
+"""The example stage: reserve in the database, charge through an API, record, hand on."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import msgspec
+
+from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
+
+
+class Order(msgspec.Struct):
+    """What the stage before us hands over."""
+
+    order_id: str
+    amount: int
+    currency: str
+
+
+class Charge(msgspec.Struct):
+    """What this stage adds to the context."""
+
+    charge_id: str
+
+
+payment = Stage("payment", accepts=Order, adds=Charge, migrations="migrations")
+
+
+@payment.transaction
+async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+    """Write the payment down before anything leaves."""
+    if saga.input.amount <= 0:
+        raise Refused("the amount must be positive")
+    await tx.execute(
+        "INSERT INTO payment (saga_id, order_id, amount, currency, state)"
+        " VALUES (?, ?, ?, ?, 'pending')",
+        saga.id,
+        saga.input.order_id,
+        saga.input.amount,
+        saga.input.currency,
+    )
+
+
+@reserve.compensation
+async def release(tx: Tx, saga: Saga[Order]) -> None:
+    """Give the reservation back."""
+    await tx.execute("UPDATE payment SET state = 'released' WHERE saga_id = ?", saga.id)
+
+
+@payment.call(to="psp", timeout=1.0)
+async def charge(http: Http, saga: Saga[Order]) -> Charge:
+    """Charge the card, once however often it is asked."""
+    answer = await http.post("/charges", json={"amount": saga.input.amount})
+    if answer.status in (402, 410):
+        raise Refused("card declined")
+    return Charge(answer.json()["id"])
+
+
+@charge.probe
+async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
+    """Look the charge up by its key."""
+    answer = await http.get(f"/charges/by-key/{quote(saga.key, safe='')}")
+    if answer.status == 404:
+        return None
+    return Charge(answer.json()["id"])
+
+
+@charge.compensation
+async def refund(http: Http, saga: Saga[Order], charge: Charge | None) -> None:
+    """Refund by the key of the charge, whether or not its answer ever reached us."""
+    key = saga.key.removesuffix(":undo") + ":do"
+    charge_id = charge.charge_id if charge is not None else None
+    answer = await http.post("/refunds", json={"key": key, "charge_id": charge_id})
+    if answer.status == 402:
+        raise Refused("the refund was declined")
+    if answer.status >= 400:
+        raise Transient(f"the refund was answered {answer.status}")
+
+
+@payment.transaction
+async def record(tx: Tx, saga: Saga[Order]) -> None:
+    """Write down what was charged."""
+    await tx.execute(
+        "UPDATE payment SET state = 'charged', charge_id = ? WHERE saga_id = ?",
+        saga.result(charge).charge_id,
+        saga.id,
+    )
+
+
+@payment.output
+def charged(saga: Saga[Order]) -> Charge:
+    """What the stages after us may want to know."""
+    return saga.result(charge)

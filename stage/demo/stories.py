@@ -1,0 +1,258 @@
+"""The seven stories that the demo tells: what is done to the chain, and how each has to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from stage.demo.chain import Chain
+from stage.demo.client import Client, Reply
+from stage.wire.envelope import Envelope, encode_envelope, new_saga_id
+
+WAIT_SECONDS_MAX = 15.0
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """How a story has to end: the states along the chain, and the charges of its saga.
+
+    A state is None where that service never hears of the saga.
+    """
+
+    outcome: str
+    order: str | None
+    payment: str
+    shipping: str | None
+    made: int
+    standing: int
+
+
+class Told(msgspec.Struct, kw_only=True):
+    """What a story did: its saga, and what else it saw that must hold."""
+
+    saga_id: str
+    checks: list[tuple[str, bool]] = []
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """One story."""
+
+    name: str
+    title: str
+    act: Callable[[Chain, Client, str], Awaitable[Told]]
+    ending: Ending
+
+
+def order_of(saga_id: str) -> dict[str, Any]:
+    """The order of a story."""
+    return {"order_id": f"o-{saga_id[-6:]}", "amount": 100, "currency": "KRW"}
+
+
+async def place(chain: Chain, client: Client, saga_id: str) -> Reply:
+    """Post an order upstream, which starts the saga, and wait for its outcome."""
+    return await client.post(
+        f"{chain.order.url}/orders", order_of(saga_id), {"Saga-Id": saga_id}, timeout=30.0
+    )
+
+
+async def completed(chain: Chain, client: Client, saga_id: str) -> Told:
+    """Nothing goes wrong."""
+    reply = await place(chain, client, saga_id)
+    return Told(saga_id=saga_id, checks=[("upstream answered 200", reply.status == 200)])
+
+
+async def refused(chain: Chain, client: Client, saga_id: str) -> Told:
+    """Downstream says no."""
+    await client.script(chain.shipping, {"script": "refuse", "match": saga_id})
+    reply = await place(chain, client, saga_id)
+    return Told(saga_id=saga_id, checks=[("upstream answered 409", reply.status == 409)])
+
+
+async def in_doubt(chain: Chain, client: Client, saga_id: str) -> Told:
+    """The charge lands, its answer never comes."""
+    script = {"script": "effect-then-hang", "times": 1, "match": saga_id}
+    await client.script(chain.psp, script)
+    reply = await place(chain, client, saga_id)
+    events = await client.events(chain.payment, saga_id)
+    return Told(
+        saga_id=saga_id,
+        checks=[
+            ("upstream answered 200", reply.status == 200),
+            ("the call was in doubt", "step_in_doubt" in events),
+            ("the probe found it", "probe_found" in events),
+        ],
+    )
+
+
+async def late_failure(chain: Chain, client: Client, saga_id: str) -> Told:
+    """Downstream says yes, and fails a moment later."""
+    script = {"script": "late-failure", "seconds": 0.3, "match": saga_id}
+    await client.script(chain.shipping, script)
+    reply = await place(chain, client, saga_id)
+    await client.until(chain.order, saga_id, lambda saga: saga.get("state") == "compensated")
+    await client.until(
+        chain.payment, saga_id, lambda saga: saga.get("told_upstream") == "delivered"
+    )
+    return Told(saga_id=saga_id, checks=[("upstream answered 200 first", reply.status == 200)])
+
+
+async def overtaken(chain: Chain, client: Client, saga_id: str) -> Told:
+    """The compensation arrives before its request."""
+    asked = {"requested_by": "order", "reason": "the order was withdrawn"}
+    first = await client.post(f"{chain.payment.url}/sagas/{saga_id}/compensate", asked)
+    late = await send(chain, client, saga_id)
+    reply = await place(chain, client, saga_id)
+    return Told(
+        saga_id=saga_id,
+        checks=[
+            ("the early compensation was answered 200", first.status == 200),
+            ("the late request was answered 410", late.status == 410),
+            ("upstream undid its own part", reply.status == 409),
+        ],
+    )
+
+
+async def five_times(chain: Chain, client: Client, saga_id: str) -> Told:
+    """The same request five times at once."""
+    replies = await asyncio.gather(*(send(chain, client, saga_id) for _ in range(5)))
+    events = await client.events(chain.payment, saga_id)
+    return Told(
+        saga_id=saga_id,
+        checks=[
+            ("all were answered 200", all(reply.status == 200 for reply in replies)),
+            ("the five answers are equal", len({reply.body for reply in replies}) == 1),
+            ("there was one run", events.count("accepted") == 1 and "recovered" not in events),
+        ],
+    )
+
+
+async def killed(chain: Chain, client: Client, saga_id: str) -> Told:
+    """SIGKILL after the charge has landed and before the stage could commit it."""
+    script = {"script": "effect-then-hang", "times": 1, "match": saga_id}
+    await client.script(chain.psp, script)
+    placing = asyncio.create_task(place(chain, client, saga_id))
+    try:
+        await client.until_charged(chain.psp, saga_id)
+        before = await client.events(chain.payment, saga_id)
+        await chain.payment.kill()
+        await chain.payment.start()
+        reply = await placing
+    finally:
+        placing.cancel()
+    events = await client.events(chain.payment, saga_id)
+    return Told(
+        saga_id=saga_id,
+        checks=[
+            ("it was struck before the answer", before[-1:] == ["step_started"]),
+            ("a new run took it over", "recovered" in events),
+            ("upstream answered 200", reply.status == 200),
+        ],
+    )
+
+
+async def send(chain: Chain, client: Client, saga_id: str) -> Reply:
+    """Post the saga to the stage itself, as a neighbour would."""
+    envelope = Envelope(saga_id=saga_id, data=order_of(saga_id))
+    return await client.post_bytes(f"{chain.payment.url}/sagas", encode_envelope(envelope))
+
+
+def new_id(letter: str) -> str:
+    """A saga id that tells which story it belongs to, where the scripts can match it."""
+    return f"{letter}.{new_saga_id()}"
+
+
+STORIES = (
+    Story(
+        name="completed",
+        title="everything goes well",
+        act=completed,
+        ending=Ending(
+            outcome="executed",
+            order="completed",
+            payment="completed",
+            shipping="completed",
+            made=1,
+            standing=1,
+        ),
+    ),
+    Story(
+        name="refused",
+        title="downstream refuses; the refusal comes back as the answer, everything is undone",
+        act=refused,
+        ending=Ending(
+            outcome="compensated",
+            order="compensated",
+            payment="compensated",
+            shipping="compensated",
+            made=1,
+            standing=0,
+        ),
+    ),
+    Story(
+        name="in-doubt",
+        title="the call times out although the charge landed: probed, found, one charge",
+        act=in_doubt,
+        ending=Ending(
+            outcome="executed",
+            order="completed",
+            payment="completed",
+            shipping="completed",
+            made=1,
+            standing=1,
+        ),
+    ),
+    Story(
+        name="late-failure",
+        title="downstream says yes and fails later: we undo, and upstream is told",
+        act=late_failure,
+        ending=Ending(
+            outcome="compensated",
+            order="compensated",
+            payment="compensated",
+            shipping="compensated",
+            made=1,
+            standing=0,
+        ),
+    ),
+    Story(
+        name="overtaken",
+        title="the compensation overtakes its request: a tombstone, the late request gets 410",
+        act=overtaken,
+        ending=Ending(
+            outcome="compensated",
+            order="compensated",
+            payment="compensated",
+            shipping=None,
+            made=0,
+            standing=0,
+        ),
+    ),
+    Story(
+        name="five-times",
+        title="the same request five times at once: one run, five equal answers",
+        act=five_times,
+        ending=Ending(
+            outcome="executed",
+            order=None,
+            payment="completed",
+            shipping="completed",
+            made=1,
+            standing=1,
+        ),
+    ),
+    Story(
+        name="killed",
+        title="killed with SIGKILL after the charge, before the commit; started again: one charge",
+        act=killed,
+        ending=Ending(
+            outcome="executed",
+            order="completed",
+            payment="completed",
+            shipping="completed",
+            made=1,
+            standing=1,
+        ),
+    ),
+)

@@ -1,0 +1,52 @@
+"""`stage demo` as a user runs it: four real processes, one of them killed with SIGKILL."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
+
+import msgspec
+import pytest
+
+NAMES = [
+    "completed",
+    "refused",
+    "in-doubt",
+    "late-failure",
+    "overtaken",
+    "five-times",
+    "killed",
+]
+
+
+async def demo(*arguments: str) -> tuple[int, bytes, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "stage", "demo", *arguments, stdout=PIPE, stderr=PIPE
+    )
+    try:
+        async with asyncio.timeout(100):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode is not None
+    return process.returncode, out, err
+
+
+@pytest.mark.timeout(110)
+async def test_the_seven_stories_end_as_told_and_the_books_balance() -> None:
+    """Exit status 0, seven stories, no effect that is not accounted for."""
+    status, out, err = await demo("--json")
+    assert 0 == status, (out, err)
+    told = msgspec.json.decode(out)
+    assert NAMES == [story["name"] for story in told["stories"]]
+    assert all(story["ok"] for story in told["stories"])
+    assert (0, True) == (told["unaccounted_effects"], told["ok"])
+    for story in told["stories"]:
+        assert {"name", "saga_id", "trace_id", "outcome", "states", "charges", "ok"} == set(story)
+        assert {"order", "payment", "shipping"} == set(story["states"])
+        assert 32 == len(story["trace_id"]), story["name"]
+    charges = {story["name"]: story["charges"] for story in told["stories"]}
+    assert {"made": 1, "standing": 1} == charges["killed"]
+    assert {"made": 1, "standing": 0} == charges["late-failure"]

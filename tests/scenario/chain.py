@@ -1,0 +1,145 @@
+"""A whole chain in this process, over real sockets: order, payment with its psp, shipping."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
+
+from downstream_stub.app import make_app as make_downstream
+from stage.authoring import Stage
+from stage.bootstrap import build_app
+from stage.config import Config
+from stage.demo import psp as psp_service
+from stage.demo.payment import payment
+from stage.inbound.keys import EDGE
+from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
+from upstream_stub.app import make_app as make_upstream
+
+HOST = "127.0.0.1"
+AT = "2026-11-23T02:29:58.120Z"
+
+
+class Chain:
+    """The four services and a client. Every URL is without a trailing slash."""
+
+    def __init__(self, session: aiohttp.ClientSession, urls: Mapping[str, str]) -> None:
+        self.session = session
+        self.order, self.stage = urls["order"], urls["payment"]
+        self.shipping, self.psp = urls["shipping"], urls["psp"]
+        self.app: web.Application | None = None
+
+    async def request(
+        self, method: str, url: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One request: code, headers, body."""
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        names.setdefault("Content-Type", "application/json")
+        async with self.session.request(method, url, data=body, headers=names) as response:
+            return response.status, dict(response.headers), await response.read()
+
+    async def send(
+        self, saga_id: str, data: Mapping[str, Any] | None = None, *, via: str = "order",
+        deadline: float | None = None, **headers: str,
+    ) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
+        """`POST /sagas` at the stage, as the neighbour `via` would."""
+        trail = (TrailEntry(stage=via, at=AT),) if via else ()
+        envelope = Envelope(
+            saga_id=saga_id, data=dict(data or ORDER), deadline=deadline, trail=trail
+        )
+        url = f"{self.stage}/sagas"
+        return await self.request("POST", url, encode_envelope(envelope), **headers)
+
+    async def compensate(
+        self, saga_id: str, by: str = "order", reason: str = "asked"
+    ) -> tuple[int, dict[str, str], bytes]:
+        """`POST /sagas/{id}/compensate` at the stage."""
+        body = msgspec.json.encode({"requested_by": by, "reason": reason})
+        return await self.request("POST", f"{self.stage}/sagas/{saga_id}/compensate", body)
+
+    async def get(self, url: str) -> Any:
+        """The JSON at an address."""
+        status, _, body = await self.request("GET", url)
+        return msgspec.json.decode(body) if status == 200 else None
+
+    async def view(self, saga_id: str) -> dict[str, Any]:
+        """The stage's view of a saga."""
+        view: dict[str, Any] = await self.get(f"{self.stage}/sagas/{saga_id}")
+        return view
+
+    async def events(self, saga_id: str) -> list[str]:
+        """The names of its journal's events."""
+        view = await self.get(f"{self.stage}/sagas/{saga_id}?view=journal")
+        return [entry["event"] for entry in view["entries"]]
+
+    async def script(self, url: str, **script: Any) -> None:
+        """Let a stub misbehave."""
+        status, _, body = await self.request("PUT", f"{url}/script", msgspec.json.encode(script))
+        assert status == 200, body
+
+    async def until(self, saga_id: str, holds: Callable[[Mapping[str, Any]], bool]) -> Any:
+        """The stage's view once that holds, by long polling."""
+        for _ in range(200):
+            url = f"{self.stage}/sagas/{saga_id}"
+            status, _, body = await self.request("GET", url)
+            view = msgspec.json.decode(body) if status == 200 else {}
+            if view and holds(view):
+                return view
+            await self.request("GET", url, Prefer="wait=1")
+        raise AssertionError(f"waited in vain: {view}")
+
+    async def charges(self) -> tuple[int, int]:
+        """Charges made and standing, by the books of the external API."""
+        totals = (await self.get(f"{self.psp}/charges"))["totals"]
+        return totals["made"], totals["standing"]
+
+    async def shipped(self, saga_id: str) -> dict[str, Any] | None:
+        """What shipping says of a saga."""
+        found: dict[str, Any] | None = await self.get(f"{self.shipping}/sagas/{saga_id}")
+        return found
+
+
+ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
+
+
+@asynccontextmanager
+async def running_chain(
+    folder: Path, *, stage: Stage[Any, Any] = payment, **options: Any
+) -> AsyncIterator[Chain]:
+    """Start all four; `options` are those of `Config`."""
+    ports = {name: unused_port() for name in ("order", "payment", "shipping", "psp")}
+    urls = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+    config = Config(
+        name="payment",
+        **{
+            "database": f"sqlite:///{folder / 'payment.db'}",
+            "upstreams": {"order": urls["order"]},
+            "downstreams": {"shipping": urls["shipping"]},
+            "externals": {"psp": urls["psp"]},
+            **options,
+        },
+    )
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        chain = Chain(session, urls)
+        chain.app = build_app(stage, config)
+        apps = {
+            "psp": psp_service.make_app(),
+            "shipping": make_downstream(name="shipping", upstream=urls["payment"]),
+            "order": make_upstream(name="order", stage=urls["payment"]),
+            "payment": chain.app,
+        }
+        for name, app in apps.items():
+            server = TestServer(app, host=HOST, port=ports[name])
+            await server.start_server(shutdown_timeout=0.1)
+            stack.push_async_callback(server.close)
+        yield chain
+
+
+__all__ = ["EDGE", "ORDER", "Chain", "running_chain"]
