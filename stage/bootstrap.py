@@ -7,15 +7,18 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from stage.authoring.stage import BoundStage, Stage
 from stage.config import Config, load
 from stage.core.errors import ConfigurationError
+from stage.core.steps import Step, StepKind
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import EmbeddedEngine, EngineLimits
+from stage.inbound.admission import Admission
 from stage.inbound.app import EDGE, Edge, make_app
 from stage.outbound.links import HttpLinks
 from stage.outbound.transport import Transport
@@ -23,9 +26,12 @@ from stage.ports.observer import Observer
 from stage.ports.store import Store
 from stage.store.memory import MemoryStore
 from stage.store.sqlite import SqliteStore
+from stage.telemetry import logs, sdk
+from stage.telemetry.compose import default_observer
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import DEFAULT_LIMITS
 
+LogFormat = Literal["json", "console", "auto"]
 SQLITE = "sqlite:///"
 MEMORY = ":memory:"
 
@@ -37,10 +43,10 @@ def build_app(
 
     Raises DeclarationError and ConfigurationError with the fix in the message.
     """
-    bound = stage.bind(tuple(config.downstreams))
+    bound = stage.bind(tuple(config.downstreams), adjust=lambda step: _adjusted(step, config))
     _check_externals(stage, bound, config)
     store = make_store(stage, config)
-    watching = observer if observer is not None else _observer()
+    watching = observer if observer is not None else default_observer()
     transport = Transport()
     links = HttpLinks(
         transport,
@@ -68,6 +74,7 @@ def build_app(
         clock=clock,
         descriptor=_descriptor(stage, bound, config),
         limits=DEFAULT_LIMITS,
+        admission=Admission(config.requests_max),
         wait_seconds_max=config.wait_seconds_max,
     )
 
@@ -92,16 +99,14 @@ def build_app(
     return app
 
 
-async def application_from_environment(stage: Stage[Any, Any]) -> web.Application:
-    """The application, configured from `STAGE_…` alone; a factory for gunicorn and run_app."""
+def application_from_environment(stage: Stage[Any, Any]) -> web.Application:
+    """The application, configured from `STAGE_…` alone; what `Stage.app` returns."""
     return build_app(stage, load({}, os.environ, None))
 
 
 def serve(stage: Stage[Any, Any], config: Config) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return."""
-    from stage.telemetry import logs, sdk
-
-    logs.configure(format=config.log_format, level=config.log_level)
+    logs.configure(format=cast(LogFormat, config.log_format), level=config.log_level)
     sdk.setup(config.name or stage.name, endpoint=config.otlp_endpoint)
     try:
         asyncio.run(_serve(stage, config))
@@ -147,10 +152,21 @@ def make_store(stage: Stage[Any, Any], config: Config) -> Store:
     return SqliteStore(Path(name), migrations=migrations)
 
 
-def _observer() -> Observer:
-    from stage.telemetry.compose import default_observer
-
-    return default_observer()
+def _adjusted(step: Step, config: Config) -> Step:
+    """The step with what the operator has set."""
+    execution, compensation = step.execution, step.compensation
+    timeout = step.timeout_seconds
+    if step.kind is StepKind.FORWARD:
+        execution = replace(execution, attempts_max=config.forward_attempts_max)
+        timeout = config.forward_timeout_seconds
+    else:
+        if config.attempts_max is not None:
+            execution = replace(execution, attempts_max=config.attempts_max)
+        if config.compensation_attempts_max is not None:
+            compensation = replace(compensation, attempts_max=config.compensation_attempts_max)
+        if config.external_timeout_seconds_max is not None:
+            timeout = min(timeout, config.external_timeout_seconds_max)
+    return replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
 
 
 def _check_externals(stage: Stage[Any, Any], bound: BoundStage[Any, Any], config: Config) -> None:

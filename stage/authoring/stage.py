@@ -160,14 +160,21 @@ class Stage(Generic[P, A]):
         __import__("stage.bootstrap")
         return sys.modules["stage.bootstrap"].application_from_environment(self)
 
-    def bind(self, downstreams: tuple[str, ...] = ()) -> BoundStage[P, A]:
-        """The stage with its neighbours, checked. Raises DeclarationError with the fix."""
+    def bind(
+        self, downstreams: tuple[str, ...] = (), *, adjust: Callable[[Step], Step] | None = None
+    ) -> BoundStage[P, A]:
+        """The stage with its neighbours, checked. Raises DeclarationError with the fix.
+
+        `adjust` changes the rules of each step, forwards included, as the operator configured.
+        """
         if self.adds is not None and self._output is None:
             raise DeclarationError(
                 f"stage {self.name!r} says adds= but declares no output:"
                 f" write a function under @{self.name}.output"
             )
         plan = plan_of(self.name, tuple(step.as_step() for step in self.steps), downstreams)
+        if adjust is not None:
+            plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
         return BoundStage(self, plan, self._output)
 
     def _add(self, step: D) -> D:

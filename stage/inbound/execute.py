@@ -21,13 +21,14 @@ async def execute(request: web.Request) -> web.Response:
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, []), envelope.saga_id)
     deadline = deadline_of(request, envelope.deadline, edge.clock.now())
     wait, respond_async = wait_of(request, edge.wait_seconds_max, edge.wait_seconds_max)
-    reply = await edge.engine.accept(
-        envelope,
-        trace=request[SPAN].context,
-        deadline=deadline,
-        respond_async=respond_async,
-        wait_seconds=wait,
-    )
+    with edge.admission.admitted():
+        reply = await edge.engine.accept(
+            envelope,
+            trace=request[SPAN].context,
+            deadline=deadline,
+            respond_async=respond_async,
+            wait_seconds=wait,
+        )
     if reply is None:
         return _accepted(request, envelope.saga_id, respond_async)
     content_type = h.CONTENT_JSON if reply.status == 200 else CONTENT_TYPE

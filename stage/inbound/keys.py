@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from stage.inbound.admission import Admission
 from stage.ports.clock import Clock
 from stage.ports.engine import Engine
 from stage.ports.observer import Observer, Span
@@ -22,6 +23,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     descriptor: Descriptor
     limits: Limits
+    admission: Admission = msgspec.field(default_factory=Admission)
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
 

@@ -1,0 +1,24 @@
+"""`stage demo`: the whole chain on this machine, and what happens to seven sagas."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--keep", is_flag=True, help="Leave the chain running and print its URLs.")
+@click.option("--otlp", metavar="URL", help="Send the traces of all services to this collector.")
+def demo(as_json: bool, keep: bool, otlp: str | None) -> int:
+    """Start four services, tell seven stories, balance the books.
+
+    Exit status 0 only if every story ended as told.
+    """
+    if otlp is not None:
+        from stage.cli.remote import checked_url
+
+        otlp = checked_url(otlp, "--otlp")
+
+    from stage.demo.story import main
+
+    return main(json=as_json, keep=keep, otlp=otlp)

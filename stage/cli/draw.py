@@ -1,0 +1,176 @@
+"""Draws sagas as text: tables and small trees. Pure; foreign text is made harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stage.cli.failure import one_line
+from stage.wire.envelope import parse_instant
+from stage.wire.views import SagaPage, SagaView, StepView
+
+COLUMN_CHARS_MAX = 120
+MARKS = {
+    "not_started": "·",
+    "started": "…",
+    "waiting": "…",
+    "in_doubt": "?",
+    "probing": "?",
+    "succeeded": "✓",
+    "refused": "✗",
+    "compensating": "↩",
+    "compensation_waiting": "↩",
+    "compensated": "↩",
+    "compensation_failed": "!",
+}
+"""One sign a phase; `compensated` steps are told apart by their word."""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as what is in them, two spaces apart."""
+    lines = [list(head), *([_cell(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def draw_page(page: SagaPage) -> str:
+    """One line a saga, and how to get the next page."""
+    if not page.sagas:
+        return "no sagas"
+    rows = [
+        (
+            saga.saga_id,
+            saga.state + (" (parked)" if saga.parked else ""),
+            saga.outcome.value,
+            saga.updated_at,
+            saga.parked_reason or saga.next_action or saga.next_action_at or "",
+        )
+        for saga in page.sagas
+    ]
+    drawn = table(("SAGA", "STATE", "OUTCOME", "UPDATED AT", "NEXT"), rows)
+    return drawn + (f"\nmore: --after {_cell(page.next)}" if page.next else "")
+
+
+def draw_saga(saga: SagaView, entries: Sequence[Mapping[str, Any]], *, now: float) -> str:
+    """Everything an operator needs of one saga: head, steps, what stands, what is next, history."""
+    lines = [f"saga {_cell(saga.saga_id)} at {_cell(saga.stage)}: {_state(saga)}"]
+    about = [
+        ("trace", saga.trace_id),
+        ("accepted", saga.accepted_at),
+        ("updated", f"{saga.updated_at}{_ago(saga.updated_at, now)}"),
+        ("deadline", saga.deadline),
+        ("run", str(saga.epoch) if saga.epoch else None),
+        ("asked by", saga.requested_by),
+        ("reason", saga.reason),
+        ("upstream", f"told to compensate: {saga.told_upstream}" if saga.told_upstream else None),
+    ]
+    lines += [f"  {name:<9} {_cell(value)}" for name, value in about if value]
+    lines.append("steps")
+    lines += _steps(saga.steps)
+    lines.append("stands")
+    lines.append("  " + (_cell(", ".join(saga.stands)) or "nothing that should not"))
+    lines.append("next")
+    lines.append("  " + _next(saga, now))
+    if entries:
+        lines.append("history")
+        lines += _history(entries)
+    return "\n".join(lines)
+
+
+def _state(saga: SagaView) -> str:
+    parked = f", parked: {_cell(saga.parked_reason or '')}" if saga.parked else ""
+    return f"{_cell(saga.state)} ({saga.outcome.value}){parked}"
+
+
+def _steps(steps: Sequence[StepView]) -> list[str]:
+    if not steps:
+        return ["  none was started"]
+    width = max(len(_cell(step.name)) for step in steps)
+    lines = []
+    for number, step in enumerate(steps, start=1):
+        branch = "└─" if number == len(steps) else "├─"
+        tries = [f"{step.attempts} {'attempt' if step.attempts == 1 else 'attempts'}"]
+        if step.compensation_attempts:
+            tries.append(f"{step.compensation_attempts} to compensate")
+        told = f"  {', '.join(tries)}" if step.attempts or step.compensation_attempts else ""
+        error = f"  last error: {_cell(step.last_error)}" if step.last_error else ""
+        mark = MARKS.get(step.phase, "·")
+        lines.append(
+            f"  {branch} {mark} {_cell(step.name):<{width}}  {_cell(step.kind):<11}"
+            f"  {_cell(step.phase)}{told}{error}"
+        )
+    return lines
+
+
+def _next(saga: SagaView, now: float) -> str:
+    if saga.next_action is None:
+        return "nothing: it is over" if saga.next_action_at is None else _when(saga, now).strip()
+    return _cell(saga.next_action) + _when(saga, now)
+
+
+def _when(saga: SagaView, now: float) -> str:
+    if saga.next_action_at is None:
+        return ""
+    return f" at {_cell(saga.next_action_at)}{_in(saga.next_action_at, now)}"
+
+
+def _history(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    first = _instant(entries[0].get("at"))
+    lines = []
+    for number, entry in enumerate(entries, start=1):
+        branch = "└─" if number == len(entries) else "├─"
+        at = _instant(entry.get("at"))
+        after = f"{at - first:+9.3f} s" if at is not None and first is not None else " " * 11
+        lines.append(f"  {branch} {after}  {_entry(entry)}")
+    return lines
+
+
+def _entry(entry: Mapping[str, Any]) -> str:
+    words = [f"{entry.get('event', '?')!s:<23}"]
+    if step := entry.get("step"):
+        words.append(str(step))
+    if isinstance(entry.get("attempt"), int) and entry["attempt"] > 1:
+        words.append(f"attempt {entry['attempt']}")
+    if by := entry.get("requested_by"):
+        words.append(f"by {by}")
+    if stands := entry.get("stands"):
+        words.append(f"stands: {', '.join(map(str, stands))}")
+    if reason := entry.get("reason"):
+        words.append(f"({reason})")
+    return _cell(" ".join(words))
+
+
+def _instant(text: object) -> float | None:
+    try:
+        return parse_instant(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _ago(text: str, now: float) -> str:
+    at = _instant(text)
+    return "" if at is None else f" ({_span(now - at)} ago)"
+
+
+def _in(text: str, now: float) -> str:
+    at = _instant(text)
+    if at is None:
+        return ""
+    return f" (in {_span(at - now)})" if at > now else " (due now)"
+
+
+def _span(seconds: float) -> str:
+    seconds = max(seconds, 0.0)
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+
+
+def _cell(text: str) -> str:
+    plain = one_line(text)
+    return plain if len(plain) <= COLUMN_CHARS_MAX else plain[: COLUMN_CHARS_MAX - 3] + "..."

@@ -1,0 +1,136 @@
+"""One request to a running stage: once, without redirects or proxies, capped, within a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+
+import click
+
+from stage.cli.failure import FAILED, NEGATIVE, Failure, one_line
+from stage.config import check_url
+
+if TYPE_CHECKING:
+    import msgspec
+
+V = TypeVar("V", bound="msgspec.Struct")
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+ANSWER_SECONDS_MAX = 70.0
+"""Longer than the longest wait that a stage grants."""
+CONNECT_SECONDS_MAX = 5.0
+ANSWER_BYTES_MAX = 8_388_608
+
+url_option = click.option(
+    "--url",
+    envvar="STAGE_URL",
+    default=DEFAULT_URL,
+    show_default=True,
+    metavar="URL",
+    help="Where the stage is served.  [STAGE_URL]",
+)
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For a person, or for a program.",
+)
+
+
+class Answer(NamedTuple):
+    """An answer, read whole. Names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def checked_url(url: str, option: str = "--url") -> str:
+    """The base URL without a trailing slash. Raises Failure."""
+    try:
+        return check_url(url)
+    except ValueError as error:
+        raise Failure(f"option {option}: {error}") from None
+
+
+def exchange(
+    method: str,
+    url: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Send one request to `url` + `path`.
+
+    Raises Failure: with FAILED when nobody was reached, with NEGATIVE when the answer was lost, so
+    that nobody knows what the request did.
+    """
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from urllib.parse import urlsplit
+
+    base = checked_url(url)
+    parts = urlsplit(base)
+    assert parts.hostname is not None  # check_url saw it
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=CONNECT_SECONDS_MAX)
+    try:
+        try:
+            connection.connect()
+        except OSError as error:
+            raise Failure(
+                f"{base} cannot be reached ({_said(error)}):"
+                " start it with `stage serve`, or name another with --url or STAGE_URL"
+            ) from error
+        connection.sock.settimeout(ANSWER_SECONDS_MAX)
+        try:
+            connection.request(method, parts.path + path, body=body, headers=dict(headers or {}))
+            response = connection.getresponse()
+            told = response.read(ANSWER_BYTES_MAX + 1)
+        except (OSError, HTTPException) as error:
+            raise Failure(
+                f"the answer of {base} was lost ({_said(error)}): what the request did is not"
+                " known; ask again, under the same saga id",
+                NEGATIVE,
+            ) from error
+    finally:
+        connection.close()
+    if len(told) > ANSWER_BYTES_MAX:
+        raise Failure(f"the answer of {base} has more than {ANSWER_BYTES_MAX} bytes: ask for less")
+    return Answer(
+        response.status, {name.lower(): value for name, value in response.getheaders()}, told
+    )
+
+
+def fetch(url: str, path: str, kind: type[V]) -> V:
+    """GET a view. Raises Failure: NEGATIVE when the stage says no."""
+    from stage.wire.limits import Limits
+    from stage.wire.problem import WireError
+    from stage.wire.views import decode_view
+
+    answer = exchange("GET", url, path)
+    if answer.status != 200:
+        refuse(url, answer)
+    try:
+        return decode_view(answer.body, kind, Limits(body_bytes_max=ANSWER_BYTES_MAX))
+    except WireError as error:
+        raise Failure(f"{url} does not answer like a stage ({error.detail}): check --url") from None
+
+
+def refuse(url: str, answer: Answer) -> NoReturn:
+    """Raise the Failure that says what a problem says."""
+    from stage.wire.problem import decode_problem
+
+    problem = decode_problem(answer.body)
+    if problem is None:
+        raise Failure(f"{url} answered {answer.status}, and not like a stage: check --url", FAILED)
+    said = problem.detail or problem.title
+    hint = f": {problem.hint}" if problem.hint else ""
+    raise Failure(one_line(f"{said}{hint} ({answer.status})"), NEGATIVE)
+
+
+def _said(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return one_line(str(text))

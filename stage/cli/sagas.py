@@ -1,0 +1,77 @@
+"""`stage sagas` and `stage show`: where sagas stand, at a stage that runs."""
+
+from __future__ import annotations
+
+import click
+
+from stage.cli.failure import Failure
+from stage.cli.remote import output_option, url_option
+
+STATES = ("active", "completed", "compensating", "compensated", "failed_to_compensate")
+
+
+@click.command()
+@url_option
+@click.option(
+    "--state", "states", type=click.Choice(STATES), multiple=True, help="Only these. Repeatable."
+)
+@click.option("--parked", is_flag=True, help="Only those that wait for a person.")
+@click.option(
+    "--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most so many."
+)
+@click.option("--after", default="", metavar="ID", help="Those after this id: the next page.")
+@output_option
+def sagas(
+    url: str, states: tuple[str, ...], parked: bool, limit: int, after: str, output: str
+) -> None:
+    """List sagas in the order of their ids."""
+    from urllib.parse import urlencode
+
+    from stage.cli.draw import draw_page
+    from stage.cli.remote import fetch
+    from stage.wire.views import SagaPage, encode_view
+
+    query = [("limit", str(limit)), *(("state", state) for state in states)]
+    if parked:
+        query.append(("parked", "true"))
+    if after:
+        query.append(("after", after))
+    page = fetch(url, f"/sagas?{urlencode(query)}", SagaPage)
+    click.echo(encode_view(page).decode() if output == "json" else draw_page(page))
+
+
+@click.command(short_help="Show where a saga stands, and what is next.")
+@click.argument("saga_id", metavar="ID")
+@url_option
+@output_option
+def show(saga_id: str, url: str, output: str) -> None:
+    """Show one saga: where it stopped, what stands, what happens next and when."""
+    import time
+
+    from stage.cli.draw import draw_saga
+    from stage.cli.remote import fetch
+    from stage.wire.views import JournalView, SagaView
+
+    path = f"/sagas/{quoted_id(saga_id)}"
+    saga = fetch(url, path, SagaView)
+    journal = fetch(url, f"{path}?view=journal", JournalView)
+    if output == "json":
+        import msgspec
+
+        told = {**msgspec.to_builtins(saga), "journal": journal.entries}
+        click.echo(msgspec.json.encode(told).decode())
+    else:
+        click.echo(draw_saga(saga, journal.entries, now=time.time()))
+
+
+def quoted_id(saga_id: str) -> str:
+    """The id as a segment of a path. Raises Failure when it is none."""
+    from urllib.parse import quote
+
+    from stage.wire.envelope import check_saga_id
+    from stage.wire.problem import WireError
+
+    try:
+        return quote(check_saga_id(saga_id), safe="")
+    except WireError as error:
+        raise Failure(f"{error.detail}: {error.hint}") from None

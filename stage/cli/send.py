@@ -1,0 +1,84 @@
+"""`stage send`: start a saga at a stage, as the one before it would."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from stage.cli.failure import NEGATIVE, Failure, one_line
+
+
+@click.command(short_help="Start a saga at a stage.")
+@click.argument("url")
+@click.argument("json", metavar="JSON|-")
+@click.option("--id", "saga_id", metavar="ID", help="The saga's id; else a new UUIDv7.")
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0, max=604_800),
+    metavar="SECONDS",
+    help="How long the saga may take.",
+)
+@click.option("--async", "respond_async", is_flag=True, help="Do not wait for the end.")
+def send(
+    url: str, json: str, saga_id: str | None, deadline: float | None, respond_async: bool
+) -> int:
+    """Send a saga with the payload JSON (- reads it from stdin) to the stage at URL.
+
+    Prints the code, the outcome and the body. Exit status 0 only when the saga is executed. Sent
+    again with the same --id it is the same saga: it joins, or gets the same answer.
+    """
+    import time
+
+    from stage.cli.remote import exchange
+    from stage.wire import headers as h
+    from stage.wire.envelope import Envelope, check_saga_id, encode_envelope, new_saga_id
+    from stage.wire.problem import WireError
+    from stage.wire.strict_json import decode_object
+
+    body = sys.stdin.buffer.read() if json == "-" else json.encode("utf-8", "surrogateescape")
+    try:
+        saga_id = new_saga_id() if saga_id is None else check_saga_id(saga_id)
+        envelope = Envelope(
+            saga_id=saga_id,
+            data=decode_object(body),
+            deadline=None if deadline is None else time.time() + deadline,
+        )
+    except WireError as error:
+        hint = f": {error.hint}" if error.hint else ""
+        raise Failure(f"nothing was sent: {error.detail}{hint}") from None
+    headers = {"Content-Type": h.CONTENT_JSON, h.IDEMPOTENCY_KEY: saga_id}
+    if deadline is not None:
+        headers[h.SAGA_BUDGET_MS] = str(int(deadline * 1000))
+    if respond_async:
+        headers[h.PREFER] = "respond-async"
+    try:
+        answer = exchange("POST", url, "/sagas", body=encode_envelope(envelope), headers=headers)
+    except Failure as error:
+        if error.status == NEGATIVE:
+            raise Failure(f"{error} {saga_id}", NEGATIVE) from error
+        raise
+    outcome = _outcome(answer.status, answer.body)
+    trace = answer.headers.get(h.TRACE_ID.lower())
+    replayed = "  replayed" if h.IDEMPOTENCY_REPLAYED.lower() in answer.headers else ""
+    click.echo(f"{answer.status} {outcome}  saga {saga_id}  trace {trace or '-'}{replayed}")
+    click.echo(one_line(answer.body.decode("utf-8", "replace")))
+    return 0 if outcome == "executed" else NEGATIVE
+
+
+def _outcome(status: int, body: bytes) -> str:
+    """The outcome that decides: by the code, and by the problem where there is one."""
+    from stage.wire.outcome import Outcome
+    from stage.wire.problem import decode_problem
+    from stage.wire.replies import ReplyKind, kind_of_reply
+
+    match kind_of_reply(status):
+        case ReplyKind.EXECUTED:
+            return Outcome.EXECUTED.value
+        case ReplyKind.ACCEPTED:
+            return Outcome.IN_PROGRESS.value
+        case ReplyKind.UNKNOWN:
+            return Outcome.UNKNOWN.value
+        case _:
+            problem = decode_problem(body)
+            return (Outcome.NOT_EXECUTED if problem is None else problem.outcome).value

@@ -1,0 +1,87 @@
+"""Puts spans and listeners together into the one observer that the engine and the edge know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from stage.core.commands import Activity
+from stage.core.events import Event
+from stage.ports.observer import Observer, Span, TraceContext
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+
+class Listener(Protocol):
+    """Told of attempts and events; makes no spans. Any thread, returns at once."""
+
+    def attempted(
+        self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
+    ) -> None:
+        """An attempt was given its span. It is durable only once an event says so."""
+        ...
+
+    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+        """See `ports.observer.Observer`."""
+        ...
+
+
+class Composed:
+    """ports.observer.Observer: the spans of one, and listeners told of everything."""
+
+    def __init__(self, spans: Observer, listeners: Sequence[Listener]) -> None:
+        self._spans = spans
+        self._listeners = tuple(listeners)
+
+    def request(
+        self, method: str, route: str, headers: Sequence[tuple[str, str]], saga_id: str
+    ) -> Span:
+        """See `ports.observer.Observer`."""
+        return self._spans.request(method, route, headers, saga_id)
+
+    def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
+        """See `ports.observer.Observer`."""
+        return self._spans.run(saga_id, stage, parent, links)
+
+    def attempt(
+        self,
+        saga_id: str,
+        stage: str,
+        step: str,
+        activity: Activity,
+        attempt: int,
+        *,
+        peer: str,
+        parent: TraceContext,
+        links: Sequence[str],
+    ) -> Span:
+        """See `ports.observer.Observer`."""
+        span = self._spans.attempt(
+            saga_id, stage, step, activity, attempt, peer=peer, parent=parent, links=links
+        )
+        for listener in self._listeners:
+            with suppress(Exception):  # an observer never raises
+                listener.attempted(saga_id, step, activity, attempt, span.span_id)
+        return span
+
+    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+        """See `ports.observer.Observer`."""
+        self._spans.happened(saga_id, stage, event, trace)
+        for listener in self._listeners:
+            with suppress(Exception):  # an observer never raises: a full disk stops no saga
+                listener.happened(saga_id, stage, event, trace)
+
+
+def compose(spans: Observer, *listeners: Listener) -> Observer:
+    """One observer out of the one that makes spans and those who only listen."""
+    return Composed(spans, listeners)
+
+
+def default_observer(tracer_provider: TracerProvider | None = None) -> Observer:
+    """Spans on OpenTelemetry, and a log line an event."""
+    from stage.telemetry.logs import LogListener
+    from stage.telemetry.spans import OtelObserver
+
+    return compose(OtelObserver(tracer_provider), LogListener())

@@ -1,0 +1,211 @@
+"""One log line an event of the journal, under the saga's ids and never with its payload.
+
+As a library we configure nothing: lines go through structlog when the host has configured it, and
+otherwise to the logger `stage` of the standard library, whose handlers and levels are the host's.
+Only our own entry point calls `configure`. Lines go to stderr: stdout belongs to what was asked.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, BinaryIO, Final, Literal
+
+import msgspec
+import structlog
+
+from stage.core.commands import Activity
+from stage.core.events import Event, name_of
+from stage.ports.observer import TraceContext
+from stage.telemetry import names
+from stage.wire.envelope import format_instant
+
+Format = Literal["json", "console", "auto"]
+Fields = MutableMapping[str, Any]
+
+TEXT_CHARS_MAX: Final = 300
+SAGAS_REMEMBERED_MAX: Final = 10_000
+"""For so many unfinished sagas a line about an outcome knows the attempt that it ends."""
+
+_ACTIVITY_OF_PREFIX: Final = {
+    "step": Activity.EXECUTE,
+    "probe": Activity.PROBE,
+    "compensation": Activity.COMPENSATE,
+    "tell": Activity.TELL,
+}
+_FORGET: Final = frozenset(
+    {"completed", "compensated", "failed_to_compensate", "tell_delivered", "tell_refused"}
+)
+
+
+class LogListener:
+    """telemetry.compose.Listener that writes a line an event."""
+
+    def __init__(self, logger: Any = None) -> None:
+        self._log = logger if logger is not None else default_logger()
+        self._attempts: dict[str, dict[tuple[Activity, str], tuple[int, str]]] = {}
+
+    def attempted(
+        self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
+    ) -> None:
+        """Remember the attempt: the event that ends it names neither number nor span."""
+        attempts = self._attempts
+        if saga_id not in attempts and len(attempts) >= SAGAS_REMEMBERED_MAX:
+            # Other threads write too; then the oldest is somebody else's to drop.
+            with suppress(RuntimeError, StopIteration):
+                attempts.pop(next(iter(attempts)), None)
+        key = (activity, "" if activity is Activity.TELL else step)
+        attempts.setdefault(saga_id, {})[key] = (attempt, span_id)
+
+    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+        """Write the line."""
+        name = name_of(event)
+        attempt, span_id = self._attempt_of(saga_id, name, event)
+        fields: dict[str, Any] = {
+            "timestamp": format_instant(event.at),
+            "saga_id": saga_id,
+            "stage": stage,
+        }
+        for member in _members(type(event)):
+            value = getattr(event, member)
+            if value is not None and value != "" and value != ():
+                fields[member] = _told(value)
+        if attempt is not None:
+            fields.setdefault("attempt", attempt)
+        fields["trace_id"] = trace.traceparent[3:35]
+        fields["span_id"] = span_id or trace.traceparent[36:52]
+        self._log.log(names.LOG_EVENTS.get(name, logging.INFO), name, **fields)
+        if name in _FORGET:
+            self._attempts.pop(saga_id, None)
+
+    def _attempt_of(self, saga_id: str, name: str, event: Event) -> tuple[int | None, str]:
+        activity = _ACTIVITY_OF_PREFIX.get(name.partition("_")[0])
+        known = self._attempts.get(saga_id)
+        told: str = getattr(event, "span", "")
+        if activity is None or known is None or name == "compensation_requested":
+            return None, told
+        attempt, span_id = known.get((activity, getattr(event, "step", "")), (None, ""))
+        return attempt, told or span_id
+
+
+def _members(kind: type[Any]) -> tuple[str, ...]:
+    members = _MEMBERS.get(kind)
+    if members is None:
+        fields: tuple[str, ...] = kind.__struct_fields__
+        members = _MEMBERS[kind] = tuple(name for name in fields if name in names.LOG_FIELDS)
+    return members
+
+
+_MEMBERS: dict[type[Any], tuple[str, ...]] = {}
+
+
+def _told(value: Any) -> Any:
+    """A value as it may stand in a line: text is cut, and drives no terminal."""
+    if isinstance(value, str):
+        return value if value.isprintable() and len(value) <= TEXT_CHARS_MAX else _plain(value)
+    if isinstance(value, tuple):
+        return [_told(item) for item in value]
+    return value
+
+
+def _plain(text: str) -> str:
+    cut = text[:TEXT_CHARS_MAX] + ("..." if len(text) > TEXT_CHARS_MAX else "")
+    return "".join(sign if sign.isprintable() else " " for sign in cut)
+
+
+def default_logger() -> Any:
+    """What the host has configured: structlog, or else the standard library's `stage`."""
+    if structlog.is_configured():
+        return structlog.get_logger(names.SCOPE)
+    return structlog.wrap_logger(
+        logging.getLogger(names.SCOPE),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.processors.LogfmtRenderer(key_order=["event", "saga_id", "stage"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def configure(
+    format: Format = "auto",  # noqa: A002 - the word of the option
+    level: str = "info",
+    stream: Any = None,
+) -> None:
+    """Configure structlog and the root logger of this process; for our own entry point only.
+
+    `auto` is console on a terminal and JSON otherwise. `stream` is a text stream, stderr unless
+    told. Lines of other libraries are written in the same form, from WARNING up.
+    """
+    out = sys.stderr if stream is None else stream
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    console = format == "console" or (format == "auto" and out.isatty())
+    before: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        _stamp,
+    ]
+    if not console:  # the console draws exceptions itself
+        before.append(structlog.processors.format_exc_info)
+    render: Any = structlog.dev.ConsoleRenderer(colors=out.isatty()) if console else render_json
+    binary: BinaryIO | None = getattr(out, "buffer", None)
+    factory: Callable[..., Any]
+    if console or binary is None:
+        factory = structlog.WriteLoggerFactory(file=out)
+        last = [render] if console else [render, _decoded]
+    else:
+        # Bytes straight to the stream: no encoding, and one write a line.
+        factory, last = structlog.BytesLoggerFactory(file=binary), [render]
+    structlog.configure(
+        processors=[*before, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=factory,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *before],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([render] if console else [render, _decoded]),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(threshold, logging.WARNING))
+
+
+def render_json(_logger: Any, _method: str, fields: Fields) -> bytes:
+    """The line as JSON, `timestamp`, `level` and `event` first. Never fails."""
+    line = {name: fields[name] for name in ("timestamp", "level", "event") if name in fields}
+    line.update(fields)
+    try:
+        return _encoder.encode(line)
+    except (ValueError, TypeError):  # a lone surrogate, or a key that is no text
+        return json.dumps(line, default=repr, skipkeys=True).encode()
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=repr)
+
+
+def _decoded(_logger: Any, _method: str, line: bytes) -> str:
+    return line.decode()
+
+
+def _stamp(_logger: Any, _method: str, fields: Fields) -> Fields:
+    """An event has the time at which it happened; any other line that of its writing."""
+    if "timestamp" not in fields:
+        fields["timestamp"] = format_instant(_now())
+    return fields
+
+
+def _now() -> float:
+    import time
+
+    return time.time()

@@ -1,0 +1,148 @@
+"""Every name that telemetry tells: spans, their attributes, log events. Change them with care.
+
+Dashboards and alerts are written against these names, so they stand in one place and nowhere else.
+Span names have few values: a saga id is an attribute, never part of a name.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from stage.core.commands import Activity
+
+SCOPE: Final = "stage"
+"""The instrumentation scope of our spans, and the name of our logger."""
+
+# --- spans ---------------------------------------------------------------------------------------
+
+QUIET_ROUTES: Final = frozenset(
+    {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/.well-known/stage"}
+)
+"""Asked by platforms every few seconds: their traces are passed on, and no span is made."""
+
+HTTP_METHODS: Final = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
+)
+OTHER_METHOD: Final = "_OTHER"
+"""What the HTTP conventions of OpenTelemetry say for a method out of the list."""
+UNMATCHED_ROUTE: Final = "/?"
+
+ATTEMPT_VERBS: Final = {
+    Activity.EXECUTE: "step",
+    Activity.PROBE: "probe",
+    Activity.COMPENSATE: "compensate",
+    Activity.TELL: "tell",
+}
+
+
+def request_span(method: str, route: str) -> str:
+    """`POST /sagas/{saga_id}/compensate`; the method alone where no route matched."""
+    word = method if method in HTTP_METHODS else "HTTP"
+    return word if route == UNMATCHED_ROUTE else f"{word} {route}"
+
+
+def run_span(stage: str) -> str:
+    """`saga payment`: one run of a saga at a stage."""
+    return f"saga {stage}"
+
+
+def attempt_span(activity: Activity, step: str, peer: str) -> str:
+    """`step charge`, `probe charge`, `compensate charge`, `tell order`."""
+    return f"{ATTEMPT_VERBS[activity]} {peer if activity is Activity.TELL else step}"
+
+
+# --- attributes of spans -------------------------------------------------------------------------
+
+HTTP_METHOD: Final = "http.request.method"
+HTTP_ROUTE: Final = "http.route"
+HTTP_STATUS: Final = "http.response.status_code"
+ERROR_TYPE: Final = "error.type"
+
+SAGA_ID: Final = "stage.saga_id"
+STAGE: Final = "stage.name"
+STEP: Final = "stage.step"
+ACTIVITY: Final = "stage.activity"
+ATTEMPT: Final = "stage.attempt"
+PEER: Final = "stage.peer"
+OUTCOME: Final = "stage.outcome"
+REASON: Final = "stage.reason"
+
+FAILED_OUTCOMES: Final = frozenset(
+    {
+        "step_transient",
+        "step_in_doubt",
+        "probe_failed",
+        "compensation_delayed",
+        "compensation_refused",
+        "tell_delayed",
+        "tell_refused",
+        "failed_to_compensate",
+        "taken_over",
+        "defect",
+    }
+)
+"""What ends a span with the status ERROR. A refusal is a business no: an answer, not an error."""
+
+# --- log events ----------------------------------------------------------------------------------
+
+LOG_EVENTS: Final = {
+    "accepted": logging.INFO,
+    "tombstoned": logging.INFO,
+    "recovered": logging.WARNING,
+    "answer_deferred": logging.INFO,
+    "compensation_requested": logging.INFO,
+    "step_started": logging.INFO,
+    "request_prepared": logging.DEBUG,
+    "step_succeeded": logging.INFO,
+    "step_refused": logging.INFO,
+    "step_transient": logging.WARNING,
+    "step_in_doubt": logging.WARNING,
+    "step_pending": logging.INFO,
+    "probe_started": logging.INFO,
+    "probe_found": logging.INFO,
+    "probe_not_there": logging.INFO,
+    "probe_failed": logging.WARNING,
+    "turned_back": logging.WARNING,
+    "compensation_started": logging.INFO,
+    "compensation_succeeded": logging.INFO,
+    "compensation_delayed": logging.WARNING,
+    "compensation_refused": logging.ERROR,
+    "completed": logging.INFO,
+    "compensated": logging.INFO,
+    "failed_to_compensate": logging.ERROR,
+    "tell_started": logging.INFO,
+    "tell_delivered": logging.INFO,
+    "tell_delayed": logging.WARNING,
+    "tell_refused": logging.ERROR,
+    "parked": logging.ERROR,
+    "unparked": logging.INFO,
+}
+"""The names of the journal, with the level of their line."""
+
+LOG_FIELDS: Final = frozenset(
+    {
+        "step",
+        "attempt",
+        "ordinal",
+        "epoch",
+        "key",
+        "deadline",
+        "deferred",
+        "upstream",
+        "requested_by",
+        "reason",
+        "retry_after",
+        "may_stand",
+        "stands",
+        "compensation",
+        "status",
+        "actor",
+        "why",
+    }
+)
+"""The members of an event that may stand in a line. What is not named here is never written:
+not `request`, not `result`, and not what a later version adds without saying so here."""
+
+NEVER_LOGGED: Final = frozenset({"at", "span", "request", "result"})
+"""Members left out on purpose: payloads, and what the line says under another name."""

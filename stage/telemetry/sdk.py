@@ -1,0 +1,91 @@
+"""Sets up the OpenTelemetry SDK, for our own entry point and only when nobody else did.
+
+The imports are inside of the functions: without a collector nothing of the SDK is loaded.
+A collector that is slow or gone never holds a saga (spans wait in a bounded queue and are dropped
+when it is full) and holds the exit for at most SHUTDOWN_SECONDS_MAX.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
+SHUTDOWN_SECONDS_MAX: Final = 2.0
+BATCH_DELAY_MS: Final = 1_000
+"""Spans leave after a second unless OTEL_BSP_SCHEDULE_DELAY says otherwise: a process that is
+killed takes with it what has not left, and the default of five seconds is a lot of that."""
+
+ENDPOINT_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+TRACES_PATH: Final = "/v1/traces"
+
+_ours: TracerProvider | None = None
+
+
+def setup(service_name: str, endpoint: str | None = None) -> bool:
+    """Send spans to a collector by OTLP over HTTP; True when that was set up here.
+
+    Nothing happens when a tracer provider is set already, when no endpoint is configured (by
+    `endpoint`, a base URL, or by the OTEL_ variables), or when these switch tracing off.
+    """
+    global _ours
+    if not wanted(os.environ, endpoint):
+        return False
+    from opentelemetry import trace
+
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return False
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    # The exporter takes a whole address, and adds the path itself to that of the variables.
+    exporter = OTLPSpanExporter(endpoint.rstrip("/") + TRACES_PATH if endpoint else None)
+    delay = None if "OTEL_BSP_SCHEDULE_DELAY" in os.environ else BATCH_DELAY_MS
+    # Its own exit hook has no bound: `shutdown` takes the place of it.
+    provider = TracerProvider(resource=_resource(service_name), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay))
+    trace.set_tracer_provider(provider)
+    _ours = provider
+    return True
+
+
+def wanted(environ: Mapping[str, str], endpoint: str | None) -> bool:
+    """Whether spans are to be sent at all."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() == "none":
+        return False
+    return bool(endpoint) or any(environ.get(name, "").strip() for name in ENDPOINT_VARIABLES)
+
+
+def shutdown(seconds_max: float = SHUTDOWN_SECONDS_MAX) -> bool:
+    """Send what waits and stop, within `seconds_max`; False when the collector was too slow.
+
+    Nothing happens when `setup` set nothing up.
+    """
+    global _ours
+    provider, _ours = _ours, None
+    if provider is None:
+        return True
+    # A thread that dies with the process: the exporter cannot be interrupted in the middle.
+    last = threading.Thread(target=provider.shutdown, name="stage-telemetry-exit", daemon=True)
+    last.start()
+    last.join(seconds_max)
+    return not last.is_alive()
+
+
+def _resource(service_name: str) -> Resource:
+    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+
+    from stage import __version__
+
+    told = {SERVICE_VERSION: __version__}
+    if "OTEL_SERVICE_NAME" not in os.environ:
+        told[SERVICE_NAME] = service_name
+    return Resource.create(dict(told))

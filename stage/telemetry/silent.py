@@ -1,0 +1,73 @@
+"""An observer that tells nobody anything: for tests and simulations.
+
+It hands the trace on as it came and draws no random number, so that a run with one seed stays the
+same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stage.core.commands import Activity
+from stage.core.events import Event
+from stage.ports.observer import TraceContext
+from stage.telemetry import propagation
+
+
+class PassedOn:
+    """A span that nobody sees: its context is the one it was given (ports.observer.Span)."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: TraceContext) -> None:
+        self._context = context
+
+    @property
+    def span_id(self) -> str:
+        """Empty: no span of ours will ever be found under an id."""
+        return ""
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that is passed on; empty when there is none."""
+        return self._context.traceparent[3:35]
+
+    @property
+    def context(self) -> TraceContext:
+        """What came in."""
+        return self._context
+
+    def end(self, outcome: str, error: str = "") -> None:
+        """Nothing to end."""
+
+
+class SilentObserver:
+    """ports.observer.Observer that only passes the trace on."""
+
+    def request(
+        self, method: str, route: str, headers: Sequence[tuple[str, str]], saga_id: str
+    ) -> PassedOn:
+        """See `ports.observer.Observer`."""
+        return PassedOn(propagation.read(headers))
+
+    def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> PassedOn:
+        """See `ports.observer.Observer`."""
+        return PassedOn(parent)
+
+    def attempt(
+        self,
+        saga_id: str,
+        stage: str,
+        step: str,
+        activity: Activity,
+        attempt: int,
+        *,
+        peer: str,
+        parent: TraceContext,
+        links: Sequence[str],
+    ) -> PassedOn:
+        """See `ports.observer.Observer`."""
+        return PassedOn(parent)
+
+    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+        """See `ports.observer.Observer`."""

@@ -1,0 +1,221 @@
+"""Spans on the OpenTelemetry API: for a request, for a run of a saga, for an attempt of a step.
+
+Parents are explicit, taken from the stored context and never from the task that happens to run:
+a saga outlives its request and its process. What a span continues or undoes is a link (rule 23).
+
+Where no SDK is set up the API makes no spans. Then the trace is passed on as it came, with the id
+of the span that came with it: an id of ours would name a span that nobody can find. A request that
+comes without a trace gets one all the same, so that logs, headers and the journal always hold a
+trace id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from opentelemetry import trace as otel
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind
+from opentelemetry.trace.status import Status, StatusCode
+
+from stage import __version__
+from stage.core.commands import Activity
+from stage.core.events import Event
+from stage.ports.observer import Span, TraceContext
+from stage.telemetry import names, propagation
+from stage.telemetry.propagation import Ids
+from stage.telemetry.silent import PassedOn
+
+ERROR_CHARS_MAX = 300
+LINKS_MAX = 128
+"""As many as the SDK keeps by default."""
+
+_EMPTY = Context()
+_SPAN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class RecordedSpan:
+    """A span of the SDK's, sampled or not (ports.observer.Span)."""
+
+    __slots__ = ("_ended", "_ids", "_server", "_span", "_tracestate")
+
+    def __init__(self, span: otel.Span, *, server: bool) -> None:
+        told = span.get_span_context()
+        self._span = span
+        self._ids = Ids(told.trace_id, told.span_id, int(told.trace_flags))
+        self._tracestate = told.trace_state.to_header() if told.trace_state else ""
+        self._server = server
+        self._ended = False
+
+    @property
+    def span_id(self) -> str:
+        """See `ports.observer.Span`."""
+        return f"{self._ids.span_id:016x}"
+
+    @property
+    def trace_id(self) -> str:
+        """See `ports.observer.Span`."""
+        return f"{self._ids.trace_id:032x}"
+
+    @property
+    def context(self) -> TraceContext:
+        """See `ports.observer.Span`."""
+        return TraceContext(
+            traceparent=propagation.format_traceparent(self._ids), tracestate=self._tracestate
+        )
+
+    def end(self, outcome: str, error: str = "") -> None:
+        """See `ports.observer.Span`."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._span.is_recording():
+            if self._server:
+                self._tell_status(outcome, error)
+            else:
+                self._tell_outcome(outcome, error)
+        self._span.end()
+
+    def _tell_status(self, outcome: str, error: str) -> None:
+        """A server span fails for 5xx only: a 4xx is the caller's (HTTP conventions)."""
+        code = int(outcome) if outcome.isdecimal() else 500
+        self._span.set_attribute(names.HTTP_STATUS, code)
+        if code >= 500:
+            self._span.set_attribute(names.ERROR_TYPE, str(code))
+            self._span.set_status(Status(StatusCode.ERROR, error[:ERROR_CHARS_MAX] or None))
+
+    def _tell_outcome(self, outcome: str, error: str) -> None:
+        self._span.set_attribute(names.OUTCOME, outcome)
+        if error:
+            self._span.set_attribute(names.REASON, error[:ERROR_CHARS_MAX])
+        if outcome in names.FAILED_OUTCOMES:
+            self._span.set_attribute(names.ERROR_TYPE, outcome)
+            self._span.set_status(Status(StatusCode.ERROR, error[:ERROR_CHARS_MAX] or None))
+
+
+class OtelObserver:
+    """ports.observer.Observer that makes spans.
+
+    Without a `tracer_provider` it is the process's, also one that is set up later.
+    """
+
+    def __init__(self, tracer_provider: otel.TracerProvider | None = None) -> None:
+        provider = tracer_provider if tracer_provider is not None else otel.get_tracer_provider()
+        self._tracer = provider.get_tracer(names.SCOPE, __version__)
+
+    def request(
+        self, method: str, route: str, headers: Sequence[tuple[str, str]], saga_id: str
+    ) -> Span:
+        """See `ports.observer.Observer`."""
+        incoming = propagation.read(headers)
+        if route in names.QUIET_ROUTES:
+            return _passed_on(incoming)
+
+        def attributes() -> dict[str, Any]:
+            known = method in names.HTTP_METHODS
+            told = {names.HTTP_METHOD: method if known else names.OTHER_METHOD}
+            if route != names.UNMATCHED_ROUTE:
+                told[names.HTTP_ROUTE] = route
+            if saga_id:
+                told[names.SAGA_ID] = saga_id
+            return told
+
+        name = names.request_span(method, route)
+        return self._start(name, SpanKind.SERVER, incoming, (), attributes)
+
+    def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
+        """See `ports.observer.Observer`."""
+
+        def attributes() -> dict[str, Any]:
+            return {names.SAGA_ID: saga_id, names.STAGE: stage}
+
+        return self._start(names.run_span(stage), SpanKind.INTERNAL, parent, links, attributes)
+
+    def attempt(
+        self,
+        saga_id: str,
+        stage: str,
+        step: str,
+        activity: Activity,
+        attempt: int,
+        *,
+        peer: str,
+        parent: TraceContext,
+        links: Sequence[str],
+    ) -> Span:
+        """See `ports.observer.Observer`."""
+
+        def attributes() -> dict[str, Any]:
+            told = {
+                names.SAGA_ID: saga_id,
+                names.STAGE: stage,
+                names.STEP: step,
+                names.ACTIVITY: activity.value,
+                names.ATTEMPT: attempt,
+            }
+            if peer:
+                told[names.PEER] = peer
+            return told
+
+        # What has a peer leaves the process under this very context.
+        kind = SpanKind.CLIENT if peer else SpanKind.INTERNAL
+        name = names.attempt_span(activity, step, peer)
+        return self._start(name, kind, parent, links, attributes)
+
+    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+        """Spans tell of attempts and not of events: nothing to do."""
+
+    def _start(
+        self,
+        name: str,
+        kind: SpanKind,
+        parent: TraceContext,
+        links: Sequence[str],
+        attributes: Callable[[], dict[str, Any]],
+    ) -> Span:
+        """A span below `parent`, or the parent passed on when nothing here makes spans."""
+        ids = propagation.parse(parent.traceparent)
+        try:
+            span = self._tracer.start_span(
+                name,
+                context=_EMPTY if ids is None else _below(ids, parent.tracestate),
+                kind=kind,
+                links=_links(ids, links) if links and ids is not None else None,
+            )
+            told = span.get_span_context()
+            if not told.is_valid or (ids is not None and told.span_id == ids.span_id):
+                return _passed_on(parent)
+            if span.is_recording():
+                span.set_attributes(attributes())
+            return RecordedSpan(span, server=kind is SpanKind.SERVER)
+        except Exception:  # somebody's sampler or processor; a saga never fails for its telemetry
+            return _passed_on(parent)
+
+
+def _passed_on(parent: TraceContext) -> PassedOn:
+    return PassedOn(parent if propagation.parse(parent.traceparent) else propagation.new_trace())
+
+
+def _below(ids: Ids, tracestate: str) -> Context:
+    return otel.set_span_in_context(NonRecordingSpan(_span_context(ids, tracestate)), _EMPTY)
+
+
+def _span_context(ids: Ids, tracestate: str = "") -> SpanContext:
+    return SpanContext(
+        trace_id=ids.trace_id,
+        span_id=ids.span_id,
+        is_remote=True,
+        trace_flags=otel.TraceFlags(ids.flags),
+        trace_state=otel.TraceState.from_header([tracestate]) if tracestate else None,
+    )
+
+
+def _links(ids: Ids, span_ids: Sequence[str]) -> list[Link]:
+    """Links within the saga's trace, each span once."""
+    return [
+        Link(_span_context(ids._replace(span_id=int(span_id, 16))))
+        for span_id in list(dict.fromkeys(span_ids))[:LINKS_MAX]
+        if _SPAN_ID.fullmatch(span_id) and int(span_id, 16)
+    ]
