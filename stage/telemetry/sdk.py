@@ -83,7 +83,7 @@ def shutdown(seconds_max: float = SHUTDOWN_SECONDS_MAX) -> bool:
 def _resource(service_name: str) -> Resource:
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 
-    from stage import __version__
+    from stage.core.version import __version__
 
     told = {SERVICE_VERSION: __version__}
     if "OTEL_SERVICE_NAME" not in os.environ:

@@ -20,9 +20,9 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind
 from opentelemetry.trace.status import Status, StatusCode
 
-from stage import __version__
 from stage.core.commands import Activity
 from stage.core.events import Event
+from stage.core.version import __version__
 from stage.ports.observer import Span, TraceContext
 from stage.telemetry import names, propagation
 from stage.telemetry.propagation import Ids
