@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stage.core.version import __version__
+
 if TYPE_CHECKING:
     from stage.authoring import Refused, Saga, Stage
 
 __all__ = ["Refused", "Saga", "Stage", "__version__"]
-
-__version__ = "0.1.0.dev0"
 
 
 def __getattr__(name: str) -> object:

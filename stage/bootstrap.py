@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 from aiohttp import web
 from msgspec.structs import replace
@@ -24,6 +25,8 @@ from stage.outbound.links import HttpLinks
 from stage.outbound.transport import Transport
 from stage.ports.observer import Observer
 from stage.ports.store import Store
+from stage.store import migrate
+from stage.store.lock import FileLock
 from stage.store.memory import MemoryStore
 from stage.store.sqlite import SqliteStore
 from stage.telemetry import logs, sdk
@@ -143,13 +146,61 @@ async def _serve(stage: Stage[Any, Any], config: Config) -> None:
 
 def make_store(stage: Stage[Any, Any], config: Config) -> Store:
     """The store that the database URL names. Raises ConfigurationError."""
-    migrations = () if stage.migrations is None else (stage.migrations,)
+    name = _sqlite_name(config)
+    if name == MEMORY:
+        return MemoryStore(migrations=_folders(stage))
+    return SqliteStore(Path(name), migrations=_folders(stage))
+
+
+class Migrations:
+    """The migrations of one SQLite file, ours and the author's: a context manager.
+
+    It holds the file's lock, so that nobody serves from the file meanwhile.
+    """
+
+    def __init__(self, path: Path, folders: tuple[Path, ...]) -> None:
+        self._folders = folders
+        self._lock = FileLock(path)
+        self._path = path
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        self._connection = sqlite3.connect(self._path, isolation_level=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._lock.release()
+
+    def status(self) -> list[migrate.MigrationStatus]:
+        """Every migration with its state."""
+        return migrate.status(self._connection, self._folders)
+
+    def sql(self) -> str:
+        """The text of all that are pending."""
+        return migrate.sql(self._connection, self._folders)
+
+    def upgrade(self) -> list[migrate.Migration]:
+        """Apply what is pending; what was applied. Raises ConfigurationError."""
+        return migrate.upgrade(self._connection, self._folders, now=SystemClock().now())
+
+
+def open_migrations(stage: Stage[Any, Any], config: Config) -> Migrations:
+    """The migrations of the configured database. Raises ConfigurationError."""
+    name = _sqlite_name(config)
+    if name == MEMORY:
+        raise ConfigurationError(f"database {config.database!r} is new at each start: name a file")
+    return Migrations(Path(name).absolute(), _folders(stage))
+
+
+def _folders(stage: Stage[Any, Any]) -> tuple[Path, ...]:
+    return () if stage.migrations is None else (stage.migrations,)
+
+
+def _sqlite_name(config: Config) -> str:
     if not config.database.startswith(SQLITE):
         raise ConfigurationError(f"database {config.database!r} is not known: use sqlite:///FILE")
-    name = config.database.removeprefix(SQLITE)
-    if name == MEMORY:
-        return MemoryStore(migrations=migrations)
-    return SqliteStore(Path(name), migrations=migrations)
+    return config.database.removeprefix(SQLITE)
 
 
 def _adjusted(step: Step, config: Config) -> Step:

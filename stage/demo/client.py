@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import msgspec
@@ -29,7 +29,7 @@ class Client:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession()
         return self
 
@@ -130,4 +130,3 @@ class Client:
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise ChainError(f"waited {UNTIL_SECONDS_MAX:g} s in vain for {what}") from None
-

@@ -21,9 +21,7 @@ def escaping(folder: Path, how: str) -> Stage[Order, Order]:
     """A stage whose transaction writes a row and then awaits something foreign."""
     (folder / "migrations").mkdir()
     (folder / "migrations" / "0001_note.sql").write_text(MIGRATION)
-    stage: Stage[Order, Order] = Stage(
-        "payment", accepts=Order, migrations=folder / "migrations"
-    )
+    stage: Stage[Order, Order] = Stage("payment", accepts=Order, migrations=folder / "migrations")
 
     @stage.transaction
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
