@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -303,11 +304,12 @@ def load(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     path = file if file is not None else environ.get(FILE_VARIABLE) or None
-    for told in (
-        *_from_file(path, problems),
-        *_from_environment(environ, problems),
-        *_from_options(options, problems),
-    ):
+    sources = chain(
+        _from_file(path, problems),
+        _from_environment(environ, problems),
+        _from_options(options, problems),
+    )
+    for told in sources:  # one after the other, so that problems stand in the order of sources
         _take(told, values, origins, problems)
     _check_peers(values, origins, problems)
     if problems:

@@ -23,6 +23,7 @@ from stage.core.retry import COMPENSATION, EXECUTION, SETTLEMENT, RetryPolicy
 from stage.core.steps import Plan, Step, StepKind, plan_of
 from stage.ports.stage import Conversation, Failed, RunView
 from stage.ports.store import Tx
+from stage.wire.problem import WireError
 
 P = TypeVar("P")
 A = TypeVar("A")
@@ -201,6 +202,21 @@ class BoundStage(Generic[P, A]):
     def check(self, data: Mapping[str, Any]) -> None:
         """See `ports.stage.Participant`."""
         self._stage.accepts.from_data(data)
+
+    def check_result(self, step: str, result: msgspec.Raw) -> None:
+        """See `ports.stage.Participant`."""
+        declared = self._steps.get(step)
+        if declared is None:
+            return  # a forward: what downstream added is not ours to judge
+        try:
+            declared.decode_result(bytes(result))
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise WireError(
+                422,
+                "Result not accepted",
+                f"result of {step}: {error}",
+                hint="give the result as the step's function would have returned it",
+            ) from error
 
     async def run_transaction(
         self, tx: Tx, activity: Activity, step: str, view: RunView

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stage.cli.failure import NEGATIVE
+from stage.cli.failure import NEGATIVE, Failure
 from stage.cli.options import config_of, configured
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stage.store.migrate import Migration, MigrationStatus
+    from stage.bootstrap import Migrations
 
 NEEDED = ("database",)
-
-
-class Migrations(Protocol):
-    """What `bootstrap.open_migrations` opens: the migrations of one database, ours and theirs."""
-
-    def status(self) -> Sequence[MigrationStatus]:
-        """Every migration with its state."""
-        ...
-
-    def sql(self) -> str:
-        """The text of all that are pending."""
-        ...
-
-    def upgrade(self) -> Sequence[Migration]:
-        """Apply what is pending; what was applied."""
-        ...
 
 
 @click.group()
@@ -84,13 +67,24 @@ def sql(target: str, **given: Any) -> None:
     click.echo(text, nl=False)
 
 
-def _open(target: str, given: dict[str, Any]) -> AbstractContextManager[Migrations]:
+@contextmanager
+def _open(target: str, given: dict[str, Any]) -> Iterator[Migrations]:
+    """The migrations, with the lock on the file held. Raises Failure for what SQLite says."""
     config = config_of(given)
 
     from stage.cli.target import find_stage
 
     stage = find_stage(target)
 
-    from stage import bootstrap
+    import sqlite3
 
-    return bootstrap.open_migrations(stage, config)
+    from stage.bootstrap import open_migrations
+
+    try:
+        with open_migrations(stage, config) as migrations:
+            yield migrations
+    except sqlite3.Error as error:
+        raise Failure(
+            f"the database {config.database} cannot be used: {error}:"
+            " give the path of a SQLite file that may be written to"
+        ) from error

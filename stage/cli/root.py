@@ -17,7 +17,8 @@ from stage import __version__
 from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
-from stage.cli.failure import FAILED, INTERRUPTED, Failure, one_line
+from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
+from stage.cli.operate import forget, plan, resolve, retry, settle
 from stage.cli.sagas import sagas, show
 from stage.cli.send import send
 from stage.cli.serve import serve
@@ -31,7 +32,12 @@ def cli() -> None:
     """Middleware for the service in the middle of a chain of HTTP APIs."""
 
 
-for command in (demo, serve, db, send, sagas, show, compensate, config, openapi):
+COMMANDS = (
+    *(demo, serve, db, send, sagas, show, plan),
+    *(compensate, retry, settle, resolve, forget),
+    *(config, openapi),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 
@@ -58,7 +64,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader has gone (`stage sagas | head`). Nothing is left to say, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return NEGATIVE  # what click says of a pipe that it sees break
 
 
 def _fail(message: str, status: int) -> int:

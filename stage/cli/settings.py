@@ -22,7 +22,7 @@ def config(**given: Any) -> None:
 @click.command(short_help="Print the OpenAPI document.")
 @click.argument("target", metavar="[MODULE:ATTRIBUTE]", required=False)
 def openapi(target: str | None) -> None:
-    """Print the OpenAPI 3.1 document, with a stage's own payload when one is named."""
+    """Print the OpenAPI 3.1 document of the protocol, or of a stage when one is named."""
     descriptor = None
     if target is not None:
         from stage.cli.target import find_stage

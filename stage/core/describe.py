@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.events import name_of
-from stage.core.machine import Saga, decide
+from stage.core.machine import decide
+from stage.core.saga import Saga
 from stage.core.states import IN_FLIGHT, Phase, Tell
 from stage.core.steps import Plan
 

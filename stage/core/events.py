@@ -224,12 +224,37 @@ class Parked(_Event, frozen=True, kw_only=True, tag="parked"):
     reason: str
 
 
-class Unparked(_Event, frozen=True, kw_only=True, tag="unparked"):
-    """A person let the saga go on. `actor` and `why` are the audit row (rule 14)."""
+class _Verb(_Event, frozen=True, kw_only=True):
+    """What an operator did. The entry in the journal is the audit row (rule 14)."""
 
     actor: str
     why: str
 
+
+class Retried(_Verb, frozen=True, kw_only=True, tag="retried"):
+    """Try again now what waits, is parked or has failed for good; used attempts are forgiven."""
+
+
+class Settled(_Verb, frozen=True, kw_only=True, tag="settled"):
+    """The doubt about a step was settled by a person: it landed, or it did not."""
+
+    step: str
+    landed: bool
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Resolved(_Verb, frozen=True, kw_only=True, tag="resolved"):
+    """A person undid by hand what could not be undone; an empty `step` means everything."""
+
+    step: str = ""
+
+
+class Forgotten(_Verb, frozen=True, kw_only=True, tag="forgotten"):
+    """A person gave the saga up: what stands stays, nothing more is done, a tombstone remains."""
+
+
+Verb = Retried | Settled | Resolved | Forgotten
+"""What an operator can do."""
 
 Outcome = (
     StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
@@ -246,7 +271,8 @@ Event = (
     | ProbeFound | ProbeNotThere | ProbeFailed
     | CompensationSucceeded | CompensationDelayed | CompensationRefused
     | TellDelivered | TellDelayed | TellRefused
-    | TurnedBack | Completed | Compensated | FailedToCompensate | Parked | Unparked
+    | TurnedBack | Completed | Compensated | FailedToCompensate | Parked
+    | Retried | Settled | Resolved | Forgotten
 )  # fmt: skip
 
 _encoder = msgspec.json.Encoder()

@@ -25,13 +25,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never
 
-from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core import verbs
 from stage.core.commands import Activity, Command, Do, Record, Rest
 from stage.core.retry import NEIGHBOUR_COMPENSATION, RetryPolicy
-from stage.core.states import ENDED, IN_FLIGHT, Phase, SagaState, Tell
+from stage.core.saga import Saga, StepState
+from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 RECOVERIES_MAX = 5
@@ -40,74 +41,6 @@ PROBES_NOT_THERE_MIN = 2
 """An API must say "not there" this often, apart, before it is believed (rule 5)."""
 PENDING_POLL_SECONDS_MAX = 5.0
 RETRY_AFTER_SECONDS_MAX = 60.0
-
-
-class StepState(Struct, frozen=True, kw_only=True):
-    """What is known of one step that was started.
-
-    `order` numbers the starts within the saga. `doubted` stays true once any attempt was in
-    doubt and no answer under the same key settled it. `requests` are the bytes that left, by
-    ordinal. `due` is when the next attempt may start.
-    """
-
-    phase: Phase
-    order: int
-    attempts: int = 1
-    doubted: bool = False
-    probes: int = 0
-    not_there: int = 0
-    compensation_attempts: int = 0
-    due: float = 0.0
-    result: Raw | None = None
-    error: str = ""
-    span: str = ""
-    compensation_span: str = ""
-    requests: tuple[e.Request, ...] = ()
-    compensation_requests: tuple[e.Request, ...] = ()
-    stands: tuple[str, ...] = ()
-
-    @property
-    def may_stand(self) -> bool:
-        """True when an effect of this step may exist that nobody has undone."""
-        if self.phase in (Phase.COMPENSATED,):
-            return False
-        return self.result is not None or self.doubted
-
-
-class Saga(Struct, frozen=True, kw_only=True):
-    """The state of one saga at this stage: the fold of its journal."""
-
-    id: str
-    state: SagaState = SagaState.ACTIVE
-    epoch: int = 1
-    length: int = 0
-    """Number of journal entries folded."""
-    accepted_at: float = 0.0
-    updated_at: float = 0.0
-    deadline: float | None = None
-    upstream: str = ""
-    steps: dict[str, StepState] = {}
-    reason: str = ""
-    """Why it was turned back."""
-    requested_by: str = ""
-    """Who asked to compensate; empty while nobody did."""
-    was_completed: bool = False
-    deferred: bool = False
-    tombstone: bool = False
-    parked: str = ""
-    recoveries: int = 0
-    """Runs that began since the last progress."""
-    stands: tuple[str, ...] = ()
-    tell: Tell = Tell.NO
-    tell_attempts: int = 0
-    tell_due: float = 0.0
-    tell_span: str = ""
-    tell_error: str = ""
-
-    @property
-    def ended(self) -> bool:
-        """True when nothing more is done for the saga itself; upstream may still be told."""
-        return self.state in ENDED
 
 
 class Impossible(Exception):
@@ -255,8 +188,8 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
             )
         case e.Parked():
             return replace(saga, parked=event.reason)
-        case e.Unparked():
-            return replace(saga, parked="")
+        case e.Retried() | e.Settled() | e.Resolved() | e.Forgotten():
+            return verbs.evolve_verb(plan, saga, event)
         case _:
             assert_never(event)
 
@@ -280,7 +213,7 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
 
 
 def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:
-    if saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE):
+    if saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE) or saga.forgotten:
         return saga
     if past_pivot(plan, saga):
         return saga
@@ -413,6 +346,8 @@ def _put(saga: Saga, name: str, step: StepState) -> Saga:
 
 def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
     """What is to be done now. Never empty: with nothing to do it is one `Rest`."""
+    if saga.forgotten:
+        return (Rest(),)
     if saga.ended:
         return (_tell(saga, now),)
     if saga.parked:
@@ -483,7 +418,7 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN:
             return _park_in_doubt(step, known, now)
-    if step.execution.exhausted(known.attempts):
+    if step.execution.exhausted(known.attempts - known.forgiven):
         reason = f"{known.attempts} attempts: {known.error}"
         return _give_up(plan, saga, step, reason, now)
     if too_late:
@@ -541,7 +476,7 @@ def _compensate(step: Step, known: StepState, now: float) -> Command:
         if not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN:
             return _park_in_doubt(step, known, now)
     attempts = known.compensation_attempts
-    if step.compensation.exhausted(attempts):
+    if step.compensation.exhausted(attempts - known.compensation_forgiven):
         reason = f"gave up after {attempts} attempts: {known.error}"
         return Record(event=e.CompensationRefused(at=now, step=step.name, reason=reason))
     undo = Do(activity=Activity.COMPENSATE, step=step.name, attempt=attempts + 1)

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from stage.core.machine import Saga
+from stage.core.saga import Saga
 from stage.core.states import SagaState, Tell
-from stage.core.steps import FORWARD_PREFIX, Plan
+from stage.core.steps import FORWARD_PREFIX
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Participant, RunView
 from stage.ports.store import SagaRow
@@ -69,7 +69,6 @@ def view_of(saga: Saga, context: Context, *, key: str, attempt: int, now: float)
 
 
 def row_of(
-    plan: Plan,
     participant: Participant,
     saga: Saga,
     context: Context,
@@ -78,7 +77,8 @@ def row_of(
     running: bool,
 ) -> SagaRow:
     """The saga's row. `running` says that attempts are in flight."""
-    status, body = answer_of(plan, participant, saga, context) if saga.ended else (None, b"")
+    over = saga.ended or saga.forgotten
+    status, body = answer_of(participant, saga, context) if over else (None, b"")
     return SagaRow(
         id=saga.id,
         state=saga.state,
@@ -90,7 +90,7 @@ def row_of(
         parked=saga.parked,
         due_at=_due_at(saga, rest_until, running),
         deadline=saga.deadline,
-        envelope=context.envelope_bytes,
+        envelope=b"" if saga.forgotten else context.envelope_bytes,
         traceparent=context.trace.traceparent,
         tracestate=context.trace.tracestate,
         answer_status=status,
@@ -99,6 +99,8 @@ def row_of(
 
 
 def _due_at(saga: Saga, rest_until: float | None, running: bool) -> float | None:
+    if saga.forgotten:
+        return None
     if saga.ended and saga.tell not in (Tell.DUE, Tell.IN_FLIGHT):
         return None
     if saga.parked and not saga.ended and not running:
@@ -129,25 +131,31 @@ def enriched(participant: Participant, saga: Saga, context: Context, now: float)
     )
 
 
-def answer_of(
-    plan: Plan, participant: Participant, saga: Saga, context: Context
-) -> tuple[int, bytes]:
+def answer_of(participant: Participant, saga: Saga, context: Context) -> tuple[int, bytes]:
     """The answer to `POST /sagas` of a saga that has ended: code and bytes (protocol 3.3)."""
-    if saga.state is SagaState.COMPLETED:
+    if saga.state is SagaState.COMPLETED and not saga.forgotten:
         return 200, encode_executed(saga.id, _added(participant, saga, context))
-    if saga.state is SagaState.COMPENSATED:
+    stands: tuple[str, ...] | None = None
+    hint = "compensate yourself; nothing of this saga stands here or downstream"
+    if saga.forgotten:
+        status, title, outcome = 410, "Saga was forgotten", Outcome.UNKNOWN
+        stands = tuple(
+            name
+            for name, step in saga.steps.items()
+            if step.may_stand and participant.plan.step(name).compensatable
+        )
+        hint = "compensate yourself; an operator here has taken over what may stand"
+    elif saga.state is SagaState.FAILED_TO_COMPENSATE:
+        status, title, outcome = 500, "Saga failed and could not be undone", Outcome.UNKNOWN
+        stands = saga.stands
+        hint = "ask to compensate and compensate yourself; an operator here has to settle the rest"
+    else:
         status, title = (410, "Saga was compensated") if saga.requested_by else (409, "Saga failed")
         outcome = Outcome.COMPENSATED if saga.steps else Outcome.NOT_EXECUTED
-        stands: tuple[str, ...] | None = None
-        hint = "compensate yourself; nothing of this saga stands here or downstream"
-    else:
-        status, title = 500, "Saga failed and could not be undone"
-        outcome, stands = Outcome.UNKNOWN, saga.stands
-        hint = "ask to compensate and compensate yourself; an operator here has to settle the rest"
     problem = Problem(
         status=status,
         title=title,
-        detail=saga.reason or "compensated before it arrived",
+        detail=saga.reason or title,
         outcome=outcome,
         retryable=False,
         saga_id=saga.id,

@@ -15,17 +15,19 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
-from stage.core.machine import Saga, past_pivot
+from stage.core.machine import evolve, past_pivot
 from stage.core.retry import RetryPolicy
+from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import Plan
+from stage.core.verbs import refuse_verb
 from stage.engine.clock import SystemClock
 from stage.engine.context import Context, context_of, row_of
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing
 from stage.engine.run import Letter, Run, RunOver
 from stage.engine.sender import Sender
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy, Reply, Snapshot
+from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot
 from stage.ports.links import Links
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.stage import Participant
@@ -178,7 +180,7 @@ class EmbeddedEngine:
             run = self._runs.get(saga_id)
             if run is None:
                 run = self._open(saga_id)
-                run.request = request
+                run.signal = request
                 self._launch(run, trace)
                 await asyncio.shield(run.opened)
                 break
@@ -196,6 +198,27 @@ class EmbeddedEngine:
             if left <= 0 or not await run.watch(left):
                 break
         return self._snapshot(run)
+
+    async def operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
+        """See `ports.engine.Engine`."""
+        if dry_run:
+            now = await self.look(saga_id)
+            if now is None:
+                return None
+            self._check(now.saga, verb)
+            return msgspec.structs.replace(now, saga=evolve(self._plan, now.saga, verb))
+        while True:
+            run = self._runs.get(saga_id)
+            if run is None:
+                run = self._open(saga_id)
+                run.signal = verb
+                self._launch(run)
+                await asyncio.shield(run.opened)
+                return self._snapshot(run) if run.saga is not None else None
+            await asyncio.shield(run.opened)
+            with suppress(RunOver):
+                await run.post_durably(verb)
+                return self._snapshot(run)
 
     async def look(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
         """See `ports.engine.Engine`."""
@@ -315,7 +338,7 @@ class EmbeddedEngine:
             outcome = "taken_over"
         except StoreUnavailable as error:
             self._fail(run, error)
-        except (WireError, Busy) as error:
+        except (WireError, Busy, NotAllowed) as error:
             self._fail(run, error)
         except JournalMismatch as error:
             self._fail(run, error)
@@ -347,7 +370,7 @@ class EmbeddedEngine:
     async def _first(self, run: Run, trace: TraceContext) -> Advanced | None:
         """Accept the saga, or take it over; None when there is nothing to run."""
         # Where somebody waits for the answer it is theirs to ask again while the database is away.
-        asked = run.offer is not None or run.request is not None
+        asked = run.offer is not None or run.signal is not None
         open_saga = self._store.transact if asked else self._persist
         adopted = await open_saga(lambda unit: self._take_over(unit, run, trace))
         if adopted is not None:
@@ -399,6 +422,7 @@ class EmbeddedEngine:
     async def _step(self, run: Run, letters: Sequence[Letter]) -> Advanced:
         assert run.saga is not None and run.context is not None
         saga, context = run.saga, run.context
+        letters = self._allowed(saga, letters)
         events = [letter.event for letter in letters]
         trace = run.span.context if run.span is not None else context.trace
 
@@ -416,6 +440,29 @@ class EmbeddedEngine:
                 letter.durable.set_result(None)
         return adopted.advanced
 
+    def _check(self, saga: Saga, event: e.Event) -> None:
+        """Raise NotAllowed for a verb that does not fit the saga as it stands."""
+        if isinstance(event, e.Verb):
+            reason = refuse_verb(self._plan, saga, event)
+            if reason is not None:
+                raise NotAllowed(reason)
+
+    def _allowed(self, saga: Saga, letters: Sequence[Letter]) -> Sequence[Letter]:
+        """The letters without those verbs that do not fit; who sent these is told why."""
+        if not any(isinstance(letter.event, e.Verb) for letter in letters):
+            return letters
+        allowed: list[Letter] = []
+        for letter in letters:
+            try:
+                self._check(saga, letter.event)
+            except NotAllowed as error:
+                if letter.durable is not None and not letter.durable.done():
+                    letter.durable.set_exception(error)
+                continue
+            saga = evolve(self._plan, saga, letter.event)
+            allowed.append(letter)
+        return allowed
+
     async def _take_over(self, unit: Unit, run: Run, trace: TraceContext) -> _Adopted | None:
         """The first unit of a run: accept, bury, or load and claim with a new epoch."""
         row = await unit.load(run.saga_id)
@@ -425,13 +472,19 @@ class EmbeddedEngine:
         saga = self._interpreter.fold(run.saga_id, await unit.journal(run.saga_id))
         now = self._clock.now()
         claim: list[e.Event] = []
-        if run.request is not None and saga.state not in UNDONE:
-            claim.append(run.request)
+        if isinstance(run.signal, e.CompensationRequested):
+            if saga.state not in UNDONE and not saga.forgotten:
+                claim.append(run.signal)
+        elif run.signal is not None:
+            claim.append(run.signal)
         if not claim and (saga.ended or saga.parked) and row.due_at is None:
             run.replayed = True
             advanced = Advanced(saga=saga, events=[], outgoing=[], rest_until=None)
             return _Adopted(context=context, row=row, advanced=advanced)
-        claim.insert(0, e.Recovered(at=now, epoch=row.epoch + 1))
+        taken_over = e.Recovered(at=now, epoch=row.epoch + 1)
+        for verb in claim:
+            self._check(evolve(self._plan, saga, taken_over), verb)
+        claim.insert(0, taken_over)
         span = self._begin_span(run, saga, context.trace)
         advanced = await self._interpreter.advance(unit, saga, context, claim, span.context)
         fresh = self._row(run, advanced, context)
@@ -444,12 +497,12 @@ class EmbeddedEngine:
         first: e.Event
         if run.offer is not None:
             context, first = run.offer
-        elif run.request is not None:
+        elif isinstance(run.signal, e.CompensationRequested):
             context = Context(envelope=None, envelope_bytes=b"", fingerprint="", trace=trace)
             first = e.Tombstoned(
-                at=run.request.at,
-                requested_by=run.request.requested_by or "unknown",
-                reason=run.request.reason,
+                at=run.signal.at,
+                requested_by=run.signal.requested_by or "unknown",
+                reason=run.signal.reason,
             )
         else:
             return None
@@ -467,7 +520,6 @@ class EmbeddedEngine:
 
     def _row(self, run: Run, advanced: Advanced, context: Context) -> SagaRow:
         return row_of(
-            self._plan,
             self._participant,
             advanced.saga,
             context,
@@ -554,7 +606,7 @@ def _answerable(run: Run) -> bool:
 def _settled(plan: Plan, run: Run) -> bool:
     """True when waiting for the compensation would not change the answer."""
     saga = run.saga
-    if saga is None or run.over or saga.parked or saga.state in UNDONE:
+    if saga is None or run.over or saga.parked or saga.forgotten or saga.state in UNDONE:
         return True
     return past_pivot(plan, saga)
 

@@ -17,8 +17,9 @@ from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.ids import Direction, idempotency_key
-from stage.core.machine import Impossible, Saga, decide, evolve
+from stage.core.machine import Impossible, decide, evolve
 from stage.core.outcome import FailureKind
+from stage.core.saga import Saga
 from stage.core.steps import StepKind
 from stage.engine.context import Context, enriched, view_of
 from stage.ports.clock import Clock

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from stage.core import events as e
-from stage.core.machine import Saga
+from stage.core.saga import Saga
 from stage.engine.context import Context
 from stage.ports.observer import Span
 from stage.ports.store import SagaRow
@@ -36,8 +36,8 @@ class Run:
         self.row: SagaRow | None = None
         self.offer: tuple[Context, e.Accepted] | None = None
         """What to accept when the saga turns out to be unknown."""
-        self.request: e.CompensationRequested | None = None
-        """The request for which a tombstone is written when the saga turns out to be unknown."""
+        self.signal: e.CompensationRequested | e.Verb | None = None
+        """What the run was opened for. An unknown saga that is to be compensated is buried."""
         self.span: Span | None = None
         self.inbox: deque[Letter] = deque()
         self.in_flight = 0

@@ -10,8 +10,8 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.core.machine import Saga
 from stage.core.outcome import FailureKind
+from stage.core.saga import Saga
 from stage.core.steps import StepKind
 from stage.engine.context import Context
 from stage.engine.interpreter import Interpreter, Outgoing, outcome_event, stored_requests

@@ -10,6 +10,7 @@ from stage.inbound.keys import EDGE, Edge
 from stage.inbound.look import list_sagas, look
 from stage.inbound.middleware import edge_middleware
 from stage.inbound.openapi import docs, openapi
+from stage.inbound.operate import operate
 from stage.inbound.platform import descriptor, healthz, metrics, readyz
 
 
@@ -20,6 +21,7 @@ def make_app() -> web.Application:
     app.router.add_get("/sagas", list_sagas, allow_head=False)
     app.router.add_get("/sagas/{saga_id}", look, name="saga", allow_head=False)
     app.router.add_post("/sagas/{saga_id}/compensate", compensate)
+    app.router.add_post("/sagas/{saga_id}/{verb:retry|settle|resolve|forget}", operate)
     app.router.add_get("/.well-known/stage", descriptor)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)

@@ -14,7 +14,7 @@ from stage.inbound.read import read_any_body, saga_id_of, wait_of
 from stage.ports.engine import Snapshot
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
-from stage.wire.problem import Problem
+from stage.wire.problem import CONTENT_TYPE, Problem
 from stage.wire.replies import decode_compensate
 
 WAIT_SECONDS = 10.0
@@ -39,6 +39,8 @@ async def compensate(request: web.Request) -> web.Response:
         wait_seconds=0.0 if respond_async else wait,
     )
     saga = snapshot.saga
+    if saga.forgotten and snapshot.row.answer_status is not None:
+        return web.Response(status=410, body=snapshot.row.answer_body, content_type=CONTENT_TYPE)
     if saga.state is SagaState.COMPENSATED:
         answer = msgspec.json.encode({"saga_id": saga_id, "outcome": Outcome.COMPENSATED})
         response = web.Response(status=200, body=answer, content_type=h.CONTENT_JSON)

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from stage.core.describe import next_action
 from stage.core.events import Event, encode_event, name_of
+from stage.core.forecast import forecast
 from stage.core.machine import what_stands
 from stage.core.states import SagaState, Tell
 from stage.core.steps import Plan
@@ -33,23 +34,31 @@ PRIVATE = ("request", "result")
 
 
 async def look(request: web.Request) -> web.Response:
-    """One saga; `Prefer: wait=N` waits for a change, `?view=journal` lists what happened."""
+    """One saga; `Prefer: wait=N` waits for a change, `?view=journal` and `plan` show more."""
     edge = request.app[EDGE]
     saga_id = saga_id_of(request)
     view = request.query.get("view", "")
     if view == "journal":
         entries = await edge.engine.journal(saga_id)
         if not entries:
-            raise _never_seen(saga_id)
+            raise never_seen(saga_id)
         return _json(_journal(saga_id, entries))
+    if view == "plan":
+        snapshot = await edge.engine.look(saga_id)
+        if snapshot is None:
+            raise never_seen(saga_id)
+        return _json(_plan_view(edge, snapshot))
     if view:
         raise WireError(
-            400, "Unknown view", f"there is no view {view!r}", hint="leave it out, or view=journal"
+            400,
+            "Unknown view",
+            f"there is no view {view!r}",
+            hint="leave it out, or view=journal, view=plan",
         )
     wait, _ = wait_of(request, 0.0, edge.wait_seconds_max)
     snapshot = await edge.engine.look(saga_id, wait)
     if snapshot is None:
-        raise _never_seen(saga_id)
+        raise never_seen(saga_id)
     return _json(view_of_snapshot(edge, snapshot))
 
 
@@ -85,11 +94,15 @@ def view_of_snapshot(edge: Edge, snapshot: Snapshot) -> SagaView:
         at = snapshot.next_at if not saga.parked else None
     return msgspec.structs.replace(
         _row_view(edge, row),
+        state=saga.state.value,
+        outcome=OUTCOMES[saga.state],
+        parked=bool(saga.parked),
         parked_reason=saga.parked or None,
         next_action=text,
         next_action_at=None if at is None else format_instant(at),
         stands=list(what_stands(plan, saga)) if saga.ended else _may_stand(snapshot),
         steps=_steps(plan, snapshot),
+        upstream=saga.upstream or None,
         told_upstream=None if saga.tell is Tell.NO else saga.tell.value,
         reason=saga.reason or None,
         requested_by=saga.requested_by or None,
@@ -108,6 +121,7 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
             StepView(
                 name=step.name,
                 kind=step.kind.value,
+                peer=step.peer or None,
                 phase=known.phase.value if known is not None else "not_started",
                 attempts=known.attempts if known is not None else 0,
                 compensation_attempts=known.compensation_attempts if known is not None else 0,
@@ -159,7 +173,20 @@ def _entry(entry: Entry) -> dict[str, object]:
     }
 
 
-def _never_seen(saga_id: str) -> WireError:
+def _plan_view(edge: Edge, snapshot: Snapshot) -> dict[str, object]:
+    """What a compensation would do now; asking changes nothing."""
+    plan, saga = edge.participant.plan, snapshot.saga
+    return {
+        "saga_id": saga.id,
+        "stage": plan.stage,
+        "state": saga.state,
+        "steps": forecast(plan, saga),
+        "tells": saga.upstream or None,
+    }
+
+
+def never_seen(saga_id: str) -> WireError:
+    """404 for a saga that this stage knows nothing of."""
     return WireError(
         404,
         "Saga never seen",

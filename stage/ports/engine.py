@@ -6,7 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from stage.core.machine import Saga
+from stage.core.events import Verb
+from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.ports.observer import TraceContext
 from stage.ports.store import Entry, Filter, SagaRow
@@ -65,6 +66,13 @@ class Engine(Protocol):
         """Durably ask to compensate, wait for the end, and say how it stands."""
         ...
 
+    async def operate(self, saga_id: str, verb: Verb, *, dry_run: bool) -> Snapshot | None:
+        """Do what an operator asks, durably; with `dry_run` only say how it would stand.
+
+        None: never seen. Raises NotAllowed with the reason, and then nothing has changed.
+        """
+        ...
+
     async def look(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
         """The saga now, or after its next change when `wait_seconds` is given. None: never seen."""
         ...
@@ -94,6 +102,10 @@ class Engine(Protocol):
     def ready(self) -> bool:
         """True when new sagas are taken: recovered, not draining, the database there."""
         ...
+
+
+class NotAllowed(Exception):
+    """The verb does not fit the saga as it stands; the message says why and what to do."""
 
 
 class Busy(Exception):

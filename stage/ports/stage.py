@@ -120,6 +120,10 @@ class Participant(Protocol):
         """Decode the payload. Raises wire.WireError (422) naming the member that is wrong."""
         ...
 
+    def check_result(self, step: str, result: msgspec.Raw) -> None:
+        """Decode a result that a person gave for a step. Raises wire.WireError (422)."""
+        ...
+
     async def run_transaction(
         self, tx: Tx, activity: Activity, step: str, view: RunView
     ) -> msgspec.Raw:

@@ -69,9 +69,9 @@ class LogListener:
             "saga_id": saga_id,
             "stage": stage,
         }
-        for member in _members(type(event)):
+        for member, default in _members(type(event)):
             value = getattr(event, member)
-            if value is not None and value != "" and value != ():
+            if value != default and value != "":
                 fields[member] = _told(value)
         if attempt is not None:
             fields.setdefault("attempt", attempt)
@@ -91,15 +91,19 @@ class LogListener:
         return attempt, told or span_id
 
 
-def _members(kind: type[Any]) -> tuple[str, ...]:
+def _members(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
+    """What of an event may stand in a line, each with the default that is not worth telling."""
     members = _MEMBERS.get(kind)
     if members is None:
-        fields: tuple[str, ...] = kind.__struct_fields__
-        members = _MEMBERS[kind] = tuple(name for name in fields if name in names.LOG_FIELDS)
+        members = _MEMBERS[kind] = tuple(
+            (member.name, member.default)
+            for member in msgspec.structs.fields(kind)
+            if member.name in names.LOG_FIELDS
+        )
     return members
 
 
-_MEMBERS: dict[type[Any], tuple[str, ...]] = {}
+_MEMBERS: dict[type[Any], tuple[tuple[str, Any], ...]] = {}
 
 
 def _told(value: Any) -> Any:

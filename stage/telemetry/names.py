@@ -116,9 +116,12 @@ LOG_EVENTS: Final = {
     "tell_delayed": logging.WARNING,
     "tell_refused": logging.ERROR,
     "parked": logging.ERROR,
-    "unparked": logging.INFO,
+    "retried": logging.WARNING,
+    "settled": logging.WARNING,
+    "resolved": logging.WARNING,
+    "forgotten": logging.WARNING,
 }
-"""The names of the journal, with the level of their line."""
+"""The names of the journal, with the level of their line. What an operator did is never hidden."""
 
 LOG_FIELDS: Final = frozenset(
     {
@@ -137,6 +140,7 @@ LOG_FIELDS: Final = frozenset(
         "stands",
         "compensation",
         "status",
+        "landed",
         "actor",
         "why",
     }

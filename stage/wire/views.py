@@ -19,6 +19,7 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: str
+    peer: str | None = None
     phase: str
     attempts: int = 0
     compensation_attempts: int = 0
@@ -48,6 +49,7 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     next_action_at: str | None = None
     stands: list[str] = []
     steps: list[StepView] = []
+    upstream: str | None = None
     told_upstream: str | None = None
     reason: str | None = None
     requested_by: str | None = None

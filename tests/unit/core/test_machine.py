@@ -8,7 +8,8 @@ import pytest
 
 from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
-from stage.core.machine import Saga, decide, evolve
+from stage.core.machine import decide, evolve
+from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState, Tell
 from stage.core.steps import Plan
 from tests.unit.core import plans

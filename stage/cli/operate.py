@@ -1,0 +1,186 @@
+"""The operator's verbs: `stage retry|settle|resolve|forget`, and `stage plan`, which only looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from stage.cli.failure import NEGATIVE, Failure
+from stage.cli.remote import url_option
+
+if TYPE_CHECKING:
+    from stage.wire.views import SagaView
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+UNFINISHED = ("active", "compensating", "compensated", "failed_to_compensate")
+"""States in which something may wait for a peer; compensated ones may still have to tell."""
+PAGE = 200
+PROSPECTS = {
+    "compensate": "compensated",
+    "probe_first": "in doubt: looked up, then compensated",
+    "without_result": "in doubt: compensated without a result",
+    "wait_first": "in flight: its end is awaited, then compensated",
+    "nothing": "nothing to undo is declared",
+    "cannot": "CANNOT be undone by itself: a person has to",
+}
+
+
+def audited(function: F) -> F:
+    """The options that every verb has: who, why, and whether only to look."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Say what would follow; change nothing."),
+        click.option("--actor", envvar="USER", default="operator", show_default=True,
+                     help="Who asks; kept with the saga."),
+        click.option("--reason", required=True, metavar="TEXT", help="Why; kept with the saga."),
+        url_option,
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@click.command(short_help="Try again now what waits, is parked or has failed for good.")
+@click.argument("saga_id", metavar="[ID]", required=False)
+@click.option("--all", "every", is_flag=True, help="Every saga that waits for --peer.")
+@click.option("--peer", metavar="NAME", help="The external API or neighbour that came back.")
+@audited
+def retry(
+    saga_id: str | None, every: bool, peer: str | None, url: str, reason: str, actor: str,
+    dry_run: bool,
+) -> int:  # fmt: skip
+    """Try again now; used attempts are forgiven. Give ID, or --all --peer NAME."""
+    order = {"actor": actor, "reason": reason, "dry_run": dry_run}
+    if saga_id is not None and not every:
+        return _operate(url, saga_id, "retry", order)
+    if saga_id is not None or peer is None or not every:
+        raise Failure("give a saga ID, or --all --peer NAME")
+    refused = 0
+    count = 0
+    for waiting in _waiting_for(url, peer):
+        count += 1
+        try:
+            _operate(url, waiting, "retry", order)
+        except Failure as error:
+            if error.status != NEGATIVE:
+                raise
+            refused += 1
+            click.echo(f"{waiting}: {error}")
+    click.echo(f"{count} sagas waited for {peer}, {count - refused} are tried again")
+    return NEGATIVE if refused else 0
+
+
+@click.command(short_help="Say whether an in-doubt step landed.")
+@click.argument("saga_id", metavar="ID")
+@click.option("--step", required=True, metavar="NAME", help="The step in doubt.")
+@click.option("--landed/--not-landed", required=True, help="What you found out at the API.")
+@click.option("--result", metavar="JSON", help="What the step would have returned.")
+@audited
+def settle(
+    saga_id: str, step: str, landed: bool, result: str | None, url: str, reason: str, actor: str,
+    dry_run: bool,
+) -> int:  # fmt: skip
+    """Settle the doubt about a step by hand, after you have asked the API yourself."""
+    import msgspec
+
+    try:
+        value = None if result is None else msgspec.json.decode(result)
+    except msgspec.DecodeError as error:
+        raise Failure(f"option --result is not JSON: {error}") from None
+    order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step, "landed": landed}
+    return _operate(url, saga_id, "settle", {**order, "result": value})
+
+
+@click.command(short_help="Say that you undid by hand what could not be undone.")
+@click.argument("saga_id", metavar="ID")
+@click.option("--step", default="", metavar="NAME", help="One step; without it all that failed.")
+@audited
+def resolve(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
+    """Count what failed to be undone as undone, because you did it by hand."""
+    order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
+    return _operate(url, saga_id, "resolve", order)
+
+
+@click.command(short_help="Give a saga up: what stands stays, a tombstone remains.")
+@click.argument("saga_id", metavar="ID")
+@audited
+def forget(saga_id: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
+    """Give a parked or ended saga up. Nothing more is ever done for it."""
+    return _operate(url, saga_id, "forget", {"actor": actor, "reason": reason, "dry_run": dry_run})
+
+
+@click.command(short_help="Show what a compensation would do now.")
+@click.argument("saga_id", metavar="ID")
+@url_option
+def plan(saga_id: str, url: str) -> int:
+    """Show what a compensation would do now, last step first. Nothing is changed."""
+    import msgspec
+
+    from stage.cli.draw import table
+    from stage.cli.remote import exchange, refuse
+    from stage.cli.sagas import quoted_id
+
+    answer = exchange("GET", url, f"/sagas/{quoted_id(saga_id)}?view=plan")
+    if answer.status != 200:
+        refuse(url, answer)
+    told = msgspec.json.decode(answer.body)
+    click.echo(f"saga {told['saga_id']} at {told['stage']} is {told['state']}")
+    rows = [
+        (undo["step"], undo["kind"], undo["peer"] or "-", PROSPECTS[undo["prospect"]])
+        for undo in told["steps"]
+    ]
+    click.echo(table(("STEP", "KIND", "PEER", "WOULD BE"), rows) if rows else "nothing stands")
+    return 0
+
+
+def _operate(url: str, saga_id: str, verb: str, order: dict[str, Any]) -> int:
+    import msgspec
+
+    from stage.cli.remote import exchange, refuse
+    from stage.cli.sagas import quoted_id
+    from stage.wire import headers as h
+    from stage.wire.views import SagaView, decode_view
+
+    body = msgspec.json.encode(order)
+    path = f"/sagas/{quoted_id(saga_id)}/{verb}"
+    answer = exchange("POST", url, path, body=body, headers={"Content-Type": h.CONTENT_JSON})
+    if answer.status != 200:
+        refuse(url, answer)
+    saga = decode_view(answer.body, SagaView)
+    would = "would be" if order["dry_run"] else "is"
+    click.echo(f"{verb}: saga {saga.saga_id} {would} {saga.state}; next: {_next(saga)}")
+    return 0
+
+
+def _next(saga: SagaView) -> str:
+    return saga.next_action or "nothing, it is over"
+
+
+def _waiting_for(url: str, peer: str) -> Iterator[str]:
+    """Ids of the sagas in which something waits for that peer."""
+    from urllib.parse import urlencode
+
+    from stage.cli.remote import fetch
+    from stage.cli.sagas import quoted_id
+    from stage.wire.views import SagaPage, SagaView
+
+    after = ""
+    while True:
+        query = [("limit", str(PAGE)), ("after", after), *(("state", s) for s in UNFINISHED)]
+        page = fetch(url, f"/sagas?{urlencode(query)}", SagaPage)
+        for listed in page.sagas:
+            if listed.parked or listed.next_action_at is not None:
+                saga = fetch(url, f"/sagas/{quoted_id(listed.saga_id)}", SagaView)
+                if _waits_for(saga, peer):
+                    yield listed.saga_id
+        if page.next is None:
+            return
+        after = page.next
+
+
+def _waits_for(saga: SagaView, peer: str) -> bool:
+    waiting = ("waiting", "in_doubt", "compensation_waiting", "compensation_failed")
+    if saga.upstream == peer and saga.told_upstream in ("due", "refused"):
+        return True
+    return any(step.peer == peer and step.phase in waiting for step in saga.steps)

@@ -1,0 +1,75 @@
+"""What a compensation would do if it were asked for now: the way back, told in advance."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from stage.core.machine import past_pivot
+from stage.core.saga import Saga, StepState
+from stage.core.states import IN_FLIGHT, Phase
+from stage.core.steps import Plan, Step
+
+
+class Prospect(StrEnum):
+    """What would happen to one step."""
+
+    COMPENSATE = "compensate"
+    PROBE_FIRST = "probe_first"
+    """In doubt: looked up, then compensated, with its result when it is found."""
+    WITHOUT_RESULT = "without_result"
+    """In doubt and it cannot be looked up: compensated without a result."""
+    WAIT_FIRST = "wait_first"
+    """An attempt is in flight; its end is awaited, then it is compensated."""
+    NOTHING = "nothing"
+    """Nothing to undo is declared for it."""
+    CANNOT = "cannot"
+    """It failed to be undone, or is behind the pivot: a person has to."""
+
+
+class Undo(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the forecast, in the order in which it would happen."""
+
+    step: str
+    kind: str
+    peer: str
+    prospect: Prospect
+
+
+def forecast(plan: Plan, saga: Saga) -> list[Undo]:
+    """The steps that would be looked at, last started first (rule 7). Nothing is changed."""
+    behind = past_pivot(plan, saga)
+    lines: list[Undo] = []
+    for wave in reversed(plan.waves):
+        for index in wave:
+            step = plan.steps[index]
+            known = saga.steps.get(step.name)
+            if known is not None and _matters(known):
+                lines.append(
+                    Undo(
+                        step=step.name,
+                        kind=step.kind.value,
+                        peer=step.peer,
+                        prospect=Prospect.CANNOT if behind else _prospect(step, known),
+                    )
+                )
+    return lines
+
+
+def _matters(known: StepState) -> bool:
+    return known.may_stand or known.phase in IN_FLIGHT
+
+
+def _prospect(step: Step, known: StepState) -> Prospect:
+    if known.phase is Phase.COMPENSATION_FAILED:
+        return Prospect.CANNOT
+    if not step.compensatable:
+        return Prospect.NOTHING
+    if known.phase in (Phase.STARTED, Phase.PROBING):
+        return Prospect.WAIT_FIRST
+    if known.phase is Phase.IN_DOUBT:
+        return Prospect.PROBE_FIRST if step.probed else Prospect.WITHOUT_RESULT
+    if known.doubted:
+        return Prospect.WITHOUT_RESULT
+    return Prospect.COMPENSATE

@@ -1,0 +1,81 @@
+"""The state of a saga and of its steps: values, folded from the journal by the machine."""
+
+from __future__ import annotations
+
+from msgspec import Raw, Struct
+
+from stage.core.events import Request
+from stage.core.states import ENDED, Phase, SagaState, Tell
+
+
+class StepState(Struct, frozen=True, kw_only=True):
+    """What is known of one step that was started.
+
+    `order` numbers the starts within the saga. `doubted` stays true once any attempt was in
+    doubt and no answer under the same key settled it. `requests` are the bytes that left, by
+    ordinal. `due` is when the next attempt may start.
+    """
+
+    phase: Phase
+    order: int
+    attempts: int = 1
+    doubted: bool = False
+    probes: int = 0
+    not_there: int = 0
+    compensation_attempts: int = 0
+    forgiven: int = 0
+    """Attempts that an operator let pass: they do not count against the policy."""
+    compensation_forgiven: int = 0
+    due: float = 0.0
+    result: Raw | None = None
+    error: str = ""
+    span: str = ""
+    compensation_span: str = ""
+    requests: tuple[Request, ...] = ()
+    compensation_requests: tuple[Request, ...] = ()
+    stands: tuple[str, ...] = ()
+
+    @property
+    def may_stand(self) -> bool:
+        """True when an effect of this step may exist that nobody has undone."""
+        if self.phase is Phase.COMPENSATED:
+            return False
+        return self.result is not None or self.doubted
+
+
+class Saga(Struct, frozen=True, kw_only=True):
+    """The state of one saga at this stage: the fold of its journal."""
+
+    id: str
+    state: SagaState = SagaState.ACTIVE
+    epoch: int = 1
+    length: int = 0
+    """Number of journal entries folded."""
+    accepted_at: float = 0.0
+    updated_at: float = 0.0
+    deadline: float | None = None
+    upstream: str = ""
+    steps: dict[str, StepState] = {}
+    reason: str = ""
+    """Why it was turned back."""
+    requested_by: str = ""
+    """Who asked to compensate; empty while nobody did."""
+    was_completed: bool = False
+    deferred: bool = False
+    tombstone: bool = False
+    forgotten: bool = False
+    """An operator gave it up; nothing more is done for it."""
+    parked: str = ""
+    recoveries: int = 0
+    """Runs that began since the last progress."""
+    stands: tuple[str, ...] = ()
+    tell: Tell = Tell.NO
+    tell_attempts: int = 0
+    tell_due: float = 0.0
+    tell_span: str = ""
+    tell_error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """True when nothing more is done for the saga itself; upstream may still be told."""
+        return self.state in ENDED

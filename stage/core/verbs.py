@@ -1,0 +1,160 @@
+"""What an operator can do to a saga, when it is allowed, and what it means (rule 14).
+
+| Verb    | Allowed when                                     | Then                          |
+|---------|--------------------------------------------------|-------------------------------|
+| retry   | it waits, is parked, or failed to undo or tell   | all that is due is tried now  |
+| settle  | the step's outcome is in doubt                   | it landed, or it did not      |
+| resolve | the step could not be undone                     | it counts as undone           |
+| forget  | it is parked or has ended                        | nothing more is ever done     |
+
+No verb acts while an attempt is in flight: its outcome would contradict the person.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from stage.core import events as e
+from stage.core.saga import Saga, StepState
+from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
+from stage.core.steps import Plan
+
+WAITING = frozenset({Phase.WAITING, Phase.IN_DOUBT, Phase.COMPENSATION_WAITING})
+
+
+def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
+    """Why the verb is not allowed now, with what is; None when it is."""
+    flying = [name for name, step in saga.steps.items() if step.phase in IN_FLIGHT]
+    if flying or saga.tell is Tell.IN_FLIGHT:
+        what = ", ".join(flying) or "telling upstream"
+        return f"an attempt is in flight ({what}): wait until it has ended, then ask again"
+    if saga.forgotten:
+        return "the saga is forgotten: nothing more can be done for it"
+    match verb:
+        case e.Retried():
+            return None if _can_retry(saga) else "nothing of it waits: there is nothing to retry"
+        case e.Settled():
+            return _refuse_settle(plan, saga, verb)
+        case e.Resolved():
+            return _refuse_resolve(saga, verb)
+        case e.Forgotten():
+            if saga.parked or saga.ended:
+                return None
+            return "it is still being worked on: compensate it, or wait until it is parked"
+        case _:
+            assert_never(verb)
+
+
+def _can_retry(saga: Saga) -> bool:
+    waits = any(step.phase in WAITING for step in saga.steps.values())
+    return bool(saga.parked or saga.tell in (Tell.DUE, Tell.REFUSED) or (waits and not saga.ended))
+
+
+def _refuse_settle(plan: Plan, saga: Saga, verb: e.Settled) -> str | None:
+    doubtful = [name for name, step in saga.steps.items() if _in_doubt(step)]
+    if verb.step not in plan.by_name:
+        return f"there is no step {verb.step!r}: the steps are {', '.join(plan.by_name)}"
+    if verb.step not in doubtful or saga.ended:
+        found = ", ".join(doubtful) if doubtful and not saga.ended else "none"
+        return f"step {verb.step!r} is not in doubt; in doubt: {found}"
+    return None
+
+
+def _in_doubt(step: StepState) -> bool:
+    return step.doubted and step.phase in (Phase.IN_DOUBT, Phase.WAITING, Phase.REFUSED)
+
+
+def _refuse_resolve(saga: Saga, verb: e.Resolved) -> str | None:
+    failed = _failed(saga)
+    if not failed:
+        return "nothing of it failed to be undone: there is nothing to resolve"
+    if verb.step and verb.step not in failed:
+        return f"step {verb.step!r} did not fail to be undone; those that did: {', '.join(failed)}"
+    return None
+
+
+def _failed(saga: Saga) -> list[str]:
+    return [n for n, step in saga.steps.items() if step.phase is Phase.COMPENSATION_FAILED]
+
+
+def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
+    """The state after the verb."""
+    match verb:
+        case e.Retried():
+            return _retry(plan, saga, verb)
+        case e.Settled():
+            return _settle(saga, verb)
+        case e.Resolved():
+            return _resolve(saga, verb)
+        case e.Forgotten():
+            return replace(saga, forgotten=True, parked="", tell=Tell.NO)
+        case _:
+            assert_never(verb)
+
+
+def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
+    steps = {name: _forgive(step, verb.at, saga.state) for name, step in saga.steps.items()}
+    state, stands = saga.state, saga.stands
+    if saga.state is SagaState.FAILED_TO_COMPENSATE and _failed(saga):
+        state, stands = SagaState.COMPENSATING, ()
+    tell = Tell.DUE if saga.tell in (Tell.DUE, Tell.REFUSED) else saga.tell
+    # Behind the pivot there is no way back, so the deadline must not stop the way forward.
+    pivot = None if plan.pivot is None else saga.steps.get(plan.steps[plan.pivot].name)
+    behind = pivot is not None and pivot.phase is Phase.SUCCEEDED
+    return replace(
+        saga,
+        steps=steps,
+        state=state,
+        stands=stands,
+        parked="",
+        tell=tell,
+        tell_due=verb.at,
+        deadline=None if behind else saga.deadline,
+    )
+
+
+def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
+    if step.phase is Phase.COMPENSATION_FAILED:
+        step = replace(step, phase=Phase.COMPENSATION_WAITING, stands=())
+    elif step.phase is Phase.REFUSED and state is SagaState.ACTIVE:
+        step = replace(step, phase=Phase.WAITING)
+    if step.phase not in WAITING:
+        return step
+    return replace(
+        step,
+        due=at,
+        probes=0,
+        forgiven=step.attempts,
+        compensation_forgiven=step.compensation_attempts,
+    )
+
+
+def _settle(saga: Saga, verb: e.Settled) -> Saga:
+    step = saga.steps[verb.step]
+    if verb.landed:
+        settled = replace(
+            step, phase=Phase.SUCCEEDED, doubted=False, result=verb.result, error="", due=verb.at
+        )
+    else:
+        phase = Phase.WAITING if saga.state is SagaState.ACTIVE else Phase.REFUSED
+        if step.phase is Phase.REFUSED:
+            phase = Phase.REFUSED
+        settled = replace(step, phase=phase, doubted=False, due=verb.at, forgiven=step.attempts)
+    return replace(saga, steps={**saga.steps, verb.step: settled}, parked="")
+
+
+def _resolve(saga: Saga, verb: e.Resolved) -> Saga:
+    names = [verb.step] if verb.step else _failed(saga)
+    undone = {
+        name: replace(saga.steps[name], phase=Phase.COMPENSATED, error="", stands=())
+        for name in names
+    }
+    return replace(
+        saga,
+        steps={**saga.steps, **undone},
+        state=SagaState.COMPENSATING,
+        stands=(),
+        parked="",
+    )

@@ -1,0 +1,122 @@
+"""The operator's verbs: retry, settle, resolve, forget. Each takes an actor and a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from stage.core import events as e
+from stage.inbound.keys import EDGE
+from stage.inbound.look import never_seen, view_of_snapshot
+from stage.inbound.middleware import problem_response
+from stage.inbound.read import read_body, saga_id_of
+from stage.ports.engine import NotAllowed
+from stage.wire import headers as h
+from stage.wire.outcome import Outcome
+from stage.wire.problem import Problem, WireError
+from stage.wire.strict_json import decode_object
+
+ACTOR_CHARS_MAX = 128
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a verb. `step`, `landed` and `result` belong to settle, `step` to resolve too."""
+
+    actor: str
+    reason: str
+    dry_run: bool = False
+    step: str = ""
+    landed: bool | None = None
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
+Make = Callable[[Order, float], e.Verb]
+
+
+def _retry(order: Order, at: float) -> e.Verb:
+    return e.Retried(at=at, actor=order.actor, why=order.reason)
+
+
+def _settle(order: Order, at: float) -> e.Verb:
+    if order.landed is None or not order.step:
+        raise WireError(
+            422,
+            "Order incomplete",
+            "settle needs `step` and `landed`",
+            hint='for example {"step": "charge", "landed": true, "result": {...}, ...}',
+        )
+    return e.Settled(
+        at=at,
+        actor=order.actor,
+        why=order.reason,
+        step=order.step,
+        landed=order.landed,
+        result=order.result,
+    )
+
+
+def _resolve(order: Order, at: float) -> e.Verb:
+    return e.Resolved(at=at, actor=order.actor, why=order.reason, step=order.step)
+
+
+def _forget(order: Order, at: float) -> e.Verb:
+    return e.Forgotten(at=at, actor=order.actor, why=order.reason)
+
+
+VERBS: dict[str, Make] = {
+    "retry": _retry,
+    "settle": _settle,
+    "resolve": _resolve,
+    "forget": _forget,
+}
+
+
+async def operate(request: web.Request) -> web.Response:
+    """Do what the operator asks and answer with the saga as it stands, or would stand, after."""
+    edge = request.app[EDGE]
+    saga_id = saga_id_of(request)
+    order = _decode(decode_object(await read_body(request, edge), edge.limits))
+    verb = VERBS[request.match_info["verb"]](order, edge.clock.now())
+    if isinstance(verb, e.Settled) and verb.landed:
+        edge.participant.check_result(verb.step, verb.result)
+    try:
+        snapshot = await edge.engine.operate(saga_id, verb, dry_run=order.dry_run)
+    except NotAllowed as error:
+        return problem_response(_not_allowed(saga_id, str(error)), request)
+    if snapshot is None:
+        raise never_seen(saga_id)
+    body = msgspec.json.encode(view_of_snapshot(edge, snapshot))
+    return web.Response(body=body, content_type=h.CONTENT_JSON)
+
+
+def _decode(told: dict[str, Any]) -> Order:
+    try:
+        result = msgspec.Raw(msgspec.json.encode(told.pop("result", None)))
+        order = msgspec.structs.replace(msgspec.convert(told, Order), result=result)
+    except msgspec.ValidationError as error:
+        raise WireError(
+            422, "Order not understood", str(error), hint="give actor and reason, and dry_run"
+        ) from None
+    if not order.actor.strip() or not order.reason.strip() or len(order.actor) > ACTOR_CHARS_MAX:
+        raise WireError(
+            422,
+            "Order incomplete",
+            "actor and reason must say something",
+            hint="they are kept with the saga, so that others can see who did what and why",
+        )
+    return order
+
+
+def _not_allowed(saga_id: str, detail: str) -> Problem:
+    return Problem(
+        status=409,
+        title="Not allowed now",
+        detail=detail,
+        outcome=Outcome.NOT_EXECUTED,
+        retryable=False,
+        saga_id=saga_id,
+        hint="GET the saga to see how it stands",
+    )

@@ -1,0 +1,151 @@
+"""The operator's verbs on sagas that are really stuck (rule 14)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stage.authoring import Http, Saga, Stage, Tx
+from stage.demo.payment import Order
+from tests.scenario.chain import Chain, running_chain
+
+WHO = {"actor": "kim", "reason": "ticket 17"}
+
+
+async def do(chain: Chain, saga_id: str, verb: str, **order: Any) -> tuple[int, Any]:
+    body = msgspec.json.encode({**WHO, **order})
+    status, _, answer = await chain.request("POST", f"{chain.stage}/sagas/{saga_id}/{verb}", body)
+    return status, msgspec.json.decode(answer)
+
+
+async def audit(chain: Chain, saga_id: str) -> list[tuple[str, str, str]]:
+    entries = (await chain.get(f"{chain.stage}/sagas/{saga_id}?view=journal"))["entries"]
+    return [(e["event"], e["actor"], e["why"]) for e in entries if "actor" in e]
+
+
+async def stuck(chain: Chain) -> None:
+    """A saga whose refund is declined for good."""
+    await chain.send("s-1")
+    await chain.script(chain.psp, script="refund-fails")
+    status, _, _ = await chain.compensate("s-1")
+    assert 409 == status
+
+
+async def test_retry_undoes_what_had_failed_for_good(chain: Chain) -> None:
+    """The provider refunds again: retry compensates, and compensate answers 200 from then on."""
+    await stuck(chain)
+    await chain.script(chain.psp, script="ok")
+    status, _ = await do(chain, "s-1", "retry")
+    assert 200 == status
+    await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    assert (1, 0) == await chain.charges()
+    assert 200 == (await chain.compensate("s-1"))[0]
+    assert [("retried", "kim", "ticket 17")] == await audit(chain, "s-1")
+
+
+async def test_resolve_counts_what_a_person_undid_as_undone(chain: Chain) -> None:
+    """Refunded by hand: the saga ends compensated, with the audit row."""
+    await stuck(chain)
+    status, saga = await do(chain, "s-1", "resolve", step="charge")
+    assert (200, "compensated", []) == (status, saga["state"], saga["stands"])
+    assert [("resolved", "kim", "ticket 17")] == await audit(chain, "s-1")
+    assert 200 == (await chain.compensate("s-1"))[0]
+
+
+async def test_a_dry_run_says_what_would_follow_and_changes_nothing(chain: Chain) -> None:
+    """The journal is as long as before."""
+    await stuck(chain)
+    before = await chain.events("s-1")
+    status, saga = await do(chain, "s-1", "retry", dry_run=True)
+    assert (200, "compensating") == (status, saga["state"])
+    assert "compensate charge" in saga["next_action"]
+    assert before == await chain.events("s-1")
+
+
+async def test_forget_gives_the_saga_up_and_leaves_a_tombstone(chain: Chain) -> None:
+    """Both endpoints answer 410 with what stood; nothing runs again."""
+    await stuck(chain)
+    status, _ = await do(chain, "s-1", "forget")
+    assert 200 == status
+    code, _, body = await chain.compensate("s-1")
+    assert (410, ["charge"]) == (code, msgspec.json.decode(body)["stands"])
+    assert 410 == (await chain.send("s-1"))[0]
+    assert 409 == (await do(chain, "s-1", "retry"))[0]
+
+
+async def test_a_verb_that_does_not_fit_is_refused_with_the_reason(chain: Chain) -> None:
+    """A completed saga has nothing to retry, settle or resolve; an unknown one is 404."""
+    await chain.send("s-1")
+    for verb, order in (("retry", {}), ("settle", {"step": "charge", "landed": False}),
+                        ("resolve", {})):  # fmt: skip
+        status, problem = await do(chain, "s-1", verb, **order)
+        assert (409, "not_executed") == (status, problem["outcome"]), verb
+    assert 404 == (await do(chain, "s-2", "retry"))[0]
+
+
+async def test_a_verb_needs_an_actor_and_a_reason(chain: Chain) -> None:
+    """422 otherwise: an audit row that says nothing is none."""
+    await stuck(chain)
+    status, problem = await do(chain, "s-1", "retry", reason=" ")
+    assert (422, "not_executed") == (status, problem["outcome"])
+
+
+def unrepeatable() -> Stage[Order, Order]:
+    """A call to an API without idempotency and without a probe: a doubt waits for a person."""
+    stage: Stage[Order, Order] = Stage("payment", accepts=Order)
+
+    @stage.transaction
+    async def note(tx: Tx, saga: Saga[Order]) -> None:
+        pass
+
+    @stage.call(to="psp", timeout=1.0, idempotent=False)
+    async def charge(http: Http, saga: Saga[Order]) -> dict[str, str]:
+        answer = await http.post("/charges", json={"amount": saga.input.amount})
+        return {"id": answer.json()["id"]}
+
+    return stage
+
+
+async def test_settle_as_landed_lets_the_saga_go_on(tmp_path: Path) -> None:
+    """In doubt, never repeated, parked; the operator looks it up and says that it landed."""
+    async with running_chain(tmp_path, stage=unrepeatable()) as chain:
+        await chain.script(chain.psp, script="effect-then-drop")
+        status, _, _ = await chain.send("s-1")
+        assert 202 == status
+        view = await chain.until("s-1", lambda saga: saga["parked"])
+        assert "charge is in doubt" in view["parked_reason"]
+        assert (1, 1) == await chain.charges()
+        order = {"step": "charge", "landed": True, "result": {"id": 7}}
+        assert 422 == (await do(chain, "s-1", "settle", **order))[0]  # not what charge returns
+        order["result"] = {"id": "ch_000001"}
+        assert 200 == (await do(chain, "s-1", "settle", **order))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        assert 200 == (await chain.send("s-1"))[0]
+        assert (1, 1) == await chain.charges()
+
+
+async def test_settle_as_not_landed_repeats_the_call(tmp_path: Path) -> None:
+    """The operator found nothing: the call is made once more."""
+    async with running_chain(tmp_path, stage=unrepeatable()) as chain:
+        await chain.script(chain.psp, script="error", times=1)
+        await chain.send("s-1")
+        await chain.until("s-1", lambda saga: saga["parked"])
+        assert 200 == (await do(chain, "s-1", "settle", step="charge", landed=False))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        assert (1, 1) == await chain.charges()
+
+
+async def test_plan_tells_what_a_compensation_would_do(chain: Chain) -> None:
+    """Downstream first, then the charge, then the reservation; nothing happens."""
+    await chain.send("s-1")
+    plan = await chain.get(f"{chain.stage}/sagas/s-1?view=plan")
+    told = [(undo["step"], undo["prospect"]) for undo in plan["steps"]]
+    assert [
+        ("forward:shipping", "compensate"),
+        ("record", "nothing"),
+        ("charge", "compensate"),
+        ("reserve", "compensate"),
+    ] == told
+    assert (1, 1) == await chain.charges()

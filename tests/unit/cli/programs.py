@@ -1,0 +1,100 @@
+"""Runs the command line as a real process, and stands in for a stage that it talks to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def stage(*arguments: str, cwd: Path | None = None, stdin: str = "", **environ: str) -> Done:
+    """`stage ARGUMENTS` in a process of its own, without the STAGE_ variables of ours."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("STAGE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "stage", *arguments],
+        cwd=cwd,
+        input=stdin,
+        env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+class Asked(NamedTuple):
+    """One request that came in."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Neighbour:
+    """A server with one answer for each method and path, that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.url = ""
+
+    def answer(self, request: str, status: int, body: bytes, **headers: str) -> None:
+        """Answer `GET /sagas` or the like so from now on."""
+        self.answers[request] = (status, headers, body)
+
+
+@contextmanager
+def neighbour() -> Iterator[Neighbour]:
+    """Serve on a free loopback port."""
+    told = Neighbour()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            told.asked.append(Asked(self.command, self.path, dict(self.headers.items()), body))
+            known = told.answers.get(f"{self.command} {self.path}")
+            status, headers, answer = known if known is not None else (404, {}, b"nobody")
+            if status == 0:  # hang up without an answer
+                self.close_connection = True
+                return
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    told.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield told
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,77 @@
+"""`stage db`: migrations are seen, printed and applied on a real file."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.programs import Done, stage
+
+SOURCE = """
+import msgspec
+from stage import Stage
+
+class Order(msgspec.Struct):
+    amount: int
+
+payment = Stage("payment", accepts=Order, migrations="sql")
+"""
+DATABASE = ("--database", "sqlite:///p.db")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pay.py").write_text(SOURCE)
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql" / "0001_payment.sql").write_text("CREATE TABLE payment (id TEXT);\n")
+    return tmp_path
+
+
+def db(verb: str, folder: Path) -> Done:
+    return stage("db", verb, "pay:payment", *DATABASE, cwd=folder)
+
+
+def test_what_is_pending_is_shown_printed_and_applied(folder: Path) -> None:
+    """`status` says 1 while something is pending; `upgrade` is done once."""
+    pending = db("status", folder)
+    assert pending.status == 1 and "sql/0001_payment" in pending.out and "pending" in pending.out
+    assert "CREATE TABLE payment (id TEXT);" in db("sql", folder).out
+    applied = db("upgrade", folder)
+    assert applied.status == 0 and "applied sql/0001_payment" in applied.out
+    assert db("upgrade", folder).out == "nothing is pending\n"
+    assert db("sql", folder).out == ""
+    assert db("status", folder).status == 0
+
+
+def test_a_schema_newer_than_the_code_is_refused(folder: Path) -> None:
+    """One line that names the migration; `status` shows it and says 1."""
+    assert db("upgrade", folder).status == 0
+    (folder / "sql" / "0001_payment.sql").unlink()
+    refused = db("upgrade", folder)
+    assert refused.status == 2 and refused.err.startswith("stage: ")
+    assert "sql/0001_payment" in refused.err and len(refused.err.splitlines()) == 1
+    shown = db("status", folder)
+    assert shown.status == 1 and "unknown" in shown.out
+
+
+def test_a_file_in_use_is_refused(folder: Path) -> None:
+    """One process per file."""
+    assert db("upgrade", folder).status == 0
+    with (folder / "p.db.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        done = db("upgrade", folder)
+    assert done.status == 2 and "is in use" in done.err and len(done.err.splitlines()) == 1
+
+
+def test_a_migration_that_fails_is_told_and_changes_nothing(folder: Path) -> None:
+    """The file and the reason, and what was applied before stays."""
+    (folder / "sql" / "0002_wrong.sql").write_text("CREATE TABLE other (id TEXT); NONSENSE;")
+    done = db("upgrade", folder)
+    assert done.status == 2 and "sql/0002_wrong failed" in done.err
+    with closing(sqlite3.connect(folder / "p.db")) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    assert "payment" in tables and "other" not in tables

@@ -1,0 +1,229 @@
+"""Log lines: one an event, under the ids of its saga, without anything that was not allowed."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+
+from stage.core import events as e
+from stage.core.commands import Activity
+from stage.ports.observer import TraceContext
+from stage.telemetry import logs
+from stage.telemetry.compose import compose, default_observer
+from stage.telemetry.silent import SilentObserver
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+CONTEXT = TraceContext(traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
+SECRET = "4111-1111-1111-1111"
+AT = 1_795_400_000.5
+
+
+@pytest.fixture(autouse=True)
+def apart() -> Iterator[None]:
+    """What `configure` changes in this process is put back."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:], root.level = handlers, level
+
+
+class Lines:
+    """A stream as stderr is one, and the lines that were written to it."""
+
+    def __init__(self) -> None:
+        self.raw = io.BytesIO()
+        self.stream = io.TextIOWrapper(self.raw, encoding="utf-8", write_through=True)
+
+    def __call__(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.raw.getvalue().splitlines()]
+
+
+@pytest.fixture
+def lines() -> Lines:
+    lines = Lines()
+    logs.configure("json", "debug", lines.stream)
+    return lines
+
+
+def test_a_line_holds_the_ids_of_its_saga(lines: Lines) -> None:
+    """Saga, stage, step, attempt, trace and span; the time is that of the event."""
+    event = e.StepStarted(at=AT, step="charge", attempt=2, key="k", span="a" * 16)
+    default_observer().happened("s-1", "payment", event, CONTEXT)
+    assert lines() == [
+        {
+            "timestamp": "2026-11-23T02:13:20.500Z",
+            "level": "info",
+            "event": "step_started",
+            "saga_id": "s-1",
+            "stage": "payment",
+            "step": "charge",
+            "attempt": 2,
+            "key": "k",
+            "trace_id": TRACE,
+            "span_id": "a" * 16,
+        }
+    ]
+
+
+def test_an_outcome_names_the_attempt_that_it_ends(lines: Lines) -> None:
+    """Events that end an attempt have neither its number nor its span; the line has both."""
+    observer = compose(SilentObserver(), listener := logs.LogListener())
+    listener.attempted("s-1", "charge", Activity.EXECUTE, 3, "b" * 16)
+    listener.attempted("s-1", "charge", Activity.COMPENSATE, 1, "c" * 16)
+    listener.attempted("s-1", "tell_upstream", Activity.TELL, 2, "d" * 16)
+    observer.happened("s-1", "payment", e.StepInDoubt(at=AT, step="charge"), CONTEXT)
+    observer.happened("s-1", "payment", e.CompensationSucceeded(at=AT, step="charge"), CONTEXT)
+    observer.happened("s-1", "payment", e.CompensationRequested(at=AT), CONTEXT)
+    observer.happened("s-1", "payment", e.TellDelivered(at=AT), CONTEXT)
+    observer.happened("s-1", "payment", e.StepSucceeded(at=AT, step="charge"), CONTEXT)
+    told = [(line.get("attempt"), line["span_id"]) for line in lines()]
+    own = "00f067aa0ba902b7"
+    assert [(3, "b" * 16), (1, "c" * 16), (None, own), (2, "d" * 16), (None, own)] == told
+    assert [line["level"] for line in lines()][:2] == ["warning", "info"]
+
+
+def test_payload_never_reaches_a_line(lines: Lines) -> None:
+    """Results and requests are left out, whatever they hold."""
+    request = e.Request(
+        method="POST",
+        path=f"/cards/{SECRET}",
+        headers=(("Authorization", SECRET),),
+        body=SECRET.encode(),
+    )
+    result = msgspec.Raw(msgspec.json.encode({"card": SECRET}))
+    observer = default_observer()
+    for event in (
+        e.StepStarted(at=AT, step="charge", attempt=1, request=request),
+        e.RequestPrepared(at=AT, step="charge", ordinal=2, request=request),
+        e.StepSucceeded(at=AT, step="charge", result=result),
+        e.ProbeFound(at=AT, step="charge", result=result),
+        e.CompensationStarted(at=AT, step="charge", attempt=1, request=request),
+    ):
+        observer.happened("s-1", "payment", event, CONTEXT)
+    assert len(lines()) == 5
+    assert SECRET.encode() not in lines_raw(lines)
+
+
+def test_defaults_are_not_told_and_answers_are(lines: Lines) -> None:
+    """`landed: false` is what a person said; `deferred: false` is what nobody said."""
+    settled = e.Settled(at=AT, step="charge", landed=False, actor="kim", why="asked the bank")
+    default_observer().happened("s-1", "payment", settled, CONTEXT)
+    default_observer().happened("s-1", "payment", e.Accepted(at=AT), CONTEXT)
+    told, accepted = lines()
+    assert (told["landed"], told["actor"], told["level"]) == (False, "kim", "warning")
+    assert {"deferred", "deadline", "upstream"}.isdisjoint(accepted)
+
+
+def lines_raw(lines: Lines) -> bytes:
+    return lines.raw.getvalue()
+
+
+def test_foreign_text_is_cut_and_drives_no_terminal(lines: Lines) -> None:
+    """A reason may come from anywhere."""
+    reason = "\x1b[31mred\nsecond line" + "x" * 1_000
+    event = e.FailedToCompensate(at=AT, stands=("charge\x1b",))
+    default_observer().happened("s-1", "p", e.TurnedBack(at=AT, reason=reason), CONTEXT)
+    default_observer().happened("s-1", "p", event, CONTEXT)
+    turned, failed = lines()
+    assert turned["reason"].startswith(" [31mred second line")
+    assert len(turned["reason"]) <= logs.TEXT_CHARS_MAX + 3
+    assert failed["stands"] == ["charge "] and failed["level"] == "error"
+
+
+def test_a_line_that_has_no_utf8_is_written_all_the_same(lines: Lines) -> None:
+    """Half of a surrogate pair is escaped."""
+    structlog.get_logger().warning("odd", value="\ud800", thing=object)
+    assert lines()[0]["value"] == "\ud800"
+
+
+def test_lines_of_other_libraries_have_the_same_form(lines: Lines) -> None:
+    """From WARNING up, with their logger's name."""
+    logging.getLogger("other").info("left out")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logging.getLogger("other").exception("it failed: %s", "why")
+    (line,) = lines()
+    assert (line["event"], line["level"], line["logger"]) == ("it failed: why", "error", "other")
+    assert "ValueError: broken" in line["exception"]
+
+
+def test_the_level_holds() -> None:
+    """At `warning` the usual course of a saga is silent."""
+    lines = Lines()
+    logs.configure("json", "warning", lines.stream)
+    observer = default_observer()
+    observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
+    observer.happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
+    assert [line["event"] for line in lines()] == ["parked"]
+
+
+def test_the_console_is_for_people() -> None:
+    """Not JSON; no colours where there is no terminal."""
+    lines = Lines()
+    logs.configure("console", "info", lines.stream)
+    default_observer().happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
+    text = lines_raw(lines).decode()
+    assert "parked" in text and "saga_id=s-1" in text and "\x1b" not in text
+
+
+def test_auto_is_json_where_there_is_no_terminal() -> None:
+    """A pipe is read by programs."""
+    lines = Lines()
+    logs.configure("auto", "info", lines.stream)
+    default_observer().happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
+    assert lines()[0]["event"] == "completed"
+
+
+async def test_as_a_library_nothing_is_configured(caplog: pytest.LogCaptureFixture) -> None:
+    """Lines go to the host's logging, at the host's level, also out of the event loop."""
+    observer = default_observer()
+    assert not structlog.is_configured()
+    with caplog.at_level(logging.WARNING, logger="stage"):
+        observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
+        observer.happened("s-1", "payment", e.Parked(at=AT, reason="look at it"), CONTEXT)
+    assert not structlog.is_configured()
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage().startswith("event=parked saga_id=s-1 stage=payment")
+
+
+def test_a_listener_that_fails_fails_nobody() -> None:
+    """A full disk stops no saga."""
+
+    class Broken:
+        def attempted(self, *_: object) -> None:
+            raise OSError("full")
+
+        def happened(self, *_: object) -> None:
+            raise OSError("full")
+
+    observer = compose(SilentObserver(), Broken())
+    observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
+    span = observer.attempt(
+        "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="", parent=CONTEXT, links=[]
+    )
+    assert span.context == CONTEXT
+
+
+def test_what_is_remembered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sagas that end are forgotten, and beyond the limit the oldest are."""
+    monkeypatch.setattr(logs, "SAGAS_REMEMBERED_MAX", 3)
+    listener = logs.LogListener(structlog.wrap_logger(None, processors=[_drop]))
+    for number in range(10):
+        listener.attempted(f"s-{number}", "charge", Activity.EXECUTE, 1, "")
+    assert list(listener._attempts) == ["s-7", "s-8", "s-9"]
+    listener.happened("s-8", "payment", e.Completed(at=AT), CONTEXT)
+    assert list(listener._attempts) == ["s-7", "s-9"]
+
+
+def _drop(_logger: object, _method: str, _fields: Any) -> Any:
+    raise structlog.DropEvent

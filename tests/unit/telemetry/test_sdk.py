@@ -1,0 +1,125 @@
+"""The SDK: set up once, by us alone, and never in the way of the exit."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+
+from stage.telemetry import sdk
+
+HEAVY = "opentelemetry.sdk.trace.export"
+
+
+@pytest.mark.parametrize(
+    "environ,endpoint,expected",
+    [
+        ({}, None, False),
+        ({}, "", False),
+        ({}, "http://c:4318", True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, None, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"}, None, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, None, False),
+        ({"OTEL_SDK_DISABLED": "True"}, "http://c:4318", False),
+        ({"OTEL_TRACES_EXPORTER": "none"}, "http://c:4318", False),
+    ],
+)
+def test_when_spans_are_sent(environ: dict[str, str], endpoint: str | None, expected: bool) -> None:
+    """Only where a collector is configured, and nothing switches it off."""
+    assert sdk.wanted(environ, endpoint) is expected
+
+
+def run(program: str, **environ: str) -> object:
+    """The JSON that a program prints last, in a process of its own: what it sets stays set."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**inherited, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told: object = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def test_without_a_collector_the_sdk_is_not_loaded() -> None:
+    """It costs start time, and would do nothing."""
+    told = run(
+        "import json, sys\n"
+        "from stage.telemetry import sdk\n"
+        "from stage.telemetry.compose import default_observer\n"
+        "default_observer()\n"
+        f"print(json.dumps([sdk.setup('x'), sdk.shutdown(), {HEAVY!r} in sys.modules]))"
+    )
+    assert told == [False, True, False]
+
+
+def test_a_provider_that_somebody_set_is_left_alone() -> None:
+    """The host's tracing is the host's."""
+    told = run(
+        "import json\n"
+        "from opentelemetry import trace\n"
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "theirs = TracerProvider()\n"
+        "trace.set_tracer_provider(theirs)\n"
+        "from stage.telemetry import sdk\n"
+        "made = sdk.setup('x', endpoint='http://127.0.0.1:1')\n"
+        "print(json.dumps([made, trace.get_tracer_provider() is theirs]))"
+    )
+    assert told == [False, True]
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """A collector that takes connections and never answers."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        held: list[socket.socket] = []
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    held.append(server.accept()[0])
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        for connection in held:
+            connection.close()
+
+
+def test_a_collector_that_hangs_holds_the_exit_for_two_seconds_at_most(hanging: str) -> None:
+    """The spans are lost, the process ends, and an observer made before `setup` does trace."""
+    told = run(
+        "import json, time\n"
+        "from stage.telemetry import sdk\n"
+        "from stage.telemetry.spans import OtelObserver\n"
+        "observer = OtelObserver()\n"
+        f"made = sdk.setup('payment', endpoint={hanging!r})\n"
+        "span = observer.request('POST', '/sagas', [], 's-1')\n"
+        "span.end('200')\n"
+        "began = time.monotonic()\n"
+        "sent = sdk.shutdown(0.3)\n"
+        "took = time.monotonic() - began\n"
+        "print(json.dumps([made, bool(span.span_id), sent, took < sdk.SHUTDOWN_SECONDS_MAX]))"
+    )
+    assert told == [True, True, False, True]
+
+
+def test_the_service_is_named_unless_the_environment_names_it() -> None:
+    """OTEL_ variables are respected."""
+    program = (
+        "import json\n"
+        "from stage.telemetry import sdk\n"
+        "print(json.dumps(sdk._resource('payment').attributes['service.name']))"
+    )
+    assert run(program) == "payment"
+    assert run(program, OTEL_SERVICE_NAME="other") == "other"

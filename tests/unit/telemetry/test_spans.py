@@ -1,0 +1,241 @@
+"""Spans: parents and links come from what is stored, and without an SDK the trace goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from opentelemetry import trace as otel
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
+from opentelemetry.trace import SpanKind, StatusCode
+
+from stage.core.commands import Activity
+from stage.ports.observer import Observer, Span, TraceContext
+from stage.telemetry import names
+from stage.telemetry.silent import SilentObserver
+from stage.telemetry.spans import OtelObserver
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SPAN = "00f067aa0ba902b7"
+PARENT = f"00-{TRACE}-{SPAN}-01"
+CAME = [("traceparent", PARENT), ("tracestate", "foo=1"), ("Host", "x")]
+
+
+class Collected:
+    """An observer with a real SDK behind it, and what it made."""
+
+    def __init__(self, sampler: Sampler | None = None) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.observer = OtelObserver(self.provider)
+
+    def one(self, name: str) -> ReadableSpan:
+        found = [span for span in self.exporter.get_finished_spans() if span.name == name]
+        assert len(found) == 1, [span.name for span in self.exporter.get_finished_spans()]
+        return found[0]
+
+
+@pytest.fixture
+def collected() -> Iterator[Collected]:
+    collected = Collected()
+    yield collected
+    collected.provider.shutdown()
+
+
+def attempt(
+    observer: Observer,
+    parent: TraceContext,
+    links: Sequence[str] = (),
+    activity: Activity = Activity.EXECUTE,
+    peer: str = "psp",
+) -> Span:
+    return observer.attempt(
+        "s-1", "payment", "charge", activity, 2, peer=peer, parent=parent, links=links
+    )
+
+
+def span_id(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return f"{span.context.span_id:016x}"
+
+
+def parent_id(span: ReadableSpan) -> str | None:
+    return None if span.parent is None else f"{span.parent.span_id:016x}"
+
+
+def test_request_run_and_attempt_are_one_trace(collected: Collected) -> None:
+    """Each span stands below the context that it was given."""
+    request = collected.observer.request("POST", "/sagas", CAME, "")
+    run = collected.observer.run("s-1", "payment", request.context, [])
+    charge = attempt(collected.observer, run.context)
+    charge.end("step_succeeded")
+    run.end("completed")
+    request.end("200")
+
+    spans = [collected.one(name) for name in ("POST /sagas", "saga payment", "step charge")]
+    assert [SPAN, span_id(spans[0]), span_id(spans[1])] == [parent_id(span) for span in spans]
+    assert {TRACE} == {f"{span.context.trace_id:032x}" for span in spans if span.context}
+    assert [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT] == [span.kind for span in spans]
+    assert TraceContext(traceparent=f"00-{TRACE}-{charge.span_id}-01", tracestate="foo=1") == (
+        charge.context
+    )
+    assert charge.trace_id == TRACE and span_id(spans[2]) == charge.span_id
+
+
+def test_the_span_that_happens_to_be_current_is_not_the_parent(collected: Collected) -> None:
+    """A saga belongs to its stored context, not to the task that runs it."""
+    stored = TraceContext(traceparent=PARENT)
+    tracer = collected.provider.get_tracer("host")
+    with tracer.start_as_current_span("of the host"):
+        collected.observer.run("s-1", "payment", stored, []).end("completed")
+        collected.observer.request("GET", "/sagas", [], "").end("200")
+    assert parent_id(collected.one("saga payment")) == SPAN
+    assert parent_id(collected.one("GET /sagas")) is None
+
+
+def test_what_is_continued_or_undone_is_linked(collected: Collected) -> None:
+    """Links are span ids within the saga's trace, each once; what is no span id is left out."""
+    stored = TraceContext(traceparent=PARENT)
+    one, two = "a" * 16, "b" * 16
+    links = [one, two, one, "", "0" * 16, "nonsense", "A" * 16]
+    collected.observer.run("s-1", "payment", stored, links).end("active")
+    attempt(collected.observer, stored, [one], Activity.COMPENSATE).end("compensation_succeeded")
+
+    def linked(name: str) -> list[tuple[str, str]]:
+        found = collected.one(name).links
+        return [(f"{x.context.trace_id:032x}", f"{x.context.span_id:016x}") for x in found]
+
+    assert linked("saga payment") == [(TRACE, one), (TRACE, two)]
+    assert linked("compensate charge") == [(TRACE, one)]
+
+
+def test_spans_say_what_they_are_about(collected: Collected) -> None:
+    """The attributes, the outcome, and the failure."""
+    stored = TraceContext(traceparent=PARENT)
+    attempt(collected.observer, stored).end("step_in_doubt", "x" * 1_000)
+    attempt(collected.observer, stored, (), Activity.PROBE, "").end("probe_found")
+    doubt, probe = collected.one("step charge"), collected.one("probe charge")
+    assert doubt.attributes is not None and probe.attributes is not None
+    assert {
+        names.SAGA_ID: "s-1",
+        names.STAGE: "payment",
+        names.STEP: "charge",
+        names.ACTIVITY: "execute",
+        names.ATTEMPT: 2,
+        names.PEER: "psp",
+        names.OUTCOME: "step_in_doubt",
+        names.REASON: "x" * 300,
+        names.ERROR_TYPE: "step_in_doubt",
+    } == dict(doubt.attributes)
+    assert doubt.status.status_code is StatusCode.ERROR
+    assert probe.status.status_code is StatusCode.UNSET
+    assert names.PEER not in probe.attributes and probe.kind is SpanKind.INTERNAL
+
+
+def test_a_refusal_is_no_error(collected: Collected) -> None:
+    """A business no is an answer."""
+    attempt(collected.observer, TraceContext()).end("step_refused", "card declined")
+    span = collected.one("step charge")
+    assert span.attributes is not None and span.attributes[names.REASON] == "card declined"
+    assert span.status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.parametrize(
+    "code,status", [("200", StatusCode.UNSET), ("409", StatusCode.UNSET), ("503", StatusCode.ERROR)]
+)
+def test_a_server_span_has_the_code_of_its_answer(
+    collected: Collected, code: str, status: StatusCode
+) -> None:
+    """Only 5xx are errors of ours."""
+    collected.observer.request("GET", "/sagas/{saga_id}", [], "s-1").end(code)
+    span = collected.one("GET /sagas/{saga_id}")
+    assert span.attributes is not None
+    assert span.attributes[names.HTTP_STATUS] == int(code)
+    assert span.attributes[names.HTTP_ROUTE] == "/sagas/{saga_id}"
+    assert span.attributes[names.SAGA_ID] == "s-1"
+    assert span.status.status_code is status
+
+
+def test_a_span_is_ended_once(collected: Collected) -> None:
+    """The first end holds, and the second is no complaint of the SDK's."""
+    span = collected.observer.run("s-1", "payment", TraceContext(), [])
+    span.end("completed")
+    span.end("defect", "late")
+    told = collected.one("saga payment")
+    assert told.attributes is not None and told.attributes[names.OUTCOME] == "completed"
+
+
+def test_the_sampling_decision_is_kept() -> None:
+    """What came unsampled stays so: the stored context says it to recovery and to neighbours."""
+    collected = Collected(ParentBased(ALWAYS_OFF))
+    unsampled = TraceContext(traceparent=f"00-{TRACE}-{SPAN}-00")
+    run = collected.observer.run("s-1", "payment", unsampled, [])
+    root = collected.observer.request("POST", "/sagas", [], "")
+    run.end("completed")
+    root.end("200")
+    assert run.context.traceparent == f"00-{TRACE}-{run.span_id}-00"
+    assert root.context.traceparent[-1] in "02" and len(root.trace_id) == 32
+    sampled = collected.observer.run("s-2", "payment", TraceContext(traceparent=PARENT), [])
+    sampled.end("completed")
+    assert [span.name for span in collected.exporter.get_finished_spans()] == ["saga payment"]
+
+
+def test_platform_routes_make_no_spans(collected: Collected) -> None:
+    """They are asked every few seconds; what they were asked with is passed on."""
+    for route in names.QUIET_ROUTES:
+        span = collected.observer.request("GET", route, CAME, "")
+        assert span.trace_id == TRACE
+        span.end("200")
+    assert collected.exporter.get_finished_spans() == ()
+
+
+# --- without an SDK ------------------------------------------------------------------------------
+
+
+def test_without_an_sdk_the_incoming_trace_is_passed_on_unchanged() -> None:
+    """An id of ours would name a span that nobody can find."""
+    observer = OtelObserver(otel.NoOpTracerProvider())
+    request = observer.request("POST", "/sagas", CAME, "")
+    run = observer.run("s-1", "payment", request.context, ["a" * 16])
+    charge = attempt(observer, run.context, ["a" * 16])
+    charge.end("step_in_doubt", "time-out")
+    assert TraceContext(traceparent=PARENT, tracestate="foo=1") == charge.context
+    assert charge.trace_id == TRACE and charge.span_id == ""
+
+
+def test_without_an_sdk_and_without_a_trace_there_is_one_all_the_same() -> None:
+    """Logs, headers and the journal always hold a trace id; one saga keeps the one it has."""
+    observer = OtelObserver(otel.NoOpTracerProvider())
+    first, second = (observer.request("POST", "/sagas", [], "") for _ in range(2))
+    assert len(first.trace_id) == 32 and int(first.trace_id, 16) != 0
+    assert first.trace_id != second.trace_id
+    assert first.context == first.context
+    assert observer.run("s-1", "payment", first.context, []).context == first.context
+
+
+def test_a_broken_sampler_fails_no_saga() -> None:
+    """An observer never raises; the trace goes on."""
+
+    class Broken(otel.NoOpTracer):
+        def start_span(self, *_: object, **__: object) -> otel.Span:
+            raise RuntimeError("broken")
+
+    class Provider(otel.NoOpTracerProvider):
+        def get_tracer(self, *_: object, **__: object) -> otel.Tracer:
+            return Broken()
+
+    span = OtelObserver(Provider()).request("POST", "/sagas", CAME, "")
+    assert span.context.traceparent == PARENT
+
+
+def test_the_silent_observer_passes_on_and_invents_nothing() -> None:
+    """Simulations stay the same for the same seed."""
+    observer = SilentObserver()
+    assert observer.request("POST", "/sagas", CAME, "").trace_id == TRACE
+    assert observer.request("POST", "/sagas", [], "").context == TraceContext()
+    stored = TraceContext(traceparent=PARENT)
+    assert attempt(observer, observer.run("s-1", "p", stored, []).context).context == stored

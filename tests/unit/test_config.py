@@ -1,0 +1,256 @@
+"""The configuration: which source holds, what is refused, and that all of it is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from stage.config import OTHER_VARIABLES, SETTINGS, Config, check_url, describe, load, redacted
+from stage.core.errors import ConfigurationError
+
+GIVE = "give http://host:8080"
+USE = "use sqlite:///FILE, or sqlite:///:memory: to keep nothing"
+
+
+def problems(
+    options: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(options or {}, environ or {}, file)
+    return str(caught.value).splitlines()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "stage.toml"
+
+
+def test_the_table_and_the_fields_are_the_same() -> None:
+    """What can be set is what there is; the words of the file, options and variables agree."""
+    names = [field.name for field in fields(Config) if field.name != "origins"]
+    assert [setting.name for setting in SETTINGS] == names
+    by_name = {setting.name: setting for setting in SETTINGS}
+    assert by_name["downstreams"].option == "--downstream"
+    assert by_name["downstreams"].variable == "STAGE_DOWNSTREAM"
+    assert by_name["drain_seconds"].option == "--drain-seconds"
+    assert by_name["drain_seconds"].variable == "STAGE_DRAIN_SECONDS"
+
+
+def test_every_default_is_a_value_that_may_be_set() -> None:
+    """The bounds hold for our own numbers too."""
+    for setting in SETTINGS:
+        default = getattr(Config(), setting.name)
+        if default not in (None, "") and not setting.peers:
+            assert setting.read(default) == default
+            assert setting.read(str(default)) == default
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    """And a Config cannot be changed."""
+    config = load({}, {"HOME": "x", "STAGE_URL": "http://other"}, None)
+    assert config == Config()
+    with pytest.raises(FrozenInstanceError):
+        config.port = 1  # type: ignore[misc]
+
+
+def test_options_hold_over_the_environment_and_that_over_the_file(file: Path) -> None:
+    """Neighbours are merged by name."""
+    file.write_text(
+        'port = 1\nhost = "a"\nlog_level = "debug"\n'
+        '[downstreams]\na = "http://file/a"\nb = "http://file/b"\nc = "http://file/c"\n'
+    )
+    config = load(
+        {"port": "3", "downstreams": ("c=http://option/c",), "host": None},
+        {"STAGE_PORT": "2", "STAGE_HOST": "b", "STAGE_DOWNSTREAM": "b=http://env/b, c=http://env"},
+        file,
+    )
+    assert (config.port, config.host, config.log_level) == (3, "b", "debug")
+    expected = {"a": "http://file/a", "b": "http://env/b", "c": "http://option/c"}
+    assert expected == dict(config.downstreams)
+    origins = {line.name: line.origin for line in describe(config)}
+    assert origins["port"] == "option --port"
+    assert origins["host"] == "environment STAGE_HOST"
+    assert origins["log_level"] == "stage.toml line 3 log_level"
+    assert origins["downstreams.a"] == "stage.toml line 5 downstreams.a"
+    assert origins["downstreams.b"] == "environment STAGE_DOWNSTREAM"
+    assert origins["downstreams.c"] == "option --downstream"
+    assert origins["database"] == "default"
+
+
+def test_the_environment_may_name_the_file(file: Path) -> None:
+    """An option holds over it; a variable set to nothing is not set."""
+    file.write_text("port = 1\n")
+    assert load({}, {"STAGE_CONFIG": str(file)}).port == 1
+    assert load({}, {"STAGE_CONFIG": "", "STAGE_PORT": ""}).port == Config().port
+    assert "nowhere.toml: cannot be read" in problems({}, {"STAGE_CONFIG": "nowhere.toml"})[0]
+
+
+def test_all_problems_are_told_at_once_each_with_origin_and_fix(file: Path) -> None:
+    """One run shows everything that has to be mended."""
+    file.write_text('prot = 1\nhost = 7\n[downstreams]\na = "ftp://a"\n')
+    told = problems(
+        {"port": "99999", "upstreams": ("nameless",), "database": "mysql://u:secret@h/x"},
+        {"STAGE_DRAIN_SECONDS": "soon", "STAGE_PROT": "1", "STAGE_EXTERNAL": "psp=http://u:pw@h"},
+        file,
+    )
+    assert told == [
+        "stage.toml line 1 prot: is not known: did you mean port?",
+        "stage.toml line 2 host: 7 is not a host: give an address or a name, such as 0.0.0.0",
+        "stage.toml line 4 downstreams.a: 'ftp://a' is not an absolute http or https URL: " + GIVE,
+        "environment STAGE_DRAIN_SECONDS: 'soon' is not a number: give 0 to 3600 seconds",
+        "environment STAGE_EXTERNAL: 'http://***@h' holds credentials: take them out of the URL",
+        "environment STAGE_PROT: is not known: did you mean STAGE_PORT?",
+        "option --port: '99999' is out of range: give 0 to 65535",
+        "option --upstream: 'nameless' is not NAME=URL: give for example shipping=http://host:8080",
+        "option --database: the database URL 'mysql://***@h/x' is not known: " + USE,
+    ]
+    assert not any("secret" in line or "pw" in line for line in told)
+
+
+def test_what_is_not_known_is_refused_with_the_nearest_name(file: Path) -> None:
+    """In the file, in the environment, and where a program calls `load`."""
+    file.write_text('downstream = "x"\n')
+    assert problems({}, {}, file) == [
+        "stage.toml line 1 downstream: is not known: did you mean downstreams?"
+    ]
+    assert problems({}, {"STAGE_DOWNSTREAMS": "x"}) == [
+        "environment STAGE_DOWNSTREAMS: is not known: did you mean STAGE_DOWNSTREAM?"
+    ]
+    assert problems({}, {"STAGE_QQQQQQ": "x"}) == [
+        "environment STAGE_QQQQQQ: is not known: remove it"
+    ]
+    assert problems({"prot": 1}) == ["option prot: is not known: did you mean port?"]
+    assert load({}, dict.fromkeys(OTHER_VARIABLES - {"STAGE_CONFIG"}, "x")) == Config()
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_explained() -> None:
+    """A service called "stage" puts STAGE_PORT=tcp://... into every pod beside it."""
+    told = problems(
+        {},
+        {
+            "STAGE_PORT": "tcp://10.0.0.1:80",
+            "STAGE_SERVICE_HOST": "10.0.0.1",
+            "STAGE_PORT_80_TCP_ADDR": "10.0.0.1",
+        },
+    )
+    assert len(told) == 3 and all("enableServiceLinks: false" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    "text,fix",
+    [
+        ("port = ", "mend the file"),
+        ("port = true", "is not a whole number"),
+        ("port = 1.5", "is not a whole number"),
+        ("drain_seconds = true", "is not a number"),
+        ("drain_seconds = nan", "is not a number"),
+        ("drain_seconds = -1", "out of range"),
+        ("requests_max = 0", "give 1 or more"),
+        ("downstreams = 1", "write [downstreams]"),
+        ('[downstreams]\nUPPER = "http://h"', "is not a name"),
+        ("[downstreams]\na = 1", "is not a URL"),
+        ('log_format = "xml"', "use auto, json, console"),
+        ("[port]\nx = 1", "is not a whole number"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_place(file: Path, text: str, fix: str) -> None:
+    """Never a traceback, always a line that can be mended."""
+    file.write_text(text)
+    (problem,) = problems({}, {}, file)
+    assert problem.startswith("stage.toml") and fix in problem
+
+
+def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -> None:
+    """A folder, nothing, and bytes that are no UTF-8."""
+    assert "cannot be read" in problems({}, {}, tmp_path)[0]
+    assert "cannot be read" in problems({}, {}, tmp_path / "none.toml")[0]
+    (tmp_path / "latin.toml").write_bytes(b'name = "\xe4"')
+    assert "not TOML in UTF-8" in problems({}, {}, tmp_path / "latin.toml")[0]
+
+
+@pytest.mark.parametrize(
+    "url,expected",
+    [
+        ("http://h", "http://h"),
+        ("http://h/", "http://h"),
+        ("https://h:8443/mounted/here/", "https://h:8443/mounted/here"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_a_url_is_kept_without_its_trailing_slash(url: str, expected: str) -> None:
+    """A path is where the application is mounted."""
+    assert check_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "h:8080",
+        "//h",
+        "/path",
+        "ftp://h",
+        "http://",
+        "http://:80",
+        "http://h:99999",
+        "http://h:0",
+        "http://h:x",
+        "http://u@h",
+        "http://u:p@h",
+        "http://h?",
+        "http://h/?q=1",
+        "http://h#f",
+        "http://h /",
+        "http://h\n",
+        "http://h\\x",
+        "http://h\u00e4",
+        "http://[::1",
+        7,
+    ],
+)
+def test_a_url_that_could_mean_something_else_is_refused(url: object) -> None:
+    """Only absolute http and https, without credentials, query or fragment."""
+    with pytest.raises(ValueError, match=r"is not|holds|has"):
+        check_url(url)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "sqlite:////var/x.db", "sqlite:///:memory:"])
+def test_a_database_is_a_sqlite_file_or_memory(url: str) -> None:
+    """Relative, absolute, or none."""
+    assert load({"database": url}, {}).database == url
+
+
+@pytest.mark.parametrize(
+    "url", ["", "x.db", "sqlite://x.db", "sqlite:///", "sqlite:///x/", "sqlite:///x?mode=ro"]
+)
+def test_another_database_url_is_refused_with_the_fix(url: str) -> None:
+    """The message says what to write."""
+    assert "use sqlite:///FILE" in problems({"database": url})[0]
+
+
+def test_a_name_stands_for_one_neighbour() -> None:
+    """Twice in one source, or on both sides, is refused."""
+    assert "given twice" in problems({"externals": ("a=http://h", "a=http://i")})[0]
+    (both,) = problems({"upstreams": ("a=http://h",)}, {"STAGE_DOWNSTREAM": "a=http://i"})
+    assert both.startswith("option --upstream and environment STAGE_DOWNSTREAM: 'a' is both")
+
+
+def test_neighbours_may_be_a_mapping() -> None:
+    """For programs that call `load`."""
+    config = load({"upstreams": {"a": "http://h/"}, "port": 0}, {})
+    assert dict(config.upstreams) == {"a": "http://h"} and config.port == 0
+
+
+def test_credentials_are_never_shown() -> None:
+    """Not even those in a Config that a program made by hand."""
+    config = Config(database="sqlite:///x", downstreams={"a": "http://user:secret@h/p"})
+    shown = {line.name: line for line in describe(config)}
+    assert shown["downstreams.a"].value == "http://***@h/p"
+    assert shown["downstreams.a"].origin == "program"
+    assert shown["upstreams"].value == "" and shown["upstreams"].origin == "default"
+    assert redacted("see http://a:b@c and http://d:e@f") == "see http://***@c and http://***@f"
