@@ -52,6 +52,20 @@ def context_of(row: SagaRow) -> Context:
     )
 
 
+def closed_saga(row: SagaRow) -> Saga:
+    """What is left to know of a saga whose undo data was dropped."""
+    return Saga(
+        id=row.id,
+        state=row.state,
+        epoch=row.epoch,
+        length=row.length,
+        accepted_at=row.accepted_at,
+        updated_at=row.updated_at,
+        deadline=row.deadline,
+        was_completed=row.state is SagaState.COMPLETED,
+    )
+
+
 def view_of(saga: Saga, context: Context, *, key: str, attempt: int, now: float) -> RunView:
     """What a function of the author may know."""
     envelope = context.envelope

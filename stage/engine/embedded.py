@@ -22,7 +22,7 @@ from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.core.verbs import refuse_verb
 from stage.engine.clock import SystemClock
-from stage.engine.context import Context, context_of, row_of
+from stage.engine.context import Context, closed_saga, context_of, row_of
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing
 from stage.engine.run import Letter, Run, RunOver
 from stage.engine.sender import Sender
@@ -37,6 +37,10 @@ from stage.wire.problem import WireError
 
 STORE_RETRY = RetryPolicy(attempts_max=None, backoff_seconds_min=0.05, backoff_seconds_max=2.0)
 RECOVERY_SCAN_SECONDS = 1.0
+CLOSE_SAGAS_MAX = 100
+"""Sagas closed in one unit, so that the writer is never held for long."""
+TIDY_SECONDS_MIN = 0.05
+TIDY_SECONDS_MAX = 10.0
 RECOVERY_IDS_MAX = 100_000
 UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 EVICT_AFTER_SECONDS = 5.0
@@ -79,7 +83,7 @@ class EmbeddedEngine:
         self._sender = Sender(self._interpreter, links, self._clock)
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._scanner: asyncio.Task[None] | None = None
+        self._rounds: list[asyncio.Task[None]] = []
         self._recovered = False
         self._leaving = False
         self._draining = False
@@ -91,7 +95,8 @@ class EmbeddedEngine:
         for saga_id in await self._store.due(float("inf"), RECOVERY_IDS_MAX):
             self._resume(saga_id)
         self._recovered = True
-        self._scanner = asyncio.get_running_loop().create_task(self._scan())
+        loop = asyncio.get_running_loop()
+        self._rounds = [loop.create_task(self._scan()), loop.create_task(self._tidy())]
 
     def leave_rotation(self) -> None:
         """See `ports.engine.Engine`."""
@@ -103,8 +108,8 @@ class EmbeddedEngine:
         What is still in flight then is in doubt, and taken up by the next start.
         """
         self._leaving = self._draining = True
-        if self._scanner is not None:
-            self._scanner.cancel()
+        for each in self._rounds:
+            each.cancel()
         for run in list(self._runs.values()):
             run._wake()
         if self._tasks:
@@ -230,6 +235,8 @@ class EmbeddedEngine:
         row = await self._store.get(saga_id)
         if row is None:
             return None
+        if row.closed_at is not None:
+            return Snapshot(row=row, saga=closed_saga(row))
         entries = await self._store.entries(saga_id)
         saga = self._interpreter.fold(saga_id, entries)
         return Snapshot(row=row, saga=saga, next_at=row.due_at)
@@ -469,6 +476,8 @@ class EmbeddedEngine:
         if row is None:
             return await self._begin(unit, run, trace)
         context = context_of(row)
+        if row.closed_at is not None:
+            return self._look_only(run, row, context, closed_saga(row))
         saga = self._interpreter.fold(run.saga_id, await unit.journal(run.saga_id))
         now = self._clock.now()
         claim: list[e.Event] = []
@@ -478,9 +487,7 @@ class EmbeddedEngine:
         elif run.signal is not None:
             claim.append(run.signal)
         if not claim and (saga.ended or saga.parked) and row.due_at is None:
-            run.replayed = True
-            advanced = Advanced(saga=saga, events=[], outgoing=[], rest_until=None)
-            return _Adopted(context=context, row=row, advanced=advanced)
+            return self._look_only(run, row, context, saga)
         taken_over = e.Recovered(at=now, epoch=row.epoch + 1)
         for verb in claim:
             self._check(evolve(self._plan, saga, taken_over), verb)
@@ -490,6 +497,14 @@ class EmbeddedEngine:
         fresh = self._row(run, advanced, context)
         await unit.save(fresh, advanced.events, epoch=row.epoch)
         return _Adopted(context=context, row=fresh, advanced=advanced, span=span)
+
+    def _look_only(self, run: Run, row: SagaRow, context: Context, saga: Saga) -> _Adopted:
+        """Nothing is to be run: the saga answers from what is stored."""
+        if isinstance(run.signal, e.Verb):
+            self._check(saga, run.signal)
+        run.replayed = True
+        advanced = Advanced(saga=saga, events=[], outgoing=[], rest_until=None)
+        return _Adopted(context=context, row=row, advanced=advanced)
 
     async def _begin(self, unit: Unit, run: Run, trace: TraceContext) -> _Adopted | None:
         """A saga never seen: accept what is offered, or bury what was to be compensated."""
@@ -579,6 +594,22 @@ class EmbeddedEngine:
                     self._resume(saga_id)
             except StoreUnavailable:
                 continue
+
+    async def _tidy(self) -> None:
+        """Close what is over for longer than the compensation window, in bounded batches."""
+        while True:
+            try:
+                closed = await self._store.transact(self._close_batch)
+            except StoreUnavailable:
+                closed = 0
+            if closed < CLOSE_SAGAS_MAX:
+                window = self._limits.compensation_window_seconds
+                await self._clock.sleep(max(TIDY_SECONDS_MIN, min(TIDY_SECONDS_MAX, window / 10)))
+
+    async def _close_batch(self, unit: Unit) -> int:
+        now = self._clock.now()
+        before = now - self._limits.compensation_window_seconds
+        return await unit.close_ended(before, now, CLOSE_SAGAS_MAX)
 
     def _snapshot(self, run: Run) -> Snapshot:
         assert run.saga is not None and run.row is not None

@@ -106,6 +106,7 @@ class Sender:
                     trace=outgoing.span.context,
                     budget=budget,
                     timeout=seconds,
+                    breakable=do.activity is Activity.EXECUTE,
                 )
                 turn = await conversation.resume(answer)
         finally:

@@ -46,7 +46,9 @@ async def compensate(request: web.Request) -> web.Response:
         response = web.Response(status=200, body=answer, content_type=h.CONTENT_JSON)
         response.headers[h.SAGA_ID] = saga_id
         return response
-    if saga.state is SagaState.FAILED_TO_COMPENSATE or past_pivot(edge.participant.plan, saga):
+    closed = snapshot.row.closed_at is not None
+    behind = past_pivot(edge.participant.plan, saga)
+    if closed or behind or saga.state is SagaState.FAILED_TO_COMPENSATE:
         return problem_response(_cannot(edge.participant.plan.stage, snapshot), request)
     return accepted_response(request, saga_id)
 
@@ -55,8 +57,13 @@ def _cannot(stage: str, snapshot: Snapshot) -> Problem:
     saga = snapshot.saga
     if saga.state is SagaState.FAILED_TO_COMPENSATE:
         detail = f"stage {stage} could not undo: {', '.join(saga.stands)}"
-        outcome, stands = Outcome.UNKNOWN, saga.stands
+        outcome = Outcome.UNKNOWN
+        stands: tuple[str, ...] = saga.stands
         hint = "compensate yourself; an operator here has to settle what stands"
+    elif snapshot.row.closed_at is not None:
+        detail = f"stage {stage} completed it longer ago than its compensation window"
+        outcome, stands = Outcome.EXECUTED, ()
+        hint = "GET /.well-known/stage shows the window; this saga cannot be undone any more"
     else:
         detail = f"stage {stage} is behind its pivot and only goes forward"
         outcome, stands = Outcome.EXECUTED, tuple(sorted(saga.steps))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import assert_never
 from urllib.parse import quote
 
 import msgspec
 
 from stage.core.events import Request
+from stage.outbound.breaker import Breaker
 from stage.outbound.transport import Transport
 from stage.ports.links import (
     Accepted,
@@ -38,6 +39,7 @@ from stage.wire.replies import (
 )
 
 REASON_CHARS_MAX = 300
+SERVER_ERROR = 500
 
 
 class HttpLinks:
@@ -50,7 +52,10 @@ class HttpLinks:
         externals: Mapping[str, str],
         downstreams: Mapping[str, str],
         upstreams: Mapping[str, str],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now = now
+        self._breakers: dict[str, Breaker] = {}
         self._transport = transport
         self._externals = _bases(externals)
         self._neighbours = {**_bases(upstreams), **_bases(downstreams)}
@@ -69,15 +74,20 @@ class HttpLinks:
         trace: TraceContext,
         budget: float | None,
         timeout: float,
+        breakable: bool,
     ) -> Answer | Lost:
         """See `ports.links.Links`."""
+        breaker = self._breaker(peer)
+        if breakable and (refused := _refused(peer, breaker)) is not None:
+            return refused
         headers = [
             *request.headers,
             (h.IDEMPOTENCY_KEY, key),
             *_trace(trace),
             *_budget(budget),
         ]
-        return await self._transport.send(
+        return await self._send(
+            breaker,
             request.method,
             self._externals[peer] + request.path,
             headers=headers,
@@ -96,6 +106,9 @@ class HttpLinks:
         timeout: float,
     ) -> ForwardReply:
         """See `ports.links.Links`."""
+        breaker = self._breaker(peer)
+        if (refused := _refused(peer, breaker)) is not None:
+            return refused
         headers = [
             ("Content-Type", h.CONTENT_JSON),
             (h.IDEMPOTENCY_KEY, saga_id),
@@ -103,7 +116,8 @@ class HttpLinks:
             *_trace(trace),
             *_budget(budget),
         ]
-        answer = await self._transport.send(
+        answer = await self._send(
+            breaker,
             "POST",
             self._downstreams[peer] + "/sagas",
             headers=headers,
@@ -124,7 +138,8 @@ class HttpLinks:
     ) -> CompensateReply:
         """See `ports.links.Links`."""
         body = encode_compensate(requested_by, reason)
-        answer = await self._transport.send(
+        answer = await self._send(
+            self._breaker(peer),
             "POST",
             f"{self._neighbours[peer]}/sagas/{quote(saga_id, safe='~:')}/compensate",
             headers=[("Content-Type", h.CONTENT_JSON), *_trace(trace)],
@@ -132,6 +147,44 @@ class HttpLinks:
             timeout=timeout,
         )
         return answer if isinstance(answer, Lost) else _read_compensate(answer)
+
+    async def _send(
+        self,
+        breaker: Breaker,
+        method: str,
+        url: str,
+        *,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        timeout: float,
+    ) -> Answer | Lost:
+        """Send, and let the breaker know, also when the wait for the answer is cancelled."""
+        answered = False
+        try:
+            answer = await self._transport.send(
+                method, url, headers=headers, body=body, timeout=timeout
+            )
+            answered = isinstance(answer, Answer) and answer.status < SERVER_ERROR
+            return answer
+        finally:
+            breaker.record(answered=answered)
+
+    def _breaker(self, peer: str) -> Breaker:
+        breaker = self._breakers.get(peer)
+        if breaker is None:
+            breaker = self._breakers[peer] = Breaker(self._now)
+        return breaker
+
+
+def _refused(peer: str, breaker: Breaker) -> Lost | None:
+    left = breaker.refuses()
+    if left is None:
+        return None
+    return Lost(
+        reason=f"not sent: {peer} keeps failing, tried again in {left:.1f} s",
+        certain=True,
+        retry_after=left,
+    )
 
 
 def _read_forward(answer: Answer, saga_id: str) -> ForwardReply:

@@ -65,8 +65,13 @@ class Links(Protocol):
         trace: TraceContext,
         budget: float | None,
         timeout: float,
+        breakable: bool,
     ) -> Answer | Lost:
-        """Send one request to an external API under an idempotency key. Times in seconds."""
+        """Send one request to an external API under an idempotency key. Times in seconds.
+
+        `breakable` says that it may be held back while the API keeps failing; it is then `Lost`
+        for certain.
+        """
         ...
 
     async def forward(

@@ -58,6 +58,8 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     tracestate: str = ""
     answer_status: int | None = None
     answer_body: bytes = b""
+    closed_at: float | None = None
+    """When the compensation window was over and its undo data was dropped (rule 21)."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +120,14 @@ class Unit(Protocol):
 
         `epoch` is the one that the caller holds; `row.epoch` may be higher, when it takes over.
         Raises StaleEpoch when the stored row has another epoch, and writes nothing.
+        """
+        ...
+
+    async def close_ended(self, before: float, at: float, limit: int) -> int:
+        """Drop the envelopes and journals of sagas that are over; how many were closed.
+
+        Those that completed or were compensated, were last changed before that instant, wait for
+        nobody and have nothing due. Their rows stay as tombstones, with their answers.
         """
         ...
 

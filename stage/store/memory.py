@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final, TypeVar
 
+from msgspec.structs import replace
+
 from stage.core.errors import StoreUnavailable
 from stage.core.events import Event
 from stage.core.states import SagaState
@@ -146,8 +148,9 @@ class _MemoryUnit:
         self._journal = journal
         self._connection = connection
         self._tx = tx
-        self._changes: list[SagaRow | str] = []
-        """The row as it was before each change; the id of a saga that was not there."""
+        self._changes: list[SagaRow | str | tuple[SagaRow, list[Row]]] = []
+        """The row as it was before each change; the id of a saga that was not there; the row and
+        the journal of one that was closed."""
 
     @property
     def tx(self) -> Tx:
@@ -164,6 +167,9 @@ class _MemoryUnit:
             before = self._changes.pop()
             if isinstance(before, str):
                 del self._sagas[before], self._journal[before]
+            elif isinstance(before, tuple):
+                row, journal = before
+                self._sagas[row.id], self._journal[row.id] = row, journal
             else:
                 self._sagas[before.id] = before
                 del self._journal[before.id][before.length :]
@@ -198,6 +204,16 @@ class _MemoryUnit:
             rows.refuse(row, epoch, len(events), (held.epoch, held.length))
         self._write(row, events)
         self._changes.append(held)
+
+    async def close_ended(self, before: float, at: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        self._tx.check()
+        found = [row for row in self._sagas.values() if _closable(row, before)]
+        for row in sorted(found, key=lambda row: row.updated_at)[:limit]:
+            self._changes.append((row, self._journal[row.id]))
+            self._sagas[row.id] = replace(row, closed_at=at, envelope=b"")
+            self._journal[row.id] = []
+        return min(len(found), limit)
 
     def _write(self, row: SagaRow, events: Sequence[Event]) -> None:
         written = [
@@ -236,6 +252,12 @@ def _database(migrations: Sequence[Traversable]) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _closable(row: SagaRow, before: float) -> bool:
+    over = row.state in (SagaState.COMPLETED, SagaState.COMPENSATED)
+    waits = row.due_at is not None or bool(row.parked)
+    return over and not waits and row.closed_at is None and row.updated_at < before
 
 
 def _matches(row: SagaRow, which: Filter) -> bool:

@@ -52,6 +52,7 @@ def saga_row(row: Row) -> SagaRow:
         tracestate=row[12],
         answer_status=row[13],
         answer_body=row[14],
+        closed_at=row[15],
     )
 
 

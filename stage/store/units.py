@@ -26,6 +26,9 @@ _INSERT: Final = statement("insert_saga")
 _SAVE: Final = statement("save_saga")
 _HELD: Final = statement("held_saga")
 _GET: Final = statement("get_saga")
+_CLOSABLE: Final = statement("closable_sagas")
+_CLOSE: Final = statement("close_saga")
+_DROP_JOURNAL: Final = statement("drop_journal")
 _APPEND: Final = statement("append_entry")
 _JOURNAL: Final = statement("get_journal")
 _BEGIN: Final = statement("begin_part")
@@ -177,6 +180,14 @@ class SqliteUnit:
             self._connection.executemany(_APPEND, rows.journal_rows(row, events))
         except sqlite3.Error as error:
             raise self._tx.mapped(error) from error
+
+    async def close_ended(self, before: float, at: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        found = self._tx.rows(_CLOSABLE, (before, limit), limit)
+        for (saga_id,) in found:
+            self._tx.run(_DROP_JOURNAL, (saga_id,))
+            self._tx.run(_CLOSE, (saga_id, at))
+        return len(found)
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""

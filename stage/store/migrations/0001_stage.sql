@@ -20,7 +20,8 @@ CREATE TABLE saga (
     tracestate    TEXT    NOT NULL,
     answer_status INTEGER,
     answer_body   BLOB    NOT NULL,
-    envelope      BLOB    NOT NULL
+    envelope      BLOB    NOT NULL,
+    closed_at     REAL
 );
 
 -- Recovery asks for what is due; ended sagas are not in this index.
@@ -31,6 +32,11 @@ CREATE INDEX saga_parked ON saga (id) WHERE parked <> '';
 
 -- Operators list by state, and the count of a state must not read the envelopes.
 CREATE INDEX saga_state ON saga (state, id);
+
+-- The janitor asks for what is over and still has its undo data.
+CREATE INDEX saga_closable ON saga (updated_at)
+    WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
+        AND state IN ('completed', 'compensated');
 
 -- What happened, in order. Without a rowid: it is only ever read by saga, from first to last.
 CREATE TABLE journal (

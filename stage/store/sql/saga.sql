@@ -24,7 +24,7 @@ SELECT epoch, length FROM saga WHERE id = ?1;
 -- The whole row of one saga.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    envelope, traceparent, tracestate, answer_status, answer_body
+    envelope, traceparent, tracestate, answer_status, answer_body, closed_at
 FROM saga WHERE id = ?1;
 
 -- name: append_entry
@@ -42,3 +42,18 @@ SELECT id FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 ORDER BY due_at, i
 -- name: count_sagas
 -- How many sagas there are in each state; read from an index alone.
 SELECT state, count(*) FROM saga GROUP BY state;
+
+-- name: closable_sagas
+-- Sagas that are over, with undo data left, last changed before ?1; at most ?2.
+SELECT id FROM saga
+WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
+    AND state IN ('completed', 'compensated') AND updated_at < ?1
+ORDER BY updated_at LIMIT ?2;
+
+-- name: close_saga
+-- Drop what could still undo the saga; what answers for it stays.
+UPDATE saga SET closed_at = ?2, envelope = x'' WHERE id = ?1;
+
+-- name: drop_journal
+-- Drop all entries of a saga.
+DELETE FROM journal WHERE saga_id = ?1;

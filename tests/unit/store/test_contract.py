@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
+from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
 from stage.core.states import SagaState
@@ -506,3 +507,51 @@ async def test_a_closed_store_takes_no_units(store: Store) -> None:
     await store.close()
     with pytest.raises(StoreUnavailable, match="closed"):
         await store.transact(inserting("a"))
+
+
+# --- close_ended (rule 21) --------------------------------------------------------------------
+
+
+async def test_what_is_over_is_closed_and_its_row_stays(store: Store) -> None:
+    """Envelope and journal go, state and answer stay; nothing is closed twice."""
+    ended = replace(row("a"), state=SagaState.COMPLETED, answer_status=200, answer_body=b"{}")
+    await store.transact(inserting("a", replace(ended, due_at=None)))
+    assert await store.transact(lambda unit: unit.close_ended(AT + 2, AT + 2, 10)) == 1
+    closed = await store.get("a")
+    assert closed is not None
+    assert (closed.closed_at, closed.envelope, closed.answer_body) == (AT + 2, b"", b"{}")
+    assert await store.entries("a") == []
+    assert await store.transact(lambda unit: unit.close_ended(AT + 2, AT + 3, 10)) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": SagaState.ACTIVE},
+        {"state": SagaState.FAILED_TO_COMPENSATE},
+        {"parked": "waits"},
+        {"due_at": AT},
+        {"updated_at": AT + 5},
+    ],
+)
+async def test_what_is_not_over_is_not_closed(store: Store, change: dict[str, object]) -> None:
+    """What still runs, waits for a person or has something due keeps its undo data."""
+    ended = replace(row("a"), state=SagaState.COMPLETED, due_at=None, parked="")
+    await store.transact(inserting("a", replace(ended, **change)))
+    assert await store.transact(lambda unit: unit.close_ended(AT + 2, AT + 2, 10)) == 0
+    assert len(await store.entries("a")) == 1
+
+
+async def test_closing_is_undone_with_its_unit(store: Store) -> None:
+    """A unit that raises after closing leaves the envelope and the journal as they were."""
+    ended = replace(row("a"), state=SagaState.COMPENSATED, due_at=None, parked="")
+    await store.transact(inserting("a", ended))
+
+    async def unit(unit: Unit) -> None:
+        await unit.close_ended(AT + 2, AT + 2, 10)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(unit)
+    assert await store.get("a") == ended
+    assert len(await store.entries("a")) == 1

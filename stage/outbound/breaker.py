@@ -1,0 +1,56 @@
+"""A circuit breaker a peer: what keeps failing is not asked for a while.
+
+Only the way forward is broken. Compensations and probes always go out, so a breaker never keeps
+an undo waiting (rule 13), and their answers close it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+FAILURES_MAX = 8
+"""Failures in a row that open it."""
+OPEN_SECONDS_MIN = 0.5
+OPEN_SECONDS_MAX = 15.0
+
+
+class Breaker:
+    """Closed, open until an instant, or letting one trial through. Instants in seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._failures = 0
+        self._open_until = 0.0
+        self._trial = False
+
+    @property
+    def is_open(self) -> bool:
+        """True while it refuses."""
+        return self._failures >= FAILURES_MAX
+
+    def refuses(self) -> float | None:
+        """Seconds until the next trial when the request must not leave; None when it may.
+
+        Who is let through while it is open is the trial, and must `record` how it went.
+        """
+        if not self.is_open:
+            return None
+        left = self._open_until - self._now()
+        if left > 0:
+            return left
+        if self._trial:
+            return OPEN_SECONDS_MIN
+        self._trial = True
+        return None
+
+    def record(self, *, answered: bool) -> None:
+        """Tell how a request went; an answer of any sense closes it."""
+        self._trial = False
+        if answered:
+            self._failures = 0
+            return
+        self._failures += 1
+        over = self._failures - FAILURES_MAX
+        if over >= 0:
+            wait = min(OPEN_SECONDS_MIN * 2.0 ** min(over, 10), OPEN_SECONDS_MAX)
+            self._open_until = self._now() + wait
