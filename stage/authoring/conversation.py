@@ -38,8 +38,10 @@ class FunctionConversation:
         self._transient_on = transient_on
         self._refused_on = refused_on
         self._context = contextvars.copy_context()
-        self._effects = 0
-        """Requests sent that can have an effect."""
+        self._asking = False
+        """Whether the request that is out can have an effect."""
+        self._answered = 0
+        """Requests that can have an effect and were answered."""
 
     def begin(self) -> Turn:
         """See `ports.stage.Conversation`."""
@@ -65,11 +67,19 @@ class FunctionConversation:
         if isinstance(answer, Lost):
             self.close()
             kind = FailureKind.TRANSIENT if answer.certain else FailureKind.IN_DOUBT
-            return self._failure(kind, answer.reason, answer.retry_after)
+            return self._failure(
+                kind, answer.reason, answer.retry_after, may_stand=self._answered > 0
+            )
         kind_of_code = classify_code(answer.status, self._transient_on, self._refused_on)
         if kind_of_code is not None:
             self.close()
-            return self._failure(kind_of_code, f"answered {answer.status}", _retry_after(answer))
+            return self._failure(
+                kind_of_code,
+                f"answered {answer.status}",
+                _retry_after(answer),
+                may_stand=self._answered > 0,
+            )
+        self._answered += self._asking
         return await _Drive(self, answer)
 
     async def proceed(self) -> Turn:
@@ -100,8 +110,7 @@ class FunctionConversation:
                 step = self._coroutine.throw
 
     def _sending(self, send: Send) -> Send:
-        if send.request.method not in SAFE_METHODS:
-            self._effects += 1
+        self._asking = send.request.method not in SAFE_METHODS
         return send
 
     def _finish(self, value: Any) -> Turn:
@@ -112,20 +121,29 @@ class FunctionConversation:
 
     def _failed(self, error: Exception) -> Failed:
         reason = str(error) or type(error).__name__
+        # What the function says of nothing having happened is about its last request.
+        before = self._answered > 1
         if isinstance(error, Refused):
-            return self._failure(FailureKind.REFUSED, reason)
+            return self._failure(FailureKind.REFUSED, reason, may_stand=before)
         if isinstance(error, Transient):
-            return self._failure(FailureKind.TRANSIENT, reason, error.retry_after)
+            return self._failure(FailureKind.TRANSIENT, reason, error.retry_after, may_stand=before)
         if isinstance(error, InDoubt):
             return self._failure(FailureKind.IN_DOUBT, reason)
         return self._failure(FailureKind.IN_DOUBT, f"{type(error).__name__}: {reason}")
 
-    def _failure(self, kind: FailureKind, reason: str, retry_after: float | None = None) -> Failed:
+    def _failure(
+        self,
+        kind: FailureKind,
+        reason: str,
+        retry_after: float | None = None,
+        *,
+        may_stand: bool = False,
+    ) -> Failed:
         return Failed(
             kind=kind,
             reason=reason[:REASON_CHARS_MAX],
             retry_after=retry_after,
-            may_stand=self._effects > 1,
+            may_stand=may_stand,
         )
 
 

@@ -138,8 +138,8 @@ class Stage(Generic[P, A]):
     def output(self, function: Callable[[Saga[P]], A]) -> Callable[[Saga[P]], A]:
         """Declare what is added to the context for the stages after this one.
 
-        The function is called once, before handing on, and must be pure: the same saga gives the
-        same value.
+        The function must be pure: it is called before handing on and again for the answer, and
+        the same saga must give the same value.
         """
         if self._output is not None:
             raise DeclarationError(f"stage {self.name!r} has two outputs: keep one")
@@ -154,8 +154,8 @@ class Stage(Generic[P, A]):
     async def app(self) -> Any:
         """The aiohttp application, configured from the environment.
 
-        `web.run_app(payment.app())`, gunicorn's `module:payment.app` and, after awaiting it,
-        `add_subapp` take it.
+        A factory: with `app = payment.app` in the module, gunicorn takes `module:app` and
+        `web.run_app` takes `app()`; `add_subapp` takes what awaiting it gives.
         """
         # The one door upward, taken when called and never at import.
         __import__("stage.bootstrap")

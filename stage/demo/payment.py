@@ -91,3 +91,6 @@ async def record(tx: Tx, saga: Saga[Order]) -> None:
 def charged(saga: Saga[Order]) -> Charge:
     """What the stages after us may want to know."""
     return saga.result(charge)
+
+
+app = payment.app

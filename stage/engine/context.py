@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from stage.core.machine import anything_stood
 from stage.core.saga import Saga
 from stage.core.states import SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX
@@ -165,7 +166,7 @@ def answer_of(participant: Participant, saga: Saga, context: Context) -> tuple[i
         hint = "ask to compensate and compensate yourself; an operator here has to settle the rest"
     else:
         status, title = (410, "Saga was compensated") if saga.requested_by else (409, "Saga failed")
-        outcome = Outcome.COMPENSATED if saga.steps else Outcome.NOT_EXECUTED
+        outcome = Outcome.COMPENSATED if anything_stood(saga) else Outcome.NOT_EXECUTED
     problem = Problem(
         status=status,
         title=title,

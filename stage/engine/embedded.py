@@ -147,8 +147,9 @@ class EmbeddedEngine:
             first = run is None
             if run is None:
                 self._admit()
+                offer = self._offer(envelope, print_, trace, deadline, respond_async)
                 run = self._open(envelope.saga_id)
-                run.offer = self._offer(envelope, print_, trace, deadline, respond_async)
+                run.offer = offer
                 self._launch(run)
             await asyncio.shield(run.opened)
             if run.context is None:
@@ -292,7 +293,7 @@ class EmbeddedEngine:
         accepted = e.Accepted(
             at=now,
             deadline=deadline,
-            upstream=upstream if self._links.knows(upstream) else "",
+            upstream=upstream if self._links.is_upstream(upstream) else "",
             deferred=respond_async,
         )
         return context, accepted
@@ -488,7 +489,8 @@ class EmbeddedEngine:
             claim.append(run.signal)
         if not claim and (saga.ended or saga.parked) and row.due_at is None:
             return self._look_only(run, row, context, saga)
-        taken_over = e.Recovered(at=now, epoch=row.epoch + 1)
+        at = min([now, *(event.at for event in claim)])
+        taken_over = e.Recovered(at=at, epoch=row.epoch + 1)
         for verb in claim:
             self._check(evolve(self._plan, saga, taken_over), verb)
         claim.insert(0, taken_over)

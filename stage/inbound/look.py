@@ -8,9 +8,10 @@ from aiohttp import web
 from stage.core.describe import next_action
 from stage.core.events import Event, encode_event, name_of
 from stage.core.forecast import forecast
+from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import what_stands
 from stage.core.states import SagaState, Tell
-from stage.core.steps import Plan
+from stage.core.steps import Plan, Step, StepKind
 from stage.inbound.keys import EDGE, Edge
 from stage.inbound.read import saga_id_of, wait_of
 from stage.ports.engine import Snapshot
@@ -40,7 +41,7 @@ async def look(request: web.Request) -> web.Response:
     view = request.query.get("view", "")
     if view == "journal":
         entries = await edge.engine.journal(saga_id)
-        if not entries:
+        if not entries and await edge.engine.look(saga_id) is None:
             raise never_seen(saga_id)
         return _json(_journal(saga_id, entries))
     if view == "plan":
@@ -114,6 +115,8 @@ def _may_stand(snapshot: Snapshot) -> list[str]:
 
 
 def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
+    if snapshot.row.closed_at is not None:
+        return []  # its steps were dropped with its undo data
     views = []
     for step in plan.steps:
         known = snapshot.saga.steps.get(step.name)
@@ -126,10 +129,17 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
                 attempts=known.attempts if known is not None else 0,
                 compensation_attempts=known.compensation_attempts if known is not None else 0,
                 last_error=(known.error or None) if known is not None else None,
-                key=None,
+                key=_key(plan, snapshot, step),
             )
         )
     return views
+
+
+def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
+    """The key to look an effect up by at its API."""
+    if step.kind is not StepKind.CALL:
+        return None
+    return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.DO)
 
 
 def _row_view(edge: Edge, row: SagaRow) -> SagaView:

@@ -60,10 +60,11 @@ class HttpLinks:
         self._externals = _bases(externals)
         self._neighbours = {**_bases(upstreams), **_bases(downstreams)}
         self._downstreams = _bases(downstreams)
+        self._upstreams = _bases(upstreams)
 
-    def knows(self, peer: str) -> bool:
+    def is_upstream(self, peer: str) -> bool:
         """See `ports.links.Links`."""
-        return peer in self._externals or peer in self._neighbours
+        return peer in self._upstreams
 
     async def exchange(
         self,

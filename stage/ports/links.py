@@ -52,8 +52,8 @@ CompensateReply = Compensated | Accepted | Cannot | Lost
 class Links(Protocol):
     """All that a stage talks to, by configured name."""
 
-    def knows(self, peer: str) -> bool:
-        """True when an external API, downstream or upstream of that name is configured."""
+    def is_upstream(self, peer: str) -> bool:
+        """True when an upstream of that name is configured, so that it can be told."""
         ...
 
     async def exchange(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -99,6 +100,14 @@ class Chain:
         totals = (await self.get(f"{self.psp}/charges"))["totals"]
         return totals["made"], totals["standing"]
 
+    async def until_charged(self) -> None:
+        """Return when a charge has landed at the external API."""
+        for _ in range(500):
+            if (await self.charges())[0]:
+                return
+            await asyncio.sleep(0.01)  # the API tells nobody
+        raise AssertionError("nothing was charged")
+
     async def shipped(self, saga_id: str) -> dict[str, Any] | None:
         """What shipping says of a saga."""
         found: dict[str, Any] | None = await self.get(f"{self.shipping}/sagas/{saga_id}")
@@ -110,7 +119,11 @@ ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
 
 @asynccontextmanager
 async def running_chain(
-    folder: Path, *, stage: Stage[Any, Any] = payment, **options: Any
+    folder: Path,
+    *,
+    stage: Stage[Any, Any] = payment,
+    more_downstreams: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Chain]:
     """Start all four; `options` are those of `Config`."""
     ports = {name: unused_port() for name in ("order", "payment", "shipping", "psp")}
@@ -120,7 +133,7 @@ async def running_chain(
         **{
             "database": f"sqlite:///{folder / 'payment.db'}",
             "upstreams": {"order": urls["order"]},
-            "downstreams": {"shipping": urls["shipping"]},
+            "downstreams": {"shipping": urls["shipping"], **(more_downstreams or {})},
             "externals": {"psp": urls["psp"]},
             **options,
         },

@@ -78,7 +78,7 @@ async def test_compensation_during_execution_turns_it_round(chain: Chain) -> Non
     """Never beside the call: the call ends, then everything is undone (rule 10)."""
     await chain.script(chain.psp, script="effect-then-hang")
     sending = asyncio.create_task(chain.send("s-1"))
-    await chain.until("s-1", lambda saga: saga["steps"][1]["phase"] == "started")
+    await chain.until_charged()
     status, _, _ = await chain.compensate("s-1", by="order")
     assert 200 == status
     assert 410 == (await sending)[0]

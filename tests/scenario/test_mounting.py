@@ -46,12 +46,9 @@ async def test_mounted_below_a_path_it_answers_with_its_own_addresses(tmp_path: 
 async def test_gunicorn_serves_it(tmp_path: Path) -> None:
     """gunicorn's aiohttp worker takes the factory, configured from the environment."""
     port = unused_port()
-    module = tmp_path / "served.py"
-    module.write_text("from stage.demo.payment import payment\nasync def app():\n"
-                      "    return await payment.app()\n")  # fmt: skip
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gunicorn", "served:app", "--bind", f"127.0.0.1:{port}",
-        "--worker-class", "aiohttp.GunicornWebWorker", "--chdir", str(tmp_path),
+        sys.executable, "-m", "gunicorn", "stage.demo.payment:app", "--bind", f"127.0.0.1:{port}",
+        "--worker-class", "aiohttp.GunicornWebWorker",
         "--log-level", "warning",
         env={
             **os.environ,
