@@ -52,6 +52,9 @@ class Impossible(Exception):
 
 def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
     """The state after the event. Raises Impossible for an event that cannot follow."""
+    step = getattr(event, "step", "")
+    if step and step not in plan.by_name:
+        raise Impossible(f"saga {saga.id}: there is no step {step!r}")
     after = _evolve(plan, saga, event)
     recoveries = after.recoveries if isinstance(event, e.Recovered) else 0
     return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)

@@ -53,8 +53,8 @@ def context_of(row: SagaRow) -> Context:
     )
 
 
-def closed_saga(row: SagaRow) -> Saga:
-    """What is left to know of a saga whose undo data was dropped."""
+def bare_saga(row: SagaRow) -> Saga:
+    """What is known of a saga without its journal: it was dropped, or cannot be read."""
     return Saga(
         id=row.id,
         state=row.state,
@@ -63,6 +63,7 @@ def closed_saga(row: SagaRow) -> Saga:
         accepted_at=row.accepted_at,
         updated_at=row.updated_at,
         deadline=row.deadline,
+        parked=row.parked,
         was_completed=row.state is SagaState.COMPLETED,
     )
 

@@ -22,7 +22,7 @@ from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.core.verbs import refuse_verb
 from stage.engine.clock import SystemClock
-from stage.engine.context import Context, closed_saga, context_of, row_of
+from stage.engine.context import Context, bare_saga, context_of, row_of
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing
 from stage.engine.run import Letter, Run, RunOver
 from stage.engine.sender import Sender
@@ -82,7 +82,8 @@ class EmbeddedEngine:
         self._interpreter = Interpreter(participant, observer, self._clock)
         self._sender = Sender(self._interpreter, links, self._clock)
         self._runs: dict[str, Run] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        """In the order in which they began: a set of tasks has another order in every run."""
         self._rounds: list[asyncio.Task[None]] = []
         self._recovered = False
         self._leaving = False
@@ -237,9 +238,11 @@ class EmbeddedEngine:
         if row is None:
             return None
         if row.closed_at is not None:
-            return Snapshot(row=row, saga=closed_saga(row))
-        entries = await self._store.entries(saga_id)
-        saga = self._interpreter.fold(saga_id, entries)
+            return Snapshot(row=row, saga=bare_saga(row))
+        try:
+            saga = self._interpreter.fold(saga_id, await self._store.entries(saga_id))
+        except JournalMismatch:
+            saga = bare_saga(row)  # what another version of the stage left behind
         return Snapshot(row=row, saga=saga, next_at=row.due_at)
 
     async def journal(self, saga_id: str) -> list[Entry]:
@@ -273,14 +276,7 @@ class EmbeddedEngine:
         respond_async: bool,
     ) -> tuple[Context, e.Accepted]:
         now = self._clock.now()
-        if deadline is not None:
-            if deadline <= now:
-                raise WireError(
-                    504,
-                    "Deadline over",
-                    f"the deadline of saga {envelope.saga_id} was over on arrival",
-                    hint="compensate yourself; nothing was executed here",
-                )
+        if deadline is not None and deadline > now:
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
         self._participant.check(envelope.data)
         context = Context(
@@ -332,8 +328,8 @@ class EmbeddedEngine:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     async def _live(self, run: Run, trace: TraceContext) -> None:
         """The life of a run: open the saga, advance it until it rests, let go of it."""
@@ -478,7 +474,7 @@ class EmbeddedEngine:
             return await self._begin(unit, run, trace)
         context = context_of(row)
         if row.closed_at is not None:
-            return self._look_only(run, row, context, closed_saga(row))
+            return self._look_only(run, row, context, bare_saga(row))
         saga = self._interpreter.fold(run.saga_id, await unit.journal(run.saga_id))
         now = self._clock.now()
         claim: list[e.Event] = []
@@ -514,6 +510,14 @@ class EmbeddedEngine:
         first: e.Event
         if run.offer is not None:
             context, first = run.offer
+            # Only of a saga never seen may it be said that nothing was executed.
+            if first.deadline is not None and first.deadline <= first.at:
+                raise WireError(
+                    504,
+                    "Deadline over",
+                    f"the deadline of saga {run.saga_id} was over on arrival",
+                    hint="compensate yourself; nothing was executed here",
+                )
         elif isinstance(run.signal, e.CompensationRequested):
             context = Context(envelope=None, envelope_bytes=b"", fingerprint="", trace=trace)
             first = e.Tombstoned(

@@ -47,7 +47,8 @@ class Run:
         self.replayed = False
         """True when the saga had ended before this run looked at it."""
         self._woken: asyncio.Future[None] | None = None
-        self._watchers: set[asyncio.Future[None]] = set()
+        self._watchers: dict[asyncio.Future[None], None] = {}
+        """In the order in which they came: a set of futures has another order in every run."""
         self.over = False
 
     def post(self, event: e.Event) -> None:
@@ -92,7 +93,7 @@ class Run:
     async def watch(self, seconds: float) -> bool:
         """Return True after the next change, False when that many seconds went by without."""
         watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
         try:
             async with asyncio.timeout(max(seconds, 0.0)):
                 await watcher
@@ -100,7 +101,7 @@ class Run:
         except TimeoutError:
             return False
         finally:
-            self._watchers.discard(watcher)
+            self._watchers.pop(watcher, None)
 
     @property
     def watched(self) -> bool:
