@@ -138,7 +138,11 @@ def _entry(entry: Mapping[str, Any]) -> str:
         words.append(f"by {by}")
     if stands := entry.get("stands"):
         words.append(f"stands: {', '.join(map(str, stands))}")
-    if reason := entry.get("reason"):
+    if isinstance(landed := entry.get("landed"), bool):
+        words.append("as landed" if landed else "as not landed")
+    if actor := entry.get("actor"):
+        words.append(f"by {actor}")
+    if reason := entry.get("reason") or entry.get("why"):
         words.append(f"({reason})")
     return _cell(" ".join(words))
 
