@@ -82,7 +82,7 @@ async def ask_north(http: Http, saga: Saga[Order]) -> Quote:
 @ask_north.compensation
 async def release_north(http: Http, saga: Saga[Order], quoted: Quote | None) -> None:
     """Release its offer."""
-    await _release(http, saga)
+    await _release(http, saga.key_of(ask_north))
 
 
 @inventory.call(to="south", timeout=2.0, together="quotes")
@@ -94,7 +94,7 @@ async def ask_south(http: Http, saga: Saga[Order]) -> Quote:
 @ask_south.compensation
 async def release_south(http: Http, saga: Saga[Order], quoted: Quote | None) -> None:
     """Release its offer."""
-    await _release(http, saga)
+    await _release(http, saga.key_of(ask_south))
 
 
 @inventory.transaction
@@ -150,9 +150,8 @@ async def _ask(http: Http, saga: Saga[Order]) -> Quote:
     return msgspec.convert(answer.json(), Quote)
 
 
-async def _release(http: Http, saga: Saga[Order]) -> None:
+async def _release(http: Http, key: str) -> None:
     """By the key of the offer, so that it works when the offer's answer never reached us."""
-    key = saga.key.removesuffix(":undo") + ":do"
     answer = await http.post("/releases", json={"key": key})
     if answer.status >= 400:
         raise Transient(f"the release was answered {answer.status}")

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 from stage.authoring.payload import Codec
+from stage.core.ids import Direction, idempotency_key
 from stage.ports.stage import RunView
 
 P = TypeVar("P")
@@ -65,6 +66,11 @@ class Saga(Generic[P]):
     def key(self) -> str:
         """The idempotency key of the running step: the same at every attempt."""
         return self._view.key
+
+    def key_of(self, step: HasResult[Any] | Callable[..., Any]) -> str:
+        """The idempotency key under which that step was done: what a compensation refunds by."""
+        name = getattr(step, "name", "")
+        return idempotency_key(self._view.id, self._view.stage, name, Direction.DO)
 
     @property
     def attempt(self) -> int:

@@ -66,11 +66,11 @@ async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
 
 
 @charge.compensation
-async def refund(http: Http, saga: Saga[Order], charge: Charge | None) -> None:
+async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
     """Refund by the key of the charge, whether or not its answer ever reached us."""
-    key = saga.key.removesuffix(":undo") + ":do"
-    charge_id = charge.charge_id if charge is not None else None
-    answer = await http.post("/refunds", json={"key": key, "charge_id": charge_id})
+    charge_id = made.charge_id if made is not None else None
+    body = {"key": saga.key_of(charge), "charge_id": charge_id}
+    answer = await http.post("/refunds", json=body)
     if answer.status == 402:
         raise Refused("the refund was declined")
     if answer.status >= 400:

@@ -68,11 +68,14 @@ def bare_saga(row: SagaRow) -> Saga:
     )
 
 
-def view_of(saga: Saga, context: Context, *, key: str, attempt: int, now: float) -> RunView:
+def view_of(
+    stage: str, saga: Saga, context: Context, *, key: str, attempt: int, now: float
+) -> RunView:
     """What a function of the author may know."""
     envelope = context.envelope
     return RunView(
         id=saga.id,
+        stage=stage,
         data=context.data,
         trail=tuple(entry.stage for entry in envelope.trail) if envelope else (),
         results={name: step.result for name, step in saga.steps.items() if step.result is not None},
@@ -130,8 +133,8 @@ def enriched(participant: Participant, saga: Saga, context: Context, now: float)
     """The envelope for downstream: the data with our output, the trail with our name."""
     envelope = context.envelope
     assert envelope is not None  # a tombstone never goes forward
-    output = participant.output(view_of(saga, context, key="", attempt=1, now=now))
     name = participant.plan.stage
+    output = participant.output(view_of(name, saga, context, key="", attempt=1, now=now))
     data = dict(envelope.data)
     if output is not None:
         data[name] = msgspec.json.decode(output)
@@ -187,8 +190,9 @@ def _added(participant: Participant, saga: Saga, context: Context) -> dict[str, 
     for name, step in saga.steps.items():
         if name.startswith(FORWARD_PREFIX) and step.result is not None:
             added.update(msgspec.json.decode(step.result))
-    view = view_of(saga, context, key="", attempt=1, now=saga.updated_at)
+    name = participant.plan.stage
+    view = view_of(name, saga, context, key="", attempt=1, now=saga.updated_at)
     output = participant.output(view)
     if output is not None:
-        added[participant.plan.stage] = msgspec.json.decode(output)
+        added[name] = msgspec.json.decode(output)
     return added

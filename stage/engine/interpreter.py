@@ -120,7 +120,12 @@ class Interpreter:
         """Run a transaction or its compensation in this unit, and record how it ended."""
         span = self._span(done.saga, do, trace)
         view = view_of(
-            done.saga, context, key=self._key(done.saga, do), attempt=do.attempt, now=now
+            self.plan.stage,
+            done.saga,
+            context,
+            key=self._key(done.saga, do),
+            attempt=do.attempt,
+            now=now,
         )
         participant = self.participant
         if do.activity is Activity.COMPENSATE:
@@ -209,7 +214,7 @@ class Interpreter:
 
     def converse(self, saga: Saga, context: Context, do: Do, key: str, now: float) -> Conversation:
         """A conversation with the author's function for that call."""
-        view = view_of(saga, context, key=key, attempt=do.attempt, now=now)
+        view = view_of(self.plan.stage, saga, context, key=key, attempt=do.attempt, now=now)
         return self.participant.converse(do.activity, do.step, view)
 
     def _key(self, saga: Saga, do: Do) -> str:

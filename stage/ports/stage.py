@@ -73,6 +73,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """What a function may know of its saga. `now` is the instant at which it was called."""
 
     id: str
+    stage: str
     data: Mapping[str, Any]
     trail: tuple[str, ...]
     results: Mapping[str, msgspec.Raw]

@@ -115,9 +115,9 @@ def version(*, steps: str) -> Stage[Order, Charge]:
         return Charge(answer.json()["id"])
 
     @charge.compensation
-    async def refund(http: Http, saga: Saga[Order], charge: Charge | None) -> None:
-        key = saga.key.removesuffix(":undo") + ":do"
-        answer = await http.post("/refunds", json={"key": key, "charge_id": None})
+    async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
+        body = {"key": saga.key_of(charge), "charge_id": None}
+        answer = await http.post("/refunds", json=body)
         if answer.status == 402:
             raise Refused("no refunds")
 
