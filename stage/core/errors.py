@@ -5,6 +5,7 @@ StageError                 everything that this project raises on purpose
 ├── ConfigurationError     the operator's move: an option that is missing or wrong
 ├── TransactionEscaped     the author's move: a transaction awaited something else than its database
 ├── StoreUnavailable       the database is away; nothing was written
+│   └── CommitInDoubt      it went away for good during the commit; ask for the saga's state
 ├── StaleEpoch             another runner took this saga over; our write was refused (rule 17)
 └── JournalMismatch        the journal holds what this version of the stage does not know
 """
@@ -30,6 +31,10 @@ class TransactionEscaped(StageError):
 
 class StoreUnavailable(StageError):
     """The database cannot be written to right now; nothing of this unit was stored."""
+
+
+class CommitInDoubt(StoreUnavailable):
+    """The store was closed while the outcome of a commit was unknown; ask for the saga's state."""
 
 
 class StaleEpoch(StageError):

@@ -18,11 +18,13 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self._database = path
-        self._path = path.with_name(path.name + ".lock")
+        self._path = path
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock at once. Raises ConfigurationError naming who holds it."""
+        """Take the lock at once. Raises ConfigurationError naming who holds it. Blocks on disk."""
+        real = self._database.resolve()  # two names of one file are one file
+        self._path = real.with_name(real.name + ".lock")
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:

@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Unit
 from stage.store.bridge import Bridge
 from stage.store.errors import unavailable
@@ -52,6 +52,10 @@ _CHECKPOINT: Final = statement("checkpoint")
 
 class Connections(Protocol):
     """What the writer needs of the store: its connection, and a new one after trouble."""
+
+    def removed(self) -> StoreUnavailable | None:
+        """Says so when the open file is no longer the one that a new connection would find."""
+        ...
 
     async def reopen(self) -> Bridge:
         """Close every connection to the file and open them again. Raises StoreUnavailable."""
@@ -166,7 +170,7 @@ class Writer:
         finally:
             # Nothing is left here but after a defect of ours, or when the file never came back.
             self._closing = True
-            _fail(self._current, StoreUnavailable("the writer stopped; ask for the saga's state"))
+            _fail(self._current, CommitInDoubt("the writer stopped; ask for the saga's state"))
             self._fail_queue(StoreUnavailable("the writer stopped: nothing was written"))
 
     async def _idle(self) -> None:
@@ -206,6 +210,8 @@ class Writer:
         self, connection: sqlite3.Connection, batch: Sequence[_Waiting]
     ) -> _Trouble | None:
         """Run a batch as one transaction, or its units one by one when it broke."""
+        if (gone := self._connections.removed()) is not None:
+            return _Away(batch, gone)
         try:
             connection.execute(_BEGIN)
         except sqlite3.Error as error:
@@ -355,7 +361,7 @@ def _deliver(batch: Sequence[_Waiting]) -> None:
 
 def _fail(batch: Sequence[_Waiting], error: StoreUnavailable) -> None:
     for waiting in batch:
-        waiting.error = StoreUnavailable(str(error))
+        waiting.error = type(error)(str(error))
         waiting.error.__cause__ = error.__cause__
     _deliver(batch)
 
