@@ -75,10 +75,14 @@ class RequestPrepared(_Event, frozen=True, kw_only=True, tag="request_prepared")
 
 
 class StepSucceeded(_Event, frozen=True, kw_only=True, tag="step_succeeded"):
-    """The step's effect stands and its result is known (JSON)."""
+    """The step's effect stands and its result is known (JSON).
+
+    `span` is told of a transaction alone, whose start is not journaled apart.
+    """
 
     step: str
     result: msgspec.Raw = msgspec.Raw(b"null")
+    span: str = ""
 
 
 class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):

@@ -30,6 +30,8 @@ class StepState(Struct, frozen=True, kw_only=True):
     result: Raw | None = None
     error: str = ""
     span: str = ""
+    """The span id of the latest attempt, which an undo links to; that of a probe is apart."""
+    probe_span: str = ""
     compensation_span: str = ""
     requests: tuple[Request, ...] = ()
     compensation_requests: tuple[Request, ...] = ()

@@ -36,8 +36,15 @@ class Span(Protocol):
         """What is stored, or sent in the headers of a request made under this span."""
         ...
 
-    def end(self, outcome: str, error: str = "") -> None:
-        """End the span. `outcome` is the event's name, such as `step_in_doubt`, or a code."""
+    def about(self, saga_id: str) -> None:
+        """Say which saga a request turned out to be about."""
+        ...
+
+    def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
+        """End the span. `outcome` is the event's name, such as `step_in_doubt`, or a code.
+
+        `at` is when it ended, in seconds since the epoch, where that was earlier than now.
+        """
         ...
 
 
@@ -45,13 +52,31 @@ class Observer(Protocol):
     """Every method returns at once, may be called from any thread and never raises."""
 
     def request(
-        self, method: str, route: str, headers: Sequence[tuple[str, str]], saga_id: str
+        self,
+        method: str,
+        route: str,
+        headers: Sequence[tuple[str, str]],
+        saga_id: str,
+        *,
+        path: str = "",
+        scheme: str = "",
     ) -> Span:
         """A server span for a request that came in, within the trace its headers name."""
         ...
 
+    def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
+        """A span for one request that leaves. `route` is its path without ids, where known.
+
+        It is ended with the code of the answer, or with what became of it: `refused`, `timeout`,
+        `broken`.
+        """
+        ...
+
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
-        """A span for one run of a saga. `links` are span ids that it continues (rule 23)."""
+        """A span for one run of a saga, linked to the attempts it continues (rule 23).
+
+        A link is a span id of the saga's trace, or a traceparent where it may be another trace.
+        """
         ...
 
     def attempt(

@@ -36,10 +36,21 @@ class Composed:
         self._listeners = tuple(listeners)
 
     def request(
-        self, method: str, route: str, headers: Sequence[tuple[str, str]], saga_id: str
+        self,
+        method: str,
+        route: str,
+        headers: Sequence[tuple[str, str]],
+        saga_id: str,
+        *,
+        path: str = "",
+        scheme: str = "",
     ) -> Span:
         """See `ports.observer.Observer`."""
-        return self._spans.request(method, route, headers, saga_id)
+        return self._spans.request(method, route, headers, saga_id, path=path, scheme=scheme)
+
+    def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
+        """See `ports.observer.Observer`."""
+        return self._spans.client(method, url, peer=peer, route=route, parent=parent)
 
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
         """See `ports.observer.Observer`."""

@@ -42,6 +42,11 @@ def request_span(method: str, route: str) -> str:
     return word if route == UNMATCHED_ROUTE else f"{word} {route}"
 
 
+def client_span(method: str, route: str, peer: str) -> str:
+    """`POST /sagas` to a neighbour, `POST psp` to an API, whose paths are not ours to know."""
+    return f"{method if method in HTTP_METHODS else 'HTTP'} {route or peer}"
+
+
 def run_span(stage: str) -> str:
     """`saga payment`: one run of a saga at a stage."""
     return f"saga {stage}"
@@ -54,10 +59,18 @@ def attempt_span(activity: Activity, step: str, peer: str) -> str:
 
 # --- attributes of spans -------------------------------------------------------------------------
 
+# HTTP: the stable semantic conventions of OpenTelemetry, "HTTP spans" 1.23 and later.
 HTTP_METHOD: Final = "http.request.method"
+HTTP_METHOD_ORIGINAL: Final = "http.request.method_original"
 HTTP_ROUTE: Final = "http.route"
 HTTP_STATUS: Final = "http.response.status_code"
 ERROR_TYPE: Final = "error.type"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+URL_FULL: Final = "url.full"
+URL_PATH: Final = "url.path"
+URL_SCHEME: Final = "url.scheme"
+URL_TEMPLATE: Final = "url.template"
 
 SAGA_ID: Final = "stage.saga_id"
 STAGE: Final = "stage.name"

@@ -37,7 +37,10 @@ class PassedOn:
         """What came in."""
         return self._context
 
-    def end(self, outcome: str, error: str = "") -> None:
+    def about(self, saga_id: str) -> None:
+        """Nothing to say it of."""
+
+    def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
         """Nothing to end."""
 
 
@@ -45,10 +48,23 @@ class SilentObserver:
     """ports.observer.Observer that only passes the trace on."""
 
     def request(
-        self, method: str, route: str, headers: Sequence[tuple[str, str]], saga_id: str
+        self,
+        method: str,
+        route: str,
+        headers: Sequence[tuple[str, str]],
+        saga_id: str,
+        *,
+        path: str = "",
+        scheme: str = "",
     ) -> PassedOn:
         """See `ports.observer.Observer`."""
         return PassedOn(propagation.read(headers))
+
+    def client(
+        self, method: str, url: str, *, peer: str, route: str, parent: TraceContext
+    ) -> PassedOn:
+        """See `ports.observer.Observer`."""
+        return PassedOn(parent)
 
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> PassedOn:
         """See `ports.observer.Observer`."""

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
@@ -32,6 +34,7 @@ ERROR_CHARS_MAX = 300
 LINKS_MAX = 128
 """As many as the SDK keeps by default."""
 
+_ERROR_CODE_MIN = {SpanKind.SERVER: 500, SpanKind.CLIENT: 400}
 _EMPTY = Context()
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -39,14 +42,14 @@ _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 class RecordedSpan:
     """A span of the SDK's, sampled or not (ports.observer.Span)."""
 
-    __slots__ = ("_ended", "_ids", "_server", "_span", "_tracestate")
+    __slots__ = ("_ended", "_error_code_min", "_ids", "_span", "_tracestate")
 
-    def __init__(self, span: otel.Span, *, server: bool) -> None:
+    def __init__(self, span: otel.Span, *, error_code_min: int | None) -> None:
         told = span.get_span_context()
         self._span = span
         self._ids = Ids(told.trace_id, told.span_id, int(told.trace_flags))
         self._tracestate = told.trace_state.to_header() if told.trace_state else ""
-        self._server = server
+        self._error_code_min = error_code_min
         self._ended = False
 
     @property
@@ -66,24 +69,31 @@ class RecordedSpan:
             traceparent=propagation.format_traceparent(self._ids), tracestate=self._tracestate
         )
 
-    def end(self, outcome: str, error: str = "") -> None:
+    def about(self, saga_id: str) -> None:
+        """See `ports.observer.Span`."""
+        if self._span.is_recording():
+            self._span.set_attribute(names.SAGA_ID, saga_id)
+
+    def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
         """See `ports.observer.Span`."""
         if self._ended:
             return
         self._ended = True
         if self._span.is_recording():
-            if self._server:
-                self._tell_status(outcome, error)
+            if self._error_code_min is not None:
+                self._tell_status(outcome, error, self._error_code_min)
             else:
                 self._tell_outcome(outcome, error)
-        self._span.end()
+        self._span.end(None if at is None else int(at * 1e9))
 
-    def _tell_status(self, outcome: str, error: str) -> None:
-        """A server span fails for 5xx only: a 4xx is the caller's (HTTP conventions)."""
-        code = int(outcome) if outcome.isdecimal() else 500
-        self._span.set_attribute(names.HTTP_STATUS, code)
-        if code >= 500:
-            self._span.set_attribute(names.ERROR_TYPE, str(code))
+    def _tell_status(self, outcome: str, error: str, error_code_min: int) -> None:
+        """A server span fails for 5xx, a client span for 4xx too (HTTP conventions)."""
+        failed = True
+        if outcome.isdecimal():
+            self._span.set_attribute(names.HTTP_STATUS, int(outcome))
+            failed = int(outcome) >= error_code_min
+        if failed:
+            self._span.set_attribute(names.ERROR_TYPE, outcome)
             self._span.set_status(Status(StatusCode.ERROR, error[:ERROR_CHARS_MAX] or None))
 
     def _tell_outcome(self, outcome: str, error: str) -> None:
@@ -106,7 +116,14 @@ class OtelObserver:
         self._tracer = provider.get_tracer(names.SCOPE, __version__)
 
     def request(
-        self, method: str, route: str, headers: Sequence[tuple[str, str]], saga_id: str
+        self,
+        method: str,
+        route: str,
+        headers: Sequence[tuple[str, str]],
+        saga_id: str,
+        *,
+        path: str = "",
+        scheme: str = "",
     ) -> Span:
         """See `ports.observer.Observer`."""
         incoming = propagation.read(headers)
@@ -114,8 +131,10 @@ class OtelObserver:
             return _passed_on(incoming)
 
         def attributes() -> dict[str, Any]:
-            known = method in names.HTTP_METHODS
-            told = {names.HTTP_METHOD: method if known else names.OTHER_METHOD}
+            told: dict[str, Any] = _method(method)
+            if path:
+                told[names.URL_PATH] = path
+                told[names.URL_SCHEME] = scheme
             if route != names.UNMATCHED_ROUTE:
                 told[names.HTTP_ROUTE] = route
             if saga_id:
@@ -124,6 +143,22 @@ class OtelObserver:
 
         name = names.request_span(method, route)
         return self._start(name, SpanKind.SERVER, incoming, (), attributes)
+
+    def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
+        """See `ports.observer.Observer`."""
+
+        def attributes() -> dict[str, Any]:
+            told: dict[str, Any] = _method(method)
+            # What stands behind the question mark is the author's, and may be a secret.
+            told[names.URL_FULL] = url.partition("?")[0] + ("?REDACTED" if "?" in url else "")
+            told[names.SERVER_ADDRESS], told[names.SERVER_PORT] = _server_of(url)
+            if route:
+                told[names.URL_TEMPLATE] = route
+            told[names.PEER] = peer
+            return told
+
+        name = names.client_span(method, route, peer)
+        return self._start(name, SpanKind.CLIENT, parent, (), attributes)
 
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
         """See `ports.observer.Observer`."""
@@ -159,10 +194,9 @@ class OtelObserver:
                 told[names.PEER] = peer
             return told
 
-        # What has a peer leaves the process under this very context.
-        kind = SpanKind.CLIENT if peer else SpanKind.INTERNAL
+        # What leaves for it has client spans of its own below.
         name = names.attempt_span(activity, step, peer)
-        return self._start(name, kind, parent, links, attributes)
+        return self._start(name, SpanKind.INTERNAL, parent, links, attributes)
 
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
         """Spans tell of attempts and not of events: nothing to do."""
@@ -189,7 +223,7 @@ class OtelObserver:
                 return _passed_on(parent)
             if span.is_recording():
                 span.set_attributes(attributes())
-            return RecordedSpan(span, server=kind is SpanKind.SERVER)
+            return RecordedSpan(span, error_code_min=_ERROR_CODE_MIN.get(kind))
         except Exception:  # somebody's sampler or processor; a saga never fails for its telemetry
             return _passed_on(parent)
 
@@ -213,9 +247,30 @@ def _span_context(ids: Ids, tracestate: str = "") -> SpanContext:
 
 
 def _links(ids: Ids, span_ids: Sequence[str]) -> list[Link]:
-    """Links within the saga's trace, each span once."""
-    return [
-        Link(_span_context(ids._replace(span_id=int(span_id, 16))))
-        for span_id in list(dict.fromkeys(span_ids))[:LINKS_MAX]
-        if _SPAN_ID.fullmatch(span_id) and int(span_id, 16)
-    ]
+    """Links, each span once: a span id within the saga's trace, or a whole traceparent."""
+    links = []
+    for told in list(dict.fromkeys(span_ids))[:LINKS_MAX]:
+        linked = propagation.parse(told)
+        if linked is None and _SPAN_ID.fullmatch(told) and int(told, 16):
+            linked = ids._replace(span_id=int(told, 16))
+        if linked is not None:
+            links.append(Link(_span_context(linked)))
+    return links
+
+
+def _method(method: str) -> dict[str, Any]:
+    """A method out of the list is told apart: whoever sends it chooses the word."""
+    if method in names.HTTP_METHODS:
+        return {names.HTTP_METHOD: method}
+    return {names.HTTP_METHOD: names.OTHER_METHOD, names.HTTP_METHOD_ORIGINAL: method[:100]}
+
+
+@lru_cache(maxsize=1_024)
+def _server(origin: str) -> tuple[str, int]:
+    parts = urlsplit(origin)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _server_of(url: str) -> tuple[str, int]:
+    """Host and port; few values, so that each is taken apart once."""
+    return _server("/".join(url.split("/", 3)[:3]))

@@ -79,7 +79,7 @@ def test_request_run_and_attempt_are_one_trace(collected: Collected) -> None:
     spans = [collected.one(name) for name in ("POST /sagas", "saga payment", "step charge")]
     assert [SPAN, span_id(spans[0]), span_id(spans[1])] == [parent_id(span) for span in spans]
     assert {TRACE} == {f"{span.context.trace_id:032x}" for span in spans if span.context}
-    assert [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT] == [span.kind for span in spans]
+    assert [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.INTERNAL] == [span.kind for span in spans]
     assert TraceContext(traceparent=f"00-{TRACE}-{charge.span_id}-01", tracestate="foo=1") == (
         charge.context
     )
