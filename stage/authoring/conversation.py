@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from asyncio import events
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -53,7 +55,7 @@ class FunctionConversation:
             return self._finish(stop.value)
         except (Refused, Transient, InDoubt) as error:
             return self._failed(error)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             return Foreign()  # this may only mean that the function wanted the event loop
         finally:
             events._set_running_loop(loop)
@@ -87,12 +89,14 @@ class FunctionConversation:
         return await _Drive(self, None)
 
     def close(self) -> None:
-        """See `ports.stage.Conversation`."""
-        self._coroutine.close()
+        """See `ports.stage.Conversation`. A clean-up that awaits is dropped where it awaits."""
+        with suppress(Exception):
+            self._coroutine.close()
 
     def _drive(self, value: Answer | None) -> Generator[Any, Any, Turn]:
         step: Callable[[Any], Any] = self._coroutine.send
         passed: Any = value
+        stopped = False
         while True:
             try:
                 yielded = self._context.run(step, passed)
@@ -100,6 +104,10 @@ class FunctionConversation:
                 return self._finish(stop.value)
             except Exception as error:
                 return self._failed(error)
+            except asyncio.CancelledError:
+                if stopped:
+                    raise  # it is we who are stopped, and the function with us
+                return self._failure(FailureKind.IN_DOUBT, "the function ended cancelled")
             if isinstance(yielded, Send):
                 return self._sending(yielded)
             try:
@@ -107,6 +115,7 @@ class FunctionConversation:
                 step = self._coroutine.send
             except BaseException as error:  # the loop's own, such as a cancellation: not ours
                 passed = error
+                stopped = isinstance(error, asyncio.CancelledError) and _cancelling()
                 step = self._coroutine.throw
 
     def _sending(self, send: Send) -> Send:
@@ -156,6 +165,12 @@ class _Drive:
 
     def __await__(self) -> Generator[Any, Any, Turn]:
         return self._conversation._drive(self._value)
+
+
+def _cancelling() -> bool:
+    """Whether it is the task that is cancelled, and not just what the function waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _retry_after(answer: Answer) -> float | None:

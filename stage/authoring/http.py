@@ -113,7 +113,9 @@ class Http:
         if json is not None and data:
             raise ValueError("give json or data, not both")
         chosen = [(name, value) for name, value in (headers or {}).items()]
-        for name, _ in chosen:
+        for name, value in chosen:
+            if not all(isinstance(part, str) for part in (name, value)):
+                raise TypeError(f"header {name!r}: name and value must be str, not {value!r}")
             if name.lower() in RESERVED_HEADERS:
                 raise ValueError(f"header {name!r} is set by the engine: leave it out")
         body = data

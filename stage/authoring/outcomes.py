@@ -12,6 +12,8 @@ class Transient(Exception):
 
     def __init__(self, reason: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(reason)
+        if retry_after is not None and not 0 <= retry_after < float("inf"):
+            raise ValueError(f"retry_after={retry_after!r}: give seconds, 0 or more")
         self.retry_after = retry_after
 
 

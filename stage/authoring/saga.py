@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -42,10 +43,10 @@ class Saga(Generic[P]):
         """The payload, decoded as the type that the stage accepts."""
         return self._codec.from_data(self._view.data)
 
-    @property
+    @cached_property
     def data(self) -> Mapping[str, Any]:
-        """The whole context, read-only, with what the stages before added."""
-        return self._view.data
+        """The whole context, with what the stages before added. A copy: it changes nothing."""
+        return deepcopy(dict(self._view.data))
 
     @property
     def trail(self) -> tuple[str, ...]:

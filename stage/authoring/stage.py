@@ -228,7 +228,7 @@ class BoundStage(Generic[P, A]):
             assert declared.compensating is not None  # the machine asks only where there is one
             await declared.compensating(tx, saga)
             return msgspec.Raw(b"null")
-        return msgspec.Raw(declared.codec.to_json(await declared.function(tx, saga)))
+        return msgspec.Raw(declared.encode_result(await declared.function(tx, saga)))
 
     def explain(self, error: Exception) -> Failed:
         """See `ports.stage.Participant`."""
@@ -250,7 +250,7 @@ class BoundStage(Generic[P, A]):
         declared = self._steps[step]
         assert isinstance(declared, CallStep)
         http, saga = Http(), Saga(view, self._stage.accepts)
-        encode: Callable[[Any], bytes] = declared.codec.to_json
+        encode: Callable[[Any], bytes] = declared.encode_result
         if activity is Activity.EXECUTE:
             coroutine = declared.function(http, saga)
         elif activity is Activity.PROBE:
@@ -280,7 +280,7 @@ class BoundStage(Generic[P, A]):
 
 
 def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:
-    return lambda value: b"null" if value is None else step.codec.to_json(value)
+    return lambda value: b"null" if value is None else step.encode_result(value)
 
 
 def _encode_nothing(_value: Any) -> bytes:

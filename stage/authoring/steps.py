@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, get_type_hints
 
+import msgspec
 from msgspec.structs import replace
 
 from stage.authoring.payload import Codec
@@ -35,6 +36,18 @@ class DeclaredStep(Generic[R]):
         """The step's result from the journal's JSON."""
         value: R = self.codec.from_json(body)
         return value
+
+    def encode_result(self, value: Any) -> bytes:
+        """The JSON of what the function returned. Raises TypeError when it cannot be read back."""
+        body = self.codec.to_json(value)
+        try:
+            self.codec.from_json(body)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise TypeError(
+                f"{self.name} returned {type(value).__name__}, which is not what it declares:"
+                f" {error}"
+            ) from error
+        return body
 
     def compensation(self, function: F) -> F:
         """Declare the function that undoes this step. Raises DeclarationError."""
