@@ -56,7 +56,9 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
     if step and step not in plan.by_name:
         raise Impossible(f"saga {saga.id}: there is no step {step!r}")
     after = _evolve(plan, saga, event)
-    recoveries = after.recoveries if isinstance(event, e.Recovered) else 0
+    # Only what an attempt or a person brought about is progress: not what keeps being asked.
+    progress = isinstance(event, e.Outcome | e.Verb)
+    recoveries = 0 if progress else after.recoveries
     return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)
 
 
@@ -129,7 +131,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
             return _put(
                 saga,
                 event.step,
-                replace(step, phase=Phase.PROBING, probes=step.probes + 1, span=event.span),
+                replace(step, phase=Phase.PROBING, probes=step.probes + 1, probe_span=event.span),
             )
         case e.ProbeNotThere() | e.ProbeFailed():
             return _probe_again(plan, saga, event)
@@ -227,12 +229,11 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
     steps = dict(saga.steps)
     forward = FORWARD_PREFIX + event.requested_by
     if forward in plan.by_name:
-        # Downstream asks only after it has compensated itself (protocol 3.4).
-        known = steps.get(forward) or StepState(phase=Phase.COMPENSATED, order=len(steps))
-        if known.phase is Phase.STARTED:
+        # Downstream asks after it has compensated itself (protocol 3.4), or failed to. It is asked
+        # in turn, so that what stands behind it is not hidden (rule 12).
+        known = steps.get(forward)
+        if known is not None:
             steps[forward] = replace(known, doubted=True)
-        else:
-            steps[forward] = replace(known, phase=Phase.COMPENSATED, error="")
     return replace(
         saga,
         state=SagaState.COMPENSATING,
@@ -279,6 +280,7 @@ def _succeed(plan: Plan, saga: Saga, event: e.StepSucceeded | e.ProbeFound) -> S
         doubted=False,
         result=event.result,
         error="",
+        span=event.span if isinstance(event, e.StepSucceeded) and event.span else before.span,
     )
     return _put(saga, event.step, done)
 

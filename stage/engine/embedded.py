@@ -7,6 +7,7 @@ out of it; how that ended comes back into the inbox. Only one unit a saga is und
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from stage.engine.interpreter import Advanced, Interpreter, Outgoing
 from stage.engine.run import Letter, Run, RunOver
 from stage.engine.sender import Sender
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot
+from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot, Unsettled
 from stage.ports.links import Links
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.stage import Participant
@@ -41,6 +42,12 @@ CLOSE_SAGAS_MAX = 100
 """Sagas closed in one unit, so that the writer is never held for long."""
 TIDY_SECONDS_MIN = 0.05
 TIDY_SECONDS_MAX = 10.0
+RECOVERY_SHARE = 0.5
+"""Of the sagas that run at the same time: as many may be taken over, the rest is for new ones."""
+DUE_IDS_MAX = 1_000
+RUNS_PER_SAGA_MAX = 4
+OPEN_SECONDS_MAX = 5.0
+"""How much longer than they asked for callers wait for the database."""
 RECOVERY_IDS_MAX = 100_000
 UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 EVICT_AFTER_SECONDS = 5.0
@@ -86,6 +93,10 @@ class EmbeddedEngine:
         """In the order in which they began: a set of tasks has another order in every run."""
         self._rounds: list[asyncio.Task[None]] = []
         self._recovered = False
+        self._backlog: deque[str] = deque()
+        """Sagas to take over as soon as there is room."""
+        self._resumed = 0
+        """Runs in memory that nobody asked for: those taken over."""
         self._leaving = False
         self._draining = False
 
@@ -93,9 +104,9 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         """Take over every unfinished saga, then serve; later ones are picked up when due."""
-        for saga_id in await self._store.due(float("inf"), RECOVERY_IDS_MAX):
-            self._resume(saga_id)
+        self._backlog.extend(await self._store.due(float("inf"), RECOVERY_IDS_MAX))
         self._recovered = True
+        self._pump()
         loop = asyncio.get_running_loop()
         self._rounds = [loop.create_task(self._scan()), loop.create_task(self._tidy())]
 
@@ -147,12 +158,12 @@ class EmbeddedEngine:
             run = self._runs.get(envelope.saga_id)
             first = run is None
             if run is None:
-                self._admit()
+                self._shed()
                 offer = self._offer(envelope, print_, trace, deadline, respond_async)
                 run = self._open(envelope.saga_id)
                 run.offer = offer
                 self._launch(run)
-            await asyncio.shield(run.opened)
+            await self._opened(run, until)
             if run.context is None:
                 continue  # it was only looked at in vain, and is gone by now
             if run.context.fingerprint and run.context.fingerprint != print_:
@@ -189,14 +200,14 @@ class EmbeddedEngine:
                 run = self._open(saga_id)
                 run.signal = request
                 self._launch(run, trace)
-                await asyncio.shield(run.opened)
+                await self._opened(run, until)
                 break
-            await asyncio.shield(run.opened)
+            await self._opened(run, until)
             if run.over or run.saga is None:
                 continue
             if run.saga.state not in UNDONE and run.saga.requested_by != requested_by:
                 try:
-                    await run.post_durably(request)
+                    await self._durably(run, request, until)
                 except RunOver:
                     continue
             break
@@ -259,13 +270,27 @@ class EmbeddedEngine:
 
     # --- runs ------------------------------------------------------------------------------------
 
+    async def _opened(self, run: Run, until: float) -> None:
+        """Return when the run has its saga. Raises Unsettled when the database takes too long."""
+        await _bounded(asyncio.shield(run.opened), until)
+
+    async def _durably(self, run: Run, event: e.Event, until: float) -> None:
+        """Journal an event for somebody who waits. Raises Unsettled, as `_opened` does."""
+        await _bounded(run.post_durably(event), until)
+
+    def _shed(self) -> None:
+        """Refuse before anything is looked up, when even looking up would be too much."""
+        if len(self._runs) >= RUNS_PER_SAGA_MAX * self._limits.sagas_max:
+            raise Busy(f"{len(self._runs)} sagas are being looked at, the limit")
+
     def _admit(self) -> None:
+        """Refuse a saga never seen; one that was seen is answered whatever the load."""
         if self._draining:
             raise Busy("draining: this process is about to stop", retry_after=2.0)
         if not self._recovered:
-            raise Busy("starting: unfinished sagas are being taken over", retry_after=1.0)
-        if len(self._runs) >= self._limits.sagas_max:
-            raise Busy(f"{len(self._runs)} sagas are running, the limit", retry_after=1.0)
+            raise Busy("starting: unfinished sagas are being taken over")
+        if len(self._runs) > self._limits.sagas_max:
+            raise Busy(f"{len(self._runs) - 1} sagas are running, the limit")
 
     def _offer(
         self,
@@ -289,7 +314,7 @@ class EmbeddedEngine:
         accepted = e.Accepted(
             at=now,
             deadline=deadline,
-            upstream=upstream if self._links.is_upstream(upstream) else "",
+            upstream=upstream,
             deferred=respond_async,
         )
         return context, accepted
@@ -310,7 +335,7 @@ class EmbeddedEngine:
                 return None
             else:
                 with suppress(RunOver):
-                    await run.post_durably(e.AnswerDeferred(at=self._clock.now()))
+                    await self._durably(run, e.AnswerDeferred(at=self._clock.now()), until)
         return run.row
 
     def _open(self, saga_id: str) -> Run:
@@ -319,17 +344,25 @@ class EmbeddedEngine:
         self._runs[saga_id] = run
         return run
 
-    def _resume(self, saga_id: str) -> None:
-        if saga_id not in self._runs:
-            self._launch(self._open(saga_id))
+    def _pump(self) -> None:
+        """Take over what is waiting for it, as far as there is room beside new sagas."""
+        room = max(1, int(self._limits.sagas_max * RECOVERY_SHARE))
+        while self._backlog and self._resumed < room and not self._draining:
+            saga_id = self._backlog.popleft()
+            if saga_id not in self._runs:
+                run = self._open(saga_id)
+                run.resumed = True
+                self._resumed += 1
+                self._launch(run)
 
     def _launch(self, run: Run, trace: TraceContext | None = None) -> None:
-        self._spawn(self._live(run, trace or TraceContext()))
+        _ = self._spawn(self._live(run, trace or TraceContext()))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        task.add_done_callback(self._tasks.pop)
+        return task
 
     async def _live(self, run: Run, trace: TraceContext) -> None:
         """The life of a run: open the saga, advance it until it rests, let go of it."""
@@ -360,10 +393,15 @@ class EmbeddedEngine:
 
     def _leave(self, run: Run, outcome: str) -> None:
         run.over = True
+        for sending in list(run.sends):
+            sending.cancel()  # whoever opens the saga anew must not run beside it (rule 10)
         if self._runs.get(run.saga_id) is run:
             del self._runs[run.saga_id]
+        if run.resumed:
+            self._resumed -= 1
+            self._pump()
         if not run.opened.done():
-            run.opened.set_exception(Busy("the process is stopping"))
+            run.opened.set_exception(Unsettled("the process is stopping"))
         for letter in run.inbox:
             if letter.durable is not None and not letter.durable.done():
                 letter.durable.set_exception(RunOver())
@@ -389,7 +427,9 @@ class EmbeddedEngine:
             for outgoing in advanced.outgoing:
                 run.in_flight += 1
                 assert run.saga is not None
-                self._spawn(self._send(run, run.saga, outgoing))
+                sending = self._spawn(self._send(run, run.saga, outgoing))
+                run.sends[sending] = None
+                sending.add_done_callback(run.sends.pop)
             if not run.inbox and run.in_flight == 0 and self._may_leave(run, advanced):
                 return "rests"
             wait = None
@@ -397,8 +437,9 @@ class EmbeddedEngine:
                 wait = advanced.rest_until - self._clock.now()
             await run.wait(wait)
             letters = list(run.inbox)
-            run.inbox.clear()
             advanced = await self._step(run, letters)
+            for _ in letters:  # not before: who waits for a letter is told when the run is lost
+                run.inbox.popleft()
 
     def _may_leave(self, run: Run, advanced: Advanced) -> bool:
         if advanced.rest_until is None or self._draining:
@@ -489,9 +530,14 @@ class EmbeddedEngine:
         taken_over = e.Recovered(at=at, epoch=row.epoch + 1)
         for verb in claim:
             self._check(evolve(self._plan, saga, taken_over), verb)
-        claim.insert(0, taken_over)
         span = self._begin_span(run, saga, context.trace)
-        advanced = await self._interpreter.advance(unit, saga, context, claim, span.context)
+        if saga.recoveries or not claim:
+            # The claim is durable before anything is run, so that a saga which takes the process
+            # down with it is seen to do so (rule 15).
+            advanced = self._interpreter.note(saga, [taken_over, *claim], now)
+        else:
+            claim.insert(0, taken_over)
+            advanced = await self._interpreter.advance(unit, saga, context, claim, span.context)
         fresh = self._row(run, advanced, context)
         await unit.save(fresh, advanced.events, epoch=row.epoch)
         return _Adopted(context=context, row=fresh, advanced=advanced, span=span)
@@ -509,6 +555,7 @@ class EmbeddedEngine:
         saga = Saga(id=run.saga_id)
         first: e.Event
         if run.offer is not None:
+            self._admit()
             context, first = run.offer
             # Only of a saga never seen may it be said that nothing was executed.
             if first.deadline is not None and first.deadline <= first.at:
@@ -595,11 +642,11 @@ class EmbeddedEngine:
         """Bring back what is due and not in memory."""
         while True:
             await self._clock.sleep(RECOVERY_SCAN_SECONDS)
-            try:
-                for saga_id in await self._store.due(self._clock.now(), RECOVERY_IDS_MAX):
-                    self._resume(saga_id)
-            except StoreUnavailable:
+            if self._backlog:
                 continue
+            with suppress(StoreUnavailable):
+                self._backlog.extend(await self._store.due(self._clock.now(), DUE_IDS_MAX))
+                self._pump()
 
     async def _tidy(self) -> None:
         """Close what is over for longer than the compensation window, in bounded batches."""
@@ -634,6 +681,16 @@ class _Adopted(msgspec.Struct, kw_only=True):
     row: SagaRow
     advanced: Advanced
     span: Span | None = None
+
+
+async def _bounded(work: Awaitable[None], until: float) -> None:
+    try:
+        async with asyncio.timeout_at(
+            max(until, asyncio.get_running_loop().time()) + OPEN_SECONDS_MAX
+        ):
+            await work
+    except TimeoutError:
+        raise Unsettled("the database did not answer in time") from None
 
 
 def _answerable(run: Run) -> bool:

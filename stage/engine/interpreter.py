@@ -17,10 +17,11 @@ from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.ids import Direction, idempotency_key
-from stage.core.machine import Impossible, decide, evolve
+from stage.core.machine import Impossible, decide, evolve, past_pivot
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
 from stage.core.steps import StepKind
+from stage.core.text import sendable
 from stage.engine.context import Context, enriched, view_of
 from stage.ports.clock import Clock
 from stage.ports.observer import Observer, Span, TraceContext
@@ -89,6 +90,8 @@ class Interpreter:
             now = self._clock.now()
             for command in decide(self.plan, done.saga, now):
                 match command:
+                    case Record(event=e.Completed() as completed):
+                        self._record(done, self._complete(done.saga, context, completed))
                     case Record():
                         self._record(done, command.event)
                     case Do():
@@ -99,6 +102,25 @@ class Interpreter:
                     case _:
                         assert_never(command)
         raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
+
+    def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Advanced:
+        """Fold the events and do nothing of what follows yet; it is due at once."""
+        done = Advanced(saga=saga, events=[], outgoing=[], rest_until=now)
+        for event in events:
+            self._record(done, event)
+        return done
+
+    def _complete(self, saga: Saga, context: Context, completed: e.Completed) -> e.Event:
+        """Completed, unless the output that the answer needs cannot be made."""
+        view = view_of(self.plan.stage, saga, context, key="", attempt=1, now=completed.at)
+        try:
+            self.participant.output(view)
+        except Exception as error:
+            reason = sendable(f"the output raised {type(error).__name__}: {error}")
+            if past_pivot(self.plan, saga):
+                return e.Parked(at=completed.at, reason=reason)
+            return e.TurnedBack(at=completed.at, reason=reason)
+        return completed
 
     def _record(self, done: Advanced, event: e.Event) -> None:
         done.saga = evolve(self.plan, done.saga, event)
@@ -145,6 +167,8 @@ class Interpreter:
             turn = Failed(kind=FailureKind.REFUSED, reason=f"{do.step}: {error}")
         except Exception as error:
             turn = participant.explain(error)
+        except BaseException as error:  # a function that exits ends its step, not the process
+            turn = Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {error!r}")
         event = outcome_event(do, turn, self._clock.now())
         self._record(done, event)
         span.end(e.name_of(event), getattr(event, "reason", ""))
@@ -159,8 +183,7 @@ class Interpreter:
         outgoing = Outgoing(do=do, span=span, key=key)
         request: e.Request | None = None
         if step.kind is StepKind.CALL:
-            outgoing.conversation = self.converse(done.saga, context, do, key, now)
-            outgoing.turn = outgoing.conversation.begin()
+            outgoing.conversation, outgoing.turn = self._begin(done.saga, context, do, key, now)
             if isinstance(outgoing.turn, Send) and not stored_requests(done.saga, do):
                 request = outgoing.turn.request
         elif do.activity is Activity.EXECUTE:
@@ -168,8 +191,12 @@ class Interpreter:
             if stored:
                 outgoing.body = stored[0].body
             else:
-                outgoing.body = enriched(self.participant, done.saga, context, now)
-                request = e.Request(method="POST", path="/sagas", body=outgoing.body)
+                try:
+                    outgoing.body = enriched(self.participant, done.saga, context, now)
+                    request = e.Request(method="POST", path="/sagas", body=outgoing.body)
+                except Exception as error:
+                    reason = f"the output raised {type(error).__name__}: {error}"
+                    outgoing.turn = Failed(kind=FailureKind.REFUSED, reason=reason)
         self._record(done, self._started(do, key, span, request, now))
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
             event = outcome_event(do, outgoing.turn, now)
@@ -177,6 +204,17 @@ class Interpreter:
             span.end(e.name_of(event))
         else:
             done.outgoing.append(outgoing)
+
+    def _begin(
+        self, saga: Saga, context: Context, do: Do, key: str, now: float
+    ) -> tuple[Conversation | None, Turn]:
+        """Begin a conversation; a result in the journal that cannot be read ends it at once."""
+        try:
+            conversation = self.converse(saga, context, do, key, now)
+        except Exception as error:
+            reason = f"{do.step} cannot be begun: {type(error).__name__}: {error}"
+            return None, Failed(kind=FailureKind.REFUSED, reason=reason)
+        return conversation, conversation.begin()
 
     def _started(
         self, do: Do, key: str, span: Span, request: e.Request | None, now: float
@@ -267,7 +305,8 @@ def outcome_event(do: Do, turn: Turn, at: float) -> e.Outcome:
                 case _:
                     assert_never(do.activity)
         case Failed():
-            return _failure_event(do, turn, at)
+            cut = msgspec.structs.replace(turn, reason=sendable(turn.reason))
+            return _failure_event(do, cut, at)
         case _:
             raise StageError(f"step {do.step!r} has not ended: {turn!r}")
 

@@ -41,9 +41,13 @@ class Run:
         self.span: Span | None = None
         self.inbox: deque[Letter] = deque()
         self.in_flight = 0
+        self.sends: dict[asyncio.Task[None], None] = {}
+        """The tasks of what is in flight."""
         self.changes = 0
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the saga is durably there; carries why it could not be."""
+        self.resumed = False
+        """True when nobody asked for this run: it was taken over."""
         self.replayed = False
         """True when the saga had ended before this run looked at it."""
         self._woken: asyncio.Future[None] | None = None

@@ -23,6 +23,10 @@ Journal = Callable[[e.Event], Awaitable[None]]
 """Makes an event durable before it returns."""
 
 FORWARD_COMPENSATION_TIMEOUT_SECONDS = 30.0
+ATTEMPTS_PER_PEER_MAX = 100
+"""Attempts that are out to one peer at the same time; further ones wait, and no time-out runs."""
+TIMEOUT_MARGIN_SECONDS = 0.2
+"""The transport's own timeout, which knows whether the request left, must come first."""
 
 
 class Sender:
@@ -33,22 +37,33 @@ class Sender:
         self._plan = interpreter.plan
         self._links = links
         self._clock = clock
+        self._slots: dict[str, asyncio.Semaphore] = {}
 
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.Outcome:
         """Send one attempt; how it ended, as an event. The span is ended with it."""
         do = outgoing.do
-        if do.activity is Activity.TELL:
-            event = await self._tell(saga, outgoing)
-        elif self._plan.step(do.step).kind is StepKind.CALL:
-            event = await self._call(saga, context, outgoing, journal)
-        elif do.activity is Activity.EXECUTE:
-            event = await self._forward(saga, outgoing)
-        else:
-            event = await self._compensate_downstream(saga, outgoing)
+        peer = self._plan.step(do.step).peer if do.step else saga.upstream
+        slots = self._slots.get(peer)
+        if slots is None:
+            slots = self._slots[peer] = asyncio.Semaphore(ATTEMPTS_PER_PEER_MAX)
+        async with slots:
+            event = await self._send(saga, context, outgoing, journal)
         outgoing.span.end(e.name_of(event), getattr(event, "reason", ""))
         return event
+
+    async def _send(
+        self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
+    ) -> e.Outcome:
+        do = outgoing.do
+        if do.activity is Activity.TELL:
+            return await self._tell(saga, outgoing)
+        if self._plan.step(do.step).kind is StepKind.CALL:
+            return await self._call(saga, context, outgoing, journal)
+        if do.activity is Activity.EXECUTE:
+            return await self._forward(saga, outgoing)
+        return await self._compensate_downstream(saga, outgoing)
 
     async def _call(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
@@ -59,7 +74,7 @@ class Sender:
         if outgoing.do.activity is Activity.EXECUTE and budget is not None:
             seconds = min(seconds, max(budget, 0.001))
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds + TIMEOUT_MARGIN_SECONDS):
                 return await self._converse(saga, context, outgoing, journal, budget, seconds)
         except TimeoutError:
             failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"no answer within {seconds:g} s")
@@ -175,6 +190,9 @@ class Sender:
                 assert_never(reply)
 
     async def _tell(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+        if not self._links.is_upstream(saga.upstream):
+            reason = f"no upstream {saga.upstream!r} is configured: add --upstream NAME=URL, retry"
+            return e.TellRefused(at=self._clock.now(), reason=reason)
         reply = await self._links.compensate(
             saga.upstream,
             saga.id,

@@ -108,6 +108,10 @@ class NotAllowed(Exception):
     """The verb does not fit the saga as it stands; the message says why and what to do."""
 
 
+class Unsettled(Exception):
+    """Nobody knows whether the request was taken; the caller asks again under the same id."""
+
+
 class Busy(Exception):
     """The engine takes no new saga now; ask again after `retry_after` seconds."""
 
