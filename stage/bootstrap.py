@@ -37,6 +37,8 @@ from stage.wire.limits import DEFAULT_LIMITS
 LogFormat = Literal["json", "console", "auto"]
 SQLITE = "sqlite:///"
 MEMORY = ":memory:"
+LINGERING_SECONDS = 1.0
+"""How long what is left of a refused body is read, before the connection is closed."""
 
 
 def build_app(
@@ -119,7 +121,9 @@ def serve(stage: Stage[Any, Any], config: Config) -> None:
 
 async def _serve(stage: Stage[Any, Any], config: Config) -> None:
     app = build_app(stage, config)
-    runner = web.AppRunner(app, handle_signals=False, access_log=None)
+    runner = web.AppRunner(
+        app, handle_signals=False, access_log=None, lingering_time=LINGERING_SECONDS
+    )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,7 +10,7 @@ from stage.core.states import SagaState
 from stage.inbound.execute import accepted_response
 from stage.inbound.keys import EDGE, SPAN
 from stage.inbound.middleware import problem_response
-from stage.inbound.read import read_any_body, saga_id_of, wait_of
+from stage.inbound.read import check_type, read_any_body, saga_id_of, wait_of
 from stage.ports.engine import Snapshot
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
@@ -26,9 +26,7 @@ async def compensate(request: web.Request) -> web.Response:
     saga_id = saga_id_of(request)
     body = await read_any_body(request, edge)
     if body:
-        h.check_content_type(
-            request.headers.get("Content-Type"), request.headers.get("Content-Encoding")
-        )
+        check_type(request)
     asked = decode_compensate(body, edge.limits)
     wait, respond_async = wait_of(request, WAIT_SECONDS, edge.wait_seconds_max)
     snapshot = await edge.engine.compensate(

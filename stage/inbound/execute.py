@@ -5,13 +5,12 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from stage.inbound.keys import EDGE, SPAN, Edge
-from stage.inbound.middleware import problem_response
+from stage.inbound.keys import EDGE, SAGA_ID, SPAN
 from stage.inbound.read import deadline_of, read_body, wait_of
 from stage.wire import headers as h
-from stage.wire.envelope import Envelope, decode_envelope
+from stage.wire.envelope import decode_envelope
 from stage.wire.outcome import Outcome
-from stage.wire.problem import CONTENT_TYPE, WireError
+from stage.wire.problem import CONTENT_TYPE
 
 
 async def execute(request: web.Request) -> web.Response:
@@ -19,13 +18,8 @@ async def execute(request: web.Request) -> web.Response:
     edge = request.app[EDGE]
     body = await read_body(request, edge)
     envelope = decode_envelope(body, edge.limits)
-    try:
-        return await _run(request, edge, envelope)
-    except WireError as error:
-        return problem_response(error.problem(saga_id=envelope.saga_id), request)
-
-
-async def _run(request: web.Request, edge: Edge, envelope: Envelope) -> web.Response:
+    request[SPAN].about(envelope.saga_id)
+    request[SAGA_ID] = envelope.saga_id
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, []), envelope.saga_id)
     deadline = deadline_of(request, envelope.deadline, edge.clock.now())
     wait, respond_async = wait_of(request, edge.wait_seconds_max, edge.wait_seconds_max)

@@ -29,4 +29,5 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 EDGE: web.AppKey[Edge] = web.AppKey("edge", Edge)
+SAGA_ID: web.RequestKey[str] = web.RequestKey("saga_id", str)
 SPAN: web.RequestKey[Span] = web.RequestKey("span", Span)

@@ -69,9 +69,10 @@ async def list_sagas(request: web.Request) -> web.Response:
     query = request.query
     try:
         states = tuple(SagaState(state) for state in query.getall("state", []))
-        limit = min(int(query.get("limit", "50")), PAGE_MAX)
-        if limit < 1:
-            raise ValueError("limit must be at least 1")
+        told = query.get("limit", "50")
+        if not (told.isascii() and told.isdigit() and int(told[:9]) >= 1):
+            raise ValueError(f"limit {told!r} is not a number of at least 1")
+        limit = min(int(told[:9]), PAGE_MAX)
     except ValueError as error:
         raise WireError(
             400,

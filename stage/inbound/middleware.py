@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from aiohttp.web_protocol import RequestPayloadError
+from msgspec.structs import replace
 
-from stage.core.errors import JournalMismatch, StoreUnavailable
-from stage.inbound.keys import EDGE, SPAN
-from stage.ports.engine import Busy
+from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
+from stage.inbound.keys import EDGE, SAGA_ID, SPAN
+from stage.ports.engine import Busy, Unsettled
 from stage.wire import headers as h
+from stage.wire.envelope import SAGA_ID_RE
 from stage.wire.outcome import Outcome
 from stage.wire.problem import CONTENT_TYPE, Problem, WireError
 
@@ -21,7 +26,14 @@ async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamR
     edge = request.app[EDGE]
     route = _route(request)
     saga_id = request.match_info.get("saga_id", "")
-    span = edge.observer.request(request.method, route, list(request.headers.items()), saga_id)
+    span = edge.observer.request(
+        request.method,
+        route,
+        list(request.headers.items()),
+        saga_id,
+        path=request.rel_url.raw_path,
+        scheme=request.scheme,
+    )
     request[SPAN] = span
     try:
         response = await handler(request)
@@ -31,14 +43,24 @@ async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamR
             if name in error.headers:
                 response.headers[name] = error.headers[name]
     except WireError as error:
-        response = problem_response(error.problem(saga_id=saga_id or None), request)
+        response = problem_response(error.problem(), request)
+        if error.status == 408:
+            response.force_close()  # the rest of the body may never come
+    except (Unsettled, CommitInDoubt) as error:
+        response = problem_response(_unknown("Not known", str(error)), request)
+        response.headers[h.RETRY_AFTER] = "1"
     except (Busy, StoreUnavailable) as error:
-        response = problem_response(_not_now(error, saga_id), request)
-        response.headers[h.RETRY_AFTER] = str(int(getattr(error, "retry_after", 1.0)) or 1)
+        response = problem_response(_not_now(error), request)
+        seconds = getattr(error, "retry_after", 1.0)
+        response.headers[h.RETRY_AFTER] = str(max(1, ceil(seconds)))
+    except RequestPayloadError as error:
+        told = WireError(400, "Body not readable", str(error), hint="send JSON in UTF-8, as it is")
+        response = problem_response(told.problem(), request)
     except JournalMismatch as error:
-        response = problem_response(_defect(str(error), saga_id), request)
+        response = problem_response(_unknown("Defect", str(error)), request)
     except Exception as error:
-        response = problem_response(_defect(f"{type(error).__name__} in {route}", saga_id), request)
+        detail = f"{type(error).__name__} in {route}"
+        response = problem_response(_unknown("Defect", detail), request)
         span.end("500", f"{type(error).__name__}: {error}")
         return response
     if span.trace_id:
@@ -49,12 +71,21 @@ async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamR
 
 def problem_response(problem: Problem, request: web.Request) -> web.Response:
     """The problem as an answer, with the trace id of the request where it has none."""
-    import msgspec
-
     span = request.get(SPAN)
     if problem.trace_id is None and span is not None and span.trace_id:
-        problem = msgspec.structs.replace(problem, trace_id=span.trace_id)
-    return web.Response(status=problem.status, body=problem.encode(), content_type=CONTENT_TYPE)
+        problem = replace(problem, trace_id=span.trace_id)
+    if problem.saga_id is None:
+        problem = replace(problem, saga_id=_saga_id(request))
+    response = web.Response(status=problem.status, body=problem.encode(), content_type=CONTENT_TYPE)
+    if problem.saga_id is not None:
+        response.headers[h.SAGA_ID] = problem.saga_id
+    return response
+
+
+def _saga_id(request: web.Request) -> str | None:
+    """The saga id that the body or the path names, if it is one."""
+    told = request.get(SAGA_ID) or request.match_info.get("saga_id", "")
+    return told if SAGA_ID_RE.fullmatch(told) else None
 
 
 def _route(request: web.Request) -> str:
@@ -78,25 +109,23 @@ def _of_http(error: web.HTTPException) -> Problem:
     )
 
 
-def _not_now(error: Exception, saga_id: str) -> Problem:
+def _not_now(error: Exception) -> Problem:
     return Problem(
         status=503,
         title="Not now",
         detail=str(error),
         outcome=Outcome.NOT_EXECUTED,
         retryable=True,
-        saga_id=saga_id or None,
         hint="retry under the same saga id after Retry-After seconds",
     )
 
 
-def _defect(detail: str, saga_id: str) -> Problem:
+def _unknown(title: str, detail: str) -> Problem:
     return Problem(
         status=500,
-        title="Defect",
+        title=title,
         detail=detail,
         outcome=Outcome.UNKNOWN,
         retryable=True,
-        saga_id=saga_id or None,
         hint="retry under the same saga id; the log has the trace id",
     )

@@ -14,14 +14,13 @@ from stage.wire.problem import WireError
 
 async def read_body(request: web.Request, edge: Edge) -> bytes:
     """The whole body. Raises WireError 408, 413 or 415."""
-    h.check_content_type(
-        request.headers.get("Content-Type"), request.headers.get("Content-Encoding")
-    )
+    check_type(request)
     return await read_any_body(request, edge)
 
 
 async def read_any_body(request: web.Request, edge: Edge) -> bytes:
     """The whole body, whatever it says it is. Raises WireError 408 or 413."""
+    _check_encoding(request)
     length = request.content_length
     if length is not None and length > edge.limits.body_bytes_max:
         raise _too_large(edge)
@@ -37,7 +36,6 @@ async def read_any_body(request: web.Request, edge: Edge) -> bytes:
                     raise _too_large(edge)
                 parts.append(chunk)
     except TimeoutError:
-        request.protocol.force_close()
         raise WireError(
             408,
             "Body too slow",
@@ -45,6 +43,16 @@ async def read_any_body(request: web.Request, edge: Edge) -> bytes:
             hint="send the body at once; nothing was executed",
         ) from None
     return b"".join(parts)
+
+
+def check_type(request: web.Request) -> None:
+    """Raise WireError 415 for a body that does not say it is JSON in UTF-8."""
+    h.check_content_type(request.headers.get("Content-Type"))
+
+
+def _check_encoding(request: web.Request) -> None:
+    for encoding in request.headers.getall("Content-Encoding", []):
+        h.check_content_type(h.CONTENT_JSON, encoding)
 
 
 def _too_large(edge: Edge) -> WireError:

@@ -15,8 +15,9 @@ from stage.outbound.classify import EXPECTED, classify_exception
 from stage.ports.stage import Answer, Lost
 
 ANSWER_BYTES_MAX = 1_048_576
-CONNECTIONS_PER_HOST_MAX = 100
 CONNECT_SECONDS_MAX = 5.0
+CONNECT_SHARE = 0.9
+"""Of the timeout: a connection that never came about must be known as such, not as a timeout."""
 
 
 class Transport:
@@ -28,7 +29,7 @@ class Transport:
     async def open(self) -> None:
         """Create the pool."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS_PER_HOST_MAX),
+            connector=aiohttp.TCPConnector(limit=0),  # bounded by the sender, before it starts
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -54,7 +55,9 @@ class Transport:
     ) -> Answer | Lost:
         """Send once and read the whole answer; `timeout` in seconds covers both."""
         assert self._session is not None, "open the transport first"
-        limits = aiohttp.ClientTimeout(total=timeout, connect=min(timeout, CONNECT_SECONDS_MAX))
+        limits = aiohttp.ClientTimeout(
+            total=timeout, connect=min(timeout * CONNECT_SHARE, CONNECT_SECONDS_MAX)
+        )
         try:
             async with self._session.request(
                 method,

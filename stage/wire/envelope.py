@@ -193,7 +193,9 @@ def _deadline(value: object) -> float | None:
     if type(value) is not str:
         _refuse("deadline", "is not a string")
     try:
-        return round(parse_instant(value), 3)
+        instant = round(parse_instant(value), 3)
+        format_instant(instant)  # what cannot be handed on is not taken
+        return instant
     except ValueError as error:
         _refuse("deadline", f"is wrong: {error}", "send for example 2026-11-23T02:30:00Z")
 

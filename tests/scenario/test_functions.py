@@ -175,11 +175,12 @@ async def test_a_rejected_request_leaves_its_id_free(chain: Chain) -> None:
 
 
 async def test_a_trail_that_ends_with_an_api_is_no_upstream(chain: Chain) -> None:
-    """Only a configured upstream can be told; a failure after a 202 then tells nobody."""
+    """Only a configured upstream can be told; a failure after a 202 then waits for a person."""
     await chain.script(chain.shipping, script="refuse")
     assert 202 == (await chain.send("s-1", via="psp", Prefer="respond-async"))[0]
-    view = await chain.until("s-1", lambda saga: saga["state"] == "compensated")
-    assert view["told_upstream"] is None
+    view = await chain.until("s-1", lambda saga: saga["told_upstream"] == "refused")
+    assert "no upstream 'psp' is configured" in view["parked_reason"]
+    assert (1, 0) == await chain.charges()
 
 
 async def test_a_failure_after_a_202_is_told_upstream(chain: Chain) -> None:

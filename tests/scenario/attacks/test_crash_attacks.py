@@ -1,0 +1,243 @@
+"""Defects found by killing, stopping and restarting the stage."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
+
+from stage.authoring import Http, Saga, Stage
+from stage.bootstrap import _folders
+from stage.core.errors import StoreUnavailable
+from stage.demo.payment import payment
+from stage.engine.embedded import EmbeddedEngine
+from stage.outbound.links import HttpLinks
+from stage.outbound.transport import Transport
+from stage.ports.engine import Busy, Unsettled
+from stage.ports.observer import TraceContext
+from stage.ports.store import Unit
+from stage.store.memory import MemoryStore
+from stage.telemetry.silent import SilentObserver
+from stage.wire.envelope import Envelope
+from tests.scenario.attacks.world import running_world
+from tests.scenario.chain import HOST, ORDER
+
+T = TypeVar("T")
+STARTS_MAX = 12
+
+POISON = """
+import os
+import msgspec
+from stage import Saga, Stage
+
+class Order(msgspec.Struct):
+    order_id: str
+
+stage = Stage("payment", accepts=Order)
+
+@stage.transaction
+async def reserve(tx, saga):
+    if saga.attempt == 1:
+        raise RuntimeError("not yet")
+    os._exit(9)
+"""
+
+
+async def serve(folder: Path, port: int) -> Process:
+    """A stage in a process of its own; returns when it listens or is gone."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "stage", "serve", "poison:stage", "--port", str(port),
+        "--database", f"sqlite:///{folder / 'stage.db'}",
+        stdout=PIPE, stderr=PIPE, cwd=folder, env={**os.environ, "STAGE_LOG_FORMAT": "json"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        await process.stdout.readline()
+    return process
+
+
+@pytest.mark.timeout(90)
+async def test_a_saga_that_kills_the_process_is_parked(tmp_path: Path) -> None:
+    """Attempts are counted before they start, transactions too: a crash loop ends (rule 15)."""
+    (tmp_path / "poison.py").write_text(POISON)
+    port = unused_port()
+    url = f"http://{HOST}:{port}/sagas"
+    process = await serve(tmp_path, port)
+    body = msgspec.json.encode({"saga_id": "s-1", "data": {"order_id": "o-1"}})
+    async with aiohttp.ClientSession() as session:
+        with suppress(aiohttp.ClientError):
+            headers = {"Content-Type": "application/json"}
+            await session.post(url, data=body, headers=headers)
+        deaths = 0
+        try:
+            for _ in range(STARTS_MAX):
+                try:
+                    async with asyncio.timeout(2.0):
+                        await process.wait()
+                except TimeoutError:
+                    break
+                assert 9 == process.returncode  # it died where the function kills it
+                deaths += 1
+                process = await serve(tmp_path, port)
+            assert 1 <= deaths < STARTS_MAX, f"died {deaths} times and was never parked"
+            async with session.get(f"{url}/s-1") as response:
+                assert (await response.json())["parked"]
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+class SlowStore(MemoryStore):
+    """Is slow to say that it has written."""
+
+    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        value = await super().transact(work)
+        await asyncio.sleep(0.3)
+        return value
+
+
+async def test_who_is_told_not_executed_at_the_stop_was_not_accepted(tmp_path: Path) -> None:
+    """503 says not_executed: not while the accept is on its way to the disk (3.3, rule 8)."""
+    store = SlowStore(migrations=_folders(payment))
+    links = HttpLinks(Transport(), externals={"psp": "http://x"}, downstreams={}, upstreams={})
+    engine = EmbeddedEngine(payment.bind(), store, links, SilentObserver())
+    await store.open()
+    await engine.start()
+    accepting = asyncio.create_task(
+        engine.accept(
+            Envelope(saga_id="s-1", data=ORDER),
+            trace=TraceContext(),
+            deadline=None,
+            respond_async=False,
+            wait_seconds=5.0,
+        )
+    )
+    await asyncio.sleep(0.1)
+    assert await store.get("s-1") is not None  # the strike is between the commit and its news
+    await engine.drain(0.0)
+    told: Any = None
+    try:
+        told = await accepting
+    except (Busy, Unsettled) as error:
+        told = error
+    await store.close()
+    assert not isinstance(told, Busy), f"accepted durably, and told 503 not_executed: {told}"
+
+
+class AwayStore(MemoryStore):
+    """Is away from the moment on that `away` is set."""
+
+    away = False
+
+    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        if self.away:
+            raise StoreUnavailable("away: nothing was written")
+        return await super().transact(work)
+
+
+@pytest.mark.parametrize("who", ["accept", "compensate"])
+async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
+    who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait without a deadline is a defect (rule 26, STYLE 10): the caller hears something."""
+    monkeypatch.setattr("stage.engine.embedded.OPEN_SECONDS_MAX", 0.5)
+    store = AwayStore(migrations=_folders(payment))
+
+    async def hang(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.3)
+        return web.json_response({"id": "c-1"})
+
+    psp = web.Application()
+    psp.router.add_route("*", "/{tail:.*}", hang)
+    server = TestServer(psp, host=HOST)
+    await server.start_server(shutdown_timeout=0.1)
+    transport = Transport()
+    await transport.open()
+    url = f"http://{HOST}:{server.port}"
+    links = HttpLinks(transport, externals={"psp": url}, downstreams={}, upstreams={})
+    engine = EmbeddedEngine(payment.bind(), store, links, SilentObserver())
+    await store.open()
+    await engine.start()
+    accepting = asyncio.create_task(
+        engine.accept(
+            Envelope(saga_id="s-1", data=ORDER),
+            trace=TraceContext(),
+            deadline=None,
+            respond_async=False,
+            wait_seconds=0.6,
+        )
+    )
+    await asyncio.sleep(0.1)
+    assert await store.get("s-1") is not None
+    store.away = True
+    await asyncio.sleep(0.4)
+    work: Awaitable[Any] = accepting
+    if who == "compensate":
+        work = asyncio.create_task(
+            engine.compensate(
+                "s-1", requested_by="order", reason="", trace=TraceContext(), wait_seconds=0.6
+            )
+        )
+    try:
+        with suppress(StoreUnavailable, Unsettled):
+            async with asyncio.timeout(3.0):
+                await asyncio.shield(work)
+    finally:
+        store.away = False
+        await engine.drain(1.0)
+        await asyncio.gather(accepting, work, return_exceptions=True)
+        await transport.close()
+        await server.close()
+        await store.close()
+
+
+class Order(msgspec.Struct):
+    order_id: str
+
+
+async def test_recovery_keeps_to_the_limit_of_concurrency(tmp_path: Path) -> None:
+    """Unfinished sagas are taken over within the same bounds as new ones (rule 26)."""
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @stage.call(to="psp", timeout=30.0)
+    async def charge(http: Http, saga: Saga[Order]) -> Any:
+        return (await http.post("/do/charge", json={})).json()
+
+    running = most = 0
+    pause = 5.0
+
+    async def slow(_: web.Request) -> web.Response:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await asyncio.sleep(pause)
+        finally:
+            running -= 1
+        return web.json_response({"id": "2"})
+
+    first = {"concurrency_max": 60, "drain_seconds": 0.0}
+    async with running_world(tmp_path, stage, **first) as (chain, world):
+        world.behaves["do/charge"] = slow
+        for number in range(60):
+            await chain.send(f"s-{number}", Prefer="respond-async")
+    running = most = 0
+    pause = 0.1
+    async with running_world(tmp_path, stage, concurrency_max=10) as (chain, world):
+        world.behaves["do/charge"] = slow
+        async with asyncio.timeout(30):
+            for number in range(60):
+                await chain.until(f"s-{number}", lambda saga: saga["state"] == "completed")
+        assert 1 <= most <= 10, most

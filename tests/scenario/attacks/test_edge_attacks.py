@@ -1,0 +1,117 @@
+"""Defects found at the edge: what a neighbour can see over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.scenario.chain import HOST, ORDER, Chain, running_chain
+
+SECONDS_MAX = 5.0
+
+
+@pytest.fixture
+async def chain(tmp_path: Path) -> AsyncIterator[Chain]:
+    async with running_chain(tmp_path) as running:
+        yield running
+
+
+def decoded(body: bytes) -> Any:
+    return msgspec.json.decode(body)
+
+
+async def test_a_duplicate_of_a_finished_saga_is_replayed_after_the_deadline(chain: Chain) -> None:
+    """504 says not_executed. It was executed: the stored answer is the only true one (3.3)."""
+    deadline = time.time() + 1.0
+    first = await chain.send("s-1", deadline=deadline)
+    assert 200 == first[0]
+    await asyncio.sleep(1.2)
+    again = await chain.send("s-1", deadline=deadline)
+    assert (200, first[2]) == (again[0], again[2]), decoded(again[2])
+
+
+async def test_a_budget_used_up_does_not_hide_what_was_executed(chain: Chain) -> None:
+    """The same by the header: the last retry of an impatient caller."""
+    await chain.send("s-1")
+    status, _, body = await chain.send("s-1", Saga_Budget_Ms="0")
+    assert 200 == status, decoded(body)
+
+
+async def test_a_duplicate_of_a_finished_saga_is_replayed_when_full(tmp_path: Path) -> None:
+    """A replay runs nothing: 503 not_executed for an executed saga is untrue (3.3, rule 26)."""
+    async with running_chain(tmp_path, concurrency_max=1) as chain:
+        first = await chain.send("s-1")
+        assert 200 == first[0]
+        await chain.script(chain.psp, script="hang")
+        other = asyncio.create_task(chain.send("s-2"))
+        await chain.until("s-2", lambda saga: saga["steps"][1]["phase"] == "started")
+        again = await chain.send("s-1")
+        assert (200, first[2]) == (again[0], again[2]), decoded(again[2])
+        await chain.script(chain.psp, script="ok")
+        await other
+
+
+async def test_a_deadline_at_the_edge_of_time_is_no_defect(chain: Chain) -> None:
+    """Control fields are checked at the door: never 500 (rule 25)."""
+    told = {"saga_id": "s-1", "data": ORDER, "deadline": "9999-12-31T23:59:59-01:00"}
+    body = msgspec.json.encode(told)
+    status, _, body = await chain.request("POST", f"{chain.stage}/sagas", body)
+    assert 500 != status, body
+
+
+@pytest.mark.parametrize("case", ["payload", "mismatch", "deadline", "busy"])
+async def test_every_problem_names_its_saga(tmp_path: Path, case: str) -> None:
+    """Every error has the members saga_id and trace_id once the id is known (3.3, rule 24)."""
+    async with running_chain(tmp_path, concurrency_max=1) as chain:
+        if case == "payload":
+            answer = await chain.send("s-1", {"order_id": "o-1"})
+        elif case == "mismatch":
+            await chain.send("s-1")
+            answer = await chain.send("s-1", {**ORDER, "amount": 7})
+        elif case == "deadline":
+            answer = await chain.send("s-1", Saga_Budget_Ms="0")
+        else:
+            await chain.script(chain.psp, script="hang")
+            other = asyncio.create_task(chain.send("s-2"))
+            await chain.until("s-2", lambda saga: saga["steps"][1]["phase"] == "started")
+            answer = await chain.send("s-1")
+            await chain.script(chain.psp, script="ok")
+            await other
+        assert answer[0] >= 400
+        assert "s-1" == decoded(answer[2]).get("saga_id")
+        assert decoded(answer[2]).get("trace_id")
+        assert "s-1" == answer[1].get("Saga-Id")
+
+
+async def test_an_encoded_body_of_compensate_is_refused_and_not_a_defect(chain: Chain) -> None:
+    """An encoding that was not asked for: 415, never 500 (rule 25)."""
+    url = f"{chain.stage}/sagas/s-1/compensate"
+    body = b"\x00garbage"
+    status, _, answer = await chain.request("POST", url, body, Content_Encoding="gzip")
+    assert 415 == status, answer
+
+
+async def raw(chain: Chain, request: bytes) -> bytes:
+    """The answer to bytes as they are."""
+    reader, writer = await asyncio.open_connection(HOST, int(chain.stage.rsplit(":", 1)[1]))
+    writer.write(request)
+    async with asyncio.timeout(SECONDS_MAX):
+        answer = await reader.read(4096)
+    writer.close()
+    return answer
+
+
+async def test_a_second_content_encoding_is_no_defect(chain: Chain) -> None:
+    """415 or 400 when the header stands twice, never 500 (rule 25)."""
+    answer = await raw(
+        chain,
+        b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+    )
+    assert not answer.startswith(b"HTTP/1.1 500"), answer
