@@ -17,6 +17,7 @@ import msgspec
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.machine import evolve, past_pivot
+from stage.core.outcome import FailureKind
 from stage.core.retry import RetryPolicy
 from stage.core.saga import Saga
 from stage.core.states import SagaState
@@ -24,14 +25,14 @@ from stage.core.steps import Plan
 from stage.core.verbs import refuse_verb
 from stage.engine.clock import SystemClock
 from stage.engine.context import Context, bare_saga, context_of, row_of
-from stage.engine.interpreter import Advanced, Interpreter, Outgoing
+from stage.engine.interpreter import Advanced, Interpreter, Outgoing, outcome_event
 from stage.engine.run import Letter, Run, RunOver
 from stage.engine.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot, Unsettled
 from stage.ports.links import Links
 from stage.ports.observer import Observer, Span, TraceContext
-from stage.ports.stage import Participant
+from stage.ports.stage import Failed, Participant
 from stage.ports.store import Entry, Filter, SagaRow, Store, Unit
 from stage.wire.envelope import Envelope, encode_envelope, fingerprint
 from stage.wire.problem import WireError
@@ -451,17 +452,13 @@ class EmbeddedEngine:
         assert run.context is not None
         try:
             event = await self._sender.send(saga, run.context, outgoing, run.post_durably)
+        except RunOver:
+            return
         except Exception as error:  # a defect of ours; the attempt may have left
-            self._observer.happened(
-                run.saga_id,
-                self._plan.stage,
-                e.Parked(at=self._clock.now(), reason=f"send failed: {error!r}"),
-                run.context.trace,
-            )
-            event = e.StepInDoubt(
-                at=self._clock.now(), step=outgoing.do.step, reason=f"defect: {error!r}"
-            )
-        run.in_flight -= 1
+            failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"defect: {error!r}")
+            event = outcome_event(outgoing.do, failed, self._clock.now())
+        finally:
+            run.in_flight -= 1
         run.post(event)
 
     async def _step(self, run: Run, letters: Sequence[Letter]) -> Advanced:
@@ -644,9 +641,13 @@ class EmbeddedEngine:
             await self._clock.sleep(RECOVERY_SCAN_SECONDS)
             if self._backlog:
                 continue
-            with suppress(StoreUnavailable):
+            try:
                 self._backlog.extend(await self._store.due(self._clock.now(), DUE_IDS_MAX))
                 self._pump()
+            except StoreUnavailable:
+                pass  # it is looked for again
+            except Exception as error:
+                _tell_loop("the scan for due sagas failed", error)
 
     async def _tidy(self) -> None:
         """Close what is over for longer than the compensation window, in bounded batches."""
@@ -655,6 +656,9 @@ class EmbeddedEngine:
                 closed = await self._store.transact(self._close_batch)
             except StoreUnavailable:
                 closed = 0
+            except Exception as error:
+                closed = 0
+                _tell_loop("closing sagas failed", error)
             if closed < CLOSE_SAGAS_MAX:
                 window = self._limits.compensation_window_seconds
                 await self._clock.sleep(max(TIDY_SECONDS_MIN, min(TIDY_SECONDS_MAX, window / 10)))
@@ -691,6 +695,12 @@ async def _bounded(work: Awaitable[None], until: float) -> None:
             await work
     except TimeoutError:
         raise Unsettled("the database did not answer in time") from None
+
+
+def _tell_loop(message: str, error: Exception) -> None:
+    """A round goes on after a defect (rule 16), and the loop's handler says that there is one."""
+    told = {"message": message, "exception": error}
+    asyncio.get_running_loop().call_exception_handler(told)
 
 
 def _answerable(run: Run) -> bool:

@@ -72,7 +72,9 @@ class Sender:
         budget = None if outgoing.do.activity is Activity.COMPENSATE else self._budget(saga)
         seconds = step.timeout_seconds
         if outgoing.do.activity is Activity.EXECUTE and budget is not None:
-            seconds = min(seconds, max(budget, 0.001))
+            if budget <= 0:
+                return self._too_late(outgoing)
+            seconds = min(seconds, budget)
         try:
             async with asyncio.timeout(seconds + TIMEOUT_MARGIN_SECONDS):
                 return await self._converse(saga, context, outgoing, journal, budget, seconds)
@@ -134,7 +136,9 @@ class Sender:
         budget = self._budget(saga)
         seconds = step.timeout_seconds
         if budget is not None:
-            seconds = min(seconds, max(budget, 0.001))
+            if budget <= 0:
+                return self._too_late(outgoing)
+            seconds = min(seconds, budget)
         reply = await self._links.forward(
             step.peer,
             saga.id,
@@ -213,6 +217,11 @@ class Sender:
                 return e.TellDelayed(at=at, reason=reply.reason, retry_after=reply.retry_after)
             case _:
                 assert_never(reply)
+
+    def _too_late(self, outgoing: Outgoing) -> e.Outcome:
+        """Nothing leaves after the deadline (rule 19), though its intent is in the journal."""
+        failed = Failed(kind=FailureKind.TRANSIENT, reason="the deadline was over before it left")
+        return outcome_event(outgoing.do, failed, self._clock.now())
 
     def _budget(self, saga: Saga) -> float | None:
         return None if saga.deadline is None else max(0.0, saga.deadline - self._clock.now())

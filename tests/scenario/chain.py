@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import aiohttp
 import msgspec
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
 from downstream_stub.app import make_app as make_downstream
 from stage.authoring import Stage
@@ -24,6 +25,7 @@ from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
 from upstream_stub.app import make_app as make_upstream
 
 HOST = "127.0.0.1"
+SERVICES = ("order", "payment", "shipping", "psp")
 AT = "2026-11-23T02:29:58.120Z"
 
 
@@ -126,8 +128,9 @@ async def running_chain(
     **options: Any,
 ) -> AsyncIterator[Chain]:
     """Start all four; `options` are those of `Config`."""
-    ports = {name: unused_port() for name in ("order", "payment", "shipping", "psp")}
-    urls = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+    # Bound from here on: a port that is only known to be free is somebody else's a moment later.
+    doors = {name: socket.create_server((HOST, 0)) for name in SERVICES}
+    urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
     config = Config(
         name="payment",
         **{
@@ -149,7 +152,8 @@ async def running_chain(
             "payment": chain.app,
         }
         for name, app in apps.items():
-            server = TestServer(app, host=HOST, port=ports[name])
+            door = doors[name]
+            server = TestServer(app, host=HOST, socket_factory=lambda *_, door=door: door)
             await server.start_server(shutdown_timeout=0.1)
             stack.push_async_callback(server.close)
         yield chain
