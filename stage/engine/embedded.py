@@ -26,7 +26,7 @@ from stage.core.verbs import refuse_verb
 from stage.engine.clock import SystemClock
 from stage.engine.context import Context, bare_saga, context_of, row_of
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing, outcome_event
-from stage.engine.run import Letter, Run, RunOver
+from stage.engine.run import Letter, Run, RunOver, settled
 from stage.engine.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot, Unsettled
@@ -212,10 +212,8 @@ class EmbeddedEngine:
                 except RunOver:
                     continue
             break
-        while not _settled(self._plan, run):
-            left = until - asyncio.get_running_loop().time()
-            if left <= 0 or not await run.watch(left):
-                break
+        if not _decided(self._plan, run):
+            await run.watch(until, lambda run: _decided(self._plan, run))
         return self._snapshot(run)
 
     async def operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
@@ -226,24 +224,25 @@ class EmbeddedEngine:
                 return None
             self._check(now.saga, verb)
             return msgspec.structs.replace(now, saga=evolve(self._plan, now.saga, verb))
+        soon = asyncio.get_running_loop().time()
         while True:
             run = self._runs.get(saga_id)
             if run is None:
                 run = self._open(saga_id)
                 run.signal = verb
                 self._launch(run)
-                await asyncio.shield(run.opened)
+                await self._opened(run, soon)
                 return self._snapshot(run) if run.saga is not None else None
-            await asyncio.shield(run.opened)
+            await self._opened(run, soon)
             with suppress(RunOver):
-                await run.post_durably(verb)
+                await self._durably(run, verb, soon)
                 return self._snapshot(run)
 
     async def look(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
         """See `ports.engine.Engine`."""
         run = self._runs.get(saga_id)
         if run is not None and wait_seconds > 0 and not run.over:
-            await run.watch(wait_seconds)
+            await run.watch(asyncio.get_running_loop().time() + wait_seconds, lambda _: True)
         if run is not None and run.saga is not None and run.row is not None:
             return self._snapshot(run)
         row = await self._store.get(saga_id)
@@ -273,11 +272,11 @@ class EmbeddedEngine:
 
     async def _opened(self, run: Run, until: float) -> None:
         """Return when the run has its saga. Raises Unsettled when the database takes too long."""
-        await _bounded(asyncio.shield(run.opened), until)
+        await _within(run.opened, until)
 
     async def _durably(self, run: Run, event: e.Event, until: float) -> None:
         """Journal an event for somebody who waits. Raises Unsettled, as `_opened` does."""
-        await _bounded(run.post_durably(event), until)
+        await _within(run.post_durably(event), until)
 
     def _shed(self) -> None:
         """Refuse before anything is looked up, when even looking up would be too much."""
@@ -329,9 +328,8 @@ class EmbeddedEngine:
         loop = asyncio.get_running_loop()
         while not _answerable(run):
             assert run.saga is not None
-            left = until - loop.time()
-            if left > 0 and not run.saga.parked and not run.over:
-                await run.watch(left)
+            if loop.time() < until and not run.saga.parked and not run.over:
+                await run.watch(until, _worth_saying)
             elif run.over or run.saga.deferred:
                 return None
             else:
@@ -341,7 +339,6 @@ class EmbeddedEngine:
 
     def _open(self, saga_id: str) -> Run:
         run = Run(saga_id)
-        run.opened.add_done_callback(_retrieve)
         self._runs[saga_id] = run
         return run
 
@@ -687,14 +684,10 @@ class _Adopted(msgspec.Struct, kw_only=True):
     span: Span | None = None
 
 
-async def _bounded(work: Awaitable[None], until: float) -> None:
-    try:
-        async with asyncio.timeout_at(
-            max(until, asyncio.get_running_loop().time()) + OPEN_SECONDS_MAX
-        ):
-            await work
-    except TimeoutError:
-        raise Unsettled("the database did not answer in time") from None
+async def _within(future: asyncio.Future[None], until: float) -> None:
+    latest = max(until, asyncio.get_running_loop().time()) + OPEN_SECONDS_MAX
+    if not await settled(future, latest):
+        raise Unsettled("the database did not answer in time")
 
 
 def _tell_loop(message: str, error: Exception) -> None:
@@ -703,18 +696,17 @@ def _tell_loop(message: str, error: Exception) -> None:
     asyncio.get_running_loop().call_exception_handler(told)
 
 
+def _worth_saying(run: Run) -> bool:
+    return _answerable(run) or (run.saga is not None and bool(run.saga.parked))
+
+
 def _answerable(run: Run) -> bool:
     return run.row is not None and run.row.answer_status is not None
 
 
-def _settled(plan: Plan, run: Run) -> bool:
+def _decided(plan: Plan, run: Run) -> bool:
     """True when waiting for the compensation would not change the answer."""
     saga = run.saga
     if saga is None or run.over or saga.parked or saga.forgotten or saga.state in UNDONE:
         return True
     return past_pivot(plan, saga)
-
-
-def _retrieve(future: asyncio.Future[None]) -> None:
-    if not future.cancelled():
-        future.exception()

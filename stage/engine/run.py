@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from stage.core import events as e
 from stage.core.saga import Saga
@@ -43,15 +44,15 @@ class Run:
         self.in_flight = 0
         self.sends: dict[asyncio.Task[None], None] = {}
         """The tasks of what is in flight."""
-        self.changes = 0
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the saga is durably there; carries why it could not be."""
+        self.opened.add_done_callback(retrieve)
         self.resumed = False
         """True when nobody asked for this run: it was taken over."""
         self.replayed = False
         """True when the saga had ended before this run looked at it."""
         self._woken: asyncio.Future[None] | None = None
-        self._watchers: dict[asyncio.Future[None], None] = {}
+        self._watchers: dict[asyncio.Future[bool], Callable[[Run], bool]] = {}
         """In the order in which they came: a set of futures has another order in every run."""
         self.over = False
 
@@ -60,14 +61,15 @@ class Run:
         self.inbox.append(Letter(event))
         self._wake()
 
-    async def post_durably(self, event: e.Event) -> None:
-        """Put an event into the inbox and return once it is durable. Raises RunOver."""
+    def post_durably(self, event: e.Event) -> asyncio.Future[None]:
+        """Put an event into the inbox; the future is done once it is durable. Raises RunOver."""
         if self.over:
             raise RunOver
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        durable = asyncio.get_running_loop().create_future()
+        durable.add_done_callback(retrieve)
         self.inbox.append(Letter(event, durable))
         self._wake()
-        await durable
+        return durable
 
     def _wake(self) -> None:
         if self._woken is not None and not self._woken.done():
@@ -88,26 +90,63 @@ class Run:
                 timer.cancel()
 
     def changed(self) -> None:
-        """Tell who waits that the saga has changed durably."""
-        self.changes += 1
-        for watcher in self._watchers:
-            if not watcher.done():
-                watcher.set_result(None)
+        """Tell who waits that the saga has changed durably, or that the run is over."""
+        for watcher, wanted in self._watchers.items():
+            if not watcher.done() and (self.over or wanted(self)):
+                watcher.set_result(True)
 
-    async def watch(self, seconds: float) -> bool:
-        """Return True after the next change, False when that many seconds went by without."""
-        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchers[watcher] = None
+    async def watch(self, until: float, wanted: Callable[[Run], bool]) -> bool:
+        """Return True after a change that is wanted, or when the run is over.
+
+        False when there was none by `until`, an instant of the event loop's clock.
+        """
+        loop = asyncio.get_running_loop()
+        watcher: asyncio.Future[bool] = loop.create_future()
+        self._watchers[watcher] = wanted
+        timer = loop.call_at(until, _release, watcher)
         try:
-            async with asyncio.timeout(max(seconds, 0.0)):
-                await watcher
-            return True
-        except TimeoutError:
-            return False
+            return await watcher
         finally:
+            timer.cancel()
             self._watchers.pop(watcher, None)
 
     @property
     def watched(self) -> bool:
         """True while somebody waits for a change."""
         return bool(self._watchers)
+
+
+async def settled(future: asyncio.Future[None], until: float) -> bool:
+    """Wait until the future is done, and raise what it carries; False when it is not by `until`.
+
+    `until` is an instant of the event loop's clock. Who gives up waiting leaves the future alone.
+    """
+    if not future.done():
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+
+        def wake(_: asyncio.Future[None]) -> None:
+            _release(waiter)
+
+        timer = loop.call_at(until, _release, waiter)
+        future.add_done_callback(wake)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            future.remove_done_callback(wake)
+        if not future.done():
+            return False
+    future.result()
+    return True
+
+
+def retrieve(future: asyncio.Future[None]) -> None:
+    """Take what the future carries for seen: nobody may be waiting for it any more."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _release(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)
