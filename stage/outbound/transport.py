@@ -6,7 +6,7 @@ The session is ours: no cookies, no proxies from the environment, no silent rese
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from functools import lru_cache
 
 import aiohttp
 from yarl import URL
@@ -49,23 +49,20 @@ class Transport:
         method: str,
         url: str,
         *,
-        headers: Iterable[tuple[str, str]],
+        headers: list[tuple[str, str]],
         body: bytes,
         timeout: float,
     ) -> Answer | Lost:
         """Send once and read the whole answer; `timeout` in seconds covers both."""
         assert self._session is not None, "open the transport first"
-        limits = aiohttp.ClientTimeout(
-            total=timeout, connect=min(timeout * CONNECT_SHARE, CONNECT_SECONDS_MAX)
-        )
         try:
             async with self._session.request(
                 method,
                 URL(url, encoded=True),
-                headers=list(headers),
+                headers=headers,
                 data=body or None,
                 allow_redirects=False,
-                timeout=limits,
+                timeout=_limits(timeout),
             ) as response:
                 return await _read(response)
         except EXPECTED as error:
@@ -74,20 +71,22 @@ class Transport:
             return classify_exception(error)
 
 
+@lru_cache(maxsize=256)
+def _limits(timeout: float) -> aiohttp.ClientTimeout:
+    """Few values: a budget makes its own, and is forgotten soon."""
+    connect = min(timeout * CONNECT_SHARE, CONNECT_SECONDS_MAX)
+    return aiohttp.ClientTimeout(total=timeout, connect=connect)
+
+
 async def _read(response: aiohttp.ClientResponse) -> Answer | Lost:
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         return Lost(reason=f"answered {response.status} in encoding {encoding!r}, not asked for")
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > ANSWER_BYTES_MAX:
-            response.close()
-            return Lost(
-                reason=f"answered {response.status} with more than {ANSWER_BYTES_MAX} bytes"
-            )
-        chunks.append(chunk)
-    return Answer(
-        status=response.status, headers=tuple(response.headers.items()), body=b"".join(chunks)
-    )
+    content = response.content
+    body = await content.readany()  # most answers are whole by now
+    while not content.at_eof() and len(body) <= ANSWER_BYTES_MAX:
+        body += await content.readany()
+    if len(body) > ANSWER_BYTES_MAX:
+        response.close()
+        return Lost(reason=f"answered {response.status} with more than {ANSWER_BYTES_MAX} bytes")
+    return Answer(status=response.status, headers=tuple(response.headers.items()), body=body)
