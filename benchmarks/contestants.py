@@ -1,0 +1,129 @@
+"""What is measured side by side, each as a command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.processes import LOOPBACK, ended, free_port, until_listening
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a contestant runs: its own folder, the neighbours' URL, a collector for its spans."""
+
+    folder: Path
+    neighbours: str
+    collector: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """One service that takes `POST /sagas`."""
+
+    name: str
+    title: str
+    command: Callable[[Place, int], list[str]]
+    environment: Mapping[str, str]
+    refuses: bool = False
+    """True when 409 is the answer that it should give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A contestant that listens."""
+
+    url: str
+    pid: int
+
+
+@contextmanager
+def running(contestant: Contestant, place: Place) -> Iterator[Running]:
+    """Start it, and end it at the end. What it says goes into a file of its folder."""
+    place.folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with (place.folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            contestant.command(place, port),
+            env={**os.environ, **contestant.environment},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            until_listening(port, process)
+            yield Running(f"http://{LOOPBACK}:{port}", process.pid)
+        finally:
+            ended(process)
+
+
+def _ceiling(place: Place, port: int) -> list[str]:
+    return _python("ceiling", "--port", str(port), "--neighbours", place.neighbours)
+
+
+def _handwritten(place: Place, port: int) -> list[str]:
+    told = ("--port", str(port), "--neighbours", place.neighbours)
+    return _python("handwritten", *told, "--database", str(place.folder / "handwritten.db"))
+
+
+def _python(service: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", f"benchmarks.services.{service}", *words]
+
+
+def _stage(place: Place, port: int, *more: str, downstream: str = "") -> list[str]:
+    return [
+        sys.executable, "-m", "stage", "serve", "stage.demo.payment:payment",
+        "--port", str(port),
+        "--database", f"sqlite:///{place.folder / 'stage.db'}",
+        "--external", f"psp={place.neighbours}",
+        "--downstream", f"shipping={place.neighbours}{downstream}",
+        "--upstream", f"order={place.neighbours}",
+        *more,
+    ]  # fmt: skip
+
+
+CEILING = Contestant(
+    name="ceiling",
+    title="two HTTP calls, no database",
+    command=_ceiling,
+    environment={},
+)
+HANDWRITTEN = Contestant(
+    name="handwritten",
+    title="hand-written handler, two commits, no crash safety",
+    command=_handwritten,
+    environment={},
+)
+STAGE = Contestant(
+    name="stage",
+    title="stage, tracing off",
+    command=lambda place, port: _stage(place, port, "--log-level", "warning"),
+    environment={"OTEL_SDK_DISABLED": "true"},
+)
+LOGGED = Contestant(
+    name="stage-logged",
+    title="stage, tracing off, a log line an event",
+    command=_stage,
+    environment={"OTEL_SDK_DISABLED": "true"},
+)
+TRACED = Contestant(
+    name="stage-traced",
+    title="stage, every saga traced and exported",
+    command=lambda place, port: _stage(
+        place, port, "--log-level", "warning", "--otlp-endpoint", place.collector
+    ),
+    environment={},
+)
+REFUSED = Contestant(
+    name="stage-compensating",
+    title="stage, downstream refuses, everything is compensated",
+    command=lambda place, port: _stage(
+        place, port, "--log-level", "warning", downstream="/refusing"
+    ),
+    environment={"OTEL_SDK_DISABLED": "true"},
+    refuses=True,
+)

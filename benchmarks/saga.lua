@@ -1,0 +1,30 @@
+-- wrk: each request is a new saga. The words come after `--`: a run, unique to this measurement.
+local counter = 0
+local thread = 0
+local run = "r"
+
+function setup(each)
+  each:set("thread", thread)
+  thread = thread + 1
+end
+
+function init(words)
+  run = words[1]
+end
+
+function request()
+  counter = counter + 1
+  local id = run .. "-" .. thread .. "-" .. counter
+  local body = '{"saga_id":"' .. id .. '","protocol":1,"data":{"order_id":"o-1","amount":100,'
+    .. '"currency":"KRW"},"trail":[{"stage":"order","at":"2026-11-23T02:29:58.120Z"}]}'
+  return wrk.format("POST", "/sagas", {["Content-Type"] = "application/json"}, body)
+end
+
+function done(summary, latency)
+  io.write(string.format(
+    'RESULT {"requests":%d,"microseconds":%d,"p50":%d,"p90":%d,"p99":%d,"mean":%.1f,'
+      .. '"status_errors":%d,"socket_errors":%d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(90),
+    latency:percentile(99), latency.mean, summary.errors.status,
+    summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout))
+end
