@@ -44,10 +44,16 @@ class Breaker:
         return None
 
     def record(self, *, answered: bool) -> None:
-        """Tell how a request went; an answer of any sense closes it."""
-        self._trial = False
+        """Tell how a request went; an answer of any sense closes it.
+
+        While it is open only the trial lengthens the wait: what had left before it opened tells
+        of the same outage, and a busy stage has many such requests.
+        """
+        trial, self._trial = self._trial, False
         if answered:
             self._failures = 0
+            return
+        if self.is_open and not trial:
             return
         self._failures += 1
         over = self._failures - FAILURES_MAX

@@ -61,3 +61,11 @@ def test_it_never_stays_open_for_longer_than_its_limit() -> None:
         left = breaker.refuses()
         assert left is not None
         assert left <= OPEN_SECONDS_MAX
+
+
+def test_requests_that_had_left_before_it_opened_do_not_lengthen_the_wait() -> None:
+    """A peer that dies takes many requests with it: one outage, and the first trial comes soon."""
+    breaker = opened(Time())
+    for _ in range(100):
+        breaker.record(answered=False)
+    assert OPEN_SECONDS_MIN == breaker.refuses()
