@@ -214,7 +214,23 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
         elif step.phase is Phase.COMPENSATING:
             steps[name] = replace(step, phase=Phase.COMPENSATION_WAITING, due=event.at)
     tell = Tell.DUE if saga.tell is Tell.IN_FLIGHT else saga.tell
-    return replace(saga, epoch=event.epoch, steps=steps, recoveries=saga.recoveries + 1, tell=tell)
+    lost = 0 if _only_waits(plan, saga, event.at) else 1
+    recoveries = saga.recoveries + lost
+    return replace(saga, epoch=event.epoch, steps=steps, recoveries=recoveries, tell=tell)
+
+
+def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
+    """True when nothing is in flight and nothing is to be done before a later instant.
+
+    Such a saga takes no process down, however often it is restarted meanwhile.
+    """
+    if any(step.phase in IN_FLIGHT for step in saga.steps.values()) or saga.tell is Tell.IN_FLIGHT:
+        return False
+    match decide(plan, saga, now):
+        case (Rest(until=float()),):
+            return True
+        case _:
+            return False
 
 
 def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:

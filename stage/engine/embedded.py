@@ -468,7 +468,8 @@ class EmbeddedEngine:
         async def work(unit: Unit) -> _Adopted:
             advanced = await self._interpreter.advance(unit, saga, context, events, trace)
             row = self._row(run, advanced, context)
-            if advanced.events:
+            # A saga that was taken over and has only to wait is not due now any more.
+            if advanced.events or (run.row is not None and row.due_at != run.row.due_at):
                 await unit.save(row, advanced.events, epoch=saga.epoch)
             return _Adopted(context=context, row=row, advanced=advanced)
 

@@ -192,6 +192,21 @@ def test_a_crash_loop_is_parked() -> None:
     assert (Rest(),) == decide(plan, evolve(plan, saga, park.event), 2.0)
 
 
+def test_restarts_during_a_long_wait_are_no_crash_loop() -> None:
+    """A saga that only waits was not what took the process down (rule 15)."""
+    plan = plans.usual()
+    restarts = [e.Recovered(at=2.0 + number, epoch=1 + number) for number in range(1, 21)]
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0),
+        e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+        e.StepStarted(at=1.0, step="charge", attempt=1),
+        e.StepTransient(at=2.0, step="charge", reason="busy", retry_after=60.0),
+        *restarts,
+    )
+    assert (Rest(until=62.0),) == decide(plan, saga, 22.0)
+
+
 def test_a_crash_puts_what_was_in_flight_in_doubt() -> None:
     """The intent is durable, the answer is not: in doubt (rule 1)."""
     plan = plans.usual()
