@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, cast
 
 from aiohttp import web
 from msgspec.structs import replace
+from opentelemetry.trace import TracerProvider
 
 from stage.authoring.stage import BoundStage, Stage
 from stage.config import Config, load
@@ -42,22 +43,30 @@ LINGERING_SECONDS = 1.0
 
 
 def build_app(
-    stage: Stage[Any, Any], config: Config, *, observer: Observer | None = None
+    stage: Stage[Any, Any],
+    config: Config,
+    *,
+    observer: Observer | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> web.Application:
     """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
+
+    Spans are made by the `tracer_provider`, else by the one of the process. An `observer` takes
+    the place of all that is told.
 
     Raises DeclarationError and ConfigurationError with the fix in the message.
     """
     bound = stage.bind(tuple(config.downstreams), adjust=lambda step: _adjusted(step, config))
     _check_externals(stage, bound, config)
     store = make_store(stage, config)
-    watching = observer if observer is not None else default_observer()
+    watching = observer if observer is not None else default_observer(tracer_provider)
     transport = Transport()
     links = HttpLinks(
         transport,
         externals=config.externals,
         downstreams=config.downstreams,
         upstreams=config.upstreams,
+        observer=watching,
     )
     clock = SystemClock()
     engine = EmbeddedEngine(
@@ -104,9 +113,11 @@ def build_app(
     return app
 
 
-def application_from_environment(stage: Stage[Any, Any]) -> web.Application:
+def application_from_environment(
+    stage: Stage[Any, Any], *, tracer_provider: TracerProvider | None = None
+) -> web.Application:
     """The application, configured from `STAGE_…` alone; what `Stage.app` returns."""
-    return build_app(stage, load({}, os.environ, None))
+    return build_app(stage, load({}, os.environ, None), tracer_provider=tracer_provider)
 
 
 def serve(stage: Stage[Any, Any], config: Config) -> None:

@@ -151,15 +151,19 @@ class Stage(Generic[P, A]):
         self._output = function
         return function
 
-    async def app(self) -> Any:
+    async def app(self, *, tracer_provider: Any = None) -> Any:
         """The aiohttp application, configured from the environment.
+
+        Spans are made by the OpenTelemetry `tracer_provider`, else by the one of the process.
 
         A factory: with `app = payment.app` in the module, gunicorn takes `module:app` and
         `web.run_app` takes `app()`; `add_subapp` takes what awaiting it gives.
         """
         # The one door upward, taken when called and never at import.
         __import__("stage.bootstrap")
-        return sys.modules["stage.bootstrap"].application_from_environment(self)
+        return sys.modules["stage.bootstrap"].application_from_environment(
+            self, tracer_provider=tracer_provider
+        )
 
     def bind(
         self, downstreams: tuple[str, ...] = (), *, adjust: Callable[[Step], Step] | None = None

@@ -20,12 +20,13 @@ from stage.core.machine import evolve, past_pivot
 from stage.core.outcome import FailureKind
 from stage.core.retry import RetryPolicy
 from stage.core.saga import Saga
-from stage.core.states import SagaState
+from stage.core.states import Phase, SagaState
 from stage.core.steps import Plan
 from stage.core.verbs import refuse_verb
 from stage.engine.clock import SystemClock
 from stage.engine.context import Context, bare_saga, context_of, row_of
-from stage.engine.interpreter import Advanced, Interpreter, Outgoing, outcome_event
+from stage.engine.cut_off import CutOff, cut_off
+from stage.engine.interpreter import Advanced, Interpreter, Outgoing, end_span, outcome_event
 from stage.engine.run import Letter, Run, RunOver, settled
 from stage.engine.sender import Sender
 from stage.ports.clock import Clock
@@ -180,7 +181,12 @@ class EmbeddedEngine:
             row = await self._answer(run, until)
             if row is None or row.answer_status is None:
                 return None
-            return Reply(status=row.answer_status, body=row.answer_body, replayed=replayed)
+            return Reply(
+                status=row.answer_status,
+                body=row.answer_body,
+                replayed=replayed,
+                traceparent=row.traceparent,
+            )
 
     async def compensate(
         self,
@@ -211,6 +217,8 @@ class EmbeddedEngine:
                     await self._durably(run, request, until)
                 except RunOver:
                     continue
+                if run.span is not None:
+                    run.span.link(trace.traceparent)
             break
         if not _decided(self._plan, run):
             await run.watch(until, lambda run: _decided(self._plan, run))
@@ -405,7 +413,7 @@ class EmbeddedEngine:
                 letter.durable.set_exception(RunOver())
         run.changed()
         if run.span is not None:
-            run.span.end(run.saga.state.value if run.saga is not None else outcome)
+            run.span.end(_outcome_of(run, outcome))
 
     async def _first(self, run: Run, trace: TraceContext) -> Advanced | None:
         """Accept the saga, or take it over; None when there is nothing to run."""
@@ -456,7 +464,7 @@ class EmbeddedEngine:
             event = outcome_event(outgoing.do, failed, self._clock.now())
         finally:
             run.in_flight -= 1
-        run.post(event)
+        run.post(event, outgoing.span)
 
     async def _step(self, run: Run, letters: Sequence[Letter]) -> Advanced:
         assert run.saga is not None and run.context is not None
@@ -476,6 +484,8 @@ class EmbeddedEngine:
         adopted = await self._persist(work)
         self._adopt(run, adopted)
         for letter in letters:
+            if letter.span is not None:
+                end_span(letter.span, letter.event)
             if letter.durable is not None and not letter.durable.done():
                 letter.durable.set_result(None)
         return adopted.advanced
@@ -511,7 +521,8 @@ class EmbeddedEngine:
         context = context_of(row)
         if row.closed_at is not None:
             return self._look_only(run, row, context, bare_saga(row))
-        saga = self._interpreter.fold(run.saga_id, await unit.journal(run.saga_id))
+        entries = await unit.journal(run.saga_id)
+        saga = self._interpreter.fold(run.saga_id, entries)
         now = self._clock.now()
         claim: list[e.Event] = []
         if isinstance(run.signal, e.CompensationRequested):
@@ -525,7 +536,7 @@ class EmbeddedEngine:
         taken_over = e.Recovered(at=at, epoch=row.epoch + 1)
         for verb in claim:
             self._check(evolve(self._plan, saga, taken_over), verb)
-        span = self._begin_span(run, saga, context.trace)
+        span = self._begin_span(run, saga, context.trace, asked=trace)
         if saga.recoveries or not claim:
             # The claim is durable before anything is run, so that a saga which takes the process
             # down with it is seen to do so (rule 15).
@@ -535,7 +546,9 @@ class EmbeddedEngine:
             advanced = await self._interpreter.advance(unit, saga, context, claim, span.context)
         fresh = self._row(run, advanced, context)
         await unit.save(fresh, advanced.events, epoch=row.epoch)
-        return _Adopted(context=context, row=fresh, advanced=advanced, span=span)
+        return _Adopted(
+            context=context, row=fresh, advanced=advanced, span=span, cut_off=cut_off(entries)
+        )
 
     def _look_only(self, run: Run, row: SagaRow, context: Context, saga: Saga) -> _Adopted:
         """Nothing is to be run: the saga answers from what is stored."""
@@ -575,8 +588,21 @@ class EmbeddedEngine:
         await unit.insert(row, advanced.events)
         return _Adopted(context=context, row=row, advanced=advanced, span=span)
 
-    def _begin_span(self, run: Run, saga: Saga, trace: TraceContext) -> Span:
-        links = [step.compensation_span or step.span for step in saga.steps.values()]
+    def _begin_span(
+        self, run: Run, saga: Saga, trace: TraceContext, asked: TraceContext | None = None
+    ) -> Span:
+        """A span below the stored context, linked to what it continues and to who asked for it."""
+        links = [
+            step.compensation_span
+            or (step.probe_span if step.phase is Phase.PROBING else "")
+            or step.span
+            for step in saga.steps.values()
+        ]
+        links.append(saga.tell_span)
+        if run.offer is not None:
+            asked = run.offer[0].trace
+        if asked is not None and asked.traceparent != trace.traceparent:
+            links.append(asked.traceparent)
         return self._observer.run(
             run.saga_id, self._plan.stage, trace, [link for link in links if link]
         )
@@ -595,10 +621,30 @@ class EmbeddedEngine:
         run.saga, run.context, run.row = adopted.advanced.saga, adopted.context, adopted.row
         if adopted.span is not None:
             run.span = adopted.span
+        for span, event in adopted.advanced.ended:
+            end_span(span, event)
+        for each in adopted.cut_off:
+            self._tell_cut_off(adopted, each)
         for event in adopted.advanced.events:
             self._observer.happened(run.saga_id, self._plan.stage, event, adopted.context.trace)
         if adopted.advanced.events:
             run.changed()
+
+    def _tell_cut_off(self, adopted: _Adopted, each: CutOff) -> None:
+        """Report an attempt that the run before could not: its process is gone."""
+        saga = adopted.advanced.saga
+        self._observer.cut_off(
+            saga.id,
+            self._plan.stage,
+            each.step or "tell_upstream",
+            each.activity,
+            each.attempt,
+            peer=self._plan.step(each.step).peer if each.step else saga.upstream,
+            parent=adopted.context.trace,
+            span_id=each.span,
+            began=each.began,
+            ended=adopted.advanced.events[0].at,
+        )
 
     async def _persist(self, work: Callable[[Unit], Awaitable[T]]) -> T:
         """Run a unit until it is durable: the database may be away for long (rule 16)."""
@@ -683,6 +729,8 @@ class _Adopted(msgspec.Struct, kw_only=True):
     row: SagaRow
     advanced: Advanced
     span: Span | None = None
+    cut_off: tuple[CutOff, ...] = ()
+    """What was in flight when the run before was lost."""
 
 
 async def _within(future: asyncio.Future[None], until: float) -> None:
@@ -699,6 +747,13 @@ def _tell_loop(message: str, error: Exception) -> None:
 
 def _worth_saying(run: Run) -> bool:
     return _answerable(run) or (run.saga is not None and bool(run.saga.parked))
+
+
+def _outcome_of(run: Run, outcome: str) -> str:
+    """How a run ended, for its span: the state of its saga, unless the run lost it."""
+    if outcome in ("taken_over", "defect") or run.saga is None:
+        return outcome
+    return "parked" if run.saga.parked else run.saga.state.value
 
 
 def _answerable(run: Run) -> bool:

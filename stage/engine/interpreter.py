@@ -19,7 +19,7 @@ from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnav
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import Impossible, decide, evolve, past_pivot
 from stage.core.outcome import FailureKind
-from stage.core.saga import Saga
+from stage.core.saga import Saga, StepState
 from stage.core.steps import StepKind
 from stage.core.text import sendable
 from stage.engine.context import Context, enriched, view_of
@@ -44,12 +44,17 @@ class Outgoing(msgspec.Struct, kw_only=True):
 
 
 class Advanced(msgspec.Struct, kw_only=True):
-    """Where the unit left the saga, the events it appended, and what is to be sent."""
+    """Where the unit left the saga, the events it appended, and what is to be sent.
+
+    `ended` are the spans of attempts that ended within the unit: it may still be undone or
+    repeated, so they are ended once it is durable.
+    """
 
     saga: Saga
     events: list[e.Event]
     outgoing: list[Outgoing]
     rest_until: float | None
+    ended: list[tuple[Span, e.Event]] = []
 
 
 class Interpreter:
@@ -170,8 +175,10 @@ class Interpreter:
         except BaseException as error:  # a function that exits ends its step, not the process
             turn = Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {error!r}")
         event = outcome_event(do, turn, self._clock.now())
+        if isinstance(event, e.StepSucceeded):
+            event = msgspec.structs.replace(event, span=span.span_id)
         self._record(done, event)
-        span.end(e.name_of(event), getattr(event, "reason", ""))
+        done.ended.append((span, event))
 
     def _prepare(
         self, done: Advanced, context: Context, do: Do, now: float, trace: TraceContext
@@ -199,9 +206,9 @@ class Interpreter:
                     outgoing.turn = Failed(kind=FailureKind.REFUSED, reason=reason)
         self._record(done, self._started(do, key, span, request, now))
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
-            event = outcome_event(do, outgoing.turn, now)
+            event = outcome_event(do, outgoing.turn, self._clock.now())
             self._record(done, event)
-            span.end(e.name_of(event))
+            done.ended.append((span, event))
         else:
             done.outgoing.append(outgoing)
 
@@ -266,7 +273,7 @@ class Interpreter:
             known = saga.steps.get(do.step)
             peer = self.plan.step(do.step).peer
             if known is not None:
-                links = tuple(filter(None, (known.span, known.compensation_span)))
+                links = _before(known, do.activity)
         elif saga.tell_span:
             links = (saga.tell_span,)
         return self._observer.attempt(
@@ -279,6 +286,25 @@ class Interpreter:
             parent=trace,
             links=links,
         )
+
+
+def _before(step: StepState, activity: Activity) -> tuple[str, ...]:
+    """The attempts that one more of the same step repeats, looks for or undoes."""
+    match activity:
+        case Activity.PROBE:
+            spans = step.span, step.probe_span
+        case Activity.COMPENSATE:
+            spans = step.span, step.compensation_span
+        case Activity.EXECUTE | Activity.TELL:
+            spans = step.span, ""
+        case _:
+            assert_never(activity)
+    return tuple(filter(None, spans))
+
+
+def end_span(span: Span, event: e.Event) -> None:
+    """End the span of an attempt with its outcome, which is durable by now."""
+    span.end(e.name_of(event), getattr(event, "reason", ""), at=event.at)
 
 
 def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:

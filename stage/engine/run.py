@@ -18,13 +18,19 @@ class RunOver(Exception):
 
 
 class Letter:
-    """An event for a run, and the future that is done once it is durable."""
+    """An event for a run, the future that is done once it is durable, and the span it ends then."""
 
-    __slots__ = ("durable", "event")
+    __slots__ = ("durable", "event", "span")
 
-    def __init__(self, event: e.Event, durable: asyncio.Future[None] | None = None) -> None:
+    def __init__(
+        self,
+        event: e.Event,
+        durable: asyncio.Future[None] | None = None,
+        span: Span | None = None,
+    ) -> None:
         self.event = event
         self.durable = durable
+        self.span = span
 
 
 class Run:
@@ -56,9 +62,9 @@ class Run:
         """In the order in which they came: a set of futures has another order in every run."""
         self.over = False
 
-    def post(self, event: e.Event) -> None:
-        """Put an event into the inbox."""
-        self.inbox.append(Letter(event))
+    def post(self, event: e.Event, span: Span) -> None:
+        """Put the end of an attempt into the inbox."""
+        self.inbox.append(Letter(event, span=span))
         self._wake()
 
     def post_durably(self, event: e.Event) -> asyncio.Future[None]:

@@ -42,16 +42,14 @@ class Sender:
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.Outcome:
-        """Send one attempt; how it ended, as an event. The span is ended with it."""
+        """Send one attempt; how it ended, as an event, with which its span is to be ended."""
         do = outgoing.do
         peer = self._plan.step(do.step).peer if do.step else saga.upstream
         slots = self._slots.get(peer)
         if slots is None:
             slots = self._slots[peer] = asyncio.Semaphore(ATTEMPTS_PER_PEER_MAX)
         async with slots:
-            event = await self._send(saga, context, outgoing, journal)
-        outgoing.span.end(e.name_of(event), getattr(event, "reason", ""))
-        return event
+            return await self._send(saga, context, outgoing, journal)
 
     async def _send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal

@@ -9,7 +9,7 @@ from stage.core.machine import past_pivot
 from stage.core.states import SagaState
 from stage.inbound.execute import accepted_response
 from stage.inbound.keys import EDGE, SPAN
-from stage.inbound.middleware import problem_response
+from stage.inbound.middleware import link_saga, problem_response
 from stage.inbound.read import check_type, read_any_body, saga_id_of, wait_of
 from stage.ports.engine import Snapshot
 from stage.wire import headers as h
@@ -36,6 +36,7 @@ async def compensate(request: web.Request) -> web.Response:
         trace=request[SPAN].context,
         wait_seconds=0.0 if respond_async else wait,
     )
+    link_saga(request, snapshot.row.traceparent)
     saga = snapshot.saga
     if saga.forgotten and snapshot.row.answer_status is not None:
         return web.Response(status=410, body=snapshot.row.answer_body, content_type=CONTENT_TYPE)

@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from stage.inbound.keys import EDGE, SAGA_ID, SPAN
+from stage.inbound.middleware import link_saga
 from stage.inbound.read import deadline_of, read_body, wait_of
 from stage.wire import headers as h
 from stage.wire.envelope import decode_envelope
@@ -33,6 +34,7 @@ async def execute(request: web.Request) -> web.Response:
         )
     if reply is None:
         return _accepted(request, envelope.saga_id, respond_async)
+    link_saga(request, reply.traceparent)
     content_type = h.CONTENT_JSON if reply.status == 200 else CONTENT_TYPE
     response = web.Response(status=reply.status, body=reply.body, content_type=content_type)
     response.headers[h.SAGA_ID] = envelope.saga_id

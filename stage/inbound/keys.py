@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from aiohttp import web
 
@@ -12,6 +14,11 @@ from stage.ports.observer import Observer, Span
 from stage.ports.stage import Participant
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import Limits
+
+
+def anyone(request: web.Request) -> bool:
+    """Every caller's trace is joined."""
+    return True
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +33,9 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
     admission: Admission = msgspec.field(default_factory=Admission)
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
+    joins_trace: Callable[[web.Request], bool] = anyone
+    """Whether the trace that a request names is joined, or only linked to: where callers have to
+    say who they are, that of a caller who did not is not to be written into."""
 
 
 EDGE: web.AppKey[Edge] = web.AppKey("edge", Edge)

@@ -33,6 +33,7 @@ async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamR
         saga_id,
         path=request.rel_url.raw_path,
         scheme=request.scheme,
+        joined=edge.joins_trace(request),
     )
     request[SPAN] = span
     try:
@@ -67,6 +68,13 @@ async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamR
         response.headers.setdefault(h.TRACE_ID, span.trace_id)
     span.end(str(response.status))
     return response
+
+
+def link_saga(request: web.Request, traceparent: str) -> None:
+    """Link the request to the trace of its saga, where it came in another one."""
+    span = request[SPAN]
+    if traceparent[3:35] != span.trace_id:
+        span.link(traceparent)
 
 
 def problem_response(problem: Problem, request: web.Request) -> web.Response:

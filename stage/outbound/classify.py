@@ -23,7 +23,7 @@ def classify_exception(error: BaseException) -> Lost:
     """What is known after a request raised."""
     text = str(error) or type(error).__name__
     if isinstance(error, CERTAIN):
-        return Lost(reason=f"not sent: {text}", certain=True)
+        return Lost(reason=f"not sent: {text}", certain=True, error="refused")
     if isinstance(error, TimeoutError):
-        return Lost(reason="no answer in time")
+        return Lost(reason="no answer in time", error="timeout")
     return Lost(reason=f"connection broken: {type(error).__name__}: {text}"[:300])

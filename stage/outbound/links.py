@@ -21,7 +21,7 @@ from stage.ports.links import (
     ForwardReply,
     Refused,
 )
-from stage.ports.observer import TraceContext
+from stage.ports.observer import Observer, TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire import headers as h
 from stage.wire.limits import DEFAULT_LIMITS
@@ -39,6 +39,8 @@ from stage.wire.replies import (
 )
 
 REASON_CHARS_MAX = 300
+SAGAS = "/sagas"
+COMPENSATE = "/sagas/{saga_id}/compensate"
 SERVER_ERROR = 500
 
 
@@ -52,9 +54,11 @@ class HttpLinks:
         externals: Mapping[str, str],
         downstreams: Mapping[str, str],
         upstreams: Mapping[str, str],
+        observer: Observer | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = now
+        self._observer = observer
         self._breakers: dict[str, Breaker] = {}
         self._transport = transport
         self._externals = _bases(externals)
@@ -84,13 +88,15 @@ class HttpLinks:
         headers = [
             *request.headers,
             (h.IDEMPOTENCY_KEY, key),
-            *_trace(trace),
             *_budget(budget),
         ]
         return await self._send(
             breaker,
             request.method,
             self._externals[peer] + request.path,
+            peer=peer,
+            route="",
+            trace=trace,
             headers=headers,
             body=request.body,
             timeout=timeout,
@@ -114,13 +120,15 @@ class HttpLinks:
             ("Content-Type", h.CONTENT_JSON),
             (h.IDEMPOTENCY_KEY, saga_id),
             (h.PREFER, f"wait={max(1, int(timeout * 0.8))}"),
-            *_trace(trace),
             *_budget(budget),
         ]
         answer = await self._send(
             breaker,
             "POST",
-            self._downstreams[peer] + "/sagas",
+            self._downstreams[peer] + SAGAS,
+            peer=peer,
+            route=SAGAS,
+            trace=trace,
             headers=headers,
             body=body,
             timeout=timeout,
@@ -143,7 +151,10 @@ class HttpLinks:
             self._breaker(peer),
             "POST",
             f"{self._neighbours[peer]}/sagas/{quote(saga_id, safe='~:')}/compensate",
-            headers=[("Content-Type", h.CONTENT_JSON), *_trace(trace)],
+            peer=peer,
+            route=COMPENSATE,
+            trace=trace,
+            headers=[("Content-Type", h.CONTENT_JSON)],
             body=body,
             timeout=timeout,
         )
@@ -155,20 +166,34 @@ class HttpLinks:
         method: str,
         url: str,
         *,
+        peer: str,
+        route: str,
+        trace: TraceContext,
         headers: list[tuple[str, str]],
         body: bytes,
         timeout: float,
     ) -> Answer | Lost:
         """Send, and let the breaker know, also when the wait for the answer is cancelled."""
+        span = None
+        if self._observer is not None:
+            span = self._observer.client(method, url, peer=peer, route=route, parent=trace)
+            trace = span.context
         answered = False
+        outcome, reason = "cancelled", ""
         try:
             answer = await self._transport.send(
-                method, url, headers=headers, body=body, timeout=timeout
+                method, url, headers=[*headers, *_trace(trace)], body=body, timeout=timeout
             )
-            answered = isinstance(answer, Answer) and answer.status < SERVER_ERROR
+            if isinstance(answer, Answer):
+                answered = answer.status < SERVER_ERROR
+                outcome = str(answer.status)
+            else:
+                outcome, reason = answer.error, answer.reason
             return answer
         finally:
             breaker.record(answered=answered)
+            if span is not None:
+                span.end(outcome, reason)
 
     def _breaker(self, peer: str) -> Breaker:
         breaker = self._breakers.get(peer)

@@ -81,12 +81,18 @@ def _limits(timeout: float) -> aiohttp.ClientTimeout:
 async def _read(response: aiohttp.ClientResponse) -> Answer | Lost:
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        return Lost(reason=f"answered {response.status} in encoding {encoding!r}, not asked for")
+        return Lost(
+            reason=f"answered {response.status} in encoding {encoding!r}, not asked for",
+            error=str(response.status),
+        )
     content = response.content
     body = await content.readany()  # most answers are whole by now
     while not content.at_eof() and len(body) <= ANSWER_BYTES_MAX:
         body += await content.readany()
     if len(body) > ANSWER_BYTES_MAX:
         response.close()
-        return Lost(reason=f"answered {response.status} with more than {ANSWER_BYTES_MAX} bytes")
+        return Lost(
+            reason=f"answered {response.status} with more than {ANSWER_BYTES_MAX} bytes",
+            error=str(response.status),
+        )
     return Answer(status=response.status, headers=tuple(response.headers.items()), body=body)

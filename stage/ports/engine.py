@@ -15,11 +15,15 @@ from stage.wire.envelope import Envelope
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer as bytes. `replayed` says that it had been given before."""
+    """An answer as bytes. `replayed` says that it had been given before.
+
+    `traceparent` is that of the saga: a duplicate may have come in another trace.
+    """
 
     status: int
     body: bytes
     replayed: bool = False
+    traceparent: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,6 +40,10 @@ class Span(Protocol):
         """Say which saga a request turned out to be about."""
         ...
 
+    def link(self, traceparent: str) -> None:
+        """Say what else led to this span, or what it turned out to belong to."""
+        ...
+
     def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
         """End the span. `outcome` is the event's name, such as `step_in_doubt`, or a code.
 
@@ -60,8 +64,13 @@ class Observer(Protocol):
         *,
         path: str = "",
         scheme: str = "",
+        joined: bool = True,
     ) -> Span:
-        """A server span for a request that came in, within the trace its headers name."""
+        """A server span for a request that came in, within the trace its headers name.
+
+        One that is not `joined` begins a trace of its own and links to the one that was named:
+        who is not known must not write into the trace of somebody else.
+        """
         ...
 
     def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
@@ -91,7 +100,31 @@ class Observer(Protocol):
         parent: TraceContext,
         links: Sequence[str],
     ) -> Span:
-        """A span for one attempt, linked to the attempts that it repeats, probes or undoes."""
+        """A span for one attempt, linked to the attempts that it repeats, probes or undoes.
+
+        It is ended when its outcome is durable, and not before: so none is reported twice.
+        """
+        ...
+
+    def cut_off(
+        self,
+        saga_id: str,
+        stage: str,
+        step: str,
+        activity: Activity,
+        attempt: int,
+        *,
+        peer: str,
+        parent: TraceContext,
+        span_id: str,
+        began: float,
+        ended: float,
+    ) -> None:
+        """Report an attempt whose process was lost before it could: under the id it had.
+
+        Told once, by the run that took the saga over. Instants in seconds since the epoch; it
+        ended at `ended` at the latest. Where an id cannot be chosen nothing is reported.
+        """
         ...
 
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:

@@ -44,9 +44,12 @@ class Composed:
         *,
         path: str = "",
         scheme: str = "",
+        joined: bool = True,
     ) -> Span:
         """See `ports.observer.Observer`."""
-        return self._spans.request(method, route, headers, saga_id, path=path, scheme=scheme)
+        return self._spans.request(
+            method, route, headers, saga_id, path=path, scheme=scheme, joined=joined
+        )
 
     def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
         """See `ports.observer.Observer`."""
@@ -76,6 +79,34 @@ class Composed:
             with suppress(Exception):  # an observer never raises
                 listener.attempted(saga_id, step, activity, attempt, span.span_id)
         return span
+
+    def cut_off(
+        self,
+        saga_id: str,
+        stage: str,
+        step: str,
+        activity: Activity,
+        attempt: int,
+        *,
+        peer: str,
+        parent: TraceContext,
+        span_id: str,
+        began: float,
+        ended: float,
+    ) -> None:
+        """See `ports.observer.Observer`."""
+        self._spans.cut_off(
+            saga_id,
+            stage,
+            step,
+            activity,
+            attempt,
+            peer=peer,
+            parent=parent,
+            span_id=span_id,
+            began=began,
+            ended=ended,
+        )
 
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
         """See `ports.observer.Observer`."""

@@ -81,6 +81,43 @@ PEER: Final = "stage.peer"
 OUTCOME: Final = "stage.outcome"
 REASON: Final = "stage.reason"
 
+CUT_OFF: Final = "cut_off"
+"""How an attempt ended whose process was lost while it was in flight."""
+RUN_OUTCOMES: Final = frozenset({"taken_over", "defect"})
+"""How a run may end beside the states of its saga: another run has it, or a defect of ours."""
+
+SPANS: Final = ("server", "run", "attempt", "client")
+"""The spans we make: for a request, a run of a saga, an attempt of a step, a request of ours."""
+
+SPAN_ATTRIBUTES: Final = {
+    HTTP_METHOD: ("server", "client"),
+    HTTP_METHOD_ORIGINAL: ("server", "client"),
+    HTTP_ROUTE: ("server",),
+    HTTP_STATUS: ("server", "client"),
+    URL_PATH: ("server",),
+    URL_SCHEME: ("server",),
+    URL_FULL: ("client",),
+    URL_TEMPLATE: ("client",),
+    SERVER_ADDRESS: ("client",),
+    SERVER_PORT: ("client",),
+    ERROR_TYPE: SPANS,
+    SAGA_ID: ("server", "run", "attempt"),
+    STAGE: ("run", "attempt"),
+    STEP: ("attempt",),
+    ACTIVITY: ("attempt",),
+    ATTEMPT: ("attempt",),
+    PEER: ("attempt", "client"),
+    OUTCOME: ("run", "attempt"),
+    REASON: ("run", "attempt"),
+}
+"""Every attribute, and on which spans it may stand: the table of docs/tracing.md."""
+
+
+def attributes_of(span: str) -> frozenset[str]:
+    """The attributes that a span of that sort (SPANS) may have."""
+    return frozenset(name for name, spans in SPAN_ATTRIBUTES.items() if span in spans)
+
+
 FAILED_OUTCOMES: Final = frozenset(
     {
         "step_transient",
@@ -91,8 +128,9 @@ FAILED_OUTCOMES: Final = frozenset(
         "tell_delayed",
         "tell_refused",
         "failed_to_compensate",
-        "taken_over",
-        "defect",
+        "parked",
+        CUT_OFF,
+        *RUN_OUTCOMES,
     }
 )
 """What ends a span with the status ERROR. A refusal is a business no: an answer, not an error."""

@@ -44,11 +44,15 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    from stage.telemetry.ids import StoredIds
+
     # The exporter takes a whole address, and adds the path itself to that of the variables.
     exporter = OTLPSpanExporter(endpoint.rstrip("/") + TRACES_PATH if endpoint else None)
     delay = None if "OTEL_BSP_SCHEDULE_DELAY" in os.environ else BATCH_DELAY_MS
     # Its own exit hook has no bound: `shutdown` takes the place of it.
-    provider = TracerProvider(resource=_resource(service_name), shutdown_on_exit=False)
+    provider = TracerProvider(
+        resource=_resource(service_name), shutdown_on_exit=False, id_generator=StoredIds()
+    )
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay))
     trace.set_tracer_provider(provider)
     _ours = provider

@@ -40,6 +40,9 @@ class PassedOn:
     def about(self, saga_id: str) -> None:
         """Nothing to say it of."""
 
+    def link(self, traceparent: str) -> None:
+        """Nothing to link."""
+
     def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
         """Nothing to end."""
 
@@ -56,9 +59,10 @@ class SilentObserver:
         *,
         path: str = "",
         scheme: str = "",
+        joined: bool = True,
     ) -> PassedOn:
         """See `ports.observer.Observer`."""
-        return PassedOn(propagation.read(headers))
+        return PassedOn(propagation.read(headers) if joined else propagation.NOTHING)
 
     def client(
         self, method: str, url: str, *, peer: str, route: str, parent: TraceContext
@@ -84,6 +88,22 @@ class SilentObserver:
     ) -> PassedOn:
         """See `ports.observer.Observer`."""
         return PassedOn(parent)
+
+    def cut_off(
+        self,
+        saga_id: str,
+        stage: str,
+        step: str,
+        activity: Activity,
+        attempt: int,
+        *,
+        peer: str,
+        parent: TraceContext,
+        span_id: str,
+        began: float,
+        ended: float,
+    ) -> None:
+        """See `ports.observer.Observer`."""
 
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
         """See `ports.observer.Observer`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from stage.core.events import Event
 from stage.core.version import __version__
 from stage.ports.observer import Span, TraceContext
 from stage.telemetry import names, propagation
+from stage.telemetry.chosen import chosen_span_id
 from stage.telemetry.propagation import Ids
 from stage.telemetry.silent import PassedOn
 
@@ -74,6 +76,12 @@ class RecordedSpan:
         if self._span.is_recording():
             self._span.set_attribute(names.SAGA_ID, saga_id)
 
+    def link(self, traceparent: str) -> None:
+        """See `ports.observer.Span`."""
+        ids = propagation.parse(traceparent)
+        if ids is not None and self._span.is_recording():
+            self._span.add_link(_span_context(ids))
+
     def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
         """See `ports.observer.Span`."""
         if self._ended:
@@ -84,7 +92,11 @@ class RecordedSpan:
                 self._tell_status(outcome, error, self._error_code_min)
             else:
                 self._tell_outcome(outcome, error)
-        self._span.end(None if at is None else int(at * 1e9))
+        if at is None:
+            self._span.end()
+        else:  # a float is coarser than the nanoseconds of the start, which it must not precede
+            began = getattr(self._span, "start_time", None) or 0
+            self._span.end(max(int(at * 1e9), began))
 
     def _tell_status(self, outcome: str, error: str, error_code_min: int) -> None:
         """A server span fails for 5xx, a client span for 4xx too (HTTP conventions)."""
@@ -124,9 +136,11 @@ class OtelObserver:
         *,
         path: str = "",
         scheme: str = "",
+        joined: bool = True,
     ) -> Span:
         """See `ports.observer.Observer`."""
-        incoming = propagation.read(headers)
+        named = propagation.read(headers)
+        incoming = named if joined else propagation.NOTHING
         if route in names.QUIET_ROUTES:
             return _passed_on(incoming)
 
@@ -142,7 +156,8 @@ class OtelObserver:
             return told
 
         name = names.request_span(method, route)
-        return self._start(name, SpanKind.SERVER, incoming, (), attributes)
+        links = () if joined or not named.traceparent else (named.traceparent,)
+        return self._start(name, SpanKind.SERVER, incoming, links, attributes)
 
     def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
         """See `ports.observer.Observer`."""
@@ -183,20 +198,41 @@ class OtelObserver:
         """See `ports.observer.Observer`."""
 
         def attributes() -> dict[str, Any]:
-            told = {
-                names.SAGA_ID: saga_id,
-                names.STAGE: stage,
-                names.STEP: step,
-                names.ACTIVITY: activity.value,
-                names.ATTEMPT: attempt,
-            }
-            if peer:
-                told[names.PEER] = peer
-            return told
+            return _attempt(saga_id, stage, step, activity, attempt, peer)
 
         # What leaves for it has client spans of its own below.
         name = names.attempt_span(activity, step, peer)
         return self._start(name, SpanKind.INTERNAL, parent, links, attributes)
+
+    def cut_off(
+        self,
+        saga_id: str,
+        stage: str,
+        step: str,
+        activity: Activity,
+        attempt: int,
+        *,
+        peer: str,
+        parent: TraceContext,
+        span_id: str,
+        began: float,
+        ended: float,
+    ) -> None:
+        """See `ports.observer.Observer`."""
+        ids = propagation.parse(parent.traceparent)
+        if ids is None or not _SPAN_ID.fullmatch(span_id):
+            return
+        with suppress(Exception), chosen_span_id(int(span_id, 16)):
+            span = self._tracer.start_span(
+                names.attempt_span(activity, step, peer),
+                context=_below(ids, parent.tracestate),
+                kind=SpanKind.INTERNAL,
+                attributes=_attempt(saga_id, stage, step, activity, attempt, peer),
+                start_time=int(began * 1e9),
+            )
+            # A provider of somebody else's gives it an id of its own: then it is never ended.
+            if span.is_recording() and span.get_span_context().span_id == int(span_id, 16):
+                RecordedSpan(span, error_code_min=None).end(names.CUT_OFF, at=ended)
 
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
         """Spans tell of attempts and not of events: nothing to do."""
@@ -216,7 +252,7 @@ class OtelObserver:
                 name,
                 context=_EMPTY if ids is None else _below(ids, parent.tracestate),
                 kind=kind,
-                links=_links(ids, links) if links and ids is not None else None,
+                links=_links(ids, links) if links else None,
             )
             told = span.get_span_context()
             if not told.is_valid or (ids is not None and told.span_id == ids.span_id):
@@ -246,16 +282,31 @@ def _span_context(ids: Ids, tracestate: str = "") -> SpanContext:
     )
 
 
-def _links(ids: Ids, span_ids: Sequence[str]) -> list[Link]:
+def _links(ids: Ids | None, span_ids: Sequence[str]) -> list[Link]:
     """Links, each span once: a span id within the saga's trace, or a whole traceparent."""
     links = []
     for told in list(dict.fromkeys(span_ids))[:LINKS_MAX]:
         linked = propagation.parse(told)
-        if linked is None and _SPAN_ID.fullmatch(told) and int(told, 16):
+        if linked is None and ids is not None and _SPAN_ID.fullmatch(told) and int(told, 16):
             linked = ids._replace(span_id=int(told, 16))
         if linked is not None:
             links.append(Link(_span_context(linked)))
     return links
+
+
+def _attempt(
+    saga_id: str, stage: str, step: str, activity: Activity, attempt: int, peer: str
+) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        names.SAGA_ID: saga_id,
+        names.STAGE: stage,
+        names.STEP: step,
+        names.ACTIVITY: activity.value,
+        names.ATTEMPT: attempt,
+    }
+    if peer:
+        told[names.PEER] = peer
+    return told
 
 
 def _method(method: str) -> dict[str, Any]:

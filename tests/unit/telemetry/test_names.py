@@ -35,5 +35,5 @@ def test_span_names_have_few_values() -> None:
 
 
 def test_every_failed_outcome_is_something_that_ends_a_span() -> None:
-    """Outcomes are names of events, or the two ends of a run that no event has."""
-    assert names.FAILED_OUTCOMES - {"taken_over", "defect"} <= set(names.LOG_EVENTS)
+    """Outcomes are names of events, or ends of a run or an attempt that no event has."""
+    assert names.FAILED_OUTCOMES - names.RUN_OUTCOMES - {names.CUT_OFF} <= set(names.LOG_EVENTS)

@@ -9,12 +9,14 @@ from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
 from stage.core.commands import Activity
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.telemetry import names
+from stage.telemetry.ids import StoredIds
 from stage.telemetry.silent import SilentObserver
 from stage.telemetry.spans import OtelObserver
 
@@ -27,9 +29,9 @@ CAME = [("traceparent", PARENT), ("tracestate", "foo=1"), ("Host", "x")]
 class Collected:
     """An observer with a real SDK behind it, and what it made."""
 
-    def __init__(self, sampler: Sampler | None = None) -> None:
+    def __init__(self, sampler: Sampler | None = None, ids: IdGenerator | None = None) -> None:
         self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False, id_generator=ids)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.observer = OtelObserver(self.provider)
 
@@ -239,3 +241,112 @@ def test_the_silent_observer_passes_on_and_invents_nothing() -> None:
     assert observer.request("POST", "/sagas", [], "").context == TraceContext()
     stored = TraceContext(traceparent=PARENT)
     assert attempt(observer, observer.run("s-1", "p", stored, []).context).context == stored
+
+
+# --- what was cut off, and what is linked --------------------------------------------------------
+
+
+def cut_off(observer: Observer, parent: TraceContext, span_id: str = "c" * 16) -> None:
+    observer.cut_off(
+        "s-1",
+        "payment",
+        "charge",
+        Activity.EXECUTE,
+        2,
+        peer="psp",
+        parent=parent,
+        span_id=span_id,
+        began=1_795_400_000.0,
+        ended=1_795_400_002.5,
+    )
+
+
+def test_a_cut_off_attempt_is_reported_under_its_own_id() -> None:
+    """With the instants that are known, as an error; the next span has an id of its own again."""
+    collected = Collected(ids=StoredIds())
+    cut_off(collected.observer, TraceContext(traceparent=PARENT))
+    span = collected.one("step charge")
+    assert (span_id(span), parent_id(span)) == ("c" * 16, SPAN)
+    assert (span.start_time, span.end_time) == (1_795_400_000 * 10**9, 1_795_400_002_500_000_000)
+    assert span.attributes is not None
+    assert span.attributes[names.OUTCOME] == "cut_off" and span.attributes[names.ATTEMPT] == 2
+    assert span.status.status_code is StatusCode.ERROR
+    next_ = attempt(collected.observer, TraceContext(traceparent=PARENT))
+    assert next_.span_id != "c" * 16
+
+
+@pytest.mark.parametrize("bad", ["", "0" * 16, "nonsense"])
+def test_what_has_no_id_is_not_reported(bad: str) -> None:
+    """There is nothing that could be found under it."""
+    collected = Collected(ids=StoredIds())
+    cut_off(collected.observer, TraceContext(traceparent=PARENT), bad)
+    cut_off(collected.observer, TraceContext())
+    assert collected.exporter.get_finished_spans() == ()
+
+
+def test_an_unsampled_attempt_stays_so_when_it_was_cut_off() -> None:
+    """The stored decision holds."""
+    collected = Collected(ids=StoredIds())
+    cut_off(collected.observer, TraceContext(traceparent=PARENT[:-2] + "00"))
+    assert collected.exporter.get_finished_spans() == ()
+
+
+def test_a_request_that_is_not_joined_links_to_the_trace_it_named(collected: Collected) -> None:
+    """It has a trace of its own, and no tracestate of somebody else's."""
+    request = collected.observer.request("POST", "/sagas", CAME, "", joined=False)
+    request.end("200")
+    span = collected.one("POST /sagas")
+    assert span.parent is None and request.trace_id != TRACE
+    assert request.context.tracestate == ""
+    assert [TRACE] == [f"{link.context.trace_id:032x}" for link in span.links]
+    silent = OtelObserver(otel.NoOpTracerProvider()).request("POST", "/", CAME, "", joined=False)
+    assert len(silent.trace_id) == 32 and silent.trace_id != TRACE
+
+
+def test_a_link_may_come_later(collected: Collected) -> None:
+    """Who joins a run while it is under way is linked to; what is no traceparent is left out."""
+    run = collected.observer.run("s-1", "payment", TraceContext(), [])
+    run.link(PARENT)
+    run.link("")
+    run.end("completed")
+    (link,) = collected.one("saga payment").links
+    assert (TRACE, SPAN) == (f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}")
+
+
+@pytest.mark.parametrize(
+    "outcome,code,failed",
+    [("201", 201, False), ("404", 404, True), ("503", 503, True), ("timeout", None, True)],
+)
+def test_a_client_span_tells_how_its_request_ended(
+    collected: Collected, outcome: str, code: int | None, failed: bool
+) -> None:
+    """A code, or one word; 4xx are errors for who asked (HTTP conventions)."""
+    url = "http://psp.test:81/charges?card=4111"
+    span = collected.observer.client("POST", url, peer="psp", route="", parent=TraceContext())
+    span.end(outcome, "why")
+    told = collected.one("POST psp")
+    assert told.attributes is not None and told.kind is SpanKind.CLIENT
+    assert told.attributes["url.full"] == "http://psp.test:81/charges?REDACTED"
+    assert (told.attributes["server.address"], told.attributes["server.port"]) == ("psp.test", 81)
+    assert told.attributes.get(names.HTTP_STATUS) == code
+    assert (told.status.status_code is StatusCode.ERROR) is failed
+    assert told.attributes.get(names.ERROR_TYPE) == (outcome if failed else None)
+
+
+def test_every_attribute_is_in_the_table(collected: Collected) -> None:
+    """names.SPAN_ATTRIBUTES says on which spans an attribute may stand: docs are drawn from it."""
+    observer = collected.observer
+    request = observer.request("BREW", "/sagas", CAME, "s-1", path="/sagas", scheme="http")
+    run = observer.run("s-1", "payment", request.context, [])
+    step = attempt(observer, run.context)
+    client = observer.client(
+        "BREW", "http://x/sagas", peer="shipping", route="/sagas", parent=step.context
+    )
+    for span, outcome in (
+        (client, "503"), (step, "step_in_doubt"), (run, "failed_to_compensate"), (request, "500"),
+    ):  # fmt: skip
+        span.end(outcome, "why")
+    seen = dict(zip(("client", "attempt", "run", "server"),
+                    collected.exporter.get_finished_spans(), strict=True))  # fmt: skip
+    for sort, told in seen.items():
+        assert names.attributes_of(sort) == set(told.attributes or ()), sort

@@ -1,0 +1,65 @@
+"""What was in flight when a run was lost, by its journal alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from stage.core import events as e
+from stage.core.commands import Activity
+from stage.engine.cut_off import cut_off
+from stage.ports.store import Entry
+
+AT = 1_795_400_000.0
+ONE, TWO, THREE = "1" * 16, "2" * 16, "3" * 16
+
+
+def open_after(*events: e.Event) -> list[tuple[str, Activity, int, str]]:
+    entries = [Entry(number=number, epoch=1, event=event) for number, event in enumerate(events, 1)]
+    return [(each.step, each.activity, each.attempt, each.span) for each in cut_off(entries)]
+
+
+def started(step: str, span: str, attempt: int = 1) -> e.Event:
+    return e.StepStarted(at=AT, step=step, attempt=attempt, span=span)
+
+
+def test_what_began_and_did_not_end_was_cut_off() -> None:
+    """Every sort of attempt, several at the same time."""
+    assert [
+        ("charge", Activity.EXECUTE, 2, ONE),
+        ("quote", Activity.COMPENSATE, 3, TWO),
+        ("", Activity.TELL, 1, THREE),
+    ] == open_after(
+        started("charge", ONE, 2),
+        e.CompensationStarted(at=AT, step="quote", attempt=3, span=TWO),
+        e.TellStarted(at=AT, attempt=1, span=THREE),
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        e.StepSucceeded(at=AT, step="charge"),
+        e.StepInDoubt(at=AT, step="charge"),
+        e.StepPending(at=AT, step="charge"),
+        e.ProbeFound(at=AT, step="charge"),
+        e.Recovered(at=AT, epoch=2),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_what_ended_or_was_told_before_is_not_told(end: e.Event) -> None:
+    """An outcome ends an attempt; the run that took it over has told of it."""
+    assert [] == open_after(started("charge", ONE), end)
+
+
+def test_a_probe_takes_the_place_of_the_attempt_it_looks_for() -> None:
+    """That one had ended in doubt before."""
+    assert [("charge", Activity.PROBE, 1, TWO)] == open_after(
+        started("charge", ONE),
+        e.StepInDoubt(at=AT, step="charge"),
+        e.ProbeStarted(at=AT, step="charge", span=TWO),
+    )
+
+
+def test_what_was_not_traced_is_not_told() -> None:
+    """There is no id to tell it under."""
+    assert [] == open_after(started("charge", ""))
