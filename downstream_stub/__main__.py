@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from downstream_stub.app import make_app
 from downstream_stub.script import Script, ScriptName
 from downstream_stub.serve import serve
+from downstream_stub.spans import make_provider, shut_down
 from stage.wire.envelope import STAGE_NAME_RE
 
 
@@ -29,11 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=[name.value for name in ScriptName],
         help="how it behaves until PUT /script says otherwise (%(default)s)",
     )
+    parser.add_argument(
+        "--otlp-endpoint", default="", metavar="URL", help="base URL of an OTLP/HTTP collector"
+    )
     options = parser.parse_args(arguments)
     if not STAGE_NAME_RE.fullmatch(options.name):
         parser.error(f"--name {options.name!r} is no stage name: use {STAGE_NAME_RE.pattern}")
+    provider = None
+    if options.otlp_endpoint:
+        provider = make_provider(options.name, options.otlp_endpoint)
     app = make_app(
-        name=options.name, upstream=options.upstream, script=Script(ScriptName(options.script))
+        name=options.name,
+        upstream=options.upstream,
+        script=Script(ScriptName(options.script)),
+        tracer_provider=provider,
     )
     try:
         asyncio.run(serve(app, options.host, options.port))
@@ -41,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{options.host}:{options.port}"
         print(f"downstream_stub: cannot listen on {where}: {error}", file=sys.stderr)
         return 2
+    finally:
+        if provider is not None:
+            shut_down(provider)
     return 0
 
 

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from opentelemetry.trace import TracerProvider
 
 from downstream_stub.books import Answer, Silence, answer_of
 from downstream_stub.participant import Participant
 from downstream_stub.script import Script, ScriptName, Scripts
-from downstream_stub.trace import read_trace, trace_of
+from downstream_stub.spans import SPANS, TRACE, Spans, traced
+from downstream_stub.trace import read_trace
 from downstream_stub.upstream import Upstream
 from stage.wire import headers as h
 from stage.wire.envelope import check_saga_id, decode_envelope
@@ -28,9 +30,19 @@ GONE_POLL_SECONDS = 0.02
 PARTICIPANT = web.AppKey("PARTICIPANT", Participant)
 
 
-def make_app(*, name: str, upstream: str, script: Script | None = None) -> web.Application:
-    """The neighbour called `name`, whose upstream stage is at the URL `upstream`."""
-    tell = Upstream(upstream)
+def make_app(
+    *,
+    name: str,
+    upstream: str,
+    script: Script | None = None,
+    tracer_provider: TracerProvider | None = None,
+) -> web.Application:
+    """The neighbour called `name`, whose upstream stage is at the URL `upstream`.
+
+    Spans are made by the `tracer_provider`, if there is one.
+    """
+    spans = Spans(tracer_provider)
+    tell = Upstream(upstream, spans)
     participant = Participant(name, Scripts(script or Script(ScriptName.ACCEPT)), tell)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
@@ -38,8 +50,11 @@ def make_app(*, name: str, upstream: str, script: Script | None = None) -> web.A
             yield
             await participant.close()
 
-    app = web.Application(middlewares=[problems], client_max_size=DEFAULT_LIMITS.body_bytes_max)
+    app = web.Application(
+        middlewares=[traced, problems], client_max_size=DEFAULT_LIMITS.body_bytes_max
+    )
     app[PARTICIPANT] = participant
+    app[SPANS] = spans
     app.cleanup_ctx.append(live)
     app.add_routes(
         [
@@ -63,7 +78,7 @@ async def post_saga(request: web.Request) -> web.StreamResponse:
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, []), envelope.saga_id)
     budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, []))
     late = (envelope.deadline is not None and envelope.deadline <= time.time()) or budget == 0
-    answer = await request.app[PARTICIPANT].execute(envelope, trace_of(request.headers), late=late)
+    answer = await request.app[PARTICIPANT].execute(envelope, request[TRACE], late=late)
     match answer:
         case Silence.HANG:
             return await hang(request)
@@ -79,7 +94,7 @@ async def post_compensate(request: web.Request) -> web.Response:
     check_saga_id(saga_id)
     asked = decode_compensate(await request.read(), DEFAULT_LIMITS)
     participant = request.app[PARTICIPANT]
-    return give(participant.compensate(saga_id, asked, trace_of(request.headers)))
+    return give(participant.compensate(saga_id, asked, request[TRACE]))
 
 
 async def get_sagas(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import hdrs
 
 from downstream_stub.books import Saga
+from downstream_stub.spans import Spans
 from stage.wire.headers import CONTENT_JSON, RETRY_AFTER
 from stage.wire.replies import (
     CompensateReply,
@@ -24,14 +25,16 @@ CONNECT_SECONDS = 2.0
 BACKOFF_SECONDS = 0.1
 BACKOFF_SECONDS_MAX = 2.0
 RETRY_AFTER_SECONDS_MAX = 30.0
+COMPENSATE = "/sagas/{saga_id}/compensate"
 REASON = "failed after it had answered"
 
 
 class Upstream:
     """The stage that called us, found by configuration and never by what a body says."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, spans: Spans) -> None:
         self._url = url.rstrip("/")
+        self._spans = spans
         self.session: aiohttp.ClientSession | None = None
 
     def open(self) -> aiohttp.ClientSession:
@@ -59,17 +62,21 @@ class Upstream:
     async def _ask(self, saga: Saga, requested_by: str) -> tuple[CompensateReply, float | None]:
         if self.session is None:
             raise RuntimeError("the session is not open: it lives as long as the application")
-        try:
-            async with self.session.post(
-                f"{self._url}/sagas/{quote(saga.saga_id, safe='~:')}/compensate",
-                data=encode_compensate(requested_by, REASON),
-                headers={hdrs.CONTENT_TYPE: CONTENT_JSON, **saga.trace.headers()},
-                allow_redirects=False,
-            ) as response:
-                # The code says it all; the body is not read, and the connection is closed.
-                retry_after = response.headers.get(RETRY_AFTER)
-                return kind_of_compensate_reply(response.status), (
-                    None if retry_after is None else parse_retry_after(retry_after, time.time())
-                )
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return CompensateReply.UNKNOWN, None
+        url = f"{self._url}/sagas/{quote(saga.saga_id, safe='~:')}/compensate"
+        with self._spans.asking("POST", url, COMPENSATE, saga.trace) as asking:
+            try:
+                async with self.session.post(
+                    url,
+                    data=encode_compensate(requested_by, REASON),
+                    headers={hdrs.CONTENT_TYPE: CONTENT_JSON, **asking.headers},
+                    allow_redirects=False,
+                ) as response:
+                    asking.ended(response.status)
+                    # The code says it all; the body is not read, and the connection is closed.
+                    retry_after = response.headers.get(RETRY_AFTER)
+                    return kind_of_compensate_reply(response.status), (
+                        None if retry_after is None else parse_retry_after(retry_after, time.time())
+                    )
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                asking.ended("broken")
+                return CompensateReply.UNKNOWN, None

@@ -188,15 +188,17 @@ class Spans:
         known = {(span.trace_id, span.span_id) for span in self}
         return [s for s in self if s.parent_id and (s.trace_id, s.parent_id) not in known]
 
-    def tree(self) -> str:
+    def tree(self, *, times: bool = True) -> str:
         """All of them as a waterfall in text: who stands below whom, and how each ended.
+
+        Without times it is the same for every run of the same story, and can be compared.
 
         ```
         POST /orders                     order        0 ms      41 ms  200
         └─ POST /sagas                   order        1 ms      39 ms  200
         ```
         """
-        return "\n".join(_lines(list(self)))
+        return "\n".join(line.rstrip() for line in _lines(list(self), times))
 
 
 class SpanCollector(Spans):
@@ -242,7 +244,7 @@ def seen_of(span: ReadableSpan) -> SpanSeen:
     )
 
 
-def _lines(spans: list[SpanSeen]) -> Iterator[str]:
+def _lines(spans: list[SpanSeen], times: bool) -> Iterator[str]:
     if not spans:
         yield "(no spans)"
         return
@@ -250,7 +252,7 @@ def _lines(spans: list[SpanSeen]) -> Iterator[str]:
     children: dict[str, list[SpanSeen]] = {}
     for span in spans:
         children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
-    first = min(span.began for span in spans)
+    first = min(span.began for span in spans) if times else None
     rows = list(_rows(children, "", "", first))
     width = max(len(tree) for tree, _ in rows) + 2
     for tree, rest in rows:
@@ -258,7 +260,7 @@ def _lines(spans: list[SpanSeen]) -> Iterator[str]:
 
 
 def _rows(
-    children: Mapping[str, list[SpanSeen]], parent: str, indent: str, first: int
+    children: Mapping[str, list[SpanSeen]], parent: str, indent: str, first: int | None
 ) -> Iterator[tuple[str, str]]:
     below = children.get(parent, [])
     for number, span in enumerate(below):
@@ -269,8 +271,10 @@ def _rows(
         yield from _rows(children, span.span_id, indent + deeper, first)
 
 
-def _rest(span: SpanSeen, first: int) -> str:
-    after, took = (span.began - first) / 1e6, (span.ended - span.began) / 1e6
+def _rest(span: SpanSeen, first: int | None) -> str:
     outcome = span["outcome"] or span["status"] or span["error"] or ""
+    if first is None:
+        return f"{span.service:<9} {outcome}"
+    after, took = (span.began - first) / 1e6, (span.ended - span.began) / 1e6
     links = f"  → {len(span.links)} linked" if span.links else ""
     return f"{span.service:<9} {after:7.0f} ms {took:7.0f} ms  {outcome}{links}"

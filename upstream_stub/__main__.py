@@ -11,6 +11,7 @@ from stage.wire.envelope import STAGE_NAME_RE
 from upstream_stub.app import BUDGET_SECONDS, PATIENCE_SECONDS, make_app
 from upstream_stub.script import Script, ScriptName
 from upstream_stub.serve import serve
+from upstream_stub.spans import make_provider, shut_down
 
 SECONDS_MAX = 604_800
 
@@ -45,15 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=[name.value for name in ScriptName],
         help="how it compensates until PUT /script says otherwise (%(default)s)",
     )
+    parser.add_argument(
+        "--otlp-endpoint", default="", metavar="URL", help="base URL of an OTLP/HTTP collector"
+    )
     options = parser.parse_args(arguments)
     if not STAGE_NAME_RE.fullmatch(options.name):
         parser.error(f"--name {options.name!r} is no stage name: use {STAGE_NAME_RE.pattern}")
+    provider = None
+    if options.otlp_endpoint:
+        provider = make_provider(options.name, options.otlp_endpoint)
     app = make_app(
         name=options.name,
         stage=options.stage,
         budget_seconds=options.budget,
         patience_seconds=options.patience,
         script=Script(ScriptName(options.script)),
+        tracer_provider=provider,
     )
     try:
         asyncio.run(serve(app, options.host, options.port))
@@ -61,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{options.host}:{options.port}"
         print(f"upstream_stub: cannot listen on {where}: {error}", file=sys.stderr)
         return 2
+    finally:
+        if provider is not None:
+            shut_down(provider)
     return 0
 
 

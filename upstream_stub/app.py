@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from opentelemetry.trace import TracerProvider
 
 from stage.wire import headers as h
 from stage.wire.envelope import check_saga_id, new_saga_id
@@ -18,8 +19,9 @@ from stage.wire.strict_json import decode_object
 from upstream_stub.books import Saga, State
 from upstream_stub.head import Head
 from upstream_stub.script import Script, ScriptName, Scripts
+from upstream_stub.spans import SPANS, TRACE, Spans, traced
 from upstream_stub.stage_client import StageClient
-from upstream_stub.trace import read_trace, trace_of
+from upstream_stub.trace import read_trace
 
 BUDGET_SECONDS = 20.0
 PATIENCE_SECONDS = 5.0
@@ -42,12 +44,15 @@ def make_app(
     budget_seconds: float = BUDGET_SECONDS,
     patience_seconds: float = PATIENCE_SECONDS,
     script: Script | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> web.Application:
     """The neighbour called `name`, whose downstream stage is at the URL `stage`.
 
-    `budget_seconds` is given to a saga, `patience_seconds` to one request of it.
+    `budget_seconds` is given to a saga, `patience_seconds` to one request of it. Spans are made
+    by the `tracer_provider`, if there is one.
     """
-    client = StageClient(stage, patience_seconds)
+    spans = Spans(tracer_provider)
+    client = StageClient(stage, patience_seconds, spans)
     head = Head(name, client, Scripts(script or Script(ScriptName.ACCEPT)), budget_seconds)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
@@ -55,8 +60,11 @@ def make_app(
             yield
             await head.close()
 
-    app = web.Application(middlewares=[problems], client_max_size=DEFAULT_LIMITS.body_bytes_max)
+    app = web.Application(
+        middlewares=[traced, problems], client_max_size=DEFAULT_LIMITS.body_bytes_max
+    )
     app[HEAD] = head
+    app[SPANS] = spans
     app.cleanup_ctx.append(live)
     app.add_routes(
         [
@@ -90,7 +98,7 @@ async def post_order(request: web.Request) -> web.Response:
     replayed = known is not None and known.state in ORDER_CODES
     budget = head.budget_seconds if budget is None else min(budget, head.budget_seconds)
 
-    saga = head.start(saga_id, order, trace_of(request.headers), budget)
+    saga = head.start(saga_id, order, request[TRACE], budget)
     wait = budget + head.patience_seconds if prefer.wait is None else prefer.wait
     await head.ended(saga, 0.0 if prefer.respond_async else wait)
     response = _order_response(saga)
@@ -103,7 +111,7 @@ async def post_compensate(request: web.Request) -> web.Response:
     """Compensate a saga: 200 nothing stands, 202 still at it, 409 cannot, 503 by script."""
     saga_id = check_saga_id(request.match_info["saga_id"])
     asked = decode_compensate(await request.read(), DEFAULT_LIMITS)
-    saga = await request.app[HEAD].compensate(saga_id, asked, trace_of(request.headers))
+    saga = await request.app[HEAD].compensate(saga_id, asked, request[TRACE])
     status = COMPENSATE_CODES.get(saga.state, 202)
     if status == 409:
         return problem_response(

@@ -25,6 +25,7 @@ from stage.wire.headers import (
 )
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.replies import encode_compensate, parse_retry_after
+from upstream_stub.spans import Asking, Spans
 from upstream_stub.trace import Trace
 
 WAIT_SHARE = 0.8
@@ -54,8 +55,9 @@ class Lost:
 class StageClient:
     """The stage behind us, at a configured URL. `patience_seconds` bounds one request."""
 
-    def __init__(self, url: str, patience_seconds: float) -> None:
+    def __init__(self, url: str, patience_seconds: float, spans: Spans) -> None:
         self._url = url.rstrip("/")
+        self._spans = spans
         self.patience_seconds = patience_seconds
         self._session: aiohttp.ClientSession | None = None
 
@@ -74,11 +76,12 @@ class StageClient:
             IDEMPOTENCY_KEY: envelope.saga_id,
             SAGA_BUDGET_MS: str(max(0, int(left_seconds * 1000))),
             **_wait(timeout),
-            **trace.headers(),
         }
-        return await self._send(
-            "POST", f"{self._url}/sagas", headers, encode_envelope(envelope), timeout
-        )
+        url = f"{self._url}/sagas"
+        with self._spans.asking("POST", url, "/sagas", trace) as asking:
+            return await self._send(
+                asking, "POST", url, headers, encode_envelope(envelope), timeout
+            )
 
     async def look(
         self, saga_id: str, location: str | None, trace: Trace, left_seconds: float
@@ -89,27 +92,35 @@ class StageClient:
         if url.origin() != own.origin():
             url = own
         timeout = min(self.patience_seconds, left_seconds)
-        return await self._send(
-            "GET", str(url), {**_wait(timeout), **trace.headers()}, None, timeout
-        )
+        with self._spans.asking("GET", str(url), "/sagas/{saga_id}", trace) as asking:
+            return await self._send(asking, "GET", str(url), _wait(timeout), None, timeout)
 
     async def compensate(
         self, saga_id: str, trace: Trace, requested_by: str, reason: str
     ) -> Reply | Lost:
         """`POST /sagas/{id}/compensate`. No deadline cuts it."""
-        return await self._send(
-            "POST",
-            f"{self._saga(saga_id)}/compensate",
-            {hdrs.CONTENT_TYPE: CONTENT_JSON, **trace.headers()},
-            encode_compensate(requested_by, reason),
-            self.patience_seconds,
-        )
+        url = f"{self._saga(saga_id)}/compensate"
+        with self._spans.asking("POST", url, "/sagas/{saga_id}/compensate", trace) as asking:
+            return await self._send(
+                asking,
+                "POST",
+                url,
+                {hdrs.CONTENT_TYPE: CONTENT_JSON},
+                encode_compensate(requested_by, reason),
+                self.patience_seconds,
+            )
 
     def _saga(self, saga_id: str) -> str:
         return f"{self._url}/sagas/{quote(saga_id, safe='~:')}"
 
     async def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float
+        self,
+        asking: Asking,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: float,
     ) -> Reply | Lost:
         if self._session is None:
             raise RuntimeError("the session is not open: it lives as long as the application")
@@ -117,18 +128,22 @@ class StageClient:
             async with self._session.request(
                 method,
                 url,
-                headers={**headers, hdrs.ACCEPT_ENCODING: "identity"},
+                headers={**headers, **asking.headers, hdrs.ACCEPT_ENCODING: "identity"},
                 data=body,
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 allow_redirects=False,
             ) as response:
                 read = await _read(response)
         except NOT_SENT as error:
+            asking.ended("refused")
             return Lost(reason=f"no connection: {type(error).__name__}", certain=True)
         except TimeoutError:
+            asking.ended("timeout")
             return Lost(reason="no answer in time", certain=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            asking.ended("broken")
             return Lost(reason=f"connection broken: {type(error).__name__}", certain=False)
+        asking.ended(response.status)
         if read is None:
             return Lost(reason="the answer is too large", certain=False)
         return Reply(

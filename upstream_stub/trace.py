@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stage.wire.headers import TRACEPARENT, TRACESTATE
 
@@ -16,15 +16,24 @@ SAMPLED = "01"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """The trace that a saga belongs to. Every request out of it has a span id of its own."""
+    """The trace that a saga belongs to, and the span that its requests stand below."""
 
     trace_id: str
+    span_id: str = ""
+    """Empty in a trace that begins here."""
     flags: str = SAMPLED
     state: str = ""
+    own: bool = False
+    """True when the span is one of ours, which a request names as it is."""
+
+    def below(self, trace_id: str, span_id: str, flags: str) -> Trace:
+        """The same trace from a span of ours on."""
+        return replace(self, trace_id=trace_id, span_id=span_id, flags=flags, own=True)
 
     def headers(self) -> dict[str, str]:
-        """The headers of one outgoing request."""
-        headers = {TRACEPARENT: f"00-{self.trace_id}-{secrets.token_hex(8)}-{self.flags}"}
+        """The headers of one outgoing request; it has a span id of its own."""
+        span_id = self.span_id if self.own else secrets.token_hex(8)
+        headers = {TRACEPARENT: f"00-{self.trace_id}-{span_id}-{self.flags}"}
         if self.state:
             headers[TRACESTATE] = self.state
         return headers
@@ -49,6 +58,7 @@ def read_trace(headers: Mapping[str, str]) -> Trace | None:
     state = headers.get(TRACESTATE, "")
     return Trace(
         trace_id=trace_id,
+        span_id=span_id,
         flags=flags,
         state=state if len(state) <= TRACESTATE_LENGTH_MAX else "",
     )

@@ -17,6 +17,8 @@ from stage.core.errors import StageError
 LOOPBACK = "127.0.0.1"
 START_SECONDS_MAX = 20.0
 STOP_SECONDS_MAX = 5.0
+SPANS_LEAVE_SECONDS = 1.5
+"""A stage sends its spans every second."""
 
 
 class ChainError(StageError):
@@ -89,17 +91,18 @@ class Chain:
         order, payment, shipping, psp = free_ports(4)
         here = f"http://{LOOPBACK}:"
         options = ["--otlp-endpoint", otlp] if otlp else []
-        self.psp = Service("psp", psp, ["stage.demo.psp"], folder / "psp.log")
+        self.otlp = otlp
+        self.psp = Service("psp", psp, ["stage.demo.psp", *options], folder / "psp.log")
         self.order = Service(
             "order",
             order,
-            ["upstream_stub", "--name", "order", "--stage", f"{here}{payment}"],
+            ["upstream_stub", "--name", "order", "--stage", f"{here}{payment}", *options],
             folder / "order.log",
         )
         self.shipping = Service(
             "shipping",
             shipping,
-            ["downstream_stub", "--name", "shipping", "--upstream", f"{here}{payment}"],
+            ["downstream_stub", "--name", "shipping", "--upstream", f"{here}{payment}", *options],
             folder / "shipping.log",
         )
         self.payment = Service(
@@ -130,6 +133,11 @@ class Chain:
     async def start(self) -> None:
         """Start all four at the same time. Raises ChainError."""
         await asyncio.gather(*(service.start() for service in self.services))
+
+    async def spans_left(self) -> None:
+        """Return when what was reported until now has left for the collector, if there is one."""
+        if self.otlp:
+            await asyncio.sleep(SPANS_LEAVE_SECONDS)
 
     async def stop(self) -> None:
         """Stop all four."""

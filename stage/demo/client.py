@@ -10,6 +10,8 @@ import aiohttp
 import msgspec
 
 from stage.demo.chain import ChainError, Service
+from stage.demo.trace import StorySpan
+from stage.wire.headers import TRACEPARENT
 
 POLL_SECONDS = 0.02
 TIMEOUT_SECONDS = 10.0
@@ -24,7 +26,12 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """Talks to the four services. Use it as an async context manager."""
+    """Talks to the four services. Use it as an async context manager.
+
+    What it posts belongs to the trace of the `story`; its looks and its scripts do not.
+    """
+
+    story: StorySpan | None = None
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -47,11 +54,15 @@ class Client:
     ) -> Reply:
         """One request; the answer whatever its code."""
         assert self._session is not None
+        trace = {}
+        if self.story is not None:
+            told = self.story.traceparent if method == "POST" else self.story.aside
+            trace[TRACEPARENT] = told
         async with self._session.request(
             method,
             url,
             data=body,
-            headers={"Content-Type": "application/json", **(headers or {})},
+            headers={"Content-Type": "application/json", **trace, **(headers or {})},
             timeout=aiohttp.ClientTimeout(total=timeout),
         ) as response:
             return Reply(response.status, await response.read())

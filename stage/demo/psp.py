@@ -15,7 +15,7 @@ the world and not our journal.
 | `POST /refunds`                     | the same, by `{"key": ..., "charge_id": ...}`             |
 | `PUT /script`, `GET /script`        | misbehave from now on: see `Script`                       |
 
-It uses nothing of ours, and can be read alone.
+It can be read alone: of ours it uses nothing but the set-up of its traces.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
+from opentelemetry import trace as otel
+from opentelemetry.context import Context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace.status import Status, StatusCode
+
+from stage.telemetry import sdk
 
 T = TypeVar("T")
 
@@ -205,11 +212,14 @@ class Books:
 
 
 BOOKS = web.AppKey("BOOKS", Books)
+TRACER = web.AppKey("TRACER", otel.Tracer)
+W3C = TraceContextTextMapPropagator()
 
 
-def make_app() -> web.Application:
-    """The provider with empty books, behaving well."""
-    app = web.Application(client_max_size=BODY_BYTES_MAX)
+def make_app(tracer_provider: otel.TracerProvider | None = None) -> web.Application:
+    """The provider with empty books, behaving well. Without a tracer provider: the process's."""
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[traced])
+    app[TRACER] = otel.get_tracer("psp", tracer_provider=tracer_provider)
     app[BOOKS] = Books()
     app.add_routes(
         [
@@ -223,6 +233,37 @@ def make_app() -> web.Application:
         ]
     )
     return app
+
+
+@web.middleware
+async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A server span around every request, in the trace that its headers name."""
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else ""
+    with request.app[TRACER].start_as_current_span(
+        f"{request.method} {route}".rstrip(),
+        context=W3C.extract(request.headers, Context()),
+        kind=otel.SpanKind.SERVER,
+        attributes={"http.request.method": request.method, "http.route": route},
+        # An answer by exception is an answer.
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        status = 500
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        finally:
+            if request.transport is None or request.transport.is_closing():
+                span.set_attribute("error.type", "client_gone")
+            else:
+                span.set_attribute("http.response.status_code", status)
+            if status >= 500:
+                span.set_status(Status(StatusCode.ERROR))
 
 
 async def post_charge(request: web.Request) -> web.StreamResponse:
@@ -421,12 +462,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stage.demo.psp", description=SUMMARY)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8090, help="0 takes a free one (%(default)s)")
+    parser.add_argument(
+        "--otlp-endpoint", default="", metavar="URL", help="base URL of an OTLP/HTTP collector"
+    )
     options = parser.parse_args(arguments)
+    sdk.setup("psp", endpoint=options.otlp_endpoint)
     try:
         asyncio.run(serve(make_app(), options.host, options.port))
     except (OSError, OverflowError) as error:
         print(f"psp: cannot listen on {options.host}:{options.port}: {error}", file=sys.stderr)
         return 2
+    finally:
+        sdk.shutdown()
     return 0
 
 

@@ -130,6 +130,7 @@ async def five_times(chain: Chain, client: Client, saga_id: str) -> Told:
 
 async def killed(chain: Chain, client: Client, saga_id: str) -> Told:
     """SIGKILL after the charge has landed and before the stage could commit it."""
+    await chain.spans_left()  # those of the stories before are not to be killed too
     script = {"script": "effect-then-hang", "times": 1, "match": saga_id}
     await client.script(chain.psp, script)
     placing = asyncio.create_task(place(chain, client, saga_id))

@@ -15,6 +15,8 @@ import msgspec
 from stage.demo.chain import Chain
 from stage.demo.client import Client
 from stage.demo.stories import STORIES, Ending, Story, Told, new_id
+from stage.demo.trace import story_span
+from stage.telemetry import sdk
 
 GREEN, RED, DIM, BOLD, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
@@ -46,10 +48,13 @@ class Account(msgspec.Struct, kw_only=True):
 
 def main(*, json: bool = False, keep: bool = False, otlp: str | None = None) -> int:
     """Tell the stories; 0 when every one ended as told and the books balance."""
+    sdk.setup("demo", endpoint=otlp)
     try:
         return asyncio.run(_tell(json=json, keep=keep, otlp=otlp))
     except KeyboardInterrupt:
         return 130
+    finally:
+        sdk.shutdown()
 
 
 async def _tell(*, json: bool, keep: bool, otlp: str | None) -> int:
@@ -82,9 +87,13 @@ async def _account(
     chain: Chain, client: Client, story: Story, letter: str, voice: Voice
 ) -> Account:
     started = time.monotonic()
-    told = await story.act(chain, client, new_id(letter))
-    seconds = time.monotonic() - started
-    account = await _ask_all(chain, client, story, told)
+    with story_span(story.name) as span:
+        client.story = span
+        told = await story.act(chain, client, new_id(letter))
+        seconds = time.monotonic() - started
+        account = await _ask_all(chain, client, story, told)
+        if not account.ok:
+            span.failed()
     account.seconds = seconds
     voice.story(letter, account, story.ending)
     return account

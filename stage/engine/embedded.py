@@ -20,7 +20,7 @@ from stage.core.machine import evolve, past_pivot
 from stage.core.outcome import FailureKind
 from stage.core.retry import RetryPolicy
 from stage.core.saga import Saga
-from stage.core.states import Phase, SagaState
+from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.core.verbs import refuse_verb
 from stage.engine.clock import SystemClock
@@ -536,7 +536,8 @@ class EmbeddedEngine:
         taken_over = e.Recovered(at=at, epoch=row.epoch + 1)
         for verb in claim:
             self._check(evolve(self._plan, saga, taken_over), verb)
-        span = self._begin_span(run, saga, context.trace, asked=trace)
+        lost = cut_off(entries)
+        span = self._begin_span(run, saga, context.trace, asked=trace, lost=lost)
         if saga.recoveries or not claim:
             # The claim is durable before anything is run, so that a saga which takes the process
             # down with it is seen to do so (rule 15).
@@ -546,9 +547,7 @@ class EmbeddedEngine:
             advanced = await self._interpreter.advance(unit, saga, context, claim, span.context)
         fresh = self._row(run, advanced, context)
         await unit.save(fresh, advanced.events, epoch=row.epoch)
-        return _Adopted(
-            context=context, row=fresh, advanced=advanced, span=span, cut_off=cut_off(entries)
-        )
+        return _Adopted(context=context, row=fresh, advanced=advanced, span=span, cut_off=lost)
 
     def _look_only(self, run: Run, row: SagaRow, context: Context, saga: Saga) -> _Adopted:
         """Nothing is to be run: the saga answers from what is stored."""
@@ -589,16 +588,21 @@ class EmbeddedEngine:
         return _Adopted(context=context, row=row, advanced=advanced, span=span)
 
     def _begin_span(
-        self, run: Run, saga: Saga, trace: TraceContext, asked: TraceContext | None = None
+        self,
+        run: Run,
+        saga: Saga,
+        trace: TraceContext,
+        asked: TraceContext | None = None,
+        lost: Sequence[CutOff] = (),
     ) -> Span:
-        """A span below the stored context, linked to what it continues and to who asked for it."""
-        links = [
-            step.compensation_span
-            or (step.probe_span if step.phase is Phase.PROBING else "")
-            or step.span
-            for step in saga.steps.values()
-        ]
-        links.append(saga.tell_span)
+        """A span below the stored context, linked to what it continues and to who asked for it.
+
+        It continues what was in flight when the run before was lost; where nothing was, the
+        latest attempt of each step.
+        """
+        links = [each.span for each in lost]
+        if not lost:
+            links = [step.compensation_span or step.span for step in saga.steps.values()]
         if run.offer is not None:
             asked = run.offer[0].trace
         if asked is not None and asked.traceparent != trace.traceparent:
