@@ -22,7 +22,7 @@ class Place:
     collector: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Contestant:
     """One service that takes `POST /sagas`."""
 

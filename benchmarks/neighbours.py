@@ -1,4 +1,4 @@
-"""nginx as the external API and as the downstream: fixed answers, so that neither is measured."""
+"""nginx as external API, downstream and collector: fixed answers, so that none is measured."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ http {{
     access_log off;
     default_type application/json;
     keepalive_requests 100000000;
+    client_max_body_size 64m;
+    client_body_buffer_size 8m;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -28,6 +30,7 @@ http {{
         listen {host}:{port};
         location /charges {{ return 200 '{{"id":"c-1"}}'; }}
         location /refunds {{ return 200 '{{}}'; }}
+        location /v1/traces {{ return 200 '{{}}'; }}
         location /sagas {{ return 200 '{{"data":{{"shipping":{{"parcel":"p-1"}}}}}}'; }}
         location /refusing/sagas {{
             default_type application/problem+json;
