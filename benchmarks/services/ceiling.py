@@ -7,6 +7,8 @@ import asyncio
 
 from aiohttp import ClientSession, TCPConnector, web
 
+from benchmarks.services.loop import run
+
 NEIGHBOURS = web.AppKey("neighbours", str)
 SESSION = web.AppKey("session", ClientSession)
 
@@ -44,4 +46,4 @@ if __name__ == "__main__":
     options.add_argument("--port", type=int, required=True)
     options.add_argument("--neighbours", required=True)
     given = options.parse_args()
-    asyncio.run(serve(given.port, given.neighbours))
+    run(serve(given.port, given.neighbours))

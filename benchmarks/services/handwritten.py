@@ -12,6 +12,8 @@ import asyncio
 import aiosqlite
 from aiohttp import ClientSession, TCPConnector, web
 
+from benchmarks.services.loop import run
+
 DATABASE = web.AppKey("database", aiosqlite.Connection)
 LOCK = web.AppKey("lock", asyncio.Lock)
 NEIGHBOURS = web.AppKey("neighbours", str)
@@ -73,4 +75,4 @@ if __name__ == "__main__":
     options.add_argument("--neighbours", required=True)
     options.add_argument("--database", required=True)
     given = options.parse_args()
-    asyncio.run(serve(given.port, given.neighbours, given.database))
+    run(serve(given.port, given.neighbours, given.database))

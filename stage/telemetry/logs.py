@@ -63,6 +63,11 @@ class LogListener:
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
         """Write the line."""
         name = name_of(event)
+        level = names.LOG_EVENTS.get(name, logging.INFO)
+        if not self._log.is_enabled_for(level):
+            if name in _FORGET:
+                self._attempts.pop(saga_id, None)
+            return
         attempt, span_id = self._attempt_of(saga_id, name, event)
         fields: dict[str, Any] = {
             "timestamp": format_instant(event.at),
@@ -77,7 +82,7 @@ class LogListener:
             fields.setdefault("attempt", attempt)
         fields["trace_id"] = trace.traceparent[3:35]
         fields["span_id"] = span_id or trace.traceparent[36:52]
-        self._log.log(names.LOG_EVENTS.get(name, logging.INFO), name, **fields)
+        self._log.log(level, name, **fields)
         if name in _FORGET:
             self._attempts.pop(saga_id, None)
 

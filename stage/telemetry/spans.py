@@ -126,6 +126,13 @@ class OtelObserver:
     def __init__(self, tracer_provider: otel.TracerProvider | None = None) -> None:
         provider = tracer_provider if tracer_provider is not None else otel.get_tracer_provider()
         self._tracer = provider.get_tracer(names.SCOPE, __version__)
+        self._waits = isinstance(provider, otel.ProxyTracerProvider)
+
+    def _idle(self) -> bool:
+        """True while the process has no provider: a span of nobody's would cost as much as one."""
+        if self._waits:
+            self._waits = isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider)
+        return self._waits
 
     def request(
         self,
@@ -141,7 +148,7 @@ class OtelObserver:
         """See `ports.observer.Observer`."""
         named = propagation.read(headers)
         incoming = named if joined else propagation.NOTHING
-        if route in names.QUIET_ROUTES:
+        if route in names.QUIET_ROUTES or self._idle():
             return _passed_on(incoming)
 
         def attributes() -> dict[str, Any]:
@@ -161,6 +168,8 @@ class OtelObserver:
 
     def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
         """See `ports.observer.Observer`."""
+        if self._idle():
+            return _passed_on(parent)
 
         def attributes() -> dict[str, Any]:
             told: dict[str, Any] = _method(method)
@@ -177,6 +186,8 @@ class OtelObserver:
 
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
         """See `ports.observer.Observer`."""
+        if self._idle():
+            return _passed_on(parent)
 
         def attributes() -> dict[str, Any]:
             return {names.SAGA_ID: saga_id, names.STAGE: stage}
@@ -196,6 +207,8 @@ class OtelObserver:
         links: Sequence[str],
     ) -> Span:
         """See `ports.observer.Observer`."""
+        if self._idle():
+            return _passed_on(parent)
 
         def attributes() -> dict[str, Any]:
             return _attempt(saga_id, stage, step, activity, attempt, peer)
@@ -265,7 +278,8 @@ class OtelObserver:
 
 
 def _passed_on(parent: TraceContext) -> PassedOn:
-    return PassedOn(parent if propagation.parse(parent.traceparent) else propagation.new_trace())
+    # What was read or stored is valid, or empty.
+    return PassedOn(parent if parent.traceparent else propagation.new_trace())
 
 
 def _below(ids: Ids, tracestate: str) -> Context:
