@@ -75,13 +75,18 @@ class Service:
         """SIGTERM, and SIGKILL when it does not listen."""
         if self._process is None or self._process.returncode is not None:
             return
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_SECONDS_MAX):
-                await self._process.wait()
+                await self.terminated()
         except TimeoutError:
             await self.kill()
+
+    async def terminated(self) -> int:
+        """SIGTERM; the exit status, once it has one."""
+        assert self._process is not None
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        return await self._process.wait()
 
 
 class Chain:

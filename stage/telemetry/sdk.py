@@ -63,8 +63,9 @@ def wanted(environ: Mapping[str, str], endpoint: str | None) -> bool:
     """Whether spans are to be sent at all."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    if environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() == "none":
-        return False
+    exporters = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() or "otlp"
+    if "otlp" not in (each.strip() for each in exporters.split(",")):
+        return False  # `none`, or one that we do not have
     return bool(endpoint) or any(environ.get(name, "").strip() for name in ENDPOINT_VARIABLES)
 
 
@@ -85,11 +86,16 @@ def shutdown(seconds_max: float = SHUTDOWN_SECONDS_MAX) -> bool:
 
 
 def _resource(service_name: str) -> Resource:
-    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+    from opentelemetry.sdk.resources import (
+        SERVICE_NAME,
+        SERVICE_VERSION,
+        OTELResourceDetector,
+        Resource,
+    )
 
     from stage.core.version import __version__
 
-    told = {SERVICE_VERSION: __version__}
-    if "OTEL_SERVICE_NAME" not in os.environ:
-        told[SERVICE_NAME] = service_name
-    return Resource.create(dict(told))
+    # What the environment says holds: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
+    ours = Resource({SERVICE_VERSION: __version__, SERVICE_NAME: service_name})
+    theirs = OTELResourceDetector().detect()
+    return Resource.create().merge(ours).merge(theirs)

@@ -29,6 +29,9 @@ HEAVY = "opentelemetry.sdk.trace.export"
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, None, False),
         ({"OTEL_SDK_DISABLED": "True"}, "http://c:4318", False),
         ({"OTEL_TRACES_EXPORTER": "none"}, "http://c:4318", False),
+        ({"OTEL_TRACES_EXPORTER": "console"}, "http://c:4318", False),
+        ({"OTEL_TRACES_EXPORTER": "console, otlp"}, "http://c:4318", True),
+        ({"OTEL_TRACES_EXPORTER": ""}, "http://c:4318", True),
     ],
 )
 def test_when_spans_are_sent(environ: dict[str, str], endpoint: str | None, expected: bool) -> None:
@@ -123,3 +126,49 @@ def test_the_service_is_named_unless_the_environment_names_it() -> None:
     )
     assert run(program) == "payment"
     assert run(program, OTEL_SERVICE_NAME="other") == "other"
+    assert run(program, OTEL_RESOURCE_ATTRIBUTES="service.name=third,a=b") == "third"
+
+
+def test_the_sampler_of_the_environment_holds(hanging: str) -> None:
+    """OTEL_TRACES_SAMPLER decides for requests that come without a trace; who came sampled stays.
+
+    The decision goes out in the context, so that recovery and undo follow it.
+    """
+    told = run(
+        "import json\n"
+        "from stage.telemetry import sdk\n"
+        "from stage.telemetry.spans import OtelObserver\n"
+        f"sdk.setup('payment', endpoint={hanging!r})\n"
+        "observer = OtelObserver()\n"
+        "sampled = [('traceparent', '00-' + 'a' * 32 + '-' + 'b' * 16 + '-01')]\n"
+        "flags = [observer.request('POST', '/sagas', came, '').context.traceparent[-2:]\n"
+        "         for came in ([], sampled)]\n"
+        "sdk.shutdown(0.1)\n"
+        "print(json.dumps([int(each, 16) & 1 for each in flags]))",
+        OTEL_TRACES_SAMPLER="parentbased_always_off",
+    )
+    assert told == [0, 1]
+
+
+def test_as_a_library_nothing_is_set_up(hanging: str) -> None:
+    """The factory makes spans with the host's provider, or with the one that it is given.
+
+    Only `stage serve` sets one up, whatever the environment says.
+    """
+    told = run(
+        "import asyncio, json\n"
+        "from opentelemetry import trace\n"
+        "from stage.demo.payment import payment\n"
+        "from stage.inbound.keys import EDGE\n"
+        "from stage.testing import SpanCollector\n"
+        "asyncio.run(payment.app())\n"
+        "untouched = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)\n"
+        "spans = SpanCollector()\n"
+        "app = asyncio.run(payment.app(tracer_provider=spans.provider))\n"
+        "app[EDGE].observer.request('POST', '/sagas', [], 's-1').end('200')\n"
+        "print(json.dumps([untouched, spans.names]))",
+        STAGE_EXTERNAL="psp=http://127.0.0.1:9",
+        STAGE_DATABASE="sqlite:///:memory:",
+        OTEL_EXPORTER_OTLP_ENDPOINT=hanging,
+    )
+    assert told == [True, ["POST /sagas"]]
