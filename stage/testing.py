@@ -3,6 +3,7 @@
     spans = SpanCollector()
     app = build_app(payment, config, tracer_provider=spans.provider)
     ...
+    await spans.until("saga payment")
     spans.one("step charge", attempt=2).links_to(spans.one("step charge", attempt=1))
     spans.one("compensate charge").below(spans.one("saga payment", outcome="compensated"))
 
@@ -13,6 +14,7 @@ exporter of your own.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -39,6 +41,8 @@ NAMED: Final[Mapping[str, str]] = {
     "error": names.ERROR_TYPE,
 }
 """The attributes that have a short name in `one`, `all` and `has`."""
+UNTIL_SECONDS_MAX: Final = 5.0
+POLL_SECONDS: Final = 0.005
 _OWN: Final = frozenset({"name", "kind", "trace_id", "span_id", "parent_id", "service"})
 
 
@@ -217,6 +221,18 @@ class SpanCollector(Spans):
 
     def _now(self) -> tuple[SpanSeen, ...]:
         return tuple(seen_of(span) for span in self.exporter.get_finished_spans())
+
+    async def until(
+        self, name: str, *, seconds: float = UNTIL_SECONDS_MAX, **attributes: Any
+    ) -> SpanSeen:
+        """The only span of that name, once it has ended; a run ends a moment after its answer."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.all(name, **attributes):  # noqa: ASYNC110 - any thread ends spans
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            pass  # `one` says what there is instead
+        return self.one(name, **attributes)
 
     def clear(self) -> None:
         """Forget what was seen."""

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from examples.inventory.stage import inventory
 from stage.bootstrap import build_app
 from stage.config import Config
+from stage.testing import SpanCollector, Spans, SpanSeen
 from stage.wire.envelope import Envelope, encode_envelope
 
 GROUP = ("ask_north", "ask_south")
@@ -85,10 +86,14 @@ async def test_the_inventory_stage_runs(
         peers = {"north": north, "south": south, "depot": depot}
         urls = {name: str(server.make_url("")).rstrip("/") for name, server in peers.items()}
         config = Config(database=f"sqlite:///{database}", externals=urls)
-        async with TestServer(build_app(inventory, config)) as server:
+        spans = SpanCollector()
+        app = build_app(inventory, config, tracer_provider=spans.provider)
+        async with TestServer(app) as server:
             answer = await _send(str(server.make_url("/sagas")))
+            run = await spans.until("saga inventory")
 
     assert code == answer["status"]
+    _check_trace(spans.is_one_trace(), run, undone=code != 200)
     kept = _rows(database)
     assert (free, state) == kept
     assert 2 == len(world.offers)
@@ -99,6 +104,17 @@ async def test_the_inventory_stage_runs(
         assert set() == world.released
     else:
         assert world.offers == world.released
+
+
+def _check_trace(spans: Spans, run: SpanSeen, *, undone: bool) -> None:
+    """The offers are asked for at the same time; each that goes back links to its own."""
+    quotes = [spans.one(f"step {step}").below(run) for step in GROUP]
+    assert max(quote.began for quote in quotes) < min(quote.ended for quote in quotes)
+    for step, quote in zip(GROUP, quotes, strict=True):
+        if undone:
+            spans.one(f"compensate {step}").below(run).links_to_only(quote)
+        else:
+            spans.none(f"compensate {step}")
 
 
 async def _send(url: str) -> dict[str, Any]:
