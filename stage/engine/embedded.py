@@ -373,8 +373,11 @@ class EmbeddedEngine:
     async def _live(self, run: Run, trace: TraceContext) -> None:
         """The life of a run: open the saga, advance it until it rests, let go of it."""
         outcome = "stopped"
+        self._observer.bind(run.saga_id, run.offer[0].trace if run.offer is not None else trace)
         try:
             advanced = await self._first(run, trace)
+            if run.context is not None:
+                self._observer.bind(run.saga_id, run.context.trace)
             if advanced is not None:
                 outcome = await self._loop(run, advanced)
         except StaleEpoch:
@@ -387,6 +390,7 @@ class EmbeddedEngine:
             self._fail(run, error)
             await self._park(run, str(error))
         except Exception as error:
+            self._tell_defect(run, "run", error)
             self._fail(run, error)
             await self._park(run, f"{type(error).__name__}: {error}")
             outcome = "defect"
@@ -460,6 +464,7 @@ class EmbeddedEngine:
         except RunOver:
             return
         except Exception as error:  # a defect of ours; the attempt may have left
+            self._tell_defect(run, "send", error)
             failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"defect: {error!r}")
             event = outcome_event(outgoing.do, failed, self._clock.now())
         finally:
@@ -519,6 +524,7 @@ class EmbeddedEngine:
         if row is None:
             return await self._begin(unit, run, trace)
         context = context_of(row)
+        self._observer.bind(run.saga_id, context.trace)  # for the functions of this unit
         if row.closed_at is not None:
             return self._look_only(run, row, context, bare_saga(row))
         entries = await unit.journal(run.saga_id)
@@ -633,6 +639,10 @@ class EmbeddedEngine:
             self._observer.happened(run.saga_id, self._plan.stage, event, adopted.context.trace)
         if adopted.advanced.events:
             run.changed()
+
+    def _tell_defect(self, run: Run, where: str, error: BaseException) -> None:
+        trace = run.context.trace if run.context is not None else TraceContext()
+        self._observer.defect(where, run.saga_id, trace, error)
 
     def _tell_cut_off(self, adopted: _Adopted, each: CutOff) -> None:
         """Report an attempt that the run before could not: its process is gone."""

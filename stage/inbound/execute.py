@@ -21,6 +21,7 @@ async def execute(request: web.Request) -> web.Response:
     envelope = decode_envelope(body, edge.limits)
     request[SPAN].about(envelope.saga_id)
     request[SAGA_ID] = envelope.saga_id
+    edge.observer.bind(envelope.saga_id, request[SPAN].context)
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, []), envelope.saga_id)
     deadline = deadline_of(request, envelope.deadline, edge.clock.now())
     wait, respond_async = wait_of(request, edge.wait_seconds_max, edge.wait_seconds_max)

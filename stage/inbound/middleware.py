@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from math import ceil
 
 from aiohttp import web
@@ -36,8 +37,13 @@ async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamR
         joined=edge.joins_trace(request),
     )
     request[SPAN] = span
+    edge.observer.bind(saga_id, span.context)
+    raised = ""
     try:
         response = await handler(request)
+    except asyncio.CancelledError:  # the process is stopping
+        span.end("cancelled")
+        raise
     except web.HTTPException as error:
         response = problem_response(_of_http(error), request)
         for name in ("Allow",):
@@ -60,13 +66,15 @@ async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamR
     except JournalMismatch as error:
         response = problem_response(_unknown("Defect", str(error)), request)
     except Exception as error:
-        detail = f"{type(error).__name__} in {route}"
-        response = problem_response(_unknown("Defect", detail), request)
-        span.end("500", f"{type(error).__name__}: {error}")
-        return response
+        where = f"{request.method} {route}"
+        edge.observer.defect(where, _saga_id(request) or "", span.context, error)
+        raised = type(error).__name__
+        response = problem_response(_unknown("Defect", f"{raised} in {route}"), request)
     if span.trace_id:
         response.headers.setdefault(h.TRACE_ID, span.trace_id)
-    span.end(str(response.status))
+    if (about := _saga_id(request)) is not None:
+        response.headers.setdefault(h.SAGA_ID, about)
+    span.end(str(response.status), raised)
     return response
 
 
@@ -84,10 +92,7 @@ def problem_response(problem: Problem, request: web.Request) -> web.Response:
         problem = replace(problem, trace_id=span.trace_id)
     if problem.saga_id is None:
         problem = replace(problem, saga_id=_saga_id(request))
-    response = web.Response(status=problem.status, body=problem.encode(), content_type=CONTENT_TYPE)
-    if problem.saga_id is not None:
-        response.headers[h.SAGA_ID] = problem.saga_id
-    return response
+    return web.Response(status=problem.status, body=problem.encode(), content_type=CONTENT_TYPE)
 
 
 def _saga_id(request: web.Request) -> str | None:

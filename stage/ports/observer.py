@@ -127,6 +127,17 @@ class Observer(Protocol):
         """
         ...
 
+    def bind(self, saga_id: str, trace: TraceContext) -> None:
+        """From here on the task that calls, and what it starts, works for that saga.
+
+        `saga_id` is empty where it is not known, and so is the trace.
+        """
+        ...
+
+    def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
+        """Something raised that never should. `where` has few values; `saga_id` may be empty."""
+        ...
+
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
         """An event is durable. Told once an event, never again on replay."""
         ...

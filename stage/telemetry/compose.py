@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stage.core.commands import Activity
 from stage.core.events import Event
 from stage.ports.observer import Observer, Span, TraceContext
+from stage.telemetry.bound import bind
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -24,6 +25,15 @@ class Listener(Protocol):
         ...
 
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+        """See `ports.observer.Observer`."""
+        ...
+
+
+@runtime_checkable
+class DefectListener(Protocol):
+    """A listener that wants to be told of defects too."""
+
+    def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """See `ports.observer.Observer`."""
         ...
 
@@ -107,6 +117,17 @@ class Composed:
             began=began,
             ended=ended,
         )
+
+    def bind(self, saga_id: str, trace: TraceContext) -> None:
+        """See `ports.observer.Observer`."""
+        bind(saga_id, trace)
+
+    def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
+        """See `ports.observer.Observer`."""
+        for listener in self._listeners:
+            if isinstance(listener, DefectListener):
+                with suppress(Exception):  # an observer never raises
+                    listener.defect(where, saga_id, trace, error)
 
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
         """See `ports.observer.Observer`."""

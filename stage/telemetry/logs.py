@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, BinaryIO, Final, Literal
@@ -21,12 +22,15 @@ from stage.core.commands import Activity
 from stage.core.events import Event, name_of
 from stage.ports.observer import TraceContext
 from stage.telemetry import names
+from stage.telemetry.bound import add_ids
 from stage.wire.envelope import format_instant
 
 Format = Literal["json", "console", "auto"]
 Fields = MutableMapping[str, Any]
 
 TEXT_CHARS_MAX: Final = 300
+STACK_LINES_MAX: Final = 12
+"""Of a defect: the calls that came last."""
 SAGAS_REMEMBERED_MAX: Final = 10_000
 """For so many unfinished sagas a line about an outcome knows the attempt that it ends."""
 
@@ -85,6 +89,19 @@ class LogListener:
         self._log.log(level, name, **fields)
         if name in _FORGET:
             self._attempts.pop(saga_id, None)
+
+    def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
+        """Write where it was raised; not what it says, which may quote what was sent."""
+        stack = [
+            f"{frame.filename}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)[-STACK_LINES_MAX:]
+        ]
+        fields: dict[str, Any] = {"where": where, "error": type(error).__name__, "stack": stack}
+        if saga_id:
+            fields["saga_id"] = _told(saga_id)
+        if trace.traceparent:
+            fields["trace_id"] = trace.traceparent[3:35]
+        self._log.error(names.LOG_DEFECT, **fields)
 
     def _attempt_of(self, saga_id: str, name: str, event: Event) -> tuple[int | None, str]:
         activity = _ACTIVITY_OF_PREFIX.get(name.partition("_")[0])
@@ -155,6 +172,7 @@ def configure(
     console = format == "console" or (format == "auto" and out.isatty())
     before: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        add_ids,
         structlog.processors.add_log_level,
         _stamp,
     ]

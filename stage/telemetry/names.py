@@ -174,6 +174,9 @@ LOG_EVENTS: Final = {
 }
 """The names of the journal, with the level of their line. What an operator did is never hidden."""
 
+LOG_DEFECT: Final = "defect"
+"""The one line that no event of the journal stands behind: something raised that never should."""
+
 LOG_FIELDS: Final = frozenset(
     {
         "step",

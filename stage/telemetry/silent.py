@@ -105,5 +105,11 @@ class SilentObserver:
     ) -> None:
         """See `ports.observer.Observer`."""
 
+    def bind(self, saga_id: str, trace: TraceContext) -> None:
+        """See `ports.observer.Observer`."""
+
+    def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
+        """See `ports.observer.Observer`."""
+
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
         """See `ports.observer.Observer`."""

@@ -247,6 +247,12 @@ class OtelObserver:
             if span.is_recording() and span.get_span_context().span_id == int(span_id, 16):
                 RecordedSpan(span, error_code_min=None).end(names.CUT_OFF, at=ended)
 
+    def bind(self, saga_id: str, trace: TraceContext) -> None:
+        """Lines carry ids, and spans their own: nothing to do."""
+
+    def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
+        """Lines tell of it: nothing to do."""
+
     def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
         """Spans tell of attempts and not of events: nothing to do."""
 

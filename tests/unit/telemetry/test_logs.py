@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ from stage.core import events as e
 from stage.core.commands import Activity
 from stage.ports.observer import TraceContext
 from stage.telemetry import logs
+from stage.telemetry.bound import IdsFilter, bind
 from stage.telemetry.compose import compose, default_observer
 from stage.telemetry.silent import SilentObserver
 
@@ -227,3 +229,54 @@ def test_what_is_remembered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
 
 def _drop(_logger: object, _method: str, _fields: Any) -> Any:
     raise structlog.DropEvent
+
+
+def test_lines_of_others_carry_the_ids_of_the_saga_that_they_work_for(lines: Lines) -> None:
+    """In our own entry point; a line that has ids keeps them, one outside of a saga has none."""
+
+    def work() -> None:
+        bind("s-9", CONTEXT)
+        logging.getLogger("other").warning("slow")
+        structlog.get_logger().warning("mine", saga_id="s-1")
+
+    contextvars.copy_context().run(work)
+    logging.getLogger("other").warning("outside")
+    told = [(line["event"], line.get("saga_id"), line.get("trace_id")) for line in lines()]
+    assert [("slow", "s-9", TRACE), ("mine", "s-1", TRACE), ("outside", None, None)] == told
+
+
+def test_a_filter_adds_the_ids_to_records_of_the_standard_library() -> None:
+    """Every record passes, and has both, so that a format may name them."""
+    record = logging.LogRecord("host", logging.INFO, "", 0, "x", None, None)
+
+    def work() -> bool:
+        bind("s-9", CONTEXT)
+        return IdsFilter().filter(record)
+
+    assert contextvars.copy_context().run(work)
+    assert ("s-9", TRACE) == (getattr(record, "saga_id", None), getattr(record, "trace_id", None))
+    outside = logging.LogRecord("host", logging.INFO, "", 0, "x", None, None)
+    assert IdsFilter().filter(outside)
+    assert logging.Formatter("%(saga_id)s %(trace_id)s").format(outside) == "- -"
+
+
+def test_a_defect_is_told_to_who_listens_for_it(lines: Lines) -> None:
+    """The place and the kind, never the message; a listener need not listen for it."""
+    try:
+        raise ValueError(SECRET)
+    except ValueError as raised:
+        compose(SilentObserver(), Deaf(), logs.LogListener()).defect("send", "s-1", CONTEXT, raised)
+    (line,) = lines()
+    assert ("defect", "error", "send") == (line["event"], line["level"], line["where"])
+    assert ("ValueError", "s-1", TRACE) == (line["error"], line["saga_id"], line["trace_id"])
+    assert SECRET.encode() not in lines_raw(lines) and "test_a_defect" in line["stack"][-1]
+
+
+class Deaf:
+    """A listener for attempts and events alone."""
+
+    def attempted(self, *_: object) -> None:
+        """Nothing."""
+
+    def happened(self, *_: object) -> None:
+        """Nothing."""
