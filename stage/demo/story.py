@@ -86,6 +86,8 @@ async def _tell(*, json: bool, keep: bool, otlp: str | None) -> int:
 async def _account(
     chain: Chain, client: Client, story: Story, letter: str, voice: Voice
 ) -> Account:
+    if story.kills:
+        await chain.spans_left()  # those of the stories before are not to be killed too
     started = time.monotonic()
     with story_span(story.name) as span:
         client.story = span

@@ -110,7 +110,8 @@ SPAN_ATTRIBUTES: Final = {
     OUTCOME: ("run", "attempt"),
     REASON: ("run", "attempt"),
 }
-"""Every attribute, and on which spans it may stand: the table of docs/tracing.md."""
+"""Every attribute, and on which spans it may stand: the table of docs/tracing.md, which is tested
+against it."""
 
 
 def attributes_of(span: str) -> frozenset[str]:
