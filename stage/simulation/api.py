@@ -1,0 +1,125 @@
+"""Models of external APIs. A stage's own module may offer better ones in `simulated_apis`.
+
+    simulated_apis = {"psp": PspModel}
+
+A model answers requests and keeps the world's books: `books.make` when an effect takes place,
+`books.unmake` when it is undone. Faults are not its business: the network loses and delays, and
+`ApiModel` refuses and fails before the model is asked.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from stage.ports.stage import Answer
+from stage.simulation.books import Books, Effect, read_key
+from stage.simulation.faults import Faults
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as it arrives. `key` is its Idempotency-Key."""
+
+    method: str
+    path: str
+    key: str
+    body: bytes = b""
+
+
+class ApiModel:
+    """An API that honours idempotency keys, for any stage.
+
+    A request that may have an effect makes one under its key, once; one whose key says `undo`
+    undoes what the step made, and closes what it did not make; a GET looks the key up (404 when
+    nothing was made). Answers are `{"id": "fx_000001"}`.
+    """
+
+    honours_keys = True
+
+    def __init__(self, name: str, books: Books, faults: Faults) -> None:
+        self.name = name
+        self.books = books
+        self.faults = faults
+        self.away = False
+        self._willing: dict[str, bool] = {}
+
+    def answer(self, request: ApiRequest) -> Answer:
+        """Answer one request that has arrived, with the faults of this world."""
+        saga, stage, step, undo = read_key(request.key)
+        if request.method not in SAFE:
+            if self.faults.happens("api_busy"):
+                return self._say(request, Answer(status=429, headers=(("Retry-After", "1"),)))
+            if self.faults.happens("api_error"):
+                return self._say(request, Answer(status=500))
+        if request.method in SAFE:
+            return self._say(request, self.look_up(request))
+        if undo:
+            will = self._will(request.key, "undo_refused")
+            if not will:
+                for effect in self.books.effects_of(stage, saga, step):
+                    effect.undo_refused = True
+                self.books.effect(f"{saga}:{stage}:{step}:do", self.name).undo_refused = True
+            return self._say(request, self.undo(request) if will else self.refuse_undo(request))
+        effect = self.books.effect(request.key, self.name)
+        effect.body = effect.body or request.body
+        if effect.closed:
+            return self._say(request, self.gone(request))
+        if not effect.made and not self._will(request.key, "api_refuses"):
+            effect.refused = True
+            return self._say(request, self.refuse(request))
+        self.books.make(effect, honours_keys=self.honours_keys)
+        return self._say(request, self.made(request, effect))
+
+    def _will(self, key: str, fault: str) -> bool:
+        """A business no is said for good: the same to every request under a key."""
+        if key not in self._willing:
+            self._willing[key] = not self.faults.happens(fault)
+        return self._willing[key]
+
+    def _say(self, request: ApiRequest, answer: Answer) -> Answer:
+        saga = read_key(request.key).saga
+        self.books.tell(saga, self.name, f"{request.method} {request.path}: {answer.status}")
+        return answer
+
+    # --- what a model of a real API replaces -----------------------------------------------------
+
+    def made(self, request: ApiRequest, effect: Effect) -> Answer:
+        """What a request is answered whose effect stands."""
+        return json_answer(200, {"id": effect.name})
+
+    def refuse(self, request: ApiRequest) -> Answer:
+        """A business no: nothing happened."""
+        return json_answer(402, {"error": "refused"})
+
+    def gone(self, request: ApiRequest) -> Answer:
+        """The key was undone before: nothing happens under it any more."""
+        return json_answer(410, {"error": "undone before"})
+
+    def look_up(self, request: ApiRequest) -> Answer:
+        """A probe; its own key is the one it asks for."""
+        effect = self.books.effects.get(request.key)
+        if effect is None or not effect.made:
+            return json_answer(404, {"error": "not known"})
+        return json_answer(200, {"id": effect.name})
+
+    def undo(self, request: ApiRequest) -> Answer:
+        """Undo all that the step made, and close what it did not make."""
+        saga, stage, step, _ = read_key(request.key)
+        self.books.effect(f"{saga}:{stage}:{step}:do", self.name)
+        for effect in self.books.effects_of(stage, saga, step):
+            self.books.unmake(effect)
+        return json_answer(200, {"undone": True})
+
+    def refuse_undo(self, request: ApiRequest) -> Answer:
+        """It will never be undone."""
+        return json_answer(402, {"error": "cannot be undone"})
+
+
+def json_answer(status: int, value: object) -> Answer:
+    """An answer in JSON."""
+    return Answer(
+        status=status,
+        headers=(("Content-Type", "application/json"),),
+        body=msgspec.json.encode(value),
+    )

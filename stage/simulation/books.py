@@ -1,0 +1,433 @@
+"""The world's own books: what really happened, told by the world and not by our journal.
+
+Three things are counted. *Effects* at external APIs, by key, when they take place. *Local work*,
+when the unit that held it has become durable. *What was made durable*, when the store said so: the
+books compare every message with it at the moment at which the message leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
+from stage.ports.store import SagaRow
+from stage.simulation.loop import VirtualLoop
+from stage.simulation.transcript import Transcript
+
+
+class Violation(msgspec.Struct, frozen=True, kw_only=True):
+    """An invariant that did not hold."""
+
+    invariant: str
+    saga: str
+    text: str
+    at: float
+
+
+class Effect(msgspec.Struct, kw_only=True):
+    """All that happened at an external API under one key."""
+
+    key: str
+    api: str
+    made: int = 0
+    undone: int = 0
+    closed: bool = False
+    """Undone before it was made: a late request is refused."""
+    refused: bool = False
+    undo_refused: bool = False
+    name: str = ""
+    """How the API calls what it made."""
+    body: bytes = b""
+
+    @property
+    def standing(self) -> int:
+        """How many are not undone."""
+        return self.made - self.undone
+
+
+class Intent(NamedTuple):
+    """What a key says: one effect of a step, or its undoing."""
+
+    saga: str
+    stage: str
+    step: str
+    undo: bool
+
+
+def read_key(key: str) -> Intent:
+    """The parts of a key `saga:stage:step:do` (see core.ids); further parts are an ordinal."""
+    saga, stage, step, direction = (*key.split(":", 4), "", "", "", "")[:4]
+    return Intent(saga, stage, step, direction == "undo")
+
+
+class Written(NamedTuple):
+    """One write of a unit. `epoch` is the one that the writer held; None for a new saga."""
+
+    row: SagaRow
+    events: tuple[e.Event, ...]
+    epoch: int | None
+
+
+class Worked(NamedTuple):
+    """One transaction function that ran in a unit."""
+
+    saga: str
+    step: str
+    undo: bool
+
+
+class Known(msgspec.Struct, kw_only=True):
+    """What is durable of one saga at one stage."""
+
+    row: SagaRow
+    events: list[e.Event] = []
+    starts: dict[str, int] = {}
+    """The order in which steps were started."""
+    turned: bool = False
+    """It goes backward, or was buried."""
+    requests: dict[str, list[e.Request]] = {}
+    """The requests whose intent is durable, by `step:do` and `step:undo`."""
+    succeeded: set[str] = set()
+    intents: set[str] = set()
+    """`step:do`, `step:undo`, `step:probe` and `:tell` whose start is durable."""
+    given_up: set[str] = set()
+    """Steps whose compensation failed for good."""
+    deadline: float | None = None
+    recovered: int = 0
+
+
+class Local(msgspec.Struct, kw_only=True):
+    """How often a transaction and its compensation took effect."""
+
+    done: int = 0
+    undone: int = 0
+
+
+class Books:
+    """The books of one simulated world."""
+
+    def __init__(self, loop: VirtualLoop, transcript: Transcript) -> None:
+        self._loop = loop
+        self.transcript = transcript
+        self.violations: list[Violation] = []
+        self.effects: dict[str, Effect] = {}
+        self._by_step: dict[tuple[str, str, str], list[Effect]] = {}
+        self.local: dict[tuple[str, str, str], Local] = {}
+        self.known: dict[tuple[str, str], Known] = {}
+        self.plans: dict[str, Plan] = {}
+        self.attempts: dict[tuple[str, str, str], int] = {}
+        """Attempts to undo that left, by stage, saga and step."""
+        self._sent: dict[tuple[str, str], bytes] = {}
+        self._answers: dict[tuple[str, str, int], bytes] = {}
+        self._refused: dict[tuple[str, str], str] = {}
+        self._closed: set[tuple[str, str]] = set()
+        self._effects_made = 0
+        self.payloads: dict[str, bytes] = {}
+        """The data of each saga as its client first sent it."""
+
+    # --- saying ----------------------------------------------------------------------------------
+
+    def tell(self, saga: str, who: str, what: str) -> None:
+        """A line of the transcript."""
+        self.transcript.tell(self._loop.time(), saga, who, what)
+
+    def violate(self, invariant: str, saga: str, text: str) -> None:
+        """An invariant does not hold."""
+        self.tell(saga, "VIOLATION", f"{invariant}: {text}")
+        self.violations.append(
+            Violation(invariant=invariant, saga=saga, text=text, at=self._loop.time())
+        )
+
+    # --- external APIs ---------------------------------------------------------------------------
+
+    def effect(self, key: str, api: str) -> Effect:
+        """The entry of a key, opened when there is none."""
+        found = self.effects.get(key)
+        if found is None:
+            found = self.effects[key] = Effect(key=key, api=api)
+            saga, stage, step, _ = read_key(key)
+            self._by_step.setdefault((stage, saga, step), []).append(found)
+        return found
+
+    def make(self, effect: Effect, *, honours_keys: bool = True) -> None:
+        """The effect takes place: once a key, where the API honours keys."""
+        if effect.made and honours_keys:
+            return
+        self._effects_made += 1
+        effect.made += 1
+        effect.name = effect.name or f"fx_{self._effects_made:06d}"
+        saga, stage, step, _ = read_key(effect.key)
+        self.tell(saga, effect.api, f"EFFECT made for {stage}/{step}: {effect.name}")
+        known = self.known.get((stage, saga))
+        if known is None:
+            return
+        allowed = max(1, len(known.requests.get(f"{step}:do", ())))
+        made = sum(one.made for one in self.effects_of(stage, saga, step))
+        if made > allowed:
+            self.violate("I3", saga, f"{stage}/{step} made {made} effects at {effect.api}")
+
+    def unmake(self, effect: Effect) -> None:
+        """The effect is undone; one never made is closed for ever."""
+        saga, stage, step, _ = read_key(effect.key)
+        if effect.standing:
+            self.tell(saga, effect.api, f"EFFECT undone for {stage}/{step}: {effect.name}")
+        elif not effect.closed:
+            self.tell(saga, effect.api, f"closed for ever: {stage}/{step} was not there to undo")
+        effect.closed = True
+        effect.undone = effect.made
+
+    def effects_of(self, stage: str, saga: str, step: str) -> Sequence[Effect]:
+        """The entries of one step."""
+        return self._by_step.get((stage, saga, step), ())
+
+    def standing(self, stage: str, saga: str, step: Step) -> int:
+        """How much of a step stands in the world now: effects outside, or local work."""
+        if step.kind is StepKind.TRANSACTION:
+            local = self.local.get((stage, saga, step.name))
+            return 0 if local is None else local.done - local.undone
+        if step.kind is StepKind.CALL:
+            return sum(one.standing for one in self.effects_of(stage, saga, step.name))
+        return self._standing_behind(step.peer, saga)
+
+    def _standing_behind(self, stage: str, saga: str) -> int:
+        plan = self.plans.get(stage)
+        if plan is None:
+            return self.local.get((stage, saga, ""), Local()).done - (
+                self.local.get((stage, saga, ""), Local()).undone
+            )
+        known = self.known.get((stage, saga))
+        if known is not None and known.given_up:
+            return 0  # what stands there was reported, and is not ours to undo
+        return sum(self.standing(stage, saga, step) for step in plan.steps if step.compensatable)
+
+    # --- the store -------------------------------------------------------------------------------
+
+    def committed(
+        self, stage: str, who: str, writes: Sequence[Written], works: Sequence[Worked]
+    ) -> None:
+        """A unit has become durable."""
+        for work in works:
+            self._count(stage, work)
+        for write in writes:
+            self._write(stage, who, write)
+
+    def _count(self, stage: str, work: Worked) -> None:
+        local = self.local.setdefault((stage, work.saga, work.step), Local())
+        if work.undo:
+            local.undone += 1
+        else:
+            local.done += 1
+        if local.done > 1:
+            self.violate("I2", work.saga, f"{stage}/{work.step} took local effect {local.done}x")
+        if local.undone > 1 or local.undone > local.done:
+            self.violate(
+                "I7",
+                work.saga,
+                f"{stage}/{work.step} was compensated {local.undone}x and done {local.done}x",
+            )
+        if local.undone and not work.undo:
+            self.violate("I6", work.saga, f"{stage}/{work.step} was done after it was compensated")
+
+    def _write(self, stage: str, who: str, write: Written) -> None:
+        row = write.row
+        known = self.known.get((stage, row.id))
+        if known is None:
+            known = self.known[stage, row.id] = Known(row=row)
+        elif write.epoch is None:
+            self.violate("I11", row.id, f"{stage} accepted the saga twice")
+        elif write.epoch != known.row.epoch:
+            self.violate(
+                "I8",
+                row.id,
+                f"{who} wrote with epoch {write.epoch}, {known.row.epoch} holds",
+            )
+        if known.row.answer_status == 200 and row.answer_status == 200:
+            if known.row.answer_body != row.answer_body:
+                self.violate("I9", row.id, f"{stage} changed the stored answer")
+        for event in write.events:
+            self._event(stage, who, known, event)
+        known.events.extend(write.events)
+        known.row = row
+
+    def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
+        saga = known.row.id
+        plan = self.plans[stage]
+        self.tell(saga, who, describe(event))
+        match event:
+            case e.Accepted():
+                known.deadline = event.deadline
+            case e.Recovered():
+                known.recovered += 1
+            case e.Tombstoned() | e.TurnedBack():
+                known.turned = True
+            case e.StepStarted():
+                step = plan.step(event.step)
+                self._started(stage, known, step, event.at)
+                if step.execution.exhausted(event.attempt - 1):
+                    self.violate("I14", saga, f"{stage}/{step.name}: attempt {event.attempt}")
+                known.intents.add(f"{event.step}:do")
+                if event.request is not None:
+                    known.requests.setdefault(f"{event.step}:do", []).append(event.request)
+            case e.RequestPrepared():
+                way = "undo" if event.compensation else "do"
+                known.requests.setdefault(f"{event.step}:{way}", []).append(event.request)
+            case e.StepSucceeded() | e.ProbeFound():
+                if event.step in plan.by_name and (
+                    plan.step(event.step).kind is StepKind.TRANSACTION
+                ):
+                    self._started(stage, known, plan.step(event.step), event.at)
+                known.succeeded.add(event.step)
+            case e.ProbeStarted():
+                known.intents.add(f"{event.step}:probe")
+            case e.CompensationStarted():
+                known.turned = True
+                self._undoing(stage, known, plan, event.step)
+                known.intents.add(f"{event.step}:undo")
+                if event.request is not None:
+                    known.requests.setdefault(f"{event.step}:undo", []).append(event.request)
+            case e.CompensationRefused():
+                known.given_up.add(event.step)
+            case e.TellStarted():
+                known.intents.add(":tell")
+
+    def _started(self, stage: str, known: Known, step: Step, at: float) -> None:
+        saga = known.row.id
+        known.starts.setdefault(step.name, len(known.starts))
+        if known.turned:
+            self.violate("I6", saga, f"{stage}/{step.name} was started on the way back")
+        if (
+            known.deadline is not None
+            and at >= known.deadline
+            and not self._behind_pivot(stage, known)
+        ):
+            self.violate("I11", saga, f"{stage}/{step.name} was started after the deadline")
+
+    def _behind_pivot(self, stage: str, known: Known) -> bool:
+        """Behind the pivot the saga has to go forward, whatever the time is."""
+        plan = self.plans[stage]
+        if plan.pivot is None:
+            return False
+        name = plan.steps[plan.pivot].name
+        return name in known.succeeded or name in known.starts
+
+    def _undoing(self, stage: str, known: Known, plan: Plan, name: str) -> None:
+        saga = known.row.id
+        if plan.pivot is not None and plan.steps[plan.pivot].name in known.succeeded:
+            self.violate("I6", saga, f"{stage}/{name} is compensated behind the pivot")
+        mine = known.starts.get(name)
+        if mine is None:
+            return
+        wave = next(
+            (wave for wave in plan.waves if plan.by_name[name] in wave), (plan.by_name[name],)
+        )
+        for other, order in known.starts.items():
+            index = plan.by_name[other]
+            step = plan.steps[index]
+            if order <= mine or index in wave or other in known.given_up:
+                continue
+            if step.compensatable and self.standing(stage, saga, step) > 0:
+                self.violate(
+                    "I7", saga, f"{stage}/{name} is compensated while {other}, later, stands"
+                )
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def sending(self, stage: str, key: str, what: str, request: e.Request) -> None:
+        """A stage sends; `what` is do, undo or probe. Its intent has to be durable by now."""
+        saga, _, step, _ = read_key(key)
+        known = self.known.get((stage, saga))
+        if known is None or f"{step}:{what}" not in known.intents:
+            self.violate("I3", saga, f"{stage}/{step} {what} was sent without a durable intent")
+            return
+        if what == "undo":
+            counted = (stage, saga, step)
+            self.attempts[counted] = self.attempts.get(counted, 0) + 1
+        if what == "probe":
+            return
+        stored = known.requests.get(f"{step}:{what}", [])
+        if not any(_same(request, one) for one in stored):
+            self.violate("I3", saga, f"{stage}/{step} {what} was sent with bytes not journaled")
+        self._same_bytes(stage, key, _bytes_of(request), saga)
+
+    def handing_on(self, stage: str, peer: str, saga: str, body: bytes) -> None:
+        """A stage hands on downstream: all its own work has to be durable by now."""
+        name = FORWARD_PREFIX + peer
+        known = self.known.get((stage, saga))
+        if known is None or f"{name}:do" not in known.intents:
+            self.violate("I3", saga, f"{stage} handed on to {peer} without a durable intent")
+            return
+        for step in self.plans[stage].steps:
+            if step.kind is not StepKind.FORWARD and step.name not in known.succeeded:
+                self.violate("I4", saga, f"{stage} handed on before {step.name} was durable")
+            if step.kind is StepKind.TRANSACTION and self.standing(stage, saga, step) == 0:
+                self.violate("I4", saga, f"{stage} handed on without the work of {step.name}")
+        self._same_bytes(stage, f"{saga}:{name}", body, saga)
+
+    def asking_to_compensate(self, stage: str, peer: str, saga: str) -> None:
+        """A stage asks a neighbour to compensate."""
+        known = self.known.get((stage, saga))
+        name = FORWARD_PREFIX + peer
+        intents = known.intents if known is not None else set()
+        if f"{name}:undo" not in intents and ":tell" not in intents:
+            self.violate("I3", saga, f"{stage} asked {peer} to compensate without an intent")
+        counted = (stage, saga, name)
+        self.attempts[counted] = self.attempts.get(counted, 0) + 1
+
+    def _same_bytes(self, stage: str, key: str, sent: bytes, saga: str) -> None:
+        before = self._sent.setdefault((stage, key), sent)
+        if before != sent:
+            self.violate("I3", saga, f"{stage} sent other bytes under key {key}")
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def answered(self, stage: str, saga: str, status: int, body: bytes, outcome: str) -> None:
+        """A stage answers `POST /sagas`; what it says has to be durable, true and the same."""
+        known = self.known.get((stage, saga))
+        if status in (200, 202, 409, 410, 500) and known is None:
+            self.violate("I1", saga, f"{stage} answered {status} for a saga that is not stored")
+        if status in (200, 409, 410):
+            before = self._answers.setdefault((stage, saga, status), body)
+            if before != body:
+                self.violate("I9", saga, f"{stage} answered {status} with other bytes")
+        if status == 200 and (stage, saga) in self._closed:
+            self.violate("I6", saga, f"{stage} answered 200 after it had said it is undone")
+        if outcome == "not_executed" and status not in (422, 429, 503):
+            self._refused[stage, saga] = f"{status} not_executed"
+        if status in (409, 410):
+            self._closed.add((stage, saga))
+
+    def said_undone(self, stage: str, saga: str) -> None:
+        """A stage answered that nothing of the saga stands."""
+        self._closed.add((stage, saga))
+        if (stage, saga) not in self.known:
+            self.violate("I1", saga, f"{stage} said it is undone, and wrote no tombstone")
+        for step in self.plans[stage].steps:
+            if step.compensatable and self.standing(stage, saga, step):
+                self.violate("I7", saga, f"{stage} said it is undone while {step.name} stands")
+
+    def refused(self) -> Iterator[tuple[str, str, str]]:
+        """Stage, saga and words of every answer that said not_executed for good."""
+        return ((stage, saga, words) for (stage, saga), words in self._refused.items())
+
+
+def describe(event: e.Event) -> str:
+    """One line for an event of the journal."""
+    name = e.name_of(event)
+    parts = [
+        str(getattr(event, member))
+        for member in ("step", "attempt", "epoch", "requested_by", "reason", "stands")
+        if getattr(event, member, "")
+    ]
+    return f"journal: {name} {' '.join(parts)}".rstrip()[:160]
+
+
+def _same(request: e.Request, stored: e.Request) -> bool:
+    return _bytes_of(request) == _bytes_of(stored)
+
+
+def _bytes_of(request: e.Request) -> bytes:
+    return msgspec.msgpack.encode((request.method, request.path, request.headers, request.body))

@@ -1,0 +1,269 @@
+"""The store of a simulated process: the real store, with what a disk and a crash do to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from typing import Any, TypeVar
+
+import msgspec
+
+from stage.authoring.stage import BoundStage
+from stage.core.commands import Activity
+from stage.core.errors import StaleEpoch, StoreUnavailable
+from stage.core.events import Event
+from stage.core.states import SagaState
+from stage.ports.stage import RunView
+from stage.ports.store import Entry, Filter, SagaRow, Store, Tx, Unit
+from stage.simulation.books import Books, Worked, Written
+from stage.simulation.faults import Faults
+from stage.simulation.loop import Process
+from stage.store.drive import outside_loop
+
+T = TypeVar("T")
+
+COMMIT_SECONDS = (0.0005, 0.01)
+
+
+class Disk:
+    """What the processes of one node share: the store itself, and whether it can be written."""
+
+    def __init__(self, stage: str, store: Store, books: Books, faults: Faults, random: Random):
+        self.stage = stage
+        self.store = store
+        self.books = books
+        self.faults = faults
+        self.random = random
+        self.away = False
+        self.unit: _Noted | None = None
+        """The unit that runs now."""
+
+    async def read(self, saga_id: str) -> SagaRow | None:
+        """The durable row."""
+        return await self.store.get(saga_id)
+
+
+class SimulatedStore:
+    """ports.store.Store for one process. `crash` ends the process at a commit."""
+
+    def __init__(self, disk: Disk, process: Process, crash: Callable[[Process], None]) -> None:
+        self._disk = disk
+        self._process = process
+        self._crash = crash
+
+    async def open(self) -> None:
+        """The disk has been opened."""
+
+    async def close(self) -> None:
+        """The disk stays."""
+
+    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        """See ports.store.Store."""
+        disk, process, faults = self._disk, self._process, self._disk.faults
+        await process.gate()
+        await asyncio.sleep(disk.random.uniform(*COMMIT_SECONDS))
+        await process.gate()
+        self._present()
+        if faults.happens("crash_before_commit"):
+            self._crash(process)
+            await process.nothing()
+        fails = faults.happens("commit_failed")
+        noted: list[_Noted] = []
+
+        async def watched(unit: Unit) -> T:
+            note = _Noted(unit)
+            disk.unit = note
+            value = await work(note)
+            noted.append(note)
+            if fails:
+                raise StoreUnavailable("the commit failed; nothing was written")
+            return value
+
+        try:
+            value = await disk.store.transact(watched)
+        except StaleEpoch:
+            faults.struck["stale_write_refused"] += 1
+            raise
+        finally:
+            disk.unit = None
+        disk.books.committed(disk.stage, process.name, noted[-1].writes, noted[-1].works)
+        if faults.happens("crash_after_commit"):
+            self._crash(process)
+            await process.nothing()
+        return value
+
+    def _present(self) -> None:
+        if self._disk.away:
+            raise StoreUnavailable("the database is away")
+
+    async def get(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Store."""
+        await self._process.gate()
+        self._present()
+        return await self._disk.store.get(saga_id)
+
+    async def entries(self, saga_id: str) -> list[Entry]:
+        """See ports.store.Store."""
+        await self._process.gate()
+        self._present()
+        return await self._disk.store.entries(saga_id)
+
+    async def page(self, which: Filter) -> list[SagaRow]:
+        """See ports.store.Store."""
+        await self._process.gate()
+        self._present()
+        return await self._disk.store.page(which)
+
+    async def due(self, before: float, limit: int) -> list[str]:
+        """See ports.store.Store."""
+        await self._process.gate()
+        self._present()
+        return await self._disk.store.due(before, limit)
+
+    async def count(self) -> dict[SagaState, int]:
+        """See ports.store.Store."""
+        await self._process.gate()
+        self._present()
+        return await self._disk.store.count()
+
+    @property
+    def available(self) -> bool:
+        """See ports.store.Store."""
+        return not self._disk.away
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the store offers."""
+        return getattr(self._disk.store, name)
+
+
+class _Noted:
+    """A unit that remembers what was written and which functions ran in it."""
+
+    __slots__ = ("_unit", "works", "writes")
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+        self.writes: list[Written] = []
+        self.works: list[Worked] = []
+
+    @property
+    def tx(self) -> Tx:
+        """See ports.store.Unit."""
+        return self._unit.tx
+
+    async def load(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Unit."""
+        return await self._unit.load(saga_id)
+
+    async def journal(self, saga_id: str) -> list[Entry]:
+        """See ports.store.Unit."""
+        return await self._unit.journal(saga_id)
+
+    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+        """See ports.store.Unit."""
+        await self._unit.insert(row, events)
+        self.writes.append(Written(row, tuple(events), None))
+
+    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+        """See ports.store.Unit."""
+        await self._unit.save(row, events, epoch=epoch)
+        self.writes.append(Written(row, tuple(events), epoch))
+
+    async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
+        """See ports.store.Unit."""
+        mark = len(self.works)
+        try:
+            return await self._unit.attempt(work)
+        except BaseException:
+            del self.works[mark:]
+            raise
+
+
+class WatchedStage(BoundStage[Any, Any]):
+    """The author's stage; transactions that ran are noted in the unit in which they did."""
+
+    def __init__(self, bound: BoundStage[Any, Any], disk: Disk) -> None:
+        self.__dict__.update(vars(bound))
+        self._disk = disk
+
+    async def run_transaction(
+        self, tx: Tx, activity: Activity, step: str, view: RunView
+    ) -> msgspec.Raw:
+        """See ports.stage.Participant."""
+        result = await super().run_transaction(tx, activity, step, view)
+        if self._disk.unit is not None:
+            undo = activity is Activity.COMPENSATE
+            self._disk.unit.works.append(Worked(view.id, step, undo))
+        return result
+
+
+class BlockingStore:
+    """A store that needs a real event loop and threads, run to its end within each call.
+
+    So that real SQLite files can stand behind a simulation in virtual time, one unit after the
+    other. Units do not share commits here.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._loop = asyncio.new_event_loop()
+
+    def _run(self, work: Awaitable[T]) -> T:
+        async def whole() -> T:
+            return await work
+
+        with outside_loop():
+            return self._loop.run_until_complete(whole())
+
+    def shut(self) -> None:
+        """Close the store and the loop it lived in."""
+        self._run(self._store.close())
+        with outside_loop():
+            self._loop.close()
+
+    async def open(self) -> None:
+        """See ports.store.Store."""
+        self._run(self._store.open())
+
+    async def close(self) -> None:
+        """See ports.store.Store."""
+        self._run(self._store.close())
+
+    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        """See ports.store.Store."""
+        return self._run(self._store.transact(work))
+
+    async def get(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Store."""
+        return self._run(self._store.get(saga_id))
+
+    async def entries(self, saga_id: str) -> list[Entry]:
+        """See ports.store.Store."""
+        return self._run(self._store.entries(saga_id))
+
+    async def page(self, which: Filter) -> list[SagaRow]:
+        """See ports.store.Store."""
+        return self._run(self._store.page(which))
+
+    async def due(self, before: float, limit: int) -> list[str]:
+        """See ports.store.Store."""
+        return self._run(self._store.due(before, limit))
+
+    async def count(self) -> dict[SagaState, int]:
+        """See ports.store.Store."""
+        return self._run(self._store.count())
+
+    @property
+    def available(self) -> bool:
+        """See ports.store.Store."""
+        return self._store.available
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the store offers, run to its end as well."""
+        method = getattr(self._store, name)
+
+        async def blocking(*arguments: Any, **options: Any) -> Any:
+            return self._run(method(*arguments, **options))
+
+        return blocking

@@ -1,0 +1,80 @@
+"""Which faults a simulation has, and how often: each seed draws a swarm of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import msgspec
+
+KINDS: dict[str, tuple[float, float]] = {
+    # of a message
+    "request_lost": (0.01, 0.25),
+    "answer_lost": (0.01, 0.25),
+    "connection_refused": (0.01, 0.2),
+    "delay": (0.02, 0.3),
+    "duplicate": (0.02, 0.3),
+    # of a link, in events a second
+    "partition": (0.02, 0.2),
+    # of an external API
+    "api_refuses": (0.02, 0.3),
+    "api_error": (0.01, 0.2),
+    "api_busy": (0.01, 0.2),
+    "undo_refused": (0.01, 0.1),
+    "api_away": (0.02, 0.15),
+    # of a store: of a unit, but for `store_away`, in events a second
+    "crash_before_commit": (0.002, 0.03),
+    "crash_after_commit": (0.002, 0.03),
+    "commit_failed": (0.005, 0.08),
+    "store_away": (0.02, 0.15),
+    # of a node, in events a second
+    "crash": (0.02, 0.2),
+    "drain": (0.01, 0.08),
+    "zombie": (0.01, 0.1),
+    # of a client
+    "repeat": (0.05, 0.4),
+    "late_compensation": (0.05, 0.4),
+    "early_compensation": (0.02, 0.2),
+    "other_payload": (0.02, 0.2),
+    "deadline": (0.1, 0.7),
+    "not_waiting": (0.05, 0.5),
+    # of the stage at the end of the chain
+    "tail_refuses": (0.05, 0.3),
+    "tail_fails_late": (0.05, 0.4),
+}
+"""Every fault, with the range from which a seed draws its rate."""
+
+SWARM_SHARE = 0.45
+"""The chance that a seed has a fault at all."""
+
+
+class Faults(msgspec.Struct, kw_only=True):
+    """The rates of one seed, and the count of what struck. Rates are 0 in the liveness phase."""
+
+    rates: dict[str, float]
+    random: Random
+    on: bool = True
+    struck: Counter[str] = msgspec.field(default_factory=Counter)
+
+    def happens(self, kind: str) -> bool:
+        """Throw the dice for one opportunity of a fault."""
+        rate = self.rates.get(kind, 0.0)
+        if not self.on or rate == 0.0 or self.random.random() >= rate:
+            return False
+        self.struck[kind] += 1
+        return True
+
+    def next_in(self, kind: str) -> float | None:
+        """Seconds until the next event of a fault that comes by itself; None when it does not."""
+        rate = self.rates.get(kind, 0.0)
+        return None if not self.on or rate == 0.0 else self.random.expovariate(rate)
+
+
+def draw(random: Random, without: frozenset[str] = frozenset()) -> Faults:
+    """The swarm of one seed. `without` takes kinds away and leaves the dice as they fall."""
+    rates = {}
+    for kind, (least, most) in KINDS.items():
+        enabled, rate = random.random() < SWARM_SHARE, random.uniform(least, most)
+        if enabled and kind not in without:
+            rates[kind] = rate
+    return Faults(rates=rates, random=random)

@@ -1,0 +1,210 @@
+"""What has to hold when a world has come to rest, held against the world's own books."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from stage.core.states import ENDED, SagaState
+from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
+from stage.ports.store import Row, Unit
+from stage.simulation.books import Books, Known, Local
+from stage.simulation.neighbours import TAIL, Order, Tail, Verdict
+from stage.simulation.node import Node
+
+CRASHES_EXCUSED = 5
+"""A saga may be parked after so many runs were lost without progress (rule 15)."""
+
+
+async def check(
+    books: Books,
+    nodes: Sequence[Node],
+    orders: Mapping[str, Order],
+    tail: Tail | None,
+    *,
+    ledgers: bool,
+) -> None:
+    """Report every violation to the books."""
+    for node in nodes:
+        await _stored(books, node)
+        if ledgers:
+            await _ledger(books, node)
+    for order in orders.values():
+        chain = [books.known.get((node.name, order.saga)) for node in nodes]
+        for node, known in zip(nodes, chain, strict=True):
+            waits = any(one is not None and bool(one.row.parked) for one in chain)
+            _stage(books, node.name, order.saga, known, waits=waits)
+        for node, known, following in zip(nodes[:-1], chain[:-1], chain[1:], strict=True):
+            _neighbours(books, node.name, order.saga, known, following)
+        waits = any(one is not None and bool(one.row.parked) for one in chain)
+        _client(books, nodes[0].name, order, chain[0], waits=waits)
+        _payload(books, order)
+    for stage, saga, words in books.refused():
+        _not_executed(books, stage, saga, words)
+
+
+async def _stored(books: Books, node: Node) -> None:
+    """I1: what was said to be durable is there, whole."""
+    for (stage, saga), known in books.known.items():
+        if stage != node.name:
+            continue
+        row = await node.disk.store.get(saga)
+        if row is None or row.length != known.row.length or row.epoch != known.row.epoch:
+            books.violate("I1", saga, f"{stage} lost what was durable")
+            continue
+        entries = await node.disk.store.entries(saga)
+        if [entry.event for entry in entries] != known.events:
+            books.violate("I1", saga, f"the journal of {stage} is not what was written")
+
+
+async def _ledger(books: Books, node: Node) -> None:
+    """I2: the author's own table says the same as the count of what ran."""
+
+    async def read(unit: Unit) -> list[Row]:
+        return await unit.tx.fetchall(
+            "SELECT saga_id, step, SUM(undone = 0), SUM(undone) FROM ledger GROUP BY 1, 2"
+        )
+
+    rows = {(row[0], row[1]): (row[2], row[3]) for row in await node.disk.store.transact(read)}
+    counted = {
+        (saga, step): (local.done, local.undone)
+        for (stage, saga, step), local in books.local.items()
+        if stage == node.name
+    }
+    for key in sorted(rows.keys() | counted.keys()):
+        if rows.get(key, (0, 0)) != counted.get(key, (0, 0)):
+            books.violate(
+                "I2", key[0], f"the table of {node.name} says {rows.get(key)} for {key[1]},"
+                f" {counted.get(key)} was committed"
+            )  # fmt: skip
+
+
+def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: bool) -> None:
+    """I2, I5 and I7 at one stage: it has ended, and the world stands as it says.
+
+    `waits` says that another stage of the chain waits for a person.
+    """
+    if known is None:
+        return
+    plan, row = books.plans[stage], known.row
+    if row.parked:
+        excuse = _excuse(books, stage, saga, known, plan)
+        if not excuse:
+            books.violate("I5", saga, f"{stage} is parked without a cause: {row.parked}")
+        if row.state is not SagaState.FAILED_TO_COMPENSATE and row.state not in ENDED:
+            return
+    elif row.state not in ENDED and waits:
+        return
+    elif row.state not in ENDED:
+        books.violate("I5", saga, f"{stage} is {row.state} and nothing moves it")
+        return
+    for step in plan.steps:
+        stands = books.standing(stage, saga, step)
+        if row.state is SagaState.COMPLETED:
+            if stands != 1 and step.kind is not StepKind.FORWARD:
+                books.violate("I2", saga, f"{stage} is completed, {step.name} stands {stands}x")
+        elif step.compensatable and stands and step.name not in known.given_up:
+            books.violate("I7", saga, f"{stage} is {row.state}, {step.name} still stands")
+
+
+def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> str:
+    """What in the world makes it right that a saga waits for a person; empty without a cause."""
+    reason = known.row.parked
+    if "runs in a row were lost" in reason and known.recovered > CRASHES_EXCUSED:
+        return "it was lost again and again"
+    if plan.pivot is not None and "pivot" in reason:
+        return "it only goes forward"
+    if any(not step.idempotent and reason.startswith(step.name) for step in plan.steps):
+        return "its API can neither repeat nor be asked"
+    if reason.startswith("upstream "):
+        return "upstream cannot compensate"
+    if known.given_up and all(
+        _gave_up(books, stage, saga, plan.step(name)) for name in known.given_up
+    ):
+        return "it cannot be undone"
+    return ""
+
+
+def _gave_up(books: Books, stage: str, saga: str, step: Step) -> bool:
+    """True when the world has a cause for giving up a compensation."""
+    if step.kind is StepKind.FORWARD:
+        behind = books.known.get((step.peer, saga))
+        plan = books.plans.get(step.peer)
+        if behind is None or plan is None:
+            return False
+        return bool(behind.given_up) or plan.pivot is not None
+    if any(effect.undo_refused for effect in books.effects_of(stage, saga, step.name)):
+        return True
+    tried = books.attempts.get((stage, saga, step.name), 0)
+    return step.compensation.attempts_max is not None and tried >= step.compensation.attempts_max
+
+
+def _neighbours(
+    books: Books, stage: str, saga: str, known: Known | None, following: Known | None
+) -> None:
+    """I5: two stages agree."""
+    if known is None:
+        if following is not None and following.row.state is not SagaState.COMPENSATED:
+            books.violate("I5", saga, f"{stage} never saw it, the next is {following.row.state}")
+        return
+    if known.row.parked:
+        return
+    state = following.row.state if following is not None else None
+    if known.row.state is SagaState.COMPLETED and state is not SagaState.COMPLETED:
+        books.violate("I5", saga, f"{stage} is completed, the one behind it is {state}")
+    if known.row.state is SagaState.COMPENSATED and state not in (None, SagaState.COMPENSATED):
+        books.violate("I7", saga, f"{stage} is compensated, the one behind it is {state}")
+
+
+def _client(books: Books, stage: str, order: Order, known: Known | None, *, waits: bool) -> None:
+    """I5: the client's books agree with the first stage."""
+    state = known.row.state if known is not None else None
+    parked = known is not None and bool(known.row.parked)
+    wrong = False
+    match order.verdict:
+        case Verdict.EXECUTED:
+            wrong = state is not SagaState.COMPLETED and not (
+                parked and state is not SagaState.COMPENSATED
+            )
+        case Verdict.FAILED:
+            wrong = state is SagaState.COMPLETED
+        case Verdict.STANDS:
+            pivot = books.plans[stage].pivot is not None
+            wrong = not parked and not (pivot and state is SagaState.COMPLETED)
+        case Verdict.OPEN:
+            wrong = not waits
+    if wrong:
+        books.violate(
+            "I5", order.saga, f"the client believes {order.verdict}, {stage} is {state or 'empty'}"
+        )
+    if order.buried and known is not None and not known.row.parked:
+        done = [local.done for (_, saga, _), local in books.local.items() if saga == order.saga]
+        if any(done):
+            books.violate("I6", order.saga, "it ran although it was compensated before")
+
+
+def _payload(books: Books, order: Order) -> None:
+    """I9: no effect ever came from another payload under the same id."""
+    for (_, saga), known in books.known.items():
+        if saga == order.saga and known.row.envelope and b"666666" in known.row.envelope:
+            books.violate("I9", saga, "another payload under the same id took effect")
+
+
+def _not_executed(books: Books, stage: str, saga: str, words: str) -> None:
+    """I10: who said `not_executed` for good, did nothing and does nothing."""
+    plan = books.plans[stage]
+    done = sum(
+        books.local.get((stage, saga, step.name), Local()).done
+        for step in plan.steps
+        if step.kind is StepKind.TRANSACTION
+    )
+    made = sum(
+        effect.made
+        for step in plan.steps
+        if step.kind is StepKind.CALL
+        for effect in books.effects_of(stage, saga, step.name)
+    )
+    if done or made:
+        books.violate("I10", saga, f"{stage} answered {words}, and did {done} + {made} things")
+
+
+__all__ = ["FORWARD_PREFIX", "TAIL", "check"]

@@ -1,0 +1,297 @@
+"""The simulated network: messages are lost, delayed, repeated and cut off, as the seed says.
+
+Stages speak through the real `outbound.links.HttpLinks`; only its transport is ours. What goes
+wrong is what a network does to HTTP: a request that never arrives, an answer that never does, a
+connection refused, a request that arrives long after its sender gave up, one that arrives twice.
+
+A request that was answered "not now" is not repeated by the network: whoever repeats requests on
+the way does so when it had no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from random import Random
+
+from stage.core import events as e
+from stage.core.steps import FORWARD_PREFIX
+from stage.outbound.transport import Transport
+from stage.ports.stage import Answer, Lost
+from stage.simulation.api import SAFE, ApiModel, ApiRequest
+from stage.simulation.books import Books, read_key
+from stage.simulation.faults import Faults
+from stage.simulation.loop import Process, VirtualLoop
+from stage.wire import headers as h
+
+Headers = Sequence[tuple[str, str]]
+Server = Callable[[str, str, Headers, bytes], Awaitable[Answer] | None]
+"""Takes method, path, headers and body; None while nobody listens."""
+
+SCHEME = "http://"
+LATENCY_SECONDS = (0.001, 0.02)
+DELAY_SECONDS = (0.05, 8.0)
+DELAY_SECONDS_STRICT = 0.1
+"""How long after its sender gave up a request may land at an API that ignores keys."""
+NOT_NOW = frozenset({429, 503})
+
+
+class Network:
+    """Carries every message of one simulated world."""
+
+    def __init__(self, loop: VirtualLoop, random: Random, faults: Faults, books: Books) -> None:
+        self._loop = loop
+        self._random = random
+        self._faults = faults
+        self._books = books
+        self._servers: dict[str, Server] = {}
+        self._apis: dict[str, ApiModel] = {}
+        self.cut: set[frozenset[str]] = set()
+        """Pairs of names that do not hear each other."""
+        self.under_way = 0
+        self._in_flight: dict[tuple[Process | None, str], list[str]] = {}
+
+    def serve(self, name: str, server: Server) -> None:
+        """Let a name be spoken to."""
+        self._servers[name] = server
+
+    def serve_api(self, model: ApiModel) -> None:
+        """Let an external API be spoken to."""
+        self._apis[model.name] = model
+
+    @property
+    def names(self) -> list[str]:
+        """Everybody who can be spoken to."""
+        return [*self._servers, *self._apis]
+
+    def later(self, seconds: float, act: Callable[..., None], *arguments: object) -> None:
+        """Let something happen that belongs to no process."""
+        self._loop.call_later(seconds, act, *arguments, context=self._loop.outside)
+
+    async def carry(
+        self,
+        source: str,
+        target: str,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes,
+        timeout: float,
+        saga: str,
+    ) -> Answer | Lost:
+        """Send one request and wait for what becomes of it, at most that many seconds."""
+        answer: asyncio.Future[Answer | Lost] = self._loop.create_future()
+        message = _Message(self, source, target, method, path, headers, body, saga, answer)
+        gone = Lost(reason="no answer in time")
+        timer = self._loop.call_later(timeout, message.settle, gone, context=self._loop.outside)
+        message.leave(timeout)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+
+class _Message:
+    """One request on its way, and its answer back."""
+
+    __slots__ = (
+        "_answer", "_body", "_headers", "_method", "_network", "_path", "_saga", "_source",
+        "_target",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        network: Network,
+        source: str,
+        target: str,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes,
+        saga: str,
+        answer: asyncio.Future[Answer | Lost],
+    ) -> None:
+        self._network = network
+        self._source = source
+        self._target = target
+        self._method = method
+        self._path = path
+        self._headers = headers
+        self._body = body
+        self._saga = saga
+        self._answer = answer
+
+    @property
+    def _strict(self) -> bool:
+        """An API that ignores keys cannot be protected from what lands very late."""
+        api = self._network._apis.get(self._target)
+        return api is not None and not api.honours_keys
+
+    def settle(self, answer: Answer | Lost) -> None:
+        """The sender hears this, if nothing else before."""
+        if not self._answer.done():
+            if isinstance(answer, Lost):
+                self._tell(f"{answer.reason}")
+            self._answer.set_result(answer)
+
+    def _tell(self, what: str) -> None:
+        where = f"{self._method} {self._target}{self._path}"
+        self._network._books.tell(self._saga, self._source, f"{where[:90]} -> {what}"[:200])
+
+    def _away(self) -> bool:
+        network = self._network
+        if frozenset({self._source, self._target}) in network.cut:
+            return True
+        api = network._apis.get(self._target)
+        return api is not None and api.away
+
+    def leave(self, timeout: float) -> None:
+        """Decide what becomes of the request."""
+        network = self._network
+        faults, random, later = network._faults, network._random, network.later
+        travel = random.uniform(*LATENCY_SECONDS)
+        if self._away():
+            if random.random() < 0.5:
+                later(travel, self.settle, Lost(reason="connection refused", certain=True))
+            return  # else it is never heard of again
+        if faults.happens("connection_refused"):
+            later(travel, self.settle, Lost(reason="connection refused", certain=True))
+            return
+        if faults.happens("request_lost"):
+            self._tell("(the request is lost)")
+            if random.random() < 0.5:
+                later(travel, self.settle, Lost(reason="connection broken"))
+            return
+        if faults.happens("delay"):
+            if self._strict:
+                travel = timeout + random.uniform(0.0, DELAY_SECONDS_STRICT)
+            else:
+                travel = random.uniform(*DELAY_SECONDS)
+        network.under_way += 1
+        later(travel, self._arrive, True)
+
+    def _arrive(self, first: bool) -> None:
+        network = self._network
+        network.under_way -= 1
+        if self._strict and self._answer.cancelled():
+            return  # its sender died: nothing would protect an API that ignores keys
+        if not first:
+            self._tell("(arrives once more)")
+        api = network._apis.get(self._target)
+        if api is not None:
+            key = next((value for name, value in self._headers if name == h.IDEMPOTENCY_KEY), "")
+            request = ApiRequest(method=self._method, path=self._path, key=key, body=self._body)
+            self._back(api.answer(request), first)
+            return
+        server = network._servers[self._target]
+        work = server(self._method, self._path, self._headers, self._body)
+        if work is None:
+            if first:
+                self.settle(Lost(reason="connection refused", certain=True))
+            return
+        network.under_way += 1
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda done: self._answered(done, first))
+
+    def _answered(self, task: asyncio.Future[Answer], first: bool) -> None:
+        self._network.under_way -= 1
+        if task.cancelled() or task.exception() is not None:
+            if not task.cancelled():
+                text = f"{self._target} raised {task.exception()!r}"
+                self._network._books.violate("defect", self._saga, text)
+            if first:
+                self.settle(Lost(reason="connection broken"))
+            return
+        self._back(task.result(), first)
+
+    def _back(self, answer: Answer, first: bool) -> None:
+        """The answer leaves the target."""
+        if not first:
+            return
+        network = self._network
+        faults, random, later = network._faults, network._random, network.later
+        if answer.status not in NOT_NOW and not self._strict and faults.happens("duplicate"):
+            network.under_way += 1
+            later(random.uniform(0.0, DELAY_SECONDS[1]), self._arrive, False)
+        travel = random.uniform(*LATENCY_SECONDS)
+        if faults.happens("answer_lost") or self._away():
+            self._tell(f"(the answer {answer.status} is lost)")
+            if random.random() < 0.5:
+                later(travel, self.settle, Lost(reason="connection broken"))
+            return
+        later(travel, self.settle, answer)
+
+
+class SimulatedTransport(Transport):
+    """What HttpLinks of one process sends with. Every message is held against the books."""
+
+    def __init__(self, network: Network, books: Books, stage: str, process: Process) -> None:
+        super().__init__()
+        self._network = network
+        self._books = books
+        self._stage = stage
+        self._process = process
+        self._in_flight: dict[str, list[str]] = {}
+        """What this process has under way, by saga: `do`, `undo`, `probe`."""
+        self._doing: dict[str, list[tuple[str, str]]] = {}
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Iterable[tuple[str, str]],
+        body: bytes,
+        timeout: float,
+    ) -> Answer | Lost:
+        """See outbound.transport.Transport."""
+        await self._process.gate()
+        target, _, path = url.removeprefix(SCHEME).partition("/")
+        path = f"/{path}"
+        sent = list(headers)
+        saga, what = self._check(target, method, path, sent, body)
+        under_way = self._in_flight.setdefault(saga, [])
+        if what == "undo" and "do" in under_way:
+            self._books.violate(
+                "I6", saga, f"{self._stage} compensates at {target} while execution is in flight"
+            )
+        if what == "do" and (target, path) in self._doing.setdefault(saga, []):
+            self._books.violate("I11", saga, f"{self._stage} runs twice at the same time")
+        under_way.append(what)
+        self._doing.setdefault(saga, []).append((target, path))
+        try:
+            answer = await self._network.carry(
+                self._stage, target, method, path, sent, body, timeout, saga
+            )
+            await self._process.gate()
+            return answer
+        finally:
+            under_way.remove(what)
+            self._doing[saga].remove((target, path))
+
+    def _check(
+        self, target: str, method: str, path: str, headers: Headers, body: bytes
+    ) -> tuple[str, str]:
+        """Hold the message against the books; its saga, and whether it does or undoes."""
+        if path == "/sagas":
+            key = next(value for name, value in headers if name == h.IDEMPOTENCY_KEY)
+            self._books.handing_on(self._stage, target, key, body)
+            return key, "do"
+        if path.startswith("/sagas/") and path.endswith("/compensate"):
+            saga = path.removeprefix("/sagas/").removesuffix("/compensate")
+            self._books.asking_to_compensate(self._stage, target, saga)
+            known = self._books.known.get((self._stage, saga))
+            forward = FORWARD_PREFIX + target
+            down = known is not None and forward in self._books.plans[self._stage].by_name
+            return saga, "undo" if down else "tell"
+        key = next(value for name, value in headers if name == h.IDEMPOTENCY_KEY)
+        intent = read_key(key)
+        what = "undo" if intent.undo else "probe" if method in SAFE else "do"
+        own = tuple(
+            (name, value)
+            for name, value in headers
+            if name not in (h.IDEMPOTENCY_KEY, h.SAGA_BUDGET_MS, h.TRACEPARENT, h.TRACESTATE)
+        )
+        request = e.Request(method=method, path=path, headers=own, body=body)
+        self._books.sending(self._stage, key, what, request)
+        return intent.saga, what

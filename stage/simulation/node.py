@@ -1,0 +1,183 @@
+"""One stage in the simulated world: a disk that stays, and processes that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from stage.engine.embedded import EmbeddedEngine
+from stage.outbound.links import HttpLinks
+from stage.ports.stage import Answer
+from stage.simulation.books import Books
+from stage.simulation.disk import Disk, SimulatedStore, WatchedStage
+from stage.simulation.edge import Headers, SimulatedEdge
+from stage.simulation.faults import Faults
+from stage.simulation.loop import Process, VirtualClock, VirtualLoop
+from stage.simulation.network import SCHEME, Network, SimulatedTransport
+from stage.telemetry.silent import SilentObserver
+
+DOWN_SECONDS = (0.05, 6.0)
+PAUSE_SECONDS = (0.5, 10.0)
+DRAIN_SECONDS = 2.0
+
+
+class Neighbours:
+    """Whom a stage may speak to, by name."""
+
+    def __init__(self, externals: list[str], upstreams: list[str], downstreams: list[str]) -> None:
+        self.externals = externals
+        self.upstreams = upstreams
+        self.downstreams = downstreams
+
+
+class Node:
+    """A stage with its disk. `processes` are the live ones, the newest last."""
+
+    def __init__(
+        self,
+        stage: WatchedStage,
+        disk: Disk,
+        neighbours: Neighbours,
+        network: Network,
+        loop: VirtualLoop,
+        random: Random,
+        faults: Faults,
+        books: Books,
+    ) -> None:
+        self.name = disk.stage
+        self.disk = disk
+        self._stage = stage
+        self._neighbours = neighbours
+        self._network = network
+        self._loop = loop
+        self._random = random
+        self._faults = faults
+        self._books = books
+        self._clock = VirtualClock(loop)
+        self._live: dict[Process, tuple[EmbeddedEngine, SimulatedEdge]] = {}
+        self._started = 0
+        self._starting = False
+
+    def serve(self, method: str, path: str, headers: Headers, body: bytes) -> (
+        Awaitable[Answer] | None
+    ):  # fmt: skip
+        """A request arrives at one of the processes; None while there is none."""
+        if not self._live:
+            return None
+        process = self._random.choice(list(self._live)) if len(self._live) > 1 else None
+        process = process or next(iter(self._live))
+        edge = self._live[process][1]
+
+        async def answered() -> Answer:
+            await process.gate()
+            answer = await edge.answer(method, path, headers, body)
+            await process.gate()
+            return answer
+
+        return process.spawn(answered())
+
+    def start(self) -> Process:
+        """A new process over the same disk; it takes over what is unfinished."""
+        self._started += 1
+        process = Process(self._loop, f"{self.name}#{self._started}")
+        store = SimulatedStore(self.disk, process, self.crash)
+        links = HttpLinks(
+            SimulatedTransport(self._network, self._books, self.name, process),
+            externals={name: SCHEME + name for name in self._neighbours.externals},
+            upstreams={name: SCHEME + name for name in self._neighbours.upstreams},
+            downstreams={name: SCHEME + name for name in self._neighbours.downstreams},
+            now=self._loop.time,
+        )
+        engine = EmbeddedEngine(self._stage, store, links, SilentObserver(), clock=self._clock)
+        edge = SimulatedEdge(self.name, self._stage.plan, engine, self._clock, self._books)
+        self._live[process] = engine, edge
+        self._books.tell("", process.name, "starts")
+        process.spawn(self._open(process, engine))
+        return process
+
+    async def _open(self, process: Process, engine: EmbeddedEngine) -> None:
+        while True:
+            try:
+                await engine.start()
+                return
+            except Exception as error:  # the database may be away at start
+                self._books.tell("", process.name, f"cannot start: {error}")
+                await asyncio.sleep(0.5)
+
+    def crash(self, process: Process) -> None:
+        """Kill a process; when it was the last one, another starts a while later."""
+        if not process.alive:
+            return
+        self._books.tell("", process.name, "CRASHES")
+        self._live.pop(process, None)
+        process.kill()
+        self._restart_later()
+
+    def _restart_later(self) -> None:
+        if not self._live and not self._starting:
+            self._starting = True
+            down = self._random.uniform(*DOWN_SECONDS) if self._faults.on else 0.05
+            self._loop.call_later(down, self._restart)
+
+    def _restart(self) -> None:
+        self._starting = False
+        if not self._live:
+            self.start()
+
+    @property
+    def newest(self) -> Process | None:
+        """The process started last, if any lives."""
+        return next(reversed(self._live), None)
+
+    async def drain(self) -> None:
+        """SIGTERM: finish what can be finished, then start anew."""
+        process = self.newest
+        if process is None or process.paused:
+            return
+        self._books.tell("", process.name, "drains")
+        engine = self._live[process][0]
+        done = process.spawn(engine.drain(self._random.uniform(0.0, DRAIN_SECONDS)))
+        await asyncio.wait([done])
+        if process.alive:
+            self._books.tell("", process.name, "stops")
+            self._live.pop(process, None)
+            process.kill()
+            self._restart_later()
+
+    async def haunt(self) -> None:
+        """A process stops for a while (SIGSTOP), another takes over, and then it goes on."""
+        process = self.newest
+        if process is None or process.paused or len(self._live) > 1:
+            return
+        process.pause()
+        self._books.tell("", process.name, "is paused")
+        await asyncio.sleep(self._random.uniform(*DOWN_SECONDS))
+        if process.alive and process.paused:
+            self.start()
+            await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
+        if process.alive:
+            self._books.tell("", process.name, "goes on")
+        process.resume()
+        await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
+        if process.alive and len(self._live) > 1:
+            self.crash(process)
+
+    def heal(self) -> None:
+        """The end of all faults: one process, running, on a disk that can be written."""
+        self.disk.away = False
+        for process in list(self._live)[:-1]:
+            process.resume()
+            self.crash(process)
+        for process in self._live:
+            process.resume()
+        self._restart_later()
+
+    def stop(self) -> None:
+        """The world ends."""
+        for process in list(self._live):
+            process.kill()
+        self._live.clear()
+
+
+Lifecycle = Callable[[], Awaitable[None]]

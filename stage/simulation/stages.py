@@ -1,0 +1,162 @@
+"""Stages to simulate when none is given: one of each kind that the rules speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
+from stage.simulation.api import ApiModel
+
+
+class Job(msgspec.Struct):
+    """The payload of the simulated chain."""
+
+    amount: int
+
+
+class Receipt(msgspec.Struct):
+    """What an external API gives, and what a stage adds."""
+
+    id: str
+
+
+class UnkeyedApi(ApiModel):
+    """An API that ignores idempotency keys: every request that arrives makes an effect."""
+
+    honours_keys = False
+
+
+INSERT = "INSERT INTO ledger (saga_id, step, undone) VALUES (?, ?, ?)"
+
+
+async def _ask(http: Http, path: str, amount: int) -> Receipt:
+    answer = await http.post(path, json={"amount": amount})
+    if answer.status >= 400:
+        raise Refused(f"answered {answer.status}")
+    return Receipt(answer.json()["id"])
+
+
+async def _look(http: Http, path: str) -> Receipt | None:
+    answer = await http.get(path)
+    return None if answer.status == 404 else Receipt(answer.json()["id"])
+
+
+async def _undo(http: Http, path: str, receipt: Receipt | None) -> None:
+    told = None if receipt is None else receipt.id
+    answer = await http.post(path, json={"id": told})
+    if answer.status == 402:
+        raise Refused("cannot be undone")
+    if answer.status >= 400:
+        raise Transient(f"answered {answer.status}")
+
+
+def _local(stage: Stage[Any, Any], name: str, *, undo: bool = True) -> None:
+    """A transaction that writes to the ledger, and its compensation."""
+
+    async def work(tx: Tx, saga: Saga[Job]) -> None:
+        await tx.execute(INSERT, saga.id, name, 0)
+
+    async def back(tx: Tx, saga: Saga[Job]) -> None:
+        await tx.execute(INSERT, saga.id, name, 1)
+
+    work.__name__ = name
+    step = stage.transaction(work)
+    if undo:
+        step.compensation(back)
+
+
+def _call(
+    stage: Stage[Any, Any], name: str, to: str, *, probe: bool, undo: bool = True, **rules: Any
+) -> None:
+    """A call with what belongs to it."""
+
+    async def work(http: Http, saga: Saga[Job]) -> Receipt:
+        return await _ask(http, f"/{name}", saga.input.amount)
+
+    async def find(http: Http, saga: Saga[Job]) -> Receipt | None:
+        return await _look(http, f"/{name}")
+
+    async def back(http: Http, saga: Saga[Job], receipt: Receipt | None) -> None:
+        await _undo(http, f"/{name}/undo", receipt)
+
+    work.__name__ = name
+    step = stage.call(to=to, timeout=1.0, **rules)(work)
+    if probe:
+        step.probe(find)
+    if undo:
+        step.compensation(back)
+
+
+def _stage(name: str) -> Stage[Any, Any]:
+    stage: Stage[Any, Any] = Stage(name, accepts=Job, adds=Receipt, migrations="migrations")
+
+    @stage.output
+    def added(saga: Saga[Job]) -> Receipt:
+        return Receipt(saga.id)
+
+    return stage
+
+
+def plain(name: str) -> Stage[Any, Any]:
+    """Reserve, charge, record: the usual stage."""
+    stage = _stage(name)
+    _local(stage, "reserve")
+    _call(stage, "charge", f"{name}-api", probe=True)
+    _local(stage, "record", undo=False)
+    return stage
+
+
+def bundle(name: str) -> Stage[Any, Any]:
+    """Two calls at the same time, which can only be repeated."""
+    stage = _stage(name)
+    _local(stage, "open")
+    _call(stage, "left", f"{name}-api", probe=False, together="both")
+    _call(stage, "right", f"{name}-api", probe=True, together="both")
+    _local(stage, "close")
+    return stage
+
+
+def sequence(name: str) -> Stage[Any, Any]:
+    """Calls one after the other, with local work between them."""
+    stage = _stage(name)
+    _call(stage, "first", f"{name}-api", probe=False)
+    _local(stage, "between")
+    _call(stage, "second", f"{name}-api", probe=True)
+    _call(stage, "third", f"{name}-api", probe=False)
+    return stage
+
+
+def unkeyed(name: str) -> Stage[Any, Any]:
+    """A call to an API that ignores keys: it may be asked, never just repeated."""
+    stage = _stage(name)
+    _local(stage, "reserve")
+    _call(stage, "transfer", f"{name}-unkeyed", probe=True, idempotent=False)
+    return stage
+
+
+def pivotal(name: str) -> Stage[Any, Any]:
+    """A call that cannot be undone; after it the stage only goes forward."""
+    stage = _stage(name)
+    _local(stage, "reserve")
+    _call(stage, "check", f"{name}-api", probe=True)
+    _call(stage, "settle", f"{name}-api", probe=True, undo=False, pivot=True, attempts_max=50)
+    _local(stage, "record", undo=False)
+    return stage
+
+
+KINDS: dict[str, Callable[[str], Stage[Any, Any]]] = {
+    "plain": plain,
+    "bundle": bundle,
+    "sequence": sequence,
+    "unkeyed": unkeyed,
+    "pivotal": pivotal,
+}
+NAMES = ("order", "payment", "shipping")
+
+
+def model_of(api: str) -> type[ApiModel]:
+    """The model of an external API of these stages."""
+    return UnkeyedApi if api.endswith("-unkeyed") else ApiModel

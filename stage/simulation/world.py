@@ -1,0 +1,365 @@
+"""One simulated world: a chain, its neighbours, its faults, from one seed to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+
+from stage.authoring.stage import BoundStage, Stage
+from stage.core.steps import StepKind
+from stage.ports.store import Store
+from stage.simulation import faults as swarm
+from stage.simulation import stages
+from stage.simulation.api import ApiModel
+from stage.simulation.books import Books, Violation
+from stage.simulation.disk import BlockingStore, Disk, WatchedStage
+from stage.simulation.invariants import check
+from stage.simulation.loop import Stuck, VirtualLoop
+from stage.simulation.neighbours import CLIENT, TAIL, Client, Tail, Verdict
+from stage.simulation.network import Network
+from stage.simulation.node import Neighbours, Node
+from stage.simulation.transcript import Transcript
+from stage.store.memory import MemoryStore
+from stage.store.sqlite import SqliteStore
+
+ARRIVALS_SECONDS = (2.0, 30.0)
+CALM_AFTER_SECONDS = 15.0
+"""How long faults go on after the last saga has come."""
+REST_SECONDS_MAX = 20_000.0
+"""A world that has not come to rest by then, without faults, is stuck."""
+LOOK_SECONDS = 2.0
+AWAY_SECONDS = (0.2, 8.0)
+
+Models = Mapping[str, type[ApiModel]]
+MakeStage = Callable[[str], Stage[Any, Any]]
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """What is simulated. `stage` is the author's; None takes the stages of `simulation.stages`.
+
+    `payloads` makes the data of a saga from the dice. `folder` holds SQLite files; None keeps all
+    in memory.
+    """
+
+    sagas: int = 20
+    stage: Stage[Any, Any] | None = None
+    models: Models = {}
+    payload: Callable[[Random], Mapping[str, Any]] | None = None
+    without: frozenset[str] = frozenset()
+    folder: Path | None = None
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """How one world ended."""
+
+    seed: int
+    sagas: int
+    chain: str
+    violations: list[Violation]
+    struck: Counter[str]
+    states: Counter[str]
+    verdicts: Counter[str]
+    transcript: Transcript
+    seconds: float
+    rates: dict[str, float]
+
+
+def simulate_world(seed: int, scenario: Scenario) -> Result:
+    """Run one world to its end. The same seed and scenario give the same world."""
+    loop = VirtualLoop()
+    try:
+        return _World(loop, seed, scenario).run()
+    finally:
+        loop.close()
+
+
+class _World:
+    """All that there is."""
+
+    def __init__(self, loop: VirtualLoop, seed: int, scenario: Scenario) -> None:
+        self.loop = loop
+        self.seed = seed
+        self.scenario = scenario
+        self.random = Random(seed)
+        self.faults = swarm.draw(self.random, scenario.without)
+        self.transcript = Transcript()
+        self.books = Books(loop, self.transcript)
+        self.network = Network(loop, self.random, self.faults, self.books)
+        self.nodes: list[Node] = []
+        self.apis: list[ApiModel] = []
+        self.stores: list[Store] = []
+        self.tail: Tail | None = None
+        self.tasks: list[asyncio.Task[None]] = []
+        self.ledgers = scenario.stage is None
+        self._build()
+        self.client = Client(
+            self.nodes[0].name, self.network, loop, self.random, self.faults, self.books
+        )
+        self.network.serve(CLIENT, lambda *told: self.client.serve(*told))
+
+    # --- building --------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        chosen = self._chain()
+        names = [stage.name for stage, _ in chosen]
+        has_tail = chosen[-1][1] != "pivotal" and self.random.random() < 0.4
+        pivotal = any(step.rules.pivot for stage, _ in chosen for step in stage.steps)
+        if pivotal:
+            has_tail = False
+        self.chain = "-".join(kind for _, kind in chosen) + ("-tail" if has_tail else "")
+        if any(kind == "unkeyed" for _, kind in chosen):
+            self.faults.rates.pop("zombie", None)  # nothing protects an API that ignores keys
+        followers = [*names[1:], *([TAIL] if has_tail else [])]
+        for index, (stage, _) in enumerate(chosen):
+            upstream = names[index - 1] if index else CLIENT
+            downstream = followers[index : index + 1]
+            self._add_node(stage, upstream, downstream)
+        if has_tail:
+            self.tail = Tail(
+                names[-1], self.network, self.loop, self.random, self.faults, self.books
+            )
+            tail = self.tail
+            self.network.serve(TAIL, lambda *told: tail.serve(*told))
+
+    def _chain(self) -> list[tuple[Stage[Any, Any], str]]:
+        if self.scenario.stage is not None:
+            return [(self.scenario.stage, "own")]
+        kinds = ["plain", "bundle", "sequence", "unkeyed"]
+        length = self.random.choice((1, 1, 2, 2, 3))
+        chosen = [self.random.choice(kinds) for _ in range(length)]
+        if self.random.random() < 0.2:
+            chosen[-1] = "pivotal"
+        return [(_made(kind, name), kind) for kind, name in zip(chosen, stages.NAMES, strict=False)]
+
+    def _add_node(self, stage: Stage[Any, Any], upstream: str, downstream: Sequence[str]) -> None:
+        store = self._store(stage)
+        self.stores.append(store)
+        disk = Disk(stage.name, store, self.books, self.faults, self.random)
+        bound: BoundStage[Any, Any] = stage.bind(tuple(downstream))
+        self.books.plans[stage.name] = bound.plan
+        externals = sorted({step.peer for step in bound.plan.steps if step.kind is StepKind.CALL})
+        for name in externals:
+            kind = self.scenario.models.get(name) or stages.model_of(name)
+            model = kind(name, self.books, self.faults)
+            self.apis.append(model)
+            self.network.serve_api(model)
+        node = Node(
+            WatchedStage(bound, disk),
+            disk,
+            Neighbours(externals, [upstream], list(downstream)),
+            self.network,
+            self.loop,
+            self.random,
+            self.faults,
+            self.books,
+        )
+        self.nodes.append(node)
+        self.network.serve(node.name, node.serve)
+
+    def _store(self, stage: Stage[Any, Any]) -> Store:
+        folders = () if stage.migrations is None else (stage.migrations,)
+        if self.scenario.folder is None:
+            return MemoryStore(migrations=folders)
+        path = self.scenario.folder / f"{stage.name}-{self.seed}.db"
+        return BlockingStore(SqliteStore(path, migrations=folders, readers=1))
+
+    # --- running ---------------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Faults first, then none; then the books are checked."""
+        gc_was_on = gc.isenabled()
+        gc.disable()  # nothing of a world may depend on when memory is collected
+        try:
+            asyncio.set_event_loop(self.loop)
+            self.loop.run_until_complete(self._live())
+        except Stuck as error:
+            self.books.violate("I5", "", f"the world stands still: {error}")
+        finally:
+            self._end()
+            asyncio.set_event_loop(None)
+            if gc_was_on:
+                gc.enable()
+        for complaint in self.loop.complaints:
+            self.books.violate("defect", "", complaint)
+        states = Counter(known.row.state.value for known in self.books.known.values())
+        states.update("parked" for known in self.books.known.values() if known.row.parked)
+        return Result(
+            seed=self.seed,
+            sagas=len(self.client.orders),
+            chain=self.chain,
+            violations=self.books.violations,
+            struck=self.faults.struck,
+            states=states,
+            verdicts=Counter(order.verdict.value for order in self.client.orders.values()),
+            transcript=self.transcript,
+            seconds=self.loop.time(),
+            rates=self.faults.rates,
+        )
+
+    def _end(self) -> None:
+        for node in self.nodes:
+            node.stop()
+        for task in sorted(asyncio.all_tasks(self.loop), key=lambda task: task.get_name()):
+            task.cancel()
+        self.loop.run_until_complete(_turns())
+        for store in self.stores:
+            if isinstance(store, BlockingStore):
+                store.shut()
+            elif isinstance(store, MemoryStore):
+                store.discard()
+
+    async def _live(self) -> None:
+        for node in self.nodes:
+            await node.disk.store.open()
+            node.start()
+        await asyncio.sleep(0.05)
+        self._weather()
+        await self._send_all()
+        if not self.books.violations:
+            await asyncio.sleep(self.random.uniform(0.0, CALM_AFTER_SECONDS))
+        self._calm()
+        await self._rest()
+        if not self.books.violations:
+            await check(self.books, self.nodes, self.client.orders, self.tail, ledgers=self.ledgers)
+
+    async def _send_all(self) -> None:
+        span = self.random.uniform(*ARRIVALS_SECONDS)
+        for number in range(self.scenario.sagas):
+            if self.books.violations:
+                return
+            saga = f"s{self.seed}-{number}"
+            self.tasks.append(self.loop.create_task(self.client.run(saga, self._payload())))
+            await asyncio.sleep(self.random.expovariate(self.scenario.sagas / span))
+
+    def _payload(self) -> Mapping[str, Any]:
+        if self.scenario.payload is not None:
+            return self.scenario.payload(self.random)
+        return {"amount": self.random.randint(1, 1000)}
+
+    async def _rest(self) -> None:
+        until = self.loop.time() + REST_SECONDS_MAX
+        while not self.books.violations:
+            if self._at_rest():
+                return
+            if self.loop.time() > until:
+                self._stuck()
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _at_rest(self) -> bool:
+        return (
+            self.network.under_way == 0
+            and all(order.done or self._waits(order.saga) for order in self.client.orders.values())
+            and all(
+                known.row.due_at is None or self._waits(saga)
+                for (_, saga), known in self.books.known.items()
+            )
+            and (
+                self.tail is None
+                or all(told or self._waits(saga) for saga, told in self.tail.telling.items())
+            )
+        )
+
+    def _waits(self, saga: str) -> bool:
+        """Who has a neighbour whose saga is parked asks it for ever."""
+        return any(
+            known is not None and known.row.parked
+            for known in (self.books.known.get((node.name, saga)) for node in self.nodes)
+        )
+
+    def _stuck(self) -> None:
+        for (stage, saga), known in self.books.known.items():
+            if known.row.due_at is not None and not self._waits(saga):
+                self.books.violate("I5", saga, f"{stage} is {known.row.state} and never rests")
+                return
+        for order in self.client.orders.values():
+            if not order.done and not self._waits(order.saga):
+                self.books.violate("I5", order.saga, f"the client waits for ever: {order.verdict}")
+                return
+        for saga, told in self.tail.telling.items() if self.tail is not None else ():
+            if not told and not self._waits(saga):
+                self.books.violate("I5", saga, "the tail's late failure is never taken over")
+                return
+        self.books.violate("I5", "", f"{self.network.under_way} messages are on their way for ever")
+
+    # --- weather ---------------------------------------------------------------------------------
+
+    def _weather(self) -> None:
+        """The faults that come by themselves."""
+
+        def often(kind: str, strike: Callable[[], Awaitable[None]]) -> None:
+            self.tasks.append(self.loop.create_task(self._strikes(kind, strike)))
+
+        for node in self.nodes:
+            often("crash", lambda node=node: _crash(node))  # type: ignore[misc]
+            often("drain", node.drain)
+            often("zombie", node.haunt)
+            often("store_away", lambda node=node: self._away(node.disk))  # type: ignore[misc]
+        for model in self.apis:
+            often("api_away", lambda model=model: self._away(model))  # type: ignore[misc]
+        often("partition", self._cut)
+
+    async def _strikes(self, kind: str, strike: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            wait = self.faults.next_in(kind)
+            if wait is None:
+                return
+            await asyncio.sleep(wait)
+            if not self.faults.on:
+                return
+            self.faults.struck[kind] += 1
+            await strike()
+
+    async def _away(self, what: Any) -> None:
+        name = getattr(what, "name", None) or f"database of {what.stage}"
+        self.books.tell("", name, "goes away")
+        what.away = True
+        await asyncio.sleep(self.random.uniform(*AWAY_SECONDS))
+        what.away = False
+        self.books.tell("", name, "is back")
+
+    async def _cut(self) -> None:
+        one, other = self.random.sample(self.network.names, 2)
+        pair = frozenset({one, other})
+        self.books.tell("", "network", f"{one} and {other} do not hear each other")
+        self.network.cut.add(pair)
+        await asyncio.sleep(self.random.uniform(*AWAY_SECONDS))
+        self.network.cut.discard(pair)
+        self.books.tell("", "network", f"{one} and {other} hear each other again")
+
+    def _calm(self) -> None:
+        """From here on nothing goes wrong any more."""
+        self.books.tell("", "world", "no more faults")
+        self.faults.on = False
+        self.network.cut.clear()
+        for model in self.apis:
+            model.away = False
+        for node in self.nodes:
+            node.heal()
+
+
+async def _crash(node: Node) -> None:
+    process = node.newest
+    if process is not None:
+        node.crash(process)
+
+
+async def _turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@lru_cache(maxsize=64)
+def _made(kind: str, name: str) -> Stage[Any, Any]:
+    return stages.KINDS[kind](name)
+
+
+__all__ = ["Result", "Scenario", "Verdict", "simulate_world"]

@@ -1,0 +1,481 @@
+"""Planted defects: each breaks one rule, and the simulator has to find it (F4).
+
+A mutant changes the rules while it is `planted`, and nothing before or after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from stage.authoring.stage import BoundStage
+from stage.core import events as e
+from stage.core import machine, retry, steps
+from stage.core.commands import Activity, Record
+from stage.core.states import Phase, SagaState
+from stage.core.steps import StepKind
+from stage.engine import embedded, interpreter, sender
+from stage.engine.embedded import EmbeddedEngine
+from stage.engine.interpreter import Interpreter
+from stage.engine.sender import Sender
+from stage.ports.engine import Reply
+from stage.ports.stage import Failed
+from stage.store import memory
+
+RESULT = msgspec.Raw(b'{"id":"planted"}')
+
+
+class Patches:
+    """Attributes that are replaced for a while."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[Any, str, Any]] = []
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Replace an attribute; one that was not there is taken away again."""
+        self._before.append((owner, name, vars(owner).get(name, _ABSENT)))
+        setattr(owner, name, value)
+
+    def wrap(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Replace an attribute by what `make` makes of it."""
+        self.set(owner, name, make(getattr(owner, name)))
+
+    def undo(self) -> None:
+        """Put everything back."""
+        while self._before:
+            owner, name, value = self._before.pop()
+            if value is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
+
+
+_ABSENT = object()
+Plant = Callable[[Patches], None]
+MUTANTS: dict[str, Plant] = {}
+
+
+def mutant(plant: Plant) -> Plant:
+    """Register a planted defect under the name of its function."""
+    MUTANTS[plant.__name__] = plant
+    return plant
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """The defect is there within."""
+    patches = Patches()
+    MUTANTS[name](patches)
+    try:
+        yield
+    finally:
+        patches.undo()
+
+
+def _evolved(patches: Patches, change: Callable[[Any, Any, Any], Any]) -> None:
+    """Change events before they are folded."""
+
+    def make(original: Any) -> Any:
+        return lambda plan, saga, event: original(plan, saga, change(plan, saga, event))
+
+    patches.wrap(machine, "_evolve", make)
+
+
+# --- keys, intents, bytes ------------------------------------------------------------------------
+
+
+@mutant
+def key_contains_the_attempt(patches: Patches) -> None:
+    """Rule 2: a repeat has another key."""
+    patches.wrap(
+        Interpreter,
+        "_key",
+        lambda original: lambda self, saga, do: f"{original(self, saga, do)}:{do.attempt}",
+    )
+
+
+@mutant
+def sent_before_the_intent_is_durable(patches: Patches) -> None:
+    """Rule 1: act first, journal after."""
+
+    class Looked(Exception):
+        pass
+
+    def make(original: Any) -> Any:
+        async def persist(self: EmbeddedEngine, work: Any) -> Any:
+            seen: list[Any] = []
+
+            async def look(unit: Any) -> None:
+                seen.append(await work(unit))
+                raise Looked
+
+            try:
+                await self._store.transact(look)
+            except Looked:
+                pass
+            else:
+                return None
+
+            async def later() -> None:
+                await original(self, work)
+
+            self._spawn(later())
+            return seen[0]
+
+        return persist
+
+    patches.wrap(EmbeddedEngine, "_persist", make)
+
+
+@mutant
+def a_repeat_sends_other_bytes(patches: Patches) -> None:
+    """Rule 5: the bytes of a repeat are not those that were journaled."""
+
+    def make(original: Any) -> Any:
+        def stored(saga: Any, do: Any) -> Any:
+            found = original(saga, do)
+            if do.attempt == 1:
+                return found
+            return tuple(replace(request, body=request.body + b" ") for request in found)
+
+        return stored
+
+    patches.wrap(sender, "stored_requests", make)
+
+
+# --- doubt ---------------------------------------------------------------------------------------
+
+
+@mutant
+def the_step_in_doubt_is_not_compensated(patches: Patches) -> None:
+    """Rule 6: only what certainly succeeded is undone."""
+    patches.wrap(
+        machine,
+        "needs_compensation",
+        lambda original: lambda step, known: original(step, known) and known.result is not None,
+    )
+
+
+@mutant
+def downstream_in_doubt_is_not_compensated(patches: Patches) -> None:
+    """Rule 6 for forwards: a lost answer of downstream is taken for a no."""
+
+    def make(original: Any) -> Any:
+        def needs(step: Any, known: Any) -> bool:
+            if step.kind is StepKind.FORWARD and known.result is None:
+                return False
+            return bool(original(step, known))
+
+        return needs
+
+    patches.wrap(machine, "needs_compensation", make)
+
+
+@mutant
+def in_doubt_is_taken_for_failed(patches: Patches) -> None:
+    """Rule 4: a time-out is a failure."""
+
+    def change(plan: Any, saga: Any, event: Any) -> Any:
+        if isinstance(event, e.StepInDoubt):
+            return e.StepRefused(at=event.at, step=event.step, reason=event.reason)
+        return event
+
+    _evolved(patches, change)
+
+
+@mutant
+def in_doubt_is_taken_for_success(patches: Patches) -> None:
+    """Rule 4: a time-out is a success."""
+
+    def change(plan: Any, saga: Any, event: Any) -> Any:
+        if isinstance(event, e.StepInDoubt) and plan.step(event.step).kind is StepKind.CALL:
+            return e.StepSucceeded(at=event.at, step=event.step, result=RESULT)
+        return event
+
+    _evolved(patches, change)
+
+
+@mutant
+def not_there_is_believed_once(patches: Patches) -> None:
+    """Rule 5: one probe that does not find it is enough."""
+    patches.set(machine, "PROBES_NOT_THERE_MIN", 1)
+
+
+@mutant
+def a_crash_counts_as_success(patches: Patches) -> None:
+    """Rule 5: what was in flight at a crash is taken for done."""
+
+    def make(original: Any) -> Any:
+        def recover(plan: Any, saga: Any, event: Any) -> Any:
+            after = original(plan, saga, event)
+            done = {
+                name: replace(step, phase=Phase.SUCCEEDED, result=RESULT, doubted=False)
+                if saga.steps[name].phase is Phase.STARTED
+                and plan.step(name).kind is StepKind.CALL
+                else step
+                for name, step in after.steps.items()
+            }
+            return replace(after, steps=done)
+
+        return recover
+
+    patches.wrap(machine, "_recover", make)
+
+
+@mutant
+def a_transient_answer_settles_the_doubt(patches: Patches) -> None:
+    """Rule 6: a later attempt that certainly did not happen makes the first one forgotten."""
+
+    def make(original: Any) -> Any:
+        def fail(plan: Any, saga: Any, event: Any) -> Any:
+            after = original(plan, saga, event)
+            step = replace(after.steps[event.step], doubted=False)
+            return replace(after, steps={**after.steps, event.step: step})
+
+        return fail
+
+    patches.wrap(machine, "_fail_for_certain", make)
+
+
+# --- order and duplicates ------------------------------------------------------------------------
+
+
+@mutant
+def the_tombstone_is_forgotten(patches: Patches) -> None:
+    """Rule 9: execute after compensate runs."""
+
+    def make(original: Any) -> Any:
+        async def take_over(self: Any, unit: Any, run: Any, trace: Any) -> Any:
+            row = await unit.load(run.saga_id)
+            if row is not None and not row.envelope and run.offer is not None:
+                inner = unit._unit
+                del inner._sagas[run.saga_id], inner._journal[run.saga_id]
+            return await original(self, unit, run, trace)
+
+        return take_over
+
+    patches.wrap(EmbeddedEngine, "_take_over", make)
+
+
+@mutant
+def compensation_runs_beside_execution(patches: Patches) -> None:
+    """Rule 10: it does not wait for what is in flight."""
+
+    def make(original: Any) -> Any:
+        def go_back(plan: Any, saga: Any, now: float) -> Any:
+            seen = {
+                name: replace(step, phase=Phase.WAITING, doubted=True)
+                if step.phase in (Phase.STARTED, Phase.PROBING)
+                else step
+                for name, step in saga.steps.items()
+            }
+            return original(plan, replace(saga, steps=seen), now)
+
+        return go_back
+
+    patches.wrap(machine, "_go_back", make)
+
+
+@mutant
+def compensation_in_the_order_of_start(patches: Patches) -> None:
+    """Rule 7: what began first is undone first."""
+    patches.set(machine, "reversed", lambda waves: waves)
+
+
+@mutant
+def a_duplicate_is_not_joined(patches: Patches) -> None:
+    """Rule 11: a second request opens a second run."""
+
+    def make(original: Any) -> Any:
+        async def accept(self: Any, envelope: Any, **options: Any) -> Any:
+            self._runs.pop(envelope.saga_id, None)
+            return await original(self, envelope, **options)
+
+        return accept
+
+    patches.wrap(EmbeddedEngine, "accept", make)
+
+
+@mutant
+def another_payload_is_accepted(patches: Patches) -> None:
+    """Rule 11: the fingerprint is not compared."""
+    patches.set(embedded, "fingerprint", lambda envelope: "same")
+
+
+@mutant
+def the_answer_differs_on_replay(patches: Patches) -> None:
+    """Protocol 3.3: a duplicate gets other bytes."""
+
+    def make(original: Any) -> Any:
+        async def accept(self: Any, envelope: Any, **options: Any) -> Any:
+            reply = await original(self, envelope, **options)
+            if isinstance(reply, Reply) and reply.replayed:
+                return replace(reply, body=reply.body + b" ")
+            return reply
+
+        return accept
+
+    patches.wrap(EmbeddedEngine, "accept", make)
+
+
+# --- failing compensation ------------------------------------------------------------------------
+
+
+@mutant
+def compensation_stops_at_the_first_failure(patches: Patches) -> None:
+    """Rule 12: one that fails for good leaves the others undone."""
+
+    def make(original: Any) -> Any:
+        def go_back(plan: Any, saga: Any, now: float) -> Any:
+            failed = [
+                name
+                for name, step in saga.steps.items()
+                if step.phase is Phase.COMPENSATION_FAILED
+            ]
+            if failed:
+                yield Record(event=e.FailedToCompensate(at=now, stands=tuple(failed)))
+                return
+            yield from original(plan, saga, now)
+
+        return go_back
+
+    patches.wrap(machine, "_go_back", make)
+
+
+@mutant
+def a_failed_compensation_is_called_done(patches: Patches) -> None:
+    """Rule 12: success is reported after half an undo."""
+    patches.set(machine, "what_stands", lambda plan, saga: ())
+
+
+@mutant
+def attempts_are_unbounded(patches: Patches) -> None:
+    """Rule 26: an attempt is repeated for ever."""
+    patches.set(retry.RetryPolicy, "exhausted", lambda self, attempts: False)
+
+
+# --- crash, restart, epochs ----------------------------------------------------------------------
+
+
+@mutant
+def a_stale_epoch_is_accepted(patches: Patches) -> None:
+    """Rule 17: whoever writes last wins."""
+
+    async def save(self: Any, row: Any, events: Any, *, epoch: int) -> None:
+        held = self._sagas[row.id]
+        row = replace(row, length=held.length + len(events))
+        self._write(row, events)
+        self._changes.append(held)
+
+    patches.set(memory._MemoryUnit, "save", save)
+
+
+@mutant
+def a_recovered_saga_is_not_taken_up(patches: Patches) -> None:
+    """Rule 16: what was under way at a crash is left lying."""
+    patches.set(EmbeddedEngine, "_resume", lambda self, saga_id: None)
+
+
+@mutant
+def the_epoch_is_not_raised(patches: Patches) -> None:
+    """Rule 17: who takes over writes under the epoch of the one before."""
+
+    def change(plan: Any, saga: Any, event: Any) -> Any:
+        return replace(event, epoch=saga.epoch) if isinstance(event, e.Recovered) else event
+
+    _evolved(patches, change)
+
+
+# --- the chain -----------------------------------------------------------------------------------
+
+
+@mutant
+def handed_on_before_the_result_is_durable(patches: Patches) -> None:
+    """Rule 3: downstream gets the context while the last call is still under way."""
+
+    def make(original: Any) -> Any:
+        def waves(every: Any) -> Any:
+            ordered = original(every)
+            if len(ordered) > 1 and every[ordered[-1][0]].kind is StepKind.FORWARD:
+                return (*ordered[:-2], ordered[-2] + ordered[-1])
+            return ordered
+
+        return waves
+
+    patches.wrap(steps, "_waves", make)
+    patches.wrap(
+        BoundStage,
+        "output",
+        lambda original: lambda self, view: RESULT if self._output is not None else None,
+    )
+
+
+@mutant
+def the_deadline_is_not_checked(patches: Patches) -> None:
+    """Rule 19: steps are started after it."""
+    patches.wrap(
+        interpreter,
+        "decide",
+        lambda original: lambda plan, saga, now: original(plan, replace(saga, deadline=None), now),
+    )
+
+
+@mutant
+def a_late_failure_is_not_told_upstream(patches: Patches) -> None:
+    """Rule 22: it stays here."""
+    patches.set(machine, "_tell_if_due", lambda saga: saga)
+
+
+@mutant
+def a_message_counts_as_delivered_without_an_answer(patches: Patches) -> None:
+    """Rule 22: upstream is told once, and believed to have heard it."""
+
+    def make(original: Any) -> Any:
+        async def tell(self: Any, saga: Any, outgoing: Any) -> Any:
+            event = await original(self, saga, outgoing)
+            if isinstance(event, e.TellDelayed):
+                return e.TellDelivered(at=event.at)
+            return event
+
+        return tell
+
+    patches.wrap(Sender, "_tell", make)
+
+
+@mutant
+def a_completed_saga_cannot_be_undone(patches: Patches) -> None:
+    """Rule 21: once it is completed, a request to compensate is lost."""
+
+    def make(original: Any) -> Any:
+        def request(plan: Any, saga: Any, event: Any) -> Any:
+            return saga if saga.state is SagaState.COMPLETED else original(plan, saga, event)
+
+        return request
+
+    patches.wrap(machine, "_request_compensation", make)
+
+
+@mutant
+def the_pivot_is_ignored(patches: Patches) -> None:
+    """Rule 20: it goes back from behind the pivot."""
+    patches.set(machine, "past_pivot", lambda plan, saga: False)
+    patches.set(machine, "_pivot_undecided", lambda plan, saga: False)
+
+
+@mutant
+def a_lost_compensation_counts_as_done(patches: Patches) -> None:
+    """Rule 13: an undo without an answer is not repeated."""
+
+    def make(original: Any) -> Any:
+        def outcome(do: Any, turn: Any, at: float) -> Any:
+            if do.activity is Activity.COMPENSATE and isinstance(turn, Failed):
+                return e.CompensationSucceeded(at=at, step=do.step)
+            return original(do, turn, at)
+
+        return outcome
+
+    patches.wrap(sender, "outcome_event", make)
