@@ -96,8 +96,18 @@ class Known(msgspec.Struct, kw_only=True):
     """`step:do`, `step:undo`, `step:probe` and `:tell` whose start is durable."""
     given_up: set[str] = set()
     """Steps whose compensation failed for good."""
+    doubted: set[str] = set()
+    """Steps with an attempt in doubt that nothing has settled since."""
+    flying: set[str] = set()
+    """Steps with an attempt under way."""
+    forgiven: dict[str, int] = {}
+    """Attempts that an operator let pass, by step."""
+    attempts: dict[str, int] = {}
     deadline: float | None = None
     recovered: int = 0
+    forgotten: bool = False
+    mended: bool = False
+    """A person retried or resolved it."""
 
 
 class Local(msgspec.Struct, kw_only=True):
@@ -200,8 +210,8 @@ class Books:
                 self.local.get((stage, saga, ""), Local()).undone
             )
         known = self.known.get((stage, saga))
-        if known is not None and known.given_up:
-            return 0  # what stands there was reported, and is not ours to undo
+        if known is not None and (known.given_up or known.forgotten):
+            return 0  # what stands there was reported, or given up: it is not ours to undo
         return sum(self.standing(stage, saga, step) for step in plan.steps if step.compensatable)
 
     # --- the store -------------------------------------------------------------------------------
@@ -245,9 +255,9 @@ class Books:
                 row.id,
                 f"{who} wrote with epoch {write.epoch}, {known.row.epoch} holds",
             )
-        if known.row.answer_status == 200 and row.answer_status == 200:
-            if known.row.answer_body != row.answer_body:
-                self.violate("I9", row.id, f"{stage} changed the stored answer")
+        both_said_yes = known.row.answer_status == 200 and row.answer_status == 200
+        if both_said_yes and known.row.answer_body != row.answer_body:
+            self.violate("I9", row.id, f"{stage} changed the stored answer")
         for event in write.events:
             self._event(stage, who, known, event)
         known.events.extend(write.events)
@@ -257,17 +267,24 @@ class Books:
         saga = known.row.id
         plan = self.plans[stage]
         self.tell(saga, who, describe(event))
+        if isinstance(event, _ENDS):
+            known.flying.discard(event.step)
         match event:
             case e.Accepted():
                 known.deadline = event.deadline
             case e.Recovered():
                 known.recovered += 1
+                known.doubted |= known.flying
+                known.flying.clear()
             case e.Tombstoned() | e.TurnedBack():
                 known.turned = True
             case e.StepStarted():
                 step = plan.step(event.step)
                 self._started(stage, known, step, event.at)
-                if step.execution.exhausted(event.attempt - 1):
+                known.attempts[step.name] = event.attempt
+                known.flying.add(step.name)
+                forgiven = known.forgiven.get(step.name, 0)
+                if step.execution.exhausted(event.attempt - 1 - forgiven):
                     self.violate("I14", saga, f"{stage}/{step.name}: attempt {event.attempt}")
                 known.intents.add(f"{event.step}:do")
                 if event.request is not None:
@@ -281,6 +298,7 @@ class Books:
                 ):
                     self._started(stage, known, plan.step(event.step), event.at)
                 known.succeeded.add(event.step)
+                known.doubted.discard(event.step)
             case e.ProbeStarted():
                 known.intents.add(f"{event.step}:probe")
             case e.CompensationStarted():
@@ -291,6 +309,22 @@ class Books:
                     known.requests.setdefault(f"{event.step}:undo", []).append(event.request)
             case e.CompensationRefused():
                 known.given_up.add(event.step)
+            case e.StepInDoubt():
+                known.doubted.add(event.step)
+            case e.Retried():
+                known.mended = True
+                known.given_up.clear()
+                known.forgiven.update(known.attempts)
+            case e.Resolved():
+                known.mended = True
+                known.given_up.discard(event.step)
+            case e.Settled():
+                known.doubted.discard(event.step)
+                known.forgiven.update(known.attempts)
+                if event.landed:
+                    known.succeeded.add(event.step)
+            case e.Forgotten():
+                known.forgotten = True
             case e.TellStarted():
                 known.intents.add(":tell")
 
@@ -387,7 +421,7 @@ class Books:
     def answered(self, stage: str, saga: str, status: int, body: bytes, outcome: str) -> None:
         """A stage answers `POST /sagas`; what it says has to be durable, true and the same."""
         known = self.known.get((stage, saga))
-        if status in (200, 202, 409, 410, 500) and known is None:
+        if status in (200, 202, 409, 410) and known is None:
             self.violate("I1", saga, f"{stage} answered {status} for a saga that is not stored")
         if status in (200, 409, 410):
             before = self._answers.setdefault((stage, saga, status), body)
@@ -412,6 +446,9 @@ class Books:
     def refused(self) -> Iterator[tuple[str, str, str]]:
         """Stage, saga and words of every answer that said not_executed for good."""
         return ((stage, saga, words) for (stage, saga), words in self._refused.items())
+
+
+_ENDS = (e.StepSucceeded, e.StepRefused, e.StepTransient, e.StepInDoubt, e.StepPending)
 
 
 def describe(event: e.Event) -> str:

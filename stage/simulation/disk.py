@@ -19,7 +19,6 @@ from stage.ports.store import Entry, Filter, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
-from stage.store.drive import outside_loop
 
 T = TypeVar("T")
 
@@ -36,6 +35,9 @@ class Disk:
         self.faults = faults
         self.random = random
         self.away = False
+        """Nothing can be read or written."""
+        self.full = False
+        """What is there can be read, and no unit becomes durable."""
         self.unit: _Noted | None = None
         """The unit that runs now."""
 
@@ -68,7 +70,7 @@ class SimulatedStore:
         if faults.happens("crash_before_commit"):
             self._crash(process)
             await process.nothing()
-        fails = faults.happens("commit_failed")
+        fails = faults.happens("commit_failed") or disk.full
         noted: list[_Noted] = []
 
         async def watched(unit: Unit) -> T:
@@ -77,6 +79,8 @@ class SimulatedStore:
             value = await work(note)
             noted.append(note)
             if fails:
+                if disk.full:
+                    faults.struck["disk_full_write"] += 1
                 raise StoreUnavailable("the commit failed; nothing was written")
             return value
 
@@ -130,11 +134,7 @@ class SimulatedStore:
     @property
     def available(self) -> bool:
         """See ports.store.Store."""
-        return not self._disk.away
-
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the store offers."""
-        return getattr(self._disk.store, name)
+        return not (self._disk.away or self._disk.full)
 
 
 class _Noted:
@@ -170,6 +170,10 @@ class _Noted:
         await self._unit.save(row, events, epoch=epoch)
         self.writes.append(Written(row, tuple(events), epoch))
 
+    async def close_ended(self, before: float, at: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        return await self._unit.close_ended(before, at, limit)
+
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit."""
         mark = len(self.works)
@@ -196,74 +200,3 @@ class WatchedStage(BoundStage[Any, Any]):
             undo = activity is Activity.COMPENSATE
             self._disk.unit.works.append(Worked(view.id, step, undo))
         return result
-
-
-class BlockingStore:
-    """A store that needs a real event loop and threads, run to its end within each call.
-
-    So that real SQLite files can stand behind a simulation in virtual time, one unit after the
-    other. Units do not share commits here.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._loop = asyncio.new_event_loop()
-
-    def _run(self, work: Awaitable[T]) -> T:
-        async def whole() -> T:
-            return await work
-
-        with outside_loop():
-            return self._loop.run_until_complete(whole())
-
-    def shut(self) -> None:
-        """Close the store and the loop it lived in."""
-        self._run(self._store.close())
-        with outside_loop():
-            self._loop.close()
-
-    async def open(self) -> None:
-        """See ports.store.Store."""
-        self._run(self._store.open())
-
-    async def close(self) -> None:
-        """See ports.store.Store."""
-        self._run(self._store.close())
-
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
-        """See ports.store.Store."""
-        return self._run(self._store.transact(work))
-
-    async def get(self, saga_id: str) -> SagaRow | None:
-        """See ports.store.Store."""
-        return self._run(self._store.get(saga_id))
-
-    async def entries(self, saga_id: str) -> list[Entry]:
-        """See ports.store.Store."""
-        return self._run(self._store.entries(saga_id))
-
-    async def page(self, which: Filter) -> list[SagaRow]:
-        """See ports.store.Store."""
-        return self._run(self._store.page(which))
-
-    async def due(self, before: float, limit: int) -> list[str]:
-        """See ports.store.Store."""
-        return self._run(self._store.due(before, limit))
-
-    async def count(self) -> dict[SagaState, int]:
-        """See ports.store.Store."""
-        return self._run(self._store.count())
-
-    @property
-    def available(self) -> bool:
-        """See ports.store.Store."""
-        return self._store.available
-
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the store offers, run to its end as well."""
-        method = getattr(self._store, name)
-
-        async def blocking(*arguments: Any, **options: Any) -> Any:
-            return self._run(method(*arguments, **options))
-
-        return blocking

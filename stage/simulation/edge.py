@@ -7,17 +7,17 @@ from urllib.parse import unquote
 
 import msgspec
 
-from stage.core.errors import JournalMismatch, StoreUnavailable
+from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.core.machine import past_pivot
 from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy, Engine
+from stage.ports.engine import Busy, Engine, Unsettled
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer
 from stage.simulation.books import Books
 from stage.wire import headers as h
-from stage.wire.envelope import check_saga_id, decode_envelope
+from stage.wire.envelope import Envelope, check_saga_id, decode_envelope
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, WireError
 from stage.wire.replies import decode_compensate
@@ -44,19 +44,21 @@ class SimulatedEdge:
             if path == "/sagas":
                 envelope = decode_envelope(body)
                 saga_id = envelope.saga_id
-                answer = await self._execute(headers, body)
+                answer = await self._execute(headers, envelope)
             else:
                 saga_id = unquote(path.removeprefix("/sagas/").removesuffix("/compensate"))
                 answer = await self._compensate(saga_id, headers, body)
         except WireError as error:
             answer = _problem(error.problem(saga_id=saga_id or None))
+        except (Unsettled, CommitInDoubt) as error:
+            answer = _problem(_unknown("Not known", str(error), saga_id))
         except (Busy, StoreUnavailable) as error:
             answer = _problem(_not_now(error, saga_id))
         except JournalMismatch as error:
-            answer = _problem(_defect(str(error), saga_id))
+            answer = _problem(_unknown("Defect", str(error), saga_id))
         except Exception as error:
             self._books.violate("defect", saga_id, f"{self._stage} raised {error!r}")
-            answer = _problem(_defect(repr(error), saga_id))
+            answer = _problem(_unknown("Defect", repr(error), saga_id))
         self._note(path, saga_id, answer)
         return answer
 
@@ -74,9 +76,8 @@ class SimulatedEdge:
             if answer.status == 200:
                 self._books.said_undone(self._stage, saga_id)
 
-    async def _execute(self, headers: Headers, body: bytes) -> Answer:
+    async def _execute(self, headers: Headers, envelope: Envelope) -> Answer:
         _check_content(headers)
-        envelope = decode_envelope(body)
         h.check_idempotency_key(_all(headers, h.IDEMPOTENCY_KEY), envelope.saga_id)
         deadline = envelope.deadline
         budget = h.parse_budget_ms(_all(headers, h.SAGA_BUDGET_MS))
@@ -112,6 +113,8 @@ class SimulatedEdge:
             wait_seconds=COMPENSATE_WAIT_SECONDS,
         )
         saga = snapshot.saga
+        if saga.forgotten and snapshot.row.answer_status is not None:
+            return Answer(status=410, body=snapshot.row.answer_body)
         if saga.state is SagaState.COMPENSATED:
             done = {"saga_id": saga_id, "outcome": Outcome.COMPENSATED}
             return Answer(status=200, body=msgspec.json.encode(done))
@@ -151,10 +154,10 @@ def _not_now(error: Exception, saga_id: str) -> Problem:
     )
 
 
-def _defect(detail: str, saga_id: str) -> Problem:
+def _unknown(title: str, detail: str, saga_id: str) -> Problem:
     return Problem(
         status=500,
-        title="Defect",
+        title=title,
         detail=detail,
         outcome=Outcome.UNKNOWN,
         retryable=True,

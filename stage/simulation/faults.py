@@ -27,6 +27,10 @@ KINDS: dict[str, tuple[float, float]] = {
     "crash_after_commit": (0.002, 0.03),
     "commit_failed": (0.005, 0.08),
     "store_away": (0.02, 0.15),
+    "disk_full": (0.02, 0.15),
+    # of the COMMIT of a SQLite file
+    "commit_raises_before": (0.005, 0.05),
+    "commit_raises_after": (0.005, 0.05),
     # of a node, in events a second
     "crash": (0.02, 0.2),
     "drain": (0.01, 0.08),
@@ -38,6 +42,9 @@ KINDS: dict[str, tuple[float, float]] = {
     "other_payload": (0.02, 0.2),
     "deadline": (0.1, 0.7),
     "not_waiting": (0.05, 0.5),
+    # of a person, in events a second; `forget` is of a verb
+    "operator": (0.05, 0.5),
+    "forget": (0.02, 0.1),
     # of the stage at the end of the chain
     "tail_refuses": (0.05, 0.3),
     "tail_fails_late": (0.05, 0.4),

@@ -25,10 +25,21 @@ async def check(
 ) -> None:
     """Report every violation to the books."""
     for node in nodes:
+        due = sum(
+            known.row.due_at is not None
+            for (stage, _), known in books.known.items()
+            if stage == node.name
+        )
+        if node.runs > due:
+            text = f"{node.name} rests with {node.runs} runs in memory, {due} are due"
+            books.violate("I14", "", text)
         await _stored(books, node)
         if ledgers:
             await _ledger(books, node)
+    forgotten = {saga for (_, saga), known in books.known.items() if known.forgotten}
     for order in orders.values():
+        if order.saga in forgotten:
+            continue  # a person has taken over what stands of it
         chain = [books.known.get((node.name, order.saga)) for node in nodes]
         for node, known in zip(nodes, chain, strict=True):
             waits = any(one is not None and bool(one.row.parked) for one in chain)
@@ -169,7 +180,8 @@ def _client(books: Books, stage: str, order: Order, known: Known | None, *, wait
             wrong = state is SagaState.COMPLETED
         case Verdict.STANDS:
             pivot = books.plans[stage].pivot is not None
-            wrong = not parked and not (pivot and state is SagaState.COMPLETED)
+            mended = known is not None and known.mended
+            wrong = not parked and not mended and not (pivot and state is SagaState.COMPLETED)
         case Verdict.OPEN:
             wrong = not waits
     if wrong:

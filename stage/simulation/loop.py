@@ -133,8 +133,7 @@ class Process:
         for task in list(self._tasks):
             task.cancel()
 
-    @property
-    def paused(self) -> bool:
+    def is_paused(self) -> bool:
         """True between `pause` and `resume`."""
         return self._resumed is not None
 

@@ -63,6 +63,10 @@ class Order(msgspec.Struct, kw_only=True):
     accepted: bool = False
     done: bool = False
 
+    def open(self) -> bool:
+        """True while the client does not know how it went."""
+        return self.verdict is Verdict.OPEN
+
 
 class Client:
     """The stage before the first one: sends sagas, and follows protocol 3.3 and 3.4."""
@@ -146,9 +150,9 @@ class Client:
         random = self._random
         until = self._loop.time() + random.uniform(*PATIENCE_SECONDS)
         sync = not self._faults.happens("not_waiting")
-        while order.verdict is Verdict.OPEN:
+        while order.open():
             answer = await self._post(order, order.body, wait=sync)
-            if order.verdict is not Verdict.OPEN:
+            if not order.open():  # we were told to compensate meanwhile
                 return
             match answer:
                 case Answer(status=200):

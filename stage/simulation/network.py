@@ -11,6 +11,7 @@ the way does so when it had no answer.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from random import Random
 
@@ -49,7 +50,35 @@ class Network:
         self.cut: set[frozenset[str]] = set()
         """Pairs of names that do not hear each other."""
         self.under_way = 0
-        self._in_flight: dict[tuple[Process | None, str], list[str]] = {}
+        self._about: Counter[str] = Counter()
+        self._numbers: dict[tuple[str, str, str], int] = {}
+        self._sent = 0
+
+    def number(self) -> int:
+        """The next number of a message, in the order in which they leave."""
+        self._sent += 1
+        return self._sent
+
+    def arrived(self, way: tuple[str, str, str], number: int) -> None:
+        """Note that a message has been overtaken by a later one of its saga."""
+        if self._numbers.get(way, 0) > number:
+            self._faults.struck["reordered"] += 1
+        else:
+            self._numbers[way] = number
+
+    def about(self, saga: str) -> int:
+        """Messages of a saga that are on their way, or may still be."""
+        return self._about[saga]
+
+    def off(self, saga: str) -> None:
+        """A message sets off."""
+        self.under_way += 1
+        self._about[saga] += 1
+
+    def there(self, saga: str) -> None:
+        """It has arrived, or is answered."""
+        self.under_way -= 1
+        self._about[saga] -= 1
 
     def serve(self, name: str, server: Server) -> None:
         """Let a name be spoken to."""
@@ -95,8 +124,8 @@ class _Message:
     """One request on its way, and its answer back."""
 
     __slots__ = (
-        "_answer", "_body", "_headers", "_method", "_network", "_path", "_saga", "_source",
-        "_target",
+        "_answer", "_body", "_headers", "_method", "_network", "_number", "_path", "_saga",
+        "_source", "_target",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +149,7 @@ class _Message:
         self._body = body
         self._saga = saga
         self._answer = answer
+        self._number = network.number()
 
     @property
     def _strict(self) -> bool:
@@ -167,12 +197,13 @@ class _Message:
                 travel = timeout + random.uniform(0.0, DELAY_SECONDS_STRICT)
             else:
                 travel = random.uniform(*DELAY_SECONDS)
-        network.under_way += 1
+        network.off(self._saga)
         later(travel, self._arrive, True)
 
     def _arrive(self, first: bool) -> None:
         network = self._network
-        network.under_way -= 1
+        network.there(self._saga)
+        network.arrived((self._source, self._target, self._saga), self._number)
         if self._strict and self._answer.cancelled():
             return  # its sender died: nothing would protect an API that ignores keys
         if not first:
@@ -189,12 +220,12 @@ class _Message:
             if first:
                 self.settle(Lost(reason="connection refused", certain=True))
             return
-        network.under_way += 1
+        network.off(self._saga)
         task = asyncio.ensure_future(work)
         task.add_done_callback(lambda done: self._answered(done, first))
 
     def _answered(self, task: asyncio.Future[Answer], first: bool) -> None:
-        self._network.under_way -= 1
+        self._network.there(self._saga)
         if task.cancelled() or task.exception() is not None:
             if not task.cancelled():
                 text = f"{self._target} raised {task.exception()!r}"
@@ -211,7 +242,7 @@ class _Message:
         network = self._network
         faults, random, later = network._faults, network._random, network.later
         if answer.status not in NOT_NOW and not self._strict and faults.happens("duplicate"):
-            network.under_way += 1
+            network.off(self._saga)
             later(random.uniform(0.0, DELAY_SECONDS[1]), self._arrive, False)
         travel = random.uniform(*LATENCY_SECONDS)
         if faults.happens("answer_lost") or self._away():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from random import Random
 
+from stage.core.events import Verb
 from stage.engine.embedded import EmbeddedEngine
 from stage.outbound.links import HttpLinks
+from stage.ports.engine import Snapshot
 from stage.ports.stage import Answer
 from stage.simulation.books import Books
 from stage.simulation.disk import Disk, SimulatedStore, WatchedStage
@@ -93,7 +95,7 @@ class Node:
         edge = SimulatedEdge(self.name, self._stage.plan, engine, self._clock, self._books)
         self._live[process] = engine, edge
         self._books.tell("", process.name, "starts")
-        process.spawn(self._open(process, engine))
+        _ = process.spawn(self._open(process, engine))
         return process
 
     async def _open(self, process: Process, engine: EmbeddedEngine) -> None:
@@ -133,7 +135,7 @@ class Node:
     async def drain(self) -> None:
         """SIGTERM: finish what can be finished, then start anew."""
         process = self.newest
-        if process is None or process.paused:
+        if process is None or process.is_paused():
             return
         self._books.tell("", process.name, "drains")
         engine = self._live[process][0]
@@ -148,12 +150,12 @@ class Node:
     async def haunt(self) -> None:
         """A process stops for a while (SIGSTOP), another takes over, and then it goes on."""
         process = self.newest
-        if process is None or process.paused or len(self._live) > 1:
+        if process is None or process.is_paused() or len(self._live) > 1:
             return
         process.pause()
         self._books.tell("", process.name, "is paused")
         await asyncio.sleep(self._random.uniform(*DOWN_SECONDS))
-        if process.alive and process.paused:
+        if process.alive and process.is_paused():
             self.start()
             await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
         if process.alive:
@@ -163,9 +165,21 @@ class Node:
         if process.alive and len(self._live) > 1:
             self.crash(process)
 
+    def operate(self, saga: str, verb: Verb) -> asyncio.Future[Snapshot | None] | None:
+        """A verb of an operator, in the newest process; None while there is none."""
+        process = self.newest
+        if process is None or process.is_paused():
+            return None
+        return process.spawn(self._live[process][0].operate(saga, verb, dry_run=False))
+
+    @property
+    def runs(self) -> int:
+        """Runs in memory of all live processes."""
+        return sum(engine.live for engine, _ in self._live.values())
+
     def heal(self) -> None:
         """The end of all faults: one process, running, on a disk that can be written."""
-        self.disk.away = False
+        self.disk.away = self.disk.full = False
         for process in list(self._live)[:-1]:
             process.resume()
             self.crash(process)
@@ -178,6 +192,3 @@ class Node:
         for process in list(self._live):
             process.kill()
         self._live.clear()
-
-
-Lifecycle = Callable[[], Awaitable[None]]

@@ -20,15 +20,16 @@ from stage.simulation import faults as swarm
 from stage.simulation import stages
 from stage.simulation.api import ApiModel
 from stage.simulation.books import Books, Violation
-from stage.simulation.disk import BlockingStore, Disk, WatchedStage
+from stage.simulation.disk import Disk, WatchedStage
+from stage.simulation.files import BlockingStore, file_store
 from stage.simulation.invariants import check
 from stage.simulation.loop import Stuck, VirtualLoop
 from stage.simulation.neighbours import CLIENT, TAIL, Client, Tail, Verdict
 from stage.simulation.network import Network
 from stage.simulation.node import Neighbours, Node
+from stage.simulation.operator import ROUNDS_MAX, Operator
 from stage.simulation.transcript import Transcript
 from stage.store.memory import MemoryStore
-from stage.store.sqlite import SqliteStore
 
 ARRIVALS_SECONDS = (2.0, 30.0)
 CALM_AFTER_SECONDS = 15.0
@@ -104,6 +105,9 @@ class _World:
             self.nodes[0].name, self.network, loop, self.random, self.faults, self.books
         )
         self.network.serve(CLIENT, lambda *told: self.client.serve(*told))
+        self.operator = Operator(
+            self.nodes, self.network, loop, self.random, self.faults, self.books
+        )
 
     # --- building --------------------------------------------------------------------------------
 
@@ -169,7 +173,7 @@ class _World:
         if self.scenario.folder is None:
             return MemoryStore(migrations=folders)
         path = self.scenario.folder / f"{stage.name}-{self.seed}.db"
-        return BlockingStore(SqliteStore(path, migrations=folders, readers=1))
+        return file_store(path, folders, self.faults)
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -217,8 +221,11 @@ class _World:
                 store.discard()
 
     async def _live(self) -> None:
+        self.faults.on = False
         for node in self.nodes:
             await node.disk.store.open()
+        self.faults.on = True
+        for node in self.nodes:
             node.start()
         await asyncio.sleep(0.05)
         self._weather()
@@ -227,6 +234,8 @@ class _World:
             await asyncio.sleep(self.random.uniform(0.0, CALM_AFTER_SECONDS))
         self._calm()
         await self._rest()
+        if "operator" in self.faults.rates:
+            await self._clear_desks()
         if not self.books.violations:
             await check(self.books, self.nodes, self.client.orders, self.tail, ledgers=self.ledgers)
 
@@ -253,6 +262,14 @@ class _World:
                 self._stuck()
                 return
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _clear_desks(self) -> None:
+        """A person works off what waits, until nothing does that a verb could mend."""
+        for _ in range(ROUNDS_MAX):
+            if self.books.violations or not self.operator.desk():
+                return
+            await self.operator.clear_desk()
+            await self._rest()
 
     def _at_rest(self) -> bool:
         return (
@@ -303,9 +320,11 @@ class _World:
             often("drain", node.drain)
             often("zombie", node.haunt)
             often("store_away", lambda node=node: self._away(node.disk))  # type: ignore[misc]
+            often("disk_full", lambda node=node: self._full(node.disk))  # type: ignore[misc]
         for model in self.apis:
             often("api_away", lambda model=model: self._away(model))  # type: ignore[misc]
         often("partition", self._cut)
+        often("operator", self.operator.act)
 
     async def _strikes(self, kind: str, strike: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -325,6 +344,13 @@ class _World:
         await asyncio.sleep(self.random.uniform(*AWAY_SECONDS))
         what.away = False
         self.books.tell("", name, "is back")
+
+    async def _full(self, disk: Disk) -> None:
+        self.books.tell("", disk.stage, "its disk is full")
+        disk.full = True
+        await asyncio.sleep(self.random.uniform(*AWAY_SECONDS))
+        disk.full = False
+        self.books.tell("", disk.stage, "its disk has room again")
 
     async def _cut(self) -> None:
         one, other = self.random.sample(self.network.names, 2)

@@ -1,6 +1,6 @@
 """Plants one defect after the other and says which seed finds it: `python -m …find_mutants`.
 
-    python -m tests.simulation.find_mutants [NAME ...]
+python -m tests.simulation.find_mutants [NAME ...]
 """
 
 from __future__ import annotations

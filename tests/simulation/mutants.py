@@ -123,7 +123,7 @@ def sent_before_the_intent_is_durable(patches: Patches) -> None:
             async def later() -> None:
                 await original(self, work)
 
-            self._spawn(later())
+            _ = self._spawn(later())
             return seen[0]
 
         return persist
@@ -214,8 +214,7 @@ def a_crash_counts_as_success(patches: Patches) -> None:
             after = original(plan, saga, event)
             done = {
                 name: replace(step, phase=Phase.SUCCEEDED, result=RESULT, doubted=False)
-                if saga.steps[name].phase is Phase.STARTED
-                and plan.step(name).kind is StepKind.CALL
+                if saga.steps[name].phase is Phase.STARTED and plan.step(name).kind is StepKind.CALL
                 else step
                 for name, step in after.steps.items()
             }
@@ -332,9 +331,7 @@ def compensation_stops_at_the_first_failure(patches: Patches) -> None:
     def make(original: Any) -> Any:
         def go_back(plan: Any, saga: Any, now: float) -> Any:
             failed = [
-                name
-                for name, step in saga.steps.items()
-                if step.phase is Phase.COMPENSATION_FAILED
+                name for name, step in saga.steps.items() if step.phase is Phase.COMPENSATION_FAILED
             ]
             if failed:
                 yield Record(event=e.FailedToCompensate(at=now, stands=tuple(failed)))

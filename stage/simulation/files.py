@@ -1,0 +1,115 @@
+"""Real SQLite files behind a simulation in virtual time, with commits that fail.
+
+The store needs a real event loop and threads. `BlockingStore` runs it to its end within each call,
+one unit after the other, so that the order is that of the simulation. Units do not share commits
+here. `FailingConnection` lets a COMMIT raise before it took place, or after: the store then has to
+find out which it was (rule 8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stage.core.states import SagaState
+from stage.ports.store import Entry, Filter, SagaRow, Store, Unit
+from stage.simulation.faults import Faults
+from stage.store.drive import outside_loop
+from stage.store.sqlite import SqliteStore
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 0.001
+"""Real seconds between two looks of the store whether its file is back."""
+
+
+def failing(faults: Faults) -> type[sqlite3.Connection]:
+    """A connection whose COMMIT may raise, before or after it took place, and may be full."""
+
+    class FailingConnection(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            if sql.startswith("COMMIT"):
+                if faults.happens("commit_raises_before"):
+                    super().execute("ROLLBACK")
+                    raise sqlite3.OperationalError("disk I/O error")
+                if faults.happens("commit_raises_after"):
+                    super().execute(sql, *arguments)
+                    raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *arguments)
+
+    return FailingConnection
+
+
+def file_store(path: Path, migrations: tuple[Traversable, ...], faults: Faults) -> BlockingStore:
+    """A store on a SQLite file for a simulation."""
+    return BlockingStore(
+        SqliteStore(
+            path,
+            migrations=migrations,
+            readers=1,
+            retry_seconds=RETRY_SECONDS,
+            factory=failing(faults),
+        )
+    )
+
+
+class BlockingStore:
+    """ports.store.Store over one that needs a real event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._loop = asyncio.new_event_loop()
+
+    def _run(self, work: Awaitable[T]) -> T:
+        async def whole() -> T:
+            return await work
+
+        with outside_loop():
+            return self._loop.run_until_complete(whole())
+
+    def shut(self) -> None:
+        """Close the store and the loop it lived in."""
+        self._run(self._store.close())
+        with outside_loop():
+            self._loop.close()
+
+    async def open(self) -> None:
+        """See ports.store.Store."""
+        self._run(self._store.open())
+
+    async def close(self) -> None:
+        """See ports.store.Store."""
+        self._run(self._store.close())
+
+    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        """See ports.store.Store."""
+        return self._run(self._store.transact(work))
+
+    async def get(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Store."""
+        return self._run(self._store.get(saga_id))
+
+    async def entries(self, saga_id: str) -> list[Entry]:
+        """See ports.store.Store."""
+        return self._run(self._store.entries(saga_id))
+
+    async def page(self, which: Filter) -> list[SagaRow]:
+        """See ports.store.Store."""
+        return self._run(self._store.page(which))
+
+    async def due(self, before: float, limit: int) -> list[str]:
+        """See ports.store.Store."""
+        return self._run(self._store.due(before, limit))
+
+    async def count(self) -> dict[SagaState, int]:
+        """See ports.store.Store."""
+        return self._run(self._store.count())
+
+    @property
+    def available(self) -> bool:
+        """See ports.store.Store."""
+        return self._store.available

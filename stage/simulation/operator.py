@@ -1,0 +1,134 @@
+"""The operator of a simulated chain: looks at the world, and uses the verbs truthfully (rule 14).
+
+What a person says is true: a step is settled as landed when its effect was made, and resolved only
+after it was undone by hand. So a verb may change how a saga ends, and never what may stand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.errors import StoreUnavailable
+from stage.core.steps import StepKind
+from stage.ports.engine import NotAllowed, Unsettled
+from stage.simulation.books import Books, Known
+from stage.simulation.faults import Faults
+from stage.simulation.loop import EPOCH, VirtualLoop
+from stage.simulation.network import Network
+from stage.simulation.node import Node
+
+ACTOR = "operator"
+ROUNDS_MAX = 12
+"""Looks at the desk in the liveness phase; what waits then has a cause that no verb takes away."""
+DESK_SECONDS = 90.0
+RESULT = msgspec.Raw(b'{"id":"settled"}')
+
+
+class Operator:
+    """Retries, settles, resolves and, seldom, forgets."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        network: Network,
+        loop: VirtualLoop,
+        random: Random,
+        faults: Faults,
+        books: Books,
+    ) -> None:
+        self._nodes = nodes
+        self._network = network
+        self._loop = loop
+        self._random = random
+        self._faults = faults
+        self._books = books
+
+    async def act(self) -> None:
+        """One verb at one stage on one saga that may need it, or on any."""
+        node = self._random.choice(self._nodes)
+        here = [known for (stage, _), known in self._books.known.items() if stage == node.name]
+        waiting = [known for known in here if known.row.parked or known.row.due_at is not None]
+        if not here:
+            return
+        known = self._random.choice(waiting or here)
+        if self._faults.happens("forget"):
+            await self._ask(node, known, e.Forgotten(at=self._now, actor=ACTOR, why="given up"))
+            return
+        verb: e.Verb | None = self._resolved(node, known) or self._settled(node, known)
+        if verb is None or self._random.random() < 0.3:
+            verb = e.Retried(at=self._now, actor=ACTOR, why="it is worth a try")
+        await self._ask(node, known, verb)
+
+    def desk(self) -> list[tuple[Node, Known]]:
+        """Everything that waits for a person, from the tail to the head."""
+        return [
+            (node, known)
+            for node in reversed(self._nodes)
+            for (stage, _), known in self._books.known.items()
+            if stage == node.name and known.row.parked
+        ]
+
+    async def clear_desk(self) -> None:
+        """Resolve what can be undone by hand, and retry the rest."""
+        for node, known in self.desk():
+            verb: e.Verb | None
+            verb = self._resolved(node, known) or self._settled(node, known)
+            verb = verb or e.Retried(at=self._now, actor=ACTOR, why="faults are over")
+            await self._ask(node, known, verb)
+
+    @property
+    def _now(self) -> float:
+        return EPOCH + self._loop.time()
+
+    def _resolved(self, node: Node, known: Known) -> e.Resolved | None:
+        """What could not be undone by a call, a person undoes at the API, and says so."""
+        plan, saga = self._books.plans[node.name], known.row.id
+        for name in sorted(known.given_up):
+            if plan.step(name).kind is StepKind.CALL and not self._network.about(saga):
+                for effect in self._books.effects_of(node.name, saga, name):
+                    self._books.unmake(effect)
+                return e.Resolved(at=self._now, actor=ACTOR, why="undone by hand", step=name)
+        return None
+
+    def _settled(self, node: Node, known: Known) -> e.Settled | None:
+        """A doubt that the API's own books settle."""
+        plan, saga = self._books.plans[node.name], known.row.id
+        if not known.row.parked or self._network.about(saga):
+            return None
+        for name in sorted(known.doubted):
+            step = plan.step(name)
+            if step.kind is not StepKind.CALL or name in known.given_up:
+                continue
+            effects = self._books.effects_of(node.name, saga, name)
+            landed = any(effect.standing for effect in effects)
+            result = RESULT if landed else msgspec.Raw(b"null")
+            return e.Settled(
+                at=self._now, actor=ACTOR, why="looked", step=name, landed=landed, result=result
+            )
+        return None
+
+    async def _ask(self, node: Node, known: Known, verb: e.Verb) -> None:
+        saga, what = known.row.id, e.name_of(verb)
+        work = node.operate(saga, verb)
+        if work is None:
+            return
+        self._books.tell(saga, ACTOR, f"{what} at {node.name} {getattr(verb, 'step', '')}".rstrip())
+        try:
+            async with asyncio.timeout(DESK_SECONDS):
+                await asyncio.shield(work)
+            self._faults.struck[f"verb_{what}"] += 1
+        except NotAllowed as error:
+            self._faults.struck["verb_not_allowed"] += 1
+            self._books.tell(saga, ACTOR, f"is told no: {error}")
+        except (StoreUnavailable, Unsettled, TimeoutError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not work.cancelled():
+                raise
+            self._books.tell(saga, ACTOR, f"got no answer: {type(error).__name__}")
+
+
+__all__ = ["ACTOR", "ROUNDS_MAX", "Operator"]
