@@ -141,7 +141,7 @@ class Books:
 
     # --- saying ----------------------------------------------------------------------------------
 
-    def tell(self, saga: str, who: str, what: str) -> None:
+    def tell(self, saga: str, who: str, what: str | e.Event) -> None:
         """A line of the transcript."""
         self.transcript.tell(self._loop.time(), saga, who, what)
 
@@ -266,7 +266,7 @@ class Books:
     def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
         saga = known.row.id
         plan = self.plans[stage]
-        self.tell(saga, who, describe(event))
+        self.tell(saga, who, event)
         if isinstance(event, _ENDS):
             known.flying.discard(event.step)
         match event:
@@ -449,17 +449,6 @@ class Books:
 
 
 _ENDS = (e.StepSucceeded, e.StepRefused, e.StepTransient, e.StepInDoubt, e.StepPending)
-
-
-def describe(event: e.Event) -> str:
-    """One line for an event of the journal."""
-    name = e.name_of(event)
-    parts = [
-        str(getattr(event, member))
-        for member in ("step", "attempt", "epoch", "requested_by", "reason", "stands")
-        if getattr(event, member, "")
-    ]
-    return f"journal: {name} {' '.join(parts)}".rstrip()[:160]
 
 
 def _same(request: e.Request, stored: e.Request) -> bool:

@@ -63,9 +63,11 @@ class SimulatedStore:
     async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
         """See ports.store.Store."""
         disk, process, faults = self._disk, self._process, self._disk.faults
-        await process.gate()
+        if process.held:
+            await process.gate()
         await asyncio.sleep(disk.random.uniform(*COMMIT_SECONDS))
-        await process.gate()
+        if process.held:
+            await process.gate()
         self._present()
         if faults.happens("crash_before_commit"):
             self._crash(process)
@@ -103,31 +105,36 @@ class SimulatedStore:
 
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
-        await self._process.gate()
+        if self._process.held:
+            await self._process.gate()
         self._present()
         return await self._disk.store.get(saga_id)
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
-        await self._process.gate()
+        if self._process.held:
+            await self._process.gate()
         self._present()
         return await self._disk.store.entries(saga_id)
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
-        await self._process.gate()
+        if self._process.held:
+            await self._process.gate()
         self._present()
         return await self._disk.store.page(which)
 
     async def due(self, before: float, limit: int) -> list[str]:
         """See ports.store.Store."""
-        await self._process.gate()
+        if self._process.held:
+            await self._process.gate()
         self._present()
         return await self._disk.store.due(before, limit)
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store."""
-        await self._process.gate()
+        if self._process.held:
+            await self._process.gate()
         self._present()
         return await self._disk.store.count()
 

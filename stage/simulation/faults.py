@@ -77,11 +77,15 @@ class Faults(msgspec.Struct, kw_only=True):
         return None if not self.on or rate == 0.0 else self.random.expovariate(rate)
 
 
-def draw(random: Random, without: frozenset[str] = frozenset()) -> Faults:
-    """The swarm of one seed. `without` takes kinds away and leaves the dice as they fall."""
+def draw(
+    random: Random,
+    without: frozenset[str] = frozenset(),
+    always: frozenset[str] = frozenset(),
+) -> Faults:
+    """The swarm of one seed. `without` and `always` leave the dice as they fall."""
     rates = {}
     for kind, (least, most) in KINDS.items():
-        enabled, rate = random.random() < SWARM_SHARE, random.uniform(least, most)
-        if enabled and kind not in without:
+        drawn, rate = random.random() < SWARM_SHARE, random.uniform(least, most)
+        if (drawn or kind in always) and kind not in without:
             rates[kind] = rate
     return Faults(rates=rates, random=random)

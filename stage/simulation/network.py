@@ -276,7 +276,8 @@ class SimulatedTransport(Transport):
         timeout: float,
     ) -> Answer | Lost:
         """See outbound.transport.Transport."""
-        await self._process.gate()
+        if self._process.held:
+            await self._process.gate()
         target, _, path = url.removeprefix(SCHEME).partition("/")
         path = f"/{path}"
         sent = list(headers)
@@ -294,7 +295,8 @@ class SimulatedTransport(Transport):
             answer = await self._network.carry(
                 self._stage, target, method, path, sent, body, timeout, saga
             )
-            await self._process.gate()
+            if self._process.held:
+                await self._process.gate()
             return answer
         finally:
             under_way.remove(what)

@@ -40,13 +40,12 @@ LOOK_SECONDS = 2.0
 AWAY_SECONDS = (0.2, 8.0)
 
 Models = Mapping[str, type[ApiModel]]
-MakeStage = Callable[[str], Stage[Any, Any]]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What is simulated. `stage` is the author's; None takes the stages of `simulation.stages`.
 
-    `payloads` makes the data of a saga from the dice. `folder` holds SQLite files; None keeps all
+    `payload` makes the data of a saga from the dice. `folder` holds SQLite files; None keeps all
     in memory.
     """
 
@@ -55,6 +54,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     models: Models = {}
     payload: Callable[[Random], Mapping[str, Any]] | None = None
     without: frozenset[str] = frozenset()
+    always: frozenset[str] = frozenset()
+    """Faults that no world has, and faults that every world has."""
     folder: Path | None = None
 
 
@@ -90,7 +91,7 @@ class _World:
         self.seed = seed
         self.scenario = scenario
         self.random = Random(seed)
-        self.faults = swarm.draw(self.random, scenario.without)
+        self.faults = swarm.draw(self.random, scenario.without, scenario.always)
         self.transcript = Transcript()
         self.books = Books(loop, self.transcript)
         self.network = Network(loop, self.random, self.faults, self.books)
