@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from stage.core.states import ENDED, SagaState
@@ -11,6 +12,8 @@ from stage.simulation.books import Books, Known, Local
 from stage.simulation.neighbours import TAIL, Order, Tail, Verdict
 from stage.simulation.node import Node
 
+LAST_ANSWER_SECONDS = 40.0
+"""More than the longest timeout of a message."""
 CRASHES_EXCUSED = 5
 """A saga may be parked after so many runs were lost without progress (rule 15)."""
 
@@ -25,14 +28,7 @@ async def check(
 ) -> None:
     """Report every violation to the books."""
     for node in nodes:
-        due = sum(
-            known.row.due_at is not None
-            for (stage, _), known in books.known.items()
-            if stage == node.name
-        )
-        if node.runs > due:
-            text = f"{node.name} rests with {node.runs} runs in memory, {due} are due"
-            books.violate("I14", "", text)
+        await _no_idle_runs(books, node)
         await _stored(books, node)
         if ledgers:
             await _ledger(books, node)
@@ -51,6 +47,22 @@ async def check(
         _payload(books, order)
     for stage, saga, words in books.refused():
         _not_executed(books, stage, saga, words)
+
+
+async def _no_idle_runs(books: Books, node: Node) -> None:
+    """I14: what needs no run has none, once the last answer that is waited for is overdue."""
+    if node.runs > _due(books, node):
+        await asyncio.sleep(LAST_ANSWER_SECONDS)
+    if node.runs > _due(books, node):
+        books.violate("I14", "", f"{node.name} rests with {node.runs} runs in memory")
+
+
+def _due(books: Books, node: Node) -> int:
+    return sum(
+        known.row.due_at is not None
+        for (stage, _), known in books.known.items()
+        if stage == node.name
+    )
 
 
 async def _stored(books: Books, node: Node) -> None:
