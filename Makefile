@@ -7,16 +7,27 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fix
+.PHONY: help demo test check fix sim mutants
 
 help: ## show these words
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books
 	@$(BIN)/stage demo
 
 test: $(VENV)/.ready ## run all tests
 	@$(BIN)/python -m pytest -n 2
+
+# Level L of the simulation: that many worlds, from seed FIRST on, of so many sagas each.
+SEEDS ?= 20000
+SAGAS ?= 50
+FIRST ?= 0
+
+sim: $(VENV)/.ready ## simulate SEEDS=20000 worlds and write docs/evidence/simulation.json
+	@$(BIN)/python -m tests.simulation.level_l --first $(FIRST) --seeds $(SEEDS) --sagas $(SAGAS)
+
+mutants: $(VENV)/.ready ## plant defects of our own rules and find each of them
+	@$(BIN)/python -m tests.simulation.find_mutants
 
 check: $(VENV)/.ready ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check --quiet .

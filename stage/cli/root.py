@@ -23,6 +23,7 @@ from stage.cli.sagas import sagas, show
 from stage.cli.send import send
 from stage.cli.serve import serve
 from stage.cli.settings import config, openapi
+from stage.cli.simulate import simulate
 from stage.core.errors import StageError
 
 
@@ -35,7 +36,7 @@ def cli() -> None:
 COMMANDS = (
     *(demo, serve, db, send, sagas, show, plan),
     *(compensate, retry, settle, resolve, forget),
-    *(config, openapi),
+    *(config, openapi, simulate),
 )
 for command in COMMANDS:
     cli.add_command(command)

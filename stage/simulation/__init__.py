@@ -1,1 +1,9 @@
-"""A whole chain in one thread on virtual time: real machine, engine and store, simulated world."""
+"""A whole chain in one thread on virtual time: real machine, engine and store, simulated world.
+
+Authors import from here what a model of their external API is written with (docs/simulate.md).
+"""
+
+from stage.simulation.api import ApiModel, ApiRequest, UnkeyedApi, json_answer
+from stage.simulation.books import Effect
+
+__all__ = ["ApiModel", "ApiRequest", "Effect", "UnkeyedApi", "json_answer"]

@@ -1,10 +1,8 @@
-"""Models of external APIs. A stage's own module may offer better ones in `simulated_apis`.
+"""Models of external APIs: they answer requests and keep the world's books.
 
-    simulated_apis = {"psp": PspModel}
-
-A model answers requests and keeps the world's books: `books.make` when an effect takes place,
-`books.unmake` when it is undone. Faults are not its business: the network loses and delays, and
-`ApiModel` refuses and fails before the model is asked.
+`books.make` is called when an effect takes place, `books.unmake` when it is undone. Faults are not
+the business of a model: the network loses and delays, and `ApiModel` refuses and fails before what
+a derived class says is asked.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ class ApiModel:
 
     def answer(self, request: ApiRequest) -> Answer:
         """Answer one request that has arrived, with the faults of this world."""
-        saga, stage, step, undo = read_key(request.key)
+        saga, stage, step, _ = read_key(request.key)
         if request.method not in SAFE:
             if self.faults.happens("api_busy"):
                 return self._say(request, Answer(status=429, headers=(("Retry-After", "1"),)))
@@ -54,7 +52,7 @@ class ApiModel:
                 return self._say(request, Answer(status=500))
         if request.method in SAFE:
             return self._say(request, self.look_up(request))
-        if undo:
+        if self.is_undo(request):
             will = self._will(request.key, "undo_refused")
             if not will:
                 for effect in self.books.effects_of(stage, saga, step):
@@ -83,6 +81,10 @@ class ApiModel:
         return answer
 
     # --- what a model of a real API replaces -----------------------------------------------------
+
+    def is_undo(self, request: ApiRequest) -> bool:
+        """Whether the request asks for something to be taken back."""
+        return read_key(request.key).undo
 
     def made(self, request: ApiRequest, effect: Effect) -> Answer:
         """What a request is answered whose effect stands."""
@@ -114,6 +116,12 @@ class ApiModel:
     def refuse_undo(self, request: ApiRequest) -> Answer:
         """It will never be undone."""
         return json_answer(402, {"error": "cannot be undone"})
+
+
+class UnkeyedApi(ApiModel):
+    """An API that ignores idempotency keys: every request that arrives makes an effect."""
+
+    honours_keys = False
 
 
 def json_answer(status: int, value: object) -> Answer:

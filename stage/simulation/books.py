@@ -16,7 +16,7 @@ from stage.core import events as e
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.ports.store import SagaRow
 from stage.simulation.loop import VirtualLoop
-from stage.simulation.transcript import Transcript
+from stage.simulation.transcript import VIOLATION, Transcript
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +147,7 @@ class Books:
 
     def violate(self, invariant: str, saga: str, text: str) -> None:
         """An invariant does not hold."""
-        self.tell(saga, "VIOLATION", f"{invariant}: {text}")
+        self.tell(saga, VIOLATION, f"{invariant}: {text}")
         self.violations.append(
             Violation(invariant=invariant, saga=saga, text=text, at=self._loop.time())
         )

@@ -82,10 +82,13 @@ def draw(
     without: frozenset[str] = frozenset(),
     always: frozenset[str] = frozenset(),
 ) -> Faults:
-    """The swarm of one seed. `without` and `always` leave the dice as they fall."""
+    """The swarm of one seed; what is in `always` is there, and often.
+
+    `without` and `always` leave the dice as they fall.
+    """
     rates = {}
     for kind, (least, most) in KINDS.items():
         drawn, rate = random.random() < SWARM_SHARE, random.uniform(least, most)
         if (drawn or kind in always) and kind not in without:
-            rates[kind] = rate
+            rates[kind] = most if kind in always else rate
     return Faults(rates=rates, random=random)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from stage.core.states import ENDED, SagaState
-from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
+from stage.core.steps import Plan, Step, StepKind
 from stage.ports.store import Row, Unit
 from stage.simulation.books import Books, Known, Local
-from stage.simulation.neighbours import TAIL, Order, Tail, Verdict
+from stage.simulation.neighbours import Order, Verdict
 from stage.simulation.node import Node
 
 LAST_ANSWER_SECONDS = 40.0
@@ -22,9 +23,9 @@ async def check(
     books: Books,
     nodes: Sequence[Node],
     orders: Mapping[str, Order],
-    tail: Tail | None,
     *,
     ledgers: bool,
+    stands: str,
 ) -> None:
     """Report every violation to the books."""
     for node in nodes:
@@ -32,6 +33,8 @@ async def check(
         await _stored(books, node)
         if ledgers:
             await _ledger(books, node)
+        if stands:
+            await _tables(books, node, stands)
     forgotten = {saga for (_, saga), known in books.known.items() if known.forgotten}
     for order in orders.values():
         if order.saga in forgotten:
@@ -99,6 +102,22 @@ async def _ledger(books: Books, node: Node) -> None:
                 "I2", key[0], f"the table of {node.name} says {rows.get(key)} for {key[1]},"
                 f" {counted.get(key)} was committed"
             )  # fmt: skip
+
+
+async def _tables(books: Books, node: Node, query: str) -> None:
+    """I2: the author's tables say of every saga what its state says."""
+
+    async def read(unit: Unit) -> list[Row]:
+        return await unit.tx.fetchall(query)
+
+    found = Counter(row[0] for row in await node.disk.store.transact(read))
+    expected = {SagaState.COMPLETED: 1, SagaState.COMPENSATED: 0}
+    for (stage, saga), known in books.known.items():
+        wanted = expected.get(known.row.state)
+        if stage != node.name or wanted is None or known.forgotten or found[saga] == wanted:
+            continue
+        state, times = known.row.state, found[saga]
+        books.violate("I2", saga, f"{stage} is {state}, and stands {times}x in its tables")
 
 
 def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: bool) -> None:
@@ -229,6 +248,3 @@ def _not_executed(books: Books, stage: str, saga: str, words: str) -> None:
     )
     if done or made:
         books.violate("I10", saga, f"{stage} answered {words}, and did {done} + {made} things")
-
-
-__all__ = ["FORWARD_PREFIX", "TAIL", "check"]

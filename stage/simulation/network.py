@@ -197,6 +197,7 @@ class _Message:
                 travel = timeout + random.uniform(0.0, DELAY_SECONDS_STRICT)
             else:
                 travel = random.uniform(*DELAY_SECONDS)
+            self._tell(f"(the request takes {travel:.1f} s)")
         network.off(self._saga)
         later(travel, self._arrive, True)
 

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
-from stage.simulation.api import ApiModel
 
 
 class Job(msgspec.Struct):
@@ -21,12 +20,6 @@ class Receipt(msgspec.Struct):
     """What an external API gives, and what a stage adds."""
 
     id: str
-
-
-class UnkeyedApi(ApiModel):
-    """An API that ignores idempotency keys: every request that arrives makes an effect."""
-
-    honours_keys = False
 
 
 INSERT = "INSERT INTO ledger (saga_id, step, undone) VALUES (?, ?, ?)"
@@ -155,8 +148,3 @@ KINDS: dict[str, Callable[[str], Stage[Any, Any]]] = {
     "pivotal": pivotal,
 }
 NAMES = ("order", "payment", "shipping")
-
-
-def model_of(api: str) -> type[ApiModel]:
-    """The model of an external API of these stages."""
-    return UnkeyedApi if api.endswith("-unkeyed") else ApiModel

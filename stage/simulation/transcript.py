@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from stage.core.events import Event, encode_event, name_of
 
+VIOLATION = "VIOLATION"
+"""Who says that something does not hold."""
+CHARS_MAX = 160
 LINES_MAX = 400
 """Lines of one saga that are shown at most; the middle is left out."""
 
@@ -44,14 +47,15 @@ class Transcript:
         return told.hexdigest()
 
     def history(self, saga: str) -> list[str]:
-        """What concerns one saga: its own lines, and those of all while it lived."""
+        """What concerns one saga until something is wrong: its lines, and those of all."""
         own = [line.at for line in self.lines if line.saga == saga]
         if not own:
             return []
         first, last = own[0], own[-1]
+        wrong = next((n for n, line in enumerate(self.lines, 1) if line.who == VIOLATION), None)
         shown = [
             line
-            for line in self.lines
+            for line in self.lines[:wrong]
             if line.saga == saga or (not line.saga and first <= line.at <= last)
         ]
         width = max(len(line.who) for line in shown)
@@ -64,10 +68,13 @@ class Transcript:
 
 
 def describe(event: Event) -> str:
-    """One line for an event of the journal."""
-    parts = [
-        str(getattr(event, member))
-        for member in ("step", "attempt", "epoch", "requested_by", "reason", "stands")
-        if getattr(event, member, "")
-    ]
-    return f"journal: {name_of(event)} {' '.join(parts)}".rstrip()[:160]
+    """One line for an event of the journal, such as `journal: step started: charge, attempt 2`."""
+    told = name_of(event).replace("_", " ")
+    parts = [getattr(event, "step", "")]
+    for member, word in (("attempt", "attempt"), ("epoch", "epoch"), ("requested_by", "asked by")):
+        if value := getattr(event, member, ""):
+            parts.append(f"{word} {value}")
+    parts.append(getattr(event, "reason", ""))
+    parts.append(" ".join(getattr(event, "stands", ())))
+    about = ", ".join(part for part in parts if part)
+    return f"journal: {told}{': ' if about else ''}{about}"[:CHARS_MAX]

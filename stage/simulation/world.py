@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from stage.authoring.stage import BoundStage, Stage
-from stage.core.steps import StepKind
+from stage.core.steps import Plan, StepKind
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
-from stage.simulation.api import ApiModel
+from stage.simulation.api import ApiModel, UnkeyedApi
 from stage.simulation.books import Books, Violation
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.files import BlockingStore, file_store
@@ -56,6 +56,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     without: frozenset[str] = frozenset()
     always: frozenset[str] = frozenset()
     """Faults that no world has, and faults that every world has."""
+    stands: str = ""
+    """SQL for the sagas of which something stands in the author's tables; empty: not looked at."""
     folder: Path | None = None
 
 
@@ -120,7 +122,7 @@ class _World:
         if pivotal:
             has_tail = False
         self.chain = "-".join(kind for _, kind in chosen) + ("-tail" if has_tail else "")
-        if any(kind == "unkeyed" for _, kind in chosen):
+        if any(not step.rules.idempotent for stage, _ in chosen for step in stage.steps):
             self.faults.rates.pop("zombie", None)  # nothing protects an API that ignores keys
         followers = [*names[1:], *([TAIL] if has_tail else [])]
         for index, (stage, _) in enumerate(chosen):
@@ -152,7 +154,7 @@ class _World:
         self.books.plans[stage.name] = bound.plan
         externals = sorted({step.peer for step in bound.plan.steps if step.kind is StepKind.CALL})
         for name in externals:
-            kind = self.scenario.models.get(name) or stages.model_of(name)
+            kind = self.scenario.models.get(name) or _model_of(name, bound.plan)
             model = kind(name, self.books, self.faults)
             self.apis.append(model)
             self.network.serve_api(model)
@@ -238,7 +240,9 @@ class _World:
         if "operator" in self.faults.rates:
             await self._clear_desks()
         if not self.books.violations:
-            await check(self.books, self.nodes, self.client.orders, self.tail, ledgers=self.ledgers)
+            orders = self.client.orders
+            stands = self.scenario.stands
+            await check(self.books, self.nodes, orders, ledgers=self.ledgers, stands=stands)
 
     async def _send_all(self) -> None:
         span = self.random.uniform(*ARRIVALS_SECONDS)
@@ -382,6 +386,12 @@ async def _crash(node: Node) -> None:
 async def _turns() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def _model_of(api: str, plan: Plan) -> type[ApiModel]:
+    """The model of an API of which the author says nothing but whether it honours keys."""
+    keyed = all(step.idempotent for step in plan.steps if step.peer == api)
+    return ApiModel if keyed else UnkeyedApi
 
 
 @lru_cache(maxsize=64)

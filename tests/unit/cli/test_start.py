@@ -89,7 +89,7 @@ def test_help_names_every_verb() -> None:
     """With one line each, not cut."""
     done = stage("--help")
     assert done.status == 0
-    verbs = "compensate config db demo openapi sagas send serve show"
+    verbs = "compensate config db demo openapi sagas send serve show simulate"
     for verb in verbs.split():
         assert f"\n  {verb} " in done.out
     assert "..." not in done.out.partition("Commands:")[2]

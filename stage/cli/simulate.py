@@ -1,0 +1,161 @@
+"""`stage simulate`: thousands of sagas of a stage in a simulated world that goes wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stage.cli.failure import NEGATIVE, Failure, one_line
+
+if TYPE_CHECKING:
+    from stage.simulation.summary import Summary
+    from stage.simulation.world import Result, Scenario
+
+MODEL = "model"
+"""The module in which the model of a stage is looked for, beside the module of the stage."""
+WORDS = {
+    "I1": "lost",
+    "I2": "doubled",
+    "I3": "doubled",
+    "I5": "stuck",
+    "I7": "stands",
+}
+"""What a broken invariant is for the author; any other is a broken rule."""
+RULE = "rule broken"
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@click.option("--seeds", metavar="N", default=200, type=click.IntRange(1), help="Worlds.  [200]")
+@click.option(
+    "--sagas", metavar="M", default=20, type=click.IntRange(1), help="Sagas in each.  [20]"
+)
+@click.option("--seed", metavar="S", type=int, help="Only this world, and everything it tells.")
+@click.option("--first", metavar="S", default=0, type=int, help="The first seed.  [0]")
+@click.option(
+    "--without", metavar="FAULT", multiple=True, help="Never let this fault strike. Repeatable."
+)
+@click.option(
+    "--only", metavar="FAULT", multiple=True, help="Let no other fault strike. Repeatable."
+)
+@click.option("--model", metavar="MODULE", help="The model of what is around the stage.")
+def simulate(
+    target: str,
+    seeds: int,
+    sagas: int,
+    seed: int | None,
+    first: int,
+    without: tuple[str, ...],
+    only: tuple[str, ...],
+    model: str | None,
+) -> int:
+    """Run a stage in simulated worlds that go wrong.
+
+    Crashes, lost and late messages, full disks, refusals, late failures, and many more. The stage's
+    functions and SQL are the real ones; its external APIs are models that keep books.
+
+    Exit status 1 when something was lost or doubled, still stands, or is stuck; the shortest
+    history in which that happens is printed, with the line that replays it.
+    """
+    from msgspec.structs import replace
+
+    from stage.cli.target import find_stage
+    from stage.simulation.author import scenario_of
+    from stage.simulation.faults import KINDS
+    from stage.simulation.shrink import shortest
+    from stage.simulation.summary import simulate_many
+    from stage.simulation.world import simulate_world
+
+    for kind in (*without, *only):
+        if kind not in KINDS:
+            raise Failure(f"there is no fault {kind!r}: {', '.join(KINDS)}")
+    stage = find_stage(target)
+    module = _model(target, model)
+    scenario = scenario_of(stage, module, sagas=sagas)
+    spared = frozenset(KINDS) - frozenset(only) if only else frozenset(without)
+    scenario = replace(scenario, without=spared, always=frozenset(only))
+    named = f"stage simulate {target}" + (f" --model {model}" if model else "")
+    if seed is not None:
+        return _tell_world(simulate_world(seed, scenario), named, scenario)
+    about = "" if module is None else f", the world of {module.__name__}"
+    click.echo(f"{target}: {seeds} worlds of {sagas} sagas{about}")
+    failed: list[Result] = []
+
+    def told(result: Result) -> None:
+        if result.violations:
+            failed.append(result)
+
+    summary = simulate_many(range(first, first + seeds), scenario, files_every=0, told=told)
+    click.echo(_draw(summary, failed))
+    if not summary.states["completed"]:
+        click.echo("no saga completed: look at the payloads and the model (docs/simulate.md)")
+    if not failed:
+        click.echo("everything holds")
+        return 0
+    best, how = shortest(failed[0], scenario)
+    click.echo("")
+    return _tell_world(best, named, how)
+
+
+def _model(target: str, named: str | None) -> Any:
+    """The module that was named, or the one beside the stage's; None when there is none."""
+    import importlib
+    import importlib.util
+
+    module = target.partition(":")[0]
+    package = module.rpartition(".")[0]
+    beside = f"{package}.{MODEL}" if package else f"{module}_{MODEL}"
+    if named is None and importlib.util.find_spec(beside) is None:
+        return None
+    try:
+        return importlib.import_module(named or beside)
+    except ImportError as error:
+        raise Failure(f"the model {named or beside} cannot be imported: {error}") from error
+
+
+def _draw(summary: Summary, failed: list[Result]) -> str:
+    """What struck, how it ended, what does not hold: a line each."""
+    hours = summary.virtual_seconds / 3600
+    lines = [
+        f"simulated  {summary.sagas} sagas in {summary.seeds} worlds, {hours:.1f} hours",
+        "faults     " + _counted(summary.faults),
+        "ended      " + _counted(summary.states),
+    ]
+    wrong = dict.fromkeys((*dict.fromkeys(WORDS.values()), RULE), 0)
+    for result in failed:
+        wrong[WORDS.get(result.violations[0].invariant, RULE)] += 1
+    lines.append("worlds     " + ", ".join(f"{word} {count}" for word, count in wrong.items()))
+    return "\n".join(lines)
+
+
+def _counted(counts: Any) -> str:
+    """Counts in words, the largest first."""
+    found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found) or "none"
+
+
+def _tell_world(result: Result, named: str, scenario: Scenario) -> int:
+    """The history of the saga that went wrong, what is wrong with it, and how to see it again."""
+    if not result.violations:
+        click.echo(f"seed {result.seed}: everything holds for {result.sagas} sagas")
+        return 0
+    from stage.simulation.summary import failure_of
+
+    failure = failure_of(result)
+    word = WORDS.get(failure.violation.invariant, RULE)
+    saga = failure.violation.saga or "all of them"
+    struck = ", ".join(kind.replace("_", " ") for kind in sorted(result.rates)) or "none"
+    click.echo(f"The shortest history found (saga {saga}; faults: {struck}), seconds first:")
+    click.echo("")
+    for line in failure.history:
+        click.echo(f"  {one_line(line)}")
+    click.echo("")
+    click.echo(f"{word.upper()}: {failure.violation.text}")
+    replay = f"{named} --seed {result.seed} --sagas {scenario.sagas}"
+    if scenario.always:
+        replay += "".join(f" --only {kind}" for kind in sorted(scenario.always))
+    else:
+        replay += "".join(f" --without {kind}" for kind in sorted(scenario.without))
+    click.echo(f"replay: {replay}")
+    return NEGATIVE

@@ -1,0 +1,65 @@
+"""The payment stage's world for `stage simulate`: a payment provider with a ledger of its own.
+
+It honours idempotency keys: a charge is made once a key, looked up by it, and refunded by it. A
+refund of a key that was never charged closes the key, so that a charge which arrives later is
+answered 410. It reads the paths and bodies of the stage, and knows nothing of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from stage.ports.stage import Answer
+from stage.simulation import ApiModel, ApiRequest, Effect, json_answer
+
+LOOK_UP = "/charges/by-key/"
+
+
+class Refund(msgspec.Struct):
+    """The body of `POST /refunds`."""
+
+    key: str
+    charge_id: str | None = None
+
+
+class Psp(ApiModel):
+    """`POST /charges`, `GET /charges/by-key/{key}`, `POST /refunds`."""
+
+    def is_undo(self, request: ApiRequest) -> bool:
+        """What arrives at /refunds undoes, whatever its own key says."""
+        return request.path == "/refunds"
+
+    def made(self, request: ApiRequest, effect: Effect) -> Answer:
+        """A charge that stands."""
+        return json_answer(201, {"id": effect.name})
+
+    def look_up(self, request: ApiRequest) -> Answer:
+        """The charge of a key."""
+        effect = self.books.effects.get(unquote(request.path.removeprefix(LOOK_UP)))
+        if effect is None or not effect.made:
+            return json_answer(404, {"error": "no charge under that key"})
+        return json_answer(200, {"id": effect.name})
+
+    def undo(self, request: ApiRequest) -> Answer:
+        """Refund the charge of the key in the body."""
+        asked = msgspec.json.decode(request.body, type=Refund)
+        effect = self.books.effect(asked.key, self.name)
+        if asked.charge_id is not None and asked.charge_id != effect.name:
+            return json_answer(404, {"error": "no such charge"})
+        self.books.unmake(effect)
+        return json_answer(200, {"refunded": True})
+
+
+apis = {"psp": Psp}
+stands = "SELECT saga_id FROM payment WHERE state <> 'released'"
+
+
+def payload(random: Random) -> Mapping[str, Any]:
+    """An order, and now and then one that the stage refuses."""
+    amount = 0 if random.random() < 0.05 else random.randint(1, 500)
+    return {"order_id": f"o-{random.randint(1, 9999)}", "amount": amount, "currency": "KRW"}

@@ -1,0 +1,73 @@
+"""`stage simulate` as an author runs it: on the demo's stage, and on one with a broken refund."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BROKEN = "tests.simulation.broken_payment:payment"
+
+
+async def simulate(*arguments: str) -> tuple[int, str, str]:
+    """`stage simulate ARGUMENTS` in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "stage", "simulate", *arguments, stdout=PIPE, stderr=PIPE, cwd=ROOT
+    )
+    async with asyncio.timeout(100):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.timeout(110)
+async def test_the_stage_of_the_demo_ends_clean_within_a_minute() -> None:
+    """Two hundred worlds; faults struck, sagas ended both ways, and everything holds."""
+    began = time.monotonic()
+    status, out, err = await simulate("stage.demo.payment:payment", "--seeds", "200")
+    assert (0, "") == (status, err), out
+    assert time.monotonic() - began < 60
+    assert "4000 sagas in 200 worlds" in out
+    assert "lost 0, doubled 0, stuck 0, stands 0, rule broken 0" in out
+    assert out.endswith("everything holds\n")
+    for word in ("request lost", "answer lost", "crash", "disk full", "zombie", "verb retried"):
+        assert re.search(rf"{word} [1-9]", out), word
+    assert re.search(r"completed [1-9]", out) and re.search(r"compensated [1-9]", out)
+
+
+@pytest.mark.timeout(110)
+async def test_a_broken_refund_is_found_and_its_shortest_history_told() -> None:
+    """The charge that a lost answer hid stays; the history shows it, and its line replays it."""
+    status, out, err = await simulate(BROKEN, "--model", "stage.demo.model", "--seeds", "200")
+    assert (1, "") == (status, err), out
+    assert re.search(r"stands [1-9]", out)
+    assert re.search(r"^STANDS: payment.* is compensated.* charge.* stands$", out, re.MULTILINE)
+    history = [line for line in out.splitlines() if re.match(r"  +\d+\.\d{3}  ", line)]
+    assert 5 < len(history) < 80
+    assert any("EFFECT made for payment/charge" in line for line in history)
+    assert any("journal: compensation succeeded: charge" in line for line in history)
+    assert not any("EFFECT undone" in line for line in history)
+    replay = re.search(r"^replay: stage simulate (.*)$", out, re.MULTILINE)
+    assert replay is not None
+
+    again, told, _ = await simulate(*replay.group(1).split())
+
+    assert 1 == again
+    assert history == [line for line in told.splitlines() if re.match(r"  +\d+\.\d{3}  ", line)]
+
+
+async def test_what_cannot_be_simulated_is_said_in_one_line() -> None:
+    """A fault that there is not, a model that there is not."""
+    for arguments, told in (
+        (("--without", "rain"), "there is no fault 'rain'"),
+        (("--model", "no.such.model"), "the model no.such.model cannot be imported"),
+    ):
+        status, out, err = await simulate("stage.demo.payment:payment", *arguments)
+        assert (2, "") == (status, out)
+        assert told in err and 1 == len(err.splitlines())
