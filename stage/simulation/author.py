@@ -35,9 +35,10 @@ Payload = Callable[[Random], Mapping[str, Any]]
 
 def scenario_of(stage: Stage[Any, Any], module: object | None, *, sagas: int) -> Scenario:
     """What to simulate for a stage. Raises ConfigurationError with the fix."""
-    models: Mapping[str, type[ApiModel]] = getattr(module, "apis", {})
+    given: Mapping[str, object] = getattr(module, "apis", {})
+    models: dict[str, type[ApiModel]] = {}
     known = {step.rules.peer for step in stage.steps if step.rules.peer}
-    for name, model in models.items():
+    for name, model in given.items():
         if name not in known:
             there = ", ".join(sorted(known)) or "none"
             raise ConfigurationError(
@@ -48,6 +49,7 @@ def scenario_of(stage: Stage[Any, Any], module: object | None, *, sagas: int) ->
             raise ConfigurationError(
                 f"the model of {name!r} must be a class derived from stage.simulation.ApiModel"
             )
+        models[name] = model
     payload: Payload = getattr(module, "payload", None) or payload_of(stage)
     _try(stage, payload)
     return Scenario(
