@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fix sim mutants
+.PHONY: help demo test check fix sim mutants kills bench
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,15 +19,25 @@ test: $(VENV)/.ready ## run all tests
 	@$(BIN)/python -m pytest -n 2
 
 # Level L of the simulation: that many worlds, from seed FIRST on, of so many sagas each.
-SEEDS ?= 20000
-SAGAS ?= 50
-FIRST ?= 0
-
+sim: SEEDS ?= 20000
+sim: SAGAS ?= 50
+sim: FIRST ?= 0
 sim: $(VENV)/.ready ## simulate SEEDS=20000 worlds and write docs/evidence/simulation.json
 	@$(BIN)/python -m tests.simulation.level_l --first $(FIRST) --seeds $(SEEDS) --sagas $(SAGAS)
 
 mutants: $(VENV)/.ready ## plant defects of our own rules and find each of them
 	@$(BIN)/python -m tests.simulation.find_mutants
+
+# Level L of the kills, and its seed.
+kills: KILLS ?= 1800
+kills: SAGAS ?= 250000
+kills: SEED ?= 1
+kills: $(VENV)/.ready ## kill real processes under load: KILLS=1800 SAGAS=250000 SEED=1
+	@$(BIN)/python -m tests.acceptance.kills --kills $(KILLS) --sagas $(SAGAS) --seed $(SEED) \
+	    --out docs/evidence/kills.json
+
+bench: $(VENV)/.ready ## measure against the ceiling and the hand-written handler (needs wrk, nginx)
+	@$(BIN)/python -m benchmarks
 
 check: $(VENV)/.ready ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check --quiet .

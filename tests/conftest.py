@@ -22,3 +22,11 @@ def loop_watch(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with blockbuster_ctx(OURS):
         yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the tests with a size of their own have reached."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            if name == "reached" and report.when == "call":
+                terminalreporter.write_line(str(value))

@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=150)
     parser.add_argument("--sagas", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=125.0, help="sagas offered a second")
+    parser.add_argument("--rate", type=float, default=150.0, help="sagas offered a second")
+    parser.add_argument("--seconds", type=float, default=86_400.0, help="end the load by then")
     parser.add_argument("--out", type=Path, help="file for the result, as JSON")
     parser.add_argument("--folder", type=Path, help="where databases and logs are kept")
     options = parser.parse_args(arguments)
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sagas=options.sagas,
             seed=options.seed,
             rate=options.rate,
+            seconds=options.seconds,
             folder=folder,
         )
         result = asyncio.run(run(trial, tell))

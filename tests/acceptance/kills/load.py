@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from asyncio import FIRST_COMPLETED
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,7 +22,8 @@ from tests.acceptance.kills.http1 import Broken, Message, Peer, request_bytes
 ASK_SECONDS = 8.0
 AGAIN_SECONDS = (0.05, 0.6)
 LATE_SECONDS_MAX = 1.5
-IN_FLIGHT_MAX = 3_000
+IN_FLIGHT_MAX = 800
+"""Beyond it the client holds back, so that a slow machine is loaded and not buried."""
 ENDED = frozenset({"completed", "compensated", "failed_to_compensate"})
 
 
@@ -60,7 +62,7 @@ class Placed:
 
 
 class Load:
-    """Offers sagas until it is told that it is enough. `placed` holds them all."""
+    """Offers sagas until it is told to stop. `placed` holds them all."""
 
     def __init__(self, order: int, shipping: int, seed: int, rate: float) -> None:
         self._order = Peer(order)
@@ -70,29 +72,38 @@ class Load:
         self._dice = random.Random(f"{seed}/load")
         self._tasks: set[asyncio.Task[None]] = set()
         self.placed: list[Placed] = []
-        self.enough = False
+        self.stopped = False
         self.offered_seconds = 0.0
 
-    async def offer(self, least: int) -> None:
-        """Offer at the rate: at least that many, and on until `enough` is set."""
+    async def offer(self, most: int) -> None:
+        """Offer at the rate until there are so many, or until `stop` is called."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         for placed in self._sagas():
-            if len(self.placed) >= least and self.enough:
+            if len(self.placed) >= most or self.stopped:
                 break
             await asyncio.sleep(max(0.0, start + len(self.placed) / self._rate - loop.time()))
-            while len(self._tasks) >= IN_FLIGHT_MAX:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            while len(self._tasks) >= IN_FLIGHT_MAX and not self.stopped:
+                await asyncio.wait(self._tasks, timeout=1.0, return_when=FIRST_COMPLETED)
             self.placed.append(placed)
             task = loop.create_task(self._live(placed))
             self._tasks.add(task)
             task.add_done_callback(self._over)
         self.offered_seconds = loop.time() - start
 
+    def stop(self) -> None:
+        """Offer nothing more."""
+        self.stopped = True
+
     @property
     def in_flight(self) -> int:
         """Sagas whose client does not know the end yet."""
         return len(self._tasks)
+
+    @property
+    def finished(self) -> int:
+        """Sagas whose client knows the end."""
+        return len(self.placed) - len(self._tasks)
 
     async def close(self) -> None:
         """Give up on what is in flight."""
@@ -154,7 +165,8 @@ class Load:
                 continue
             if answer.status == 202:
                 placed.accepted = True
-                await self._follow(placed)
+                if not await self._follow(placed):
+                    return
             elif answer.status in (200, 409, 410):
                 placed.accepted = placed.accepted or answer.status == 200
                 placed.status, placed.answer = answer.status, answer.body
@@ -181,8 +193,8 @@ class Load:
             (("Prefer", prefer), ("traceparent", trace)),
         )
 
-    async def _follow(self, placed: Placed) -> None:
-        """Ask where it stands until it has ended."""
+    async def _follow(self, placed: Placed) -> bool:
+        """Ask where it stands until it has ended; False when it never will by itself."""
         raw = request_bytes("GET", f"/sagas/{placed.saga_id}", headers=(("Prefer", "wait=4"),))
         while True:
             answer = await self._ask(self._order, raw)
@@ -190,10 +202,10 @@ class Load:
                 continue
             if answer.status != 200:
                 placed.surprises.append(f"accepted, and then GET answered {answer.status}")
-                return
+                return False
             view = msgspec.json.decode(answer.body)
             if view["state"] in ENDED or view["parked"]:
-                return
+                return view["state"] in ENDED
             await asyncio.sleep(self._dice.uniform(*AGAIN_SECONDS))
 
     async def _undo(self, placed: Placed, stage: Peer, seconds: float) -> None:

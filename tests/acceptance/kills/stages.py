@@ -6,13 +6,16 @@ the end count what really happened and not what the journal says.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 from zlib import crc32
 
 import msgspec
 
+import stage.bootstrap  # noqa: F401 - a zygote has imported it before it forks
 from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
+from stage.cli.root import run
 
 REFUSED_PERCENT = 6
 """The share of sagas that shipping refuses, by their ids."""
@@ -149,3 +152,9 @@ async def recall(tx: Tx, saga: Saga[Order]) -> None:
 def dispatched(saga: Saga[Order]) -> Parcel:
     """What the client may want to know."""
     return Parcel(parcel_id=f"p-{saga.id}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`stage serve NAME ...`, where NAME is one of the three."""
+    name, *options = arguments
+    return run(["serve", f"{__name__}:{name}", *options])
