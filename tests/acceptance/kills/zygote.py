@@ -8,8 +8,8 @@ a start of ours does (open, migrate, take over, listen) is the same after a fork
 Told on standard input, a line of JSON each: `{"run": [arguments], "held": false}` forks a child
 that calls `MODULE.main(arguments)`. Told on standard output: `forked PID`,
 `ended PID STATUS` (negative: the signal that killed it), and between them what the child says
-(`listening on ...`). A child that is `held` stops itself first, so that a tracer can take hold of
-it; SIGCONT lets it go on. Nothing outlives the end of standard input.
+(`listening on ...`). A child that is `held` waits for SIGUSR1 first, so that a tracer can take hold
+of it. Nothing outlives the end of standard input.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Main = Callable[[Sequence[str]], int | None]
+HELD_BACK = (signal.SIGCHLD, signal.SIGUSR1)
 
 _alive: set[int] = set()
 
@@ -35,13 +36,13 @@ def main() -> None:
     for line in sys.stdin:
         told: dict[str, Any] = json.loads(line)
         # The fork and its line come before any news of its end.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         pid = os.fork()
         if pid == 0:
             _child(program, told["run"], held=told["held"])
         _alive.add(pid)
         _say(f"forked {pid}")
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     for pid in list(_alive):
         os.kill(pid, signal.SIGKILL)
 
@@ -49,11 +50,11 @@ def main() -> None:
 def _child(program: Main, arguments: Sequence[str], *, held: bool) -> None:
     """Run the program in this process, which ends with it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    if held:
+        signal.sigwait({signal.SIGUSR1})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     status = 1
     try:
-        if held:
-            os.kill(os.getpid(), signal.SIGSTOP)
         status = program(arguments) or 0
     except BaseException as error:
         print(f"failed: {error!r}", file=sys.stderr)
