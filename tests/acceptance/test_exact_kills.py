@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.kills.exact import STRACE, Bench, CannotTrace
+from tests.acceptance.kills.bench import STRACE, Bench, CannotTrace
+from tests.acceptance.kills.exact import Exact
 
 POINTS_MIN = {"fdatasync": 20, "pwrite64": 100, "sendto": 20}
 """The scenario makes at least so many calls: fewer kills would mean that they did not strike."""
@@ -22,10 +23,10 @@ async def test_killed_at_any_call_the_books_agree(
     """Whichever write, sync or send is the last one, three sagas end as if nothing had been."""
     wrong: list[str] = []
     number = 0
-    async with Bench(tmp_path).open() as bench:
+    async with Bench(tmp_path).prepared() as bench:
         while True:
             try:
-                struck = await bench.kill_at(syscall, number + 1)
+                struck = await Exact(bench).kill_at(syscall, number + 1)
             except CannotTrace as error:
                 pytest.skip(f"strace may not trace here: {error}")
             wrong += [f"{syscall} {number + 1}: {what}" for what in struck.wrong]

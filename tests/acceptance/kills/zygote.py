@@ -17,42 +17,58 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 Main = Callable[[Sequence[str]], int | None]
-HELD_BACK = (signal.SIGCHLD, signal.SIGUSR1)
-
-_alive: set[int] = set()
+READ_BYTES_MAX = 65_536
 
 
 def main() -> None:
-    """Fork a child for every line, until told to end."""
+    """Fork a child for every line until standard input ends, and tell of those that have ended."""
     program: Main = importlib.import_module(sys.argv[1]).main
-    signal.signal(signal.SIGCHLD, _reap)
+    # A signal that comes just before a read would be noticed after it: both are waited for at once.
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    alive: set[int] = set()
+    rest = b""
     _say("ready")
-    for line in sys.stdin:
-        told: dict[str, Any] = json.loads(line)
-        # The fork and its line come before any news of its end.
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
-        pid = os.fork()
-        if pid == 0:
-            _child(program, told["run"], held=told["held"])
-        _alive.add(pid)
-        _say(f"forked {pid}")
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-    for pid in list(_alive):
+    while True:
+        ready, _, _ = select.select([0, woken], [], [])
+        if woken in ready:
+            os.read(woken, READ_BYTES_MAX)
+            _reap(alive)
+        if 0 in ready:
+            if not (told := os.read(0, READ_BYTES_MAX)):
+                break
+            *lines, rest = (rest + told).split(b"\n")
+            alive.update(_fork(program, json.loads(line)) for line in lines)
+    for pid in alive:
         os.kill(pid, signal.SIGKILL)
+
+
+def _fork(program: Main, told: dict[str, Any]) -> int:
+    # A tracer may be there before the child waits for its signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    pid = os.fork()
+    if pid == 0:
+        _child(program, told["run"], held=told["held"])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    _say(f"forked {pid}")
+    return pid
 
 
 def _child(program: Main, arguments: Sequence[str], *, held: bool) -> None:
     """Run the program in this process, which ends with it."""
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if held:
         signal.sigwait({signal.SIGUSR1})
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     status = 1
     try:
         status = program(arguments) or 0
@@ -63,16 +79,12 @@ def _child(program: Main, arguments: Sequence[str], *, held: bool) -> None:
         os._exit(status)
 
 
-def _reap(*_: object) -> None:
-    """Tell of every child that has ended."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
+def _reap(alive: set[int]) -> None:
+    while alive:
+        pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        _alive.discard(pid)
+        alive.discard(pid)
         _say(f"ended {pid} {os.waitstatus_to_exitcode(status)}")
 
 

@@ -1,0 +1,161 @@
+"""One payment stage that can be traced, and its neighbours in this process.
+
+The world is the one of the large trial, with books of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.acceptance.kills.http1 import (
+    LOOPBACK,
+    Message,
+    answer_bytes,
+    listen,
+    read_message,
+    request_bytes,
+)
+from tests.acceptance.kills.processes import Server, free_ports
+from tests.acceptance.kills.world import World
+
+STRACE = shutil.which("strace")
+ATTACH_SECONDS_MAX = 10.0
+REFUSED_SUFFIX = "refused"
+
+
+class CannotTrace(Exception):
+    """strace may not attach here; the message is what it says."""
+
+
+class Tail:
+    """Shipping in its smallest form: refuses sagas by their name, and undoes what it is told to."""
+
+    def __init__(self) -> None:
+        self.standing: set[str] = set()
+        self.closed: set[str] = set()
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
+        while (request := await read_message(reader)) is not None:
+            writer.write(self._answer(request))
+            await writer.drain()
+
+    def _answer(self, request: Message) -> bytes:
+        path = request.start.split(" ")[1]
+        if path == "/sagas":
+            saga_id = json.loads(request.body)["saga_id"]
+            if saga_id.endswith(REFUSED_SUFFIX):
+                return answer_bytes(409, b'{"title":"refused","status":409}')
+            if saga_id in self.closed:
+                return answer_bytes(410, b"{}")
+            self.standing.add(saga_id)
+            return answer_bytes(200, msgspec.json.encode({"saga_id": saga_id, "data": {}}))
+        saga_id = path.split("/")[2]
+        self.closed.add(saga_id)
+        self.standing.discard(saga_id)
+        return answer_bytes(200, msgspec.json.encode({"saga_id": saga_id}))
+
+
+class Head:
+    """Order in its smallest form: remembers which sagas it was told to compensate."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
+        while (request := await read_message(reader)) is not None:
+            self.told.add(request.start.split("/")[2])
+            writer.write(answer_bytes(200, b"{}"))
+            await writer.drain()
+
+
+class Bench:
+    """The stage and its neighbours: prepared once, used for one trial after the other."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        """`options` are further ones of `stage serve`."""
+        self.folder = folder
+        self.database = folder / "payment.db"
+        self.port, *self._ports = free_ports(4)
+        world, tail, head = (f"http://{LOOPBACK}:{port}" for port in self._ports)
+        told = ["payment", "--port", str(self.port), "--database", f"sqlite:///{self.database}"]
+        told += ["--upstream", f"order={head}", "--downstream", f"shipping={tail}"]
+        told += ["--external", f"world={world}", *options]
+        log = folder / "stage.log"
+        self.stage = Server("payment", "tests.acceptance.kills.stages", told, log)
+        self.world: World
+        self.tail: Tail
+        self.head: Head
+
+    @asynccontextmanager
+    async def prepared(self) -> AsyncIterator[Bench]:
+        """Import what all trials share."""
+        await self.stage.prepare()
+        try:
+            yield self
+        finally:
+            await self.stage.close()
+
+    @asynccontextmanager
+    async def neighbours(self) -> AsyncIterator[None]:
+        """Empty books, and neighbours that serve from them. The stage is killed at the end."""
+        for left in self.folder.glob("*.db*"):
+            left.unlink()
+        self.world = World(self.folder / "world.db", 0, fails=False)
+        self.tail, self.head = Tail(), Head()
+        who: tuple[Any, ...] = (self.world, self.tail, self.head)
+        servers = [
+            await listen(each.converse, port) for each, port in zip(who, self._ports, strict=True)
+        ]
+        try:
+            yield
+        finally:
+            await self.stage.kill()
+            for server in servers:
+                server.close()
+            self.world.close()
+
+    async def start_traced(self, into: Path, *options: str) -> Process:
+        """Start the stage with a tracer on it and do not wait until it serves. CannotTrace."""
+        pid = await self.stage.spawn(held=True)
+        tracer = await asyncio.create_subprocess_exec(
+            *(STRACE or "strace", "-f", "-p", str(pid), "-o", str(into), *options), stderr=PIPE
+        )
+        assert tracer.stderr is not None
+        said = b""
+        async with asyncio.timeout(ATTACH_SECONDS_MAX):
+            while b"attached" not in (line := await tracer.stderr.readline()):
+                said += line
+                if not line:
+                    await self.stage.kill()
+                    raise CannotTrace(said.decode().strip())
+        self.stage.send(signal.SIGUSR1)
+        return tracer
+
+
+def placing(saga_id: str) -> bytes:
+    """The request for a saga, as order sends it."""
+    envelope = {
+        "saga_id": saga_id,
+        "protocol": 1,
+        "data": {"order_id": saga_id, "amount": 100},
+        "trail": [{"stage": "order", "at": "2026-11-23T02:29:58.120Z"}],
+    }
+    return request_bytes("POST", "/sagas", msgspec.json.encode(envelope))
+
+
+def undoing(saga_id: str, by: str) -> bytes:
+    """The request to compensate a saga."""
+    told = {"requested_by": by, "reason": "late"}
+    return request_bytes("POST", f"/sagas/{saga_id}/compensate", msgspec.json.encode(told))
