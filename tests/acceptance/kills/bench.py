@@ -47,10 +47,11 @@ class Tail:
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
         while (request := await read_message(reader)) is not None:
-            writer.write(self._answer(request))
+            writer.write(self.answer(request))
             await writer.drain()
 
-    def _answer(self, request: Message) -> bytes:
+    def answer(self, request: Message) -> bytes:
+        """Write the books, then say what follows."""
         path = request.start.split(" ")[1]
         if path == "/sagas":
             saga_id = json.loads(request.body)["saga_id"]

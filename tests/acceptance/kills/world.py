@@ -76,7 +76,7 @@ class World:
             if fate < FAILS_BEFORE:
                 status, body = 500, b'{"error":"fell over before"}'
             else:
-                status, body = self._answer(request)
+                status, body = self.answer(request)
                 if fate < FAILS_BEFORE + FAILS_AFTER:
                     status, body = 500, b'{"error":"fell over after"}'
             writer.write(answer_bytes(status, body))
@@ -86,7 +86,8 @@ class World:
         """Close the books."""
         self._books.close()
 
-    def _answer(self, request: Message) -> tuple[int, bytes]:
+    def answer(self, request: Message) -> tuple[int, bytes]:
+        """Write the books, then say what follows."""
         method, path, _ = request.start.split(" ", 2)
         own = request.header("Idempotency-Key")
         if (method, path) == ("POST", "/charges"):
