@@ -1,0 +1,142 @@
+"""What the usual saga costs, in counts and not in time: a promise of speed that cannot flicker."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from stage.bootstrap import make_store
+from stage.config import Config
+from stage.core.events import Request
+from stage.demo.payment import payment
+from stage.engine.embedded import EmbeddedEngine
+from stage.ports.links import Compensated, CompensateReply, Executed, ForwardReply
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Answer, Lost
+from stage.store.bridge import Bridge
+from stage.store.sqlite import SqliteStore
+from stage.telemetry.silent import SilentObserver
+from stage.wire.envelope import Envelope
+
+ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
+SAGAS = 20
+
+
+class Counting(sqlite3.Connection):
+    """Counts the statements that run, by their first word."""
+
+    counted: ClassVar[Counter[str]] = Counter()
+
+    def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+        """Count, and run."""
+        self.counted[sql.split(maxsplit=1)[0].upper()] += 1
+        return super().execute(sql, *rest)
+
+    def executemany(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+        """Count once, and run."""
+        self.counted[sql.split(maxsplit=1)[0].upper()] += 1
+        return super().executemany(sql, *rest)
+
+
+class Agreeable:
+    """ports.links.Links whose every answer is yes, at once."""
+
+    def is_upstream(self, peer: str) -> bool:
+        """Anybody."""
+        return True
+
+    async def exchange(self, peer: str, request: Request, **_: Any) -> Answer | Lost:
+        """A charge."""
+        return Answer(status=200, headers=(), body=b'{"id":"c-1"}')
+
+    async def forward(self, peer: str, saga_id: str, body: bytes, **_: Any) -> ForwardReply:
+        """Done."""
+        return Executed(data=msgspec.Raw(b'{"shipping":{}}'))
+
+    async def compensate(self, peer: str, saga_id: str, **_: Any) -> CompensateReply:
+        """Done."""
+        return Compensated()
+
+
+class Counted:
+    """An engine on a real file, and how often its threads were crossed."""
+
+    def __init__(self, engine: EmbeddedEngine, hops: Counter[str]) -> None:
+        self.engine = engine
+        self.hops = hops
+
+    async def run(self, saga_id: str) -> None:
+        """One saga to its end."""
+        reply = await self.engine.accept(
+            Envelope(saga_id=saga_id, data=ORDER),
+            trace=TraceContext(),
+            deadline=None,
+            respond_async=False,
+            wait_seconds=20.0,
+        )
+        assert reply is not None
+        assert 200 == reply.status
+
+
+@pytest.fixture(params=[(), ("shipping",)], ids=["last of the chain", "with a downstream"])
+async def counted(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Counted]:
+    hops: Counter[str] = Counter()
+    run = Bridge.run
+
+    async def counting(self: Bridge, work: Any, *arguments: Any) -> Any:
+        hops[work.__name__] += 1
+        return await run(self, work, *arguments)
+
+    usual = make_store(payment, Config(database=f"sqlite:///{tmp_path / 'unused.db'}"))
+    assert isinstance(usual, SqliteStore)
+    store = SqliteStore(
+        tmp_path / "stage.db", migrations=usual._migrations, factory=Counting, readers=1
+    )
+    await store.open()
+    engine = EmbeddedEngine(payment.bind(request.param), store, Agreeable(), SilentObserver())
+    await engine.start()
+    monkeypatch.setattr(Bridge, "run", counting)
+    made = Counted(engine, hops)
+    await made.run("warm-up")  # by then the first round that closes old sagas is over
+    Counting.counted.clear()
+    hops.clear()
+    yield made
+    await engine.drain(1.0)
+    await store.close()
+
+
+async def test_the_usual_saga_takes_so_many_commits_statements_and_hops(
+    counted: Counted, request: pytest.FixtureRequest
+) -> None:
+    """Two awaited commits for the stage's own part and one for the answer of downstream.
+
+    One hop a commit, whatever the transactions of the author do in between.
+    """
+    commits = 3 if "downstream" in request.node.callspec.id else 2
+    for number in range(SAGAS):
+        await counted.run(f"s-{number}")
+    told = {word: count / SAGAS for word, count in Counting.counted.items()}
+    assert commits == told["COMMIT"], told
+    # A unit that arrives while the writer is at work is taken along without a hop of its own.
+    assert 0 < counted.hops["_drain"] <= commits * SAGAS, counted.hops
+    parts = commits + 2  # a unit each, and a transaction of the author each
+    assert parts == told["SAVEPOINT"] == told["RELEASE"], told
+    # By the author: INSERT, UPDATE. By us: a row inserted once, saved at every further commit,
+    # the journal appended at each commit, and the number of the batch.
+    assert 1 + 1 + commits == told["INSERT"], told
+    assert 1 + (commits - 1) + commits == told["UPDATE"], told
+
+
+async def test_sagas_that_come_at_once_share_commits(counted: Counted) -> None:
+    """Group commit: many sagas, few fsyncs."""
+    await asyncio.gather(*(counted.run(f"s-{number}") for number in range(SAGAS)))
+    assert Counting.counted["COMMIT"] < SAGAS
