@@ -129,9 +129,20 @@ class Bench:
 
     async def start_traced(self, into: Path, *options: str) -> Process:
         """Start the stage with a tracer on it and do not wait until it serves. CannotTrace."""
-        pid = await self.stage.spawn(held=True)
+        await self.stage.spawn(held=True)
+        try:
+            tracer = await self.trace(into, *options)
+        except CannotTrace:
+            await self.stage.kill()
+            raise
+        self.stage.send(signal.SIGUSR1)
+        return tracer
+
+    async def trace(self, into: Path, *options: str) -> Process:
+        """Attach a tracer to the stage as it lives. Raises CannotTrace."""
         tracer = await asyncio.create_subprocess_exec(
-            *(STRACE or "strace", "-f", "-p", str(pid), "-o", str(into), *options), stderr=PIPE
+            *(STRACE or "strace", "-f", "-p", str(self.stage.pid), "-o", str(into), *options),
+            stderr=PIPE,
         )
         assert tracer.stderr is not None
         said = b""
@@ -139,9 +150,8 @@ class Bench:
             while b"attached" not in (line := await tracer.stderr.readline()):
                 said += line
                 if not line:
-                    await self.stage.kill()
+                    await tracer.wait()
                     raise CannotTrace(said.decode().strip())
-        self.stage.send(signal.SIGUSR1)
         return tracer
 
 

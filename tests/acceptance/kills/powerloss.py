@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tests.acceptance.kills.http1 import Message
 
-CALLS = "pwrite64,write,ftruncate,fdatasync,fsync,openat,rename,unlink,unlinkat,sendto,sendmsg"
+CALLS = "pwrite64,write,writev,ftruncate,fdatasync,fsync,openat,rename,unlink,sendto,sendmsg"
 STRACE_OPTIONS = ("-y", "-xx", "-s", "70000", "-e", f"trace={CALLS}")
 SECTOR_BYTES = 512
 TORN = 0.2
@@ -75,9 +75,10 @@ def _event(thread: int, name: str, rest: str, line: str) -> Iterator[Event]:
     if any(cut for _, cut in texts):
         raise NotRecorded(f"longer than was recorded: {line[:200]}")
     match name:
-        case "sendto" | "sendmsg":
-            # A single byte is one thread waking another.
-            yield from (Event("sent", path, data) for data, _ in texts[:1] if len(data) > 1)
+        case "sendto" | "sendmsg" | "write" | "writev" if path.startswith("socket:"):
+            data = b"".join(data for data, _ in texts)
+            if len(data) > 1:  # a single byte is one thread waking another
+                yield Event("sent", path, data)
         case "pwrite64":
             offset = int(re.findall(r"\d+", rest.rpartition('"')[2])[1])
             yield Event("wrote", path, texts[0][0], offset)
@@ -88,7 +89,7 @@ def _event(thread: int, name: str, rest: str, line: str) -> Iterator[Event]:
             yield Event("syncing", path, thread=thread)
         case "openat" if "O_CREAT" in rest:
             yield Event("made", texts[0][0].decode())
-        case "unlink" | "unlinkat":
+        case "unlink":
             yield Event("removed", texts[0][0].decode())
         case "rename":
             raise NotRecorded(line[:200])

@@ -1,0 +1,151 @@
+"""F8: the disk fills up under load and is freed again, five times."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sqlite3
+import time
+from asyncio.subprocess import Process
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.kills.bench import STRACE, Bench, CannotTrace, placing
+from tests.acceptance.kills.http1 import Broken, Peer, request_bytes
+
+CYCLES = int(os.environ.get("CYCLES", "5"))
+NOT_READY_SECONDS_MAX = 1.0
+BACK_SECONDS_MAX = 5.0
+FULL_SECONDS = 1.0
+PAGE_BYTES = 4_096
+FREE_SECONDS = 0.5
+FINISH_SECONDS_MAX = 30.0
+CLIENTS = 8
+ANSWER_SECONDS_MAX = 20.0
+ENDS = {200: "completed", 409: "compensated"}
+"""Final answers (the world declines a few), and what they say of the saga."""
+EXPECTED = {*ENDS, 202, 429, 503}
+"""What a caller may hear; what is not final is asked again."""
+
+
+@asynccontextmanager
+async def limited(bench: Bench) -> AsyncIterator[None]:
+    """No file may be written to behind its first page (EFBIG)."""
+    before = resource.prlimit(bench.stage.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(bench.stage.pid, resource.RLIMIT_FSIZE, (PAGE_BYTES, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(bench.stage.pid, resource.RLIMIT_FSIZE, before)
+
+
+@asynccontextmanager
+async def refusing(bench: Bench) -> AsyncIterator[None]:
+    """Every write of the database says that no space is left (ENOSPC)."""
+    inject = "inject=pwrite64:error=ENOSPC"
+    tracer: Process = await bench.trace(bench.folder / "strace.txt", "-e", inject)
+    try:
+        yield
+    finally:
+        tracer.send_signal(signal.SIGINT)  # it lets go of the stage
+        await tracer.wait()
+
+
+FULL: dict[str, Callable[[Bench], AbstractAsyncContextManager[None]]] = {
+    "files too large": limited,
+    "no space left": refusing,
+}
+
+
+class Clients:
+    """They place one saga after the other until told to stop, and finish what they began."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.heard: Counter[int] = Counter()
+        self.ends: dict[str, str] = {}
+        self.enough = False
+
+    async def place(self, client: int) -> None:
+        peer = Peer(self._port)
+        number = 0
+        while not self.enough:
+            number += 1
+            saga_id = f"d{client}-{number}"
+            while (status := await self._ask(peer, placing(saga_id))) not in ENDS:
+                assert status in EXPECTED
+                await asyncio.sleep(0.05)
+            self.ends[saga_id] = ENDS[status]
+        peer.close()
+
+    async def _ask(self, peer: Peer, raw: bytes) -> int:
+        try:
+            status = (await peer.ask(raw, ANSWER_SECONDS_MAX)).status
+        except Broken as error:
+            raise AssertionError(f"the stage did not answer: {error}") from error
+        self.heard[status] += 1
+        return status
+
+
+async def ready(peer: Peer) -> bool:
+    """What a load balancer sees."""
+    return (await peer.ask(request_bytes("GET", "/readyz"), 5.0)).status == 200
+
+
+async def until_ready(peer: Peer, *, wanted: bool, seconds: float) -> float:
+    """How long it took. Raises TimeoutError."""
+    since = time.monotonic()
+    async with asyncio.timeout(seconds):
+        while await ready(peer) is not wanted:  # noqa: ASYNC110 - as a load balancer does
+            await asyncio.sleep(0.01)
+    return time.monotonic() - since
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("how", FULL)
+async def test_a_full_disk_is_survived(
+    how: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Not ready at once, never a 500, nothing lost, and back as soon as there is room."""
+    if how == "no space left" and STRACE is None:
+        pytest.skip("strace is not installed")
+    left, back = list[float](), list[float]()
+    async with Bench(tmp_path).prepared() as bench, bench.neighbours():
+        await bench.stage.start()
+        clients, looking = Clients(bench.port), Peer(bench.port)
+        async with asyncio.TaskGroup() as group:
+            for client in range(CLIENTS):
+                group.create_task(clients.place(client))
+            for _ in range(CYCLES):
+                await asyncio.sleep(FREE_SECONDS)
+                try:
+                    async with FULL[how](bench):
+                        seconds = NOT_READY_SECONDS_MAX
+                        left.append(await until_ready(looking, wanted=False, seconds=seconds))
+                        await asyncio.sleep(FULL_SECONDS)
+                        assert not await ready(looking)
+                except CannotTrace as error:
+                    clients.enough = True
+                    pytest.skip(f"strace may not trace here: {error}")
+                back.append(await until_ready(looking, wanted=True, seconds=BACK_SECONDS_MAX))
+            clients.enough = True
+        async with asyncio.timeout(FINISH_SECONDS_MAX):
+            assert 0 == await bench.stage.stop()
+        looking.close()
+    assert set(clients.heard) <= EXPECTED
+    assert clients.heard[503]
+    assert CYCLES == len(back)
+    with closing(sqlite3.connect(bench.database)) as books:
+        states = dict(books.execute("SELECT id, state FROM saga"))
+    with closing(sqlite3.connect(tmp_path / "world.db")) as books:
+        charges = dict(books.execute("SELECT saga_id, sum(made) FROM charge GROUP BY saga_id"))
+    assert clients.ends == states
+    assert {saga_id: int(end == "completed") for saga_id, end in states.items()} == charges
+    told = f"not ready within {max(left):.2f} s, back within {max(back):.2f} s"
+    record_property("reached", f"F8 ({how}): {CYCLES} cycles, {len(states)} sagas, {told}")
