@@ -77,7 +77,7 @@ class Server:
             )
         assert self._zygote.stdout is not None
         async with asyncio.timeout(IMPORT_SECONDS_MAX):
-            if b"ready\n" != await self._zygote.stdout.readline():
+            if b"\nready\n" != await self._zygote.stdout.read(len(b"\nready\n")):
                 raise DidNotStart(f"{self.name}: {self._last_words()}")
         self._ear = asyncio.create_task(self._listen(self._zygote.stdout))
 

@@ -89,8 +89,8 @@ def _reap(alive: set[int]) -> None:
 
 
 def _say(line: str) -> None:
-    # One write: a line of a child's must not come in between.
-    os.write(1, f"{line}\n".encode())
+    # In one write, and on a line of its own: a child may have died in the middle of one of its own.
+    os.write(1, f"\n{line}\n".encode())
 
 
 if __name__ == "__main__":
