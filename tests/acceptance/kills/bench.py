@@ -31,6 +31,8 @@ from tests.acceptance.kills.world import World
 STRACE = shutil.which("strace")
 ATTACH_SECONDS_MAX = 10.0
 REFUSED_SUFFIX = "refused"
+SLOW = b"-slow"
+SLOW_SECONDS = 1.0
 
 
 class CannotTrace(Exception):
@@ -38,7 +40,7 @@ class CannotTrace(Exception):
 
 
 class Tail:
-    """Shipping in its smallest form: refuses sagas by their name, and undoes what it is told to."""
+    """Shipping in its smallest form: refuses or delays by name, undoes what it is told to."""
 
     def __init__(self) -> None:
         self.standing: set[str] = set()
@@ -47,6 +49,8 @@ class Tail:
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
         while (request := await read_message(reader)) is not None:
+            if SLOW in request.body:
+                await asyncio.sleep(SLOW_SECONDS)
             writer.write(self.answer(request))
             await writer.drain()
 
