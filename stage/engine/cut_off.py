@@ -12,13 +12,17 @@ from stage.ports.store import Entry
 
 
 class CutOff(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt whose outcome nobody journaled; `span` is its span id, never empty."""
+    """One attempt whose outcome nobody journaled; `span` is its span id, never empty.
+
+    `links` are those that it had: to what it repeated, looked for or undid.
+    """
 
     step: str
     activity: Activity
     attempt: int
     span: str
     began: float
+    links: tuple[str, ...] = ()
 
 
 def cut_off(entries: Sequence[Entry]) -> tuple[CutOff, ...]:
@@ -27,33 +31,46 @@ def cut_off(entries: Sequence[Entry]) -> tuple[CutOff, ...]:
     What a run before had left open was told when it was taken over, and is not told again.
     """
     open_: dict[str, CutOff] = {}
-    probes: dict[str, int] = {}
+    latest: dict[tuple[str, Activity], str] = {}
     for entry in entries:
         event = entry.event
         match event:
             case e.StepStarted():
-                open_[event.step] = _begun(event, Activity.EXECUTE, event.step, event.attempt)
-                probes[event.step] = 0
+                _begin(open_, latest, event, Activity.EXECUTE, event.attempt)
             case e.ProbeStarted():
-                probes[event.step] = probes.get(event.step, 0) + 1
-                open_[event.step] = _begun(event, Activity.PROBE, event.step, probes[event.step])
+                _begin(open_, latest, event, Activity.PROBE, 1)
             case e.CompensationStarted():
-                open_[event.step] = _begun(event, Activity.COMPENSATE, event.step, event.attempt)
+                _begin(open_, latest, event, Activity.COMPENSATE, event.attempt)
             case e.TellStarted():
-                open_[""] = _begun(event, Activity.TELL, "", event.attempt)
+                _begin(open_, latest, event, Activity.TELL, event.attempt)
             case e.Recovered():
                 open_.clear()
             case _ if isinstance(event, e.Outcome):
-                open_.pop(getattr(event, "step", ""), None)
+                step = getattr(event, "step", "")
+                open_.pop(step, None)
+                if isinstance(event, e.StepSucceeded) and event.span:
+                    latest[step, Activity.EXECUTE] = event.span
             case _:
                 pass
     return tuple(each for each in open_.values() if each.span)
 
 
-def _begun(
+def _begin(
+    open_: dict[str, CutOff],
+    latest: dict[tuple[str, Activity], str],
     event: e.StepStarted | e.ProbeStarted | e.CompensationStarted | e.TellStarted,
     activity: Activity,
-    step: str,
     attempt: int,
-) -> CutOff:
-    return CutOff(step=step, activity=activity, attempt=attempt, span=event.span, began=event.at)
+) -> None:
+    step = "" if isinstance(event, e.TellStarted) else event.step
+    of_step = Activity.TELL if activity is Activity.TELL else Activity.EXECUTE
+    links = dict.fromkeys((latest.get((step, of_step), ""), latest.get((step, activity), "")))
+    open_[step] = CutOff(
+        step=step,
+        activity=activity,
+        attempt=attempt,
+        span=event.span,
+        began=event.at,
+        links=tuple(filter(None, links)),
+    )
+    latest[step, activity] = event.span

@@ -655,6 +655,7 @@ class EmbeddedEngine:
             each.attempt,
             peer=self._plan.step(each.step).peer if each.step else saga.upstream,
             parent=adopted.context.trace,
+            links=each.links,
             span_id=each.span,
             began=each.began,
             ended=adopted.advanced.events[0].at,

@@ -116,6 +116,7 @@ class Observer(Protocol):
         *,
         peer: str,
         parent: TraceContext,
+        links: Sequence[str],
         span_id: str,
         began: float,
         ended: float,

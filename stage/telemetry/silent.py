@@ -99,6 +99,7 @@ class SilentObserver:
         *,
         peer: str,
         parent: TraceContext,
+        links: Sequence[str],
         span_id: str,
         began: float,
         ended: float,

@@ -227,6 +227,7 @@ class OtelObserver:
         *,
         peer: str,
         parent: TraceContext,
+        links: Sequence[str],
         span_id: str,
         began: float,
         ended: float,
@@ -240,6 +241,7 @@ class OtelObserver:
                 names.attempt_span(activity, step, peer),
                 context=_below(ids, parent.tracestate),
                 kind=SpanKind.INTERNAL,
+                links=_links(ids, links),
                 attributes=_attempt(saga_id, stage, step, activity, attempt, peer),
                 start_time=int(began * 1e9),
             )

@@ -60,6 +60,32 @@ def test_a_probe_takes_the_place_of_the_attempt_it_looks_for() -> None:
     )
 
 
+def test_it_has_the_links_that_it_had() -> None:
+    """To what it repeated, looked for or undid, as the attempt itself would have told."""
+
+    def links(*events: e.Event) -> tuple[str, ...]:
+        entries = [Entry(number=n, epoch=1, event=event) for n, event in enumerate(events, 1)]
+        (each,) = cut_off(entries)
+        return each.links
+
+    first = started("charge", ONE)
+    doubt = e.StepInDoubt(at=AT, step="charge")
+    probe = e.ProbeStarted(at=AT, step="charge", span=TWO)
+    failed = e.ProbeFailed(at=AT, step="charge")
+    assert () == links(first)
+    assert (ONE,) == links(first, doubt, started("charge", TWO, 2))
+    assert (ONE,) == links(first, doubt, probe)
+    assert (ONE, TWO) == links(
+        first, doubt, probe, failed, e.ProbeStarted(at=AT, step="charge", span=THREE)
+    )
+    done = e.StepSucceeded(at=AT, step="reserve", span=ONE)
+    undo = e.CompensationStarted(at=AT, step="reserve", attempt=1, span=TWO)
+    assert (ONE,) == links(done, undo)
+    told = e.TellStarted(at=AT, attempt=1, span=ONE)
+    again = e.TellStarted(at=AT, attempt=2, span=TWO)
+    assert (ONE,) == links(told, e.TellDelayed(at=AT), again)
+
+
 def test_what_was_not_traced_is_not_told() -> None:
     """There is no id to tell it under."""
     assert [] == open_after(started("charge", ""))

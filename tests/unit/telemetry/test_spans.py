@@ -255,6 +255,7 @@ def cut_off(observer: Observer, parent: TraceContext, span_id: str = "c" * 16) -
         2,
         peer="psp",
         parent=parent,
+        links=["d" * 16],
         span_id=span_id,
         began=1_795_400_000.0,
         ended=1_795_400_002.5,
@@ -269,6 +270,7 @@ def test_a_cut_off_attempt_is_reported_under_its_own_id() -> None:
     assert (span_id(span), parent_id(span)) == ("c" * 16, SPAN)
     assert (span.start_time, span.end_time) == (1_795_400_000 * 10**9, 1_795_400_002_500_000_000)
     assert span.attributes is not None
+    assert ["d" * 16] == [f"{link.context.span_id:016x}" for link in span.links]
     assert span.attributes[names.OUTCOME] == "cut_off" and span.attributes[names.ATTEMPT] == 2
     assert span.status.status_code is StatusCode.ERROR
     next_ = attempt(collected.observer, TraceContext(traceparent=PARENT))
