@@ -40,6 +40,12 @@ _ACTIVITY_OF_PREFIX: Final = {
     "compensation": Activity.COMPENSATE,
     "tell": Activity.TELL,
 }
+_METHODS: Final = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+}
 _FORGET: Final = frozenset(
     {"completed", "compensated", "failed_to_compensate", "tell_delivered", "tell_refused"}
 )
@@ -50,6 +56,7 @@ class LogListener:
 
     def __init__(self, logger: Any = None) -> None:
         self._log = logger if logger is not None else default_logger()
+        self._leveled = _leveled(self._log)
         self._attempts: dict[str, dict[tuple[Activity, str], tuple[int, str]]] = {}
 
     def attempted(
@@ -68,7 +75,7 @@ class LogListener:
         """Write the line."""
         name = name_of(event)
         level = names.LOG_EVENTS.get(name, logging.INFO)
-        if not self._log.is_enabled_for(level):
+        if self._leveled and not self._log.is_enabled_for(level):
             if name in _FORGET:
                 self._attempts.pop(saga_id, None)
             return
@@ -86,7 +93,8 @@ class LogListener:
             fields.setdefault("attempt", attempt)
         fields["trace_id"] = trace.traceparent[3:35]
         fields["span_id"] = span_id or trace.traceparent[36:52]
-        self._log.log(level, name, **fields)
+        # By the method of the level: a host's wrapper may have no other.
+        getattr(self._log, _METHODS[level])(name, **fields)
         if name in _FORGET:
             self._attempts.pop(saga_id, None)
 
@@ -111,6 +119,11 @@ class LogListener:
             return None, told
         attempt, span_id = known.get((activity, getattr(event, "step", "")), (None, ""))
         return attempt, told or span_id
+
+
+def _leveled(log: Any) -> bool:
+    """Whether the logger can say what is enabled: a host's wrapper may take this for a line."""
+    return hasattr(type(log.bind()), "is_enabled_for")
 
 
 def _members(kind: type[Any]) -> tuple[tuple[str, Any], ...]:

@@ -280,3 +280,17 @@ class Deaf:
 
     def happened(self, *_: object) -> None:
         """Nothing."""
+
+
+def test_a_wrapper_that_has_no_levels_gets_every_line() -> None:
+    """structlog's plain BoundLogger cannot say what is enabled: that must not silence us."""
+    seen: list[tuple[str, str]] = []
+
+    def keep(_logger: object, method: str, fields: Any) -> Any:
+        seen.append((method, fields["event"]))
+        raise structlog.DropEvent
+
+    structlog.configure(wrapper_class=structlog.BoundLogger, processors=[keep])
+    default_observer().happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
+    default_observer().happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
+    assert [("info", "completed"), ("error", "parked")] == seen
