@@ -103,6 +103,8 @@ class Known(msgspec.Struct, kw_only=True):
     forgiven: dict[str, int] = {}
     """Attempts that an operator let pass, by step."""
     attempts: dict[str, int] = {}
+    answers: set[bytes] = set()
+    """Every answer that was durable at some time."""
     deadline: float | None = None
     recovered: int = 0
     forgotten: bool = False
@@ -255,6 +257,11 @@ class Books:
                 row.id,
                 f"{who} wrote with epoch {write.epoch}, {known.row.epoch} holds",
             )
+        taken_over = any(isinstance(event, e.Recovered) for event in write.events)
+        if taken_over and write.epoch is not None and row.epoch <= write.epoch:
+            self.violate("I8", row.id, f"{who} took over and left the epoch at {row.epoch}")
+        if row.answer_status is not None:
+            known.answers.add(row.answer_body)
         both_said_yes = known.row.answer_status == 200 and row.answer_status == 200
         if both_said_yes and known.row.answer_body != row.answer_body:
             self.violate("I9", row.id, f"{stage} changed the stored answer")
@@ -284,7 +291,8 @@ class Books:
                 known.attempts[step.name] = event.attempt
                 known.flying.add(step.name)
                 forgiven = known.forgiven.get(step.name, 0)
-                if step.execution.exhausted(event.attempt - 1 - forgiven):
+                most = step.execution.attempts_max
+                if most is not None and event.attempt - forgiven > most:
                     self.violate("I14", saga, f"{stage}/{step.name}: attempt {event.attempt}")
                 known.intents.add(f"{event.step}:do")
                 if event.request is not None:
@@ -424,6 +432,8 @@ class Books:
         if status in (200, 202, 409, 410) and known is None:
             self.violate("I1", saga, f"{stage} answered {status} for a saga that is not stored")
         if status in (200, 409, 410):
+            if known is not None and body not in known.answers:
+                self.violate("I1", saga, f"{stage} answered {status} before that was durable")
             before = self._answers.setdefault((stage, saga, status), body)
             if before != body:
                 self.violate("I9", saga, f"{stage} answered {status} with other bytes")

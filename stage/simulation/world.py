@@ -34,7 +34,7 @@ from stage.store.memory import MemoryStore
 ARRIVALS_SECONDS = (2.0, 30.0)
 CALM_AFTER_SECONDS = 15.0
 """How long faults go on after the last saga has come."""
-REST_SECONDS_MAX = 20_000.0
+REST_SECONDS_MAX = 2_500.0
 """A world that has not come to rest by then, without faults, is stuck."""
 LOOK_SECONDS = 2.0
 AWAY_SECONDS = (0.2, 8.0)

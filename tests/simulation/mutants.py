@@ -5,8 +5,9 @@ A mutant changes the rules while it is `planted`, and nothing before or after.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from stage.authoring.stage import BoundStage
 from stage.core import events as e
 from stage.core import machine, retry, steps
-from stage.core.commands import Activity, Record
+from stage.core.commands import Activity, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
 from stage.engine import embedded, interpreter, sender
@@ -36,7 +37,9 @@ class Patches:
         self._before: list[tuple[Any, str, Any]] = []
 
     def set(self, owner: Any, name: str, value: Any) -> None:
-        """Replace an attribute; one that was not there is taken away again."""
+        """Replace an attribute. Only a builtin that is shadowed may not have been there before."""
+        if not hasattr(owner, name) and not hasattr(builtins, name):
+            raise AttributeError(f"{owner} has no {name}: the planted defect would change nothing")
         self._before.append((owner, name, vars(owner).get(name, _ABSENT)))
         setattr(owner, name, value)
 
@@ -57,6 +60,9 @@ class Patches:
 _ABSENT = object()
 Plant = Callable[[Patches], None]
 MUTANTS: dict[str, Plant] = {}
+"""The twenty-five of F4."""
+FURTHER: dict[str, Plant] = {}
+"""More of the same."""
 
 
 def mutant(plant: Plant) -> Plant:
@@ -65,11 +71,18 @@ def mutant(plant: Plant) -> Plant:
     return plant
 
 
+def further(plant: Plant) -> Plant:
+    """Register one more."""
+    FURTHER[plant.__name__] = plant
+    return plant
+
+
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """The defect is there within."""
     patches = Patches()
-    MUTANTS[name](patches)
+    plant = MUTANTS.get(name) or FURTHER[name]
+    plant(patches)
     try:
         yield
     finally:
@@ -147,6 +160,79 @@ def a_repeat_sends_other_bytes(patches: Patches) -> None:
     patches.wrap(sender, "stored_requests", make)
 
 
+@mutant
+def the_guard_row_is_written_with_the_call(patches: Patches) -> None:
+    """Rule 1, as the usual barrier breaks it: a crash takes the record of the call away."""
+
+    def make(original: Any) -> Any:
+        def recover(plan: Any, saga: Any, event: Any) -> Any:
+            kept = {
+                name: step
+                for name, step in saga.steps.items()
+                if step.phase is not Phase.STARTED or plan.step(name).kind is not StepKind.CALL
+            }
+            return original(plan, replace(saga, steps=kept), event)
+
+        return recover
+
+    patches.wrap(machine, "_recover", make)
+
+
+@mutant
+def the_answer_is_given_before_the_commit(patches: Patches) -> None:
+    """Rule 3: who waits is told as soon as the answer is known, durable or not."""
+
+    def make(original: Any) -> Any:
+        def row(self: Any, run: Any, advanced: Any, context: Any) -> Any:
+            made = original(self, run, advanced, context)
+            if made.answer_status is not None:
+                run.row = made
+                run.changed()
+            return made
+
+        return row
+
+    patches.wrap(EmbeddedEngine, "_row", make)
+
+
+@mutant
+def the_local_write_is_apart_from_its_record(patches: Patches) -> None:
+    """Rule 3: the author's rows are committed before the journal says that they are there."""
+
+    def make(original: Any) -> Any:
+        async def attempt(self: Any, work: Any) -> Any:
+            value = await original(self, work)
+            self._connection.execute("COMMIT")
+            self._connection.execute("BEGIN IMMEDIATE")
+            return value
+
+        return attempt
+
+    patches.wrap(memory._MemoryUnit, "attempt", make)
+
+
+@further
+def accepted_before_it_is_durable(patches: Patches) -> None:
+    """Invariant I1: 202 is said while the saga is still being written."""
+
+    def make(original: Any) -> Any:
+        async def accept(self: Any, envelope: Any, **options: Any) -> Any:
+            work = original(self, envelope, **options)
+            if not options["respond_async"]:
+                return await work
+
+            async def later() -> None:
+                with suppress(Exception):
+                    await work
+
+            _ = self._spawn(later())
+            return None
+
+        return accept
+
+    patches.wrap(EmbeddedEngine, "accept", make)
+
+
 # --- doubt ---------------------------------------------------------------------------------------
 
 
@@ -187,7 +273,7 @@ def in_doubt_is_taken_for_failed(patches: Patches) -> None:
     _evolved(patches, change)
 
 
-@mutant
+@further
 def in_doubt_is_taken_for_success(patches: Patches) -> None:
     """Rule 4: a time-out is a success."""
 
@@ -205,7 +291,7 @@ def not_there_is_believed_once(patches: Patches) -> None:
     patches.set(machine, "PROBES_NOT_THERE_MIN", 1)
 
 
-@mutant
+@further
 def a_crash_counts_as_success(patches: Patches) -> None:
     """Rule 5: what was in flight at a crash is taken for done."""
 
@@ -280,8 +366,8 @@ def compensation_runs_beside_execution(patches: Patches) -> None:
 
 
 @mutant
-def compensation_in_the_order_of_start(patches: Patches) -> None:
-    """Rule 7: what began first is undone first."""
+def compensation_in_the_order_of_completion(patches: Patches) -> None:
+    """Rule 7: what was done first is undone first."""
     patches.set(machine, "reversed", lambda waves: waves)
 
 
@@ -305,7 +391,7 @@ def another_payload_is_accepted(patches: Patches) -> None:
     patches.set(embedded, "fingerprint", lambda envelope: "same")
 
 
-@mutant
+@further
 def the_answer_differs_on_replay(patches: Patches) -> None:
     """Protocol 3.3: a duplicate gets other bytes."""
 
@@ -351,7 +437,7 @@ def a_failed_compensation_is_called_done(patches: Patches) -> None:
 
 @mutant
 def attempts_are_unbounded(patches: Patches) -> None:
-    """Rule 26: an attempt is repeated for ever."""
+    """Rule 5: an attempt is repeated for ever."""
     patches.set(retry.RetryPolicy, "exhausted", lambda self, attempts: False)
 
 
@@ -374,10 +460,10 @@ def a_stale_epoch_is_accepted(patches: Patches) -> None:
 @mutant
 def a_recovered_saga_is_not_taken_up(patches: Patches) -> None:
     """Rule 16: what was under way at a crash is left lying."""
-    patches.set(EmbeddedEngine, "_resume", lambda self, saga_id: None)
+    patches.set(EmbeddedEngine, "_pump", lambda self: self._backlog.clear())
 
 
-@mutant
+@further
 def the_epoch_is_not_raised(patches: Patches) -> None:
     """Rule 17: who takes over writes under the epoch of the one before."""
 
@@ -421,13 +507,33 @@ def the_deadline_is_not_checked(patches: Patches) -> None:
     )
 
 
+@further
+def the_deadline_cuts_compensation(patches: Patches) -> None:
+    """Rule 19: what is not undone by the deadline is given up."""
+
+    def make(original: Any) -> Any:
+        def go_back(plan: Any, saga: Any, now: float) -> Any:
+            for move in original(plan, saga, now):
+                late = saga.deadline is not None and now >= saga.deadline
+                if late and isinstance(move, Do) and move.activity is Activity.COMPENSATE:
+                    yield Record(
+                        event=e.CompensationRefused(at=now, step=move.step, reason="too late")
+                    )
+                    return
+                yield move
+
+        return go_back
+
+    patches.wrap(machine, "_go_back", make)
+
+
 @mutant
 def a_late_failure_is_not_told_upstream(patches: Patches) -> None:
     """Rule 22: it stays here."""
     patches.set(machine, "_tell_if_due", lambda saga: saga)
 
 
-@mutant
+@further
 def a_message_counts_as_delivered_without_an_answer(patches: Patches) -> None:
     """Rule 22: upstream is told once, and believed to have heard it."""
 
@@ -443,7 +549,7 @@ def a_message_counts_as_delivered_without_an_answer(patches: Patches) -> None:
     patches.wrap(Sender, "_tell", make)
 
 
-@mutant
+@further
 def a_completed_saga_cannot_be_undone(patches: Patches) -> None:
     """Rule 21: once it is completed, a request to compensate is lost."""
 
@@ -463,7 +569,7 @@ def the_pivot_is_ignored(patches: Patches) -> None:
     patches.set(machine, "_pivot_undecided", lambda plan, saga: False)
 
 
-@mutant
+@further
 def a_lost_compensation_counts_as_done(patches: Patches) -> None:
     """Rule 13: an undo without an answer is not repeated."""
 
