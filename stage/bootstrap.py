@@ -20,7 +20,8 @@ from stage.config import Config, load
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Step, StepKind
 from stage.engine.clock import SystemClock
-from stage.engine.embedded import EmbeddedEngine, EngineLimits
+from stage.engine.embedded import EmbeddedEngine
+from stage.engine.limits import EngineLimits
 from stage.inbound.admission import Admission
 from stage.inbound.app import EDGE, Edge, make_app
 from stage.outbound.links import HttpLinks

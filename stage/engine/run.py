@@ -65,7 +65,7 @@ class Run:
     def post(self, event: e.Event, span: Span) -> None:
         """Put the end of an attempt into the inbox."""
         self.inbox.append(Letter(event, span=span))
-        self._wake()
+        self.rouse()
 
     def post_durably(self, event: e.Event) -> asyncio.Future[None]:
         """Put an event into the inbox; the future is done once it is durable. Raises RunOver."""
@@ -74,10 +74,10 @@ class Run:
         durable = asyncio.get_running_loop().create_future()
         durable.add_done_callback(retrieve)
         self.inbox.append(Letter(event, durable))
-        self._wake()
+        self.rouse()
         return durable
 
-    def _wake(self) -> None:
+    def rouse(self) -> None:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
@@ -87,7 +87,7 @@ class Run:
             return
         loop = asyncio.get_running_loop()
         self._woken = loop.create_future()
-        timer = None if seconds is None else loop.call_later(max(seconds, 0.0), self._wake)
+        timer = None if seconds is None else loop.call_later(max(seconds, 0.0), self.rouse)
         try:
             await self._woken
         finally:

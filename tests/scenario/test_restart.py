@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from stage.engine.embedded import EVICT_AFTER_SECONDS, RECOVERY_SCAN_SECONDS
+from stage.engine.limits import EVICT_AFTER_SECONDS, RECOVERY_SCAN_SECONDS
 from tests.scenario.chain import running_chain
 
 SCANS = 3

@@ -22,6 +22,9 @@ from stage.core.steps import StepKind
 from stage.engine import embedded, interpreter, sender
 from stage.engine.embedded import EmbeddedEngine
 from stage.engine.interpreter import Interpreter
+from stage.engine.opening import Opening
+from stage.engine.rounds import Rounds
+from stage.engine.runs import Runs
 from stage.engine.sender import Sender
 from stage.ports.engine import Reply
 from stage.ports.stage import Failed
@@ -119,7 +122,7 @@ def sent_before_the_intent_is_durable(patches: Patches) -> None:
         pass
 
     def make(original: Any) -> Any:
-        async def persist(self: EmbeddedEngine, work: Any) -> Any:
+        async def persist(self: Runs, work: Any) -> Any:
             seen: list[Any] = []
 
             async def look(unit: Any) -> None:
@@ -141,7 +144,7 @@ def sent_before_the_intent_is_durable(patches: Patches) -> None:
 
         return persist
 
-    patches.wrap(EmbeddedEngine, "_persist", make)
+    patches.wrap(Runs, "_persist", make)
 
 
 @mutant
@@ -192,7 +195,7 @@ def the_answer_is_given_before_the_commit(patches: Patches) -> None:
 
         return row
 
-    patches.wrap(EmbeddedEngine, "_row", make)
+    patches.wrap(Opening, "row", make)
 
 
 @mutant
@@ -225,7 +228,7 @@ def accepted_before_it_is_durable(patches: Patches) -> None:
                 with suppress(Exception):
                     await work
 
-            _ = self._spawn(later())
+            _ = self._runs._spawn(later())
             return None
 
         return accept
@@ -343,7 +346,7 @@ def the_tombstone_is_forgotten(patches: Patches) -> None:
 
         return take_over
 
-    patches.wrap(EmbeddedEngine, "_take_over", make)
+    patches.wrap(Opening, "first", make)
 
 
 @mutant
@@ -377,7 +380,7 @@ def a_duplicate_is_not_joined(patches: Patches) -> None:
 
     def make(original: Any) -> Any:
         async def accept(self: Any, envelope: Any, **options: Any) -> Any:
-            self._runs.pop(envelope.saga_id, None)
+            self._runs._runs.pop(envelope.saga_id, None)
             return await original(self, envelope, **options)
 
         return accept
@@ -460,7 +463,7 @@ def a_stale_epoch_is_accepted(patches: Patches) -> None:
 @mutant
 def a_recovered_saga_is_not_taken_up(patches: Patches) -> None:
     """Rule 16: what was under way at a crash is left lying."""
-    patches.set(EmbeddedEngine, "_pump", lambda self: self._backlog.clear())
+    patches.set(Rounds, "_pump", lambda self: self._backlog.clear())
 
 
 @further

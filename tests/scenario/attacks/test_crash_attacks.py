@@ -152,7 +152,7 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
     who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wait without a deadline is a defect (rule 26, STYLE 10): the caller hears something."""
-    monkeypatch.setattr("stage.engine.embedded.OPEN_SECONDS_MAX", 0.5)
+    monkeypatch.setattr("stage.engine.limits.OPEN_SECONDS_MAX", 0.5)
     store = AwayStore(migrations=_folders(payment))
 
     async def hang(request: web.Request) -> web.Response:

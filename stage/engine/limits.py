@@ -1,0 +1,35 @@
+"""What the embedded engine takes on, and how long it waits: every limit has a name."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stage.core.retry import RetryPolicy
+
+STORE_RETRY = RetryPolicy(attempts_max=None, backoff_seconds_min=0.05, backoff_seconds_max=2.0)
+OPEN_SECONDS_MAX = 5.0
+"""How much longer than they asked for callers wait for the database."""
+EVICT_AFTER_SECONDS = 5.0
+"""A run that rests longer than this leaves memory; the scan brings it back when it is due."""
+RUNS_PER_SAGA_MAX = 4
+"""Of the sagas that run at the same time: so many times as many may be looked up."""
+RECOVERY_SHARE = 0.5
+"""Of the sagas that run at the same time: as many may be taken over, the rest is for new ones."""
+RECOVERY_SCAN_SECONDS = 1.0
+RECOVERY_IDS_MAX = 100_000
+"""Sagas found at start, which are only ids in memory."""
+DUE_IDS_MAX = 1_000
+"""Sagas found by one scan; the next one finds the others."""
+CLOSE_SAGAS_MAX = 100
+"""Sagas closed in one unit, so that the writer is never held for long."""
+TIDY_SECONDS_MIN = 0.05
+TIDY_SECONDS_MAX = 10.0
+
+
+class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much the engine takes on. `sagas_max` bounds new sagas, never compensation."""
+
+    sagas_max: int = 1_000
+    compensation_reserve: float = 0.1
+    """The share of a budget that is kept back for compensation."""
+    compensation_window_seconds: float = 7 * 86_400.0

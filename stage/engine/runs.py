@@ -1,0 +1,317 @@
+"""The runs in memory and the life of each: open, journal, act, rest, leave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
+from stage.core.machine import evolve
+from stage.core.outcome import FailureKind
+from stage.core.saga import Saga
+from stage.core.text import sendable
+from stage.engine.cut_off import CutOff
+from stage.engine.interpreter import Advanced, Interpreter, Outgoing, end_span, outcome_event
+from stage.engine.limits import EVICT_AFTER_SECONDS, STORE_RETRY
+from stage.engine.opening import Adopted, Opening
+from stage.engine.run import Letter, Run, RunOver
+from stage.engine.sender import Sender
+from stage.ports.clock import Clock
+from stage.ports.engine import Busy, NotAllowed, Snapshot, Unsettled
+from stage.ports.observer import Observer, TraceContext
+from stage.ports.stage import Failed
+from stage.ports.store import Store, Unit
+from stage.wire.problem import WireError
+
+T = TypeVar("T")
+
+
+class Runs:
+    """One task a live saga. `draining` lets go of what rests, and waits for no database."""
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        opening: Opening,
+        sender: Sender,
+        store: Store,
+        observer: Observer,
+        clock: Clock,
+    ) -> None:
+        self._interpreter = interpreter
+        self._plan = interpreter.plan
+        self._opening = opening
+        self._sender = sender
+        self._store = store
+        self._observer = observer
+        self._clock = clock
+        self._runs: dict[str, Run] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        """In the order in which they began: a set of tasks has another order in every run."""
+        self.draining = False
+        self.left: Callable[[Run], None] = lambda _: None
+        """Called with every run that leaves memory."""
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __contains__(self, saga_id: str) -> bool:
+        return saga_id in self._runs
+
+    def get(self, saga_id: str) -> Run | None:
+        """The live run of that saga."""
+        return self._runs.get(saga_id)
+
+    def open(self, saga_id: str) -> Run:
+        """A new run, which has no saga yet."""
+        run = self._runs[saga_id] = Run(saga_id)
+        return run
+
+    def launch(self, run: Run, trace: TraceContext | None = None) -> None:
+        """Let it live."""
+        _ = self._spawn(self._live(run, trace or TraceContext()))
+
+    async def drain(self, seconds: float) -> None:
+        """Let what runs come to an end or to a rest, at most that long, then stop it."""
+        self.draining = True
+        for run in list(self._runs.values()):
+            run.rouse()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
+        return task
+
+    async def _live(self, run: Run, trace: TraceContext) -> None:
+        """The life of a run: open the saga, advance it until it rests, let go of it."""
+        outcome = "stopped"
+        self._observer.bind(run.saga_id, run.offer[0].trace if run.offer is not None else trace)
+        try:
+            advanced = await self._first(run, trace)
+            if run.context is not None:
+                self._observer.bind(run.saga_id, run.context.trace)
+            if advanced is not None:
+                outcome = await self._loop(run, advanced)
+        except StaleEpoch:
+            outcome = "taken_over"
+        except StoreUnavailable as error:
+            self._fail(run, error)
+        except (WireError, Busy, NotAllowed) as error:
+            self._fail(run, error)
+        except JournalMismatch as error:
+            self._fail(run, error)
+            await self._park(run, str(error))
+        except Exception as error:
+            self._tell_defect(run, "run", error)
+            self._fail(run, error)
+            await self._park(run, f"{type(error).__name__}: {error}")
+            outcome = "defect"
+        finally:
+            self._leave(run, outcome)
+
+    async def _first(self, run: Run, trace: TraceContext) -> Advanced | None:
+        """Accept the saga, or take it over; None when there is nothing to run."""
+        # Where somebody waits for the answer it is theirs to ask again while the database is away.
+        asked = run.offer is not None or run.signal is not None
+        open_saga = self._store.transact if asked else self._persist
+        adopted = await open_saga(lambda unit: self._opening.first(unit, run, trace))
+        if adopted is not None:
+            self._adopt(run, adopted)
+        if not run.opened.done():
+            run.opened.set_result(None)
+        return adopted.advanced if adopted is not None else None
+
+    async def _loop(self, run: Run, advanced: Advanced) -> str:
+        """Journal, then act: what is durable is sent, what comes back is journaled."""
+        while True:
+            for outgoing in advanced.outgoing:
+                run.in_flight += 1
+                assert run.saga is not None
+                sending = self._spawn(self._send(run, run.saga, outgoing))
+                run.sends[sending] = None
+                sending.add_done_callback(run.sends.pop)
+            if not run.inbox and run.in_flight == 0 and self._may_leave(run, advanced):
+                return "rests"
+            wait = None
+            if advanced.rest_until is not None:
+                wait = advanced.rest_until - self._clock.now()
+            await run.wait(wait)
+            letters = list(run.inbox)
+            advanced = await self._step(run, letters)
+            for _ in letters:  # not before: who waits for a letter is told when the run is lost
+                run.inbox.popleft()
+
+    def _may_leave(self, run: Run, advanced: Advanced) -> bool:
+        if advanced.rest_until is None or self.draining:
+            return True
+        far = advanced.rest_until - self._clock.now() > EVICT_AFTER_SECONDS
+        return far and not run.watched
+
+    def _leave(self, run: Run, outcome: str) -> None:
+        run.over = True
+        for sending in list(run.sends):
+            sending.cancel()  # whoever opens the saga anew must not run beside it (rule 10)
+        if self._runs.get(run.saga_id) is run:
+            del self._runs[run.saga_id]
+        self.left(run)
+        if not run.opened.done():
+            run.opened.set_exception(Unsettled("the process is stopping"))
+        for letter in run.inbox:
+            if letter.durable is not None and not letter.durable.done():
+                letter.durable.set_exception(RunOver())
+        run.changed()
+        if run.span is not None:
+            run.span.end(_outcome_of(run, outcome))
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        if not run.opened.done():
+            run.opened.set_exception(error)
+
+    async def _send(self, run: Run, saga: Saga, outgoing: Outgoing) -> None:
+        assert run.context is not None
+        try:
+            event = await self._sender.send(saga, run.context, outgoing, run.post_durably)
+        except RunOver:
+            return
+        except Exception as error:  # a defect of ours; the attempt may have left
+            self._tell_defect(run, "send", error)
+            failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"defect: {error!r}")
+            event = outcome_event(outgoing.do, failed, self._clock.now())
+        finally:
+            run.in_flight -= 1
+        run.post(event, outgoing.span)
+
+    async def _step(self, run: Run, letters: Sequence[Letter]) -> Advanced:
+        assert run.saga is not None and run.context is not None
+        saga, context = run.saga, run.context
+        letters = self._allowed(saga, letters)
+        events = [letter.event for letter in letters]
+        trace = run.span.context if run.span is not None else context.trace
+
+        async def work(unit: Unit) -> Adopted:
+            advanced = await self._interpreter.advance(unit, saga, context, events, trace)
+            row = self._opening.row(run, advanced, context)
+            # A saga that was taken over and has only to wait is not due now any more.
+            if advanced.events or (run.row is not None and row.due_at != run.row.due_at):
+                await unit.save(row, advanced.events, epoch=saga.epoch)
+            return Adopted(context=context, row=row, advanced=advanced)
+
+        adopted = await self._persist(work)
+        self._adopt(run, adopted)
+        for letter in letters:
+            if letter.span is not None:
+                end_span(letter.span, letter.event)
+            if letter.durable is not None and not letter.durable.done():
+                letter.durable.set_result(None)
+        return adopted.advanced
+
+    def _allowed(self, saga: Saga, letters: Sequence[Letter]) -> Sequence[Letter]:
+        """The letters without those verbs that do not fit; who sent these is told why."""
+        if not any(isinstance(letter.event, e.Verb) for letter in letters):
+            return letters
+        allowed: list[Letter] = []
+        for letter in letters:
+            try:
+                self._opening.check(saga, letter.event)
+            except NotAllowed as error:
+                if letter.durable is not None and not letter.durable.done():
+                    letter.durable.set_exception(error)
+                continue
+            saga = evolve(self._plan, saga, letter.event)
+            allowed.append(letter)
+        return allowed
+
+    def _adopt(self, run: Run, adopted: Adopted) -> None:
+        """Take over what has become durable, tell the observer, wake who waits."""
+        run.saga, run.context, run.row = adopted.advanced.saga, adopted.context, adopted.row
+        if adopted.span is not None:
+            run.span = adopted.span
+        for span, event in adopted.advanced.ended:
+            end_span(span, event)
+        for each in adopted.cut_off:
+            self._tell_cut_off(adopted, each)
+        for event in adopted.advanced.events:
+            self._observer.happened(run.saga_id, self._plan.stage, event, adopted.context.trace)
+        if adopted.advanced.events:
+            run.changed()
+
+    def _tell_defect(self, run: Run, where: str, error: BaseException) -> None:
+        trace = run.context.trace if run.context is not None else TraceContext()
+        self._observer.defect(where, run.saga_id, trace, error)
+
+    def _tell_cut_off(self, adopted: Adopted, each: CutOff) -> None:
+        """Report an attempt that the run before could not: its process is gone."""
+        saga = adopted.advanced.saga
+        self._observer.cut_off(
+            saga.id,
+            self._plan.stage,
+            each.step or "tell_upstream",
+            each.activity,
+            each.attempt,
+            peer=self._plan.step(each.step).peer if each.step else saga.upstream,
+            parent=adopted.context.trace,
+            links=each.links,
+            span_id=each.span,
+            began=each.began,
+            ended=adopted.advanced.events[0].at,
+        )
+
+    async def _persist(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        """Run a unit until it is durable: the database may be away for long (rule 16)."""
+        attempt = 0
+        while True:
+            try:
+                return await self._store.transact(work)
+            except StoreUnavailable:
+                if self.draining:
+                    raise
+                attempt += 1
+                await self._clock.sleep(STORE_RETRY.backoff_seconds(attempt, "store"))
+
+    async def _park(self, run: Run, reason: str) -> None:
+        """A saga that cannot be run must not be tried for ever, nor stop the others."""
+        row = run.row or await self._store.get(run.saga_id)
+        if row is None or row.answer_status is not None:
+            return
+        now = self._clock.now()
+        parked = msgspec.structs.replace(
+            row, parked=sendable(reason), due_at=None, length=row.length + 1, updated_at=now
+        )
+        event = e.Parked(at=now, reason=sendable(reason))
+        try:
+            await self._store.transact(lambda unit: unit.save(parked, [event], epoch=row.epoch))
+        except (StoreUnavailable, StaleEpoch, StageError):
+            return  # it stays due, and is tried again at the next scan
+        self._observer.happened(
+            run.saga_id,
+            self._plan.stage,
+            event,
+            TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
+        )
+
+    def snapshot(self, run: Run) -> Snapshot:
+        """What is known of the saga of a run that has one."""
+        assert run.saga is not None and run.row is not None
+        return Snapshot(
+            row=run.row,
+            saga=run.saga,
+            next_at=run.row.due_at if run.in_flight == 0 else None,
+            running=run.in_flight > 0,
+        )
+
+
+def _outcome_of(run: Run, outcome: str) -> str:
+    """How a run ended, for its span: the state of its saga, unless the run lost it."""
+    if outcome in ("taken_over", "defect") or run.saga is None:
+        return outcome
+    return "parked" if run.saga.parked else run.saga.state.value
