@@ -9,9 +9,11 @@ what the protocol asks of them, and then the books of all must agree.
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sqlite3
 from asyncio.subprocess import Process
+from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
@@ -20,6 +22,8 @@ import msgspec
 from tests.acceptance.kills.bench import Bench, placing, undoing
 from tests.acceptance.kills.http1 import Broken, Message, Peer, request_bytes
 
+NEVER = 60_000
+"""More calls than the scenario makes, and not more than strace counts."""
 SCENARIO_SECONDS_MAX = 40.0
 ASK_SECONDS = 5.0
 AGAIN_SECONDS = 0.02
@@ -40,7 +44,7 @@ class Struck:
     killed: bool = False
     """False when the scenario makes fewer calls of that kind."""
     calls: int = 0
-    """How many the tracer saw."""
+    """How many the tracer saw of the thread that makes most."""
     wrong: list[str] = field(default_factory=list)
 
 
@@ -70,7 +74,9 @@ class Exact:
                     await keeping
                 await self._stage.kill()
                 await tracer.wait()
-        struck.calls = trace.read_text().count(f"{syscall}(")
+        # strace counts the calls of each thread for itself.
+        made = re.findall(rf"^(\d+) +{syscall}\(", trace.read_text(), re.MULTILINE)
+        struck.calls = max(Counter(made).values(), default=0)
         _judge(self._bench, struck)
         return struck
 
