@@ -11,15 +11,19 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestServer
 
-from tests.acceptance.kills import books
+from tests.acceptance.collector import Collector
+from tests.acceptance.kills import books, traces
 from tests.acceptance.kills.load import Placed
 from tests.acceptance.kills.proxy import FAULTS
 from tests.acceptance.kills.supervisor import KILLED, Result, Trial, run
 
+TRACED = {"KILLS": 20, "SAGAS": 1_500, "RATE": 100, "SECONDS": 40, "SEED": 7}
 KILLS_MIN, SAGAS_MIN = 40, 4_000
 """Below this the machine was too slow for the figure to mean anything."""
 
@@ -56,6 +60,27 @@ def test_nothing_is_lost_doubled_standing_or_stuck(
     assert result.replayed
     assert min(trial.kills, KILLS_MIN) <= result.kills
     assert min(trial.sagas, SAGAS_MIN) <= result.sagas
+
+
+@pytest.mark.timeout(200)
+async def test_the_trace_of_who_was_recovered_or_compensated_is_whole(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """F16: one trace a saga and stage; what was cut off or undone is linked to."""
+    collector = Collector()
+    async with TestServer(collector.app) as server:
+        url = f"http://{server.host}:{server.port}"
+        trial = replace(trial_of(tmp_path, **TRACED), collector=url)
+        result = await run(trial, lambda _: None)
+    assert {} == result.broken
+    found = traces.check(tmp_path, result.struck, collector)
+    checked = f"{found.recovered} recoveries and {found.compensated} compensations"
+    record_property(
+        "reached", f"F16: {checked} linked, {len(collector)} spans, {result.kills} kills"
+    )
+    assert [] == found.wrong[:20]
+    assert found.recovered
+    assert found.compensated
 
 
 def told(trial: Trial, result: Result) -> str:

@@ -75,6 +75,7 @@ def told(trial: Trial, result: Result) -> dict[str, Any]:
     )
     measured = asdict(result)
     stories = measured.pop("stories")[:STORIES_MAX]
+    del measured["struck"]
     return {
         "figure": "F5",
         "repeat": repeat,

@@ -28,6 +28,7 @@ from tests.acceptance.kills.http1 import Broken, Peer
 from tests.acceptance.kills.load import Kind, Load, Placed
 from tests.acceptance.kills.processes import Server, free_ports
 from tests.acceptance.kills.strikes import Kill, faults, strikes
+from tests.acceptance.kills.traces import EXPORT_DELAY_MS
 
 REST_SECONDS_MAX = 30.0
 UNDER_LOAD = 0.97
@@ -61,6 +62,8 @@ class Trial:
     seconds: float
     """When so much time is over, nothing more is offered or killed."""
     folder: Path
+    collector: str = ""
+    """Base URL of a collector that the stages send their spans to."""
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ class Result:
     world: dict[str, int] = field(default_factory=dict)
     network: dict[str, int] = field(default_factory=dict)
     strikes: dict[str, Any] = field(default_factory=dict)
+    struck: list[Kill] = field(default_factory=list)
     broken: dict[str, int] = field(default_factory=dict)
     stories: list[str] = field(default_factory=list)
 
@@ -203,13 +207,16 @@ def _server(name: str, trial: Trial, ports: dict[str, int]) -> Server:
         told = [*port, "--books", str(folder / "world.db"), "--seed", str(trial.seed)]
         return Server(name, "tests.acceptance.kills.world", told, log)
     told = [name, *port, "--database", f"sqlite:///{folder / name}.db"]
+    environment = {"OTEL_BSP_SCHEDULE_DELAY": str(EXPORT_DELAY_MS)}
+    if trial.collector:
+        environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = trial.collector
     for link in LINKS:
         here, _, there = link.partition("-")
         if here == name:
             kind = {"world": "external", "order": "upstream"}.get(there, "downstream")
             kind = "upstream" if link == "shipping-payment" else kind
             told += [f"--{kind}", f"{there}=http://127.0.0.1:{ports[link]}"]
-    return Server(name, "tests.acceptance.kills.stages", told, log)
+    return Server(name, "tests.acceptance.kills.stages", told, log, environment)
 
 
 def _proxy(trial: Trial, ports: dict[str, int]) -> Server:
@@ -277,7 +284,7 @@ def _judge(
     result.back_seconds = _spread(reaper.back_seconds)
     result.outcomes, result.world = read.outcomes, read.world
     result.network = faults(trial.folder / "faults.jsonl")
-    result.strikes = asdict(hit)
+    result.strikes, result.struck = asdict(hit), reaper.kills
     result.broken = dict(
         Counter(promise for promise, _ in {(v.promise, v.saga_id) for v in read.violations})
     )
