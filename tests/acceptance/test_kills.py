@@ -23,7 +23,7 @@ from tests.acceptance.kills.load import Placed
 from tests.acceptance.kills.proxy import FAULTS
 from tests.acceptance.kills.supervisor import KILLED, Result, Trial, run
 
-TRACED = {"KILLS": 20, "SAGAS": 1_500, "RATE": 100, "SECONDS": 40, "SEED": 7}
+TRACED = {"KILLS": 14, "SAGAS": 1_000, "RATE": 100, "SECONDS": 40, "SEED": 7}
 KILLS_MIN, SAGAS_MIN = 40, 4_000
 """Below this the machine was too slow for the figure to mean anything."""
 
