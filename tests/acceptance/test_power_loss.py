@@ -281,3 +281,73 @@ def disagreements(bench: Bench) -> list[str]:
         if made > 1 or odd or standing != stands or (saga_id in bench.tail.standing) != stands:
             wrong.append(f"{saga_id} is {states.get(saga_id)}: {made} charges, {standing} stand")
     return wrong
+
+
+# --- the kit itself ------------------------------------------------------------------------------
+
+FOLDER = Path("/d")
+FILE = f"{FOLDER}/payment.db"
+
+
+def played(*happened: Event) -> Disk:
+    """A disk to which that has happened."""
+    disk = Disk(FOLDER)
+    for event in happened:
+        disk.play(event)
+    return disk
+
+
+def found(disk: Disk, kept: float) -> dict[str, bytes]:
+    """What a loss of power leaves."""
+    return disk.after_power_loss(random.Random(SEED), kept)
+
+
+MADE = (Event("made", FILE), Event("wrote", FILE, b"aa"))
+SYNCED = (Event("syncing", FILE), Event("synced", FILE))
+
+
+def test_what_was_not_synced_may_be_gone() -> None:
+    """A file, a write and a removal: each until its sync."""
+    assert {} == found(played(*MADE), 0.0)
+    written = played(*MADE, *SYNCED, Event("wrote", FILE, b"bb", 2))
+    assert {FILE: b"aa"} == found(written, 0.0)
+    assert {FILE: b"aabb"} == found(written, 1.0)
+    removed = played(*MADE, *SYNCED, Event("removed", FILE))
+    assert {FILE: b"aa"} == found(removed, 0.0)
+    assert {} == found(removed, 1.0)
+    removed.play(Event("synced", str(FOLDER)))
+    assert {} == found(removed, 0.0)
+
+
+def test_a_sync_covers_what_was_written_before_it_began() -> None:
+    """What comes while it is under way may be too late for it."""
+    late = Event("wrote", FILE, b"bb", 2)
+    assert {FILE: b"aa"} == found(played(*MADE, SYNCED[0], late, SYNCED[1]), 0.0)
+
+
+def test_a_recording_is_read_thread_by_thread(tmp_path: Path) -> None:
+    """A call that another thread interrupts in the listing ends where it is resumed."""
+
+    def hexed(text: str) -> str:
+        return "".join(f"\\x{byte:02x}" for byte in text.encode())
+
+    trace = tmp_path / "trace.txt"
+    file, other = f"7<{hexed(FILE)}>", f"9<{hexed('socket:[1]')}>"
+    lines = [
+        f'11 openat(AT_FDCWD<{hexed("/")}>, "{hexed(FILE)}", O_RDWR|O_CREAT, 0644) = {file}',
+        f'11 pwrite64({file}, "{hexed("aa")}", 2, 4096) = 2',
+        f"11 fdatasync({file} <unfinished ...>",
+        f'12 write({other}, "{hexed("POST")}", 4) = 4',
+        "11 <... fdatasync resumed>) = 0",
+        f'11 pwrite64({file}, "{hexed("bb")}", 2, 0) = -1 ENOSPC (No space left on device)',
+    ]
+    trace.write_text("\n".join(lines) + "\n")
+    seen = [(event.what, event.data, event.offset) for event in events(trace, FOLDER)]
+    expected = [
+        ("made", b"", 0),
+        ("wrote", b"aa", 4096),
+        ("syncing", b"", 0),
+        ("sent", b"POST", 0),
+        ("synced", b"", 0),
+    ]
+    assert expected == seen
