@@ -65,7 +65,14 @@ def build_app(
     bound = stage.bind(tuple(config.downstreams), adjust=lambda step: _adjusted(step, config))
     _check_externals(stage, bound, config)
     store = make_store(stage, config)
-    watching = observer if observer is not None else default_observer(tracer_provider)
+    watching = (
+        observer
+        if observer is not None
+        else default_observer(
+            tracer_provider,
+            baggage_keys=config.baggage_keys.split(",") if config.baggage_keys else (),
+        )
+    )
     transport = Transport()
     links = HttpLinks(
         transport,

@@ -27,6 +27,7 @@ OTHER_VARIABLES = frozenset({FILE_VARIABLE, "STAGE_URL", "STAGE_TRACE_URL"})
 DEFAULT = "default"
 FILE_BYTES_MAX = 1_048_576
 
+_BAGGAGE_KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PEER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 # What Kubernetes puts into the environment for a service that is called "stage".
 _SERVICE_LINK = re.compile(r"STAGE_(?:SERVICE_(?:HOST|PORT)\w*|PORT_\d+_(?:TCP|UDP)\w*)")
@@ -68,6 +69,7 @@ class Config:
     log_format: str = "auto"
     log_level: str = "info"
     otlp_endpoint: str = ""
+    baggage_keys: str = ""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -223,6 +225,13 @@ def _one_of(*choices: str) -> Callable[[object], str]:
     return read
 
 
+def _keys(value: object) -> str:
+    keys = [key.strip() for key in value.split(",")] if isinstance(value, str) else [""]
+    if not all(_BAGGAGE_KEY.fullmatch(key) for key in keys):
+        raise ValueError(f"{value!r} is no list of baggage keys: give for example tenant,region")
+    return ",".join(keys)
+
+
 DAY = 86_400.0
 SETTINGS = (
     Setting("name", _service, "NAME", "Name in traces; else that of the stage."),
@@ -280,6 +289,7 @@ SETTINGS = (
         "debug, info, warning or error.",
     ),
     Setting("otlp_endpoint", check_url, "URL", "Base URL of an OTLP/HTTP collector for traces."),
+    Setting("baggage_keys", _keys, "KEY,KEY", "Members of W3C baggage to pass on; else none."),
 )
 """What can be set, in the order in which it is shown."""
 

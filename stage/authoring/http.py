@@ -17,7 +17,7 @@ from stage.ports.stage import Answer, Send
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 RESERVED_HEADERS = frozenset(
-    {"idempotency-key", "traceparent", "tracestate", "saga-id", "saga-budget-ms", "host",
+    {"idempotency-key", "traceparent", "tracestate", "baggage", "saga-id", "saga-budget-ms", "host",
      "content-length", "transfer-encoding", "connection"}
 )  # fmt: skip
 

@@ -24,11 +24,15 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_
 
 
 class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
-    """The saga was durably accepted. `upstream` is who may have to be told of a late failure."""
+    """The saga was durably accepted. `upstream` is who may have to be told of a late failure.
+
+    `baggage` is what of the W3C baggage that it came with is passed on.
+    """
 
     deadline: float | None = None
     upstream: str = ""
     deferred: bool = False
+    baggage: str = ""
 
 
 class Tombstoned(_Event, frozen=True, kw_only=True, tag="tombstoned"):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from stage.core.events import Accepted
 from stage.core.machine import anything_stood
 from stage.core.saga import Saga
 from stage.core.states import SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Participant, RunView
-from stage.ports.store import SagaRow
+from stage.ports.store import Entry, SagaRow
 from stage.wire.envelope import (
     Envelope,
     TrailEntry,
@@ -51,6 +53,14 @@ def context_of(row: SagaRow) -> Context:
         fingerprint=row.fingerprint,
         trace=TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
     )
+
+
+def with_baggage(context: Context, entries: Sequence[Entry]) -> Context:
+    """The context with the baggage that the saga was accepted with."""
+    first = entries[0].event if entries else None
+    if not isinstance(first, Accepted) or not first.baggage:
+        return context
+    return replace(context, trace=replace(context.trace, baggage=first.baggage))
 
 
 def bare_saga(row: SagaRow) -> Saga:

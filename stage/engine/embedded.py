@@ -272,6 +272,7 @@ class EmbeddedEngine:
             deadline=deadline,
             upstream=upstream,
             deferred=respond_async,
+            baggage=trace.baggage,
         )
         return context, accepted
 

@@ -11,7 +11,7 @@ from stage.core.machine import evolve
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.verbs import refuse_verb
-from stage.engine.context import Context, bare_saga, context_of, row_of
+from stage.engine.context import Context, bare_saga, context_of, row_of, with_baggage
 from stage.engine.cut_off import CutOff, cut_off
 from stage.engine.interpreter import Advanced, Interpreter
 from stage.engine.run import Run
@@ -64,6 +64,7 @@ class Opening:
             return self._look_only(run, row, context, bare_saga(row))
         entries = await unit.journal(run.saga_id)
         saga = self._interpreter.fold(run.saga_id, entries)
+        context = with_baggage(context, entries)
         now = self._clock.now()
         claim: list[e.Event] = []
         if isinstance(run.signal, e.CompensationRequested):

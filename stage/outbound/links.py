@@ -270,6 +270,8 @@ def _trace(trace: TraceContext) -> list[tuple[str, str]]:
         headers.append((h.TRACEPARENT, trace.traceparent))
         if trace.tracestate:
             headers.append((h.TRACESTATE, trace.tracestate))
+    if trace.baggage:
+        headers.append((h.BAGGAGE, trace.baggage))
     return headers
 
 

@@ -12,10 +12,14 @@ from stage.core.events import Event
 
 
 class TraceContext(msgspec.Struct, frozen=True, kw_only=True):
-    """A W3C trace context as it is stored with a saga; empty strings when there is none."""
+    """A W3C trace context as it is stored with a saga; empty strings when there is none.
+
+    `baggage` is what of the caller's baggage may be passed on.
+    """
 
     traceparent: str = ""
     tracestate: str = ""
+    baggage: str = ""
 
 
 class Span(Protocol):

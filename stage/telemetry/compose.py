@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -144,9 +144,11 @@ def compose(spans: Observer, *listeners: Listener) -> Observer:
     return Composed(spans, listeners)
 
 
-def default_observer(tracer_provider: TracerProvider | None = None) -> Observer:
+def default_observer(
+    tracer_provider: TracerProvider | None = None, *, baggage_keys: Collection[str] = ()
+) -> Observer:
     """Spans on OpenTelemetry, and a log line an event."""
     from stage.telemetry.logs import LogListener
     from stage.telemetry.spans import OtelObserver
 
-    return compose(OtelObserver(tracer_provider), LogListener())
+    return compose(OtelObserver(tracer_provider, baggage_keys=baggage_keys), LogListener())

@@ -203,5 +203,5 @@ LOG_FIELDS: Final = frozenset(
 """The members of an event that may stand in a line. What is not named here is never written:
 not `request`, not `result`, and not what a later version adds without saying so here."""
 
-NEVER_LOGGED: Final = frozenset({"at", "span", "request", "result"})
-"""Members left out on purpose: payloads, and what the line says under another name."""
+NEVER_LOGGED: Final = frozenset({"at", "span", "request", "result", "baggage"})
+"""Members left out on purpose: payloads, what strangers chose, and what the line says already."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from stage.ports.observer import TraceContext
-from stage.wire.headers import TRACEPARENT, TRACESTATE
+from stage.wire.headers import BAGGAGE, TRACEPARENT, TRACESTATE
 
 SAMPLED = 0x01
 KNOWN_FLAGS = 0x03
@@ -22,6 +22,9 @@ TRACESTATE_MEMBERS_MAX = 32
 TRACESTATE_CHARS_MAX = 512
 TRACESTATE_LONG_MEMBER_CHARS = 128
 """When a tracestate has to be cut, members longer than this go first (3.3.1.5)."""
+BAGGAGE_MEMBERS_MAX = 64
+BAGGAGE_CHARS_MAX = 8_192
+"""What the W3C Recommendation "Baggage" has everybody pass on at least (3.3.2); we pass no more."""
 
 NOTHING = TraceContext()
 
@@ -30,6 +33,8 @@ _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f
 _KEY = r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
 _VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 _MEMBER = re.compile(f"({_KEY})=({_VALUE})")
+_BAGGAGE_KEY = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_BAGGAGE_MEMBER = re.compile(rf"({_BAGGAGE_KEY})[ \t]*=[ \t]*[\x21\x23-\x2b\x2d-\x5b\x5d-\x7e]*")
 
 
 class Ids(NamedTuple):
@@ -92,6 +97,28 @@ def read_tracestate(values: Sequence[str]) -> str:
             return ""
         members.setdefault(found[1], member)
     return _cut(list(members.values()))
+
+
+def read_baggage(headers: Sequence[tuple[str, str]], keys: Collection[str]) -> str:
+    """The members of all `baggage` headers that have one of these keys, as one header.
+
+    What is not valid is left out, member by member, and so is what exceeds the limits.
+    """
+    kept: list[str] = []
+    length = -1
+    for name, value in headers:
+        if len(name) != len(BAGGAGE) or name.lower() != BAGGAGE:
+            continue
+        for part in value.split(","):
+            member = part.strip(_OWS)
+            found = _BAGGAGE_MEMBER.fullmatch(member)
+            if found is None or found[1] not in keys:
+                continue
+            length += len(member) + 1
+            if len(kept) == BAGGAGE_MEMBERS_MAX or length > BAGGAGE_CHARS_MAX:
+                return ",".join(kept)
+            kept.append(member)
+    return ",".join(kept)
 
 
 def format_traceparent(ids: Ids) -> str:

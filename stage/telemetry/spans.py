@@ -12,12 +12,13 @@ trace id.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind
@@ -44,10 +45,11 @@ _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 class RecordedSpan:
     """A span of the SDK's, sampled or not (ports.observer.Span)."""
 
-    __slots__ = ("_ended", "_error_code_min", "_ids", "_span", "_tracestate")
+    __slots__ = ("_baggage", "_ended", "_error_code_min", "_ids", "_span", "_tracestate")
 
-    def __init__(self, span: otel.Span, *, error_code_min: int | None) -> None:
+    def __init__(self, span: otel.Span, *, error_code_min: int | None, baggage: str = "") -> None:
         told = span.get_span_context()
+        self._baggage = baggage
         self._span = span
         self._ids = Ids(told.trace_id, told.span_id, int(told.trace_flags))
         self._tracestate = told.trace_state.to_header() if told.trace_state else ""
@@ -68,7 +70,9 @@ class RecordedSpan:
     def context(self) -> TraceContext:
         """See `ports.observer.Span`."""
         return TraceContext(
-            traceparent=propagation.format_traceparent(self._ids), tracestate=self._tracestate
+            traceparent=propagation.format_traceparent(self._ids),
+            tracestate=self._tracestate,
+            baggage=self._baggage,
         )
 
     def about(self, saga_id: str) -> None:
@@ -120,10 +124,17 @@ class RecordedSpan:
 class OtelObserver:
     """ports.observer.Observer that makes spans.
 
-    Without a `tracer_provider` it is the process's, also one that is set up later.
+    Without a `tracer_provider` it is the process's, also one that is set up later. Of the baggage
+    that comes in, the members with these keys are passed on.
     """
 
-    def __init__(self, tracer_provider: otel.TracerProvider | None = None) -> None:
+    def __init__(
+        self,
+        tracer_provider: otel.TracerProvider | None = None,
+        *,
+        baggage_keys: Collection[str] = (),
+    ) -> None:
+        self._baggage_keys = frozenset(baggage_keys)
         provider = tracer_provider if tracer_provider is not None else otel.get_tracer_provider()
         self._tracer = provider.get_tracer(names.SCOPE, __version__)
         self._waits = isinstance(provider, otel.ProxyTracerProvider)
@@ -148,6 +159,9 @@ class OtelObserver:
         """See `ports.observer.Observer`."""
         named = propagation.read(headers)
         incoming = named if joined else propagation.NOTHING
+        if self._baggage_keys and joined:
+            baggage = propagation.read_baggage(headers, self._baggage_keys)
+            incoming = replace(incoming, baggage=baggage)
         if route in names.QUIET_ROUTES or self._idle():
             return _passed_on(incoming)
 
@@ -280,14 +294,18 @@ class OtelObserver:
                 return _passed_on(parent)
             if span.is_recording():
                 span.set_attributes(attributes())
-            return RecordedSpan(span, error_code_min=_ERROR_CODE_MIN.get(kind))
+            return RecordedSpan(
+                span, error_code_min=_ERROR_CODE_MIN.get(kind), baggage=parent.baggage
+            )
         except Exception:  # somebody's sampler or processor; a saga never fails for its telemetry
             return _passed_on(parent)
 
 
 def _passed_on(parent: TraceContext) -> PassedOn:
     # What was read or stored is valid, or empty.
-    return PassedOn(parent if parent.traceparent else propagation.new_trace())
+    if not parent.traceparent:
+        parent = replace(propagation.new_trace(), baggage=parent.baggage)
+    return PassedOn(parent)
 
 
 def _below(ids: Ids, tracestate: str) -> Context:

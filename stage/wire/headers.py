@@ -21,6 +21,7 @@ RETRY_AFTER = "Retry-After"
 LOCATION = "Location"
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
+BAGGAGE = "baggage"
 
 CONTENT_JSON = "application/json"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -136,3 +137,23 @@ async def test_what_was_undone_and_repeated_is_reported_once(
         "step forward:shipping",
     ] == saga.names
     assert set(stored) == {span.span_id for span in saga if span.name != "saga payment"}
+
+
+async def test_baggage_outlives_the_process_that_took_it(tmp_path: Path) -> None:
+    """What may be passed on is stored with the saga, for its undo too."""
+    seen: list[str | None] = []
+
+    async def take(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("baggage"))
+        return web.json_response({"id": "c-1"})
+
+    api = web.Application()
+    api.router.add_post("/{tail:.*}", take)
+    async with TestServer(api, host=HOST) as server:
+        url = f"http://{HOST}:{server.port}"
+        options: dict[str, Any] = {"externals": {"psp": url}, "baggage_keys": "tenant"}
+        async with running_chain(tmp_path, **options) as chain:
+            await chain.send("s-1", baggage="tenant=a,user=kim")
+        async with running_chain(tmp_path, **options) as chain:
+            await chain.compensate("s-1")
+    assert ["tenant=a", "tenant=a"] == seen

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import msgspec
@@ -232,21 +232,30 @@ def relay_stage() -> Stage[Any, Any]:
     return stage
 
 
-@pytest.fixture
-async def relay() -> AsyncIterator[Relay]:
-    """It makes spans of its own: what it sends on names them."""
+@asynccontextmanager
+async def running_relay(*, traced: bool = True, **options: Any) -> AsyncIterator[Relay]:
+    """It makes spans of its own, if it is traced: what it sends on names them."""
     relay = Relay()
     async with AsyncExitStack() as stack:
         peer = web.Application()
         peer.router.add_post("/", relay.take)
         api = await stack.enter_async_context(TestServer(peer, host=HOST))
         config = Config(
-            database="sqlite:///:memory:", externals={"peer": f"http://{HOST}:{api.port}"}
+            database="sqlite:///:memory:",
+            externals={"peer": f"http://{HOST}:{api.port}"},
+            **options,
         )
-        app = build_app(relay_stage(), config, tracer_provider=SpanCollector().provider)
+        provider = SpanCollector().provider if traced else None
+        app = build_app(relay_stage(), config, tracer_provider=provider)
         server = await stack.enter_async_context(TestServer(app, host=HOST))
         assert server.port is not None
         relay.port = server.port
+        yield relay
+
+
+@pytest.fixture
+async def relay() -> AsyncIterator[Relay]:
+    async with running_relay() as relay:
         yield relay
 
 
@@ -289,3 +298,19 @@ async def test_baggage_is_not_sent_on(relay: Relay) -> None:
     status, sent_on = await relay.send("s-1", headers)
     assert 200 == status
     assert [[]] * SENT_ON == [valued(each, "baggage") for each in sent_on]
+
+
+@pytest.mark.parametrize("traced", [True, False], ids=["traced", "not traced"])
+@pytest.mark.parametrize("named", [True, False], ids=["in a trace", "in none"])
+async def test_baggage_is_sent_on_where_it_is_allowed(traced: bool, named: bool) -> None:
+    """The members on the list and no others, to every peer."""
+    headers: Headers = (
+        ("baggage", "user=kim,tenant=a"),
+        ("Baggage", "region=eu;ttl=1,secret=4111"),
+    )
+    if named:
+        headers = (*headers, ("traceparent", PARENT))
+    async with running_relay(traced=traced, baggage_keys="tenant,region") as relay:
+        status, sent_on = await relay.send("s-1", headers)
+    assert 200 == status
+    assert [["tenant=a,region=eu;ttl=1"]] * SENT_ON == [valued(each, "baggage") for each in sent_on]

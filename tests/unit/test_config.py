@@ -254,3 +254,11 @@ def test_credentials_are_never_shown() -> None:
     assert shown["downstreams.a"].origin == "program"
     assert shown["upstreams"].value == "" and shown["upstreams"].origin == "default"
     assert redacted("see http://a:b@c and http://d:e@f") == "see http://***@c and http://***@f"
+
+
+@pytest.mark.parametrize("keys", ["tenant,", "", "ten ant", "a=b", "é"])
+def test_baggage_keys_are_tokens(keys: str) -> None:
+    """What could never be the key of a member is refused, not ignored."""
+    with pytest.raises(ConfigurationError, match="give for example tenant,region"):
+        load({"baggage_keys": keys}, {})
+    assert "tenant,region" == load({"baggage_keys": " tenant , region"}, {}).baggage_keys

@@ -176,3 +176,46 @@ def test_a_trace_of_our_own_is_valid_and_sampled() -> None:
     for traceparent in traces:
         ids = propagation.parse(traceparent)
         assert ids is not None and ids.flags == propagation.SAMPLED
+
+
+# --- baggage -------------------------------------------------------------------------------------
+
+
+def baggage(*values: str, keys: tuple[str, ...] = ("tenant", "region")) -> str:
+    return propagation.read_baggage([("Baggage", value) for value in values], keys)
+
+
+@pytest.mark.parametrize(
+    "values,expected",
+    [
+        (["tenant=a"], "tenant=a"),
+        (["tenant=a,user=kim,region=eu"], "tenant=a,region=eu"),
+        (["user=kim", " tenant=a ,\tregion=eu;ttl=1 "], "tenant=a,region=eu;ttl=1"),
+        (["tenant = a"], "tenant = a"),
+        (["tenant=,region=eu"], "tenant=,region=eu"),
+        (['tenant="a",region=eu'], "region=eu"),
+        (["tenant=a b,region=e\\u"], ""),
+        (["TENANT=a,ten ant=b,tenant"], ""),
+        ([""], ""),
+        ([], ""),
+    ],
+)
+def test_of_baggage_only_what_is_allowed_and_valid_is_kept(
+    values: list[str], expected: str
+) -> None:
+    """Member by member, from all headers; keys are told apart by case."""
+    assert expected == baggage(*values)
+
+
+def test_without_keys_no_baggage_is_kept() -> None:
+    """The default."""
+    assert baggage("tenant=a", keys=()) == ""
+
+
+def test_baggage_has_limits() -> None:
+    """Whole members, as many as the recommendation has everybody pass on."""
+    assert 64 == len(baggage(",".join(["tenant=a"] * 100)).split(","))
+    long = f"tenant={'x' * 4_000}"
+    assert f"{long},{long}" == baggage(f"{long},{long},{long}")
+    exact = f"tenant={'x' * (8_192 - 7)}"
+    assert exact == baggage(exact) and baggage(f"{exact}x") == ""

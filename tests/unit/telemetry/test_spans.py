@@ -352,3 +352,17 @@ def test_every_attribute_is_in_the_table(collected: Collected) -> None:
                     collected.exporter.get_finished_spans(), strict=True))  # fmt: skip
     for sort, told in seen.items():
         assert names.attributes_of(sort) == set(told.attributes or ()), sort
+
+
+@pytest.mark.parametrize("joined,expected", [(True, "tenant=a"), (False, "")])
+def test_baggage_goes_down_the_spans_of_who_is_joined(
+    collected: Collected, joined: bool, expected: str
+) -> None:
+    """From the request to what leaves; that of a caller who is only linked goes no further."""
+    observer = OtelObserver(collected.provider, baggage_keys=("tenant",))
+    came = [*CAME, ("baggage", "tenant=a,user=kim")]
+    request = observer.request("POST", "/sagas", came, "", joined=joined)
+    run = observer.run("s-1", "payment", request.context, [])
+    step = attempt(observer, run.context)
+    client = observer.client("POST", "http://x/", peer="psp", route="", parent=step.context)
+    assert expected == client.context.baggage
