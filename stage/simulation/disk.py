@@ -22,6 +22,8 @@ from stage.simulation.loop import Process
 
 T = TypeVar("T")
 
+HOUSEKEEPING = "_close_batch"
+"""The unit of the engine that belongs to no saga: no point of a script."""
 COMMIT_SECONDS = (0.0005, 0.01)
 
 
@@ -63,6 +65,9 @@ class SimulatedStore:
     async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
         """See ports.store.Store."""
         disk, process, faults = self._disk, self._process, self._disk.faults
+        scripted = faults.scripted and getattr(work, "__name__", "") != HOUSEKEEPING
+        if scripted:
+            await faults.pause(f"{process.name} before a unit")
         if process.held:
             await process.gate()
         await asyncio.sleep(disk.random.uniform(*COMMIT_SECONDS))
@@ -74,12 +79,20 @@ class SimulatedStore:
             await process.nothing()
         fails = faults.happens("commit_failed") or disk.full
         noted: list[_Noted] = []
+        struck = ""
 
         async def watched(unit: Unit) -> T:
             note = _Noted(unit)
             disk.unit = note
             value = await work(note)
             noted.append(note)
+            if scripted and note.writes:
+                nonlocal struck
+                struck = faults.point("write", process.name)
+                if struck == "crash_before":
+                    raise _Crashed
+                if struck == "error":
+                    raise StoreUnavailable("the commit failed; nothing was written")
             if fails:
                 if disk.full:
                     faults.struck["disk_full_write"] += 1
@@ -88,15 +101,21 @@ class SimulatedStore:
 
         try:
             value = await disk.store.transact(watched)
+        except _Crashed:
+            self._crash(process)
+            await process.nothing()
+            raise
         except StaleEpoch:
             faults.struck["stale_write_refused"] += 1
             raise
         finally:
             disk.unit = None
         disk.books.committed(disk.stage, process.name, noted[-1].writes, noted[-1].works)
-        if faults.happens("crash_after_commit"):
+        if struck == "crash_after" or faults.happens("crash_after_commit"):
             self._crash(process)
             await process.nothing()
+        if scripted:
+            await faults.pause(f"{process.name} after a unit")
         return value
 
     def _present(self) -> None:
@@ -142,6 +161,10 @@ class SimulatedStore:
     def available(self) -> bool:
         """See ports.store.Store."""
         return not (self._disk.away or self._disk.full)
+
+
+class _Crashed(Exception):
+    """The process dies before the unit becomes durable."""
 
 
 class _Noted:

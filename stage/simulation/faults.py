@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import ClassVar
 
 import msgspec
 
@@ -58,6 +59,8 @@ SWARM_SHARE = 0.45
 class Faults(msgspec.Struct, kw_only=True):
     """The rates of one seed, and the count of what struck. Rates are 0 in the liveness phase."""
 
+    scripted: ClassVar[bool] = False
+    """Whether `point` and `pause` have anything to say."""
     rates: dict[str, float]
     random: Random
     on: bool = True
@@ -70,6 +73,13 @@ class Faults(msgspec.Struct, kw_only=True):
             return False
         self.struck[kind] += 1
         return True
+
+    def point(self, sort: str, where: str) -> str:
+        """What a script lets strike at this durable write or message; a swarm has no script."""
+        return ""
+
+    async def pause(self, where: str) -> None:
+        """Where a script lets something else go first."""
 
     def next_in(self, kind: str) -> float | None:
         """Seconds until the next event of a fault that comes by itself; None when it does not."""

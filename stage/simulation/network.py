@@ -37,6 +37,8 @@ DELAY_SECONDS_STRICT = 0.145
 
 Two probes that do not find it are at least 0.15 s later: more than that nothing can protect.
 """
+LATE_SECONDS = 0.1
+"""How late a scripted delay or duplicate comes."""
 NOT_NOW = frozenset({429, 503})
 
 
@@ -46,7 +48,7 @@ class Network:
     def __init__(self, loop: VirtualLoop, random: Random, faults: Faults, books: Books) -> None:
         self._loop = loop
         self._random = random
-        self._faults = faults
+        self.faults = self._faults = faults
         self._books = books
         self._servers: dict[str, Server] = {}
         self._apis: dict[str, ApiModel] = {}
@@ -110,13 +112,19 @@ class Network:
         body: bytes,
         timeout: float,
         saga: str,
+        fault: str | None = None,
     ) -> Answer | Lost:
-        """Send one request and wait for what becomes of it, at most that many seconds."""
+        """Send one request and wait for what becomes of it, at most that many seconds.
+
+        `fault` is what a script lets strike; None when it has not been asked yet.
+        """
+        if fault is None:
+            fault = self._faults.point("request", f"{source} -> {target}{path}")
         answer: asyncio.Future[Answer | Lost] = self._loop.create_future()
         message = _Message(self, source, target, method, path, headers, body, saga, answer)
         gone = Lost(reason="no answer in time")
         timer = self._loop.call_later(timeout, message.settle, gone, context=self._loop.outside)
-        message.leave(timeout)
+        message.leave(timeout, fault)
         try:
             return await answer
         finally:
@@ -127,8 +135,8 @@ class _Message:
     """One request on its way, and its answer back."""
 
     __slots__ = (
-        "_answer", "_body", "_headers", "_method", "_network", "_number", "_path", "_saga",
-        "_source", "_target",
+        "_answer", "_body", "_fault", "_headers", "_method", "_network", "_number", "_path",
+        "_saga", "_source", "_target",
     )  # fmt: skip
 
     def __init__(
@@ -178,11 +186,17 @@ class _Message:
         api = network._apis.get(self._target)
         return api is not None and api.away
 
-    def leave(self, timeout: float) -> None:
+    def leave(self, timeout: float, fault: str) -> None:
         """Decide what becomes of the request."""
         network = self._network
         faults, random, later = network._faults, network._random, network.later
         travel = random.uniform(*LATENCY_SECONDS)
+        self._fault = fault
+        if fault == "error":
+            later(travel, self.settle, Lost(reason="connection refused", certain=True))
+            return
+        if fault == "delay":
+            travel = timeout + LATE_SECONDS
         if self._away():
             if random.random() < 0.5:
                 later(travel, self.settle, Lost(reason="connection refused", certain=True))
@@ -248,8 +262,11 @@ class _Message:
         if answer.status not in NOT_NOW and not self._strict and faults.happens("duplicate"):
             network.off(self._saga)
             later(random.uniform(0.0, DELAY_SECONDS[1]), self._arrive, False)
+        if self._fault == "duplicate":
+            network.off(self._saga)
+            later(LATE_SECONDS, self._arrive, False)
         travel = random.uniform(*LATENCY_SECONDS)
-        if faults.happens("answer_lost") or self._away():
+        if self._fault == "answer_lost" or faults.happens("answer_lost") or self._away():
             self._tell(f"(the answer {answer.status} is lost)")
             if random.random() < 0.5:
                 later(travel, self.settle, Lost(reason="connection broken"))
@@ -260,8 +277,17 @@ class _Message:
 class SimulatedTransport(Transport):
     """What HttpLinks of one process sends with. Every message is held against the books."""
 
-    def __init__(self, network: Network, books: Books, stage: str, process: Process) -> None:
+    def __init__(
+        self,
+        network: Network,
+        books: Books,
+        stage: str,
+        process: Process,
+        crash: Callable[[Process], None],
+    ) -> None:
         super().__init__()
+        self._crash = crash
+        self._faults = network.faults
         self._network = network
         self._books = books
         self._stage = stage
@@ -285,6 +311,16 @@ class SimulatedTransport(Transport):
         target, _, path = url.removeprefix(SCHEME).partition("/")
         path = f"/{path}"
         sent = list(headers)
+        fault = ""
+        if self._faults.scripted:
+            where = f"{self._process.name} -> {target}{path}"
+            await self._faults.pause(where)
+            if self._process.held:
+                await self._process.gate()
+            fault = self._faults.point("message", where)
+            if fault == "crash_before":
+                self._crash(self._process)
+                await self._process.nothing()
         saga, what = self._check(target, method, path, sent, body)
         under_way = self._in_flight.setdefault(saga, [])
         if what == "undo" and "do" in under_way:
@@ -297,8 +333,10 @@ class SimulatedTransport(Transport):
         self._doing.setdefault(saga, []).append((target, path))
         try:
             answer = await self._network.carry(
-                self._stage, target, method, path, sent, body, timeout, saga
+                self._stage, target, method, path, sent, body, timeout, saga, fault
             )
+            if fault == "crash_after":
+                self._crash(self._process)
             if self._process.held:
                 await self._process.gate()
             return answer

@@ -85,7 +85,7 @@ class Node:
         process = Process(self._loop, f"{self.name}#{self._started}")
         store = SimulatedStore(self.disk, process, self.crash)
         links = HttpLinks(
-            SimulatedTransport(self._network, self._books, self.name, process),
+            SimulatedTransport(self._network, self._books, self.name, process, self.crash),
             externals={name: SCHEME + name for name in self._neighbours.externals},
             upstreams={name: SCHEME + name for name in self._neighbours.upstreams},
             downstreams={name: SCHEME + name for name in self._neighbours.downstreams},

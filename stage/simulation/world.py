@@ -56,6 +56,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     without: frozenset[str] = frozenset()
     always: frozenset[str] = frozenset()
     """Faults that no world has, and faults that every world has."""
+    chain: tuple[str, ...] = ()
+    """Kinds of `simulation.stages`, from head to tail; empty: as the dice fall."""
+    tail: bool | None = None
+    """Whether a modelled stage stands at the end; None: as the dice fall."""
+    faults: Callable[[Random], swarm.Faults] | None = None
+    """Faults of a script in place of a swarm."""
+    drive: Callable[[Any], Awaitable[None]] | None = None
+    """What is done in the World in place of sending sagas."""
     stands: str = ""
     """SQL for the sagas of which something stands in the author's tables; empty: not looked at."""
     folder: Path | None = None
@@ -80,20 +88,24 @@ def simulate_world(seed: int, scenario: Scenario) -> Result:
     """Run one world to its end. The same seed and scenario give the same world."""
     loop = VirtualLoop()
     try:
-        return _World(loop, seed, scenario).run()
+        return World(loop, seed, scenario).run()
     finally:
         loop.close()
 
 
-class _World:
-    """All that there is."""
+class World:
+    """All that there is in one simulation."""
 
     def __init__(self, loop: VirtualLoop, seed: int, scenario: Scenario) -> None:
         self.loop = loop
         self.seed = seed
         self.scenario = scenario
         self.random = Random(seed)
-        self.faults = swarm.draw(self.random, scenario.without, scenario.always)
+        self.faults = (
+            swarm.draw(self.random, scenario.without, scenario.always)
+            if scenario.faults is None
+            else scenario.faults(self.random)
+        )
         self.transcript = Transcript()
         self.books = Books(loop, self.transcript)
         self.network = Network(loop, self.random, self.faults, self.books)
@@ -121,6 +133,8 @@ class _World:
         pivotal = any(step.rules.pivot for stage, _ in chosen for step in stage.steps)
         if pivotal:
             has_tail = False
+        if self.scenario.tail is not None:
+            has_tail = self.scenario.tail
         self.chain = "-".join(kind for _, kind in chosen) + ("-tail" if has_tail else "")
         if any(not step.rules.idempotent for stage, _ in chosen for step in stage.steps):
             self.faults.rates.pop("zombie", None)  # nothing protects an API that ignores keys
@@ -139,6 +153,9 @@ class _World:
     def _chain(self) -> list[tuple[Stage[Any, Any], str]]:
         if self.scenario.stage is not None:
             return [(self.scenario.stage, "own")]
+        if self.scenario.chain:
+            named = zip(self.scenario.chain, stages.NAMES, strict=False)
+            return [(_made(kind, name), kind) for kind, name in named]
         kinds = ["plain", "bundle", "sequence", "unkeyed"]
         length = self.random.choice((1, 1, 2, 2, 3))
         chosen = [self.random.choice(kinds) for _ in range(length)]
@@ -232,7 +249,10 @@ class _World:
             node.start()
         await asyncio.sleep(0.05)
         self._weather()
-        await self._send_all()
+        if self.scenario.drive is not None:
+            await self.scenario.drive(self)
+        else:
+            await self._send_all()
         if not self.books.violations:
             await asyncio.sleep(self.random.uniform(0.0, CALM_AFTER_SECONDS))
         self._calm()
