@@ -27,7 +27,7 @@ from stage.engine.run import Run, RunOver, settled
 from stage.engine.runs import Runs
 from stage.engine.sender import Sender
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy, Reply, Snapshot, Unsettled
+from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot, Unsettled
 from stage.ports.links import Links
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.stage import Participant
@@ -113,7 +113,9 @@ class EmbeddedEngine:
                 run = self._runs.open(envelope.saga_id)
                 run.offer = offer
                 self._runs.launch(run)
-            await self._opened(run, until)
+                await self._opened(run, until)
+            elif not await self._joined(run, until):
+                continue
             if run.context is None:
                 continue  # it was only looked at in vain, and is gone by now
             if run.context.fingerprint and run.context.fingerprint != print_:
@@ -157,8 +159,7 @@ class EmbeddedEngine:
                 self._runs.launch(run, trace)
                 await self._opened(run, until)
                 break
-            await self._opened(run, until)
-            if run.over or run.saga is None:
+            if not await self._joined(run, until) or run.over or run.saga is None:
                 continue
             if run.saga.state not in UNDONE and run.saga.requested_by != requested_by:
                 try:
@@ -189,7 +190,8 @@ class EmbeddedEngine:
                 self._runs.launch(run)
                 await self._opened(run, soon)
                 return self._runs.snapshot(run) if run.saga is not None else None
-            await self._opened(run, soon)
+            if not await self._joined(run, soon):
+                continue
             with suppress(RunOver):
                 await self._durably(run, verb, soon)
                 return self._runs.snapshot(run)
@@ -229,6 +231,18 @@ class EmbeddedEngine:
     async def _opened(self, run: Run, until: float) -> None:
         """Return when the run has its saga. Raises Unsettled when the database takes too long."""
         await _within(run.opened, until)
+
+    async def _joined(self, run: Run, until: float) -> bool:
+        """True once a run that was opened for somebody else has its saga.
+
+        False when what it was opened for is refused: that is said to whom it concerns, and the
+        others open the saga for themselves.
+        """
+        try:
+            await self._opened(run, until)
+        except (NotAllowed, Busy, WireError):
+            return False
+        return True
 
     async def _durably(self, run: Run, event: e.Event, until: float) -> None:
         """Journal an event for somebody who waits. Raises Unsettled, as `_opened` does."""

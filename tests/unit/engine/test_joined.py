@@ -1,0 +1,121 @@
+"""Who joins a run that was opened for somebody else is not told what that one is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from stage.authoring import Saga, Stage, Tx
+from stage.core import events as e
+from stage.core.states import SagaState
+from stage.engine.embedded import EmbeddedEngine
+from stage.outbound.links import HttpLinks
+from stage.outbound.transport import Transport
+from stage.ports.engine import NotAllowed, Reply
+from stage.ports.observer import TraceContext
+from stage.ports.store import Unit
+from stage.store.memory import MemoryStore
+from stage.telemetry.silent import SilentObserver
+from stage.wire.envelope import Envelope
+from stage.wire.problem import WireError
+
+T = TypeVar("T")
+TRACE = TraceContext()
+
+
+class Order(msgspec.Struct):
+    """The payload."""
+
+    amount: int
+
+
+counter: Stage[Order, None] = Stage("counter", accepts=Order)
+
+
+@counter.transaction
+async def count(tx: Tx, saga: Saga[Order]) -> None:
+    """Nothing to write."""
+
+
+class SlowStore(MemoryStore):
+    """Holds its units until the door is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.door = asyncio.Event()
+        self.door.set()
+
+    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        """See ports.store.Store."""
+        await self.door.wait()
+        return await super().transact(work)
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[SlowStore]:
+    store = SlowStore()
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def engine(store: SlowStore) -> AsyncIterator[EmbeddedEngine]:
+    links = HttpLinks(Transport(), externals={}, downstreams={}, upstreams={})
+    engine = EmbeddedEngine(counter.bind(), store, links, SilentObserver())
+    await engine.start()
+    yield engine
+    await engine.drain(1.0)
+
+
+async def accept(engine: EmbeddedEngine, *, deadline: float | None = None) -> Reply | None:
+    """One saga, or a duplicate of it."""
+    envelope = Envelope(saga_id="s-1", data={"amount": 1})
+    return await engine.accept(
+        envelope, trace=TRACE, deadline=deadline, respond_async=False, wait_seconds=5.0
+    )
+
+
+async def test_a_duplicate_is_not_told_what_an_operator_is_told(
+    engine: EmbeddedEngine, store: SlowStore
+) -> None:
+    """A verb that is not allowed had opened the saga: its refusal was answered 500 to upstream."""
+    assert await accept(engine) is not None
+    store.door.clear()
+    verb = e.Retried(at=0.0, actor="kim", why="ticket 17")
+    asked = asyncio.ensure_future(engine.operate("s-1", verb, dry_run=False))
+    await asyncio.sleep(0)
+
+    duplicate = asyncio.ensure_future(accept(engine))
+    await asyncio.sleep(0)
+    store.door.set()
+
+    with pytest.raises(NotAllowed):
+        await asked
+    reply = await duplicate
+    assert reply is not None and (200, True) == (reply.status, reply.replayed)
+
+
+async def test_who_compensates_is_not_told_that_another_came_too_late(
+    engine: EmbeddedEngine, store: SlowStore
+) -> None:
+    """A saga that came after its deadline is refused to its sender, and buried for the other."""
+    store.door.clear()
+    late = asyncio.ensure_future(accept(engine, deadline=1.0))
+    await asyncio.sleep(0)
+
+    undone = asyncio.ensure_future(
+        engine.compensate("s-1", requested_by="order", reason="no", trace=TRACE, wait_seconds=5.0)
+    )
+    await asyncio.sleep(0)
+    store.door.set()
+
+    with pytest.raises(WireError) as refused:
+        await late
+    assert 504 == refused.value.status
+    snapshot = await undone
+    assert snapshot.saga.tombstone and SagaState.COMPENSATED is snapshot.saga.state
