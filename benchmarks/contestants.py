@@ -74,12 +74,20 @@ def _python(service: str, *words: str) -> list[str]:
     return [sys.executable, "-m", f"benchmarks.services.{service}", *words]
 
 
-def _stage(place: Place, port: int, *more: str, downstream: str = "") -> list[str]:
+def stage_command(
+    place: Place,
+    port: int,
+    *more: str,
+    target: str = "stage.demo.payment:payment",
+    external: str = "",
+    downstream: str = "",
+) -> list[str]:
+    """Serve a stage. `external` is another psp's URL, `downstream` a path of the neighbours."""
     return [
-        sys.executable, "-m", "stage", "serve", "stage.demo.payment:payment",
+        sys.executable, "-m", "stage", "serve", target,
         "--port", str(port),
         "--database", f"sqlite:///{place.folder / 'stage.db'}",
-        "--external", f"psp={place.neighbours}",
+        "--external", f"psp={external or place.neighbours}",
         "--downstream", f"shipping={place.neighbours}{downstream}",
         "--upstream", f"order={place.neighbours}",
         *more,
@@ -101,19 +109,19 @@ HANDWRITTEN = Contestant(
 STAGE = Contestant(
     name="stage",
     title="stage, tracing off",
-    command=lambda place, port: _stage(place, port, "--log-level", "warning"),
+    command=lambda place, port: stage_command(place, port, "--log-level", "warning"),
     environment={"OTEL_SDK_DISABLED": "true"},
 )
 LOGGED = Contestant(
     name="stage-logged",
     title="stage, tracing off, a log line an event",
-    command=_stage,
+    command=stage_command,
     environment={"OTEL_SDK_DISABLED": "true"},
 )
 TRACED = Contestant(
     name="stage-traced",
     title="stage, every saga traced and exported",
-    command=lambda place, port: _stage(
+    command=lambda place, port: stage_command(
         place, port, "--log-level", "warning", "--otlp-endpoint", place.collector
     ),
     environment={},
@@ -121,7 +129,7 @@ TRACED = Contestant(
 REFUSED = Contestant(
     name="stage-compensating",
     title="stage, downstream refuses, everything is compensated",
-    command=lambda place, port: _stage(
+    command=lambda place, port: stage_command(
         place, port, "--log-level", "warning", downstream="/refusing"
     ),
     environment={"OTEL_SDK_DISABLED": "true"},

@@ -1,0 +1,53 @@
+"""The payment stage with an external API that may take its time: 30 s instead of 1 s."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stage import Saga, Stage
+from stage.authoring import Http, Tx
+from stage.demo import payment as demo
+from stage.demo.payment import Charge, Order
+
+patient = Stage(
+    "patient",
+    accepts=Order,
+    adds=Charge,
+    migrations=Path(demo.__file__).with_name("migrations"),
+)
+
+
+@patient.transaction
+async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+    """Write the payment down before anything leaves."""
+    await tx.execute(
+        "INSERT INTO payment (saga_id, order_id, amount, currency, state)"
+        " VALUES (?, ?, ?, ?, 'pending')",
+        saga.id,
+        saga.input.order_id,
+        saga.input.amount,
+        saga.input.currency,
+    )
+
+
+@patient.call(to="psp", timeout=30.0)
+async def charge(http: Http, saga: Saga[Order]) -> Charge:
+    """Charge the card, and wait."""
+    answer = await http.post("/charges", json={"amount": saga.input.amount})
+    return Charge(answer.json()["id"])
+
+
+@patient.transaction
+async def record(tx: Tx, saga: Saga[Order]) -> None:
+    """Write down what was charged."""
+    await tx.execute(
+        "UPDATE payment SET state = 'charged', charge_id = ? WHERE saga_id = ?",
+        saga.result(charge).charge_id,
+        saga.id,
+    )
+
+
+@patient.output
+def charged(saga: Saga[Order]) -> Charge:
+    """What the stages after us may want to know."""
+    return saga.result(charge)
