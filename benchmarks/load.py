@@ -29,13 +29,18 @@ class Load:
         return self.requests / self.seconds
 
 
-def offer(wrk: str, url: str, *, connections: int, seconds: float, run: str) -> Load:
-    """Offer sagas on so many connections for so long; `run` makes their ids new."""
+def offer(
+    wrk: str, url: str, *, connections: int, seconds: float, run: str, path: str = ""
+) -> Load:
+    """Offer sagas on so many connections for so long; `run` makes their ids new.
+
+    With a `path` they go there, to the ingress of another system, with their id as the key.
+    """
     told = subprocess.run(
         [
             wrk, "--threads", "1", "--connections", str(connections),
             "--duration", f"{seconds:.0f}s", "--timeout", "30s",
-            "--script", str(SCRIPT), url, "--", run,
+            "--script", str(SCRIPT), url, "--", run, *([path] if path else []),
         ],
         check=True, capture_output=True, text=True, timeout=seconds + 60,
     ).stdout  # fmt: skip

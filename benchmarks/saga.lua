@@ -1,7 +1,9 @@
--- wrk: each request is a new saga. The words come after `--`: a run, unique to this measurement.
+-- wrk: each request is a new saga. The words come after `--`: a run, unique to this measurement,
+-- and for an ingress of another system its path, where the id of the saga is the key of the request.
 local counter = 0
 local thread = 0
 local run = "r"
+local path = nil
 
 function setup(each)
   each:set("thread", thread)
@@ -10,6 +12,7 @@ end
 
 function init(words)
   run = words[1]
+  path = words[2]
 end
 
 function request()
@@ -17,6 +20,10 @@ function request()
   local id = run .. "-" .. thread .. "-" .. counter
   local body = '{"saga_id":"' .. id .. '","protocol":1,"data":{"order_id":"o-1","amount":100,'
     .. '"currency":"KRW"},"trail":[{"stage":"order","at":"2026-11-23T02:29:58.120Z"}]}'
+  if path then
+    local headers = {["Content-Type"] = "application/json", ["Idempotency-Key"] = id}
+    return wrk.format("POST", path, headers, body)
+  end
   return wrk.format("POST", "/sagas", {["Content-Type"] = "application/json"}, body)
 end
 

@@ -1,0 +1,1 @@
+"""The payment service on each system. They run in environments of their own, without ours."""
