@@ -35,8 +35,11 @@ from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
-RECOVERIES_MAX = 5
-"""Runs that may end without any progress before the saga is parked (rule 15)."""
+RECOVERIES_MAX = 10
+"""Runs that may end without any progress before the saga is parked (rule 15).
+
+Not few: of all that were in flight when the process died, one is guilty.
+"""
 PROBES_NOT_THERE_MIN = 2
 """An API must say "not there" this often, apart, before it is believed (rule 5)."""
 PENDING_POLL_SECONDS_MAX = 5.0

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from stage.core.machine import RECOVERIES_MAX
 from stage.core.states import ENDED, SagaState
 from stage.core.steps import Plan, Step, StepKind
 from stage.ports.store import Row, Unit
@@ -15,8 +16,6 @@ from stage.simulation.node import Node
 
 LAST_ANSWER_SECONDS = 40.0
 """More than the longest timeout of a message."""
-CRASHES_EXCUSED = 5
-"""A saga may be parked after so many runs were lost without progress (rule 15)."""
 
 
 async def check(
@@ -151,7 +150,7 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
 def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> str:
     """What in the world makes it right that a saga waits for a person; empty without a cause."""
     reason = known.row.parked
-    if "runs in a row were lost" in reason and known.recovered > CRASHES_EXCUSED:
+    if "runs in a row were lost" in reason and known.recovered > RECOVERIES_MAX:
         return "it was lost again and again"
     if plan.pivot is not None and "pivot" in reason:
         return "it only goes forward"

@@ -20,6 +20,7 @@ from aiohttp.test_utils import TestServer, unused_port
 from stage.authoring import Http, Saga, Stage
 from stage.bootstrap import _folders
 from stage.core.errors import StoreUnavailable
+from stage.core.machine import RECOVERIES_MAX
 from stage.demo.payment import payment
 from stage.engine.embedded import EmbeddedEngine
 from stage.outbound.links import HttpLinks
@@ -34,7 +35,7 @@ from tests.scenario.attacks.world import running_world
 from tests.scenario.chain import HOST, ORDER
 
 T = TypeVar("T")
-STARTS_MAX = 12
+STARTS_MAX = RECOVERIES_MAX + 5
 
 POISON = """
 import os

@@ -8,7 +8,7 @@ import pytest
 
 from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
-from stage.core.machine import decide, evolve
+from stage.core.machine import RECOVERIES_MAX, decide, evolve
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState, Tell
 from stage.core.steps import Plan
@@ -184,7 +184,7 @@ def test_behind_the_pivot_nothing_is_undone() -> None:
 def test_a_crash_loop_is_parked() -> None:
     """Runs that are lost one after the other without progress end with a person (rule 15)."""
     plan = plans.usual()
-    lost = [e.Recovered(at=1.0, epoch=number) for number in range(2, 8)]
+    lost = [e.Recovered(at=1.0, epoch=number) for number in range(2, RECOVERIES_MAX + 3)]
     saga = fold(plan, e.Accepted(at=1.0), *lost)
     (park,) = decide(plan, saga, 1.0)
     assert isinstance(park, Record)
