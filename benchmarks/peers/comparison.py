@@ -17,6 +17,9 @@ from benchmarks.throughput import WIDE, Figure
 FIRST_SECONDS_MAX = 60.0
 WARM_UP_SECONDS = 5.0
 WARM_UP_CONNECTIONS = 8
+ANSWERS_PER_CONNECTION_MIN = 4
+"""Fewer, and the rate is that of the beginning."""
+LONGER = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ def measure(
         _first(door)
         _offer(wrk, door, WARM_UP_CONNECTIONS, WARM_UP_SECONDS, "warm")
         for width in widths:
-            seen = _offer(wrk, door, width, seconds, f"r{number}-{width}")
+            seen = _long_enough(wrk, door, width, seconds, f"r{number}-{width}")
             yield Sample(
                 system=system.name,
                 connections=width,
@@ -81,9 +84,19 @@ def _first(door: Door) -> None:
         raise AnsweredWrongly(f"the first saga: {error}") from error
 
 
-def _offer(wrk: str, door: Door, connections: int, seconds: float, run: str) -> Load:
-    seen = offer(wrk, door.url, connections=connections, seconds=seconds, run=run, path=door.path)
-    if seen.status_errors or seen.socket_errors or not seen.requests:
+def _long_enough(wrk: str, door: Door, width: int, seconds: float, run: str) -> Load:
+    """Load for so long, and anew for longer when that was too short for a slow system."""
+    seen = _offer(wrk, door, width, seconds, run)
+    if seen.requests < ANSWERS_PER_CONNECTION_MIN * width:
+        seen = _offer(wrk, door, width, LONGER * seconds, f"{run}-longer")
+    if not seen.requests:
+        raise AnsweredWrongly(f"no answer within {LONGER * seconds:.0f} s")
+    return seen
+
+
+def _offer(wrk: str, door: Door, width: int, seconds: float, run: str) -> Load:
+    seen = offer(wrk, door.url, connections=width, seconds=seconds, run=run, path=door.path)
+    if seen.status_errors or seen.socket_errors:
         raise AnsweredWrongly(f"{seen.status_errors} wrong of {seen.requests}: {seen}")
     return seen
 

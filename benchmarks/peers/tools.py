@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.machine import Missing, tool
@@ -18,11 +18,11 @@ def python_with(folder: Path, name: str, packages: Sequence[str]) -> Path:
     python = home / "bin" / "python"
 
     def install() -> None:
-        _run([sys.executable, "-m", "venv", "--clear", str(home)], name)
+        run([sys.executable, "-m", "venv", "--clear", str(home)], name)
         quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
-        _run([str(python), "-m", "pip", "install", *quiet, *packages], name)
+        run([str(python), "-m", "pip", "install", *quiet, *packages], name)
 
-    _once(home, packages, install)
+    once(home, packages, install)
     return python
 
 
@@ -33,27 +33,27 @@ def node_binary(folder: Path, name: str, package: str, binary: str) -> Path:
 
     def install() -> None:
         quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--silent")
-        _run([npm, "install", *quiet, "--prefix", str(home), package], name)
+        run([npm, "install", *quiet, "--prefix", str(home), package], name)
 
-    _once(home, [package], install)
+    once(home, [package], install)
     found = next(home.glob(f"node_modules/**/bin/{binary}"), None)
     if found is None:
         raise Missing(f"{package} has no {binary} for this machine")
     return found
 
 
-def _once(home: Path, wanted: Sequence[str], install: object) -> None:
+def once(home: Path, wanted: Sequence[str], install: Callable[[], None]) -> None:
     """Install unless exactly this is there already."""
     mark = home / ".installed"
     text = "\n".join(wanted)
     if mark.exists() and mark.read_text() == text:
         return
-    assert callable(install)
     install()
     mark.write_text(text)
 
 
-def _run(command: Sequence[str], name: str) -> None:
+def run(command: Sequence[str], name: str) -> None:
+    """Run a step of the installation of `name`. Raises Missing with what it said last."""
     try:
         subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX
