@@ -18,11 +18,13 @@ from downstream_stub.spans import SPANS, TRACE, Spans, traced
 from downstream_stub.trace import read_trace
 from downstream_stub.upstream import Upstream
 from stage.wire import headers as h
+from stage.wire.chain import ChainView
 from stage.wire.envelope import check_saga_id, decode_envelope
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, WireError
 from stage.wire.replies import decode_compensate
+from stage.wire.views import encode_view
 
 GONE_POLL_SECONDS = 0.02
 """How often a hanging request looks whether its client went away."""
@@ -108,6 +110,10 @@ async def get_saga(request: web.Request) -> web.Response:
     saga = request.app[PARTICIPANT].books.find(request.match_info["saga_id"])
     if saga is None:
         raise WireError(404, "Unknown saga", "this neighbour never saw it")
+    if request.query.get("view") == "chain":
+        story = saga.story(request.app[PARTICIPANT].name)
+        view = ChainView(saga_id=saga.saga_id, stages=[story])
+        return web.Response(body=encode_view(view), content_type=h.CONTENT_JSON)
     return web.json_response(saga.told())
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from downstream_stub.trace import Trace
+from stage.wire.chain import ChainEvent, StageStory
 from stage.wire.envelope import format_instant
 from stage.wire.outcome import Outcome
 from stage.wire.problem import CONTENT_TYPE, Problem, WireError
@@ -127,6 +128,30 @@ class Saga:
     def tried_to_tell(self, reply: str) -> None:
         """Note what upstream said to our request to compensate."""
         _keep(self.told_upstream, {"reply": reply})
+
+    def story(self, stage: str) -> StageStory:
+        """The saga as the chain view tells it; we are its tail, and ask nobody further."""
+        happened = [ChainEvent(at=each["at"], event=each["what"]) for each in self.events]
+        asked = [
+            ChainEvent(
+                at=each["at"],
+                event="compensation_requested",
+                by=each["requested_by"],
+                reason=each["reason"],
+            )
+            for each in self.compensations
+        ]
+        told = [
+            ChainEvent(at=each["at"], event="told upstream", reason=each["reply"])
+            for each in self.told_upstream
+        ]
+        return StageStory(
+            stage=stage,
+            state=self.state,
+            outcome=OUTCOMES[self.state],
+            trace_id=self.trace.trace_id or None,
+            events=sorted([*happened, *asked, *told], key=lambda event: event.at),
+        )
 
     def told(self) -> dict[str, Any]:
         """The saga as `GET /sagas` shows it."""

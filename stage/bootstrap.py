@@ -101,6 +101,7 @@ def build_app(
         clock=clock,
         descriptor=_descriptor(stage, bound, config),
         limits=DEFAULT_LIMITS,
+        neighbours=links,
         admission=Admission(config.requests_max),
         wait_seconds_max=config.wait_seconds_max,
     )

@@ -10,12 +10,14 @@ from aiohttp.typedefs import Handler
 from opentelemetry.trace import TracerProvider
 
 from stage.wire import headers as h
+from stage.wire.chain import ChainView
 from stage.wire.envelope import check_saga_id, new_saga_id
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.outcome import Outcome
 from stage.wire.problem import CONTENT_TYPE, Problem, WireError
 from stage.wire.replies import decode_compensate
 from stage.wire.strict_json import decode_object
+from stage.wire.views import encode_view
 from upstream_stub.books import Saga, State
 from upstream_stub.head import Head
 from upstream_stub.script import Script, ScriptName, Scripts
@@ -139,6 +141,10 @@ async def get_saga(request: web.Request) -> web.Response:
     saga = request.app[HEAD].find(request.match_info["saga_id"])
     if saga is None:
         raise WireError(404, "Unknown saga", "this neighbour never saw it")
+    if request.query.get("view") == "chain":
+        story = saga.story(request.app[HEAD].name)
+        view = ChainView(saga_id=saga.saga_id, stages=[story])
+        return web.Response(body=encode_view(view), content_type=h.CONTENT_JSON)
     return web.json_response(saga.told())
 
 

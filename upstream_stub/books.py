@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from stage.wire.chain import ChainEvent, StageStory
 from stage.wire.envelope import format_instant
 from stage.wire.outcome import Outcome
 from upstream_stub.trace import Trace
@@ -119,6 +120,17 @@ class Saga:
     def outcome(self) -> Outcome:
         """The state as the protocol says it."""
         return OUTCOMES[self.state]
+
+    def story(self, stage: str) -> StageStory:
+        """The saga as the chain view tells it; we are its head, and ask nobody further."""
+        return StageStory(
+            stage=stage,
+            state=self.state,
+            outcome=self.outcome,
+            stands=list(self.stands),
+            trace_id=self.trace.trace_id or None,
+            events=[ChainEvent(at=each["at"], event=each["what"]) for each in self.events],
+        )
 
     def told(self) -> dict[str, Any]:
         """The saga as `GET /sagas` shows it."""

@@ -24,6 +24,7 @@ from stage.cli.send import send
 from stage.cli.serve import serve
 from stage.cli.settings import config, openapi
 from stage.cli.simulate import simulate
+from stage.cli.trace import trace
 from stage.core.errors import StageError
 
 
@@ -34,7 +35,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, serve, db, send, sagas, show, plan),
+    *(demo, serve, db, send, sagas, show, trace, plan),
     *(compensate, retry, settle, resolve, forget),
     *(config, openapi, simulate),
 )

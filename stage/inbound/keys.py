@@ -10,6 +10,7 @@ from aiohttp import web
 from stage.inbound.admission import Admission
 from stage.ports.clock import Clock
 from stage.ports.engine import Engine
+from stage.ports.links import Neighbours
 from stage.ports.observer import Observer, Span
 from stage.ports.stage import Participant
 from stage.wire.descriptor import Descriptor
@@ -30,6 +31,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     descriptor: Descriptor
     limits: Limits
+    neighbours: Neighbours
     admission: Admission = msgspec.field(default_factory=Admission)
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0

@@ -5,37 +5,21 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from stage.core.describe import next_action
-from stage.core.events import Event, encode_event, name_of
-from stage.core.forecast import forecast
-from stage.core.ids import Direction, idempotency_key
-from stage.core.machine import what_stands
-from stage.core.states import SagaState, Tell
-from stage.core.steps import Plan, Step, StepKind
-from stage.inbound.keys import EDGE, Edge
+from stage.core.states import SagaState
+from stage.inbound.chain import chain
+from stage.inbound.keys import EDGE
 from stage.inbound.read import saga_id_of, wait_of
-from stage.ports.engine import Snapshot
-from stage.ports.store import Entry, Filter, SagaRow
+from stage.inbound.views import journal_view, never_seen, plan_view, row_view, view_of_snapshot
+from stage.ports.store import Filter
 from stage.wire import headers as h
-from stage.wire.envelope import format_instant
-from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
-from stage.wire.views import JournalView, SagaPage, SagaView, StepView
+from stage.wire.views import SagaPage
 
 PAGE_MAX = 500
-OUTCOMES = {
-    SagaState.ACTIVE: Outcome.IN_PROGRESS,
-    SagaState.COMPENSATING: Outcome.IN_PROGRESS,
-    SagaState.COMPLETED: Outcome.EXECUTED,
-    SagaState.COMPENSATED: Outcome.COMPENSATED,
-    SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
-}
-PRIVATE = ("request", "result")
-"""Members of events that stay in the journal: undo data and payloads."""
 
 
 async def look(request: web.Request) -> web.Response:
-    """One saga; `Prefer: wait=N` waits for a change, `?view=journal` and `plan` show more."""
+    """One saga; `Prefer: wait=N` waits for a change, `?view=journal|plan|chain` shows more."""
     edge = request.app[EDGE]
     saga_id = saga_id_of(request)
     view = request.query.get("view", "")
@@ -43,18 +27,23 @@ async def look(request: web.Request) -> web.Response:
         entries = await edge.engine.journal(saga_id)
         if not entries and await edge.engine.look(saga_id) is None:
             raise never_seen(saga_id)
-        return _json(_journal(saga_id, entries))
+        return _json(journal_view(saga_id, entries))
+    if view == "chain":
+        snapshot = await edge.engine.look(saga_id)
+        if snapshot is None:
+            raise never_seen(saga_id)
+        return _json(await chain(request, snapshot))
     if view == "plan":
         snapshot = await edge.engine.look(saga_id)
         if snapshot is None:
             raise never_seen(saga_id)
-        return _json(_plan_view(edge, snapshot))
+        return _json(plan_view(edge, snapshot))
     if view:
         raise WireError(
             400,
             "Unknown view",
             f"there is no view {view!r}",
-            hint="leave it out, or view=journal, view=plan",
+            hint="leave it out, or view=journal, view=plan, view=chain",
         )
     wait, _ = wait_of(request, 0.0, edge.wait_seconds_max)
     snapshot = await edge.engine.look(saga_id, wait)
@@ -83,127 +72,8 @@ async def list_sagas(request: web.Request) -> web.Response:
     parked = {"true": True, "false": False}.get(query.get("parked", ""))
     which = Filter(states=states, parked=parked, after=query.get("after", ""), limit=limit)
     rows = await edge.engine.page(which)
-    views = [_row_view(edge, row) for row in rows]
+    views = [row_view(edge, row) for row in rows]
     return _json(SagaPage(sagas=views, next=rows[-1].id if len(rows) == limit else None))
-
-
-def view_of_snapshot(edge: Edge, snapshot: Snapshot) -> SagaView:
-    """The saga with its steps and its next action."""
-    plan, saga, row = edge.participant.plan, snapshot.saga, snapshot.row
-    action = next_action(plan, saga, edge.clock.now())
-    text, at = action if action is not None else (None, None)
-    if at is None and text is not None and not snapshot.running and snapshot.next_at is not None:
-        at = snapshot.next_at if not saga.parked else None
-    return msgspec.structs.replace(
-        _row_view(edge, row),
-        state=saga.state.value,
-        outcome=OUTCOMES[saga.state],
-        parked=bool(saga.parked),
-        parked_reason=saga.parked or None,
-        next_action=text,
-        next_action_at=None if at is None else format_instant(at),
-        stands=list(what_stands(plan, saga)) if saga.ended else _may_stand(snapshot),
-        steps=_steps(plan, snapshot),
-        upstream=saga.upstream or None,
-        told_upstream=None if saga.tell is Tell.NO else saga.tell.value,
-        reason=saga.reason or None,
-        requested_by=saga.requested_by or None,
-    )
-
-
-def _may_stand(snapshot: Snapshot) -> list[str]:
-    return [name for name, step in snapshot.saga.steps.items() if step.may_stand]
-
-
-def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
-    if snapshot.row.closed_at is not None:
-        return []  # its steps were dropped with its undo data
-    views = []
-    for step in plan.steps:
-        known = snapshot.saga.steps.get(step.name)
-        views.append(
-            StepView(
-                name=step.name,
-                kind=step.kind.value,
-                peer=step.peer or None,
-                phase=known.phase.value if known is not None else "not_started",
-                attempts=known.attempts if known is not None else 0,
-                compensation_attempts=known.compensation_attempts if known is not None else 0,
-                last_error=(known.error or None) if known is not None else None,
-                key=_key(plan, snapshot, step),
-            )
-        )
-    return views
-
-
-def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
-    """The key to look an effect up by at its API."""
-    if step.kind is not StepKind.CALL:
-        return None
-    return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.DO)
-
-
-def _row_view(edge: Edge, row: SagaRow) -> SagaView:
-    return SagaView(
-        saga_id=row.id,
-        stage=edge.participant.plan.stage,
-        state=row.state.value,
-        outcome=OUTCOMES[row.state],
-        parked=bool(row.parked),
-        parked_reason=row.parked or None,
-        epoch=row.epoch,
-        accepted_at=format_instant(row.accepted_at),
-        updated_at=format_instant(row.updated_at),
-        deadline=None if row.deadline is None else format_instant(row.deadline),
-        trace_id=row.traceparent[3:35] or None,
-        next_action=None,
-        next_action_at=None if row.due_at is None else format_instant(row.due_at),
-        stands=[],
-        steps=[],
-        told_upstream=None,
-    )
-
-
-def _journal(saga_id: str, entries: list[Entry]) -> JournalView:
-    return JournalView(saga_id=saga_id, entries=[_entry(entry) for entry in entries])
-
-
-def _entry(entry: Entry) -> dict[str, object]:
-    event: Event = entry.event
-    members = {
-        name: value
-        for name, value in msgspec.json.decode(encode_event(event)).items()
-        if name not in PRIVATE and name not in ("at", "event")
-    }
-    return {
-        "seq": entry.number,
-        "at": format_instant(event.at),
-        "event": name_of(event),
-        "epoch": entry.epoch,
-        **members,
-    }
-
-
-def _plan_view(edge: Edge, snapshot: Snapshot) -> dict[str, object]:
-    """What a compensation would do now; asking changes nothing."""
-    plan, saga = edge.participant.plan, snapshot.saga
-    return {
-        "saga_id": saga.id,
-        "stage": plan.stage,
-        "state": saga.state,
-        "steps": forecast(plan, saga),
-        "tells": saga.upstream or None,
-    }
-
-
-def never_seen(saga_id: str) -> WireError:
-    """404 for a saga that this stage knows nothing of."""
-    return WireError(
-        404,
-        "Saga never seen",
-        f"saga {saga_id} was never seen here",
-        hint="check the id, and whether it was sent to this stage",
-    )
 
 
 def _json(value: object) -> web.Response:

@@ -77,7 +77,7 @@ def document(descriptor: Descriptor | None = None) -> dict[str, Any]:
                     "summary": "State, outcome, steps and next action of one saga",
                     "operationId": "look",
                     "parameters": [
-                        _query("view", {"type": "string", "enum": ["journal"]}),
+                        _query("view", {"type": "string", "enum": ["journal", "plan", "chain"]}),
                         _prefer(),
                     ],
                     "responses": {

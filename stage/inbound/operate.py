@@ -10,9 +10,9 @@ from aiohttp import web
 
 from stage.core import events as e
 from stage.inbound.keys import EDGE
-from stage.inbound.look import never_seen, view_of_snapshot
 from stage.inbound.middleware import problem_response
 from stage.inbound.read import read_body, saga_id_of
+from stage.inbound.views import never_seen, view_of_snapshot
 from stage.ports.engine import NotAllowed
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome

@@ -24,6 +24,7 @@ from stage.ports.links import (
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire import headers as h
+from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS, ChainView, decode_chain
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.problem import WireError, decode_problem
 from stage.wire.replies import (
@@ -42,6 +43,7 @@ REASON_CHARS_MAX = 300
 SAGAS = "/sagas"
 COMPENSATE = "/sagas/{saga_id}/compensate"
 SERVER_ERROR = 500
+OK = 200
 
 
 class HttpLinks:
@@ -159,6 +161,38 @@ class HttpLinks:
             timeout=timeout,
         )
         return answer if isinstance(answer, Lost) else _read_compensate(answer)
+
+    async def chain(
+        self,
+        peer: str,
+        saga_id: str,
+        *,
+        asked: tuple[str, ...],
+        hops: int,
+        timeout: float,
+        trace: TraceContext,
+    ) -> ChainView | Lost:
+        """See `ports.links.Neighbours`. Not part of the saga: no span, and no breaker."""
+        answer = await self._transport.send(
+            "GET",
+            f"{self._neighbours[peer]}/sagas/{quote(saga_id, safe='~:')}?view=chain",
+            headers=[
+                (CHAIN_ASKED, ",".join(asked)),
+                (CHAIN_HOPS, str(hops)),
+                *_budget(timeout),
+                *_trace(trace),
+            ],
+            body=b"",
+            timeout=timeout,
+        )
+        if isinstance(answer, Lost):
+            return answer
+        if answer.status != OK:
+            return Lost(reason=_reason(answer))
+        try:
+            return decode_chain(answer.body, saga_id)
+        except WireError as error:
+            return Lost(reason=str(error))
 
     async def _send(
         self,

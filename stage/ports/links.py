@@ -14,6 +14,7 @@ import msgspec
 from stage.core.events import Request
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
+from stage.wire.chain import ChainView
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,4 +99,28 @@ class Links(Protocol):
         timeout: float,
     ) -> CompensateReply:
         """Ask a neighbour to compensate: `POST /sagas/{id}/compensate`."""
+        ...
+
+
+class Neighbours(Protocol):
+    """The neighbours as those who know their part of a saga's story. The same law holds."""
+
+    def is_upstream(self, peer: str) -> bool:
+        """True when an upstream of that name is configured."""
+        ...
+
+    async def chain(
+        self,
+        peer: str,
+        saga_id: str,
+        *,
+        asked: tuple[str, ...],
+        hops: int,
+        timeout: float,
+        trace: TraceContext,
+    ) -> ChainView | Lost:
+        """Ask for the story of the chain as that neighbour sees it: `GET …?view=chain`.
+
+        `asked` are the stages that were asked already, `hops` how many further it may pass.
+        """
         ...

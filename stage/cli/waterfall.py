@@ -1,0 +1,179 @@
+"""Draws the story of a chain as one waterfall: the way down, and the way back up.
+
+Rows stand in the order of time, whatever the stage: down the chain and, when something failed, up
+again. The clocks of the stages are taken as they are. Pure: a view in, lines out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+from stage.wire.chain import ChainEvent, ChainView, StageStory
+from stage.wire.envelope import parse_instant
+
+BAR_CHARS = 32
+LABEL_CHARS = 40
+REASON_CHARS = 60
+_BEGINS = {
+    "step_started": "",
+    "probe_started": "probe ",
+    "compensation_started": "compensate ",
+    "tell_started": "tell upstream",
+}
+_POINTS = {
+    "accepted": "accepted",
+    "tombstoned": "asked to compensate before it came",
+    "answer_deferred": "answered 202",
+    "compensation_requested": "asked to compensate",
+    "turned_back": "turns back",
+    "completed": "completed",
+    "compensated": "compensated",
+    "failed_to_compensate": "failed to compensate",
+    "parked": "parked",
+    "retried": "retry",
+    "settled": "settle",
+    "resolved": "resolve",
+    "forgotten": "forget",
+}
+_WORDS = {
+    "step_succeeded": "",
+    "step_refused": "refused",
+    "step_transient": "did not happen, again later",
+    "step_in_doubt": "in doubt",
+    "step_pending": "still running there",
+    "probe_found": "found",
+    "probe_not_there": "not there",
+    "probe_failed": "no answer",
+    "compensation_succeeded": "",
+    "compensation_delayed": "again later",
+    "compensation_refused": "cannot",
+    "tell_delivered": "",
+    "tell_delayed": "again later",
+    "tell_refused": "cannot",
+}
+
+
+@dataclass(slots=True)
+class _Row:
+    """One line: something that took time, or happened at an instant (`end` is None)."""
+
+    stage: str
+    depth: int
+    at: float
+    label: str
+    backward: bool = False
+    end: float | None = None
+    note: str = ""
+    open: bool = field(default=False)
+    """Begun, and its end is not known."""
+
+
+def draw_chain(view: ChainView, *, link: str = "") -> str:
+    """The picture. `link` is where the trace can be looked at, or empty."""
+    rows = [row for depth, story in enumerate(view.stages) for row in _rows(story, depth)]
+    rows.sort(key=lambda row: row.at)
+    lines = [*_head(view, link), ""]
+    if rows:
+        first = rows[0].at
+        last = max(row.end if row.end is not None else row.at for row in rows)
+        width = max(len(story.stage) for story in view.stages)
+        lines += [_line(row, first, max(last - first, 0.001), width) for row in rows]
+        lines.append("")
+    lines += _ends(view.stages)
+    return "\n".join(lines)
+
+
+def _head(view: ChainView, link: str) -> list[str]:
+    traces = list(dict.fromkeys(story.trace_id for story in view.stages if story.trace_id))
+    head = f"saga {view.saga_id}   {' → '.join(story.stage for story in view.stages)}"
+    told = [head, *(f"trace {trace}" for trace in traces)]
+    return [*told, link] if link else told
+
+
+def _rows(story: StageStory, depth: int) -> Iterable[_Row]:
+    """The rows of one stage; what begins and what ends it are one."""
+    open_: dict[str, _Row] = {}
+    rows: list[_Row] = []
+    for event in story.events:
+        at = parse_instant(event.at)
+        if event.event in _BEGINS:
+            row = _Row(story.stage, depth, at, _begun(event), _is_backward(event), open=True)
+            open_[event.step] = row
+            rows.append(row)
+        elif event.event in _WORDS:
+            known = open_.pop(event.step, None)
+            if known is None:
+                known = _Row(story.stage, depth, at, _undeclared(event), _is_backward(event))
+                rows.append(known)
+            known.end, known.open = at, False
+            known.note = _note(_WORDS[event.event], event)
+        elif event.event == "recovered":
+            for row in open_.values():
+                row.end, row.open, row.note = at, False, "cut off: the process died"
+            open_.clear()
+            rows.append(_Row(story.stage, depth, at, f"recovered, as run {event.epoch}"))
+        elif event.event != "request_prepared":
+            label = _POINTS.get(event.event, event.event)
+            rows.append(_Row(story.stage, depth, at, label, note=_note("", event)))
+    return rows
+
+
+def _begun(event: ChainEvent) -> str:
+    again = f" #{event.attempt}" if event.attempt is not None and event.attempt > 1 else ""
+    return f"{_BEGINS[event.event]}{event.step}{again}"
+
+
+def _undeclared(event: ChainEvent) -> str:
+    """A transaction: only its end is journaled, for its beginning is the same commit."""
+    return f"compensate {event.step}" if _is_backward(event) else event.step
+
+
+def _is_backward(event: ChainEvent) -> bool:
+    return event.event.startswith(("compensation_", "tell_"))
+
+
+def _note(word: str, event: ChainEvent) -> str:
+    said = _plain(event.reason)
+    by = f"by {_plain(event.by)}" if event.by else ""
+    return ": ".join(filter(None, (" ".join(filter(None, (word, by))), said)))
+
+
+def _plain(text: str) -> str:
+    cut = text if len(text) <= REASON_CHARS else text[: REASON_CHARS - 3] + "..."
+    return "".join(sign if sign.isprintable() else " " for sign in cut)
+
+
+def _line(row: _Row, first: float, span: float, width: int) -> str:
+    label = f"{'  ' * row.depth}{'◀' if row.backward else '▶' if row.end else '·'} {row.label}"
+    start = int((row.at - first) / span * (BAR_CHARS - 1))
+    end = row.end if row.end is not None else row.at
+    long = max(1, ceil((end - row.at) / span * (BAR_CHARS - 1)))
+    sign = "│" if row.end is None and not row.open else "█"
+    bar = (" " * start + sign * min(long, BAR_CHARS - start)).ljust(BAR_CHARS)
+    if row.open:
+        bar = (" " * start).ljust(BAR_CHARS, "░")
+    when = f"{(row.at - first) * 1e3:7.0f}"
+    took = f" +{(row.end - row.at) * 1e3:.0f} ms" if row.end is not None else ""
+    return (
+        f"{_plain(row.stage).ljust(width)} {when} {_plain(label).ljust(LABEL_CHARS)[:LABEL_CHARS]}"
+        f" {bar} {took.strip():>9}  {row.note}"
+    ).rstrip()
+
+
+def _ends(stages: Sequence[StageStory]) -> list[str]:
+    lines = []
+    for story in stages:
+        if not story.known:
+            lines.append(f"{_plain(story.stage)}: unknown ({_plain(story.why_unknown or '')})")
+            continue
+        line = f"{_plain(story.stage)}: {_plain(story.state or '?')}"
+        if story.parked_reason:
+            line += f", parked: {_plain(story.parked_reason)}"
+        if story.next_action:
+            line += f", next: {_plain(story.next_action)}"
+        if story.stands:
+            line += f", stands: {', '.join(_plain(name) for name in story.stands)}"
+        lines.append(line)
+    return lines

@@ -1,0 +1,122 @@
+"""`GET /sagas/{id}?view=chain`: the story of the whole chain, asked of the neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from aiohttp import web
+
+from stage.core.events import encode_event, name_of
+from stage.core.steps import StepKind
+from stage.inbound.keys import EDGE, SPAN, Edge
+from stage.inbound.views import view_of_snapshot
+from stage.ports.engine import Snapshot
+from stage.ports.observer import TraceContext
+from stage.wire import headers as h
+from stage.wire.chain import (
+    CHAIN_ASKED,
+    CHAIN_HOPS,
+    EVENTS_MAX,
+    STAGES_MAX,
+    ChainView,
+    StageStory,
+    event_of,
+    parse_asked,
+    parse_hops,
+    unknown,
+)
+from stage.wire.envelope import format_instant
+
+CHAIN_SECONDS_MAX = 5.0
+"""For the whole question; each stage leaves the next one a share of what it has."""
+SHARE_OF_NEXT = 0.8
+
+
+async def chain(request: web.Request, snapshot: Snapshot) -> ChainView:
+    """Our own story between those of the stages before and behind us."""
+    edge = request.app[EDGE]
+    asked = parse_asked(request.headers.getall(CHAIN_ASKED, []))
+    hops = parse_hops(request.headers.getall(CHAIN_HOPS, []))
+    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, []))
+    seconds = min(CHAIN_SECONDS_MAX, CHAIN_SECONDS_MAX if budget is None else budget)
+    own = await _own(edge, snapshot)
+    before, behind = _neighbours(edge, snapshot, asked)
+    trace = request[SPAN].context
+    told = await asyncio.gather(
+        *(
+            _ask(edge, peer, snapshot, (*asked, own.stage, *before, *behind), hops, seconds, trace)
+            for peer in (*before, *behind)
+        )
+    )
+    stories = [*told[: len(before)], [own], *told[len(before) :]]
+    stages = _each_once([story for part in stories for story in part])
+    return ChainView(saga_id=snapshot.row.id, stages=stages[:STAGES_MAX])
+
+
+def _neighbours(
+    edge: Edge, snapshot: Snapshot, asked: tuple[str, ...]
+) -> tuple[list[str], list[str]]:
+    """The configured upstream that the saga came from, and the downstreams; each not yet asked."""
+    plan = edge.participant.plan
+    upstream = snapshot.saga.upstream
+    before = [upstream] if upstream and edge.neighbours.is_upstream(upstream) else []
+    behind = [step.peer for step in plan.steps if step.kind is StepKind.FORWARD]
+    own = (*asked, plan.stage)
+    return (
+        [peer for peer in before if peer not in own],
+        [peer for peer in behind if peer not in own and peer not in before],
+    )
+
+
+async def _ask(
+    edge: Edge,
+    peer: str,
+    snapshot: Snapshot,
+    asked: tuple[str, ...],
+    hops: int,
+    seconds: float,
+    trace: TraceContext,
+) -> list[StageStory]:
+    if hops < 1:
+        return [unknown(peer, "not asked: the question has passed as many stages as it may")]
+    others = tuple(name for name in dict.fromkeys(asked) if name != peer)
+    told = await edge.neighbours.chain(
+        peer,
+        snapshot.row.id,
+        asked=others,
+        hops=hops - 1,
+        timeout=seconds * SHARE_OF_NEXT,
+        trace=trace,
+    )
+    if not isinstance(told, ChainView):
+        return [unknown(peer, told.reason)]
+    # A neighbour tells of itself and of those that nobody has asked yet.
+    return [story for story in told.stages if story.stage not in others]
+
+
+def _each_once(stories: list[StageStory]) -> list[StageStory]:
+    return list({story.stage: story for story in reversed(stories)}.values())[::-1]
+
+
+async def _own(edge: Edge, snapshot: Snapshot) -> StageStory:
+    view = view_of_snapshot(edge, snapshot)
+    entries = await edge.engine.journal(snapshot.row.id)
+    return StageStory(
+        stage=view.stage,
+        state=view.state,
+        outcome=view.outcome,
+        parked_reason=view.parked_reason,
+        next_action=view.next_action,
+        next_action_at=view.next_action_at,
+        stands=view.stands,
+        trace_id=view.trace_id,
+        events=[
+            event_of(
+                format_instant(entry.event.at),
+                name_of(entry.event),
+                msgspec.json.decode(encode_event(entry.event)),
+            )
+            for entry in entries[-EVENTS_MAX:]
+        ],
+    )

@@ -1,0 +1,151 @@
+"""What the views of a saga show, made of what the engine knows of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stage.core.describe import next_action
+from stage.core.events import Event, encode_event, name_of
+from stage.core.forecast import forecast
+from stage.core.ids import Direction, idempotency_key
+from stage.core.machine import what_stands
+from stage.core.states import SagaState, Tell
+from stage.core.steps import Plan, Step, StepKind
+from stage.inbound.keys import Edge
+from stage.ports.engine import Snapshot
+from stage.ports.store import Entry, SagaRow
+from stage.wire.envelope import format_instant
+from stage.wire.outcome import Outcome
+from stage.wire.problem import WireError
+from stage.wire.views import JournalView, SagaView, StepView
+
+OUTCOMES = {
+    SagaState.ACTIVE: Outcome.IN_PROGRESS,
+    SagaState.COMPENSATING: Outcome.IN_PROGRESS,
+    SagaState.COMPLETED: Outcome.EXECUTED,
+    SagaState.COMPENSATED: Outcome.COMPENSATED,
+    SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
+}
+PRIVATE = ("request", "result")
+"""Members of events that stay in the journal: undo data and payloads."""
+
+
+def view_of_snapshot(edge: Edge, snapshot: Snapshot) -> SagaView:
+    """The saga with its steps and its next action."""
+    plan, saga, row = edge.participant.plan, snapshot.saga, snapshot.row
+    action = next_action(plan, saga, edge.clock.now())
+    text, at = action if action is not None else (None, None)
+    if at is None and text is not None and not snapshot.running and snapshot.next_at is not None:
+        at = snapshot.next_at if not saga.parked else None
+    return msgspec.structs.replace(
+        row_view(edge, row),
+        state=saga.state.value,
+        outcome=OUTCOMES[saga.state],
+        parked=bool(saga.parked),
+        parked_reason=saga.parked or None,
+        next_action=text,
+        next_action_at=None if at is None else format_instant(at),
+        stands=list(what_stands(plan, saga)) if saga.ended else _may_stand(snapshot),
+        steps=_steps(plan, snapshot),
+        upstream=saga.upstream or None,
+        told_upstream=None if saga.tell is Tell.NO else saga.tell.value,
+        reason=saga.reason or None,
+        requested_by=saga.requested_by or None,
+    )
+
+
+def _may_stand(snapshot: Snapshot) -> list[str]:
+    return [name for name, step in snapshot.saga.steps.items() if step.may_stand]
+
+
+def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
+    if snapshot.row.closed_at is not None:
+        return []  # its steps were dropped with its undo data
+    views = []
+    for step in plan.steps:
+        known = snapshot.saga.steps.get(step.name)
+        views.append(
+            StepView(
+                name=step.name,
+                kind=step.kind.value,
+                peer=step.peer or None,
+                phase=known.phase.value if known is not None else "not_started",
+                attempts=known.attempts if known is not None else 0,
+                compensation_attempts=known.compensation_attempts if known is not None else 0,
+                last_error=(known.error or None) if known is not None else None,
+                key=_key(plan, snapshot, step),
+            )
+        )
+    return views
+
+
+def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
+    """The key to look an effect up by at its API."""
+    if step.kind is not StepKind.CALL:
+        return None
+    return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.DO)
+
+
+def row_view(edge: Edge, row: SagaRow) -> SagaView:
+    """What the row alone tells, for lists."""
+    return SagaView(
+        saga_id=row.id,
+        stage=edge.participant.plan.stage,
+        state=row.state.value,
+        outcome=OUTCOMES[row.state],
+        parked=bool(row.parked),
+        parked_reason=row.parked or None,
+        epoch=row.epoch,
+        accepted_at=format_instant(row.accepted_at),
+        updated_at=format_instant(row.updated_at),
+        deadline=None if row.deadline is None else format_instant(row.deadline),
+        trace_id=row.traceparent[3:35] or None,
+        next_action=None,
+        next_action_at=None if row.due_at is None else format_instant(row.due_at),
+        stands=[],
+        steps=[],
+        told_upstream=None,
+    )
+
+
+def journal_view(saga_id: str, entries: list[Entry]) -> JournalView:
+    """The journal without undo data and payloads."""
+    return JournalView(saga_id=saga_id, entries=[_entry(entry) for entry in entries])
+
+
+def _entry(entry: Entry) -> dict[str, object]:
+    event: Event = entry.event
+    members = {
+        name: value
+        for name, value in msgspec.json.decode(encode_event(event)).items()
+        if name not in PRIVATE and name not in ("at", "event")
+    }
+    return {
+        "seq": entry.number,
+        "at": format_instant(event.at),
+        "event": name_of(event),
+        "epoch": entry.epoch,
+        **members,
+    }
+
+
+def plan_view(edge: Edge, snapshot: Snapshot) -> dict[str, object]:
+    """What a compensation would do now; asking changes nothing."""
+    plan, saga = edge.participant.plan, snapshot.saga
+    return {
+        "saga_id": saga.id,
+        "stage": plan.stage,
+        "state": saga.state,
+        "steps": forecast(plan, saga),
+        "tells": saga.upstream or None,
+    }
+
+
+def never_seen(saga_id: str) -> WireError:
+    """404 for a saga that this stage knows nothing of."""
+    return WireError(
+        404,
+        "Saga never seen",
+        f"saga {saga_id} was never seen here",
+        hint="check the id, and whether it was sent to this stage",
+    )

@@ -1,0 +1,88 @@
+"""The picture that `stage trace` draws, from what the stages tell."""
+
+from __future__ import annotations
+
+from stage.cli.waterfall import draw_chain
+from stage.wire.chain import ChainEvent, ChainView, StageStory, unknown
+
+
+def at(milliseconds: int, event: str, **more: object) -> ChainEvent:
+    return ChainEvent(at=f"2026-11-23T02:30:00.{milliseconds:03d}Z", event=event, **more)  # type: ignore[arg-type]
+
+
+PAYMENT = StageStory(
+    stage="payment",
+    state="compensated",
+    trace_id="a" * 32,
+    events=[
+        at(0, "accepted"),
+        at(1, "step_succeeded", step="reserve"),
+        at(1, "step_started", step="charge", attempt=1),
+        at(201, "step_in_doubt", step="charge", reason="no answer"),
+        at(250, "probe_started", step="charge"),
+        at(500, "recovered", epoch=2),
+        at(510, "probe_started", step="charge"),
+        at(520, "probe_found", step="charge"),
+        at(700, "compensation_requested", by="order", reason="changed\x1b[31m my mind"),
+        at(710, "compensation_started", step="charge", attempt=2),
+    ],
+)
+
+
+def picture(*stories: StageStory) -> list[str]:
+    return draw_chain(ChainView(saga_id="s-1", stages=list(stories))).splitlines()
+
+
+GOLDEN = """
+saga s-1   payment
+trace {trace}
+
+payment       0 · accepted                               │
+payment       1 ▶ reserve                                █                                    +0 ms
+payment       1 ▶ charge                                 █████████                          +200 ms  in doubt: no answer
+payment     250 ▶ probe charge                                     ███████████              +250 ms  cut off: the process died
+payment     500 · recovered, as run 2                                         │
+payment     510 ▶ probe charge                                                 █             +10 ms  found
+payment     700 · asked to compensate                                                  │             by order: changed [31m my mind
+payment     710 ◀ compensate charge #2                                                  ░
+
+payment: compensated
+"""
+
+
+def test_the_picture_of_doubt_crash_and_undo() -> None:
+    """Golden: what began and ended is one bar, a crash cuts bars off, what is open is shaded."""
+    assert GOLDEN.format(trace="a" * 32).strip() == "\n".join(
+        line.rstrip() for line in picture(PAYMENT)
+    )
+
+
+def test_stages_are_merged_by_time() -> None:
+    """Down the chain, and up again."""
+    head = StageStory(stage="order", state="completed", events=[at(0, "a"), at(900, "d")])
+    tail = StageStory(stage="shipping", state="completed", events=[at(300, "b"), at(600, "c")])
+    rows = picture(head, tail)[2:6]
+    assert ["order", "shipping", "shipping", "order"] == [row.split()[0] for row in rows]
+
+
+def test_who_did_not_answer_is_told_below() -> None:
+    """Nothing is drawn of it, and why is said."""
+    assert (
+        "shipping: unknown (no answer in time)"
+        == picture(PAYMENT, unknown("shipping", "no answer in time"))[-1]
+    )
+
+
+def test_foreign_words_drive_no_terminal() -> None:
+    """What a neighbour says is text: no control characters, cut to a length."""
+    bad = StageStory(stage="x", state="a\x1b]0;b\x07", events=[at(0, "e\x1b[2J" * 100)])
+    drawn = "\n".join(picture(bad))
+    assert "\x1b" not in drawn
+    assert "\x07" not in drawn
+
+
+def test_nothing_known_is_no_picture() -> None:
+    """Only the summary is left."""
+    assert ["saga s-1   shipping", "", "shipping: unknown (away)"] == picture(
+        unknown("shipping", "away")
+    )
