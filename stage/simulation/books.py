@@ -136,7 +136,8 @@ class Books:
         self._sent: dict[tuple[str, str], bytes] = {}
         self._answers: dict[tuple[str, str, int], bytes] = {}
         self._refused: dict[tuple[str, str], str] = {}
-        self._closed: set[tuple[str, str]] = set()
+        self._closed: dict[tuple[str, str], float] = {}
+        """Since when a stage says that nothing of a saga stands."""
         self._effects_made = 0
         self.payloads: dict[str, bytes] = {}
         """The data of each saga as its client first sent it."""
@@ -426,8 +427,14 @@ class Books:
 
     # --- answers ---------------------------------------------------------------------------------
 
-    def answered(self, stage: str, saga: str, status: int, body: bytes, outcome: str) -> None:
-        """A stage answers `POST /sagas`; what it says has to be durable, true and the same."""
+    def answered(
+        self, stage: str, saga: str, status: int, body: bytes, outcome: str, *, asked_at: float
+    ) -> None:
+        """A stage answers `POST /sagas`; what it says has to be durable, true and the same.
+
+        `asked_at` is when the request arrived: what was said meanwhile to others does not bind
+        the answer, which may have been on its way already.
+        """
         known = self.known.get((stage, saga))
         if status in (200, 202, 409, 410) and known is None:
             self.violate("I1", saga, f"{stage} answered {status} for a saga that is not stored")
@@ -437,16 +444,16 @@ class Books:
             before = self._answers.setdefault((stage, saga, status), body)
             if before != body:
                 self.violate("I9", saga, f"{stage} answered {status} with other bytes")
-        if status == 200 and (stage, saga) in self._closed:
+        if status == 200 and self._closed.get((stage, saga), asked_at) < asked_at:
             self.violate("I6", saga, f"{stage} answered 200 after it had said it is undone")
         if outcome == "not_executed" and status not in (422, 429, 503):
             self._refused[stage, saga] = f"{status} not_executed"
         if status in (409, 410):
-            self._closed.add((stage, saga))
+            self._closed.setdefault((stage, saga), self._loop.time())
 
     def said_undone(self, stage: str, saga: str) -> None:
         """A stage answered that nothing of the saga stands."""
-        self._closed.add((stage, saga))
+        self._closed.setdefault((stage, saga), self._loop.time())
         if (stage, saga) not in self.known:
             self.violate("I1", saga, f"{stage} said it is undone, and wrote no tombstone")
         for step in self.plans[stage].steps:

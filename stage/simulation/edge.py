@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from urllib.parse import unquote
 
@@ -39,7 +40,7 @@ class SimulatedEdge:
 
     async def answer(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
         """Answer one request. Never raises for what the caller sent or the database does."""
-        saga_id = ""
+        saga_id, asked_at = "", asyncio.get_running_loop().time()
         try:
             if path == "/sagas":
                 envelope = decode_envelope(body)
@@ -59,10 +60,10 @@ class SimulatedEdge:
         except Exception as error:
             self._books.violate("defect", saga_id, f"{self._stage} raised {error!r}")
             answer = _problem(_unknown("Defect", repr(error), saga_id))
-        self._note(path, saga_id, answer)
+        self._note(path, saga_id, answer, asked_at)
         return answer
 
-    def _note(self, path: str, saga_id: str, answer: Answer) -> None:
+    def _note(self, path: str, saga_id: str, answer: Answer, asked_at: float) -> None:
         if path == "/sagas":
             outcome = ""
             if answer.status >= 400:
@@ -70,7 +71,9 @@ class SimulatedEdge:
             replayed = (h.IDEMPOTENCY_REPLAYED, "true") in answer.headers
             note = f"answers POST /sagas: {answer.status} {outcome}"
             self._books.tell(saga_id, self._stage, note + (" replayed" if replayed else ""))
-            self._books.answered(self._stage, saga_id, answer.status, answer.body, outcome)
+            self._books.answered(
+                self._stage, saga_id, answer.status, answer.body, outcome, asked_at=asked_at
+            )
         else:
             self._books.tell(saga_id, self._stage, f"answers compensate: {answer.status}")
             if answer.status == 200:

@@ -103,35 +103,41 @@ class Client:
 
     # --- one saga --------------------------------------------------------------------------------
 
-    async def run(self, saga: str, data: Mapping[str, Any]) -> None:
-        """Send one saga and follow it to its end, with the whims of this world."""
-        faults, random = self._faults, self._random
+    def begin(self, saga: str, data: Mapping[str, Any], deadline: float | None = None) -> Order:
+        """A saga that is to be sent."""
         now = EPOCH + self._loop.time()
-        deadline = None
-        if faults.happens("deadline"):
-            deadline = round(now + random.uniform(*DEADLINE_SECONDS), 3)
         trail = (TrailEntry(stage=CLIENT, at=format_instant(now)),)
         envelope = Envelope(saga_id=saga, data=dict(data), deadline=deadline, trail=trail)
         order = Order(saga=saga, body=encode_envelope(envelope), data=data, deadline=deadline)
         self.orders[saga] = order
         self._books.payloads[saga] = msgspec.json.encode(data)
+        return order
+
+    async def run(self, saga: str, data: Mapping[str, Any]) -> None:
+        """Send one saga and follow it to its end, with the whims of this world."""
+        faults, random = self._faults, self._random
+        deadline = None
+        if faults.happens("deadline"):
+            now = EPOCH + self._loop.time()
+            deadline = round(now + random.uniform(*DEADLINE_SECONDS), 3)
+        order = self.begin(saga, data, deadline)
         whims: list[asyncio.Task[None]] = []
         if faults.happens("early_compensation"):
             if random.random() < 0.5:
-                await self._undo(order)
+                await self.undo(order)
                 order.buried = True
             else:
-                whims.append(self._later(1.0, self._undo, order))
+                whims.append(self._later(1.0, self.undo, order))
         if faults.happens("repeat"):
-            whims.append(self._later(15.0, self._repeat, order))
+            whims.append(self._later(15.0, self.repeat, order))
         if faults.happens("other_payload"):
             whims.append(self._later(10.0, self._other, order))
-        await self._execute(order)
+        await self.execute(order)
         if faults.happens("repeat"):
-            await self._repeat(order)
+            await self.repeat(order)
         if order.verdict is Verdict.EXECUTED and faults.happens("late_compensation"):
             await asyncio.sleep(random.uniform(*LATE_SECONDS))
-            await self._undo(order)
+            await self.undo(order)
         if whims:
             await asyncio.wait(whims)
         order.done = True
@@ -145,13 +151,13 @@ class Client:
 
         return self._loop.create_task(later())
 
-    async def _execute(self, order: Order) -> None:
+    async def execute(self, order: Order) -> None:
         """Until it is known how it went, or the patience is over; then undo it."""
         random = self._random
         until = self._loop.time() + random.uniform(*PATIENCE_SECONDS)
         sync = not self._faults.happens("not_waiting")
         while order.open():
-            answer = await self._post(order, order.body, wait=sync)
+            answer = await self.post(order, order.body, wait=sync)
             if not order.open():  # we were told to compensate meanwhile
                 return
             match answer:
@@ -168,11 +174,12 @@ class Client:
                 case Answer(status=202):
                     order.accepted = True
             if self._loop.time() > until:
-                await self._undo(order)
+                await self.undo(order)
                 return
             await asyncio.sleep(random.uniform(0.1, 2.0))
 
-    async def _post(self, order: Order, body: bytes, *, wait: bool) -> Answer | Lost:
+    async def post(self, order: Order, body: bytes, *, wait: bool) -> Answer | Lost:
+        """One `POST /sagas`."""
         sent = [
             ("Content-Type", h.CONTENT_JSON),
             (h.IDEMPOTENCY_KEY, order.saga),
@@ -188,7 +195,7 @@ class Client:
         heard = answer.reason if isinstance(answer, Lost) else str(answer.status)
         self._books.tell(order.saga, CLIENT, f"{what} -> {heard}")
 
-    async def _undo(self, order: Order) -> None:
+    async def undo(self, order: Order) -> None:
         """Ask to compensate until it is answered."""
         order.asked = True
         path = f"/sagas/{order.saga}/compensate"
@@ -210,8 +217,9 @@ class Client:
             wait = min(wait * 2, 20.0)
             await asyncio.sleep(self._random.uniform(0.5, 1.0) * wait)
 
-    async def _repeat(self, order: Order) -> None:
-        await self._post(order, order.body, wait=self._random.random() < 0.7)
+    async def repeat(self, order: Order) -> None:
+        """Send it once more, whatever is known of it."""
+        await self.post(order, order.body, wait=self._random.random() < 0.7)
 
     async def _other(self, order: Order) -> None:
         """Another payload under the same id, once the first was certainly taken."""
@@ -220,7 +228,7 @@ class Client:
         trail = (TrailEntry(stage=CLIENT, at=format_instant(EPOCH)),)
         data = {**order.data, "amount": 666_666, "other": True}
         body = encode_envelope(Envelope(saga_id=order.saga, data=data, trail=trail))
-        answer = await self._post(order, body, wait=True)
+        answer = await self.post(order, body, wait=True)
         tombstone = isinstance(answer, Answer) and answer.status == 410
         if isinstance(answer, Answer) and answer.status not in (422, 503) and not tombstone:
             self._books.violate(

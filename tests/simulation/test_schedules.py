@@ -1,0 +1,81 @@
+"""F3: all schedules of execute, duplicate, compensate, recover, zombie, up to two preemptions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import permutations
+
+import pytest
+
+from tests.simulation.mutants import planted
+from tests.simulation.schedules import (
+    OPERATIONS,
+    PREEMPTIONS_MAX,
+    Ran,
+    Schedule,
+    orders,
+    run,
+    schedules,
+)
+
+pytestmark = pytest.mark.blocking  # the virtual loop never waits for anything real
+
+
+def holds(schedule: Schedule, ran: Ran) -> None:
+    """Every invariant, the saga over, and nobody who has to look."""
+    result = ran.result
+    story = "\n".join(result.transcript.history("s-1"))
+    assert not result.violations, f"{schedule}: {result.violations[0]}\n{story}"
+    assert not result.states["parked"], f"{schedule} is parked\n{story}"
+    assert 1 == result.states["compensated"], f"{schedule}: {result.states}\n{story}"
+
+
+@pytest.mark.parametrize("second", range(4))
+@pytest.mark.parametrize("first", OPERATIONS)
+def test_every_schedule_ends_as_it_should(first: str, second: int) -> None:
+    """Somebody asked to compensate, so nothing stands in the end, whoever went first."""
+    counted: Counter[int] = Counter()
+    begun = [operation for operation in OPERATIONS if operation != first][second]
+    for order in orders(first, begun):
+        for preemptions in range(PREEMPTIONS_MAX + 1):
+            for schedule, ran in schedules(order, preemptions):
+                holds(schedule, ran)
+                counted[preemptions] += 1
+
+    assert 6 == counted[0]
+    assert counted[1] >= 8, counted
+    assert counted[2] >= 2, counted
+
+
+def test_a_preemption_really_takes_the_turn() -> None:
+    """The same order with and without one is not the same history, and the pauses differ."""
+    order = ("execute", "compensate", "duplicate", "recover", "zombie")
+    told = {
+        preemptions: run(Schedule(order, preemptions)).result.transcript.digest()
+        for preemptions in ((), ((0, 1),), ((0, 2),), ((0, 3),), ((0, 1), (1, 1)))
+    }
+    assert 5 == len(set(told.values()))
+    assert 0 == run(Schedule(order, ((0, 150),))).missed
+
+
+@pytest.mark.parametrize(
+    "defect",
+    [
+        "the_tombstone_is_forgotten",
+        "compensation_runs_beside_execution",
+        "a_duplicate_is_not_joined",
+        "a_stale_epoch_is_accepted",
+        "the_epoch_is_not_raised",
+        "the_guard_row_is_written_with_the_call",
+        "the_answer_differs_on_replay",
+    ],
+)
+def test_the_schedules_find_a_planted_defect(defect: str) -> None:
+    """Two of them at once are enough to show each (this tests the tester)."""
+    with planted(defect):
+        assert any(
+            ran.result.violations
+            for order in permutations(OPERATIONS)
+            for preemptions in range(2)
+            for _, ran in schedules(order, preemptions)
+        ), f"{defect} was not found"
