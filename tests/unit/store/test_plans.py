@@ -1,0 +1,50 @@
+"""How SQLite finds what is asked for: by an index that fits, so that old sagas cost nothing.
+
+What is asked in every round or by every request must not grow with what is over.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from stage.store import migrate
+from stage.store.statements import statement
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    """A database with our tables."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        migrate.upgrade(made, [], now=0.0)
+        yield made
+
+
+@pytest.mark.parametrize(
+    "name, index",
+    [
+        ("get_saga", "sqlite_autoindex_saga_1 (id=?)"),
+        ("save_saga", "sqlite_autoindex_saga_1 (id=?)"),
+        ("close_saga", "sqlite_autoindex_saga_1 (id=?)"),
+        ("get_journal", "PRIMARY KEY (saga_id=?)"),
+        ("drop_journal", "PRIMARY KEY (saga_id=?)"),
+        ("due_sagas", "saga_due (due_at>? AND due_at<?)"),
+        ("closable_sagas", "saga_closable (updated_at<?)"),
+        ("count_sagas", "COVERING INDEX saga_state"),
+        ("page_all", "sqlite_autoindex_saga_1 (id>?)"),
+        ("page_parked", "saga_parked (id>?)"),
+    ],
+)
+def test_it_is_found_by_its_index(connection: sqlite3.Connection, name: str, index: str) -> None:
+    """And read in the order of that index: sorting would read all of it first."""
+    asked = statement(name)
+    parameters = [1] * max(map(int, re.findall(r"\?(\d+)", asked)), default=0)
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked}", parameters)]
+
+    assert plan[0].endswith(index), plan
+    # Those that are due at the same instant may be sorted among themselves.
+    assert not [step for step in plan if "TEMP B-TREE" in step and "RIGHT PART" not in step]
