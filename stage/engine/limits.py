@@ -15,6 +15,10 @@ RUNS_PER_SAGA_MAX = 4
 """Of the sagas that run at the same time: so many times as many may be looked up."""
 RECOVERY_SHARE = 0.5
 """Of the sagas that run at the same time: as many may be taken over, the rest is for new ones."""
+RECOVERY_BURST = 2
+RECOVERY_PAUSE_SECONDS = 0.008
+"""So many are taken over at once, and so long is waited until the next: at most 250 a second, an
+eighth of what a stage can do, so that new sagas hardly wait for those that a crash left."""
 RECOVERY_SCAN_SECONDS = 1.0
 RECOVERY_IDS_MAX = 100_000
 """Sagas found at start, which are only ids in memory."""
@@ -22,6 +26,9 @@ DUE_IDS_MAX = 1_000
 """Sagas found by one scan; the next one finds the others."""
 CLOSE_SAGAS_MAX = 100
 """Sagas closed in one unit, so that the writer is never held for long."""
+CLOSE_SHARE = 0.2
+"""Of the time: so much closing may take while there is more to close. A unit takes longer when the
+writer has much to do, so that closing gives way to sagas."""
 TIDY_SECONDS_MIN = 0.05
 TIDY_SECONDS_MAX = 10.0
 

@@ -8,8 +8,11 @@ from collections import deque
 from stage.core.errors import StoreUnavailable
 from stage.engine.limits import (
     CLOSE_SAGAS_MAX,
+    CLOSE_SHARE,
     DUE_IDS_MAX,
+    RECOVERY_BURST,
     RECOVERY_IDS_MAX,
+    RECOVERY_PAUSE_SECONDS,
     RECOVERY_SCAN_SECONDS,
     RECOVERY_SHARE,
     TIDY_SECONDS_MAX,
@@ -36,6 +39,8 @@ class Rounds:
         self._limits = limits
         self._backlog: deque[str] = deque()
         """Sagas to take over as soon as there is room."""
+        self._more = asyncio.Event()
+        """Set when there may be something to take over, and room for it."""
         self._resumed = 0
         """Runs in memory that nobody asked for: those taken over."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -47,9 +52,10 @@ class Rounds:
         """Find every unfinished saga, begin to take them over, and begin the rounds."""
         self._backlog.extend(await self._store.due(float("inf"), RECOVERY_IDS_MAX))
         self.recovered = True
-        self._pump()
+        self._take_over()
+        rounds = (self._recover(), self._scan(), self._tidy())
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._scan()), loop.create_task(self._tidy())]
+        self._tasks = [loop.create_task(each) for each in rounds]
 
     def stop(self) -> None:
         """Begin no further round."""
@@ -59,18 +65,32 @@ class Rounds:
     def _left(self, run: Run) -> None:
         if run.resumed:
             self._resumed -= 1
-            self._pump()
+            self._more.set()
 
-    def _pump(self) -> None:
-        """Take over what is waiting for it, as far as there is room beside new sagas."""
-        room = max(1, int(self._limits.sagas_max * RECOVERY_SHARE))
-        while self._backlog and self._resumed < room and not self._runs.draining:
+    def _take_over(self) -> None:
+        """Take over a few of what is waiting for it, as far as there is room beside new sagas."""
+        burst = min(self._room(), RECOVERY_BURST)
+        while self._backlog and burst > 0 and not self._runs.draining:
             saga_id = self._backlog.popleft()
             if saga_id not in self._runs:
                 run = self._runs.open(saga_id)
                 run.resumed = True
                 self._resumed += 1
+                burst -= 1
                 self._runs.launch(run)
+
+    async def _recover(self) -> None:
+        """Take over what is waiting for it, at a pace that leaves time for new sagas."""
+        while True:
+            if not self._backlog or not self._room():
+                self._more.clear()
+                await self._more.wait()
+            await self._clock.sleep(RECOVERY_PAUSE_SECONDS)
+            self._take_over()
+
+    def _room(self) -> int:
+        """How many more may be taken over beside new sagas."""
+        return max(1, int(self._limits.sagas_max * RECOVERY_SHARE)) - self._resumed
 
     async def _scan(self) -> None:
         """Bring back what is due and not in memory."""
@@ -80,7 +100,7 @@ class Rounds:
                 continue
             try:
                 self._backlog.extend(await self._store.due(self._clock.now(), DUE_IDS_MAX))
-                self._pump()
+                self._more.set()
             except StoreUnavailable:
                 pass  # it is looked for again
             except Exception as error:
@@ -88,7 +108,9 @@ class Rounds:
 
     async def _tidy(self) -> None:
         """Close what is over for longer than the compensation window, in bounded batches."""
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 closed = await self._store.transact(self._close_batch)
             except StoreUnavailable:
@@ -99,6 +121,9 @@ class Rounds:
             if closed < CLOSE_SAGAS_MAX:
                 window = self._limits.compensation_window_seconds
                 await self._clock.sleep(max(TIDY_SECONDS_MIN, min(TIDY_SECONDS_MAX, window / 10)))
+            else:
+                took = loop.time() - began
+                await self._clock.sleep(took * (1.0 / CLOSE_SHARE - 1.0))
 
     async def _close_batch(self, unit: Unit) -> int:
         now = self._clock.now()

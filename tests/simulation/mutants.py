@@ -463,7 +463,7 @@ def a_stale_epoch_is_accepted(patches: Patches) -> None:
 @mutant
 def a_recovered_saga_is_not_taken_up(patches: Patches) -> None:
     """Rule 16: what was under way at a crash is left lying."""
-    patches.set(Rounds, "_pump", lambda self: self._backlog.clear())
+    patches.set(Rounds, "_take_over", lambda self: self._backlog.clear())
 
 
 @further

@@ -1,0 +1,156 @@
+"""The rounds give way to sagas that come in: they work a little, and rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from stage.engine.limits import (
+    CLOSE_SAGAS_MAX,
+    CLOSE_SHARE,
+    RECOVERY_BURST,
+    RECOVERY_PAUSE_SECONDS,
+    RECOVERY_SHARE,
+    EngineLimits,
+)
+from stage.engine.rounds import Rounds
+from stage.engine.run import Run
+from stage.engine.runs import Runs
+from stage.ports.store import Store, Unit
+from stage.telemetry.silent import SilentObserver
+
+UNIT_SECONDS = 0.02
+
+
+class HandClock:
+    """A clock whose sleepers wake when told; it remembers for how long they wanted to sleep."""
+
+    def __init__(self) -> None:
+        self.sleepers: list[tuple[float, asyncio.Future[None]]] = []
+        self.asleep = asyncio.Semaphore(0)
+        """Released by everybody who lies down."""
+
+    def now(self) -> float:
+        """Always the same."""
+        return 1_000.0
+
+    async def sleep(self, seconds: float) -> None:
+        """Until `wake` is told the same seconds."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.sleepers.append((seconds, future))
+        self.asleep.release()
+        await future
+
+    async def wake(self, seconds: float) -> None:
+        """Let those go on who sleep that long, and wait until all sleep again."""
+        for wanted, future in self.sleepers:
+            if wanted == seconds and not future.done():
+                future.set_result(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+class Opened:
+    """engine.runs.Runs that runs nothing: it only knows what is in memory."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, Run] = {}
+        self.draining = False
+        self.left: Callable[[Run], None] = lambda _: None
+
+    def __contains__(self, saga_id: str) -> bool:
+        return saga_id in self.live
+
+    def open(self, saga_id: str) -> Run:
+        """A run that stays until the test lets it leave."""
+        self.live[saga_id] = run = Run(saga_id)
+        return run
+
+    def launch(self, run: Run) -> None:
+        """Nothing."""
+
+
+class Due:
+    """ports.store.Store with sagas that are due, and ended ones in plenty."""
+
+    def __init__(self, due: int, closable: int = 0) -> None:
+        self.ids = [f"s{number:05}" for number in range(due)]
+        self.closable = closable
+
+    async def due(self, before: float, limit: int) -> list[str]:
+        """All of them, and none at the next scan."""
+        found, self.ids = self.ids, []
+        return found
+
+    async def transact(self, work: Callable[[Unit], Awaitable[int]]) -> int:
+        """Takes its time, as a writer does that has much to do."""
+        await asyncio.sleep(UNIT_SECONDS)
+        return await work(cast(Unit, self))
+
+    async def close_ended(self, before: float, at: float, limit: int) -> int:
+        """As many as may be closed in one unit."""
+        closed = min(limit, self.closable)
+        self.closable -= closed
+        return closed
+
+
+def rounds_of(store: Due, clock: HandClock, runs: Opened, **limits: Any) -> Rounds:
+    return Rounds(
+        cast(Runs, runs),
+        cast(Store, store),
+        SilentObserver(),
+        clock,
+        EngineLimits(**limits),
+    )
+
+
+async def test_unfinished_sagas_are_taken_over_a_few_at_a_time() -> None:
+    """So that new sagas come in between: all at once, they waited for seconds."""
+    clock, runs = HandClock(), Opened()
+    rounds = rounds_of(Due(100), clock, runs)
+    await rounds.start()
+    assert rounds.recovered
+    seen = [len(runs.live)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+        await clock.wake(RECOVERY_PAUSE_SECONDS)
+        seen.append(len(runs.live))
+    rounds.stop()
+    assert [RECOVERY_BURST * turn for turn in (1, 2, 3, 4)] == seen
+
+
+async def test_no_more_are_taken_over_than_there_is_room_for() -> None:
+    """Until one of them leaves memory."""
+    clock, runs = HandClock(), Opened()
+    rounds = rounds_of(Due(100), clock, runs, sagas_max=10)
+    await rounds.start()
+    for _ in range(10):
+        await asyncio.sleep(0)
+        await clock.wake(RECOVERY_PAUSE_SECONDS)
+    room = int(10 * RECOVERY_SHARE)
+    assert room == len(runs.live)
+
+    gone = runs.live.pop("s00000")
+    runs.left(gone)
+    await asyncio.sleep(0)
+    await clock.wake(RECOVERY_PAUSE_SECONDS)
+    rounds.stop()
+    assert room == len(runs.live)
+    assert f"s{room:05}" in runs.live
+
+
+@pytest.mark.parametrize("closable", [CLOSE_SAGAS_MAX, 10 * CLOSE_SAGAS_MAX])
+async def test_closing_rests_for_longer_than_it_works(closable: int) -> None:
+    """While there is more to close, and in proportion to how long the writer took for it."""
+    clock, store = HandClock(), Due(0, closable)
+    rounds = rounds_of(store, clock, Opened())
+    await rounds.start()
+    for _ in ("the scan", "the closing"):
+        await clock.asleep.acquire()
+    rounds.stop()
+    assert closable - CLOSE_SAGAS_MAX == store.closable
+    rest = max(seconds for seconds, _ in clock.sleepers if seconds < 1.0)
+    assert rest >= UNIT_SECONDS * (1.0 / CLOSE_SHARE - 1.0) * 0.9
