@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, cast
 
 from aiohttp import web
 from msgspec.structs import replace
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from stage.authoring.stage import BoundStage, Stage
@@ -34,6 +35,10 @@ from stage.store.memory import MemoryStore
 from stage.store.sqlite import SqliteStore
 from stage.telemetry import logs, sdk
 from stage.telemetry.compose import default_observer
+from stage.telemetry.exposition import Exposition
+from stage.telemetry.gauges import Gauges
+from stage.telemetry.meters import bridge
+from stage.telemetry.metrics import Metrics
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import DEFAULT_LIMITS
 
@@ -54,22 +59,25 @@ def build_app(
     *,
     observer: Observer | None = None,
     tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
 ) -> web.Application:
     """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
 
-    Spans are made by the `tracer_provider`, else by the one of the process. An `observer` takes
-    the place of all that is told.
+    Spans are made by the `tracer_provider` and metrics by the `meter_provider`, else by those of
+    the process. An `observer` takes the place of all that is told.
 
     Raises DeclarationError and ConfigurationError with the fix in the message.
     """
     bound = stage.bind(tuple(config.downstreams), adjust=lambda step: _adjusted(step, config))
     _check_externals(stage, bound, config)
-    store = make_store(stage, config)
+    metrics = Metrics()
+    store = make_store(stage, config, metrics)
     watching = (
         observer
         if observer is not None
         else default_observer(
             tracer_provider,
+            metrics,
             baggage_keys=config.baggage_keys.split(",") if config.baggage_keys else (),
         )
     )
@@ -93,6 +101,13 @@ def build_app(
             compensation_window_seconds=config.compensation_window_seconds,
         ),
     )
+    gauges = Gauges(
+        engine,
+        clock,
+        queued=lambda: store.queued if isinstance(store, SqliteStore) else 0,
+        breakers=lambda: links.breakers,
+    )
+    bridge(metrics, gauges, meter_provider)
     app = make_app()
     app[EDGE] = Edge(
         engine=engine,
@@ -102,6 +117,7 @@ def build_app(
         descriptor=_descriptor(stage, bound, config),
         limits=DEFAULT_LIMITS,
         neighbours=links,
+        metrics=Exposition(metrics, gauges).write,
         admission=Admission(config.requests_max),
         wait_seconds_max=config.wait_seconds_max,
     )
@@ -112,7 +128,11 @@ def build_app(
             await transport.open()
             try:
                 await engine.start()
-                yield
+                fresh = asyncio.get_running_loop().create_task(gauges.keep_fresh())
+                try:
+                    yield
+                finally:
+                    fresh.cancel()
             finally:
                 await engine.drain(0.0)
                 await transport.close()
@@ -128,16 +148,25 @@ def build_app(
 
 
 def application_from_environment(
-    stage: Stage[Any, Any], *, tracer_provider: TracerProvider | None = None
+    stage: Stage[Any, Any],
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
 ) -> web.Application:
     """The application, configured from `STAGE_…` alone; what `Stage.app` returns."""
-    return build_app(stage, load({}, os.environ, None), tracer_provider=tracer_provider)
+    return build_app(
+        stage,
+        load({}, os.environ, None),
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+    )
 
 
 def serve(stage: Stage[Any, Any], config: Config) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return."""
     logs.configure(format=cast(LogFormat, config.log_format), level=config.log_level)
     sdk.setup(config.name or stage.name, endpoint=config.otlp_endpoint)
+    sdk.setup_metrics(config.name or stage.name, endpoint=config.otlp_endpoint)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(stage, config))
@@ -187,12 +216,13 @@ async def _serve(stage: Stage[Any, Any], config: Config) -> None:
         await runner.cleanup()
 
 
-def make_store(stage: Stage[Any, Any], config: Config) -> Store:
+def make_store(stage: Stage[Any, Any], config: Config, metrics: Metrics | None = None) -> Store:
     """The store that the database URL names. Raises ConfigurationError."""
+    committed = None if metrics is None else metrics.committed
     name = _sqlite_name(config)
     if name == MEMORY:
         return MemoryStore(migrations=_folders(stage))
-    return SqliteStore(Path(name), migrations=_folders(stage))
+    return SqliteStore(Path(name), migrations=_folders(stage), committed=committed)
 
 
 class Migrations:

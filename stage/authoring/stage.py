@@ -151,10 +151,11 @@ class Stage(Generic[P, A]):
         self._output = function
         return function
 
-    async def app(self, *, tracer_provider: Any = None) -> Any:
+    async def app(self, *, tracer_provider: Any = None, meter_provider: Any = None) -> Any:
         """The aiohttp application, configured from the environment.
 
-        Spans are made by the OpenTelemetry `tracer_provider`, else by the one of the process.
+        Spans are made by the OpenTelemetry `tracer_provider` and metrics by the `meter_provider`,
+        else by those of the process.
 
         A factory: with `app = payment.app` in the module, gunicorn takes `module:app` and
         `web.run_app` takes `app()`; `add_subapp` takes what awaiting it gives.
@@ -162,7 +163,7 @@ class Stage(Generic[P, A]):
         # The one door upward, taken when called and never at import.
         __import__("stage.bootstrap")
         return sys.modules["stage.bootstrap"].application_from_environment(
-            self, tracer_provider=tracer_provider
+            self, tracer_provider=tracer_provider, meter_provider=meter_provider
         )
 
     def bind(

@@ -31,7 +31,7 @@ from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot, Unsettled
 from stage.ports.links import Links
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.stage import Participant
-from stage.ports.store import Entry, Filter, SagaRow, Store
+from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store
 from stage.wire.envelope import Envelope, encode_envelope, fingerprint
 from stage.wire.problem import WireError
 
@@ -89,6 +89,11 @@ class EmbeddedEngine:
     def live(self) -> int:
         """How many sagas are in memory."""
         return len(self._runs)
+
+    @property
+    def in_doubt(self) -> int:
+        """See `ports.engine.Engine`."""
+        return self._runs.in_doubt
 
     # --- the edge --------------------------------------------------------------------------------
 
@@ -225,6 +230,10 @@ class EmbeddedEngine:
     async def count(self) -> dict[SagaState, int]:
         """See `ports.engine.Engine`."""
         return await self._store.count()
+
+    async def backlog(self) -> Backlog:
+        """See `ports.engine.Engine`."""
+        return await self._store.backlog(self._clock.now())
 
     # --- what these have in common ---------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnav
 from stage.core.machine import evolve
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
+from stage.core.states import Phase
 from stage.core.text import sendable
 from stage.engine.cut_off import CutOff
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing, end_span, outcome_event
@@ -61,6 +62,16 @@ class Runs:
 
     def __contains__(self, saga_id: str) -> bool:
         return saga_id in self._runs
+
+    @property
+    def in_doubt(self) -> int:
+        """How many steps of the sagas in memory are in doubt. Any thread may ask."""
+        sagas = [run.saga for run in list(self._runs.values()) if run.saga is not None]
+        return sum(
+            step.phase in (Phase.IN_DOUBT, Phase.PROBING)
+            for saga in sagas
+            for step in saga.steps.values()
+        )
 
     def get(self, saga_id: str) -> Run | None:
         """The live run of that saga."""
@@ -241,7 +252,13 @@ class Runs:
         for each in adopted.cut_off:
             self._tell_cut_off(adopted, each)
         for event in adopted.advanced.events:
-            self._observer.happened(run.saga_id, self._plan.stage, event, adopted.context.trace)
+            self._observer.happened(
+                run.saga_id,
+                self._plan.stage,
+                event,
+                adopted.context.trace,
+                accepted_at=adopted.row.accepted_at,
+            )
         if adopted.advanced.events:
             run.changed()
 
@@ -297,6 +314,7 @@ class Runs:
             self._plan.stage,
             event,
             TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
+            accepted_at=row.accepted_at,
         )
 
     def snapshot(self, run: Run) -> Snapshot:

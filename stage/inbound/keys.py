@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
@@ -22,6 +22,10 @@ def anyone(request: web.Request) -> bool:
     return True
 
 
+Write = Callable[[str], Awaitable[tuple[bytes, str]]]
+"""Writes the metrics in the format that an `Accept` asks for: the text and its content type."""
+
+
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the endpoints need, given once at start. Times in seconds."""
 
@@ -32,6 +36,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
     descriptor: Descriptor
     limits: Limits
     neighbours: Neighbours
+    metrics: Write
     admission: Admission = msgspec.field(default_factory=Admission)
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0

@@ -35,21 +35,9 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Sagas by state and runs in memory, as Prometheus text (exposition format 0.0.4)."""
-    engine = request.app[EDGE].engine
-    lines = ["# HELP stage_sagas Sagas in the database by state.", "# TYPE stage_sagas gauge"]
-    for state, count in sorted((await engine.count()).items()):
-        lines.append(f'stage_sagas{{state="{state}"}} {count}')
-    lines += [
-        "# HELP stage_runs Sagas that are being run in this process.",
-        "# TYPE stage_runs gauge",
-        f"stage_runs {engine.live}",
-        "",
-    ]
-    return web.Response(
-        body="\n".join(lines).encode(),
-        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-    )
+    """What is counted, as Prometheus text or OpenMetrics."""
+    body, content_type = await request.app[EDGE].metrics(request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 async def descriptor(request: web.Request) -> web.Response:

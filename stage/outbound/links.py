@@ -68,6 +68,11 @@ class HttpLinks:
         self._downstreams = _bases(downstreams)
         self._upstreams = _bases(upstreams)
 
+    @property
+    def breakers(self) -> dict[str, bool]:
+        """Every peer that was asked, and whether it is left alone now."""
+        return {peer: breaker.is_open for peer, breaker in list(self._breakers.items())}
+
     def is_upstream(self, peer: str) -> bool:
         """See `ports.links.Links`."""
         return peer in self._upstreams

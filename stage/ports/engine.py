@@ -10,7 +10,7 @@ from stage.core.events import Verb
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.ports.observer import TraceContext
-from stage.ports.store import Entry, Filter, SagaRow
+from stage.ports.store import Backlog, Entry, Filter, SagaRow
 from stage.wire.envelope import Envelope
 
 
@@ -91,6 +91,15 @@ class Engine(Protocol):
 
     async def count(self) -> dict[SagaState, int]:
         """How many sagas there are in each state."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """What waits now."""
+        ...
+
+    @property
+    def in_doubt(self) -> int:
+        """How many steps of the sagas that are being run here are in doubt."""
         ...
 
     @property

@@ -143,6 +143,16 @@ class Observer(Protocol):
         """Something raised that never should. `where` has few values; `saga_id` may be empty."""
         ...
 
-    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
-        """An event is durable. Told once an event, never again on replay."""
+    def happened(
+        self,
+        saga_id: str,
+        stage: str,
+        event: Event,
+        trace: TraceContext,
+        accepted_at: float | None = None,
+    ) -> None:
+        """An event is durable. Told once an event, never again on replay.
+
+        `accepted_at` is when its saga was accepted, in seconds since the epoch.
+        """
         ...

@@ -70,6 +70,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     event: Event
 
 
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits, for who watches. Instants in seconds since the epoch; None for none."""
+
+    parked: int
+    oldest_accepted_at: float | None
+    """Of the sagas that are under way and not parked."""
+    longest_due_at: float | None
+    """Of the sagas that need a run by now."""
+
+
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which sagas a list holds. `after` is the id of the last saga of the page before."""
 
@@ -169,6 +179,10 @@ class Store(Protocol):
 
     async def count(self) -> dict[SagaState, int]:
         """How many sagas there are in each state."""
+        ...
+
+    async def backlog(self, now: float) -> Backlog:
+        """What waits at that instant."""
         ...
 
     @property

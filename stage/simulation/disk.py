@@ -15,7 +15,7 @@ from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event
 from stage.core.states import SagaState
 from stage.ports.stage import RunView
-from stage.ports.store import Entry, Filter, SagaRow, Store, Tx, Unit
+from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
@@ -156,6 +156,13 @@ class SimulatedStore:
             await self._process.gate()
         self._present()
         return await self._disk.store.count()
+
+    async def backlog(self, now: float) -> Backlog:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._disk.store.backlog(now)
 
     @property
     def available(self) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stage.core.states import SagaState
-from stage.ports.store import Entry, Filter, SagaRow, Store, Unit
+from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
 from stage.store.sqlite import SqliteStore
@@ -108,6 +108,10 @@ class BlockingStore:
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store."""
         return self._run(self._store.count())
+
+    async def backlog(self, now: float) -> Backlog:
+        """See ports.store.Store."""
+        return self._run(self._store.backlog(now))
 
     @property
     def available(self) -> bool:

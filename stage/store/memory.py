@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from stage.core.errors import StoreUnavailable
 from stage.core.events import Event
 from stage.core.states import SagaState
-from stage.ports.store import Entry, Filter, Row, SagaRow, Tx, Unit
+from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Tx, Unit
 from stage.store import migrate, rows
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
@@ -125,6 +125,18 @@ class MemoryStore:
         for row in self._sagas.values():
             found[row.state] += 1
         return found
+
+    async def backlog(self, now: float) -> Backlog:
+        """See ports.store.Store."""
+        sagas = self._sagas.values()
+        under_way = (SagaState.ACTIVE, SagaState.COMPENSATING)
+        accepted = [row.accepted_at for row in sagas if row.state in under_way and not row.parked]
+        due = [row.due_at for row in sagas if row.due_at is not None and row.due_at <= now]
+        return Backlog(
+            parked=sum(bool(row.parked) for row in sagas),
+            oldest_accepted_at=min(accepted, default=None),
+            longest_due_at=min(due, default=None),
+        )
 
     @property
     def available(self) -> bool:

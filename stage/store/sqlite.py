@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.core.states import SagaState
 from stage.ports.clock import Clock
-from stage.ports.store import Entry, Filter, Row, SagaRow, Unit
+from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Unit
 from stage.store import migrate, rows
 from stage.store.bridge import Bridge
 from stage.store.errors import unavailable
@@ -25,6 +25,7 @@ from stage.store.writer import (
     QUEUE_UNITS_MAX,
     RETRY_SECONDS,
     UNITS_PER_BATCH_MAX,
+    Committed,
     Connections,
     Writer,
 )
@@ -43,7 +44,7 @@ class SqliteStore(Connections):
 
     `migrations` are the author's folders, applied after ours at `open` unless `upgrade` is False:
     then anything pending is a ConfigurationError. `factory` makes the connections, so that tests
-    can let one fail.
+    can let one fail. `committed` is told of every batch, in the writer's thread.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SqliteStore(Connections):
         queue_units_max: int = QUEUE_UNITS_MAX,
         retry_seconds: float = RETRY_SECONDS,
         factory: type[sqlite3.Connection] = sqlite3.Connection,
+        committed: Committed | None = None,
     ) -> None:
         self._path = Path(path).absolute()
         self._migrations = tuple(migrations)
@@ -70,6 +72,7 @@ class SqliteStore(Connections):
             units_per_batch_max=units_per_batch_max,
             queue_units_max=queue_units_max,
             retry_seconds=retry_seconds,
+            committed=committed,
         )
         self._readers_wanted = readers
         self._bridge: Bridge | None = None
@@ -153,6 +156,20 @@ class SqliteStore(Connections):
         """See ports.store.Store. States without a saga are there with 0."""
         found: dict[str, int] = dict(await self._read(_fetch, "count_sagas", ()))
         return {state: found.get(state.value, 0) for state in SagaState}
+
+    async def backlog(self, now: float) -> Backlog:
+        """See ports.store.Store."""
+        parked = await self._read(_fetch, "count_parked", ())
+        oldest = await self._read(_fetch, "oldest_unfinished", ())
+        longest = await self._read(_fetch, "longest_due", (now,))
+        return Backlog(
+            parked=parked[0][0], oldest_accepted_at=oldest[0][0], longest_due_at=longest[0][0]
+        )
+
+    @property
+    def queued(self) -> int:
+        """How many units wait for the writer."""
+        return self._writer.queued
 
     @property
     def available(self) -> bool:

@@ -20,6 +20,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -32,6 +33,9 @@ from stage.store.statements import statement
 from stage.store.units import run_unit
 
 T = TypeVar("T")
+
+Committed = Callable[[int, float], None]
+"""Told of a batch that became durable: its units, and the seconds that COMMIT took."""
 
 UNITS_PER_BATCH_MAX: Final = 256
 """Units that share one commit: bounds how long the first of them waits for the last."""
@@ -107,11 +111,13 @@ class Writer:
         units_per_batch_max: int = UNITS_PER_BATCH_MAX,
         queue_units_max: int = QUEUE_UNITS_MAX,
         retry_seconds: float = RETRY_SECONDS,
+        committed: Committed | None = None,
     ) -> None:
         self._connections = connections
         self._units_per_batch_max = units_per_batch_max
         self._queue_units_max = queue_units_max
         self._retry_seconds = retry_seconds
+        self._committed = committed
         self._queue: deque[_Waiting] = deque()
         self._number = 0
         self._available = True
@@ -125,6 +131,11 @@ class Writer:
     def available(self) -> bool:
         """See ports.store.Store."""
         return self._available
+
+    @property
+    def queued(self) -> int:
+        """How many units wait."""
+        return len(self._queue)
 
     async def open(self, bridge: Bridge) -> None:
         """Begin to take units."""
@@ -274,6 +285,7 @@ class Writer:
             with suppress(sqlite3.Error):
                 connection.execute(_DROP)
             return _away(batch, error)
+        began = perf_counter()
         try:
             connection.execute(_COMMIT)
         except sqlite3.IntegrityError as error:
@@ -288,6 +300,8 @@ class Writer:
         except BaseException as error:
             return _InDoubt(batch, self._number, error)
         self._available = not away
+        if self._committed is not None:
+            self._committed(len(batch) - len(failed), perf_counter() - began)
         return None
 
     def _hand_over(self, batch: Sequence[_Waiting]) -> None:

@@ -24,7 +24,14 @@ class Listener(Protocol):
         """An attempt was given its span. It is durable only once an event says so."""
         ...
 
-    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+    def happened(
+        self,
+        saga_id: str,
+        stage: str,
+        event: Event,
+        trace: TraceContext,
+        accepted_at: float | None = None,
+    ) -> None:
         """See `ports.observer.Observer`."""
         ...
 
@@ -131,12 +138,19 @@ class Composed:
                 with suppress(Exception):  # an observer never raises
                     listener.defect(where, saga_id, trace, error)
 
-    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+    def happened(
+        self,
+        saga_id: str,
+        stage: str,
+        event: Event,
+        trace: TraceContext,
+        accepted_at: float | None = None,
+    ) -> None:
         """See `ports.observer.Observer`."""
-        self._spans.happened(saga_id, stage, event, trace)
+        self._spans.happened(saga_id, stage, event, trace, accepted_at)
         for listener in self._listeners:
             with suppress(Exception):  # an observer never raises: a full disk stops no saga
-                listener.happened(saga_id, stage, event, trace)
+                listener.happened(saga_id, stage, event, trace, accepted_at)
 
 
 def compose(spans: Observer, *listeners: Listener) -> Observer:
@@ -145,10 +159,14 @@ def compose(spans: Observer, *listeners: Listener) -> Observer:
 
 
 def default_observer(
-    tracer_provider: TracerProvider | None = None, *, baggage_keys: Collection[str] = ()
+    tracer_provider: TracerProvider | None = None,
+    *listeners: Listener,
+    baggage_keys: Collection[str] = (),
 ) -> Observer:
-    """Spans on OpenTelemetry, and a log line an event."""
+    """Spans on OpenTelemetry, a log line an event, and more who listen."""
     from stage.telemetry.logs import LogListener
     from stage.telemetry.spans import OtelObserver
 
-    return compose(OtelObserver(tracer_provider, baggage_keys=baggage_keys), LogListener())
+    return compose(
+        OtelObserver(tracer_provider, baggage_keys=baggage_keys), LogListener(), *listeners
+    )

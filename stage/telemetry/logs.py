@@ -71,7 +71,14 @@ class LogListener:
         key = (activity, "" if activity is Activity.TELL else step)
         attempts.setdefault(saga_id, {})[key] = (attempt, span_id)
 
-    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+    def happened(
+        self,
+        saga_id: str,
+        stage: str,
+        event: Event,
+        trace: TraceContext,
+        accepted_at: float | None = None,
+    ) -> None:
         """Write the line."""
         name = name_of(event)
         level = names.LOG_EVENTS.get(name, logging.INFO)

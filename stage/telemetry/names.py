@@ -7,7 +7,9 @@ Span names have few values: a saga id is an attribute, never part of a name.
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, Literal
+
+import msgspec
 
 from stage.core.commands import Activity
 
@@ -135,6 +137,121 @@ FAILED_OUTCOMES: Final = frozenset(
     }
 )
 """What ends a span with the status ERROR. A refusal is a business no: an answer, not an error."""
+
+# --- metrics -------------------------------------------------------------------------------------
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric. `unit` in UCUM; `bounds` of the buckets; `values` of the label, where known."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    told: str
+    labels: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+    unit: str = ""
+    bounds: tuple[float, ...] = ()
+
+
+M_SAGAS: Final = "stage.sagas"
+M_PARKED: Final = "stage.parked"
+M_OLDEST: Final = "stage.oldest_unfinished"
+M_LAG: Final = "stage.due_lag"
+M_RUNS: Final = "stage.runs"
+M_IN_DOUBT: Final = "stage.in_doubt"
+M_READY: Final = "stage.ready"
+M_QUEUE: Final = "stage.writer.queue"
+M_BREAKER: Final = "stage.breaker.open"
+M_SAGAS_ACCEPTED: Final = "stage.sagas.accepted"
+M_SAGAS_ENDED: Final = "stage.sagas.ended"
+M_SAGAS_PARKED: Final = "stage.sagas.parked"
+M_SAGAS_RECOVERED: Final = "stage.sagas.recovered"
+M_SAGA_DURATION: Final = "stage.saga.duration"
+M_ATTEMPTS: Final = "stage.attempts"
+M_ATTEMPT_DURATION: Final = "stage.attempt.duration"
+M_BATCH_UNITS: Final = "stage.writer.batch"
+M_COMMIT_DURATION: Final = "stage.writer.commit.duration"
+M_DEFECTS: Final = "stage.defects"
+
+_SECONDS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0
+)  # fmt: skip
+_UNITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+METRICS: Final = {
+    M_SAGAS: Metric(kind="gauge", labels=("state",), told="Sagas in the database by state."),
+    M_PARKED: Metric(kind="gauge", told="Sagas that wait for a person."),
+    M_OLDEST: Metric(
+        kind="gauge",
+        unit="s",
+        told="Age of the oldest saga that has not ended and is not parked; 0 for none.",
+    ),
+    M_LAG: Metric(
+        kind="gauge", unit="s", told="For how long the longest due saga has been due; 0 for none."
+    ),
+    M_RUNS: Metric(kind="gauge", told="Sagas that are being run in this process."),
+    M_IN_DOUBT: Metric(kind="gauge", told="Of these: steps whose last attempt is in doubt."),
+    M_READY: Metric(kind="gauge", told="1 while new sagas are taken, else 0."),
+    M_QUEUE: Metric(kind="gauge", told="Units of work that wait for the writer."),
+    M_BREAKER: Metric(
+        kind="gauge",
+        labels=("peer",),
+        told="1 while a peer is left alone because it keeps failing.",
+    ),
+    M_SAGAS_ACCEPTED: Metric(kind="counter", told="Sagas that were durably accepted."),
+    M_SAGAS_ENDED: Metric(
+        kind="counter",
+        labels=("outcome",),
+        values=("completed", "compensated", "failed_to_compensate"),
+        told="Sagas that came to an end, by which.",
+    ),
+    M_SAGAS_PARKED: Metric(kind="counter", told="How often a saga was parked for a person."),
+    M_SAGAS_RECOVERED: Metric(
+        kind="counter", told="How often a saga was taken over from a run that was lost."
+    ),
+    M_SAGA_DURATION: Metric(
+        kind="histogram",
+        unit="s",
+        labels=("outcome",),
+        bounds=_SECONDS,
+        told="From acceptance to the end.",
+    ),
+    M_ATTEMPTS: Metric(
+        kind="counter",
+        labels=("step", "activity", "outcome"),
+        told="Attempts of steps that ended, by how.",
+    ),
+    M_ATTEMPT_DURATION: Metric(
+        kind="histogram",
+        unit="s",
+        labels=("step", "activity", "outcome"),
+        bounds=_SECONDS,
+        told="From the begin of an attempt until its outcome was durable.",
+    ),
+    M_BATCH_UNITS: Metric(
+        kind="histogram", bounds=_UNITS, told="Units of work that shared a commit."
+    ),
+    M_COMMIT_DURATION: Metric(
+        kind="histogram", unit="s", bounds=_SECONDS, told="How long COMMIT took, with its fsync."
+    ),
+    M_DEFECTS: Metric(
+        kind="counter",
+        labels=("where",),
+        values=("request", "run", "scan", "send", "tidy"),
+        told="Exceptions that should never have been raised.",
+    ),
+}
+"""Every metric: the table of docs/metrics.md, which is tested against it. No label holds an id."""
+
+
+def prometheus_name(name: str) -> str:
+    """The name of a metric in Prometheus text, where a unit is part of it; see `docs/metrics.md`.
+
+    A counter gets `_total` from whoever writes the text.
+    """
+    metric = METRICS[name]
+    unit = "_seconds" if metric.unit == "s" else ""
+    return name.replace(".", "_") + unit
+
 
 # --- log events ----------------------------------------------------------------------------------
 

@@ -9,22 +9,34 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
 
 SHUTDOWN_SECONDS_MAX: Final = 2.0
 BATCH_DELAY_MS: Final = 1_000
 """Spans leave after a second unless OTEL_BSP_SCHEDULE_DELAY says otherwise: a process that is
 killed takes with it what has not left, and the default of five seconds is a lot of that."""
 
-ENDPOINT_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+ENDPOINT_VARIABLE: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+TRACES_VARIABLE: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+METRICS_VARIABLE: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 TRACES_PATH: Final = "/v1/traces"
+METRICS_PATH: Final = "/v1/metrics"
 
-_ours: TracerProvider | None = None
+
+class Provider(Protocol):
+    """Of a provider of the SDK, what is needed to end it."""
+
+    def shutdown(self) -> None:
+        """Send what waits and stop."""
+        ...
+
+
+_ours: list[Provider] = []
 
 
 def setup(service_name: str, endpoint: str | None = None) -> bool:
@@ -33,7 +45,6 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
     Nothing happens when a tracer provider is set already, when no endpoint is configured (by
     `endpoint`, a base URL, or by the OTEL_ variables), or when these switch tracing off.
     """
-    global _ours
     if not wanted(os.environ, endpoint):
         return False
     from opentelemetry import trace
@@ -55,34 +66,78 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
     )
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay))
     trace.set_tracer_provider(provider)
-    _ours = provider
+    _ours.append(provider)
+    return True
+
+
+def setup_metrics(service_name: str, endpoint: str | None = None) -> bool:
+    """Send metrics to a collector by OTLP over HTTP; True when that was set up here.
+
+    They have to be asked for by OTEL_METRICS_EXPORTER=otlp, because `/metrics` has them anyway
+    and many a collector takes spans alone. Otherwise as `setup`.
+    """
+    if not metrics_wanted(os.environ, endpoint):
+        return False
+    from opentelemetry import metrics
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    if isinstance(metrics.get_meter_provider(), MeterProvider):
+        return False
+    exporter = OTLPMetricExporter(endpoint.rstrip("/") + METRICS_PATH if endpoint else None)
+    provider = MeterProvider(
+        [PeriodicExportingMetricReader(exporter)],
+        resource=_resource(service_name),
+        shutdown_on_exit=False,
+    )
+    metrics.set_meter_provider(provider)
+    _ours.append(provider)
     return True
 
 
 def wanted(environ: Mapping[str, str], endpoint: str | None) -> bool:
     """Whether spans are to be sent at all."""
+    exporters = environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
+    return _wanted(environ, endpoint, exporters, TRACES_VARIABLE)
+
+
+def metrics_wanted(environ: Mapping[str, str], endpoint: str | None) -> bool:
+    """Whether metrics are to be sent at all."""
+    exporters = environ.get("OTEL_METRICS_EXPORTER", "")
+    return _wanted(environ, endpoint, exporters, METRICS_VARIABLE)
+
+
+def _wanted(
+    environ: Mapping[str, str], endpoint: str | None, exporters: str, variable: str
+) -> bool:
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    exporters = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() or "otlp"
-    if "otlp" not in (each.strip() for each in exporters.split(",")):
+    if "otlp" not in (each.strip().lower() for each in exporters.split(",")):
         return False  # `none`, or one that we do not have
-    return bool(endpoint) or any(environ.get(name, "").strip() for name in ENDPOINT_VARIABLES)
+    return bool(endpoint) or any(
+        environ.get(name, "").strip() for name in (variable, ENDPOINT_VARIABLE)
+    )
 
 
 def shutdown(seconds_max: float = SHUTDOWN_SECONDS_MAX) -> bool:
     """Send what waits and stop, within `seconds_max`; False when the collector was too slow.
 
-    Nothing happens when `setup` set nothing up.
+    Nothing happens when nothing was set up here.
     """
-    global _ours
-    provider, _ours = _ours, None
-    if provider is None:
-        return True
-    # A thread that dies with the process: the exporter cannot be interrupted in the middle.
-    last = threading.Thread(target=provider.shutdown, name="stage-telemetry-exit", daemon=True)
-    last.start()
-    last.join(seconds_max)
-    return not last.is_alive()
+    providers = list(_ours)
+    _ours.clear()
+    latest = time.monotonic() + seconds_max
+    # Threads that die with the process: an exporter cannot be interrupted in the middle.
+    last = [
+        threading.Thread(target=each.shutdown, name="stage-telemetry-exit", daemon=True)
+        for each in providers
+    ]
+    for thread in last:
+        thread.start()
+    for thread in last:
+        thread.join(max(0.0, latest - time.monotonic()))
+    return not any(thread.is_alive() for thread in last)
 
 
 def _resource(service_name: str) -> Resource:

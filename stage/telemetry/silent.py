@@ -112,5 +112,12 @@ class SilentObserver:
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """See `ports.observer.Observer`."""
 
-    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+    def happened(
+        self,
+        saga_id: str,
+        stage: str,
+        event: Event,
+        trace: TraceContext,
+        accepted_at: float | None = None,
+    ) -> None:
         """See `ports.observer.Observer`."""

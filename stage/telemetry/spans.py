@@ -269,7 +269,14 @@ class OtelObserver:
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """Lines tell of it: nothing to do."""
 
-    def happened(self, saga_id: str, stage: str, event: Event, trace: TraceContext) -> None:
+    def happened(
+        self,
+        saga_id: str,
+        stage: str,
+        event: Event,
+        trace: TraceContext,
+        accepted_at: float | None = None,
+    ) -> None:
         """Spans tell of attempts and not of events: nothing to do."""
 
     def _start(

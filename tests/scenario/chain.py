@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from downstream_stub.app import make_app as make_downstream
@@ -127,6 +128,7 @@ async def running_chain(
     stage: Stage[Any, Any] = payment,
     more_downstreams: Mapping[str, str] | None = None,
     tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
     **options: Any,
 ) -> AsyncIterator[Chain]:
     """Start all four; `options` are those of `Config`."""
@@ -146,7 +148,9 @@ async def running_chain(
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         chain = Chain(session, urls)
-        chain.app = build_app(stage, config, tracer_provider=tracer_provider)
+        chain.app = build_app(
+            stage, config, tracer_provider=tracer_provider, meter_provider=meter_provider
+        )
         apps = {
             "psp": psp_service.make_app(),
             "shipping": make_downstream(name="shipping", upstream=urls["payment"]),

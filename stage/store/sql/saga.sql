@@ -43,6 +43,19 @@ SELECT id FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 ORDER BY due_at, i
 -- How many sagas there are in each state; read from an index alone.
 SELECT state, count(*) FROM saga GROUP BY state;
 
+-- name: count_parked
+-- How many sagas wait for a person.
+SELECT count(*) FROM saga WHERE parked <> '';
+
+-- name: oldest_unfinished
+-- When the oldest saga was accepted that is under way and waits for nobody.
+SELECT min(accepted_at) FROM saga
+WHERE state IN ('active', 'compensating') AND parked = '';
+
+-- name: longest_due
+-- Since when the saga that is due the longest has needed a run, at ?1.
+SELECT min(due_at) FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1;
+
 -- name: closable_sagas
 -- Sagas that are over, with undo data left, last changed before ?1; at most ?2. The index is named
 -- because the planner takes that of the states, reads every ended saga and sorts them all.

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
 from stage.core.states import SagaState
-from stage.ports.store import Entry, Filter, Row, SagaRow, Store, Tx, Unit
+from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Store, Tx, Unit
 from stage.store.errors import StatementRefused, TooManyRows
 from stage.store.units import FETCH_ROWS_MAX
 from tests.unit.store.given import AT, accepted, inserting, longer, parked, paying, payments, row
@@ -466,6 +466,25 @@ async def test_sagas_are_counted_by_state(store: Store) -> None:
     await store.transact(inserting("c", row("c", state=SagaState.COMPENSATED)))
     expected = dict.fromkeys(SagaState, 0) | {SagaState.ACTIVE: 2, SagaState.COMPENSATED: 1}
     assert await store.count() == expected
+
+
+async def test_what_waits_is_told(store: Store) -> None:
+    """Who is parked counts there alone; what is over or only due later waits for nothing."""
+    assert await store.backlog(AT) == Backlog(
+        parked=0, oldest_accepted_at=None, longest_due_at=None
+    )
+    compensating = SagaState.COMPENSATING
+    for made in (
+        replace(row("a", parked="why", due_at=None), accepted_at=AT - 9),
+        replace(row("b", due_at=AT + 1), accepted_at=AT - 7),
+        replace(row("c", state=SagaState.COMPLETED, due_at=None), accepted_at=AT - 8),
+        replace(row("d", state=compensating, due_at=AT - 2), accepted_at=AT - 5),
+        replace(row("e", state=compensating, due_at=AT - 3), accepted_at=AT - 4),
+    ):
+        await store.transact(inserting(made.id, made))
+    assert await store.backlog(AT) == Backlog(
+        parked=1, oldest_accepted_at=AT - 7, longest_due_at=AT - 3
+    )
 
 
 async def test_fetchall_has_a_limit(store: Store) -> None:

@@ -39,6 +39,29 @@ def test_when_spans_are_sent(environ: dict[str, str], endpoint: str | None, expe
     assert sdk.wanted(environ, endpoint) is expected
 
 
+@pytest.mark.parametrize(
+    "environ,endpoint,expected",
+    [
+        ({}, "http://c:4318", False),
+        ({"OTEL_METRICS_EXPORTER": "otlp"}, None, False),
+        ({"OTEL_METRICS_EXPORTER": "otlp"}, "http://c:4318", True),
+        ({"OTEL_METRICS_EXPORTER": "none"}, "http://c:4318", False),
+        ({"OTEL_METRICS_EXPORTER": "OTLP", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"}, None, True),
+        (
+            {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c"},
+            None,
+            True,
+        ),
+        ({"OTEL_METRICS_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, "http://c:4318", False),
+    ],
+)
+def test_when_metrics_are_sent(
+    environ: dict[str, str], endpoint: str | None, expected: bool
+) -> None:
+    """Only where they are asked for: `/metrics` has them anyway."""
+    assert sdk.metrics_wanted(environ, endpoint) is expected
+
+
 def run(program: str, **environ: str) -> object:
     """The JSON that a program prints last, in a process of its own: what it sets stays set."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}
@@ -115,6 +138,41 @@ def test_a_collector_that_hangs_holds_the_exit_for_two_seconds_at_most(hanging: 
         "print(json.dumps([made, bool(span.span_id), sent, took < sdk.SHUTDOWN_SECONDS_MAX]))"
     )
     assert told == [True, True, False, True]
+
+
+def test_metrics_reach_a_collector_before_the_exit() -> None:
+    """By OTLP over HTTP, under the name of the service, with what happened last."""
+    told = run(
+        "import json, threading\n"
+        "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
+        "from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (\n"
+        "    ExportMetricsServiceRequest)\n"
+        "from stage.telemetry import metrics, names, sdk\n"
+        "from stage.telemetry.meters import bridge\n"
+        "seen = []\n"
+        "class Handler(BaseHTTPRequestHandler):\n"
+        "    def do_POST(self):\n"
+        "        seen.append((self.path, self.rfile.read(int(self.headers['Content-Length']))))\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "    def log_message(self, *_): pass\n"
+        "server = HTTPServer(('127.0.0.1', 0), Handler)\n"
+        "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+        "class NoGauges:\n"
+        "    def read(self, name): return {}\n"
+        "made = sdk.setup_metrics('payment', f'http://127.0.0.1:{server.server_port}')\n"
+        "counted = metrics.Metrics()\n"
+        "bridge(counted, NoGauges(), None)\n"
+        "counted.committed(7, 0.002)\n"
+        "sent = sdk.shutdown(5.0)\n"
+        "path, body = seen[-1]\n"
+        "(resource,) = ExportMetricsServiceRequest.FromString(body).resource_metrics\n"
+        "held = {m.name: m for m in resource.scope_metrics[0].metrics}\n"
+        "names_ = {a.key: a.value.string_value for a in resource.resource.attributes}\n"
+        "batch = held[names.M_BATCH_UNITS].histogram.data_points[0].sum\n"
+        "print(json.dumps([made, sent, path, names_['service.name'], batch]))",
+        OTEL_METRICS_EXPORTER="otlp",
+    )
+    assert told == [True, True, "/v1/metrics", "payment", 7.0]
 
 
 def test_the_service_is_named_unless_the_environment_names_it() -> None:

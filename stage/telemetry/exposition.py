@@ -1,0 +1,70 @@
+"""The metrics as Prometheus text, written by prometheus_client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric as Family
+
+from stage.telemetry import names
+from stage.telemetry.gauges import Gauges
+from stage.telemetry.metrics import Histogram, Metrics
+
+
+class _Collector:
+    """What prometheus_client asks for its families."""
+
+    def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
+        self._metrics = metrics
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[Family]:
+        """Every metric of the table, also where nothing was counted yet."""
+        for name, metric in names.METRICS.items():
+            told = names.prometheus_name(name), metric.told
+            match metric.kind:
+                case "gauge":
+                    gauge = GaugeMetricFamily(*told, labels=metric.labels)
+                    for labels, value in sorted(self._gauges.read(name).items()):
+                        gauge.add_metric(labels, value)
+                    yield gauge
+                case "counter":
+                    counter = CounterMetricFamily(*told, labels=metric.labels)
+                    for labels, count in sorted(self._metrics.counters[name].copy().items()):
+                        counter.add_metric(labels, count)
+                    yield counter
+                case "histogram":
+                    family = HistogramMetricFamily(*told, labels=metric.labels)
+                    for labels, held in sorted(self._metrics.histograms[name].copy().items()):
+                        family.add_metric(labels, buckets=_cumulated(held), sum_value=held.sum)
+                    yield family
+
+
+def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
+    """Counts at or below each bound, as the format wants them."""
+    total, buckets = 0, []
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    for bound, count in zip(bounds, list(histogram.counts), strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets
+
+
+class Exposition:
+    """Writes the text; beside the metrics of the table those of the process (`process_…`)."""
+
+    def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Collector(metrics, gauges))
+        ProcessCollector(registry=self._registry)
+        self._gauges = gauges
+
+    async def write(self, accept: str) -> tuple[bytes, str]:
+        """The text and its content type: version 0.0.4, or OpenMetrics where that is asked for."""
+        await self._gauges.refresh()
+        encode, content_type = choose_encoder(accept)
+        return await asyncio.to_thread(encode, self._registry), content_type

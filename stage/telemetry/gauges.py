@@ -1,0 +1,103 @@
+"""What is true now, as numbers: read when somebody asks, never counted along."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from stage.core.errors import StoreUnavailable
+from stage.core.states import SagaState
+from stage.ports.clock import Clock
+from stage.ports.store import Backlog
+from stage.telemetry import names
+from stage.telemetry.metrics import Labels
+
+REFRESH_SECONDS: Final = 15.0
+"""Time between two looks into the database for a reader who cannot wait for one."""
+
+
+class Running(Protocol):
+    """Of the engine, what is asked here."""
+
+    @property
+    def ready(self) -> bool:
+        """See `ports.engine.Engine`."""
+        ...
+
+    @property
+    def live(self) -> int:
+        """See `ports.engine.Engine`."""
+        ...
+
+    @property
+    def in_doubt(self) -> int:
+        """See `ports.engine.Engine`."""
+        ...
+
+    async def count(self) -> dict[SagaState, int]:
+        """See `ports.engine.Engine`."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """See `ports.engine.Engine`."""
+        ...
+
+
+class Gauges:
+    """The gauges of `names.METRICS`. What comes from the database is as of the last `refresh`."""
+
+    def __init__(
+        self,
+        engine: Running,
+        clock: Clock,
+        *,
+        queued: Callable[[], int],
+        breakers: Callable[[], Mapping[str, bool]],
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._queued = queued
+        self._breakers = breakers
+        self._counts: dict[SagaState, int] | None = None
+        self._backlog: Backlog | None = None
+
+    async def refresh(self) -> None:
+        """Look into the database. While it is away nothing is told of what it holds."""
+        try:
+            self._counts = await self._engine.count()
+            self._backlog = await self._engine.backlog()
+        except StoreUnavailable:
+            self._counts = self._backlog = None
+
+    async def keep_fresh(self) -> None:
+        """Refresh every now and then, until cancelled."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    def read(self, name: str) -> dict[Labels, float]:
+        """The values of one gauge by its labels."""
+        match name:
+            case names.M_SAGAS:
+                counts = self._counts or {}
+                return {(state.value,): count for state, count in counts.items()}
+            case names.M_BREAKER:
+                return {(peer,): float(broken) for peer, broken in self._breakers().items()}
+            case names.M_PARKED | names.M_OLDEST | names.M_LAG:
+                return {} if self._backlog is None else {(): self._of_backlog(name, self._backlog)}
+            case names.M_RUNS:
+                return {(): self._engine.live}
+            case names.M_IN_DOUBT:
+                return {(): self._engine.in_doubt}
+            case names.M_READY:
+                return {(): float(self._engine.ready)}
+            case names.M_QUEUE:
+                return {(): self._queued()}
+        raise KeyError(name)
+
+    def _of_backlog(self, name: str, backlog: Backlog) -> float:
+        if name == names.M_PARKED:
+            return backlog.parked
+        since = backlog.oldest_accepted_at if name == names.M_OLDEST else backlog.longest_due_at
+        return 0.0 if since is None else max(0.0, self._clock.now() - since)

@@ -1,0 +1,68 @@
+"""The metrics on the OpenTelemetry API: for a meter provider of the host, or of our entry point.
+
+Counters and gauges are read when the provider collects; what is a distribution is recorded as it
+happens. Without a provider all of this does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Histogram,
+    Meter,
+    MeterProvider,
+    Observation,
+    get_meter,
+)
+
+from stage.core.version import __version__
+from stage.telemetry import names
+from stage.telemetry.gauges import Gauges
+from stage.telemetry.metrics import Labels, Metrics
+
+Callback = Callable[[CallbackOptions], Iterable[Observation]]
+
+
+def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None) -> None:
+    """Make an instrument for every metric of the table, with `provider` or the global one."""
+    meter = get_meter(names.SCOPE, __version__, meter_provider=provider)
+    recorded: dict[str, Histogram] = {}
+    for name, metric in names.METRICS.items():
+        match metric.kind:
+            case "histogram":
+                recorded[name] = _histogram(meter, name, metric)
+            case "counter":
+                callback = _reading(metric.labels, partial(_counted, metrics, name))
+                meter.create_observable_counter(name, [callback], metric.unit, metric.told)
+            case "gauge":
+                callback = _reading(metric.labels, partial(gauges.read, name))
+                meter.create_observable_gauge(name, [callback], metric.unit, metric.told)
+
+    def observed(name: str, labels: Labels, value: float) -> None:
+        keys = names.METRICS[name].labels
+        recorded[name].record(value, dict(zip(keys, labels, strict=True)))
+
+    metrics.observed = observed
+
+
+def _counted(metrics: Metrics, name: str) -> Mapping[Labels, float]:
+    return metrics.counters[name].copy()
+
+
+def _histogram(meter: Meter, name: str, metric: names.Metric) -> Histogram:
+    return meter.create_histogram(
+        name, metric.unit, metric.told, explicit_bucket_boundaries_advisory=metric.bounds
+    )
+
+
+def _reading(keys: Labels, read: Callable[[], Mapping[Labels, float]]) -> Callback:
+    def callback(_: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(value, dict(zip(keys, labels, strict=True)))
+            for labels, value in read().items()
+        ]
+
+    return callback

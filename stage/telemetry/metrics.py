@@ -1,0 +1,158 @@
+"""Counts what happens, in plain numbers: cheap to add to, read by whoever asks.
+
+There are two ways out for the same numbers: Prometheus text (`telemetry.exposition`) and the
+OpenTelemetry API (`telemetry.meters`). Both follow the table `names.METRICS`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from time import perf_counter
+from typing import Final, get_args
+
+from stage.core import events as e
+from stage.core.commands import Activity
+from stage.ports.observer import TraceContext
+from stage.telemetry import names
+
+ATTEMPTS_REMEMBERED_MAX: Final = 10_000
+"""Attempts whose begin is known; one that is never ended is dropped when there are more."""
+TELL_STEP: Final = "tell_upstream"
+
+Labels = tuple[str, ...]
+Hook = Callable[[str, Labels, float], None]
+"""Told of each observation: the name of the metric, its labels, its value."""
+
+
+def _outcomes() -> dict[type[e.Event], tuple[Activity, str]]:
+    """How an attempt ended, by its event: `step_in_doubt` is `execute`, `in_doubt`."""
+    words = {
+        "step": Activity.EXECUTE,
+        "probe": Activity.PROBE,
+        "compensation": Activity.COMPENSATE,
+        "tell": Activity.TELL,
+    }
+    found: dict[type[e.Event], tuple[Activity, str]] = {}
+    for kind in get_args(e.Outcome):
+        word, _, outcome = str(kind.__struct_config__.tag).partition("_")
+        found[kind] = words[word], outcome
+    return found
+
+
+OUTCOMES: Final = _outcomes()
+ENDS: Final[Mapping[type[e.Event], str]] = {
+    e.Completed: "completed",
+    e.Compensated: "compensated",
+    e.FailedToCompensate: "failed_to_compensate",
+}
+
+
+class Histogram:
+    """Counts by upper bound, and the sum. One thread writes, any may read."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Add one value; an upper bound belongs to its bucket."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Metrics:
+    """telemetry.compose.Listener that counts; also told of the batches of the writer.
+
+    `counters` and `histograms` hold the numbers by the name of the metric, then by its labels.
+    """
+
+    def __init__(self) -> None:
+        self.counters: dict[str, dict[Labels, int]] = {}
+        self.histograms: dict[str, dict[Labels, Histogram]] = {}
+        for name, metric in names.METRICS.items():
+            if metric.kind == "counter":
+                # From 0 on: of a series that begins with 1 Prometheus sees no increase.
+                known = ((value,) for value in metric.values) if metric.labels else ((),)
+                self.counters[name] = dict.fromkeys(known, 0)
+            elif metric.kind == "histogram":
+                self.histograms[name] = {} if metric.labels else {(): Histogram(metric.bounds)}
+        self.observed: Hook | None = None
+        """Where observations go too: what is a distribution cannot be read off later."""
+        self._began: dict[tuple[str, Activity, str], float] = {}
+
+    # --- telemetry.compose.Listener ----------------------------------------------------------
+
+    def attempted(
+        self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
+    ) -> None:
+        """Remember when it began."""
+        began = self._began
+        if len(began) >= ATTEMPTS_REMEMBERED_MAX:
+            with suppress(RuntimeError, StopIteration):  # another thread may write too
+                began.pop(next(iter(began)), None)
+        began[saga_id, activity, TELL_STEP if activity is Activity.TELL else step] = perf_counter()
+
+    def happened(
+        self,
+        saga_id: str,
+        stage: str,
+        event: e.Event,
+        trace: TraceContext,
+        accepted_at: float | None = None,
+    ) -> None:
+        """Count it."""
+        kind = type(event)
+        if (outcome := OUTCOMES.get(kind)) is not None:
+            self._attempt_ended(saga_id, event, *outcome)
+        elif (end := ENDS.get(kind)) is not None:
+            self._count(names.M_SAGAS_ENDED, (end,))
+            if accepted_at is not None:
+                self._observe(names.M_SAGA_DURATION, (end,), max(0.0, event.at - accepted_at))
+        elif kind is e.Accepted:
+            self._count(names.M_SAGAS_ACCEPTED)
+        elif kind is e.Parked:
+            self._count(names.M_SAGAS_PARKED)
+        elif kind is e.Recovered:
+            self._count(names.M_SAGAS_RECOVERED)
+
+    def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
+        """Count it by where; a route, whose name may come from outside, as `request`."""
+        known = where in names.METRICS[names.M_DEFECTS].values
+        self._count(names.M_DEFECTS, (where if known else "request",))
+
+    # --- store.writer ------------------------------------------------------------------------
+
+    def committed(self, units: int, seconds: float) -> None:
+        """A batch of that many units became durable; its COMMIT took so long."""
+        self._observe(names.M_BATCH_UNITS, (), units)
+        self._observe(names.M_COMMIT_DURATION, (), seconds)
+
+    # -----------------------------------------------------------------------------------------
+
+    def _attempt_ended(
+        self, saga_id: str, event: e.Event, activity: Activity, outcome: str
+    ) -> None:
+        step: str = getattr(event, "step", TELL_STEP)
+        labels = (step, activity.value, outcome)
+        self._count(names.M_ATTEMPTS, labels)
+        began = self._began.pop((saga_id, activity, step), None)
+        if began is not None:
+            self._observe(names.M_ATTEMPT_DURATION, labels, perf_counter() - began)
+
+    def _count(self, name: str, labels: Labels = ()) -> None:
+        counts = self.counters[name]
+        counts[labels] = counts.get(labels, 0) + 1
+
+    def _observe(self, name: str, labels: Labels, value: float) -> None:
+        histograms = self.histograms[name]
+        histogram = histograms.get(labels)
+        if histogram is None:
+            histogram = histograms.setdefault(labels, Histogram(names.METRICS[name].bounds))
+        histogram.observe(value)
+        if self.observed is not None:
+            self.observed(name, labels, value)

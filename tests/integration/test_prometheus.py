@@ -1,0 +1,176 @@
+"""Prometheus' own tool judges what we print, our alert rules and the queries of our dashboard."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage.telemetry import names
+from tests.scenario.chain import running_chain
+
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+VARIABLES = {
+    "$__rate_interval": "5m",
+    "$job": "stage",
+    "$instance": ".*",
+}
+
+
+def told_names() -> set[str]:
+    """Every name of a series that a stage prints."""
+    return {
+        names.prometheus_name(name) + ending
+        for name, metric in names.METRICS.items()
+        for ending in KINDS[metric.kind]
+    }
+
+
+def dashboard() -> dict[str, Any]:
+    """The dashboard as Grafana reads it."""
+    found: dict[str, Any] = json.loads((ROOT / "examples/grafana/stage.json").read_text())
+    return found
+
+
+def queries(board: dict[str, Any]) -> Iterator[str]:
+    """What its panels ask for, its variables filled in."""
+    for panel in board["panels"]:
+        for target in panel.get("targets", ()):
+            query: str = target["expr"]
+            for name, value in VARIABLES.items():
+                query = query.replace(name, value)
+            yield query
+
+
+def promtool(*arguments: str, stdin: bytes = b"") -> str:
+    """What it says; it must be content and have nothing to advise."""
+    assert PROMTOOL is not None
+    done = subprocess.run(
+        [PROMTOOL, *arguments], input=stdin, capture_output=True, timeout=60, check=False
+    )
+    said = (done.stdout + done.stderr).decode()
+    assert 0 == done.returncode, said
+    return said
+
+
+@pytest.mark.blocking
+@needs_promtool
+async def test_what_a_stage_prints_pleases_promtool(tmp_path: Path) -> None:
+    """`promtool check metrics` parses it and has nothing to say about names and help."""
+    async with running_chain(tmp_path) as chain:
+        await chain.send("s-1")
+        _, _, body = await chain.request("GET", f"{chain.stage}/metrics")
+    assert "" == promtool("check", "metrics", stdin=body)
+
+
+@needs_promtool
+def test_the_alert_rules_are_rules() -> None:
+    """All of them, by `promtool check rules` with its lint on."""
+    said = promtool("check", "rules", "--lint=all", str(ROOT / "examples/prometheus/alerts.yaml"))
+    assert f"{len(ALERTS)} rules found" in said
+
+
+ALERTS = {
+    "StageFailedToCompensate": {
+        'stage_sagas_ended_total{outcome="failed_to_compensate"}': ("0x25 1x40", "0x65"),
+    },
+    "StageSagaParked": {"stage_parked": ("0x20 2x40", "0x65")},
+    "StageSagaStuck": {"stage_oldest_unfinished_seconds": ("0+60x65", "5x65")},
+    "StageInDoubt": {"stage_in_doubt": ("1x65", "0 1 0 1x3 0x60")},
+    "StageBehind": {"stage_due_lag_seconds": ("0+60x65", "2x65")},
+    "StageNotReady": {"stage_ready": ("1x5 0x60", "1x5 0 1x60")},
+    "StagePeerLeftAlone": {'stage_breaker_open{peer="psp"}': ("1x65", "0 1 1 0x63")},
+    "StageCrashes": {
+        "process_start_time_seconds": ("0x20 100 200 300 400 500x40", "7x65"),
+        "stage_ready": ("1x65", "1x65"),
+    },
+    "StageSlowCommits": {
+        'stage_writer_commit_duration_seconds_bucket{le="0.25"}': ("0x65", "0+100x65"),
+        'stage_writer_commit_duration_seconds_bucket{le="0.5"}': ("0+100x65", "0+100x65"),
+        'stage_writer_commit_duration_seconds_bucket{le="+Inf"}': ("0+100x65", "0+100x65"),
+    },
+    "StageDefect": {'stage_defects_total{where="run"}': ("0x25 1x40", "0x65")},
+}
+"""By rule: the series under which it fires, and those under which it does not, a minute apart."""
+AT = "30m"
+
+
+def timed(alert: str, column: int) -> str:
+    """A test for `promtool test rules`: the alert at AT under one column of its series."""
+    series = "".join(
+        f"      - {{series: '{sample_of(name)}', values: '{values[column]}'}}\n"
+        for name, values in ALERTS[alert].items()
+    )
+    firing = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
+    return (
+        f"  - interval: 1m\n    input_series:\n{series}    promql_expr_test:\n"
+        f"      - {{expr: '{firing}', eval_time: {AT},"
+        f" exp_samples: [{{labels: '{{}}', value: {1 - column}}}]}}\n"
+    )
+
+
+def sample_of(name: str) -> str:
+    """A series with the labels that a scrape gives it."""
+    base, _, labels = name.partition("{")
+    more = f",{labels}" if labels else "}"
+    return f'{base}{{job="stage",instance="a:8080"{more}'
+
+
+@needs_promtool
+def test_every_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
+    """Each rule is run by promtool over an hour that is bad and one that is not."""
+    rules = ROOT / "examples/prometheus/alerts.yaml"
+    written = re.findall(r"alert: (\w+)", rules.read_text())
+    assert sorted(ALERTS) == sorted(written)
+    cases = "".join(timed(alert, column) for alert in ALERTS for column in (0, 1))
+    test = tmp_path / "test.yaml"
+    test.write_text(f"rule_files: ['{rules}']\nevaluation_interval: 1m\ntests:\n{cases}")
+    promtool("test", "rules", str(test))
+
+
+@needs_promtool
+def test_every_query_of_the_dashboard_is_a_query(tmp_path: Path) -> None:
+    """Each is parsed as the expression of a recording rule."""
+    rules = [
+        {"record": f"stage:panel{number}", "expr": query}
+        for number, query in enumerate(queries(dashboard()))
+    ]
+    file = tmp_path / "rules.yaml"  # JSON is YAML
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    assert f"{len(rules)} rules found" in promtool("check", "rules", str(file))
+
+
+def test_the_dashboard_and_the_alerts_ask_for_what_is_told() -> None:
+    """A name that no stage prints would be an empty panel, and an alert that never fires."""
+    alerts = (ROOT / "examples/prometheus/alerts.yaml").read_text()
+    expressions = [*queries(dashboard()), *re.findall(r"expr: (.+)", alerts)]
+    asked = {name for text in expressions for name in re.findall(r"\bstage_\w+", text)}
+    assert asked <= told_names()
+    judged = {name.removesuffix("_bucket") for name in asked}
+    assert "stage_writer_commit_duration_seconds" in judged
+
+
+def test_every_panel_says_what_it_shows() -> None:
+    """With a title, a description, a unit and a place of its own."""
+    board = dashboard()
+    panels = board["panels"]
+    assert len(panels) == len({panel["id"] for panel in panels})
+    assert len(panels) == len({json.dumps(panel["gridPos"], sort_keys=True) for panel in panels})
+    for panel in panels:
+        assert panel["title"]
+        if "row" != panel["type"]:
+            assert panel["description"].endswith(".")
+            assert panel["fieldConfig"]["defaults"]["unit"]
+            assert "${datasource}" == panel["datasource"]["uid"]
+    assert {"datasource", "job", "instance"} == {
+        each["name"] for each in board["templating"]["list"]
+    }

@@ -1,0 +1,171 @@
+"""What /metrics says of a chain that was used, against the books of its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from aiohttp.test_utils import unused_port
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    NumberDataPoint,
+)
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from stage.outbound.breaker import FAILURES_MAX
+from stage.telemetry import names
+from tests.scenario.chain import ORDER, Chain, running_chain
+
+CHARGED = {"step": "charge", "activity": "execute"}
+OPEN_METRICS = "application/openmetrics-text"
+
+
+class Scraped(dict[tuple[str, frozenset[tuple[str, str]]], float]):
+    """Samples by name and labels."""
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """One sample, None where there is none."""
+        return self.get((name, frozenset(labels.items())))
+
+
+async def scrape(chain: Chain) -> Scraped:
+    """What Prometheus would read now."""
+    status, headers, body = await chain.request("GET", f"{chain.stage}/metrics")
+    assert (200, "text/plain; version=0.0.4; charset=utf-8") == (status, headers["Content-Type"])
+    return Scraped(
+        {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(body.decode())
+            for sample in family.samples
+        }
+    )
+
+
+async def some_sagas(chain: Chain) -> None:
+    """Two that complete, one of them replayed, one refused, one whose charge is in doubt once."""
+    for saga_id in ("s-1", "s-2", "s-2"):
+        assert 200 == (await chain.send(saga_id))[0]
+    await chain.script(chain.psp, script="refuse", times=1)
+    assert 409 == (await chain.send("s-3", {**ORDER, "order_id": "o-3"}))[0]
+    await chain.script(chain.psp, script="effect-then-drop")
+    assert 200 == (await chain.send("s-4", {**ORDER, "order_id": "o-4"}))[0]
+
+
+async def test_it_counts_what_happened(tmp_path: Path) -> None:
+    """Each once: what is replayed is not counted again."""
+    async with running_chain(tmp_path) as chain:
+        await some_sagas(chain)
+        found = await scrape(chain)
+        made, _ = await chain.charges()
+    assert 4 == found.value("stage_sagas_accepted_total")
+    assert 3 == found.value("stage_sagas_ended_total", outcome="completed")
+    assert 1 == found.value("stage_sagas_ended_total", outcome="compensated")
+    assert 0 == found.value("stage_sagas_ended_total", outcome="failed_to_compensate")
+    assert 3 == found.value("stage_sagas", state="completed")
+    assert 1 == found.value("stage_sagas", state="compensated")
+    assert 2 == found.value("stage_attempts_total", **CHARGED, outcome="succeeded")
+    assert 1 == found.value("stage_attempts_total", **CHARGED, outcome="refused")
+    assert 1 == found.value("stage_attempts_total", **CHARGED, outcome="in_doubt")
+    probe = {"step": "charge", "activity": "probe", "outcome": "found"}
+    assert 1 == found.value("stage_attempts_total", **probe)
+    assert 3 == made
+    assert 3 == found.value("stage_saga_duration_seconds_count", outcome="completed")
+    total = found.value("stage_attempt_duration_seconds_sum", **CHARGED, outcome="succeeded")
+    assert total is not None and 0 < total < 20
+    commits = found.value("stage_writer_commit_duration_seconds_count")
+    units = found.value("stage_writer_batch_sum")
+    assert commits and units and 4 * 3 <= commits <= units
+    for name in ("parked", "runs", "in_doubt", "oldest_unfinished_seconds", "due_lag_seconds"):
+        assert 0 == found.value(f"stage_{name}")
+    assert 1 == found.value("stage_ready")
+    assert 0 == found.value("stage_breaker_open", peer="psp")
+
+
+async def test_it_tells_of_what_waits(tmp_path: Path) -> None:
+    """A saga that waits for a person, then one in the middle of a call that hangs."""
+    async with running_chain(tmp_path) as chain:
+        await chain.script(chain.shipping, script="refuse")
+        await chain.script(chain.psp, script="refund-fails")
+        await chain.send("s-1")
+        found = await scrape(chain)
+        assert 1 == found.value("stage_parked")
+        assert 1 == found.value("stage_sagas_ended_total", outcome="failed_to_compensate")
+        assert 0 == found.value("stage_oldest_unfinished_seconds")
+        await chain.script(chain.psp, script="hang", times=1)
+        sending = asyncio.create_task(chain.send("s-2", {**ORDER, "order_id": "o-2"}))
+        await chain.until("s-2", lambda view: "active" == view["state"])
+        found = await scrape(chain)
+        assert 1 == found.value("stage_runs")
+        assert 1 == found.value("stage_sagas", state="active")
+        age = found.value("stage_oldest_unfinished_seconds")
+        assert age is not None and 0 < age < 10
+        sending.cancel()
+
+
+async def test_a_peer_that_is_left_alone_shows(tmp_path: Path) -> None:
+    """After eight failures in a row nothing is sent forward to it for a while."""
+    nobody = {"psp": f"http://127.0.0.1:{unused_port()}"}
+    async with running_chain(tmp_path, attempts_max=1, externals=nobody) as chain:
+        for number in range(FAILURES_MAX):
+            assert 0 == ((await scrape(chain)).value("stage_breaker_open", peer="psp") or 0)
+            await chain.send(f"s-{number}", {**ORDER, "order_id": f"o-{number}"})
+        assert 1 == (await scrape(chain)).value("stage_breaker_open", peer="psp")
+
+
+async def test_every_metric_of_the_table_is_there_from_the_start(tmp_path: Path) -> None:
+    """Also in OpenMetrics, where that is asked for; both can be parsed strictly."""
+    async with running_chain(tmp_path) as chain:
+        url = f"{chain.stage}/metrics"
+        _, _, plain = await chain.request("GET", url)
+        _, headers, other = await chain.request("GET", url, Accept=OPEN_METRICS)
+    assert headers["Content-Type"].startswith(OPEN_METRICS)
+    wanted = {names.prometheus_name(name) for name in names.METRICS}
+    assert wanted <= {family.name for family in text_string_to_metric_families(plain.decode())}
+    families = openmetrics.text_string_to_metric_families(other.decode())  # type: ignore[no-untyped-call]
+    assert wanted <= {family.name for family in families}
+
+
+async def test_while_the_database_is_away_the_rest_is_told(tmp_path: Path) -> None:
+    """Whoever watches must see that it is not ready, and not that there are no sagas."""
+    async with running_chain(tmp_path) as chain:
+        await chain.send("s-1")
+        (tmp_path / "payment.db").rename(tmp_path / "away.db")
+        assert 503 == (await chain.send("s-2"))[0]
+        found = await scrape(chain)
+        (tmp_path / "away.db").rename(tmp_path / "payment.db")
+    assert 0 == found.value("stage_ready")
+    assert 1 == found.value("stage_sagas_accepted_total")
+
+
+async def test_a_meter_provider_gets_the_same_numbers(tmp_path: Path) -> None:
+    """`meter_provider=` of a host application: counters, gauges and distributions."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    async with running_chain(tmp_path, meter_provider=provider) as chain:
+        await some_sagas(chain)
+        await scrape(chain)  # it refreshes what is read from the database
+        collected = await asyncio.to_thread(reader.get_metrics_data)
+        provider.shutdown()
+    assert collected is not None
+    (resource,) = collected.resource_metrics
+    (scope,) = resource.scope_metrics
+    assert names.SCOPE == scope.scope.name
+    found = {metric.name: metric for metric in scope.metrics}
+    assert set(names.METRICS) - {names.M_DEFECTS} <= set(found)
+    points = {
+        (name, frozenset((point.attributes or {}).items())): point
+        for name, metric in found.items()
+        for point in metric.data.data_points
+    }
+    ended = points[names.M_SAGAS_ENDED, frozenset({("outcome", "completed")})]
+    assert isinstance(ended, NumberDataPoint) and 3 == ended.value
+    held = points[names.M_SAGAS, frozenset({("state", "completed")})]
+    assert isinstance(held, NumberDataPoint) and 3 == held.value
+    lasted = points[names.M_SAGA_DURATION, frozenset({("outcome", "completed")})]
+    assert isinstance(lasted, HistogramDataPoint) and 3 == lasted.count
+    bounds = names.METRICS[names.M_SAGA_DURATION].bounds
+    assert bounds == tuple(lasted.explicit_bounds)
+    assert "s" == found[names.M_SAGA_DURATION].unit
