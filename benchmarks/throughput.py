@@ -64,7 +64,14 @@ class Figure:
 
 
 def measure(
-    wrk: str, neighbours: str, folder: Path, *, widths: Sequence[int], rounds: int, seconds: float
+    wrk: str,
+    neighbours: str,
+    folder: Path,
+    *,
+    widths: Sequence[int],
+    rounds: int,
+    seconds: float,
+    contestants: Sequence[Contestant] = CONTESTANTS,
 ) -> Iterator[Sample]:
     """Yield samples as they are made. Raises RuntimeError when a contestant answers wrongly."""
     with ExitStack() as stack:
@@ -75,7 +82,7 @@ def measure(
                     Place(folder=folder / each.name, neighbours=neighbours, collector=neighbours),
                 )
             )
-            for each in CONTESTANTS
+            for each in contestants
         }
         for each, service in listening.items():
             _load(wrk, each, service, connections=8, seconds=WARM_UP_SECONDS, run="warm")
