@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -25,8 +26,16 @@ def loop_watch(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what the tests with a size of their own have reached."""
+    """Say what the tests with a size of their own have reached.
+
+    `reached` is a line; `counted` is what and how many, added up over all tests.
+    """
+    counted: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
-        for name, value in report.user_properties:
-            if name == "reached" and report.when == "call":
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == "reached":
                 terminalreporter.write_line(str(value))
+            elif name == "counted" and isinstance(value, list | tuple):
+                counted[value[0]] += value[1]
+    for what, number in sorted(counted.items()):
+        terminalreporter.write_line(f"{what}: {number}")

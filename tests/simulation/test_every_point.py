@@ -8,7 +8,7 @@ proved to have struck.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -100,7 +100,9 @@ def free(script: Script) -> list[Point]:
 
 @pytest.mark.parametrize("chain", CHAINS, ids="-".join)
 @pytest.mark.parametrize("name", REFERENCES)
-def test_one_fault_at_every_point(name: str, chain: tuple[str, ...]) -> None:
+def test_one_fault_at_every_point(
+    name: str, chain: tuple[str, ...], record_property: Callable[[str, object], None]
+) -> None:
     """Each kind at each point it can strike at."""
     seed = seed_of(name, chain)
     base = follow(name, {}, seed=seed, chain=chain)
@@ -115,6 +117,7 @@ def test_one_fault_at_every_point(name: str, chain: tuple[str, ...]) -> None:
             struck[f"{point.sort}: {kind}"] += 1
 
     assert struck.keys() == EVERY
+    record_property("counted", ("F2: single faults, one at every point", struck.total()))
 
 
 PARTS = 2
@@ -123,7 +126,9 @@ PARTS = 2
 
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("name", REFERENCES)
-def test_a_second_fault_at_every_point_after_the_first(name: str, part: int) -> None:
+def test_a_second_fault_at_every_point_after_the_first(
+    name: str, part: int, record_property: Callable[[str, object], None]
+) -> None:
     """Every pair: the second strikes while the world recovers from the first, or after."""
     seed = seed_of(name, ("plain",))
     base = follow(name, {}, seed=seed)
@@ -140,6 +145,7 @@ def test_a_second_fault_at_every_point_after_the_first(name: str, part: int) -> 
                 seconds[f"{point.sort}: {other}"] += 1
 
     assert pairs > 100, f"only {pairs} pairs"
+    record_property("counted", ("F2: pairs of faults", pairs))
     assert {
         f"{sort}: {kind}" for sort, kinds in STRIKES.items() for kind in kinds
     } == seconds.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -36,7 +37,9 @@ def told(summary: Summary, sagas: int) -> str:
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
-def test_every_invariant_holds_in_every_world(first: int) -> None:
+def test_every_invariant_holds_in_every_world(
+    first: int, record_property: Callable[[str, object], None]
+) -> None:
     """Nothing is lost, doubled, left standing or stuck, and the faults really struck."""
     seeds = range(first, first + SEEDS_PER_TEST)
 
@@ -46,6 +49,7 @@ def test_every_invariant_holds_in_every_world(first: int) -> None:
     assert summary.sagas == SEEDS_PER_TEST * SAGAS
     missing = [kind for kind in KINDS if not summary.faults[kind] and kind not in OF_FILES]
     assert not missing, f"these faults never struck: {missing}"
+    record_property("counted", ("F1: simulated sagas", summary.sagas))
     for state in ("completed", "compensated", "failed_to_compensate", "parked"):
         assert summary.states[state], f"no saga ended {state}"
 

@@ -6,6 +6,8 @@ from there on; the rules as they are have to pass at the same seed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from stage.core import machine
@@ -26,12 +28,16 @@ def test_there_are_twenty_five() -> None:
 
 
 @pytest.mark.parametrize("name", [*MUTANTS, *FURTHER])
-def test_a_planted_defect_is_found(name: str) -> None:
+def test_a_planted_defect_is_found(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
     """And the same world without it holds every invariant: `find` looks at both."""
     seed = recorded().get(name, 0)
 
     result = find(name, (seed, *range(SEEDS)))
 
+    if name in MUTANTS:
+        record_property("counted", ("F4: planted defects found", int(result is not None)))
     assert result is not None, f"{name} was not found at seed {seed} nor in {SEEDS} others"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import permutations
 
 import pytest
@@ -32,7 +33,9 @@ def holds(schedule: Schedule, ran: Ran) -> None:
 
 @pytest.mark.parametrize("second", range(4))
 @pytest.mark.parametrize("first", OPERATIONS)
-def test_every_schedule_ends_as_it_should(first: str, second: int) -> None:
+def test_every_schedule_ends_as_it_should(
+    first: str, second: int, record_property: Callable[[str, object], None]
+) -> None:
     """Somebody asked to compensate, so nothing stands in the end, whoever went first."""
     counted: Counter[int] = Counter()
     begun = [operation for operation in OPERATIONS if operation != first][second]
@@ -45,6 +48,7 @@ def test_every_schedule_ends_as_it_should(first: str, second: int) -> None:
     assert 6 == counted[0]
     assert counted[1] >= 8, counted
     assert counted[2] >= 2, counted
+    record_property("counted", ("F3: schedules with up to two preemptions", counted.total()))
 
 
 def test_a_preemption_really_takes_the_turn() -> None:
