@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fix sim mutants kills bench
+.PHONY: help demo test check fix sim mutants kills bench backend
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,17 @@ kills: $(VENV)/.ready ## kill real processes under load: KILLS=1800 SAGAS=250000
 
 bench: $(VENV)/.ready ## measure against the ceiling and the hand-written handler (needs wrk, nginx)
 	@$(BIN)/python -m benchmarks
+
+# The backend has some 150 requirements of its own, so it gets an environment of its own.
+backend: $(VENV)/.ready .venv-backend/.ready ## send the demo's traces to a real backend, ask it for them
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/acceptance/real_backend.py
+
+.venv-backend/.ready: requirements/backend.txt
+	@echo "Installing the backend ..."
+	@$(PYTHON) -m venv --clear .venv-backend
+	@.venv-backend/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+	    install --require-hashes -r requirements/backend.txt
+	@touch $@
 
 check: $(VENV)/.ready ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check --quiet .
