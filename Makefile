@@ -47,7 +47,7 @@ backend: $(VENV)/.ready .venv-backend/.ready ## send the demo's traces to a real
 	@echo "Installing the backend ..."
 	@$(PYTHON) -m venv --clear .venv-backend
 	@.venv-backend/bin/python -m pip --quiet --disable-pip-version-check --no-input \
-	    install --require-hashes -r requirements/backend.txt
+	    install --no-deps --require-hashes -r requirements/backend.txt
 	@touch $@
 
 check: $(VENV)/.ready ## ruff, mypy strict, import-linter
