@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePath
 
 import pytest
@@ -80,3 +81,25 @@ def test_no_file_has_an_empty_name(root: Path, project_files: list[Path]) -> Non
 def test_an_empty_name_is_seen(path: str) -> None:
     """The word counts alone, inside a longer name, and as a directory."""
     assert 1 == len(empty_words(PurePath(path)))
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """The tests that a page names, as `scenario/test_x.py::test_y`: file and function."""
+    return re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", text)
+
+
+def test_every_test_that_a_page_names_is_there(root: Path, project_files: list[Path]) -> None:
+    """A promise whose test was renamed would be a promise without one."""
+    named = [
+        each
+        for page in project_files
+        if page.suffix == ".md"
+        for each in named_tests(page.read_text(encoding="utf-8"))
+    ]
+    assert len(named) >= 12
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"def {test}(" not in (root / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert [] == missing
