@@ -164,9 +164,14 @@ def default_observer(
     baggage_keys: Collection[str] = (),
 ) -> Observer:
     """Spans on OpenTelemetry, a log line an event, and more who listen."""
+    from stage.telemetry import sdk
     from stage.telemetry.logs import LogListener
     from stage.telemetry.spans import OtelObserver
 
+    # How much waits for a collector is known of our own provider alone.
+    full = sdk.full if tracer_provider is None else None
     return compose(
-        OtelObserver(tracer_provider, baggage_keys=baggage_keys), LogListener(), *listeners
+        OtelObserver(tracer_provider, baggage_keys=baggage_keys, full=full),
+        LogListener(),
+        *listeners,
     )

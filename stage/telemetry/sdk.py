@@ -1,8 +1,8 @@
 """Sets up the OpenTelemetry SDK, for our own entry point and only when nobody else did.
 
 The imports are inside of the functions: without a collector nothing of the SDK is loaded.
-A collector that is slow or gone never holds a saga (spans wait in a bounded queue and are dropped
-when it is full) and holds the exit for at most SHUTDOWN_SECONDS_MAX.
+A collector that is slow or gone never holds a saga (spans wait in a bounded queue, and while it is
+full none are made) and holds the exit for at most SHUTDOWN_SECONDS_MAX.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
+    from stage.telemetry.batches import BoundedBatches
+
 SHUTDOWN_SECONDS_MAX: Final = 2.0
 BATCH_DELAY_MS: Final = 1_000
 """Spans leave after a second unless OTEL_BSP_SCHEDULE_DELAY says otherwise: a process that is
 killed takes with it what has not left, and the default of five seconds is a lot of that."""
+
+SPANS_WAITING_MAX: Final = 2_048
+"""Unless OTEL_BSP_MAX_QUEUE_SIZE says otherwise."""
 
 ENDPOINT_VARIABLE: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES_VARIABLE: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -37,6 +42,7 @@ class Provider(Protocol):
 
 
 _ours: list[Provider] = []
+_batches: list[BoundedBatches] = []
 
 
 def setup(service_name: str, endpoint: str | None = None) -> bool:
@@ -53,8 +59,8 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
         return False
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    from stage.telemetry.batches import BoundedBatches
     from stage.telemetry.ids import StoredIds
 
     # The exporter takes a whole address, and adds the path itself to that of the variables.
@@ -64,9 +70,11 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
     provider = TracerProvider(
         resource=_resource(service_name), shutdown_on_exit=False, id_generator=StoredIds()
     )
-    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay))
+    batches = BoundedBatches(exporter, capacity=_capacity(), schedule_delay_millis=delay)
+    provider.add_span_processor(batches)
     trace.set_tracer_provider(provider)
     _ours.append(provider)
+    _batches.append(batches)
     return True
 
 
@@ -127,6 +135,7 @@ def shutdown(seconds_max: float = SHUTDOWN_SECONDS_MAX) -> bool:
     """
     providers = list(_ours)
     _ours.clear()
+    _batches.clear()
     latest = time.monotonic() + seconds_max
     # Threads that die with the process: an exporter cannot be interrupted in the middle.
     last = [
@@ -138,6 +147,16 @@ def shutdown(seconds_max: float = SHUTDOWN_SECONDS_MAX) -> bool:
     for thread in last:
         thread.join(max(0.0, latest - time.monotonic()))
     return not any(thread.is_alive() for thread in last)
+
+
+def full() -> bool:
+    """True while more spans wait for the collector than may: those made now would be dropped."""
+    return any(each.full for each in _batches)
+
+
+def _capacity() -> int:
+    told = os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "")
+    return int(told) if told.isdecimal() and int(told) else SPANS_WAITING_MAX
 
 
 def _resource(service_name: str) -> Resource:

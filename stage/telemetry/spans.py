@@ -125,7 +125,8 @@ class OtelObserver:
     """ports.observer.Observer that makes spans.
 
     Without a `tracer_provider` it is the process's, also one that is set up later. Of the baggage
-    that comes in, the members with these keys are passed on.
+    that comes in, the members with these keys are passed on. While `full` says that nobody takes
+    spans, none are made, and traces are passed on as they came.
     """
 
     def __init__(
@@ -133,17 +134,19 @@ class OtelObserver:
         tracer_provider: otel.TracerProvider | None = None,
         *,
         baggage_keys: Collection[str] = (),
+        full: Callable[[], bool] | None = None,
     ) -> None:
         self._baggage_keys = frozenset(baggage_keys)
         provider = tracer_provider if tracer_provider is not None else otel.get_tracer_provider()
         self._tracer = provider.get_tracer(names.SCOPE, __version__)
         self._waits = isinstance(provider, otel.ProxyTracerProvider)
+        self._full = full
 
     def _idle(self) -> bool:
-        """True while the process has no provider: a span of nobody's would cost as much as one."""
+        """True while nobody would get a span: it would cost as much as one that somebody gets."""
         if self._waits:
             self._waits = isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider)
-        return self._waits
+        return self._waits or (self._full is not None and self._full())
 
     def request(
         self,

@@ -1,0 +1,97 @@
+"""Spans wait in a bounded queue; while it is full none are made, and then they are again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from stage.telemetry.batches import BoundedBatches
+from stage.telemetry.spans import OtelObserver
+
+CAPACITY = 8
+BATCH = 4
+CAME = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
+
+class Hanging(SpanExporter):
+    """A collector that takes a batch and does not answer until it may."""
+
+    def __init__(self) -> None:
+        self.taken = threading.Semaphore(0)
+        self.may = threading.Semaphore(0)
+        self.names: list[str] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.names += [span.name for span in spans]
+        self.taken.release()
+        self.may.acquire()
+        return SpanExportResult.SUCCESS
+
+
+@pytest.fixture
+def exporter() -> Hanging:
+    return Hanging()
+
+
+@pytest.fixture
+def batches(exporter: Hanging) -> Iterator[BoundedBatches]:
+    made = BoundedBatches(
+        exporter, capacity=CAPACITY, schedule_delay_millis=60_000, max_export_batch_size=BATCH
+    )
+    yield made
+    exporter.may.release(1_000)
+    made.shutdown()  # type: ignore[no-untyped-call]
+
+
+def test_while_the_queue_is_full_no_span_is_made(
+    exporter: Hanging, batches: BoundedBatches
+) -> None:
+    """The trace is passed on as it came, sampled as it was, and nobody waits."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(batches)
+
+    def full() -> bool:
+        return batches.full
+
+    observer = OtelObserver(provider, full=full)
+
+    def ask() -> str:
+        span = observer.request("POST", "/sagas", [("traceparent", CAME)], "s-1")
+        span.end("200")
+        if not span.span_id:
+            assert CAME == span.context.traceparent
+        return span.span_id
+
+    assert all(ask() for _ in range(BATCH))
+    exporter.taken.acquire()  # the first batch is out, and hangs
+    assert all(ask() for _ in range(CAPACITY))
+    assert full()
+    assert not any(ask() for _ in range(100))
+
+    exporter.may.release()
+    exporter.taken.acquire()  # the second batch: there is room again
+    assert not full()
+    assert ask()
+
+
+def test_what_ends_while_it_is_full_is_dropped_and_not_counted(
+    exporter: Hanging, batches: BoundedBatches
+) -> None:
+    """Spans that began before: the oldest stay, and the queue never forgets that it has room."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(batches)
+    tracer = provider.get_tracer("test")
+    for number in range(BATCH):
+        tracer.start_span(f"first {number}").end()
+    exporter.taken.acquire()
+    for number in range(CAPACITY + 5):
+        tracer.start_span(f"then {number}").end()
+    exporter.may.release(1_000)
+    assert batches.force_flush()
+    assert not batches.full
+    expected = [f"first {number}" for number in range(BATCH)]
+    assert expected + [f"then {number}" for number in range(CAPACITY)] == exporter.names
