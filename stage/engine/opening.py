@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from stage.core import events as e
+from stage.core.errors import JournalMismatch
 from stage.core.machine import evolve
 from stage.core.saga import Saga
 from stage.core.states import SagaState
@@ -63,7 +64,12 @@ class Opening:
         if row.closed_at is not None:
             return self._look_only(run, row, context, bare_saga(row))
         entries = await unit.journal(run.saga_id)
-        saga = self._interpreter.fold(run.saga_id, entries)
+        try:
+            saga = self._interpreter.fold(run.saga_id, entries)
+        except JournalMismatch:
+            if not _answered_for_good(row, run):
+                raise
+            return self._look_only(run, row, context, bare_saga(row))
         context = with_baggage(context, entries)
         now = self._clock.now()
         claim: list[e.Event] = []
@@ -168,3 +174,15 @@ class Opening:
             rest_until=advanced.rest_until,
             running=bool(advanced.outgoing) or run.in_flight > 0,
         )
+
+
+def _answered_for_good(row: SagaRow, run: Run) -> bool:
+    """True when the row alone answers: the saga is over, and what is asked changes nothing of it.
+
+    Then a journal of another version of the stage does not matter.
+    """
+    if row.answer_status is None or row.due_at is not None:
+        return False
+    undone = row.state is SagaState.COMPENSATED
+    asked_to_undo = isinstance(run.signal, e.CompensationRequested)
+    return run.signal is None or (undone and asked_to_undo)

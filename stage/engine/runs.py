@@ -300,11 +300,14 @@ class Runs:
         row = run.row or await self._store.get(run.saga_id)
         if row is None or row.answer_status is not None:
             return
+        reason = sendable(reason)
+        if row.parked == reason and row.due_at is None:
+            return  # so it is already, however often its neighbours ask
         now = self._clock.now()
         parked = msgspec.structs.replace(
-            row, parked=sendable(reason), due_at=None, length=row.length + 1, updated_at=now
+            row, parked=reason, due_at=None, length=row.length + 1, updated_at=now
         )
-        event = e.Parked(at=now, reason=sendable(reason))
+        event = e.Parked(at=now, reason=reason)
         try:
             await self._store.transact(lambda unit: unit.save(parked, [event], epoch=row.epoch))
         except (StoreUnavailable, StaleEpoch, StageError):
