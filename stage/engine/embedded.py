@@ -114,6 +114,9 @@ class EmbeddedEngine:
             first = run is None
             if run is None:
                 self._shed()
+                await self._check(envelope)
+                if envelope.saga_id in self._runs:
+                    continue  # it was opened for another request meanwhile
                 offer = self._offer(envelope, print_, trace, deadline, respond_async)
                 run = self._runs.open(envelope.saga_id)
                 run.offer = offer
@@ -271,6 +274,18 @@ class EmbeddedEngine:
         if len(self._runs) > self._limits.sagas_max:
             raise Busy(f"{len(self._runs) - 1} sagas are running, the limit")
 
+    async def _check(self, envelope: Envelope) -> None:
+        """Refuse a payload that the stage does not take, unless it took the saga before.
+
+        What `accepts` names may have changed since. A saga that ran is answered from its row:
+        `not_executed` would not be true of it.
+        """
+        try:
+            self._participant.check(envelope.data)
+        except WireError:
+            if await self._store.get(envelope.saga_id) is None:
+                raise
+
     def _offer(
         self,
         envelope: Envelope,
@@ -282,7 +297,6 @@ class EmbeddedEngine:
         now = self._clock.now()
         if deadline is not None and deadline > now:
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
-        self._participant.check(envelope.data)
         context = Context(
             envelope=envelope,
             envelope_bytes=encode_envelope(envelope),

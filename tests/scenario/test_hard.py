@@ -13,7 +13,7 @@ The twelve that every release has to pass, by name:
  9. upstream away for long       test_backward: a_late_failure_waits_for_an_upstream_that_is_away
 10. database away for 30 s       here: the_database_away_for_30_s_loses_nothing
 11. deadline over at each step   here: a_deadline_that_passes_...
-12. new code, old rows           here: rows_..., a_finished_saga_of_another_version_...
+12. new code, old rows           here: rows_of_..., a_finished_saga_of_..., a_payload_...
 """
 
 from __future__ import annotations
@@ -136,6 +136,25 @@ def version(*, steps: str) -> Stage[Order, Charge]:
     return stage
 
 
+class Stricter(msgspec.Struct):
+    """An order as a later version wants it."""
+
+    order_id: str
+    amount: int
+    country: str
+
+
+def stricter() -> Stage[Stricter, Stricter]:
+    """The payment stage after `accepts` was given one more member."""
+    stage: Stage[Stricter, Stricter] = Stage("payment", accepts=Stricter)
+
+    @stage.transaction
+    async def reserve(tx: Tx, saga: Saga[Stricter]) -> None:
+        pass
+
+    return stage
+
+
 async def interrupted(folder: Path) -> None:
     """A saga of the old version whose charge is out when the process goes."""
     async with running_chain(folder, stage=version(steps="old"), drain_seconds=0.1) as chain:
@@ -198,3 +217,18 @@ async def test_asking_for_a_saga_of_another_version_parks_it_once(tmp_path: Path
             assert 500 == (await chain.compensate("s-1"))[0]
             await asyncio.sleep(0.1)  # it would be parked behind the answer
         assert before == await chain.events("s-1")
+
+
+async def test_a_payload_that_a_newer_version_refuses_is_answered_if_it_was_taken_before(
+    tmp_path: Path,
+) -> None:
+    """The same bytes back: `not_executed` of a saga that ran would leave its effects standing."""
+    async with running_chain(tmp_path, stage=version(steps="old")) as chain:
+        status, _, before = await chain.send("s-1")
+        assert 200 == status
+    async with running_chain(tmp_path, stage=stricter()) as chain:
+        status, _, body = await chain.send("s-2")
+        assert (422, "not_executed") == (status, msgspec.json.decode(body)["outcome"])
+        status, headers, body = await chain.send("s-1")
+        assert (200, before) == (status, body)
+        assert "true" == headers["Idempotency-Replayed"]
