@@ -243,7 +243,9 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         return saga
     if _pivot_undecided(plan, saga):
         return replace(
-            saga, reason=saga.reason or event.reason, requested_by=event.requested_by or "unknown"
+            saga,
+            reason=saga.reason or event.reason,
+            requested_by=saga.requested_by or event.requested_by or "unknown",
         )
     steps = dict(saga.steps)
     forward = FORWARD_PREFIX + event.requested_by
@@ -539,6 +541,16 @@ def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
             names.append(step.name)
             names.extend(f"{step.peer}/{name}" for name in known.stands)
     return tuple(names)
+
+
+def asked_before(plan: Plan, saga: Saga, request: e.CompensationRequested) -> bool:
+    """True when a request to compensate would change nothing: it was made before, or cannot be met.
+
+    Neighbours ask until they are answered. That must not make the journal grow, nor take up again
+    what waits for a person on its way back.
+    """
+    after = _request_compensation(plan, saga, request)
+    return replace(after, parked=saga.parked) == saga
 
 
 def past_pivot(plan: Plan, saga: Saga) -> bool:

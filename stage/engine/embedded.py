@@ -13,7 +13,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.machine import evolve, past_pivot
+from stage.core.machine import asked_before, evolve, past_pivot
 from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.engine import limits as limited
@@ -169,7 +169,7 @@ class EmbeddedEngine:
                 break
             if not await self._joined(run, until) or run.over or run.saga is None:
                 continue
-            if run.saga.state not in UNDONE and run.saga.requested_by != requested_by:
+            if not asked_before(self._plan, run.saga, request):
                 try:
                     await self._durably(run, request, until)
                 except RunOver:

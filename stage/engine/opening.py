@@ -8,7 +8,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.machine import evolve
+from stage.core.machine import asked_before, evolve
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.verbs import refuse_verb
@@ -74,7 +74,7 @@ class Opening:
         now = self._clock.now()
         claim: list[e.Event] = []
         if isinstance(run.signal, e.CompensationRequested):
-            if saga.state not in UNDONE and not saga.forgotten:
+            if not asked_before(self._plan, saga, run.signal):
                 claim.append(run.signal)
         elif run.signal is not None:
             claim.append(run.signal)

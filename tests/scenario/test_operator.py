@@ -108,6 +108,32 @@ def unrepeatable() -> Stage[Order, Order]:
     return stage
 
 
+def undoable() -> Stage[Order, Order]:
+    """The same, and the call can be undone: only once it is known whether it landed."""
+    stage = unrepeatable()
+
+    @stage.steps[1].compensation
+    async def refund(http: Http, saga: Saga[Order], made: dict[str, str] | None) -> None:
+        raise AssertionError("nobody said yet whether there is anything to refund")
+
+    return stage
+
+
+async def test_who_asks_again_does_not_stir_what_waits_for_a_person(tmp_path: Path) -> None:
+    """Neighbours ask until they are answered: one entry for the first, none for the others."""
+    async with running_chain(tmp_path, stage=undoable()) as chain:
+        await chain.script(chain.psp, script="effect-then-drop")
+        assert 202 == (await chain.send("s-1"))[0]
+        await chain.until("s-1", lambda saga: saga["parked"])
+        assert 202 == (await chain.compensate("s-1"))[0]
+        asked = await chain.events("s-1")
+        assert ["recovered", "compensation_requested", "parked"] == asked[-3:]
+        for by in ("order", "shipping", "order"):
+            assert 202 == (await chain.compensate("s-1", by=by))[0]
+        assert asked == await chain.events("s-1")
+        assert (await chain.view("s-1"))["parked"]
+
+
 async def test_settle_as_landed_lets_the_saga_go_on(tmp_path: Path) -> None:
     """In doubt, never repeated, parked; the operator looks it up and says that it landed."""
     async with running_chain(tmp_path, stage=unrepeatable()) as chain:
