@@ -107,7 +107,7 @@ async def test_what_was_undone_and_repeated_is_reported_once(
     """A unit that is lost runs again: its spans are those of the run that became durable."""
     stores: list[Losing] = []
 
-    def losing(stage: Any, config: Any) -> Losing:
+    def losing(stage: Any, config: Any, metrics: Any) -> Losing:
         from stage.bootstrap import _folders
 
         stores.append(Losing(migrations=_folders(stage)))
