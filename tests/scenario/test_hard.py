@@ -102,6 +102,46 @@ async def test_a_deadline_that_passes_downstream_undoes_everything(chain: Chain)
     assert "compensated" == shipped["state"]
 
 
+def slow(step: str) -> Stage[Order, Charge]:
+    """A reservation, a charge and a record; the transaction of that name takes a second."""
+    stage: Stage[Order, Charge] = Stage("payment", accepts=Order)
+
+    def linger(name: str) -> None:
+        if name == step:
+            time.sleep(1.0)  # in the writer's thread, as slow SQL would
+
+    @stage.transaction
+    async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+        linger("reserve")
+
+    @stage.call(to="psp", timeout=5.0)
+    async def charge(http: Http, saga: Saga[Order]) -> Charge:
+        answer = await http.post("/charges", json={"amount": saga.input.amount})
+        return Charge(answer.json()["id"])
+
+    @charge.compensation
+    async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
+        await http.post("/refunds", json={"key": saga.key_of(charge), "charge_id": None})
+
+    @stage.transaction
+    async def record(tx: Tx, saga: Saga[Order]) -> None:
+        linger("record")
+
+    return stage
+
+
+@pytest.mark.parametrize("step, made", [("reserve", 0), ("record", 1)])
+async def test_a_deadline_that_passes_during_a_transaction_undoes_everything(
+    tmp_path: Path, step: str, made: int
+) -> None:
+    """The step after it does not start: no charge leaves, nothing is handed on (rule 19)."""
+    async with running_chain(tmp_path, stage=slow(step)) as chain:
+        status, _, body = await chain.send("s-1", deadline=time.time() + 0.8)
+        assert 409 == status, body
+        assert (made, 0) == await chain.charges()
+        assert await chain.shipped("s-1") is None
+
+
 def version(*, steps: str) -> Stage[Order, Charge]:
     """The payment stage in versions: `old`, with a step `added` at the end, or one `renamed`."""
     stage: Stage[Order, Charge] = Stage("payment", accepts=Order)
