@@ -22,6 +22,7 @@ PROSPECTS = {
     "compensate": "compensated",
     "probe_first": "in doubt: looked up, then compensated",
     "without_result": "in doubt: compensated without a result",
+    "settle_first": "in doubt: it waits until a person settles it",
     "wait_first": "in flight: its end is awaited, then compensated",
     "nothing": "nothing to undo is declared",
     "cannot": "CANNOT be undone by itself: a person has to",

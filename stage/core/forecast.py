@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from stage.core.machine import past_pivot
+from stage.core.machine import can_probe, must_be_settled, past_pivot
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase
 from stage.core.steps import Plan, Step
@@ -20,6 +20,8 @@ class Prospect(StrEnum):
     """In doubt: looked up, then compensated, with its result when it is found."""
     WITHOUT_RESULT = "without_result"
     """In doubt and it cannot be looked up: compensated without a result."""
+    SETTLE_FIRST = "settle_first"
+    """In doubt, and it can neither be looked up nor repeated: parked until a person settles it."""
     WAIT_FIRST = "wait_first"
     """An attempt is in flight; its end is awaited, then it is compensated."""
     NOTHING = "nothing"
@@ -69,7 +71,9 @@ def _prospect(step: Step, known: StepState) -> Prospect:
     if known.phase in (Phase.STARTED, Phase.PROBING):
         return Prospect.WAIT_FIRST
     if known.phase is Phase.IN_DOUBT:
-        return Prospect.PROBE_FIRST if step.probed else Prospect.WITHOUT_RESULT
+        if can_probe(step, known):
+            return Prospect.PROBE_FIRST
+        return Prospect.SETTLE_FIRST if must_be_settled(step, known) else Prospect.WITHOUT_RESULT
     if known.doubted:
         return Prospect.WITHOUT_RESULT
     return Prospect.COMPENSATE

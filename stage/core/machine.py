@@ -440,9 +440,9 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
     if known.phase is Phase.REFUSED:
         return _give_up(plan, saga, step, known.error, now)
     if known.phase is Phase.IN_DOUBT:
-        if _can_probe(step, known):
+        if can_probe(step, known):
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
-        if not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN:
+        if must_be_settled(step, known):
             return _park_in_doubt(step, known, now)
     if step.execution.exhausted(known.attempts - known.forgiven):
         reason = f"{known.attempts} attempts: {known.error}"
@@ -497,9 +497,9 @@ def _compensate(step: Step, known: StepState, now: float) -> Command:
     if known.phase is Phase.COMPENSATING:
         return Rest()
     if known.phase is Phase.IN_DOUBT:
-        if _can_probe(step, known):
+        if can_probe(step, known):
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
-        if not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN:
+        if must_be_settled(step, known):
             return _park_in_doubt(step, known, now)
     attempts = known.compensation_attempts
     if step.compensation.exhausted(attempts - known.compensation_forgiven):
@@ -509,11 +509,6 @@ def _compensate(step: Step, known: StepState, now: float) -> Command:
     if known.phase is Phase.COMPENSATION_WAITING:
         return _when_due(known, undo, now)
     return undo
-
-
-def _can_probe(step: Step, known: StepState) -> bool:
-    settled = known.not_there >= PROBES_NOT_THERE_MIN
-    return step.probed and not settled and not step.settlement.exhausted(known.probes)
 
 
 def _when_due(known: StepState, command: Do, now: float, deadline: float | None = None) -> Command:
@@ -530,6 +525,17 @@ def needs_compensation(step: Step, known: StepState) -> bool:
     if not step.compensatable or known.phase is Phase.COMPENSATION_FAILED:
         return False
     return known.may_stand
+
+
+def can_probe(step: Step, known: StepState) -> bool:
+    """True while it is worth asking the API what became of the call."""
+    settled = known.not_there >= PROBES_NOT_THERE_MIN
+    return step.probed and not settled and not step.settlement.exhausted(known.probes)
+
+
+def must_be_settled(step: Step, known: StepState) -> bool:
+    """True of a call in doubt that may not be repeated and was not said twice to be not there."""
+    return not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN
 
 
 def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:

@@ -132,6 +132,9 @@ async def test_who_asks_again_does_not_stir_what_waits_for_a_person(tmp_path: Pa
             assert 202 == (await chain.compensate("s-1", by=by))[0]
         assert asked == await chain.events("s-1")
         assert (await chain.view("s-1"))["parked"]
+        plan = await chain.get(f"{chain.stage}/sagas/s-1?view=plan")
+        told = {undo["step"]: undo["prospect"] for undo in plan["steps"]}
+        assert "settle_first" == told["charge"]
 
 
 async def test_settle_as_landed_lets_the_saga_go_on(tmp_path: Path) -> None:
