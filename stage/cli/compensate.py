@@ -5,21 +5,22 @@ from __future__ import annotations
 import click
 
 from stage.cli.failure import NEGATIVE, one_line
-from stage.cli.remote import url_option
+from stage.cli.operate import audited, tell_plan
 
 OPERATOR = "operator"
 
 
 @click.command()
 @click.argument("saga_id", metavar="ID")
-@click.option("--reason", required=True, metavar="TEXT", help="Why; it is stored and told on.")
-@url_option
-def compensate(saga_id: str, reason: str, url: str) -> int:
+@audited
+def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -> int:
     """Undo a saga here and downstream.
 
     A saga that was never seen is refused from then on. Exit status 0 when nothing of it stands, or
     when the stage has taken the request over and still works on it.
     """
+    if dry_run:
+        return tell_plan(url, saga_id)
     from stage.cli.remote import exchange, refuse
     from stage.cli.sagas import quoted_id
     from stage.wire import headers as h
@@ -30,7 +31,7 @@ def compensate(saga_id: str, reason: str, url: str) -> int:
         "POST",
         url,
         f"/sagas/{quoted_id(saga_id)}/compensate",
-        body=encode_compensate(OPERATOR, reason),
+        body=encode_compensate(asked_by(actor), reason),
         headers={"Content-Type": h.CONTENT_JSON},
     )
     match kind_of_compensate_reply(answer.status):
@@ -50,3 +51,11 @@ def compensate(saga_id: str, reason: str, url: str) -> int:
             return NEGATIVE
         case _:
             refuse(url, answer)
+
+
+def asked_by(actor: str) -> str:
+    """Who asks, as the journal keeps it. The blank keeps it apart from the name of any neighbour.
+
+    A request by the upstream's own name would not be told to that upstream.
+    """
+    return OPERATOR if actor == OPERATOR else f"{OPERATOR} {actor}"

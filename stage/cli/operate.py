@@ -116,6 +116,11 @@ def forget(saga_id: str, url: str, reason: str, actor: str, dry_run: bool) -> in
 @url_option
 def plan(saga_id: str, url: str) -> int:
     """Show what a compensation would do now, last step first. Nothing is changed."""
+    return tell_plan(url, saga_id)
+
+
+def tell_plan(url: str, saga_id: str) -> int:
+    """Print what a compensation would do now."""
     import msgspec
 
     from stage.cli.draw import table

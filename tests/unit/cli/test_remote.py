@@ -211,12 +211,23 @@ def test_compensate_asks_as_an_operator(
     """With the reason; what cannot be undone is listed."""
     path = "POST /sagas/s-1/compensate"
     served.answer(path, status, problem(status, Outcome.UNKNOWN, stands=["charge"]))
-    done = stage("compensate", "s-1", "--reason", "double order", "--url", served.url)
+    order = ("--reason", "double order", "--actor", "kim")
+    done = stage("compensate", "s-1", *order, "--url", served.url)
     assert (done.status, done.out.startswith(words)) == (expected, True), done
     assert json.loads(served.asked[0].body) == {
-        "requested_by": "operator",
+        "requested_by": "operator kim",
         "reason": "double order",
     }
+
+
+def test_compensate_dry_shows_the_plan_and_asks_for_nothing(served: Neighbour) -> None:
+    """Only the plan is fetched."""
+    undo = {"step": "charge", "kind": "call", "peer": "psp", "prospect": "compensate"}
+    told = {"saga_id": "s-1", "stage": "payment", "state": "completed", "steps": [undo]}
+    served.answer("GET /sagas/s-1?view=plan", 200, json.dumps(told).encode())
+    done = stage("compensate", "s-1", "--reason", "x", "--dry-run", "--url", served.url)
+    assert (0, True) == (done.status, "charge  call  psp   compensated" in done.out), done
+    assert ["GET"] == [one.method for one in served.asked]
 
 
 def test_compensate_that_is_refused_for_now_is_a_no(served: Neighbour) -> None:
