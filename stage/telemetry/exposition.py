@@ -66,5 +66,8 @@ class Exposition:
     async def write(self, accept: str) -> tuple[bytes, str]:
         """The text and its content type: version 0.0.4, or OpenMetrics where that is asked for."""
         await self._gauges.refresh()
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # what it says of a version that is no number
+            encode, content_type = choose_encoder("")
         return await asyncio.to_thread(encode, self._registry), content_type

@@ -128,6 +128,16 @@ async def test_every_metric_of_the_table_is_there_from_the_start(tmp_path: Path)
     assert wanted <= {family.name for family in families}
 
 
+async def test_whoever_asks_for_what_there_is_not_gets_plain_text(tmp_path: Path) -> None:
+    """A version that is none is no defect of ours: it would wake somebody."""
+    async with running_chain(tmp_path) as chain:
+        for accept in (f"{OPEN_METRICS}; version=abc", 'text/plain; version="1.0.0"', ",;=,"):
+            status, headers, _ = await chain.request("GET", f"{chain.stage}/metrics", Accept=accept)
+            assert (200, "text/plain") == (status, headers["Content-Type"].partition(";")[0])
+        found = await scrape(chain)
+    assert 0 == found.value("stage_defects_total", where="request")
+
+
 async def test_while_the_database_is_away_the_rest_is_told(tmp_path: Path) -> None:
     """Whoever watches must see that it is not ready, and not that there are no sagas."""
     async with running_chain(tmp_path) as chain:
