@@ -35,7 +35,9 @@ from stage.store.units import run_unit
 T = TypeVar("T")
 
 Committed = Callable[[int, float], None]
-"""Told of a batch that became durable: its units, and the seconds that COMMIT took."""
+"""Told of a batch that became durable: its units, and the seconds that COMMIT took.
+
+It never raises: who waits for the batch has not been told yet."""
 
 UNITS_PER_BATCH_MAX: Final = 256
 """Units that share one commit: bounds how long the first of them waits for the last."""

@@ -7,6 +7,7 @@ happens. Without a provider all of this does nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 
 from opentelemetry.metrics import (
@@ -43,7 +44,8 @@ def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None) -> 
 
     def observed(name: str, labels: Labels, value: float) -> None:
         keys = names.METRICS[name].labels
-        recorded[name].record(value, dict(zip(keys, labels, strict=True)))
+        with suppress(Exception):  # somebody's meter; a saga never fails for its telemetry
+            recorded[name].record(value, dict(zip(keys, labels, strict=True)))
 
     metrics.observed = observed
 

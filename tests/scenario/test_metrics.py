@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from aiohttp.test_utils import unused_port
+from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     HistogramDataPoint,
@@ -179,3 +181,24 @@ async def test_a_meter_provider_gets_the_same_numbers(tmp_path: Path) -> None:
     bounds = names.METRICS[names.M_SAGA_DURATION].bounds
     assert bounds == tuple(lasted.explicit_bounds)
     assert "s" == found[names.M_SAGA_DURATION].unit
+
+
+async def test_a_meter_that_raises_costs_a_saga_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose meter it is, is the host's affair: in the writer's thread it would end the writer."""
+    struck = []
+
+    def broken(*_: object, **__: object) -> None:
+        struck.append(1)
+        raise RuntimeError("a view of somebody's")
+
+    monkeypatch.setattr(sdk.Histogram, "record", broken)
+    provider = MeterProvider([InMemoryMetricReader()])
+    async with running_chain(tmp_path, meter_provider=provider) as chain:
+        assert 200 == (await chain.send("s-1"))[0]
+        assert 200 == (await chain.send("s-2", {**ORDER, "order_id": "o-2"}))[0]
+        found = await scrape(chain)
+        provider.shutdown()
+    assert struck
+    assert 2 == found.value("stage_sagas_ended_total", outcome="completed")
