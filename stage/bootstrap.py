@@ -107,7 +107,7 @@ def build_app(
         queued=lambda: store.queued if isinstance(store, SqliteStore) else 0,
         breakers=lambda: links.breakers,
     )
-    bridge(metrics, gauges, meter_provider)
+    bridge(metrics, gauges, meter_provider, stage.name)
     app = make_app()
     app[EDGE] = Edge(
         engine=engine,

@@ -27,25 +27,30 @@ from stage.telemetry.metrics import Labels, Metrics
 Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
 
-def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None) -> None:
-    """Make an instrument for every metric of the table, with `provider` or the global one."""
-    meter = get_meter(names.SCOPE, __version__, meter_provider=provider)
+def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None, stage: str) -> None:
+    """Make an instrument for every metric of the table, with `provider` or the global one.
+
+    What is told carries the name of the stage: a host may have mounted several.
+    """
+    # A meter each: of two observable instruments of one name a meter reads the first alone.
+    of_stage = {names.STAGE: stage}
+    meter = get_meter(names.SCOPE, __version__, meter_provider=provider, attributes=of_stage)
     recorded: dict[str, Histogram] = {}
     for name, metric in names.METRICS.items():
         match metric.kind:
             case "histogram":
                 recorded[name] = _histogram(meter, name, metric)
             case "counter":
-                callback = _reading(metric.labels, partial(_counted, metrics, name))
+                callback = _reading(of_stage, metric.labels, partial(_counted, metrics, name))
                 meter.create_observable_counter(name, [callback], metric.unit, metric.told)
             case "gauge":
-                callback = _reading(metric.labels, partial(gauges.read, name))
+                callback = _reading(of_stage, metric.labels, partial(gauges.read, name))
                 meter.create_observable_gauge(name, [callback], metric.unit, metric.told)
 
     def observed(name: str, labels: Labels, value: float) -> None:
         keys = names.METRICS[name].labels
         with suppress(Exception):  # somebody's meter; a saga never fails for its telemetry
-            recorded[name].record(value, dict(zip(keys, labels, strict=True)))
+            recorded[name].record(value, {**of_stage, **dict(zip(keys, labels, strict=True))})
 
     metrics.observed = observed
 
@@ -60,10 +65,12 @@ def _histogram(meter: Meter, name: str, metric: names.Metric) -> Histogram:
     )
 
 
-def _reading(keys: Labels, read: Callable[[], Mapping[Labels, float]]) -> Callback:
+def _reading(
+    of_stage: Mapping[str, str], keys: Labels, read: Callable[[], Mapping[Labels, float]]
+) -> Callback:
     def callback(_: CallbackOptions) -> Iterable[Observation]:
         return [
-            Observation(value, dict(zip(keys, labels, strict=True)))
+            Observation(value, {**of_stage, **dict(zip(keys, labels, strict=True))})
             for labels, value in read().items()
         ]
 

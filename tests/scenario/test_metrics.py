@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import unused_port
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
+    DataPointT,
     HistogramDataPoint,
     InMemoryMetricReader,
+    MetricsData,
     NumberDataPoint,
 )
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from stage.authoring import Saga, Stage, Tx
+from stage.demo.payment import Order
 from stage.outbound.breaker import FAILURES_MAX
 from stage.telemetry import names
 from tests.scenario.chain import ORDER, Chain, running_chain
@@ -152,6 +157,17 @@ async def test_while_the_database_is_away_the_rest_is_told(tmp_path: Path) -> No
     assert 1 == found.value("stage_sagas_accepted_total")
 
 
+def points_of(collected: MetricsData) -> dict[tuple[str, frozenset[tuple[str, Any]]], DataPointT]:
+    """What a provider collected, by name and attributes."""
+    return {
+        (metric.name, frozenset((point.attributes or {}).items())): point
+        for resource in collected.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    }
+
+
 async def test_a_meter_provider_gets_the_same_numbers(tmp_path: Path) -> None:
     """`meter_provider=` of a host application: counters, gauges and distributions."""
     reader = InMemoryMetricReader()
@@ -167,20 +183,47 @@ async def test_a_meter_provider_gets_the_same_numbers(tmp_path: Path) -> None:
     assert names.SCOPE == scope.scope.name
     found = {metric.name: metric for metric in scope.metrics}
     assert set(names.METRICS) - {names.M_DEFECTS} <= set(found)
-    points = {
-        (name, frozenset((point.attributes or {}).items())): point
-        for name, metric in found.items()
-        for point in metric.data.data_points
-    }
-    ended = points[names.M_SAGAS_ENDED, frozenset({("outcome", "completed")})]
+    payment = (names.STAGE, "payment")
+    points = points_of(collected)
+    ended = points[names.M_SAGAS_ENDED, frozenset({payment, ("outcome", "completed")})]
     assert isinstance(ended, NumberDataPoint) and 3 == ended.value
-    held = points[names.M_SAGAS, frozenset({("state", "completed")})]
+    held = points[names.M_SAGAS, frozenset({payment, ("state", "completed")})]
     assert isinstance(held, NumberDataPoint) and 3 == held.value
-    lasted = points[names.M_SAGA_DURATION, frozenset({("outcome", "completed")})]
+    lasted = points[names.M_SAGA_DURATION, frozenset({payment, ("outcome", "completed")})]
     assert isinstance(lasted, HistogramDataPoint) and 3 == lasted.count
     bounds = names.METRICS[names.M_SAGA_DURATION].bounds
     assert bounds == tuple(lasted.explicit_bounds)
     assert "s" == found[names.M_SAGA_DURATION].unit
+
+
+async def test_two_stages_of_one_process_are_told_apart(tmp_path: Path) -> None:
+    """A host that mounts both has one provider, which takes an instrument of a name only once."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    billing: Stage[Order, Any] = Stage("billing", accepts=Order)
+
+    @billing.transaction
+    async def book(tx: Tx, saga: Saga[Order]) -> None:
+        """Nothing to write."""
+
+    (tmp_path / "b").mkdir()
+    async with (
+        running_chain(tmp_path, meter_provider=provider) as first,
+        running_chain(tmp_path / "b", stage=billing, meter_provider=provider) as second,
+    ):
+        assert 200 == (await first.send("s-1"))[0]
+        for saga_id in ("s-2", "s-3"):
+            assert 200 == (await second.send(saga_id))[0]
+        collected = await asyncio.to_thread(reader.get_metrics_data)
+        provider.shutdown()
+    assert collected is not None
+    points = points_of(collected)
+    for stage, expected in (("payment", 1), ("billing", 2)):
+        told = (names.STAGE, stage)
+        accepted = points[names.M_SAGAS_ACCEPTED, frozenset({told})]
+        assert isinstance(accepted, NumberDataPoint) and expected == accepted.value
+        lasted = points[names.M_SAGA_DURATION, frozenset({told, ("outcome", "completed")})]
+        assert isinstance(lasted, HistogramDataPoint) and expected == lasted.count
 
 
 async def test_a_meter_that_raises_costs_a_saga_nothing(

@@ -161,7 +161,7 @@ def test_metrics_reach_a_collector_before_the_exit() -> None:
         "    def read(self, name): return {}\n"
         "made = sdk.setup_metrics('payment', f'http://127.0.0.1:{server.server_port}')\n"
         "counted = metrics.Metrics()\n"
-        "bridge(counted, NoGauges(), None)\n"
+        "bridge(counted, NoGauges(), None, 'payment')\n"
         "counted.committed(7, 0.002)\n"
         "sent = sdk.shutdown(5.0)\n"
         "path, body = seen[-1]\n"
