@@ -18,10 +18,12 @@ SCOPE: Final = "stage"
 
 # --- spans ---------------------------------------------------------------------------------------
 
-QUIET_ROUTES: Final = frozenset(
-    {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/.well-known/stage"}
-)
-"""Asked by platforms every few seconds: their traces are passed on, and no span is made."""
+QUIET_ROUTES: Final = (
+    "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/.well-known/stage"
+)  # fmt: skip
+"""Asked by platforms every few seconds: their traces are passed on, and no span is made.
+
+They are the ends of routes: a host may have mounted the stage below a path of its own."""
 
 HTTP_METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}

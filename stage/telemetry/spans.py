@@ -165,7 +165,7 @@ class OtelObserver:
         if self._baggage_keys and joined:
             baggage = propagation.read_baggage(headers, self._baggage_keys)
             incoming = replace(incoming, baggage=baggage)
-        if route in names.QUIET_ROUTES or self._idle():
+        if route.endswith(names.QUIET_ROUTES) or self._idle():
             return _passed_on(incoming)
 
         def attributes() -> dict[str, Any]:
