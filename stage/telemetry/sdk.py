@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
+
+from stage.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -49,7 +52,8 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
     """Send spans to a collector by OTLP over HTTP; True when that was set up here.
 
     Nothing happens when a tracer provider is set already, when no endpoint is configured (by
-    `endpoint`, a base URL, or by the OTEL_ variables), or when these switch tracing off.
+    `endpoint`, a base URL, or by the OTEL_ variables), or when these switch tracing off. Raises
+    ConfigurationError for a variable that is out of range.
     """
     if not wanted(os.environ, endpoint):
         return False
@@ -63,14 +67,15 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
     from stage.telemetry.batches import BoundedBatches
     from stage.telemetry.ids import StoredIds
 
-    # The exporter takes a whole address, and adds the path itself to that of the variables.
-    exporter = OTLPSpanExporter(endpoint.rstrip("/") + TRACES_PATH if endpoint else None)
     delay = None if "OTEL_BSP_SCHEDULE_DELAY" in os.environ else BATCH_DELAY_MS
-    # Its own exit hook has no bound: `shutdown` takes the place of it.
-    provider = TracerProvider(
-        resource=_resource(service_name), shutdown_on_exit=False, id_generator=StoredIds()
-    )
-    batches = BoundedBatches(exporter, capacity=_capacity(), schedule_delay_millis=delay)
+    with _variables_judged():
+        # The exporter takes a whole address, and adds the path itself to that of the variables.
+        exporter = OTLPSpanExporter(endpoint.rstrip("/") + TRACES_PATH if endpoint else None)
+        batches = BoundedBatches(exporter, capacity=_capacity(), schedule_delay_millis=delay)
+        # Its own exit hook has no bound: `shutdown` takes the place of it.
+        provider = TracerProvider(
+            resource=_resource(service_name), shutdown_on_exit=False, id_generator=StoredIds()
+        )
     provider.add_span_processor(batches)
     trace.set_tracer_provider(provider)
     _ours.append(provider)
@@ -93,12 +98,13 @@ def setup_metrics(service_name: str, endpoint: str | None = None) -> bool:
 
     if isinstance(metrics.get_meter_provider(), MeterProvider):
         return False
-    exporter = OTLPMetricExporter(endpoint.rstrip("/") + METRICS_PATH if endpoint else None)
-    provider = MeterProvider(
-        [PeriodicExportingMetricReader(exporter)],
-        resource=_resource(service_name),
-        shutdown_on_exit=False,
-    )
+    with _variables_judged():
+        exporter = OTLPMetricExporter(endpoint.rstrip("/") + METRICS_PATH if endpoint else None)
+        provider = MeterProvider(
+            [PeriodicExportingMetricReader(exporter)],
+            resource=_resource(service_name),
+            shutdown_on_exit=False,
+        )
     metrics.set_meter_provider(provider)
     _ours.append(provider)
     return True
@@ -157,6 +163,18 @@ def full() -> bool:
 def _capacity() -> int:
     told = os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "")
     return int(told) if told.isdecimal() and int(told) else SPANS_WAITING_MAX
+
+
+@contextmanager
+def _variables_judged() -> Iterator[None]:
+    """The SDK reads its variables itself, and takes the default for most that cannot be read."""
+    try:
+        yield
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"an OTEL_ variable is out of range: {said} Mend it, or unset it for its default"
+        ) from error
 
 
 def _resource(service_name: str) -> Resource:

@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 
 import pytest
 
+from stage.core.errors import ConfigurationError
 from stage.telemetry import sdk
 
 HEAVY = "opentelemetry.sdk.trace.export"
@@ -173,6 +174,24 @@ def test_metrics_reach_a_collector_before_the_exit() -> None:
         OTEL_METRICS_EXPORTER="otlp",
     )
     assert told == [True, True, "/v1/metrics", "payment", 7.0]
+
+
+@pytest.mark.parametrize(
+    "word,variable,value",
+    [
+        ("setup", "OTEL_BSP_SCHEDULE_DELAY", "0"),
+        ("setup", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000"),
+        ("setup_metrics", "OTEL_METRIC_EXPORT_INTERVAL", "0"),
+    ],
+)
+def test_a_variable_that_cannot_hold_is_the_operators_to_mend(
+    monkeypatch: pytest.MonkeyPatch, word: str, variable: str, value: str
+) -> None:
+    """One line that says so at the start, as of any other setting, and no traceback."""
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "otlp")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match="OTEL_ variable"):
+        getattr(sdk, word)("payment", "http://127.0.0.1:9")
 
 
 def test_the_service_is_named_unless_the_environment_names_it() -> None:
