@@ -88,6 +88,7 @@ ALERTS = {
     "StageInDoubt": {"stage_in_doubt": ("1x65", "0 1 0 1x3 0x60")},
     "StageBehind": {"stage_due_lag_seconds": ("0+60x65", "2x65")},
     "StageNotReady": {"stage_ready": ("1x5 0x60", "1x5 0 1x60")},
+    "StageDown": {"up": ("1x5 0x60", "1x65"), "stage_ready": ("1x5 _x60", "1x5 0 1x60")},
     "StagePeerLeftAlone": {'stage_breaker_open{peer="psp"}': ("1x65", "0 1 1 0x63")},
     "StageCrashes": {
         "process_start_time_seconds": ("0x20 100 200 300 400 500x40", "7x65"),
@@ -157,6 +158,24 @@ def test_the_dashboard_and_the_alerts_ask_for_what_is_told() -> None:
     assert asked <= told_names()
     judged = {name.removesuffix("_bucket") for name in asked}
     assert "stage_writer_commit_duration_seconds" in judged
+
+
+@needs_promtool
+def test_the_dashboard_does_not_call_a_process_ready_that_is_gone(tmp_path: Path) -> None:
+    """Its series ends, and of what has ended a panel shows the last value."""
+    (ready,) = [query for query in queries(dashboard()) if "stage_ready" in query]
+    series = {"up": "1x5 0x60", "stage_ready": "1x5 stale _x60"}
+    inputs = "".join(
+        f"      - {{series: '{name}{{job=\"stage\",instance=\"a\"}}', values: '{values}'}}\n"
+        for name, values in series.items()
+    )
+    test = tmp_path / "test.yaml"
+    test.write_text(
+        f"evaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:\n{inputs}"
+        f"    promql_expr_test:\n      - {{expr: '{ready}', eval_time: 30m,"
+        " exp_samples: [{labels: '{}', value: 0}]}\n"
+    )
+    promtool("test", "rules", str(test))
 
 
 def test_every_panel_says_what_it_shows() -> None:
