@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -27,7 +28,7 @@ from stage.inbound.admission import Admission
 from stage.inbound.app import EDGE, Edge, make_app
 from stage.outbound.links import HttpLinks
 from stage.outbound.transport import Transport
-from stage.ports.observer import Observer
+from stage.ports.observer import Observer, TraceContext
 from stage.ports.store import Store
 from stage.store import migrate
 from stage.store.lock import FileLock
@@ -128,7 +129,9 @@ def build_app(
             await transport.open()
             try:
                 await engine.start()
-                fresh = asyncio.get_running_loop().create_task(gauges.keep_fresh())
+                fresh = asyncio.get_running_loop().create_task(
+                    gauges.keep_fresh(partial(watching.defect, "watch", "", TraceContext()))
+                )
                 try:
                     yield
                 finally:

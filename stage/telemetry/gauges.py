@@ -67,13 +67,18 @@ class Gauges:
         try:
             self._counts = await self._engine.count()
             self._backlog = await self._engine.backlog()
-        except StoreUnavailable:
+        except Exception as error:
             self._counts = self._backlog = None
+            if not isinstance(error, StoreUnavailable):
+                raise
 
-    async def keep_fresh(self) -> None:
-        """Refresh every now and then, until cancelled."""
+    async def keep_fresh(self, defect: Callable[[Exception], None]) -> None:
+        """Refresh every now and then, until cancelled. It goes on after any error, and tells it."""
         while True:
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception as error:
+                defect(error)
             await asyncio.sleep(REFRESH_SECONDS)
 
     def read(self, name: str) -> dict[Labels, float]:

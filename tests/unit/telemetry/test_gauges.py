@@ -1,0 +1,65 @@
+"""Gauges: what is true now, for readers who cannot wait for the database."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from stage.core.states import SagaState
+from stage.engine.clock import SystemClock
+from stage.ports.store import Backlog
+from stage.telemetry import gauges as measured
+from stage.telemetry import names
+from stage.telemetry.gauges import Gauges
+
+
+class Looked:
+    """telemetry.gauges.Running: at the second look something is raised that never should."""
+
+    ready = True
+    live = 0
+    in_doubt = 0
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.enough = asyncio.Event()
+
+    async def count(self) -> dict[SagaState, int]:
+        """As many sagas as looks."""
+        self.looks += 1
+        if self.looks == 4:
+            self.enough.set()
+        if self.looks == 2:
+            raise sqlite3.OperationalError("no such table: saga")
+        return {SagaState.ACTIVE: self.looks}
+
+    async def backlog(self) -> Backlog:
+        """Nothing waits."""
+        return Backlog(parked=0, oldest_accepted_at=None, longest_due_at=None)
+
+
+async def test_what_is_read_stays_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a collector would be told the same numbers for ever. The error is told, once."""
+    monkeypatch.setattr(measured, "REFRESH_SECONDS", 0.0)
+    engine, told = Looked(), list[Exception]()
+    gauges = Gauges(engine, SystemClock(), queued=lambda: 0, breakers=dict)
+    fresh = asyncio.create_task(gauges.keep_fresh(told.append))
+    async with asyncio.timeout(5):
+        await engine.enough.wait()
+    fresh.cancel()
+    assert ["no such table: saga"] == [str(error) for error in told]
+    assert gauges.read(names.M_SAGAS)[(SagaState.ACTIVE.value,)] >= 3
+
+
+async def test_what_could_not_be_read_is_not_told() -> None:
+    """Not even as it was before."""
+    gauges = Gauges(engine := Looked(), SystemClock(), queued=lambda: 0, breakers=dict)
+    await gauges.refresh()
+    assert {(SagaState.ACTIVE.value,): 1} == gauges.read(names.M_SAGAS)
+    with pytest.raises(sqlite3.OperationalError):
+        await gauges.refresh()
+    assert 2 == engine.looks
+    assert {} == gauges.read(names.M_SAGAS)
+    assert {} == gauges.read(names.M_PARKED)
