@@ -11,6 +11,8 @@ OPEN_SECONDS_MAX = 5.0
 """How much longer than they asked for callers wait for the database."""
 EVICT_AFTER_SECONDS = 5.0
 """A run that rests longer than this leaves memory; the scan brings it back when it is due."""
+GIVE_WAY_SECONDS = 0.1
+"""A run that was taken over, and rests longer than this, leaves while others wait for its room."""
 RUNS_PER_SAGA_MAX = 4
 """Of the sagas that run at the same time: so many times as many may be looked up."""
 RECOVERY_SHARE = 0.5

@@ -47,6 +47,7 @@ class Rounds:
         self.recovered = False
         """True once it is known which sagas are unfinished."""
         runs.left = self._left
+        runs.crowded = self._crowded
 
     async def start(self) -> None:
         """Find every unfinished saga, begin to take them over, and begin the rounds."""
@@ -61,6 +62,9 @@ class Rounds:
         """Begin no further round."""
         for each in self._tasks:
             each.cancel()
+
+    def _crowded(self) -> bool:
+        return bool(self._backlog) and self._room() <= 0
 
     def _left(self, run: Run) -> None:
         if run.resumed:

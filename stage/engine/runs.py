@@ -17,7 +17,7 @@ from stage.core.states import Phase
 from stage.core.text import sendable
 from stage.engine.cut_off import CutOff
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing, end_span, outcome_event
-from stage.engine.limits import EVICT_AFTER_SECONDS, STORE_RETRY
+from stage.engine.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS, STORE_RETRY
 from stage.engine.opening import Adopted, Opening
 from stage.engine.run import Letter, Run, RunOver
 from stage.engine.sender import Sender
@@ -56,6 +56,8 @@ class Runs:
         self.draining = False
         self.left: Callable[[Run], None] = lambda _: None
         """Called with every run that leaves memory."""
+        self.crowded: Callable[[], bool] = lambda: False
+        """Whether sagas wait for the room that those taken over have."""
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -165,8 +167,10 @@ class Runs:
     def _may_leave(self, run: Run, advanced: Advanced) -> bool:
         if advanced.rest_until is None or self.draining:
             return True
-        far = advanced.rest_until - self._clock.now() > EVICT_AFTER_SECONDS
-        return far and not run.watched
+        rest = advanced.rest_until - self._clock.now()
+        # Else those that wait for one neighbour would keep all the others from being taken over.
+        gives_way = run.resumed and rest > GIVE_WAY_SECONDS and self.crowded()
+        return (gives_way or rest > EVICT_AFTER_SECONDS) and not run.watched
 
     def _leave(self, run: Run, outcome: str) -> None:
         run.over = True

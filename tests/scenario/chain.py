@@ -62,11 +62,12 @@ class Chain:
         return await self.request("POST", url, encode_envelope(envelope), **headers)
 
     async def compensate(
-        self, saga_id: str, by: str = "order", reason: str = "asked"
+        self, saga_id: str, by: str = "order", reason: str = "asked", **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
         """`POST /sagas/{id}/compensate` at the stage."""
         body = msgspec.json.encode({"requested_by": by, "reason": reason})
-        return await self.request("POST", f"{self.stage}/sagas/{saga_id}/compensate", body)
+        url = f"{self.stage}/sagas/{saga_id}/compensate"
+        return await self.request("POST", url, body, **headers)
 
     async def get(self, url: str) -> Any:
         """The JSON at an address."""
@@ -165,4 +166,4 @@ async def running_chain(
         yield chain
 
 
-__all__ = ["EDGE", "ORDER", "Chain", "running_chain"]
+__all__ = ["EDGE", "HOST", "ORDER", "Chain", "running_chain"]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from stage.engine.limits import EVICT_AFTER_SECONDS, RECOVERY_SCAN_SECONDS
-from tests.scenario.chain import running_chain
+from tests.scenario.chain import HOST, running_chain
 
 SCANS = 3
 
@@ -24,3 +29,44 @@ async def test_a_saga_that_waits_for_long_is_taken_over_once_a_start(tmp_path: P
         await asyncio.sleep(SCANS * RECOVERY_SCAN_SECONDS + 0.5)
         assert 1 == (await chain.events("s-1")).count("recovered")
         assert not (await chain.view("s-1"))["parked"]
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[str]:
+    """The URL of a neighbour that takes every request and never answers."""
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(listen, HOST, 0)
+    try:
+        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def test_a_neighbour_that_hangs_does_not_keep_others_from_being_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for two, six wait for shipping: between their attempts another one comes in."""
+    monkeypatch.setattr("stage.engine.sender.FORWARD_COMPENSATION_TIMEOUT_SECONDS", 0.5)
+    stuck = [f"s-{number}" for number in range(6)]
+    async with AsyncExitStack() as stack:
+        downstreams = {"shipping": await stack.enter_async_context(silent())}
+        options: dict[str, Any] = {"downstreams": downstreams, "drain_seconds": 0.1}
+        async with running_chain(tmp_path, forward_timeout_seconds=0.2, **options) as chain:
+            for saga_id in stuck:
+                assert 202 == (await chain.send(saga_id, Prefer="wait=0"))[0]
+                assert 202 == (await chain.compensate(saga_id, Prefer="wait=0"))[0]
+            await chain.script(chain.psp, script="effect-then-hang")
+            assert 202 == (await chain.send("healthy", Prefer="wait=0"))[0]
+            assert 202 == (await chain.compensate("healthy", Prefer="wait=0"))[0]
+        async with running_chain(tmp_path, concurrency_max=4, **options) as chain:
+            for _ in range(400):
+                if (await chain.view("healthy"))["state"] == "compensated":
+                    break
+                await asyncio.sleep(0.1)  # while it is not in memory nobody tells of it
+            for saga_id in stuck:
+                tried = (await chain.view(saga_id))["steps"][-1]["compensation_attempts"]
+                assert tried <= 4, f"{saga_id} was tried {tried} times first"
