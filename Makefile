@@ -16,7 +16,7 @@ demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books
 	@$(BIN)/stage demo
 
 test: $(VENV)/.ready ## run all tests
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Level L of the simulation: that many worlds, from seed FIRST on, of so many sagas each.
 sim: SEEDS ?= 20000
