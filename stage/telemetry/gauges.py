@@ -61,16 +61,16 @@ class Gauges:
         self._breakers = breakers
         self._counts: dict[SagaState, int] | None = None
         self._backlog: Backlog | None = None
+        self._look: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
-        """Look into the database. While it is away nothing is told of what it holds."""
-        try:
-            self._counts = await self._engine.count()
-            self._backlog = await self._engine.backlog()
-        except Exception as error:
-            self._counts = self._backlog = None
-            if not isinstance(error, StoreUnavailable):
-                raise
+        """Look into the database. While it is away nothing is told of what it holds.
+
+        Who asks while somebody looks shares that look: it counts every saga there ever was.
+        """
+        if self._look is None or self._look.done():
+            self._look = asyncio.get_running_loop().create_task(self._read_database())
+        await asyncio.shield(self._look)
 
     async def keep_fresh(self, defect: Callable[[Exception], None]) -> None:
         """Refresh every now and then, until cancelled. It goes on after any error, and tells it."""
@@ -90,7 +90,8 @@ class Gauges:
             case names.M_BREAKER:
                 return {(peer,): float(broken) for peer, broken in self._breakers().items()}
             case names.M_PARKED | names.M_OLDEST | names.M_LAG:
-                return {} if self._backlog is None else {(): self._of_backlog(name, self._backlog)}
+                backlog = self._backlog  # another thread may read
+                return {} if backlog is None else {(): self._of_backlog(name, backlog)}
             case names.M_RUNS:
                 return {(): self._engine.live}
             case names.M_IN_DOUBT:
@@ -100,6 +101,15 @@ class Gauges:
             case names.M_QUEUE:
                 return {(): self._queued()}
         raise KeyError(name)
+
+    async def _read_database(self) -> None:
+        try:
+            self._counts = await self._engine.count()
+            self._backlog = await self._engine.backlog()
+        except Exception as error:
+            self._counts = self._backlog = None
+            if not isinstance(error, StoreUnavailable):
+                raise
 
     def _of_backlog(self, name: str, backlog: Backlog) -> float:
         if name == names.M_PARKED:

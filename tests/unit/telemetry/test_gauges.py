@@ -63,3 +63,13 @@ async def test_what_could_not_be_read_is_not_told() -> None:
     assert 2 == engine.looks
     assert {} == gauges.read(names.M_SAGAS)
     assert {} == gauges.read(names.M_PARKED)
+
+
+async def test_who_asks_at_the_same_time_shares_a_look() -> None:
+    """A look counts every saga that there ever was: many at once would keep other readers out."""
+    gauges = Gauges(engine := Looked(), SystemClock(), queued=lambda: 0, breakers=dict)
+    await asyncio.gather(*(gauges.refresh() for _ in range(5)))
+    assert 1 == engine.looks
+    with pytest.raises(sqlite3.OperationalError):
+        await gauges.refresh()
+    assert 2 == engine.looks
