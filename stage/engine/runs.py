@@ -12,8 +12,9 @@ from stage.core import events as e
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.machine import evolve
 from stage.core.outcome import FailureKind
-from stage.core.saga import Saga
+from stage.core.saga import Saga, StepState
 from stage.core.states import Phase
+from stage.core.steps import StepKind
 from stage.core.text import sendable
 from stage.engine.cut_off import CutOff
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing, end_span, outcome_event
@@ -70,10 +71,15 @@ class Runs:
         """How many steps of the sagas in memory are in doubt. Any thread may ask."""
         sagas = [run.saga for run in list(self._runs.values()) if run.saga is not None]
         return sum(
-            step.phase in (Phase.IN_DOUBT, Phase.PROBING)
-            for saga in sagas
-            for step in saga.steps.values()
+            self._in_doubt(name, step) for saga in sagas for name, step in saga.steps.items()
         )
+
+    def _in_doubt(self, name: str, step: StepState) -> bool:
+        """In doubt, being looked up, or a call that is repeated because it was."""
+        repeated = step.phase is Phase.STARTED and step.doubted
+        if repeated and self._plan.step(name).kind is StepKind.CALL:
+            return True
+        return step.phase in (Phase.IN_DOUBT, Phase.PROBING)
 
     def get(self, saga_id: str) -> Run | None:
         """The live run of that saga."""

@@ -28,6 +28,11 @@ class Breaker:
         """True while it refuses."""
         return self._failures >= FAILURES_MAX
 
+    @property
+    def waits(self) -> bool:
+        """True until the next trial may leave. Who recovered is not known before somebody asks."""
+        return self.is_open and self._open_until > self._now()
+
     def refuses(self) -> float | None:
         """Seconds until the next trial when the request must not leave; None when it may.
 

@@ -71,7 +71,7 @@ class HttpLinks:
     @property
     def breakers(self) -> dict[str, bool]:
         """Every peer that was asked, and whether it is left alone now."""
-        return {peer: breaker.is_open for peer, breaker in list(self._breakers.items())}
+        return {peer: breaker.waits for peer, breaker in list(self._breakers.items())}
 
     def is_upstream(self, peer: str) -> bool:
         """See `ports.links.Links`."""

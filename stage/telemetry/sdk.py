@@ -96,7 +96,7 @@ def setup_metrics(service_name: str, endpoint: str | None = None) -> bool:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-    if isinstance(metrics.get_meter_provider(), MeterProvider):
+    if isinstance(metrics.get_meter_provider(), MeterProvider | metrics.NoOpMeterProvider):
         return False
     with _variables_judged():
         exporter = OTLPMetricExporter(endpoint.rstrip("/") + METRICS_PATH if endpoint else None)
