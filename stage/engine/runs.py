@@ -320,8 +320,8 @@ class Runs:
         event = e.Parked(at=now, reason=reason)
         try:
             await self._store.transact(lambda unit: unit.save(parked, [event], epoch=row.epoch))
-        except (StoreUnavailable, StaleEpoch, StageError):
-            return  # it stays due, and is tried again at the next scan
+        except (StoreUnavailable, StaleEpoch, StageError, ValueError):
+            return  # away, or somebody else wrote: it stays due, and the next scan finds it
         self._observer.happened(
             run.saga_id,
             self._plan.stage,

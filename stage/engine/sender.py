@@ -44,12 +44,16 @@ class Sender:
     ) -> e.Outcome:
         """Send one attempt; how it ended, as an event, with which its span is to be ended."""
         do = outgoing.do
-        peer = self._plan.step(do.step).peer if do.step else saga.upstream
+        peer = self._plan.step(do.step).peer if do.step else self._upstream(saga)
         slots = self._slots.get(peer)
         if slots is None:
             slots = self._slots[peer] = asyncio.Semaphore(ATTEMPTS_PER_PEER_MAX)
         async with slots:
             return await self._send(saga, context, outgoing, journal)
+
+    def _upstream(self, saga: Saga) -> str:
+        """Whose slots telling takes: a name out of a trail that is not configured gets none."""
+        return saga.upstream if self._links.is_upstream(saga.upstream) else ""
 
     async def _send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal

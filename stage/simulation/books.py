@@ -251,7 +251,7 @@ class Books:
         if known is None:
             known = self.known[stage, row.id] = Known(row=row)
         elif write.epoch is None:
-            self.violate("I11", row.id, f"{stage} accepted the saga twice")
+            self.violate("I2", row.id, f"{stage} accepted the saga twice")
         elif write.epoch != known.row.epoch:
             self.violate(
                 "I8",

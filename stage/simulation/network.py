@@ -328,7 +328,7 @@ class SimulatedTransport(Transport):
                 "I6", saga, f"{self._stage} compensates at {target} while execution is in flight"
             )
         if what == "do" and (target, path) in self._doing.setdefault(saga, []):
-            self._books.violate("I11", saga, f"{self._stage} runs twice at the same time")
+            self._books.violate("I2", saga, f"{self._stage} runs twice at the same time")
         under_way.append(what)
         self._doing.setdefault(saga, []).append((target, path))
         try:

@@ -250,6 +250,7 @@ async def test_a_mistake_in_sql_is_told_as_it_is(store: Store) -> None:
     "sql",
     [
         "COMMIT",
+        "\ufeffCOMMIT",
         "  rollback",
         "-- a word\n BEGIN",
         "/* one */ ; end",
