@@ -85,7 +85,7 @@ def measured(
         watched = max(1.0, seconds - 2.0)
         raw = folder / f"{each.name}.raw"
         watching = subprocess.Popen(
-            [spy, "record", "--gil", "--nonblocking", "--pid", str(service.pid),
+            [spy, "record", "--gil", "--nonblocking", "--full-filenames", "--pid", str(service.pid),
              "--rate", str(RATE), "--duration", f"{watched:.0f}",
              "--format", "raw", "--output", str(raw)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
