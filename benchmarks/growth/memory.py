@@ -87,7 +87,9 @@ async def _live(session: aiohttp.ClientSession, url: str) -> int:
     """How many sagas the stage has in memory, by its own metrics."""
     async with session.get(f"{url}/metrics") as response:
         text = await response.text()
-    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("stage_runs"))
+    return next(
+        int(float(line.split()[1])) for line in text.splitlines() if line.startswith("stage_runs")
+    )
 
 
 def measure_slope(wrk: str, neighbours: str, folder: Path, *, sagas: int = LASTING) -> Found:
