@@ -129,7 +129,8 @@ class Runs:
             self._fail(run, error)
         except JournalMismatch as error:
             self._fail(run, error)
-            await self._park(run, str(error))
+            if not await self._park(run, str(error)):
+                self._tell_defect(run, "run", error)  # else nobody here would ever hear of it
         except Exception as error:
             self._tell_defect(run, "run", error)
             self._fail(run, error)
@@ -305,14 +306,17 @@ class Runs:
                 attempt += 1
                 await self._clock.sleep(STORE_RETRY.backoff_seconds(attempt, "store"))
 
-    async def _park(self, run: Run, reason: str) -> None:
-        """A saga that cannot be run must not be tried for ever, nor stop the others."""
+    async def _park(self, run: Run, reason: str) -> bool:
+        """A saga that cannot be run must not be tried for ever, nor stop the others.
+
+        False when it is over, and so has nothing left to be parked from.
+        """
         row = run.row or await self._store.get(run.saga_id)
         if row is None or row.answer_status is not None:
-            return
+            return False
         reason = sendable(reason)
         if row.parked == reason and row.due_at is None:
-            return  # so it is already, however often its neighbours ask
+            return True  # so it is already, however often its neighbours ask
         now = self._clock.now()
         parked = msgspec.structs.replace(
             row, parked=reason, due_at=None, length=row.length + 1, updated_at=now
@@ -321,7 +325,7 @@ class Runs:
         try:
             await self._store.transact(lambda unit: unit.save(parked, [event], epoch=row.epoch))
         except (StoreUnavailable, StaleEpoch, StageError, ValueError):
-            return  # away, or somebody else wrote: it stays due, and the next scan finds it
+            return True  # away, or somebody else wrote: it stays due, and the next scan finds it
         self._observer.happened(
             run.saga_id,
             self._plan.stage,
@@ -329,6 +333,7 @@ class Runs:
             TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
             accepted_at=row.accepted_at,
         )
+        return True
 
     def snapshot(self, run: Run) -> Snapshot:
         """What is known of the saga of a run that has one."""

@@ -244,6 +244,9 @@ async def test_a_finished_saga_of_another_version_is_answered_as_before(tmp_path
         assert 200 == (await chain.compensate("s-2"))[0]
         status, _, body = await chain.compensate("s-1")  # nobody knows here how to undo it
         assert (500, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+        # It is over, so it cannot be parked: an alert is the only way to hear of it here.
+        _, _, metrics = await chain.request("GET", f"{chain.stage}/metrics")
+        assert b'stage_defects_total{where="run"} 1.0' in metrics
 
 
 async def test_asking_for_a_saga_of_another_version_parks_it_once(tmp_path: Path) -> None:
