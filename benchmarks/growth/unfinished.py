@@ -12,6 +12,7 @@ import random
 import shutil
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ def measure(neighbours: str, folder: Path, *, sagas: int, rounds: int) -> Found:
                     "ready": each.ready,
                     "drained": each.drained,
                     "states": each.states,
-                    "quiet": [[one.latency, one.status] for one in each.quiet],
-                    "meanwhile": [[one.latency, one.status] for one in each.meanwhile],
+                    "quiet": _told(each.quiet),
+                    "meanwhile": _told(each.meanwhile),
                 }
                 for each in found
             ],
@@ -131,6 +132,15 @@ async def _until_drained(file: Path, crashed: float) -> None:
         async with asyncio.timeout(DRAIN_SECONDS_MAX):
             while database.execute(UNFINISHED, (crashed,)).fetchone() != (0,):
                 await asyncio.sleep(0.2)
+
+
+def _told(answers: Sequence[Answered]) -> dict[str, object]:
+    """How many got which status, and the latency at each percentile from 1 to 100."""
+    latencies = [one.latency for one in answers]
+    return {
+        "statuses": Counter(str(one.status) for one in answers),
+        "percentiles_ms": [round(percentile(latencies, n) * 1e3, 1) for n in range(1, 101)],
+    }
 
 
 def _line(number: int, each: Recovery) -> str:
