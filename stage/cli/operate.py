@@ -24,6 +24,7 @@ PROSPECTS = {
     "without_result": "in doubt: compensated without a result",
     "settle_first": "in doubt: it waits until a person settles it",
     "wait_first": "in flight: its end is awaited, then compensated",
+    "pivot_first": "waits for the pivot: compensated only if that has not happened",
     "nothing": "nothing to undo is declared",
     "cannot": "CANNOT be undone by itself: a person has to",
 }

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from stage.core.machine import can_probe, must_be_settled, past_pivot
+from stage.core.machine import can_probe, must_be_settled, past_pivot, pivot_undecided
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase
 from stage.core.steps import Plan, Step
@@ -24,6 +24,8 @@ class Prospect(StrEnum):
     """In doubt, and it can neither be looked up nor repeated: parked until a person settles it."""
     WAIT_FIRST = "wait_first"
     """An attempt is in flight; its end is awaited, then it is compensated."""
+    PIVOT_FIRST = "pivot_first"
+    """Nobody knows yet whether the pivot has happened; undone only if it has not."""
     NOTHING = "nothing"
     """Nothing to undo is declared for it."""
     CANNOT = "cannot"
@@ -41,7 +43,11 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True):
 
 def forecast(plan: Plan, saga: Saga) -> list[Undo]:
     """The steps that would be looked at, last started first (rule 7). Nothing is changed."""
-    behind = past_pivot(plan, saga)
+    certain = None
+    if past_pivot(plan, saga):
+        certain = Prospect.CANNOT
+    elif pivot_undecided(plan, saga):
+        certain = Prospect.PIVOT_FIRST
     lines: list[Undo] = []
     for wave in reversed(plan.waves):
         for index in wave:
@@ -53,7 +59,7 @@ def forecast(plan: Plan, saga: Saga) -> list[Undo]:
                         step=step.name,
                         kind=step.kind.value,
                         peer=step.peer,
-                        prospect=Prospect.CANNOT if behind else _prospect(step, known),
+                        prospect=certain or _prospect(step, known),
                     )
                 )
     return lines

@@ -241,7 +241,7 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         return saga
     if past_pivot(plan, saga):
         return saga
-    if _pivot_undecided(plan, saga):
+    if pivot_undecided(plan, saga):
         return replace(
             saga,
             reason=saga.reason or event.reason,
@@ -412,7 +412,7 @@ def _tell(saga: Saga, now: float) -> Command:
 
 
 def _go_forward(plan: Plan, saga: Saga, now: float) -> Iterator[Command]:
-    if saga.requested_by and not past_pivot(plan, saga) and not _pivot_undecided(plan, saga):
+    if saga.requested_by and not past_pivot(plan, saga) and not pivot_undecided(plan, saga):
         yield Record(event=e.TurnedBack(at=now, reason=saga.reason))
         return
     for wave in plan.waves:
@@ -567,7 +567,8 @@ def past_pivot(plan: Plan, saga: Saga) -> bool:
     return known is not None and known.phase is Phase.SUCCEEDED
 
 
-def _pivot_undecided(plan: Plan, saga: Saga) -> bool:
+def pivot_undecided(plan: Plan, saga: Saga) -> bool:
+    """True while nobody knows whether the pivot has happened, so that neither way is open."""
     if plan.pivot is None:
         return False
     known = saga.steps.get(plan.steps[plan.pivot].name)

@@ -569,7 +569,7 @@ def a_completed_saga_cannot_be_undone(patches: Patches) -> None:
 def the_pivot_is_ignored(patches: Patches) -> None:
     """Rule 20: it goes back from behind the pivot."""
     patches.set(machine, "past_pivot", lambda plan, saga: False)
-    patches.set(machine, "_pivot_undecided", lambda plan, saga: False)
+    patches.set(machine, "pivot_undecided", lambda plan, saga: False)
 
 
 @further
