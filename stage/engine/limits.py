@@ -18,9 +18,10 @@ RUNS_PER_SAGA_MAX = 4
 RECOVERY_SHARE = 0.5
 """Of the sagas that run at the same time: as many may be taken over, the rest is for new ones."""
 RECOVERY_BURST = 2
-RECOVERY_PAUSE_SECONDS = 0.008
-"""So many are taken over at once, and so long is waited until the next: at most 250 a second, an
-eighth of what a stage can do, so that new sagas hardly wait for those that a crash left."""
+RECOVERY_PAUSE_SECONDS = 0.011
+"""So many are taken over at once, and so long is waited until the next: at most 180 a second.
+Each costs more than a new saga, since its call is in doubt; with 250 a second the new ones waited
+three to five times as long as without, with 180 less than twice."""
 RECOVERY_SCAN_SECONDS = 1.0
 RECOVERY_IDS_MAX = 100_000
 """Sagas found at start, which are only ids in memory."""
