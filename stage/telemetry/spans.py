@@ -142,9 +142,12 @@ class OtelObserver:
         self._waits = isinstance(provider, otel.ProxyTracerProvider)
         self._full = full
 
-    def _idle(self) -> bool:
-        """True while nobody would get a span: it would cost as much as one that somebody gets."""
-        if self._waits:
+    def _idle(self, look: bool = False) -> bool:
+        """True while nobody would get a span: it would cost as much as one that somebody gets.
+
+        `look` whether there is a provider by now: OpenTelemetry reads the environment each time.
+        """
+        if self._waits and look:
             self._waits = isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider)
         return self._waits or (self._full is not None and self._full())
 
@@ -165,7 +168,7 @@ class OtelObserver:
         if self._baggage_keys and joined:
             baggage = propagation.read_baggage(headers, self._baggage_keys)
             incoming = replace(incoming, baggage=baggage)
-        if route.endswith(names.QUIET_ROUTES) or self._idle():
+        if route.endswith(names.QUIET_ROUTES) or self._idle(look=True):
             return _passed_on(incoming)
 
         def attributes() -> dict[str, Any]:
@@ -203,7 +206,7 @@ class OtelObserver:
 
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
         """See `ports.observer.Observer`."""
-        if self._idle():
+        if self._idle(look=True):
             return _passed_on(parent)
 
         def attributes() -> dict[str, Any]:
