@@ -7,6 +7,8 @@ link to it (rule 23).
 
 from __future__ import annotations
 
+from typing import Final, get_args
+
 import msgspec
 
 
@@ -283,6 +285,7 @@ Event = (
     | Retried | Settled | Resolved | Forgotten
 )  # fmt: skip
 
+_NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in get_args(Event)}
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
@@ -299,4 +302,4 @@ def decode_event(body: bytes) -> Event:
 
 def name_of(event: Event) -> str:
     """The event's name in the journal, such as `step_started`."""
-    return str(type(event).__struct_config__.tag)
+    return _NAMES[type(event)]

@@ -26,11 +26,17 @@ async def read_any_body(request: web.Request, edge: Edge) -> bytes:
         raise _too_large(edge)
     if length == 0 or not request.body_exists:
         return b""
+    content = request.content
+    if content.is_eof() and content.exception() is None:  # most bodies come with their head
+        body = content.read_nowait()
+        if len(body) > edge.limits.body_bytes_max:
+            raise _too_large(edge)
+        return body
     parts: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(edge.body_seconds_max):
-            async for chunk in request.content.iter_any():
+            async for chunk in content.iter_any():
                 size += len(chunk)
                 if size > edge.limits.body_bytes_max:
                     raise _too_large(edge)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 
 from opentelemetry.metrics import (
     CallbackOptions,
@@ -47,10 +47,13 @@ def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None, sta
                 callback = _reading(of_stage, metric.labels, partial(gauges.read, name))
                 meter.create_observable_gauge(name, [callback], metric.unit, metric.told)
 
+    @cache  # as many as there are series
+    def attributes(name: str, labels: Labels) -> Mapping[str, str]:
+        return {**of_stage, **dict(zip(names.METRICS[name].labels, labels, strict=True))}
+
     def observed(name: str, labels: Labels, value: float) -> None:
-        keys = names.METRICS[name].labels
         with suppress(Exception):  # somebody's meter; a saga never fails for its telemetry
-            recorded[name].record(value, {**of_stage, **dict(zip(keys, labels, strict=True))})
+            recorded[name].record(value, attributes(name, labels))
 
     metrics.observed = observed
 
