@@ -161,10 +161,18 @@ def broken(database: Path, said: dict[str, Said]) -> list[str]:
 
 
 def instants(recording: Sequence[Event], dice: random.Random, cuts: int) -> list[int]:
-    """When the power goes: mostly when something was just promised, or a file made or removed."""
+    """When the power goes: mostly when something was just promised, or a file made or removed.
+
+    Some while the log is copied back: few events of many, so that chance alone may miss them all.
+    """
+    copied = [
+        number
+        for number, event in enumerate(recording)
+        if event.what == "wrote" and event.path.endswith(".db")
+    ]
     named = [number for number, event in enumerate(recording) if event.what in ("made", "removed")]
     sent = [number for number, event in enumerate(recording) if event.what == "sent"]
-    found = named[: cuts // 4]
+    found = named[: cuts // 4] + dice.sample(copied, min(len(copied), cuts // 8))
     found += dice.sample(sent, cuts // 2)
     return sorted(found + dice.sample(range(len(recording)), cuts - len(found)))
 
