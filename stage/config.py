@@ -13,6 +13,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
@@ -199,15 +200,14 @@ def _seconds(least: float, most: float) -> Callable[[object], float]:
     bounds = f"{least:g} to {most:.15g} seconds"
 
     def read(value: object) -> float:
-        number: object = value
+        seconds = math.nan
         if isinstance(value, str):
-            try:
-                number = float(value)
-            except ValueError:
-                number = None
-        if type(number) not in (int, float) or not math.isfinite(number):  # type: ignore[arg-type]
+            with suppress(ValueError):
+                seconds = float(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            seconds = float(value)
+        if not math.isfinite(seconds):
             raise ValueError(f"{value!r} is not a number: give {bounds}")
-        seconds = float(number)  # type: ignore[arg-type]
         if not least <= seconds <= most:
             raise ValueError(f"{value!r} is out of range: give {bounds}")
         return seconds
@@ -372,6 +372,7 @@ def _from_options(options: Mapping[str, object], problems: list[str]) -> Iterato
         elif isinstance(value, Mapping):
             yield from _from_pairs(setting, value.items(), f"option {setting.option}", problems)
         else:
+            # Whatever else a caller gives is many: a sequence.
             entries = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
             yield from _from_entries(setting, entries, f"option {setting.option}", problems)
 

@@ -110,4 +110,4 @@ def _renamed(value: Any, template: str, saga_id: str, old: bytes, new: bytes) ->
 def _insert(connection: sqlite3.Connection, table: str, copies: Iterator[Row]) -> None:
     width = len(connection.execute(f"PRAGMA table_info({table})").fetchall())
     marks = ", ".join("?" * width)
-    connection.executemany(f"INSERT INTO {table} VALUES ({marks})", copies)  # noqa: S608
+    connection.executemany(f"INSERT INTO {table} VALUES ({marks})", copies)  # noqa: S608 - as above

@@ -79,7 +79,7 @@ def _first(door: Door) -> None:
         headers={"Content-Type": "application/json"},
     )
     try:
-        urllib.request.urlopen(request, timeout=FIRST_SECONDS_MAX).close()  # noqa: S310
+        urllib.request.urlopen(request, timeout=FIRST_SECONDS_MAX).close()  # noqa: S310 - that request
     except OSError as error:
         raise AnsweredWrongly(f"the first saga: {error}") from error
 

@@ -122,7 +122,7 @@ def _register(admin: str, deployment: str) -> None:
         admin, data=body, headers={"Content-Type": "application/json"}
     )
     try:
-        urllib.request.urlopen(request, timeout=30.0).close()  # noqa: S310
+        urllib.request.urlopen(request, timeout=30.0).close()  # noqa: S310 - that request
     except urllib.error.HTTPError as error:
         raise RuntimeError(f"Restate did not register: {error.read()[:300]!r}") from error
 

@@ -86,5 +86,5 @@ class Saga(Generic[P]):
             raise LookupError(
                 f"step {name!r} has no result here: only steps that ran before this one have"
             )
-        value: R = step.decode_result(bytes(body))  # type: ignore[union-attr]
+        value: R = step.decode_result(bytes(body))  # type: ignore[union-attr]  # steps alone have one
         return value

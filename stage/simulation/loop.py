@@ -79,7 +79,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Virtual seconds since the simulation began."""
         return self._now
 
-    def call_soon(  # type: ignore[override]
+    def call_soon(  # type: ignore[override]  # a handle of ours
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> _Handle:
         """See asyncio.AbstractEventLoop."""
@@ -87,7 +87,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._soon.append(handle)
         return handle
 
-    def call_later(  # type: ignore[override]
+    def call_later(  # type: ignore[override]  # a handle of ours
         self,
         delay: float,
         callback: Callable[..., object],
@@ -97,7 +97,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """See asyncio.AbstractEventLoop."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
-    def call_at(  # type: ignore[override]
+    def call_at(  # type: ignore[override]  # a handle of ours
         self,
         when: float,
         callback: Callable[..., object],

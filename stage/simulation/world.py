@@ -6,7 +6,7 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -341,13 +341,13 @@ class World:
             self.tasks.append(self.loop.create_task(self._strikes(kind, strike)))
 
         for node in self.nodes:
-            often("crash", lambda node=node: _crash(node))  # type: ignore[misc]
+            often("crash", partial(_crash, node))
             often("drain", node.drain)
             often("zombie", node.haunt)
-            often("store_away", lambda node=node: self._away(node.disk))  # type: ignore[misc]
-            often("disk_full", lambda node=node: self._full(node.disk))  # type: ignore[misc]
+            often("store_away", partial(self._away, node.disk))
+            often("disk_full", partial(self._full, node.disk))
         for model in self.apis:
-            often("api_away", lambda model=model: self._away(model))  # type: ignore[misc]
+            often("api_away", partial(self._away, model))
         often("partition", self._cut)
         often("operator", self.operator.act)
 

@@ -38,7 +38,7 @@ def test_a_named_place_is_seen(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["docs/home/index.md", "https://example.org/work/1", "GET /sagas", "~/work/x"]
+    "line", ["docs/home/index.md", "https://example.org/charges/1", "GET /sagas", "~/code/x"]
 )
 def test_an_ordinary_path_is_let_through(line: str) -> None:
     """Relative paths, URLs and endpoints are not places on a machine."""
