@@ -67,6 +67,7 @@ async def test_a_neighbour_that_hangs_does_not_keep_others_from_being_taken_over
                 if (await chain.view("healthy"))["state"] == "compensated":
                     break
                 await asyncio.sleep(0.1)  # while it is not in memory nobody tells of it
+            assert "compensated" == (await chain.view("healthy"))["state"]
             for saga_id in stuck:
                 tried = (await chain.view(saga_id))["steps"][-1]["compensation_attempts"]
                 assert tried <= 4, f"{saga_id} was tried {tried} times first"
