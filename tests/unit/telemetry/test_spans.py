@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from opentelemetry import trace as otel
@@ -306,6 +306,28 @@ def test_a_request_that_is_not_joined_links_to_the_trace_it_named(collected: Col
     assert [TRACE] == [f"{link.context.trace_id:032x}" for link in span.links]
     silent = OtelObserver(otel.NoOpTracerProvider()).request("POST", "/", CAME, "", joined=False)
     assert len(silent.trace_id) == 32 and silent.trace_id != TRACE
+
+
+def by_request(observer: Observer) -> Span:
+    return observer.request("POST", "/sagas", CAME, "")
+
+
+def by_run(observer: Observer) -> Span:
+    return observer.run("s-1", "payment", TraceContext(traceparent=PARENT), [])
+
+
+@pytest.mark.parametrize("begin", [by_request, by_run])
+def test_a_provider_that_is_set_later_gets_spans_from_then_on(
+    collected: Collected, monkeypatch: pytest.MonkeyPatch, begin: Callable[[Observer], Span]
+) -> None:
+    """By a host that sets itself up after us: the next request or run begins with a span."""
+    assert isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider)
+    observer = OtelObserver()
+    assert not begin(observer).span_id
+    # What the public word sets may be set once in a process.
+    monkeypatch.setattr(otel, "_TRACER_PROVIDER", collected.provider)
+    assert begin(observer).span_id
+    assert attempt(observer, TraceContext(traceparent=PARENT)).span_id
 
 
 def test_a_link_may_come_later(collected: Collected) -> None:
