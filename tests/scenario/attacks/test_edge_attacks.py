@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from stage import bootstrap
+from stage.wire.limits import Limits
 from tests.scenario.chain import HOST, ORDER, Chain, running_chain
 
 SECONDS_MAX = 5.0
@@ -115,3 +117,26 @@ async def test_a_second_content_encoding_is_no_defect(chain: Chain) -> None:
         b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
     )
     assert not answer.startswith(b"HTTP/1.1 500"), answer
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["with its head", "after its head"])
+async def test_a_body_without_a_length_is_measured_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    """413 at once, also of one that never ends: else memory has no limit (rule 25)."""
+    monkeypatch.setattr(bootstrap, "DEFAULT_LIMITS", Limits(body_bytes_max=100))
+    head = (
+        b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n"
+    )
+    body, end = b"65\r\n" + b" " * 0x65 + b"\r\n", b"0\r\n\r\n"
+    async with running_chain(tmp_path) as chain, asyncio.timeout(SECONDS_MAX):
+        reader, writer = await asyncio.open_connection(HOST, int(chain.stage.rsplit(":", 1)[1]))
+        if apart:
+            writer.write(head + b"Expect: 100-continue\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+            writer.write(body)
+        else:
+            writer.write(head + b"\r\n" + body + end)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
+        writer.close()
