@@ -228,6 +228,7 @@ _WRITER_SETTINGS: Final = (
     "busy_timeout",
     "journal_mode",
     "synchronous",
+    "temp_store",
     "foreign_keys",
     "wal_autocheckpoint",
 )

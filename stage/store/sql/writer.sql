@@ -44,6 +44,11 @@ PRAGMA journal_mode = WAL;
 -- A commit that returned survives a loss of power.
 PRAGMA synchronous = FULL;
 
+-- name: temp_store
+-- What a savepoint needs to be undone stays in memory: else a batch of more than 64 KiB writes it to
+-- a file in the directory for temporary files, which may be full while the database is not.
+PRAGMA temp_store = MEMORY;
+
 -- name: foreign_keys
 -- SQLite leaves them off unless asked.
 PRAGMA foreign_keys = ON;

@@ -143,6 +143,33 @@ async def test_a_commit_is_synced(tmp_path: Path) -> None:
     assert found == ["wal", 2, 1, 5000]
 
 
+async def test_a_batch_writes_to_no_file_but_its_own(tmp_path: Path) -> None:
+    """What a savepoint keeps to be undone would go to a temporary file, on a disk of its own."""
+    store = SqliteStore(tmp_path / "stage.db")
+    await store.open()
+
+    def opened() -> set[str]:
+        folder = Path("/proc/self/fd")
+        return {str(file.readlink()) for file in folder.iterdir() if file.is_symlink()}
+
+    async def create(unit: Unit) -> None:
+        await unit.tx.execute("CREATE TABLE filled (number INTEGER PRIMARY KEY, what BLOB)")
+        for number in range(100):
+            await unit.tx.execute("INSERT INTO filled VALUES (?, zeroblob(4000))", number)
+
+    async def overwrite(unit: Unit) -> set[str]:
+        await unit.tx.execute("UPDATE filled SET what = randomblob(4000)")
+        return opened()
+
+    try:
+        await store.transact(create)
+        before = opened()
+        assert any(name.endswith("-wal") for name in before)
+        assert await store.transact(overwrite) <= before
+    finally:
+        await store.close()
+
+
 async def test_readers_cannot_write(tmp_path: Path) -> None:
     """A reading connection refuses to write, whatever it is given."""
     store = SqliteStore(tmp_path / "stage.db")
