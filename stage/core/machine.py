@@ -60,8 +60,7 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         raise Impossible(f"saga {saga.id}: there is no step {step!r}")
     after = _evolve(plan, saga, event)
     # Only what an attempt or a person brought about is progress: not what keeps being asked.
-    progress = isinstance(event, e.Outcome | e.Verb)
-    recoveries = 0 if progress else after.recoveries
+    recoveries = 0 if type(event) in e.PROGRESS else after.recoveries
     return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)
 
 
