@@ -1,6 +1,6 @@
 """Group commit: one connection writes, and all units that wait become durable with one fsync.
 
-    transact ──> queue ──> drain (writer thread): BEGIN IMMEDIATE
+    transact ──> queue ──> drain (writer thread, which waits here): BEGIN IMMEDIATE
                               unit: SAVEPOINT ... RELEASE   (a bad one: ROLLBACK TO)
                               unit: SAVEPOINT ... RELEASE
                            number the batch, COMMIT
@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sqlite3
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
@@ -120,11 +120,13 @@ class Writer:
         self._queue_units_max = queue_units_max
         self._retry_seconds = retry_seconds
         self._committed = committed
-        self._queue: deque[_Waiting] = deque()
+        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        """None comes last: the store is closed."""
+        self._again: list[_Waiting] = []
+        """Taken from the queue, not written, and before it in order."""
         self._number = 0
         self._available = True
         self._closing = False
-        self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
         self._current: Sequence[_Waiting] = ()
@@ -137,7 +139,7 @@ class Writer:
     @property
     def queued(self) -> int:
         """How many units wait."""
-        return len(self._queue)
+        return self._queue.qsize() + len(self._again)
 
     async def open(self, bridge: Bridge) -> None:
         """Begin to take units."""
@@ -148,7 +150,7 @@ class Writer:
     async def close(self) -> None:
         """Run what is queued and stop. Units whose commit is in doubt by then stay in doubt."""
         self._closing = True
-        self._rouse()
+        self._queue.put(None)
         if self._task is not None:
             await asyncio.shield(self._task)
 
@@ -156,28 +158,20 @@ class Writer:
         """See ports.store.Store. Raises StoreUnavailable at once when the queue is full."""
         if self._closing or self._task is None:
             raise StoreUnavailable("the store is closed: nothing was written")
-        if len(self._queue) >= self._queue_units_max:
+        if self.queued >= self._queue_units_max:
             raise StoreUnavailable(
                 f"the queue is full ({self._queue_units_max} units wait for the disk):"
                 " nothing was written, try again later"
             )
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.append(_Waiting(work, future))
-        self._rouse()
+        self._queue.put(_Waiting(work, future))
         return await future
 
-    def _rouse(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
     async def _run(self, bridge: Bridge) -> None:
-        """The life of the writer, in the event loop. The thread is only entered from here."""
+        """The life of the writer: its thread comes back from `_drain` with trouble, or for good."""
         try:
-            while self._queue or not self._closing:
-                if not self._queue:
-                    await self._idle()
-                elif (trouble := await bridge.run(self._drain)) is not None:
-                    bridge = await self._mend(trouble)
+            while (trouble := await bridge.run(self._drain)) is not None:
+                bridge = await self._mend(trouble)
         except _Closed:
             pass
         finally:
@@ -185,39 +179,37 @@ class Writer:
             self._closing = True
             _fail(self._current, CommitInDoubt("the writer stopped; ask for the saga's state"))
             self._fail_queue(StoreUnavailable("the writer stopped: nothing was written"))
-
-    async def _idle(self) -> None:
-        """Wait for a unit. While the database is away look every now and then if it is back."""
-        if self._available:
-            await self._roused()
-        elif not await self._roused(self._retry_seconds) and not self._queue:
-            # Nobody else would ever find out: callers that see `available` send no units.
-            self._queue.append(_Waiting(_nothing, self._loop.create_future()))
-
-    async def _roused(self, seconds: float | None = None) -> bool:
-        """True when a unit or `close` came, False when the time is over."""
-        self._wake = self._loop.create_future()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake
-        except TimeoutError:
-            return False
-        finally:
-            self._wake = None
-        return True
+            self._queue.put(None)  # the thread is still waiting when it was this task that ended
 
     # --- in the writer thread -------------------------------------------------------------
 
     def _drain(self, connection: sqlite3.Connection) -> _Trouble | None:
-        """Run batches until nothing waits. What arrives meanwhile forms the next batch."""
-        queue = self._queue
-        while queue:
-            batch = [queue.popleft() for _ in range(min(len(queue), self._units_per_batch_max))]
+        """Run batches until the store is closed. What arrives meanwhile forms the next one."""
+        while batch := self._next():
             self._current = batch
             if (trouble := self._run_batch(connection, batch)) is not None:
                 return trouble
             self._hand_over(batch)
+            self._current = batch = ()  # nothing of it is kept while waiting for the next
         return None
+
+    def _next(self) -> Sequence[_Waiting]:
+        """Wait for a unit, and take with it what else waits; nothing once the store is closed."""
+        batch, self._again = self._again, []
+        patience = None if self._available else self._retry_seconds
+        try:
+            while len(batch) < self._units_per_batch_max:
+                waiting = self._queue.get(not batch, patience)
+                if waiting is None:
+                    self._queue.put(None)  # for the next look, which finds nothing before it
+                    break
+                batch.append(waiting)
+        except Empty:
+            if not batch:
+                # While the database is away: callers that see `available` send no units, and
+                # nobody else would ever find out that it is back.
+                batch.append(_Waiting(_nothing, self._loop.create_future()))
+        return batch
 
     def _run_batch(
         self, connection: sqlite3.Connection, batch: Sequence[_Waiting]
@@ -260,7 +252,7 @@ class Writer:
             if trouble is not None:
                 self._hand_over(batch[:place])
                 # Those behind it were not written; they form the next batch.
-                self._queue.extendleft(reversed(batch[place + 1 :]))
+                self._again.extend(batch[place + 1 :])
                 return trouble
         return None
 
@@ -359,8 +351,12 @@ class Writer:
         await asyncio.sleep(self._retry_seconds)
 
     def _fail_queue(self, error: StoreUnavailable) -> None:
-        waiting = list(self._queue)
-        self._queue.clear()
+        waiting, self._again = self._again, []
+        with suppress(Empty):
+            while True:
+                each = self._queue.get_nowait()
+                if each is not None:
+                    waiting.append(each)
         _fail(waiting, error)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import msgspec
+import pytest
 
 from stage.core.events import Accepted, Event, Parked
 from stage.core.states import SagaState
@@ -83,6 +86,26 @@ async def payments(store: Store) -> list[str]:
         return [r[0] for r in await unit.tx.fetchall("SELECT saga_id FROM payment ORDER BY 1")]
 
     return await store.transact(unit)
+
+
+async def in_one_batch(store: Store, *units: Callable[[Unit], Awaitable[Any]]) -> list[Any]:
+    """Send units that find the writer at work, so that they share a batch; what comes of each."""
+    loop = asyncio.get_running_loop()
+    at_work, sent = asyncio.Event(), threading.Event()
+
+    async def hold(unit: Unit) -> None:
+        loop.call_soon_threadsafe(at_work.set)
+        sent.wait(5)
+        raise LookupError("this one writes nothing, so that its batch takes no COMMIT")
+
+    holding = asyncio.ensure_future(store.transact(hold))
+    await at_work.wait()
+    waiting = [asyncio.ensure_future(store.transact(unit)) for unit in units]
+    await asyncio.sleep(0)
+    sent.set()
+    with pytest.raises(LookupError, match="this one"):
+        await holding
+    return await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Filter, Unit
+from stage.store.bridge import Bridge
 from stage.store.sqlite import SqliteStore
 from stage.store.writer import QUEUE_UNITS_MAX, UNITS_PER_BATCH_MAX
 from tests.unit.store.conftest import Faulty
-from tests.unit.store.given import accepted, inserting, row, until
+from tests.unit.store.given import accepted, in_one_batch, inserting, row, until
 
 
 @asynccontextmanager
@@ -53,26 +55,24 @@ def counting(saga_id: str, runs: list[str]) -> Callable[[Unit], Awaitable[str]]:
 
 
 async def test_concurrent_units_share_commits(tmp_path: Path, faulty: type[Faulty]) -> None:
-    """Fifty concurrent units need a few commits, one of them at least."""
+    """Units that come while the writer is at work share the next commit."""
     async with opened(tmp_path, faulty) as store:
-        await asyncio.gather(*(store.transact(inserting(f"s{n}")) for n in range(50)))
-        assert 1 <= faulty.commits <= 5
+        await in_one_batch(store, *(inserting(f"s{n}") for n in range(50)))
+        assert faulty.commits == 1
         assert sum((await store.count()).values()) == 50
 
 
 async def test_a_batch_has_a_limit(tmp_path: Path, faulty: type[Faulty]) -> None:
-    """Fifty units in batches of at most ten need five commits or more."""
+    """Fifty units in batches of at most ten need five commits."""
     async with opened(tmp_path, faulty, units_per_batch_max=10) as store:
-        await asyncio.gather(*(store.transact(inserting(f"s{n}")) for n in range(50)))
-        assert faulty.commits >= 5
+        await in_one_batch(store, *(inserting(f"s{n}") for n in range(50)))
+        assert faulty.commits == 5
 
 
 async def test_a_full_queue_is_told_at_once(tmp_path: Path, faulty: type[Faulty]) -> None:
     """Beyond the limit a unit is refused and not run; those that wait are."""
     async with opened(tmp_path, faulty, queue_units_max=5) as store:
-        done = await asyncio.gather(
-            *(store.transact(inserting(f"s{n}")) for n in range(8)), return_exceptions=True
-        )
+        done = await in_one_batch(store, *(inserting(f"s{n}") for n in range(8)))
         refused = [error for error in done if isinstance(error, StoreUnavailable)]
         assert len(refused) == 3
         assert "queue is full" in str(refused[0])
@@ -100,7 +100,7 @@ async def test_a_commit_that_landed_stands(tmp_path: Path, faulty: type[Faulty])
     async with opened(tmp_path, faulty) as store:
         faulty.plan[:] = ["landed"]
         ids = [f"s{n}" for n in range(5)]
-        done = await asyncio.gather(*(store.transact(counting(one, runs)) for one in ids))
+        done = await in_one_batch(store, *(counting(one, runs) for one in ids))
         assert faulty.struck == ["landed"]
         assert done == ids
         assert runs == ids
@@ -114,10 +114,10 @@ async def test_a_commit_that_did_not_land_is_repeated(tmp_path: Path, faulty: ty
     async with opened(tmp_path, faulty) as store:
         faulty.plan[:] = ["lost"]
         ids = [f"s{n}" for n in range(5)]
-        done = await asyncio.gather(*(store.transact(counting(one, runs)) for one in ids))
+        done = await in_one_batch(store, *(counting(one, runs) for one in ids))
         assert faulty.struck == ["lost"]
         assert done == ids
-        assert sorted(runs) == sorted(ids * 2)
+        assert runs == ids * 2
         assert faulty.commits == 1 + 5
         assert store.available
 
@@ -126,14 +126,75 @@ async def test_a_poisoned_unit_fails_alone(tmp_path: Path, faulty: type[Faulty])
     """A unit that makes every COMMIT fail raises StoreUnavailable; its neighbours are durable."""
     faulty.poison = "s2"
     async with opened(tmp_path, faulty) as store:
-        done = await asyncio.gather(
-            *(store.transact(inserting(f"s{n}")) for n in range(5)), return_exceptions=True
-        )
+        done = await in_one_batch(store, *(inserting(f"s{n}") for n in range(5)))
         assert len(faulty.struck) >= 2
         assert isinstance(done[2], StoreUnavailable)
         assert [done[n] for n in (0, 1, 3, 4)] == ["s0", "s1", "s3", "s4"]
         assert await store.get("s2") is None
         assert await store.get("s4") == row("s4")
+
+
+async def test_what_waits_behind_a_poisoned_unit_is_told_while_the_file_is_away(
+    tmp_path: Path, faulty: type[Faulty]
+) -> None:
+    """The poisoned one is held until the file is back; those behind it were not written."""
+    path = tmp_path / "stage.db"
+    away = path.with_name("away.db")
+    ids = [f"s{n}" for n in range(5)]
+    async with opened(tmp_path, faulty) as store:
+        faulty.plan[:] = ["lost", "ok", "lost"]
+        faulty.gates.extend([lambda: path.rename(away), lambda: None])
+        sending = asyncio.ensure_future(in_one_batch(store, *(inserting(one) for one in ids)))
+        await until(lambda: away.exists() and store.queued == 0)
+        assert not sending.done()
+        away.rename(path)
+        done = await asyncio.wait_for(sending, 5)
+        assert faulty.struck == ["lost", "lost"]
+        assert done[0] == "s0"
+        assert all(isinstance(error, StoreUnavailable) for error in done[1:])
+        assert [found.id for found in await store.page(Filter())] == ["s0"]
+
+
+async def test_what_waits_behind_a_poisoned_unit_fills_the_queue(
+    tmp_path: Path, faulty: type[Faulty]
+) -> None:
+    """Units that were taken from the queue and not written still count as waiting."""
+    waiting: list[int] = []
+    async with opened(tmp_path, faulty) as store:
+        faulty.plan[:] = ["lost", "ok", "lost"]
+        reopen = store.reopen
+
+        async def counted() -> Bridge:
+            waiting.append(store.queued)
+            return await reopen()
+
+        store.reopen = counted  # type: ignore[method-assign]
+        await in_one_batch(store, *(inserting(f"s{n}") for n in range(5)))
+        assert waiting == [0, 3]
+
+
+async def test_the_thread_goes_when_the_task_of_the_writer_is_cancelled(tmp_path: Path) -> None:
+    """As a loop does that is torn down in the middle of `close`: the unit at work is in doubt."""
+    store = SqliteStore(tmp_path / "stage.db")
+    await store.open()
+    at_work, free = threading.Event(), threading.Event()
+
+    async def slow(unit: Unit) -> None:
+        at_work.set()
+        free.wait(5)
+
+    sending = asyncio.ensure_future(store.transact(slow))
+    await asyncio.to_thread(at_work.wait, 5)
+    closing = asyncio.ensure_future(store.close())
+    await asyncio.sleep(0)
+    writer = store._writer._task
+    assert writer is not None
+    writer.cancel()
+    with pytest.raises(CommitInDoubt):
+        await sending
+    free.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(closing, 5)
 
 
 async def test_a_commit_that_never_lands_is_told(tmp_path: Path, faulty: type[Faulty]) -> None:
