@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from stage.core.errors import StoreUnavailable
-from stage.core.events import Event
+from stage.core.events import Event, encode_event
 from stage.core.states import SagaState
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Tx, Unit
 from stage.store import migrate, rows
@@ -228,9 +228,9 @@ class _MemoryUnit:
         return min(len(found), limit)
 
     def _write(self, row: SagaRow, events: Sequence[Event]) -> None:
+        first = row.length - len(events) + 1
         written = [
-            (number, epoch, event)
-            for _, number, epoch, _, _, event in rows.journal_rows(row, events)
+            (number, row.epoch, encode_event(event)) for number, event in enumerate(events, first)
         ]
         self._sagas[row.id] = row
         self._journal.setdefault(row.id, []).extend(written)

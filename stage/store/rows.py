@@ -56,13 +56,12 @@ def saga_row(row: Row) -> SagaRow:
     )
 
 
-def journal_rows(row: SagaRow, events: Sequence[Event]) -> list[tuple[object, ...]]:
-    """The parameters of `append_entry` for entries numbered up to `row.length`."""
-    first = row.length - len(events) + 1
-    return [
-        (row.id, number, row.epoch, event.at, name_of(event), encode_event(event))
-        for number, event in enumerate(events, first)
-    ]
+def journal_values(row: SagaRow, first: int, events: Sequence[Event]) -> list[object]:
+    """The parameters of `append_entries`, one group behind the other, numbered from `first`."""
+    values: list[object] = []
+    for number, event in enumerate(events, first):
+        values += (row.id, number, row.epoch, event.at, name_of(event), encode_event(event))
+    return values
 
 
 def entry(row: Row) -> Entry:

@@ -27,9 +27,9 @@ SELECT
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at
 FROM saga WHERE id = ?1;
 
--- name: append_entry
--- Add one entry to the journal.
-INSERT INTO journal (saga_id, number, epoch, at, name, event) VALUES (?1, ?2, ?3, ?4, ?5, ?6);
+-- name: append_entries
+-- Add entries to the journal; the group behind VALUES is repeated for each.
+INSERT INTO journal (saga_id, number, epoch, at, name, event) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: get_journal
 -- All entries of a saga, in order.
