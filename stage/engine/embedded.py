@@ -224,19 +224,26 @@ class EmbeddedEngine:
 
     async def journal(self, saga_id: str) -> list[Entry]:
         """See `ports.engine.Engine`."""
+        await self._written()
         return await self._store.entries(saga_id)
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See `ports.engine.Engine`."""
+        await self._written()
         return await self._store.page(which)
 
     async def count(self) -> dict[SagaState, int]:
         """See `ports.engine.Engine`."""
+        await self._written()
         return await self._store.count()
 
     async def backlog(self) -> Backlog:
         """See `ports.engine.Engine`."""
         return await self._store.backlog(self._clock.now())
+
+    async def _written(self) -> None:
+        """Who asks for what is stored is to find what was answered before."""
+        await self._runs.written(asyncio.get_running_loop().time() + limited.OPEN_SECONDS_MAX)
 
     # --- what these have in common ---------------------------------------------------------------
 
@@ -271,8 +278,8 @@ class EmbeddedEngine:
             raise Busy("draining: this process is about to stop", retry_after=2.0)
         if not self._rounds.recovered:
             raise Busy("starting: unfinished sagas are being taken over")
-        if len(self._runs) > self._limits.sagas_max:
-            raise Busy(f"{len(self._runs) - 1} sagas are running, the limit")
+        if self._runs.unanswered > self._limits.sagas_max:
+            raise Busy(f"{self._runs.unanswered - 1} sagas are running, the limit")
 
     async def _check(self, envelope: Envelope) -> None:
         """Refuse a payload that the stage does not take, unless it took the saga before.

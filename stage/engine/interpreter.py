@@ -20,7 +20,8 @@ from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import Impossible, decide, evolve, past_pivot
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga, StepState
-from stage.core.steps import StepKind
+from stage.core.states import SagaState
+from stage.core.steps import FORWARD_PREFIX, StepKind
 from stage.core.text import sendable
 from stage.engine.context import Context, enriched, view_of
 from stage.ports.clock import Clock
@@ -107,6 +108,24 @@ class Interpreter:
                     case _:
                         assert_never(command)
         raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
+
+    def conclude(self, saga: Saga, context: Context, events: Sequence[e.Event]) -> Advanced | None:
+        """The end of a saga that completes with these answers of downstream; None if it does not.
+
+        Nothing is sent or run for it: it has only to be written down.
+        """
+        if len(saga.steps) < len(self.plan.steps) or not all(
+            isinstance(event, e.StepSucceeded) and event.step.startswith(FORWARD_PREFIX)
+            for event in events
+        ):
+            return None
+        done = Advanced(saga=saga, events=[], outgoing=[], rest_until=None)
+        for event in events:
+            self._record(done, event)
+        match decide(self.plan, done.saga, self._clock.now()):
+            case (Record(event=e.Completed() as completed),):
+                self._record(done, self._complete(done.saga, context, completed))
+        return done if done.saga.state is SagaState.COMPLETED else None
 
     def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Advanced:
         """Fold the events and do nothing of what follows yet; it is due at once."""

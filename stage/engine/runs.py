@@ -20,7 +20,7 @@ from stage.engine.cut_off import CutOff
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing, end_span, outcome_event
 from stage.engine.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS, STORE_RETRY
 from stage.engine.opening import Adopted, Opening
-from stage.engine.run import Letter, Run, RunOver
+from stage.engine.run import Letter, Run, RunOver, settled
 from stage.engine.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, NotAllowed, Snapshot, Unsettled
@@ -54,6 +54,8 @@ class Runs:
         self._runs: dict[str, Run] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         """In the order in which they began: a set of tasks has another order in every run."""
+        self._concluding: dict[asyncio.Future[None], None] = {}
+        """Done when an end that was answered for is written down."""
         self.draining = False
         self.left: Callable[[Run], None] = lambda _: None
         """Called with every run that leaves memory."""
@@ -65,6 +67,11 @@ class Runs:
 
     def __contains__(self, saga_id: str) -> bool:
         return saga_id in self._runs
+
+    @property
+    def unanswered(self) -> int:
+        """How many have more before them than that their end is written down."""
+        return len(self._runs) - len(self._concluding)
 
     @property
     def in_doubt(self) -> int:
@@ -93,6 +100,11 @@ class Runs:
     def launch(self, run: Run, trace: TraceContext | None = None) -> None:
         """Let it live."""
         _ = self._spawn(self._live(run, trace or TraceContext()))
+
+    async def written(self, until: float) -> None:
+        """Return when all that was answered for by now is written down, at the latest `until`."""
+        for each in list(self._concluding):
+            await settled(each, until)
 
     async def drain(self, seconds: float) -> None:
         """Let what runs come to an end or to a rest, at most that long, then stop it."""
@@ -146,7 +158,8 @@ class Runs:
         open_saga = self._store.transact if asked else self._persist
         adopted = await open_saga(lambda unit: self._opening.first(unit, run, trace))
         if adopted is not None:
-            self._adopt(run, adopted)
+            self._take(run, adopted)
+            self._tell(run, adopted)
         if not run.opened.done():
             run.opened.set_result(None)
         return adopted.advanced if adopted is not None else None
@@ -220,6 +233,12 @@ class Runs:
         events = [letter.event for letter in letters]
         trace = run.span.context if run.span is not None else context.trace
 
+        if events and self._store.exclusive:  # else a stale run would answer (rule 17)
+            advanced = self._interpreter.conclude(saga, context, events)
+            if advanced is not None:
+                await self._conclude(run, advanced, letters)
+                return advanced
+
         async def work(unit: Unit) -> Adopted:
             advanced = await self._interpreter.advance(unit, saga, context, events, trace)
             row = self._opening.row(run, advanced, context)
@@ -229,13 +248,33 @@ class Runs:
             return Adopted(context=context, row=row, advanced=advanced)
 
         adopted = await self._persist(work)
-        self._adopt(run, adopted)
-        for letter in letters:
-            if letter.span is not None:
-                end_span(letter.span, letter.event)
-            if letter.durable is not None and not letter.durable.done():
-                letter.durable.set_result(None)
+        self._take(run, adopted)
+        self._tell(run, adopted, letters)
         return adopted.advanced
+
+    async def _conclude(self, run: Run, advanced: Advanced, letters: Sequence[Letter]) -> None:
+        """Answer for a saga that completed, and write it down behind the answer.
+
+        When the process dies in between, the forward is in doubt and repeated under the same key;
+        downstream answers as before, and the saga completes as it was told (decision 0011).
+        """
+        assert run.saga is not None and run.context is not None
+        epoch = run.saga.epoch
+        row = self._opening.row(run, advanced, run.context)
+        adopted = Adopted(context=run.context, row=row, advanced=advanced)
+        self._take(run, adopted)
+
+        async def write(unit: Unit) -> None:
+            await unit.save(row, advanced.events, epoch=epoch)
+
+        written = asyncio.get_running_loop().create_future()
+        self._concluding[written] = None
+        try:
+            await self._persist(write, patient=True)
+        finally:
+            del self._concluding[written]
+            written.set_result(None)
+        self._tell(run, adopted, letters)
 
     def _allowed(self, saga: Saga, letters: Sequence[Letter]) -> Sequence[Letter]:
         """The letters without those verbs that do not fit; who sent these is told why."""
@@ -253,11 +292,16 @@ class Runs:
             allowed.append(letter)
         return allowed
 
-    def _adopt(self, run: Run, adopted: Adopted) -> None:
-        """Take over what has become durable, tell the observer, wake who waits."""
+    def _take(self, run: Run, adopted: Adopted) -> None:
+        """Go on from what the unit left, and wake who waits for it."""
         run.saga, run.context, run.row = adopted.advanced.saga, adopted.context, adopted.row
         if adopted.span is not None:
             run.span = adopted.span
+        if adopted.advanced.events:
+            run.changed()
+
+    def _tell(self, run: Run, adopted: Adopted, letters: Sequence[Letter] = ()) -> None:
+        """Tell of what has become durable."""
         for span, event in adopted.advanced.ended:
             end_span(span, event)
         for each in adopted.cut_off:
@@ -270,8 +314,11 @@ class Runs:
                 adopted.context.trace,
                 accepted_at=adopted.row.accepted_at,
             )
-        if adopted.advanced.events:
-            run.changed()
+        for letter in letters:
+            if letter.span is not None:
+                end_span(letter.span, letter.event)
+            if letter.durable is not None and not letter.durable.done():
+                letter.durable.set_result(None)
 
     def _tell_defect(self, run: Run, where: str, error: BaseException) -> None:
         trace = run.context.trace if run.context is not None else TraceContext()
@@ -294,12 +341,12 @@ class Runs:
             ended=adopted.advanced.events[0].at,
         )
 
-    async def _persist(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+    async def _persist(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
         """Run a unit until it is durable: the database may be away for long (rule 16)."""
         attempt = 0
         while True:
             try:
-                return await self._store.transact(work)
+                return await self._store.transact(work, patient=patient)
             except StoreUnavailable:
                 if self.draining:
                     raise

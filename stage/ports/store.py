@@ -157,8 +157,12 @@ class Store(Protocol):
         """Finish the units under way, then let go. Further units raise StoreUnavailable."""
         ...
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
-        """Run one unit and return its value once all it wrote is durable."""
+    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+        """Run one unit and return its value once all it wrote is durable.
+
+        A `patient` one, for which nobody waits, may be held back for some milliseconds to share
+        the commit of another.
+        """
         ...
 
     async def get(self, saga_id: str) -> SagaRow | None:
@@ -183,6 +187,11 @@ class Store(Protocol):
 
     async def backlog(self, now: float) -> Backlog:
         """What waits at that instant."""
+        ...
+
+    @property
+    def exclusive(self) -> bool:
+        """True while no other process can write: then no run here is ever a stale one."""
         ...
 
     @property

@@ -135,6 +135,12 @@ class Books:
         """Attempts to undo that left, by stage, saga and step."""
         self._sent: dict[tuple[str, str], bytes] = {}
         self._answers: dict[tuple[str, str, int], bytes] = {}
+        self.said_yes: set[tuple[str, str]] = set()
+        """Stage, or tail, and saga of every answer 200."""
+        self.early: dict[tuple[str, str], bytes] = {}
+        """Answers 200 that were given before the end of the saga was durable."""
+        self.ends_lost = 0
+        """How often a run was lost between such an answer and the end."""
         self._refused: dict[tuple[str, str], str] = {}
         self._closed: dict[tuple[str, str], float] = {}
         """Since when a stage says that nothing of a saga stands."""
@@ -282,6 +288,9 @@ class Books:
                 known.deadline = event.deadline
             case e.Recovered():
                 known.recovered += 1
+                early = self.early.get((stage, saga))
+                if early is not None and early not in known.answers:
+                    self.ends_lost += 1
                 known.doubted |= known.flying
                 known.flying.clear()
             case e.Tombstoned() | e.TurnedBack():
@@ -440,7 +449,12 @@ class Books:
             self.violate("I1", saga, f"{stage} answered {status} for a saga that is not stored")
         if status in (200, 409, 410):
             if known is not None and body not in known.answers:
-                self.violate("I1", saga, f"{stage} answered {status} before that was durable")
+                if status == 200 and self._only_the_end_is_missing(stage, saga, known):
+                    self.early[stage, saga] = body
+                else:
+                    self.violate("I1", saga, f"{stage} answered {status} before that was durable")
+            if status == 200:
+                self.said_yes.add((stage, saga))
             before = self._answers.setdefault((stage, saga, status), body)
             if before != body:
                 self.violate("I9", saga, f"{stage} answered {status} with other bytes")
@@ -450,6 +464,18 @@ class Books:
             self._refused[stage, saga] = f"{status} not_executed"
         if status in (409, 410):
             self._closed.setdefault((stage, saga), self._loop.time())
+
+    def _only_the_end_is_missing(self, stage: str, saga: str, known: Known) -> bool:
+        """True when a crash loses nothing of an answer 200 but what downstream says once more."""
+        return all(
+            step.name in known.succeeded
+            or (
+                step.kind is StepKind.FORWARD
+                and step.name in known.flying
+                and (step.peer, saga) in self.said_yes
+            )
+            for step in self.plans[stage].steps
+        )
 
     def said_undone(self, stage: str, saga: str) -> None:
         """A stage answered that nothing of the saga stands."""

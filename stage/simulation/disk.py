@@ -38,6 +38,8 @@ class Disk:
         self.random = random
         self.away = False
         """Nothing can be read or written."""
+        self.exclusive = False
+        """Whether a process that was taken for dead can never come back to it."""
         self.full = False
         """What is there can be read, and no unit becomes durable."""
         self.unit: _Noted | None = None
@@ -62,7 +64,7 @@ class SimulatedStore:
     async def close(self) -> None:
         """The disk stays."""
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
         """See ports.store.Store."""
         disk, process, faults = self._disk, self._process, self._disk.faults
         scripted = faults.scripted and getattr(work, "__name__", "") != HOUSEKEEPING
@@ -163,6 +165,11 @@ class SimulatedStore:
             await self._process.gate()
         self._present()
         return await self._disk.store.backlog(now)
+
+    @property
+    def exclusive(self) -> bool:
+        """See ports.store.Store."""
+        return self._disk.exclusive
 
     @property
     def available(self) -> bool:

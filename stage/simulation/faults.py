@@ -52,6 +52,9 @@ KINDS: dict[str, tuple[float, float]] = {
 }
 """Every fault, with the range from which a seed draws its rate."""
 
+END_LOST = "end_lost_behind_its_answer"
+"""A crash between the answer 200 and the commit of the end: no fault of its own, but counted."""
+
 SWARM_SHARE = 0.45
 """The chance that a seed has a fault at all."""
 

@@ -85,8 +85,8 @@ class BlockingStore:
         """See ports.store.Store."""
         self._run(self._store.close())
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
-        """See ports.store.Store."""
+    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+        """See ports.store.Store. Whoever waits here is alone, so that no unit is held back."""
         return self._run(self._store.transact(work))
 
     async def get(self, saga_id: str) -> SagaRow | None:
@@ -112,6 +112,11 @@ class BlockingStore:
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
         return self._run(self._store.backlog(now))
+
+    @property
+    def exclusive(self) -> bool:
+        """See ports.store.Store."""
+        return self._store.exclusive
 
     @property
     def available(self) -> bool:

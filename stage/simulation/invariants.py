@@ -138,6 +138,9 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
     elif row.state not in ENDED:
         books.violate("I5", saga, f"{stage} is {row.state} and nothing moves it")
         return
+    early = books.early.get((stage, saga))
+    if row.state is SagaState.COMPLETED and early is not None and early not in known.answers:
+        books.violate("I9", saga, f"{stage} completed with another answer than it had given")
     for step in plan.steps:
         stands = books.standing(stage, saga, step)
         if row.state is SagaState.COMPLETED:

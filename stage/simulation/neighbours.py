@@ -297,6 +297,7 @@ class Tail:
                 self.local(saga).done += 1
                 self._books.tell(saga, TAIL, "EFFECT made")
                 self._answers[saga] = Answer(status=200, body=encode_executed(saga, {TAIL: {}}))
+                self._books.said_yes.add((TAIL, saga))
                 if self._faults.happens("tail_fails_late"):
                     self._late.append(self._loop.create_task(self._fail_late(saga)))
         return self._answers[saga]

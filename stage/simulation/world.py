@@ -60,6 +60,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds of `simulation.stages`, from head to tail; empty: as the dice fall."""
     tail: bool | None = None
     """Whether a modelled stage stands at the end; None: as the dice fall."""
+    exclusive: bool = True
+    """Whether a stage counts on nobody else writing to its file; never where a zombie may."""
     faults: Callable[[Random], swarm.Faults] | None = None
     """Faults of a script in place of a swarm."""
     drive: Callable[[Any], Awaitable[None]] | None = None
@@ -167,6 +169,7 @@ class World:
         store = self._store(stage)
         self.stores.append(store)
         disk = Disk(stage.name, store, self.books, self.faults, self.random)
+        disk.exclusive = self.scenario.exclusive and "zombie" not in self.faults.rates
         bound: BoundStage[Any, Any] = stage.bind(tuple(downstream))
         self.books.plans[stage.name] = bound.plan
         externals = sorted({step.peer for step in bound.plan.steps if step.kind is StepKind.CALL})
@@ -220,7 +223,7 @@ class World:
             sagas=len(self.client.orders),
             chain=self.chain,
             violations=self.books.violations,
-            struck=self.faults.struck,
+            struck=self.faults.struck + Counter({swarm.END_LOST: self.books.ends_lost}),
             states=states,
             verdicts=Counter(order.verdict.value for order in self.client.orders.values()),
             transcript=self.transcript,

@@ -70,7 +70,7 @@ class MemoryStore:
         if self._connection is not None:
             self._connection.close()
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
         """See ports.store.Store."""
         if not self._open or self._connection is None:
             raise StoreUnavailable("the store is closed: nothing was written")
@@ -137,6 +137,11 @@ class MemoryStore:
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
         )
+
+    @property
+    def exclusive(self) -> bool:
+        """See ports.store.Store: the memory is that of this process."""
+        return True
 
     @property
     def available(self) -> bool:

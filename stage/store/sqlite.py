@@ -128,9 +128,9 @@ class SqliteStore(Connections):
             return StoreUnavailable(f"{error}: the database was removed; put it back")
         return None if same else StoreUnavailable(f"the database {self._path} was replaced")
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
         """See ports.store.Store. A full queue raises StoreUnavailable at once."""
-        return await self._writer.transact(work)
+        return await self._writer.transact(work, patient=patient)
 
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
@@ -170,6 +170,11 @@ class SqliteStore(Connections):
     def queued(self) -> int:
         """How many units wait for the writer."""
         return self._writer.queued
+
+    @property
+    def exclusive(self) -> bool:
+        """See ports.store.Store: the file is locked."""
+        return True
 
     @property
     def available(self) -> bool:

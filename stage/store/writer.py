@@ -1,13 +1,14 @@
 """Group commit: one connection writes, and all units that wait become durable with one fsync.
 
     transact ──> queue ──> drain (writer thread, which waits here): BEGIN IMMEDIATE
-                              unit: SAVEPOINT ... RELEASE   (a bad one: ROLLBACK TO)
-                              unit: SAVEPOINT ... RELEASE
+                              unit ... (what an author wrote: SAVEPOINT, a bad one: ROLLBACK TO)
+                              unit ...
                            number the batch, COMMIT
     futures <── deliver <── one call into the event loop
 
-There is no timer: a lone unit starts at once, and what arrives while a batch commits forms the
-next one. When a COMMIT raises, nobody knows whether it landed (rule 8). Every batch writes its
+There is no timer for a unit that somebody waits for: a lone one starts at once, and what arrives
+while a batch commits forms the next one. Patient units go with it; alone they wait for others, but
+not for long. When a COMMIT raises, nobody knows whether it landed (rule 8). Every batch writes its
 number; all connections are closed and opened again, and the number that is then read settles it.
 A batch that did not land is repeated unit by unit, so that a poisoned one fails alone.
 """
@@ -20,7 +21,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -48,6 +49,9 @@ QUEUE_UNITS_MAX: Final = 8192
 RETRY_SECONDS: Final = 0.5
 """While the database is away: time between two looks whether it is back."""
 
+PATIENCE_SECONDS: Final = 0.004
+"""How long patient units wait for one that somebody waits for."""
+
 _BEGIN: Final = statement("begin_batch")
 _NUMBER: Final = statement("number_batch")
 _COMMIT: Final = statement("commit_batch")
@@ -71,11 +75,17 @@ class Connections(Protocol):
 class _Waiting:
     """A unit in the queue, then its outcome on the way to the caller."""
 
-    __slots__ = ("context", "error", "future", "value", "work")
+    __slots__ = ("context", "error", "future", "patient", "value", "work")
 
-    def __init__(self, work: Callable[[Unit], Awaitable[Any]], future: asyncio.Future[Any]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Unit], Awaitable[Any]],
+        future: asyncio.Future[Any],
+        patient: bool = False,
+    ) -> None:
         self.work = work
         self.future = future
+        self.patient = patient
         self.context = contextvars.copy_context()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -154,7 +164,7 @@ class Writer:
         if self._task is not None:
             await asyncio.shield(self._task)
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
         """See ports.store.Store. Raises StoreUnavailable at once when the queue is full."""
         if self._closing or self._task is None:
             raise StoreUnavailable("the store is closed: nothing was written")
@@ -164,7 +174,7 @@ class Writer:
                 " nothing was written, try again later"
             )
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Waiting(work, future))
+        self._queue.put(_Waiting(work, future, patient))
         return await future
 
     async def _run(self, bridge: Bridge) -> None:
@@ -196,14 +206,22 @@ class Writer:
     def _next(self) -> Sequence[_Waiting]:
         """Wait for a unit, and take with it what else waits; nothing once the store is closed."""
         batch, self._again = self._again, []
-        patience = None if self._available else self._retry_seconds
+        hurry = any(not waiting.patient for waiting in batch)
+        wait = None if self._available else self._retry_seconds
+        latest = monotonic() + PATIENCE_SECONDS
         try:
             while len(batch) < self._units_per_batch_max:
-                waiting = self._queue.get(not batch, patience)
+                waiting = self._queue.get(not hurry, wait)
                 if waiting is None:
                     self._queue.put(None)  # for the next look, which finds nothing before it
                     break
+                if not batch:
+                    latest = monotonic() + PATIENCE_SECONDS
                 batch.append(waiting)
+                if waiting.patient and not hurry:
+                    wait = max(0.0, latest - monotonic())
+                else:
+                    hurry = True
         except Empty:
             if not batch:
                 # While the database is away: callers that see `available` send no units, and

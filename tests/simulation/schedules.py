@@ -161,7 +161,8 @@ def run(schedule: Schedule, *, chain: tuple[str, ...] = ("plain",), tail: bool =
     async def drive(world: World) -> None:
         await made[0].drive(world)
 
-    result = simulate_world(0, Scenario(sagas=0, chain=chain, tail=tail, faults=make, drive=drive))
+    scenario = Scenario(sagas=0, chain=chain, tail=tail, exclusive=False, faults=make, drive=drive)
+    result = simulate_world(0, scenario)
     return Ran(result, made[0].missed)
 
 

@@ -157,7 +157,7 @@ def test_a_second_fault_at_every_point_after_the_first(
         ("the_step_in_doubt_is_not_compensated", "compensated during the run"),
         ("in_doubt_is_taken_for_failed", "happy way"),
         ("the_local_write_is_apart_from_its_record", "happy way"),
-        ("the_answer_is_given_before_the_commit", "happy way"),
+        ("the_answer_is_given_before_the_commit", "refused downstream"),
         ("sent_before_the_intent_is_durable", "happy way"),
         ("a_lost_compensation_counts_as_done", "refused downstream"),
         ("a_late_failure_is_not_told_upstream", "late failure"),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stage.simulation.faults import KINDS
+from stage.simulation.faults import END_LOST, KINDS
 from stage.simulation.summary import Summary, simulate_many
 from stage.simulation.world import Scenario, simulate_world
 
@@ -52,6 +52,17 @@ def test_every_invariant_holds_in_every_world(
     record_property("counted", ("F1: simulated sagas", summary.sagas))
     for state in ("completed", "compensated", "failed_to_compensate", "parked"):
         assert summary.states[state], f"no saga ended {state}"
+
+
+def test_an_end_that_is_lost_behind_its_answer_comes_again() -> None:
+    """A process that dies between 200 and the commit of it asks downstream once more (0011)."""
+    dying = frozenset({"crash", "crash_before_commit"})
+    scenario = Scenario(sagas=SAGAS, always=dying, without=frozenset({"zombie"}))
+
+    summary = simulate_many(range(60), scenario, files_every=0)
+
+    assert not summary.violations, told(summary, SAGAS)
+    assert summary.faults[END_LOST] >= 3, "few processes died between an answer and its commit"
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))

@@ -103,7 +103,7 @@ async def test_a_saga_that_kills_the_process_is_parked(tmp_path: Path) -> None:
 class SlowStore(MemoryStore):
     """Is slow to say that it has written."""
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
         value = await super().transact(work)
         await asyncio.sleep(0.3)
         return value
@@ -142,7 +142,7 @@ class AwayStore(MemoryStore):
 
     away = False
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
         if self.away:
             raise StoreUnavailable("away: nothing was written")
         return await super().transact(work)

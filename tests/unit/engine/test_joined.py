@@ -49,7 +49,7 @@ class SlowStore(MemoryStore):
         self.door = asyncio.Event()
         self.door.set()
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
         """See ports.store.Store."""
         await self.door.wait()
         return await super().transact(work)

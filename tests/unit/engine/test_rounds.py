@@ -85,7 +85,9 @@ class Due:
         found, self.ids = self.ids, []
         return found
 
-    async def transact(self, work: Callable[[Unit], Awaitable[int]]) -> int:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[int]], *, patient: bool = False
+    ) -> int:
         """Takes its time, as a writer does that has much to do."""
         await asyncio.sleep(UNIT_SECONDS)
         return await work(cast(Unit, self))

@@ -12,6 +12,7 @@ import pytest
 
 from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Filter, Unit
+from stage.store import writer
 from stage.store.bridge import Bridge
 from stage.store.sqlite import SqliteStore
 from stage.store.writer import QUEUE_UNITS_MAX, UNITS_PER_BATCH_MAX
@@ -60,6 +61,40 @@ async def test_concurrent_units_share_commits(tmp_path: Path, faulty: type[Fault
         await in_one_batch(store, *(inserting(f"s{n}") for n in range(50)))
         assert faulty.commits == 1
         assert sum((await store.count()).values()) == 50
+
+
+async def test_a_patient_unit_goes_with_the_next_one(
+    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are patient, they share the commit of the first that is not."""
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
+    async with opened(tmp_path, faulty) as store:
+        patient = [
+            asyncio.ensure_future(store.transact(inserting(f"p{n}"), patient=True))
+            for n in range(3)
+        ]
+        await asyncio.sleep(0)
+        await store.transact(inserting("s"))
+        assert faulty.commits == 1
+        assert await asyncio.gather(*patient) == ["p0", "p1", "p2"]
+
+
+async def test_a_patient_unit_does_not_wait_for_ever(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """Alone it is written after PATIENCE_SECONDS."""
+    async with opened(tmp_path, faulty) as store:
+        assert await store.transact(inserting("p"), patient=True) == "p"
+        assert faulty.commits == 1
+
+
+async def test_closing_does_not_wait_for_patience(
+    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is patient is written at once when nobody can come any more."""
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
+    async with opened(tmp_path, faulty) as store:
+        patient = asyncio.ensure_future(store.transact(inserting("p"), patient=True))
+        await asyncio.sleep(0)
+    assert await patient == "p"
 
 
 async def test_a_batch_has_a_limit(tmp_path: Path, faulty: type[Faulty]) -> None:
