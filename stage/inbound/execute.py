@@ -25,7 +25,7 @@ async def execute(request: web.Request) -> web.Response:
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, []), envelope.saga_id)
     deadline = deadline_of(request, envelope.deadline, edge.clock.now())
     wait, respond_async = wait_of(request, edge.wait_seconds_max, edge.wait_seconds_max)
-    with edge.admission.admitted():
+    with edge.admission:
         reply = await edge.engine.accept(
             envelope,
             trace=request[SPAN].context,

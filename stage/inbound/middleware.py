@@ -97,7 +97,10 @@ def problem_response(problem: Problem, request: web.Request) -> web.Response:
 
 def _saga_id(request: web.Request) -> str | None:
     """The saga id that the body or the path names, if it is one."""
-    told = request.get(SAGA_ID) or request.match_info.get("saga_id", "")
+    named: str | None = request.get(SAGA_ID)
+    if named is not None:
+        return named  # out of an envelope, which was checked
+    told = request.match_info.get("saga_id", "")
     return told if SAGA_ID_RE.fullmatch(told) else None
 
 

@@ -78,7 +78,10 @@ def deadline_of(request: web.Request, deadline: float | None, now: float) -> flo
 
 def wait_of(request: web.Request, default: float, most: float) -> tuple[float, bool]:
     """How long the caller wants to wait, in seconds, and whether it wants 202 at once."""
-    prefer = h.parse_prefer(request.headers.getall(h.PREFER, []))
+    preferences = request.headers.getall(h.PREFER, None)
+    if preferences is None:
+        return min(default, most), False
+    prefer = h.parse_prefer(preferences)
     wait = default if prefer.wait is None else prefer.wait
     return min(wait, most), prefer.respond_async
 

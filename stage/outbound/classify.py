@@ -7,6 +7,7 @@ Everything else may have arrived: in doubt (rule 4).
 from __future__ import annotations
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from stage.ports.stage import Lost
 
@@ -15,7 +16,14 @@ CERTAIN: tuple[type[BaseException], ...] = (
     aiohttp.ConnectionTimeoutError,  # no connection within the time: nothing was written
     aiohttp.InvalidURL,
 )
-EXPECTED: tuple[type[BaseException], ...] = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+EXPECTED: tuple[type[BaseException], ...] = (
+    aiohttp.ClientError,
+    HttpProcessingError,  # the answer is not HTTP
+    TimeoutError,
+    OSError,
+    EOFError,
+    ValueError,
+)
 """What a request may raise for reasons of the world; anything else is a defect of ours."""
 
 

@@ -1,6 +1,8 @@
 """One HTTP request out: once, without redirects, capped, within a time. Never raises for the world.
 
-The session is ours: no cookies, no proxies from the environment, no silent resend.
+Connections, their pool, TLS, what is written and what is read are aiohttp's. Its session is left
+out: redirects, cookies, proxies and a silent resend are what it adds, we want none of them, and it
+takes as long as all the rest.
 """
 
 from __future__ import annotations
@@ -9,6 +11,10 @@ import asyncio
 from functools import lru_cache
 
 import aiohttp
+from aiohttp import hdrs
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import StreamWriter
+from multidict import CIMultiDict
 from yarl import URL
 
 from stage.outbound.classify import EXPECTED, classify_exception
@@ -18,31 +24,27 @@ ANSWER_BYTES_MAX = 1_048_576
 CONNECT_SECONDS_MAX = 5.0
 CONNECT_SHARE = 0.9
 """Of the timeout: a connection that never came about must be known as such, not as a timeout."""
+TARGETS_MAX = 256
+
+_OWN_HEADERS = {hdrs.USER_AGENT: "stage", hdrs.ACCEPT_ENCODING: "identity"}
+_OCTETS = "application/octet-stream"
 
 
 class Transport:
     """A pool of connections with our rules. Open it in the event loop that uses it."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._connector: aiohttp.TCPConnector | None = None
+        self._target = lru_cache(TARGETS_MAX)(_target)
 
     async def open(self) -> None:
         """Create the pool."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # bounded by the sender, before it starts
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            headers={"User-Agent": "stage", "Accept-Encoding": "identity"},
-        )
-        # aiohttp repeats GET, PUT and DELETE once on a connection that broke. Repeating is our
-        # decision, after the doubt is journaled.
-        self._session._retry_connection = False
+        self._connector = aiohttp.TCPConnector(limit=0)  # bounded by the sender, before it starts
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        if self._connector is not None:
+            await self._connector.close()
 
     async def send(
         self,
@@ -54,45 +56,100 @@ class Transport:
         timeout: float,
     ) -> Answer | Lost:
         """Send once and read the whole answer; `timeout` in seconds covers both."""
-        assert self._session is not None, "open the transport first"
+        connector = self._connector
+        assert connector is not None, "open the transport first"
         try:
-            async with self._session.request(
-                method,
-                URL(url, encoded=True),
-                headers=headers,
-                data=body or None,
-                allow_redirects=False,
-                timeout=_limits(timeout),
-            ) as response:
-                return await _read(response)
+            target = self._target(method, url)
+            head = _head(target, headers, body)
+            async with asyncio.timeout(timeout):
+                try:
+                    connection = await connector.connect(target, [], _limits(timeout))
+                except TimeoutError:
+                    shown = target.url.with_user(None)  # without the password, too
+                    raise aiohttp.ConnectionTimeoutError(
+                        f"Connection timeout to host {shown}"
+                    ) from None
+                try:
+                    protocol = connection.protocol
+                    assert protocol is not None
+                    answer = await _converse(protocol, target, head, body)
+                except BaseException:
+                    connection.close()
+                    raise
+                if protocol.writing_paused:
+                    connection.close()  # answered before all was taken: nothing fits behind it
+                else:
+                    connection.release()  # and closed, when there is more to come
+                return answer
         except EXPECTED as error:
             return classify_exception(error)
-        except asyncio.IncompleteReadError as error:
-            return classify_exception(error)
+
+
+def _target(method: str, url: str) -> aiohttp.ClientRequest:
+    """Whom to connect to and what to ask for, as aiohttp has checked it. It is never sent itself.
+
+    Most are few: the paths of an API, and `/sagas`.
+    """
+    where = URL(url, encoded=True)
+    if where.scheme not in ("http", "https"):
+        raise aiohttp.NonHttpUrlClientError(where.with_user(None))
+    return aiohttp.ClientRequest(method, where, headers=_OWN_HEADERS)
+
+
+def _head(
+    target: aiohttp.ClientRequest, headers: list[tuple[str, str]], body: bytes
+) -> CIMultiDict[str]:
+    """The headers of one request: what is given takes the place of what is usual.
+
+    Of two with one name the last holds, so that an author who names a content type beside `json`
+    does not send two.
+    """
+    head = target.headers.copy()
+    if target.auth is not None and any(name.lower() == "authorization" for name, _ in headers):
+        raise ValueError("credentials stand both in the URL and in the header Authorization")
+    for name, value in headers:
+        head[name] = value
+    if body:
+        head[hdrs.CONTENT_LENGTH] = str(len(body))
+    if (body or target.method in target.POST_METHODS) and hdrs.CONTENT_TYPE not in head:
+        head[hdrs.CONTENT_TYPE] = _OCTETS
+    return head
+
+
+async def _converse(
+    protocol: ResponseHandler, target: aiohttp.ClientRequest, head: CIMultiDict[str], body: bytes
+) -> Answer | Lost:
+    """Write the request and read its answer. The connection is the caller's to give back."""
+    protocol.set_response_params(
+        skip_payload=target.method == hdrs.METH_HEAD, read_until_eof=True, auto_decompress=False
+    )
+    writer = StreamWriter(protocol, target.loop)
+    await writer.write_headers(f"{target.method} {target.url.raw_path_qs} HTTP/1.1", head)
+    # Nobody waits for the peer to take it all: it may answer before, and that counts.
+    await writer.write(body, drain=False)
+    writer.set_eof()
+    message, content = await protocol.read()
+    while 100 <= message.code <= 199 and message.code != 101:  # not the answer yet
+        message, content = await protocol.read()
+    encoding = message.headers.get(hdrs.CONTENT_ENCODING, "identity")
+    if encoding.lower() != "identity":
+        return Lost(
+            reason=f"answered {message.code} in encoding {encoding!r}, not asked for",
+            error=str(message.code),
+        )
+    answer = await content.readany()  # most answers are whole by now
+    while not content.at_eof() and len(answer) <= ANSWER_BYTES_MAX:
+        answer += await content.readany()
+    if len(answer) > ANSWER_BYTES_MAX:
+        return Lost(
+            reason=f"answered {message.code} with more than {ANSWER_BYTES_MAX} bytes",
+            error=str(message.code),
+        )
+    return Answer(status=message.code, headers=tuple(message.headers.items()), body=answer)
 
 
 @lru_cache(maxsize=256)
 def _limits(timeout: float) -> aiohttp.ClientTimeout:
-    """Few values: a budget makes its own, and is forgotten soon."""
+    """For the connection. Few values: a budget makes its own, and is forgotten soon."""
     connect = min(timeout * CONNECT_SHARE, CONNECT_SECONDS_MAX)
-    return aiohttp.ClientTimeout(total=timeout, connect=connect)
-
-
-async def _read(response: aiohttp.ClientResponse) -> Answer | Lost:
-    encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        return Lost(
-            reason=f"answered {response.status} in encoding {encoding!r}, not asked for",
-            error=str(response.status),
-        )
-    content = response.content
-    body = await content.readany()  # most answers are whole by now
-    while not content.at_eof() and len(body) <= ANSWER_BYTES_MAX:
-        body += await content.readany()
-    if len(body) > ANSWER_BYTES_MAX:
-        response.close()
-        return Lost(
-            reason=f"answered {response.status} with more than {ANSWER_BYTES_MAX} bytes",
-            error=str(response.status),
-        )
-    return Answer(status=response.status, headers=tuple(response.headers.items()), body=body)
+    return aiohttp.ClientTimeout(connect=connect)

@@ -9,13 +9,19 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgspec
 
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.problem import WireError
-from stage.wire.strict_json import decode_object, encode_object, quoted
+from stage.wire.strict_json import (
+    decode_object,
+    encode_object,
+    members_kept,
+    members_written,
+    quoted,
+)
 
 PROTOCOL = 1
 
@@ -36,7 +42,7 @@ _ENVELOPE_MEMBERS = frozenset({"saga_id", "protocol", "deadline", "data", "trail
 _TRAIL_MEMBERS = frozenset({"stage", "at"})
 
 
-class TrailEntry(msgspec.Struct, frozen=True, kw_only=True):
+class TrailEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A stage that the saga passed, and when it was accepted there (RFC 3339)."""
 
     stage: str
@@ -56,6 +62,16 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     trail: tuple[TrailEntry, ...] = ()
 
 
+class _Usual(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What nearly every body is, as the C decoder checks it. Unset is what the body leaves out."""
+
+    saga_id: str
+    data: dict[str, Any]
+    protocol: Literal[1] | msgspec.UnsetType = msgspec.UNSET
+    deadline: str | msgspec.UnsetType = msgspec.UNSET
+    trail: tuple[TrailEntry, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
 class _Sent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The members in the order in which they are written."""
 
@@ -66,12 +82,57 @@ class _Sent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trail: tuple[TrailEntry, ...]
 
 
+_usual = msgspec.json.Decoder(_Usual)
+_USUAL_LEVELS = 3
+"""The envelope, its trail, and an entry of it."""
+
+
 def decode_envelope(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Envelope:
     """The envelope in a body. Raises WireError for whatever is not one.
 
     400 and 413 come from the JSON itself; 422 names the control member that is wrong. `protocol`,
     `deadline` and `trail` may be left out; a `deadline` of null is none.
     """
+    usual = _decode_usual(body, limits)
+    return usual if usual is not None else _decode_any(body, limits)
+
+
+def _decode_usual(body: bytes, limits: Limits) -> Envelope | None:
+    """The envelope in a body that leaves no doubt, in half of the time; None when one is left.
+
+    It refuses nothing by itself, so that there is one place which says what is wrong.
+    """
+    size = len(body)
+    if size > limits.body_bytes_max or size > limits.string_chars_max:
+        return None
+    if limits.depth_max < _USUAL_LEVELS:
+        return None
+    try:
+        told = _usual.decode(body)
+        members = 2 + members_kept(told.data, limits, levels_above=1)
+        members += (told.protocol is not msgspec.UNSET) + (told.deadline is not msgspec.UNSET)
+        trail: tuple[TrailEntry, ...] = ()
+        if told.trail is not msgspec.UNSET:
+            trail = told.trail
+            members += 1 + len(_TRAIL_MEMBERS) * len(trail)
+        if members != members_written(body) or len(trail) > limits.trail_entries_max:
+            return None
+        for entry in trail:
+            if not _is_stage_name(entry.stage, limits):
+                return None
+            _datetime_of(entry.at)
+        return Envelope(
+            saga_id=check_saga_id(told.saga_id, limits),
+            data=told.data,
+            deadline=None if told.deadline is msgspec.UNSET else _deadline(told.deadline),
+            trail=trail,
+        )
+    except (WireError, msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _decode_any(body: bytes, limits: Limits) -> Envelope:
+    """The envelope in any body, member by member: what is wrong is named."""
     told = decode_object(body, limits)
     refuse_unknown(told, _ENVELOPE_MEMBERS, "the envelope", "put what stages share under data")
     if "saga_id" not in told:
@@ -161,9 +222,13 @@ def parse_instant(text: str) -> float:
 
     The offset is required. Digits behind the microsecond are dropped.
     """
+    return (_datetime_of(text) - _EPOCH).total_seconds()
+
+
+def _datetime_of(text: str) -> datetime:
     if len(text) > _INSTANT_CHARS_MAX or not _INSTANT.fullmatch(text):
         raise ValueError("not an RFC 3339 date and time with an offset")
-    return (datetime.fromisoformat(text.upper()) - _EPOCH).total_seconds()
+    return datetime.fromisoformat(text.upper())
 
 
 def refuse_unknown(
@@ -218,19 +283,19 @@ def _trail_entry(value: object, number: int, limits: Limits) -> TrailEntry:
         _refuse(place, "is not an object")
     refuse_unknown(value, _TRAIL_MEMBERS, place)
     stage, at = value.get("stage"), value.get("at")
-    if (
-        type(stage) is not str
-        or len(stage) > limits.stage_name_chars_max
-        or not STAGE_NAME_RE.fullmatch(stage)
-    ):
+    if type(stage) is not str or not _is_stage_name(stage, limits):
         _refuse(f"{place}.stage", "is not the name of a stage", "send [a-z][a-z0-9_-]{0,47}")
     if type(at) is not str:
         _refuse(f"{place}.at", "is not a string")
     try:
-        parse_instant(at)
+        _datetime_of(at)
     except ValueError as error:
         _refuse(f"{place}.at", f"is wrong: {error}", "send for example 2026-11-23T02:29:58.120Z")
     return TrailEntry(stage=stage, at=at)
+
+
+def _is_stage_name(text: str, limits: Limits) -> bool:
+    return len(text) <= limits.stage_name_chars_max and STAGE_NAME_RE.fullmatch(text) is not None
 
 
 def _refuse(member: str, state: str, hint: str | None = None) -> NoReturn:

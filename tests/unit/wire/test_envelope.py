@@ -166,6 +166,67 @@ def test_tighter_limits_hold() -> None:
             decode_envelope(msgspec.json.encode(wrong), limits)
 
 
+def with_version(body: bytes, version: bytes) -> bytes:
+    """The same body; `1.0` is the same number, but not what is usual, so it is read in steps."""
+    return body.replace(b'"protocol":1', b'"protocol":' + version, 1)
+
+
+@given(envelopes)
+def test_the_usual_body_is_read_as_any_other(envelope: Envelope) -> None:
+    """There is a short way for what nearly every body is, and it leads to the same place."""
+    body = encode_envelope(envelope)
+
+    assert decode_envelope(with_version(body, b"1.0")) == decode_envelope(body)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        b'{"saga_id":"s","protocol":1,"data":%b}',
+        b'{"saga_id":"s","protocol":1,"data":{"a":%b}}',
+        b'{"saga_id":"s","protocol":1,"data":{},"trail":[%b]}',
+        b'{"saga_id":"s","protocol":1,"data":{},"deadline":%b}',
+        b'{"saga_id":%b,"protocol":1,"data":{}}',
+        b'{"saga_id":"s","protocol":1,"data":{}}%b',
+    ],
+)
+@pytest.mark.parametrize("body", [body for body, _, _ in NOT_STRICT_JSON])
+def test_the_short_way_refuses_as_the_long_one(place: bytes, body: bytes) -> None:
+    """Whatever stands wherever: the same code and the same title, or none."""
+    short, long = (
+        refusal_of(decode_envelope, with_version(place % body, version))
+        for version in (b"1", b"1.0")
+    )
+
+    assert (long and (long.status, long.title)) == (short and (short.status, short.title))
+
+
+@pytest.mark.parametrize("version", [b"1", b"1.0"])
+@pytest.mark.parametrize(
+    "limits, title",
+    [
+        (Limits(), None),
+        (Limits(body_bytes_max=100), "Body too large"),
+        (Limits(depth_max=4), None),
+        (Limits(depth_max=3), "Nested too deep"),
+        (Limits(depth_max=2), "Nested too deep"),
+        (Limits(string_chars_max=24), None),
+        (Limits(string_chars_max=23), "String too long"),
+    ],
+)
+def test_the_limits_of_the_json_hold_on_either_way(
+    version: bytes, limits: Limits, title: str | None
+) -> None:
+    """The envelope counts as one level, its data as the second."""
+    body = (
+        b'{"saga_id":"s","protocol":1,"data":{"a":[{"b":1}],"space":"aaaaaaaaaaaaaaaaaaaaaaaa"}'
+        b',"trail":[{"stage":"order","at":"2026-11-23T02:29:58.1Z"}]}'
+    )
+    refusal = refusal_of(lambda b: decode_envelope(b, limits), with_version(body, version))
+
+    assert title == (refusal and refusal.title)
+
+
 @given(envelopes)
 def test_an_envelope_comes_back_as_it_was(envelope: Envelope) -> None:
     """Reading what was written gives the same envelope, and writing it again the same bytes."""
