@@ -121,6 +121,8 @@ class EmbeddedEngine:
                 run = self._runs.open(envelope.saga_id)
                 run.offer = offer
                 self._runs.launch(run)
+                if not respond_async:  # the end of most sagas is the first that is heard of them
+                    await run.watch(until, _worth_saying)
                 await self._opened(run, until)
             elif not await self._joined(run, until):
                 continue

@@ -117,10 +117,19 @@ class Runs:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], held: dict[asyncio.Task[None], None] | None = None
+    ) -> asyncio.Task[None]:
+        """A task that is forgotten when it is done, also where else it is `held`."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
-        task.add_done_callback(self._tasks.pop)
+
+        def forget(done: asyncio.Task[None]) -> None:
+            del self._tasks[done]
+            if held is not None:
+                held.pop(done, None)
+
+        task.add_done_callback(forget)
         return task
 
     async def _live(self, run: Run, trace: TraceContext) -> None:
@@ -170,9 +179,8 @@ class Runs:
             for outgoing in advanced.outgoing:
                 run.in_flight += 1
                 assert run.saga is not None
-                sending = self._spawn(self._send(run, run.saga, outgoing))
+                sending = self._spawn(self._send(run, run.saga, outgoing), run.sends)
                 run.sends[sending] = None
-                sending.add_done_callback(run.sends.pop)
             if not run.inbox and run.in_flight == 0 and self._may_leave(run, advanced):
                 return "rests"
             wait = None
