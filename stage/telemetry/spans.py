@@ -275,6 +275,10 @@ class OtelObserver:
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """Lines tell of it: nothing to do."""
 
+    def hears(self, kind: type[Event]) -> bool:
+        """See `telemetry.compose.ChoosyListener`: spans tell of attempts and not of events."""
+        return False
+
     def happened(
         self,
         saga_id: str,
