@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -45,36 +45,37 @@ class DefectListener(Protocol):
         ...
 
 
+@runtime_checkable
+class ChoosyListener(Protocol):
+    """A listener that need not be told of every event: it is asked once a kind."""
+
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether an event of that kind is ever anything to it. The answer never changes."""
+        ...
+
+
+Told = Callable[[str, str, Event, TraceContext, float | None], None]
+
+
 class Composed:
-    """ports.observer.Observer: the spans of one, and listeners told of everything."""
+    """ports.observer.Observer: the spans of one, and listeners told of everything else.
+
+    A saga asks and tells some thirty times, so what only passes a call on is not here: these are
+    the methods of whoever does the work.
+    """
 
     def __init__(self, spans: Observer, listeners: Sequence[Listener]) -> None:
-        self._spans = spans
-        self._listeners = tuple(listeners)
-
-    def request(
-        self,
-        method: str,
-        route: str,
-        headers: Sequence[tuple[str, str]],
-        saga_id: str,
-        *,
-        path: str = "",
-        scheme: str = "",
-        joined: bool = True,
-    ) -> Span:
-        """See `ports.observer.Observer`."""
-        return self._spans.request(
-            method, route, headers, saga_id, path=path, scheme=scheme, joined=joined
-        )
-
-    def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
-        """See `ports.observer.Observer`."""
-        return self._spans.client(method, url, peer=peer, route=route, parent=parent)
-
-    def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
-        """See `ports.observer.Observer`."""
-        return self._spans.run(saga_id, stage, parent, links)
+        self.request = spans.request
+        self.client = spans.client
+        self.run = spans.run
+        self.cut_off = spans.cut_off
+        self.bind = bind
+        self._attempt = spans.attempt
+        self._listeners: tuple[Listener | Observer, ...] = (spans, *listeners)
+        self._attempted = tuple(each.attempted for each in listeners)
+        self._defect = tuple(each.defect for each in listeners if isinstance(each, DefectListener))
+        self._happened: dict[type[Event], tuple[Told, ...]] = {}
+        """Who hears of a kind of event; filled as they come."""
 
     def attempt(
         self,
@@ -89,54 +90,22 @@ class Composed:
         links: Sequence[str],
     ) -> Span:
         """See `ports.observer.Observer`."""
-        span = self._spans.attempt(
+        span = self._attempt(
             saga_id, stage, step, activity, attempt, peer=peer, parent=parent, links=links
         )
-        for listener in self._listeners:
-            with suppress(Exception):  # an observer never raises
-                listener.attempted(saga_id, step, activity, attempt, span.span_id)
+        span_id = span.span_id
+        for tell in self._attempted:
+            try:  # `suppress` would cost as much as what is told
+                tell(saga_id, step, activity, attempt, span_id)
+            except Exception:  # noqa: S112 - an observer never raises
+                continue
         return span
-
-    def cut_off(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-        span_id: str,
-        began: float,
-        ended: float,
-    ) -> None:
-        """See `ports.observer.Observer`."""
-        self._spans.cut_off(
-            saga_id,
-            stage,
-            step,
-            activity,
-            attempt,
-            peer=peer,
-            parent=parent,
-            links=links,
-            span_id=span_id,
-            began=began,
-            ended=ended,
-        )
-
-    def bind(self, saga_id: str, trace: TraceContext) -> None:
-        """See `ports.observer.Observer`."""
-        bind(saga_id, trace)
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """See `ports.observer.Observer`."""
-        for listener in self._listeners:
-            if isinstance(listener, DefectListener):
-                with suppress(Exception):  # an observer never raises
-                    listener.defect(where, saga_id, trace, error)
+        for tell in self._defect:
+            with suppress(Exception):  # an observer never raises
+                tell(where, saga_id, trace, error)
 
     def happened(
         self,
@@ -147,10 +116,22 @@ class Composed:
         accepted_at: float | None = None,
     ) -> None:
         """See `ports.observer.Observer`."""
-        self._spans.happened(saga_id, stage, event, trace, accepted_at)
-        for listener in self._listeners:
-            with suppress(Exception):  # an observer never raises: a full disk stops no saga
-                listener.happened(saga_id, stage, event, trace, accepted_at)
+        kind = type(event)
+        told = self._happened.get(kind)
+        if told is None:
+            told = self._happened[kind] = self._who_hears(kind)
+        for tell in told:
+            try:
+                tell(saga_id, stage, event, trace, accepted_at)
+            except Exception:  # noqa: S112 - an observer never raises: a full disk stops no saga
+                continue
+
+    def _who_hears(self, kind: type[Event]) -> tuple[Told, ...]:
+        return tuple(
+            each.happened
+            for each in self._listeners
+            if not isinstance(each, ChoosyListener) or each.hears(kind)
+        )
 
 
 def compose(spans: Observer, *listeners: Listener) -> Observer:

@@ -57,19 +57,28 @@ class LogListener:
     def __init__(self, logger: Any = None) -> None:
         self._log = logger if logger is not None else default_logger()
         self._leveled = _leveled(self._log)
+        self._fixed = _fixed(self._log)
         self._attempts: dict[str, dict[tuple[Activity, str], tuple[int, str]]] = {}
 
     def attempted(
         self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
     ) -> None:
         """Remember the attempt: the event that ends it names neither number nor span."""
-        attempts = self._attempts
-        if saga_id not in attempts and len(attempts) >= SAGAS_REMEMBERED_MAX:
-            # Other threads write too; then the oldest is somebody else's to drop.
-            with suppress(RuntimeError, StopIteration):
-                attempts.pop(next(iter(attempts)), None)
-        key = (activity, "" if activity is Activity.TELL else step)
-        attempts.setdefault(saga_id, {})[key] = (attempt, span_id)
+        known = self._attempts.get(saga_id)
+        if known is None:
+            if len(self._attempts) >= SAGAS_REMEMBERED_MAX:
+                # Other threads write too; then the oldest is somebody else's to drop.
+                with suppress(RuntimeError, StopIteration):
+                    self._attempts.pop(next(iter(self._attempts)), None)
+            known = self._attempts.setdefault(saga_id, {})
+        known[activity, "" if activity is Activity.TELL else step] = (attempt, span_id)
+
+    def hears(self, kind: type[Event]) -> bool:
+        """False for what is below a level that never changes, unless attempts end with it."""
+        name = str(kind.__struct_config__.tag)
+        if not self._fixed or name in _FORGET:
+            return True
+        return bool(self._log.is_enabled_for(names.LOG_EVENTS.get(name, logging.INFO)))
 
     def happened(
         self,
@@ -131,6 +140,18 @@ class LogListener:
 def _leveled(log: Any) -> bool:
     """Whether the logger can say what is enabled: a host's wrapper may take this for a line."""
     return hasattr(type(log.bind()), "is_enabled_for")
+
+
+def _fixed(log: Any) -> bool:
+    """Whether what is enabled stays so: structlog keeps the logger, and its class the level.
+
+    It does with our own `configure`. A host's logger is asked anew for each line.
+    """
+    bound = log.bind()
+    return bound is log.bind() and type(bound) in _FILTERING
+
+
+_FILTERING: Final = frozenset(structlog.make_filtering_bound_logger(level) for level in _METHODS)
 
 
 def _members(kind: type[Any]) -> tuple[tuple[str, Any], ...]:

@@ -47,6 +47,11 @@ ENDS: Final[Mapping[type[e.Event], str]] = {
     e.Compensated: "compensated",
     e.FailedToCompensate: "failed_to_compensate",
 }
+_COUNTED: Final[Mapping[type[e.Event], str]] = {
+    e.Accepted: names.M_SAGAS_ACCEPTED,
+    e.Parked: names.M_SAGAS_PARKED,
+    e.Recovered: names.M_SAGAS_RECOVERED,
+}
 
 
 class Histogram:
@@ -97,6 +102,10 @@ class Metrics:
                 began.pop(next(iter(began)), None)
         began[saga_id, activity, TELL_STEP if activity is Activity.TELL else step] = perf_counter()
 
+    def hears(self, kind: type[e.Event]) -> bool:
+        """What is counted; the intents of attempts are not."""
+        return kind in OUTCOMES or kind in ENDS or kind in _COUNTED
+
     def happened(
         self,
         saga_id: str,
@@ -113,12 +122,8 @@ class Metrics:
             self._count(names.M_SAGAS_ENDED, (end,))
             if accepted_at is not None:
                 self._observe(names.M_SAGA_DURATION, (end,), max(0.0, event.at - accepted_at))
-        elif kind is e.Accepted:
-            self._count(names.M_SAGAS_ACCEPTED)
-        elif kind is e.Parked:
-            self._count(names.M_SAGAS_PARKED)
-        elif kind is e.Recovered:
-            self._count(names.M_SAGAS_RECOVERED)
+        elif (name := _COUNTED.get(kind)) is not None:
+            self._count(name)
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """Count it by where; a route, whose name may come from outside, as `request`."""

@@ -36,6 +36,8 @@ from stage.telemetry.silent import PassedOn
 ERROR_CHARS_MAX = 300
 LINKS_MAX = 128
 """As many as the SDK keeps by default."""
+PARENTS_REMEMBERED_MAX = 1_024
+"""Taken apart once: the parent of a run is that of its attempts too."""
 
 _ERROR_CODE_MIN = {SpanKind.SERVER: 500, SpanKind.CLIENT: 400}
 _EMPTY = Context()
@@ -45,35 +47,24 @@ _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 class RecordedSpan:
     """A span of the SDK's, sampled or not (ports.observer.Span)."""
 
-    __slots__ = ("_baggage", "_ended", "_error_code_min", "_ids", "_span", "_tracestate")
+    __slots__ = ("_ended", "_error_code_min", "_span", "context", "span_id", "trace_id")
 
     def __init__(self, span: otel.Span, *, error_code_min: int | None, baggage: str = "") -> None:
         told = span.get_span_context()
-        self._baggage = baggage
+        self.span_id = f"{told.span_id:016x}"
+        """See `ports.observer.Span`."""
+        self.trace_id = f"{told.trace_id:032x}"
+        """See `ports.observer.Span`."""
+        flags = told.trace_flags & propagation.KNOWN_FLAGS
+        self.context = TraceContext(
+            traceparent=f"00-{self.trace_id}-{self.span_id}-{flags:02x}",
+            tracestate=told.trace_state.to_header() if told.trace_state else "",
+            baggage=baggage,
+        )
+        """See `ports.observer.Span`."""
         self._span = span
-        self._ids = Ids(told.trace_id, told.span_id, int(told.trace_flags))
-        self._tracestate = told.trace_state.to_header() if told.trace_state else ""
         self._error_code_min = error_code_min
         self._ended = False
-
-    @property
-    def span_id(self) -> str:
-        """See `ports.observer.Span`."""
-        return f"{self._ids.span_id:016x}"
-
-    @property
-    def trace_id(self) -> str:
-        """See `ports.observer.Span`."""
-        return f"{self._ids.trace_id:032x}"
-
-    @property
-    def context(self) -> TraceContext:
-        """See `ports.observer.Span`."""
-        return TraceContext(
-            traceparent=propagation.format_traceparent(self._ids),
-            tracestate=self._tracestate,
-            baggage=self._baggage,
-        )
 
     def about(self, saga_id: str) -> None:
         """See `ports.observer.Span`."""
@@ -171,48 +162,41 @@ class OtelObserver:
         if route.endswith(names.QUIET_ROUTES) or self._idle(look=True):
             return _passed_on(incoming)
 
-        def attributes() -> dict[str, Any]:
-            told: dict[str, Any] = _method(method)
-            if path:
-                told[names.URL_PATH] = path
-                told[names.URL_SCHEME] = scheme
-            if route != names.UNMATCHED_ROUTE:
-                told[names.HTTP_ROUTE] = route
-            if saga_id:
-                told[names.SAGA_ID] = saga_id
-            return told
-
+        told = _method(method)
+        if path:
+            told[names.URL_PATH] = path
+            told[names.URL_SCHEME] = scheme
+        if route != names.UNMATCHED_ROUTE:
+            told[names.HTTP_ROUTE] = route
+        if saga_id:
+            told[names.SAGA_ID] = saga_id
         name = names.request_span(method, route)
         links = () if joined or not named.traceparent else (named.traceparent,)
-        return self._start(name, SpanKind.SERVER, incoming, links, attributes)
+        return self._start(name, SpanKind.SERVER, incoming, links, told)
 
     def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
         """See `ports.observer.Observer`."""
         if self._idle():
             return _passed_on(parent)
-
-        def attributes() -> dict[str, Any]:
-            told: dict[str, Any] = _method(method)
-            # What stands behind the question mark is the author's, and may be a secret.
-            told[names.URL_FULL] = url.partition("?")[0] + ("?REDACTED" if "?" in url else "")
+        told = _method(method)
+        # What stands behind the question mark is the author's, and may be a secret.
+        told[names.URL_FULL] = url.partition("?")[0] + ("?REDACTED" if "?" in url else "")
+        try:
             told[names.SERVER_ADDRESS], told[names.SERVER_PORT] = _server_of(url)
-            if route:
-                told[names.URL_TEMPLATE] = route
-            told[names.PEER] = peer
-            return told
-
+        except ValueError:  # no URL; whoever sends the request will say so
+            return _passed_on(parent)
+        if route:
+            told[names.URL_TEMPLATE] = route
+        told[names.PEER] = peer
         name = names.client_span(method, route, peer)
-        return self._start(name, SpanKind.CLIENT, parent, (), attributes)
+        return self._start(name, SpanKind.CLIENT, parent, (), told)
 
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
         """See `ports.observer.Observer`."""
         if self._idle(look=True):
             return _passed_on(parent)
-
-        def attributes() -> dict[str, Any]:
-            return {names.SAGA_ID: saga_id, names.STAGE: stage}
-
-        return self._start(names.run_span(stage), SpanKind.INTERNAL, parent, links, attributes)
+        told = {names.SAGA_ID: saga_id, names.STAGE: stage}
+        return self._start(names.run_span(stage), SpanKind.INTERNAL, parent, links, told)
 
     def attempt(
         self,
@@ -229,13 +213,10 @@ class OtelObserver:
         """See `ports.observer.Observer`."""
         if self._idle():
             return _passed_on(parent)
-
-        def attributes() -> dict[str, Any]:
-            return _attempt(saga_id, stage, step, activity, attempt, peer)
-
+        told = _attempt(saga_id, stage, step, activity, attempt, peer)
         # What leaves for it has client spans of its own below.
         name = names.attempt_span(activity, step, peer)
-        return self._start(name, SpanKind.INTERNAL, parent, links, attributes)
+        return self._start(name, SpanKind.INTERNAL, parent, links, told)
 
     def cut_off(
         self,
@@ -275,6 +256,10 @@ class OtelObserver:
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """Lines tell of it: nothing to do."""
 
+    def hears(self, kind: type[Event]) -> bool:
+        """See `telemetry.compose.ChoosyListener`: spans tell of attempts and not of events."""
+        return False
+
     def happened(
         self,
         saga_id: str,
@@ -291,22 +276,21 @@ class OtelObserver:
         kind: SpanKind,
         parent: TraceContext,
         links: Sequence[str],
-        attributes: Callable[[], dict[str, Any]],
+        attributes: dict[str, Any],
     ) -> Span:
         """A span below `parent`, or the parent passed on when nothing here makes spans."""
-        ids = propagation.parse(parent.traceparent)
+        ids, below = _parent(parent.traceparent, parent.tracestate)
         try:
             span = self._tracer.start_span(
                 name,
-                context=_EMPTY if ids is None else _below(ids, parent.tracestate),
+                context=below,
                 kind=kind,
+                attributes=attributes,
                 links=_links(ids, links) if links else None,
             )
             told = span.get_span_context()
             if not told.is_valid or (ids is not None and told.span_id == ids.span_id):
                 return _passed_on(parent)
-            if span.is_recording():
-                span.set_attributes(attributes())
             return RecordedSpan(
                 span, error_code_min=_ERROR_CODE_MIN.get(kind), baggage=parent.baggage
             )
@@ -319,6 +303,13 @@ def _passed_on(parent: TraceContext) -> PassedOn:
     if not parent.traceparent:
         parent = replace(propagation.new_trace(), baggage=parent.baggage)
     return PassedOn(parent)
+
+
+@lru_cache(maxsize=PARENTS_REMEMBERED_MAX)
+def _parent(traceparent: str, tracestate: str) -> tuple[Ids | None, Context]:
+    """What is named as a parent, taken apart, and the context to start a span below it."""
+    ids = propagation.parse(traceparent)
+    return ids, _EMPTY if ids is None else _below(ids, tracestate)
 
 
 def _below(ids: Ids, tracestate: str) -> Context:

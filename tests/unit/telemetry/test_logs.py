@@ -6,6 +6,7 @@ import contextvars
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -294,3 +295,60 @@ def test_a_wrapper_that_has_no_levels_gets_every_line() -> None:
     default_observer().happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
     default_observer().happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
     assert [("info", "completed"), ("error", "parked")] == seen
+
+
+def test_what_is_below_a_level_that_is_fixed_is_not_even_told() -> None:
+    """By our own `configure`; of the end of a saga it is told all the same, to forget the saga."""
+    logs.configure("json", "warning", Lines().stream)
+    listener = logs.LogListener()
+    assert not listener.hears(e.StepSucceeded) and not listener.hears(e.RequestPrepared)
+    assert listener.hears(e.StepInDoubt) and listener.hears(e.Parked)
+    assert all(listener.hears(kind) for kind in (e.Completed, e.Compensated, e.TellDelivered))
+
+
+@pytest.mark.parametrize("with_structlog", [True, False])
+async def test_a_level_of_the_host_may_change_between_two_lines(
+    caplog: pytest.LogCaptureFixture, with_structlog: bool
+) -> None:
+    """Also where structlog keeps its loggers: theirs may ask the standard library each time."""
+    if with_structlog:
+        structlog.configure(
+            processors=[structlog.processors.LogfmtRenderer(key_order=["event"])],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            cache_logger_on_first_use=True,
+        )
+    observer = default_observer()
+    for level in (logging.WARNING, logging.INFO, logging.WARNING):
+        with caplog.at_level(level, logger="stage"):
+            observer.happened(f"s-{level}", "payment", e.Accepted(at=AT), CONTEXT)
+    assert ["s-20"] == [re.findall(r"saga_id=(\S+)", told)[0] for told in caplog.messages]
+
+
+def test_a_wrapper_of_the_host_may_get_another_level(lines: Lines) -> None:
+    """Where structlog does not keep the logger it is configured anew at any time."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        cache_logger_on_first_use=False,
+    )
+    observer = default_observer()
+    observer.happened("s-1", "payment", e.Accepted(at=AT), CONTEXT)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    observer.happened("s-2", "payment", e.Accepted(at=AT), CONTEXT)
+    assert ["s-2"] == [line["saga_id"] for line in lines()]
+
+
+def test_who_fails_keeps_nothing_from_the_others(lines: Lines) -> None:
+    """The listener behind one that raises is told of attempts and events as ever."""
+
+    class Broken(Deaf):
+        def attempted(self, *_: object) -> None:
+            raise OSError("full")
+
+        def happened(self, *_: object) -> None:
+            raise OSError("full")
+
+    observer = compose(SilentObserver(), Broken(), logs.LogListener())
+    observer.attempt("s-1", "p", "charge", Activity.EXECUTE, 2, peer="", parent=CONTEXT, links=())
+    observer.happened("s-1", "p", e.StepInDoubt(at=AT, step="charge"), CONTEXT)
+    assert [2] == [line["attempt"] for line in lines()]

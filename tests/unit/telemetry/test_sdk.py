@@ -249,3 +249,38 @@ def test_as_a_library_nothing_is_set_up(hanging: str) -> None:
         OTEL_EXPORTER_OTLP_ENDPOINT=hanging,
     )
     assert told == [True, ["POST /sagas"]]
+
+
+def test_spans_leave_by_the_exporter_of_the_sdk_and_in_our_encoding() -> None:
+    """With the headers and the compression of the variables, and the bytes that the SDK sends."""
+    told = run(
+        "import gzip, json, threading\n"
+        "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
+        "from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (\n"
+        "    ExportTraceServiceRequest)\n"
+        "from stage.telemetry import otlp, sdk\n"
+        "from stage.telemetry.spans import OtelObserver\n"
+        "seen, ours = [], []\n"
+        "class Handler(BaseHTTPRequestHandler):\n"
+        "    def do_POST(self):\n"
+        "        body = self.rfile.read(int(self.headers['Content-Length']))\n"
+        "        seen.append((self.path, self.headers['X-Key'], gzip.decompress(body)))\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "    def log_message(self, *_): pass\n"
+        "server = HTTPServer(('127.0.0.1', 0), Handler)\n"
+        "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+        "known = otlp._known\n"
+        "otlp._known = lambda span: ours.append(known(span)) or ours[-1]\n"
+        "sdk.setup('payment', f'http://127.0.0.1:{server.server_port}')\n"
+        "observer = OtelObserver()\n"
+        "for number in range(3):\n"
+        "    observer.request('POST', '/sagas', [], f's-{number}').end('200')\n"
+        "sent = sdk.shutdown(5.0)\n"
+        "((path, key, body),) = seen\n"
+        "(resource,) = ExportTraceServiceRequest.FromString(body).resource_spans\n"
+        "names = [span.name for span in resource.scope_spans[0].spans]\n"
+        "print(json.dumps([sent, path, key, names, ours[-1] in body]))",
+        OTEL_EXPORTER_OTLP_HEADERS="x-key=abc",
+        OTEL_EXPORTER_OTLP_TRACES_COMPRESSION="gzip",
+    )
+    assert told == [True, "/v1/traces", "abc", ["POST /sagas"] * 3, True]

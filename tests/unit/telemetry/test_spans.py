@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from opentelemetry import trace as otel
@@ -10,7 +11,13 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 
 from stage.core.commands import Activity
@@ -391,3 +398,32 @@ def test_baggage_goes_down_the_spans_of_who_is_joined(
     step = attempt(observer, run.context)
     client = observer.client("POST", "http://x/", peer="psp", route="", parent=step.context)
     assert expected == client.context.baggage
+
+
+@pytest.mark.parametrize("url", ["http://[::1/x", "http://host:port/x", "http://host:99999/x"])
+def test_a_url_that_is_none_fails_no_request(collected: Collected, url: str) -> None:
+    """The trace is passed on, and who sends the request says what is wrong with it."""
+    parent = TraceContext(traceparent=PARENT)
+    span = collected.observer.client("POST", url, peer="psp", route="", parent=parent)
+    assert parent == span.context
+    assert not collected.exporter.get_finished_spans()
+
+
+def test_a_sampler_sees_what_a_span_is_about() -> None:
+    """The attributes are there when it decides, so that an operator can sample by them."""
+    seen: list[object] = []
+
+    class Looks(Sampler):
+        def should_sample(
+            self, parent_context: Any, trace_id: int, name: str, *told: Any, **more: Any
+        ) -> SamplingResult:
+            seen.append(told[1] or more.get("attributes"))
+            return ALWAYS_ON.should_sample(parent_context, trace_id, name, *told, **more)
+
+        def get_description(self) -> str:
+            return "looks"
+
+    collected = Collected(Looks())
+    collected.observer.run("s-1", "payment", TraceContext(), []).end("completed")
+    assert [{names.SAGA_ID: "s-1", names.STAGE: "payment"}] == seen
+    assert "s-1" == (collected.one("saga payment").attributes or {})[names.SAGA_ID]

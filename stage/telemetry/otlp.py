@@ -1,0 +1,160 @@
+"""Encodes spans for a collector: the bytes of the SDK's encoder, at a fifth of its time.
+
+The SDK builds a protobuf message for each span, link and attribute, and hashes the resource as JSON
+for each span. Here a span is written down directly. What is not known here (events, attributes of
+links, values that are neither text nor a number) is left to the SDK, and so is a whole batch when
+its first span comes out in other bytes than the SDK's: a later version may send more.
+
+The numbers are those of the fields in opentelemetry/proto/trace/v1/trace.proto.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext, Status, StatusCode
+
+REMEMBERED_MAX = 2_048
+"""Attributes that are kept encoded: most come again, and those of one saga some six times."""
+
+_TIMES = struct.Struct("<BQBQ")
+_DOUBLE = struct.Struct("<Bd")
+_HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
+
+
+class Encoded(bytes):
+    """A request to a collector, as the exporter of the SDK asks a message for its bytes."""
+
+    def SerializePartialToString(self) -> bytes:
+        """These bytes."""
+        return self
+
+    SerializeToString = SerializePartialToString
+
+
+def encode(spans: Sequence[ReadableSpan]) -> Encoded:
+    """An ExportTraceServiceRequest. Raises what the SDK's encoder raises."""
+    try:
+        return _request(spans)
+    except Exception:  # whatever is wrong with them is the SDK's to judge
+        return Encoded(encode_spans(spans).SerializePartialToString())
+
+
+def _request(spans: Sequence[ReadableSpan]) -> Encoded:
+    """Spans of one resource and one scope stand together: told apart as objects, not by value."""
+    scopes: dict[int, dict[int, list[ReadableSpan]]] = {}
+    for span in spans:
+        of_resource = scopes.setdefault(id(span.resource), {})
+        of_resource.setdefault(id(span.instrumentation_scope), []).append(span)
+    return Encoded(b"".join(_resource_spans(list(each.values())) for each in scopes.values()))
+
+
+def _resource_spans(scopes: list[list[ReadableSpan]]) -> bytes:
+    told = encode_spans([spans[0] for spans in scopes]).resource_spans[0]
+    # Equal scopes that are two objects are one to the SDK: then `zip` says so.
+    within = [_field(0x0A, told.resource.SerializePartialToString())]
+    for spans, sample in zip(scopes, told.scope_spans, strict=True):
+        (first,) = sample.spans
+        known = _span(spans[0]) == first.SerializePartialToString()
+        one = _span if known else _by_sdk
+        scope = _field(0x0A, sample.scope.SerializePartialToString())
+        encoded = b"".join(_field(0x12, one(span)) for span in spans)
+        within.append(_field(0x12, scope + encoded + _text(0x1A, sample.schema_url)))
+    return _field(0x0A, b"".join(within) + _text(0x1A, told.schema_url))
+
+
+def _by_sdk(span: ReadableSpan) -> bytes:
+    message = encode_spans([span]).resource_spans[0].scope_spans[0].spans[0]
+    return bytes(message.SerializePartialToString())
+
+
+def _span(span: ReadableSpan) -> bytes:
+    try:
+        return _known(span)
+    except Exception:
+        return _by_sdk(span)
+
+
+def _known(span: ReadableSpan) -> bytes:
+    """The span, or any error where it has what is not known here."""
+    context, parent = span.context, span.parent
+    if span.events or span.dropped_events or span.dropped_links or span.dropped_attributes:
+        raise ValueError(span.name)
+    parts = [
+        _ids(context),
+        _text(0x1A, context.trace_state.to_header()) if context.trace_state else b"",
+        b"\x22\x08" + parent.span_id.to_bytes(8, "big") if parent else b"",
+        _text(0x2A, span.name),
+        b"\x30",
+        _varint(span.kind.value + 1),
+        _TIMES.pack(0x39, span.start_time, 0x41, span.end_time),
+    ]
+    # A copy, whose items are read in C: those of the SDK's mapping are read one call each.
+    attributes: dict[str, Any] = span.attributes.copy()  # type: ignore[union-attr]
+    parts += [_attribute(key, value) for key, value in attributes.items()]
+    for link in span.links:
+        if link.attributes or link.dropped_attributes:
+            raise ValueError(span.name)
+        parts.append(_field(0x6A, _ids(link.context) + b"\x35" + _flags(link.context)))
+    parts += [_status(span.status), b"\x85\x01", _flags(parent)]
+    return b"".join(parts)
+
+
+def _ids(context: SpanContext) -> bytes:
+    trace_id, span_id = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
+    return b"\x0a\x10" + trace_id + b"\x12\x08" + span_id
+
+
+def _flags(context: SpanContext | None) -> bytes:
+    """Of the parent of a span, or of the span that a link names."""
+    remote = _IS_REMOTE if context and context.is_remote else 0
+    return (_HAS_IS_REMOTE | remote).to_bytes(4, "little")
+
+
+def _status(status: Status) -> bytes:
+    if status.status_code is StatusCode.UNSET and not status.description:
+        return b"\x7a\x00"
+    code = bytes((0x18, status.status_code.value)) if status.status_code.value else b""
+    return _field(0x7A, _text(0x12, status.description or "") + code)
+
+
+@lru_cache(maxsize=REMEMBERED_MAX, typed=True)  # else 1 would be found for True
+def _attribute(key: str, value: object) -> bytes:
+    match value:
+        case str():
+            told = _field(0x0A, value.encode())
+        case bool():
+            told = b"\x10\x01" if value else b"\x10\x00"
+        case int() if -(1 << 63) <= value < 1 << 63:
+            told = b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+        case float():
+            told = _DOUBLE.pack(0x21, value)
+        case _:
+            raise TypeError(key)
+    return _field(0x4A, _field(0x0A, key.encode()) + _field(0x12, told))
+
+
+def _text(tag: int, text: str) -> bytes:
+    """Nothing where it is empty."""
+    return _field(tag, text.encode()) if text else b""
+
+
+def _field(tag: int, value: bytes) -> bytes:
+    size = len(value)
+    if size < 0x80:
+        return bytes((tag, size)) + value
+    return bytes((tag,)) + _varint(size) + value
+
+
+def _varint(value: int) -> bytes:
+    told = bytearray()
+    while value > 0x7F:
+        told.append(value & 0x7F | 0x80)
+        value >>= 7
+    told.append(value)
+    return bytes(told)
