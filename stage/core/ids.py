@@ -20,5 +20,5 @@ def idempotency_key(
     Stage and step names hold no colon, so the key reads back from the right without doubt.
     `ordinal` counts the requests that one function sends.
     """
-    key = f"{saga_id}:{stage}:{step}:{direction.value}"
+    key = f"{saga_id}:{stage}:{step}:{direction}"
     return key if ordinal == 1 else f"{key}:{ordinal}"

@@ -22,7 +22,7 @@ Of the saga:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -384,7 +384,7 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
     return _gather(moves(plan, saga, now))
 
 
-def _gather(moves: Iterator[Command]) -> tuple[Command, ...]:
+def _gather(moves: Sequence[Command]) -> tuple[Command, ...]:
     """A decision goes alone and first; what can be done now goes together; else rest."""
     todo: list[Command] = []
     until: float | None = None
@@ -410,21 +410,19 @@ def _tell(saga: Saga, now: float) -> Command:
     return Do(activity=Activity.TELL, attempt=saga.tell_attempts + 1)
 
 
-def _go_forward(plan: Plan, saga: Saga, now: float) -> Iterator[Command]:
+def _go_forward(plan: Plan, saga: Saga, now: float) -> list[Command]:
     if saga.requested_by and not past_pivot(plan, saga) and not pivot_undecided(plan, saga):
-        yield Record(event=e.TurnedBack(at=now, reason=saga.reason))
-        return
+        return [Record(event=e.TurnedBack(at=now, reason=saga.reason))]
     for wave in plan.waves:
-        finished = True
+        moves: list[Command] = []
         for index in wave:
             step = plan.steps[index]
             known = saga.steps.get(step.name)
             if known is None or known.phase is not Phase.SUCCEEDED:
-                finished = False
-                yield _execute(plan, saga, step, known, now)
-        if not finished:
-            return
-    yield Record(event=e.Completed(at=now))
+                moves.append(_execute(plan, saga, step, known, now))
+        if moves:
+            return moves
+    return [Record(event=e.Completed(at=now))]
 
 
 def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: float) -> Command:
@@ -470,25 +468,21 @@ def _park_in_doubt(step: Step, known: StepState, now: float) -> Command:
     return Record(event=e.Parked(at=now, reason=reason))
 
 
-def _go_back(plan: Plan, saga: Saga, now: float) -> Iterator[Command]:
+def _go_back(plan: Plan, saga: Saga, now: float) -> list[Command]:
     if any(known.phase in (Phase.STARTED, Phase.PROBING) for known in saga.steps.values()):
-        yield Rest()  # rule 10: compensation never runs beside execution
-        return
+        return [Rest()]  # rule 10: compensation never runs beside execution
     for wave in reversed(plan.waves):
-        finished = True
+        moves: list[Command] = []
         for index in wave:
             step = plan.steps[index]
             known = saga.steps.get(step.name)
             if known is not None and needs_compensation(step, known):
-                finished = False
-                yield _compensate(step, known, now)
-        if not finished:
-            return
-    stands = what_stands(plan, saga)
-    if stands:
-        yield Record(event=e.FailedToCompensate(at=now, stands=stands))
-    else:
-        yield Record(event=e.Compensated(at=now))
+                moves.append(_compensate(step, known, now))
+        if moves:
+            return moves
+    if stands := what_stands(plan, saga):
+        return [Record(event=e.FailedToCompensate(at=now, stands=stands))]
+    return [Record(event=e.Compensated(at=now))]
 
 
 def _compensate(step: Step, known: StepState, now: float) -> Command:

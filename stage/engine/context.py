@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from stage.core.events import Accepted
@@ -27,6 +28,9 @@ from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 from stage.wire.replies import encode_executed
 
+Output = msgspec.Raw | None | UnsetType
+"""What the stage adds to the data, where that is known already."""
+
 RUN_LEASE_SECONDS = 60.0
 """How far ahead `due_at` of a saga in a run lies; a restart takes it over at once."""
 
@@ -38,6 +42,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     envelope_bytes: bytes
     fingerprint: str
     trace: TraceContext
+    trail: tuple[str, ...] = ()
+    """The names of the stages passed."""
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -47,11 +53,22 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 def context_of(row: SagaRow) -> Context:
     """The context of a stored saga."""
+    trace = TraceContext(traceparent=row.traceparent, tracestate=row.tracestate)
+    if not row.envelope:
+        return Context(envelope=None, envelope_bytes=b"", fingerprint=row.fingerprint, trace=trace)
+    return context_with(decode_envelope(row.envelope), row.envelope, row.fingerprint, trace)
+
+
+def context_with(
+    envelope: Envelope, envelope_bytes: bytes, fingerprint: str, trace: TraceContext
+) -> Context:
+    """The context of a saga that came in that envelope."""
     return Context(
-        envelope=decode_envelope(row.envelope) if row.envelope else None,
-        envelope_bytes=row.envelope,
-        fingerprint=row.fingerprint,
-        trace=TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
+        envelope=envelope,
+        envelope_bytes=envelope_bytes,
+        fingerprint=fingerprint,
+        trace=trace,
+        trail=tuple([entry.stage for entry in envelope.trail]),
     )
 
 
@@ -82,12 +99,11 @@ def view_of(
     stage: str, saga: Saga, context: Context, *, key: str, attempt: int, now: float
 ) -> RunView:
     """What a function of the author may know."""
-    envelope = context.envelope
     return RunView(
         id=saga.id,
         stage=stage,
         data=context.data,
-        trail=tuple(entry.stage for entry in envelope.trail) if envelope else (),
+        trail=context.trail,
         results={name: step.result for name, step in saga.steps.items() if step.result is not None},
         deadline=saga.deadline,
         budget=None if saga.deadline is None else max(0.0, saga.deadline - now),
@@ -104,10 +120,11 @@ def row_of(
     *,
     rest_until: float | None,
     running: bool,
+    output: Output = UNSET,
 ) -> SagaRow:
-    """The saga's row. `running` says that attempts are in flight."""
+    """The saga's row. `running` says that attempts are in flight; `output` may be known."""
     over = saga.ended or saga.forgotten
-    status, body = answer_of(participant, saga, context) if over else (None, b"")
+    status, body = answer_of(participant, saga, context, output) if over else (None, b"")
     return SagaRow(
         id=saga.id,
         state=saga.state,
@@ -144,7 +161,7 @@ def enriched(participant: Participant, saga: Saga, context: Context, now: float)
     envelope = context.envelope
     assert envelope is not None  # a tombstone never goes forward
     name = participant.plan.stage
-    output = participant.output(view_of(name, saga, context, key="", attempt=1, now=now))
+    output = output_of(participant, saga, context, now)
     data = dict(envelope.data)
     if output is not None:
         data[name] = msgspec.json.decode(output)
@@ -160,10 +177,14 @@ def enriched(participant: Participant, saga: Saga, context: Context, now: float)
     )
 
 
-def answer_of(participant: Participant, saga: Saga, context: Context) -> tuple[int, bytes]:
+def answer_of(
+    participant: Participant, saga: Saga, context: Context, output: Output = UNSET
+) -> tuple[int, bytes]:
     """The answer to `POST /sagas` of a saga that has ended: code and bytes (protocol 3.3)."""
     if saga.state is SagaState.COMPLETED and not saga.forgotten:
-        return 200, encode_executed(saga.id, _added(participant, saga, context))
+        if output is UNSET:
+            output = output_of(participant, saga, context, saga.updated_at)
+        return 200, encode_executed(saga.id, _added(participant, saga, output))
     stands: tuple[str, ...] | None = None
     hint = "compensate yourself; nothing of this saga stands here or downstream"
     if saga.forgotten:
@@ -195,14 +216,20 @@ def answer_of(participant: Participant, saga: Saga, context: Context) -> tuple[i
     return status, problem.encode()
 
 
-def _added(participant: Participant, saga: Saga, context: Context) -> dict[str, Any]:
+def output_of(
+    participant: Participant, saga: Saga, context: Context, now: float
+) -> msgspec.Raw | None:
+    """What the stage adds to the data. Raises what the author's function raises."""
+    return participant.output(
+        view_of(participant.plan.stage, saga, context, key="", attempt=1, now=now)
+    )
+
+
+def _added(participant: Participant, saga: Saga, output: msgspec.Raw | None) -> dict[str, Any]:
     added: dict[str, Any] = {}
     for name, step in saga.steps.items():
         if name.startswith(FORWARD_PREFIX) and step.result is not None:
             added.update(msgspec.json.decode(step.result))
-    name = participant.plan.stage
-    view = view_of(name, saga, context, key="", attempt=1, now=saga.updated_at)
-    output = participant.output(view)
     if output is not None:
-        added[name] = msgspec.json.decode(output)
+        added[participant.plan.stage] = msgspec.json.decode(output)
     return added

@@ -18,7 +18,7 @@ from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.engine import limits as limited
 from stage.engine.clock import SystemClock
-from stage.engine.context import Context, bare_saga
+from stage.engine.context import Context, bare_saga, context_with
 from stage.engine.interpreter import Interpreter
 from stage.engine.limits import RUNS_PER_SAGA_MAX, EngineLimits
 from stage.engine.opening import UNDONE, Opening
@@ -306,12 +306,7 @@ class EmbeddedEngine:
         now = self._clock.now()
         if deadline is not None and deadline > now:
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
-        context = Context(
-            envelope=envelope,
-            envelope_bytes=encode_envelope(envelope),
-            fingerprint=print_,
-            trace=trace,
-        )
+        context = context_with(envelope, encode_envelope(envelope), print_, trace)
         upstream = envelope.trail[-1].stage if envelope.trail else ""
         accepted = e.Accepted(
             at=now,

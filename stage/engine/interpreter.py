@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 import msgspec
+from msgspec import UNSET
 
 from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
@@ -23,7 +24,7 @@ from stage.core.saga import Saga, StepState
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
 from stage.core.text import sendable
-from stage.engine.context import Context, enriched, view_of
+from stage.engine.context import Context, Output, enriched, output_of, view_of
 from stage.ports.clock import Clock
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.stage import Conversation, Failed, Finished, Participant, Send, Turn
@@ -48,7 +49,8 @@ class Advanced(msgspec.Struct, kw_only=True):
     """Where the unit left the saga, the events it appended, and what is to be sent.
 
     `ended` are the spans of attempts that ended within the unit: it may still be undone or
-    repeated, so they are ended once it is durable.
+    repeated, so they are ended once it is durable. `output` is what the stage adds, where that
+    was asked for.
     """
 
     saga: Saga
@@ -56,6 +58,7 @@ class Advanced(msgspec.Struct, kw_only=True):
     outgoing: list[Outgoing]
     rest_until: float | None
     ended: list[tuple[Span, e.Event]] = []
+    output: Output = UNSET
 
 
 class Interpreter:
@@ -97,7 +100,7 @@ class Interpreter:
             for command in decide(self.plan, done.saga, now):
                 match command:
                     case Record(event=e.Completed() as completed):
-                        self._record(done, self._complete(done.saga, context, completed))
+                        self._record(done, self._complete(done, context, completed))
                     case Record():
                         self._record(done, command.event)
                     case Do():
@@ -124,7 +127,7 @@ class Interpreter:
             self._record(done, event)
         match decide(self.plan, done.saga, self._clock.now()):
             case (Record(event=e.Completed() as completed),):
-                self._record(done, self._complete(done.saga, context, completed))
+                self._record(done, self._complete(done, context, completed))
         return done if done.saga.state is SagaState.COMPLETED else None
 
     def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Advanced:
@@ -134,14 +137,13 @@ class Interpreter:
             self._record(done, event)
         return done
 
-    def _complete(self, saga: Saga, context: Context, completed: e.Completed) -> e.Event:
+    def _complete(self, done: Advanced, context: Context, completed: e.Completed) -> e.Event:
         """Completed, unless the output that the answer needs cannot be made."""
-        view = view_of(self.plan.stage, saga, context, key="", attempt=1, now=completed.at)
         try:
-            self.participant.output(view)
+            done.output = output_of(self.participant, done.saga, context, completed.at)
         except Exception as error:
             reason = sendable(f"the output raised {type(error).__name__}: {error}")
-            if past_pivot(self.plan, saga):
+            if past_pivot(self.plan, done.saga):
                 return e.Parked(at=completed.at, reason=reason)
             return e.TurnedBack(at=completed.at, reason=reason)
         return completed

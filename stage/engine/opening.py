@@ -173,6 +173,7 @@ class Opening:
             context,
             rest_until=advanced.rest_until,
             running=bool(advanced.outgoing) or run.in_flight > 0,
+            output=advanced.output,
         )
 
 

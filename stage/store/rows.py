@@ -17,7 +17,7 @@ def parameters(row: SagaRow) -> tuple[object, ...]:
     """The parameters ?1 to ?15 of `insert_saga` and `save_saga`."""
     return (
         row.id,
-        row.state.value,  # an exact str: sqlite3 looks for an adapter of any other type
+        f"{row.state}",  # an exact str: sqlite3 looks for an adapter of any other type
         row.epoch,
         row.length,
         row.accepted_at,
