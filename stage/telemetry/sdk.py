@@ -62,11 +62,11 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return False
     from opentelemetry.exporter.otlp.proto.http import trace_exporter
-    from opentelemetry.sdk.trace import TracerProvider
 
     from stage.telemetry import otlp
     from stage.telemetry.batches import BoundedBatches
     from stage.telemetry.ids import StoredIds
+    from stage.telemetry.lean import LeanProvider
 
     # The exporter stays the SDK's, with all of its variables, and has no other door for an encoder.
     # Without such a name, in another version, this does nothing.
@@ -79,7 +79,7 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
         )
         batches = BoundedBatches(exporter, capacity=_capacity(), schedule_delay_millis=delay)
         # Its own exit hook has no bound: `shutdown` takes the place of it.
-        provider = TracerProvider(
+        provider = LeanProvider(
             resource=_resource(service_name), shutdown_on_exit=False, id_generator=StoredIds()
         )
     provider.add_span_processor(batches)

@@ -1,0 +1,182 @@
+"""Lean spans: what a processor gets is what it gets of the SDK's spans, and else they are those."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry import trace as otel
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+
+from stage.core.commands import Activity
+from stage.ports.observer import TraceContext
+from stage.telemetry import lean, names
+from stage.telemetry.ids import StoredIds
+from stage.telemetry.lean import LeanProvider, LeanSpan
+from stage.telemetry.spans import OtelObserver, RecordedSpan
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+STATE = [("traceparent", f"00-{TRACE}-00f067aa0ba902b7-03"), ("tracestate", "a=1,b=2")]
+UNSAMPLED = [("traceparent", f"00-{TRACE}-00f067aa0ba902b7-00")]
+RESOURCE = Resource({"service.name": "payment"})
+
+
+class Counted(IdGenerator):
+    """Ids that are the same in each run."""
+
+    def __init__(self) -> None:
+        self._ids = itertools.count(1)
+
+    def generate_span_id(self) -> int:
+        return next(self._ids)
+
+    def generate_trace_id(self) -> int:
+        return next(self._ids)
+
+    def is_trace_id_random(self) -> bool:
+        return True
+
+
+def ended(make: Callable[..., TracerProvider], tell: Callable[[OtelObserver], None]) -> list[Any]:
+    """What a processor got, as the SDK writes it down, without instants."""
+    exporter = InMemorySpanExporter()
+    provider = make(resource=RESOURCE, shutdown_on_exit=False, id_generator=Counted())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tell(OtelObserver(provider))
+    return [told(span) for span in exporter.get_finished_spans()]
+
+
+def told(span: ReadableSpan) -> Any:
+    assert span.start_time is not None and span.end_time is not None
+    assert span.end_time >= span.start_time > 0
+    written = json.loads(span.to_json())
+    assert written.pop("start_time") and written.pop("end_time")
+    for link in written["links"]:
+        link["attributes"] = link["attributes"] or {}  # both are sent as none
+    dropped = span.dropped_attributes, span.dropped_events, span.dropped_links
+    parent = span.parent
+    return written, dropped, span.instrumentation_scope, parent, parent and parent.is_remote
+
+
+def a_saga(observer: OtelObserver) -> None:
+    server = observer.request("POST", "/sagas", STATE, "s-1", path="/sagas", scheme="http")
+    run = observer.run("s-1", "payment", server.context, ["b" * 16, f"00-{'c' * 32}-{'d' * 16}-01"])
+    for outcome, error in (("step_succeeded", ""), ("step_in_doubt", "timeout " * 99)):
+        attempt = observer.attempt(
+            "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="psp", parent=run.context,
+            links=["b" * 16],
+        )  # fmt: skip
+        for code in ("200", "404", "timeout"):
+            client = observer.client(
+                "POST", "http://psp:81/x?y=1", peer="psp", route="", parent=attempt.context
+            )
+            client.end(code, error)
+        attempt.end(outcome, error)
+    run.link(f"00-{'e' * 32}-{'f' * 16}-00")
+    run.end("parked")
+    server.about("s-2")
+    server.end("500")
+    server.end("200")
+
+
+def without_a_trace(observer: OtelObserver) -> None:
+    observer.request("POST", "/sagas", [], "s-1").end("200")
+
+
+def unsampled(observer: OtelObserver) -> None:
+    span = observer.request("POST", "/sagas", UNSAMPLED, "s-1")
+    assert span.span_id and span.context.traceparent.endswith("-00")
+    span.end("200")
+
+
+@pytest.mark.parametrize("tell", [a_saga, without_a_trace, unsampled])
+def test_a_processor_gets_what_the_spans_of_the_sdk_give_it(
+    tell: Callable[[OtelObserver], None],
+) -> None:
+    """Ids, parents, flags, links, attributes in their order, status, scope and resource."""
+    assert ended(TracerProvider, tell) == ended(LeanProvider, tell)
+
+
+def made(provider: TracerProvider) -> otel.Span:
+    span = OtelObserver(provider).request("POST", "/sagas", STATE, "s-1")
+    assert isinstance(span, RecordedSpan)
+    span.end("200")
+    return span._span
+
+
+def provided() -> LeanProvider:
+    provider = LeanProvider(shutdown_on_exit=False, id_generator=StoredIds())
+    provider.add_span_processor(SpanProcessor())
+    return provider
+
+
+def test_spans_are_lean_as_long_as_nobody_sees_it() -> None:
+    """A processor of the host changes spans when they start: it gets those of the SDK."""
+    provider = provided()
+    assert isinstance(made(provider), LeanSpan)
+    provider.add_span_processor(SpanProcessor())
+    assert not isinstance(made(provider), LeanSpan)
+
+
+@pytest.mark.parametrize(
+    "variable", ["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"]
+)
+def test_limits_that_are_set_are_those_of_the_sdk(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """It knows how each of them is meant."""
+    monkeypatch.setenv(variable, "3")
+    assert not isinstance(made(provided()), LeanSpan)
+
+
+def test_the_sdk_may_count_its_own_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lean ones would be missing in its figures."""
+    monkeypatch.setenv(lean._COUNTS_ITSELF, "true")
+    assert not isinstance(made(provided()), LeanSpan)
+
+
+def test_a_disabled_sdk_makes_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTEL_SDK_DISABLED holds here too."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    span = OtelObserver(provided()).request("POST", "/sagas", STATE, "s-1")
+    assert "" == span.span_id
+
+
+def test_the_sampler_decides() -> None:
+    """What it drops is passed on under an id, unsampled, and no processor hears of it."""
+    provider = LeanProvider(sampler=ParentBased(ALWAYS_OFF, remote_parent_sampled=ALWAYS_OFF))
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    span = OtelObserver(provider).request("POST", "/sagas", STATE, "s-1")
+    span.end("200")
+    assert "-02" == span.context.traceparent[-3:] and not exporter.get_finished_spans()
+
+
+def test_other_scopes_have_the_tracer_of_the_sdk() -> None:
+    """What an author records may have events; `start_as_current_span` is the SDK's too."""
+    provider = provided()
+    own, ours = provider.get_tracer("author"), provider.get_tracer(names.SCOPE)
+    with own.start_as_current_span("a"), ours.start_as_current_span("b") as inner:
+        inner.add_event("seen")
+    assert isinstance(inner, ReadableSpan) and 1 == len(inner.events)
+
+
+def test_links_that_come_later_have_a_limit() -> None:
+    """Whoever repeats a request a thousand times does not make a span of a thousand links."""
+    exporter = InMemorySpanExporter()
+    provider = LeanProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    span = OtelObserver(provider).run("s-1", "p", TraceContext(traceparent=STATE[0][1]), [])
+    for number in range(1, 1_000):
+        span.link(f"00-{TRACE}-{number:016x}-01")
+    span.end("completed")
+    (one,) = exporter.get_finished_spans()
+    assert lean.LINKS_MAX == len(one.links) and 999 == one.links[-1].context.span_id
