@@ -135,10 +135,11 @@ class Runs:
     async def _live(self, run: Run, trace: TraceContext) -> None:
         """The life of a run: open the saga, advance it until it rests, let go of it."""
         outcome = "stopped"
-        self._observer.bind(run.saga_id, run.offer[0].trace if run.offer is not None else trace)
+        bound = run.offer[0].trace if run.offer is not None else trace
+        self._observer.bind(run.saga_id, bound)
         try:
             advanced = await self._first(run, trace)
-            if run.context is not None:
+            if run.context is not None and run.context.trace is not bound:
                 self._observer.bind(run.saga_id, run.context.trace)
             if advanced is not None:
                 outcome = await self._loop(run, advanced)
