@@ -47,7 +47,10 @@ def main() -> int:
     print(f"\n{report.table(found, widths)}\n")
     reached = figures(found) if {1, WIDE} <= set(widths) else []
     print(report.ratios(reached))
-    print(f"\ndurability: {kept.acknowledged} acknowledged, then SIGKILL: {kept.lost} lost")
+    print(
+        f"\ndurability: {kept.acknowledged} acknowledged, then SIGKILL: {kept.lost} lost,"
+        f" {kept.unwritten} ended after the restart, as told"
+    )
     path = report.write(
         given.out,
         "throughput",
