@@ -244,8 +244,13 @@ class EmbeddedEngine:
         return await self._store.backlog(self._clock.now())
 
     async def _written(self) -> None:
-        """Who asks for what is stored is to find what was answered before."""
-        await self._runs.written(asyncio.get_running_loop().time() + limited.OPEN_SECONDS_MAX)
+        """Who asks for what is stored is to find what was answered before, unless that takes long.
+
+        While the database is away it would take as long as that lasts.
+        """
+        if self._store.available:
+            latest = asyncio.get_running_loop().time() + limited.WRITTEN_SECONDS_MAX
+            await self._runs.written(latest)
 
     # --- what these have in common ---------------------------------------------------------------
 

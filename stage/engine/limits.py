@@ -9,6 +9,8 @@ from stage.core.retry import RetryPolicy
 STORE_RETRY = RetryPolicy(attempts_max=None, backoff_seconds_min=0.05, backoff_seconds_max=2.0)
 OPEN_SECONDS_MAX = 5.0
 """How much longer than they asked for callers wait for the database."""
+WRITTEN_SECONDS_MAX = 0.25
+"""How long who reads the journal or a list waits for what was answered to be written down."""
 EVICT_AFTER_SECONDS = 5.0
 """A run that rests longer than this leaves memory; the scan brings it back when it is due."""
 GIVE_WAY_SECONDS = 0.1

@@ -64,6 +64,9 @@ class Transport:
             async with asyncio.timeout(timeout):
                 try:
                     connection = await connector.connect(target, [], _limits(timeout))
+                    while connection.protocol is not None and connection.protocol.should_close:
+                        connection.close()  # an answer that nobody asked for waits there
+                        connection = await connector.connect(target, [], _limits(timeout))
                 except TimeoutError:
                     shown = target.url.with_user(None)  # without the password, too
                     raise aiohttp.ConnectionTimeoutError(

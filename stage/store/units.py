@@ -103,6 +103,8 @@ class SqliteTx:
     def run(self, sql: str, parameters: Sequence[object]) -> sqlite3.Cursor:
         """Run one statement. Raises StoreUnavailable, or the author's mistake as it is."""
         connection = self._connection or self.check()
+        if not connection.in_transaction:  # it would be durable by itself
+            raise StatementRefused(ENDED)
         try:
             return connection.execute(sql, parameters)
         except sqlite3.Error as error:

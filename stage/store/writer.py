@@ -206,7 +206,7 @@ class Writer:
     def _next(self) -> Sequence[_Waiting]:
         """Wait for a unit, and take with it what else waits; nothing once the store is closed."""
         batch, self._again = self._again, []
-        hurry = any(not waiting.patient for waiting in batch)
+        hurry = bool(batch)  # what was taken before has waited enough
         wait = None if self._available else self._retry_seconds
         latest = monotonic() + PATIENCE_SECONDS
         try:
@@ -226,7 +226,9 @@ class Writer:
             if not batch:
                 # While the database is away: callers that see `available` send no units, and
                 # nobody else would ever find out that it is back.
-                batch.append(_Waiting(_nothing, self._loop.create_future()))
+                nobody = self._loop.create_future()
+                nobody.add_done_callback(_retrieve)
+                batch.append(_Waiting(_nothing, nobody))
         return batch
 
     def _run_batch(
@@ -376,6 +378,12 @@ class Writer:
                 if each is not None:
                     waiting.append(each)
         _fail(waiting, error)
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Take what the future carries for seen: nobody waits for it."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _deliver(batch: Sequence[_Waiting]) -> None:

@@ -242,6 +242,16 @@ async def test_a_bad_unit_does_not_touch_its_neighbours(store: Store) -> None:
     assert [value for value in done if isinstance(value, int)] == good
     assert [str(value) for value in done if isinstance(value, LookupError)] == ["1", "4", "7"]
     assert await payments(store) == [f"s{number}" for number in good]
+    assert [found.id for found in await store.page(Filter())] == [f"s{number}" for number in good]
+
+
+async def test_a_long_journal_is_numbered_through(store: Store) -> None:
+    """However many entries one unit adds."""
+    events = parked() * 20
+    await store.transact(inserting("a", row("a", length=40), events))
+    entries = await store.entries("a")
+    assert [entry.number for entry in entries] == list(range(1, 41))
+    assert [entry.event for entry in entries] == events
 
 
 async def test_a_mistake_in_sql_is_told_as_it_is(store: Store) -> None:

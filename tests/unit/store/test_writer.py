@@ -86,6 +86,39 @@ async def test_a_patient_unit_does_not_wait_for_ever(tmp_path: Path, faulty: typ
         assert faulty.commits == 1
 
 
+async def test_what_is_left_after_trouble_is_not_patient_any_more(
+    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patient units behind one whose commit was in doubt are written when that is settled."""
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
+
+    async def bad(unit: Unit) -> None:
+        await unit.insert(row("bad"), accepted())
+        raise LookupError("the batch is dropped, and repeated unit by unit")
+
+    async with opened(tmp_path, faulty) as store:
+        at_work, sent = threading.Event(), threading.Event()
+
+        async def hold(unit: Unit) -> None:
+            at_work.set()
+            sent.wait(5)
+            raise LookupError("this one writes nothing")
+
+        holding = asyncio.ensure_future(store.transact(hold))
+        await asyncio.to_thread(at_work.wait, 5)
+        faulty.plan = ["landed"]
+        waiting = [asyncio.ensure_future(store.transact(each)) for each in (bad, inserting("a"))]
+        patient = asyncio.ensure_future(store.transact(inserting("p"), patient=True))
+        await asyncio.sleep(0)
+        sent.set()
+        async with asyncio.timeout(5):
+            assert await patient == "p"
+        assert await waiting[1] == "a"
+        for failed in (holding, waiting[0]):
+            with pytest.raises(LookupError):
+                await failed
+
+
 async def test_closing_does_not_wait_for_patience(
     tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
 ) -> None:
