@@ -363,3 +363,39 @@ async def test_credentials_in_the_url_are_sent_as_a_header(
     assert [peer.url.removeprefix("http://")] == peer.head()["host"]
     assert isinstance(await sent(transport, url, headers=[("authorization", "other")]), Lost)
     assert 1 == len(peer.requests)
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken() -> None:
+    """What a peer says on an idle connection is not the answer to the next request."""
+    stray = asyncio.Event()
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(OK)
+            if connections == 1:
+                await stray.wait()
+                writer.write(OK.replace(b"{}", b"[]"))
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    transport = Transport()
+    await transport.open()
+    try:
+        for _ in range(2):
+            answer = await transport.send(
+                "GET", f"http://127.0.0.1:{port}/", headers=[], body=b"", timeout=SECONDS
+            )
+            assert isinstance(answer, Answer)
+            assert b"{}" == answer.body
+            stray.set()
+            await asyncio.sleep(0.1)  # until it is here: nothing tells of it
+    finally:
+        await transport.close()
+        server.close()
+    assert 2 == connections
