@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import pytest
 
-from stage.bootstrap import make_store
-from stage.config import Config
 from stage.demo.payment import payment
 from stage.engine.embedded import EmbeddedEngine
-from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry.silent import SilentObserver
-from stage.wire.envelope import Envelope
-from tests.unit.engine.test_cost import ORDER, Agreeable
+from tests.unit.engine.test_cost import Agreeable, Counted
 
 T = TypeVar("T")
 
@@ -41,23 +38,13 @@ class Shared(MemoryStore):
 @pytest.mark.parametrize("alone", [True, False])
 async def test_where_others_write_the_answer_waits_for_its_commit(alone: bool) -> None:
     """A run that is stale without knowing it must not answer (rule 17)."""
-    made = make_store(payment, Config(database="sqlite:///:memory:"))
-    assert isinstance(made, MemoryStore)
-    made.__class__ = Shared
-    assert isinstance(made, Shared)
-    made.alone, made.patient = alone, []
-    await made.open()
-    engine = EmbeddedEngine(payment.bind(("shipping",)), made, Agreeable(), SilentObserver())
+    assert payment.migrations is not None
+    store = Shared(migrations=(payment.migrations,))
+    store.alone, store.patient = alone, []
+    await store.open()
+    engine = EmbeddedEngine(payment.bind(("shipping",)), store, Agreeable(), SilentObserver())
     await engine.start()
-    reply = await engine.accept(
-        Envelope(saga_id="s-1", data=ORDER),
-        trace=TraceContext(),
-        deadline=None,
-        respond_async=False,
-        wait_seconds=20.0,
-    )
-    assert reply is not None
-    assert 200 == reply.status
+    await Counted(engine, Counter()).run("s-1")
     await engine.drain(1.0)
-    await made.close()
-    assert alone is any(made.patient)
+    await store.close()
+    assert alone is any(store.patient)

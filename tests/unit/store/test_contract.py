@@ -307,6 +307,21 @@ async def test_a_statement_that_rolls_back_everything_hurts_only_its_unit(store:
     assert await payments(store) == ["a", "b", "taken"]
 
 
+async def test_nothing_is_written_behind_a_statement_that_rolled_back(store: Store) -> None:
+    """Even where it is swallowed: what came after it would be durable by itself."""
+
+    async def unit(unit: Unit) -> None:
+        await paying("a")(unit)
+        with suppress(sqlite3.Error):
+            await unit.tx.execute("INSERT OR ROLLBACK INTO payment (saga_id) VALUES ('a'), (NULL)")
+        with suppress(StatementRefused):
+            await paying("b")(unit)
+
+    with pytest.raises(StatementRefused):
+        await store.transact(unit)
+    assert await payments(store) == []
+
+
 async def test_a_deferred_constraint_fails_its_own_unit(store: Store) -> None:
     """A foreign key that is only checked at COMMIT fails that unit as itself, and no other."""
 
