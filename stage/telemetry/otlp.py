@@ -94,7 +94,8 @@ def _known(span: ReadableSpan) -> bytes:
         _varint(span.kind.value + 1),
         _TIMES.pack(0x39, span.start_time, 0x41, span.end_time),
     ]
-    # A copy, whose items are read in C: those of the SDK's mapping are read one call each.
+    # A copy, whose items are read in C: those of the SDK's mapping are read one call each. Its type
+    # says that there may be none, which an ended span never has.
     attributes: dict[str, Any] = span.attributes.copy()  # type: ignore[union-attr]
     parts += [_attribute(key, value) for key, value in attributes.items()]
     for link in span.links:
