@@ -11,7 +11,6 @@ trace id.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -21,8 +20,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind
-from opentelemetry.trace.status import Status, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from stage.core.commands import Activity
 from stage.core.events import Event
@@ -30,26 +28,22 @@ from stage.core.version import __version__
 from stage.ports.observer import Span, TraceContext
 from stage.telemetry import names, propagation
 from stage.telemetry.chosen import chosen_span_id
-from stage.telemetry.propagation import Ids
+from stage.telemetry.endings import CLIENT, INTERNAL, SERVER, Sort, ending
+from stage.telemetry.parents import SPAN_ID, links_of, parent_of
 from stage.telemetry.silent import PassedOn
 
-ERROR_CHARS_MAX = 300
-LINKS_MAX = 128
-"""As many as the SDK keeps by default."""
-PARENTS_REMEMBERED_MAX = 1_024
-"""Taken apart once: the parent of a run is that of its attempts too."""
+Begin = Callable[[str, Sort, TraceContext, Sequence[str], dict[str, Any]], Span | None]
+"""What makes spans without the API, as the provider of our own entry point does (lean.py)."""
 
-_ERROR_CODE_MIN = {SpanKind.SERVER: 500, SpanKind.CLIENT: 400}
 _EMPTY = Context()
-_SPAN_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class RecordedSpan:
     """A span of the SDK's, sampled or not (ports.observer.Span)."""
 
-    __slots__ = ("_ended", "_error_code_min", "_span", "context", "span_id", "trace_id")
+    __slots__ = ("_ended", "_sort", "_span", "context", "span_id", "trace_id")
 
-    def __init__(self, span: otel.Span, *, error_code_min: int | None, baggage: str = "") -> None:
+    def __init__(self, span: otel.Span, sort: Sort, baggage: str = "") -> None:
         told = span.get_span_context()
         self.span_id = f"{told.span_id:016x}"
         """See `ports.observer.Span`."""
@@ -63,7 +57,7 @@ class RecordedSpan:
         )
         """See `ports.observer.Span`."""
         self._span = span
-        self._error_code_min = error_code_min
+        self._sort = sort
         self._ended = False
 
     def about(self, saga_id: str) -> None:
@@ -73,9 +67,9 @@ class RecordedSpan:
 
     def link(self, traceparent: str) -> None:
         """See `ports.observer.Span`."""
-        ids = propagation.parse(traceparent)
-        if ids is not None and self._span.is_recording():
-            self._span.add_link(_span_context(ids))
+        if self._span.is_recording():
+            for link in links_of(None, (traceparent,)):
+                self._span.add_link(link.context)
 
     def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
         """See `ports.observer.Span`."""
@@ -83,33 +77,15 @@ class RecordedSpan:
             return
         self._ended = True
         if self._span.is_recording():
-            if self._error_code_min is not None:
-                self._tell_status(outcome, error, self._error_code_min)
-            else:
-                self._tell_outcome(outcome, error)
+            told = ending(self._sort, outcome, error)
+            self._span.set_attributes(told.attributes)
+            if told.status is not None:
+                self._span.set_status(told.status)
         if at is None:
             self._span.end()
         else:  # a float is coarser than the nanoseconds of the start, which it must not precede
             began = getattr(self._span, "start_time", None) or 0
             self._span.end(max(int(at * 1e9), began))
-
-    def _tell_status(self, outcome: str, error: str, error_code_min: int) -> None:
-        """A server span fails for 5xx, a client span for 4xx too (HTTP conventions)."""
-        failed = True
-        if outcome.isdecimal():
-            self._span.set_attribute(names.HTTP_STATUS, int(outcome))
-            failed = int(outcome) >= error_code_min
-        if failed:
-            self._span.set_attribute(names.ERROR_TYPE, outcome)
-            self._span.set_status(Status(StatusCode.ERROR, error[:ERROR_CHARS_MAX] or None))
-
-    def _tell_outcome(self, outcome: str, error: str) -> None:
-        self._span.set_attribute(names.OUTCOME, outcome)
-        if error:
-            self._span.set_attribute(names.REASON, error[:ERROR_CHARS_MAX])
-        if outcome in names.FAILED_OUTCOMES:
-            self._span.set_attribute(names.ERROR_TYPE, outcome)
-            self._span.set_status(Status(StatusCode.ERROR, error[:ERROR_CHARS_MAX] or None))
 
 
 class OtelObserver:
@@ -130,6 +106,7 @@ class OtelObserver:
         self._baggage_keys = frozenset(baggage_keys)
         provider = tracer_provider if tracer_provider is not None else otel.get_tracer_provider()
         self._tracer = provider.get_tracer(names.SCOPE, __version__)
+        self._begin_lean: Begin | None = getattr(provider, "begin_lean", None)
         self._waits = isinstance(provider, otel.ProxyTracerProvider)
         self._full = full
 
@@ -172,7 +149,7 @@ class OtelObserver:
             told[names.SAGA_ID] = saga_id
         name = names.request_span(method, route)
         links = () if joined or not named.traceparent else (named.traceparent,)
-        return self._start(name, SpanKind.SERVER, incoming, links, told)
+        return self._start(name, SERVER, incoming, links, told)
 
     def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
         """See `ports.observer.Observer`."""
@@ -189,14 +166,14 @@ class OtelObserver:
             told[names.URL_TEMPLATE] = route
         told[names.PEER] = peer
         name = names.client_span(method, route, peer)
-        return self._start(name, SpanKind.CLIENT, parent, (), told)
+        return self._start(name, CLIENT, parent, (), told)
 
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
         """See `ports.observer.Observer`."""
         if self._idle(look=True):
             return _passed_on(parent)
         told = {names.SAGA_ID: saga_id, names.STAGE: stage}
-        return self._start(names.run_span(stage), SpanKind.INTERNAL, parent, links, told)
+        return self._start(names.run_span(stage), INTERNAL, parent, links, told)
 
     def attempt(
         self,
@@ -216,7 +193,7 @@ class OtelObserver:
         told = _attempt(saga_id, stage, step, activity, attempt, peer)
         # What leaves for it has client spans of its own below.
         name = names.attempt_span(activity, step, peer)
-        return self._start(name, SpanKind.INTERNAL, parent, links, told)
+        return self._start(name, INTERNAL, parent, links, told)
 
     def cut_off(
         self,
@@ -234,21 +211,21 @@ class OtelObserver:
         ended: float,
     ) -> None:
         """See `ports.observer.Observer`."""
-        ids = propagation.parse(parent.traceparent)
-        if ids is None or not _SPAN_ID.fullmatch(span_id):
+        below = parent_of(parent.traceparent, parent.tracestate)
+        if below is None or not SPAN_ID.fullmatch(span_id):
             return
         with suppress(Exception), chosen_span_id(int(span_id, 16)):
             span = self._tracer.start_span(
                 names.attempt_span(activity, step, peer),
-                context=_below(ids, parent.tracestate),
-                kind=SpanKind.INTERNAL,
-                links=_links(ids, links),
+                context=_context(below),
+                kind=INTERNAL.kind,
+                links=links_of(below, links),
                 attributes=_attempt(saga_id, stage, step, activity, attempt, peer),
                 start_time=int(began * 1e9),
             )
             # A provider of somebody else's gives it an id of its own: then it is never ended.
             if span.is_recording() and span.get_span_context().span_id == int(span_id, 16):
-                RecordedSpan(span, error_code_min=None).end(names.CUT_OFF, at=ended)
+                RecordedSpan(span, INTERNAL).end(names.CUT_OFF, at=ended)
 
     def bind(self, saga_id: str, trace: TraceContext) -> None:
         """Lines carry ids, and spans their own: nothing to do."""
@@ -273,27 +250,29 @@ class OtelObserver:
     def _start(
         self,
         name: str,
-        kind: SpanKind,
+        sort: Sort,
         parent: TraceContext,
         links: Sequence[str],
         attributes: dict[str, Any],
     ) -> Span:
         """A span below `parent`, or the parent passed on when nothing here makes spans."""
-        ids, below = _parent(parent.traceparent, parent.tracestate)
         try:
+            if self._begin_lean is not None:
+                lean = self._begin_lean(name, sort, parent, links, attributes)
+                if lean is not None:
+                    return lean
+            below = parent_of(parent.traceparent, parent.tracestate)
             span = self._tracer.start_span(
                 name,
-                context=below,
-                kind=kind,
+                context=_context(below),
+                kind=sort.kind,
                 attributes=attributes,
-                links=_links(ids, links) if links else None,
+                links=links_of(below, links) if links else None,
             )
             told = span.get_span_context()
-            if not told.is_valid or (ids is not None and told.span_id == ids.span_id):
+            if not told.is_valid or (below is not None and told.span_id == below.span_id):
                 return _passed_on(parent)
-            return RecordedSpan(
-                span, error_code_min=_ERROR_CODE_MIN.get(kind), baggage=parent.baggage
-            )
+            return RecordedSpan(span, sort, parent.baggage)
         except Exception:  # somebody's sampler or processor; a saga never fails for its telemetry
             return _passed_on(parent)
 
@@ -305,37 +284,10 @@ def _passed_on(parent: TraceContext) -> PassedOn:
     return PassedOn(parent)
 
 
-@lru_cache(maxsize=PARENTS_REMEMBERED_MAX)
-def _parent(traceparent: str, tracestate: str) -> tuple[Ids | None, Context]:
-    """What is named as a parent, taken apart, and the context to start a span below it."""
-    ids = propagation.parse(traceparent)
-    return ids, _EMPTY if ids is None else _below(ids, tracestate)
-
-
-def _below(ids: Ids, tracestate: str) -> Context:
-    return otel.set_span_in_context(NonRecordingSpan(_span_context(ids, tracestate)), _EMPTY)
-
-
-def _span_context(ids: Ids, tracestate: str = "") -> SpanContext:
-    return SpanContext(
-        trace_id=ids.trace_id,
-        span_id=ids.span_id,
-        is_remote=True,
-        trace_flags=otel.TraceFlags(ids.flags),
-        trace_state=otel.TraceState.from_header([tracestate]) if tracestate else None,
-    )
-
-
-def _links(ids: Ids | None, span_ids: Sequence[str]) -> list[Link]:
-    """Links, each span once: a span id within the saga's trace, or a whole traceparent."""
-    links = []
-    for told in list(dict.fromkeys(span_ids))[:LINKS_MAX]:
-        linked = propagation.parse(told)
-        if linked is None and ids is not None and _SPAN_ID.fullmatch(told) and int(told, 16):
-            linked = ids._replace(span_id=int(told, 16))
-        if linked is not None:
-            links.append(Link(_span_context(linked)))
-    return links
+def _context(parent: SpanContext | None) -> Context:
+    if parent is None:
+        return _EMPTY
+    return otel.set_span_in_context(NonRecordingSpan(parent), _EMPTY)
 
 
 def _attempt(

@@ -8,17 +8,24 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from opentelemetry import trace as otel
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    DEFAULT_OFF,
+    DEFAULT_ON,
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    Sampler,
+)
 
 from stage.core.commands import Activity
-from stage.ports.observer import TraceContext
-from stage.telemetry import lean, names
+from stage.ports.observer import Span, TraceContext
+from stage.telemetry import lean, parents
 from stage.telemetry.ids import StoredIds
 from stage.telemetry.lean import LeanProvider, LeanSpan
 from stage.telemetry.spans import OtelObserver, RecordedSpan
@@ -105,11 +112,10 @@ def test_a_processor_gets_what_the_spans_of_the_sdk_give_it(
     assert ended(TracerProvider, tell) == ended(LeanProvider, tell)
 
 
-def made(provider: TracerProvider) -> otel.Span:
+def made(provider: TracerProvider) -> Span:
     span = OtelObserver(provider).request("POST", "/sagas", STATE, "s-1")
-    assert isinstance(span, RecordedSpan)
     span.end("200")
-    return span._span
+    return span
 
 
 def provided() -> LeanProvider:
@@ -150,23 +156,39 @@ def test_a_disabled_sdk_makes_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "" == span.span_id
 
 
-def test_the_sampler_decides() -> None:
+@pytest.mark.parametrize("headers", [STATE, UNSAMPLED, []])
+@pytest.mark.parametrize("sampler", [DEFAULT_ON, DEFAULT_OFF, ParentBasedTraceIdRatio(0.0)])
+def test_a_sampler_that_keeps_to_the_parent_decides(
+    sampler: Sampler, headers: list[tuple[str, str]]
+) -> None:
     """What it drops is passed on under an id, unsampled, and no processor hears of it."""
-    provider = LeanProvider(sampler=ParentBased(ALWAYS_OFF, remote_parent_sampled=ALWAYS_OFF))
-    exporter = InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    span = OtelObserver(provider).request("POST", "/sagas", STATE, "s-1")
-    span.end("200")
-    assert "-02" == span.context.traceparent[-3:] and not exporter.get_finished_spans()
+
+    def seen(make: Callable[..., TracerProvider]) -> tuple[str, int]:
+        exporter = InMemorySpanExporter()
+        provider = make(sampler=sampler, shutdown_on_exit=False, id_generator=Counted())
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        span = OtelObserver(provider).request("POST", "/sagas", headers, "s-1")
+        assert isinstance(span, LeanSpan) is (make is LeanProvider)
+        span.about("s-2")
+        span.end("200")
+        return span.context.traceparent, len(exporter.get_finished_spans())
+
+    assert seen(TracerProvider) == seen(LeanProvider)
 
 
-def test_other_scopes_have_the_tracer_of_the_sdk() -> None:
-    """What an author records may have events; `start_as_current_span` is the SDK's too."""
-    provider = provided()
-    own, ours = provider.get_tracer("author"), provider.get_tracer(names.SCOPE)
-    with own.start_as_current_span("a"), ours.start_as_current_span("b") as inner:
-        inner.add_event("seen")
-    assert isinstance(inner, ReadableSpan) and 1 == len(inner.events)
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF, ParentBased(ALWAYS_OFF, ALWAYS_OFF)])
+def test_a_sampler_that_looks_at_more_is_asked_by_the_sdk(sampler: Sampler) -> None:
+    """It may add attributes, or change the tracestate."""
+    provider = LeanProvider(sampler=sampler, shutdown_on_exit=False)
+    provider.add_span_processor(SpanProcessor())
+    assert isinstance(made(provider), RecordedSpan)
+
+
+def test_an_author_has_the_tracer_of_the_sdk() -> None:
+    """What an author records may have events."""
+    with provided().get_tracer("author").start_as_current_span("a") as span:
+        span.add_event("seen")
+    assert isinstance(span, ReadableSpan) and 1 == len(span.events)
 
 
 def test_links_that_come_later_have_a_limit() -> None:
@@ -179,4 +201,4 @@ def test_links_that_come_later_have_a_limit() -> None:
         span.link(f"00-{TRACE}-{number:016x}-01")
     span.end("completed")
     (one,) = exporter.get_finished_spans()
-    assert lean.LINKS_MAX == len(one.links) and 999 == one.links[-1].context.span_id
+    assert parents.LINKS_MAX == len(one.links) and 999 == one.links[-1].context.span_id

@@ -1,0 +1,49 @@
+"""What a new span stands below and is linked to, taken apart from the text that is stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from opentelemetry.trace import Link, SpanContext, TraceFlags, TraceState
+
+from stage.telemetry import propagation
+from stage.telemetry.propagation import Ids
+
+LINKS_MAX: Final = 128
+"""As many as the SDK keeps by default."""
+PARENTS_REMEMBERED_MAX: Final = 1_024
+"""Taken apart once: the parent of a run is that of its attempts too."""
+
+SPAN_ID: Final = re.compile(r"[0-9a-f]{16}")
+
+
+@lru_cache(maxsize=PARENTS_REMEMBERED_MAX)
+def parent_of(traceparent: str, tracestate: str) -> SpanContext | None:
+    """The span that is named, in this process or another; None when none is."""
+    ids = propagation.parse(traceparent)
+    return None if ids is None else _span_context(ids, tracestate)
+
+
+def links_of(parent: SpanContext | None, span_ids: Sequence[str]) -> list[Link]:
+    """Links, each span once: a span id within the parent's trace, or a whole traceparent."""
+    links = []
+    for told in list(dict.fromkeys(span_ids))[:LINKS_MAX]:
+        linked = propagation.parse(told)
+        if linked is None and parent is not None and SPAN_ID.fullmatch(told) and int(told, 16):
+            linked = Ids(parent.trace_id, int(told, 16), parent.trace_flags)
+        if linked is not None:
+            links.append(Link(_span_context(linked)))
+    return links
+
+
+def _span_context(ids: Ids, tracestate: str = "") -> SpanContext:
+    return SpanContext(
+        trace_id=ids.trace_id,
+        span_id=ids.span_id,
+        is_remote=True,
+        trace_flags=TraceFlags(ids.flags),
+        trace_state=TraceState.from_header([tracestate]) if tracestate else None,
+    )
