@@ -118,8 +118,7 @@ class EmbeddedEngine:
                 if envelope.saga_id in self._runs:
                     continue  # it was opened for another request meanwhile
                 offer = self._offer(envelope, print_, trace, deadline, respond_async)
-                run = self._runs.open(envelope.saga_id)
-                run.offer = offer
+                run = self._runs.open(envelope.saga_id, offer)
                 self._runs.launch(run)
                 if not respond_async:  # the end of most sagas is the first that is heard of them
                     await run.watch(until, _worth_saying)
@@ -279,14 +278,13 @@ class EmbeddedEngine:
         if len(self._runs) >= RUNS_PER_SAGA_MAX * self._limits.sagas_max:
             raise Busy(f"{len(self._runs)} sagas are being looked at, the limit")
 
-    def _admit(self) -> None:
+    def _admit(self, run: Run) -> None:
         """Refuse a saga never seen; one that was seen is answered whatever the load."""
         if self._runs.draining:
             raise Busy("draining: this process is about to stop", retry_after=2.0)
         if not self._rounds.recovered:
             raise Busy("starting: unfinished sagas are being taken over")
-        if self._runs.unanswered > self._limits.sagas_max:
-            raise Busy(f"{self._runs.unanswered - 1} sagas are running, the limit")
+        self._runs.admit(run, self._limits.sagas_max)
 
     async def _check(self, envelope: Envelope) -> None:
         """Refuse a payload that the stage does not take, unless it took the saga before.

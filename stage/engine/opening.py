@@ -44,7 +44,7 @@ class Opening:
         interpreter: Interpreter,
         observer: Observer,
         clock: Clock,
-        admit: Callable[[], None],
+        admit: Callable[[Run], None],
     ) -> None:
         """`admit` raises Busy when a saga never seen is not to be taken on."""
         self._interpreter = interpreter
@@ -110,7 +110,7 @@ class Opening:
         saga = Saga(id=run.saga_id)
         first: e.Event
         if run.offer is not None:
-            self._admit()
+            self._admit(run)
             context, first = run.offer
             # Only of a saga never seen may it be said that nothing was executed.
             if first.deadline is not None and first.deadline <= first.at:

@@ -16,6 +16,7 @@ from stage.core.saga import Saga, StepState
 from stage.core.states import Phase
 from stage.core.steps import StepKind
 from stage.core.text import sendable
+from stage.engine.context import Context
 from stage.engine.cut_off import CutOff
 from stage.engine.interpreter import Advanced, Interpreter, Outgoing, end_span, outcome_event
 from stage.engine.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS, STORE_RETRY
@@ -56,6 +57,8 @@ class Runs:
         """In the order in which they began: a set of tasks has another order in every run."""
         self._concluding: dict[asyncio.Future[None], None] = {}
         """Done when an end that was answered for is written down."""
+        self._asking: dict[Run, None] = {}
+        """Those with an offer of which nobody knows yet whether it is taken on."""
         self.draining = False
         self.left: Callable[[Run], None] = lambda _: None
         """Called with every run that leaves memory."""
@@ -68,10 +71,16 @@ class Runs:
     def __contains__(self, saga_id: str) -> bool:
         return saga_id in self._runs
 
-    @property
-    def unanswered(self) -> int:
-        """How many have more before them than that their end is written down."""
-        return len(self._runs) - len(self._concluding)
+    def admit(self, run: Run, sagas_max: int) -> None:
+        """Take on what is offered. Raises Busy when so many sagas run already.
+
+        Those that still ask do not count: else they would bar each other. Called by one unit after
+        the other, in the writer's thread, and again when a unit is repeated.
+        """
+        running = len(self._runs) - len(self._asking) - len(self._concluding)
+        if run in self._asking and running >= sagas_max:
+            raise Busy(f"{running} sagas are running, the limit")
+        self._asking.pop(run, None)
 
     @property
     def in_doubt(self) -> int:
@@ -92,9 +101,13 @@ class Runs:
         """The live run of that saga."""
         return self._runs.get(saga_id)
 
-    def open(self, saga_id: str) -> Run:
+    def open(self, saga_id: str, offer: tuple[Context, e.Accepted] | None = None) -> Run:
         """A new run, which has no saga yet."""
-        run = self._runs[saga_id] = Run(saga_id)
+        run = Run(saga_id)
+        if offer is not None:
+            run.offer = offer
+            self._asking[run] = None
+        self._runs[saga_id] = run
         return run
 
     def launch(self, run: Run, trace: TraceContext | None = None) -> None:
@@ -167,6 +180,7 @@ class Runs:
         asked = run.offer is not None or run.signal is not None
         open_saga = self._store.transact if asked else self._persist
         adopted = await open_saga(lambda unit: self._opening.first(unit, run, trace))
+        self._asking.pop(run, None)
         if adopted is not None:
             self._take(run, adopted)
             self._tell(run, adopted)
@@ -205,6 +219,7 @@ class Runs:
         run.over = True
         for sending in list(run.sends):
             sending.cancel()  # whoever opens the saga anew must not run beside it (rule 10)
+        self._asking.pop(run, None)
         if self._runs.get(run.saga_id) is run:
             del self._runs[run.saga_id]
         self.left(run)
