@@ -3,10 +3,10 @@
 A span of the SDK has four locks and two queues for what we never do: events, several writers at a
 time, limits that are never reached. Making and ending a lean one takes a third of the time.
 
-A lean span is sampled as the SDK's sampler says, with ids of the SDK's generator, and ends as what
-the SDK's processors take. Whenever somebody may see the difference (more processors, samplers that
-look at more than the parent, limits that were set, figures that the SDK tells of itself) none is
-made, and the SDK is asked for one of its own.
+A lean span is sampled as the SDK's sampler would say, has ids of the SDK's generator, and ends as
+what the SDK's processors take. Whenever somebody may see the difference (more processors, samplers
+that look at more than the parent, limits that were set, figures that the SDK tells of itself) none
+is made, and the SDK is asked for one of its own.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from stage.telemetry import names
 from stage.telemetry.endings import Sort, ending
 from stage.telemetry.parents import LINKS_MAX, links_of, parent_of
 
+_TOLD_TO_SPANS = {"span_limits", "active_span_processor", "_tracer_configurator"}
+"""What the SDK may be told at its making and only its own spans keep to."""
 _COUNTS_ITSELF = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
 _EMPTY = Context()
 _FLAGS = tuple(map(TraceFlags, range(4)))
@@ -51,6 +53,8 @@ class LeanProvider(TracerProvider):
         tracer = self.get_tracer(names.SCOPE, __version__)
         self._usual = isinstance(tracer, Tracer) and not any(map(_changes_spans, os.environ))
         self._usual &= _follows_parent(self.sampler)
+        self._usual &= hasattr(self.id_generator, "is_trace_id_random")  # not before 1.42
+        self._usual &= not told.keys() & _TOLD_TO_SPANS
         self._scope = tracer._instrumentation_scope if isinstance(tracer, Tracer) else None
         self._processors: tuple[SpanProcessor, ...] = ()
 
@@ -96,10 +100,9 @@ class LeanProvider(TracerProvider):
             self, name, sort, ids, below, tracestate, parent.baggage, attributes, linked
         )
 
-    def report(self, span: EndedSpan) -> None:
+    def end_lean(self, *told: Any) -> None:
         """Give a span that ended to the processor."""
-        span._resource = self.resource
-        span._instrumentation_scope = self._scope
+        span = EndedSpan(self.resource, self._scope, *told)
         for each in self._processors:
             each.on_end(span)
 
@@ -118,7 +121,7 @@ class LeanSpan:
     """A span under way (ports.observer.Span). Only one thread at a time writes."""
 
     __slots__ = (
-        "_attributes", "_baggage", "_below", "_ended", "_ids", "_links", "_name", "_provider",
+        "_attributes", "_below", "_ended", "_ids", "_links", "_name", "_provider",
         "_sort", "_start_time", "context", "span_id", "trace_id",
     )  # fmt: skip
 
@@ -157,11 +160,13 @@ class LeanSpan:
 
     def about(self, saga_id: str) -> None:
         """See `ports.observer.Span`."""
-        self._attributes[names.SAGA_ID] = saga_id
+        if not self._ended:
+            self._attributes[names.SAGA_ID] = saga_id
 
     def link(self, traceparent: str) -> None:
         """See `ports.observer.Span`."""
-        self._links = (self._links + links_of(None, (traceparent,)))[-LINKS_MAX:]
+        if not self._ended:
+            self._links = (self._links + links_of(None, (traceparent,)))[-LINKS_MAX:]
 
     def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
         """See `ports.observer.Span`."""
@@ -172,18 +177,16 @@ class LeanSpan:
         self._attributes.update(told.attributes)
         # A float is coarser than the nanoseconds of the start, which it must not precede.
         end_time = time_ns() if at is None else max(int(at * 1e9), self._start_time)
-        self._provider.report(
-            EndedSpan(
-                self._name,
-                self._ids,
-                self._below,
-                self._sort.kind,
-                self._attributes,
-                self._links,
-                told.status or _UNSET,
-                self._start_time,
-                end_time,
-            )
+        self._provider.end_lean(
+            self._name,
+            self._ids,
+            self._below,
+            self._sort.kind,
+            self._attributes,
+            self._links,
+            told.status or _UNSET,
+            self._start_time,
+            end_time,
         )
 
 
@@ -196,6 +199,8 @@ class EndedSpan(ReadableSpan):
 
     def __init__(
         self,
+        resource: Resource,
+        scope: InstrumentationScope | None,
         name: str,
         context: SpanContext,
         parent: SpanContext | None,
@@ -206,6 +211,8 @@ class EndedSpan(ReadableSpan):
         start_time: int,
         end_time: int,
     ) -> None:
+        self._resource = resource
+        self._instrumentation_scope = scope
         self._name = name
         self._context = context
         self._parent = parent
@@ -215,5 +222,3 @@ class EndedSpan(ReadableSpan):
         self._status = status
         self._start_time = start_time
         self._end_time = end_time
-        self._resource: Resource
-        self._instrumentation_scope: InstrumentationScope | None

@@ -89,7 +89,7 @@ def _known(span: ReadableSpan) -> bytes:
         _ids(context),
         _text(0x1A, context.trace_state.to_header()) if context.trace_state else b"",
         b"\x22\x08" + parent.span_id.to_bytes(8, "big") if parent else b"",
-        _sort(span.name, span.kind),
+        _name_and_kind(span.name, span.kind),
         _TIMES.pack(0x39, span.start_time, 0x41, span.end_time),
     ]
     # A copy, whose items are read in C: those of the SDK's mapping are read one call each. Its type
@@ -123,7 +123,7 @@ def _status(status: Status) -> bytes:
 
 
 @lru_cache(maxsize=REMEMBERED_MAX)
-def _sort(name: str, kind: SpanKind) -> bytes:
+def _name_and_kind(name: str, kind: SpanKind) -> bytes:
     """Names are few: what tells one span from another is in its attributes."""
     return _text(0x2A, name) + b"\x30" + _varint(kind.value + 1)
 

@@ -1,4 +1,6 @@
-"""Spans on the OpenTelemetry API: for a request, for a run of a saga, for an attempt of a step.
+"""Spans by the OpenTelemetry API, or leaner ones by the provider of our own entry point.
+
+For a request, for a run of a saga, for an attempt of a step.
 
 Parents are explicit, taken from the stored context and never from the task that happens to run:
 a saga outlives its request and its process. What a span continues or undoes is a link (rule 23).

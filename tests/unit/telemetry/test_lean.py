@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import (
+    ReadableSpan,
+    SpanLimits,
+    SpanProcessor,
+    SynchronousMultiSpanProcessor,
+    TracerProvider,
+)
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -31,7 +39,13 @@ from stage.telemetry.lean import LeanProvider, LeanSpan
 from stage.telemetry.spans import OtelObserver, RecordedSpan
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-STATE = [("traceparent", f"00-{TRACE}-00f067aa0ba902b7-03"), ("tracestate", "a=1,b=2")]
+STATE = [
+    ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-03"),
+    ("tracestate", "a=1,b=2"),
+    ("baggage", "tenant=acme,other=1"),
+]
+LATE = 4e9
+"""An instant that no clock shows yet, in seconds since the epoch."""
 UNSAMPLED = [("traceparent", f"00-{TRACE}-00f067aa0ba902b7-00")]
 RESOURCE = Resource({"service.name": "payment"})
 
@@ -52,63 +66,98 @@ class Counted(IdGenerator):
         return True
 
 
-def ended(make: Callable[..., TracerProvider], tell: Callable[[OtelObserver], None]) -> list[Any]:
-    """What a processor got, as the SDK writes it down, without instants."""
+class OfOldVersions(IdGenerator):
+    """Does not say whether its ids are random."""
+
+    def generate_span_id(self) -> int:
+        return 1
+
+    def generate_trace_id(self) -> int:
+        return 1
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "is_trace_id_random":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+def ended(
+    make: Callable[..., TracerProvider], tell: Callable[[OtelObserver], list[Span]]
+) -> tuple[list[Any], list[TraceContext]]:
+    """What a processor got, as the SDK writes it down, and what was passed on."""
     exporter = InMemorySpanExporter()
     provider = make(resource=RESOURCE, shutdown_on_exit=False, id_generator=Counted())
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tell(OtelObserver(provider))
-    return [told(span) for span in exporter.get_finished_spans()]
+    made = tell(OtelObserver(provider, baggage_keys=("tenant",)))
+    return [told(span) for span in exporter.get_finished_spans()], [each.context for each in made]
 
 
 def told(span: ReadableSpan) -> Any:
     assert span.start_time is not None and span.end_time is not None
     assert span.end_time >= span.start_time > 0
+    # Instants differ from run to run, but for those that were told.
+    at = span.end_time if span.end_time >= LATE * 1e9 else span.end_time == span.start_time
     written = json.loads(span.to_json())
     assert written.pop("start_time") and written.pop("end_time")
     for link in written["links"]:
         link["attributes"] = link["attributes"] or {}  # both are sent as none
     dropped = span.dropped_attributes, span.dropped_events, span.dropped_links
     parent = span.parent
-    return written, dropped, span.instrumentation_scope, parent, parent and parent.is_remote
+    return written, at, dropped, span.instrumentation_scope, parent, parent and parent.is_remote
 
 
-def a_saga(observer: OtelObserver) -> None:
+def a_saga(observer: OtelObserver) -> list[Span]:
     server = observer.request("POST", "/sagas", STATE, "s-1", path="/sagas", scheme="http")
     run = observer.run("s-1", "payment", server.context, ["b" * 16, f"00-{'c' * 32}-{'d' * 16}-01"])
-    for outcome, error in (("step_succeeded", ""), ("step_in_doubt", "timeout " * 99)):
+    made = [server, run]
+    for outcome, error, at in (
+        ("step_succeeded", "", None),
+        ("step_succeeded", "", LATE),
+        ("step_in_doubt", "timeout " * 99, 1.0),  # a clock that was set back
+    ):
         attempt = observer.attempt(
             "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="psp", parent=run.context,
             links=["b" * 16],
         )  # fmt: skip
+        made.append(attempt)
         for code in ("200", "404", "timeout"):
             client = observer.client(
                 "POST", "http://psp:81/x?y=1", peer="psp", route="", parent=attempt.context
             )
             client.end(code, error)
-        attempt.end(outcome, error)
+            made.append(client)
+        attempt.end(outcome, error, at=at)
     run.link(f"00-{'e' * 32}-{'f' * 16}-00")
     run.end("parked")
     server.about("s-2")
     server.end("500")
     server.end("200")
+    server.about("s-3")
+    server.link(f"00-{'e' * 32}-{'f' * 16}-00")
+    return made
 
 
-def without_a_trace(observer: OtelObserver) -> None:
-    observer.request("POST", "/sagas", [], "s-1").end("200")
+def without_a_trace(observer: OtelObserver) -> list[Span]:
+    span = observer.request("POST", "/sagas", [], "s-1")
+    span.end("200")
+    return [span]
 
 
-def unsampled(observer: OtelObserver) -> None:
+def unsampled(observer: OtelObserver) -> list[Span]:
     span = observer.request("POST", "/sagas", UNSAMPLED, "s-1")
     assert span.span_id and span.context.traceparent.endswith("-00")
     span.end("200")
+    return [span]
 
 
 @pytest.mark.parametrize("tell", [a_saga, without_a_trace, unsampled])
 def test_a_processor_gets_what_the_spans_of_the_sdk_give_it(
-    tell: Callable[[OtelObserver], None],
+    tell: Callable[[OtelObserver], list[Span]],
 ) -> None:
-    """Ids, parents, flags, links, attributes in their order, status, scope and resource."""
+    """Ids, parents, flags, links, attributes in their order, status, scope, resource, instants.
+
+    What goes on to others is the same too.
+    """
     assert ended(TracerProvider, tell) == ended(LeanProvider, tell)
 
 
@@ -147,6 +196,35 @@ def test_the_sdk_may_count_its_own_spans(monkeypatch: pytest.MonkeyPatch) -> Non
     """Lean ones would be missing in its figures."""
     monkeypatch.setenv(lean._COUNTS_ITSELF, "true")
     assert not isinstance(made(provided()), LeanSpan)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"span_limits": SpanLimits(max_span_attributes=1)},
+        {"active_span_processor": SynchronousMultiSpanProcessor()},  # type: ignore[no-untyped-call]
+        {"id_generator": OfOldVersions()},
+    ],
+)
+def test_what_is_told_at_its_making_is_for_the_sdk_to_keep_to(told: dict[str, Any]) -> None:
+    """And so are ids that do not say whether they are random, as before 1.42 of the SDK."""
+    provider = LeanProvider(shutdown_on_exit=False, **told)
+    provider.add_span_processor(SpanProcessor())
+    assert not isinstance(made(provider), LeanSpan)
+
+
+def test_our_own_entry_point_makes_lean_spans() -> None:
+    """`sdk.setup` says so, in a process of its own: a provider is set once."""
+    code = (
+        "from stage.telemetry import sdk\n"
+        "from stage.telemetry.spans import OtelObserver\n"
+        "assert sdk.setup('payment', 'http://127.0.0.1:1')\n"
+        "span = OtelObserver().request('POST', '/sagas', [], 's-1')\n"
+        "print(type(span).__name__)\n"
+        "sdk.shutdown(0.0)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LeanSpan" == ran.stdout.strip()
 
 
 def test_a_disabled_sdk_makes_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
