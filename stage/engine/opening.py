@@ -110,7 +110,6 @@ class Opening:
         saga = Saga(id=run.saga_id)
         first: e.Event
         if run.offer is not None:
-            self._admit(run)
             context, first = run.offer
             # Only of a saga never seen may it be said that nothing was executed.
             if first.deadline is not None and first.deadline <= first.at:
@@ -120,6 +119,7 @@ class Opening:
                     f"the deadline of saga {run.saga_id} was over on arrival",
                     hint="compensate yourself; nothing was executed here",
                 )
+            self._admit(run)  # last: what is refused for another reason takes no place
         elif isinstance(run.signal, e.CompensationRequested):
             context = Context(envelope=None, envelope_bytes=b"", fingerprint="", trace=trace)
             first = e.Tombstoned(

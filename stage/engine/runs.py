@@ -74,8 +74,9 @@ class Runs:
     def admit(self, run: Run, sagas_max: int) -> None:
         """Take on what is offered. Raises Busy when so many sagas run already.
 
-        Those that still ask do not count: else they would bar each other. Called by one unit after
-        the other, in the writer's thread, and again when a unit is repeated.
+        Those that still ask do not count: else they would bar each other. One unit calls this after
+        the other, and again when it is repeated. In the writer's thread the count may be off by
+        what comes and goes in the event loop meanwhile.
         """
         running = len(self._runs) - len(self._asking) - len(self._concluding)
         if run in self._asking and running >= sagas_max:

@@ -3,86 +3,202 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, TypeVar
 
-import msgspec
+import pytest
 
-from stage.authoring import Saga, Stage, Tx
+from stage.demo.payment import payment
+from stage.engine import rounds
 from stage.engine.embedded import EmbeddedEngine
 from stage.engine.limits import RUNS_PER_SAGA_MAX, EngineLimits
-from stage.outbound.links import HttpLinks
-from stage.outbound.transport import Transport
 from stage.ports.engine import Busy, Reply
+from stage.ports.links import ForwardReply
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry.silent import SilentObserver
 from stage.wire.envelope import Envelope
+from stage.wire.problem import WireError
+from tests.unit.engine.test_cost import ORDER, Agreeable
 
 T = TypeVar("T")
 SAGAS_MAX = 2
+BURST = RUNS_PER_SAGA_MAX * SAGAS_MAX
 
 
-class Order(msgspec.Struct):
-    """The payload."""
-
-    amount: int
-
-
-counter: Stage[Order, None] = Stage("counter", accepts=Order)
-
-
-@counter.transaction
-async def count(tx: Tx, saga: Saga[Order]) -> None:
-    """Nothing to write."""
-
-
-class OneBatch(MemoryStore):
-    """Runs units together and makes them durable together, as a batch does."""
+class Downstream(Agreeable):
+    """Answers while its door is open."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.door = asyncio.Event()
+        self.door.set()
+        self.asked = asyncio.Semaphore(0)
+
+    async def forward(self, peer: str, saga_id: str, body: bytes, **more: Any) -> ForwardReply:
+        """See ports.links.Links."""
+        self.asked.release()
+        await self.door.wait()
+        return await super().forward(peer, saga_id, body, **more)
+
+
+class Undone(Exception):
+    """A unit is to be run once more."""
+
+
+class Batches(MemoryStore):
+    """Runs units together as a batch does, and twice as after trouble; leaves ends unwritten."""
+
+    def __init__(self) -> None:
+        assert payment.migrations is not None
+        super().__init__(migrations=(payment.migrations,))
         self.tidied = asyncio.Event()
         """The engine has closed what was over: the units from then on are those of sagas."""
-        self.batch: asyncio.Barrier | None = None
+        self.together = asyncio.Barrier(BURST)
+        self.units_together = 0
+        """How many units from now on form one batch."""
+        self.twice = False
+        self.writes_ends = True
 
     async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
         """See ports.store.Store."""
+        if patient and not self.writes_ends:
+            await asyncio.Event().wait()
         try:
-            return await super().transact(work)
+            return await super().transact(self._repeated(work) if self.twice else work)
         finally:
             self.tidied.set()
-            if self.batch is not None:
-                await self.batch.wait()
+            if self.units_together:
+                self.units_together -= 1
+                await self.together.wait()
+
+    def _repeated(self, work: Callable[[Unit], Awaitable[T]]) -> Callable[[Unit], Awaitable[T]]:
+        async def again(unit: Unit) -> T:
+            async def undone() -> None:
+                await work(unit)
+                raise Undone
+
+            with suppress(Undone):
+                await unit.attempt(undone)
+            return await work(unit)
+
+        return again
 
 
-async def test_of_a_burst_on_an_idle_stage_as_many_are_taken_on_as_may_run() -> None:
-    """Those about to be refused count for nothing: else they bar each other, all of them."""
-    burst = RUNS_PER_SAGA_MAX * SAGAS_MAX
-    store = OneBatch()
+Made = Callable[..., AbstractAsyncContextManager[EmbeddedEngine]]
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Batches]:
+    store = Batches()
     await store.open()
-    links = HttpLinks(Transport(), externals={}, downstreams={}, upstreams={})
-    limits = EngineLimits(sagas_max=SAGAS_MAX)
-    engine = EmbeddedEngine(counter.bind(), store, links, SilentObserver(), limits=limits)
-    await engine.start()
-    await store.tidied.wait()
-    store.batch = asyncio.Barrier(burst)
-
-    def accept(number: int) -> Awaitable[Reply | None]:
-        return engine.accept(
-            Envelope(saga_id=f"s-{number}", data={"amount": 1}),
-            trace=TraceContext(),
-            deadline=None,
-            respond_async=False,
-            wait_seconds=5.0,
-        )
-
-    told = await asyncio.gather(*map(accept, range(burst)), return_exceptions=True)
-
-    assert SAGAS_MAX == sum(isinstance(each, Reply) and 200 == each.status for each in told), told
-    refused = [each for each in told if isinstance(each, Busy)]
-    assert burst - SAGAS_MAX == len(refused)
-    assert {"2 sagas are running, the limit"} == set(map(str, refused))
-    await engine.drain(1.0)
+    yield store
     await store.close()
+
+
+@pytest.fixture
+def downstream() -> Downstream:
+    return Downstream()
+
+
+@pytest.fixture
+def running(store: Batches, downstream: Downstream) -> Made:
+    @asynccontextmanager
+    async def made(sagas_max: int = SAGAS_MAX) -> AsyncIterator[EmbeddedEngine]:
+        store.tidied.clear()
+        stage, limits = payment.bind(("shipping",)), EngineLimits(sagas_max=sagas_max)
+        engine = EmbeddedEngine(stage, store, downstream, SilentObserver(), limits=limits)
+        await engine.start()
+        await store.tidied.wait()
+        yield engine
+        await engine.drain(0.0)
+
+    return made
+
+
+def accept(engine: EmbeddedEngine, saga_id: str, **told: Any) -> Awaitable[Reply | None]:
+    """One saga."""
+    usual: dict[str, Any] = {"deadline": None, "respond_async": False, "wait_seconds": 5.0}
+    envelope = Envelope(saga_id=saga_id, data=ORDER)
+    return engine.accept(envelope, trace=TraceContext(), **{**usual, **told})
+
+
+async def burst(engine: EmbeddedEngine, store: Batches) -> list[str]:
+    """As many new sagas as are looked up at all, in one batch: how each was answered."""
+    store.units_together = BURST
+    sagas = [accept(engine, f"b-{number}") for number in range(BURST)]
+    told = await asyncio.gather(*sagas, return_exceptions=True)
+    return [str(each.status if isinstance(each, Reply) else each) for each in told]
+
+
+async def test_of_a_burst_on_an_idle_stage_as_many_are_taken_on_as_may_run(
+    running: Made, store: Batches
+) -> None:
+    """Those about to be refused count for nothing: else they bar each other, all of them."""
+    async with running() as engine:
+        said = await burst(engine, store)
+    refused = ["2 sagas are running, the limit"] * (BURST - SAGAS_MAX)
+    assert said == ["200"] * SAGAS_MAX + refused
+
+
+async def test_those_that_were_refused_do_not_lift_the_limit(
+    running: Made, store: Batches, downstream: Downstream
+) -> None:
+    """However many there were before."""
+    downstream.door.clear()
+    async with running() as engine:
+        held = [asyncio.ensure_future(accept(engine, f"s-{n}")) for n in range(SAGAS_MAX)]
+        for _ in held:
+            await downstream.asked.acquire()
+        for number in range(2 * BURST):
+            with pytest.raises(Busy):
+                await accept(engine, f"r-{number}")
+        downstream.door.set()
+        assert all(await asyncio.gather(*held))
+
+
+async def test_those_whose_deadline_is_over_take_no_place(running: Made) -> None:
+    """After upstream has stalled they come in numbers, and nothing of them is run."""
+    async with running(sagas_max=1) as engine:
+        late = [asyncio.ensure_future(accept(engine, f"s-{n}", deadline=1.0)) for n in range(3)]
+        fresh = await accept(engine, "s-3")
+        assert fresh is not None and 200 == fresh.status
+        for each in late:
+            with pytest.raises(WireError, match="on arrival"):
+                await each
+
+
+async def test_a_unit_that_is_repeated_is_not_in_its_own_way(running: Made, store: Batches) -> None:
+    """A batch that did not land is run once more, unit by unit."""
+    store.twice = True
+    async with running(sagas_max=1) as engine:
+        reply = await accept(engine, "s-1")
+    assert reply is not None and 200 == reply.status
+
+
+async def test_a_saga_that_a_duplicate_brings_back_counts(
+    running: Made, downstream: Downstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart somebody may ask for it before its turn to be taken over has come."""
+    monkeypatch.setattr(rounds, "RECOVERY_BURST", 0)
+    downstream.door.clear()
+    async with running(sagas_max=1) as engine:
+        assert await accept(engine, "s-1", respond_async=True) is None
+        await downstream.asked.acquire()
+    async with running(sagas_max=1) as engine:
+        assert await accept(engine, "s-1", wait_seconds=0.0) is None
+        await downstream.asked.acquire()
+        with pytest.raises(Busy, match="1 sagas"):
+            await accept(engine, "s-2")
+
+
+async def test_a_saga_whose_end_is_only_being_written_down_bars_nobody(
+    running: Made, store: Batches
+) -> None:
+    """It was answered for."""
+    store.writes_ends = False
+    async with running(sagas_max=1) as engine:
+        for number in range(3):
+            reply = await accept(engine, f"s-{number}")
+            assert reply is not None and 200 == reply.status
