@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.processes import LOOPBACK, ended, free_port, until_listening
@@ -61,6 +61,17 @@ def running(contestant: Contestant, place: Place) -> Iterator[Running]:
             ended(process)
 
 
+def _on_one_cpu(contestant: Contestant) -> Contestant:
+    """The same, kept on one processor: its threads share an interpreter, and then a cache too."""
+
+    def command(place: Place, port: int) -> list[str]:
+        cpu = min(os.sched_getaffinity(0))
+        return ["taskset", "-c", str(cpu), *contestant.command(place, port)]
+
+    name, title = f"{contestant.name}-one-cpu", f"{contestant.title}, on one CPU"
+    return replace(contestant, name=name, title=title, command=command)
+
+
 def _ceiling(place: Place, port: int) -> list[str]:
     return _python("ceiling", "--port", str(port), "--neighbours", place.neighbours)
 
@@ -112,6 +123,8 @@ STAGE = Contestant(
     command=lambda place, port: stage_command(place, port, "--log-level", "warning"),
     environment={"OTEL_SDK_DISABLED": "true"},
 )
+HANDWRITTEN_ON_ONE_CPU = _on_one_cpu(HANDWRITTEN)
+STAGE_ON_ONE_CPU = _on_one_cpu(STAGE)
 LOGGED = Contestant(
     name="stage-logged",
     title="stage, tracing off, a log line an event",

@@ -14,7 +14,7 @@ Medians = Mapping[tuple[str, int], Mapping[str, float]]
 
 WIDTH = 720
 BAR = 22
-LEFT = 330
+LEFT = 390
 
 
 def table(found: Medians, widths: Sequence[int]) -> str:

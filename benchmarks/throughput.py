@@ -15,9 +15,11 @@ from statistics import median
 from benchmarks.contestants import (
     CEILING,
     HANDWRITTEN,
+    HANDWRITTEN_ON_ONE_CPU,
     LOGGED,
     REFUSED,
     STAGE,
+    STAGE_ON_ONE_CPU,
     TRACED,
     Contestant,
     Place,
@@ -27,7 +29,16 @@ from benchmarks.contestants import (
 from benchmarks.load import Load, offer
 from benchmarks.processes import cpu_seconds
 
-CONTESTANTS = (CEILING, HANDWRITTEN, STAGE, LOGGED, TRACED, REFUSED)
+CONTESTANTS = (
+    CEILING,
+    HANDWRITTEN,
+    HANDWRITTEN_ON_ONE_CPU,
+    STAGE,
+    STAGE_ON_ONE_CPU,
+    LOGGED,
+    TRACED,
+    REFUSED,
+)
 WARM_UP_SECONDS = 2.0
 WIDE = 32
 """Connections at which throughput is compared."""
