@@ -11,6 +11,7 @@ is made, and the SDK is asked for one of its own.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from time import time_ns
@@ -18,7 +19,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.sdk.trace.sampling import (
     DEFAULT_OFF,
     DEFAULT_ON,
@@ -191,11 +192,23 @@ class LeanSpan:
 
 
 class EndedSpan(ReadableSpan):
-    """A span as processors and exporters of the SDK read it. Those of ours have no events."""
+    """A span as processors and exporters of the SDK read it. Those of ours have no events.
 
-    events = _events = ()
+    What the SDK's class has properties for are attributes here: an exporter reads each of them.
+    """
+
+    name = ""
+    context: SpanContext | None = None
+    parent: SpanContext | None = None
+    resource = Resource.get_empty()
+    instrumentation_scope: InstrumentationScope | None = None
+    kind = SpanKind.INTERNAL
+    attributes: Mapping[str, Any] = {}
+    links: Sequence[Link] = ()
+    events: Sequence[Event] = ()
+    status = _UNSET
+    start_time = end_time = 0
     dropped_attributes = dropped_events = dropped_links = 0
-    _instrumentation_info = None
 
     def __init__(
         self,
@@ -211,14 +224,23 @@ class EndedSpan(ReadableSpan):
         start_time: int,
         end_time: int,
     ) -> None:
-        self._resource = resource
-        self._instrumentation_scope = scope
-        self._name = name
-        self._context = context
-        self._parent = parent
-        self._kind = kind
-        self._attributes = attributes
-        self._links = links
-        self._status = status
-        self._start_time = start_time
-        self._end_time = end_time
+        self.resource = resource
+        self.instrumentation_scope = scope
+        self.name = name
+        self.context = context
+        self.parent = parent
+        self.kind = kind
+        self.attributes = attributes
+        self.links = links
+        self.status = status
+        self.start_time = start_time
+        self.end_time = end_time
+
+    def __getattr__(self, name: str) -> Any:
+        """What the methods of the SDK's class call by names of its own, such as `_name`."""
+        if name.startswith("_") and name[1:] in _READ:
+            return getattr(self, name[1:])
+        raise AttributeError(name)
+
+
+_READ = frozenset(inspect.signature(ReadableSpan).parameters) - {"instrumentation_info"}

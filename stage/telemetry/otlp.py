@@ -105,8 +105,8 @@ def _known(span: ReadableSpan) -> bytes:
 
 
 def _ids(context: SpanContext) -> bytes:
-    trace_id, span_id = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
-    return b"\x0a\x10" + trace_id + b"\x12\x08" + span_id
+    trace_id, span_id, *_ = context
+    return b"\x0a\x10" + trace_id.to_bytes(16, "big") + b"\x12\x08" + span_id.to_bytes(8, "big")
 
 
 def _flags(context: SpanContext | None) -> bytes:

@@ -157,18 +157,13 @@ class OtelObserver:
         """See `ports.observer.Observer`."""
         if self._idle():
             return _passed_on(parent)
-        told = _method(method)
         # What stands behind the question mark is the author's, and may be a secret.
-        told[names.URL_FULL] = url.partition("?")[0] + ("?REDACTED" if "?" in url else "")
+        bare, mark, _ = url.partition("?")
         try:
-            told[names.SERVER_ADDRESS], told[names.SERVER_PORT] = _server_of(url)
+            name, told = _client(method, bare, bool(mark), peer, route)
         except ValueError:  # no URL; whoever sends the request will say so
             return _passed_on(parent)
-        if route:
-            told[names.URL_TEMPLATE] = route
-        told[names.PEER] = peer
-        name = names.client_span(method, route, peer)
-        return self._start(name, CLIENT, parent, (), told)
+        return self._start(name, CLIENT, parent, (), told.copy())
 
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
         """See `ports.observer.Observer`."""
@@ -315,11 +310,16 @@ def _method(method: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1_024)
-def _server(origin: str) -> tuple[str, int]:
-    parts = urlsplit(origin)
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def _server_of(url: str) -> tuple[str, int]:
-    """Host and port; few values, so that each is taken apart once."""
-    return _server("/".join(url.split("/", 3)[:3]))
+def _client(
+    method: str, url: str, query: bool, peer: str, route: str
+) -> tuple[str, dict[str, Any]]:
+    """The name and the attributes of a request that leaves; most go where others went before."""
+    parts = urlsplit(url)
+    told = _method(method)
+    told[names.URL_FULL] = url + ("?REDACTED" if query else "")
+    told[names.SERVER_ADDRESS] = parts.hostname or ""
+    told[names.SERVER_PORT] = parts.port or (443 if parts.scheme == "https" else 80)
+    if route:
+        told[names.URL_TEMPLATE] = route
+    told[names.PEER] = peer
+    return names.client_span(method, route, peer), told

@@ -194,6 +194,25 @@ def test_a_variable_that_cannot_hold_is_the_operators_to_mend(
         getattr(sdk, word)("payment", "http://127.0.0.1:9")
 
 
+@pytest.mark.parametrize(
+    "environ,sent",
+    [
+        ({}, 1_024),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "600"}, 600),
+        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "64"}, 64),
+    ],
+)
+def test_so_many_spans_are_sent_at_once(environ: dict[str, str], sent: int) -> None:
+    """Never more than may wait, else the SDK would refuse to start."""
+    program = (
+        "import json\n"
+        "from stage.telemetry import sdk\n"
+        "made = sdk.setup('payment', 'http://127.0.0.1:1')\n"
+        "print(json.dumps([made, sdk._batches[0]._batch_processor._max_export_batch_size]))"
+    )
+    assert run(program, **environ) == [True, sent]
+
+
 def test_the_service_is_named_unless_the_environment_names_it() -> None:
     """OTEL_ variables are respected."""
     program = (
