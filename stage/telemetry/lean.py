@@ -209,6 +209,7 @@ class EndedSpan(ReadableSpan):
     status = _UNSET
     start_time = end_time = 0
     dropped_attributes = dropped_events = dropped_links = 0
+    _instrumentation_info = None
 
     def __init__(
         self,
@@ -243,4 +244,4 @@ class EndedSpan(ReadableSpan):
         raise AttributeError(name)
 
 
-_READ = frozenset(inspect.signature(ReadableSpan).parameters) - {"instrumentation_info"}
+_READ = frozenset(inspect.signature(ReadableSpan).parameters) & vars(EndedSpan).keys()

@@ -180,10 +180,13 @@ def _capacity() -> int:
 
 
 def _batch_size() -> int | None:
-    """None leaves it to the SDK, which reads the variable."""
-    if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in os.environ:
+    """None leaves it to the SDK, which reads the variable.
+
+    A batch leaves once so many wait: there must be room for others meanwhile.
+    """
+    if os.environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "").strip():
         return None
-    return min(SPANS_PER_BATCH_MAX, _capacity())
+    return min(SPANS_PER_BATCH_MAX, (_capacity() + 1) // 2)
 
 
 @contextmanager

@@ -313,8 +313,10 @@ def _method(method: str) -> dict[str, Any]:
 def _client(
     method: str, url: str, query: bool, peer: str, route: str
 ) -> tuple[str, dict[str, Any]]:
-    """The name and the attributes of a request that leaves; most go where others went before."""
+    """The name and the attributes of a request that leaves; many go where others went before."""
     parts = urlsplit(url)
+    if "@" in parts.netloc:  # credentials of the operator's
+        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     told = _method(method)
     told[names.URL_FULL] = url + ("?REDACTED" if query else "")
     told[names.SERVER_ADDRESS] = parts.hostname or ""

@@ -367,6 +367,16 @@ def test_a_client_span_tells_how_its_request_ended(
     assert told.attributes.get(names.ERROR_TYPE) == (outcome if failed else None)
 
 
+@pytest.mark.parametrize("host", ["psp.test:81", "[::1]:81"])
+def test_credentials_in_a_url_are_not_told(collected: Collected, host: str) -> None:
+    """The operator may give them with the address of an API; a collector need not know them."""
+    url = f"http://kim:s3cret@{host}/charges?card=4111"
+    collected.observer.client("POST", url, peer="psp", route="", parent=TraceContext()).end("200")
+    told = collected.one("POST psp")
+    assert told.attributes is not None
+    assert told.attributes["url.full"] == f"http://{host}/charges?REDACTED"
+
+
 def test_every_attribute_is_in_the_table(collected: Collected) -> None:
     """names.SPAN_ATTRIBUTES says on which spans an attribute may stand: docs are drawn from it."""
     observer = collected.observer
