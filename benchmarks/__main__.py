@@ -27,6 +27,7 @@ def main() -> int:
     widths = [int(each) for each in given.connections.split(",")]
     try:
         wrk, nginx = tool("wrk", "wrk"), tool("nginx", "nginx-light")
+        tool("taskset", "util-linux")
         given.folder.mkdir(parents=True, exist_ok=True)
         check_disk(given.folder)
     except Missing as missing:

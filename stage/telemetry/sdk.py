@@ -29,8 +29,8 @@ killed takes with it what has not left, and the default of five seconds is a lot
 SPANS_WAITING_MAX: Final = 4_096
 """Unless OTEL_BSP_MAX_QUEUE_SIZE says otherwise."""
 SPANS_PER_BATCH_MAX: Final = 1_024
-"""Unless OTEL_BSP_MAX_EXPORT_BATCH_SIZE says otherwise. Twice as many as the SDK sends at once: a
-request costs about as much as the spans of ten sagas, and a saga has eight."""
+"""Unless OTEL_BSP_MAX_EXPORT_BATCH_SIZE says otherwise. Twice as many as the SDK sends at once,
+since each batch is a request and each saga has eight spans."""
 
 ENDPOINT_VARIABLE: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES_VARIABLE: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
