@@ -372,7 +372,7 @@ def _from_options(options: Mapping[str, object], problems: list[str]) -> Iterato
         elif isinstance(value, Mapping):
             yield from _from_pairs(setting, value.items(), f"option {setting.option}", problems)
         else:
-            # Whatever else a caller gives is many: a sequence.
+            # Whatever else a caller gives is many, a sequence, which the type cannot say.
             entries = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
             yield from _from_entries(setting, entries, f"option {setting.option}", problems)
 

@@ -403,7 +403,8 @@ def remember(entry: Entry, request: web.Request) -> None:
 
 async def hang(request: web.Request) -> web.Response:
     """Say nothing until the client goes away (or the provider stops, which cancels this)."""
-    # aiohttp tells a handler of a lost client in no other way than by cancelling it.
+    # A loop that asks, because there is no event: aiohttp tells a handler of a lost client in no
+    # other way than by cancelling it.
     while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
         await asyncio.sleep(GONE_POLL_SECONDS)
     return web.Response(status=500)

@@ -38,7 +38,7 @@ class Bridge:
         """Run `work(connection, ...)` in the thread. Cancelling the wait does not stop it."""
         # A private name, and the only place where it is used: the public methods run one
         # statement each, and a hop per statement is what the writer is there to avoid.
-        # tests/unit/store/test_bridge.py fails when aiosqlite drops it.
+        # tests/unit/store/test_bridge.py fails when aiosqlite drops it. It has no types.
         answer = await self._thread._execute(work, self._raw, *arguments, **options)  # type: ignore[no-untyped-call]
         return cast(T, answer)
 
