@@ -209,6 +209,7 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
                 step,
                 phase=Phase.IN_DOUBT,
                 doubted=True,
+                lost=True,
                 not_there=0,
                 error="the run was lost while it was in flight",
                 due=event.at,
@@ -441,7 +442,10 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
             return _park_in_doubt(step, known, now)
-    if step.execution.exhausted(known.attempts - known.forgiven):
+    spent = step.execution.exhausted(known.attempts - known.forgiven)
+    if (spent or too_late) and must_be_looked_for(step, known):
+        return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
+    if spent:
         reason = f"{known.attempts} attempts: {known.error}"
         return _give_up(plan, saga, step, reason, now)
     if too_late:
@@ -529,6 +533,21 @@ def can_probe(step: Step, known: StepState) -> bool:
 def must_be_settled(step: Step, known: StepState) -> bool:
     """True of a call in doubt that may not be repeated and was not said twice to be not there."""
     return not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN
+
+
+def must_be_looked_for(step: Step, known: StepState) -> bool:
+    """True of a forward that may not be repeated and whose yes may have been told upstream.
+
+    The run that got the yes was lost before it was written down (decision 0011). One "no" is
+    enough: downstream knows what it did.
+    """
+    return (
+        step.kind is StepKind.FORWARD
+        and known.lost
+        and known.doubted
+        and known.not_there == 0
+        and not step.settlement.exhausted(known.probes)
+    )
 
 
 def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:

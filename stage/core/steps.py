@@ -71,6 +71,7 @@ def forward_to(peer: str) -> Step:
         compensatable=True,
         timeout_seconds=30.0,
         execution=retry.NEIGHBOUR,
+        settlement=retry.NEIGHBOUR_SETTLEMENT,
         compensation=retry.NEIGHBOUR_COMPENSATION,
     )
 

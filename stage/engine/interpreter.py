@@ -214,6 +214,8 @@ class Interpreter:
             outgoing.conversation, outgoing.turn = self._begin(done.saga, context, do, key, now)
             if isinstance(outgoing.turn, Send) and not stored_requests(done.saga, do):
                 request = outgoing.turn.request
+        elif do.activity is Activity.PROBE:
+            outgoing.body = done.saga.steps[do.step].requests[0].body
         elif do.activity is Activity.EXECUTE:
             stored = stored_requests(done.saga, do)
             if stored:

@@ -16,7 +16,15 @@ from stage.core.steps import StepKind
 from stage.engine.context import Context
 from stage.engine.interpreter import Interpreter, Outgoing, outcome_event, stored_requests
 from stage.ports.clock import Clock
-from stage.ports.links import Accepted, Cannot, Compensated, Executed, Links, Refused
+from stage.ports.links import (
+    Accepted,
+    Cannot,
+    Compensated,
+    Executed,
+    ForwardReply,
+    Links,
+    Refused,
+)
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
 
 Journal = Callable[[e.Event], Awaitable[None]]
@@ -65,6 +73,8 @@ class Sender:
             return await self._call(saga, context, outgoing, journal)
         if do.activity is Activity.EXECUTE:
             return await self._forward(saga, outgoing)
+        if do.activity is Activity.PROBE:
+            return await self._look_downstream(saga, outgoing)
         return await self._compensate_downstream(saga, outgoing)
 
     async def _call(
@@ -163,6 +173,35 @@ class Sender:
                 )
             case Lost():
                 return e.StepInDoubt(at=at, step=name, reason=reply.reason)
+            case _:
+                assert_never(reply)
+
+    async def _look_downstream(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+        """Ask downstream for its answer again, if it shows that it is done: that starts nothing."""
+        name = outgoing.do.step
+        step = self._plan.step(name)
+        trace, timeout = outgoing.span.context, step.timeout_seconds
+        reply: ForwardReply | bool
+        reply = await self._links.executed(step.peer, saga.id, trace=trace, timeout=timeout)
+        if reply is True:
+            reply = await self._links.forward(
+                step.peer,
+                saga.id,
+                outgoing.body,
+                trace=trace,
+                budget=self._budget(saga),
+                timeout=timeout,
+            )
+        at = self._clock.now()
+        match reply:
+            case Executed():
+                return e.ProbeFound(at=at, step=name, result=msgspec.Raw(reply.data))
+            case False | Refused():
+                return e.ProbeNotThere(at=at, step=name)
+            case Accepted():
+                return e.ProbeFailed(at=at, step=name, reason="still running")
+            case Lost():
+                return e.ProbeFailed(at=at, step=name, reason=reply.reason)
             case _:
                 assert_never(reply)
 

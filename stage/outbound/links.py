@@ -37,10 +37,12 @@ from stage.wire.replies import (
     kind_of_compensate_reply,
     kind_of_reply,
     parse_retry_after,
+    shows_executed,
 )
 
 REASON_CHARS_MAX = 300
 SAGAS = "/sagas"
+SAGA = "/sagas/{saga_id}"
 COMPENSATE = "/sagas/{saga_id}/compensate"
 SERVER_ERROR = 500
 OK = 200
@@ -141,6 +143,26 @@ class HttpLinks:
             timeout=timeout,
         )
         return answer if isinstance(answer, Lost) else _read_forward(answer, saga_id)
+
+    async def executed(
+        self, peer: str, saga_id: str, *, trace: TraceContext, timeout: float
+    ) -> bool | Lost:
+        """See `ports.links.Links`."""
+        answer = await self._send(
+            self._breaker(peer),
+            "GET",
+            f"{self._downstreams[peer]}/sagas/{quote(saga_id, safe='~:')}",
+            peer=peer,
+            route=SAGA,
+            trace=trace,
+            headers=[],
+            body=b"",
+            timeout=timeout,
+        )
+        if isinstance(answer, Lost):
+            return answer
+        shown = shows_executed(answer.status, answer.body)
+        return Lost(reason=_reason(answer)) if shown is None else shown
 
     async def compensate(
         self,

@@ -88,6 +88,15 @@ class Links(Protocol):
         """Hand the context on downstream: `POST /sagas`."""
         ...
 
+    async def executed(
+        self, peer: str, saga_id: str, *, trace: TraceContext, timeout: float
+    ) -> bool | Lost:
+        """Whether downstream shows the saga as executed: `GET /sagas/{id}`, which starts nothing.
+
+        False also of one that never saw it, or shows nothing; `Lost` while it may still be.
+        """
+        ...
+
     async def compensate(
         self,
         peer: str,

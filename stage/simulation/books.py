@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core import events as e
+from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.ports.store import SagaRow
 from stage.simulation.loop import VirtualLoop
@@ -293,8 +294,11 @@ class Books:
                     self.ends_lost += 1
                 known.doubted |= known.flying
                 known.flying.clear()
-            case e.Tombstoned() | e.TurnedBack():
+            case e.Tombstoned():
                 known.turned = True
+            case e.TurnedBack():
+                known.turned = True
+                self._turning_back(stage, known)
             case e.StepStarted():
                 step = plan.step(event.step)
                 self._started(stage, known, step, event.at)
@@ -358,6 +362,25 @@ class Books:
         ):
             self.violate("I11", saga, f"{stage}/{step.name} was started after the deadline")
 
+    def _turning_back(self, stage: str, known: Known) -> None:
+        """Who said yes does not turn back by itself while all behind it stands (decision 0011)."""
+        saga = known.row.id
+        if (stage, saga) not in self.early:
+            return
+        if any(isinstance(event, e.CompensationRequested | e.Settled) for event in known.events):
+            return
+        forwards = (step for step in self.plans[stage].steps if step.kind is StepKind.FORWARD)
+        if all(self._done_at(step.peer, saga) for step in forwards):
+            self.violate("I9", saga, f"{stage} said yes, and turned back though nobody asked")
+
+    def _done_at(self, peer: str, saga: str) -> bool:
+        """True while a downstream has done all of its part, and goes back on none of it."""
+        if peer not in self.plans:
+            local = self.local.get((peer, saga, ""), Local())
+            return local.done > local.undone
+        known = self.known.get((peer, saga))
+        return known is not None and known.row.state is SagaState.COMPLETED
+
     def _behind_pivot(self, stage: str, known: Known) -> bool:
         """Behind the pivot the saga has to go forward, whatever the time is."""
         plan = self.plans[stage]
@@ -418,6 +441,12 @@ class Books:
             if step.kind is StepKind.TRANSACTION and self.standing(stage, saga, step) == 0:
                 self.violate("I4", saga, f"{stage} handed on without the work of {step.name}")
         self._same_bytes(stage, f"{saga}:{name}", body, saga)
+
+    def looking(self, stage: str, peer: str, saga: str) -> None:
+        """A stage looks what became of a saga downstream."""
+        known = self.known.get((stage, saga))
+        if known is None or f"{FORWARD_PREFIX}{peer}:probe" not in known.intents:
+            self.violate("I3", saga, f"{stage} looked at {peer} without a durable intent")
 
     def asking_to_compensate(self, stage: str, peer: str, saga: str) -> None:
         """A stage asks a neighbour to compensate."""

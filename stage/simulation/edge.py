@@ -26,6 +26,13 @@ from stage.wire.replies import decode_compensate
 Headers = Sequence[tuple[str, str]]
 WAIT_SECONDS_MAX = 25.0
 COMPENSATE_WAIT_SECONDS = 10.0
+SHOWN = {
+    SagaState.ACTIVE: Outcome.IN_PROGRESS,
+    SagaState.COMPENSATING: Outcome.IN_PROGRESS,
+    SagaState.COMPLETED: Outcome.EXECUTED,
+    SagaState.COMPENSATED: Outcome.COMPENSATED,
+    SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
+}
 
 
 class SimulatedEdge:
@@ -46,6 +53,9 @@ class SimulatedEdge:
                 envelope = decode_envelope(body)
                 saga_id = envelope.saga_id
                 answer = await self._execute(headers, envelope)
+            elif method == "GET":
+                saga_id = unquote(path.removeprefix("/sagas/"))
+                return await self._look(saga_id)
             else:
                 saga_id = unquote(path.removeprefix("/sagas/").removesuffix("/compensate"))
                 answer = await self._compensate(saga_id, headers, body)
@@ -102,6 +112,14 @@ class SimulatedEdge:
         if reply.replayed:
             told.append((h.IDEMPOTENCY_REPLAYED, "true"))
         return Answer(status=reply.status, headers=tuple(told), body=reply.body)
+
+    async def _look(self, saga_id: str) -> Answer:
+        snapshot = await self._engine.look(saga_id)
+        if snapshot is None:
+            told = Problem(status=404, title="Never seen", outcome=Outcome.NOT_EXECUTED)
+            return _problem(told)
+        shown = {"saga_id": saga_id, "outcome": SHOWN[snapshot.saga.state]}
+        return Answer(status=200, body=msgspec.json.encode(shown))
 
     async def _compensate(self, saga_id: str, headers: Headers, body: bytes) -> Answer:
         check_saga_id(saga_id)

@@ -277,6 +277,8 @@ class Tail:
         """`POST /sagas` and `POST /sagas/{id}/compensate`."""
         if path == "/sagas":
             return self._execute(decode_envelope(body), body)
+        if method == "GET":
+            return self._look(path.removeprefix("/sagas/"))
         saga = path.removeprefix("/sagas/").removesuffix("/compensate")
         self._undo(saga)
         self._answers[saga] = _problem(410, saga, Outcome.COMPENSATED)
@@ -301,6 +303,14 @@ class Tail:
                 if self._faults.happens("tail_fails_late"):
                     self._late.append(self._loop.create_task(self._fail_late(saga)))
         return self._answers[saga]
+
+    def _look(self, saga: str) -> Answer:
+        answer = self._answers.get(saga)
+        if answer is None:
+            return _problem(404, saga, Outcome.NOT_EXECUTED)
+        outcome = Outcome.EXECUTED if answer.status == 200 else Outcome.COMPENSATED
+        shown = {"saga_id": saga, "outcome": outcome}
+        return Answer(status=200, body=msgspec.json.encode(shown))
 
     def _undo(self, saga: str) -> None:
         local = self.local(saga)

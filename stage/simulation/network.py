@@ -359,6 +359,10 @@ class SimulatedTransport(Transport):
             forward = FORWARD_PREFIX + target
             down = known is not None and forward in self._books.plans[self._stage].by_name
             return saga, "undo" if down else "tell"
+        if path.startswith("/sagas/") and method == "GET":
+            saga = path.removeprefix("/sagas/")
+            self._books.looking(self._stage, target, saga)
+            return saga, "probe"
         key = next(value for name, value in headers if name == h.IDEMPOTENCY_KEY)
         intent = read_key(key)
         what = "undo" if intent.undo else "probe" if method in SAFE else "do"

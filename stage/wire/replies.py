@@ -110,6 +110,22 @@ def kind_of_compensate_reply(status: int) -> CompensateReply:
     return COMPENSATE_REPLIES.get(status, CompensateReply.UNKNOWN)
 
 
+def shows_executed(status: int, body: bytes) -> bool | None:
+    """Whether an answer to `GET /sagas/{id}` shows a saga that is done; None while it may yet be.
+
+    False also of a neighbour that never saw it, or that shows no sagas under that path.
+    """
+    if status == 429 or (status >= 500 and status != 501):
+        return None
+    if status != 200:
+        return False
+    try:
+        outcome = decode_object(body, DEFAULT_LIMITS).get("outcome")
+    except WireError:
+        return False
+    return None if outcome == Outcome.IN_PROGRESS else outcome == Outcome.EXECUTED
+
+
 def encode_executed(saga_id: str, data: dict[str, Any]) -> bytes:
     """The body of a 200. Raises ValueError when `data` cannot be said in JSON."""
     return encode_object(Executed(saga_id=saga_id, data=data), data)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestServer
 
+from downstream_stub.app import make_app as make_downstream
+from downstream_stub.script import Script, ScriptName
 from stage.engine.limits import EVICT_AFTER_SECONDS, RECOVERY_SCAN_SECONDS
 from tests.scenario.chain import HOST, running_chain
 
@@ -71,3 +78,47 @@ async def test_a_neighbour_that_hangs_does_not_keep_others_from_being_taken_over
             for saga_id in stuck:
                 tried = (await chain.view(saga_id))["steps"][-1]["compensation_attempts"]
                 assert tried <= 4, f"{saga_id} was tried {tried} times first"
+
+
+@asynccontextmanager
+async def lasting_shipping() -> AsyncIterator[str]:
+    """The URL of a shipping that outlives the stage; it takes half a second over each saga."""
+    door = socket.create_server((HOST, 0))
+    script = Script(ScriptName.SLOW, seconds=0.5)
+    app = make_downstream(name="shipping", upstream=f"http://{HOST}:9", script=script)
+    server = TestServer(app, host=HOST, socket_factory=lambda *_: door)
+    await server.start_server(shutdown_timeout=0.1)
+    try:
+        yield f"http://{HOST}:{door.getsockname()[1]}"
+    finally:
+        await server.close()
+
+
+async def test_what_downstream_did_is_found_after_the_deadline(tmp_path: Path) -> None:
+    """The stage was away until then: it looks, gets the answer again, and starts nothing."""
+    async with lasting_shipping() as shipping, ClientSession() as session:
+
+        async def shipped() -> dict[str, Any]:
+            async with session.get(f"{shipping}/sagas/s-1", headers={"Prefer": "wait=1"}) as answer:
+                shown: dict[str, Any] = await answer.json()
+                return shown
+
+        options: dict[str, Any] = {"downstreams": {"shipping": shipping}}
+        async with running_chain(tmp_path, drain_seconds=0.0, **options) as chain:
+            deadline = time.time() + 2.0
+            await chain.send("s-1", deadline=deadline, Prefer="wait=0")
+            while (await shipped()).get("outcome") != "in_progress":
+                pass
+        while (await shipped()).get("outcome") != "executed":
+            pass
+        await asyncio.sleep(max(0.0, deadline - time.time()))  # a deadline tells nobody
+        async with running_chain(tmp_path, **options) as chain:
+            seen = await chain.until("s-1", lambda saga: saga["outcome"] != "in_progress")
+            assert "executed" == seen["outcome"]
+            assert ["recovered", "probe_started", "probe_found", "completed"] == (
+                await chain.events("s-1")
+            )[-4:]
+            status, headers, body = await chain.send("s-1")
+            assert (200, "true") == (status, headers["Idempotency-Replayed"])
+            assert {"id": "shipping-s-1"} == msgspec.json.decode(body)["data"]["shipping"]
+        assert "executed" == (await shipped())["outcome"]

@@ -54,9 +54,13 @@ def test_every_invariant_holds_in_every_world(
         assert summary.states[state], f"no saga ended {state}"
 
 
-def test_an_end_that_is_lost_behind_its_answer_comes_again() -> None:
-    """A process that dies between 200 and the commit of it asks downstream once more (0011)."""
-    dying = frozenset({"crash", "crash_before_commit"})
+@pytest.mark.parametrize("more", [frozenset(), frozenset({"deadline"})], ids=["", "deadline"])
+def test_an_end_that_is_lost_behind_its_answer_comes_again(more: frozenset[str]) -> None:
+    """A process that dies between 200 and the commit of it asks downstream once more (0011).
+
+    After the deadline it looks first.
+    """
+    dying = frozenset({"crash", "crash_before_commit"}) | more
     scenario = Scenario(sagas=SAGAS, always=dying, without=frozenset({"zombie"}))
 
     summary = simulate_many(range(60), scenario, files_every=0)

@@ -9,6 +9,7 @@ import pytest
 from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.machine import RECOVERIES_MAX, decide, evolve
+from stage.core.retry import NEIGHBOUR_SETTLEMENT
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState, Tell
 from stage.core.steps import Plan
@@ -205,6 +206,80 @@ def test_restarts_during_a_long_wait_are_no_crash_loop() -> None:
         *restarts,
     )
     assert (Rest(until=62.0),) == decide(plan, saga, 22.0)
+
+
+FORWARD = "forward:shipping"
+LOOK = Do(activity=Activity.PROBE, step=FORWARD)
+HANDED_ON: tuple[e.Event, ...] = (
+    e.Accepted(at=1.0, deadline=10.0),
+    e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+    e.StepStarted(at=1.0, step="charge", attempt=1),
+    e.StepSucceeded(at=1.0, step="charge", result=ONE),
+    e.StepSucceeded(at=1.0, step="record", result=ONE),
+    e.StepStarted(at=1.0, step=FORWARD, attempt=1),
+)
+
+
+def test_a_forward_that_was_lost_is_looked_for_after_the_deadline() -> None:
+    """Its yes may have been told upstream (decision 0011): found, the saga completes."""
+    plan = plans.usual()
+    saga = fold(plan, *HANDED_ON, e.Recovered(at=20.0, epoch=2))
+    assert (LOOK,) == decide(plan, saga, 20.0)
+    saga = evolve(plan, saga, e.ProbeStarted(at=20.0, step=FORWARD))
+    assert (Rest(),) == decide(plan, saga, 20.0)
+    saga = evolve(plan, saga, e.ProbeFound(at=21.0, step=FORWARD, result=ONE))
+    assert (Record(event=e.Completed(at=21.0)),) == decide(plan, saga, 21.0)
+
+
+def test_before_the_deadline_a_forward_that_was_lost_is_repeated() -> None:
+    """The same bytes get the same answer, and no look is needed; nor is one forgotten later."""
+    plan = plans.usual()
+    saga = fold(plan, *HANDED_ON, e.Recovered(at=5.0, epoch=2))
+    assert (Do(activity=Activity.EXECUTE, step=FORWARD, attempt=2),) == decide(plan, saga, 5.0)
+    again = e.StepStarted(at=5.0, step=FORWARD, attempt=2)
+    saga = evolve(plan, saga, again)
+    for lost in (
+        e.StepInDoubt(at=9.0, step=FORWARD, reason="no answer"),
+        e.StepTransient(at=9.0, step=FORWARD, reason="busy"),
+    ):
+        assert (LOOK,) == decide(plan, evolve(plan, saga, lost), 11.0)
+
+
+def test_what_downstream_does_not_show_is_turned_back() -> None:
+    """One "no" is enough: downstream knows what it did. Then it is compensated there as well."""
+    plan = plans.usual()
+    saga = fold(
+        plan,
+        *HANDED_ON,
+        e.Recovered(at=20.0, epoch=2),
+        e.ProbeStarted(at=20.0, step=FORWARD),
+        e.ProbeNotThere(at=20.0, step=FORWARD),
+    )
+    (turned,) = decide(plan, saga, 20.0)
+    assert isinstance(turned, Record) and isinstance(turned.event, e.TurnedBack)
+    saga = evolve(plan, saga, turned.event)
+    assert (Do(activity=Activity.COMPENSATE, step=FORWARD),) == decide(plan, saga, 20.0)
+
+
+def test_looking_downstream_comes_to_an_end() -> None:
+    """A downstream that never says what became of it does not hold the saga for ever."""
+    plan = plans.usual()
+    saga, now, looks = fold(plan, *HANDED_ON, e.Recovered(at=20.0, epoch=2)), 20.0, 0
+    while (moves := decide(plan, saga, now)) == (LOOK,):
+        looks += 1
+        saga = evolve(plan, saga, e.ProbeStarted(at=now, step=FORWARD))
+        saga = evolve(plan, saga, e.ProbeFailed(at=now, step=FORWARD, reason="answered 500"))
+        now = saga.steps[FORWARD].due
+    assert NEIGHBOUR_SETTLEMENT.attempts_max == looks
+    assert isinstance(moves[0], Record) and isinstance(moves[0].event, e.TurnedBack)
+
+
+def test_an_answer_that_never_came_is_not_looked_for_after_the_deadline() -> None:
+    """The run is still there and told nobody: what may stand downstream is compensated."""
+    plan = plans.usual()
+    saga = fold(plan, *HANDED_ON, e.StepInDoubt(at=9.0, step=FORWARD, reason="no answer"))
+    (turned,) = decide(plan, saga, 11.0)
+    assert isinstance(turned, Record) and isinstance(turned.event, e.TurnedBack)
 
 
 def test_a_crash_puts_what_was_in_flight_in_doubt() -> None:

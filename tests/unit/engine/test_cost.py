@@ -62,6 +62,10 @@ class Agreeable:
         """Done."""
         return Executed(data=msgspec.Raw(b'{"shipping":{}}'))
 
+    async def executed(self, peer: str, saga_id: str, **_: Any) -> bool | Lost:
+        """It is."""
+        return True
+
     async def compensate(self, peer: str, saga_id: str, **_: Any) -> CompensateReply:
         """Done."""
         return Compensated()

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from stage.core import events as e
+from stage.core.states import SagaState
 from stage.demo.payment import payment
 from stage.engine import limits
+from stage.engine.clock import SystemClock
 from stage.engine.embedded import EmbeddedEngine
+from stage.ports.links import CompensateReply, ForwardReply
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Lost
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry.silent import SilentObserver
-from tests.unit.engine.test_cost import Agreeable, Counted
+from stage.wire.envelope import Envelope
+from tests.unit.engine.test_cost import ORDER, Agreeable, Counted
 
 T = TypeVar("T")
 
@@ -90,3 +96,73 @@ async def test_who_reads_does_not_wait_for_an_end_that_is_not_written(
     assert entries and not isinstance(entries[-1].event, e.Completed)
     await engine.drain(0.0)
     await store.close()
+
+
+class Showing(Agreeable):
+    """A downstream that shows what it did, or nothing; it counts what it is asked."""
+
+    def __init__(self, shows: bool) -> None:
+        self.shows = shows
+        self.asked: Counter[str] = Counter()
+
+    async def executed(self, peer: str, saga_id: str, **_: Any) -> bool | Lost:
+        """As told."""
+        self.asked["executed"] += 1
+        return self.shows
+
+    async def forward(self, peer: str, saga_id: str, body: bytes, **more: Any) -> ForwardReply:
+        """Done, at once."""
+        self.asked["forward"] += 1
+        return await super().forward(peer, saga_id, body, **more)
+
+    async def compensate(self, peer: str, saga_id: str, **more: Any) -> CompensateReply:
+        """Done."""
+        self.asked["compensate"] += 1
+        return await super().compensate(peer, saga_id, **more)
+
+
+class Later(SystemClock):
+    """A clock that can be put forward."""
+
+    ahead = 0.0
+
+    def now(self) -> float:
+        """See ports.clock.Clock."""
+        return super().now() + self.ahead
+
+
+@pytest.mark.parametrize("shows", [True, False])
+async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(shows: bool) -> None:
+    """What was answered 200 stays so, where downstream shows that it is done; else it goes back."""
+    assert payment.migrations is not None
+    store, clock = Stuck(migrations=(payment.migrations,)), Later()
+    store.patient = []
+    await store.open()
+    downstream = Showing(shows)
+    stage = payment.bind(("shipping",))
+    first = EmbeddedEngine(stage, store, downstream, SilentObserver(), clock=clock)
+    await first.start()
+    told = await first.accept(
+        Envelope(saga_id="s-1", data=ORDER),
+        trace=TraceContext(),
+        deadline=clock.now() + 60.0,
+        respond_async=False,
+        wait_seconds=20.0,
+    )
+    assert told is not None and 200 == told.status
+    await first.drain(0.0)  # its end was not written
+
+    clock.ahead = 3600.0
+    again = EmbeddedEngine(stage, store, downstream, SilentObserver(), clock=clock)
+    await again.start()
+    async with asyncio.timeout(5.0):
+        while (seen := await again.look("s-1", 1.0)) is None or not seen.saga.ended:
+            pass
+    await again.drain(0.0)
+    await store.close()
+    if shows:
+        assert told.body == seen.row.answer_body
+        assert {"forward": 2, "executed": 1} == downstream.asked
+    else:
+        assert SagaState.COMPENSATED is seen.saga.state
+        assert {"forward": 1, "executed": 1, "compensate": 1} == downstream.asked

@@ -23,6 +23,7 @@ from stage.wire.replies import (
     kind_of_compensate_reply,
     kind_of_reply,
     parse_retry_after,
+    shows_executed,
 )
 from tests.unit.wire.refusals import refusal_of
 from tests.unit.wire.strategies import bodies, objects, saga_ids
@@ -189,6 +190,32 @@ def test_a_wrong_request_to_compensate_is_refused(body: bytes, status: int) -> N
 def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
     """Seconds or any of the three dates, never negative, and capped."""
     assert seconds == parse_retry_after(value, NOW)
+
+
+@pytest.mark.parametrize(
+    "status, body, shown",
+    [
+        (200, b'{"saga_id":"s-1","outcome":"executed","state":"completed"}', True),
+        (200, b'{"outcome":"in_progress"}', None),
+        (200, b'{"outcome":"compensated"}', False),
+        (200, b'{"outcome":"unknown"}', False),
+        (200, b'{"outcome":["executed"]}', False),
+        (200, b"{}", False),
+        (200, b'["executed"]', False),
+        (200, b"<html>", False),
+        (200, b"", False),
+        (404, b'{"outcome":"executed"}', False),
+        (405, b"", False),
+        (501, b"", False),
+        (301, b"", False),
+        (429, b"", None),
+        (500, b'{"outcome":"executed"}', None),
+        (503, b"", None),
+    ],
+)
+def test_what_a_look_shows(status: int, body: bytes, shown: bool | None) -> None:
+    """Executed is only what says so; a server that fails, or a saga that runs, is asked again."""
+    assert shown is shows_executed(status, body)
 
 
 @given(st.text(max_size=70), st.floats(0, 4e9))
