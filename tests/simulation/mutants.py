@@ -511,6 +511,12 @@ def the_deadline_is_not_checked(patches: Patches) -> None:
 
 
 @further
+def a_yes_that_may_have_been_told_is_not_looked_for(patches: Patches) -> None:
+    """Decision 0011: after the deadline what was in flight downstream is compensated unseen."""
+    patches.set(machine, "must_be_looked_for", lambda step, known: False)
+
+
+@further
 def the_deadline_cuts_compensation(patches: Patches) -> None:
     """Rule 19: what is not undone by the deadline is given up."""
 
