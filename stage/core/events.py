@@ -147,6 +147,7 @@ class ProbeFailed(_Event, frozen=True, kw_only=True, tag="probe_failed"):
 
     step: str
     reason: str = ""
+    retry_after: float | None = None
 
 
 class TurnedBack(_Event, frozen=True, kw_only=True, tag="turned_back"):

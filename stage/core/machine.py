@@ -11,6 +11,7 @@ Of one step (phases; everything that may have left the process can end in doubt)
        │  ├───── waiting      certainly did not happen, or pending downstream: again when due
        │  └───── in_doubt ◄─► probing    found: succeeded; twice "not there": may be repeated
        └───────► (waiting | in_doubt)
+    a forward that may not be sent again is looked for in the same way; one "not there" ends it
     succeeded or ever in doubt ──► compensating ◄─► compensation_waiting
                                         └──► compensated | compensation_failed
 
@@ -209,7 +210,7 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
                 step,
                 phase=Phase.IN_DOUBT,
                 doubted=True,
-                lost=True,
+                cut_off=True,
                 not_there=0,
                 error="the run was lost while it was in flight",
                 due=event.at,
@@ -319,6 +320,8 @@ def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed)
     wait = plan.step(event.step).settlement.backoff_seconds(
         step.probes, f"{saga.id}/{event.step}/probe"
     )
+    if isinstance(event, e.ProbeFailed):
+        wait = max(wait, min(event.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX))
     not_there = step.not_there + 1 if isinstance(event, e.ProbeNotThere) else step.not_there
     error = event.reason if isinstance(event, e.ProbeFailed) else "the probe did not find it"
     again = replace(
@@ -538,12 +541,12 @@ def must_be_settled(step: Step, known: StepState) -> bool:
 def must_be_looked_for(step: Step, known: StepState) -> bool:
     """True of a forward that may not be repeated and whose yes may have been told upstream.
 
-    The run that got the yes was lost before it was written down (decision 0011). One "no" is
-    enough: downstream knows what it did.
+    The run that got the yes was lost before it was written down (decision 0011). One "not there"
+    is enough, because it is downstream's own word on the saga.
     """
     return (
         step.kind is StepKind.FORWARD
-        and known.lost
+        and known.cut_off
         and known.doubted
         and known.not_there == 0
         and not step.settlement.exhausted(known.probes)

@@ -47,7 +47,7 @@ NEIGHBOUR = RetryPolicy(attempts_max=8)
 """Default for handing on downstream when no deadline bounds it earlier."""
 
 NEIGHBOUR_SETTLEMENT = RetryPolicy(attempts_max=20, backoff_seconds_max=60.0)
-"""Looking at downstream what became of the saga: for some ten minutes, then it is compensated."""
+"""Looking at downstream what became of the saga: some eight minutes, longer where it hangs."""
 
 NEIGHBOUR_COMPENSATION = RetryPolicy(attempts_max=None, backoff_seconds_max=60.0)
 """Asking a neighbour to compensate goes on until it answers (protocol 3.3)."""

@@ -12,16 +12,16 @@ class StepState(Struct, frozen=True, kw_only=True):
     """What is known of one step that was started.
 
     `order` numbers the starts within the saga. `doubted` stays true once any attempt was in
-    doubt and no answer under the same key settled it. `lost` is true once a run was lost with an
-    attempt in flight: its answer may have been passed on. `requests` are the bytes that left, by
-    ordinal. `due` is when the next attempt may start.
+    doubt and no answer under the same key settled it. `cut_off` is true once a run was lost with
+    an attempt in flight, whose answer may have been passed on. `requests` are the bytes that
+    left, by ordinal. `due` is when the next attempt may start.
     """
 
     phase: Phase
     order: int
     attempts: int = 1
     doubted: bool = False
-    lost: bool = False
+    cut_off: bool = False
     probes: int = 0
     not_there: int = 0
     compensation_attempts: int = 0

@@ -362,7 +362,9 @@ def outcome_event(do: Do, turn: Turn, at: float) -> e.Outcome:
 
 def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
     if do.activity is Activity.PROBE:
-        return e.ProbeFailed(at=at, step=do.step, reason=failed.reason)
+        return e.ProbeFailed(
+            at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
+        )
     if do.activity is Activity.TELL:
         return e.TellDelayed(at=at, reason=failed.reason, retry_after=failed.retry_after)
     if do.activity is Activity.COMPENSATE:

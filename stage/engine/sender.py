@@ -20,6 +20,7 @@ from stage.ports.links import (
     Accepted,
     Cannot,
     Compensated,
+    Done,
     Executed,
     ForwardReply,
     Links,
@@ -177,31 +178,37 @@ class Sender:
                 assert_never(reply)
 
     async def _look_downstream(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
-        """Ask downstream for its answer again, if it shows that it is done: that starts nothing."""
+        """Ask downstream for its answer again, if it shows that it is done: that starts nothing.
+
+        From there on only a word on the saga itself says that it is not done.
+        """
         name = outgoing.do.step
         step = self._plan.step(name)
         trace, timeout = outgoing.span.context, step.timeout_seconds
-        reply: ForwardReply | bool
-        reply = await self._links.executed(step.peer, saga.id, trace=trace, timeout=timeout)
-        if reply is True:
+        looked = await self._links.look(step.peer, saga.id, trace=trace, timeout=timeout)
+        reply: ForwardReply
+        if isinstance(looked, Done):
             reply = await self._links.forward(
-                step.peer,
-                saga.id,
-                outgoing.body,
-                trace=trace,
-                budget=self._budget(saga),
-                timeout=timeout,
+                step.peer, saga.id, outgoing.body, trace=trace, budget=None, timeout=timeout
             )
+        else:
+            reply = looked
         at = self._clock.now()
         match reply:
             case Executed():
                 return e.ProbeFound(at=at, step=name, result=msgspec.Raw(reply.data))
-            case False | Refused():
+            case Refused(over=True):
                 return e.ProbeNotThere(at=at, step=name)
             case Accepted():
-                return e.ProbeFailed(at=at, step=name, reason="still running")
-            case Lost():
+                return e.ProbeFailed(
+                    at=at, step=name, reason="still running", retry_after=reply.retry_after
+                )
+            case Refused():
                 return e.ProbeFailed(at=at, step=name, reason=reply.reason)
+            case Lost():
+                return e.ProbeFailed(
+                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
+                )
             case _:
                 assert_never(reply)
 

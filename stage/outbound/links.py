@@ -17,8 +17,10 @@ from stage.ports.links import (
     Cannot,
     Compensated,
     CompensateReply,
+    Done,
     Executed,
     ForwardReply,
+    LookReply,
     Refused,
 )
 from stage.ports.observer import Observer, TraceContext
@@ -35,9 +37,9 @@ from stage.wire.replies import (
     decode_executed,
     encode_compensate,
     kind_of_compensate_reply,
+    kind_of_look,
     kind_of_reply,
     parse_retry_after,
-    shows_executed,
 )
 
 REASON_CHARS_MAX = 300
@@ -144,12 +146,12 @@ class HttpLinks:
         )
         return answer if isinstance(answer, Lost) else _read_forward(answer, saga_id)
 
-    async def executed(
+    async def look(
         self, peer: str, saga_id: str, *, trace: TraceContext, timeout: float
-    ) -> bool | Lost:
-        """See `ports.links.Links`."""
+    ) -> LookReply:
+        """See `ports.links.Links`. Neighbours need not serve it: its failing tells no breaker."""
         answer = await self._send(
-            self._breaker(peer),
+            None,
             "GET",
             f"{self._downstreams[peer]}/sagas/{quote(saga_id, safe='~:')}",
             peer=peer,
@@ -159,10 +161,7 @@ class HttpLinks:
             body=b"",
             timeout=timeout,
         )
-        if isinstance(answer, Lost):
-            return answer
-        shown = shows_executed(answer.status, answer.body)
-        return Lost(reason=_reason(answer)) if shown is None else shown
+        return answer if isinstance(answer, Lost) else _read_look(answer, saga_id)
 
     async def compensate(
         self,
@@ -223,7 +222,7 @@ class HttpLinks:
 
     async def _send(
         self,
-        breaker: Breaker,
+        breaker: Breaker | None,
         method: str,
         url: str,
         *,
@@ -252,7 +251,8 @@ class HttpLinks:
                 outcome, reason = answer.error, answer.reason
             return answer
         finally:
-            breaker.record(answered=answered)
+            if breaker is not None:
+                breaker.record(answered=answered)
             if span is not None:
                 span.end(outcome, reason)
 
@@ -284,7 +284,9 @@ def _read_forward(answer: Answer, saga_id: str) -> ForwardReply:
             return Executed(data=msgspec.Raw(msgspec.json.encode(data)))
         case ReplyKind.ACCEPTED:
             return Accepted(retry_after=_retry_after(answer))
-        case ReplyKind.REFUSED | ReplyKind.GONE | ReplyKind.REJECTED | ReplyKind.TOO_LATE:
+        case ReplyKind.REFUSED | ReplyKind.GONE:
+            return Refused(reason=_reason(answer), over=True)
+        case ReplyKind.REJECTED | ReplyKind.TOO_LATE:
             return Refused(reason=_reason(answer))
         case ReplyKind.NOT_NOW:
             return Lost(reason=_reason(answer), certain=True, retry_after=_retry_after(answer))
@@ -292,6 +294,18 @@ def _read_forward(answer: Answer, saga_id: str) -> ForwardReply:
             return Lost(reason=_reason(answer))
         case kind:
             assert_never(kind)
+
+
+def _read_look(answer: Answer, saga_id: str) -> LookReply:
+    match kind_of_look(answer.status, answer.body, saga_id):
+        case ReplyKind.EXECUTED:
+            return Done()
+        case ReplyKind.ACCEPTED:
+            return Accepted(retry_after=_retry_after(answer))
+        case ReplyKind.GONE:
+            return Refused(reason=f"does not show it as executed ({answer.status})", over=True)
+        case _:
+            return Lost(reason=_reason(answer), retry_after=_retry_after(answer))
 
 
 def _read_compensate(answer: Answer) -> CompensateReply:

@@ -30,9 +30,17 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """Over at the neighbour, and nothing of it stands there."""
+    """A no: nothing of it stands at the neighbour, but what an earlier request may have done.
+
+    `over` says that the saga itself is over there, and not only that this request was turned away.
+    """
 
     reason: str
+    over: bool = False
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """Downstream shows the saga as executed; what was added has to be asked for."""
 
 
 class Compensated(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +55,7 @@ class Cannot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ForwardReply = Executed | Accepted | Refused | Lost
+LookReply = Done | Accepted | Refused | Lost
 CompensateReply = Compensated | Accepted | Cannot | Lost
 
 
@@ -88,12 +97,12 @@ class Links(Protocol):
         """Hand the context on downstream: `POST /sagas`."""
         ...
 
-    async def executed(
+    async def look(
         self, peer: str, saga_id: str, *, trace: TraceContext, timeout: float
-    ) -> bool | Lost:
-        """Whether downstream shows the saga as executed: `GET /sagas/{id}`, which starts nothing.
+    ) -> LookReply:
+        """Look what became of a saga downstream: `GET /sagas/{id}`, which starts nothing.
 
-        False also of one that never saw it, or shows nothing; `Lost` while it may still be.
+        `Refused` is the neighbour's own word, or that it shows no sagas; all else is `Lost`.
         """
         ...
 

@@ -84,6 +84,18 @@ COMPENSATE_REPLIES = {
     503: CompensateReply.NOT_NOW,
 }
 
+SHOWS_NOTHING = frozenset({405, 501})
+LOOK_REPLIES: dict[int, dict[str, ReplyKind]] = {
+    200: {
+        Outcome.EXECUTED: ReplyKind.EXECUTED,
+        Outcome.IN_PROGRESS: ReplyKind.ACCEPTED,
+        Outcome.NOT_EXECUTED: ReplyKind.GONE,
+        Outcome.COMPENSATED: ReplyKind.GONE,
+        Outcome.UNKNOWN: ReplyKind.GONE,  # it failed to compensate: that is asked for, and told
+    },
+    404: {Outcome.NOT_EXECUTED: ReplyKind.GONE},
+}
+
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
     """Done here and downstream. `data` holds what was added, by the name of the stage."""
@@ -110,20 +122,24 @@ def kind_of_compensate_reply(status: int) -> CompensateReply:
     return COMPENSATE_REPLIES.get(status, CompensateReply.UNKNOWN)
 
 
-def shows_executed(status: int, body: bytes) -> bool | None:
-    """Whether an answer to `GET /sagas/{id}` shows a saga that is done; None while it may yet be.
+def kind_of_look(status: int, body: bytes, saga_id: str) -> ReplyKind:
+    """What an answer to `GET /sagas/{id}` shows: EXECUTED, ACCEPTED (it runs), GONE or UNKNOWN.
 
-    False also of a neighbour that never saw it, or that shows no sagas under that path.
+    GONE is the neighbour's own word that it is not done there, or that it shows no sagas. An error
+    that does not speak of the saga is UNKNOWN: something between us may have answered.
     """
-    if status == 429 or (status >= 500 and status != 501):
-        return None
-    if status != 200:
-        return False
+    if status in SHOWS_NOTHING:
+        return ReplyKind.GONE
+    if status not in LOOK_REPLIES:
+        return ReplyKind.UNKNOWN
     try:
-        outcome = decode_object(body, DEFAULT_LIMITS).get("outcome")
+        told = decode_object(body, DEFAULT_LIMITS)
     except WireError:
-        return False
-    return None if outcome == Outcome.IN_PROGRESS else outcome == Outcome.EXECUTED
+        return ReplyKind.UNKNOWN
+    outcome = told.get("outcome")
+    if told.get("saga_id", saga_id) != saga_id or type(outcome) is not str:
+        return ReplyKind.UNKNOWN
+    return LOOK_REPLIES[status].get(outcome, ReplyKind.UNKNOWN)
 
 
 def encode_executed(saga_id: str, data: dict[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
@@ -231,6 +232,33 @@ def test_a_forward_that_was_lost_is_looked_for_after_the_deadline() -> None:
     assert (Record(event=e.Completed(at=21.0)),) == decide(plan, saga, 21.0)
 
 
+def test_a_forward_that_was_lost_is_looked_for_when_its_attempts_are_used_up() -> None:
+    """Without a deadline just the same. What a person has settled is looked for no more."""
+    plan = plans.usual()
+    saga = fold(plan, *HANDED_ON, e.Recovered(at=5.0, epoch=2))
+    most = plan.step(FORWARD).execution.attempts_max
+    assert most is not None
+    for attempt in range(2, most + 1):
+        saga = evolve(plan, saga, e.StepStarted(at=5.0, step=FORWARD, attempt=attempt))
+        saga = evolve(plan, saga, e.StepInDoubt(at=5.0, step=FORWARD, reason="no answer"))
+    saga = replace(saga, deadline=None)
+    assert (LOOK,) == decide(plan, saga, saga.steps[FORWARD].due)
+    no = e.Settled(at=6.0, step=FORWARD, actor="ops", why="asked them", landed=False)
+    settled = evolve(plan, replace(saga, deadline=9.0), no)
+    (turned,) = decide(plan, settled, 11.0)
+    assert isinstance(turned, Record) and isinstance(turned.event, e.TurnedBack)
+
+
+def test_a_probe_that_was_asked_for_patience_waits() -> None:
+    """Retry-After of a look, or of an author's probe, is heeded up to its cap."""
+    plan = plans.usual()
+    saga = fold(plan, *HANDED_ON, e.Recovered(at=20.0, epoch=2))
+    saga = evolve(plan, saga, e.ProbeStarted(at=20.0, step=FORWARD))
+    for asked, due in ((30.0, 50.0), (3600.0, 80.0)):
+        failed = e.ProbeFailed(at=20.0, step=FORWARD, reason="busy", retry_after=asked)
+        assert (Rest(until=due),) == decide(plan, evolve(plan, saga, failed), 21.0)
+
+
 def test_before_the_deadline_a_forward_that_was_lost_is_repeated() -> None:
     """The same bytes get the same answer, and no look is needed; nor is one forgotten later."""
     plan = plans.usual()
@@ -264,14 +292,16 @@ def test_what_downstream_does_not_show_is_turned_back() -> None:
 def test_looking_downstream_comes_to_an_end() -> None:
     """A downstream that never says what became of it does not hold the saga for ever."""
     plan = plans.usual()
-    saga, now, looks = fold(plan, *HANDED_ON, e.Recovered(at=20.0, epoch=2)), 20.0, 0
-    while (moves := decide(plan, saga, now)) == (LOOK,):
-        looks += 1
+    saga, now = fold(plan, *HANDED_ON, e.Recovered(at=20.0, epoch=2)), 20.0
+    most = NEIGHBOUR_SETTLEMENT.attempts_max
+    assert most is not None
+    for _ in range(most):
+        assert (LOOK,) == decide(plan, saga, now)
         saga = evolve(plan, saga, e.ProbeStarted(at=now, step=FORWARD))
         saga = evolve(plan, saga, e.ProbeFailed(at=now, step=FORWARD, reason="answered 500"))
         now = saga.steps[FORWARD].due
-    assert NEIGHBOUR_SETTLEMENT.attempts_max == looks
-    assert isinstance(moves[0], Record) and isinstance(moves[0].event, e.TurnedBack)
+    (turned,) = decide(plan, saga, now)
+    assert isinstance(turned, Record) and isinstance(turned.event, e.TurnedBack)
 
 
 def test_an_answer_that_never_came_is_not_looked_for_after_the_deadline() -> None:

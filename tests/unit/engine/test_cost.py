@@ -17,7 +17,14 @@ from stage.config import Config
 from stage.core.events import Request
 from stage.demo.payment import payment
 from stage.engine.embedded import EmbeddedEngine
-from stage.ports.links import Compensated, CompensateReply, Executed, ForwardReply
+from stage.ports.links import (
+    Compensated,
+    CompensateReply,
+    Done,
+    Executed,
+    ForwardReply,
+    LookReply,
+)
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.store import writer
@@ -62,9 +69,9 @@ class Agreeable:
         """Done."""
         return Executed(data=msgspec.Raw(b'{"shipping":{}}'))
 
-    async def executed(self, peer: str, saga_id: str, **_: Any) -> bool | Lost:
-        """It is."""
-        return True
+    async def look(self, peer: str, saga_id: str, **_: Any) -> LookReply:
+        """It is done."""
+        return Done()
 
     async def compensate(self, peer: str, saga_id: str, **_: Any) -> CompensateReply:
         """Done."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -15,7 +15,7 @@ from stage.demo.payment import payment
 from stage.engine import limits
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import EmbeddedEngine
-from stage.ports.links import CompensateReply, ForwardReply
+from stage.ports.links import Accepted, CompensateReply, ForwardReply, LookReply, Refused
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Lost
 from stage.ports.store import Unit
@@ -99,25 +99,29 @@ async def test_who_reads_does_not_wait_for_an_end_that_is_not_written(
 
 
 class Showing(Agreeable):
-    """A downstream that shows what it did, or nothing; it counts what it is asked."""
+    """A downstream that shows and repeats what it is told to, in turn; then all is well."""
 
-    def __init__(self, shows: bool) -> None:
-        self.shows = shows
-        self.asked: Counter[str] = Counter()
+    def __init__(self, looks: Sequence[LookReply], replays: Sequence[ForwardReply]) -> None:
+        self.looks, self.replays = list(looks), list(replays)
+        self.asked: list[str] = []
+        self.budgets: list[float | None] = []
 
-    async def executed(self, peer: str, saga_id: str, **_: Any) -> bool | Lost:
-        """As told."""
-        self.asked["executed"] += 1
-        return self.shows
+    async def look(self, peer: str, saga_id: str, **more: Any) -> LookReply:
+        """The next of them."""
+        self.asked.append("look")
+        return self.looks.pop(0) if self.looks else await super().look(peer, saga_id, **more)
 
     async def forward(self, peer: str, saga_id: str, body: bytes, **more: Any) -> ForwardReply:
-        """Done, at once."""
-        self.asked["forward"] += 1
+        """Done at first, then the next of them."""
+        self.budgets.append(more["budget"])
+        self.asked.append("forward")
+        if len(self.budgets) > 1 and self.replays:
+            return self.replays.pop(0)
         return await super().forward(peer, saga_id, body, **more)
 
     async def compensate(self, peer: str, saga_id: str, **more: Any) -> CompensateReply:
         """Done."""
-        self.asked["compensate"] += 1
+        self.asked.append("compensate")
         return await super().compensate(peer, saga_id, **more)
 
 
@@ -131,14 +135,33 @@ class Later(SystemClock):
         return super().now() + self.ahead
 
 
-@pytest.mark.parametrize("shows", [True, False])
-async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(shows: bool) -> None:
-    """What was answered 200 stays so, where downstream shows that it is done; else it goes back."""
+LOST = Lost(reason="no answer")
+RUNS = Accepted()
+TURNED_AWAY = Refused(reason="answered 403")
+OVER = Refused(reason="answered 410", over=True)
+
+
+@pytest.mark.parametrize(
+    "looks, replays, asked",
+    [
+        ([], [], "look forward"),
+        ([LOST, RUNS], [], "look look look forward"),
+        ([], [LOST, RUNS, TURNED_AWAY], "look forward " * 3 + "look forward"),
+        ([OVER], [], "look compensate"),
+        ([LOST, OVER], [], "look look compensate"),
+        ([], [OVER], "look forward compensate"),
+        ([TURNED_AWAY], [], "look look forward"),
+    ],
+)
+async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
+    looks: Sequence[LookReply], replays: Sequence[ForwardReply], asked: str
+) -> None:
+    """What was answered 200 stays so, unless downstream itself says that it is not done there."""
     assert payment.migrations is not None
     store, clock = Stuck(migrations=(payment.migrations,)), Later()
     store.patient = []
     await store.open()
-    downstream = Showing(shows)
+    downstream = Showing(looks, replays)
     stage = payment.bind(("shipping",))
     first = EmbeddedEngine(stage, store, downstream, SilentObserver(), clock=clock)
     await first.start()
@@ -155,14 +178,14 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(shows: bool
     clock.ahead = 3600.0
     again = EmbeddedEngine(stage, store, downstream, SilentObserver(), clock=clock)
     await again.start()
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(10.0):
         while (seen := await again.look("s-1", 1.0)) is None or not seen.saga.ended:
             pass
     await again.drain(0.0)
     await store.close()
-    if shows:
-        assert told.body == seen.row.answer_body
-        assert {"forward": 2, "executed": 1} == downstream.asked
-    else:
+    assert ["forward", *asked.split()] == downstream.asked
+    assert {None} >= set(downstream.budgets[1:]), "an answer that is only repeated has no budget"
+    if "compensate" in asked:
         assert SagaState.COMPENSATED is seen.saga.state
-        assert {"forward": 1, "executed": 1, "compensate": 1} == downstream.asked
+    else:
+        assert told.body == seen.row.answer_body

@@ -21,9 +21,9 @@ from stage.wire.replies import (
     encode_compensate,
     encode_executed,
     kind_of_compensate_reply,
+    kind_of_look,
     kind_of_reply,
     parse_retry_after,
-    shows_executed,
 )
 from tests.unit.wire.refusals import refusal_of
 from tests.unit.wire.strategies import bodies, objects, saga_ids
@@ -193,29 +193,33 @@ def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "status, body, shown",
+    "status, body, kind",
     [
-        (200, b'{"saga_id":"s-1","outcome":"executed","state":"completed"}', True),
-        (200, b'{"outcome":"in_progress"}', None),
-        (200, b'{"outcome":"compensated"}', False),
-        (200, b'{"outcome":"unknown"}', False),
-        (200, b'{"outcome":["executed"]}', False),
-        (200, b"{}", False),
-        (200, b'["executed"]', False),
-        (200, b"<html>", False),
-        (200, b"", False),
-        (404, b'{"outcome":"executed"}', False),
-        (405, b"", False),
-        (501, b"", False),
-        (301, b"", False),
-        (429, b"", None),
-        (500, b'{"outcome":"executed"}', None),
-        (503, b"", None),
+        (200, b'{"saga_id":"s-1","outcome":"executed","state":"completed"}', "executed"),
+        (200, b'{"outcome":"executed"}', "executed"),
+        (200, b'{"outcome":"in_progress"}', "accepted"),
+        (200, b'{"outcome":"not_executed"}', "gone"),
+        (200, b'{"outcome":"compensated"}', "gone"),
+        (200, b'{"outcome":"unknown"}', "gone"),
+        (404, b'{"saga_id":"s-1","outcome":"not_executed","status":404}', "gone"),
+        (405, b"", "gone"),
+        (501, b"", "gone"),
+        (200, b'{"saga_id":"s-2","outcome":"executed"}', "unknown"),
+        (200, b'{"outcome":["executed"]}', "unknown"),
+        (200, b'{"outcome":"done"}', "unknown"),
+        (200, b"{}", "unknown"),
+        (200, b'["executed"]', "unknown"),
+        (200, b"<html>", "unknown"),
+        (200, b"", "unknown"),
+        (404, b"<html>", "unknown"),
+        (404, b'{"outcome":"executed"}', "unknown"),
+        *((status, b"", "unknown") for status in (203, 301, 401, 403, 408, 425, 429, 500, 503)),
+        (500, b'{"outcome":"not_executed"}', "unknown"),
     ],
 )
-def test_what_a_look_shows(status: int, body: bytes, shown: bool | None) -> None:
-    """Executed is only what says so; a server that fails, or a saga that runs, is asked again."""
-    assert shown is shows_executed(status, body)
+def test_what_a_look_shows(status: int, body: bytes, kind: str) -> None:
+    """A no is only the neighbour's own word on the saga: a gateway says 404 and 403 as well."""
+    assert kind == kind_of_look(status, body, "s-1")
 
 
 @given(st.text(max_size=70), st.floats(0, 4e9))
