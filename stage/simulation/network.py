@@ -54,7 +54,6 @@ class Network:
         self._apis: dict[str, ApiModel] = {}
         self.cut: set[frozenset[str]] = set()
         """Pairs of names that do not hear each other."""
-        self.under_way = 0
         self._about: Counter[str] = Counter()
         self._numbers: dict[tuple[str, str, str], int] = {}
         self._sent = 0
@@ -75,14 +74,16 @@ class Network:
         """Messages of a saga that are on their way, or may still be."""
         return self._about[saga]
 
+    def spoken_of(self) -> list[str]:
+        """The sagas of which messages are on their way, or may still be."""
+        return [saga for saga, count in self._about.items() if count]
+
     def off(self, saga: str) -> None:
         """A message sets off."""
-        self.under_way += 1
         self._about[saga] += 1
 
     def there(self, saga: str) -> None:
         """It has arrived, or is answered."""
-        self.under_way -= 1
         self._about[saga] -= 1
 
     def serve(self, name: str, server: Server) -> None:

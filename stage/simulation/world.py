@@ -300,11 +300,16 @@ class World:
             await self._rest()
 
     def _at_rest(self) -> bool:
+        """Every process is back, nothing is under way, and nothing is due.
+
+        A saga that waits for a person is asked for ever by its neighbours; it still tells upstream.
+        """
         return (
-            self.network.under_way == 0
+            all(node.newest is not None for node in self.nodes)
+            and all(self._waits(saga) for saga in self.network.spoken_of())
             and all(order.done or self._waits(order.saga) for order in self.client.orders.values())
             and all(
-                known.row.due_at is None or self._waits(saga)
+                known.row.due_at is None or (self._waits(saga) and not known.row.parked)
                 for (_, saga), known in self.books.known.items()
             )
             and (
@@ -322,7 +327,7 @@ class World:
 
     def _stuck(self) -> None:
         for (stage, saga), known in self.books.known.items():
-            if known.row.due_at is not None and not self._waits(saga):
+            if known.row.due_at is not None and (known.row.parked or not self._waits(saga)):
                 self.books.violate("I5", saga, f"{stage} is {known.row.state} and never rests")
                 return
         for order in self.client.orders.values():
@@ -333,7 +338,12 @@ class World:
             if not told and not self._waits(saga):
                 self.books.violate("I5", saga, "the tail's late failure is never taken over")
                 return
-        self.books.violate("I5", "", f"{self.network.under_way} messages are on their way for ever")
+        down = [node.name for node in self.nodes if node.newest is None]
+        if down:
+            self.books.violate("I5", "", f"{', '.join(down)} never comes back")
+            return
+        spoken_of = [saga for saga in self.network.spoken_of() if not self._waits(saga)]
+        self.books.violate("I5", "", f"messages of {spoken_of} are on their way for ever")
 
     # --- weather ---------------------------------------------------------------------------------
 
