@@ -36,6 +36,8 @@ CALM_AFTER_SECONDS = 15.0
 """How long faults go on after the last saga has come."""
 REST_SECONDS_MAX = 2_500.0
 """A world that has not come to rest by then, without faults, is stuck."""
+SILENT_SECONDS = 1_250.0
+"""For so long no message at all may be under way in a world at rest; see `_at_rest`."""
 LOOK_SECONDS = 2.0
 AWAY_SECONDS = (0.2, 8.0)
 
@@ -282,9 +284,10 @@ class World:
         return {"amount": self.random.randint(1, 1000)}
 
     async def _rest(self) -> None:
-        until = self.loop.time() + REST_SECONDS_MAX
+        began = self.loop.time()
+        until = began + REST_SECONDS_MAX
         while not self.books.violations:
-            if self._at_rest():
+            if self._at_rest(silent=self.loop.time() < began + SILENT_SECONDS):
                 return
             if self.loop.time() > until:
                 self._stuck()
@@ -299,14 +302,16 @@ class World:
             await self.operator.clear_desk()
             await self._rest()
 
-    def _at_rest(self) -> bool:
-        """Every process is back, nothing is under way, and nothing is due.
+    def _at_rest(self, *, silent: bool) -> bool:
+        """Every process is back, no message is under way, and nothing is due.
 
-        A saga that waits for a person is asked for ever by its neighbours; it still tells upstream.
+        A saga that waits for a person is asked for ever by its neighbours, and where several do,
+        no instant is `silent`; it still tells upstream.
         """
+        spoken_of = self.network.spoken_of()
         return (
             all(node.newest is not None for node in self.nodes)
-            and all(self._waits(saga) for saga in self.network.spoken_of())
+            and not (spoken_of if silent else [one for one in spoken_of if not self._waits(one)])
             and all(order.done or self._waits(order.saga) for order in self.client.orders.values())
             and all(
                 known.row.due_at is None or (self._waits(saga) and not known.row.parked)
