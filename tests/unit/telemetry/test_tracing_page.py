@@ -51,6 +51,7 @@ def test_the_table_of_spans_is_that_of_the_code(page: str) -> None:
     assert names.request_span("POST", "/sagas") == told["server"][0]
     assert [
         names.client_span("POST", "/sagas", "shipping"),
+        names.client_span("GET", "/sagas/{saga_id}", "shipping"),
         names.client_span("POST", "", "psp"),
     ] == told["client"]
 
