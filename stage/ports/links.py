@@ -102,7 +102,8 @@ class Links(Protocol):
     ) -> LookReply:
         """Look what became of a saga downstream: `GET /sagas/{id}`, which starts nothing.
 
-        `Refused` is the neighbour's own word, or that it shows no sagas; all else is `Lost`.
+        `Accepted` while it runs there, `Refused` for the neighbour's own no, or when it shows no
+        sagas; all else is `Lost`.
         """
         ...
 

@@ -142,6 +142,8 @@ class Books:
         """Answers 200 that were given before the end of the saga was durable."""
         self.ends_lost = 0
         """How often a run was lost between such an answer and the end."""
+        self.ends_found = 0
+        """How often such an end was found by looking downstream."""
         self._refused: dict[tuple[str, str], str] = {}
         self._closed: dict[tuple[str, str], float] = {}
         """Since when a stage says that nothing of a saga stands."""
@@ -315,6 +317,8 @@ class Books:
                 way = "undo" if event.compensation else "do"
                 known.requests.setdefault(f"{event.step}:{way}", []).append(event.request)
             case e.StepSucceeded() | e.ProbeFound():
+                if isinstance(event, e.ProbeFound) and (stage, saga) in self.early:
+                    self.ends_found += plan.step(event.step).kind is StepKind.FORWARD
                 if event.step in plan.by_name and (
                     plan.step(event.step).kind is StepKind.TRANSACTION
                 ):

@@ -12,6 +12,7 @@ from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.core.machine import past_pivot
 from stage.core.states import SagaState
 from stage.core.steps import Plan
+from stage.inbound.views import OUTCOMES
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, Engine, Unsettled
 from stage.ports.observer import TraceContext
@@ -26,13 +27,6 @@ from stage.wire.replies import decode_compensate
 Headers = Sequence[tuple[str, str]]
 WAIT_SECONDS_MAX = 25.0
 COMPENSATE_WAIT_SECONDS = 10.0
-SHOWN = {
-    SagaState.ACTIVE: Outcome.IN_PROGRESS,
-    SagaState.COMPENSATING: Outcome.IN_PROGRESS,
-    SagaState.COMPLETED: Outcome.EXECUTED,
-    SagaState.COMPENSATED: Outcome.COMPENSATED,
-    SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
-}
 
 
 class SimulatedEdge:
@@ -118,7 +112,7 @@ class SimulatedEdge:
         if snapshot is None:
             told = Problem(status=404, title="Never seen", outcome=Outcome.NOT_EXECUTED)
             return _problem(told)
-        shown = {"saga_id": saga_id, "outcome": SHOWN[snapshot.saga.state]}
+        shown = {"saga_id": saga_id, "outcome": OUTCOMES[snapshot.saga.state]}
         return Answer(status=200, body=msgspec.json.encode(shown))
 
     async def _compensate(self, saga_id: str, headers: Headers, body: bytes) -> Answer:

@@ -54,6 +54,8 @@ KINDS: dict[str, tuple[float, float]] = {
 
 END_LOST = "end_lost_behind_its_answer"
 """A crash between the answer 200 and the commit of the end: no fault of its own, but counted."""
+END_FOUND = "end_found_downstream"
+"""Such an end that was found again by looking downstream, counted as well."""
 
 SWARM_SHARE = 0.45
 """The chance that a seed has a fault at all."""

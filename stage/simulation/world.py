@@ -225,7 +225,10 @@ class World:
             sagas=len(self.client.orders),
             chain=self.chain,
             violations=self.books.violations,
-            struck=self.faults.struck + Counter({swarm.END_LOST: self.books.ends_lost}),
+            struck=self.faults.struck
+            + Counter(
+                {swarm.END_LOST: self.books.ends_lost, swarm.END_FOUND: self.books.ends_found}
+            ),
             states=states,
             verdicts=Counter(order.verdict.value for order in self.client.orders.values()),
             transcript=self.transcript,

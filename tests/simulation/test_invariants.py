@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stage.simulation.faults import END_LOST, KINDS
+from stage.simulation.faults import END_FOUND, END_LOST, KINDS
 from stage.simulation.summary import Summary, simulate_many
 from stage.simulation.world import Scenario, simulate_world
 
@@ -67,6 +67,7 @@ def test_an_end_that_is_lost_behind_its_answer_comes_again(more: frozenset[str])
 
     assert not summary.violations, told(summary, SAGAS)
     assert summary.faults[END_LOST] >= 3, "few processes died between an answer and its commit"
+    assert bool(more) is bool(summary.faults[END_FOUND]), "only after a deadline it is looked for"
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))

@@ -135,8 +135,8 @@ class Later(SystemClock):
         return super().now() + self.ahead
 
 
-LOST = Lost(reason="no answer")
-RUNS = Accepted()
+LOST = Lost(reason="no answer", retry_after=0.02)
+RUNS = Accepted(retry_after=0.01)
 TURNED_AWAY = Refused(reason="answered 403")
 OVER = Refused(reason="answered 410", over=True)
 
@@ -181,8 +181,13 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     async with asyncio.timeout(10.0):
         while (seen := await again.look("s-1", 1.0)) is None or not seen.saga.ended:
             pass
+    entries = await again.journal("s-1")
     await again.drain(0.0)
     await store.close()
+    vain = [each for each in (*looks, *replays) if each is not OVER]
+    assert [getattr(each, "retry_after", None) for each in vain] == [
+        each.event.retry_after for each in entries if isinstance(each.event, e.ProbeFailed)
+    ]
     assert ["forward", *asked.split()] == downstream.asked
     assert {None} >= set(downstream.budgets[1:]), "an answer that is only repeated has no budget"
     if "compensate" in asked:
