@@ -22,8 +22,8 @@ from stage.config import Config, load
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Step, StepKind
 from stage.engine.clock import SystemClock
-from stage.engine.embedded import EmbeddedEngine
-from stage.engine.limits import EngineLimits
+from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
 from stage.inbound.app import EDGE, Edge, make_app
 from stage.outbound.links import HttpLinks
@@ -31,9 +31,9 @@ from stage.outbound.transport import Transport
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.store import Store
 from stage.store import migrate
-from stage.store.lock import FileLock
 from stage.store.memory import MemoryStore
-from stage.store.sqlite import SqliteStore
+from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.store import SqliteStore
 from stage.telemetry import logs, sdk
 from stage.telemetry.compose import default_observer
 from stage.telemetry.exposition import Exposition

@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from stage.telemetry import names
-from stage.telemetry.ids import StoredIds
+from stage.telemetry.fast.ids import StoredIds
 
 NAMED: Final[Mapping[str, str]] = {
     "saga_id": names.SAGA_ID,

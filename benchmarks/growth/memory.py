@@ -37,7 +37,7 @@ def measure_in_flight(neighbours: str, folder: Path, *, sagas: int = IN_FLIGHT) 
     Raises RuntimeError when one of them is answered other than 200 or 202.
     """
     with slow_external(seconds=ANSWER_SECONDS) as slow:
-        patient = Contestant(
+        deferrable = Contestant(
             name="stage-patient",
             title="stage, with an external API that takes its time",
             command=lambda place, port: stage_command(
@@ -47,7 +47,7 @@ def measure_in_flight(neighbours: str, folder: Path, *, sagas: int = IN_FLIGHT) 
             environment=STAGE.environment,
         )  # fmt: skip
         place = Place(folder=folder / "in-flight", neighbours=neighbours)
-        with running(patient, place) as service:
+        with running(deferrable, place) as service:
             until_ready(service)
             idle = resident_bytes(service.pid)
             high, statuses = asyncio.run(_peak(service, sagas))

@@ -9,7 +9,7 @@ from stage.authoring import Http, Tx
 from stage.demo import payment as demo
 from stage.demo.payment import Charge, Order
 
-patient = Stage(
+deferrable = Stage(
     "patient",
     accepts=Order,
     adds=Charge,
@@ -17,7 +17,7 @@ patient = Stage(
 )
 
 
-@patient.transaction
+@deferrable.transaction
 async def reserve(tx: Tx, saga: Saga[Order]) -> None:
     """Write the payment down before anything leaves."""
     await tx.execute(
@@ -30,14 +30,14 @@ async def reserve(tx: Tx, saga: Saga[Order]) -> None:
     )
 
 
-@patient.call(to="psp", timeout=30.0)
+@deferrable.call(to="psp", timeout=30.0)
 async def charge(http: Http, saga: Saga[Order]) -> Charge:
     """Charge the card, and wait."""
     answer = await http.post("/charges", json={"amount": saga.input.amount})
     return Charge(answer.json()["id"])
 
 
-@patient.transaction
+@deferrable.transaction
 async def record(tx: Tx, saga: Saga[Order]) -> None:
     """Write down what was charged."""
     await tx.execute(
@@ -47,7 +47,7 @@ async def record(tx: Tx, saga: Saga[Order]) -> None:
     )
 
 
-@patient.output
+@deferrable.output
 def charged(saga: Saga[Order]) -> Charge:
     """What the stages after us may want to know."""
     return saga.result(charge)

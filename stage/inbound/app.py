@@ -6,12 +6,12 @@ from aiohttp import web
 
 from stage.inbound.compensate import compensate
 from stage.inbound.execute import execute
-from stage.inbound.keys import EDGE, Edge
-from stage.inbound.look import list_sagas, look
 from stage.inbound.middleware import edge_middleware
 from stage.inbound.openapi import docs, openapi
-from stage.inbound.operate import operate
 from stage.inbound.platform import descriptor, healthz, metrics, readyz
+from stage.inbound.sagas import list_sagas, look
+from stage.inbound.service import EDGE, Edge
+from stage.inbound.verbs import operate
 
 
 def make_app() -> web.Application:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from stage.core.events import encode_event, name_of
 from stage.core.steps import StepKind
-from stage.inbound.keys import EDGE, SPAN, Edge
+from stage.inbound.service import EDGE, SPAN, Edge
 from stage.inbound.views import view_of_snapshot
 from stage.ports.engine import Snapshot
 from stage.ports.observer import TraceContext

@@ -8,9 +8,9 @@ from aiohttp import web
 from stage.core.machine import past_pivot
 from stage.core.states import SagaState
 from stage.inbound.execute import accepted_response
-from stage.inbound.keys import EDGE, SPAN
 from stage.inbound.middleware import link_saga, problem_response
 from stage.inbound.read import check_type, read_any_body, saga_id_of, wait_of
+from stage.inbound.service import EDGE, SPAN
 from stage.ports.engine import Snapshot
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from stage.inbound.keys import EDGE, SAGA_ID, SPAN
 from stage.inbound.middleware import link_saga
 from stage.inbound.read import deadline_of, read_body, wait_of
+from stage.inbound.service import EDGE, SAGA_ID, SPAN
 from stage.wire import headers as h
 from stage.wire.envelope import decode_envelope
 from stage.wire.outcome import Outcome

@@ -11,7 +11,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from msgspec.structs import replace
 
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
-from stage.inbound.keys import EDGE, SAGA_ID, SPAN
+from stage.inbound.service import EDGE, SAGA_ID, SPAN
 from stage.ports.engine import Busy, Unsettled
 from stage.wire import headers as h
 from stage.wire.envelope import SAGA_ID_RE

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from stage.inbound.keys import EDGE
+from stage.inbound.service import EDGE
 from stage.wire import headers as h
 from stage.wire import schema
 from stage.wire.descriptor import Descriptor

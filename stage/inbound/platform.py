@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from stage.inbound.keys import EDGE
 from stage.inbound.middleware import problem_response
+from stage.inbound.service import EDGE
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem

@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from stage.inbound.keys import Edge
+from stage.inbound.service import Edge
 from stage.wire import headers as h
 from stage.wire.envelope import check_saga_id
 from stage.wire.problem import WireError

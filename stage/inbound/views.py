@@ -11,7 +11,7 @@ from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import what_stands
 from stage.core.states import SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
-from stage.inbound.keys import Edge
+from stage.inbound.service import Edge
 from stage.ports.engine import Snapshot
 from stage.ports.store import Entry, SagaRow
 from stage.wire.envelope import format_instant

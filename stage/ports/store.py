@@ -157,10 +157,12 @@ class Store(Protocol):
         """Finish the units under way, then let go. Further units raise StoreUnavailable."""
         ...
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """Run one unit and return its value once all it wrote is durable.
 
-        A `patient` one, for which nobody waits, may be held back for some milliseconds to share
+        A `deferrable` one, for which nobody waits, may be held back for some milliseconds to share
         the commit of another.
         """
         ...

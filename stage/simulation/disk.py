@@ -64,7 +64,9 @@ class SimulatedStore:
     async def close(self) -> None:
         """The disk stays."""
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """See ports.store.Store."""
         disk, process, faults = self._disk, self._process, self._disk.faults
         scripted = faults.scripted and getattr(work, "__name__", "") != HOUSEKEEPING

@@ -19,7 +19,7 @@ from stage.core.states import SagaState
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
-from stage.store.sqlite import SqliteStore
+from stage.store.sqlite.store import SqliteStore
 
 T = TypeVar("T")
 
@@ -85,7 +85,9 @@ class BlockingStore:
         """See ports.store.Store."""
         self._run(self._store.close())
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """See ports.store.Store. Whoever waits here is alone, so that no unit is held back."""
         return self._run(self._store.transact(work))
 

@@ -190,7 +190,7 @@ class Process:
             return
         # Whoever awaits any other task is told; what the engine lets run by itself, nobody is.
         name = getattr(task.get_coro(), "__qualname__", "")
-        if name.startswith(("Runs._", "Rounds._")):
+        if name.startswith(("LiveSagas._", "Recovery._")):
             self._loop.complaints.append(f"{name} ended with {error!r}")
 
     def kill(self) -> None:

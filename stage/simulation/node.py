@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from random import Random
 
 from stage.core.events import Verb
-from stage.engine.embedded import EmbeddedEngine
+from stage.engine.embedded.engine import EmbeddedEngine
 from stage.outbound.links import HttpLinks
 from stage.ports.engine import Snapshot
 from stage.ports.stage import Answer
@@ -17,7 +17,7 @@ from stage.simulation.edge import Headers, SimulatedEdge
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process, VirtualClock, VirtualLoop
 from stage.simulation.network import SCHEME, Network, SimulatedTransport
-from stage.telemetry.silent import SilentObserver
+from stage.telemetry.null import NullObserver
 
 DOWN_SECONDS = (0.05, 6.0)
 PAUSE_SECONDS = (0.5, 10.0)
@@ -91,7 +91,7 @@ class Node:
             downstreams={name: SCHEME + name for name in self._neighbours.downstreams},
             now=self._loop.time,
         )
-        engine = EmbeddedEngine(self._stage, store, links, SilentObserver(), clock=self._clock)
+        engine = EmbeddedEngine(self._stage, store, links, NullObserver(), clock=self._clock)
         edge = SimulatedEdge(self.name, self._stage.plan, engine, self._clock, self._books)
         self._live[process] = engine, edge
         self._books.tell("", process.name, "starts")

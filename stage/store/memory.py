@@ -17,11 +17,12 @@ from stage.core.errors import StoreUnavailable
 from stage.core.events import Event, encode_event
 from stage.core.states import SagaState
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Tx, Unit
-from stage.store import migrate, rows
+from stage.store import migrate
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
-from stage.store.statements import statement
-from stage.store.units import ENDED, SqliteTx
+from stage.store.sqlite import rows
+from stage.store.sqlite.statements import statement
+from stage.store.sqlite.unit import ENDED, SqliteTx
 
 T = TypeVar("T")
 
@@ -70,7 +71,9 @@ class MemoryStore:
         if self._connection is not None:
             self._connection.close()
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """See ports.store.Store."""
         if not self._open or self._connection is None:
             raise StoreUnavailable("the store is closed: nothing was written")

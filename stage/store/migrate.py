@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from stage.core.errors import ConfigurationError
-from stage.store.statements import statement
+from stage.store.sqlite.statements import statement
 
 OWNER: Final = "stage"
 DIALECT: Final = "sqlite"
@@ -72,7 +72,7 @@ def collect(folders: Sequence[Traversable] = (), *, dialect: str = DIALECT) -> l
 
     Raises ConfigurationError for a folder or a file that cannot be used.
     """
-    found = _folder(OWNER, resources.files("stage.store").joinpath("migrations"), dialect)
+    found = _folder(OWNER, resources.files("stage.store.sqlite").joinpath("migrations"), dialect)
     owners = {OWNER}
     for folder in folders:
         if not folder.is_dir():

@@ -28,10 +28,10 @@ import msgspec
 
 from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Unit
-from stage.store.bridge import Bridge
 from stage.store.errors import unavailable
-from stage.store.statements import statement
-from stage.store.units import run_unit
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.statements import statement
+from stage.store.sqlite.unit import run_unit
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ RETRY_SECONDS: Final = 0.5
 """While the database is away: time between two looks whether it is back."""
 
 PATIENCE_SECONDS: Final = 0.004
-"""How long patient units wait for one that somebody waits for."""
+"""How long deferrable units wait for one that somebody waits for."""
 
 _BEGIN: Final = statement("begin_batch")
 _NUMBER: Final = statement("number_batch")
@@ -75,17 +75,17 @@ class Connections(Protocol):
 class _Waiting:
     """A unit in the queue, then its outcome on the way to the caller."""
 
-    __slots__ = ("context", "error", "future", "patient", "value", "work")
+    __slots__ = ("context", "deferrable", "error", "future", "value", "work")
 
     def __init__(
         self,
         work: Callable[[Unit], Awaitable[Any]],
         future: asyncio.Future[Any],
-        patient: bool = False,
+        deferrable: bool = False,
     ) -> None:
         self.work = work
         self.future = future
-        self.patient = patient
+        self.deferrable = deferrable
         self.context = contextvars.copy_context()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -164,7 +164,9 @@ class Writer:
         if self._task is not None:
             await asyncio.shield(self._task)
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """See ports.store.Store. Raises StoreUnavailable at once when the queue is full."""
         if self._closing or self._task is None:
             raise StoreUnavailable("the store is closed: nothing was written")
@@ -174,7 +176,7 @@ class Writer:
                 " nothing was written, try again later"
             )
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Waiting(work, future, patient))
+        self._queue.put(_Waiting(work, future, deferrable))
         return await future
 
     async def _run(self, bridge: Bridge) -> None:
@@ -218,7 +220,7 @@ class Writer:
                 if not batch:
                     latest = monotonic() + PATIENCE_SECONDS
                 batch.append(waiting)
-                if waiting.patient and not hurry:
+                if waiting.deferrable and not hurry:
                     wait = max(0.0, latest - monotonic())
                 else:
                     hurry = True

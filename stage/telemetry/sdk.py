@@ -19,7 +19,7 @@ from stage.core.errors import ConfigurationError
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
-    from stage.telemetry.batches import BoundedBatches
+    from stage.telemetry.fast.batches import BoundedBatches
 
 SHUTDOWN_SECONDS_MAX: Final = 2.0
 BATCH_DELAY_MS: Final = 1_000
@@ -66,10 +66,10 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
         return False
     from opentelemetry.exporter.otlp.proto.http import trace_exporter
 
-    from stage.telemetry import otlp
-    from stage.telemetry.batches import BoundedBatches
-    from stage.telemetry.ids import StoredIds
-    from stage.telemetry.lean import LeanProvider
+    from stage.telemetry.fast import otlp
+    from stage.telemetry.fast.batches import BoundedBatches
+    from stage.telemetry.fast.ids import StoredIds
+    from stage.telemetry.fast.spans import LeanProvider
 
     # The exporter stays the SDK's, with all of its variables, and has no other door for an encoder.
     # Without such a name, in another version, this does nothing.

@@ -30,9 +30,9 @@ from stage.core.version import __version__
 from stage.ports.observer import Span, TraceContext
 from stage.telemetry import names, propagation
 from stage.telemetry.chosen import chosen_span_id
-from stage.telemetry.endings import CLIENT, INTERNAL, SERVER, Sort, ending
-from stage.telemetry.parents import SPAN_ID, links_of, parent_of
-from stage.telemetry.silent import PassedOn
+from stage.telemetry.fast.endings import CLIENT, INTERNAL, SERVER, Sort, ending
+from stage.telemetry.fast.parents import SPAN_ID, links_of, parent_of
+from stage.telemetry.null import PassedOn
 
 Begin = Callable[[str, Sort, TraceContext, Sequence[str], dict[str, Any]], Span | None]
 """What makes spans without the API, as the provider of our own entry point does (lean.py)."""

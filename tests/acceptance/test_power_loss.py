@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stage.store.sqlite import SqliteStore
+from stage.store.sqlite.store import SqliteStore
 from tests.acceptance.kills import stages
 from tests.acceptance.kills.bench import STRACE, Bench, CannotTrace, placing, undoing
 from tests.acceptance.kills.http1 import Message, Peer

@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 
 from downstream_stub.app import make_app as make_downstream
 from downstream_stub.script import Script, ScriptName
-from stage.engine.limits import EVICT_AFTER_SECONDS, RECOVERY_SCAN_SECONDS
+from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, RECOVERY_SCAN_SECONDS
 from tests.scenario.chain import HOST, running_chain
 
 SCANS = 3
@@ -57,7 +57,7 @@ async def test_a_neighbour_that_hangs_does_not_keep_others_from_being_taken_over
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is room for two, six wait for shipping: between their attempts another one comes in."""
-    monkeypatch.setattr("stage.engine.sender.FORWARD_COMPENSATION_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("stage.engine.saga.sender.FORWARD_COMPENSATION_TIMEOUT_SECONDS", 0.5)
     stuck = [f"s-{number}" for number in range(6)]
     async with AsyncExitStack() as stack:
         downstreams = {"shipping": await stack.enter_async_context(silent())}

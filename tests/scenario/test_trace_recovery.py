@@ -90,7 +90,9 @@ class Losing(MemoryStore):
     lost: frozenset[int] = frozenset()
     units = 0
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         number, self.units = self.units, self.units + 1
 
         async def lose(unit: Unit) -> T:

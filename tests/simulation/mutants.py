@@ -19,13 +19,14 @@ from stage.core import machine, retry, steps
 from stage.core.commands import Activity, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
-from stage.engine import embedded, interpreter, sender
-from stage.engine.embedded import EmbeddedEngine
-from stage.engine.interpreter import Interpreter
-from stage.engine.opening import Opening
-from stage.engine.rounds import Rounds
-from stage.engine.runs import Runs
-from stage.engine.sender import Sender
+from stage.engine.embedded import engine as embedded
+from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.live_sagas import LiveSagas
+from stage.engine.embedded.recovery import Recovery
+from stage.engine.saga import interpreter, sender
+from stage.engine.saga.interpreter import Interpreter
+from stage.engine.saga.opening import Opening
+from stage.engine.saga.sender import Sender
 from stage.ports.engine import Reply
 from stage.ports.stage import Failed
 from stage.store import memory
@@ -122,7 +123,7 @@ def sent_before_the_intent_is_durable(patches: Patches) -> None:
         pass
 
     def make(original: Any) -> Any:
-        async def persist(self: Runs, work: Any) -> Any:
+        async def persist(self: LiveSagas, work: Any) -> Any:
             seen: list[Any] = []
 
             async def look(unit: Any) -> None:
@@ -144,7 +145,7 @@ def sent_before_the_intent_is_durable(patches: Patches) -> None:
 
         return persist
 
-    patches.wrap(Runs, "_persist", make)
+    patches.wrap(LiveSagas, "_persist", make)
 
 
 @mutant
@@ -463,7 +464,7 @@ def a_stale_epoch_is_accepted(patches: Patches) -> None:
 @mutant
 def a_recovered_saga_is_not_taken_up(patches: Patches) -> None:
     """Rule 16: what was under way at a crash is left lying."""
-    patches.set(Rounds, "_take_over", lambda self: self._backlog.clear())
+    patches.set(Recovery, "_take_over", lambda self: self._backlog.clear())
 
 
 @further

@@ -22,14 +22,14 @@ from stage.bootstrap import _folders
 from stage.core.errors import StoreUnavailable
 from stage.core.machine import RECOVERIES_MAX
 from stage.demo.payment import payment
-from stage.engine.embedded import EmbeddedEngine
+from stage.engine.embedded.engine import EmbeddedEngine
 from stage.outbound.links import HttpLinks
 from stage.outbound.transport import Transport
 from stage.ports.engine import Busy, Unsettled
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
-from stage.telemetry.silent import SilentObserver
+from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from tests.scenario.attacks.world import running_world
 from tests.scenario.chain import HOST, ORDER
@@ -103,7 +103,9 @@ async def test_a_saga_that_kills_the_process_is_parked(tmp_path: Path) -> None:
 class SlowStore(MemoryStore):
     """Is slow to say that it has written."""
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         value = await super().transact(work)
         await asyncio.sleep(0.3)
         return value
@@ -113,7 +115,7 @@ async def test_who_is_told_not_executed_at_the_stop_was_not_accepted(tmp_path: P
     """503 says not_executed: not while the accept is on its way to the disk (3.3, rule 8)."""
     store = SlowStore(migrations=_folders(payment))
     links = HttpLinks(Transport(), externals={"psp": "http://x"}, downstreams={}, upstreams={})
-    engine = EmbeddedEngine(payment.bind(), store, links, SilentObserver())
+    engine = EmbeddedEngine(payment.bind(), store, links, NullObserver())
     await store.open()
     await engine.start()
     accepting = asyncio.create_task(
@@ -142,7 +144,9 @@ class AwayStore(MemoryStore):
 
     away = False
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         if self.away:
             raise StoreUnavailable("away: nothing was written")
         return await super().transact(work)
@@ -153,7 +157,7 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
     who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wait without a deadline is a defect (rule 26, STYLE 10): the caller hears something."""
-    monkeypatch.setattr("stage.engine.limits.OPEN_SECONDS_MAX", 0.5)
+    monkeypatch.setattr("stage.engine.embedded.limits.OPEN_SECONDS_MAX", 0.5)
     store = AwayStore(migrations=_folders(payment))
 
     async def hang(request: web.Request) -> web.Response:
@@ -168,7 +172,7 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
     await transport.open()
     url = f"http://{HOST}:{server.port}"
     links = HttpLinks(transport, externals={"psp": url}, downstreams={}, upstreams={})
-    engine = EmbeddedEngine(payment.bind(), store, links, SilentObserver())
+    engine = EmbeddedEngine(payment.bind(), store, links, NullObserver())
     await store.open()
     await engine.start()
     accepting = asyncio.create_task(

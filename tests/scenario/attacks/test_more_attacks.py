@@ -13,7 +13,7 @@ from msgspec.structs import force_setattr
 
 from stage.authoring import Http, Saga, Stage
 from stage.core.errors import ConfigurationError
-from stage.store.sqlite import SqliteStore
+from stage.store.sqlite.store import SqliteStore
 from tests.scenario.attacks.world import running_world
 from tests.scenario.chain import EDGE, HOST, running_chain
 

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 import pytest
 
 from stage.demo.payment import payment
-from stage.engine import rounds
-from stage.engine.embedded import EmbeddedEngine
-from stage.engine.limits import RUNS_PER_SAGA_MAX, EngineLimits
+from stage.engine.embedded import recovery as rounds
+from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.limits import RUNS_PER_SAGA_MAX, EngineLimits
 from stage.ports.engine import Busy, Reply
 from stage.ports.links import ForwardReply
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
-from stage.telemetry.silent import SilentObserver
+from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from stage.wire.problem import WireError
 from tests.unit.engine.test_cost import ORDER, Agreeable
@@ -61,9 +61,11 @@ class Batches(MemoryStore):
         self.twice = False
         self.writes_ends = True
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """See ports.store.Store."""
-        if patient and not self.writes_ends:
+        if deferrable and not self.writes_ends:
             await asyncio.Event().wait()
         try:
             return await super().transact(self._repeated(work) if self.twice else work)
@@ -108,7 +110,7 @@ def running(store: Batches, downstream: Downstream) -> Made:
     async def made(sagas_max: int = SAGAS_MAX) -> AsyncIterator[EmbeddedEngine]:
         store.tidied.clear()
         stage, limits = payment.bind(("shipping",)), EngineLimits(sagas_max=sagas_max)
-        engine = EmbeddedEngine(stage, store, downstream, SilentObserver(), limits=limits)
+        engine = EmbeddedEngine(stage, store, downstream, NullObserver(), limits=limits)
         await engine.start()
         await store.tidied.wait()
         yield engine

@@ -16,7 +16,7 @@ from stage.bootstrap import make_store
 from stage.config import Config
 from stage.core.events import Request
 from stage.demo.payment import payment
-from stage.engine.embedded import EmbeddedEngine
+from stage.engine.embedded.engine import EmbeddedEngine
 from stage.ports.links import (
     Compensated,
     CompensateReply,
@@ -28,10 +28,10 @@ from stage.ports.links import (
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.store import writer
-from stage.store.bridge import Bridge
-from stage.store.sqlite import SqliteStore
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.store import SqliteStore
 from stage.store.writer import Writer
-from stage.telemetry.silent import SilentObserver
+from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 
 ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
@@ -121,7 +121,7 @@ async def counted(
         tmp_path / "stage.db", migrations=usual._migrations, factory=Counting, readers=1
     )
     await store.open()
-    engine = EmbeddedEngine(payment.bind(request.param), store, Agreeable(), SilentObserver())
+    engine = EmbeddedEngine(payment.bind(request.param), store, Agreeable(), NullObserver())
     await engine.start()
     monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)  # however slow this machine is
     monkeypatch.setattr(Bridge, "run", counting)

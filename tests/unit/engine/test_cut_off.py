@@ -6,7 +6,7 @@ import pytest
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.engine.cut_off import cut_off
+from stage.engine.saga.cut_off import cut_off
 from stage.ports.store import Entry
 
 AT = 1_795_400_000.0

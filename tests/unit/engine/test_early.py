@@ -12,15 +12,15 @@ import pytest
 from stage.core import events as e
 from stage.core.states import SagaState
 from stage.demo.payment import payment
-from stage.engine import limits
 from stage.engine.clock import SystemClock
-from stage.engine.embedded import EmbeddedEngine
+from stage.engine.embedded import limits
+from stage.engine.embedded.engine import EmbeddedEngine
 from stage.ports.links import Accepted, CompensateReply, ForwardReply, LookReply, Refused
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Lost
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
-from stage.telemetry.silent import SilentObserver
+from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from tests.unit.engine.test_cost import ORDER, Agreeable, Counted
 
@@ -31,17 +31,19 @@ class Shared(MemoryStore):
     """A store that others may write to, or not; it remembers what was patient."""
 
     alone = True
-    patient: list[bool]
+    deferrable: list[bool]
 
     @property
     def exclusive(self) -> bool:
         """As told."""
         return self.alone
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """Remember, and run."""
-        self.patient.append(patient)
-        return await super().transact(work, patient=patient)
+        self.deferrable.append(deferrable)
+        return await super().transact(work, deferrable=deferrable)
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -49,14 +51,14 @@ async def test_where_others_write_the_answer_waits_for_its_commit(alone: bool) -
     """A run that is stale without knowing it must not answer (rule 17)."""
     assert payment.migrations is not None
     store = Shared(migrations=(payment.migrations,))
-    store.alone, store.patient = alone, []
+    store.alone, store.deferrable = alone, []
     await store.open()
-    engine = EmbeddedEngine(payment.bind(("shipping",)), store, Agreeable(), SilentObserver())
+    engine = EmbeddedEngine(payment.bind(("shipping",)), store, Agreeable(), NullObserver())
     await engine.start()
     await Counted(engine, Counter()).run("s-1")
     await engine.drain(1.0)
     await store.close()
-    assert alone is any(store.patient)
+    assert alone is any(store.deferrable)
 
 
 class Stuck(Shared):
@@ -69,11 +71,13 @@ class Stuck(Shared):
         """As told."""
         return self.reachable
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """Run it, or wait for ever."""
-        if patient:
+        if deferrable:
             await asyncio.Event().wait()
-        return await super().transact(work, patient=patient)
+        return await super().transact(work, deferrable=deferrable)
 
 
 @pytest.mark.parametrize("reachable, seconds", [(True, 0.01), (False, 3600.0)])
@@ -84,9 +88,9 @@ async def test_who_reads_does_not_wait_for_an_end_that_is_not_written(
     monkeypatch.setattr(limits, "WRITTEN_SECONDS_MAX", seconds)
     assert payment.migrations is not None
     store = Stuck(migrations=(payment.migrations,))
-    store.patient = []
+    store.deferrable = []
     await store.open()
-    engine = EmbeddedEngine(payment.bind(("shipping",)), store, Agreeable(), SilentObserver())
+    engine = EmbeddedEngine(payment.bind(("shipping",)), store, Agreeable(), NullObserver())
     await engine.start()
     await Counted(engine, Counter()).run("s-1")
     store.reachable = reachable
@@ -159,11 +163,11 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     """What was answered 200 stays so, unless downstream itself says that it is not done there."""
     assert payment.migrations is not None
     store, clock = Stuck(migrations=(payment.migrations,)), Later()
-    store.patient = []
+    store.deferrable = []
     await store.open()
     downstream = Showing(looks, replays)
     stage = payment.bind(("shipping",))
-    first = EmbeddedEngine(stage, store, downstream, SilentObserver(), clock=clock)
+    first = EmbeddedEngine(stage, store, downstream, NullObserver(), clock=clock)
     await first.start()
     told = await first.accept(
         Envelope(saga_id="s-1", data=ORDER),
@@ -176,7 +180,7 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     await first.drain(0.0)  # its end was not written
 
     clock.ahead = 3600.0
-    again = EmbeddedEngine(stage, store, downstream, SilentObserver(), clock=clock)
+    again = EmbeddedEngine(stage, store, downstream, NullObserver(), clock=clock)
     await again.start()
     async with asyncio.timeout(10.0):
         while (seen := await again.look("s-1", 1.0)) is None or not seen.saga.ended:

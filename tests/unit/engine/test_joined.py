@@ -12,14 +12,14 @@ import pytest
 from stage.authoring import Saga, Stage, Tx
 from stage.core import events as e
 from stage.core.states import SagaState
-from stage.engine.embedded import EmbeddedEngine
+from stage.engine.embedded.engine import EmbeddedEngine
 from stage.outbound.links import HttpLinks
 from stage.outbound.transport import Transport
 from stage.ports.engine import NotAllowed, Reply
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
-from stage.telemetry.silent import SilentObserver
+from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from stage.wire.problem import WireError
 
@@ -49,7 +49,9 @@ class SlowStore(MemoryStore):
         self.door = asyncio.Event()
         self.door.set()
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """See ports.store.Store."""
         await self.door.wait()
         return await super().transact(work)
@@ -66,7 +68,7 @@ async def store() -> AsyncIterator[SlowStore]:
 @pytest.fixture
 async def engine(store: SlowStore) -> AsyncIterator[EmbeddedEngine]:
     links = HttpLinks(Transport(), externals={}, downstreams={}, upstreams={})
-    engine = EmbeddedEngine(counter.bind(), store, links, SilentObserver())
+    engine = EmbeddedEngine(counter.bind(), store, links, NullObserver())
     await engine.start()
     yield engine
     await engine.drain(1.0)

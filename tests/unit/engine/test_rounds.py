@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from stage.engine.limits import (
+from stage.engine.embedded.limits import (
     CLOSE_SAGAS_MAX,
     CLOSE_SHARE,
     RECOVERY_BURST,
@@ -16,11 +16,11 @@ from stage.engine.limits import (
     RECOVERY_SHARE,
     EngineLimits,
 )
-from stage.engine.rounds import Rounds
-from stage.engine.run import Run
-from stage.engine.runs import Runs
+from stage.engine.embedded.live_saga import LiveSaga
+from stage.engine.embedded.live_sagas import LiveSagas
+from stage.engine.embedded.recovery import Recovery
 from stage.ports.store import Store, Unit
-from stage.telemetry.silent import SilentObserver
+from stage.telemetry.null import NullObserver
 
 UNIT_SECONDS = 0.02
 
@@ -57,19 +57,19 @@ class Opened:
     """engine.runs.Runs that runs nothing: it only knows what is in memory."""
 
     def __init__(self) -> None:
-        self.live: dict[str, Run] = {}
+        self.live: dict[str, LiveSaga] = {}
         self.draining = False
-        self.left: Callable[[Run], None] = lambda _: None
+        self.left: Callable[[LiveSaga], None] = lambda _: None
 
     def __contains__(self, saga_id: str) -> bool:
         return saga_id in self.live
 
-    def open(self, saga_id: str) -> Run:
+    def open(self, saga_id: str) -> LiveSaga:
         """A run that stays until the test lets it leave."""
-        self.live[saga_id] = run = Run(saga_id)
+        self.live[saga_id] = run = LiveSaga(saga_id)
         return run
 
-    def launch(self, run: Run) -> None:
+    def launch(self, run: LiveSaga) -> None:
         """Nothing."""
 
 
@@ -86,7 +86,7 @@ class Due:
         return found
 
     async def transact(
-        self, work: Callable[[Unit], Awaitable[int]], *, patient: bool = False
+        self, work: Callable[[Unit], Awaitable[int]], *, deferrable: bool = False
     ) -> int:
         """Takes its time, as a writer does that has much to do."""
         await asyncio.sleep(UNIT_SECONDS)
@@ -99,11 +99,11 @@ class Due:
         return closed
 
 
-def rounds_of(store: Due, clock: HandClock, runs: Opened, **limits: Any) -> Rounds:
-    return Rounds(
-        cast(Runs, runs),
+def rounds_of(store: Due, clock: HandClock, runs: Opened, **limits: Any) -> Recovery:
+    return Recovery(
+        cast(LiveSagas, runs),
         cast(Store, store),
-        SilentObserver(),
+        NullObserver(),
         clock,
         EngineLimits(**limits),
     )

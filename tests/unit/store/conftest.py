@@ -10,7 +10,7 @@ import pytest
 
 from stage.ports.store import Store
 from stage.store.memory import MemoryStore
-from stage.store.sqlite import SqliteStore
+from stage.store.sqlite.store import SqliteStore
 
 PAYMENT = """
 -- What the author of the stage keeps.

@@ -8,7 +8,7 @@ import threading
 import aiosqlite
 import pytest
 
-from stage.store.bridge import Bridge
+from stage.store.sqlite.bridge import Bridge
 
 
 def test_the_private_method_we_use_exists() -> None:

@@ -16,7 +16,7 @@ from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
 from stage.core.states import SagaState
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Store, Tx, Unit
 from stage.store.errors import StatementRefused, TooManyRows
-from stage.store.units import FETCH_ROWS_MAX
+from stage.store.sqlite.unit import FETCH_ROWS_MAX
 from tests.unit.store.given import (
     AT,
     accepted,

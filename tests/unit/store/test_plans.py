@@ -13,7 +13,7 @@ from contextlib import closing
 import pytest
 
 from stage.store import migrate
-from stage.store.statements import statement
+from stage.store.sqlite.statements import statement
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.ports.store import Filter, Store, Unit
-from stage.store.sqlite import SqliteStore
+from stage.store.sqlite.store import SqliteStore
 from tests.unit.store.given import accepted, inserting, row, until
 
 WRITER = """
 import asyncio, sys
-from stage.store.sqlite import SqliteStore
+from stage.store.sqlite.store import SqliteStore
 from tests.unit.store.given import inserting
 
 async def main():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stage.store.statements import load, parse, statement
+from stage.store.sqlite.statements import load, parse, statement
 
 
 def test_statements_are_found_by_name() -> None:

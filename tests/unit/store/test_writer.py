@@ -13,8 +13,8 @@ import pytest
 from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Filter, Unit
 from stage.store import writer
-from stage.store.bridge import Bridge
-from stage.store.sqlite import SqliteStore
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.store import SqliteStore
 from stage.store.writer import QUEUE_UNITS_MAX, UNITS_PER_BATCH_MAX
 from tests.unit.store.conftest import Faulty
 from tests.unit.store.given import accepted, in_one_batch, inserting, row, until
@@ -69,20 +69,20 @@ async def test_a_patient_unit_goes_with_the_next_one(
     """However many are patient, they share the commit of the first that is not."""
     monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
     async with opened(tmp_path, faulty) as store:
-        patient = [
-            asyncio.ensure_future(store.transact(inserting(f"p{n}"), patient=True))
+        deferrable = [
+            asyncio.ensure_future(store.transact(inserting(f"p{n}"), deferrable=True))
             for n in range(3)
         ]
         await asyncio.sleep(0)
         await store.transact(inserting("s"))
         assert faulty.commits == 1
-        assert await asyncio.gather(*patient) == ["p0", "p1", "p2"]
+        assert await asyncio.gather(*deferrable) == ["p0", "p1", "p2"]
 
 
 async def test_a_patient_unit_does_not_wait_for_ever(tmp_path: Path, faulty: type[Faulty]) -> None:
     """Alone it is written after PATIENCE_SECONDS."""
     async with opened(tmp_path, faulty) as store:
-        assert await store.transact(inserting("p"), patient=True) == "p"
+        assert await store.transact(inserting("p"), deferrable=True) == "p"
         assert faulty.commits == 1
 
 
@@ -108,11 +108,11 @@ async def test_what_is_left_after_trouble_is_not_patient_any_more(
         await asyncio.to_thread(at_work.wait, 5)
         faulty.plan = ["landed"]
         waiting = [asyncio.ensure_future(store.transact(each)) for each in (bad, inserting("a"))]
-        patient = asyncio.ensure_future(store.transact(inserting("p"), patient=True))
+        deferrable = asyncio.ensure_future(store.transact(inserting("p"), deferrable=True))
         await asyncio.sleep(0)
         sent.set()
         async with asyncio.timeout(5):
-            assert await patient == "p"
+            assert await deferrable == "p"
         assert await waiting[1] == "a"
         for failed in (holding, waiting[0]):
             with pytest.raises(LookupError):
@@ -125,9 +125,9 @@ async def test_closing_does_not_wait_for_patience(
     """What is patient is written at once when nobody can come any more."""
     monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
     async with opened(tmp_path, faulty) as store:
-        patient = asyncio.ensure_future(store.transact(inserting("p"), patient=True))
+        deferrable = asyncio.ensure_future(store.transact(inserting("p"), deferrable=True))
         await asyncio.sleep(0)
-    assert await patient == "p"
+    assert await deferrable == "p"
 
 
 async def test_a_batch_has_a_limit(tmp_path: Path, faulty: type[Faulty]) -> None:

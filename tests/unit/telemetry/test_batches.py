@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from stage.telemetry.batches import BoundedBatches
+from stage.telemetry.fast.batches import BoundedBatches
 from stage.telemetry.spans import OtelObserver
 
 CAPACITY = 8

@@ -33,9 +33,10 @@ from opentelemetry.sdk.trace.sampling import (
 
 from stage.core.commands import Activity
 from stage.ports.observer import Span, TraceContext
-from stage.telemetry import lean, parents
-from stage.telemetry.ids import StoredIds
-from stage.telemetry.lean import LeanProvider, LeanSpan
+from stage.telemetry.fast import parents
+from stage.telemetry.fast import spans as lean
+from stage.telemetry.fast.ids import StoredIds
+from stage.telemetry.fast.spans import LeanProvider, LeanSpan
 from stage.telemetry.spans import OtelObserver, RecordedSpan
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -20,7 +20,7 @@ from stage.ports.observer import TraceContext
 from stage.telemetry import logs
 from stage.telemetry.bound import IdsFilter, bind
 from stage.telemetry.compose import compose, default_observer
-from stage.telemetry.silent import SilentObserver
+from stage.telemetry.null import NullObserver
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CONTEXT = TraceContext(traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
@@ -78,7 +78,7 @@ def test_a_line_holds_the_ids_of_its_saga(lines: Lines) -> None:
 
 def test_an_outcome_names_the_attempt_that_it_ends(lines: Lines) -> None:
     """Events that end an attempt have neither its number nor its span; the line has both."""
-    observer = compose(SilentObserver(), listener := logs.LogListener())
+    observer = compose(NullObserver(), listener := logs.LogListener())
     listener.attempted("s-1", "charge", Activity.EXECUTE, 3, "b" * 16)
     listener.attempted("s-1", "charge", Activity.COMPENSATE, 1, "c" * 16)
     listener.attempted("s-1", "tell_upstream", Activity.TELL, 2, "d" * 16)
@@ -209,7 +209,7 @@ def test_a_listener_that_fails_fails_nobody() -> None:
         def happened(self, *_: object) -> None:
             raise OSError("full")
 
-    observer = compose(SilentObserver(), Broken())
+    observer = compose(NullObserver(), Broken())
     observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
     span = observer.attempt(
         "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="", parent=CONTEXT, links=[]
@@ -266,7 +266,7 @@ def test_a_defect_is_told_to_who_listens_for_it(lines: Lines) -> None:
     try:
         raise ValueError(SECRET)
     except ValueError as raised:
-        compose(SilentObserver(), Deaf(), logs.LogListener()).defect("send", "s-1", CONTEXT, raised)
+        compose(NullObserver(), Deaf(), logs.LogListener()).defect("send", "s-1", CONTEXT, raised)
     (line,) = lines()
     assert ("defect", "error", "send") == (line["event"], line["level"], line["where"])
     assert ("ValueError", "s-1", TRACE) == (line["error"], line["saga_id"], line["trace_id"])
@@ -348,7 +348,7 @@ def test_who_fails_keeps_nothing_from_the_others(lines: Lines) -> None:
         def happened(self, *_: object) -> None:
             raise OSError("full")
 
-    observer = compose(SilentObserver(), Broken(), logs.LogListener())
+    observer = compose(NullObserver(), Broken(), logs.LogListener())
     observer.attempt("s-1", "p", "charge", Activity.EXECUTE, 2, peer="", parent=CONTEXT, links=())
     observer.happened("s-1", "p", e.StepInDoubt(at=AT, step="charge"), CONTEXT)
     assert [2] == [line["attempt"] for line in lines()]

@@ -27,7 +27,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.status import Status, StatusCode
 
-from stage.telemetry import otlp
+from stage.telemetry.fast import otlp
 
 AT = 1_795_400_000_000_000_000
 

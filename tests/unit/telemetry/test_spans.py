@@ -23,8 +23,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from stage.core.commands import Activity
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.telemetry import names
-from stage.telemetry.ids import StoredIds
-from stage.telemetry.silent import SilentObserver
+from stage.telemetry.fast.ids import StoredIds
+from stage.telemetry.null import NullObserver
 from stage.telemetry.spans import OtelObserver
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -246,7 +246,7 @@ def test_a_broken_sampler_fails_no_saga() -> None:
 
 def test_the_silent_observer_passes_on_and_invents_nothing() -> None:
     """Simulations stay the same for the same seed."""
-    observer = SilentObserver()
+    observer = NullObserver()
     assert observer.request("POST", "/sagas", CAME, "").trace_id == TRACE
     assert observer.request("POST", "/sagas", [], "").context == TraceContext()
     stored = TraceContext(traceparent=PARENT)

@@ -24,7 +24,7 @@ from stage.core.saga import Saga, StepState
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
 from stage.core.text import sendable
-from stage.engine.context import Context, Output, enriched, output_of, view_of
+from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
 from stage.ports.clock import Clock
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.stage import Conversation, Failed, Finished, Participant, Send, Turn
@@ -45,7 +45,7 @@ class Outgoing(msgspec.Struct, kw_only=True):
     body: bytes = b""
 
 
-class Advanced(msgspec.Struct, kw_only=True):
+class Transition(msgspec.Struct, kw_only=True):
     """Where the unit left the saga, the events it appended, and what is to be sent.
 
     `ended` are the spans of attempts that ended within the unit: it may still be undone or
@@ -90,9 +90,9 @@ class Interpreter:
         context: Context,
         events: Sequence[e.Event],
         trace: TraceContext,
-    ) -> Advanced:
+    ) -> Transition:
         """Journal the events, then act until nothing is left to do here."""
-        done = Advanced(saga=saga, events=[], outgoing=[], rest_until=None)
+        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
         for event in events:
             self._record(done, event)
         for _ in range(DECISIONS_MAX):
@@ -112,7 +112,9 @@ class Interpreter:
                         assert_never(command)
         raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
 
-    def conclude(self, saga: Saga, context: Context, events: Sequence[e.Event]) -> Advanced | None:
+    def conclude(
+        self, saga: Saga, context: Context, events: Sequence[e.Event]
+    ) -> Transition | None:
         """The end of a saga that completes with these answers of downstream; None if it does not.
 
         Nothing is sent or run for it: it has only to be written down.
@@ -122,7 +124,7 @@ class Interpreter:
             for event in events
         ):
             return None
-        done = Advanced(saga=saga, events=[], outgoing=[], rest_until=None)
+        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
         for event in events:
             self._record(done, event)
         match decide(self.plan, done.saga, self._clock.now()):
@@ -130,14 +132,14 @@ class Interpreter:
                 self._record(done, self._complete(done, context, completed))
         return done if done.saga.state is SagaState.COMPLETED else None
 
-    def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Advanced:
+    def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Transition:
         """Fold the events and do nothing of what follows yet; it is due at once."""
-        done = Advanced(saga=saga, events=[], outgoing=[], rest_until=now)
+        done = Transition(saga=saga, events=[], outgoing=[], rest_until=now)
         for event in events:
             self._record(done, event)
         return done
 
-    def _complete(self, done: Advanced, context: Context, completed: e.Completed) -> e.Event:
+    def _complete(self, done: Transition, context: Context, completed: e.Completed) -> e.Event:
         """Completed, unless the output that the answer needs cannot be made."""
         try:
             done.output = output_of(self.participant, done.saga, context, completed.at)
@@ -148,12 +150,18 @@ class Interpreter:
             return e.TurnedBack(at=completed.at, reason=reason)
         return completed
 
-    def _record(self, done: Advanced, event: e.Event) -> None:
+    def _record(self, done: Transition, event: e.Event) -> None:
         done.saga = evolve(self.plan, done.saga, event)
         done.events.append(event)
 
     async def _do(
-        self, unit: Unit, done: Advanced, context: Context, do: Do, now: float, trace: TraceContext
+        self,
+        unit: Unit,
+        done: Transition,
+        context: Context,
+        do: Do,
+        now: float,
+        trace: TraceContext,
     ) -> None:
         if do.activity is Activity.TELL:
             self._tell(done, do, now, trace)
@@ -163,7 +171,13 @@ class Interpreter:
             self._prepare(done, context, do, now, trace)
 
     async def _transact(
-        self, unit: Unit, done: Advanced, context: Context, do: Do, now: float, trace: TraceContext
+        self,
+        unit: Unit,
+        done: Transition,
+        context: Context,
+        do: Do,
+        now: float,
+        trace: TraceContext,
     ) -> None:
         """Run a transaction or its compensation in this unit, and record how it ended."""
         span = self._span(done.saga, do, trace)
@@ -202,7 +216,7 @@ class Interpreter:
         done.ended.append((span, event))
 
     def _prepare(
-        self, done: Advanced, context: Context, do: Do, now: float, trace: TraceContext
+        self, done: Transition, context: Context, do: Do, now: float, trace: TraceContext
     ) -> None:
         """Write down the intent of a call, a probe, a forward or their compensation."""
         step = self.plan.step(do.step)
@@ -275,7 +289,7 @@ class Interpreter:
             case _:
                 assert_never(do.activity)
 
-    def _tell(self, done: Advanced, do: Do, now: float, trace: TraceContext) -> None:
+    def _tell(self, done: Transition, do: Do, now: float, trace: TraceContext) -> None:
         span = self._span(done.saga, do, trace)
         self._record(done, self._started(do, "", span, None, now))
         done.outgoing.append(Outgoing(do=do, span=span, key=""))

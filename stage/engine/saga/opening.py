@@ -12,10 +12,10 @@ from stage.core.machine import asked_before, evolve
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.verbs import refuse_verb
-from stage.engine.context import Context, bare_saga, context_of, row_of, with_baggage
-from stage.engine.cut_off import CutOff, cut_off
-from stage.engine.interpreter import Advanced, Interpreter
-from stage.engine.run import Run
+from stage.engine.embedded.live_saga import LiveSaga
+from stage.engine.saga.context import Context, bare_saga, context_of, row_of, with_baggage
+from stage.engine.saga.cut_off import CutOff, cut_off
+from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.ports.clock import Clock
 from stage.ports.engine import NotAllowed
 from stage.ports.observer import Observer, Span, TraceContext
@@ -25,12 +25,12 @@ from stage.wire.problem import WireError
 UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
 
-class Adopted(msgspec.Struct, kw_only=True):
+class StoredTransition(msgspec.Struct, kw_only=True):
     """What a unit leaves behind once it is durable."""
 
     context: Context
     row: SagaRow
-    advanced: Advanced
+    transition: Transition
     span: Span | None = None
     cut_off: tuple[CutOff, ...] = ()
     """What was in flight when the run before was lost."""
@@ -44,7 +44,7 @@ class Opening:
         interpreter: Interpreter,
         observer: Observer,
         clock: Clock,
-        admit: Callable[[Run], None],
+        admit: Callable[[LiveSaga], None],
     ) -> None:
         """`admit` raises Busy when a saga never seen is not to be taken on."""
         self._interpreter = interpreter
@@ -54,7 +54,9 @@ class Opening:
         self._clock = clock
         self._admit = admit
 
-    async def first(self, unit: Unit, run: Run, trace: TraceContext) -> Adopted | None:
+    async def first(
+        self, unit: Unit, run: LiveSaga, trace: TraceContext
+    ) -> StoredTransition | None:
         """The first unit of a run: accept, bury, or load and claim with a new epoch."""
         row = await unit.load(run.saga_id)
         if row is None:
@@ -89,23 +91,29 @@ class Opening:
         if saga.recoveries or not claim:
             # The claim is durable before anything is run, so that a saga which takes the process
             # down with it is seen to do so (rule 15).
-            advanced = self._interpreter.note(saga, [taken_over, *claim], now)
+            transition = self._interpreter.note(saga, [taken_over, *claim], now)
         else:
             claim.insert(0, taken_over)
-            advanced = await self._interpreter.advance(unit, saga, context, claim, span.context)
-        fresh = self.row(run, advanced, context)
-        await unit.save(fresh, advanced.events, epoch=row.epoch)
-        return Adopted(context=context, row=fresh, advanced=advanced, span=span, cut_off=lost)
+            transition = await self._interpreter.advance(unit, saga, context, claim, span.context)
+        fresh = self.row(run, transition, context)
+        await unit.save(fresh, transition.events, epoch=row.epoch)
+        return StoredTransition(
+            context=context, row=fresh, transition=transition, span=span, cut_off=lost
+        )
 
-    def _look_only(self, run: Run, row: SagaRow, context: Context, saga: Saga) -> Adopted:
+    def _look_only(
+        self, run: LiveSaga, row: SagaRow, context: Context, saga: Saga
+    ) -> StoredTransition:
         """Nothing is to be run: the saga answers from what is stored."""
         if isinstance(run.signal, e.Verb):
             self.check(saga, run.signal)
         run.replayed = True
-        advanced = Advanced(saga=saga, events=[], outgoing=[], rest_until=None)
-        return Adopted(context=context, row=row, advanced=advanced)
+        transition = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        return StoredTransition(context=context, row=row, transition=transition)
 
-    async def _begin(self, unit: Unit, run: Run, trace: TraceContext) -> Adopted | None:
+    async def _begin(
+        self, unit: Unit, run: LiveSaga, trace: TraceContext
+    ) -> StoredTransition | None:
         """A saga never seen: accept what is offered, or bury what was to be compensated."""
         saga = Saga(id=run.saga_id)
         first: e.Event
@@ -130,14 +138,14 @@ class Opening:
         else:
             return None
         span = self._begin_span(run, saga, context.trace)
-        advanced = await self._interpreter.advance(unit, saga, context, [first], span.context)
-        row = self.row(run, advanced, context)
-        await unit.insert(row, advanced.events)
-        return Adopted(context=context, row=row, advanced=advanced, span=span)
+        transition = await self._interpreter.advance(unit, saga, context, [first], span.context)
+        row = self.row(run, transition, context)
+        await unit.insert(row, transition.events)
+        return StoredTransition(context=context, row=row, transition=transition, span=span)
 
     def _begin_span(
         self,
-        run: Run,
+        run: LiveSaga,
         saga: Saga,
         trace: TraceContext,
         asked: TraceContext | None = None,
@@ -166,18 +174,18 @@ class Opening:
             if reason is not None:
                 raise NotAllowed(reason)
 
-    def row(self, run: Run, advanced: Advanced, context: Context) -> SagaRow:
+    def row(self, run: LiveSaga, transition: Transition, context: Context) -> SagaRow:
         return row_of(
             self._participant,
-            advanced.saga,
+            transition.saga,
             context,
-            rest_until=advanced.rest_until,
-            running=bool(advanced.outgoing) or run.in_flight > 0,
-            output=advanced.output,
+            rest_until=transition.rest_until,
+            running=bool(transition.outgoing) or run.in_flight > 0,
+            output=transition.output,
         )
 
 
-def _answered_for_good(row: SagaRow, run: Run) -> bool:
+def _answered_for_good(row: SagaRow, run: LiveSaga) -> bool:
     """True when the row alone answers: the saga is over, and what is asked changes nothing of it.
 
     Then a journal of another version of the stage does not matter.

@@ -13,8 +13,8 @@ from stage.core.commands import Activity
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
 from stage.core.steps import StepKind
-from stage.engine.context import Context
-from stage.engine.interpreter import Interpreter, Outgoing, outcome_event, stored_requests
+from stage.engine.saga.context import Context
+from stage.engine.saga.interpreter import Interpreter, Outgoing, outcome_event, stored_requests
 from stage.ports.clock import Clock
 from stage.ports.links import (
     Accepted,

@@ -16,16 +16,16 @@ from stage.core.errors import JournalMismatch
 from stage.core.machine import asked_before, evolve, past_pivot
 from stage.core.states import SagaState
 from stage.core.steps import Plan
-from stage.engine import limits as limited
 from stage.engine.clock import SystemClock
-from stage.engine.context import Context, bare_saga, context_with
-from stage.engine.interpreter import Interpreter
-from stage.engine.limits import RUNS_PER_SAGA_MAX, EngineLimits
-from stage.engine.opening import UNDONE, Opening
-from stage.engine.rounds import Rounds
-from stage.engine.run import Run, RunOver, settled
-from stage.engine.runs import Runs
-from stage.engine.sender import Sender
+from stage.engine.embedded import limits as limited
+from stage.engine.embedded.limits import RUNS_PER_SAGA_MAX, EngineLimits
+from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
+from stage.engine.embedded.live_sagas import LiveSagas
+from stage.engine.embedded.recovery import Recovery
+from stage.engine.saga.context import Context, bare_saga, context_with
+from stage.engine.saga.interpreter import Interpreter
+from stage.engine.saga.opening import UNDONE, Opening
+from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot, Unsettled
 from stage.ports.links import Links
@@ -57,8 +57,10 @@ class EmbeddedEngine:
         self._interpreter = Interpreter(participant, observer, self._clock)
         self._opening = Opening(self._interpreter, observer, self._clock, self._admit)
         sender = Sender(self._interpreter, links, self._clock)
-        self._runs = Runs(self._interpreter, self._opening, sender, store, observer, self._clock)
-        self._rounds = Rounds(self._runs, store, observer, self._clock, self._limits)
+        self._runs = LiveSagas(
+            self._interpreter, self._opening, sender, store, observer, self._clock
+        )
+        self._rounds = Recovery(self._runs, store, observer, self._clock, self._limits)
         self._leaving = False
 
     # --- life ------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ class EmbeddedEngine:
             if not asked_before(self._plan, run.saga, request):
                 try:
                     await self._durably(run, request, until)
-                except RunOver:
+                except NotLive:
                     continue
                 if run.span is not None:
                     run.span.link(trace.traceparent)
@@ -201,7 +203,7 @@ class EmbeddedEngine:
                 return self._runs.snapshot(run) if run.saga is not None else None
             if not await self._joined(run, soon):
                 continue
-            with suppress(RunOver):
+            with suppress(NotLive):
                 await self._durably(run, verb, soon)
                 return self._runs.snapshot(run)
 
@@ -253,11 +255,11 @@ class EmbeddedEngine:
 
     # --- what these have in common ---------------------------------------------------------------
 
-    async def _opened(self, run: Run, until: float) -> None:
+    async def _opened(self, run: LiveSaga, until: float) -> None:
         """Return when the run has its saga. Raises Unsettled when the database takes too long."""
         await _within(run.opened, until)
 
-    async def _joined(self, run: Run, until: float) -> bool:
+    async def _joined(self, run: LiveSaga, until: float) -> bool:
         """True once a run that was opened for somebody else has its saga.
 
         False when what it was opened for is refused: that is said to whom it concerns, and the
@@ -269,7 +271,7 @@ class EmbeddedEngine:
             return False
         return True
 
-    async def _durably(self, run: Run, event: e.Event, until: float) -> None:
+    async def _durably(self, run: LiveSaga, event: e.Event, until: float) -> None:
         """Journal an event for somebody who waits. Raises Unsettled, as `_opened` does."""
         await _within(run.post_durably(event), until)
 
@@ -278,7 +280,7 @@ class EmbeddedEngine:
         if len(self._runs) >= RUNS_PER_SAGA_MAX * self._limits.sagas_max:
             raise Busy(f"{len(self._runs)} sagas are being looked at, the limit")
 
-    def _admit(self, run: Run) -> None:
+    def _admit(self, run: LiveSaga) -> None:
         """Refuse a saga never seen; one that was seen is answered whatever the load."""
         if self._runs.draining:
             raise Busy("draining: this process is about to stop", retry_after=2.0)
@@ -320,7 +322,7 @@ class EmbeddedEngine:
         )
         return context, accepted
 
-    async def _answer(self, run: Run, until: float) -> SagaRow | None:
+    async def _answer(self, run: LiveSaga, until: float) -> SagaRow | None:
         """The row once it holds an answer; None when the caller is to be told 202.
 
         That is journaled before it is said, so the end of the saga knows whether the caller
@@ -334,7 +336,7 @@ class EmbeddedEngine:
             elif run.over or run.saga.deferred:
                 return None
             else:
-                with suppress(RunOver):
+                with suppress(NotLive):
                     await self._durably(run, e.AnswerDeferred(at=self._clock.now()), until)
         return run.row
 
@@ -345,15 +347,15 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
         raise Unsettled("the database did not answer in time")
 
 
-def _worth_saying(run: Run) -> bool:
+def _worth_saying(run: LiveSaga) -> bool:
     return _answerable(run) or (run.saga is not None and bool(run.saga.parked))
 
 
-def _answerable(run: Run) -> bool:
+def _answerable(run: LiveSaga) -> bool:
     return run.row is not None and run.row.answer_status is not None
 
 
-def _decided(plan: Plan, run: Run) -> bool:
+def _decided(plan: Plan, run: LiveSaga) -> bool:
     """True when waiting for the compensation would not change the answer."""
     saga = run.saga
     if saga is None or run.over or saga.parked or saga.forgotten or saga.state in UNDONE:

@@ -19,10 +19,10 @@ from typing import Any, Final, TypeVar
 from stage.core.errors import StoreUnavailable
 from stage.core.events import Event
 from stage.ports.store import Entry, Row, SagaRow, Tx, Unit
-from stage.store import rows
 from stage.store.drive import drive
 from stage.store.errors import StatementRefused, TooManyRows, unavailable
-from stage.store.statements import statement
+from stage.store.sqlite import rows
+from stage.store.sqlite.statements import statement
 
 T = TypeVar("T")
 

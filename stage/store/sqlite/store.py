@@ -15,12 +15,13 @@ from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.core.states import SagaState
 from stage.ports.clock import Clock
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Unit
-from stage.store import migrate, rows
-from stage.store.bridge import Bridge
+from stage.store import migrate
 from stage.store.errors import unavailable
-from stage.store.lock import FileLock
-from stage.store.page import page_query
-from stage.store.statements import statement
+from stage.store.sqlite import rows
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.page import page_query
+from stage.store.sqlite.statements import statement
 from stage.store.writer import (
     QUEUE_UNITS_MAX,
     RETRY_SECONDS,
@@ -128,9 +129,11 @@ class SqliteStore(Connections):
             return StoreUnavailable(f"{error}: the database was removed; put it back")
         return None if same else StoreUnavailable(f"the database {self._path} was replaced")
 
-    async def transact(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """See ports.store.Store. A full queue raises StoreUnavailable at once."""
-        return await self._writer.transact(work, patient=patient)
+        return await self._writer.transact(work, deferrable=deferrable)
 
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""

@@ -34,8 +34,8 @@ from opentelemetry.trace.status import Status, StatusCode
 from stage.core.version import __version__
 from stage.ports.observer import TraceContext
 from stage.telemetry import names
-from stage.telemetry.endings import Sort, ending
-from stage.telemetry.parents import LINKS_MAX, links_of, parent_of
+from stage.telemetry.fast.endings import Sort, ending
+from stage.telemetry.fast.parents import LINKS_MAX, links_of, parent_of
 
 _TOLD_TO_SPANS = {"span_limits", "active_span_processor", "_tracer_configurator"}
 """What the SDK may be told at its making and only its own spans keep to."""

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from stage.core.errors import StoreUnavailable
-from stage.engine.limits import (
+from stage.engine.embedded.limits import (
     CLOSE_SAGAS_MAX,
     CLOSE_SHARE,
     DUE_IDS_MAX,
@@ -19,18 +19,18 @@ from stage.engine.limits import (
     TIDY_SECONDS_MIN,
     EngineLimits,
 )
-from stage.engine.run import Run
-from stage.engine.runs import Runs
+from stage.engine.embedded.live_saga import LiveSaga
+from stage.engine.embedded.live_sagas import LiveSagas
 from stage.ports.clock import Clock
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.store import Store, Unit
 
 
-class Rounds:
+class Recovery:
     """Recovery, and the end of the compensation window. A round goes on after any error."""
 
     def __init__(
-        self, runs: Runs, store: Store, observer: Observer, clock: Clock, limits: EngineLimits
+        self, runs: LiveSagas, store: Store, observer: Observer, clock: Clock, limits: EngineLimits
     ) -> None:
         self._runs = runs
         self._store = store
@@ -66,7 +66,7 @@ class Rounds:
     def _crowded(self) -> bool:
         return bool(self._backlog) and self._room() <= 0
 
-    def _left(self, run: Run) -> None:
+    def _left(self, run: LiveSaga) -> None:
         if run.resumed:
             self._resumed -= 1
             self._more.set()

@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 from stage.core import events as e
 from stage.core.saga import Saga
-from stage.engine.context import Context
+from stage.engine.saga.context import Context
 from stage.ports.observer import Span
 from stage.ports.store import SagaRow
 
 
-class RunOver(Exception):
+class NotLive(Exception):
     """The run left memory before it took the event; the saga has to be opened anew."""
 
 
-class Letter:
+class InboxItem:
     """An event for a run, the future that is done once it is durable, and the span it ends then."""
 
     __slots__ = ("durable", "event", "span")
@@ -33,7 +33,7 @@ class Letter:
         self.span = span
 
 
-class Run:
+class LiveSaga:
     """The state of one saga while this process works on it. Touched from the event loop only."""
 
     def __init__(self, saga_id: str) -> None:
@@ -46,7 +46,7 @@ class Run:
         self.signal: e.CompensationRequested | e.Verb | None = None
         """What the run was opened for. An unknown saga that is to be compensated is buried."""
         self.span: Span | None = None
-        self.inbox: deque[Letter] = deque()
+        self.inbox: deque[InboxItem] = deque()
         self.in_flight = 0
         self.sends: dict[asyncio.Task[None], None] = {}
         """The tasks of what is in flight."""
@@ -58,22 +58,22 @@ class Run:
         self.replayed = False
         """True when the saga had ended before this run looked at it."""
         self._woken: asyncio.Future[None] | None = None
-        self._watchers: dict[asyncio.Future[bool], Callable[[Run], bool]] = {}
+        self._watchers: dict[asyncio.Future[bool], Callable[[LiveSaga], bool]] = {}
         """In the order in which they came: a set of futures has another order in every run."""
         self.over = False
 
     def post(self, event: e.Event, span: Span) -> None:
         """Put the end of an attempt into the inbox."""
-        self.inbox.append(Letter(event, span=span))
+        self.inbox.append(InboxItem(event, span=span))
         self.rouse()
 
     def post_durably(self, event: e.Event) -> asyncio.Future[None]:
         """Put an event into the inbox; the future is done once it is durable. Raises RunOver."""
         if self.over:
-            raise RunOver
+            raise NotLive
         durable = asyncio.get_running_loop().create_future()
         durable.add_done_callback(retrieve)
-        self.inbox.append(Letter(event, durable))
+        self.inbox.append(InboxItem(event, durable))
         self.rouse()
         return durable
 
@@ -101,7 +101,7 @@ class Run:
             if not watcher.done() and (self.over or wanted(self)):
                 watcher.set_result(True)
 
-    async def watch(self, until: float, wanted: Callable[[Run], bool]) -> bool:
+    async def watch(self, until: float, wanted: Callable[[LiveSaga], bool]) -> bool:
         """Return True after a change that is wanted, or when the run is over.
 
         False when there was none by `until`, an instant of the event loop's clock.

@@ -7,8 +7,8 @@ from aiohttp import web
 
 from stage.core.states import SagaState
 from stage.inbound.chain import chain
-from stage.inbound.keys import EDGE
 from stage.inbound.read import saga_id_of, wait_of
+from stage.inbound.service import EDGE
 from stage.inbound.views import journal_view, never_seen, plan_view, row_view, view_of_snapshot
 from stage.ports.store import Filter
 from stage.wire import headers as h

@@ -16,13 +16,13 @@ from stage.core.saga import Saga, StepState
 from stage.core.states import Phase
 from stage.core.steps import StepKind
 from stage.core.text import sendable
-from stage.engine.context import Context
-from stage.engine.cut_off import CutOff
-from stage.engine.interpreter import Advanced, Interpreter, Outgoing, end_span, outcome_event
-from stage.engine.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS, STORE_RETRY
-from stage.engine.opening import Adopted, Opening
-from stage.engine.run import Letter, Run, RunOver, settled
-from stage.engine.sender import Sender
+from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS, STORE_RETRY
+from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive, settled
+from stage.engine.saga.context import Context
+from stage.engine.saga.cut_off import CutOff
+from stage.engine.saga.interpreter import Interpreter, Outgoing, Transition, end_span, outcome_event
+from stage.engine.saga.opening import Opening, StoredTransition
+from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, NotAllowed, Snapshot, Unsettled
 from stage.ports.observer import Observer, TraceContext
@@ -33,7 +33,7 @@ from stage.wire.problem import WireError
 T = TypeVar("T")
 
 
-class Runs:
+class LiveSagas:
     """One task a live saga. `draining` lets go of what rests, and waits for no database."""
 
     def __init__(
@@ -52,15 +52,15 @@ class Runs:
         self._store = store
         self._observer = observer
         self._clock = clock
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, LiveSaga] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         """In the order in which they began: a set of tasks has another order in every run."""
         self._concluding: dict[asyncio.Future[None], None] = {}
         """Done when an end that was answered for is written down."""
-        self._asking: dict[Run, None] = {}
+        self._asking: dict[LiveSaga, None] = {}
         """Those with an offer of which nobody knows yet whether it is taken on."""
         self.draining = False
-        self.left: Callable[[Run], None] = lambda _: None
+        self.left: Callable[[LiveSaga], None] = lambda _: None
         """Called with every run that leaves memory."""
         self.crowded: Callable[[], bool] = lambda: False
         """Whether sagas wait for the room that those taken over have."""
@@ -71,7 +71,7 @@ class Runs:
     def __contains__(self, saga_id: str) -> bool:
         return saga_id in self._runs
 
-    def admit(self, run: Run, sagas_max: int) -> None:
+    def admit(self, run: LiveSaga, sagas_max: int) -> None:
         """Take on what is offered. Raises Busy when so many sagas run already.
 
         Those that still ask do not count: else they would bar each other. One unit calls this after
@@ -98,20 +98,20 @@ class Runs:
             return True
         return step.phase in (Phase.IN_DOUBT, Phase.PROBING)
 
-    def get(self, saga_id: str) -> Run | None:
+    def get(self, saga_id: str) -> LiveSaga | None:
         """The live run of that saga."""
         return self._runs.get(saga_id)
 
-    def open(self, saga_id: str, offer: tuple[Context, e.Accepted] | None = None) -> Run:
+    def open(self, saga_id: str, offer: tuple[Context, e.Accepted] | None = None) -> LiveSaga:
         """A new run, which has no saga yet."""
-        run = Run(saga_id)
+        run = LiveSaga(saga_id)
         if offer is not None:
             run.offer = offer
             self._asking[run] = None
         self._runs[saga_id] = run
         return run
 
-    def launch(self, run: Run, trace: TraceContext | None = None) -> None:
+    def launch(self, run: LiveSaga, trace: TraceContext | None = None) -> None:
         """Let it live."""
         _ = self._spawn(self._live(run, trace or TraceContext()))
 
@@ -146,17 +146,17 @@ class Runs:
         task.add_done_callback(forget)
         return task
 
-    async def _live(self, run: Run, trace: TraceContext) -> None:
+    async def _live(self, run: LiveSaga, trace: TraceContext) -> None:
         """The life of a run: open the saga, advance it until it rests, let go of it."""
         outcome = "stopped"
         bound = run.offer[0].trace if run.offer is not None else trace
         self._observer.bind(run.saga_id, bound)
         try:
-            advanced = await self._first(run, trace)
+            transition = await self._first(run, trace)
             if run.context is not None and run.context.trace is not bound:
                 self._observer.bind(run.saga_id, run.context.trace)
-            if advanced is not None:
-                outcome = await self._loop(run, advanced)
+            if transition is not None:
+                outcome = await self._loop(run, transition)
         except StaleEpoch:
             outcome = "taken_over"
         except StoreUnavailable as error:
@@ -175,48 +175,48 @@ class Runs:
         finally:
             self._leave(run, outcome)
 
-    async def _first(self, run: Run, trace: TraceContext) -> Advanced | None:
+    async def _first(self, run: LiveSaga, trace: TraceContext) -> Transition | None:
         """Accept the saga, or take it over; None when there is nothing to run."""
         # Where somebody waits for the answer it is theirs to ask again while the database is away.
         asked = run.offer is not None or run.signal is not None
         open_saga = self._store.transact if asked else self._persist
-        adopted = await open_saga(lambda unit: self._opening.first(unit, run, trace))
+        stored = await open_saga(lambda unit: self._opening.first(unit, run, trace))
         self._asking.pop(run, None)
-        if adopted is not None:
-            self._take(run, adopted)
-            self._tell(run, adopted)
+        if stored is not None:
+            self._take(run, stored)
+            self._tell(run, stored)
         if not run.opened.done():
             run.opened.set_result(None)
-        return adopted.advanced if adopted is not None else None
+        return stored.transition if stored is not None else None
 
-    async def _loop(self, run: Run, advanced: Advanced) -> str:
+    async def _loop(self, run: LiveSaga, transition: Transition) -> str:
         """Journal, then act: what is durable is sent, what comes back is journaled."""
         while True:
-            for outgoing in advanced.outgoing:
+            for outgoing in transition.outgoing:
                 run.in_flight += 1
                 assert run.saga is not None
                 sending = self._spawn(self._send(run, run.saga, outgoing), run.sends)
                 run.sends[sending] = None
-            if not run.inbox and run.in_flight == 0 and self._may_leave(run, advanced):
+            if not run.inbox and run.in_flight == 0 and self._may_leave(run, transition):
                 return "rests"
             wait = None
-            if advanced.rest_until is not None:
-                wait = advanced.rest_until - self._clock.now()
+            if transition.rest_until is not None:
+                wait = transition.rest_until - self._clock.now()
             await run.wait(wait)
-            letters = list(run.inbox)
-            advanced = await self._step(run, letters)
-            for _ in letters:  # not before: who waits for a letter is told when the run is lost
+            items = list(run.inbox)
+            transition = await self._step(run, items)
+            for _ in items:  # not before: who waits for a letter is told when the run is lost
                 run.inbox.popleft()
 
-    def _may_leave(self, run: Run, advanced: Advanced) -> bool:
-        if advanced.rest_until is None or self.draining:
+    def _may_leave(self, run: LiveSaga, transition: Transition) -> bool:
+        if transition.rest_until is None or self.draining:
             return True
-        rest = advanced.rest_until - self._clock.now()
+        rest = transition.rest_until - self._clock.now()
         # Else those that wait for one neighbour would keep all the others from being taken over.
         gives_way = run.resumed and rest > GIVE_WAY_SECONDS and self.crowded()
         return (gives_way or rest > EVICT_AFTER_SECONDS) and not run.watched
 
-    def _leave(self, run: Run, outcome: str) -> None:
+    def _leave(self, run: LiveSaga, outcome: str) -> None:
         run.over = True
         for sending in list(run.sends):
             sending.cancel()  # whoever opens the saga anew must not run beside it (rule 10)
@@ -226,22 +226,22 @@ class Runs:
         self.left(run)
         if not run.opened.done():
             run.opened.set_exception(Unsettled("the process is stopping"))
-        for letter in run.inbox:
-            if letter.durable is not None and not letter.durable.done():
-                letter.durable.set_exception(RunOver())
+        for item in run.inbox:
+            if item.durable is not None and not item.durable.done():
+                item.durable.set_exception(NotLive())
         run.changed()
         if run.span is not None:
             run.span.end(_outcome_of(run, outcome))
 
-    def _fail(self, run: Run, error: Exception) -> None:
+    def _fail(self, run: LiveSaga, error: Exception) -> None:
         if not run.opened.done():
             run.opened.set_exception(error)
 
-    async def _send(self, run: Run, saga: Saga, outgoing: Outgoing) -> None:
+    async def _send(self, run: LiveSaga, saga: Saga, outgoing: Outgoing) -> None:
         assert run.context is not None
         try:
             event = await self._sender.send(saga, run.context, outgoing, run.post_durably)
-        except RunOver:
+        except NotLive:
             return
         except Exception as error:  # a defect of ours; the attempt may have left
             self._tell_defect(run, "send", error)
@@ -251,33 +251,35 @@ class Runs:
             run.in_flight -= 1
         run.post(event, outgoing.span)
 
-    async def _step(self, run: Run, letters: Sequence[Letter]) -> Advanced:
+    async def _step(self, run: LiveSaga, items: Sequence[InboxItem]) -> Transition:
         assert run.saga is not None and run.context is not None
         saga, context = run.saga, run.context
-        letters = self._allowed(saga, letters)
-        events = [letter.event for letter in letters]
+        items = self._allowed(saga, items)
+        events = [item.event for item in items]
         trace = run.span.context if run.span is not None else context.trace
 
         if events and self._store.exclusive:  # else a stale run would answer (rule 17)
-            advanced = self._interpreter.conclude(saga, context, events)
-            if advanced is not None:
-                await self._conclude(run, advanced, letters)
-                return advanced
+            transition = self._interpreter.conclude(saga, context, events)
+            if transition is not None:
+                await self._conclude(run, transition, items)
+                return transition
 
-        async def work(unit: Unit) -> Adopted:
-            advanced = await self._interpreter.advance(unit, saga, context, events, trace)
-            row = self._opening.row(run, advanced, context)
+        async def work(unit: Unit) -> StoredTransition:
+            transition = await self._interpreter.advance(unit, saga, context, events, trace)
+            row = self._opening.row(run, transition, context)
             # A saga that was taken over and has only to wait is not due now any more.
-            if advanced.events or (run.row is not None and row.due_at != run.row.due_at):
-                await unit.save(row, advanced.events, epoch=saga.epoch)
-            return Adopted(context=context, row=row, advanced=advanced)
+            if transition.events or (run.row is not None and row.due_at != run.row.due_at):
+                await unit.save(row, transition.events, epoch=saga.epoch)
+            return StoredTransition(context=context, row=row, transition=transition)
 
-        adopted = await self._persist(work)
-        self._take(run, adopted)
-        self._tell(run, adopted, letters)
-        return adopted.advanced
+        stored = await self._persist(work)
+        self._take(run, stored)
+        self._tell(run, stored, items)
+        return stored.transition
 
-    async def _conclude(self, run: Run, advanced: Advanced, letters: Sequence[Letter]) -> None:
+    async def _conclude(
+        self, run: LiveSaga, transition: Transition, items: Sequence[InboxItem]
+    ) -> None:
         """Answer for a saga that completed, and write it down behind the answer.
 
         When the process dies in between, the forward is in doubt and repeated under the same key;
@@ -285,73 +287,75 @@ class Runs:
         """
         assert run.saga is not None and run.context is not None
         epoch = run.saga.epoch
-        row = self._opening.row(run, advanced, run.context)
-        adopted = Adopted(context=run.context, row=row, advanced=advanced)
-        self._take(run, adopted)
+        row = self._opening.row(run, transition, run.context)
+        stored = StoredTransition(context=run.context, row=row, transition=transition)
+        self._take(run, stored)
 
         async def write(unit: Unit) -> None:
-            await unit.save(row, advanced.events, epoch=epoch)
+            await unit.save(row, transition.events, epoch=epoch)
 
         written = asyncio.get_running_loop().create_future()
         self._concluding[written] = None
         try:
-            await self._persist(write, patient=True)
+            await self._persist(write, deferrable=True)
         finally:
             del self._concluding[written]
             written.set_result(None)
-        self._tell(run, adopted, letters)
+        self._tell(run, stored, items)
 
-    def _allowed(self, saga: Saga, letters: Sequence[Letter]) -> Sequence[Letter]:
+    def _allowed(self, saga: Saga, items: Sequence[InboxItem]) -> Sequence[InboxItem]:
         """The letters without those verbs that do not fit; who sent these is told why."""
-        if not any(isinstance(letter.event, e.Verb) for letter in letters):
-            return letters
-        allowed: list[Letter] = []
-        for letter in letters:
+        if not any(isinstance(item.event, e.Verb) for item in items):
+            return items
+        allowed: list[InboxItem] = []
+        for item in items:
             try:
-                self._opening.check(saga, letter.event)
+                self._opening.check(saga, item.event)
             except NotAllowed as error:
-                if letter.durable is not None and not letter.durable.done():
-                    letter.durable.set_exception(error)
+                if item.durable is not None and not item.durable.done():
+                    item.durable.set_exception(error)
                 continue
-            saga = evolve(self._plan, saga, letter.event)
-            allowed.append(letter)
+            saga = evolve(self._plan, saga, item.event)
+            allowed.append(item)
         return allowed
 
-    def _take(self, run: Run, adopted: Adopted) -> None:
+    def _take(self, run: LiveSaga, stored: StoredTransition) -> None:
         """Go on from what the unit left, and wake who waits for it."""
-        run.saga, run.context, run.row = adopted.advanced.saga, adopted.context, adopted.row
-        if adopted.span is not None:
-            run.span = adopted.span
-        if adopted.advanced.events:
+        run.saga, run.context, run.row = stored.transition.saga, stored.context, stored.row
+        if stored.span is not None:
+            run.span = stored.span
+        if stored.transition.events:
             run.changed()
 
-    def _tell(self, run: Run, adopted: Adopted, letters: Sequence[Letter] = ()) -> None:
+    def _tell(
+        self, run: LiveSaga, stored: StoredTransition, items: Sequence[InboxItem] = ()
+    ) -> None:
         """Tell of what has become durable."""
-        for span, event in adopted.advanced.ended:
+        for span, event in stored.transition.ended:
             end_span(span, event)
-        for each in adopted.cut_off:
-            self._tell_cut_off(adopted, each)
-        for event in adopted.advanced.events:
+        for each in stored.cut_off:
+            self._tell_cut_off(stored, each)
+        for event in stored.transition.events:
             self._observer.happened(
                 run.saga_id,
                 self._plan.stage,
                 event,
-                adopted.context.trace,
-                accepted_at=adopted.row.accepted_at,
+                stored.context.trace,
+                accepted_at=stored.row.accepted_at,
             )
-        for letter in letters:
-            if letter.span is not None:
-                end_span(letter.span, letter.event)
-            if letter.durable is not None and not letter.durable.done():
-                letter.durable.set_result(None)
+        for item in items:
+            if item.span is not None:
+                end_span(item.span, item.event)
+            if item.durable is not None and not item.durable.done():
+                item.durable.set_result(None)
 
-    def _tell_defect(self, run: Run, where: str, error: BaseException) -> None:
+    def _tell_defect(self, run: LiveSaga, where: str, error: BaseException) -> None:
         trace = run.context.trace if run.context is not None else TraceContext()
         self._observer.defect(where, run.saga_id, trace, error)
 
-    def _tell_cut_off(self, adopted: Adopted, each: CutOff) -> None:
+    def _tell_cut_off(self, stored: StoredTransition, each: CutOff) -> None:
         """Report an attempt that the run before could not: its process is gone."""
-        saga = adopted.advanced.saga
+        saga = stored.transition.saga
         self._observer.cut_off(
             saga.id,
             self._plan.stage,
@@ -359,26 +363,28 @@ class Runs:
             each.activity,
             each.attempt,
             peer=self._plan.step(each.step).peer if each.step else saga.upstream,
-            parent=adopted.context.trace,
+            parent=stored.context.trace,
             links=each.links,
             span_id=each.span,
             began=each.began,
-            ended=adopted.advanced.events[0].at,
+            ended=stored.transition.events[0].at,
         )
 
-    async def _persist(self, work: Callable[[Unit], Awaitable[T]], *, patient: bool = False) -> T:
+    async def _persist(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
         """Run a unit until it is durable: the database may be away for long (rule 16)."""
         attempt = 0
         while True:
             try:
-                return await self._store.transact(work, patient=patient)
+                return await self._store.transact(work, deferrable=deferrable)
             except StoreUnavailable:
                 if self.draining:
                     raise
                 attempt += 1
                 await self._clock.sleep(STORE_RETRY.backoff_seconds(attempt, "store"))
 
-    async def _park(self, run: Run, reason: str) -> bool:
+    async def _park(self, run: LiveSaga, reason: str) -> bool:
         """A saga that cannot be run must not be tried for ever, nor stop the others.
 
         False when it is over, and so has nothing left to be parked from.
@@ -407,7 +413,7 @@ class Runs:
         )
         return True
 
-    def snapshot(self, run: Run) -> Snapshot:
+    def snapshot(self, run: LiveSaga) -> Snapshot:
         """What is known of the saga of a run that has one."""
         assert run.saga is not None and run.row is not None
         return Snapshot(
@@ -418,7 +424,7 @@ class Runs:
         )
 
 
-def _outcome_of(run: Run, outcome: str) -> str:
+def _outcome_of(run: LiveSaga, outcome: str) -> str:
     """How a run ended, for its span: the state of its saga, unless the run lost it."""
     if outcome in ("taken_over", "defect") or run.saga is None:
         return outcome

@@ -47,7 +47,7 @@ class PassedOn:
         """Nothing to end."""
 
 
-class SilentObserver:
+class NullObserver:
     """ports.observer.Observer that only passes the trace on."""
 
     def request(

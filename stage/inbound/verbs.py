@@ -9,9 +9,9 @@ import msgspec
 from aiohttp import web
 
 from stage.core import events as e
-from stage.inbound.keys import EDGE
 from stage.inbound.middleware import problem_response
 from stage.inbound.read import read_body, saga_id_of
+from stage.inbound.service import EDGE
 from stage.inbound.views import never_seen, view_of_snapshot
 from stage.ports.engine import NotAllowed
 from stage.wire import headers as h

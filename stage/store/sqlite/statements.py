@@ -32,7 +32,7 @@ def parse(text: str) -> dict[str, str]:
 def load() -> Mapping[str, str]:
     """All statements of the package by name."""
     statements: dict[str, str] = {}
-    for file in resources.files("stage.store").joinpath("sql").iterdir():
+    for file in resources.files("stage.store.sqlite").joinpath("sql").iterdir():
         if file.name.endswith(".sql"):
             found = parse(file.read_text(encoding="utf-8"))
             if twice := statements.keys() & found.keys():

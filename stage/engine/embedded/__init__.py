@@ -1,0 +1,1 @@
+"""The engine within the process: live sagas as tasks, recovery, retention, drain."""
