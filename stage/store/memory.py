@@ -21,8 +21,9 @@ from stage.store import migrate
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
 from stage.store.sqlite import rows
+from stage.store.sqlite.part import ENDED, Part
 from stage.store.sqlite.statements import statement
-from stage.store.sqlite.unit import ENDED, SqliteTx
+from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
 
@@ -82,12 +83,12 @@ class MemoryStore:
 
     def _run(self, connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]]) -> T:
         connection.execute(_BEGIN)
-        tx = SqliteTx(connection)
-        unit = _MemoryUnit(self._sagas, self._journal, connection, tx)
+        part = Part(connection)
+        unit = _MemoryUnit(self._sagas, self._journal, connection, part)
         try:
             value = drive(work, unit)
-            if tx.broken is not None:
-                raise tx.broken
+            if part.failure is not None:
+                raise part.failure
             if not connection.in_transaction:
                 raise StatementRefused(ENDED)
             connection.execute(_COMMIT)
@@ -155,19 +156,19 @@ class MemoryStore:
 class _MemoryUnit:
     """One unit on the dicts; it remembers what it changed, so that it can be undone."""
 
-    __slots__ = ("_changes", "_connection", "_journal", "_sagas", "_tx")
+    __slots__ = ("_changes", "_connection", "_journal", "_part", "_sagas")
 
     def __init__(
         self,
         sagas: dict[str, SagaRow],
         journal: dict[str, list[Row]],
         connection: sqlite3.Connection,
-        tx: SqliteTx,
+        part: Part,
     ) -> None:
         self._sagas = sagas
         self._journal = journal
         self._connection = connection
-        self._tx = tx
+        self._part = part
         self._changes: list[SagaRow | str | tuple[SagaRow, list[Row]]] = []
         """The row as it was before each change; the id of a saga that was not there; the row and
         the journal of one that was closed."""
@@ -175,11 +176,11 @@ class _MemoryUnit:
     @property
     def tx(self) -> Tx:
         """See ports.store.Unit."""
-        return self._tx
+        return author_tx(self._part)
 
     def end(self) -> None:
         """The unit is over: nothing kept from it may write any more."""
-        self._tx.end()
+        self._part.end()
 
     def undo(self, mark: int) -> None:
         """Put the rows and the journal back to where they were after `mark` changes."""
@@ -196,17 +197,17 @@ class _MemoryUnit:
 
     async def load(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         return self._sagas.get(saga_id)
 
     async def journal(self, saga_id: str) -> list[Entry]:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         return [rows.entry(row) for row in self._journal.get(saga_id, ())]
 
     async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         rows.check_insert(row, events)
         if row.id in self._sagas:
             raise KeyError(row.id)
@@ -215,7 +216,7 @@ class _MemoryUnit:
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         rows.check_save(row, epoch)
         held = self._sagas.get(row.id)
         if held is None:
@@ -227,7 +228,7 @@ class _MemoryUnit:
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         found = [row for row in self._sagas.values() if _closable(row, before)]
         for row in sorted(found, key=lambda row: row.updated_at)[:limit]:
             self._changes.append((row, self._journal[row.id]))
@@ -245,7 +246,7 @@ class _MemoryUnit:
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
-        self._tx.check()
+        self._part.check()
         connection = self._connection
         mark = len(self._changes)
         connection.execute(_MARK)

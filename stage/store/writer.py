@@ -28,8 +28,8 @@ import msgspec
 
 from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Unit
-from stage.store.errors import unavailable
 from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.unit import run_unit
 

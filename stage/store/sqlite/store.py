@@ -16,9 +16,9 @@ from stage.core.states import SagaState
 from stage.ports.clock import Clock
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Unit
 from stage.store import migrate
-from stage.store.errors import unavailable
 from stage.store.sqlite import rows
 from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.page import page_query
 from stage.store.sqlite.statements import statement
