@@ -19,7 +19,7 @@ from stage.core.states import SagaState
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
-from stage.store.sqlite.store import SqliteStore
+from stage.store.sqlite.store import SqliteLimits, SqliteStore
 
 T = TypeVar("T")
 
@@ -50,8 +50,7 @@ def file_store(path: Path, migrations: tuple[Traversable, ...], faults: Faults) 
         SqliteStore(
             path,
             migrations=migrations,
-            readers=1,
-            retry_seconds=RETRY_SECONDS,
+            limits=SqliteLimits(readers=1, retry_seconds=RETRY_SECONDS),
             factory=failing(faults),
         )
     )
