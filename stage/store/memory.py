@@ -17,10 +17,9 @@ from stage.core.errors import StoreUnavailable
 from stage.core.events import Event, encode_event
 from stage.core.states import SagaState
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Tx, Unit
-from stage.store import migrate
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
-from stage.store.sqlite import rows
+from stage.store.sqlite import dialect, rows
 from stage.store.sqlite.part import ENDED, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
@@ -268,7 +267,7 @@ def _database(migrations: Sequence[Traversable]) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     try:
         connection.execute(statement("foreign_keys"))
-        migrate.apply_all(connection, migrations)
+        dialect.apply_authored(connection, migrations)
     except BaseException:
         connection.close()
         raise

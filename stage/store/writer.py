@@ -21,22 +21,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Unit
-from stage.store.connection import CommitRefused, Connection, Connections, Home
+from stage.store.batches import Away, Batches, Committed, Trouble
+from stage.store.connection import Connection, Connections, Home
 from stage.store.queue import Channel, UnitQueue, Waiting, deliver, fail
 
 T = TypeVar("T")
-
-Committed = Callable[[int, float], None]
-"""Notified of each batch that became durable: its units, and the seconds that COMMIT took.
-
-It never raises: the callers of the batch have not been answered yet."""
 
 
 class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,24 +48,6 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_LIMITS: Final = WriterLimits()
-
-
-class _Away(msgspec.Struct, frozen=True):
-    """The batch was certainly not written, and the connection is not to be trusted."""
-
-    batch: Sequence[Waiting]
-    error: StoreUnavailable
-
-
-class _InDoubt(msgspec.Struct, frozen=True):
-    """The COMMIT of the batch of that number raised."""
-
-    batch: Sequence[Waiting]
-    number: int
-    error: BaseException
-
-
-_Trouble = _Away | _InDoubt
 
 
 class _Closed(Exception):
@@ -91,14 +68,12 @@ class Writer:
         """`channel` leads to where the connections live."""
         self._connections = connections
         self._limits = limits
-        self._committed = committed
+        self._batches = Batches(committed)
         self._queue = UnitQueue(
             channel,
             units_per_batch_max=limits.units_per_batch_max,
             deferral_seconds_max=limits.deferral_seconds_max,
         )
-        self._number = 0
-        self._available = True
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -107,7 +82,7 @@ class Writer:
     @property
     def available(self) -> bool:
         """See ports.store.Store."""
-        return self._available
+        return self._batches.available
 
     @property
     def queued(self) -> int:
@@ -117,7 +92,7 @@ class Writer:
     async def open(self, home: Home) -> None:
         """Begin to take units."""
         self._loop = asyncio.get_running_loop()
-        self._number = await home.run(_last_number)
+        self._batches.number = await home.run(_last_number)
         self._task = self._loop.create_task(self._run(home), name="stage-writer")
 
     async def close(self) -> None:
@@ -158,19 +133,21 @@ class Writer:
 
     # --- where the connection lives -------------------------------------------------------
 
-    async def _drain(self, connection: Connection) -> _Trouble | None:
+    async def _drain(self, connection: Connection) -> Trouble | None:
         """Run batches until the store is closed. Units that arrive meanwhile form the next one."""
         while batch := await self._next():
             self._current = batch
-            if (trouble := await self._run_batch(connection, batch)) is not None:
-                return trouble
+            if (trouble := await self._batches.run(connection, batch)) is not None:
+                return self._parted(trouble)
             self._hand_over(batch)
             self._current = batch = []  # nothing of it is kept while waiting for the next
         return None
 
     async def _next(self) -> list[Waiting]:
         """The next batch; empty once the store is closed."""
-        batch = await self._queue.take(None if self._available else self._limits.retry_seconds)
+        batch = await self._queue.take(
+            None if self._batches.available else self._limits.retry_seconds
+        )
         if batch is None:
             # The database is away: callers that see `available` send no units, so that without
             # this one its return would go unnoticed.
@@ -179,79 +156,18 @@ class Writer:
             batch = [Waiting(_nothing, unheard)]
         return batch
 
-    async def _run_batch(self, connection: Connection, batch: Sequence[Waiting]) -> _Trouble | None:
-        """Run a batch as one transaction, or its units one by one when the transaction broke."""
-        try:
-            await connection.begin()
-        except StoreUnavailable as error:
-            return _Away(batch, error)
-        for waiting in batch:
-            waiting.error = None
-            try:
-                waiting.value = await connection.run(waiting.work, waiting.context)
-            except BaseException as error:
-                waiting.error = error
-            if not connection.in_transaction:
-                return await self._run_broken(connection, batch, waiting)
-        return await self._commit(connection, batch)
-
-    async def _run_broken(
-        self, connection: Connection, batch: Sequence[Waiting], last: Waiting
-    ) -> _Trouble | None:
-        """A unit took the whole transaction with it: run each in a transaction of its own."""
-        if len(batch) == 1:
-            if isinstance(last.error, StoreUnavailable):
-                self._available = False
-            return None
-        return await self._run_singly(connection, batch)
-
-    async def _run_singly(
-        self, connection: Connection, batch: Sequence[Waiting]
-    ) -> _Trouble | None:
-        """Each unit in a transaction of its own, so that a poisoned one fails alone."""
-        for place, waiting in enumerate(batch):
-            trouble = await self._run_batch(connection, [waiting])
-            if trouble is not None:
-                self._hand_over(batch[:place])
-                # Those behind it were not written; they form the next batch.
-                self._queue.put_back(batch[place + 1 :])
-                return trouble
-        return None
-
-    async def _run_again(self, batch: Sequence[Waiting], connection: Connection) -> _Trouble | None:
+    async def _run_again(self, batch: Sequence[Waiting], connection: Connection) -> Trouble | None:
         """Run a batch that did not land once more."""
-        trouble = await self._run_singly(connection, batch)
-        if trouble is None:
-            self._hand_over(batch)
-        return trouble
-
-    async def _commit(self, connection: Connection, batch: Sequence[Waiting]) -> _Trouble | None:
-        failed = [waiting.error for waiting in batch if waiting.error is not None]
-        away = any(isinstance(error, StoreUnavailable) for error in failed)
-        if len(failed) == len(batch):
-            await connection.drop()
-            if away:
-                self._available = False
-            return None
-        self._number += 1
-        try:
-            await connection.number(self._number)
-        except StoreUnavailable as error:
-            return _Away(batch, error)
-        began = perf_counter()
-        try:
-            await connection.commit()
-        except CommitRefused as refusal:
-            if len(batch) > 1:
-                return await self._run_singly(connection, batch)
-            batch[0].error = refusal.__cause__
-            return None
-        except BaseException as error:
-            return _InDoubt(batch, self._number, error)
-        self._available = not away
-        if self._committed is not None:
-            self._committed(len(batch) - len(failed), perf_counter() - began)
+        if (trouble := await self._batches.run_singly(connection, batch)) is not None:
+            return self._parted(trouble)
+        self._hand_over(batch)
         return None
+
+    def _parted(self, trouble: Trouble) -> Trouble:
+        """Answer the units before the trouble, and let those behind it form the next batch."""
+        self._hand_over(trouble.before)
+        self._queue.put_back(trouble.behind)
+        return trouble
 
     def _hand_over(self, batch: Sequence[Waiting]) -> None:
         if batch:
@@ -259,16 +175,16 @@ class Writer:
 
     # --- in the event loop, after trouble --------------------------------------------------
 
-    async def _mend(self, trouble: _Trouble) -> Home:
+    async def _mend(self, trouble: Trouble) -> Home:
         """Settle what is in doubt; a connection that can be used again.
 
         A batch in doubt is held until the database can be read, because until then there is no
         honest answer. All other units are answered at once.
         """
-        self._available = False
+        self._batches.available = False
         repeated = False
         while True:
-            if isinstance(trouble, _Away):
+            if isinstance(trouble, Away):
                 fail(trouble.batch, trouble.error)
                 return await self._reopened()
             home = await self._reopened()
@@ -278,7 +194,7 @@ class Writer:
                 await self._pause()
                 continue
             if landed:
-                self._available = True
+                self._batches.available = True
                 deliver(trouble.batch)
                 return home
             if repeated:

@@ -13,15 +13,15 @@ from typing import Any, Final, TypeVar
 from stage.core.errors import ConfigurationError
 from stage.core.states import SagaState
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Unit
-from stage.store import migrate
+from stage.store.batches import Committed
 from stage.store.queue import ThreadChannel
-from stage.store.sqlite import rows
+from stage.store.sqlite import dialect, rows
 from stage.store.sqlite.connections import SqliteConnections
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.page import page_query
 from stage.store.sqlite.statements import statement
-from stage.store.writer import Committed, Writer, WriterLimits
+from stage.store.writer import Writer, WriterLimits
 
 T = TypeVar("T")
 
@@ -85,10 +85,10 @@ class SqliteStore:
             self._lock.release()
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
-        migrate.upgrade(connection, self._migrations, now=time.time())
+        dialect.upgrade(connection, self._migrations, now=time.time())
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        migrate.check(connection, self._migrations)
+        dialect.check(connection, self._migrations)
 
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
