@@ -25,6 +25,7 @@ import msgspec
 
 from stage.core.events import Event
 from stage.core.states import SagaState
+from stage.ports.codec import Codec
 
 T = TypeVar("T")
 
@@ -36,10 +37,10 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     """The row of one saga: what is needed to find it, answer for it and run it again.
 
     The journal is the truth about what happened; `state`, `parked`, `due_at` and `outcome` are
-    copies of what it says, for queries. `envelope` holds the bytes of the accepted envelope,
-    empty for a tombstone. `due_at` is the instant at which the saga needs a run, None when it
-    needs none; an unfinished saga that is not parked always has one. `answer_body` is what a
-    duplicate is answered with, byte for byte, `answer_status` its HTTP code.
+    copies of what it says, for queries. `envelope` holds what the store's codec made of the
+    accepted envelope, empty for a tombstone. `due_at` is the instant at which the saga needs a run,
+    None when it needs none; an unfinished saga that is not parked always has one. `answer_body` is
+    what a duplicate is answered with, byte for byte, `answer_status` its HTTP code.
     """
 
     id: str
@@ -189,6 +190,11 @@ class Store(Protocol):
 
     async def backlog(self, now: float) -> Backlog:
         """What waits at that instant."""
+        ...
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of everything at rest here. The engine encodes and decodes `envelope` by it."""
         ...
 
     @property

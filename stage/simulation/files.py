@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stage.core.states import SagaState
+from stage.ports.codec import Codec
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
@@ -113,6 +114,11 @@ class BlockingStore:
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
         return self._run(self._store.backlog(now))
+
+    @property
+    def codec(self) -> Codec:
+        """See ports.store.Store."""
+        return self._store.codec
 
     @property
     def exclusive(self) -> bool:

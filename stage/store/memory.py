@@ -14,9 +14,11 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from stage.core.errors import StoreUnavailable
-from stage.core.events import Event, encode_event
+from stage.core.events import Event
 from stage.core.states import SagaState
+from stage.ports.codec import Codec
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Tx, Unit
+from stage.store.codec import PLAIN
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
 from stage.store.sqlite import dialect, rows
@@ -40,7 +42,8 @@ class MemoryStore:
     What was written outlives `close`: the same store can be opened again, as a file could.
     """
 
-    def __init__(self, *, migrations: Sequence[Traversable] = ()) -> None:
+    def __init__(self, *, migrations: Sequence[Traversable] = (), codec: Codec = PLAIN) -> None:
+        self._codec = codec
         self._migrations = tuple(migrations)
         self._sagas: dict[str, SagaRow] = {}
         self._journal: dict[str, list[Row]] = {}
@@ -83,7 +86,7 @@ class MemoryStore:
     def _run(self, connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]]) -> T:
         connection.execute(_BEGIN)
         part = Part(connection)
-        unit = _MemoryUnit(self._sagas, self._journal, connection, part)
+        unit = _MemoryUnit(self._sagas, self._journal, self._codec, connection, part)
         try:
             value = drive(work, unit)
             if part.failure is not None:
@@ -106,7 +109,7 @@ class MemoryStore:
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
-        return [rows.entry(row) for row in self._journal.get(saga_id, ())]
+        return [rows.entry(saga_id, row, self._codec) for row in self._journal.get(saga_id, ())]
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -142,6 +145,11 @@ class MemoryStore:
         )
 
     @property
+    def codec(self) -> Codec:
+        """See ports.store.Store."""
+        return self._codec
+
+    @property
     def exclusive(self) -> bool:
         """See ports.store.Store: the memory is that of this process."""
         return True
@@ -155,17 +163,19 @@ class MemoryStore:
 class _MemoryUnit:
     """One unit on the dicts; it remembers what it changed, so that it can be undone."""
 
-    __slots__ = ("_changes", "_connection", "_journal", "_part", "_sagas")
+    __slots__ = ("_changes", "_codec", "_connection", "_journal", "_part", "_sagas")
 
     def __init__(
         self,
         sagas: dict[str, SagaRow],
         journal: dict[str, list[Row]],
+        codec: Codec,
         connection: sqlite3.Connection,
         part: Part,
     ) -> None:
         self._sagas = sagas
         self._journal = journal
+        self._codec = codec
         self._connection = connection
         self._part = part
         self._changes: list[SagaRow | str | tuple[SagaRow, list[Row]]] = []
@@ -202,7 +212,7 @@ class _MemoryUnit:
     async def journal(self, saga_id: str) -> list[Entry]:
         """See ports.store.Unit."""
         self._part.check()
-        return [rows.entry(row) for row in self._journal.get(saga_id, ())]
+        return [rows.entry(saga_id, row, self._codec) for row in self._journal.get(saga_id, ())]
 
     async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
         """See ports.store.Unit."""
@@ -238,7 +248,8 @@ class _MemoryUnit:
     def _write(self, row: SagaRow, events: Sequence[Event]) -> None:
         first = row.length - len(events) + 1
         written = [
-            (number, row.epoch, encode_event(event)) for number, event in enumerate(events, first)
+            (number, row.epoch, self._codec.encode_event(row.id, event))
+            for number, event in enumerate(events, first)
         ]
         self._sagas[row.id] = row
         self._journal.setdefault(row.id, []).extend(written)

@@ -14,13 +14,13 @@ from stage.core.machine import anything_stood
 from stage.core.saga import Saga
 from stage.core.states import SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX
+from stage.ports.codec import Codec
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Participant, RunView
 from stage.ports.store import Entry, SagaRow
 from stage.wire.envelope import (
     Envelope,
     TrailEntry,
-    decode_envelope,
     encode_envelope,
     format_instant,
 )
@@ -51,12 +51,14 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return self.envelope.data if self.envelope is not None else {}
 
 
-def context_of(row: SagaRow) -> Context:
+def context_of(row: SagaRow, codec: Codec) -> Context:
     """The context of a stored saga."""
     trace = TraceContext(traceparent=row.traceparent, tracestate=row.tracestate)
     if not row.envelope:
         return Context(envelope=None, envelope_bytes=b"", fingerprint=row.fingerprint, trace=trace)
-    return context_with(decode_envelope(row.envelope), row.envelope, row.fingerprint, trace)
+    return context_with(
+        codec.decode_envelope(row.id, row.envelope), row.envelope, row.fingerprint, trace
+    )
 
 
 def context_with(

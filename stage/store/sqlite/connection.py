@@ -13,6 +13,7 @@ from contextvars import Context
 from typing import Final, TypeVar
 
 from stage.core.errors import StoreUnavailable
+from stage.ports.codec import Codec
 from stage.ports.store import Unit
 from stage.store.connection import CommitRefused, Connection
 from stage.store.drive import complete
@@ -34,11 +35,14 @@ _CHECKPOINT: Final = statement("checkpoint")
 class SqliteConnection:
     """store.connection.Connection on one connection of sqlite3, in autocommit."""
 
-    __slots__ = ("_check_file", "_raw")
+    __slots__ = ("_check_file", "_codec", "_raw")
 
-    def __init__(self, raw: sqlite3.Connection, check_file: Callable[[], None]) -> None:
+    def __init__(
+        self, raw: sqlite3.Connection, codec: Codec, check_file: Callable[[], None]
+    ) -> None:
         """`check_file` raises StoreUnavailable when the open file is not that of the path."""
         self._raw = raw
+        self._codec = codec
         self._check_file = check_file
 
     @property
@@ -57,7 +61,7 @@ class SqliteConnection:
     async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
         """See store.connection.Connection."""
         try:
-            return context.run(run_unit, self._raw, work)
+            return context.run(run_unit, self._raw, work, self._codec)
         except sqlite3.Error as error:
             if (away := unavailable(error)) is not None:
                 raise away from error
@@ -106,21 +110,23 @@ class SqliteConnection:
 class SqliteHome:
     """store.connection.Home: the thread of one connection."""
 
-    def __init__(self, bridge: Bridge, check_file: Callable[[], None]) -> None:
+    def __init__(self, bridge: Bridge, codec: Codec, check_file: Callable[[], None]) -> None:
         self._bridge = bridge
+        self._codec = codec
         self._check_file = check_file
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """See store.connection.Home. One hop, however much is done there."""
-        return await self._bridge.run(_run_here, self._check_file, work)
+        return await self._bridge.run(_run_here, self._codec, self._check_file, work)
 
 
 def _run_here(
     raw: sqlite3.Connection,
+    codec: Codec,
     check_file: Callable[[], None],
     work: Callable[[Connection], Awaitable[T]],
 ) -> T:
-    return complete(work(SqliteConnection(raw, check_file)))
+    return complete(work(SqliteConnection(raw, codec, check_file)))
 
 
 def _away(error: sqlite3.Error) -> StoreUnavailable:

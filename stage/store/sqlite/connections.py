@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from stage.core.errors import StoreUnavailable
+from stage.ports.codec import Codec
 from stage.store.sqlite.bridge import Bridge
 from stage.store.sqlite.connection import SqliteHome
 from stage.store.sqlite.errors import unavailable
@@ -38,8 +39,11 @@ class SqliteConnections:
     store.connection.Connections for the writer.
     """
 
-    def __init__(self, path: Path, *, readers: int, factory: type[sqlite3.Connection]) -> None:
+    def __init__(
+        self, path: Path, codec: Codec, *, readers: int, factory: type[sqlite3.Connection]
+    ) -> None:
         self._path = path
+        self._codec = codec
         self._factory = factory
         self._readers_wanted = readers
         self._writer: Bridge | None = None
@@ -52,7 +56,7 @@ class SqliteConnections:
         bridge = await self._connect("rwc")
         await bridge.run(prepare)
         await self._connect_readers()
-        return SqliteHome(bridge, self._check_file)
+        return SqliteHome(bridge, self._codec, self._check_file)
 
     async def reopen(self) -> SqliteHome:
         """See store.connection.Connections.
@@ -67,7 +71,7 @@ class SqliteConnections:
             await self._connect_readers()
         except (sqlite3.Error, OSError) as error:
             raise unavailable(error) or StoreUnavailable(f"SQLite: {error}") from error
-        return SqliteHome(bridge, self._check_file)
+        return SqliteHome(bridge, self._codec, self._check_file)
 
     async def close(self) -> None:
         """Close the readers, then the writer: the last one to leave empties the log."""

@@ -12,8 +12,10 @@ from typing import Any, Final, TypeVar
 
 from stage.core.errors import ConfigurationError
 from stage.core.states import SagaState
+from stage.ports.codec import Codec
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Unit
 from stage.store.batches import Committed
+from stage.store.codec import PLAIN
 from stage.store.queue import ThreadChannel
 from stage.store.sqlite import dialect, rows
 from stage.store.sqlite.connections import SqliteConnections
@@ -41,7 +43,7 @@ class SqliteStore:
 
     `migrations` are the author's folders, applied after ours at `open`. `factory` makes the
     connections, so that tests can let one fail. `committed` is notified of every batch, in the
-    writer's thread.
+    writer's thread. A file can be read only with the `codec` that it was written with.
     """
 
     def __init__(
@@ -52,11 +54,15 @@ class SqliteStore:
         limits: SqliteLimits = DEFAULT_LIMITS,
         factory: type[sqlite3.Connection] = sqlite3.Connection,
         committed: Committed | None = None,
+        codec: Codec = PLAIN,
     ) -> None:
+        self._codec = codec
         self._path = Path(path).absolute()
         self._migrations = tuple(migrations)
         self._lock = FileLock(self._path)
-        self._connections = SqliteConnections(self._path, readers=limits.readers, factory=factory)
+        self._connections = SqliteConnections(
+            self._path, codec, readers=limits.readers, factory=factory
+        )
         self._writer = Writer(
             self._connections, ThreadChannel(), limits=limits, committed=committed
         )
@@ -99,16 +105,18 @@ class SqliteStore:
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
         found = await self._read("get_saga", saga_id)
-        return rows.saga_row(found[0]) if found else None
+        return rows.saga_row(found[0], self._codec) if found else None
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
-        return [rows.entry(row) for row in await self._read("get_journal", saga_id)]
+        found = await self._read("get_journal", saga_id)
+        return [rows.entry(saga_id, row, self._codec) for row in found]
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store. `envelope` is left empty."""
         name, parameters = page_query(which)
-        return [rows.saga_row(row) for row in await self._read(name, *parameters)]
+        found = await self._read(name, *parameters)
+        return [rows.saga_row(row, self._codec) for row in found]
 
     async def due(self, before: float, limit: int) -> list[str]:
         """See ports.store.Store."""
@@ -132,6 +140,11 @@ class SqliteStore:
     def queued(self) -> int:
         """How many units wait for the writer."""
         return self._writer.queued
+
+    @property
+    def codec(self) -> Codec:
+        """See ports.store.Store."""
+        return self._codec
 
     @property
     def exclusive(self) -> bool:

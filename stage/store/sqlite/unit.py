@@ -16,6 +16,7 @@ from functools import cache
 from typing import Final, TypeVar
 
 from stage.core.events import Event
+from stage.ports.codec import Codec
 from stage.ports.store import Entry, SagaRow, Tx, Unit
 from stage.store.drive import drive
 from stage.store.errors import StatementRefused
@@ -46,10 +47,11 @@ _DROP: Final = statement("drop_batch")
 class SqliteUnit:
     """One unit on the writer's connection; other units share its transaction."""
 
-    __slots__ = ("_connection", "_part")
+    __slots__ = ("_codec", "_connection", "_part")
 
-    def __init__(self, connection: sqlite3.Connection, part: Part) -> None:
+    def __init__(self, connection: sqlite3.Connection, part: Part, codec: Codec) -> None:
         self._connection = connection
+        self._codec = codec
         self._part = part
 
     @property
@@ -60,17 +62,18 @@ class SqliteUnit:
     async def load(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Unit."""
         found = self._part.rows(_GET, (saga_id,), 1)
-        return rows.saga_row(found[0]) if found else None
+        return rows.saga_row(found[0], self._codec) if found else None
 
     async def journal(self, saga_id: str) -> list[Entry]:
         """See ports.store.Unit."""
-        return [rows.entry(row) for row in self._part.run(_JOURNAL, (saga_id,))]
+        found = self._part.run(_JOURNAL, (saga_id,))
+        return [rows.entry(saga_id, row, self._codec) for row in found]
 
     async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
         """See ports.store.Unit."""
         rows.check_insert(row, events)
         try:
-            self._part.write(_INSERT, rows.parameters(row))
+            self._part.write(_INSERT, rows.parameters(row, self._codec))
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
                 raise KeyError(row.id) from error
@@ -81,7 +84,7 @@ class SqliteUnit:
         """See ports.store.Unit."""
         rows.check_save(row, epoch)
         length = row.length - len(events)
-        if self._part.write(_SAVE, (*rows.parameters(row), epoch, length)) != 1:
+        if self._part.write(_SAVE, (*rows.parameters(row, self._codec), epoch, length)) != 1:
             held = self._part.rows(_HELD, (row.id,), 1)
             rows.refuse(row, epoch, len(events), held[0] if held else None)
         self._append(row, events)
@@ -90,7 +93,8 @@ class SqliteUnit:
         for first in range(0, len(events), ENTRIES_PER_STATEMENT_MAX):
             some = events[first : first + ENTRIES_PER_STATEMENT_MAX]
             number = row.length - len(events) + first + 1
-            self._part.write(_append(len(some)), rows.journal_values(row, number, some))
+            values = rows.journal_values(row, number, some, self._codec)
+            self._part.write(_append(len(some)), values)
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
@@ -144,7 +148,9 @@ def _append(entries: int) -> str:
     return f"{head}VALUES {', '.join([group] * entries)}"
 
 
-def run_unit(connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]]) -> T:
+def run_unit(
+    connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]], codec: Codec
+) -> T:
     """Run one unit within the open transaction; it is undone alone when it raises.
 
     Afterwards the caller has to check that the connection is still in a transaction: SQLite may
@@ -152,7 +158,7 @@ def run_unit(connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]
     """
     part = Part(connection)
     try:
-        value = drive(work, SqliteUnit(connection, part))
+        value = drive(work, SqliteUnit(connection, part, codec))
         if part.failure is not None:
             raise part.failure
         if not connection.in_transaction:
