@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -65,6 +66,19 @@ class Mirror:
         return self._open(saga_id, encoded)
 
 
+Opened = TypeVar("Opened", MemoryStore, SqliteStore)
+
+
+@asynccontextmanager
+async def opened(store: Opened) -> AsyncIterator[Opened]:
+    """The store, closed whatever the test finds: its threads would outlive a failure."""
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
 @pytest.mark.parametrize("codec", [PLAIN, Mirror()], ids=["plain", "mirror"])
 def test_what_was_encoded_is_decoded_equal(codec: Codec) -> None:
     """Each kind; an envelope is never empty, which would make a tombstone of it."""
@@ -84,7 +98,6 @@ async def test_a_store_reads_back_what_it_was_given(tmp_path: Path, kind: str) -
         store = MemoryStore(codec=Mirror())
     else:
         store = SqliteStore(tmp_path / "stage.db", codec=Mirror())
-    await store.open()
     first = replace(row("a"), envelope=store.codec.encode_envelope(ENVELOPE))
     accepted, parked = e.Accepted(at=AT, upstream=SECRET), e.Parked(at=AT, reason="why")
     saved = replace(longer(first, 1), answer_body=SECRET.encode())
@@ -95,10 +108,10 @@ async def test_a_store_reads_back_what_it_was_given(tmp_path: Path, kind: str) -
         assert saved == await unit.load("a")
         assert [accepted, parked] == [entry.event for entry in await unit.journal("a")]
 
-    await store.transact(write)
-    assert saved == await store.get("a")
-    assert [accepted, parked] == [entry.event for entry in await store.entries("a")]
-    await store.close()
+    async with opened(store):
+        await store.transact(write)
+        assert saved == await store.get("a")
+        assert [accepted, parked] == [entry.event for entry in await store.entries("a")]
 
 
 async def run(store: SqliteStore) -> Reply:
@@ -129,10 +142,8 @@ async def test_nothing_of_the_contents_is_at_rest_but_by_the_codec(tmp_path: Pat
     replies = []
     for _ in range(2):
         store = SqliteStore(path, migrations=[payment.migrations], codec=Mirror())
-        await store.open()
-        async with asyncio.timeout(30):
+        async with opened(store), asyncio.timeout(30):
             replies.append(await run(store))
-        await store.close()
     assert 200 == replies[0].status
     assert (replies[0].body, True) == (replies[1].body, replies[1].replayed)
 
@@ -149,18 +160,14 @@ async def test_nothing_of_the_contents_is_at_rest_but_by_the_codec(tmp_path: Pat
 async def test_the_file_of_another_codec_is_not_read(tmp_path: Path) -> None:
     """It is an error of the saga that is read, and the store is not said to be away."""
     path = tmp_path / "stage.db"
-    store = SqliteStore(path)
-    await store.open()
 
     async def write(unit: Unit) -> None:
         await unit.insert(row("a"), [e.Accepted(at=AT)])
 
-    await store.transact(write)
-    await store.close()
-    store = SqliteStore(path, codec=Mirror())
-    await store.open()
-    with pytest.raises(ValueError, match="do not belong to saga a") as raised:
-        await store.get("a")
-    assert not isinstance(raised.value, StoreUnavailable)
-    assert store.available
-    await store.close()
+    async with opened(SqliteStore(path)) as store:
+        await store.transact(write)
+    async with opened(SqliteStore(path, codec=Mirror())) as store:
+        with pytest.raises(ValueError, match="do not belong to saga a") as raised:
+            await store.get("a")
+        assert not isinstance(raised.value, StoreUnavailable)
+        assert store.available
