@@ -21,6 +21,34 @@ class TraceContext(msgspec.Struct, frozen=True, kw_only=True):
     tracestate: str = ""
     baggage: str = ""
 
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits; empty when there is no trace."""
+        return self.traceparent[3:35]
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits, of the span that is the parent of what begins here; empty for none."""
+        return self.traceparent[36:52]
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of a step, as an observer sees it. `number` counts from 1.
+
+    `step` is `tell_upstream` where there is no step. `peer` is the configured name of the API or
+    neighbour; empty for a transaction. `parent` is what its span stands below. `links` are the
+    attempts that it repeats, probes or undoes: span ids of the saga's trace (rule 23).
+    """
+
+    saga_id: str
+    stage: str
+    step: str
+    activity: Activity
+    number: int
+    peer: str
+    parent: TraceContext
+    links: tuple[str, ...] = ()
+
 
 class Span(Protocol):
     """One span under way. It is ended once; a span that is never ended is never reported."""
@@ -92,43 +120,18 @@ class Observer(Protocol):
         """
         ...
 
-    def attempt(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-    ) -> Span:
+    def attempt(self, attempt: Attempt) -> Span:
         """A span for one attempt, linked to the attempts that it repeats, probes or undoes.
 
         It is ended when its outcome is durable, and not before: so none is reported twice.
         """
         ...
 
-    def cut_off(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-        span_id: str,
-        began: float,
-        ended: float,
-    ) -> None:
+    def cut_off(self, attempt: Attempt, *, span_id: str, began: float, ended: float) -> None:
         """Report an attempt whose process was lost before it could: under the id it had.
 
-        Told once, by the run that took the saga over. Instants in seconds since the epoch; it
-        ended at `ended` at the latest. Where an id cannot be chosen nothing is reported.
+        Called once, by the run that took the saga over. Instants in seconds since the epoch; it
+        ended at `ended` at the latest. Where the id of a span cannot be set nothing is reported.
         """
         ...
 

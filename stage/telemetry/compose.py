@@ -6,9 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from stage.core.commands import Activity
 from stage.core.events import Event
-from stage.ports.observer import Observer, Span, TraceContext
+from stage.ports.observer import Attempt, Observer, Span, TraceContext
 from stage.telemetry.bound import bind
 
 if TYPE_CHECKING:
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
 class Listener(Protocol):
     """Told of attempts and events; makes no spans. Any thread, returns at once."""
 
-    def attempted(
-        self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
-    ) -> None:
+    def attempted(self, attempt: Attempt, span_id: str) -> None:
         """An attempt was given its span. It is durable only once an event says so."""
         ...
 
@@ -77,26 +74,13 @@ class Composed:
         self._happened: dict[type[Event], tuple[Told, ...]] = {}
         """Who hears of a kind of event; filled as they come."""
 
-    def attempt(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-    ) -> Span:
+    def attempt(self, attempt: Attempt) -> Span:
         """See `ports.observer.Observer`."""
-        span = self._attempt(
-            saga_id, stage, step, activity, attempt, peer=peer, parent=parent, links=links
-        )
+        span = self._attempt(attempt)
         span_id = span.span_id
         for tell in self._attempted:
             try:  # `suppress` would cost as much as what is told
-                tell(saga_id, step, activity, attempt, span_id)
+                tell(attempt, span_id)
             except Exception:  # noqa: S112 - an observer never raises
                 continue
         return span

@@ -20,7 +20,7 @@ import structlog
 
 from stage.core.commands import Activity
 from stage.core.events import Event, name_of
-from stage.ports.observer import TraceContext
+from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names
 from stage.telemetry.bound import add_ids
 from stage.wire.envelope import format_instant
@@ -60,10 +60,9 @@ class LogListener:
         self._fixed = _fixed(self._log)
         self._attempts: dict[str, dict[tuple[Activity, str], tuple[int, str]]] = {}
 
-    def attempted(
-        self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
-    ) -> None:
+    def attempted(self, attempt: Attempt, span_id: str) -> None:
         """Remember the attempt: the event that ends it names neither number nor span."""
+        saga_id, activity = attempt.saga_id, attempt.activity
         known = self._attempts.get(saga_id)
         if known is None:
             if len(self._attempts) >= SAGAS_REMEMBERED_MAX:
@@ -71,7 +70,8 @@ class LogListener:
                 with suppress(RuntimeError, StopIteration):
                     self._attempts.pop(next(iter(self._attempts)), None)
             known = self._attempts.setdefault(saga_id, {})
-        known[activity, "" if activity is Activity.TELL else step] = (attempt, span_id)
+        step = "" if activity is Activity.TELL else attempt.step
+        known[activity, step] = (attempt.number, span_id)
 
     def hears(self, kind: type[Event]) -> bool:
         """False for what is below a level that never changes, unless attempts end with it."""
@@ -107,8 +107,8 @@ class LogListener:
                 fields[member] = _told(value)
         if attempt is not None:
             fields.setdefault("attempt", attempt)
-        fields["trace_id"] = trace.traceparent[3:35]
-        fields["span_id"] = span_id or trace.traceparent[36:52]
+        fields["trace_id"] = trace.trace_id
+        fields["span_id"] = span_id or trace.span_id
         # By the method of the level: a host's wrapper may have no other.
         getattr(self._log, _METHODS[level])(name, **fields)
         if name in _FORGET:
@@ -124,7 +124,7 @@ class LogListener:
         if saga_id:
             fields["saga_id"] = _told(saga_id)
         if trace.traceparent:
-            fields["trace_id"] = trace.traceparent[3:35]
+            fields["trace_id"] = trace.trace_id
         self._log.error(names.LOG_DEFECT, **fields)
 
     def _attempt_of(self, saga_id: str, name: str, event: Event) -> tuple[int | None, str]:

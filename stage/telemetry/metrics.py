@@ -14,7 +14,7 @@ from typing import Final, get_args
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.ports.observer import TraceContext
+from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names
 
 ATTEMPTS_REMEMBERED_MAX: Final = 10_000
@@ -92,15 +92,14 @@ class Metrics:
 
     # --- telemetry.compose.Listener ----------------------------------------------------------
 
-    def attempted(
-        self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
-    ) -> None:
+    def attempted(self, attempt: Attempt, span_id: str) -> None:
         """Remember when it began."""
         began = self._began
         if len(began) >= ATTEMPTS_REMEMBERED_MAX:
             with suppress(RuntimeError, StopIteration):  # another thread may write too
                 began.pop(next(iter(began)), None)
-        began[saga_id, activity, TELL_STEP if activity is Activity.TELL else step] = perf_counter()
+        step = TELL_STEP if attempt.activity is Activity.TELL else attempt.step
+        began[attempt.saga_id, attempt.activity, step] = perf_counter()
 
     def hears(self, kind: type[e.Event]) -> bool:
         """What is counted; the intents of attempts are not."""

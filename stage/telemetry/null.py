@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stage.core.commands import Activity
 from stage.core.events import Event
-from stage.ports.observer import TraceContext
+from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import propagation
 
 
@@ -30,7 +29,7 @@ class PassedOn:
     @property
     def trace_id(self) -> str:
         """The trace that is passed on; empty when there is none."""
-        return self._context.traceparent[3:35]
+        return self._context.trace_id
 
     @property
     def context(self) -> TraceContext:
@@ -74,36 +73,11 @@ class NullObserver:
         """See `ports.observer.Observer`."""
         return PassedOn(parent)
 
-    def attempt(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-    ) -> PassedOn:
+    def attempt(self, attempt: Attempt) -> PassedOn:
         """See `ports.observer.Observer`."""
-        return PassedOn(parent)
+        return PassedOn(attempt.parent)
 
-    def cut_off(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-        span_id: str,
-        began: float,
-        ended: float,
-    ) -> None:
+    def cut_off(self, attempt: Attempt, *, span_id: str, began: float, ended: float) -> None:
         """See `ports.observer.Observer`."""
 
     def bind(self, saga_id: str, trace: TraceContext) -> None:

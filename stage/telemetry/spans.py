@@ -24,10 +24,9 @@ from opentelemetry import trace as otel
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
-from stage.core.commands import Activity
 from stage.core.events import Event
 from stage.core.version import __version__
-from stage.ports.observer import Span, TraceContext
+from stage.ports.observer import Attempt, Span, TraceContext
 from stage.telemetry import names, propagation
 from stage.telemetry.chosen import chosen_span_id
 from stage.telemetry.fast.endings import CLIENT, INTERNAL, SERVER, Sort, ending
@@ -172,52 +171,26 @@ class OtelObserver:
         told = {names.SAGA_ID: saga_id, names.STAGE: stage}
         return self._start(names.run_span(stage), INTERNAL, parent, links, told)
 
-    def attempt(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-    ) -> Span:
+    def attempt(self, attempt: Attempt) -> Span:
         """See `ports.observer.Observer`."""
         if self._idle():
-            return _passed_on(parent)
-        told = _attempt(saga_id, stage, step, activity, attempt, peer)
+            return _passed_on(attempt.parent)
         # What leaves for it has client spans of its own below.
-        name = names.attempt_span(activity, step, peer)
-        return self._start(name, INTERNAL, parent, links, told)
+        name = names.attempt_span(attempt.activity, attempt.step, attempt.peer)
+        return self._start(name, INTERNAL, attempt.parent, attempt.links, _attempt(attempt))
 
-    def cut_off(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-        span_id: str,
-        began: float,
-        ended: float,
-    ) -> None:
+    def cut_off(self, attempt: Attempt, *, span_id: str, began: float, ended: float) -> None:
         """See `ports.observer.Observer`."""
-        below = parent_of(parent.traceparent, parent.tracestate)
+        below = parent_of(attempt.parent.traceparent, attempt.parent.tracestate)
         if below is None or not SPAN_ID.fullmatch(span_id):
             return
         with suppress(Exception), chosen_span_id(int(span_id, 16)):
             span = self._tracer.start_span(
-                names.attempt_span(activity, step, peer),
+                names.attempt_span(attempt.activity, attempt.step, attempt.peer),
                 context=_context(below),
                 kind=INTERNAL.kind,
-                links=links_of(below, links),
-                attributes=_attempt(saga_id, stage, step, activity, attempt, peer),
+                links=links_of(below, attempt.links),
+                attributes=_attempt(attempt),
                 start_time=int(began * 1e9),
             )
             # A provider of somebody else's gives it an id of its own: then it is never ended.
@@ -287,19 +260,17 @@ def _context(parent: SpanContext | None) -> Context:
     return otel.set_span_in_context(NonRecordingSpan(parent), _EMPTY)
 
 
-def _attempt(
-    saga_id: str, stage: str, step: str, activity: Activity, attempt: int, peer: str
-) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        names.SAGA_ID: saga_id,
-        names.STAGE: stage,
-        names.STEP: step,
-        names.ACTIVITY: activity.value,
-        names.ATTEMPT: attempt,
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        names.SAGA_ID: attempt.saga_id,
+        names.STAGE: attempt.stage,
+        names.STEP: attempt.step,
+        names.ACTIVITY: attempt.activity.value,
+        names.ATTEMPT: attempt.number,
     }
-    if peer:
-        told[names.PEER] = peer
-    return told
+    if attempt.peer:
+        attributes[names.PEER] = attempt.peer
+    return attributes
 
 
 def _method(method: str) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from stage.core.commands import Activity
 from stage.ports.observer import TraceContext
 from stage.telemetry import names
 from stage.telemetry.spans import OtelObserver
 from stage.testing import SpanCollector, Spans, SpanSeen
+from tests.unit.telemetry.given import an_attempt
 
 TRACE, OTHER = "a" * 32, "b" * 32
 RUN = SpanSeen(
@@ -137,10 +137,7 @@ def test_any_exporter_of_the_sdk_will_do() -> None:
 async def test_a_span_that_is_yet_to_end_can_be_waited_for() -> None:
     """And what is there instead is said when it does not."""
     spans = SpanCollector(service="payment")
-    parent = TraceContext()
-    span = OtelObserver(spans.provider).attempt(
-        "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="psp", parent=parent, links=[]
-    )
+    span = OtelObserver(spans.provider).attempt(an_attempt())
     waiting = asyncio.create_task(spans.until("step charge", outcome="step_succeeded"))
     await asyncio.sleep(0)
     span.end("step_succeeded")

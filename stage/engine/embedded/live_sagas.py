@@ -25,7 +25,7 @@ from stage.engine.saga.opening import Opening, StoredTransition
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, NotAllowed, Snapshot, Unsettled
-from stage.ports.observer import Observer, TraceContext
+from stage.ports.observer import Attempt, Observer, TraceContext
 from stage.ports.stage import Failed
 from stage.ports.store import Store, Unit
 from stage.wire.problem import WireError
@@ -356,15 +356,18 @@ class LiveSagas:
     def _tell_cut_off(self, stored: StoredTransition, each: CutOff) -> None:
         """Report an attempt that the run before could not: its process is gone."""
         saga = stored.transition.saga
-        self._observer.cut_off(
-            saga.id,
-            self._plan.stage,
-            each.step or "tell_upstream",
-            each.activity,
-            each.attempt,
+        attempt = Attempt(
+            saga_id=saga.id,
+            stage=self._plan.stage,
+            step=each.step or "tell_upstream",
+            activity=each.activity,
+            number=each.attempt,
             peer=self._plan.step(each.step).peer if each.step else saga.upstream,
             parent=stored.context.trace,
             links=each.links,
+        )
+        self._observer.cut_off(
+            attempt,
             span_id=each.span,
             began=each.began,
             ended=stored.transition.events[0].at,
@@ -408,7 +411,7 @@ class LiveSagas:
             run.saga_id,
             self._plan.stage,
             event,
-            TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
+            row.trace,
             accepted_at=row.accepted_at,
         )
         return True

@@ -26,7 +26,7 @@ from stage.core.steps import FORWARD_PREFIX, StepKind
 from stage.core.text import sendable
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
 from stage.ports.clock import Clock
-from stage.ports.observer import Observer, Span, TraceContext
+from stage.ports.observer import Attempt, Observer, Span, TraceContext
 from stage.ports.stage import Conversation, Failed, Finished, Participant, Send, Turn
 from stage.ports.store import Entry, Unit
 
@@ -314,14 +314,16 @@ class Interpreter:
         elif saga.tell_span:
             links = (saga.tell_span,)
         return self._observer.attempt(
-            saga.id,
-            self.plan.stage,
-            do.step or "tell_upstream",
-            do.activity,
-            do.attempt,
-            peer=peer,
-            parent=trace,
-            links=links,
+            Attempt(
+                saga_id=saga.id,
+                stage=self.plan.stage,
+                step=do.step or "tell_upstream",
+                activity=do.activity,
+                number=do.attempt,
+                peer=peer,
+                parent=trace,
+                links=links,
+            )
         )
 
 

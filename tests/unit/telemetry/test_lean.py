@@ -31,13 +31,13 @@ from opentelemetry.sdk.trace.sampling import (
     Sampler,
 )
 
-from stage.core.commands import Activity
 from stage.ports.observer import Span, TraceContext
 from stage.telemetry.fast import parents
 from stage.telemetry.fast import spans as lean
 from stage.telemetry.fast.ids import StoredIds
 from stage.telemetry.fast.spans import LeanProvider, LeanSpan
 from stage.telemetry.spans import OtelObserver, RecordedSpan
+from tests.unit.telemetry.given import an_attempt
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 STATE = [
@@ -116,10 +116,7 @@ def a_saga(observer: OtelObserver) -> list[Span]:
         ("step_succeeded", "", LATE),
         ("step_in_doubt", "timeout " * 99, 1.0),  # a clock that was set back
     ):
-        attempt = observer.attempt(
-            "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="psp", parent=run.context,
-            links=["b" * 16],
-        )  # fmt: skip
+        attempt = observer.attempt(an_attempt(parent=run.context, links=["b" * 16]))
         made.append(attempt)
         for code in ("200", "404", "timeout"):
             client = observer.client(

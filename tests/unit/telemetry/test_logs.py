@@ -21,6 +21,7 @@ from stage.telemetry import logs
 from stage.telemetry.bound import IdsFilter, bind
 from stage.telemetry.compose import compose, default_observer
 from stage.telemetry.null import NullObserver
+from tests.unit.telemetry.given import an_attempt
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CONTEXT = TraceContext(traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
@@ -79,9 +80,10 @@ def test_a_line_holds_the_ids_of_its_saga(lines: Lines) -> None:
 def test_an_outcome_names_the_attempt_that_it_ends(lines: Lines) -> None:
     """Events that end an attempt have neither its number nor its span; the line has both."""
     observer = compose(NullObserver(), listener := logs.LogListener())
-    listener.attempted("s-1", "charge", Activity.EXECUTE, 3, "b" * 16)
-    listener.attempted("s-1", "charge", Activity.COMPENSATE, 1, "c" * 16)
-    listener.attempted("s-1", "tell_upstream", Activity.TELL, 2, "d" * 16)
+    listener.attempted(an_attempt(number=3), "b" * 16)
+    listener.attempted(an_attempt(activity=Activity.COMPENSATE), "c" * 16)
+    telling = an_attempt(step="tell_upstream", activity=Activity.TELL, number=2)
+    listener.attempted(telling, "d" * 16)
     observer.happened("s-1", "payment", e.StepInDoubt(at=AT, step="charge"), CONTEXT)
     observer.happened("s-1", "payment", e.CompensationSucceeded(at=AT, step="charge"), CONTEXT)
     observer.happened("s-1", "payment", e.CompensationRequested(at=AT), CONTEXT)
@@ -211,9 +213,7 @@ def test_a_listener_that_fails_fails_nobody() -> None:
 
     observer = compose(NullObserver(), Broken())
     observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
-    span = observer.attempt(
-        "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="", parent=CONTEXT, links=[]
-    )
+    span = observer.attempt(an_attempt(parent=CONTEXT))
     assert span.context == CONTEXT
 
 
@@ -222,7 +222,7 @@ def test_what_is_remembered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(logs, "SAGAS_REMEMBERED_MAX", 3)
     listener = logs.LogListener(structlog.wrap_logger(None, processors=[_drop]))
     for number in range(10):
-        listener.attempted(f"s-{number}", "charge", Activity.EXECUTE, 1, "")
+        listener.attempted(an_attempt(f"s-{number}"), "")
     assert list(listener._attempts) == ["s-7", "s-8", "s-9"]
     listener.happened("s-8", "payment", e.Completed(at=AT), CONTEXT)
     assert list(listener._attempts) == ["s-7", "s-9"]
@@ -349,6 +349,6 @@ def test_who_fails_keeps_nothing_from_the_others(lines: Lines) -> None:
             raise OSError("full")
 
     observer = compose(NullObserver(), Broken(), logs.LogListener())
-    observer.attempt("s-1", "p", "charge", Activity.EXECUTE, 2, peer="", parent=CONTEXT, links=())
+    observer.attempt(an_attempt(number=2, parent=CONTEXT))
     observer.happened("s-1", "p", e.StepInDoubt(at=AT, step="charge"), CONTEXT)
     assert [2] == [line["attempt"] for line in lines()]

@@ -14,6 +14,7 @@ from stage.ports.observer import TraceContext
 from stage.telemetry import metrics as measured
 from stage.telemetry import names
 from stage.telemetry.metrics import ENDS, OUTCOMES, Histogram, Metrics
+from tests.unit.telemetry.given import an_attempt
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 NO_TRACE = TraceContext()
@@ -34,7 +35,7 @@ def test_every_end_of_an_attempt_is_counted() -> None:
 def test_an_attempt_lasts_from_its_begin_to_its_end() -> None:
     """One whose begin is not known, because it was in another process, is counted all the same."""
     metrics = Metrics()
-    metrics.attempted("s-1", "charge", Activity.EXECUTE, 1, "")
+    metrics.attempted(an_attempt(), "")
     happened(metrics, e.StepSucceeded(at=AT, step="charge"))
     happened(metrics, e.StepSucceeded(at=AT, step="charge"), "s-2")
     labels = ("charge", "execute", "succeeded")
@@ -45,7 +46,7 @@ def test_an_attempt_lasts_from_its_begin_to_its_end() -> None:
 def test_telling_upstream_is_an_attempt_too() -> None:
     """It belongs to no step; whichever name it begins under, it ends under one."""
     metrics = Metrics()
-    metrics.attempted("s-1", "order", Activity.TELL, 1, "")
+    metrics.attempted(an_attempt(step="order", activity=Activity.TELL), "")
     happened(metrics, e.TellDelivered(at=AT))
     labels = (measured.TELL_STEP, "tell", "delivered")
     assert 1 == sum(metrics.histograms[names.M_ATTEMPT_DURATION][labels].counts)
@@ -63,7 +64,7 @@ def test_what_never_ends_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured, "ATTEMPTS_REMEMBERED_MAX", 2)
     metrics = Metrics()
     for saga_id in ("s-1", "s-2", "s-3"):
-        metrics.attempted(saga_id, "charge", Activity.EXECUTE, 1, "")
+        metrics.attempted(an_attempt(saga_id), "")
     for saga_id in ("s-1", "s-2", "s-3"):
         happened(metrics, e.StepSucceeded(at=AT, step="charge"), saga_id)
     held = metrics.histograms[names.M_ATTEMPT_DURATION]["charge", "execute", "succeeded"]

@@ -26,6 +26,7 @@ from stage.telemetry import names
 from stage.telemetry.fast.ids import StoredIds
 from stage.telemetry.null import NullObserver
 from stage.telemetry.spans import OtelObserver
+from tests.unit.telemetry.given import an_attempt
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -63,7 +64,7 @@ def attempt(
     peer: str = "psp",
 ) -> Span:
     return observer.attempt(
-        "s-1", "payment", "charge", activity, 2, peer=peer, parent=parent, links=links
+        an_attempt(activity=activity, number=2, peer=peer, parent=parent, links=links)
     )
 
 
@@ -258,14 +259,7 @@ def test_the_silent_observer_passes_on_and_invents_nothing() -> None:
 
 def cut_off(observer: Observer, parent: TraceContext, span_id: str = "c" * 16) -> None:
     observer.cut_off(
-        "s-1",
-        "payment",
-        "charge",
-        Activity.EXECUTE,
-        2,
-        peer="psp",
-        parent=parent,
-        links=["d" * 16],
+        an_attempt(number=2, parent=parent, links=["d" * 16]),
         span_id=span_id,
         began=1_795_400_000.0,
         ended=1_795_400_002.5,
