@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from stage.telemetry import names
-from stage.telemetry.fast.ids import StoredIds
+from stage.telemetry.id_generator import StageIdGenerator
 
 NAMED: Final[Mapping[str, str]] = {
     "saga_id": names.SAGA_ID,
@@ -215,7 +215,7 @@ class SpanCollector(Spans):
             sampler=sampler,
             resource=Resource({"service.name": service} if service else {}),
             shutdown_on_exit=False,
-            id_generator=StoredIds(),
+            id_generator=StageIdGenerator(),
         )
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
-from stage.telemetry import names
+from stage.telemetry import names, visible
 from stage.testing import SpanCollector
 from tests.scenario.chain import EDGE, HOST, Chain, running_chain
 
@@ -80,7 +80,7 @@ async def test_client_spans_follow_the_http_conventions(chain: Chain, spans: Spa
         "url.template": "/sagas",
         names.PEER: "shipping",
     } == to_shipping.attributes
-    assert names.attributes_of("client") >= set(to_shipping.attributes)
+    assert visible.attributes_of("client") >= set(to_shipping.attributes)
 
 
 async def test_a_peer_stands_below_the_client_span_that_reached_it(

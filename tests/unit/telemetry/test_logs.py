@@ -18,8 +18,8 @@ from stage.core import events as e
 from stage.core.commands import Activity
 from stage.ports.observer import TraceContext
 from stage.telemetry import logs
-from stage.telemetry.bound import IdsFilter, bind
 from stage.telemetry.compose import compose, default_observer
+from stage.telemetry.log_context import IdsFilter, bind
 from stage.telemetry.null import NullObserver
 from tests.unit.telemetry.given import an_attempt
 
@@ -301,9 +301,9 @@ def test_what_is_below_a_level_that_is_fixed_is_not_even_told() -> None:
     """By our own `configure`; of the end of a saga it is told all the same, to forget the saga."""
     logs.configure("json", "warning", Lines().stream)
     listener = logs.LogListener()
-    assert not listener.hears(e.StepSucceeded) and not listener.hears(e.RequestPrepared)
-    assert listener.hears(e.StepInDoubt) and listener.hears(e.Parked)
-    assert all(listener.hears(kind) for kind in (e.Completed, e.Compensated, e.TellDelivered))
+    assert not listener.wants(e.StepSucceeded) and not listener.wants(e.RequestPrepared)
+    assert listener.wants(e.StepInDoubt) and listener.wants(e.Parked)
+    assert all(listener.wants(kind) for kind in (e.Completed, e.Compensated, e.TellDelivered))
 
 
 @pytest.mark.parametrize("with_structlog", [True, False])

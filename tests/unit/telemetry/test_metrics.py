@@ -105,7 +105,7 @@ def test_the_page_tells_of_every_metric() -> None:
         names.prometheus_name(name) + endings.get(metric.kind, ""): (
             metric.kind,
             metric.labels,
-            metric.told,
+            metric.description,
         )
         for name, metric in names.METRICS.items()
     }
@@ -114,6 +114,6 @@ def test_the_page_tells_of_every_metric() -> None:
 def test_what_is_not_heard_is_what_nothing_counts() -> None:
     """The intents of attempts, and what people did; a new kind of event has to be judged here."""
     metrics = Metrics()
-    deaf = {kind for kind in get_args(e.Event) if not metrics.hears(kind)}
+    deaf = {kind for kind in get_args(e.Event) if not metrics.wants(kind)}
     counted = {*OUTCOMES, *ENDS, e.Accepted, e.Parked, e.Recovered}
     assert set(get_args(e.Event)) - counted == deaf and e.StepStarted in deaf

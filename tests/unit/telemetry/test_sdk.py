@@ -210,7 +210,8 @@ def test_so_many_spans_are_sent_at_once(environ: dict[str, str], sent: int) -> N
         "import json\n"
         "from stage.telemetry import sdk\n"
         "made = sdk.setup('payment', 'http://127.0.0.1:1')\n"
-        "print(json.dumps([made, sdk._batches[0]._batch_processor._max_export_batch_size]))"
+        "processor = sdk._ours[0]._processors[0]._batch_processor\n"
+        "print(json.dumps([made, processor._max_export_batch_size]))"
     )
     assert run(program, **environ) == [True, sent]
 

@@ -22,8 +22,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from stage.core.commands import Activity
 from stage.ports.observer import Observer, Span, TraceContext
-from stage.telemetry import names
-from stage.telemetry.fast.ids import StoredIds
+from stage.telemetry import names, visible
+from stage.telemetry.id_generator import StageIdGenerator
 from stage.telemetry.null import NullObserver
 from stage.telemetry.spans import OtelObserver
 from tests.unit.telemetry.given import an_attempt
@@ -199,7 +199,7 @@ def test_platform_routes_make_no_spans(collected: Collected) -> None:
 
     Also where the stage is mounted below a path of its host.
     """
-    for route in (*names.QUIET_ROUTES, "/payment/healthz", "/a/b/.well-known/stage"):
+    for route in (*names.UNTRACED_ROUTES, "/payment/healthz", "/a/b/.well-known/stage"):
         span = collected.observer.request("GET", route, CAME, "")
         assert span.trace_id == TRACE
         span.end("200")
@@ -268,7 +268,7 @@ def cut_off(observer: Observer, parent: TraceContext, span_id: str = "c" * 16) -
 
 def test_a_cut_off_attempt_is_reported_under_its_own_id() -> None:
     """With the instants that are known, as an error; the next span has an id of its own again."""
-    collected = Collected(ids=StoredIds())
+    collected = Collected(ids=StageIdGenerator())
     cut_off(collected.observer, TraceContext(traceparent=PARENT))
     span = collected.one("step charge")
     assert (span_id(span), parent_id(span)) == ("c" * 16, SPAN)
@@ -284,7 +284,7 @@ def test_a_cut_off_attempt_is_reported_under_its_own_id() -> None:
 @pytest.mark.parametrize("bad", ["", "0" * 16, "nonsense"])
 def test_what_has_no_id_is_not_reported(bad: str) -> None:
     """There is nothing that could be found under it."""
-    collected = Collected(ids=StoredIds())
+    collected = Collected(ids=StageIdGenerator())
     cut_off(collected.observer, TraceContext(traceparent=PARENT), bad)
     cut_off(collected.observer, TraceContext())
     assert collected.exporter.get_finished_spans() == ()
@@ -292,7 +292,7 @@ def test_what_has_no_id_is_not_reported(bad: str) -> None:
 
 def test_an_unsampled_attempt_stays_so_when_it_was_cut_off() -> None:
     """The stored decision holds."""
-    collected = Collected(ids=StoredIds())
+    collected = Collected(ids=StageIdGenerator())
     cut_off(collected.observer, TraceContext(traceparent=PARENT[:-2] + "00"))
     assert collected.exporter.get_finished_spans() == ()
 
@@ -372,7 +372,7 @@ def test_credentials_in_a_url_are_not_told(collected: Collected, host: str) -> N
 
 
 def test_every_attribute_is_in_the_table(collected: Collected) -> None:
-    """names.SPAN_ATTRIBUTES says on which spans an attribute may stand: docs are drawn from it."""
+    """SPAN_ATTRIBUTES says on which spans an attribute may stand: docs follow it."""
     observer = collected.observer
     request = observer.request("BREW", "/sagas", CAME, "s-1", path="/sagas", scheme="http")
     run = observer.run("s-1", "payment", request.context, [])
@@ -387,7 +387,7 @@ def test_every_attribute_is_in_the_table(collected: Collected) -> None:
     seen = dict(zip(("client", "attempt", "run", "server"),
                     collected.exporter.get_finished_spans(), strict=True))  # fmt: skip
     for sort, told in seen.items():
-        assert names.attributes_of(sort) == set(told.attributes or ()), sort
+        assert visible.attributes_of(sort) == set(told.attributes or ()), sort
 
 
 @pytest.mark.parametrize("joined,expected", [(True, "tenant=a"), (False, "")])

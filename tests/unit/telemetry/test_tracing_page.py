@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stage.telemetry import names
+from stage.telemetry import names, visible
 from tests.acceptance.test_otlp import LATE_FAILURE
 
 PAGE = Path(__file__).parents[3] / "docs" / "tracing.md"
@@ -38,7 +38,7 @@ def test_the_table_of_attributes_is_that_of_the_code(page: str) -> None:
         CODE.findall(row[0])[0]: tuple(row[1].split(", "))
         for row in rows(page, "Attributes", "Attribute")
     }
-    assert names.SPAN_ATTRIBUTES == told
+    assert visible.SPAN_ATTRIBUTES == told
 
 
 def test_the_table_of_spans_is_that_of_the_code(page: str) -> None:
@@ -69,7 +69,7 @@ def test_the_levels_of_log_events_are_those_of_the_code(page: str) -> None:
         for row in rows(page, "Logs", "Level")
         for event in CODE.findall(row[1])
     }
-    assert {**names.LOG_EVENTS, names.LOG_DEFECT: logging.ERROR} == told
+    assert {**visible.LOG_EVENTS, names.LOG_DEFECT: logging.ERROR} == told
 
 
 def test_the_picture_is_that_of_the_demo(page: str) -> None:

@@ -32,10 +32,10 @@ from opentelemetry.sdk.trace.sampling import (
 )
 
 from stage.ports.observer import Span, TraceContext
-from stage.telemetry.fast import parents
-from stage.telemetry.fast import spans as lean
-from stage.telemetry.fast.ids import StoredIds
-from stage.telemetry.fast.spans import LeanProvider, LeanSpan
+from stage.telemetry import span_context
+from stage.telemetry.fast import spans as fast_spans
+from stage.telemetry.fast.spans import FastProvider, FastSpan
+from stage.telemetry.id_generator import StageIdGenerator
 from stage.telemetry.spans import OtelObserver, RecordedSpan
 from tests.unit.telemetry.given import an_attempt
 
@@ -156,7 +156,7 @@ def test_a_processor_gets_what_the_spans_of_the_sdk_give_it(
 
     What goes on to others is the same too.
     """
-    assert ended(TracerProvider, tell) == ended(LeanProvider, tell)
+    assert ended(TracerProvider, tell) == ended(FastProvider, tell)
 
 
 def made(provider: TracerProvider) -> Span:
@@ -165,8 +165,8 @@ def made(provider: TracerProvider) -> Span:
     return span
 
 
-def provided() -> LeanProvider:
-    provider = LeanProvider(shutdown_on_exit=False, id_generator=StoredIds())
+def provided() -> FastProvider:
+    provider = FastProvider(shutdown_on_exit=False, id_generator=StageIdGenerator())
     provider.add_span_processor(SpanProcessor())
     return provider
 
@@ -174,9 +174,9 @@ def provided() -> LeanProvider:
 def test_spans_are_lean_as_long_as_nobody_sees_it() -> None:
     """A processor of the host changes spans when they start: it gets those of the SDK."""
     provider = provided()
-    assert isinstance(made(provider), LeanSpan)
+    assert isinstance(made(provider), FastSpan)
     provider.add_span_processor(SpanProcessor())
-    assert not isinstance(made(provider), LeanSpan)
+    assert not isinstance(made(provider), FastSpan)
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,13 @@ def test_limits_that_are_set_are_those_of_the_sdk(
 ) -> None:
     """It knows how each of them is meant."""
     monkeypatch.setenv(variable, "3")
-    assert not isinstance(made(provided()), LeanSpan)
+    assert not isinstance(made(provided()), FastSpan)
 
 
 def test_the_sdk_may_count_its_own_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lean ones would be missing in its figures."""
-    monkeypatch.setenv(lean._COUNTS_ITSELF, "true")
-    assert not isinstance(made(provided()), LeanSpan)
+    monkeypatch.setenv(fast_spans.INTERNAL_METRICS_VARIABLE, "true")
+    assert not isinstance(made(provided()), FastSpan)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_the_sdk_may_count_its_own_spans(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_what_is_told_at_its_making_is_for_the_sdk_to_keep_to(told: dict[str, Any]) -> None:
     """And so are ids that do not say whether they are random, as before 1.42 of the SDK."""
-    provider = LeanProvider(shutdown_on_exit=False, **told)
+    provider = FastProvider(shutdown_on_exit=False, **told)
     provider.add_span_processor(SpanProcessor())
-    assert not isinstance(made(provider), LeanSpan)
+    assert not isinstance(made(provider), FastSpan)
 
 
 def test_our_own_entry_point_makes_lean_spans() -> None:
@@ -222,7 +222,7 @@ def test_our_own_entry_point_makes_lean_spans() -> None:
         "sdk.shutdown(0.0)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "LeanSpan" == ran.stdout.strip()
+    assert "FastSpan" == ran.stdout.strip()
 
 
 def test_a_disabled_sdk_makes_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,18 +244,18 @@ def test_a_sampler_that_keeps_to_the_parent_decides(
         provider = make(sampler=sampler, shutdown_on_exit=False, id_generator=Counted())
         provider.add_span_processor(SimpleSpanProcessor(exporter))
         span = OtelObserver(provider).request("POST", "/sagas", headers, "s-1")
-        assert isinstance(span, LeanSpan) is (make is LeanProvider)
+        assert isinstance(span, FastSpan) is (make is FastProvider)
         span.about("s-2")
         span.end("200")
         return span.context.traceparent, len(exporter.get_finished_spans())
 
-    assert seen(TracerProvider) == seen(LeanProvider)
+    assert seen(TracerProvider) == seen(FastProvider)
 
 
 @pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF, ParentBased(ALWAYS_OFF, ALWAYS_OFF)])
 def test_a_sampler_that_looks_at_more_is_asked_by_the_sdk(sampler: Sampler) -> None:
     """It may add attributes, or change the tracestate."""
-    provider = LeanProvider(sampler=sampler, shutdown_on_exit=False)
+    provider = FastProvider(sampler=sampler, shutdown_on_exit=False)
     provider.add_span_processor(SpanProcessor())
     assert isinstance(made(provider), RecordedSpan)
 
@@ -270,11 +270,11 @@ def test_an_author_has_the_tracer_of_the_sdk() -> None:
 def test_links_that_come_later_have_a_limit() -> None:
     """Whoever repeats a request a thousand times does not make a span of a thousand links."""
     exporter = InMemorySpanExporter()
-    provider = LeanProvider(shutdown_on_exit=False)
+    provider = FastProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     span = OtelObserver(provider).run("s-1", "p", TraceContext(traceparent=STATE[0][1]), [])
     for number in range(1, 1_000):
         span.link(f"00-{TRACE}-{number:016x}-01")
     span.end("completed")
     (one,) = exporter.get_finished_spans()
-    assert parents.LINKS_MAX == len(one.links) and 999 == one.links[-1].context.span_id
+    assert span_context.LINKS_MAX == len(one.links) and 999 == one.links[-1].context.span_id

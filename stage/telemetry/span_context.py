@@ -1,4 +1,4 @@
-"""What a new span stands below and is linked to, taken apart from the text that is stored."""
+"""Span contexts of the OpenTelemetry API, parsed from the text that is stored with a saga."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from stage.telemetry.propagation import Ids
 
 LINKS_MAX: Final = 128
 """As many as the SDK keeps by default."""
-PARENTS_REMEMBERED_MAX: Final = 1_024
-"""Taken apart once: the parent of a run is that of its attempts too."""
+CONTEXTS_CACHED_MAX: Final = 1_024
+"""The parent of a run is that of many of its attempts: it is parsed once."""
 
 SPAN_ID: Final = re.compile(r"[0-9a-f]{16}")
 
 
-@lru_cache(maxsize=PARENTS_REMEMBERED_MAX)
-def parent_of(traceparent: str, tracestate: str) -> SpanContext | None:
-    """The span that is named, in this process or another; None when none is."""
+@lru_cache(maxsize=CONTEXTS_CACHED_MAX)
+def parse_context(traceparent: str, tracestate: str) -> SpanContext | None:
+    """The span that these name, in this process or another; None where there is none."""
     ids = propagation.parse(traceparent)
     return None if ids is None else _span_context(ids, tracestate)
 
 
-def links_of(parent: SpanContext | None, span_ids: Sequence[str]) -> list[Link]:
+def parse_links(parent: SpanContext | None, span_ids: Sequence[str]) -> list[Link]:
     """Links, each span once: a span id within the parent's trace, or a whole traceparent."""
     links = []
-    for told in list(dict.fromkeys(span_ids))[:LINKS_MAX]:
-        linked = propagation.parse(told)
-        if linked is None and parent is not None and SPAN_ID.fullmatch(told) and int(told, 16):
-            linked = Ids(parent.trace_id, int(told, 16), parent.trace_flags)
+    for text in list(dict.fromkeys(span_ids))[:LINKS_MAX]:
+        linked = propagation.parse(text)
+        if linked is None and parent is not None and SPAN_ID.fullmatch(text) and int(text, 16):
+            linked = Ids(parent.trace_id, int(text, 16), parent.trace_flags)
         if linked is not None:
             links.append(Link(_span_context(linked)))
     return links
