@@ -256,16 +256,18 @@ class LiveSagas:
         saga, context = run.saga, run.context
         items = self._allowed(saga, items)
         events = [item.event for item in items]
-        trace = run.span.context if run.span is not None else context.trace
+        if run.span is None:  # opened only to look, and now there is something to do
+            run.span = self._opening.begin_span(run, saga, context.trace)
+        span = run.span
 
         if events and self._store.exclusive:  # else a stale run would answer (rule 17)
-            transition = self._interpreter.conclude(saga, context, events)
+            transition = self._interpreter.conclude(saga, context, events, span)
             if transition is not None:
                 await self._conclude(run, transition, items)
                 return transition
 
         async def work(unit: Unit) -> StoredTransition:
-            transition = await self._interpreter.advance(unit, saga, context, events, trace)
+            transition = await self._interpreter.advance(unit, saga, context, events, span)
             row = self._opening.row(run, transition, context)
             # A saga that was taken over and has only to wait is not due now any more.
             if transition.events or (run.row is not None and row.due_at != run.row.due_at):
