@@ -17,6 +17,8 @@ LINKS_MAX: Final = 128
 CONTEXTS_CACHED_MAX: Final = 1_024
 """The parent of a run is that of many of its attempts: it is parsed once."""
 
+FLAGS: Final = tuple(map(TraceFlags, range(4)))
+"""By their number: sampled (1), random trace id (2), and both. To make one takes a while."""
 SPAN_ID: Final = re.compile(r"[0-9a-f]{16}")
 
 
@@ -41,9 +43,9 @@ def parse_links(parent: SpanContext | None, span_ids: Sequence[str]) -> list[Lin
 
 def _span_context(ids: Ids, tracestate: str = "") -> SpanContext:
     return SpanContext(
-        trace_id=ids.trace_id,
-        span_id=ids.span_id,
+        ids.trace_id,
+        ids.span_id,
         is_remote=True,
-        trace_flags=TraceFlags(ids.flags),
+        trace_flags=FLAGS[ids.flags],
         trace_state=TraceState.from_header([tracestate]) if tracestate else None,
     )

@@ -224,10 +224,10 @@ async def test_a_function_cannot_write_into_the_span_of_its_step(
 
 
 @pytest.mark.parametrize("ends", [Refused("no"), ValueError("slip"), KeyboardInterrupt()])
-async def test_nothing_stays_current_behind_a_function_that_raises(
+async def test_a_function_that_raises_has_its_spans_below_its_step(
     tmp_path: Path, spans: SpanCollector, ends: BaseException
 ) -> None:
-    """Whatever it raises: the next saga's functions run in the same writer thread."""
+    """Whatever it raises, and also in the saga that comes next in the same writer thread."""
     stage = Stage("payment", accepts=Order)
     tracer = tracer_of(spans)
 

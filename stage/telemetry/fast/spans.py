@@ -36,15 +36,13 @@ from stage.core.version import __version__
 from stage.ports.observer import TraceContext
 from stage.telemetry import names
 from stage.telemetry.current_span import CurrentSpan
-from stage.telemetry.span_context import LINKS_MAX, parse_context, parse_links
+from stage.telemetry.span_context import FLAGS, LINKS_MAX, parse_context, parse_links
 from stage.telemetry.span_end import SpanType, span_end
 
 _ONLY_SDK_KEEPS = ("span_limits", "active_span_processor", "_tracer_configurator")
 """Arguments of the SDK's provider that only its own spans keep."""
 INTERNAL_METRICS_VARIABLE = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
 _EMPTY = Context()
-_FLAGS = tuple(map(TraceFlags, range(4)))
-"""Sampled (1), random trace id (2), and both."""
 _UNSET = Status(StatusCode.UNSET)
 
 
@@ -120,7 +118,7 @@ class FastProvider(TracerProvider):
             trace_id,
             self.id_generator.generate_span_id(),
             is_remote=False,
-            trace_flags=_FLAGS[flags],
+            trace_flags=FLAGS[flags],
             trace_state=below.trace_state if below is not None else None,
         )
         linked = parse_links(below, links) if links else []
