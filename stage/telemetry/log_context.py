@@ -1,7 +1,7 @@
 """Binds the ids of a saga to the running context, so that every log line can carry them (rule 24).
 
 The binding follows the task, and into the writer's thread: lines of an author's function, and of
-the libraries below it, can be told apart by saga. A host adds it to its own logging, with
+the libraries below it, have the ids of their saga. A host adds it to its own logging, with
 structlog as a processor and with the standard library as a filter of its handlers:
 
     structlog.configure(processors=[add_ids, ...])

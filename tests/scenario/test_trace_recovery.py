@@ -85,7 +85,7 @@ async def test_a_provider_of_somebody_else_reports_no_invented_span(tmp_path: Pa
 
 
 class Losing(MemoryStore):
-    """Loses the units whose number is told: they run, and are undone."""
+    """Loses the units that have these numbers: they run, and are undone."""
 
     lost: frozenset[int] = frozenset()
     units = 0

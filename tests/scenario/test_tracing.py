@@ -38,7 +38,7 @@ async def at_rest(chain: Chain) -> None:
     assert chain.app is not None
     engine = chain.app[EDGE].engine
     async with asyncio.timeout(20):
-        while engine.live:  # noqa: ASYNC110 - a run tells nobody that it has left
+        while engine.live:  # noqa: ASYNC110 - a run leaves without notice
             await asyncio.sleep(0.01)
 
 
@@ -161,8 +161,8 @@ async def test_a_late_failure_is_undone_in_the_trace_of_the_saga(
     undoing.links_to_only(*steps, asked)
     spans.one("compensate forward:shipping").below(undoing).links_to_only(steps[3])
     spans.one("compensate charge").below(undoing).links_to_only(steps[1])
-    told = spans.one("tell order", outcome="tell_delivered").below(undoing)
-    spans.one(COMPENSATE, peer="order").below(told)
+    telling = spans.one("tell order", outcome="tell_delivered").below(undoing)
+    spans.one(COMPENSATE, peer="order").below(telling)
     server = spans.one(EXECUTE, kind="server")
     assert (server.trace_id, server.span_id) in asked.links  # the other way round as well
 

@@ -67,8 +67,8 @@ def test_spans_are_found_by_name_and_attributes() -> None:
 
 def test_matchers_that_hold_can_be_chained() -> None:
     """Each gives the span back."""
-    told = AGAIN.below(RUN).links_to(CHARGE).links_to_only(CHARGE).within(RUN).is_fine()
-    assert AGAIN is told.has(attempt=2, outcome="step_succeeded", peer=None)
+    same = AGAIN.below(RUN).links_to(CHARGE).links_to_only(CHARGE).within(RUN).is_fine()
+    assert AGAIN is same.has(attempt=2, outcome="step_succeeded", peer=None)
     assert CHARGE is CHARGE.is_error().links_to_only()
     SPANS.is_one_trace()
     assert [] == SPANS.strays()

@@ -101,12 +101,14 @@ class FastProvider(TracerProvider):
         """
         if self.off or len(self._processors) != 1:
             return None
-        below = parse_context(parent.traceparent, parent.tracestate)
-        tracestate = ""
+        return FastSpan(self, name, span_type, parent, links, attributes)
+
+    def ids(
+        self, name: str, span_type: SpanType, below: SpanContext | None, attributes: dict[str, Any]
+    ) -> SpanContext:
+        """The ids of a new span: of the trace of its parent, or of a trace that it begins."""
         if below is not None:
             trace_id, flags = below.trace_id, below.trace_flags & 3
-            if parent.tracestate:
-                tracestate = below.trace_state.to_header()
         else:
             trace_id = self.id_generator.generate_trace_id()
             sampling = self.sampler.should_sample(
@@ -114,23 +116,19 @@ class FastProvider(TracerProvider):
             )
             sampled = sampling.decision is Decision.RECORD_AND_SAMPLE
             flags = sampled | self.id_generator.is_trace_id_random() << 1
-        ids = SpanContext(
+        return SpanContext(
             trace_id,
             self.id_generator.generate_span_id(),
             is_remote=False,
             trace_flags=FLAGS[flags],
             trace_state=below.trace_state if below is not None else None,
         )
-        linked = parse_links(below, links) if links else []
-        return FastSpan(
-            self, name, span_type, ids, below, tracestate, parent.baggage, attributes, linked
-        )
 
-    def end_fast(self, *parts: Any) -> None:
-        """Give a span that ended to the processor; `parts` are those of `EndedSpan`."""
-        span = EndedSpan(self.resource, self._scope, *parts)
+    def end_fast(self, span: FastSpan, status: Status, end_time: int) -> None:
+        """Give a span that ended to the processor."""
+        ended = EndedSpan(self.resource, self._scope, span, status, end_time)
         for each in self._processors:
-            each.on_end(span)
+            each.on_end(ended)
 
 
 def _changes_spans(variable: str) -> bool:
@@ -147,8 +145,9 @@ class FastSpan:
     """A span under way (ports.observer.Span). Only one thread at a time writes."""
 
     __slots__ = (
-        "_attributes", "_below", "_ended", "_ids", "_links", "_name", "_provider",
-        "_start_time", "_type", "context", "span_id", "trace_id",
+        "_ended", "_provider", "_type",
+        "attributes", "below", "context", "ids", "kind", "links", "name", "span_id", "start_time",
+        "trace_id",
     )  # fmt: skip
 
     def __init__(
@@ -156,47 +155,49 @@ class FastSpan:
         provider: FastProvider,
         name: str,
         span_type: SpanType,
-        ids: SpanContext,
-        below: SpanContext | None,
-        tracestate: str,
-        baggage: str,
+        parent: TraceContext,
+        links: Sequence[str],
         attributes: dict[str, Any],
-        links: list[Link],
     ) -> None:
-        trace_id, span_id, _, flags, *_ = ids
+        below = parse_context(parent.traceparent, parent.tracestate)
+        self.below = below
+        self.ids = provider.ids(name, span_type, below, attributes)
+        trace_id, span_id, _, flags, *_ = self.ids
         self.span_id = f"{span_id:016x}"
         """See `ports.observer.Span`."""
         self.trace_id = f"{trace_id:032x}"
         """See `ports.observer.Span`."""
+        tracestate = ""
+        if below is not None and parent.tracestate:
+            tracestate = below.trace_state.to_header()
         self.context = TraceContext(
             traceparent=f"00-{self.trace_id}-{self.span_id}-{flags:02x}",
             tracestate=tracestate,
-            baggage=baggage,
+            baggage=parent.baggage,
         )
         """See `ports.observer.Span`."""
         self._provider = provider
-        self._name = name
         self._type = span_type
-        self._ids = ids
-        self._below = below
-        self._attributes = attributes
-        self._links = links
+        self.name = name
+        self.kind = span_type.kind
+        self.attributes = attributes
+        self.links = parse_links(below, links) if links else []
         self._ended = not flags & TraceFlags.SAMPLED  # an unsampled one is never reported
-        self._start_time = time_ns()
+        self.start_time = time_ns()
 
     def current(self) -> AbstractContextManager[None]:
         """See `ports.observer.Span`."""
-        return CurrentSpan(self._ids)
+        return CurrentSpan(self.ids)
 
     def about(self, saga_id: str) -> None:
         """See `ports.observer.Span`."""
         if not self._ended:
-            self._attributes[names.SAGA_ID] = saga_id
+            self.attributes[names.SAGA_ID] = saga_id
 
     def link(self, traceparent: str) -> None:
         """See `ports.observer.Span`."""
         if not self._ended:
-            self._links = (self._links + parse_links(None, (traceparent,)))[-LINKS_MAX:]
+            self.links = (self.links + parse_links(None, (traceparent,)))[-LINKS_MAX:]
 
     def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
         """See `ports.observer.Span`."""
@@ -204,20 +205,10 @@ class FastSpan:
             return
         self._ended = True
         end = span_end(self._type, outcome, error)
-        self._attributes.update(end.attributes)
+        self.attributes.update(end.attributes)
         # A float is coarser than the nanoseconds of the start, which it must not precede.
-        end_time = time_ns() if at is None else max(int(at * 1e9), self._start_time)
-        self._provider.end_fast(
-            self._name,
-            self._ids,
-            self._below,
-            self._type.kind,
-            self._attributes,
-            self._links,
-            end.status or _UNSET,
-            self._start_time,
-            end_time,
-        )
+        end_time = time_ns() if at is None else max(int(at * 1e9), self.start_time)
+        self._provider.end_fast(self, end.status or _UNSET, end_time)
 
 
 class EndedSpan(ReadableSpan):
@@ -244,26 +235,20 @@ class EndedSpan(ReadableSpan):
         self,
         resource: Resource,
         scope: InstrumentationScope | None,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        kind: SpanKind,
-        attributes: Mapping[str, Any],
-        links: Sequence[Link],
+        span: FastSpan,
         status: Status,
-        start_time: int,
         end_time: int,
     ) -> None:
         self.resource = resource
         self.instrumentation_scope = scope
-        self.name = name
-        self.context = context
-        self.parent = parent
-        self.kind = kind
-        self.attributes = attributes
-        self.links = links
+        self.name = span.name
+        self.context = span.ids
+        self.parent = span.below
+        self.kind = span.kind
+        self.attributes = span.attributes
+        self.links = span.links
         self.status = status
-        self.start_time = start_time
+        self.start_time = span.start_time
         self.end_time = end_time
 
     def __getattr__(self, name: str) -> Any:

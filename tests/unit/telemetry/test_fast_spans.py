@@ -1,4 +1,4 @@
-"""Lean spans: what a processor gets is what it gets of the SDK's spans, and else they are those."""
+"""Fast spans: a processor gets what it gets of the SDK's, and otherwise the SDK makes them."""
 
 from __future__ import annotations
 
@@ -83,28 +83,30 @@ class OfOldVersions(IdGenerator):
 
 
 def ended(
-    make: Callable[..., TracerProvider], tell: Callable[[OtelObserver], list[Span]]
+    make: Callable[..., TracerProvider], story: Callable[[OtelObserver], list[Span]]
 ) -> tuple[list[Any], list[TraceContext]]:
     """What a processor got, as the SDK writes it down, and what was passed on."""
     exporter = InMemorySpanExporter()
     provider = make(resource=RESOURCE, shutdown_on_exit=False, id_generator=Counted())
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    made = tell(OtelObserver(provider, baggage_keys=("tenant",)))
-    return [told(span) for span in exporter.get_finished_spans()], [each.context for each in made]
+    made = story(OtelObserver(provider, baggage_keys=("tenant",)))
+    return [written(span) for span in exporter.get_finished_spans()], [
+        each.context for each in made
+    ]
 
 
-def told(span: ReadableSpan) -> Any:
+def written(span: ReadableSpan) -> Any:
     assert span.start_time is not None and span.end_time is not None
     assert span.end_time >= span.start_time > 0
-    # Instants differ from run to run, but for those that were told.
+    # Instants differ from run to run, except the one that is given.
     at = span.end_time if span.end_time >= LATE * 1e9 else span.end_time == span.start_time
-    written = json.loads(span.to_json())
-    assert written.pop("start_time") and written.pop("end_time")
-    for link in written["links"]:
+    shown = json.loads(span.to_json())
+    assert shown.pop("start_time") and shown.pop("end_time")
+    for link in shown["links"]:
         link["attributes"] = link["attributes"] or {}  # both are sent as none
     dropped = span.dropped_attributes, span.dropped_events, span.dropped_links
     parent = span.parent
-    return written, at, dropped, span.instrumentation_scope, parent, parent and parent.is_remote
+    return shown, at, dropped, span.instrumentation_scope, parent, parent and parent.is_remote
 
 
 def a_saga(observer: OtelObserver) -> list[Span]:
@@ -148,15 +150,15 @@ def unsampled(observer: OtelObserver) -> list[Span]:
     return [span]
 
 
-@pytest.mark.parametrize("tell", [a_saga, without_a_trace, unsampled])
+@pytest.mark.parametrize("story", [a_saga, without_a_trace, unsampled])
 def test_a_processor_gets_what_the_spans_of_the_sdk_give_it(
-    tell: Callable[[OtelObserver], list[Span]],
+    story: Callable[[OtelObserver], list[Span]],
 ) -> None:
     """Ids, parents, flags, links, attributes in their order, status, scope, resource, instants.
 
     What goes on to others is the same too.
     """
-    assert ended(TracerProvider, tell) == ended(FastProvider, tell)
+    assert ended(TracerProvider, story) == ended(FastProvider, story)
 
 
 def made(provider: TracerProvider) -> Span:
@@ -171,7 +173,7 @@ def provided() -> FastProvider:
     return provider
 
 
-def test_spans_are_lean_as_long_as_nobody_sees_it() -> None:
+def test_spans_are_fast_while_nobody_sees_a_difference() -> None:
     """A processor of the host changes spans when they start: it gets those of the SDK."""
     provider = provided()
     assert isinstance(made(provider), FastSpan)
@@ -191,27 +193,27 @@ def test_limits_that_are_set_are_those_of_the_sdk(
 
 
 def test_the_sdk_may_count_its_own_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lean ones would be missing in its figures."""
+    """Fast ones would be missing in its figures."""
     monkeypatch.setenv(fast_spans.INTERNAL_METRICS_VARIABLE, "true")
     assert not isinstance(made(provided()), FastSpan)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "arguments",
     [
         {"span_limits": SpanLimits(max_span_attributes=1)},
         {"active_span_processor": SynchronousMultiSpanProcessor()},  # type: ignore[no-untyped-call]
         {"id_generator": OfOldVersions()},
     ],
 )
-def test_what_is_told_at_its_making_is_for_the_sdk_to_keep_to(told: dict[str, Any]) -> None:
+def test_arguments_that_only_the_sdk_keeps_are_left_to_it(arguments: dict[str, Any]) -> None:
     """And so are ids that do not say whether they are random, as before 1.42 of the SDK."""
-    provider = FastProvider(shutdown_on_exit=False, **told)
+    provider = FastProvider(shutdown_on_exit=False, **arguments)
     provider.add_span_processor(SpanProcessor())
     assert not isinstance(made(provider), FastSpan)
 
 
-def test_our_own_entry_point_makes_lean_spans() -> None:
+def test_our_own_entry_point_makes_fast_spans() -> None:
     """`sdk.setup` says so, in a process of its own: a provider is set once."""
     code = (
         "from stage.telemetry import sdk\n"

@@ -41,15 +41,15 @@ class Looked:
 
 
 async def test_what_is_read_stays_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a collector would be told the same numbers for ever. The error is told, once."""
+    """Otherwise a collector would read the same numbers for ever. The error is reported, once."""
     monkeypatch.setattr(measured, "REFRESH_SECONDS", 0.0)
-    engine, told = Looked(), list[Exception]()
+    engine, reported = Looked(), list[Exception]()
     gauges = Gauges(engine, SystemClock(), queued=lambda: 0, breakers=dict)
-    fresh = asyncio.create_task(gauges.keep_fresh(told.append))
+    fresh = asyncio.create_task(gauges.keep_fresh(reported.append))
     async with asyncio.timeout(5):
         await engine.enough.wait()
     fresh.cancel()
-    assert ["no such table: saga"] == [str(error) for error in told]
+    assert ["no such table: saga"] == [str(error) for error in reported]
     assert gauges.read(names.M_SAGAS)[(SagaState.ACTIVE.value,)] >= 3
 
 

@@ -89,9 +89,9 @@ def test_an_outcome_names_the_attempt_that_it_ends(lines: Lines) -> None:
     observer.happened("s-1", "payment", e.CompensationRequested(at=AT), CONTEXT)
     observer.happened("s-1", "payment", e.TellDelivered(at=AT), CONTEXT)
     observer.happened("s-1", "payment", e.StepSucceeded(at=AT, step="charge"), CONTEXT)
-    told = [(line.get("attempt"), line["span_id"]) for line in lines()]
+    ids = [(line.get("attempt"), line["span_id"]) for line in lines()]
     own = "00f067aa0ba902b7"
-    assert [(3, "b" * 16), (1, "c" * 16), (None, own), (2, "d" * 16), (None, own)] == told
+    assert [(3, "b" * 16), (1, "c" * 16), (None, own), (2, "d" * 16), (None, own)] == ids
     assert [line["level"] for line in lines()][:2] == ["warning", "info"]
 
 
@@ -122,8 +122,8 @@ def test_defaults_are_not_told_and_answers_are(lines: Lines) -> None:
     settled = e.Settled(at=AT, step="charge", landed=False, actor="kim", why="asked the bank")
     default_observer().happened("s-1", "payment", settled, CONTEXT)
     default_observer().happened("s-1", "payment", e.Accepted(at=AT), CONTEXT)
-    told, accepted = lines()
-    assert (told["landed"], told["actor"], told["level"]) == (False, "kim", "warning")
+    settled, accepted = lines()
+    assert (settled["landed"], settled["actor"], settled["level"]) == (False, "kim", "warning")
     assert {"deferred", "deadline", "upstream"}.isdisjoint(accepted)
 
 
@@ -242,8 +242,8 @@ def test_lines_of_others_carry_the_ids_of_the_saga_that_they_work_for(lines: Lin
 
     contextvars.copy_context().run(work)
     logging.getLogger("other").warning("outside")
-    told = [(line["event"], line.get("saga_id"), line.get("trace_id")) for line in lines()]
-    assert [("slow", "s-9", TRACE), ("mine", "s-1", TRACE), ("outside", None, None)] == told
+    ids = [(line["event"], line.get("saga_id"), line.get("trace_id")) for line in lines()]
+    assert [("slow", "s-9", TRACE), ("mine", "s-1", TRACE), ("outside", None, None)] == ids
 
 
 def test_a_filter_adds_the_ids_to_records_of_the_standard_library() -> None:
@@ -298,7 +298,7 @@ def test_a_wrapper_that_has_no_levels_gets_every_line() -> None:
 
 
 def test_what_is_below_a_level_that_is_fixed_is_not_even_told() -> None:
-    """By our own `configure`; of the end of a saga it is told all the same, to forget the saga."""
+    """By our own `configure`; it wants the end of a saga all the same, to forget the saga."""
     logs.configure("json", "warning", Lines().stream)
     listener = logs.LogListener()
     assert not listener.wants(e.StepSucceeded) and not listener.wants(e.RequestPrepared)
@@ -322,7 +322,7 @@ async def test_a_level_of_the_host_may_change_between_two_lines(
     for level in (logging.WARNING, logging.INFO, logging.WARNING):
         with caplog.at_level(level, logger="stage"):
             observer.happened(f"s-{level}", "payment", e.Accepted(at=AT), CONTEXT)
-    assert ["s-20"] == [re.findall(r"saga_id=(\S+)", told)[0] for told in caplog.messages]
+    assert ["s-20"] == [re.findall(r"saga_id=(\S+)", line)[0] for line in caplog.messages]
 
 
 def test_a_wrapper_of_the_host_may_get_another_level(lines: Lines) -> None:
@@ -339,7 +339,7 @@ def test_a_wrapper_of_the_host_may_get_another_level(lines: Lines) -> None:
 
 
 def test_who_fails_keeps_nothing_from_the_others(lines: Lines) -> None:
-    """The listener behind one that raises is told of attempts and events as ever."""
+    """The listener behind one that raises is notified of attempts and events as ever."""
 
     class Broken(Deaf):
         def attempted(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Metrics: what is counted, what is remembered, and the page that tells of it."""
+"""Metrics: what is counted, what is remembered, and the page that lists it."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def test_no_label_holds_an_id() -> None:
 
 def test_the_page_tells_of_every_metric() -> None:
     """By its name in Prometheus, with kind, labels and words; and of no other."""
-    told = {
+    rows = {
         name: (kind, tuple(re.findall(r"`(\w+)`", labels)), text)
         for name, kind, labels, text in ROW.findall(PAGE.read_text(encoding="utf-8"))
     }
     endings = {"counter": "_total"}
-    assert told == {
+    assert rows == {
         names.prometheus_name(name) + endings.get(metric.kind, ""): (
             metric.kind,
             metric.labels,

@@ -1,4 +1,4 @@
-"""The names that telemetry tells fit what the core can say."""
+"""The names that telemetry gives fit the events of the core."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVENTS = typing.get_args(e.Event)
 
 
 def test_every_event_has_a_level() -> None:
-    """A new event is told at a level that somebody chose."""
+    """A new event is logged at a level that somebody chose."""
     assert {event.__struct_config__.tag for event in EVENTS} == set(visible.LOG_EVENTS)
 
 

@@ -39,11 +39,11 @@ class Made:
     provider: TracerProvider
     exporter: InMemorySpanExporter
 
-    def span(self, name: str = "step charge", **told: Any) -> otel.Span:
-        return self.provider.get_tracer("stage", "1.0").start_span(name, start_time=AT, **told)
+    def span(self, name: str = "step charge", **arguments: Any) -> otel.Span:
+        return self.provider.get_tracer("stage", "1.0").start_span(name, start_time=AT, **arguments)
 
-    def ended(self, **told: Any) -> list[ReadableSpan]:
-        self.span(**told).end(AT + 5)
+    def ended(self, **arguments: Any) -> list[ReadableSpan]:
+        self.span(**arguments).end(AT + 5)
         return list(self.exporter.get_finished_spans())
 
 
@@ -134,16 +134,16 @@ LINK = Link(context(remote=False), None)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "arguments",
     [
         {"links": [Link(context()), LINK, Link(context(tracestate="a=1", flags=0))]},
         {"name": ""},
         {"name": "n" * 300},
     ],
 )
-def test_links_and_names(left: list[str], told: dict[str, Any]) -> None:
+def test_links_and_names(left: list[str], arguments: dict[str, Any]) -> None:
     """Links without attributes are ours."""
-    spans = made().ended(**told)
+    spans = made().ended(**arguments)
     assert by_sdk(spans) == otlp.encode(spans)
     assert [] == left
 

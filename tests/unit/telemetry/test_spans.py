@@ -123,7 +123,7 @@ def test_what_is_continued_or_undone_is_linked(collected: Collected) -> None:
     assert linked("compensate charge") == [(TRACE, one)]
 
 
-def test_spans_say_what_they_are_about(collected: Collected) -> None:
+def test_spans_have_the_attributes_of_their_attempt(collected: Collected) -> None:
     """The attributes, the outcome, and the failure."""
     stored = TraceContext(traceparent=PARENT)
     attempt(collected.observer, stored).end("step_in_doubt", "x" * 1_000)
@@ -175,8 +175,8 @@ def test_a_span_is_ended_once(collected: Collected) -> None:
     span = collected.observer.run("s-1", "payment", TraceContext(), [])
     span.end("completed")
     span.end("defect", "late")
-    told = collected.one("saga payment")
-    assert told.attributes is not None and told.attributes[names.OUTCOME] == "completed"
+    span = collected.one("saga payment")
+    assert span.attributes is not None and span.attributes[names.OUTCOME] == "completed"
 
 
 def test_the_sampling_decision_is_kept() -> None:
@@ -305,8 +305,8 @@ def test_a_request_that_is_not_joined_links_to_the_trace_it_named(collected: Col
     assert span.parent is None and request.trace_id != TRACE
     assert request.context.tracestate == ""
     assert [TRACE] == [f"{link.context.trace_id:032x}" for link in span.links]
-    silent = OtelObserver(otel.NoOpTracerProvider()).request("POST", "/", CAME, "", joined=False)
-    assert len(silent.trace_id) == 32 and silent.trace_id != TRACE
+    untraced = OtelObserver(otel.NoOpTracerProvider()).request("POST", "/", CAME, "", joined=False)
+    assert len(untraced.trace_id) == 32 and untraced.trace_id != TRACE
 
 
 def by_request(observer: Observer) -> Span:
@@ -352,23 +352,23 @@ def test_a_client_span_tells_how_its_request_ended(
     url = "http://psp.test:81/charges?card=4111"
     span = collected.observer.client("POST", url, peer="psp", route="", parent=TraceContext())
     span.end(outcome, "why")
-    told = collected.one("POST psp")
-    assert told.attributes is not None and told.kind is SpanKind.CLIENT
-    assert told.attributes["url.full"] == "http://psp.test:81/charges?REDACTED"
-    assert (told.attributes["server.address"], told.attributes["server.port"]) == ("psp.test", 81)
-    assert told.attributes.get(names.HTTP_STATUS) == code
-    assert (told.status.status_code is StatusCode.ERROR) is failed
-    assert told.attributes.get(names.ERROR_TYPE) == (outcome if failed else None)
+    span = collected.one("POST psp")
+    assert span.attributes is not None and span.kind is SpanKind.CLIENT
+    assert span.attributes["url.full"] == "http://psp.test:81/charges?REDACTED"
+    assert (span.attributes["server.address"], span.attributes["server.port"]) == ("psp.test", 81)
+    assert span.attributes.get(names.HTTP_STATUS) == code
+    assert (span.status.status_code is StatusCode.ERROR) is failed
+    assert span.attributes.get(names.ERROR_TYPE) == (outcome if failed else None)
 
 
 @pytest.mark.parametrize("host", ["psp.test:81", "[::1]:81"])
-def test_credentials_in_a_url_are_not_told(collected: Collected, host: str) -> None:
+def test_credentials_in_a_url_are_not_shown(collected: Collected, host: str) -> None:
     """The operator may give them with the address of an API; a collector need not know them."""
     url = f"http://kim:s3cret@{host}/charges?card=4111"
     collected.observer.client("POST", url, peer="psp", route="", parent=TraceContext()).end("200")
-    told = collected.one("POST psp")
-    assert told.attributes is not None
-    assert told.attributes["url.full"] == f"http://{host}/charges?REDACTED"
+    span = collected.one("POST psp")
+    assert span.attributes is not None
+    assert span.attributes["url.full"] == f"http://{host}/charges?REDACTED"
 
 
 def test_every_attribute_is_in_the_table(collected: Collected) -> None:
@@ -386,8 +386,8 @@ def test_every_attribute_is_in_the_table(collected: Collected) -> None:
         span.end(outcome, "why")
     seen = dict(zip(("client", "attempt", "run", "server"),
                     collected.exporter.get_finished_spans(), strict=True))  # fmt: skip
-    for sort, told in seen.items():
-        assert visible.attributes_of(sort) == set(told.attributes or ()), sort
+    for span_type, span in seen.items():
+        assert visible.attributes_of(span_type) == set(span.attributes or ()), span_type
 
 
 @pytest.mark.parametrize("joined,expected", [(True, "tenant=a"), (False, "")])
@@ -413,16 +413,16 @@ def test_a_url_that_is_none_fails_no_request(collected: Collected, url: str) -> 
     assert not collected.exporter.get_finished_spans()
 
 
-def test_a_sampler_sees_what_a_span_is_about() -> None:
+def test_a_sampler_sees_the_attributes() -> None:
     """The attributes are there when it decides, so that an operator can sample by them."""
     seen: list[object] = []
 
     class Looks(Sampler):
         def should_sample(
-            self, parent_context: Any, trace_id: int, name: str, *told: Any, **more: Any
+            self, parent_context: Any, trace_id: int, name: str, *arguments: Any, **more: Any
         ) -> SamplingResult:
-            seen.append(told[1] or more.get("attributes"))
-            return ALWAYS_ON.should_sample(parent_context, trace_id, name, *told, **more)
+            seen.append(arguments[1] or more.get("attributes"))
+            return ALWAYS_ON.should_sample(parent_context, trace_id, name, *arguments, **more)
 
         def get_description(self) -> str:
             return "looks"
