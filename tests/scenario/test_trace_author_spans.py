@@ -112,7 +112,7 @@ def traced(tracer: Tracer) -> Stage[Order, Charge]:
 async def chain_of(
     folder: Path, spans: SpanCollector, stage: Stage[Any, Any], store: str = "file"
 ) -> AsyncIterator[Chain]:
-    options = {"database": "sqlite:///:memory:"} if store == "memory" else {}
+    options: dict[str, Any] = {"database": "sqlite:///:memory:"} if store == "memory" else {}
     async with running_chain(
         folder, stage=stage, tracer_provider=spans.provider, **options
     ) as chain:
@@ -205,7 +205,7 @@ async def test_a_function_cannot_write_into_the_span_of_its_step(
     tmp_path: Path, spans: SpanCollector
 ) -> None:
     """It may read the ids of the current span; to end or to change it does nothing."""
-    stage = Stage("payment", accepts=Order)
+    stage = Stage[Order, Any]("payment", accepts=Order)
     seen: list[str] = []
 
     @stage.transaction
@@ -228,7 +228,7 @@ async def test_a_function_that_raises_has_its_spans_below_its_step(
     tmp_path: Path, spans: SpanCollector, ends: BaseException
 ) -> None:
     """Whatever it raises, and also in the saga that comes next in the same writer thread."""
-    stage = Stage("payment", accepts=Order)
+    stage = Stage[Order, Any]("payment", accepts=Order)
     tracer = tracer_of(spans)
 
     @stage.transaction(attempts_max=1)

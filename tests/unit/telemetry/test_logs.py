@@ -117,13 +117,13 @@ def test_payload_never_reaches_a_line(lines: Lines) -> None:
     assert SECRET.encode() not in lines_raw(lines)
 
 
-def test_defaults_are_not_told_and_answers_are(lines: Lines) -> None:
-    """`landed: false` is what a person said; `deferred: false` is what nobody said."""
+def test_defaults_are_left_out_and_answers_are_not(lines: Lines) -> None:
+    """`landed: false` was said by a person; `deferred: false` by nobody."""
     settled = e.Settled(at=AT, step="charge", landed=False, actor="kim", why="asked the bank")
     default_observer().happened("s-1", "payment", settled, CONTEXT)
     default_observer().happened("s-1", "payment", e.Accepted(at=AT), CONTEXT)
-    settled, accepted = lines()
-    assert (settled["landed"], settled["actor"], settled["level"]) == (False, "kim", "warning")
+    verb, accepted = lines()
+    assert (verb["landed"], verb["actor"], verb["level"]) == (False, "kim", "warning")
     assert {"deferred", "deadline", "upstream"}.isdisjoint(accepted)
 
 

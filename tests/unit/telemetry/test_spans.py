@@ -175,8 +175,8 @@ def test_a_span_is_ended_once(collected: Collected) -> None:
     span = collected.observer.run("s-1", "payment", TraceContext(), [])
     span.end("completed")
     span.end("defect", "late")
-    span = collected.one("saga payment")
-    assert span.attributes is not None and span.attributes[names.OUTCOME] == "completed"
+    seen = collected.one("saga payment")
+    assert seen.attributes is not None and seen.attributes[names.OUTCOME] == "completed"
 
 
 def test_the_sampling_decision_is_kept() -> None:
@@ -352,13 +352,13 @@ def test_a_client_span_tells_how_its_request_ended(
     url = "http://psp.test:81/charges?card=4111"
     span = collected.observer.client("POST", url, peer="psp", route="", parent=TraceContext())
     span.end(outcome, "why")
-    span = collected.one("POST psp")
-    assert span.attributes is not None and span.kind is SpanKind.CLIENT
-    assert span.attributes["url.full"] == "http://psp.test:81/charges?REDACTED"
-    assert (span.attributes["server.address"], span.attributes["server.port"]) == ("psp.test", 81)
-    assert span.attributes.get(names.HTTP_STATUS) == code
-    assert (span.status.status_code is StatusCode.ERROR) is failed
-    assert span.attributes.get(names.ERROR_TYPE) == (outcome if failed else None)
+    seen = collected.one("POST psp")
+    assert seen.attributes is not None and seen.kind is SpanKind.CLIENT
+    assert seen.attributes["url.full"] == "http://psp.test:81/charges?REDACTED"
+    assert (seen.attributes["server.address"], seen.attributes["server.port"]) == ("psp.test", 81)
+    assert seen.attributes.get(names.HTTP_STATUS) == code
+    assert (seen.status.status_code is StatusCode.ERROR) is failed
+    assert seen.attributes.get(names.ERROR_TYPE) == (outcome if failed else None)
 
 
 @pytest.mark.parametrize("host", ["psp.test:81", "[::1]:81"])
@@ -386,8 +386,8 @@ def test_every_attribute_is_in_the_table(collected: Collected) -> None:
         span.end(outcome, "why")
     seen = dict(zip(("client", "attempt", "run", "server"),
                     collected.exporter.get_finished_spans(), strict=True))  # fmt: skip
-    for span_type, span in seen.items():
-        assert visible.attributes_of(span_type) == set(span.attributes or ()), span_type
+    for span_type, ended in seen.items():
+        assert visible.attributes_of(span_type) == set(ended.attributes or ()), span_type
 
 
 @pytest.mark.parametrize("joined,expected", [(True, "tenant=a"), (False, "")])
