@@ -29,7 +29,7 @@ HTTP_METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
 )
 OTHER_METHOD: Final = "_OTHER"
-"""What the HTTP conventions of OpenTelemetry say for a method out of the list."""
+"""The value that the HTTP conventions of OpenTelemetry give a method out of the list."""
 UNMATCHED_ROUTE: Final = "/?"
 
 ATTEMPT_VERBS: Final = {
@@ -108,7 +108,7 @@ FAILED_OUTCOMES: Final = frozenset(
         *RUN_OUTCOMES,
     }
 )
-"""What ends a span with the status ERROR. A refusal is a business no: an answer, not an error."""
+"""The outcomes that end a span with the status ERROR. A refusal is an answer, not an error."""
 
 # --- metrics -------------------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ METRICS: Final = {
     ),
     M_RUNS: Metric(kind="gauge", description="Sagas that are being run in this process."),
     M_IN_DOUBT: Metric(kind="gauge", description="Of these: steps whose last attempt is in doubt."),
-    M_READY: Metric(kind="gauge", description="1 while new sagas are taken, else 0."),
+    M_READY: Metric(kind="gauge", description="1 while new sagas are accepted, otherwise 0."),
     M_QUEUE: Metric(kind="gauge", description="Units of work that wait for the writer."),
     M_BREAKER: Metric(
         kind="gauge",

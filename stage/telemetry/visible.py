@@ -1,4 +1,4 @@
-"""What spans and log lines may show: one allowlist. A name that is not here is never shown.
+"""The one allowlist of spans and log lines. A name that is not on it is never shown.
 
 Payloads are not on it, nor anything that a stranger chose. A later version that adds a member to
 an event or an attribute to a span has to add it here too, or nobody sees it.

@@ -227,7 +227,7 @@ async def test_a_function_cannot_write_into_the_span_of_its_step(
 async def test_a_function_that_raises_has_its_spans_below_its_step(
     tmp_path: Path, spans: SpanCollector, ends: BaseException
 ) -> None:
-    """Whatever it raises, and also in the saga that comes next in the same writer thread."""
+    """For any exception, and for the next saga in the same writer thread too."""
     stage = Stage[Order, Any]("payment", accepts=Order)
     tracer = tracer_of(spans)
 

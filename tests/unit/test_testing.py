@@ -110,7 +110,7 @@ def test_a_stray_has_a_parent_that_nobody_saw() -> None:
 
 
 def test_the_tree_is_a_waterfall() -> None:
-    """Who stands below whom, when it began, how long it took, how it ended."""
+    """The parent of each span, its start, its duration and its end."""
     assert (
         "saga payment    payment         0 ms       8 ms  completed\n"
         "├─ step charge  payment         1 ms       1 ms  step_in_doubt\n"

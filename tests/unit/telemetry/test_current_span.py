@@ -38,7 +38,7 @@ def while_the_queue_is_full() -> Span:
 
 
 @pytest.mark.parametrize("make", [by_the_sdk, by_the_fast_provider, while_the_queue_is_full])
-def test_what_is_current_has_the_ids_of_the_span(make: Callable[[], Span]) -> None:
+def test_the_current_span_has_the_ids_of_ours(make: Callable[[], Span]) -> None:
     """Trace, span, flags and tracestate; the one that was current before is so again."""
     span = make()
     before = TracerProvider(shutdown_on_exit=False).get_tracer("host").start_span("of the host")

@@ -1,4 +1,4 @@
-"""The fast telemetry: used with the versions it was written for, switched off whole, and heard."""
+"""The fast telemetry: its versions, its switch, and the line that says when it is off."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_settings_know_the_variable() -> None:
 def test_another_version_is_left_alone_and_said_to_be(
     name: str, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the SDK or of its exporter: nobody has tried whether its internals are the same."""
+    """The SDK's or its exporter's: nobody has tried whether the internals are the same."""
     encoder = trace_exporter.encode_spans  # type: ignore[attr-defined]  # a name it imports
     monkeypatch.setattr(fast, name, version)
     pipeline, (off,) = installed()

@@ -85,7 +85,7 @@ class OfOldVersions(IdGenerator):
 def ended(
     make: Callable[..., TracerProvider], story: Callable[[OtelObserver], list[Span]]
 ) -> tuple[list[Any], list[TraceContext]]:
-    """What a processor got, as the SDK writes it down, and what was passed on."""
+    """The spans that a processor got, as the SDK writes them, and the contexts passed on."""
     exporter = InMemorySpanExporter()
     provider = make(resource=RESOURCE, shutdown_on_exit=False, id_generator=Counted())
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -151,12 +151,12 @@ def unsampled(observer: OtelObserver) -> list[Span]:
 
 
 @pytest.mark.parametrize("story", [a_saga, without_a_trace, unsampled])
-def test_a_processor_gets_what_the_spans_of_the_sdk_give_it(
+def test_a_processor_gets_the_same_as_from_spans_of_the_sdk(
     story: Callable[[OtelObserver], list[Span]],
 ) -> None:
     """Ids, parents, flags, links, attributes in their order, status, scope, resource, instants.
 
-    What goes on to others is the same too.
+    The contexts that are passed on are the same too.
     """
     assert ended(TracerProvider, story) == ended(FastProvider, story)
 
@@ -239,7 +239,7 @@ def test_a_disabled_sdk_makes_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sampler_that_keeps_to_the_parent_decides(
     sampler: Sampler, headers: list[tuple[str, str]]
 ) -> None:
-    """What it drops is passed on under an id, unsampled, and no processor hears of it."""
+    """A dropped span is passed on under an id, unsampled, and reaches no processor."""
 
     def seen(make: Callable[..., TracerProvider]) -> tuple[str, int]:
         exporter = InMemorySpanExporter()
@@ -263,14 +263,14 @@ def test_a_sampler_that_looks_at_more_is_asked_by_the_sdk(sampler: Sampler) -> N
 
 
 def test_an_author_has_the_tracer_of_the_sdk() -> None:
-    """What an author records may have events."""
+    """A span of an author may have events."""
     with provided().get_tracer("author").start_as_current_span("a") as span:
         span.add_event("seen")
     assert isinstance(span, ReadableSpan) and 1 == len(span.events)
 
 
 def test_links_that_come_later_have_a_limit() -> None:
-    """Whoever repeats a request a thousand times does not make a span of a thousand links."""
+    """A request that is repeated a thousand times does not make a span of a thousand links."""
     exporter = InMemorySpanExporter()
     provider = FastProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))

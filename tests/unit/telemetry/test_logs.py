@@ -31,7 +31,7 @@ AT = 1_795_400_000.5
 
 @pytest.fixture(autouse=True)
 def apart() -> Iterator[None]:
-    """What `configure` changes in this process is put back."""
+    """Undo the changes that `configure` makes in this process."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -162,7 +162,7 @@ def test_lines_of_other_libraries_have_the_same_form(lines: Lines) -> None:
 
 
 def test_the_level_holds() -> None:
-    """At `warning` the usual course of a saga is silent."""
+    """At `warning` the usual course of a saga logs nothing."""
     lines = Lines()
     logs.configure("json", "warning", lines.stream)
     observer = default_observer()
@@ -217,7 +217,7 @@ def test_a_listener_that_fails_fails_nobody() -> None:
     assert span.context == CONTEXT
 
 
-def test_what_is_remembered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_attempts_that_are_remembered_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sagas that end are forgotten, and beyond the limit the oldest are."""
     monkeypatch.setattr(logs, "SAGAS_REMEMBERED_MAX", 3)
     listener = logs.LogListener(structlog.wrap_logger(None, processors=[_drop]))
@@ -261,7 +261,7 @@ def test_a_filter_adds_the_ids_to_records_of_the_standard_library() -> None:
     assert logging.Formatter("%(saga_id)s %(trace_id)s").format(outside) == "- -"
 
 
-def test_a_defect_is_told_to_who_listens_for_it(lines: Lines) -> None:
+def test_a_defect_reaches_the_listeners_that_want_it(lines: Lines) -> None:
     """The place and the kind, never the message; a listener need not listen for it."""
     try:
         raise ValueError(SECRET)
@@ -297,7 +297,7 @@ def test_a_wrapper_that_has_no_levels_gets_every_line() -> None:
     assert [("info", "completed"), ("error", "parked")] == seen
 
 
-def test_what_is_below_a_level_that_is_fixed_is_not_even_told() -> None:
+def test_events_below_a_level_that_never_changes_are_not_wanted() -> None:
     """By our own `configure`; it wants the end of a saga all the same, to forget the saga."""
     logs.configure("json", "warning", Lines().stream)
     listener = logs.LogListener()
@@ -338,7 +338,7 @@ def test_a_wrapper_of_the_host_may_get_another_level(lines: Lines) -> None:
     assert ["s-2"] == [line["saga_id"] for line in lines()]
 
 
-def test_who_fails_keeps_nothing_from_the_others(lines: Lines) -> None:
+def test_a_listener_that_fails_keeps_nothing_from_the_others(lines: Lines) -> None:
     """The listener behind one that raises is notified of attempts and events as ever."""
 
     class Broken(Deaf):

@@ -59,7 +59,7 @@ def test_a_saga_lasts_from_its_acceptance_also_over_a_restart() -> None:
     assert 3.0 == metrics.histograms[names.M_SAGA_DURATION]["completed",].sum
 
 
-def test_what_never_ends_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_that_never_ends_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest first; memory is bounded."""
     monkeypatch.setattr(measured, "ATTEMPTS_REMEMBERED_MAX", 2)
     metrics = Metrics()
@@ -100,9 +100,9 @@ def test_the_page_tells_of_every_metric() -> None:
         name: (kind, tuple(re.findall(r"`(\w+)`", labels)), text)
         for name, kind, labels, text in ROW.findall(PAGE.read_text(encoding="utf-8"))
     }
-    endings = {"counter": "_total"}
+    suffixes = {"counter": "_total"}
     assert rows == {
-        names.prometheus_name(name) + endings.get(metric.kind, ""): (
+        names.prometheus_name(name) + suffixes.get(metric.kind, ""): (
             metric.kind,
             metric.labels,
             metric.description,
@@ -111,7 +111,7 @@ def test_the_page_tells_of_every_metric() -> None:
     }
 
 
-def test_what_is_not_heard_is_what_nothing_counts() -> None:
+def test_events_that_nothing_counts_are_not_wanted() -> None:
     """The intents of attempts, and what people did; a new kind of event has to be judged here."""
     metrics = Metrics()
     deaf = {kind for kind in get_args(e.Event) if not metrics.wants(kind)}

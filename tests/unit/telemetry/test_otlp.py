@@ -1,4 +1,4 @@
-"""What is sent to a collector: the bytes of the SDK's encoder, whatever stands in a span."""
+"""The bytes sent to a collector are those of the SDK's encoder, for any span."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def with_failure(span: otel.Span) -> None:
 @pytest.mark.parametrize(
     "add", [with_event, with_late_link, with_many, with_odd_values, with_failure]
 )
-def test_what_is_not_known_is_left_to_the_sdk(
+def test_a_span_of_unknown_contents_is_left_to_the_sdk(
     left: list[str], add: Callable[[otel.Span], None]
 ) -> None:
     """The span alone: those beside it are ours, and all keep their order."""
@@ -252,7 +252,7 @@ def test_half_of_a_surrogate_pair_ends_as_with_the_sdk() -> None:
 
 
 def test_an_sdk_that_sends_more_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a later version adds to a span is not lost: the first span of a batch shows it."""
+    """A field that a later version adds is not lost: the first span of a batch shows it."""
     spans = made().ended()
     maker = made()
     maker.span("a").end()

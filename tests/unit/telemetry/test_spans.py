@@ -107,7 +107,7 @@ def test_the_span_that_happens_to_be_current_is_not_the_parent(collected: Collec
     assert parent_id(collected.one("GET /sagas")) is None
 
 
-def test_what_is_continued_or_undone_is_linked(collected: Collected) -> None:
+def test_a_span_links_to_those_that_it_continues_or_undoes(collected: Collected) -> None:
     """Links are span ids within the saga's trace, each once; what is no span id is left out."""
     stored = TraceContext(traceparent=PARENT)
     one, two = "a" * 16, "b" * 16
@@ -180,7 +180,7 @@ def test_a_span_is_ended_once(collected: Collected) -> None:
 
 
 def test_the_sampling_decision_is_kept() -> None:
-    """What came unsampled stays so: the stored context says it to recovery and to neighbours."""
+    """An unsampled trace stays unsampled: recovery and neighbours read it in the stored context."""
     collected = Collected(ParentBased(ALWAYS_OFF))
     unsampled = TraceContext(traceparent=f"00-{TRACE}-{SPAN}-00")
     run = collected.observer.run("s-1", "payment", unsampled, [])
@@ -245,7 +245,7 @@ def test_a_broken_sampler_fails_no_saga() -> None:
     assert span.context.traceparent == PARENT
 
 
-def test_the_silent_observer_passes_on_and_invents_nothing() -> None:
+def test_the_null_observer_passes_on_and_invents_nothing() -> None:
     """Simulations stay the same for the same seed."""
     observer = NullObserver()
     assert observer.request("POST", "/sagas", CAME, "").trace_id == TRACE
@@ -282,7 +282,7 @@ def test_a_cut_off_attempt_is_reported_under_its_own_id() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "0" * 16, "nonsense"])
-def test_what_has_no_id_is_not_reported(bad: str) -> None:
+def test_an_attempt_without_an_id_is_not_reported(bad: str) -> None:
     """There is nothing that could be found under it."""
     collected = Collected(ids=StageIdGenerator())
     cut_off(collected.observer, TraceContext(traceparent=PARENT), bad)
@@ -325,14 +325,14 @@ def test_a_provider_that_is_set_later_gets_spans_from_then_on(
     assert isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider)
     observer = OtelObserver()
     assert not begin(observer).span_id
-    # What the public word sets may be set once in a process.
+    # The public function sets a provider once in a process.
     monkeypatch.setattr(otel, "_TRACER_PROVIDER", collected.provider)
     assert begin(observer).span_id
     assert attempt(observer, TraceContext(traceparent=PARENT)).span_id
 
 
 def test_a_link_may_come_later(collected: Collected) -> None:
-    """Who joins a run while it is under way is linked to; what is no traceparent is left out."""
+    """A request that joins a run later is linked to; a text that is no traceparent is left out."""
     run = collected.observer.run("s-1", "payment", TraceContext(), [])
     run.link(PARENT)
     run.link("")
@@ -348,7 +348,7 @@ def test_a_link_may_come_later(collected: Collected) -> None:
 def test_a_client_span_tells_how_its_request_ended(
     collected: Collected, outcome: str, code: int | None, failed: bool
 ) -> None:
-    """A code, or one word; 4xx are errors for who asked (HTTP conventions)."""
+    """A code, or one word; 4xx are errors for a client (HTTP conventions)."""
     url = "http://psp.test:81/charges?card=4111"
     span = collected.observer.client("POST", url, peer="psp", route="", parent=TraceContext())
     span.end(outcome, "why")
@@ -391,10 +391,10 @@ def test_every_attribute_is_in_the_table(collected: Collected) -> None:
 
 
 @pytest.mark.parametrize("joined,expected", [(True, "tenant=a"), (False, "")])
-def test_baggage_goes_down_the_spans_of_who_is_joined(
+def test_baggage_goes_down_the_spans_of_a_joined_caller(
     collected: Collected, joined: bool, expected: str
 ) -> None:
-    """From the request to what leaves; that of a caller who is only linked goes no further."""
+    """From a request to our own requests; not from a caller that is only linked."""
     observer = OtelObserver(collected.provider, baggage_keys=("tenant",))
     came = [*CAME, ("baggage", "tenant=a,user=kim")]
     request = observer.request("POST", "/sagas", came, "", joined=joined)
@@ -406,7 +406,7 @@ def test_baggage_goes_down_the_spans_of_who_is_joined(
 
 @pytest.mark.parametrize("url", ["http://[::1/x", "http://host:port/x", "http://host:99999/x"])
 def test_a_url_that_is_none_fails_no_request(collected: Collected, url: str) -> None:
-    """The trace is passed on, and who sends the request says what is wrong with it."""
+    """The trace is passed on, and the transport raises for the URL."""
     parent = TraceContext(traceparent=PARENT)
     span = collected.observer.client("POST", url, peer="psp", route="", parent=parent)
     assert parent == span.context
@@ -417,7 +417,7 @@ def test_a_sampler_sees_the_attributes() -> None:
     """The attributes are there when it decides, so that an operator can sample by them."""
     seen: list[object] = []
 
-    class Looks(Sampler):
+    class Recording(Sampler):
         def should_sample(
             self, parent_context: Any, trace_id: int, name: str, *arguments: Any, **more: Any
         ) -> SamplingResult:
@@ -425,9 +425,9 @@ def test_a_sampler_sees_the_attributes() -> None:
             return ALWAYS_ON.should_sample(parent_context, trace_id, name, *arguments, **more)
 
         def get_description(self) -> str:
-            return "looks"
+            return "recording"
 
-    collected = Collected(Looks())
+    collected = Collected(Recording())
     collected.observer.run("s-1", "payment", TraceContext(), []).end("completed")
     assert [{names.SAGA_ID: "s-1", names.STAGE: "payment"}] == seen
     assert "s-1" == (collected.one("saga payment").attributes or {})[names.SAGA_ID]

@@ -83,7 +83,7 @@ def test_the_picture_is_that_of_the_demo(page: str) -> None:
     assert [re.sub(r" +", " ", line) for line in LATE_FAILURE.splitlines()] == outline
 
 
-def test_the_compose_file_takes_what_the_demo_is_told_to_send() -> None:
+def test_the_compose_file_has_the_ports_that_the_demo_sends_to() -> None:
     """The ports in it are those that the page and the file itself name."""
     compose = (PAGE.parents[1] / "examples" / "jaeger" / "compose.yaml").read_text()
     assert '"127.0.0.1:4318:4318"' in compose and '"127.0.0.1:16686:16686"' in compose
