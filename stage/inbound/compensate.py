@@ -74,7 +74,7 @@ def _cannot(stage: str, snapshot: Snapshot) -> Problem:
         outcome=outcome,
         retryable=False,
         saga_id=saga.id,
-        trace_id=snapshot.row.traceparent[3:35] or None,
+        trace_id=snapshot.row.trace.trace_id or None,
         hint=hint,
         stands=stands,
     )

@@ -26,6 +26,7 @@ import msgspec
 from stage.core.events import Event
 from stage.core.states import SagaState
 from stage.ports.codec import Codec
+from stage.ports.observer import TraceContext
 
 T = TypeVar("T")
 
@@ -61,6 +62,11 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     answer_body: bytes = b""
     closed_at: float | None = None
     """When the compensation window was over and its undo data was dropped (rule 21)."""
+
+    @property
+    def trace(self) -> TraceContext:
+        """The trace context that the saga was accepted with, without its baggage."""
+        return TraceContext(traceparent=self.traceparent, tracestate=self.tracestate)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

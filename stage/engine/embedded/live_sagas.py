@@ -25,7 +25,7 @@ from stage.engine.saga.opening import Opening, StoredTransition
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, NotAllowed, Snapshot, Unsettled
-from stage.ports.observer import Observer, TraceContext
+from stage.ports.observer import Attempt, Observer, TraceContext
 from stage.ports.stage import Failed
 from stage.ports.store import Store, Unit
 from stage.wire.problem import WireError
@@ -256,16 +256,18 @@ class LiveSagas:
         saga, context = run.saga, run.context
         items = self._allowed(saga, items)
         events = [item.event for item in items]
-        trace = run.span.context if run.span is not None else context.trace
+        if run.span is None:  # opened only to look, and now there is something to do
+            run.span = self._opening.begin_span(run, saga, context.trace)
+        span = run.span
 
         if events and self._store.exclusive:  # else a stale run would answer (rule 17)
-            transition = self._interpreter.conclude(saga, context, events)
+            transition = self._interpreter.conclude(saga, context, events, span)
             if transition is not None:
                 await self._conclude(run, transition, items)
                 return transition
 
         async def work(unit: Unit) -> StoredTransition:
-            transition = await self._interpreter.advance(unit, saga, context, events, trace)
+            transition = await self._interpreter.advance(unit, saga, context, events, span)
             row = self._opening.row(run, transition, context)
             # A saga that was taken over and has only to wait is not due now any more.
             if transition.events or (run.row is not None and row.due_at != run.row.due_at):
@@ -356,15 +358,18 @@ class LiveSagas:
     def _tell_cut_off(self, stored: StoredTransition, each: CutOff) -> None:
         """Report an attempt that the run before could not: its process is gone."""
         saga = stored.transition.saga
-        self._observer.cut_off(
-            saga.id,
-            self._plan.stage,
-            each.step or "tell_upstream",
-            each.activity,
-            each.attempt,
+        attempt = Attempt(
+            saga_id=saga.id,
+            stage=self._plan.stage,
+            step=each.step or "tell_upstream",
+            activity=each.activity,
+            number=each.attempt,
             peer=self._plan.step(each.step).peer if each.step else saga.upstream,
             parent=stored.context.trace,
             links=each.links,
+        )
+        self._observer.cut_off(
+            attempt,
             span_id=each.span,
             began=each.began,
             ended=stored.transition.events[0].at,
@@ -408,7 +413,7 @@ class LiveSagas:
             run.saga_id,
             self._plan.stage,
             event,
-            TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
+            row.trace,
             accepted_at=row.accepted_at,
         )
         return True

@@ -53,7 +53,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 def context_of(row: SagaRow, codec: Codec) -> Context:
     """The context of a stored saga."""
-    trace = TraceContext(traceparent=row.traceparent, tracestate=row.tracestate)
+    trace = row.trace
     if not row.envelope:
         return Context(envelope=None, envelope_bytes=b"", fingerprint=row.fingerprint, trace=trace)
     return context_with(
@@ -211,7 +211,7 @@ def answer_of(
         outcome=outcome,
         retryable=False,
         saga_id=saga.id,
-        trace_id=context.trace.traceparent[3:35] or None,
+        trace_id=context.trace.trace_id or None,
         hint=hint,
         stands=stands,
     )
