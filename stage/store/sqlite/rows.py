@@ -7,14 +7,15 @@ from typing import NoReturn
 
 from stage.core.errors import StaleEpoch
 from stage.core.events import Event, decode_event, encode_event, name_of
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.ports.store import Entry, Row, SagaRow
 
 _STATES = {state.value: state for state in SagaState}
+_CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for cause in ParkCause}}
 
 
 def parameters(row: SagaRow) -> tuple[object, ...]:
-    """The parameters ?1 to ?15 of `insert_saga` and `save_saga`."""
+    """The parameters ?1 to ?16 of `insert_saga` and `save_saga`."""
     return (
         row.id,
         f"{row.state}",  # an exact str: sqlite3 looks for an adapter of any other type
@@ -31,6 +32,7 @@ def parameters(row: SagaRow) -> tuple[object, ...]:
         row.tracestate,
         row.answer_status,
         row.answer_body,
+        row.parked_cause.value if row.parked_cause is not None else "",
     )
 
 
@@ -53,6 +55,7 @@ def saga_row(row: Row) -> SagaRow:
         answer_status=row[13],
         answer_body=row[14],
         closed_at=row[15],
+        parked_cause=_CAUSES[row[16]],
     )
 
 
