@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from stage.core.machine import past_pivot
+from stage.core.questions import past_pivot
 from stage.core.states import SagaState
 from stage.inbound.execute import accepted_response
 from stage.inbound.middleware import link_saga, problem_response

@@ -8,7 +8,7 @@ from stage.core.describe import next_action
 from stage.core.events import Event, encode_event, name_of
 from stage.core.forecast import forecast
 from stage.core.ids import Direction, idempotency_key
-from stage.core.machine import what_stands
+from stage.core.questions import what_stands
 from stage.core.states import SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
 from stage.inbound.service import Edge

@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from stage.core.events import Event
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
 from stage.ports.observer import TraceContext
 
@@ -37,7 +37,7 @@ Row = tuple[Any, ...]
 class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     """The row of one saga: what is needed to find it, answer for it and run it again.
 
-    The journal is the truth about what happened; `state`, `parked`, `due_at` and `outcome` are
+    The journal is the truth about what happened; `state`, `parked`, `parked_cause` and `due_at` are
     copies of what it says, for queries. `envelope` holds what the store's codec made of the
     accepted envelope, empty for a tombstone. `due_at` is the instant at which the saga needs a run,
     None when it needs none; an unfinished saga that is not parked always has one. `answer_body` is
@@ -53,6 +53,7 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     fingerprint: str = ""
     parked: str = ""
+    parked_cause: ParkCause | None = None
     due_at: float | None = None
     deadline: float | None = None
     envelope: bytes = b""

@@ -13,7 +13,8 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.machine import asked_before, evolve, past_pivot
+from stage.core.machine import asked_before, evolve
+from stage.core.questions import past_pivot
 from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.engine.clock import SystemClock

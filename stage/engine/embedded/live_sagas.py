@@ -13,7 +13,7 @@ from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnav
 from stage.core.machine import evolve
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase
+from stage.core.states import ParkCause, Phase
 from stage.core.steps import StepKind
 from stage.core.text import sendable
 from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS, STORE_RETRY
@@ -165,12 +165,12 @@ class LiveSagas:
             self._fail(run, error)
         except JournalMismatch as error:
             self._fail(run, error)
-            if not await self._park(run, str(error)):
+            if not await self._park(run, ParkCause.JOURNAL_MISMATCH, str(error)):
                 self._tell_defect(run, "run", error)  # else nobody here would ever hear of it
         except Exception as error:
             self._tell_defect(run, "run", error)
             self._fail(run, error)
-            await self._park(run, f"{type(error).__name__}: {error}")
+            await self._park(run, ParkCause.DEFECT, f"{type(error).__name__}: {error}")
             outcome = "defect"
         finally:
             self._leave(run, outcome)
@@ -389,7 +389,7 @@ class LiveSagas:
                 attempt += 1
                 await self._clock.sleep(STORE_RETRY.backoff_seconds(attempt, "store"))
 
-    async def _park(self, run: LiveSaga, reason: str) -> bool:
+    async def _park(self, run: LiveSaga, cause: ParkCause, reason: str) -> bool:
         """A saga that cannot be run must not be tried for ever, nor stop the others.
 
         False when it is over, and so has nothing left to be parked from.
@@ -402,9 +402,14 @@ class LiveSagas:
             return True  # so it is already, however often its neighbours ask
         now = self._clock.now()
         parked = msgspec.structs.replace(
-            row, parked=reason, due_at=None, length=row.length + 1, updated_at=now
+            row,
+            parked=reason,
+            parked_cause=cause,
+            due_at=None,
+            length=row.length + 1,
+            updated_at=now,
         )
-        event = e.Parked(at=now, reason=reason)
+        event = e.Parked(at=now, cause=cause, reason=reason)
         try:
             await self._store.transact(lambda unit: unit.save(parked, [event], epoch=row.epoch))
         except (StoreUnavailable, StaleEpoch, StageError, ValueError):

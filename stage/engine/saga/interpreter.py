@@ -18,10 +18,11 @@ from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.ids import Direction, idempotency_key
-from stage.core.machine import Impossible, decide, evolve, past_pivot
+from stage.core.machine import Impossible, decide, evolve
 from stage.core.outcome import FailureKind
+from stage.core.questions import past_pivot
 from stage.core.saga import Saga, StepState
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
 from stage.core.text import sendable
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
@@ -152,7 +153,8 @@ class Interpreter:
         except Exception as error:
             reason = sendable(f"the output raised {type(error).__name__}: {error}")
             if past_pivot(self.plan, done.saga):
-                return e.Parked(at=completed.at, reason=reason)
+                cause = ParkCause.OUTPUT_FAILED
+                return e.Parked(at=completed.at, cause=cause, reason=reason)
             return e.TurnedBack(at=completed.at, reason=reason)
         return completed
 

@@ -16,6 +16,7 @@ import structlog
 
 from stage.core import events as e
 from stage.core.commands import Activity
+from stage.core.states import ParkCause
 from stage.ports.observer import TraceContext
 from stage.telemetry import logs
 from stage.telemetry.compose import compose, default_observer
@@ -27,6 +28,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CONTEXT = TraceContext(traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
 SECRET = "4111-1111-1111-1111"
 AT = 1_795_400_000.5
+IN_DOUBT = ParkCause.IN_DOUBT
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +169,7 @@ def test_the_level_holds() -> None:
     logs.configure("json", "warning", lines.stream)
     observer = default_observer()
     observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
-    observer.happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
+    observer.happened("s-1", "payment", e.Parked(at=AT, cause=IN_DOUBT, reason="look"), CONTEXT)
     assert [line["event"] for line in lines()] == ["parked"]
 
 
@@ -175,7 +177,9 @@ def test_the_console_is_for_people() -> None:
     """Not JSON; no colours where there is no terminal."""
     lines = Lines()
     logs.configure("console", "info", lines.stream)
-    default_observer().happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
+    default_observer().happened(
+        "s-1", "payment", e.Parked(at=AT, cause=IN_DOUBT, reason="look"), CONTEXT
+    )
     text = lines_raw(lines).decode()
     assert "parked" in text and "saga_id=s-1" in text and "\x1b" not in text
 
@@ -194,7 +198,12 @@ async def test_as_a_library_nothing_is_configured(caplog: pytest.LogCaptureFixtu
     assert not structlog.is_configured()
     with caplog.at_level(logging.WARNING, logger="stage"):
         observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
-        observer.happened("s-1", "payment", e.Parked(at=AT, reason="look at it"), CONTEXT)
+        observer.happened(
+            "s-1",
+            "payment",
+            e.Parked(at=AT, cause=IN_DOUBT, reason="look at it"),
+            CONTEXT,
+        )
     assert not structlog.is_configured()
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
@@ -293,7 +302,9 @@ def test_a_wrapper_that_has_no_levels_gets_every_line() -> None:
 
     structlog.configure(wrapper_class=structlog.BoundLogger, processors=[keep])
     default_observer().happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
-    default_observer().happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
+    default_observer().happened(
+        "s-1", "payment", e.Parked(at=AT, cause=IN_DOUBT, reason="look"), CONTEXT
+    )
     assert [("info", "completed"), ("error", "parked")] == seen
 
 
