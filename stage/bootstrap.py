@@ -26,7 +26,8 @@ from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
 from stage.inbound.app import EDGE, Edge, make_app
-from stage.outbound.links import HttpLinks
+from stage.outbound.client import PeerClient
+from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.store import Store
@@ -83,18 +84,18 @@ def build_app(
         )
     )
     transport = Transport()
-    links = HttpLinks(
-        transport,
+    clock = SystemClock()
+    client = PeerClient(transport, clock=clock, observer=watching)
+    peers = http_peers(
+        client,
         externals=config.externals,
         downstreams=config.downstreams,
         upstreams=config.upstreams,
-        observer=watching,
     )
-    clock = SystemClock()
     engine = EmbeddedEngine(
         bound,
         store,
-        links,
+        peers,
         watching,
         clock=clock,
         limits=EngineLimits(
@@ -106,7 +107,7 @@ def build_app(
         engine,
         clock,
         queued=lambda: store.queued if isinstance(store, SqliteStore) else 0,
-        breakers=lambda: links.breakers,
+        breakers=lambda: client.breakers,
     )
     bridge(metrics, gauges, meter_provider, stage.name)
     app = make_app()
@@ -117,7 +118,7 @@ def build_app(
         clock=clock,
         descriptor=_descriptor(stage, bound, config),
         limits=DEFAULT_LIMITS,
-        neighbours=links,
+        neighbours=peers.neighbours,
         metrics=Exposition(metrics, gauges).write,
         admission=Admission(config.requests_max),
         wait_seconds_max=config.wait_seconds_max,
