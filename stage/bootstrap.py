@@ -169,8 +169,8 @@ def application_from_environment(
 def serve(stage: Stage[Any, Any], config: Config) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return."""
     logs.configure(format=cast(LogFormat, config.log_format), level=config.log_level)
-    sdk.setup(config.name or stage.name, endpoint=config.otlp_endpoint)
-    sdk.setup_metrics(config.name or stage.name, endpoint=config.otlp_endpoint)
+    sdk.setup(config.service_name or stage.name, endpoint=config.otlp_endpoint)
+    sdk.setup_metrics(config.service_name or stage.name, endpoint=config.otlp_endpoint)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(stage, config))

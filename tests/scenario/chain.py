@@ -137,7 +137,7 @@ async def running_chain(
     doors = {name: socket.create_server((HOST, 0)) for name in SERVICES}
     urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
     config = Config(
-        name="payment",
+        service_name="payment",
         **{
             "database": f"sqlite:///{folder / 'payment.db'}",
             "upstreams": {"order": urls["order"]},
