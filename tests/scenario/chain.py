@@ -17,7 +17,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from downstream_stub.app import make_app as make_downstream
-from stage.authoring import Stage
+from stage import Stage
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo import psp as psp_service

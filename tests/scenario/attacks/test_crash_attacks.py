@@ -17,8 +17,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from stage.authoring import Http, Saga, Stage
-from stage.bootstrap import _folders
+from stage import Http, Saga, Stage
+from stage.bootstrap.database import migration_folders
 from stage.core.errors import StoreUnavailable
 from stage.core.machine import RECOVERIES_MAX
 from stage.demo.payment import payment
@@ -115,7 +115,7 @@ class SlowStore(MemoryStore):
 
 async def test_who_is_told_not_executed_at_the_stop_was_not_accepted(tmp_path: Path) -> None:
     """503 says not_executed: not while the accept is on its way to the disk (3.3, rule 8)."""
-    store = SlowStore(migrations=_folders(payment))
+    store = SlowStore(migrations=migration_folders(payment))
     client = PeerClient(Transport(), clock=SystemClock())
     peers = http_peers(client, externals={"psp": "http://x"}, downstreams={}, upstreams={})
     engine = EmbeddedEngine(payment.bind(), store, peers, NullObserver())
@@ -161,7 +161,7 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
 ) -> None:
     """A wait without a deadline is a defect (rule 26, STYLE 10): the caller hears something."""
     monkeypatch.setattr("stage.engine.embedded.limits.OPEN_SECONDS_MAX", 0.5)
-    store = AwayStore(migrations=_folders(payment))
+    store = AwayStore(migrations=migration_folders(payment))
 
     async def hang(request: web.Request) -> web.Response:
         await asyncio.sleep(0.3)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from stage.authoring import Saga, Stage, Tx
+from stage import Saga, Stage, Tx
 from stage.core import events as e
 from stage.core.states import SagaState
 from stage.engine.clock import SystemClock
