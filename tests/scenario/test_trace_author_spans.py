@@ -14,7 +14,7 @@ from opentelemetry import trace as otel
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import Tracer
 
-from stage.authoring import Http, Refused, Saga, Stage, Tx
+from stage import Http, Refused, Saga, Stage, Tx
 from stage.demo.payment import Charge, Order
 from stage.ports.observer import TraceContext
 from stage.telemetry.fast.spans import FastProvider, FastSpan
