@@ -25,7 +25,8 @@ from stage.engine.clock import SystemClock
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
-from stage.inbound.app import EDGE, Edge, make_app
+from stage.inbound.aiohttp import SERVICE, make_app
+from stage.inbound.service import Service
 from stage.outbound.links import HttpLinks
 from stage.outbound.transport import Transport
 from stage.ports.observer import Observer, TraceContext
@@ -110,7 +111,7 @@ def build_app(
     )
     bridge(metrics, gauges, meter_provider, stage.name)
     app = make_app()
-    app[EDGE] = Edge(
+    app[SERVICE] = Service(
         engine=engine,
         participant=bound,
         observer=watching,
@@ -212,7 +213,7 @@ async def _serve(stage: Stage[Any, Any], config: Config) -> None:
         port = runner.addresses[0][1]
         print(f"listening on http://{config.host}:{port}", flush=True)
         await stopping.wait()
-        engine = app[EDGE].engine
+        engine = app[SERVICE].engine
         engine.leave_rotation()  # not ready at once, serving on until the load balancer has seen it
         await asyncio.sleep(config.drain_delay_seconds)
     finally:
