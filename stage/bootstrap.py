@@ -7,11 +7,13 @@ import gc
 import os
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
+import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 from opentelemetry.metrics import MeterProvider
@@ -26,6 +28,7 @@ from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
+from stage.inbound.asgi import AsgiApplication
 from stage.inbound.service import Service
 from stage.outbound.links import HttpLinks
 from stage.outbound.transport import Transport
@@ -55,18 +58,26 @@ GC_OBJECTS_MIN = 20_000
 """New containers between two collections: Python's 700 are made by less than one saga."""
 
 
-def build_app(
+class Assembled(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage put together. Nothing is open before its `lifetime` is entered.
+
+    `drain` is awaited before `lifetime` is left, while answers can still be sent.
+    """
+
+    service: Service
+    lifetime: Callable[[], AbstractAsyncContextManager[None]]
+    drain: Callable[[], Awaitable[None]]
+
+
+def assemble(
     stage: Stage[Any, Any],
     config: Config,
     *,
     observer: Observer | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
-) -> web.Application:
-    """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
-
-    Spans are made by the `tracer_provider` and metrics by the `meter_provider`, else by those of
-    the process. An `observer` takes the place of all that is told.
+) -> Assembled:
+    """The service of one stage, for whichever server.
 
     Raises DeclarationError and ConfigurationError with the fix in the message.
     """
@@ -110,8 +121,7 @@ def build_app(
         breakers=lambda: links.breakers,
     )
     bridge(metrics, gauges, meter_provider, stage.name)
-    app = make_app()
-    app[SERVICE] = Service(
+    service = Service(
         engine=engine,
         participant=bound,
         observer=watching,
@@ -124,7 +134,8 @@ def build_app(
         wait_seconds_max=config.wait_seconds_max,
     )
 
-    async def lifetime(_app: web.Application) -> AsyncIterator[None]:
+    @asynccontextmanager
+    async def lifetime() -> AsyncIterator[None]:
         await store.open()
         try:
             await transport.open()
@@ -143,12 +154,69 @@ def build_app(
         finally:
             await store.close()
 
+    return Assembled(
+        service=service, lifetime=lifetime, drain=partial(engine.drain, config.drain_seconds)
+    )
+
+
+def build_app(
+    stage: Stage[Any, Any],
+    config: Config,
+    *,
+    observer: Observer | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> web.Application:
+    """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
+
+    Spans are made by the `tracer_provider` and metrics by the `meter_provider`, otherwise by those
+    of the process. An `observer` takes the place of both.
+
+    Raises DeclarationError and ConfigurationError with the fix in the message.
+    """
+    assembled = assemble(
+        stage,
+        config,
+        observer=observer,
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+    )
+    app = make_app()
+    app[SERVICE] = assembled.service
+
+    async def lifetime(_app: web.Application) -> AsyncIterator[None]:
+        async with assembled.lifetime():
+            yield
+
     async def drain(_app: web.Application) -> None:
-        await engine.drain(config.drain_seconds)
+        await assembled.drain()
 
     app.cleanup_ctx.append(lifetime)
     app.on_shutdown.append(drain)
     return app
+
+
+def build_asgi(
+    stage: Stage[Any, Any],
+    config: Callable[[], Config],
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> AsgiApplication:
+    """The same as an ASGI application; `config` is asked for at each start of its lifespan."""
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[Service]:
+        assembled = assemble(
+            stage, config(), tracer_provider=tracer_provider, meter_provider=meter_provider
+        )
+        async with assembled.lifetime():
+            try:
+                yield assembled.service
+            finally:
+                await assembled.drain()
+
+    return AsgiApplication(running)
 
 
 def application_from_environment(
@@ -161,6 +229,21 @@ def application_from_environment(
     return build_app(
         stage,
         load({}, os.environ, None),
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+    )
+
+
+def asgi_from_environment(
+    stage: Stage[Any, Any],
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> AsgiApplication:
+    """The ASGI application, configured from `STAGE_…` when it starts; what `Stage.asgi` returns."""
+    return build_asgi(
+        stage,
+        lambda: load({}, os.environ, None),
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )

@@ -166,6 +166,17 @@ class Stage(Generic[P, A]):
             self, tracer_provider=tracer_provider, meter_provider=meter_provider
         )
 
+    def asgi(self, *, tracer_provider: Any = None, meter_provider: Any = None) -> Any:
+        """The ASGI application: `app = payment.asgi()` for uvicorn, or to mount in FastAPI.
+
+        The environment is read and the database opened when its lifespan begins. Where it is
+        mounted, the outer application has to run its `lifespan`.
+        """
+        __import__("stage.bootstrap")  # as in `app`
+        return sys.modules["stage.bootstrap"].asgi_from_environment(
+            self, tracer_provider=tracer_provider, meter_provider=meter_provider
+        )
+
     def bind(
         self, downstreams: tuple[str, ...] = (), *, adjust: Callable[[Step], Step] | None = None
     ) -> BoundStage[P, A]:

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from stage.inbound.dispatch import UNKNOWN_ROUTE, answer
 from stage.inbound.problems import of_status, problem_answer
 from stage.inbound.read import not_readable, too_large, too_slow
-from stage.inbound.request import Answer, Headers, Request
+from stage.inbound.request import Answer, Request
 from stage.inbound.routes import ROUTES, Route
 from stage.inbound.service import Service
 
@@ -80,7 +80,7 @@ def _request(service: Service, request: web.Request, prefix: str) -> Request:
         path=url.raw_path[len(prefix) :],
         prefix=prefix,
         query=url.raw_query_string,
-        headers=Headers(list(request.headers.items())),
+        headers=request.headers,
         scheme=request.scheme,
         read_body=partial(_read_body, service, request),
         parameters=request.match_info,

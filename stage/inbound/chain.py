@@ -35,9 +35,9 @@ SHARE_OF_NEXT = 0.8
 
 async def chain(service: Service, request: Request, snapshot: Snapshot) -> ChainView:
     """Our own story between those of the stages before and behind us."""
-    asked = parse_asked(request.headers.getall(CHAIN_ASKED))
-    hops = parse_hops(request.headers.getall(CHAIN_HOPS))
-    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS))
+    asked = parse_asked(request.headers.getall(CHAIN_ASKED, ()))
+    hops = parse_hops(request.headers.getall(CHAIN_HOPS, ()))
+    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, ()))
     seconds = min(CHAIN_SECONDS_MAX, CHAIN_SECONDS_MAX if budget is None else budget)
     own = await _own(service, snapshot)
     before, behind = _neighbours(service, snapshot, asked)

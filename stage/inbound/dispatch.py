@@ -48,7 +48,7 @@ async def answer(service: Service, request: Request, endpoint: Endpoint, route: 
     span = about.span = service.observer.request(
         request.method,
         route,
-        request.headers.pairs,
+        list(request.headers.items()),
         named,
         path=request.prefix + request.path,
         scheme=request.scheme,

@@ -18,7 +18,7 @@ async def execute(service: Service, request: Request) -> Answer:
     saga_id = about.saga_id = envelope.saga_id
     about.span.about(saga_id)
     service.observer.bind(saga_id, about.span.context)
-    h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY), saga_id)
+    h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, ()), saga_id)
     deadline = deadline_of(request, envelope.deadline, service.clock.now())
     wait, respond_async = wait_of(request, service.wait_seconds_max, service.wait_seconds_max)
     with service.admission:

@@ -32,7 +32,7 @@ async def readyz(service: Service, request: Request) -> Answer:
 
 async def metrics(service: Service, request: Request) -> Answer:
     """What is counted, as Prometheus text or OpenMetrics."""
-    body, content_type = await service.metrics(request.headers.get("Accept") or "")
+    body, content_type = await service.metrics(request.headers.get("Accept", ""))
     return Answer(headers=(("Content-Type", content_type),), body=body)
 
 

@@ -16,14 +16,14 @@ async def read_json(request: Request) -> bytes:
 
 async def read_any(request: Request) -> bytes:
     """The whole body, whatever it says it is. Raises WireError 400, 408, 413 or 415."""
-    for encoding in request.headers.getall("Content-Encoding"):
+    for encoding in request.headers.getall("Content-Encoding", ()):
         h.check_content_type(h.CONTENT_JSON, encoding)
     return await request.read_body()
 
 
 def check_type(request: Request) -> None:
     """Raise WireError 415 for a body that does not say it is JSON in UTF-8."""
-    h.check_content_type(request.headers.get("Content-Type"))
+    h.check_content_type(request.headers.get("Content-Type", ""))
 
 
 def too_large(bytes_max: int) -> WireError:
@@ -53,7 +53,7 @@ def not_readable(detail: str) -> WireError:
 
 def deadline_of(request: Request, deadline: float | None, now: float) -> float | None:
     """The smaller of the envelope's deadline and what the budget header leaves (protocol 3.1)."""
-    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS))
+    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, ()))
     if budget is None:
         return deadline
     by_budget = now + budget
@@ -62,7 +62,7 @@ def deadline_of(request: Request, deadline: float | None, now: float) -> float |
 
 def wait_of(request: Request, default: float, most: float) -> tuple[float, bool]:
     """How long the caller wants to wait, in seconds, and whether it wants 202 at once."""
-    preferences = request.headers.getall(h.PREFER)
+    preferences = request.headers.getall(h.PREFER, ())
     if not preferences:
         return min(default, most), False
     prefer = h.parse_prefer(preferences)

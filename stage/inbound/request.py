@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -14,28 +15,48 @@ from stage.wire.problem import CONTENT_TYPE
 Pairs = Sequence[tuple[str, str]]
 
 
-class Headers:
-    """The headers of a request, in their order. Names are looked up in any case."""
+class Headers(Protocol):
+    """The headers of a request. Names are looked up in any case.
 
-    __slots__ = ("_values", "pairs")
+    aiohttp's own are such ones, so that its adapter copies nothing.
+    """
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """All of them, in their order."""
+        ...
+
+    def getall(self, name: str, default: Sequence[str], /) -> Sequence[str]:
+        """The values of all headers of that name, or the default without one."""
+        ...
+
+    def get(self, name: str, default: str, /) -> str:
+        """The first value under that name, or the default."""
+        ...
+
+
+class HeaderPairs:
+    """Headers out of pairs of a name and a value."""
+
+    __slots__ = ("_pairs", "_values")
 
     def __init__(self, pairs: Pairs = ()) -> None:
-        self.pairs = pairs
-        self._values: dict[str, list[str]] | None = None
+        self._pairs = pairs
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name.lower(), []).append(value)
 
-    def getall(self, name: str) -> Sequence[str]:
-        """The values of all headers of that name; empty without one."""
-        values = self._values
-        if values is None:
-            values = self._values = {}
-            for each, value in self.pairs:
-                values.setdefault(each.lower(), []).append(value)
-        return values.get(name.lower(), ())
+    def items(self) -> Pairs:
+        """See `Headers`."""
+        return self._pairs
 
-    def get(self, name: str) -> str | None:
-        """The first value under that name."""
-        values = self.getall(name)
-        return values[0] if values else None
+    def getall(self, name: str, default: Sequence[str], /) -> Sequence[str]:
+        """See `Headers`."""
+        return self._values.get(name.lower(), default)
+
+    def get(self, name: str, default: str, /) -> str:
+        """See `Headers`."""
+        values = self._values.get(name.lower())
+        return values[0] if values else default
 
 
 class About:
@@ -70,7 +91,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     prefix: str = ""
     query: str = ""
-    headers: Headers = msgspec.field(default_factory=Headers)
+    headers: Headers = msgspec.field(default_factory=HeaderPairs)
     scheme: str = "http"
     read_body: Callable[[], Awaitable[bytes]] = no_body
     parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
