@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import blockbuster_ctx
 
-OURS = ["stage", "upstream_stub", "downstream_stub"]
+OURS = ["stage"]
 
 
 @pytest.fixture(autouse=True)

@@ -101,13 +101,27 @@ class Chain:
         self.order = Service(
             "order",
             order,
-            ["upstream_stub", "--name", "order", "--stage", f"{here}{payment}", *options],
+            [
+                "stage.neighbours.upstream",
+                "--name",
+                "order",
+                "--stage",
+                f"{here}{payment}",
+                *options,
+            ],
             folder / "order.log",
         )
         self.shipping = Service(
             "shipping",
             shipping,
-            ["downstream_stub", "--name", "shipping", "--upstream", f"{here}{payment}", *options],
+            [
+                "stage.neighbours.downstream",
+                "--name",
+                "shipping",
+                "--upstream",
+                f"{here}{payment}",
+                *options,
+            ],
             folder / "shipping.log",
         )
         self.payment = Service(

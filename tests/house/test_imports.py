@@ -12,6 +12,8 @@ import pytest
 
 from tests.house.rules import impure_imports
 
+NEIGHBOURS = "stage/neighbours"
+DOWNSTREAM = "stage.neighbours.downstream"
 LINTER = Path(sys.executable).with_name("lint-imports")
 
 
@@ -38,10 +40,17 @@ def test_the_house_keeps_its_layers(root: Path) -> None:
 @pytest.mark.parametrize(
     "file, line, contract",
     [
-        ("upstream_stub/planted.py", "import stage.core", "The stubs import"),
-        ("upstream_stub/planted.py", "from stage import Stage", "The stubs import"),
-        ("downstream_stub/planted.py", "import stage.ports", "The stubs import"),
-        ("downstream_stub/planted.py", "import upstream_stub", "The stubs do not know"),
+        (f"{NEIGHBOURS}/upstream/planted.py", "import stage.core", "The neighbours import"),
+        (f"{NEIGHBOURS}/shared/planted.py", "import stage.ports", "The neighbours import"),
+        (
+            f"{NEIGHBOURS}/upstream/planted.py",
+            "from stage import Stage",
+            "The neighbours do not im",
+        ),
+        (f"{NEIGHBOURS}/upstream/planted.py", f"import {DOWNSTREAM}", "The neighbours do not know"),
+        (f"{NEIGHBOURS}/shared/planted.py", f"import {DOWNSTREAM}", "The neighbours do not know"),
+        ("stage/engine/planted.py", f"import {DOWNSTREAM}", "Nobody but the demo"),
+        ("upstream_stub/planted.py", "import stage.engine", "The stubs are doors"),
         ("stage/core/planted.py", "import stage.wire", "Rooms stand in layers"),
         ("stage/engine/planted.py", "import stage.inbound", "Rooms stand in layers"),
         ("stage/attic/__init__.py", "", "Rooms stand in layers"),
@@ -71,7 +80,7 @@ def test_a_door_that_is_opened_is_seen(
 
 
 def test_the_neighbours_may_import_the_wire(root: Path, tmp_path: Path) -> None:
-    """The public protocol is the one door of ours that a stub may use."""
+    """The public protocol is the one room of ours that a neighbour may import."""
     for package in ("stage", "upstream_stub", "downstream_stub"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text('"""Copied."""\n')
@@ -79,7 +88,9 @@ def test_the_neighbours_may_import_the_wire(root: Path, tmp_path: Path) -> None:
         (tmp_path / "stage" / room.name).mkdir()
         (tmp_path / "stage" / room.name / "__init__.py").write_text('"""Copied."""\n')
     shutil.copy(root / "pyproject.toml", tmp_path)
-    (tmp_path / "upstream_stub" / "planted.py").write_text("import stage.wire\n")
+    for room in ("upstream", "downstream", "shared"):
+        (tmp_path / NEIGHBOURS / room).mkdir()
+        (tmp_path / NEIGHBOURS / room / "__init__.py").write_text("import stage.wire\n")
 
     result = lint(tmp_path)
 

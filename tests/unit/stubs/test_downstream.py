@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from downstream_stub.app import make_app
+from stage.neighbours.downstream.app import make_app
 from stage.wire.envelope import Envelope, encode_envelope
 from stage.wire.replies import decode_compensate, decode_executed
 from tests.unit.stubs.conftest import Client, FakeStage, Reply, Start

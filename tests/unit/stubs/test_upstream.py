@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from stage.neighbours.shared.trace import trace_of
+from stage.neighbours.upstream.app import make_app
 from stage.wire.envelope import decode_envelope
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 from stage.wire.replies import decode_compensate, encode_executed
 from tests.unit.stubs.conftest import Client, FakeStage, Reply, Start
-from upstream_stub.app import make_app
-from upstream_stub.trace import trace_of
 
 ID = "s-1"
 ORDER = {"order_id": "o-1", "amount": 100}
