@@ -22,7 +22,7 @@ SPANS_LEAVE_SECONDS = 1.5
 
 
 class ChainError(StageError):
-    """A service of the demo did not start; the message holds what it said."""
+    """A service of the demo failed; the message holds its last output."""
 
 
 class Service:
@@ -43,7 +43,7 @@ class Service:
         return self._process.pid
 
     async def start(self) -> None:
-        """Start it and return when it listens. Raises ChainError."""
+        """Start it, and return when it listens. Raises ChainError."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -61,18 +61,18 @@ class Service:
             line = b""
         if not line.startswith(b"listening on "):
             await self.kill()
-            said = self._log.read_text(errors="replace")[-2_000:]
-            raise ChainError(f"{self.name} did not start: {said.strip() or 'it said nothing'}")
+            output = self._log.read_text(errors="replace")[-2_000:]
+            raise ChainError(f"{self.name} did not start: {output.strip() or 'it wrote nothing'}")
 
     async def kill(self) -> None:
-        """SIGKILL: it gets no chance to tidy up."""
+        """SIGKILL: the process cannot tidy up."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL when it does not listen."""
+        """SIGTERM, then SIGKILL after STOP_SECONDS_MAX."""
         if self._process is None or self._process.returncode is not None:
             return
         try:
@@ -82,7 +82,7 @@ class Service:
             await self.kill()
 
     async def terminated(self) -> int:
-        """SIGTERM; the exit status, once it has one."""
+        """Send SIGTERM and return the exit status."""
         assert self._process is not None
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
@@ -154,7 +154,7 @@ class Chain:
         await asyncio.gather(*(service.start() for service in self.services))
 
     async def spans_left(self) -> None:
-        """Return when what was reported until now has left for the collector, if there is one."""
+        """Return when all spans that ended by now were sent to the collector, if there is one."""
         if self.otlp:
             await asyncio.sleep(SPANS_LEAVE_SECONDS)
 

@@ -88,9 +88,9 @@ def test_the_neighbours_may_import_the_wire(root: Path, tmp_path: Path) -> None:
         (tmp_path / "stage" / room.name).mkdir()
         (tmp_path / "stage" / room.name / "__init__.py").write_text('"""Copied."""\n')
     shutil.copy(root / "pyproject.toml", tmp_path)
-    for room in ("upstream", "downstream", "shared"):
-        (tmp_path / NEIGHBOURS / room).mkdir()
-        (tmp_path / NEIGHBOURS / room / "__init__.py").write_text("import stage.wire\n")
+    for name in ("upstream", "downstream", "shared"):
+        (tmp_path / NEIGHBOURS / name).mkdir()
+        (tmp_path / NEIGHBOURS / name / "__init__.py").write_text("import stage.wire\n")
 
     result = lint(tmp_path)
 
