@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from tests.acceptance.kills import stages
 from tests.acceptance.kills.bench import STRACE, Bench, CannotTrace, placing, undoing
 from tests.acceptance.kills.http1 import Message, Peer
 from tests.acceptance.kills.powerloss import STRACE_OPTIONS, Disk, Event, events, message_of
+from tests.kits import Strikes
+from tests.sizes import SIZES
 
-CUTS = int(os.environ.get("CUTS", "200"))
-SEED = int(os.environ.get("SEED", "1"))
+CUTS = SIZES.cuts
+SEED = SIZES.seed
 SAGAS_PER_RUN = (420, 40)
 """The first run is long enough for the log to be copied back under load (16 MiB), and ends with
 SIGTERM, which empties it; the second starts from that and is cut off."""
@@ -206,11 +207,10 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Even
         pytest.skip(f"strace may not trace here: {error}")
 
 
+@pytest.mark.kit("F7")
 @pytest.mark.timeout(240)
 def test_nothing_that_was_acknowledged_is_lost(
-    recording: tuple[Path, list[Event]],
-    tmp_path: Path,
-    record_property: Callable[[str, object], None],
+    recording: tuple[Path, list[Event]], tmp_path: Path, strikes: Strikes
 ) -> None:
     """Every cut leaves a sound database that keeps what was answered and what had left."""
     folder, happened = recording
@@ -232,8 +232,11 @@ def test_nothing_that_was_acknowledged_is_lost(
             wrong += [f"cut {number} ({event.what}), {kept} kept: {what}" for what in found]
             acknowledged += len(said)
             shutil.rmtree(place)
-    told = f"{cuts.total()} cuts, {disk.dropped.total()} writes dropped, {disk.torn} torn"
-    record_property("reached", f"F7: {told}, {acknowledged} acknowledgements held, seed {SEED}")
+    note = (
+        f"{disk.dropped.total()} writes dropped, {disk.torn} torn,"
+        f" {acknowledged} acknowledgements held"
+    )
+    strikes.report("cuts", cuts.total(), violations=len(wrong), seed=SEED, note=note)
     assert [] == wrong[:20]
     assert {"payment.db", "payment.db-wal"} <= set(disk.dropped)
     assert disk.torn
@@ -241,9 +244,10 @@ def test_nothing_that_was_acknowledged_is_lost(
     assert CUTS == cuts.total()
 
 
+@pytest.mark.kit("F7")
 @pytest.mark.timeout(240)
 async def test_after_a_power_loss_everything_comes_to_its_end(
-    recording: tuple[Path, list[Event]], tmp_path: Path
+    recording: tuple[Path, list[Event]], tmp_path: Path, strikes: Strikes
 ) -> None:
     """The stage starts on what was left: one charge stands for who completed, none for others."""
     folder, happened = recording
@@ -263,6 +267,7 @@ async def test_after_a_power_loss_everything_comes_to_its_end(
                 await bench.stage.start()
                 await at_rest(bench.database)
                 wrong += [f"cut {cut}: {what}" for what in disagreements(bench)]
+    strikes.report("recoveries", len(cuts), violations=len(wrong), seed=SEED)
     assert [] == wrong[:20]
 
 

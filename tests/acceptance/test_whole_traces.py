@@ -20,6 +20,7 @@ from stage.demo.client import Client
 from stage.demo.stories import order_of
 from stage.testing import Spans
 from tests.acceptance.collector import Collector
+from tests.kits import Strikes
 
 SEED = 20261123
 SAGAS = 60
@@ -99,9 +100,10 @@ def wrong_with(saga: Kept, spans: Spans, *, unsent: bool) -> list[str]:
     return wrong
 
 
+@pytest.mark.kit("F16")
 @pytest.mark.timeout(110)
 async def test_every_trace_is_whole_under_kills(
-    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch, strikes: Strikes
 ) -> None:
     """All of them, the recovered and the compensated ones too; how many of each is counted."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", str(BATCH_DELAY_MS))
@@ -124,6 +126,7 @@ async def test_every_trace_is_whole_under_kills(
         elif not unsent:
             whole["recovered"] += saga.recovered
             whole["compensated"] += saga.journal[-1]["event"] != "completed"
+    strikes.report("kills of the demo", len(kills), violations=len(wrong), seed=SEED)
     assert {} == wrong
     # It struck: runs were lost, attempts were cut off, and there was something to undo.
     whole["cut off"] = len(collector.all(outcome="cut_off"))
