@@ -1,4 +1,4 @@
-"""What holds for every test: our code never blocks the event loop, and fault kits report."""
+"""Every test: our code never blocks the event loop, and the fault kits report their strikes."""
 
 from __future__ import annotations
 

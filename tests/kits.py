@@ -1,4 +1,4 @@
-"""What the fault kits reported in one run, added up, judged against tests/sizes.py, and printed."""
+"""Reports of the fault kits in one run: added up, judged against tests/sizes.py, and printed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Strikes:
 
 @dataclass(slots=True)
 class Tally:
-    """What one kit reported, over all of its tests."""
+    """The reports of one kit, over all of its tests."""
 
     counts: Counter[str] = field(default_factory=Counter)
     violations: int = 0

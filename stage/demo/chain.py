@@ -31,7 +31,7 @@ class Service:
     def __init__(self, name: str, port: int, arguments: Sequence[str], log: Path) -> None:
         self.name = name
         self.port = port
-        self.url = f"http://{LOOPBACK}:{port}"
+        self.url = url(port)
         self._arguments = [*arguments, "--port", str(port)]
         self._log = log
         self._process: Process | None = None
@@ -94,55 +94,32 @@ class Chain:
 
     def __init__(self, folder: Path, *, otlp: str | None = None) -> None:
         order, payment, shipping, psp = free_ports(4)
-        here = f"http://{LOOPBACK}:"
-        options = ["--otlp-endpoint", otlp] if otlp else []
+        self._folder = folder
+        self._options = ["--otlp-endpoint", otlp] if otlp else []
         self.otlp = otlp
-        self.psp = Service("psp", psp, ["stage.demo.psp", *options], folder / "psp.log")
-        self.order = Service(
+        self.psp = self._service("psp", psp, "stage.demo.psp")
+        self.order = self._service(
             "order",
             order,
-            [
-                "stage.neighbours.upstream",
-                "--name",
-                "order",
-                "--stage",
-                f"{here}{payment}",
-                *options,
-            ],
-            folder / "order.log",
+            *("stage.neighbours.upstream", "--name", "order", "--stage", url(payment)),
         )
-        self.shipping = Service(
+        self.shipping = self._service(
             "shipping",
             shipping,
-            [
-                "stage.neighbours.downstream",
-                "--name",
-                "shipping",
-                "--upstream",
-                f"{here}{payment}",
-                *options,
-            ],
-            folder / "shipping.log",
+            *("stage.neighbours.downstream", "--name", "shipping", "--upstream", url(payment)),
         )
-        self.payment = Service(
+        self.payment = self._service(
             "payment",
             payment,
-            [
-                "stage",
-                "serve",
-                "stage.demo.payment:payment",
-                "--database",
-                f"sqlite:///{folder / 'payment.db'}",
-                "--upstream",
-                f"order={here}{order}",
-                "--downstream",
-                f"shipping={here}{shipping}",
-                "--external",
-                f"psp={here}{psp}",
-                *options,
-            ],
-            folder / "payment.log",
+            *("stage", "serve", "stage.demo.payment:payment"),
+            *("--database", f"sqlite:///{folder / 'payment.db'}"),
+            *("--upstream", f"order={url(order)}"),
+            *("--downstream", f"shipping={url(shipping)}"),
+            *("--external", f"psp={url(psp)}"),
         )
+
+    def _service(self, name: str, port: int, *arguments: str) -> Service:
+        return Service(name, port, [*arguments, *self._options], self._folder / f"{name}.log")
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -161,6 +138,11 @@ class Chain:
     async def stop(self) -> None:
         """Stop all four."""
         await asyncio.gather(*(service.stop() for service in self.services))
+
+
+def url(port: int) -> str:
+    """The base URL of a service on this machine."""
+    return f"http://{LOOPBACK}:{port}"
 
 
 def free_ports(count: int) -> list[int]:

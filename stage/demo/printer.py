@@ -55,7 +55,7 @@ class Printer:
         self._print(f"    └─ {account.outcome}, {verdict} ({account.seconds:.2f} s)")
 
     def books(self, accounts: list[Account], unaccounted: int, ok: bool) -> None:
-        """What each service says at the end, from its own books."""
+        """The states and charges at the end, each from the books of its service."""
         self._print("")
         self._print(self._coloured(BOLD, "The books"))
         self._print(

@@ -32,7 +32,7 @@ ANSWER_SECONDS_MAX = 20.0
 ENDS = {200: "completed", 409: "compensated"}
 """Final answers (the world declines a few), and what they say of the saga."""
 EXPECTED = {*ENDS, 202, 429, 503}
-"""What a caller may hear; what is not final is asked again."""
+"""Answers that a caller may get; after one that is not final it asks again."""
 
 
 @asynccontextmanager
@@ -98,7 +98,7 @@ class Clients:
 
 
 async def ready(peer: Peer) -> bool:
-    """What a load balancer sees."""
+    """Whether the stage is ready, as a load balancer sees it."""
     return (await peer.ask(request_bytes("GET", "/readyz"), 5.0)).status == 200
 
 

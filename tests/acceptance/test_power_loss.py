@@ -44,7 +44,7 @@ KEPT = (0.0, 0.5, 0.9, 1.0)
 
 @dataclass(slots=True)
 class Said:
-    """What others had been told of one saga, and asked for it, when the power went."""
+    """The promises and requests of one saga that had left when the power went."""
 
     outcomes: set[str]
     answer: bytes
@@ -72,7 +72,7 @@ DONE = (
 
 
 async def record(bench: Bench) -> list[Event]:
-    """What two runs of a stage wrote, synced and sent, in order."""
+    """The writes, syncs and messages of two runs of a stage, in order."""
     found: list[Event] = []
     async with bench.neighbours():
         for run, sagas in enumerate(SAGAS_PER_RUN):
@@ -107,10 +107,10 @@ def hear(said: dict[str, Said], event: Event) -> None:
     """Remember what one message promised or presupposed."""
     message = message_of(event)
     if message.head.startswith(b"HTTP/1.1 "):
-        told = msgspec.json.decode(message.body)
-        known = said.setdefault(told["saga_id"], Said(set(), b"", set()))
-        known.outcomes.add(told["outcome"])
-        if "data" in told:
+        body = msgspec.json.decode(message.body)
+        known = said.setdefault(body["saga_id"], Said(set(), b"", set()))
+        known.outcomes.add(body["outcome"])
+        if "data" in body:
             known.answer = message.body
         return
     path = message.start.split(" ")[1]
@@ -125,7 +125,7 @@ def _key_of(message: Message) -> str:
 
 
 async def open_store(database: Path) -> None:
-    """What a start does first: migrate, and look what is due."""
+    """The first steps of a start: migrate, and read which sagas are due."""
     store = SqliteStore(database, migrations=(_migrations(),))
     await store.open()
     try:
@@ -159,14 +159,14 @@ def broken(database: Path, said: dict[str, Said]) -> list[str]:
         if state == "lost":
             wrong.append(f"{saga_id}: lost, after {known.outcomes} and {known.intents}")
         if "compensated" in known.outcomes and state != "compensated":
-            wrong.append(f"{saga_id}: told compensated, is {state}")
+            wrong.append(f"{saga_id}: answered compensated, is {state}")
         asked = (saga_id, "compensation_requested ") in entries
         # Of an end only the yes of downstream may be missing, which it says again (decision 0011).
         to_be_asked_again = state == "active" and all((saga_id, each) in entries for each in DONE)
         if "executed" in known.outcomes and not (
             state == "completed" or asked or to_be_asked_again
         ):
-            wrong.append(f"{saga_id}: told executed, is {state}")
+            wrong.append(f"{saga_id}: answered executed, is {state}")
         if known.answer and state == "completed" and answer != known.answer:
             wrong.append(f"{saga_id}: another answer than the one that was given")
         missing = {intent for intent in known.intents if (saga_id, intent) not in entries}
@@ -324,7 +324,7 @@ def played(*happened: Event) -> Disk:
 
 
 def found(disk: Disk, kept: float) -> dict[str, bytes]:
-    """What a loss of power leaves."""
+    """The files after a loss of power."""
     return disk.after_power_loss(random.Random(SEED), kept)
 
 
@@ -346,7 +346,7 @@ def test_what_was_not_synced_may_be_gone() -> None:
 
 
 def test_a_sync_covers_what_was_written_before_it_began() -> None:
-    """What comes while it is under way may be too late for it."""
+    """A write that comes while it is under way may be too late for it."""
     late = Event("wrote", FILE, b"bb", 2)
     assert {FILE: b"aa"} == found(played(*MADE, SYNCED[0], late, SYNCED[1]), 0.0)
 

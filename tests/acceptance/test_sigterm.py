@@ -86,14 +86,14 @@ async def test_a_stage_stops_well_on_sigterm(tmp_path: Path, strikes: Strikes) -
             for _ in range(TIMES):
                 since = time.monotonic()
                 await asyncio.sleep(dice.uniform(0.1, 0.4))
-                told = time.monotonic()
+                asked = time.monotonic()
                 stage.send(signal.SIGTERM)
                 await not_ready(clients)
                 async with asyncio.timeout(EXIT_SECONDS_MAX):
                     await stage.ended.wait()
-                took.append(time.monotonic() - told)
+                took.append(time.monotonic() - asked)
                 assert 0 == stage.ends[-1]
-                early += sum(since < at < told + DELAY_SECONDS for at in clients.refused)
+                early += sum(since < at < asked + DELAY_SECONDS for at in clients.refused)
                 await stage.start()
             clients.enough = True
         assert 0 == await stage.stop()

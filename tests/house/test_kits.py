@@ -25,7 +25,7 @@ LEVEL_G = {
     "F15": {"cases": 41},
     "F16": {"kills": 14},
 }
-"""What docs/guarantees.md promises, by figure and unit."""
+"""The sizes that docs/guarantees.md promises, by figure and unit."""
 ONE = {"F7": Kit("losses of power", {"cuts": 20, "recoveries": 2})}
 
 

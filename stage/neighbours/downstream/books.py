@@ -141,7 +141,7 @@ class Saga:
             )
             for each in self.compensations
         ]
-        tells = [
+        calls = [
             ChainEvent(at=each["at"], event="told upstream", reason=each["reply"])
             for each in self.told_upstream
         ]
@@ -150,7 +150,7 @@ class Saga:
             state=self.state,
             outcome=OUTCOMES[self.state],
             trace_id=self.trace.trace_id or None,
-            events=sorted([*happened, *asked, *tells], key=lambda event: event.at),
+            events=sorted([*happened, *asked, *calls], key=lambda event: event.at),
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ def main(
     arguments: Sequence[str] | None = None, *, program: str = "stage.neighbours.upstream"
 ) -> int:
     """Read the command line and serve. The exit status is 2 if the port is not available."""
+    # Long because each option is a call of its own.
     parser = command.make_parser(
         program,
         "A small neighbour upstream: it takes orders and starts their sagas.",

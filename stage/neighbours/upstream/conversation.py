@@ -1,4 +1,4 @@
-"""What this neighbour does on each answer of the stage (`docs/neighbour.md`, the table of answers).
+"""Starts and compensates a saga at the stage, by the table of answers in `docs/neighbour.md`.
 
 | Answer                           | This neighbour                                                |
 |----------------------------------|---------------------------------------------------------------|
@@ -90,11 +90,11 @@ class Conversation:
             case Done(added=added):
                 saga.complete(added)
             case Failed(reason=reason, in_doubt=True):
-                await self.undo(saga, reason)
+                await self.compensate(saga, reason)
             case Failed(reason=reason):
                 saga.compensate(reason)
 
-    async def undo(self, saga: Saga, reason: str) -> None:
+    async def compensate(self, saga: Saga, reason: str) -> None:
         """Ask the stage to compensate until it answers, then take back the order."""
         saga.start_compensation(reason)
         backoff = Backoff()

@@ -94,7 +94,7 @@ class Head:
         saga.note(f"asked to compensate by {asked.requested_by}: {asked.reason}")
         self._misbehave(saga)
         if saga.asked is not None and asked.requested_by in FROM_ABOVE:
-            await self._undo_from_above(saga, asked)
+            await self._compensate_from_above(saga, asked)
             return saga
         if saga.run is not None:
             saga.run.cancel()
@@ -110,13 +110,15 @@ class Head:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
 
-    async def _undo_from_above(self, saga: Saga, asked: CompensateRequest) -> None:
+    async def _compensate_from_above(self, saga: Saga, asked: CompensateRequest) -> None:
         """Replace the task of a saga by one that undoes it, and wait a while for its end."""
         if saga.state in (State.ACTIVE, State.COMPLETED, State.FAILED_TO_COMPENSATE):
             if saga.run is not None:
                 saga.run.cancel()
             reason = f"asked by {asked.requested_by}"
-            saga.run = asyncio.create_task(self._conversation.undo(saga, reason), name=saga.saga_id)
+            saga.run = asyncio.create_task(
+                self._conversation.compensate(saga, reason), name=saga.saga_id
+            )
         await self.ended(saga, self.patience_seconds)
 
     def _misbehave(self, saga: Saga) -> None:

@@ -34,9 +34,9 @@ async def chain(start: Start) -> tuple[Client, Client]:
 async def seen(client: Client) -> dict[str, Any]:
     """The one saga that a neighbour saw."""
     async with client.get("/sagas") as answer:
-        (told,) = (await answer.json())["sagas"]
-        assert isinstance(told, dict)
-        return told
+        (shown,) = (await answer.json())["sagas"]
+        assert isinstance(shown, dict)
+        return shown
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ async def test_both_ends_agree(
     executed: int,
     standing: int,
 ) -> None:
-    """Whatever the script, no effect stands without a completed saga, and none is made twice."""
+    """Under every script no effect stands without a completed saga, and none is made twice."""
     head, tail = chain
     async with tail.put("/script", json=script):
         pass
