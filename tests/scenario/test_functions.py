@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
 
-from stage.authoring import Http, Refused, Saga, Stage
+from stage import Http, Refused, Saga, Stage
 from stage.demo.payment import Order
 from stage.neighbours.downstream.app import make_app
 from tests.scenario.chain import Chain, running_chain

@@ -25,8 +25,9 @@ from stage.wire.headers import (
     RETRY_AFTER,
     SAGA_BUDGET_MS,
 )
+from stage.wire.http import parse_retry_after
 from stage.wire.limits import DEFAULT_LIMITS
-from stage.wire.replies import encode_compensate, parse_retry_after
+from stage.wire.replies import encode_compensate
 
 WAIT_SHARE = 0.8
 """The share of a timeout that the stage may wait, so that its 202 comes in time."""
