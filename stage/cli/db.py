@@ -61,7 +61,7 @@ def status(target: str, **given: Any) -> int:
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured(NEEDED)
 def sql(target: str, **given: Any) -> None:
-    """Print the SQL that is pending, for those who apply it by hand."""
+    """Print the SQL that is pending, to be applied by hand."""
     with _open(target, given) as migrations:
         text = migrations.sql()
     click.echo(text, nl=False)
@@ -69,7 +69,7 @@ def sql(target: str, **given: Any) -> None:
 
 @contextmanager
 def _open(target: str, given: dict[str, Any]) -> Iterator[Migrations]:
-    """The migrations, with the lock on the file held. Raises Failure for what SQLite says."""
+    """The migrations, with the lock on the file held. Raises Failure for an error of SQLite."""
     config = config_of(given)
 
     from stage.cli.target import find_stage

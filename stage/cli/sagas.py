@@ -1,4 +1,4 @@
-"""`stage sagas` and `stage show`: where sagas stand, at a stage that runs."""
+"""`stage sagas` and `stage show`: the state of sagas at a running stage."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def show(saga_id: str, url: str, output: str) -> None:
     if output == "json":
         import msgspec
 
-        told = {**msgspec.to_builtins(saga), "journal": journal.entries}
-        click.echo(msgspec.json.encode(told).decode())
+        shown = {**msgspec.to_builtins(saga), "journal": journal.entries}
+        click.echo(msgspec.json.encode(shown).decode())
     else:
         click.echo(draw_saga(saga, journal.entries, now=time.time()))
 
