@@ -22,7 +22,7 @@ from stage.config.values import (
 
 PREFIX = "STAGE_"
 FILE_VARIABLE = "STAGE_CONFIG"
-OTHER_VARIABLES = frozenset({FILE_VARIABLE, "STAGE_URL", "STAGE_TRACE_URL"})
+OTHER_VARIABLES = frozenset({FILE_VARIABLE, "STAGE_URL", "STAGE_TRACE_URL", "STAGE_FAST_TELEMETRY"})
 """Variables of ours that are not part of the configuration of a stage."""
 
 
