@@ -41,6 +41,7 @@ def upgrade(target: str, **given: Any) -> None:
 def status(target: str, **given: Any) -> int:
     """List the migrations. Exit status 1 when one is pending, changed or unknown."""
     from stage.cli.draw import table
+    from stage.store.migrate import MigrationState
     from stage.wire.envelope import format_instant
 
     with _open(target, given) as migrations:
@@ -54,7 +55,7 @@ def status(target: str, **given: Any) -> int:
         for line in lines
     ]
     click.echo(table(("MIGRATION", "STATE", "APPLIED AT"), rows))
-    return 0 if all(line.state.value == "applied" for line in lines) else NEGATIVE
+    return 0 if all(line.state is MigrationState.APPLIED for line in lines) else NEGATIVE
 
 
 @db.command()

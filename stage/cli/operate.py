@@ -9,14 +9,19 @@ import click
 
 from stage.cli.failure import NEGATIVE, Failure
 from stage.cli.remote import url_option
+from stage.core.states import Phase, SagaState, Tell
 
 if TYPE_CHECKING:
     from stage.wire.views import SagaView
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-UNFINISHED = ("active", "compensating", "compensated", "failed_to_compensate")
+UNFINISHED = tuple(state for state in SagaState if state is not SagaState.COMPLETED)
 """States in which something may wait for a peer. A compensated saga may have to notify upstream."""
+WAITING = frozenset(
+    {Phase.WAITING, Phase.IN_DOUBT, Phase.COMPENSATION_WAITING, Phase.COMPENSATION_FAILED}
+)
+"""Phases in which a step waits for its peer."""
 PAGE = 200
 PROSPECTS = {
     "compensate": "compensated",
@@ -187,7 +192,6 @@ def _waiting_for(url: str, peer: str) -> Iterator[str]:
 
 
 def _waits_for(saga: SagaView, peer: str) -> bool:
-    waiting = ("waiting", "in_doubt", "compensation_waiting", "compensation_failed")
-    if saga.upstream == peer and saga.told_upstream in ("due", "refused"):
+    if saga.upstream == peer and saga.told_upstream in (Tell.DUE, Tell.REFUSED):
         return True
-    return any(step.peer == peer and step.phase in waiting for step in saga.steps)
+    return any(step.peer == peer and step.phase in WAITING for step in saga.steps)

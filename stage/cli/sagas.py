@@ -6,8 +6,9 @@ import click
 
 from stage.cli.failure import Failure
 from stage.cli.remote import output_option, url_option
+from stage.core.states import SagaState
 
-STATES = ("active", "completed", "compensating", "compensated", "failed_to_compensate")
+STATES = tuple(state.value for state in SagaState)
 
 
 @click.command()
