@@ -1,4 +1,4 @@
-"""`stage demo`: the whole chain on this machine, and what happens to seven sagas."""
+"""`stage demo`: the whole chain on this machine, and seven sagas in it."""
 
 from __future__ import annotations
 
