@@ -84,8 +84,8 @@ def test_an_empty_name_is_seen(path: str) -> None:
 
 
 def named_tests(text: str) -> list[tuple[str, str]]:
-    """The tests that a page names, as `scenario/test_x.py::test_y`: file and function."""
-    return re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", text)
+    """The tests that a page names, as `scenario/test_x.py::test_y`."""
+    return re.findall(r"`((?:\w+/)+test_\w+\.py)::(test_\w+)`", text)
 
 
 def test_every_test_that_a_page_names_is_there(root: Path, project_files: list[Path]) -> None:
