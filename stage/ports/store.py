@@ -12,7 +12,7 @@ The law, for every store (`tests/unit/store` holds each one to it):
    it answers: `transact` returns only if the unit is durable and raises only if it is not
    (rule 8). StoreUnavailable says that nothing was written and the same unit may be run again.
    A unit may therefore be run more than once: it must not change anything but the store.
-5. `save` and `append` refuse a stale epoch with StaleEpoch (rule 17).
+5. `save` refuses a stale epoch with StaleEpoch (rule 17).
 6. Reads outside of a unit see only durable data.
 """
 
@@ -35,8 +35,8 @@ Row = tuple[Any, ...]
 class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     """The row of one saga: what is needed to find it, answer for it and run it again.
 
-    The journal is the truth about what happened; `state`, `parked`, `due_at` and `outcome` are
-    copies of what it says, for queries. `envelope` holds the bytes of the accepted envelope,
+    The journal is the truth about what happened; `state`, `parked` and `due_at` are copies
+    of what it says, for queries. `envelope` holds the bytes of the accepted envelope,
     empty for a tombstone. `due_at` is the instant at which the saga needs a run, None when it
     needs none; an unfinished saga that is not parked always has one. `answer_body` is what a
     duplicate is answered with, byte for byte, `answer_status` its HTTP code.
