@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Words that say nothing about what lives in a file (DESIGN: one word, one thing).
 EMPTY_WORDS = frozenset(
@@ -131,3 +134,37 @@ def own_places(root: Path) -> list[str]:
     """Where this clone and this user live, when the path is long enough to be told from a word."""
     places = (root, Path.home(), Path(sys.prefix))
     return sorted({str(place) for place in places if len(place.parts) > 2})
+
+
+def project_names(root: Path) -> list[str]:
+    """Every file of the project: what git tracks, or what lies there when git tracks nothing."""
+    names = tracked(root) or lying_there(root)
+    assert "pyproject.toml" in names
+    return [name for name in names if (root / name).is_file()]
+
+
+def tracked(root: Path) -> list[str]:
+    """What git tracks below a directory: nothing without git, or before the first commit."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"],
+            cwd=root,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return sorted(name for name in listed.stdout.split("\0") if name)
+
+
+def lying_there(root: Path) -> list[str]:
+    """What lies below a directory, without what tools make (their names begin with a dot)."""
+    found = []
+    for file in root.rglob("*"):
+        path = file.relative_to(root)
+        made = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+        if file.is_file() and (not made or path.parts[0] == ".ci"):
+            found.append(str(path))
+    return sorted(found)

@@ -78,6 +78,8 @@ def test_the_neighbours_may_import_the_wire(root: Path, tmp_path: Path) -> None:
     for room in (room for room in (root / "stage").iterdir() if (room / "__init__.py").exists()):
         (tmp_path / "stage" / room.name).mkdir()
         (tmp_path / "stage" / room.name / "__init__.py").write_text('"""Copied."""\n')
+    for module in (root / "stage").glob("*.py"):
+        (tmp_path / "stage" / module.name).write_text('"""Copied."""\n')
     shutil.copy(root / "pyproject.toml", tmp_path)
     (tmp_path / "upstream_stub" / "planted.py").write_text("import stage.wire\n")
 
