@@ -201,18 +201,20 @@ def words_not_used(name: str, text: str) -> list[str]:
         return []
     wrong = []
     lines = text.splitlines()
+    passages = list(prose(name, text))
+    names = list(defined(text)) if name.endswith(".py") else []
     for word, rule in WORDS.items():
         if any(fnmatch(name, file) for file in rule.files):
             continue
         if rule.prose:
-            for first, passage in prose(name, text):
+            for first, passage in passages:
                 for match in re.finditer(rule.prose, passage, flags=re.IGNORECASE):
                     line = first + passage.count("\n", 0, match.start())
                     around = passage.splitlines()[passage.count("\n", 0, match.start())]
                     if not re.search(rule.fine, around):
                         wrong.append(f"{line}: {word}")
-        if rule.name and name.endswith(".py"):
-            for line, _, own in defined(text):
+        if rule.name:
+            for line, _, own in names:
                 named = re.search(rf"(?:^|_)(?:{rule.name})(?:_|$)", _parts(own))
                 if named and not re.search(rule.fine, f"{own} {lines[line - 1]}"):
                     wrong.append(f"{line}: {own}")

@@ -24,7 +24,7 @@ _SETTING = re.compile(r"\bSTAGE_[A-Z][A-Z_]*[A-Z]\b")
 
 @dataclass
 class Module:
-    """What one module defines: its names, and the members of each of its classes."""
+    """The names that one module defines, and the members of each of its classes."""
 
     names: set[str] = field(default_factory=set)
     classes: dict[str, set[str]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Names:
 
     @property
     def rooms(self) -> set[str]:
-        """What stands directly in `stage`: folders and modules."""
+        """The rooms directly in `stage`: folders and modules."""
         return {name.split(".")[1] for name in self.modules if name.startswith("stage.")}
 
     def members(self, name: str) -> set[str] | None:
@@ -88,16 +88,16 @@ def _module(tree: ast.Module) -> Module:
         if isinstance(node, ast.If | ast.Try):
             for inner in ast.walk(node):
                 module.names |= set(_bound(inner))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            members = {name for inner in node.body for name in _bound(inner)}
+    for cls in ast.walk(tree):
+        if isinstance(cls, ast.ClassDef):
+            members = {name for inner in cls.body for name in _bound(inner)}
             members |= {
                 inner.attr
-                for inner in ast.walk(node)
+                for inner in ast.walk(cls)
                 if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store)
             }
-            module.classes[node.name] = module.classes.get(node.name, set()) | members
-            module.bases[node.name] = [_last(base) for base in node.bases]
+            module.classes[cls.name] = module.classes.get(cls.name, set()) | members
+            module.bases[cls.name] = [_last(base) for base in cls.bases]
     return module
 
 
@@ -167,7 +167,7 @@ def _settings(tree: ast.Module) -> Iterator[str]:
 
 
 def quoted(text: str) -> Iterator[tuple[int, str]]:
-    """What stands in backticks, with the line; fenced blocks are left out."""
+    """Text in backticks, with the line; fenced blocks are left out."""
     bare = _FENCED.sub(lambda match: "\n" * match[0].count("\n"), text)
     for match in _QUOTED.finditer(bare):
         yield bare.count("\n", 0, match.start()) + 1, match[1].strip()

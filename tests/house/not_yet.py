@@ -1,4 +1,4 @@
-"""What the house does not keep yet: how many places of which file break which check.
+"""The debts of the house: how many places of which file still break which check.
 
 The numbers stand in not_yet.json and only ever become smaller. `python -m tests.house.not_yet`
 writes them anew after a file was mended or moved.

@@ -72,7 +72,7 @@ def places_named(text: str, own_places: Sequence[str] = ()) -> list[str]:
     return wrong
 
 
-def module_is_told(source: str) -> bool:
+def says_its_purpose(source: str) -> bool:
     """Whether a module says in a docstring what lives there."""
     return bool(ast.get_docstring(ast.parse(source)))
 
@@ -84,7 +84,7 @@ def empty_words(path: PurePath) -> list[str]:
 
 
 def unhashed(requirements: str) -> list[str]:
-    """What in a pinned requirements file is not `name==version` with at least one sha256."""
+    """Entries of a pinned file that are not `name==version` with at least one sha256."""
     wrong = []
     for entry in requirements.replace("\\\n", " ").splitlines():
         if not entry.strip() or entry.startswith("#"):
@@ -113,7 +113,7 @@ def missing_sections(record: str) -> list[str]:
 
 
 def impure_imports(source: str) -> list[str]:
-    """What a module of the core imports besides the core, msgspec and pure standard modules."""
+    """Imports of a module of the core besides the core, msgspec and pure standard modules."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -131,7 +131,7 @@ def _is_pure(name: str) -> bool:
 
 
 def own_places(root: Path) -> list[str]:
-    """Where this clone and this user live, when the path is long enough to be told from a word."""
+    """Where this clone and this user live, when the path is long enough to be no plain word."""
     places = (root, Path.home(), Path(sys.prefix))
     return sorted({str(place) for place in places if len(place.parts) > 2})
 
@@ -144,7 +144,7 @@ def project_names(root: Path) -> list[str]:
 
 
 def tracked(root: Path) -> list[str]:
-    """What git tracks below a directory: nothing without git, or before the first commit."""
+    """Files that git tracks below a directory: none without git, or before the first commit."""
     try:
         listed = subprocess.run(
             ["git", "ls-files", "-z"],
@@ -160,7 +160,7 @@ def tracked(root: Path) -> list[str]:
 
 
 def lying_there(root: Path) -> list[str]:
-    """What lies below a directory, without what tools make (their names begin with a dot)."""
+    """Files below a directory, without those that tools make (their names begin with a dot)."""
     found = []
     for file in root.rglob("*"):
         path = file.relative_to(root)

@@ -64,10 +64,10 @@ def test_a_door_that_is_opened_is_seen(
 
     result = lint(tmp_path)
 
-    told = [row for row in result.stdout.splitlines() if row.startswith(contract)]
+    kept = [row for row in result.stdout.splitlines() if row.startswith(contract)]
     assert 0 != result.returncode
-    assert told, result.stdout + result.stderr
-    assert " BROKEN" in told[0], result.stdout
+    assert kept, result.stdout + result.stderr
+    assert " BROKEN" in kept[0], result.stdout
 
 
 def test_the_neighbours_may_import_the_wire(root: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_the_neighbours_may_import_the_wire(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_core_imports_msgspec_and_pure_modules_alone(root: Path) -> None:
-    """What is not known to be pure is refused: the list in import-linter cannot be complete."""
+    """An import that is not known to be pure is refused: a list of the impure is never whole."""
     wrong = {
         str(file.relative_to(root)): found
         for file in sorted((root / "stage" / "core").rglob("*.py"))

@@ -147,5 +147,5 @@ def test_a_name_that_is_nowhere_is_seen(names: Names, text: str) -> None:
     ],
 )
 def test_a_name_that_is_there_is_let_through(names: Names, text: str) -> None:
-    """What exists, and what belongs to others, is not complained of."""
+    """Existing names and those of others pass."""
     assert [] == unknown(text, names)
