@@ -30,8 +30,9 @@ from stage.outbound.links import HttpLinks
 from stage.outbound.transport import Transport
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.store import Store
-from stage.store import migrate
 from stage.store.memory import MemoryStore
+from stage.store.migrate import Migration, MigrationStatus
+from stage.store.sqlite import dialect
 from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.store import SqliteStore
 from stage.telemetry import logs, sdk
@@ -248,17 +249,17 @@ class Migrations:
         self._connection.close()
         self._lock.release()
 
-    def status(self) -> list[migrate.MigrationStatus]:
+    def status(self) -> list[MigrationStatus]:
         """Every migration with its state."""
-        return migrate.status(self._connection, self._folders)
+        return dialect.status(self._connection, self._folders)
 
     def sql(self) -> str:
         """The text of all that are pending."""
-        return migrate.sql(self._connection, self._folders)
+        return dialect.pending_sql(self._connection, self._folders)
 
-    def upgrade(self) -> list[migrate.Migration]:
+    def upgrade(self) -> list[Migration]:
         """Apply what is pending; what was applied. Raises ConfigurationError."""
-        return migrate.upgrade(self._connection, self._folders, now=SystemClock().now())
+        return dialect.upgrade(self._connection, self._folders, now=SystemClock().now())
 
 
 def open_migrations(stage: Stage[Any, Any], config: Config) -> Migrations:

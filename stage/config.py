@@ -23,7 +23,7 @@ from stage.core.errors import ConfigurationError
 
 PREFIX = "STAGE_"
 FILE_VARIABLE = "STAGE_CONFIG"
-OTHER_VARIABLES = frozenset({FILE_VARIABLE, "STAGE_URL", "STAGE_TRACE_URL"})
+OTHER_VARIABLES = frozenset({FILE_VARIABLE, "STAGE_URL", "STAGE_TRACE_URL", "STAGE_FAST_TELEMETRY"})
 """Variables of ours that are not part of the configuration of a stage."""
 DEFAULT = "default"
 FILE_BYTES_MAX = 1_048_576

@@ -61,7 +61,7 @@ class FunctionConversation:
             events._set_running_loop(loop)
         if isinstance(yielded, Send):
             return self._sending(yielded)
-        self._coroutine.close()
+        self.close()
         return Foreign()
 
     async def resume(self, answer: Answer | Lost) -> Turn:
@@ -91,7 +91,8 @@ class FunctionConversation:
     def close(self) -> None:
         """See `ports.stage.Conversation`. A clean-up that awaits is dropped where it awaits."""
         with suppress(Exception):
-            self._coroutine.close()
+            # In the context in which it began: a span of the author's that is open ends there.
+            self._context.run(self._coroutine.close)
 
     def _drive(self, value: Answer | None) -> Generator[Any, Any, Turn]:
         step: Callable[[Any], Any] = self._coroutine.send

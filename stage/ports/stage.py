@@ -91,7 +91,10 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversation(Protocol):
-    """One run of a call, probe or compensation function of the author."""
+    """One run of a call, probe or compensation function of the author.
+
+    All of it runs in a copy of the context (of contextvars) in which it was made.
+    """
 
     def begin(self) -> Turn:
         """Run until the first turn, in any thread.

@@ -14,6 +14,7 @@ from stage.core.commands import Activity
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event
 from stage.core.states import SagaState
+from stage.ports.codec import Codec
 from stage.ports.stage import RunView
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
@@ -167,6 +168,11 @@ class SimulatedStore:
             await self._process.gate()
         self._present()
         return await self._disk.store.backlog(now)
+
+    @property
+    def codec(self) -> Codec:
+        """See ports.store.Store."""
+        return self._disk.store.codec
 
     @property
     def exclusive(self) -> bool:

@@ -110,7 +110,9 @@ class Sender:
         assert conversation is not None and turn is not None
         if isinstance(turn, Foreign):
             now = self._clock.now()
-            conversation = self._interpreter.converse(saga, context, do, outgoing.key, now)
+            conversation = self._interpreter.converse(
+                saga, context, do, outgoing.key, now, outgoing.span
+            )
             turn = await conversation.proceed()
         try:
             while isinstance(turn, Send):

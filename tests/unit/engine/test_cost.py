@@ -27,9 +27,8 @@ from stage.ports.links import (
 )
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
-from stage.store import writer
 from stage.store.sqlite.bridge import Bridge
-from stage.store.sqlite.store import SqliteStore
+from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from stage.store.writer import Writer
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
@@ -118,12 +117,14 @@ async def counted(
     usual = make_store(payment, Config(database=f"sqlite:///{tmp_path / 'unused.db'}"))
     assert isinstance(usual, SqliteStore)
     store = SqliteStore(
-        tmp_path / "stage.db", migrations=usual._migrations, factory=Counting, readers=1
+        tmp_path / "stage.db",
+        migrations=usual._migrations,
+        limits=SqliteLimits(readers=1, deferral_seconds_max=60.0),  # however slow this machine is
+        factory=Counting,
     )
     await store.open()
     engine = EmbeddedEngine(payment.bind(request.param), store, Agreeable(), NullObserver())
     await engine.start()
-    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)  # however slow this machine is
     monkeypatch.setattr(Bridge, "run", counting)
     monkeypatch.setattr(Writer, "_hand_over", handing)
     made = Counted(engine, hops)
