@@ -21,11 +21,15 @@ from stage.ports.store import Tx
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer of an external API, capped and read whole."""
+    """An answer of a peer, capped and read whole.
+
+    `retry_after` is what its header Retry-After said when it came, in seconds from then.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    retry_after: float | None = None
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,11 +12,11 @@ from tests.house.names import Names, docstrings, names_of, unknown
 
 # Records of decisions tell what was true at their time, with the names of then.
 NOT_READ = ("docs/decisions/", "tests/house/")
-# Shown on purpose as what is not known.
-SHOWN_AS_WRONG = {"docs/operator.md": {"STAGE_PROT"}}
+# Shown on purpose: a misspelling, and a variable that belongs to others.
+SHOWN_AS_WRONG = {"docs/operator.md": {"STAGE_PROT", "STAGE_ENV"}}
 
 # Values that a docstring of a port quotes: how an attempt or a request ended, and JSON.
-VALUES = {"step_in_doubt", "refused", "timeout", "broken", "null"}
+VALUES = {"step_in_doubt", "refused", "timeout", "broken", "null", "tell_upstream"}
 
 
 @pytest.fixture(scope="module")

@@ -110,12 +110,12 @@ async def test_a_unit_that_was_rolled_back_and_repeated_is_reported_once(
     stores: list[Losing] = []
 
     def losing(stage: Any, config: Any, metrics: Any) -> Losing:
-        from stage.bootstrap import _folders
+        from stage.bootstrap.database import migration_folders
 
-        stores.append(Losing(migrations=_folders(stage)))
+        stores.append(Losing(migrations=migration_folders(stage)))
         return stores[-1]
 
-    monkeypatch.setattr("stage.bootstrap.make_store", losing)
+    monkeypatch.setattr("stage.bootstrap.wiring.make_store", losing)
     spans = SpanCollector()
     async with running_chain(tmp_path, tracer_provider=spans.provider) as chain:
         await asyncio.sleep(0)  # the tidying of the start is the first unit

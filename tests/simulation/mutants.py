@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from stage.authoring.stage import BoundStage
+from stage.authoring.participant import StageParticipant
 from stage.core import events as e
 from stage.core import machine, order, questions, retry, steps
 from stage.core.commands import Activity, Do, Record
@@ -495,7 +495,7 @@ def handed_on_before_the_result_is_durable(patches: Patches) -> None:
 
     patches.wrap(steps, "_waves", make)
     patches.wrap(
-        BoundStage,
+        StageParticipant,
         "output",
         lambda original: lambda self, view: RESULT if self._output is not None else None,
     )

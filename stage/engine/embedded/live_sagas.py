@@ -15,7 +15,6 @@ from stage.core.outcome import FailureKind
 from stage.core.saga import Saga, StepState
 from stage.core.states import ParkCause, Phase
 from stage.core.steps import StepKind
-from stage.core.text import sendable
 from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS, STORE_RETRY
 from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive, settled
 from stage.engine.saga.context import Context
@@ -29,6 +28,7 @@ from stage.ports.observer import Attempt, Observer, TraceContext
 from stage.ports.stage import Failed
 from stage.ports.store import Store, Unit
 from stage.wire.problem import WireError
+from stage.wire.text import sendable
 
 T = TypeVar("T")
 

@@ -24,12 +24,12 @@ from stage.core.questions import past_pivot
 from stage.core.saga import Saga, StepState
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
-from stage.core.text import sendable
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
 from stage.ports.clock import Clock
 from stage.ports.observer import Attempt, Observer, Span, TraceContext
 from stage.ports.stage import Conversation, Failed, Finished, Participant, Send, Turn
 from stage.ports.store import Entry, Unit
+from stage.wire.text import sendable
 
 DECISIONS_MAX = 10_000
 """Decisions in one unit; more means that the machine does not come to rest."""

@@ -120,7 +120,7 @@ async def test_a_store_reads_back_what_it_was_given(tmp_path: Path, kind: str) -
 
 async def run(store: SqliteStore) -> Reply:
     """The saga by the demo's stage, on an engine of its own."""
-    engine = EmbeddedEngine(payment.bind(()), store, Agreeable(), NullObserver())
+    engine = EmbeddedEngine(payment.bind(()), store, Agreeable().peers, NullObserver())
     await engine.start()
     try:
         reply = await engine.accept(
