@@ -49,7 +49,11 @@ def test_the_house_keeps_its_layers(root: Path) -> None:
         ("stage/wire/planted.py", "import aiohttp", "stage.wire does no I/O"),
         ("stage/authoring/planted.py", "import stage.bootstrap", "A declaration does not know"),
         ("stage/authoring/planted.py", "def app():\n    import aiohttp", "A declaration does not"),
-        ("stage/outbound/planted.py", "import aiohttp", "stage.outbound knows an HTTP client"),
+        ("stage/outbound/planted.py", "import aiohttp", "An HTTP library is known"),
+        ("stage/inbound/planted.py", "import aiohttp", "An HTTP library is known"),
+        ("stage/engine/planted.py", "import yarl", "An HTTP library is known"),
+        ("stage/store/planted.py", "import sqlite3", "A database driver is known"),
+        ("stage/engine/planted.py", "import opentelemetry", "OpenTelemetry is known"),
     ],
 )
 def test_a_door_that_is_opened_is_seen(
@@ -76,13 +80,9 @@ def test_a_door_that_is_opened_is_seen(
 def test_the_neighbours_may_import_the_wire(root: Path, tmp_path: Path) -> None:
     """The public protocol is the one door of ours that a stub may use."""
     for package in ("stage", "upstream_stub", "downstream_stub"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text('"""Copied."""\n')
-    for room in (room for room in (root / "stage").iterdir() if (room / "__init__.py").exists()):
-        (tmp_path / "stage" / room.name).mkdir()
-        (tmp_path / "stage" / room.name / "__init__.py").write_text('"""Copied."""\n')
-    for module in (root / "stage").glob("*.py"):
-        (tmp_path / "stage" / module.name).write_text('"""Copied."""\n')
+        shutil.copytree(
+            root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(root / "pyproject.toml", tmp_path)
     (tmp_path / "upstream_stub" / "planted.py").write_text("import stage.wire\n")
 
