@@ -66,11 +66,11 @@ class Mirror:
         return self._open(saga_id, encoded)
 
 
-Opened = TypeVar("Opened", MemoryStore, SqliteStore)
+Kind = TypeVar("Kind", bound=MemoryStore | SqliteStore)
 
 
 @asynccontextmanager
-async def opened(store: Opened) -> AsyncIterator[Opened]:
+async def opened(store: Kind) -> AsyncIterator[Kind]:
     """The store, closed whatever the test finds: its threads would outlive a failure."""
     await store.open()
     try:
