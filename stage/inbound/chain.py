@@ -81,7 +81,7 @@ async def _ask(
     if hops < 1:
         return [unknown(peer, "not asked: the question has passed as many stages as it may")]
     others = tuple(name for name in dict.fromkeys(asked) if name != peer)
-    told = await edge.neighbours.chain(
+    told = await edge.neighbours.get_chain(
         peer,
         snapshot.row.id,
         asked=others,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from stage.core.machine import past_pivot
+from stage.core.questions import past_pivot
 from stage.core.states import SagaState
 from stage.inbound.execute import accepted_response
 from stage.inbound.middleware import link_saga, problem_response
@@ -74,7 +74,7 @@ def _cannot(stage: str, snapshot: Snapshot) -> Problem:
         outcome=outcome,
         retryable=False,
         saga_id=saga.id,
-        trace_id=snapshot.row.traceparent[3:35] or None,
+        trace_id=snapshot.row.trace.trace_id or None,
         hint=hint,
         stands=stands,
     )

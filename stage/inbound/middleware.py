@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.inbound.service import EDGE, SAGA_ID, SPAN
 from stage.ports.engine import Busy, Unsettled
+from stage.ports.observer import TraceContext
 from stage.wire import headers as h
 from stage.wire.envelope import SAGA_ID_RE
 from stage.wire.outcome import Outcome
@@ -81,7 +82,7 @@ async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamR
 def link_saga(request: web.Request, traceparent: str) -> None:
     """Link the request to the trace of its saga, where it came in another one."""
     span = request[SPAN]
-    if traceparent[3:35] != span.trace_id:
+    if TraceContext(traceparent=traceparent).trace_id != span.trace_id:
         span.link(traceparent)
 
 

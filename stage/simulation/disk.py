@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from stage.authoring.stage import BoundStage
+from stage.authoring.participant import StageParticipant
 from stage.core.commands import Activity
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event
@@ -236,10 +236,10 @@ class _Noted:
             raise
 
 
-class WatchedStage(BoundStage[Any, Any]):
+class WatchedStage(StageParticipant[Any, Any]):
     """The author's stage; transactions that ran are noted in the unit in which they did."""
 
-    def __init__(self, bound: BoundStage[Any, Any], disk: Disk) -> None:
+    def __init__(self, bound: StageParticipant[Any, Any], disk: Disk) -> None:
         self.__dict__.update(vars(bound))
         self._disk = disk
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from stage.core.events import Accepted
-from stage.core.machine import anything_stood
+from stage.core.questions import anything_stood
 from stage.core.saga import Saga
 from stage.core.states import SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX
@@ -53,7 +53,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 def context_of(row: SagaRow, codec: Codec) -> Context:
     """The context of a stored saga."""
-    trace = TraceContext(traceparent=row.traceparent, tracestate=row.tracestate)
+    trace = row.trace
     if not row.envelope:
         return Context(envelope=None, envelope_bytes=b"", fingerprint=row.fingerprint, trace=trace)
     return context_with(
@@ -93,6 +93,7 @@ def bare_saga(row: SagaRow) -> Saga:
         updated_at=row.updated_at,
         deadline=row.deadline,
         parked=row.parked,
+        parked_cause=row.parked_cause,
         was_completed=row.state is SagaState.COMPLETED,
     )
 
@@ -136,6 +137,7 @@ def row_of(
         updated_at=saga.updated_at,
         fingerprint=context.fingerprint,
         parked=saga.parked,
+        parked_cause=saga.parked_cause,
         due_at=_due_at(saga, rest_until, running),
         deadline=saga.deadline,
         envelope=b"" if saga.forgotten else context.envelope_bytes,
@@ -211,7 +213,7 @@ def answer_of(
         outcome=outcome,
         retryable=False,
         saga_id=saga.id,
-        trace_id=context.trace.traceparent[3:35] or None,
+        trace_id=context.trace.trace_id or None,
         hint=hint,
         stands=stands,
     )

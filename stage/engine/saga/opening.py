@@ -90,14 +90,14 @@ class Opening:
         for verb in claim:
             self.check(evolve(self._plan, saga, taken_over), verb)
         lost = cut_off(entries)
-        span = self._begin_span(run, saga, context.trace, asked=trace, lost=lost)
+        span = self.begin_span(run, saga, context.trace, asked=trace, lost=lost)
         if saga.recoveries or not claim:
             # The claim is durable before anything is run, so that a saga which takes the process
             # down with it is seen to do so (rule 15).
             transition = self._interpreter.note(saga, [taken_over, *claim], now)
         else:
             claim.insert(0, taken_over)
-            transition = await self._interpreter.advance(unit, saga, context, claim, span.context)
+            transition = await self._interpreter.advance(unit, saga, context, claim, span)
         fresh = self.row(run, transition, context)
         await unit.save(fresh, transition.events, epoch=row.epoch)
         return StoredTransition(
@@ -140,13 +140,13 @@ class Opening:
             )
         else:
             return None
-        span = self._begin_span(run, saga, context.trace)
-        transition = await self._interpreter.advance(unit, saga, context, [first], span.context)
+        span = self.begin_span(run, saga, context.trace)
+        transition = await self._interpreter.advance(unit, saga, context, [first], span)
         row = self.row(run, transition, context)
         await unit.insert(row, transition.events)
         return StoredTransition(context=context, row=row, transition=transition, span=span)
 
-    def _begin_span(
+    def begin_span(
         self,
         run: LiveSaga,
         saga: Saga,

@@ -7,15 +7,16 @@ from typing import NoReturn
 
 from stage.core.errors import StaleEpoch
 from stage.core.events import Event, name_of
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
 from stage.ports.store import Entry, Row, SagaRow
 
 _STATES = {state.value: state for state in SagaState}
+_CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for cause in ParkCause}}
 
 
 def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
-    """The parameters ?1 to ?15 of `insert_saga` and `save_saga`."""
+    """The parameters ?1 to ?16 of `insert_saga` and `save_saga`."""
     return (
         row.id,
         f"{row.state}",  # an exact str: sqlite3 looks for an adapter of any other type
@@ -32,6 +33,7 @@ def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
         row.tracestate,
         row.answer_status,
         codec.encode_answer(row.id, row.answer_body),
+        row.parked_cause.value if row.parked_cause is not None else "",
     )
 
 
@@ -54,6 +56,7 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
         answer_status=row[13],
         answer_body=codec.decode_answer(row[0], row[14]),
         closed_at=row[15],
+        parked_cause=_CAUSES[row[16]],
     )
 
 

@@ -15,12 +15,13 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.errors import StoreUnavailable
+from stage.core.states import ParkCause
 from stage.demo.payment import payment
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.ports.codec import Codec
 from stage.ports.engine import Reply
 from stage.ports.observer import TraceContext
-from stage.ports.store import Unit
+from stage.ports.store import Store, Unit
 from stage.store.codec import PLAIN
 from stage.store.memory import MemoryStore
 from stage.store.sqlite.store import SqliteStore
@@ -66,11 +67,11 @@ class Mirror:
         return self._open(saga_id, encoded)
 
 
-Kind = TypeVar("Kind", bound=MemoryStore | SqliteStore)
+Opened = TypeVar("Opened", bound=Store)
 
 
 @asynccontextmanager
-async def opened(store: Kind) -> AsyncIterator[Kind]:
+async def opened(store: Opened) -> AsyncIterator[Opened]:
     """The store, closed whatever the test finds: its threads would outlive a failure."""
     await store.open()
     try:
@@ -93,13 +94,16 @@ def test_what_was_encoded_is_decoded_equal(codec: Codec) -> None:
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_a_store_reads_back_what_it_was_given(tmp_path: Path, kind: str) -> None:
     """In a unit and outside of one, whatever the codec."""
-    store: MemoryStore | SqliteStore
+    store: Store
     if kind == "memory":
         store = MemoryStore(codec=Mirror())
     else:
         store = SqliteStore(tmp_path / "stage.db", codec=Mirror())
     first = replace(row("a"), envelope=store.codec.encode_envelope(ENVELOPE))
-    accepted, parked = e.Accepted(at=AT, upstream=SECRET), e.Parked(at=AT, reason="why")
+    accepted, parked = (
+        e.Accepted(at=AT, upstream=SECRET),
+        e.Parked(at=AT, cause=ParkCause.DEFECT, reason="why"),
+    )
     saved = replace(longer(first, 1), answer_body=SECRET.encode())
 
     async def write(unit: Unit) -> None:
@@ -116,7 +120,7 @@ async def test_a_store_reads_back_what_it_was_given(tmp_path: Path, kind: str) -
 
 async def run(store: SqliteStore) -> Reply:
     """The saga by the demo's stage, on an engine of its own."""
-    engine = EmbeddedEngine(payment.bind(()), store, Agreeable(), NullObserver())
+    engine = EmbeddedEngine(payment.bind(()), store, Agreeable().peers, NullObserver())
     await engine.start()
     try:
         reply = await engine.accept(
