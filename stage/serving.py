@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from stage.config import Config
+    from stage.inbound.asgi import AsgiApplication
 
 
 class Stage(StageDeclaration[P, A], Generic[P, A]):
@@ -44,6 +45,28 @@ class Stage(StageDeclaration[P, A], Generic[P, A]):
         return build_app(
             self,
             load({}, os.environ) if config is None else config,
+            tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+        )
+
+    def asgi(
+        self,
+        config: Config | None = None,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+    ) -> AsgiApplication:
+        """The ASGI application: `app = payment.asgi()` for uvicorn, or to mount in FastAPI.
+
+        Without a `config` the environment is read when its lifespan begins, which also opens the
+        database. Where it is mounted, the outer application has to run its `lifespan`.
+        """
+        from stage.bootstrap import build_asgi
+        from stage.config import load
+
+        return build_asgi(
+            self,
+            lambda: load({}, os.environ) if config is None else config,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
         )

@@ -2,6 +2,6 @@
 
 from stage.bootstrap.database import Migrations, make_store, open_migrations
 from stage.bootstrap.process import serve
-from stage.bootstrap.wiring import build_app
+from stage.bootstrap.wiring import build_app, build_asgi
 
-__all__ = ["Migrations", "build_app", "make_store", "open_migrations", "serve"]
+__all__ = ["Migrations", "build_app", "build_asgi", "make_store", "open_migrations", "serve"]

@@ -14,7 +14,7 @@ from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.wiring import build_app
 from stage.config import Config
 from stage.core.errors import ConfigurationError
-from stage.inbound.app import EDGE
+from stage.inbound.aiohttp import SERVICE
 from stage.telemetry import logs, sdk
 
 LogFormat = Literal["json", "console", "auto"]
@@ -54,7 +54,7 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
         print(f"listening on http://{config.host}:{runner.addresses[0][1]}", flush=True)
         await stopping.wait()
         # Not ready at once, serving on until the load balancer has seen it.
-        app[EDGE].engine.leave_rotation()
+        app[SERVICE].engine.leave_rotation()
         await asyncio.sleep(config.drain_delay_seconds)
     finally:
         await runner.cleanup()

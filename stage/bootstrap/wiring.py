@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -22,7 +22,9 @@ from stage.engine.clock import SystemClock
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
-from stage.inbound.app import EDGE, Edge, make_app
+from stage.inbound.aiohttp import SERVICE, make_app
+from stage.inbound.asgi import AsgiApplication
+from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
@@ -63,7 +65,7 @@ def build_app(
         meter_provider=meter_provider,
     )
     app = make_app()
-    app[EDGE] = wired.service
+    app[SERVICE] = wired.service
 
     async def lifetime(_app: web.Application) -> AsyncIterator[None]:
         async with wired.opened():
@@ -77,13 +79,36 @@ def build_app(
     return app
 
 
+def build_asgi(
+    stage: StageDeclaration[Any, Any],
+    config: Callable[[], Config],
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> AsgiApplication:
+    """The same as an ASGI application; `config` is asked for at each start of its lifespan."""
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[Service]:
+        wired = wire(
+            stage, config(), tracer_provider=tracer_provider, meter_provider=meter_provider
+        )
+        async with wired.opened():
+            try:
+                yield wired.service
+            finally:
+                await wired.drain()
+
+    return AsgiApplication(running)
+
+
 class WiredStage:
     """The rooms of one stage, connected. An HTTP server opens them, drains them and closes them."""
 
     def __init__(
         self,
         config: Config,
-        service: Edge,
+        service: Service,
         engine: EmbeddedEngine,
         store: Store,
         transport: Transport,
@@ -167,7 +192,7 @@ def wire(  # 60 lines: a list of rooms in the order in which they need each othe
         breakers=lambda: client.breakers,
     )
     bridge(metrics, gauges, meter_provider, stage.name)
-    service = Edge(
+    service = Service(
         engine=engine,
         participant=participant,
         observer=observer,

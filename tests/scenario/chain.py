@@ -22,7 +22,7 @@ from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo import psp as psp_service
 from stage.demo.payment import payment
-from stage.inbound.service import EDGE
+from stage.inbound.aiohttp import SERVICE
 from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
 from upstream_stub.app import make_app as make_upstream
 
@@ -166,4 +166,4 @@ async def running_chain(
         yield chain
 
 
-__all__ = ["EDGE", "HOST", "ORDER", "Chain", "running_chain"]
+__all__ = ["SERVICE", "HOST", "ORDER", "Chain", "running_chain"]

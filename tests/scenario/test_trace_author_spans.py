@@ -21,7 +21,7 @@ from stage.telemetry.fast.spans import FastProvider, FastSpan
 from stage.telemetry.id_generator import StageIdGenerator
 from stage.telemetry.spans import OtelObserver, RecordedSpan
 from stage.testing import SpanCollector
-from tests.scenario.chain import EDGE, Chain, running_chain
+from tests.scenario.chain import SERVICE, Chain, running_chain
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -119,7 +119,7 @@ async def chain_of(
         yield chain
         assert chain.app is not None
         async with asyncio.timeout(20):
-            while chain.app[EDGE].engine.live:  # noqa: ASYNC110 - a run leaves without notice
+            while chain.app[SERVICE].engine.live:  # noqa: ASYNC110 - a run leaves without notice
                 await asyncio.sleep(0.01)
 
 

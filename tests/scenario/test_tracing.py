@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
 from stage.telemetry import names, visible
 from stage.testing import SpanCollector
-from tests.scenario.chain import EDGE, HOST, Chain, running_chain
+from tests.scenario.chain import HOST, SERVICE, Chain, running_chain
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
@@ -36,7 +36,7 @@ async def chain(tmp_path: Path, spans: SpanCollector) -> AsyncIterator[Chain]:
 async def at_rest(chain: Chain) -> None:
     """Return when no saga is in memory: then every span has ended."""
     assert chain.app is not None
-    engine = chain.app[EDGE].engine
+    engine = chain.app[SERVICE].engine
     async with asyncio.timeout(20):
         while engine.live:  # noqa: ASYNC110 - a run leaves without notice
             await asyncio.sleep(0.01)
@@ -204,8 +204,8 @@ async def test_a_trace_that_is_not_to_be_joined_is_linked(
 ) -> None:
     """An unknown caller does not write into the trace of another; the saga has its own."""
     assert chain.app is not None
-    edge = chain.app[EDGE]
-    chain.app._state[EDGE] = replace(edge, joins_trace=lambda request: False)
+    edge = chain.app[SERVICE]
+    chain.app._state[SERVICE] = replace(edge, joins_trace=lambda request: False)
     _, headers, _ = await chain.send("s-1", traceparent=PARENT)
     await at_rest(chain)
     spans.is_one_trace()

@@ -27,8 +27,8 @@ def database(tmp_path: Path) -> Path:
         dialect.upgrade(connection, [MIGRATIONS], now=0.0)
         connection.execute(
             "INSERT INTO saga (id, state, epoch, length, accepted_at, updated_at, fingerprint,"
-            " parked, traceparent, tracestate, answer_body, envelope)"
-            " VALUES (?, 'completed', 0, 2, ?, ?, '', '', '', '', ?, ?)",
+            " parked, parked_cause, traceparent, tracestate, answer_body, envelope)"
+            " VALUES (?, 'completed', 0, 2, ?, ?, '', '', '', '', '', ?, ?)",
             (TEMPLATE, time.time(), time.time(), f"of {TEMPLATE}".encode(), b"{}"),
         )
         for number in (1, 2):

@@ -258,13 +258,13 @@ def test_as_a_library_nothing_is_set_up(hanging: str) -> None:
         "import asyncio, json\n"
         "from opentelemetry import trace\n"
         "from stage.demo.payment import payment\n"
-        "from stage.inbound.service import EDGE\n"
+        "from stage.inbound.aiohttp import SERVICE\n"
         "from stage.testing import SpanCollector\n"
         "asyncio.run(payment.app())\n"
         "untouched = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)\n"
         "spans = SpanCollector()\n"
         "app = asyncio.run(payment.app(tracer_provider=spans.provider))\n"
-        "app[EDGE].observer.request('POST', '/sagas', [], 's-1').end('200')\n"
+        "app[SERVICE].observer.request('POST', '/sagas', [], 's-1').end('200')\n"
         "print(json.dumps([untouched, spans.names]))",
         STAGE_EXTERNAL="psp=http://127.0.0.1:9",
         STAGE_DATABASE="sqlite:///:memory:",
