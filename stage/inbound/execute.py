@@ -7,7 +7,9 @@ from aiohttp import web
 
 from stage.inbound.middleware import link_saga
 from stage.inbound.read import deadline_of, read_body, wait_of
+from stage.inbound.render import refusal
 from stage.inbound.service import EDGE, SAGA_ID, SPAN
+from stage.ports.engine import DeadlineOver, PayloadDiffers
 from stage.wire import headers as h
 from stage.wire.envelope import decode_envelope
 from stage.wire.outcome import Outcome
@@ -26,13 +28,16 @@ async def execute(request: web.Request) -> web.Response:
     deadline = deadline_of(request, envelope.deadline, edge.clock.now())
     wait, respond_async = wait_of(request, edge.wait_seconds_max, edge.wait_seconds_max)
     with edge.admission:
-        reply = await edge.engine.accept(
-            envelope,
-            trace=request[SPAN].context,
-            deadline=deadline,
-            respond_async=respond_async,
-            wait_seconds=wait,
-        )
+        try:
+            reply = await edge.engine.accept(
+                envelope,
+                trace=request[SPAN].context,
+                deadline=deadline,
+                respond_async=respond_async,
+                wait_seconds=wait,
+            )
+        except (PayloadDiffers, DeadlineOver) as error:
+            raise refusal(error) from None
     if reply is None:
         return _accepted(request, envelope.saga_id, respond_async)
     link_saga(request, reply.traceparent)

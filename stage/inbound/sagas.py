@@ -25,16 +25,16 @@ async def look(request: web.Request) -> web.Response:
     view = request.query.get("view", "")
     if view == "journal":
         entries = await edge.engine.journal(saga_id)
-        if not entries and await edge.engine.look(saga_id) is None:
+        if not entries and await edge.engine.get_saga(saga_id) is None:
             raise never_seen(saga_id)
         return _json(journal_view(saga_id, entries))
     if view == "chain":
-        snapshot = await edge.engine.look(saga_id)
+        snapshot = await edge.engine.get_saga(saga_id)
         if snapshot is None:
             raise never_seen(saga_id)
         return _json(await chain(request, snapshot))
     if view == "plan":
-        snapshot = await edge.engine.look(saga_id)
+        snapshot = await edge.engine.get_saga(saga_id)
         if snapshot is None:
             raise never_seen(saga_id)
         return _json(plan_view(edge, snapshot))
@@ -46,7 +46,7 @@ async def look(request: web.Request) -> web.Response:
             hint="leave it out, or view=journal, view=plan, view=chain",
         )
     wait, _ = wait_of(request, 0.0, edge.wait_seconds_max)
-    snapshot = await edge.engine.look(saga_id, wait)
+    snapshot = await edge.engine.get_saga(saga_id, wait)
     if snapshot is None:
         raise never_seen(saga_id)
     return _json(view_of_snapshot(edge, snapshot))

@@ -12,7 +12,8 @@ The law, for every store (`tests/unit/store` holds each one to it):
    it answers: `transact` returns only if the unit is durable and raises only if it is not
    (rule 8). StoreUnavailable says that nothing was written and the same unit may be run again.
    A unit may therefore be run more than once: it must not change anything but the store.
-5. `save` and `append` refuse a stale epoch with StaleEpoch (rule 17).
+5. `save` refuses a writer that does not hold the saga with StaleEpoch (rule 17): the stored row
+   has another epoch, or another replica owns it (`ports.ownership`).
 6. Reads outside of a unit see only durable data.
 """
 
@@ -25,6 +26,7 @@ import msgspec
 
 from stage.core.events import Event
 from stage.core.states import SagaState
+from stage.ports.ownership import Ownership
 
 T = TypeVar("T")
 
@@ -35,8 +37,8 @@ Row = tuple[Any, ...]
 class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     """The row of one saga: what is needed to find it, answer for it and run it again.
 
-    The journal is the truth about what happened; `state`, `parked`, `due_at` and `outcome` are
-    copies of what it says, for queries. `envelope` holds the bytes of the accepted envelope,
+    The journal is the truth about what happened; `state`, `parked` and `due_at` are copies of what
+    it says, for queries. `envelope` holds the bytes of the accepted envelope,
     empty for a tombstone. `due_at` is the instant at which the saga needs a run, None when it
     needs none; an unfinished saga that is not parked always has one. `answer_body` is what a
     duplicate is answered with, byte for byte, `answer_status` its HTTP code.
@@ -61,6 +63,11 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: float | None = None
     """When the compensation window was over and its undo data was dropped (rule 21)."""
 
+    @property
+    def answered(self) -> bool:
+        """True when a duplicate is answered from the row alone."""
+        return self.answer_status is not None
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the journal; `number` counts from 1 within the saga."""
@@ -71,7 +78,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits, for who watches. Instants in seconds since the epoch; None for none."""
+    """What waits, for monitoring. Instants in seconds since the epoch; None for none."""
 
     parked: int
     oldest_accepted_at: float | None
@@ -117,6 +124,13 @@ class Unit(Protocol):
         """The row, or None for a saga never seen here."""
         ...
 
+    async def take(self, saga_id: str) -> SagaRow | None:
+        """The row, as `load`; a saga that needs a run is owned by this replica from here on.
+
+        Raises ports.ownership.HeldElsewhere when a live other replica owns it.
+        """
+        ...
+
     async def journal(self, saga_id: str) -> list[Entry]:
         """All entries in order."""
         ...
@@ -129,8 +143,13 @@ class Unit(Protocol):
         """Replace the row and append entries numbered up to `row.length`.
 
         `epoch` is the one that the caller holds; `row.epoch` may be higher, when it takes over.
-        Raises StaleEpoch when the stored row has another epoch, and writes nothing.
+        Raises StaleEpoch when the stored row has another epoch or another replica owns it, and
+        writes nothing.
         """
+        ...
+
+    async def received(self, mail: Sequence[int]) -> None:
+        """Drop this mail (`ports.ownership.Mail.number`): what it holds is written in this unit."""
         ...
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
@@ -162,8 +181,8 @@ class Store(Protocol):
     ) -> T:
         """Run one unit and return its value once all it wrote is durable.
 
-        A `deferrable` one, for which nobody waits, may be held back for some milliseconds to share
-        the commit of another.
+        A `deferrable` unit, for which nobody waits, may be delayed by some milliseconds so that it
+        shares the commit of another.
         """
         ...
 
@@ -192,8 +211,8 @@ class Store(Protocol):
         ...
 
     @property
-    def exclusive(self) -> bool:
-        """True while no other process can write: then no run here is ever a stale one."""
+    def ownership(self) -> Ownership:
+        """Which sagas this process may run."""
         ...
 
     @property

@@ -12,9 +12,10 @@ from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.core.machine import past_pivot
 from stage.core.states import SagaState
 from stage.core.steps import Plan
+from stage.inbound.render import refusal
 from stage.inbound.views import OUTCOMES
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy, Engine, Unsettled
+from stage.ports.engine import Busy, DeadlineOver, Engine, PayloadDiffers, Unsettled
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer
 from stage.simulation.books import Books
@@ -55,6 +56,8 @@ class SimulatedEdge:
                 answer = await self._compensate(saga_id, headers, body)
         except WireError as error:
             answer = _problem(error.problem(saga_id=saga_id or None))
+        except (PayloadDiffers, DeadlineOver) as error:
+            answer = _problem(refusal(error).problem(saga_id=saga_id or None))
         except (Unsettled, CommitInDoubt) as error:
             answer = _problem(_unknown("Not known", str(error), saga_id))
         except (Busy, StoreUnavailable) as error:
@@ -108,7 +111,7 @@ class SimulatedEdge:
         return Answer(status=reply.status, headers=tuple(told), body=reply.body)
 
     async def _look(self, saga_id: str) -> Answer:
-        snapshot = await self._engine.look(saga_id)
+        snapshot = await self._engine.get_saga(saga_id)
         if snapshot is None:
             told = Problem(status=404, title="Never seen", outcome=Outcome.NOT_EXECUTED)
             return _problem(told)

@@ -238,7 +238,7 @@ METRICS: Final = {
     M_DEFECTS: Metric(
         kind="counter",
         labels=("where",),
-        values=("request", "run", "scan", "send", "tidy", "watch"),
+        values=("mail", "renew", "request", "retention", "run", "scan", "send", "watch"),
         told="Exceptions that should never have been raised.",
     ),
 }

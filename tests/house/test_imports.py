@@ -75,9 +75,10 @@ def test_the_neighbours_may_import_the_wire(root: Path, tmp_path: Path) -> None:
     for package in ("stage", "upstream_stub", "downstream_stub"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text('"""Copied."""\n')
-    for room in (room for room in (root / "stage").iterdir() if (room / "__init__.py").exists()):
-        (tmp_path / "stage" / room.name).mkdir()
-        (tmp_path / "stage" / room.name / "__init__.py").write_text('"""Copied."""\n')
+    for marker in sorted((root / "stage").glob("*/**/__init__.py"), key=lambda at: len(at.parts)):
+        room = tmp_path / marker.parent.relative_to(root)
+        room.mkdir()
+        (room / "__init__.py").write_text('"""Copied."""\n')
     shutil.copy(root / "pyproject.toml", tmp_path)
     (tmp_path / "upstream_stub" / "planted.py").write_text("import stage.wire\n")
 

@@ -1,7 +1,7 @@
-"""The engine within the process: one task a live saga, runs that belong to no request.
+"""The engine within the process: one task a live saga, which belongs to no request.
 
-A run takes what is in its inbox, advances the saga in one unit of the store, and sends what came
-out of it; how that ended comes back into the inbox. Only one unit a saga is under way at a time.
+A live saga takes what is in its inbox, advances in one unit of the store, and sends what came out
+of it; how that ended comes back into the inbox. Only one unit a saga is under way at a time.
 """
 
 from __future__ import annotations
@@ -9,31 +9,48 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-import msgspec
+from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.errors import JournalMismatch
 from stage.core.machine import asked_before, evolve, past_pivot
+from stage.core.saga import Saga
 from stage.core.states import SagaState
-from stage.core.steps import Plan
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import limits as limited
-from stage.engine.embedded.limits import RUNS_PER_SAGA_MAX, EngineLimits
+from stage.engine.embedded.elsewhere import Elsewhere
+from stage.engine.embedded.lease import Lease
+from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX, EngineLimits
 from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
-from stage.engine.embedded.live_sagas import LiveSagas
+from stage.engine.embedded.live_sagas import LiveSagas, snapshot
+from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.embedded.recovery import Recovery
-from stage.engine.saga.context import Context, bare_saga, context_with
+from stage.engine.embedded.retention import Retention
+from stage.engine.saga.context import context_with
 from stage.engine.saga.interpreter import Interpreter
-from stage.engine.saga.opening import UNDONE, Opening
+from stage.engine.saga.journal import Journal
+from stage.engine.saga.opening import Offer, Opening, OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot, Unsettled
+from stage.ports.engine import (
+    Busy,
+    DeadlineOver,
+    NotAllowed,
+    PayloadDiffers,
+    Reply,
+    Snapshot,
+    Unsettled,
+)
 from stage.ports.links import Links
 from stage.ports.observer import Observer, TraceContext
+from stage.ports.ownership import HeldElsewhere
 from stage.ports.stage import Participant
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store
+from stage.wire.answers import render_ending
+from stage.wire.ending import Render
 from stage.wire.envelope import Envelope, encode_envelope, fingerprint
 from stage.wire.problem import WireError
+
+UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
 
 class EmbeddedEngine:
@@ -48,26 +65,34 @@ class EmbeddedEngine:
         *,
         clock: Clock | None = None,
         limits: EngineLimits | None = None,
+        render: Render = render_ending,
     ) -> None:
+        """`render` makes the answer of a saga that ends; it is stored, and never made again."""
         self._clock: Clock = clock or SystemClock()
         self._participant = participant
         self._plan = participant.plan
         self._store = store
         self._limits = limits or EngineLimits()
-        self._interpreter = Interpreter(participant, observer, self._clock)
-        self._opening = Opening(self._interpreter, observer, self._clock, self._admit)
-        sender = Sender(self._interpreter, links, self._clock)
-        self._runs = LiveSagas(
-            self._interpreter, self._opening, sender, store, observer, self._clock
-        )
-        self._rounds = Recovery(self._runs, store, observer, self._clock, self._limits)
+        interpreter = Interpreter(participant, observer, self._clock)
+        journal = Journal(participant, observer, render)
+        self._opening = Opening(interpreter, journal, observer, self._clock, self._admit)
+        self._units = LiveUnits(interpreter, self._opening, journal, store, self._clock)
+        sender = Sender(interpreter, links, store.ownership, self._clock)
+        self._sagas = LiveSagas(self._plan, self._units, sender, observer, self._clock)
+        self._elsewhere = Elsewhere(interpreter, store)
+        self._lease = Lease(self._sagas, store.ownership, observer, self._clock)
+        self._recovery = Recovery(self._sagas, store.ownership, observer, self._clock, self._limits)
+        window = self._limits.compensation_window_seconds
+        self._retention = Retention(store, observer, self._clock, window)
         self._leaving = False
 
     # --- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take over every unfinished saga, then serve; later ones are picked up when due."""
-        await self._rounds.start()
+        """Claim every unfinished saga, then serve; later ones are opened when they are due."""
+        await self._recovery.start()
+        self._lease.start()
+        self._retention.start()
 
     def leave_rotation(self) -> None:
         """See `ports.engine.Engine`."""
@@ -76,28 +101,30 @@ class EmbeddedEngine:
     async def drain(self, seconds: float) -> None:
         """Let what runs come to an end or to a rest, at most that long, then stop.
 
-        What is still in flight then is in doubt, and taken up by the next start.
+        What is still in flight then is in doubt, and taken over by the next process.
         """
         self._leaving = True
-        self._rounds.stop()
-        await self._runs.drain(seconds)
+        self._recovery.stop()
+        self._retention.stop()
+        await self._sagas.drain(seconds)
+        await self._lease.stop()
 
     @property
     def ready(self) -> bool:
         """See `ports.engine.Engine`."""
-        return self._rounds.recovered and not self._leaving and self._store.available
+        return self._recovery.recovered and not self._leaving and self._store.available
 
     @property
     def live(self) -> int:
-        """How many sagas are in memory."""
-        return len(self._runs)
+        """See `ports.engine.Engine`."""
+        return len(self._sagas)
 
     @property
     def in_doubt(self) -> int:
         """See `ports.engine.Engine`."""
-        return self._runs.in_doubt
+        return self._sagas.in_doubt
 
-    # --- the edge --------------------------------------------------------------------------------
+    # --- commands --------------------------------------------------------------------------------
 
     async def accept(
         self,
@@ -108,46 +135,76 @@ class EmbeddedEngine:
         respond_async: bool,
         wait_seconds: float,
     ) -> Reply | None:
-        """See `ports.engine.Engine`."""
-        until = asyncio.get_running_loop().time() + wait_seconds
-        print_ = fingerprint(envelope)
+        """See `ports.engine.Commands`."""
+        saga_id, until = envelope.saga_id, _now() + wait_seconds
+        payload_hash = fingerprint(envelope)
         while True:
-            run = self._runs.get(envelope.saga_id)
-            first = run is None
-            if run is None:
-                self._shed()
-                await self._check(envelope)
-                if envelope.saga_id in self._runs:
-                    continue  # it was opened for another request meanwhile
-                offer = self._offer(envelope, print_, trace, deadline, respond_async)
-                run = self._runs.open(envelope.saga_id, offer)
-                self._runs.launch(run)
-                if not respond_async:  # the end of most sagas is the first that is heard of them
-                    await run.watch(until, _worth_saying)
-                await self._opened(run, until)
-            elif not await self._joined(run, until):
-                continue
-            if run.context is None:
-                continue  # it was only looked at in vain, and is gone by now
-            if run.context.fingerprint and run.context.fingerprint != print_:
-                raise WireError(
-                    422,
-                    "Saga id reused with another payload",
-                    f"saga {envelope.saga_id} was accepted with other data",
-                    hint="use a new saga id for a new saga; a retry sends the same data",
-                )
-            replayed = run.replayed or (not first and _answerable(run))
-            if respond_async and not _answerable(run):
-                until = 0.0  # join a saga that runs already: deferred like any other
-            row = await self._answer(run, until)
-            if row is None or row.answer_status is None:
+            live = self._sagas.get(saga_id)
+            joined = live is not None
+            try:
+                if live is None:
+                    self._refuse_flood()
+                    await self._check(envelope)
+                    if saga_id in self._sagas:
+                        continue  # it was opened for another request meanwhile
+                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
+                    live = self._sagas.open(OpenRequest(saga_id=saga_id, offer=offer, trace=trace))
+                    if not respond_async:  # most sagas have ended before they are heard of again
+                        await live.watch(until, _worth_an_answer)
+                    await self._opened(live, until)
+                elif not await self._joined(live, until):
+                    continue
+                if live.context is None:
+                    continue  # there was nothing to open, and it is gone by now
+                _check_same(saga_id, live.context.fingerprint, payload_hash)
+                replayed = live.replayed or (joined and _answered(live))
+                if respond_async and not _answered(live):
+                    until = 0.0  # join a saga that runs already: deferred like any other
+                row = await self._answer(live, until)
+                if row is not None or not live.lost:
+                    return _reply(row, replayed=replayed)
+            except HeldElsewhere:
+                until = 0.0 if respond_async else until
+            found = await self._answer_elsewhere(saga_id, payload_hash, until)
+            if found is not None:
+                return _reply(found, replayed=True)
+
+    async def _answer(self, live: LiveSaga, until: float) -> SagaRow | None:
+        """The row once it holds an answer; None when the caller may be answered 202.
+
+        That is journaled before it is said, so the end of the saga knows whether the caller
+        still waits for it or has to be told.
+        """
+        while not _answered(live):
+            assert live.saga is not None
+            if _now() < until and not live.saga.parked and not live.over:
+                await live.watch(until, _worth_an_answer)
+            elif live.over or live.saga.deferred:
                 return None
-            return Reply(
-                status=row.answer_status,
-                body=row.answer_body,
-                replayed=replayed,
-                traceparent=row.traceparent,
-            )
+            else:
+                with suppress(NotLive):
+                    await self._durably(live, e.AnswerDeferred(at=self._clock.now()), until)
+        return live.row
+
+    async def _answer_elsewhere(
+        self, saga_id: str, payload_hash: str, until: float
+    ) -> SagaRow | None:
+        """The row of a saga that another replica runs; without an answer, 202 is journaled.
+
+        None when no replica runs it any more.
+        """
+        row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
+        if row is None:
+            return None
+        _check_same(saga_id, row.fingerprint, payload_hash)
+        if row.answered:
+            return row
+        deferred = e.AnswerDeferred(at=self._clock.now())
+        if await self._elsewhere.journaled(
+            saga_id, deferred, lambda saga: saga.deferred or saga.ended, until
+        ):
+            return await self._store.get(saga_id)
+        return None
 
     async def compensate(
         self,
@@ -158,135 +215,155 @@ class EmbeddedEngine:
         trace: TraceContext,
         wait_seconds: float,
     ) -> Snapshot:
-        """See `ports.engine.Engine`."""
-        until = asyncio.get_running_loop().time() + wait_seconds
-        now = self._clock.now()
-        request = e.CompensationRequested(at=now, requested_by=requested_by, reason=reason)
+        """See `ports.engine.Commands`."""
+        until = _now() + wait_seconds
+        request = e.CompensationRequested(
+            at=self._clock.now(), requested_by=requested_by, reason=reason
+        )
+
+        def needless(saga: Saga) -> bool:
+            return asked_before(self._plan, saga, request)
+
         while True:
-            run = self._runs.get(saga_id)
-            if run is None:
-                run = self._runs.open(saga_id)
-                run.signal = request
-                self._runs.launch(run, trace)
-                await self._opened(run, until)
-                break
-            if not await self._joined(run, until) or run.over or run.saga is None:
-                continue
-            if not asked_before(self._plan, run.saga, request):
-                try:
-                    await self._durably(run, request, until)
-                except NotLive:
+            try:
+                live = await self._request_compensation(saga_id, request, trace, until)
+                if live is None:
                     continue
-                if run.span is not None:
-                    run.span.link(trace.traceparent)
-            break
-        if not _decided(self._plan, run):
-            await run.watch(until, lambda run: _decided(self._plan, run))
-        return self._runs.snapshot(run)
+                if not self._decided(live):
+                    await live.watch(until, self._decided)
+                if not live.lost or self._is_decided(live.saga):
+                    return snapshot(live)
+            except HeldElsewhere:
+                pass
+            if await self._elsewhere.journaled(saga_id, request, needless, until):
+                found = await self._elsewhere.snapshot_when(saga_id, until, self._is_decided)
+                if found is not None:
+                    return found
+
+    async def _request_compensation(
+        self, saga_id: str, request: e.CompensationRequested, trace: TraceContext, until: float
+    ) -> LiveSaga | None:
+        """The live saga once the request is in its journal; None when it left memory before."""
+        live = self._sagas.get(saga_id)
+        if live is None:
+            live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=request, trace=trace))
+            await self._opened(live, until)
+            return live
+        if not await self._joined(live, until) or live.over or live.saga is None:
+            return None
+        if not asked_before(self._plan, live.saga, request):
+            try:
+                await self._durably(live, request, until)
+            except NotLive:
+                return None
+            if live.span is not None:
+                live.span.link(trace.traceparent)
+        return live
 
     async def operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
-        """See `ports.engine.Engine`."""
+        """See `ports.engine.Commands`."""
         if dry_run:
-            now = await self.look(saga_id)
+            now = await self.get_saga(saga_id)
             if now is None:
                 return None
             self._opening.check(now.saga, verb)
-            return msgspec.structs.replace(now, saga=evolve(self._plan, now.saga, verb))
-        soon = asyncio.get_running_loop().time()
+            return replace(now, saga=evolve(self._plan, now.saga, verb))
+        soon = _now()
         while True:
-            run = self._runs.get(saga_id)
-            if run is None:
-                run = self._runs.open(saga_id)
-                run.signal = verb
-                self._runs.launch(run)
-                await self._opened(run, soon)
-                return self._runs.snapshot(run) if run.saga is not None else None
-            if not await self._joined(run, soon):
-                continue
-            with suppress(NotLive):
-                await self._durably(run, verb, soon)
-                return self._runs.snapshot(run)
+            try:
+                live = self._sagas.get(saga_id)
+                if live is None:
+                    live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=verb))
+                    await self._opened(live, soon)
+                    return snapshot(live) if live.saga is not None else None
+                if not await self._joined(live, soon):
+                    continue
+                with suppress(NotLive):
+                    await self._durably(live, verb, soon)
+                    return snapshot(live)
+            except HeldElsewhere:
+                found = await self._elsewhere.stored(saga_id)
+                if found is not None:
+                    self._opening.check(found.saga, verb)
+                if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon):
+                    return await self._elsewhere.stored(saga_id)
 
-    async def look(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
-        """See `ports.engine.Engine`."""
-        run = self._runs.get(saga_id)
-        if run is not None and wait_seconds > 0 and not run.over:
-            await run.watch(asyncio.get_running_loop().time() + wait_seconds, lambda _: True)
-        if run is not None and run.saga is not None and run.row is not None:
-            return self._runs.snapshot(run)
-        row = await self._store.get(saga_id)
-        if row is None:
-            return None
-        if row.closed_at is not None:
-            return Snapshot(row=row, saga=bare_saga(row))
-        try:
-            saga = self._interpreter.fold(saga_id, await self._store.entries(saga_id))
-        except JournalMismatch:
-            saga = bare_saga(row)  # what another version of the stage left behind
-        return Snapshot(row=row, saga=saga, next_at=row.due_at)
+    # --- queries ---------------------------------------------------------------------------------
+
+    async def get_saga(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
+        """See `ports.engine.Queries`."""
+        live, until = self._sagas.get(saga_id), _now() + wait_seconds
+        if live is not None and wait_seconds > 0 and not live.over:
+            await live.watch(until, lambda _: True)
+        if live is not None and live.saga is not None and not live.lost:
+            return snapshot(live)
+        found = await self._elsewhere.stored(saga_id)
+        if wait_seconds > 0 and live is None and found is not None and found.row.due_at is not None:
+            await self._elsewhere.next_change(found.row, until)
+            found = await self._elsewhere.stored(saga_id)
+        return found
 
     async def journal(self, saga_id: str) -> list[Entry]:
-        """See `ports.engine.Engine`."""
+        """See `ports.engine.Queries`."""
         await self._written()
         return await self._store.entries(saga_id)
 
     async def page(self, which: Filter) -> list[SagaRow]:
-        """See `ports.engine.Engine`."""
+        """See `ports.engine.Queries`."""
         await self._written()
         return await self._store.page(which)
 
     async def count(self) -> dict[SagaState, int]:
-        """See `ports.engine.Engine`."""
+        """See `ports.engine.Queries`."""
         await self._written()
         return await self._store.count()
 
     async def backlog(self) -> Backlog:
-        """See `ports.engine.Engine`."""
+        """See `ports.engine.Queries`."""
         return await self._store.backlog(self._clock.now())
 
     async def _written(self) -> None:
-        """Who asks for what is stored is to find what was answered before, unless that takes long.
+        """Let a query find what was answered before, unless that takes long.
 
         While the database is away it would take as long as that lasts.
         """
         if self._store.available:
-            latest = asyncio.get_running_loop().time() + limited.WRITTEN_SECONDS_MAX
-            await self._runs.written(latest)
+            await self._units.written(_now() + limited.WRITTEN_SECONDS_MAX)
 
     # --- what these have in common ---------------------------------------------------------------
 
-    async def _opened(self, run: LiveSaga, until: float) -> None:
-        """Return when the run has its saga. Raises Unsettled when the database takes too long."""
-        await _within(run.opened, until)
+    async def _opened(self, live: LiveSaga, until: float) -> None:
+        """Return when the saga is there. Raises Unsettled when the database takes too long."""
+        await _within(live.opened, until)
 
-    async def _joined(self, run: LiveSaga, until: float) -> bool:
-        """True once a run that was opened for somebody else has its saga.
+    async def _joined(self, live: LiveSaga, until: float) -> bool:
+        """True once a saga that was opened for another request is there.
 
-        False when what it was opened for is refused: that is said to whom it concerns, and the
-        others open the saga for themselves.
+        False when that request is refused, which concerns its sender alone: the others open the
+        saga for themselves.
         """
         try:
-            await self._opened(run, until)
-        except (NotAllowed, Busy, WireError):
+            await self._opened(live, until)
+        except (NotAllowed, Busy, DeadlineOver):
             return False
         return True
 
-    async def _durably(self, run: LiveSaga, event: e.Event, until: float) -> None:
-        """Journal an event for somebody who waits. Raises Unsettled, as `_opened` does."""
-        await _within(run.post_durably(event), until)
+    async def _durably(self, live: LiveSaga, event: e.Event, until: float) -> None:
+        """Journal an event for a caller that waits. Raises Unsettled, as `_opened` does."""
+        await _within(live.post_durably(event), until)
 
-    def _shed(self) -> None:
+    def _refuse_flood(self) -> None:
         """Refuse before anything is looked up, when even looking up would be too much."""
-        if len(self._runs) >= RUNS_PER_SAGA_MAX * self._limits.sagas_max:
-            raise Busy(f"{len(self._runs)} sagas are being looked at, the limit")
+        if len(self._sagas) >= OPEN_PER_RUNNING_MAX * self._limits.sagas_max:
+            raise Busy(f"{len(self._sagas)} sagas are being looked at, the limit")
 
-    def _admit(self, run: LiveSaga) -> None:
-        """Refuse a saga never seen; one that was seen is answered whatever the load."""
-        if self._runs.draining:
+    def _admit(self, request: OpenRequest) -> None:
+        """Refuse a new saga; one that was seen before is answered whatever the load."""
+        if self._sagas.draining:
             raise Busy("draining: this process is about to stop", retry_after=2.0)
-        if not self._rounds.recovered:
+        if not self._recovery.recovered:
             raise Busy("starting: unfinished sagas are being taken over")
-        self._runs.admit(run, self._limits.sagas_max)
+        self._sagas.admit(request, self._limits.sagas_max)
 
     async def _check(self, envelope: Envelope) -> None:
         """Refuse a payload that the stage does not take, unless it took the saga before.
@@ -303,61 +380,66 @@ class EmbeddedEngine:
     def _offer(
         self,
         envelope: Envelope,
-        print_: str,
+        payload_hash: str,
         trace: TraceContext,
         deadline: float | None,
         respond_async: bool,
-    ) -> tuple[Context, e.Accepted]:
+    ) -> Offer:
         now = self._clock.now()
         if deadline is not None and deadline > now:
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
-        context = context_with(envelope, encode_envelope(envelope), print_, trace)
-        upstream = envelope.trail[-1].stage if envelope.trail else ""
-        accepted = e.Accepted(
-            at=now,
-            deadline=deadline,
-            upstream=upstream,
-            deferred=respond_async,
-            baggage=trace.baggage,
+        return Offer(
+            context=context_with(envelope, encode_envelope(envelope), payload_hash, trace),
+            accepted=e.Accepted(
+                at=now,
+                deadline=deadline,
+                upstream=envelope.trail[-1].stage if envelope.trail else "",
+                deferred=respond_async,
+                baggage=trace.baggage,
+            ),
         )
-        return context, accepted
 
-    async def _answer(self, run: LiveSaga, until: float) -> SagaRow | None:
-        """The row once it holds an answer; None when the caller is to be told 202.
+    def _decided(self, live: LiveSaga) -> bool:
+        return live.over or self._is_decided(live.saga)
 
-        That is journaled before it is said, so the end of the saga knows whether the caller
-        still waits for it or has to be told.
-        """
-        loop = asyncio.get_running_loop()
-        while not _answerable(run):
-            assert run.saga is not None
-            if loop.time() < until and not run.saga.parked and not run.over:
-                await run.watch(until, _worth_saying)
-            elif run.over or run.saga.deferred:
-                return None
-            else:
-                with suppress(NotLive):
-                    await self._durably(run, e.AnswerDeferred(at=self._clock.now()), until)
-        return run.row
+    def _is_decided(self, saga: Saga | None) -> bool:
+        """True when waiting for the compensation would not change the answer."""
+        if saga is None or saga.parked or saga.forgotten or saga.state in UNDONE:
+            return True
+        return past_pivot(self._plan, saga)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _within(future: asyncio.Future[None], until: float) -> None:
-    latest = max(until, asyncio.get_running_loop().time()) + limited.OPEN_SECONDS_MAX
+    latest = max(until, _now()) + limited.OPEN_SECONDS_MAX
     if not await settled(future, latest):
         raise Unsettled("the database did not answer in time")
 
 
-def _worth_saying(run: LiveSaga) -> bool:
-    return _answerable(run) or (run.saga is not None and bool(run.saga.parked))
+def _check_same(saga_id: str, known: str, payload_hash: str) -> None:
+    """Refuse another payload under the same id. A tombstone has no payload, and so no hash."""
+    if known and known != payload_hash:
+        raise PayloadDiffers(f"saga {saga_id} was accepted with other data")
 
 
-def _answerable(run: LiveSaga) -> bool:
-    return run.row is not None and run.row.answer_status is not None
+def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
+    """The stored answer; None while there is none."""
+    if row is None or row.answer_status is None:
+        return None
+    return Reply(
+        status=row.answer_status,
+        body=row.answer_body,
+        replayed=replayed,
+        traceparent=row.traceparent,
+    )
 
 
-def _decided(plan: Plan, run: LiveSaga) -> bool:
-    """True when waiting for the compensation would not change the answer."""
-    saga = run.saga
-    if saga is None or run.over or saga.parked or saga.forgotten or saga.state in UNDONE:
-        return True
-    return past_pivot(plan, saga)
+def _worth_an_answer(live: LiveSaga) -> bool:
+    return _answered(live) or (live.saga is not None and bool(live.saga.parked))
+
+
+def _answered(live: LiveSaga) -> bool:
+    return live.row is not None and live.row.answered

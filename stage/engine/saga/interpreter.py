@@ -20,10 +20,11 @@ from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnav
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import Impossible, decide, evolve, past_pivot
 from stage.core.outcome import FailureKind
-from stage.core.saga import Saga, StepState
+from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
 from stage.core.text import sendable
+from stage.engine.saga.attempts import links_of, outcome_event, stored_requests
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
 from stage.ports.clock import Clock
 from stage.ports.observer import Observer, Span, TraceContext
@@ -310,7 +311,7 @@ class Interpreter:
             known = saga.steps.get(do.step)
             peer = self.plan.step(do.step).peer
             if known is not None:
-                links = _before(known, do.activity)
+                links = links_of(known, do.activity)
         elif saga.tell_span:
             links = (saga.tell_span,)
         return self._observer.attempt(
@@ -323,84 +324,3 @@ class Interpreter:
             parent=trace,
             links=links,
         )
-
-
-def _before(step: StepState, activity: Activity) -> tuple[str, ...]:
-    """The attempts that one more of the same step repeats, looks for or undoes."""
-    match activity:
-        case Activity.PROBE:
-            spans = step.span, step.probe_span
-        case Activity.COMPENSATE:
-            spans = step.span, step.compensation_span
-        case Activity.EXECUTE | Activity.TELL:
-            spans = step.span, ""
-        case _:
-            assert_never(activity)
-    return tuple(filter(None, spans))
-
-
-def end_span(span: Span, event: e.Event) -> None:
-    """End the span of an attempt with its outcome, which is durable by now."""
-    span.end(e.name_of(event), getattr(event, "reason", ""), at=event.at)
-
-
-def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:
-    """The requests of that activity whose intent is durable; a repeat sends the same bytes."""
-    known = saga.steps.get(do.step)
-    if known is None or do.activity is Activity.PROBE:
-        return ()
-    return known.requests if do.activity is Activity.EXECUTE else known.compensation_requests
-
-
-def outcome_event(do: Do, turn: Turn, at: float) -> e.Outcome:
-    """What an ended function means for the journal."""
-    match turn:
-        case Finished():
-            match do.activity:
-                case Activity.EXECUTE:
-                    return e.StepSucceeded(at=at, step=do.step, result=turn.result)
-                case Activity.PROBE:
-                    if bytes(turn.result) == b"null":
-                        return e.ProbeNotThere(at=at, step=do.step)
-                    return e.ProbeFound(at=at, step=do.step, result=turn.result)
-                case Activity.COMPENSATE | Activity.TELL:
-                    return e.CompensationSucceeded(at=at, step=do.step)
-                case _:
-                    assert_never(do.activity)
-        case Failed():
-            cut = msgspec.structs.replace(turn, reason=sendable(turn.reason))
-            return _failure_event(do, cut, at)
-        case _:
-            raise StageError(f"step {do.step!r} has not ended: {turn!r}")
-
-
-def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
-    if do.activity is Activity.PROBE:
-        return e.ProbeFailed(
-            at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
-        )
-    if do.activity is Activity.TELL:
-        return e.TellDelayed(at=at, reason=failed.reason, retry_after=failed.retry_after)
-    if do.activity is Activity.COMPENSATE:
-        if failed.kind is FailureKind.REFUSED:
-            return e.CompensationRefused(at=at, step=do.step, reason=failed.reason)
-        return e.CompensationDelayed(
-            at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
-        )
-    match failed.kind:
-        case FailureKind.REFUSED:
-            return e.StepRefused(
-                at=at, step=do.step, reason=failed.reason, may_stand=failed.may_stand
-            )
-        case FailureKind.TRANSIENT:
-            return e.StepTransient(
-                at=at,
-                step=do.step,
-                reason=failed.reason,
-                retry_after=failed.retry_after,
-                may_stand=failed.may_stand,
-            )
-        case FailureKind.IN_DOUBT:
-            return e.StepInDoubt(at=at, step=do.step, reason=failed.reason)
-        case _:
-            assert_never(failed.kind)

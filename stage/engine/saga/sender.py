@@ -13,8 +13,9 @@ from stage.core.commands import Activity
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
 from stage.core.steps import StepKind
+from stage.engine.saga.attempts import outcome_event, stored_requests
 from stage.engine.saga.context import Context
-from stage.engine.saga.interpreter import Interpreter, Outgoing, outcome_event, stored_requests
+from stage.engine.saga.interpreter import Interpreter, Outgoing
 from stage.ports.clock import Clock
 from stage.ports.links import (
     Accepted,
@@ -26,6 +27,7 @@ from stage.ports.links import (
     Links,
     Refused,
 )
+from stage.ports.ownership import Ownership
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
 
 Journal = Callable[[e.Event], Awaitable[None]]
@@ -41,23 +43,31 @@ TIMEOUT_MARGIN_SECONDS = 0.2
 class Sender:
     """Sends for one stage. Never raises for what the world does: everything is an outcome."""
 
-    def __init__(self, interpreter: Interpreter, links: Links, clock: Clock) -> None:
+    def __init__(
+        self, interpreter: Interpreter, links: Links, ownership: Ownership, clock: Clock
+    ) -> None:
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._links = links
+        self._ownership = ownership
         self._clock = clock
         self._slots: dict[str, asyncio.Semaphore] = {}
 
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.Outcome:
-        """Send one attempt; how it ended, as an event, with which its span is to be ended."""
+        """Send one attempt; how it ended, as an event, with which its span is to be ended.
+
+        Nothing leaves while the lease of this replica is over: another one may run the saga by
+        then. The wait ends when the lease is renewed, or with the task, when the saga is lost.
+        """
         do = outgoing.do
         peer = self._plan.step(do.step).peer if do.step else self._upstream(saga)
         slots = self._slots.get(peer)
         if slots is None:
             slots = self._slots[peer] = asyncio.Semaphore(ATTEMPTS_PER_PEER_MAX)
         async with slots:
+            await self._ownership.assured()
             return await self._send(saga, context, outgoing, journal)
 
     def _upstream(self, saga: Saga) -> str:
@@ -128,6 +138,7 @@ class Sender:
                             compensation=undo,
                         )
                     )
+                await self._ownership.assured()
                 key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"
                 answer: Answer | Lost = await self._links.exchange(
                     peer,
@@ -188,6 +199,7 @@ class Sender:
         looked = await self._links.look(step.peer, saga.id, trace=trace, timeout=timeout)
         reply: ForwardReply
         if isinstance(looked, Done):
+            await self._ownership.assured()
             reply = await self._links.forward(
                 step.peer, saga.id, outgoing.body, trace=trace, budget=None, timeout=timeout
             )

@@ -14,9 +14,11 @@ from typing import Any, Final, TypeVar
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.core.states import SagaState
 from stage.ports.clock import Clock
+from stage.ports.ownership import Ownership
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Unit
 from stage.store import migrate
 from stage.store.errors import unavailable
+from stage.store.sole_owner import SoleOwner
 from stage.store.sqlite import rows
 from stage.store.sqlite.bridge import Bridge
 from stage.store.sqlite.lock import FileLock
@@ -68,6 +70,7 @@ class SqliteStore(Connections):
         self._now = time.time if clock is None else clock.now
         self._factory = factory
         self._lock = FileLock(self._path)
+        self._ownership = SoleOwner(self.due)
         self._writer = Writer(
             self,
             units_per_batch_max=units_per_batch_max,
@@ -175,9 +178,9 @@ class SqliteStore(Connections):
         return self._writer.queued
 
     @property
-    def exclusive(self) -> bool:
-        """See ports.store.Store: the file is locked."""
-        return True
+    def ownership(self) -> Ownership:
+        """See ports.store.Store: the lock of the file keeps every other process out."""
+        return self._ownership
 
     @property
     def available(self) -> bool:

@@ -10,22 +10,21 @@ from typing import Any, TypeVar
 import pytest
 
 from stage.demo.payment import payment
-from stage.engine.embedded import recovery as rounds
+from stage.engine.embedded import recovery
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.engine.embedded.limits import RUNS_PER_SAGA_MAX, EngineLimits
-from stage.ports.engine import Busy, Reply
+from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX, EngineLimits
+from stage.ports.engine import Busy, DeadlineOver, Reply
 from stage.ports.links import ForwardReply
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
-from stage.wire.problem import WireError
 from tests.unit.engine.test_cost import ORDER, Agreeable
 
 T = TypeVar("T")
 SAGAS_MAX = 2
-BURST = RUNS_PER_SAGA_MAX * SAGAS_MAX
+BURST = OPEN_PER_RUNNING_MAX * SAGAS_MAX
 
 
 class Downstream(Agreeable):
@@ -167,7 +166,7 @@ async def test_those_whose_deadline_is_over_take_no_place(running: Made) -> None
         fresh = await accept(engine, "s-3")
         assert fresh is not None and 200 == fresh.status
         for each in late:
-            with pytest.raises(WireError, match="on arrival"):
+            with pytest.raises(DeadlineOver, match="on arrival"):
                 await each
 
 
@@ -183,7 +182,7 @@ async def test_a_saga_that_a_duplicate_brings_back_counts(
     running: Made, downstream: Downstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a restart somebody may ask for it before its turn to be taken over has come."""
-    monkeypatch.setattr(rounds, "RECOVERY_BURST", 0)
+    monkeypatch.setattr(recovery, "RECOVERY_BURST", 0)
     downstream.door.clear()
     async with running(sagas_max=1) as engine:
         assert await accept(engine, "s-1", respond_async=True) is None

@@ -17,14 +17,22 @@ from stage.engine.embedded import limits
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.ports.links import Accepted, CompensateReply, ForwardReply, LookReply, Refused
 from stage.ports.observer import TraceContext
+from stage.ports.ownership import Ownership
 from stage.ports.stage import Lost
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
+from stage.store.sole_owner import SoleOwner
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from tests.unit.engine.test_cost import ORDER, Agreeable, Counted
 
 T = TypeVar("T")
+
+
+class Unsure(SoleOwner):
+    """Another process may write."""
+
+    sure = False
 
 
 class Shared(MemoryStore):
@@ -34,9 +42,9 @@ class Shared(MemoryStore):
     deferrable: list[bool]
 
     @property
-    def exclusive(self) -> bool:
-        """As told."""
-        return self.alone
+    def ownership(self) -> Ownership:
+        """That of a process that is sure of what it owns, or never."""
+        return super().ownership if self.alone else Unsure(self.due)
 
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
@@ -183,7 +191,7 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     again = EmbeddedEngine(stage, store, downstream, NullObserver(), clock=clock)
     await again.start()
     async with asyncio.timeout(10.0):
-        while (seen := await again.look("s-1", 1.0)) is None or not seen.saga.ended:
+        while (seen := await again.get_saga("s-1", 1.0)) is None or not seen.saga.ended:
             pass
     entries = await again.journal("s-1")
     await again.drain(0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stage.core import events as e
 from stage.core.commands import Activity, Do
 from stage.core.outcome import FailureKind
-from stage.engine.saga.interpreter import outcome_event
+from stage.engine.saga.attempts import outcome_event
 from stage.ports.stage import Failed
 
 

@@ -19,7 +19,10 @@ from stage.engine.embedded.limits import (
 from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.recovery import Recovery
+from stage.engine.embedded.retention import Retention
+from stage.engine.saga.opening import OpenRequest
 from stage.ports.store import Store, Unit
+from stage.store.sole_owner import SoleOwner
 from stage.telemetry.null import NullObserver
 
 UNIT_SECONDS = 0.02
@@ -54,7 +57,7 @@ class HandClock:
 
 
 class Opened:
-    """engine.runs.Runs that runs nothing: it only knows what is in memory."""
+    """LiveSagas that runs nothing: it only knows what is in memory."""
 
     def __init__(self) -> None:
         self.live: dict[str, LiveSaga] = {}
@@ -64,13 +67,11 @@ class Opened:
     def __contains__(self, saga_id: str) -> bool:
         return saga_id in self.live
 
-    def open(self, saga_id: str) -> LiveSaga:
-        """A run that stays until the test lets it leave."""
-        self.live[saga_id] = run = LiveSaga(saga_id)
-        return run
-
-    def launch(self, run: LiveSaga) -> None:
-        """Nothing."""
+    def open(self, request: OpenRequest, *, recovered: bool = False) -> LiveSaga:
+        """A live saga that stays until the test lets it leave."""
+        self.live[request.saga_id] = live = LiveSaga(request)
+        live.recovered = recovered
+        return live
 
 
 class Due:
@@ -102,7 +103,7 @@ class Due:
 def rounds_of(store: Due, clock: HandClock, runs: Opened, **limits: Any) -> Recovery:
     return Recovery(
         cast(LiveSagas, runs),
-        cast(Store, store),
+        SoleOwner(store.due),
         NullObserver(),
         clock,
         EngineLimits(**limits),
@@ -148,11 +149,10 @@ async def test_no_more_are_taken_over_than_there_is_room_for() -> None:
 async def test_closing_rests_for_longer_than_it_works(closable: int) -> None:
     """While there is more to close, and in proportion to how long the writer took for it."""
     clock, store = HandClock(), Due(0, closable)
-    rounds = rounds_of(store, clock, Opened())
-    await rounds.start()
-    for _ in ("the scan", "the closing"):
-        await clock.asleep.acquire()
-    rounds.stop()
+    retention = Retention(cast(Store, store), NullObserver(), clock, 60.0)
+    retention.start()
+    await clock.asleep.acquire()
+    retention.stop()
     assert closable - CLOSE_SAGAS_MAX == store.closable
-    rest = max(seconds for seconds, _ in clock.sleepers if seconds < 1.0)
+    rest = max(seconds for seconds, _ in clock.sleepers if seconds < 5.0)
     assert rest >= UNIT_SECONDS * (1.0 / CLOSE_SHARE - 1.0) * 0.9
