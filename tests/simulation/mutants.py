@@ -20,7 +20,7 @@ from stage.core import machine, retry, steps
 from stage.core.commands import Activity, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
-from stage.engine.embedded import engine as embedded
+from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_units import LiveUnits
@@ -407,7 +407,7 @@ def a_duplicate_is_not_joined(patches: Patches) -> None:
 @mutant
 def another_payload_is_accepted(patches: Patches) -> None:
     """Rule 11: the fingerprint is not compared."""
-    patches.set(embedded, "fingerprint", lambda envelope: "same")
+    patches.set(commands, "fingerprint", lambda envelope: "same")
 
 
 @further

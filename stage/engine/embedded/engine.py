@@ -6,54 +6,31 @@ of it; how that ended comes back into the inbox. Only one unit a saga is under w
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-
-from msgspec.structs import replace
-
-from stage.core import events as e
-from stage.core.machine import asked_before, evolve, past_pivot
-from stage.core.saga import Saga
-from stage.core.states import SagaState
 from stage.engine.clock import SystemClock
-from stage.engine.embedded import limits as limited
+from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.lease import Lease
-from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX, EngineLimits
-from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
-from stage.engine.embedded.live_sagas import LiveSagas, snapshot
+from stage.engine.embedded.limits import EngineLimits
+from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.live_units import LiveUnits
+from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.recovery import Recovery
 from stage.engine.embedded.retention import Retention
-from stage.engine.saga.context import context_with
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
-from stage.engine.saga.opening import Offer, Opening, OpenRequest
+from stage.engine.saga.opening import Opening, OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
-from stage.ports.engine import (
-    Busy,
-    DeadlineOver,
-    NotAllowed,
-    PayloadDiffers,
-    Reply,
-    Snapshot,
-    Unsettled,
-)
+from stage.ports.engine import Busy
 from stage.ports.links import Links
-from stage.ports.observer import Observer, TraceContext
-from stage.ports.ownership import HeldElsewhere
+from stage.ports.observer import Observer
 from stage.ports.stage import Participant
-from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store
+from stage.ports.store import Store
 from stage.wire.answers import render_ending
 from stage.wire.ending import Render
-from stage.wire.envelope import Envelope, encode_envelope, fingerprint
-from stage.wire.problem import WireError
-
-UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(EmbeddedCommands):
     """Runs sagas as tasks of this event loop. `start`, then use, then `drain`."""
 
     def __init__(
@@ -68,25 +45,30 @@ class EmbeddedEngine:
         render: Render = render_ending,
     ) -> None:
         """`render` makes the answer of a saga that ends; it is stored, and never made again."""
-        self._clock: Clock = clock or SystemClock()
-        self._participant = participant
-        self._plan = participant.plan
-        self._store = store
-        self._limits = limits or EngineLimits()
-        interpreter = Interpreter(participant, observer, self._clock)
+        clock, limits = clock or SystemClock(), limits or EngineLimits()
+        ownership, window = store.ownership, limits.compensation_window_seconds
+        interpreter = Interpreter(participant, observer, clock)
         journal = Journal(participant, observer, render)
-        self._opening = Opening(interpreter, journal, observer, self._clock, self._admit)
-        self._units = LiveUnits(interpreter, self._opening, journal, store, self._clock)
-        sender = Sender(interpreter, links, store.ownership, self._clock)
-        self._sagas = LiveSagas(self._plan, self._units, sender, observer, self._clock)
-        self._elsewhere = Elsewhere(interpreter, store)
-        self._lease = Lease(self._sagas, store.ownership, observer, self._clock)
-        self._recovery = Recovery(self._sagas, store.ownership, observer, self._clock, self._limits)
-        window = self._limits.compensation_window_seconds
-        self._retention = Retention(store, observer, self._clock, window)
+        opening = Opening(interpreter, journal, observer, clock, self._admit)
+        units = LiveUnits(interpreter, opening, journal, store, clock)
+        sender = Sender(interpreter, links, ownership, clock)
+        sagas = LiveSagas(participant.plan, units, sender, observer, clock)
+        super().__init__(
+            Parts(
+                participant=participant,
+                opening=opening,
+                sagas=sagas,
+                units=units,
+                elsewhere=Elsewhere(interpreter, store),
+                store=store,
+                clock=clock,
+                limits=limits,
+            )
+        )
+        self._lease = Lease(sagas, ownership, observer, clock)
+        self._recovery = Recovery(sagas, ownership, observer, clock, limits)
+        self._retention = Retention(store, observer, clock, window)
         self._leaving = False
-
-    # --- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Claim every unfinished saga, then serve; later ones are opened when they are due."""
@@ -124,239 +106,6 @@ class EmbeddedEngine:
         """See `ports.engine.Engine`."""
         return self._sagas.in_doubt
 
-    # --- commands --------------------------------------------------------------------------------
-
-    async def accept(
-        self,
-        envelope: Envelope,
-        *,
-        trace: TraceContext,
-        deadline: float | None,
-        respond_async: bool,
-        wait_seconds: float,
-    ) -> Reply | None:
-        """See `ports.engine.Commands`."""
-        saga_id, until = envelope.saga_id, _now() + wait_seconds
-        payload_hash = fingerprint(envelope)
-        while True:
-            live = self._sagas.get(saga_id)
-            joined = live is not None
-            try:
-                if live is None:
-                    self._refuse_flood()
-                    await self._check(envelope)
-                    if saga_id in self._sagas:
-                        continue  # it was opened for another request meanwhile
-                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
-                    live = self._sagas.open(OpenRequest(saga_id=saga_id, offer=offer, trace=trace))
-                    if not respond_async:  # most sagas have ended before they are heard of again
-                        await live.watch(until, _worth_an_answer)
-                    await self._opened(live, until)
-                elif not await self._joined(live, until):
-                    continue
-                if live.context is None:
-                    continue  # there was nothing to open, and it is gone by now
-                _check_same(saga_id, live.context.fingerprint, payload_hash)
-                replayed = live.replayed or (joined and _answered(live))
-                if respond_async and not _answered(live):
-                    until = 0.0  # join a saga that runs already: deferred like any other
-                row = await self._answer(live, until)
-                if row is not None or not live.lost:
-                    return _reply(row, replayed=replayed)
-            except HeldElsewhere:
-                until = 0.0 if respond_async else until
-            found = await self._answer_elsewhere(saga_id, payload_hash, until)
-            if found is not None:
-                return _reply(found, replayed=True)
-
-    async def _answer(self, live: LiveSaga, until: float) -> SagaRow | None:
-        """The row once it holds an answer; None when the caller may be answered 202.
-
-        That is journaled before it is said, so the end of the saga knows whether the caller
-        still waits for it or has to be told.
-        """
-        while not _answered(live):
-            assert live.saga is not None
-            if _now() < until and not live.saga.parked and not live.over:
-                await live.watch(until, _worth_an_answer)
-            elif live.over or live.saga.deferred:
-                return None
-            else:
-                with suppress(NotLive):
-                    await self._durably(live, e.AnswerDeferred(at=self._clock.now()), until)
-        return live.row
-
-    async def _answer_elsewhere(
-        self, saga_id: str, payload_hash: str, until: float
-    ) -> SagaRow | None:
-        """The row of a saga that another replica runs; without an answer, 202 is journaled.
-
-        None when no replica runs it any more.
-        """
-        row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
-        if row is None:
-            return None
-        _check_same(saga_id, row.fingerprint, payload_hash)
-        if row.answered:
-            return row
-        deferred = e.AnswerDeferred(at=self._clock.now())
-        if await self._elsewhere.journaled(
-            saga_id, deferred, lambda saga: saga.deferred or saga.ended, until
-        ):
-            return await self._store.get(saga_id)
-        return None
-
-    async def compensate(
-        self,
-        saga_id: str,
-        *,
-        requested_by: str,
-        reason: str,
-        trace: TraceContext,
-        wait_seconds: float,
-    ) -> Snapshot:
-        """See `ports.engine.Commands`."""
-        until = _now() + wait_seconds
-        request = e.CompensationRequested(
-            at=self._clock.now(), requested_by=requested_by, reason=reason
-        )
-
-        def needless(saga: Saga) -> bool:
-            return asked_before(self._plan, saga, request)
-
-        while True:
-            try:
-                live = await self._request_compensation(saga_id, request, trace, until)
-                if live is None:
-                    continue
-                if not self._decided(live):
-                    await live.watch(until, self._decided)
-                if not live.lost or self._is_decided(live.saga):
-                    return snapshot(live)
-            except HeldElsewhere:
-                pass
-            if await self._elsewhere.journaled(saga_id, request, needless, until):
-                found = await self._elsewhere.snapshot_when(saga_id, until, self._is_decided)
-                if found is not None:
-                    return found
-
-    async def _request_compensation(
-        self, saga_id: str, request: e.CompensationRequested, trace: TraceContext, until: float
-    ) -> LiveSaga | None:
-        """The live saga once the request is in its journal; None when it left memory before."""
-        live = self._sagas.get(saga_id)
-        if live is None:
-            live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=request, trace=trace))
-            await self._opened(live, until)
-            return live
-        if not await self._joined(live, until) or live.over or live.saga is None:
-            return None
-        if not asked_before(self._plan, live.saga, request):
-            try:
-                await self._durably(live, request, until)
-            except NotLive:
-                return None
-            if live.span is not None:
-                live.span.link(trace.traceparent)
-        return live
-
-    async def operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
-        """See `ports.engine.Commands`."""
-        if dry_run:
-            now = await self.get_saga(saga_id)
-            if now is None:
-                return None
-            self._opening.check(now.saga, verb)
-            return replace(now, saga=evolve(self._plan, now.saga, verb))
-        soon = _now()
-        while True:
-            try:
-                live = self._sagas.get(saga_id)
-                if live is None:
-                    live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=verb))
-                    await self._opened(live, soon)
-                    return snapshot(live) if live.saga is not None else None
-                if not await self._joined(live, soon):
-                    continue
-                with suppress(NotLive):
-                    await self._durably(live, verb, soon)
-                    return snapshot(live)
-            except HeldElsewhere:
-                found = await self._elsewhere.stored(saga_id)
-                if found is not None:
-                    self._opening.check(found.saga, verb)
-                if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon):
-                    return await self._elsewhere.stored(saga_id)
-
-    # --- queries ---------------------------------------------------------------------------------
-
-    async def get_saga(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
-        """See `ports.engine.Queries`."""
-        live, until = self._sagas.get(saga_id), _now() + wait_seconds
-        if live is not None and wait_seconds > 0 and not live.over:
-            await live.watch(until, lambda _: True)
-        if live is not None and live.saga is not None and not live.lost:
-            return snapshot(live)
-        found = await self._elsewhere.stored(saga_id)
-        if wait_seconds > 0 and live is None and found is not None and found.row.due_at is not None:
-            await self._elsewhere.next_change(found.row, until)
-            found = await self._elsewhere.stored(saga_id)
-        return found
-
-    async def journal(self, saga_id: str) -> list[Entry]:
-        """See `ports.engine.Queries`."""
-        await self._written()
-        return await self._store.entries(saga_id)
-
-    async def page(self, which: Filter) -> list[SagaRow]:
-        """See `ports.engine.Queries`."""
-        await self._written()
-        return await self._store.page(which)
-
-    async def count(self) -> dict[SagaState, int]:
-        """See `ports.engine.Queries`."""
-        await self._written()
-        return await self._store.count()
-
-    async def backlog(self) -> Backlog:
-        """See `ports.engine.Queries`."""
-        return await self._store.backlog(self._clock.now())
-
-    async def _written(self) -> None:
-        """Let a query find what was answered before, unless that takes long.
-
-        While the database is away it would take as long as that lasts.
-        """
-        if self._store.available:
-            await self._units.written(_now() + limited.WRITTEN_SECONDS_MAX)
-
-    # --- what these have in common ---------------------------------------------------------------
-
-    async def _opened(self, live: LiveSaga, until: float) -> None:
-        """Return when the saga is there. Raises Unsettled when the database takes too long."""
-        await _within(live.opened, until)
-
-    async def _joined(self, live: LiveSaga, until: float) -> bool:
-        """True once a saga that was opened for another request is there.
-
-        False when that request is refused, which concerns its sender alone: the others open the
-        saga for themselves.
-        """
-        try:
-            await self._opened(live, until)
-        except (NotAllowed, Busy, DeadlineOver):
-            return False
-        return True
-
-    async def _durably(self, live: LiveSaga, event: e.Event, until: float) -> None:
-        """Journal an event for a caller that waits. Raises Unsettled, as `_opened` does."""
-        await _within(live.post_durably(event), until)
-
-    def _refuse_flood(self) -> None:
-        """Refuse before anything is looked up, when even looking up would be too much."""
-        if len(self._sagas) >= OPEN_PER_RUNNING_MAX * self._limits.sagas_max:
-            raise Busy(f"{len(self._sagas)} sagas are being looked at, the limit")
-
     def _admit(self, request: OpenRequest) -> None:
         """Refuse a new saga; one that was seen before is answered whatever the load."""
         if self._sagas.draining:
@@ -364,82 +113,3 @@ class EmbeddedEngine:
         if not self._recovery.recovered:
             raise Busy("starting: unfinished sagas are being taken over")
         self._sagas.admit(request, self._limits.sagas_max)
-
-    async def _check(self, envelope: Envelope) -> None:
-        """Refuse a payload that the stage does not take, unless it took the saga before.
-
-        What `accepts` names may have changed since. A saga that ran is answered from its row:
-        `not_executed` would not be true of it.
-        """
-        try:
-            self._participant.check(envelope.data)
-        except WireError:
-            if await self._store.get(envelope.saga_id) is None:
-                raise
-
-    def _offer(
-        self,
-        envelope: Envelope,
-        payload_hash: str,
-        trace: TraceContext,
-        deadline: float | None,
-        respond_async: bool,
-    ) -> Offer:
-        now = self._clock.now()
-        if deadline is not None and deadline > now:
-            deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
-        return Offer(
-            context=context_with(envelope, encode_envelope(envelope), payload_hash, trace),
-            accepted=e.Accepted(
-                at=now,
-                deadline=deadline,
-                upstream=envelope.trail[-1].stage if envelope.trail else "",
-                deferred=respond_async,
-                baggage=trace.baggage,
-            ),
-        )
-
-    def _decided(self, live: LiveSaga) -> bool:
-        return live.over or self._is_decided(live.saga)
-
-    def _is_decided(self, saga: Saga | None) -> bool:
-        """True when waiting for the compensation would not change the answer."""
-        if saga is None or saga.parked or saga.forgotten or saga.state in UNDONE:
-            return True
-        return past_pivot(self._plan, saga)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def _within(future: asyncio.Future[None], until: float) -> None:
-    latest = max(until, _now()) + limited.OPEN_SECONDS_MAX
-    if not await settled(future, latest):
-        raise Unsettled("the database did not answer in time")
-
-
-def _check_same(saga_id: str, known: str, payload_hash: str) -> None:
-    """Refuse another payload under the same id. A tombstone has no payload, and so no hash."""
-    if known and known != payload_hash:
-        raise PayloadDiffers(f"saga {saga_id} was accepted with other data")
-
-
-def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
-    """The stored answer; None while there is none."""
-    if row is None or row.answer_status is None:
-        return None
-    return Reply(
-        status=row.answer_status,
-        body=row.answer_body,
-        replayed=replayed,
-        traceparent=row.traceparent,
-    )
-
-
-def _worth_an_answer(live: LiveSaga) -> bool:
-    return _answered(live) or (live.saga is not None and bool(live.saga.parked))
-
-
-def _answered(live: LiveSaga) -> bool:
-    return live.row is not None and live.row.answered
