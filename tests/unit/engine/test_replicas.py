@@ -410,17 +410,43 @@ async def test_draining_gives_up_everything_at_once(database: MemoryDatabase, wo
 
 
 async def test_a_saga_that_rests_is_given_back(
-    pair: Pair, world: World, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, world: World, database: MemoryDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The replica that finds it due goes on with it: long rests do not stay with one."""
     monkeypatch.setattr("stage.engine.embedded.live_sagas.EVICT_AFTER_SECONDS", 0.0)
     a, b = pair
     world.unreachable = 1
     assert await a.accept(respond_async=True) is None
-    await in_the_end(lambda: not a.engine.live and "s-1" not in a.store._database.owners)
+    await in_the_end(lambda: not a.engine.live and "s-1" not in database.owners)
     assert not isinstance((await b.events())[-1], e.Completed)
     a.clock.thawed.clear()
-    await in_the_end(lambda: b.engine.live > 0)
-    await in_the_end(lambda: not b.engine.live)
-    assert isinstance((await b.events())[-1], e.Completed)
+    await in_the_end(lambda: database.sagas["s-1"].state is SagaState.COMPLETED)
     assert 1 == sum(world.charged.values())
+
+
+@pytest.mark.parametrize("ask", ["compensate", "defer"])
+async def test_mail_opens_a_saga_that_its_owner_has_claimed_and_not_opened(
+    database: MemoryDatabase, world: World, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    """It waits for its turn in recovery, and another replica wants something of it."""
+    gone, a, b = (Replica(database, world, lease_seconds=3600.0) for _ in range(3))
+    await gone.start()
+    await in_its_call(gone, world)
+    await gone.stop()
+    monkeypatch.setattr(recovery, "RECOVERY_BURST", 0)
+    for each in (a, b):
+        await each.start()
+    assert 0 == a.engine.live
+    if ask == "compensate":
+        world.door.set()
+        assert SagaState.COMPENSATED is (await b.compensate()).saga.state
+        assert 1 == sum(world.refunded.values())
+    else:
+        assert await b.accept(wait_seconds=0.0) is None
+        assert any(isinstance(event, e.AnswerDeferred) for event in await b.events())
+    assert 0 == b.engine.live
+    assert [] == await a.store.ownership.mail()
+    for each in (a, b):
+        await each.stop()
+        assert [] == each.observer.defects
+    database.discard()
