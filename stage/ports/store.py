@@ -155,8 +155,8 @@ class Unit(Protocol):
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """Drop the envelopes and journals of sagas that are over; how many were closed.
 
-        Those that completed or were compensated, were last changed before that instant, wait for
-        nobody and have nothing due. Their rows stay as tombstones, with their answers.
+        Those that completed or were compensated, were last changed before that instant, are not
+        parked and have nothing due. Their rows stay as tombstones, with their answers.
         """
         ...
 
@@ -181,7 +181,7 @@ class Store(Protocol):
     ) -> T:
         """Run one unit and return its value once all it wrote is durable.
 
-        A `deferrable` unit, for which nobody waits, may be delayed by some milliseconds so that it
+        A `deferrable` unit, for which no caller waits, may be delayed by some milliseconds so that it
         shares the commit of another.
         """
         ...

@@ -1,4 +1,4 @@
-"""The data of a store in memory, which several stores may share, and who owns what in it."""
+"""The data of a store in memory, which several stores may share, and its owners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stage.store.drive import outside_loop
 from stage.store.sqlite.statements import statement
 
 LOOK_SECONDS: Final = 0.05
-"""How often a wait for another replica looks whether its lease is over."""
+"""How often a wait for another replica checks whether its lease is over."""
 LEASE_SECONDS: Final = 10.0
 RENEWALS_PER_LEASE: Final = 4
 
@@ -25,7 +25,7 @@ class MemoryDatabase:
     """Rows and journals in dicts, the author's tables in a SQLite database in memory.
 
     `owners` has the registration that owns a saga, `leases` the end of the lease of each
-    registration that nobody declared dead.
+    registration that was not declared dead.
     """
 
     def __init__(self, migrations: Sequence[Traversable] = ()) -> None:
@@ -79,7 +79,7 @@ class MemoryDatabase:
         return self._registered
 
     def live_owner(self, saga_id: str, now: float) -> int | None:
-        """Who owns the saga; one whose lease is over is declared dead, and None is returned."""
+        """The live owner of the saga. One whose lease is over is declared dead, and is none."""
         owner = self.owners.get(saga_id)
         if owner is None or owner not in self.leases:
             return None
@@ -106,7 +106,7 @@ class MemoryDatabase:
             del self._watchers[watcher]
 
     def written(self, saga_ids: Sequence[str]) -> None:
-        """Wake those who wait for these sagas."""
+        """Wake the waits for these sagas."""
         for watcher, saga_id in self._watchers.items():
             if saga_id in saga_ids:
                 _wake(watcher)

@@ -1,7 +1,7 @@
-"""What callers may ask of a saga, whoever runs it: here, or at the replica that owns it.
+"""Commands to a saga, done here or at the replica that owns it.
 
-Each command has the same shape: do it with the live saga; where another replica owns the saga, have
-it done there and answer from what is stored; where nobody does any more, begin again.
+Each has the same shape: do it with the live saga; where another replica owns the saga, have it done
+there and answer from what is stored; where no replica owns it any more, begin again.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class EmbeddedCommands(EmbeddedQueries):
         """The row once it holds an answer; None when the caller may be answered 202.
 
         That is journaled before it is said, so the end of the saga knows whether the caller
-        still waits for it or has to be told.
+        still waits for it or has to be notified.
         """
         while not _answered(live):
             assert live.saga is not None
@@ -236,9 +236,9 @@ class EmbeddedCommands(EmbeddedQueries):
         await _within(live.post_durably(event), until)
 
     def _refuse_flood(self) -> None:
-        """Refuse before anything is looked up, when even looking up would be too much."""
+        """Refuse before the store is read, when even reading would be too much."""
         if len(self._sagas) >= OPEN_PER_RUNNING_MAX * self._limits.sagas_max:
-            raise Busy(f"{len(self._sagas)} sagas are being looked at, the limit")
+            raise Busy(f"{len(self._sagas)} sagas are in memory, the limit")
 
     async def _check(self, envelope: Envelope) -> None:
         """Refuse a payload that the stage does not take, unless it took the saga before.

@@ -1,4 +1,4 @@
-"""What keeps this replica alive for the others: its lease, its mail, and what it gives back.
+"""The duties of a replica towards the others: its lease, its mail, and giving back what rests.
 
 Nothing of it runs on a store that one process has for itself.
 """

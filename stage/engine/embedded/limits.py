@@ -1,4 +1,4 @@
-"""What the embedded engine takes on, and how long it waits: every limit has a name."""
+"""The limits of the embedded engine: how much it takes on, and how long it waits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECOVERY_IDS_MAX = 100_000
 DUE_IDS_MAX = 1_000
 """Sagas claimed by one scan; the next one finds the others."""
 MAIL_SECONDS = 0.05
-"""How often a replica looks for what the others want of its sagas."""
+"""How often a replica reads the mail that others left for its sagas."""
 CLOSE_SAGAS_MAX = 100
 """Sagas closed in one unit, so that the writer is never held for long."""
 CLOSE_SHARE = 0.2

@@ -40,7 +40,7 @@ class LiveSagas:
         self._tasks: dict[asyncio.Task[None], None] = {}
         """In the order in which they began: a set of tasks has another order in every run."""
         self._asking: dict[OpenRequest, None] = {}
-        """Those with an offer of which nobody knows yet whether it is taken on."""
+        """Offers that are neither taken on nor refused yet."""
         self.draining = False
         self.left: Callable[[LiveSaga], None] = lambda _: None
         """Called with every saga that leaves memory."""
@@ -71,14 +71,14 @@ class LiveSagas:
 
     @property
     def in_doubt(self) -> int:
-        """How many steps of the sagas in memory are in doubt. Any thread may ask."""
+        """How many steps of the sagas in memory are in doubt. May be read from any thread."""
         sagas = [live.saga for live in list(self._live.values()) if live.saga is not None]
         return sum(
             self._in_doubt(name, step) for saga in sagas for name, step in saga.steps.items()
         )
 
     def _in_doubt(self, name: str, step: StepState) -> bool:
-        """In doubt, being looked up, or a call that is repeated because it was."""
+        """In doubt, being probed, or a call that is repeated because it was in doubt."""
         repeated = step.phase is Phase.STARTED and step.doubted
         if repeated and self._plan.step(name).kind is StepKind.CALL:
             return True
@@ -237,7 +237,7 @@ class LiveSagas:
 
 
 def snapshot(live: LiveSaga) -> Snapshot:
-    """What is known of a live saga that is open."""
+    """A live saga that is open, as it stands in memory."""
     assert live.saga is not None and live.row is not None
     return Snapshot(
         row=live.row,

@@ -1,4 +1,4 @@
-"""What the engine shows: live sagas as they are in memory, all others as they are stored."""
+"""Queries: live sagas as they are in memory, all others as they are stored."""
 
 from __future__ import annotations
 

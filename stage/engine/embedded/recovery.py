@@ -1,4 +1,4 @@
-"""Recovery: claim the sagas that nobody runs, and open them at a pace that new sagas survive."""
+"""Recovery: claim the sagas that no process runs, and open them at a bounded pace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attempt repeats, which bytes it sends, and what its end means for the journal."""
+"""The attempts of a step: what one repeats, which bytes it sends, and the event of its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def links_of(step: StepState, activity: Activity) -> tuple[str, ...]:
 
 
 def end_span(span: Span, event: e.Event) -> None:
-    """End the span of an attempt with its outcome, which is durable by now."""
+    """End the span of an attempt with its end, which is durable by now."""
     span.end(e.name_of(event), getattr(event, "reason", ""), at=event.at)
 
 
@@ -44,7 +44,7 @@ def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:
 
 
 def outcome_event(do: Do, turn: Turn, at: float) -> e.Outcome:
-    """What an ended function means for the journal."""
+    """The event that the end of an author's function becomes in the journal."""
     match turn:
         case Finished():
             match do.activity:

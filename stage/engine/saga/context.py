@@ -24,7 +24,7 @@ from stage.wire.envelope import (
 )
 
 Output = msgspec.Raw | None | UnsetType
-"""What the stage adds to the data, where that is known already."""
+"""The output of the stage; UNSET while it is not known."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ def with_baggage(context: Context, entries: Sequence[Entry]) -> Context:
 
 
 def bare_saga(row: SagaRow) -> Saga:
-    """What is known of a saga without its journal: it was dropped, or cannot be read."""
+    """A saga without its journal, which was dropped or cannot be read: what its row has."""
     return Saga(
         id=row.id,
         state=row.state,
@@ -90,7 +90,7 @@ def bare_saga(row: SagaRow) -> Saga:
 def view_of(
     stage: str, saga: Saga, context: Context, *, key: str, attempt: int, now: float
 ) -> RunView:
-    """What a function of the author may know."""
+    """The view that a function of the author gets of its saga."""
     return RunView(
         id=saga.id,
         stage=stage,
@@ -129,7 +129,7 @@ def enriched(participant: Participant, saga: Saga, context: Context, now: float)
 def output_of(
     participant: Participant, saga: Saga, context: Context, now: float
 ) -> msgspec.Raw | None:
-    """What the stage adds to the data. Raises what the author's function raises."""
+    """The output of the stage. Raises what the author's function raises."""
     return participant.output(
         view_of(participant.plan.stage, saga, context, key="", attempt=1, now=now)
     )

@@ -36,7 +36,7 @@ DECISIONS_MAX = 10_000
 
 
 class Outgoing(msgspec.Struct, kw_only=True):
-    """Something to be sent, its intent already written. `turn` is where its function stands."""
+    """An attempt to be sent, its intent already written. `turn` is where its function stands."""
 
     do: Do
     span: Span
@@ -134,14 +134,14 @@ class Interpreter:
         return done if done.saga.state is SagaState.COMPLETED else None
 
     def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Transition:
-        """Fold the events and do nothing of what follows yet; it is due at once."""
+        """Fold the events and act on none of them yet; the saga is due at once."""
         done = Transition(saga=saga, events=[], outgoing=[], rest_until=now)
         for event in events:
             self._record(done, event)
         return done
 
     def _complete(self, done: Transition, context: Context, completed: e.Completed) -> e.Event:
-        """Completed, unless the output that the answer needs cannot be made."""
+        """Completed, unless the output fails, which the answer needs."""
         try:
             done.output = output_of(self.participant, done.saga, context, completed.at)
         except Exception as error:

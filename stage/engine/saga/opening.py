@@ -48,7 +48,7 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
 
     @property
     def awaited(self) -> bool:
-        """True when a caller waits for it, who can ask again."""
+        """True when a caller waits for it, and can ask again."""
         return self.offer is not None or (self.signal is not None and not self.mail)
 
 

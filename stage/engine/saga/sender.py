@@ -1,4 +1,4 @@
-"""Does what leaves the process: sends one outgoing attempt and says how it ended."""
+"""Sends one attempt out of the process, and returns its end as an event."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Journal = Callable[[e.Event], Awaitable[None]]
 
 FORWARD_COMPENSATION_TIMEOUT_SECONDS = 30.0
 ATTEMPTS_PER_PEER_MAX = 100
-"""Attempts that are out to one peer at the same time; further ones wait, and no time-out runs."""
+"""Attempts to one peer at the same time; further ones wait, before their time-out begins."""
 TIMEOUT_MARGIN_SECONDS = 0.2
 """The transport's own timeout, which knows whether the request left, must come first."""
 
 
 class Sender:
-    """Sends for one stage. Never raises for what the world does: everything is an outcome."""
+    """Sends the attempts of one stage. No failure outside raises: each is an event."""
 
     def __init__(
         self, interpreter: Interpreter, links: Links, ownership: Ownership, clock: Clock
@@ -56,7 +56,7 @@ class Sender:
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.Outcome:
-        """Send one attempt; how it ended, as an event, with which its span is to be ended.
+        """Send one attempt; its end as an event, which ends its span once it is durable.
 
         Nothing leaves while the lease of this replica is over: another one may run the saga by
         then. The wait ends when the lease is renewed, or with the task, when the saga is lost.
@@ -71,7 +71,7 @@ class Sender:
             return await self._send(saga, context, outgoing, journal)
 
     def _upstream(self, saga: Saga) -> str:
-        """Whose slots telling takes: a name out of a trail that is not configured gets none."""
+        """The peer whose slots a notification of upstream takes; one not configured has none."""
         return saga.upstream if self._links.is_upstream(saga.upstream) else ""
 
     async def _send(

@@ -197,7 +197,7 @@ async def in_the_end(true: Callable[[], bool]) -> None:
 
 
 async def test_a_duplicate_at_the_other_replica_joins(pair: Pair, world: World) -> None:
-    """One charge, equal bytes, and the one that joined is told that it is a replay."""
+    """One charge and equal bytes; the answer of the one that joined is marked as a replay."""
     a, b = pair
     first = await in_its_call(a, world)
     second = asyncio.ensure_future(b.accept())
@@ -277,9 +277,7 @@ async def test_a_request_to_compensate_reaches_the_owner(pair: Pair, world: Worl
     assert not any(isinstance(event, e.Recovered) for event in events)
 
 
-async def test_a_saga_that_has_ended_is_compensated_by_whoever_is_asked(
-    pair: Pair, world: World
-) -> None:
+async def test_either_replica_compensates_a_saga_that_has_ended(pair: Pair, world: World) -> None:
     """Nobody owns it."""
     a, b = pair
     assert await a.accept() is not None
@@ -431,8 +429,9 @@ async def test_mail_opens_a_saga_that_its_owner_has_claimed_and_not_opened(
     """It waits for its turn in recovery, and another replica wants something of it."""
     gone, a, b = (Replica(database, world, lease_seconds=3600.0) for _ in range(3))
     await gone.start()
-    await in_its_call(gone, world)
+    first = await in_its_call(gone, world)
     await gone.stop()
+    assert await first is None
     monkeypatch.setattr(recovery, "RECOVERY_BURST", 0)
     for each in (a, b):
         await each.start()

@@ -1,4 +1,4 @@
-"""Who is answered before the commit that ends the saga, and who is not (decision 0011)."""
+"""Answers before the commit that ends the saga, and the cases that wait for it (decision 0011)."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Unsure(SoleOwner):
 
 
 class Shared(MemoryStore):
-    """A store that others may write to, or not; it remembers what was patient."""
+    """A store that others may write to, or not; it remembers which units were deferrable."""
 
     alone = True
     deferrable: list[bool]
 
     @property
     def ownership(self) -> Ownership:
-        """That of a process that is sure of what it owns, or never."""
+        """Sure of what it owns, or never sure."""
         return super().ownership if self.alone else Unsure(self.due)
 
     async def transact(
@@ -56,7 +56,7 @@ class Shared(MemoryStore):
 
 @pytest.mark.parametrize("alone", [True, False])
 async def test_where_others_write_the_answer_waits_for_its_commit(alone: bool) -> None:
-    """A run that is stale without knowing it must not answer (rule 17)."""
+    """A process that lost the saga without knowing it must not answer (rule 17)."""
     assert payment.migrations is not None
     store = Shared(migrations=(payment.migrations,))
     store.alone, store.deferrable = alone, []
@@ -70,13 +70,13 @@ async def test_where_others_write_the_answer_waits_for_its_commit(alone: bool) -
 
 
 class Stuck(Shared):
-    """What nobody waits for is never written."""
+    """Deferrable units are never written."""
 
     reachable = True
 
     @property
     def available(self) -> bool:
-        """As told."""
+        """As the test sets it."""
         return self.reachable
 
     async def transact(
@@ -89,7 +89,7 @@ class Stuck(Shared):
 
 
 @pytest.mark.parametrize("reachable, seconds", [(True, 0.01), (False, 3600.0)])
-async def test_who_reads_does_not_wait_for_an_end_that_is_not_written(
+async def test_a_query_does_not_wait_long_for_an_end_that_is_not_written(
     monkeypatch: pytest.MonkeyPatch, reachable: bool, seconds: float
 ) -> None:
     """At most WRITTEN_SECONDS_MAX, and not at all while the database is away."""
@@ -111,7 +111,7 @@ async def test_who_reads_does_not_wait_for_an_end_that_is_not_written(
 
 
 class Showing(Agreeable):
-    """A downstream that shows and repeats what it is told to, in turn; then all is well."""
+    """A downstream with scripted answers, taken in turn; after them it says yes."""
 
     def __init__(self, looks: Sequence[LookReply], replays: Sequence[ForwardReply]) -> None:
         self.looks, self.replays = list(looks), list(replays)
@@ -168,7 +168,7 @@ OVER = Refused(reason="answered 410", over=True)
 async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     looks: Sequence[LookReply], replays: Sequence[ForwardReply], asked: str
 ) -> None:
-    """What was answered 200 stays so, unless downstream itself says that it is not done there."""
+    """A saga answered 200 completes, unless downstream itself says that it is not done there."""
     assert payment.migrations is not None
     store, clock = Stuck(migrations=(payment.migrations,)), Later()
     store.deferrable = []
@@ -177,14 +177,14 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     stage = payment.bind(("shipping",))
     first = EmbeddedEngine(stage, store, downstream, NullObserver(), clock=clock)
     await first.start()
-    told = await first.accept(
+    reply = await first.accept(
         Envelope(saga_id="s-1", data=ORDER),
         trace=TraceContext(),
         deadline=clock.now() + 60.0,
         respond_async=False,
         wait_seconds=20.0,
     )
-    assert told is not None and 200 == told.status
+    assert reply is not None and 200 == reply.status
     await first.drain(0.0)  # its end was not written
 
     clock.ahead = 3600.0
@@ -205,4 +205,4 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     if "compensate" in asked:
         assert SagaState.COMPENSATED is seen.saga.state
     else:
-        assert told.body == seen.row.answer_body
+        assert reply.body == seen.row.answer_body

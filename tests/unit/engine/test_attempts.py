@@ -1,4 +1,4 @@
-"""What an ended function means for the journal: `outcome_event`."""
+"""The event that the end of an author's function becomes: `outcome_event`."""
 
 from __future__ import annotations
 

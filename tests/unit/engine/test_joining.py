@@ -1,4 +1,4 @@
-"""Who joins a run that was opened for somebody else is not told what that one is told."""
+"""A request that joins a live saga is not answered with the refusal of the one that opened it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def count(tx: Tx, saga: Saga[Order]) -> None:
 
 
 class SlowStore(MemoryStore):
-    """Holds its units until the door is open."""
+    """Runs no unit before the door is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ async def accept(engine: EmbeddedEngine, *, deadline: float | None = None) -> Re
     )
 
 
-async def test_a_duplicate_is_not_told_what_an_operator_is_told(
+async def test_a_duplicate_is_not_answered_with_the_refusal_of_a_verb(
     engine: EmbeddedEngine, store: SlowStore
 ) -> None:
     """A verb that is not allowed had opened the saga: its refusal was answered 500 to upstream."""
@@ -101,10 +101,10 @@ async def test_a_duplicate_is_not_told_what_an_operator_is_told(
     assert reply is not None and (200, True) == (reply.status, reply.replayed)
 
 
-async def test_who_compensates_is_not_told_that_another_came_too_late(
+async def test_a_compensation_is_not_answered_with_the_deadline_of_another_request(
     engine: EmbeddedEngine, store: SlowStore
 ) -> None:
-    """A saga that came after its deadline is refused to its sender, and buried for the other."""
+    """A saga that came after its deadline is refused to its sender, and buried for upstream."""
     store.door.clear()
     late = asyncio.ensure_future(accept(engine, deadline=1.0))
     await asyncio.sleep(0)
