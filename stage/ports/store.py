@@ -181,8 +181,8 @@ class Store(Protocol):
     ) -> T:
         """Run one unit and return its value once all it wrote is durable.
 
-        A `deferrable` unit, for which no caller waits, may be delayed by some milliseconds so that it
-        shares the commit of another.
+        A `deferrable` unit, for which no caller waits, may be delayed by some milliseconds, to
+        share the commit of another.
         """
         ...
 
