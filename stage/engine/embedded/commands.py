@@ -73,10 +73,7 @@ class EmbeddedCommands(EmbeddedQueries):
                     if saga_id in self._sagas:
                         continue  # it was opened for another request meanwhile
                     offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
-                    live = self._sagas.open(OpenRequest(saga_id=saga_id, offer=offer, trace=trace))
-                    if not respond_async:  # most sagas have ended before they are heard of again
-                        await live.watch(until, _worth_an_answer)
-                    await self._opened(live, until)
+                    live = await self._open_offered(saga_id, offer, until)
                 elif not await self._joined(live, until):
                     continue
                 if live.context is None:
@@ -93,6 +90,15 @@ class EmbeddedCommands(EmbeddedQueries):
             found = await self._answer_elsewhere(saga_id, payload_hash, until)
             if found is not None:
                 return _reply(found, replayed=True)
+
+    async def _open_offered(self, saga_id: str, offer: Offer, until: float) -> LiveSaga:
+        """The saga once it is there; where a caller waits, once there is an answer."""
+        trace = offer.context.trace
+        live = self._sagas.open(OpenRequest(saga_id=saga_id, offer=offer, trace=trace))
+        if not offer.accepted.deferred:  # most sagas end before anything else is heard of them
+            await live.watch(until, _worth_an_answer)
+        await self._opened(live, until)
+        return live
 
     async def _answer(self, live: LiveSaga, until: float) -> SagaRow | None:
         """The row once it holds an answer; None when the caller may be answered 202.

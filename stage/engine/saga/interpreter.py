@@ -28,7 +28,15 @@ from stage.engine.saga.attempts import links_of, outcome_event, stored_requests
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
 from stage.ports.clock import Clock
 from stage.ports.observer import Observer, Span, TraceContext
-from stage.ports.stage import Conversation, Failed, Finished, Participant, Send, Turn
+from stage.ports.stage import (
+    Conversation,
+    Failed,
+    Finished,
+    Participant,
+    RunView,
+    Send,
+    Turn,
+)
 from stage.ports.store import Entry, Unit
 
 DECISIONS_MAX = 10_000
@@ -190,31 +198,34 @@ class Interpreter:
             attempt=do.attempt,
             now=now,
         )
-        participant = self.participant
         if do.activity is Activity.COMPENSATE:
             started = e.CompensationStarted(
                 at=now, step=do.step, attempt=do.attempt, span=span.span_id
             )
             self._record(done, started)
-        turn: Turn
-        try:
-            result = await unit.attempt(
-                lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
-            )
-            turn = Finished(result=result)
-        except (StoreUnavailable, StaleEpoch):
-            raise
-        except StageError as error:  # it escaped, or its SQL is not allowed: so it will always be
-            turn = Failed(kind=FailureKind.REFUSED, reason=f"{do.step}: {error}")
-        except Exception as error:
-            turn = participant.explain(error)
-        except BaseException as error:  # a function that exits ends its step, not the process
-            turn = Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {error!r}")
+        turn = await self._run_transaction(unit, do, view)
         event = outcome_event(do, turn, self._clock.now())
         if isinstance(event, e.StepSucceeded):
             event = msgspec.structs.replace(event, span=span.span_id)
         self._record(done, event)
         done.ended.append((span, event))
+
+    async def _run_transaction(self, unit: Unit, do: Do, view: RunView) -> Finished | Failed:
+        """How the author's function ended; what it wrote is undone where it failed."""
+        participant = self.participant
+        try:
+            result = await unit.attempt(
+                lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
+            )
+        except (StoreUnavailable, StaleEpoch):
+            raise
+        except StageError as error:  # it escaped, or its SQL is not allowed: so it will always be
+            return Failed(kind=FailureKind.REFUSED, reason=f"{do.step}: {error}")
+        except Exception as error:
+            return participant.explain(error)
+        except BaseException as error:  # a function that exits ends its step, not the process
+            return Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {error!r}")
+        return Finished(result=result)
 
     def _prepare(
         self, done: Transition, context: Context, do: Do, now: float, trace: TraceContext

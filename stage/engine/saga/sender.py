@@ -9,7 +9,7 @@ from typing import assert_never
 import msgspec
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import Activity, Do
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
 from stage.core.steps import StepKind
@@ -124,20 +124,7 @@ class Sender:
             turn = await conversation.proceed()
         try:
             while isinstance(turn, Send):
-                request = turn.request
-                if turn.ordinal <= len(stored):
-                    request = stored[turn.ordinal - 1]
-                elif do.activity is not Activity.PROBE:
-                    undo = do.activity is Activity.COMPENSATE
-                    await journal(
-                        e.RequestPrepared(
-                            at=self._clock.now(),
-                            step=do.step,
-                            ordinal=turn.ordinal,
-                            request=request,
-                            compensation=undo,
-                        )
-                    )
+                request = await self._intended(do, turn, stored, journal)
                 await self._ownership.assured()
                 key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"
                 answer: Answer | Lost = await self._links.exchange(
@@ -153,6 +140,24 @@ class Sender:
         finally:
             conversation.close()
         return outcome_event(do, turn, self._clock.now())
+
+    async def _intended(
+        self, do: Do, turn: Send, stored: tuple[e.Request, ...], journal: Journal
+    ) -> e.Request:
+        """The request of that turn, its intent durable; a repeat sends the stored bytes."""
+        if turn.ordinal <= len(stored):
+            return stored[turn.ordinal - 1]
+        if do.activity is not Activity.PROBE:
+            await journal(
+                e.RequestPrepared(
+                    at=self._clock.now(),
+                    step=do.step,
+                    ordinal=turn.ordinal,
+                    request=turn.request,
+                    compensation=do.activity is Activity.COMPENSATE,
+                )
+            )
+        return turn.request
 
     async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
         name = outgoing.do.step
