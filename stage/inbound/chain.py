@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-from aiohttp import web
 
 from stage.core.events import encode_event, name_of
 from stage.core.steps import StepKind
-from stage.inbound.service import EDGE, SPAN, Edge
+from stage.inbound.request import Request
+from stage.inbound.service import Service
 from stage.inbound.views import view_of_snapshot
 from stage.ports.engine import Snapshot
 from stage.ports.observer import TraceContext
@@ -33,21 +33,18 @@ CHAIN_SECONDS_MAX = 5.0
 SHARE_OF_NEXT = 0.8
 
 
-async def chain(request: web.Request, snapshot: Snapshot) -> ChainView:
+async def chain(service: Service, request: Request, snapshot: Snapshot) -> ChainView:
     """Our own story between those of the stages before and behind us."""
-    edge = request.app[EDGE]
-    asked = parse_asked(request.headers.getall(CHAIN_ASKED, []))
-    hops = parse_hops(request.headers.getall(CHAIN_HOPS, []))
-    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, []))
+    asked = parse_asked(request.headers.getall(CHAIN_ASKED, ()))
+    hops = parse_hops(request.headers.getall(CHAIN_HOPS, ()))
+    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, ()))
     seconds = min(CHAIN_SECONDS_MAX, CHAIN_SECONDS_MAX if budget is None else budget)
-    own = await _own(edge, snapshot)
-    before, behind = _neighbours(edge, snapshot, asked)
-    trace = request[SPAN].context
+    own = await _own(service, snapshot)
+    before, behind = _neighbours(service, snapshot, asked)
+    trace = request.about.span.context
+    named = (*asked, own.stage, *before, *behind)
     told = await asyncio.gather(
-        *(
-            _ask(edge, peer, snapshot, (*asked, own.stage, *before, *behind), hops, seconds, trace)
-            for peer in (*before, *behind)
-        )
+        *(_ask(service, peer, snapshot, named, hops, seconds, trace) for peer in (*before, *behind))
     )
     stories = [*told[: len(before)], [own], *told[len(before) :]]
     stages = _each_once([story for part in stories for story in part])
@@ -55,12 +52,12 @@ async def chain(request: web.Request, snapshot: Snapshot) -> ChainView:
 
 
 def _neighbours(
-    edge: Edge, snapshot: Snapshot, asked: tuple[str, ...]
+    service: Service, snapshot: Snapshot, asked: tuple[str, ...]
 ) -> tuple[list[str], list[str]]:
     """The configured upstream that the saga came from, and the downstreams; each not yet asked."""
-    plan = edge.participant.plan
+    plan = service.participant.plan
     upstream = snapshot.saga.upstream
-    before = [upstream] if upstream and edge.neighbours.is_upstream(upstream) else []
+    before = [upstream] if upstream and service.neighbours.is_upstream(upstream) else []
     behind = [step.peer for step in plan.steps if step.kind is StepKind.FORWARD]
     own = (*asked, plan.stage)
     return (
@@ -70,7 +67,7 @@ def _neighbours(
 
 
 async def _ask(
-    edge: Edge,
+    service: Service,
     peer: str,
     snapshot: Snapshot,
     asked: tuple[str, ...],
@@ -81,7 +78,7 @@ async def _ask(
     if hops < 1:
         return [unknown(peer, "not asked: the question has passed as many stages as it may")]
     others = tuple(name for name in dict.fromkeys(asked) if name != peer)
-    told = await edge.neighbours.chain(
+    told = await service.neighbours.get_chain(
         peer,
         snapshot.row.id,
         asked=others,
@@ -99,9 +96,9 @@ def _each_once(stories: list[StageStory]) -> list[StageStory]:
     return list({story.stage: story for story in reversed(stories)}.values())[::-1]
 
 
-async def _own(edge: Edge, snapshot: Snapshot) -> StageStory:
-    view = view_of_snapshot(edge, snapshot)
-    entries = await edge.engine.journal(snapshot.row.id)
+async def _own(service: Service, snapshot: Snapshot) -> StageStory:
+    view = view_of_snapshot(service, snapshot)
+    entries = await service.engine.journal(snapshot.row.id)
     return StageStory(
         stage=view.stage,
         state=view.state,

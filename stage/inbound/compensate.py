@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
-import msgspec
-from aiohttp import web
-
-from stage.core.machine import past_pivot
+from stage.core.questions import past_pivot
 from stage.core.states import SagaState
-from stage.inbound.execute import accepted_response
-from stage.inbound.middleware import link_saga, problem_response
-from stage.inbound.read import check_type, read_any_body, saga_id_of, wait_of
-from stage.inbound.service import EDGE, SPAN
+from stage.inbound.problems import problem_answer
+from stage.inbound.read import check_type, read_any, saga_id_of, wait_of
+from stage.inbound.request import PROBLEM_JSON, Answer, Request, json_answer
+from stage.inbound.service import Service
+from stage.inbound.standing import accepted, link_saga
 from stage.ports.engine import Snapshot
-from stage.wire import headers as h
 from stage.wire.outcome import Outcome
-from stage.wire.problem import CONTENT_TYPE, Problem
+from stage.wire.problem import Problem
 from stage.wire.replies import decode_compensate
 
 WAIT_SECONDS = 10.0
 
 
-async def compensate(request: web.Request) -> web.Response:
+async def compensate(service: Service, request: Request) -> Answer:
     """Make the request durable, wait a while for the end, and say how it stands."""
-    edge = request.app[EDGE]
     saga_id = saga_id_of(request)
-    body = await read_any_body(request, edge)
+    body = await read_any(request)
     if body:
         check_type(request)
-    asked = decode_compensate(body, edge.limits)
-    wait, respond_async = wait_of(request, WAIT_SECONDS, edge.wait_seconds_max)
-    snapshot = await edge.engine.compensate(
+    asked = decode_compensate(body, service.limits)
+    wait, respond_async = wait_of(request, WAIT_SECONDS, service.wait_seconds_max)
+    snapshot = await service.engine.compensate(
         saga_id,
         requested_by=asked.requested_by,
         reason=asked.reason,
-        trace=request[SPAN].context,
+        trace=request.about.span.context,
         wait_seconds=0.0 if respond_async else wait,
     )
     link_saga(request, snapshot.row.traceparent)
     saga = snapshot.saga
     if saga.forgotten and snapshot.row.answer_status is not None:
-        return web.Response(status=410, body=snapshot.row.answer_body, content_type=CONTENT_TYPE)
+        return Answer(status=410, headers=(PROBLEM_JSON,), body=snapshot.row.answer_body)
     if saga.state is SagaState.COMPENSATED:
-        answer = msgspec.json.encode({"saga_id": saga_id, "outcome": Outcome.COMPENSATED})
-        response = web.Response(status=200, body=answer, content_type=h.CONTENT_JSON)
-        response.headers[h.SAGA_ID] = saga_id
-        return response
+        return json_answer({"saga_id": saga_id, "outcome": Outcome.COMPENSATED})
     closed = snapshot.row.closed_at is not None
-    behind = past_pivot(edge.participant.plan, saga)
+    behind = past_pivot(service.participant.plan, saga)
     if closed or behind or saga.state is SagaState.FAILED_TO_COMPENSATE:
-        return problem_response(_cannot(edge.participant.plan.stage, snapshot), request)
-    return accepted_response(request, saga_id)
+        return problem_answer(request, _cannot(service.participant.plan.stage, snapshot))
+    return accepted(request)
 
 
 def _cannot(stage: str, snapshot: Snapshot) -> Problem:
@@ -74,7 +67,7 @@ def _cannot(stage: str, snapshot: Snapshot) -> Problem:
         outcome=outcome,
         retryable=False,
         saga_id=saga.id,
-        trace_id=snapshot.row.traceparent[3:35] or None,
+        trace_id=snapshot.row.trace.trace_id or None,
         hint=hint,
         stands=stands,
     )

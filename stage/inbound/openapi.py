@@ -5,15 +5,14 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-import msgspec
-from aiohttp import web
-
-from stage.inbound.service import EDGE
+from stage.inbound.request import Answer, Request, json_answer
+from stage.inbound.service import Service
 from stage.wire import headers as h
 from stage.wire import schema
 from stage.wire.descriptor import Descriptor
 from stage.wire.problem import CONTENT_TYPE
 
+HTML = ("Content-Type", "text/html; charset=utf-8")
 PROBLEMS = {
     "400": "Malformed; nothing was executed",
     "404": "Never seen, or no such endpoint",
@@ -121,15 +120,14 @@ def document(descriptor: Descriptor | None = None) -> dict[str, Any]:
     }
 
 
-async def openapi(request: web.Request) -> web.Response:
+async def openapi(service: Service, request: Request) -> Answer:
     """The document as JSON."""
-    body = msgspec.json.encode(document(request.app[EDGE].descriptor))
-    return web.Response(body=body, content_type=h.CONTENT_JSON)
+    return json_answer(document(service.descriptor))
 
 
-async def docs(request: web.Request) -> web.Response:
+async def docs(service: Service, request: Request) -> Answer:
     """The document as a page without scripts."""
-    spec = document(request.app[EDGE].descriptor)
+    spec = document(service.descriptor)
     rows = []
     for path, item in spec["paths"].items():
         for method, operation in item.items():
@@ -151,7 +149,7 @@ async def docs(request: web.Request) -> web.Response:
         f"<h1>{title}</h1><p>The machine-readable form is <a href=openapi.json>openapi.json</a>."
         f"</p>{''.join(rows)}</html>"
     )
-    return web.Response(text=page, content_type="text/html")
+    return Answer(headers=(HTML,), body=page.encode())
 
 
 def _body(name: str, *, required: bool) -> dict[str, Any]:

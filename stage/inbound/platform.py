@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import msgspec
-from aiohttp import web
-
-from stage.inbound.middleware import problem_response
-from stage.inbound.service import EDGE
+from stage.inbound.problems import problem_answer
+from stage.inbound.request import JSON, Answer, Request, json_answer
+from stage.inbound.service import Service
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 
 
-async def healthz(request: web.Request) -> web.Response:
+async def healthz(service: Service, request: Request) -> Answer:
     """200 while the process serves."""
-    return web.Response(body=b'{"status":"ok"}', content_type=h.CONTENT_JSON)
+    return Answer(headers=(JSON,), body=b'{"status":"ok"}')
 
 
-async def readyz(request: web.Request) -> web.Response:
+async def readyz(service: Service, request: Request) -> Answer:
     """200 when new sagas are taken, else 503."""
-    if request.app[EDGE].engine.ready:
-        return web.Response(body=b'{"status":"ready"}', content_type=h.CONTENT_JSON)
+    if service.engine.ready:
+        return Answer(headers=(JSON,), body=b'{"status":"ready"}')
     problem = Problem(
         status=503,
         title="Not ready",
@@ -29,18 +27,15 @@ async def readyz(request: web.Request) -> web.Response:
         retryable=True,
         hint="ask again",
     )
-    response = problem_response(problem, request)
-    response.headers[h.RETRY_AFTER] = "1"
-    return response
+    return problem_answer(request, problem, (h.RETRY_AFTER, "1"))
 
 
-async def metrics(request: web.Request) -> web.Response:
+async def metrics(service: Service, request: Request) -> Answer:
     """What is counted, as Prometheus text or OpenMetrics."""
-    body, content_type = await request.app[EDGE].metrics(request.headers.get("Accept", ""))
-    return web.Response(body=body, headers={"Content-Type": content_type})
+    body, content_type = await service.metrics(request.headers.get("Accept", ""))
+    return Answer(headers=(("Content-Type", content_type),), body=body)
 
 
-async def descriptor(request: web.Request) -> web.Response:
+async def descriptor(service: Service, request: Request) -> Answer:
     """What this stage accepts, adds and limits."""
-    body = msgspec.json.encode(request.app[EDGE].descriptor)
-    return web.Response(body=body, content_type=h.CONTENT_JSON)
+    return json_answer(service.descriptor)

@@ -1,93 +1,77 @@
-"""Reads a request: its body within a size and a time, its budget, its preferences."""
+"""Reads a request: its body, its budget, its preferences, and the saga in its path."""
 
 from __future__ import annotations
 
-import asyncio
-
-from aiohttp import web
-
-from stage.inbound.service import Edge
+from stage.inbound.request import Request
 from stage.wire import headers as h
 from stage.wire.envelope import check_saga_id
 from stage.wire.problem import WireError
 
 
-async def read_body(request: web.Request, edge: Edge) -> bytes:
-    """The whole body. Raises WireError 408, 413 or 415."""
+async def read_json(request: Request) -> bytes:
+    """The whole body, which has to say that it is JSON. Raises WireError 400, 408, 413 or 415."""
     check_type(request)
-    return await read_any_body(request, edge)
+    return await read_any(request)
 
 
-async def read_any_body(request: web.Request, edge: Edge) -> bytes:
-    """The whole body, whatever it says it is. Raises WireError 408 or 413."""
-    _check_encoding(request)
-    length = request.content_length
-    if length is not None and length > edge.limits.body_bytes_max:
-        raise _too_large(edge)
-    if length == 0 or not request.body_exists:
-        return b""
-    content = request.content
-    if content.is_eof() and content.exception() is None:  # most bodies come with their head
-        return content.read_nowait()  # who decodes it measures it
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(edge.body_seconds_max):
-            async for chunk in content.iter_any():
-                size += len(chunk)
-                if size > edge.limits.body_bytes_max:
-                    raise _too_large(edge)
-                parts.append(chunk)
-    except TimeoutError:
-        raise WireError(
-            408,
-            "Body too slow",
-            f"the body did not arrive within {edge.body_seconds_max:g} s",
-            hint="send the body at once; nothing was executed",
-        ) from None
-    return b"".join(parts)
-
-
-def check_type(request: web.Request) -> None:
-    """Raise WireError 415 for a body that does not say it is JSON in UTF-8."""
-    h.check_content_type(request.headers.get("Content-Type"))
-
-
-def _check_encoding(request: web.Request) -> None:
-    for encoding in request.headers.getall("Content-Encoding", []):
+async def read_any(request: Request) -> bytes:
+    """The whole body, whatever it says it is. Raises WireError 400, 408, 413 or 415."""
+    for encoding in request.headers.getall("Content-Encoding", ()):
         h.check_content_type(h.CONTENT_JSON, encoding)
+    return await request.read_body()
 
 
-def _too_large(edge: Edge) -> WireError:
+def check_type(request: Request) -> None:
+    """Raise WireError 415 for a body that does not say it is JSON in UTF-8."""
+    h.check_content_type(request.headers.get("Content-Type", ""))
+
+
+def too_large(bytes_max: int) -> WireError:
+    """413, for adapters to raise while they read a body."""
     return WireError(
         413,
         "Body too large",
-        f"the body is larger than {edge.limits.body_bytes_max} bytes",
+        f"the body is larger than {bytes_max} bytes",
         hint="GET /.well-known/stage shows the limits",
     )
 
 
-def deadline_of(request: web.Request, deadline: float | None, now: float) -> float | None:
+def too_slow(seconds_max: float) -> WireError:
+    """408, for adapters to raise while they read a body."""
+    return WireError(
+        408,
+        "Body too slow",
+        f"the body did not arrive within {seconds_max:g} s",
+        hint="send the body at once; nothing was executed",
+    )
+
+
+def not_readable(detail: str) -> WireError:
+    """400, for adapters to raise for a body that breaks off or is not framed as HTTP says."""
+    return WireError(400, "Body not readable", detail, hint="send JSON in UTF-8, as it is")
+
+
+def deadline_of(request: Request, deadline: float | None, now: float) -> float | None:
     """The smaller of the envelope's deadline and what the budget header leaves (protocol 3.1)."""
-    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, []))
+    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, ()))
     if budget is None:
         return deadline
     by_budget = now + budget
     return by_budget if deadline is None else min(deadline, by_budget)
 
 
-def wait_of(request: web.Request, default: float, most: float) -> tuple[float, bool]:
+def wait_of(request: Request, default: float, most: float) -> tuple[float, bool]:
     """How long the caller wants to wait, in seconds, and whether it wants 202 at once."""
-    preferences = request.headers.getall(h.PREFER, None)
-    if preferences is None:
+    preferences = request.headers.getall(h.PREFER, ())
+    if not preferences:
         return min(default, most), False
     prefer = h.parse_prefer(preferences)
     wait = default if prefer.wait is None else prefer.wait
     return min(wait, most), prefer.respond_async
 
 
-def saga_id_of(request: web.Request) -> str:
+def saga_id_of(request: Request) -> str:
     """The saga id in the path. Raises WireError 422."""
-    saga_id = request.match_info["saga_id"]
+    saga_id = request.parameters["saga_id"]
     check_saga_id(saga_id)
     return saga_id

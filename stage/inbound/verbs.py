@@ -6,15 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from stage.core import events as e
-from stage.inbound.middleware import problem_response
-from stage.inbound.read import read_body, saga_id_of
-from stage.inbound.service import EDGE
+from stage.inbound.problems import problem_answer
+from stage.inbound.read import read_json, saga_id_of
+from stage.inbound.request import Answer, Request, json_answer
+from stage.inbound.service import Service
 from stage.inbound.views import never_seen, view_of_snapshot
 from stage.ports.engine import NotAllowed
-from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, WireError
 from stage.wire.strict_json import decode_object
@@ -66,30 +65,40 @@ def _forget(order: Order, at: float) -> e.Verb:
     return e.Forgotten(at=at, actor=order.actor, why=order.reason)
 
 
-VERBS: dict[str, Make] = {
-    "retry": _retry,
-    "settle": _settle,
-    "resolve": _resolve,
-    "forget": _forget,
-}
+async def retry(service: Service, request: Request) -> Answer:
+    """Try what is parked again."""
+    return await _operate(service, request, _retry)
 
 
-async def operate(request: web.Request) -> web.Response:
+async def settle(service: Service, request: Request) -> Answer:
+    """Say whether the effect of a step that is in doubt has landed."""
+    return await _operate(service, request, _settle)
+
+
+async def resolve(service: Service, request: Request) -> Answer:
+    """Say that what still stands has been undone by hand."""
+    return await _operate(service, request, _resolve)
+
+
+async def forget(service: Service, request: Request) -> Answer:
+    """Erase the payloads and results of a saga that has ended."""
+    return await _operate(service, request, _forget)
+
+
+async def _operate(service: Service, request: Request, make: Make) -> Answer:
     """Do what the operator asks and answer with the saga as it stands, or would stand, after."""
-    edge = request.app[EDGE]
     saga_id = saga_id_of(request)
-    order = _decode(decode_object(await read_body(request, edge), edge.limits))
-    verb = VERBS[request.match_info["verb"]](order, edge.clock.now())
+    order = _decode(decode_object(await read_json(request), service.limits))
+    verb = make(order, service.clock.now())
     if isinstance(verb, e.Settled) and verb.landed:
-        edge.participant.check_result(verb.step, verb.result)
+        service.participant.check_result(verb.step, verb.result)
     try:
-        snapshot = await edge.engine.operate(saga_id, verb, dry_run=order.dry_run)
+        snapshot = await service.engine.operate(saga_id, verb, dry_run=order.dry_run)
     except NotAllowed as error:
-        return problem_response(_not_allowed(saga_id, str(error)), request)
+        return problem_answer(request, _not_allowed(saga_id, str(error)))
     if snapshot is None:
         raise never_seen(saga_id)
-    body = msgspec.json.encode(view_of_snapshot(edge, snapshot))
-    return web.Response(body=body, content_type=h.CONTENT_JSON)
+    return json_answer(view_of_snapshot(service, snapshot))
 
 
 def _decode(told: dict[str, Any]) -> Order:

@@ -8,10 +8,10 @@ from stage.core.describe import next_action
 from stage.core.events import Event, encode_event, name_of
 from stage.core.forecast import forecast
 from stage.core.ids import Direction, idempotency_key
-from stage.core.machine import what_stands
+from stage.core.questions import what_stands
 from stage.core.states import SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
-from stage.inbound.service import Edge
+from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
 from stage.ports.store import Entry, SagaRow
 from stage.wire.envelope import format_instant
@@ -30,15 +30,15 @@ PRIVATE = ("request", "result")
 """Members of events that stay in the journal: undo data and payloads."""
 
 
-def view_of_snapshot(edge: Edge, snapshot: Snapshot) -> SagaView:
+def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
     """The saga with its steps and its next action."""
-    plan, saga, row = edge.participant.plan, snapshot.saga, snapshot.row
-    action = next_action(plan, saga, edge.clock.now())
+    plan, saga, row = service.participant.plan, snapshot.saga, snapshot.row
+    action = next_action(plan, saga, service.clock.now())
     text, at = action if action is not None else (None, None)
     if at is None and text is not None and not snapshot.running and snapshot.next_at is not None:
         at = snapshot.next_at if not saga.parked else None
     return msgspec.structs.replace(
-        row_view(edge, row),
+        row_view(service, row),
         state=saga.state.value,
         outcome=OUTCOMES[saga.state],
         parked=bool(saga.parked),
@@ -86,11 +86,11 @@ def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
     return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.DO)
 
 
-def row_view(edge: Edge, row: SagaRow) -> SagaView:
+def row_view(service: Service, row: SagaRow) -> SagaView:
     """What the row alone tells, for lists."""
     return SagaView(
         saga_id=row.id,
-        stage=edge.participant.plan.stage,
+        stage=service.participant.plan.stage,
         state=row.state.value,
         outcome=OUTCOMES[row.state],
         parked=bool(row.parked),
@@ -99,7 +99,7 @@ def row_view(edge: Edge, row: SagaRow) -> SagaView:
         accepted_at=format_instant(row.accepted_at),
         updated_at=format_instant(row.updated_at),
         deadline=None if row.deadline is None else format_instant(row.deadline),
-        trace_id=row.traceparent[3:35] or None,
+        trace_id=row.trace.trace_id or None,
         next_action=None,
         next_action_at=None if row.due_at is None else format_instant(row.due_at),
         stands=[],
@@ -129,9 +129,9 @@ def _entry(entry: Entry) -> dict[str, object]:
     }
 
 
-def plan_view(edge: Edge, snapshot: Snapshot) -> dict[str, object]:
+def plan_view(service: Service, snapshot: Snapshot) -> dict[str, object]:
     """What a compensation would do now; asking changes nothing."""
-    plan, saga = edge.participant.plan, snapshot.saga
+    plan, saga = service.participant.plan, snapshot.saga
     return {
         "saga_id": saga.id,
         "stage": plan.stage,

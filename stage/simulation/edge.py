@@ -9,10 +9,10 @@ from urllib.parse import unquote
 import msgspec
 
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
-from stage.core.machine import past_pivot
+from stage.core.questions import past_pivot
 from stage.core.states import SagaState
 from stage.core.steps import Plan
-from stage.inbound.render import refusal
+from stage.inbound.problems import refusal
 from stage.inbound.views import OUTCOMES
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, DeadlineOver, Engine, PayloadDiffers, Unsettled

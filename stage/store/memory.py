@@ -16,18 +16,21 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
-from stage.core.events import Event, encode_event
+from stage.core.events import Event
 from stage.core.states import SagaState
 from stage.ports.clock import Clock
+from stage.ports.codec import Codec
 from stage.ports.ownership import HeldElsewhere, Ownership
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Tx, Unit
+from stage.store.codec import PLAIN
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
 from stage.store.memory_database import LEASE_SECONDS, MemoryDatabase, MemoryReplica
 from stage.store.sole_owner import SoleOwner
 from stage.store.sqlite import rows
+from stage.store.sqlite.part import ENDED, Part
 from stage.store.sqlite.statements import statement
-from stage.store.sqlite.unit import ENDED, SqliteTx
+from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
 
@@ -55,7 +58,9 @@ class MemoryStore:
         exclusive: bool = True,
         clock: Clock | None = None,
         lease_seconds: float = LEASE_SECONDS,
+        codec: Codec = PLAIN,
     ) -> None:
+        self._codec = codec
         self._database = MemoryDatabase(migrations) if database is None else database
         self._replica: MemoryReplica | None = None
         if not exclusive:
@@ -96,12 +101,12 @@ class MemoryStore:
     ) -> tuple[T, list[str]]:
         """The value of the unit, and the ids of the sagas that it wrote."""
         connection.execute(_BEGIN)
-        tx = SqliteTx(connection)
-        unit = _MemoryUnit(self._database, self._replica, connection, tx)
+        part = Part(connection)
+        unit = _MemoryUnit(self._database, self._replica, self._codec, connection, part)
         try:
             value = drive(work, unit)
-            if tx.broken is not None:
-                raise tx.broken
+            if part.failure is not None:
+                raise part.failure
             if not connection.in_transaction:
                 raise StatementRefused(ENDED)
             connection.execute(_COMMIT)
@@ -120,7 +125,9 @@ class MemoryStore:
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
-        return [rows.entry(row) for row in self._database.journal.get(saga_id, ())]
+        return [
+            rows.entry(saga_id, row, self._codec) for row in self._database.journal.get(saga_id, ())
+        ]
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -151,6 +158,11 @@ class MemoryStore:
         )
 
     @property
+    def codec(self) -> Codec:
+        """See ports.store.Store."""
+        return self._codec
+
+    @property
     def ownership(self) -> Ownership:
         """See ports.store.Store."""
         return self._sole_owner if self._replica is None else self._replica
@@ -166,12 +178,13 @@ class _MemoryUnit:
 
     __slots__ = (
         "_changes",
+        "_codec",
         "_connection",
         "_database",
         "_journal",
+        "_part",
         "_replica",
         "_sagas",
-        "_tx",
         "written",
     )
 
@@ -179,15 +192,17 @@ class _MemoryUnit:
         self,
         database: MemoryDatabase,
         replica: MemoryReplica | None,
+        codec: Codec,
         connection: sqlite3.Connection,
-        tx: SqliteTx,
+        part: Part,
     ) -> None:
         self._database = database
         self._sagas = database.sagas
         self._journal = database.journal
         self._replica = replica
+        self._codec = codec
         self._connection = connection
-        self._tx = tx
+        self._part = part
         self._changes: list[Callable[[], object]] = []
         """Each undoes one change."""
         self.written: list[str] = []
@@ -196,11 +211,11 @@ class _MemoryUnit:
     @property
     def tx(self) -> Tx:
         """See ports.store.Unit."""
-        return self._tx
+        return author_tx(self._part)
 
     def end(self) -> None:
         """The unit is over: nothing kept from it may write any more."""
-        self._tx.end()
+        self._part.end()
 
     def undo(self, mark: int) -> None:
         """Put everything back to where it was after `mark` changes."""
@@ -209,12 +224,12 @@ class _MemoryUnit:
 
     async def load(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         return self._sagas.get(saga_id)
 
     async def take(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         row = self._sagas.get(saga_id)
         if self._replica is not None and row is not None and row.due_at is not None:
             if self._replica.held_elsewhere(saga_id):
@@ -224,12 +239,12 @@ class _MemoryUnit:
 
     async def journal(self, saga_id: str) -> list[Entry]:
         """See ports.store.Unit."""
-        self._tx.check()
-        return [rows.entry(row) for row in self._journal.get(saga_id, ())]
+        self._part.check()
+        return [rows.entry(saga_id, row, self._codec) for row in self._journal.get(saga_id, ())]
 
     async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         rows.check_insert(row, events)
         if row.id in self._sagas:
             raise KeyError(row.id)
@@ -237,7 +252,7 @@ class _MemoryUnit:
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         rows.check_save(row, epoch)
         held = self._sagas.get(row.id)
         if held is None:
@@ -252,14 +267,14 @@ class _MemoryUnit:
 
     async def received(self, mail: Sequence[int]) -> None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         for number in mail:
             if (held := self._database.mail.pop(number, None)) is not None:
                 self._changes.append(partial(self._database.mail.__setitem__, number, held))
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         found = [row for row in self._sagas.values() if _closable(row, before)]
         for row in sorted(found, key=lambda row: row.updated_at)[:limit]:
             self._changes.append(partial(self._journal.__setitem__, row.id, self._journal[row.id]))
@@ -272,7 +287,8 @@ class _MemoryUnit:
         self._changes.append(partial(self._restore, row.id, self._sagas.get(row.id)))
         first = row.length - len(events) + 1
         entries = [
-            (number, row.epoch, encode_event(event)) for number, event in enumerate(events, first)
+            (number, row.epoch, self._codec.encode_event(row.id, event))
+            for number, event in enumerate(events, first)
         ]
         self._sagas[row.id] = row
         self._journal.setdefault(row.id, []).extend(entries)
@@ -296,7 +312,7 @@ class _MemoryUnit:
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
-        self._tx.check()
+        self._part.check()
         connection = self._connection
         mark = len(self._changes)
         connection.execute(_MARK)

@@ -11,8 +11,8 @@ from typing import Final
 from stage.core.events import Event
 from stage.ports.ownership import Mail
 from stage.ports.store import Row, SagaRow
-from stage.store import migrate
 from stage.store.drive import outside_loop
+from stage.store.sqlite import dialect
 from stage.store.sqlite.statements import statement
 
 LOOK_SECONDS: Final = 0.05
@@ -220,7 +220,7 @@ def _database(migrations: Sequence[Traversable]) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     try:
         connection.execute(statement("foreign_keys"))
-        migrate.apply_all(connection, migrations)
+        dialect.apply_authored(connection, migrations)
     except BaseException:
         connection.close()
         raise

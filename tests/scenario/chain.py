@@ -17,12 +17,12 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from downstream_stub.app import make_app as make_downstream
-from stage.authoring import Stage
+from stage import Stage
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo import psp as psp_service
 from stage.demo.payment import payment
-from stage.inbound.service import EDGE
+from stage.inbound.aiohttp import SERVICE
 from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
 from upstream_stub.app import make_app as make_upstream
 
@@ -137,7 +137,7 @@ async def running_chain(
     doors = {name: socket.create_server((HOST, 0)) for name in SERVICES}
     urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
     config = Config(
-        name="payment",
+        service_name="payment",
         **{
             "database": f"sqlite:///{folder / 'payment.db'}",
             "upstreams": {"order": urls["order"]},
@@ -166,4 +166,4 @@ async def running_chain(
         yield chain
 
 
-__all__ = ["EDGE", "HOST", "ORDER", "Chain", "running_chain"]
+__all__ = ["SERVICE", "HOST", "ORDER", "Chain", "running_chain"]

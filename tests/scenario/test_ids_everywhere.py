@@ -14,10 +14,10 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestServer
 
-from stage.authoring import Http, Refused, Saga, Stage, Tx
+from stage import Http, Refused, Saga, Stage, Tx
 from stage.demo import psp
-from stage.telemetry.bound import IdsFilter, add_ids
-from tests.scenario.chain import EDGE, HOST, ORDER, Chain, running_chain
+from stage.telemetry.log_context import IdsFilter, add_ids
+from tests.scenario.chain import HOST, ORDER, SERVICE, Chain, running_chain
 from tests.scenario.test_tracing import at_rest
 
 SAGAS = 8
@@ -152,7 +152,7 @@ async def test_a_defect_is_a_line_with_the_place_and_without_the_words(
         raise RuntimeError("card 4111")
 
     assert chain.app is not None
-    monkeypatch.setattr(type(chain.app[EDGE].engine), "accept", broken)
+    monkeypatch.setattr(type(chain.app[SERVICE].engine), "accept", broken)
     status, headers, body = await chain.send("s-1", traceparent=parent_of(0))
     assert 500 == status and b"4111" not in body
     (line,) = [line for line in lines if line["event"] == "defect"]

@@ -12,7 +12,8 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.machine import asked_before, evolve, past_pivot
+from stage.core.machine import asked_before, evolve
+from stage.core.questions import past_pivot
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.engine.embedded import limits as limited
@@ -35,7 +36,7 @@ from stage.ports.engine import (
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import SagaRow
-from stage.wire.envelope import Envelope, encode_envelope, fingerprint
+from stage.wire.envelope import Envelope, fingerprint
 from stage.wire.problem import WireError
 
 UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
@@ -269,8 +270,9 @@ class EmbeddedCommands(EmbeddedQueries):
         now = self._clock.now()
         if deadline is not None and deadline > now:
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
+        encoded = self._store.codec.encode_envelope(envelope)
         return Offer(
-            context=context_with(envelope, encode_envelope(envelope), payload_hash, trace),
+            context=context_with(envelope, encoded, payload_hash, trace),
             accepted=e.Accepted(
                 at=now,
                 deadline=deadline,

@@ -22,8 +22,8 @@ from stage.engine.saga.opening import Opening, OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy
-from stage.ports.links import Links
 from stage.ports.observer import Observer
+from stage.ports.peers import Peers
 from stage.ports.stage import Participant
 from stage.ports.store import Store
 from stage.wire.answers import render_ending
@@ -37,7 +37,7 @@ class EmbeddedEngine(EmbeddedCommands):
         self,
         participant: Participant,
         store: Store,
-        links: Links,
+        peers: Peers,
         observer: Observer,
         *,
         clock: Clock | None = None,
@@ -49,9 +49,9 @@ class EmbeddedEngine(EmbeddedCommands):
         ownership, window = store.ownership, limits.compensation_window_seconds
         interpreter = Interpreter(participant, observer, clock)
         journal = Journal(participant, observer, render)
-        opening = Opening(interpreter, journal, observer, clock, self._admit)
+        opening = Opening(interpreter, journal, store.codec, observer, clock, self._admit)
         units = LiveUnits(interpreter, opening, journal, store, clock)
-        sender = Sender(interpreter, links, ownership, clock)
+        sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(participant.plan, units, sender, observer, clock)
         super().__init__(
             Parts(

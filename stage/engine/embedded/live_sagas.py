@@ -9,7 +9,7 @@ from typing import Any
 from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase
+from stage.core.states import ParkCause, Phase
 from stage.core.steps import Plan, StepKind
 from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS
 from stage.engine.embedded.live_saga import LiveSaga, NotLive
@@ -149,12 +149,12 @@ class LiveSagas:
             _fail(live, error)  # an outcome for the caller, and no defect
         except JournalMismatch as error:
             _fail(live, error)
-            if not await self._units.park(live, str(error)):
+            if not await self._units.park(live, ParkCause.JOURNAL_MISMATCH, str(error)):
                 self._report_defect(live, "run", error)  # a saga that is over is not parked
         except Exception as error:
             self._report_defect(live, "run", error)
             _fail(live, error)
-            await self._units.park(live, f"{type(error).__name__}: {error}")
+            await self._units.park(live, ParkCause.DEFECT, f"{type(error).__name__}: {error}")
             outcome = "defect"
         finally:
             self._leave(live, outcome)

@@ -10,7 +10,7 @@ from stage.core import events as e
 from stage.core.errors import StageError, StoreUnavailable
 from stage.core.machine import evolve
 from stage.core.saga import Saga
-from stage.core.text import sendable
+from stage.core.states import ParkCause
 from stage.engine.embedded.limits import STORE_RETRY
 from stage.engine.embedded.live_saga import InboxItem, LiveSaga, settled
 from stage.engine.saga.attempts import end_span
@@ -20,6 +20,7 @@ from stage.engine.saga.opening import Opening
 from stage.ports.clock import Clock
 from stage.ports.engine import NotAllowed
 from stage.ports.store import Store, Unit
+from stage.wire.text import sendable
 
 T = TypeVar("T")
 
@@ -75,16 +76,18 @@ class LiveUnits:
         mail = [item.mail for item in items if item.mail is not None]
         items = self._allowed(saga, items)
         events = [item.event for item in items]
-        trace = live.span.context if live.span is not None else context.trace
+        if live.span is None:  # opened to answer from what is stored, and now there is work
+            live.span = self._opening.begin_span(live.request, saga, context.trace)
+        span = live.span
 
         if events and self._store.ownership.sure:  # otherwise a stale saga would answer (rule 17)
-            transition = self._interpreter.conclude(saga, context, events)
+            transition = self._interpreter.conclude(saga, context, events, span)
             if transition is not None:
                 await self._conclude(live, transition, items)
                 return transition
 
         async def work(unit: Unit) -> Stored:
-            transition = await self._interpreter.advance(unit, saga, context, events, trace)
+            transition = await self._interpreter.advance(unit, saga, context, events, span)
             stored = self._journal.store(transition, context, in_flight=live.in_flight > 0)
             # A saga that was taken over and has only to wait is not due now any more.
             due_moved = live.row is not None and stored.row.due_at != live.row.due_at
@@ -149,7 +152,7 @@ class LiveUnits:
             if item.durable is not None and not item.durable.done():
                 item.durable.set_result(None)
 
-    async def park(self, live: LiveSaga, reason: str) -> bool:
+    async def park(self, live: LiveSaga, cause: ParkCause, reason: str) -> bool:
         """Park a saga that cannot be run: it must not be tried for ever, nor stop the others.
 
         False when it is over, and so has nothing left to be parked from.
@@ -159,7 +162,7 @@ class LiveUnits:
             return False
         if row.parked == sendable(reason) and row.due_at is None:
             return True  # so it is already, however often its neighbours ask
-        stored = self._journal.park(row, reason, self._clock.now())
+        stored = self._journal.park(row, cause, reason, self._clock.now())
         try:
             await self._store.transact(
                 lambda unit: self._journal.write(unit, stored, epoch=row.epoch)

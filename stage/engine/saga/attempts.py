@@ -11,9 +11,9 @@ from stage.core.commands import Activity, Do
 from stage.core.errors import StageError
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga, StepState
-from stage.core.text import sendable
 from stage.ports.observer import Span
 from stage.ports.stage import Failed, Finished, Turn
+from stage.wire.text import sendable
 
 
 def links_of(step: StepState, activity: Activity) -> tuple[str, ...]:

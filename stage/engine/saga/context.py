@@ -12,13 +12,13 @@ from msgspec.structs import replace
 from stage.core.events import Accepted
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.ports.codec import Codec
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Participant, RunView
 from stage.ports.store import Entry, SagaRow
 from stage.wire.envelope import (
     Envelope,
     TrailEntry,
-    decode_envelope,
     encode_envelope,
     format_instant,
 )
@@ -43,12 +43,14 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return self.envelope.data if self.envelope is not None else {}
 
 
-def context_of(row: SagaRow) -> Context:
+def context_of(row: SagaRow, codec: Codec) -> Context:
     """The context of a stored saga."""
-    trace = TraceContext(traceparent=row.traceparent, tracestate=row.tracestate)
+    trace = row.trace
     if not row.envelope:
         return Context(envelope=None, envelope_bytes=b"", fingerprint=row.fingerprint, trace=trace)
-    return context_with(decode_envelope(row.envelope), row.envelope, row.fingerprint, trace)
+    return context_with(
+        codec.decode_envelope(row.id, row.envelope), row.envelope, row.fingerprint, trace
+    )
 
 
 def context_with(
@@ -83,6 +85,7 @@ def bare_saga(row: SagaRow) -> Saga:
         updated_at=row.updated_at,
         deadline=row.deadline,
         parked=row.parked,
+        parked_cause=row.parked_cause,
         was_completed=row.state is SagaState.COMPLETED,
     )
 

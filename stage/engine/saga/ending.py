@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from stage.core.machine import anything_stood
+from stage.core.questions import anything_stood
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX
@@ -34,7 +34,7 @@ def ending_of(
         reason=saga.reason,
         stands=_stands(participant, saga, kind),
         data=data,
-        trace_id=context.trace.traceparent[3:35] or None,
+        trace_id=context.trace.trace_id or None,
     )
 
 

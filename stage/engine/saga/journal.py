@@ -14,17 +14,17 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.saga import Saga
-from stage.core.states import Tell
-from stage.core.text import sendable
+from stage.core.states import ParkCause, Tell
 from stage.engine.saga.attempts import end_span
 from stage.engine.saga.context import Context, Output, bare_saga
 from stage.engine.saga.cut_off import CutOff
 from stage.engine.saga.ending import ending_of
 from stage.engine.saga.interpreter import Transition
-from stage.ports.observer import Observer, Span, TraceContext
+from stage.ports.observer import Attempt, Observer, Span
 from stage.ports.stage import Participant
 from stage.ports.store import SagaRow, Unit
 from stage.wire.ending import Render
+from stage.wire.text import sendable
 
 RUNNING_SECONDS = 60.0
 """How far ahead `due_at` of a running saga lies; a restart takes it over at once."""
@@ -59,21 +59,28 @@ class Journal:
         row = self.row(transition, context, running=running)
         return Stored(context=context, row=row, transition=transition)
 
-    def park(self, row: SagaRow, reason: str, now: float) -> Stored:
+    def park(self, row: SagaRow, cause: ParkCause, reason: str, now: float) -> Stored:
         """A stored saga parked as it is: its journal may be unreadable."""
         reason = sendable(reason)
-        parked = replace(row, parked=reason, due_at=None, length=row.length + 1, updated_at=now)
+        parked = replace(
+            row,
+            parked=reason,
+            parked_cause=cause,
+            due_at=None,
+            length=row.length + 1,
+            updated_at=now,
+        )
         return Stored(
             context=Context(
                 envelope=None,
                 envelope_bytes=row.envelope,
                 fingerprint=row.fingerprint,
-                trace=TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
+                trace=row.trace,
             ),
             row=parked,
             transition=Transition(
                 saga=bare_saga(parked),
-                events=[e.Parked(at=now, reason=reason)],
+                events=[e.Parked(at=now, cause=cause, reason=reason)],
                 outgoing=[],
                 rest_until=None,
             ),
@@ -112,15 +119,18 @@ class Journal:
     def _report_cut_off(self, stored: Stored, lost: CutOff) -> None:
         """Report an attempt that its own process could not report: it is gone."""
         saga = stored.transition.saga
-        self._observer.cut_off(
-            saga.id,
-            self._plan.stage,
-            lost.step or "tell_upstream",
-            lost.activity,
-            lost.attempt,
+        attempt = Attempt(
+            saga_id=saga.id,
+            stage=self._plan.stage,
+            step=lost.step or "tell_upstream",
+            activity=lost.activity,
+            number=lost.attempt,
             peer=self._plan.step(lost.step).peer if lost.step else saga.upstream,
             parent=stored.context.trace,
             links=lost.links,
+        )
+        self._observer.cut_off(
+            attempt,
             span_id=lost.span,
             began=lost.began,
             ended=stored.transition.events[0].at,
@@ -139,6 +149,7 @@ class Journal:
             updated_at=saga.updated_at,
             fingerprint=context.fingerprint,
             parked=saga.parked,
+            parked_cause=saga.parked_cause,
             due_at=_due_at(saga, transition.rest_until, running),
             deadline=saga.deadline,
             envelope=b"" if saga.forgotten else context.envelope_bytes,

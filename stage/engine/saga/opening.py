@@ -17,6 +17,7 @@ from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
 from stage.ports.clock import Clock
+from stage.ports.codec import Codec
 from stage.ports.engine import DeadlineOver, NotAllowed
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.store import SagaRow, Unit
@@ -59,6 +60,7 @@ class Opening:
         self,
         interpreter: Interpreter,
         journal: Journal,
+        codec: Codec,
         observer: Observer,
         clock: Clock,
         admit: Callable[[OpenRequest], None],
@@ -67,6 +69,7 @@ class Opening:
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._journal = journal
+        self._codec = codec
         self._observer = observer
         self._clock = clock
         self._admit = admit
@@ -79,7 +82,7 @@ class Opening:
         row = await unit.take(request.saga_id)
         if row is None:
             return await self._begin(unit, request)
-        context = context_of(row)
+        context = context_of(row, self._codec)
         self._observer.bind(request.saga_id, context.trace)  # for the functions of this unit
         if row.closed_at is not None:
             return self._replay(request, row, context, bare_saga(row))
@@ -123,14 +126,14 @@ class Opening:
         recovered = e.Recovered(at=at, epoch=held + 1)
         for event in asked:
             self.check(evolve(self._plan, saga, recovered), event)
-        span = self._begin_span(request, saga, context.trace, lost)
+        span = self.begin_span(request, saga, context.trace, lost)
         if saga.recoveries or not asked:
             # The new epoch is durable before anything is run, so that a saga that takes the process
             # down with it is seen to do so (rule 15).
             transition = self._interpreter.note(saga, [recovered, *asked], now)
         else:
             transition = await self._interpreter.advance(
-                unit, saga, context, [recovered, *asked], span.context
+                unit, saga, context, [recovered, *asked], span
             )
         stored = self._journal.store(transition, context)
         await self._journal.write(unit, stored, epoch=held, mail=request.mail)
@@ -165,13 +168,13 @@ class Opening:
             )
         else:
             return None
-        span = self._begin_span(request, saga, context.trace)
-        transition = await self._interpreter.advance(unit, saga, context, [first], span.context)
+        span = self.begin_span(request, saga, context.trace)
+        transition = await self._interpreter.advance(unit, saga, context, [first], span)
         stored = self._journal.store(transition, context)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
 
-    def _begin_span(
+    def begin_span(
         self,
         request: OpenRequest,
         saga: Saga,

@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 from msgspec.structs import force_setattr
 
-from stage.authoring import Http, Saga, Stage
+from stage import Http, Saga, Stage
 from stage.core.errors import ConfigurationError
 from stage.store.sqlite.store import SqliteStore
 from tests.scenario.attacks.world import running_world
-from tests.scenario.chain import EDGE, HOST, running_chain
+from tests.scenario.chain import HOST, SERVICE, running_chain
 
 
 class Order(msgspec.Struct):
@@ -54,7 +54,7 @@ async def test_a_body_that_stalls_is_answered_408(tmp_path: Path) -> None:
     """The caller hears 408 not_executed, and not a broken connection: that would be unknown."""
     async with running_chain(tmp_path) as chain:
         assert chain.app is not None
-        force_setattr(chain.app[EDGE], "body_seconds_max", 0.3)
+        force_setattr(chain.app[SERVICE], "body_seconds_max", 0.3)
         reader, writer = await asyncio.open_connection(HOST, int(chain.stage.rsplit(":", 1)[1]))
         writer.write(
             b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

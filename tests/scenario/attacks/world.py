@@ -10,8 +10,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from stage.authoring import Stage
-from tests.scenario.chain import EDGE, HOST, Chain, running_chain
+from stage import Stage
+from tests.scenario.chain import HOST, SERVICE, Chain, running_chain
 
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -68,5 +68,5 @@ async def running_world(
 def live(chain: Chain) -> int:
     """Runs in memory."""
     assert chain.app is not None
-    engine: Any = chain.app[EDGE].engine
+    engine: Any = chain.app[SERVICE].engine
     return int(engine.live)

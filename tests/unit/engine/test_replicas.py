@@ -14,14 +14,14 @@ import msgspec
 import pytest
 
 from stage.core import events as e
-from stage.core.events import Request
 from stage.core.states import SagaState
 from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import recovery
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.ports.engine import NotAllowed, PayloadDiffers, Reply, Snapshot
-from stage.ports.links import ForwardReply
+from stage.ports.external import ExternalRequest
+from stage.ports.neighbour import ForwardReply
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.store.memory import MemoryStore
@@ -34,7 +34,7 @@ LEASE_SECONDS = 0.6
 
 
 class World(Agreeable):
-    """ports.links.Links of both engines. The bank honours keys, and answers while its door is open.
+    """The peers of both engines. The bank honours keys, and answers while its door is open.
 
     `sent` counts the requests of each kind, `charged` and `refunded` the effects.
     """
@@ -52,8 +52,9 @@ class World(Agreeable):
         self.unreachable = 0
         """How many charges certainly do not arrive from now on."""
 
-    async def exchange(self, peer: str, request: Request, **more: Any) -> Answer | Lost:
+    async def exchange(self, outgoing: ExternalRequest) -> Answer | Lost:
         """The bank: a charge, a refund, or a query for a charge."""
+        request = outgoing.request
         self.sent[f"{request.method} {request.path.split('/')[1]}"] += 1
         if request.method == "GET":
             key = request.path.rpartition("/")[2].replace("%3A", ":").replace("%2F", "/")
@@ -65,7 +66,7 @@ class World(Agreeable):
         if self.unreachable:
             self.unreachable -= 1
             return Lost(reason="refused", certain=True, retry_after=3.0)
-        self.charged[more["key"]] = 1
+        self.charged[outgoing.key] = 1
         self.asked.release()
         await self.door.wait()
         return Answer(status=200, body=b'{"id":"c-1"}')
@@ -116,7 +117,7 @@ class Replica:
         self.store = MemoryStore(database=database, exclusive=False, lease_seconds=lease_seconds)
         self.observer = Watching()
         self.engine = EmbeddedEngine(
-            payment.bind(downstream), self.store, world, self.observer, clock=self.clock
+            payment.bind(downstream), self.store, world.peers, self.observer, clock=self.clock
         )
 
     async def start(self) -> None:

@@ -1,0 +1,186 @@
+"""A stage as its author declares it: its steps in their order, its payload and its output."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+import msgspec
+
+from stage.authoring.http import Http
+from stage.authoring.participant import StageParticipant
+from stage.authoring.payload import Codec
+from stage.authoring.saga import Saga
+from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep, check_function
+from stage.core.errors import DeclarationError
+from stage.core.retry import COMPENSATION, EXECUTION, SETTLEMENT, RetryPolicy
+from stage.core.steps import Step, StepKind, plan_of
+from stage.ports.store import Tx
+
+P = TypeVar("P")
+A = TypeVar("A")
+R = TypeVar("R")
+D = TypeVar("D", bound=DeclaredStep[Any])
+
+TransactionFunction = Callable[[Tx, Saga[P]], Awaitable[R]]
+CallFunction = Callable[[Http, Saga[P]], Awaitable[R]]
+
+
+class StageDeclaration(Generic[P, A]):
+    """One stage of a chain: declare its steps in the order in which they run.
+
+    `accepts` is the payload type, decoded from the context's data; `adds` the type that the
+    `output` function returns, added to the data under the stage's name. `migrations` is a folder
+    of SQL files beside the declaring module.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        accepts: type[P],
+        adds: type[A] | None = None,
+        migrations: str | Path | None = None,
+    ) -> None:
+        plan_of(name, ())  # refuses a bad name here, where its line is
+        self.name = name
+        self.accepts: Codec[P] = Codec(accepts)
+        self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
+        self.migrations = _beside_caller(migrations)
+        self.steps: list[DeclaredStep[Any]] = []
+        self._output: Callable[[Saga[P]], A] | None = None
+
+    @overload
+    def transaction(self, function: TransactionFunction[P, R], /) -> TransactionStep[R]: ...
+    @overload
+    def transaction(
+        self, function: None = None, /, *, attempts_max: int = 4
+    ) -> Callable[[TransactionFunction[P, R]], TransactionStep[R]]: ...
+
+    def transaction(
+        self, function: Callable[..., Any] | None = None, /, *, attempts_max: int = 4
+    ) -> Any:
+        """Declare a local transaction `async def step(tx, saga)`.
+
+        It may await `tx` and nothing else. It succeeds when it returns, is refused when it raises
+        Refused, and is rolled back and tried again, at most `attempts_max` times, when it raises
+        anything else.
+        """
+
+        def declare(function: Callable[..., Any]) -> TransactionStep[Any]:
+            rules = Step(
+                name=_name_of(function),
+                kind=StepKind.TRANSACTION,
+                execution=_policy(EXECUTION, attempts_max),
+                compensation=COMPENSATION,
+            )
+            return self._add(TransactionStep(self.name, function, rules))
+
+        return declare if function is None else declare(function)
+
+    def call(
+        self,
+        *,
+        to: str,
+        timeout: float = 10.0,
+        together: str = "",
+        pivot: bool = False,
+        idempotent: bool = True,
+        attempts_max: int = 4,
+        compensation_attempts_max: int = 20,
+        transient_on: set[int] | frozenset[int] = frozenset(),
+        refused_on: set[int] | frozenset[int] = frozenset(),
+    ) -> Callable[[CallFunction[P, R]], CallStep[R]]:
+        """Declare a call `async def step(http, saga)` to the external API configured as `to`.
+
+        `timeout` is in seconds, for one attempt. Consecutive calls with the same `together` run at
+        the same time. After a `pivot` the stage only goes forward. `idempotent=False` says that
+        the API ignores idempotency keys, so that a call in doubt is never repeated. A code in
+        `transient_on` means that nothing happened, one in `refused_on` is a business no.
+        """
+        if not to or timeout <= 0:
+            raise DeclarationError(
+                f"a call of stage {self.name!r} needs to='name of the API' and timeout > 0 seconds"
+            )
+
+        def declare(function: CallFunction[P, R]) -> CallStep[R]:
+            rules = Step(
+                name=_name_of(function),
+                kind=StepKind.CALL,
+                peer=to,
+                group=together,
+                pivot=pivot,
+                idempotent=idempotent,
+                timeout_seconds=timeout,
+                execution=_policy(EXECUTION, attempts_max),
+                settlement=SETTLEMENT,
+                compensation=_policy(COMPENSATION, compensation_attempts_max),
+            )
+            step = CallStep(
+                self.name,
+                function,
+                rules,
+                transient_on=frozenset(transient_on),
+                refused_on=frozenset(refused_on),
+            )
+            return self._add(step)
+
+        return declare
+
+    def output(self, function: Callable[[Saga[P]], A]) -> Callable[[Saga[P]], A]:
+        """Declare what is added to the context for the stages after this one.
+
+        The function must be pure: it is called before handing on and again for the answer, and
+        the same saga must give the same value.
+        """
+        if self._output is not None:
+            raise DeclarationError(f"stage {self.name!r} has two outputs: keep one")
+        if inspect.iscoroutinefunction(function):
+            raise DeclarationError(
+                f"the output of stage {self.name!r} must be a plain function: def, not async def"
+            )
+        check_function(self.name, function, ("saga",), coroutine=False)
+        self._output = function
+        return function
+
+    def bind(
+        self, downstreams: tuple[str, ...] = (), *, adjust: Callable[[Step], Step] | None = None
+    ) -> StageParticipant[P, A]:
+        """The stage with its neighbours, checked. Raises DeclarationError with the fix.
+
+        `adjust` changes the rules of each step, forwards included, as the operator configured.
+        """
+        if self.adds is not None and self._output is None:
+            raise DeclarationError(
+                f"stage {self.name!r} says adds= but declares no output:"
+                f" write a function under @{self.name}.output"
+            )
+        plan = plan_of(self.name, tuple(step.as_step() for step in self.steps), downstreams)
+        if adjust is not None:
+            plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
+        return StageParticipant(plan, self.steps, self.accepts, self.adds, self._output)
+
+    def _add(self, step: D) -> D:
+        self.steps.append(step)
+        return step
+
+
+def _policy(default: RetryPolicy, attempts_max: int) -> RetryPolicy:
+    if attempts_max < 1:
+        raise DeclarationError("attempts_max counts the first attempt: give at least 1")
+    return msgspec.structs.replace(default, attempts_max=attempts_max)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", "")
+
+
+def _beside_caller(folder: str | Path | None) -> Path | None:
+    """A relative folder is beside the module that declares the stage, not where we were started."""
+    if folder is None or Path(folder).is_absolute():
+        return None if folder is None else Path(folder)
+    where = sys._getframe(2).f_globals.get("__file__")
+    return (Path(where).parent if where else Path.cwd()) / folder

@@ -1,0 +1,90 @@
+"""Around every request: a server span, the ids in the headers, and a problem for every error."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec.structs import replace
+
+from stage.inbound.problems import answer_of_error, of_status, problem_answer, unknown
+from stage.inbound.request import Answer, Request
+from stage.inbound.routes import Endpoint, Found, find
+from stage.inbound.service import Service
+from stage.wire import headers as h
+from stage.wire.envelope import SAGA_ID_RE
+
+UNKNOWN_ROUTE = "/?"
+"""The route in spans and metrics of a request that fits no template."""
+
+
+async def dispatch(service: Service, request: Request) -> Answer:
+    """Answer a request by its method and path, without any server. Raises CancelledError only."""
+    found = find(request.method, request.path)
+    if isinstance(found, Found):
+        request = replace(request, parameters=found.parameters)
+        route = found.route
+        return await answer(service, request, route.endpoint, request.prefix + route.template)
+    allowed = found
+
+    async def unrouted(_service: Service, request: Request) -> Answer:
+        if not allowed:
+            return problem_answer(request, of_status(404, "Not Found"))
+        problem = of_status(405, "Method Not Allowed")
+        return problem_answer(request, problem, ("Allow", ",".join(allowed)))
+
+    return await answer(service, request, unrouted, UNKNOWN_ROUTE)
+
+
+async def answer(service: Service, request: Request, endpoint: Endpoint, route: str) -> Answer:
+    """The answer of an endpoint, or the problem for what it raised.
+
+    `route` is the template of the path, for spans and logs. Raises CancelledError only: the
+    process stops, or the caller has gone.
+    """
+    about = request.about
+    named = request.parameters.get("saga_id", "")
+    if named and SAGA_ID_RE.fullmatch(named):
+        about.saga_id = named
+    span = about.span = service.observer.request(
+        request.method,
+        route,
+        list(request.headers.items()),
+        named,
+        path=request.prefix + request.path,
+        scheme=request.scheme,
+        joined=service.joins_trace(request),
+    )
+    service.observer.bind(named, span.context)
+    raised = ""
+    try:
+        answered = await endpoint(service, request)
+    except asyncio.CancelledError:
+        span.end("cancelled")
+        raise
+    except Exception as error:
+        known = answer_of_error(request, error)
+        if known is None:
+            raised = type(error).__name__
+            where = f"{request.method} {route}"
+            service.observer.defect(where, about.saga_id, span.context, error)
+            known = problem_answer(request, unknown("Defect", f"{raised} in {route}"))
+        answered = known
+    span.end(str(answered.status), raised)
+    return _with_ids(answered, about.saga_id, span.trace_id)
+
+
+def _with_ids(answered: Answer, saga_id: str, trace_id: str) -> Answer:
+    """The answer with the ids of the saga and the trace in its headers, where they are known."""
+    added = []
+    if trace_id:
+        added.append((h.TRACE_ID, trace_id))
+    if saga_id:
+        added.append((h.SAGA_ID, saga_id))
+    if not added:
+        return answered
+    return Answer(
+        status=answered.status,
+        headers=(*answered.headers, *added),
+        body=answered.body,
+        close=answered.close,
+    )

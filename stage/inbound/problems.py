@@ -1,0 +1,101 @@
+"""Every error of a request as the problem document that reports it."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from msgspec.structs import replace
+
+from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
+from stage.inbound.request import PROBLEM_JSON, Answer, Request
+from stage.ports.engine import Busy, DeadlineOver, PayloadDiffers, Unsettled
+from stage.wire import headers as h
+from stage.wire.outcome import Outcome
+from stage.wire.problem import Problem, WireError
+
+HINTS = {
+    404: "GET /openapi.json lists the endpoints",
+    405: "see the Allow header",
+    413: "send less; GET /.well-known/stage shows the limits",
+}
+
+
+def problem_answer(request: Request, problem: Problem, *headers: tuple[str, str]) -> Answer:
+    """The problem as an answer, with the ids of the request where it has none."""
+    if problem.trace_id is None and request.about.span.trace_id:
+        problem = replace(problem, trace_id=request.about.span.trace_id)
+    if problem.saga_id is None and request.about.saga_id:
+        problem = replace(problem, saga_id=request.about.saga_id)
+    return Answer(status=problem.status, headers=(PROBLEM_JSON, *headers), body=problem.encode())
+
+
+def answer_of_error(request: Request, error: Exception) -> Answer | None:
+    """The answer for an error that the ports and the protocol name; None for any other."""
+    match error:
+        case WireError():
+            answer = problem_answer(request, error.problem())
+            # The rest of a body that is late may never come.
+            return replace(answer, close=True) if error.status == 408 else answer
+        case PayloadDiffers() | DeadlineOver():
+            return problem_answer(request, refusal(error).problem())
+        case Unsettled() | CommitInDoubt():
+            return problem_answer(request, unknown("Not known", str(error)), (h.RETRY_AFTER, "1"))
+        case Busy() | StoreUnavailable():
+            seconds = max(1, ceil(getattr(error, "retry_after", 1.0)))
+            return problem_answer(request, _not_now(error), (h.RETRY_AFTER, str(seconds)))
+        case JournalMismatch():
+            return problem_answer(request, unknown("Defect", str(error)))
+        case _:
+            return None
+
+
+def refusal(error: PayloadDiffers | DeadlineOver) -> WireError:
+    """The problem of a saga that was not accepted (protocol 3.3)."""
+    if isinstance(error, PayloadDiffers):
+        return WireError(
+            422,
+            "Saga id reused with another payload",
+            str(error),
+            hint="use a new saga id for a new saga; a retry sends the same data",
+        )
+    return WireError(
+        504,
+        "Deadline over",
+        str(error),
+        hint="compensate yourself; nothing was executed here",
+    )
+
+
+def of_status(status: int, title: str, detail: str = "") -> Problem:
+    """The problem for a status that HTTP itself gives: no such path, no such method."""
+    return Problem(
+        status=status,
+        title=title,
+        detail=detail or f"{status}: {title}",
+        outcome=Outcome.NOT_EXECUTED,
+        retryable=False,
+        hint=HINTS.get(status),
+    )
+
+
+def unknown(title: str, detail: str) -> Problem:
+    """500: whether anything was executed is not known."""
+    return Problem(
+        status=500,
+        title=title,
+        detail=detail,
+        outcome=Outcome.UNKNOWN,
+        retryable=True,
+        hint="retry under the same saga id; the log has the trace id",
+    )
+
+
+def _not_now(error: Exception) -> Problem:
+    return Problem(
+        status=503,
+        title="Not now",
+        detail=str(error),
+        outcome=Outcome.NOT_EXECUTED,
+        retryable=True,
+        hint="retry under the same saga id after Retry-After seconds",
+    )

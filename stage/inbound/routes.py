@@ -1,0 +1,95 @@
+"""The table of endpoints: every adapter, the OpenAPI document and the tests read this one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import unquote
+
+import msgspec
+
+from stage.inbound.compensate import compensate
+from stage.inbound.execute import execute
+from stage.inbound.openapi import docs, openapi
+from stage.inbound.platform import descriptor, healthz, metrics, readyz
+from stage.inbound.request import Answer, Request
+from stage.inbound.sagas import list_sagas, query_saga
+from stage.inbound.service import Service
+from stage.inbound.verbs import forget, resolve, retry, settle
+
+Endpoint = Callable[[Service, Request], Awaitable[Answer]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One endpoint. `{name}` in the template stands for one part of a path, not empty."""
+
+    method: str
+    template: str
+    endpoint: Endpoint
+    name: str
+
+
+ROUTES = (
+    Route("POST", "/sagas", execute, "execute"),
+    Route("GET", "/sagas", list_sagas, "list"),
+    Route("GET", "/sagas/{saga_id}", query_saga, "saga"),
+    Route("POST", "/sagas/{saga_id}/compensate", compensate, "compensate"),
+    Route("POST", "/sagas/{saga_id}/retry", retry, "retry"),
+    Route("POST", "/sagas/{saga_id}/settle", settle, "settle"),
+    Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve"),
+    Route("POST", "/sagas/{saga_id}/forget", forget, "forget"),
+    Route("GET", "/.well-known/stage", descriptor, "descriptor"),
+    Route("GET", "/healthz", healthz, "healthz"),
+    Route("GET", "/readyz", readyz, "readyz"),
+    Route("GET", "/metrics", metrics, "metrics"),
+    Route("GET", "/openapi.json", openapi, "openapi"),
+    Route("GET", "/docs", docs, "docs"),
+)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The route of a request with the parts of its path that the template names."""
+
+    route: Route
+    parameters: Mapping[str, str]
+
+
+def find(method: str, path: str) -> Found | tuple[str, ...]:
+    """The route for a method and a path with its escapes.
+
+    Without one, the methods that the path allows: none where no template fits it.
+    """
+    parts = path.split("/")
+    allowed = []
+    for template, routes in _TEMPLATES:
+        parameters = _parameters(template, parts)
+        if parameters is None:
+            continue
+        for route in routes:
+            if route.method == method:
+                return Found(route, parameters)
+            allowed.append(route.method)
+    return tuple(sorted(allowed))
+
+
+def _parameters(template: list[str], parts: list[str]) -> dict[str, str] | None:
+    if len(template) != len(parts):
+        return None
+    parameters = {}
+    for name, part in zip(template, parts, strict=True):
+        if name.startswith("{"):
+            if not part:
+                return None
+            parameters[name[1:-1]] = unquote(part)
+        elif name != part:
+            return None
+    return parameters
+
+
+def _by_template() -> list[tuple[list[str], list[Route]]]:
+    routes: dict[str, list[Route]] = {}
+    for route in ROUTES:
+        routes.setdefault(route.template, []).append(route)
+    return [(template.split("/"), of_one) for template, of_one in routes.items()]
+
+
+_TEMPLATES = _by_template()

@@ -1,0 +1,26 @@
+"""What execute and compensate share: the answer 202, and the trace that a saga belongs to."""
+
+from __future__ import annotations
+
+from stage.inbound.request import Answer, Request, json_answer
+from stage.wire import headers as h
+from stage.wire.outcome import Outcome
+
+
+def accepted(request: Request, *headers: tuple[str, str]) -> Answer:
+    """202: durably accepted, still running. `Location` is where the saga can be queried."""
+    saga_id = request.about.saga_id  # holds nothing that a path escapes
+    return json_answer(
+        {"saga_id": saga_id, "outcome": Outcome.IN_PROGRESS},
+        (h.LOCATION, f"{request.prefix}/sagas/{saga_id}"),
+        (h.RETRY_AFTER, "1"),
+        *headers,
+        status=202,
+    )
+
+
+def link_saga(request: Request, traceparent: str) -> None:
+    """Link the request to the trace of its saga, where it came in another one."""
+    span = request.about.span
+    if traceparent[3:35] != span.trace_id:
+        span.link(traceparent)
