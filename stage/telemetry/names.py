@@ -213,7 +213,7 @@ METRICS: Final = {
     M_DEFECTS: Metric(
         kind="counter",
         labels=("where",),
-        values=("request", "run", "scan", "send", "tidy", "watch"),
+        values=("mail", "renew", "request", "retention", "run", "scan", "send", "watch"),
         description="Exceptions that should never have been raised.",
     ),
 }

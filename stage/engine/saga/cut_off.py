@@ -1,4 +1,4 @@
-"""The attempts that were in flight when their run was lost, read from the journal."""
+"""The attempts that were in flight when their process was lost, read from the journal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stage.ports.store import Entry
 
 
 class CutOff(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt whose outcome nobody journaled; `span` is its span id, never empty.
+    """One attempt without an outcome in the journal; `span` is its span id, never empty.
 
-    `links` are those that it had: to what it repeated, looked for or undid.
+    `links` are those that it had: to the attempts that it repeated, looked for or compensated.
     """
 
     step: str
@@ -26,9 +26,9 @@ class CutOff(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cut_off(entries: Sequence[Entry]) -> tuple[CutOff, ...]:
-    """What had begun and not ended when the journal stopped.
+    """The attempts that had begun and not ended when the journal stopped.
 
-    What a run before had left open was told when it was taken over, and is not told again.
+    Those that were open at a takeover before were reported then, and are not reported again.
     """
     open_: dict[str, CutOff] = {}
     latest: dict[tuple[str, Activity], str] = {}
