@@ -289,9 +289,6 @@ Event = (
     | Retried | Settled | Resolved | Forgotten
 )  # fmt: skip
 
-PROGRESS: Final = frozenset(get_args(Outcome | Verb))
-"""The events that an attempt or a person brought about: not those that only ask."""
-
 _NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in get_args(Event)}
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core import verbs
 from stage.core.commands import Activity, Command, Do, Record, Rest
+from stage.core.event_table import PROGRESS
 from stage.core.order import next_backward, next_forward
 from stage.core.questions import (
     can_probe,
@@ -68,7 +69,7 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         raise Impossible(f"saga {saga.id}: there is no step {step!r}")
     after = _evolve(plan, saga, event)
     # Only what an attempt or a person brought about is progress: not what keeps being asked.
-    recoveries = 0 if type(event) in e.PROGRESS else after.recoveries
+    recoveries = 0 if type(event) in PROGRESS else after.recoveries
     return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)
 
 
