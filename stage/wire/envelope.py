@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
+from stage.core.names import STAGE_NAME
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.problem import WireError
 from stage.wire.strict_json import (
@@ -29,7 +30,7 @@ PROTOCOL = 1
 
 # "." and ".." are left out: as a segment of a URL they mean another place.
 SAGA_ID_RE = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~:-]{1,128}")
-STAGE_NAME_RE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
+STAGE_NAME_RE = STAGE_NAME
 
 # RFC 3339, 5.6. A leap second (:60) is refused: no instant of ours can name it.
 _INSTANT = re.compile(
@@ -286,7 +287,7 @@ def _trail_entry(value: object, number: int, limits: Limits) -> TrailEntry:
     refuse_unknown(value, _TRAIL_MEMBERS, place)
     stage, at = value.get("stage"), value.get("at")
     if type(stage) is not str or not _is_stage_name(stage, limits):
-        _refuse(f"{place}.stage", "is not the name of a stage", "send [a-z][a-z0-9_-]{0,47}")
+        _refuse(f"{place}.stage", "is not the name of a stage", f"send {STAGE_NAME_RE.pattern}")
     if type(at) is not str:
         _refuse(f"{place}.at", "is not a string")
     try:
