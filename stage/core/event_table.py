@@ -1,4 +1,4 @@
-"""One row an event: what it starts or ends, who may see its members, its level, its wording.
+"""One row an event: the attempt it starts or ends, its public members, its level, its wording.
 
 Everything that treats events of one type differently from those of another, outside the machine
 that folds them, reads it here. A member that a row does not name is private: it stays in the
@@ -18,7 +18,7 @@ from stage.core.states import SagaState
 
 
 class Level(StrEnum):
-    """How loud the log line of an event is. What an operator did is at least a warning."""
+    """The level of the log line of an event. The verb of an operator is at least a warning."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -27,7 +27,7 @@ class Level(StrEnum):
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What is true of every event of one type.
+    """The properties that all events of one type share.
 
     `public` is the allowlist of members. `wording` is the phrase that a timeline shows. `starts`
     and `ends` name the activity whose attempt the event starts or ends, `end` how it ended: the
