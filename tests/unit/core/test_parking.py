@@ -19,11 +19,11 @@ CHARGING = e.StepStarted(at=1.0, step="charge", attempt=1)
 LOST = [e.Recovered(at=1.0, epoch=number) for number in range(2, RECOVERIES_MAX + 3)]
 HELD = e.StepSucceeded(at=1.0, step="hold", result=ONE)
 PAID = e.StepSucceeded(at=1.0, step="pay", result=ONE)
-PAY_IN_DOUBT = [
+PAY_IN_DOUBT: list[e.Event] = [
     e.StepStarted(at=1.0, step="pay", attempt=1),
     e.StepRefused(at=1.0, step="pay", reason="no", may_stand=True),
 ]
-UNDO_FAILED = [
+UNDO_FAILED: list[e.Event] = [
     e.StepSucceeded(at=1.0, step="reserve", result=ONE),
     e.TurnedBack(at=1.0, reason="no"),
     e.CompensationStarted(at=1.0, step="reserve", attempt=1),
