@@ -1,7 +1,7 @@
-"""Spans of this neighbour, sent by OTLP: what it is asked, and what it asks.
+"""Spans of a neighbour, sent by OTLP: one for each request that comes in or leaves.
 
-Without a collector none is made, and the trace of a saga is passed on all the same. It is as much
-as a small service needs, on the OpenTelemetry API alone.
+Without a collector no span is made, and the trace of a saga is still passed on. Only the
+OpenTelemetry API is needed, as in any small service.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from upstream_stub.trace import Trace, trace_of
+from stage.neighbours.shared.trace import Trace, trace_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -30,27 +30,27 @@ SHUTDOWN_SECONDS_MAX = 2.0
 TRACES_PATH = "/v1/traces"
 
 
-class Asking:
-    """One request on its way out: the headers it takes along, and how it ended."""
+class ClientRequest:
+    """One request on its way out: its trace headers, and the span that records its end."""
 
     def __init__(self, trace: Trace, span: otel.Span | None) -> None:
         self.headers = trace.headers() if span is None else trace.below(*_ids(span)).headers()
         self._span = span
 
-    def ended(self, outcome: int | str) -> None:
-        """Tell the code of the answer, or in a word why there was none."""
+    def ended(self, end: int | str) -> None:
+        """Record the status of the answer, or in one word why there was none."""
         if self._span is not None:
-            _tell(self._span, outcome, error_code_min=400)
+            _record_end(self._span, end, error_code_min=400)
 
 
 class Spans:
     """Makes spans with a tracer provider, or none without."""
 
     def __init__(self, provider: otel.TracerProvider | None = None) -> None:
-        self._tracer = None if provider is None else provider.get_tracer(__package__ or "stub")
+        self._tracer = None if provider is None else provider.get_tracer("stage.neighbours")
 
     @contextmanager
-    def asked(self, request: web.Request) -> Iterator[tuple[Trace, otel.Span | None]]:
+    def server(self, request: web.Request) -> Iterator[tuple[Trace, otel.Span | None]]:
         """A server span around a request that came in, and the trace that its work belongs to."""
         trace = trace_of(request.headers)
         if self._tracer is None:
@@ -72,10 +72,10 @@ class Spans:
             yield trace.below(*_ids(span)), span
 
     @contextmanager
-    def asking(self, method: str, url: str, route: str, trace: Trace) -> Iterator[Asking]:
+    def client(self, method: str, url: str, route: str, trace: Trace) -> Iterator[ClientRequest]:
         """A client span around a request that leaves."""
         if self._tracer is None:
-            yield Asking(trace, None)
+            yield ClientRequest(trace, None)
             return
         with self._tracer.start_as_current_span(
             f"{method} {route}",
@@ -87,7 +87,7 @@ class Spans:
                 "url.template": route,
             },
         ) as span:
-            yield Asking(trace, span)
+            yield ClientRequest(trace, span)
 
 
 SPANS = web.AppKey("SPANS", Spans)
@@ -97,12 +97,12 @@ TRACE = web.RequestKey("TRACE", Trace)
 @web.middleware
 async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its span, and the trace that its work belongs to."""
-    with request.app[SPANS].asked(request) as (trace, span):
+    with request.app[SPANS].server(request) as (trace, span):
         request[TRACE] = trace
         response = await handler(request)
         if span is not None:
             gone = request.transport is None or request.transport.is_closing()
-            _tell(span, "client_gone" if gone else response.status, error_code_min=500)
+            _record_end(span, "client_gone" if gone else response.status, error_code_min=500)
         return response
 
 
@@ -123,29 +123,29 @@ def make_provider(service: str, endpoint: str) -> TracerProvider:
 
 
 def shut_down(provider: TracerProvider) -> None:
-    """Send what waits, within a time."""
+    """Send the spans that wait, for at most SHUTDOWN_SECONDS_MAX."""
     last = threading.Thread(target=provider.shutdown, daemon=True)
     last.start()
     last.join(SHUTDOWN_SECONDS_MAX)
 
 
-def _tell(span: otel.Span, outcome: int | str, *, error_code_min: int) -> None:
-    if isinstance(outcome, int):
-        span.set_attribute("http.response.status_code", outcome)
-        if outcome < error_code_min:
+def _record_end(span: otel.Span, end: int | str, *, error_code_min: int) -> None:
+    if isinstance(end, int):
+        span.set_attribute("http.response.status_code", end)
+        if end < error_code_min:
             return
-    span.set_attribute("error.type", str(outcome))
+    span.set_attribute("error.type", str(end))
     span.set_status(Status(StatusCode.ERROR))
 
 
 def _ids(span: otel.Span) -> tuple[str, str, str]:
-    told = span.get_span_context()
-    flags = int(told.trace_flags)
-    return f"{told.trace_id:032x}", f"{told.span_id:016x}", f"{flags:02x}"
+    context = span.get_span_context()
+    flags = int(context.trace_flags)
+    return f"{context.trace_id:032x}", f"{context.span_id:016x}", f"{flags:02x}"
 
 
 def _context(trace: Trace) -> Context:
-    """Below the span that the trace names; the root of the trace where it names none."""
+    """A context below the span that the trace names, or an empty one if it names none."""
     if not trace.span_id:
         return Context()
     parent = SpanContext(

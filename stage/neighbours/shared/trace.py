@@ -1,4 +1,4 @@
-"""W3C trace context, no more of it than a small service needs to pass a trace on."""
+"""W3C trace context, as much of it as a small service needs to pass a trace on."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Trace:
     flags: str = SAMPLED
     state: str = ""
     own: bool = False
-    """True when the span is one of ours, which a request names as it is."""
+    """True when `span_id` names a span that this service made; a request then carries that id."""
 
     def below(self, trace_id: str, span_id: str, flags: str) -> Trace:
-        """The same trace from a span of ours on."""
+        """The same trace, continued below a span that this service made."""
         return replace(self, trace_id=trace_id, span_id=span_id, flags=flags, own=True)
 
     def headers(self) -> dict[str, str]:
-        """The headers of one outgoing request; it has a span id of its own."""
+        """The headers of one outgoing request, with a new span id unless `own`."""
         span_id = self.span_id if self.own else secrets.token_hex(8)
         headers = {TRACEPARENT: f"00-{self.trace_id}-{span_id}-{self.flags}"}
         if self.state:
@@ -40,12 +40,12 @@ class Trace:
 
 
 def trace_of(headers: Mapping[str, str]) -> Trace:
-    """The trace of a request, or a new sampled one when it names none that is valid."""
+    """The trace of a request, or a new sampled one if the request names no valid trace."""
     return read_trace(headers) or Trace(trace_id=secrets.token_hex(16))
 
 
 def read_trace(headers: Mapping[str, str]) -> Trace | None:
-    """The trace that a request names, if it names one and that is valid."""
+    """The trace that a request names, or None if it names none or an invalid one."""
     found = _TRACEPARENT.fullmatch(headers.get(TRACEPARENT, "").strip())
     if found is None:
         return None

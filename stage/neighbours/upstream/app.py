@@ -1,33 +1,31 @@
-"""The HTTP edge of this neighbour."""
+"""The HTTP endpoints of the neighbour upstream."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import msgspec
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from opentelemetry.trace import TracerProvider
 
+from stage.neighbours.shared.problems import RETRY_AFTER_SECONDS, problem_response, problems
+from stage.neighbours.shared.scripts import decode_script
+from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
+from stage.neighbours.upstream.books import Saga, State
+from stage.neighbours.upstream.head import Head
+from stage.neighbours.upstream.script import Script, scripts_with
+from stage.neighbours.upstream.stage_client import StageClient
 from stage.wire import headers as h
 from stage.wire.chain import ChainView
 from stage.wire.envelope import check_saga_id, new_saga_id
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.outcome import Outcome
-from stage.wire.problem import CONTENT_TYPE, Problem, WireError
+from stage.wire.problem import Problem, WireError
 from stage.wire.replies import decode_compensate
 from stage.wire.strict_json import decode_object
 from stage.wire.views import encode_view
-from upstream_stub.books import Saga, State
-from upstream_stub.head import Head
-from upstream_stub.script import Script, ScriptName, Scripts
-from upstream_stub.spans import SPANS, TRACE, Spans, traced
-from upstream_stub.stage_client import StageClient
-from upstream_stub.trace import read_trace
 
 BUDGET_SECONDS = 20.0
 PATIENCE_SECONDS = 5.0
-RETRY_AFTER_SECONDS = "1"
 
 HEAD = web.AppKey("HEAD", Head)
 
@@ -50,12 +48,12 @@ def make_app(
 ) -> web.Application:
     """The neighbour called `name`, whose downstream stage is at the URL `stage`.
 
-    `budget_seconds` is given to a saga, `patience_seconds` to one request of it. Spans are made
-    by the `tracer_provider`, if there is one.
+    A saga gets `budget_seconds`, and one request to the stage `patience_seconds`. The
+    `tracer_provider` makes the spans; without one there are none.
     """
     spans = Spans(tracer_provider)
     client = StageClient(stage, patience_seconds, spans)
-    head = Head(name, client, Scripts(script or Script(ScriptName.ACCEPT)), budget_seconds)
+    head = Head(name, client, scripts_with(script), budget_seconds)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
         async with client.open():
@@ -85,8 +83,8 @@ async def post_order(request: web.Request) -> web.Response:
     """Start a saga for the order in the body, and answer with its outcome.
 
     `Saga-Id` chooses the id, `Saga-Budget-Ms` shortens the budget, and `Prefer` may say how long
-    to wait. 200, 409 and 500 are ends; 202 and 504 say that it still runs, within and behind its
-    budget.
+    to wait. 200, 409 and 500 mean that the saga ended; 202 and 504 that it still runs, within its
+    budget and past it.
     """
     head = request.app[HEAD]
     h.check_content_type(
@@ -110,7 +108,7 @@ async def post_order(request: web.Request) -> web.Response:
 
 
 async def post_compensate(request: web.Request) -> web.Response:
-    """Compensate a saga: 200 nothing stands, 202 still at it, 409 cannot, 503 by script."""
+    """Compensate a saga: 200 nothing stands, 202 in progress, 409 cannot, 503 by script."""
     saga_id = check_saga_id(request.match_info["saga_id"])
     asked = decode_compensate(await request.read(), DEFAULT_LIMITS)
     saga = await request.app[HEAD].compensate(saga_id, asked, request[TRACE])
@@ -132,8 +130,8 @@ async def post_compensate(request: web.Request) -> web.Response:
 
 
 async def get_sagas(request: web.Request) -> web.Response:
-    """What this neighbour saw: `{"sagas": [...]}` in the order in which they were first seen."""
-    return web.json_response({"sagas": [saga.told() for saga in request.app[HEAD]]})
+    """All sagas: `{"sagas": [...]}` in the order in which they were first seen."""
+    return web.json_response({"sagas": [saga.as_json() for saga in request.app[HEAD]]})
 
 
 async def get_saga(request: web.Request) -> web.Response:
@@ -145,51 +143,19 @@ async def get_saga(request: web.Request) -> web.Response:
         story = saga.story(request.app[HEAD].name)
         view = ChainView(saga_id=saga.saga_id, stages=[story])
         return web.Response(body=encode_view(view), content_type=h.CONTENT_JSON)
-    return web.json_response(saga.told())
+    return web.json_response(saga.as_json())
 
 
 async def put_script(request: web.Request) -> web.Response:
     """Behave as the body says from now on, and answer with all scripts that stand."""
-    try:
-        script = msgspec.json.decode(await request.read(), type=Script)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WireError(400, "Not a script", str(error)) from None
+    script = decode_script(await request.read(), Script)
     request.app[HEAD].scripts.put(script)
     return await get_scripts(request)
 
 
 async def get_scripts(request: web.Request) -> web.Response:
-    """The scripts that stand, one a match."""
-    scripts = [msgspec.to_builtins(script) for script in request.app[HEAD].scripts]
-    return web.json_response({"scripts": scripts})
-
-
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error with a problem that carries the trace id, if the request named one."""
-    trace = read_trace(request.headers)
-    trace_id = trace.trace_id if trace is not None else None
-    try:
-        return await handler(request)
-    except WireError as error:
-        saga_id = request.match_info.get("saga_id")
-        problem = error.problem(saga_id=saga_id, trace_id=trace_id)
-    except web.HTTPError as error:
-        problem = Problem(
-            title=error.reason,
-            status=error.status,
-            outcome=Outcome.NOT_EXECUTED,
-            trace_id=trace_id,
-        )
-    return problem_response(problem)
-
-
-def problem_response(problem: Problem) -> web.Response:
-    """A problem on its way out; one that may be tried again says when."""
-    headers = {h.RETRY_AFTER: RETRY_AFTER_SECONDS} if problem.retryable else {}
-    return web.Response(
-        status=problem.status, body=problem.encode(), content_type=CONTENT_TYPE, headers=headers
-    )
+    """The scripts that stand, one for each match."""
+    return web.json_response(request.app[HEAD].scripts.as_json())
 
 
 def _order_response(saga: Saga) -> web.Response:
@@ -211,5 +177,5 @@ def _order_response(saga: Saga) -> web.Response:
 
 def _still_running(response: web.Response, saga: Saga) -> web.Response:
     response.headers[h.LOCATION] = f"/sagas/{saga.saga_id}"
-    response.headers[h.RETRY_AFTER] = RETRY_AFTER_SECONDS
+    response.headers[h.RETRY_AFTER] = str(RETRY_AFTER_SECONDS)
     return response

@@ -1,7 +1,7 @@
-"""What this neighbour does with a saga, by its script: sections 3.3 and 3.4 of the protocol.
+"""Executes and compensates the sagas of this neighbour, by its scripts.
 
-Work belongs to the saga and not to the request that brought it: it runs in a task of its own, and
-a client that hangs up changes nothing.
+Work belongs to the saga and not to a request: it runs in a task of its own, and a client that
+hangs up changes nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 
-from downstream_stub.books import Answer, Books, Saga, Silence, State, answer_of
-from downstream_stub.script import Script, ScriptName, Scripts
-from downstream_stub.trace import Trace
-from downstream_stub.upstream import Upstream
+from stage.neighbours.downstream.books import Answer, Books, Saga, Silence, State, answer_of
+from stage.neighbours.downstream.script import Script, ScriptName
+from stage.neighbours.downstream.upstream import Upstream
+from stage.neighbours.shared.scripts import Scripts
+from stage.neighbours.shared.trace import Trace
 from stage.wire.envelope import Envelope, fingerprint
 from stage.wire.headers import CONTENT_JSON, IDEMPOTENCY_REPLAYED, LOCATION, RETRY_AFTER
 from stage.wire.outcome import Outcome
@@ -25,21 +26,21 @@ from stage.wire.problem import Problem
 from stage.wire.replies import CompensateRequest, encode_executed
 
 TURNED_AWAY_TIMES = 2
-"""How often the flaky scripts say 503 to one saga."""
+"""How often the flaky scripts answer 503 to one saga."""
 RETRY_AFTER_SECONDS = 1
 
 
 class Participant:
-    """The neighbour: its books, its scripts, and the work that runs."""
+    """The neighbour: its books, its scripts and its tasks."""
 
-    def __init__(self, name: str, scripts: Scripts, upstream: Upstream) -> None:
+    def __init__(self, name: str, scripts: Scripts[Script], upstream: Upstream) -> None:
         self.name = name
         self.scripts = scripts
         self.books = Books()
         self._upstream = upstream
 
     async def execute(self, envelope: Envelope, trace: Trace, *, late: bool) -> Answer | Silence:
-        """Run, join or replay. `late` says that the deadline was over on arrival."""
+        """Run, join or replay. `late`: the deadline was over on arrival."""
         saga = self.books.find(envelope.saga_id)
         if saga is not None:
             saga.requests += 1
@@ -54,17 +55,17 @@ class Participant:
             saga.requests = 1
         saga.fingerprint = fingerprint(envelope)
         saga.received = envelope.data
-        return await self._run(saga, self.scripts.meets(saga.saga_id))
+        return await self._run(saga, self.scripts.script_for(saga.saga_id))
 
     def compensate(self, saga_id: str, asked: CompensateRequest, trace: Trace) -> Answer:
-        """Compensate once, and say twice the same. A saga never seen leaves a tombstone."""
+        """Compensate once, and answer a repeat the same. An unknown saga leaves a tombstone."""
         saga = self.books.find(saga_id) or self.books.open(saga_id, trace)
         answer = self._compensate(saga)
         saga.asked_to_compensate(asked.requested_by, asked.reason, answer.status)
         return answer
 
     async def close(self) -> None:
-        """Stop all work. What is in memory only is lost, as it is in a crash."""
+        """Stop all tasks. The books are in memory and are lost, as in a crash."""
         works = [saga.work for saga in self.books if saga.work is not None]
         for work in works:
             work.cancel()
@@ -100,7 +101,7 @@ class Participant:
         return await _join(saga)
 
     def _compensate(self, saga: Saga) -> Answer:
-        script = self.scripts.meets(saga.saga_id).script
+        script = self.scripts.script_for(saga.saga_id).script
         if saga.state is not State.COMPENSATED:
             if (
                 script is ScriptName.COMPENSATE_FLAKY
@@ -116,7 +117,7 @@ class Participant:
             if saga.fingerprint is None:
                 saga.note("tombstone")
             saga.compensate()
-        # A saga that was refused has its answer stored; from now on it is gone like the others.
+        # A refused saga has a stored answer; once compensated, it is answered 410 like the others.
         saga.answer = None
         body = {"saga_id": saga.saga_id, "outcome": Outcome.COMPENSATED}
         return Answer(status=200, body=msgspec.json.encode(body), content_type=CONTENT_JSON)
@@ -125,7 +126,7 @@ class Participant:
         saga.work = asyncio.create_task(work, name=f"{self.name}:{saga.saga_id}")
 
     def _complete(self, saga: Saga) -> None:
-        """Do the work and store the answer, in one go."""
+        """Make the effect and store the answer, without a pause between."""
         saga.execute()
         saga.enter(State.COMPLETED)
         added = {self.name: {"id": f"{self.name}-{saga.saga_id}"}}
@@ -149,7 +150,7 @@ class Participant:
 
 
 def _known(saga: Saga, envelope: Envelope) -> Answer | None:
-    """The answer to a duplicate whose end is known, or that must not run; None: it may run."""
+    """The answer to a duplicate that has ended or must not run, or None if it may run."""
     if saga.fingerprint not in (None, fingerprint(envelope)):
         title = "This saga id was used with another payload"
         return answer_of(_problem(saga.saga_id, saga.trace, 422, title))
@@ -163,7 +164,7 @@ def _known(saga: Saga, envelope: Envelope) -> Answer | None:
 
 
 async def _join(saga: Saga) -> Answer:
-    """Wait until there is something to say, and say it."""
+    """Wait for the answer of the saga."""
     await saga.answered.wait()
     if saga.answer is not None:
         return saga.answer

@@ -1,23 +1,24 @@
-"""How this neighbour behaves, and misbehaves: scripts, for all sagas or for some of them."""
+"""The scripts of the neighbour downstream: how it executes and compensates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Literal
 
 import msgspec
 
+from stage.neighbours.shared.scripts import Scripts
+
 
 class ScriptName(StrEnum):
-    """What happens to a saga. The last two strike its compensation, the others its execution."""
+    """How a saga is handled. The last two affect its compensation, the others its execution."""
 
     ACCEPT = "accept"
     """Do the work, answer 200."""
     REFUSE = "refuse"
     """Answer 409; nothing happened."""
     SLOW = "slow"
-    """Take `seconds` over it."""
+    """Work for `seconds`, then as accept."""
     HANG = "hang"
     """Never answer, and do nothing, until the client goes away."""
     FLAKY = "flaky"
@@ -41,32 +42,19 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     script: ScriptName
     seconds: Annotated[float, msgspec.Meta(ge=0, le=SECONDS_MAX)] | None = None
-    """None: what SECONDS says."""
+    """None: the value in SECONDS."""
     answer: Literal[200, 202] = 200
-    """What late-failure answers at first."""
+    """The first answer of `late-failure`."""
     match: str = ""
     """Only sagas whose id begins with this. Of several scripts the longest match holds."""
 
     @property
     def delay_seconds(self) -> float:
-        """How long this script waits."""
+        """How long this script waits, in seconds."""
         return SECONDS.get(self.script, 0.0) if self.seconds is None else self.seconds
 
 
-class Scripts:
-    """The scripts that stand, one a match."""
-
-    def __init__(self, script: Script) -> None:
-        self._by_match = {"": Script(ScriptName.ACCEPT), script.match: script}
-
-    def put(self, script: Script) -> None:
-        """Let a script stand for the sagas it matches, those under way too."""
-        self._by_match[script.match] = script
-
-    def meets(self, saga_id: str) -> Script:
-        """The script that holds for a saga."""
-        matching = (match for match in self._by_match if saga_id.startswith(match))
-        return self._by_match[max(matching, key=len)]
-
-    def __iter__(self) -> Iterator[Script]:
-        return iter(self._by_match.values())
+def scripts_with(script: Script | None) -> Scripts[Script]:
+    """Every saga is accepted, except those for which `script` holds."""
+    default = Script(ScriptName.ACCEPT)
+    return Scripts(default, default if script is None else script)

@@ -1,6 +1,6 @@
-"""The requests to the stage. What the network does is a value, never an exception.
+"""The requests to the stage. A failure of the network is a value, never an exception.
 
-Each has a timeout, follows no redirect, is sent once, and reads no more than the limit.
+Each request has a timeout, follows no redirect, is sent once, and reads no more than the limit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
+from stage.neighbours.shared.spans import ClientRequest, Spans
+from stage.neighbours.shared.trace import Trace
 from stage.wire.envelope import Envelope, encode_envelope
 from stage.wire.headers import (
     CONTENT_JSON,
@@ -26,13 +28,11 @@ from stage.wire.headers import (
 from stage.wire.http import parse_retry_after
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.replies import encode_compensate
-from upstream_stub.spans import Asking, Spans
-from upstream_stub.trace import Trace
 
 WAIT_SHARE = 0.8
-"""How much of a timeout the stage is asked to use, so that its 202 comes in time."""
+"""The share of a timeout that the stage may wait, so that its 202 comes in time."""
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-"""No connection, so no request: nothing happened there."""
+"""Without a connection no request was sent: nothing happened at the stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +47,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """No answer. `certain` means that the request never left, so that nothing happened."""
+    """No answer. `certain`: the request never left, so nothing happened."""
 
     reason: str
     certain: bool
 
 
 class StageClient:
-    """The stage behind us, at a configured URL. `patience_seconds` bounds one request."""
+    """The stage behind this neighbour, at a configured URL. `patience_seconds` bounds a request."""
 
     def __init__(self, url: str, patience_seconds: float, spans: Spans) -> None:
         self._url = url.rstrip("/")
@@ -63,7 +63,7 @@ class StageClient:
         self._session: aiohttp.ClientSession | None = None
 
     def open(self) -> aiohttp.ClientSession:
-        """The session to be closed when the application ends. It keeps no cookies."""
+        """The session, to be closed with the application. It keeps no cookies."""
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         )
@@ -79,31 +79,29 @@ class StageClient:
             **_wait(timeout),
         }
         url = f"{self._url}/sagas"
-        with self._spans.asking("POST", url, "/sagas", trace) as asking:
-            return await self._send(
-                asking, "POST", url, headers, encode_envelope(envelope), timeout
-            )
+        with self._spans.client("POST", url, "/sagas", trace) as sent:
+            return await self._send(sent, "POST", url, headers, encode_envelope(envelope), timeout)
 
-    async def look(
+    async def get_saga(
         self, saga_id: str, location: str | None, trace: Trace, left_seconds: float
     ) -> Reply | Lost:
-        """`GET` the Location of a 202. One that leads to another host is not followed."""
+        """`GET` the Location of a 202. A Location on another host is not followed."""
         own = URL(self._saga(saga_id))
         url = own.join(URL(location)) if location else own
         if url.origin() != own.origin():
             url = own
         timeout = min(self.patience_seconds, left_seconds)
-        with self._spans.asking("GET", str(url), "/sagas/{saga_id}", trace) as asking:
-            return await self._send(asking, "GET", str(url), _wait(timeout), None, timeout)
+        with self._spans.client("GET", str(url), "/sagas/{saga_id}", trace) as sent:
+            return await self._send(sent, "GET", str(url), _wait(timeout), None, timeout)
 
     async def compensate(
         self, saga_id: str, trace: Trace, requested_by: str, reason: str
     ) -> Reply | Lost:
-        """`POST /sagas/{id}/compensate`. No deadline cuts it."""
+        """`POST /sagas/{id}/compensate`. No deadline ends it."""
         url = f"{self._saga(saga_id)}/compensate"
-        with self._spans.asking("POST", url, "/sagas/{saga_id}/compensate", trace) as asking:
+        with self._spans.client("POST", url, "/sagas/{saga_id}/compensate", trace) as sent:
             return await self._send(
-                asking,
+                sent,
                 "POST",
                 url,
                 {hdrs.CONTENT_TYPE: CONTENT_JSON},
@@ -116,7 +114,7 @@ class StageClient:
 
     async def _send(
         self,
-        asking: Asking,
+        sent: ClientRequest,
         method: str,
         url: str,
         headers: Mapping[str, str],
@@ -129,22 +127,22 @@ class StageClient:
             async with self._session.request(
                 method,
                 url,
-                headers={**headers, **asking.headers, hdrs.ACCEPT_ENCODING: "identity"},
+                headers={**headers, **sent.headers, hdrs.ACCEPT_ENCODING: "identity"},
                 data=body,
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 allow_redirects=False,
             ) as response:
                 read = await _read(response)
         except NOT_SENT as error:
-            asking.ended("refused")
+            sent.ended("refused")
             return Lost(reason=f"no connection: {type(error).__name__}", certain=True)
         except TimeoutError:
-            asking.ended("timeout")
+            sent.ended("timeout")
             return Lost(reason="no answer in time", certain=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            asking.ended("broken")
+            sent.ended("broken")
             return Lost(reason=f"connection broken: {type(error).__name__}", certain=False)
-        asking.ended(response.status)
+        sent.ended(response.status)
         if read is None:
             return Lost(reason="the answer is too large", certain=False)
         return Reply(
@@ -156,7 +154,7 @@ class StageClient:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body, or None when it is larger than the protocol allows."""
+    """The body, or None if it is larger than the protocol allows."""
     parts = bytearray()
     async for part in response.content.iter_any():
         parts += part

@@ -1,17 +1,17 @@
-"""What this neighbour does on each answer of the stage: the table of section 3.3 of the protocol.
+"""Starts and compensates a saga at the stage, by the table of answers in `docs/neighbour.md`.
 
-| Answer                           | What follows here                                             |
+| Answer                           | This neighbour                                                |
 |----------------------------------|---------------------------------------------------------------|
-| 200                              | the order is confirmed                                        |
-| 202                              | ask `Location` until there is an end, then ask for the answer |
-| 409, 410                         | nothing stands there: take back the order                     |
-| 400 401 403 413 415 422, 504     | the same                                                      |
-| 503, 429, no connection          | the same bytes under the same id, after `Retry-After`         |
-| anything else, or none           | the same; the saga is in doubt from then on                   |
+| 200                              | confirms the order                                            |
+| 202                              | asks `Location` until there is an end, then for the answer    |
+| 409, 410                         | takes back the order: nothing stands there                    |
+| 400 401 403 413 415 422, 504     | does the same                                                 |
+| 503, 429, no connection          | repeats the same bytes under the same id, after `Retry-After` |
+| any other answer, or none        | does the same; the saga is in doubt from then on              |
 
-What ends in doubt is undone there first: `compensate` is called until it is answered, and only
-then is the order taken back. An answer that tells about itself alone (a 400 to a repeat) does not
-settle the doubt that an earlier request left.
+A saga in doubt at its end is undone at the stage first: `compensate` is called until it is
+answered, and only then is the order taken back. An answer that concerns one request alone (a 400 to
+a repeat) does not settle the doubt that an earlier request left.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any, assert_never
 
 import msgspec
 
+from stage.neighbours.upstream.books import Saga
+from stage.neighbours.upstream.stage_client import Lost, Reply, StageClient
 from stage.wire.envelope import Envelope
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError, decode_problem
@@ -34,8 +36,6 @@ from stage.wire.replies import (
     kind_of_reply,
 )
 from stage.wire.views import decode_view
-from upstream_stub.books import Saga
-from upstream_stub.stage_client import Lost, Reply, StageClient
 
 BACKOFF_SECONDS = 0.1
 BACKOFF_SECONDS_MAX = 2.0
@@ -52,20 +52,20 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """It will not be done. `in_doubt`: something may stand there."""
+    """The saga failed. `in_doubt`: something may stand at the stage."""
 
     reason: str
     in_doubt: bool
 
 
-class Told(msgspec.Struct):
+class SagaView(msgspec.Struct):
     """The one member of `GET /sagas/{id}` that decides."""
 
     outcome: Outcome
 
 
 class Backoff:
-    """Waits between attempts: doubling, jittered, capped, and never shorter than Retry-After."""
+    """Waits between attempts: doubled, jittered, capped, and never shorter than Retry-After."""
 
     def __init__(self) -> None:
         self._seconds = BACKOFF_SECONDS
@@ -78,25 +78,25 @@ class Backoff:
 
 
 class Conversation:
-    """Our side of the talk with the stage, saga by saga."""
+    """The requests of one saga to the stage, until it ends."""
 
     def __init__(self, name: str, stage: StageClient) -> None:
         self._name = name
         self._stage = stage
 
     async def run(self, saga: Saga, envelope: Envelope) -> None:
-        """Hand the saga to the stage, and go on or turn round by its answer."""
+        """Hand the saga to the stage, and complete or undo it by the answer."""
         match await self._execute(saga, envelope):
             case Done(added=added):
                 saga.complete(added)
             case Failed(reason=reason, in_doubt=True):
-                await self.undo(saga, reason)
+                await self.compensate(saga, reason)
             case Failed(reason=reason):
                 saga.compensate(reason)
 
-    async def undo(self, saga: Saga, reason: str) -> None:
-        """Have the stage compensate, however long it takes, then take back the order."""
-        saga.turn_round(reason)
+    async def compensate(self, saga: Saga, reason: str) -> None:
+        """Ask the stage to compensate until it answers, then take back the order."""
+        saga.start_compensation(reason)
         backoff = Backoff()
         while True:
             reply = await self._stage.compensate(saga.saga_id, saga.trace, self._name, reason)
@@ -157,9 +157,9 @@ class Conversation:
         return Failed(reason="the budget is gone", in_doubt=in_doubt)
 
     async def _poll(self, saga: Saga, accepted: Reply) -> None:
-        """Return when the stage says that the saga ended there, or the budget is gone.
+        """Return when the saga ended at the stage, or the budget is gone.
 
-        The answer itself is not taken from here: the same request again brings the stored one.
+        The view is not the answer: the same request again brings the stored one.
         """
         backoff = Backoff()
         wait = backoff.next(accepted.retry_after)
@@ -167,21 +167,21 @@ class Conversation:
             await _sleep(saga, wait)
             if (left := _left(saga)) <= 0:
                 return
-            reply = await self._stage.look(saga.saga_id, accepted.location, saga.trace, left)
+            reply = await self._stage.get_saga(saga.saga_id, accepted.location, saga.trace, left)
             if isinstance(reply, Lost):
-                saga.note(f"look: {reply.reason}")
+                saga.note(f"get saga: {reply.reason}")
                 wait = backoff.next()
                 continue
             outcome = _outcome(reply)
-            saga.note(f"look: {reply.status} {outcome}")
+            saga.note(f"get saga: {reply.status} {outcome}")
             if outcome is not Outcome.IN_PROGRESS:
-                # Not the end, perhaps, but then the repeat says it.
+                # An unknown outcome may not be an end: the repeat of the request decides.
                 return await _sleep(saga, backoff.next())
             wait = backoff.next(reply.retry_after)
 
 
 def _kind(reply: Reply) -> ReplyKind:
-    """What the answer means. The outcome decides: a 409 under which something stands is no end."""
+    """The meaning of an answer. A 409 is no end if its outcome says that something stands."""
     kind = kind_of_reply(reply.status)
     if kind is ReplyKind.REFUSED:
         problem = decode_problem(reply.body)
@@ -194,13 +194,13 @@ def _outcome(reply: Reply) -> Outcome:
     if reply.status != 200:
         return Outcome.UNKNOWN
     try:
-        return decode_view(reply.body, Told).outcome
+        return decode_view(reply.body, SagaView).outcome
     except WireError:
         return Outcome.UNKNOWN
 
 
 def _cannot(saga: Saga, reply: Reply) -> None:
-    """The stage cannot. What only goes forward there keeps its order; the rest is taken back."""
+    """The stage cannot compensate. An executed saga keeps its order; any other one is released."""
     problem = decode_problem(reply.body)
     stands = (problem.stands if problem is not None else None) or ()
     if problem is None or problem.outcome is not Outcome.EXECUTED:
@@ -219,5 +219,5 @@ def _left(saga: Saga) -> float:
 
 
 async def _sleep(saga: Saga, seconds: float) -> None:
-    """Sleep, but not beyond the budget."""
+    """Sleep for `seconds`, or until the budget is gone."""
     await asyncio.sleep(min(seconds, max(0.0, _left(saga))))

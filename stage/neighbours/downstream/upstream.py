@@ -1,4 +1,4 @@
-"""Tells the stage upstream that this neighbour failed late: it must compensate too."""
+"""Asks the stage upstream to compensate after a late failure here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp import hdrs
 
-from downstream_stub.books import Saga
-from downstream_stub.spans import Spans
+from stage.neighbours.downstream.books import Saga
+from stage.neighbours.shared.spans import Spans
 from stage.wire.headers import CONTENT_JSON, RETRY_AFTER
 from stage.wire.http import parse_retry_after
 from stage.wire.replies import (
@@ -30,7 +30,7 @@ REASON = "failed after it had answered"
 
 
 class Upstream:
-    """The stage that called us, found by configuration and never by what a body says."""
+    """The stage upstream, at a configured URL: no address is taken from a body."""
 
     def __init__(self, url: str, spans: Spans) -> None:
         self._url = url.rstrip("/")
@@ -38,7 +38,7 @@ class Upstream:
         self.session: aiohttp.ClientSession | None = None
 
     def open(self) -> aiohttp.ClientSession:
-        """A session that keeps no cookies and no connection for longer than it must."""
+        """The session, to be closed with the application. It keeps no cookies."""
         self.session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=ATTEMPT_SECONDS, connect=CONNECT_SECONDS),
@@ -46,7 +46,7 @@ class Upstream:
         return self.session
 
     async def have_compensated(self, saga: Saga, *, requested_by: str) -> None:
-        """Call compensate until it is answered: done, taken over, cannot, or forgotten."""
+        """Call compensate until the reply is final: done, accepted, cannot, or gone."""
         backoff = BACKOFF_SECONDS
         while True:
             reply, retry_after = await self._ask(saga, requested_by)
@@ -63,20 +63,20 @@ class Upstream:
         if self.session is None:
             raise RuntimeError("the session is not open: it lives as long as the application")
         url = f"{self._url}/sagas/{quote(saga.saga_id, safe='~:')}/compensate"
-        with self._spans.asking("POST", url, COMPENSATE, saga.trace) as asking:
+        with self._spans.client("POST", url, COMPENSATE, saga.trace) as sent:
             try:
                 async with self.session.post(
                     url,
                     data=encode_compensate(requested_by, REASON),
-                    headers={hdrs.CONTENT_TYPE: CONTENT_JSON, **asking.headers},
+                    headers={hdrs.CONTENT_TYPE: CONTENT_JSON, **sent.headers},
                     allow_redirects=False,
                 ) as response:
-                    asking.ended(response.status)
-                    # The code says it all; the body is not read, and the connection is closed.
+                    sent.ended(response.status)
+                    # The status decides; the body is not read, and the connection is closed.
                     retry_after = response.headers.get(RETRY_AFTER)
                     return kind_of_compensate_reply(response.status), (
                         None if retry_after is None else parse_retry_after(retry_after, time.time())
                     )
             except (aiohttp.ClientError, TimeoutError, OSError):
-                asking.ended("broken")
+                sent.ended("broken")
                 return CompensateReplyKind.UNKNOWN, None

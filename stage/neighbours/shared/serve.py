@@ -1,4 +1,4 @@
-"""Serve one application until a signal, say when it is ready, and stop quickly."""
+"""Serve one application until a signal, print a line when it listens, and stop quickly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 from aiohttp import web
 
 SHUTDOWN_SECONDS = 0.2
-"""How long open requests may go on after the signal. A neighbour must bear that we vanish."""
+"""How long open requests may go on after the signal: other services must survive a lost peer."""
 
 
 async def serve(app: web.Application, host: str, port: int) -> None:

@@ -1,4 +1,4 @@
-"""The orders of this neighbour: what it did for each, and what it saw. Kept in memory."""
+"""The orders of this neighbour and their sagas, kept in memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from stage.neighbours.shared.trace import Trace
 from stage.wire.chain import ChainEvent, StageStory
 from stage.wire.envelope import format_instant
 from stage.wire.outcome import Outcome
-from upstream_stub.trace import Trace
 
 EVENTS_MAX = 200
 """Events kept of one saga: the latest."""
@@ -28,7 +28,7 @@ class State(StrEnum):
 
 
 class OrderState(StrEnum):
-    """How the order itself stands: our own effect."""
+    """How the order itself stands: the effect of this neighbour."""
 
     NONE = "none"
     PENDING = "pending"
@@ -47,7 +47,7 @@ OUTCOMES = {
 
 @dataclass(slots=True, kw_only=True)
 class Saga:
-    """One saga: the order that began it, and how it went on."""
+    """One saga: the order that began it, and its progress."""
 
     saga_id: str
     trace: Trace
@@ -67,7 +67,7 @@ class Saga:
     compensations: int = 0
     events: list[dict[str, str]] = field(default_factory=list)
     run: asyncio.Task[None] | None = None
-    """What runs for this saga, whoever waits for it."""
+    """The task of this saga, independent of any request that waits for it."""
 
     def note(self, what: str) -> None:
         """Add one event."""
@@ -75,31 +75,31 @@ class Saga:
         del self.events[:-EVENTS_MAX]
 
     def begin(self, order: dict[str, Any], ends_at: float) -> None:
-        """Our own effect: the order is on the books, pending."""
+        """Make the effect of this neighbour: the order is on the books, pending."""
         self.asked = self.data = order
         self.ends_at = ends_at
         self.order = OrderState.PENDING
         self.note("order pending")
 
     def complete(self, added: dict[str, Any]) -> None:
-        """All behind us is done."""
+        """The stage and all behind it are done."""
         self.data = {**(self.data or {}), **added}
         self.order = OrderState.CONFIRMED
         self._enter(State.COMPLETED)
 
-    def turn_round(self, reason: str) -> None:
-        """From here on the saga is undone; the stage comes first."""
+    def start_compensation(self, reason: str) -> None:
+        """From here on the saga is undone; the stage compensates first."""
         self.reason = reason
         self._enter(State.COMPENSATING)
 
     def release(self) -> None:
-        """Our own compensation: the order is taken back, once."""
+        """Take the order back, once."""
         if self.order in (OrderState.PENDING, OrderState.CONFIRMED):
             self.order = OrderState.RELEASED
             self.note("order released")
 
     def compensate(self, reason: str) -> None:
-        """Nothing behind us stands: take back the order, and be done. Twice is as once."""
+        """Nothing stands behind this neighbour: take back the order, and end. It is idempotent."""
         self.release()
         if self.state is not State.COMPENSATED:
             self.reason = reason
@@ -107,7 +107,7 @@ class Saga:
             self._enter(State.COMPENSATED)
 
     def fail_to_compensate(self, reason: str, stands: tuple[str, ...]) -> None:
-        """Something behind us stands, and a person has to settle it."""
+        """Something stands behind this neighbour, and a person has to settle it."""
         self.reason = reason
         self.stands = stands
         self._enter(State.FAILED_TO_COMPENSATE)
@@ -118,11 +118,11 @@ class Saga:
 
     @property
     def outcome(self) -> Outcome:
-        """The state as the protocol says it."""
+        """The outcome in the words of the protocol."""
         return OUTCOMES[self.state]
 
     def story(self, stage: str) -> StageStory:
-        """The saga as the chain view tells it; we are its head, and ask nobody further."""
+        """The saga in the chain view. This neighbour is the head and asks nobody further."""
         return StageStory(
             stage=stage,
             state=self.state,
@@ -132,7 +132,7 @@ class Saga:
             events=[ChainEvent(at=each["at"], event=each["what"]) for each in self.events],
         )
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The saga as `GET /sagas` shows it."""
         return {
             "saga_id": self.saga_id,

@@ -1,33 +1,28 @@
-"""The HTTP edge of this neighbour: requests in, answers and silences out."""
+"""The HTTP endpoints of the neighbour downstream."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 
-import msgspec
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from opentelemetry.trace import TracerProvider
 
-from downstream_stub.books import Answer, Silence, answer_of
-from downstream_stub.participant import Participant
-from downstream_stub.script import Script, ScriptName, Scripts
-from downstream_stub.spans import SPANS, TRACE, Spans, traced
-from downstream_stub.trace import read_trace
-from downstream_stub.upstream import Upstream
+from stage.neighbours.downstream.books import Answer, Silence
+from stage.neighbours.downstream.participant import Participant
+from stage.neighbours.downstream.script import Script, scripts_with
+from stage.neighbours.downstream.upstream import Upstream
+from stage.neighbours.shared.problems import problems
+from stage.neighbours.shared.scripts import decode_script
+from stage.neighbours.shared.silence import drop, hang
+from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
 from stage.wire import headers as h
 from stage.wire.chain import ChainView
 from stage.wire.envelope import check_saga_id, decode_envelope
 from stage.wire.limits import DEFAULT_LIMITS
-from stage.wire.outcome import Outcome
-from stage.wire.problem import Problem, WireError
+from stage.wire.problem import WireError
 from stage.wire.replies import decode_compensate
 from stage.wire.views import encode_view
-
-GONE_POLL_SECONDS = 0.02
-"""How often a hanging request looks whether its client went away."""
 
 PARTICIPANT = web.AppKey("PARTICIPANT", Participant)
 
@@ -41,14 +36,14 @@ def make_app(
 ) -> web.Application:
     """The neighbour called `name`, whose upstream stage is at the URL `upstream`.
 
-    Spans are made by the `tracer_provider`, if there is one.
+    The `tracer_provider` makes the spans; without one there are none.
     """
     spans = Spans(tracer_provider)
-    tell = Upstream(upstream, spans)
-    participant = Participant(name, Scripts(script or Script(ScriptName.ACCEPT)), tell)
+    above = Upstream(upstream, spans)
+    participant = Participant(name, scripts_with(script), above)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
-        async with tell.open():
+        async with above.open():
             yield
             await participant.close()
 
@@ -87,21 +82,21 @@ async def post_saga(request: web.Request) -> web.StreamResponse:
         case Silence.DROP:
             return drop(request)
         case Answer():
-            return give(answer)
+            return respond(answer)
 
 
 async def post_compensate(request: web.Request) -> web.Response:
-    """Undo a saga, asked by anyone; the body may be left out."""
+    """Undo a saga for any requester; the body may be left out."""
     saga_id = request.match_info["saga_id"]
     check_saga_id(saga_id)
     asked = decode_compensate(await request.read(), DEFAULT_LIMITS)
     participant = request.app[PARTICIPANT]
-    return give(participant.compensate(saga_id, asked, request[TRACE]))
+    return respond(participant.compensate(saga_id, asked, request[TRACE]))
 
 
 async def get_sagas(request: web.Request) -> web.Response:
     """The books: `{"sagas": [...]}` in the order in which they were first seen."""
-    sagas = [saga.told() for saga in request.app[PARTICIPANT].books]
+    sagas = [saga.as_json() for saga in request.app[PARTICIPANT].books]
     return web.json_response({"sagas": sagas})
 
 
@@ -114,66 +109,26 @@ async def get_saga(request: web.Request) -> web.Response:
         story = saga.story(request.app[PARTICIPANT].name)
         view = ChainView(saga_id=saga.saga_id, stages=[story])
         return web.Response(body=encode_view(view), content_type=h.CONTENT_JSON)
-    return web.json_response(saga.told())
+    return web.json_response(saga.as_json())
 
 
 async def put_script(request: web.Request) -> web.Response:
     """Behave as the body says from now on, and answer with all scripts that stand."""
-    try:
-        script = msgspec.json.decode(await request.read(), type=Script)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WireError(400, "Not a script", str(error)) from None
+    script = decode_script(await request.read(), Script)
     request.app[PARTICIPANT].scripts.put(script)
     return await get_scripts(request)
 
 
 async def get_scripts(request: web.Request) -> web.Response:
-    """The scripts that stand, one a match."""
-    scripts = [msgspec.to_builtins(script) for script in request.app[PARTICIPANT].scripts]
-    return web.json_response({"scripts": scripts})
+    """The scripts that stand, one for each match."""
+    return web.json_response(request.app[PARTICIPANT].scripts.as_json())
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error with a problem that carries the trace id, if the request named one."""
-    trace = read_trace(request.headers)
-    trace_id = trace.trace_id if trace is not None else None
-    try:
-        return await handler(request)
-    except WireError as error:
-        saga_id = request.match_info.get("saga_id")
-        return give(answer_of(error.problem(saga_id=saga_id, trace_id=trace_id)))
-    except web.HTTPError as error:
-        problem = Problem(
-            title=error.reason,
-            status=error.status,
-            outcome=Outcome.NOT_EXECUTED,
-            trace_id=trace_id,
-        )
-        return give(answer_of(problem))
-
-
-def give(answer: Answer) -> web.Response:
-    """An answer on its way out."""
+def respond(answer: Answer) -> web.Response:
+    """A stored answer as a response."""
     return web.Response(
         status=answer.status,
         body=answer.body,
         content_type=answer.content_type,
         headers=answer.headers,
     )
-
-
-async def hang(request: web.Request) -> web.Response:
-    """Say nothing until the client goes away (or the neighbour stops, which cancels this)."""
-    # A loop that asks, because there is no event: aiohttp tells a handler of a lost client in no
-    # other way than by cancelling it.
-    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
-        await asyncio.sleep(GONE_POLL_SECONDS)
-    return web.Response(status=500)
-
-
-def drop(request: web.Request) -> web.Response:
-    """Break the connection; the answer returned here has nobody to reach."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response(status=500)

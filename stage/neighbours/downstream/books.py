@@ -1,4 +1,4 @@
-"""What this neighbour did, saga by saga. It is the world's own count, kept in memory."""
+"""The books of this neighbour: what it really did for each saga, kept in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from downstream_stub.trace import Trace
+from stage.neighbours.shared.trace import Trace
 from stage.wire.chain import ChainEvent, StageStory
 from stage.wire.envelope import format_instant
 from stage.wire.outcome import Outcome
@@ -17,7 +17,7 @@ from stage.wire.problem import CONTENT_TYPE, Problem, WireError
 
 SAGAS_MAX = 100_000
 EVENTS_MAX = 200
-"""Events, requests to compensate and calls upstream kept of one saga: the latest."""
+"""How many events, requests to compensate and calls upstream are kept of one saga."""
 
 
 class State(StrEnum):
@@ -48,12 +48,12 @@ class Answer:
 
 
 class Silence(StrEnum):
-    """What the client gets instead of an answer."""
+    """No answer, in one of two ways."""
 
     HANG = "hang"
-    """Nothing, until it goes away."""
+    """The connection is held until the client goes away."""
     DROP = "drop"
-    """A broken connection."""
+    """The connection is broken."""
 
 
 def answer_of(problem: Problem, headers: dict[str, str] | None = None) -> Answer:
@@ -74,11 +74,11 @@ class Saga:
     trace: Trace
     state: State = State.ACTIVE
     fingerprint: str | None = None
-    """Of the envelope it came with. None: only its compensation was ever seen."""
+    """The hash of its envelope. None: only its compensation was ever seen."""
     received: dict[str, Any] = field(default_factory=dict)
     """The context as it came from upstream."""
     executed: int = 0
-    """How often the effect was made. More than once would be our fault."""
+    """How often the effect was made. More than once is a defect of the stage."""
     standing: int = 0
     """Effects that were made and not taken back."""
     requests: int = 0
@@ -88,10 +88,10 @@ class Saga:
     told_upstream: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     answer: Answer | None = None
-    """What `POST /sagas` was answered, or will be as soon as there is something to say."""
+    """The answer to `POST /sagas`, once there is one."""
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     work: asyncio.Task[None] | None = None
-    """What runs for this saga, whoever waits for it: slow work, or a failure to come."""
+    """The task of this saga, independent of any request: slow work, or a failure to come."""
 
     def note(self, what: str) -> None:
         """Add one event."""
@@ -109,7 +109,7 @@ class Saga:
         self.note("executed")
 
     def settle(self, answer: Answer) -> None:
-        """Store the answer, and let everyone who waits have it."""
+        """Store the answer, and wake every request that waits for it."""
         self.answer = answer
         self.answered.set()
 
@@ -121,16 +121,16 @@ class Saga:
         self.answered.set()
 
     def asked_to_compensate(self, requested_by: str, reason: str, status: int) -> None:
-        """Note who asked, and what was answered."""
+        """Note the requester and the status of the answer."""
         asked = {"requested_by": requested_by, "reason": reason, "status": status}
         _keep(self.compensations, asked)
 
     def tried_to_tell(self, reply: str) -> None:
-        """Note what upstream said to our request to compensate."""
+        """Note the reply of upstream to a request to compensate."""
         _keep(self.told_upstream, {"reply": reply})
 
     def story(self, stage: str) -> StageStory:
-        """The saga as the chain view tells it; we are its tail, and ask nobody further."""
+        """The saga in the chain view. This neighbour is the tail and asks nobody further."""
         happened = [ChainEvent(at=each["at"], event=each["what"]) for each in self.events]
         asked = [
             ChainEvent(
@@ -141,7 +141,7 @@ class Saga:
             )
             for each in self.compensations
         ]
-        told = [
+        calls = [
             ChainEvent(at=each["at"], event="told upstream", reason=each["reply"])
             for each in self.told_upstream
         ]
@@ -150,10 +150,10 @@ class Saga:
             state=self.state,
             outcome=OUTCOMES[self.state],
             trace_id=self.trace.trace_id or None,
-            events=sorted([*happened, *asked, *told], key=lambda event: event.at),
+            events=sorted([*happened, *asked, *calls], key=lambda event: event.at),
         )
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The saga as `GET /sagas` shows it."""
         return {
             "saga_id": self.saga_id,
