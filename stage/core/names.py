@@ -1,5 +1,5 @@
 """The names of stages and steps, in a module that imports nothing of ours: the command line
-starts with it, and the protocol shares it."""
+starts with it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
-from stage.core.names import STAGE_NAME
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.problem import WireError
 from stage.wire.strict_json import (
@@ -30,7 +29,7 @@ PROTOCOL = 1
 
 # "." and ".." are left out: as a segment of a URL they mean another place.
 SAGA_ID_RE = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~:-]{1,128}")
-STAGE_NAME_RE = STAGE_NAME
+STAGE_NAME_RE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 
 # RFC 3339, 5.6. A leap second (:60) is refused: no instant of ours can name it.
 _INSTANT = re.compile(
