@@ -57,10 +57,14 @@ class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
 
 
 class CompensationRequested(_Event, frozen=True, kw_only=True, tag="compensation_requested"):
-    """A neighbour or an operator asked to undo the saga."""
+    """A neighbour or an operator asked to undo the saga.
+
+    `compensated` is the word of a downstream that nothing stands at it or behind it.
+    """
 
     requested_by: str = ""
     reason: str = ""
+    compensated: bool = False
 
 
 class StepStarted(_Event, frozen=True, kw_only=True, tag="step_started"):
@@ -176,11 +180,15 @@ class CompensationSucceeded(_Event, frozen=True, kw_only=True, tag="compensation
 
 
 class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_delayed"):
-    """The attempt to undo did not end well; it is repeated."""
+    """The attempt to undo did not end well; it is repeated.
+
+    `not_understood`: downstream was answered for by something that does not speak for it.
+    """
 
     step: str
     reason: str = ""
     retry_after: float | None = None
+    not_understood: bool = False
 
 
 class CompensationRefused(_Event, frozen=True, kw_only=True, tag="compensation_refused"):
@@ -219,16 +227,18 @@ class TellDelivered(_Event, frozen=True, kw_only=True, tag="tell_delivered"):
 
 
 class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
-    """Upstream did not answer; it is asked again."""
+    """Upstream did not answer, or was `not_understood`; it is asked again."""
 
     reason: str = ""
     retry_after: float | None = None
+    not_understood: bool = False
 
 
 class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):
-    """Upstream answered that it cannot compensate; a person has to look."""
+    """Upstream cannot compensate, or never said so in its own word; a person has to look."""
 
     reason: str = ""
+    cause: ParkCause = ParkCause.UPSTREAM_CANNOT
 
 
 class Parked(_Event, frozen=True, kw_only=True, tag="parked"):

@@ -28,6 +28,10 @@ class StepState(Struct, frozen=True, kw_only=True):
     forgiven: int = 0
     """Attempts that an operator let pass: they do not count against the policy."""
     compensation_forgiven: int = 0
+    pendings: int = 0
+    """How often downstream answered 202."""
+    not_understood_since: float | None = None
+    """When answers to compensate began that are not in the neighbour's own word."""
     due: float = 0.0
     result: Raw | None = None
     error: str = ""
@@ -81,6 +85,7 @@ class Saga(Struct, frozen=True, kw_only=True):
     tell_due: float = 0.0
     tell_span: str = ""
     tell_error: str = ""
+    tell_not_understood_since: float | None = None
 
     @property
     def ended(self) -> bool:

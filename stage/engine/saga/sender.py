@@ -12,6 +12,7 @@ from stage.core import events as e
 from stage.core.commands import Activity, Do
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
+from stage.core.states import SagaState
 from stage.core.steps import StepKind
 from stage.engine.saga.attempts import outcome_event, stored_requests
 from stage.engine.saga.context import Context
@@ -24,12 +25,16 @@ from stage.ports.neighbour import (
     Executed,
     ForwardReply,
     InProgress,
+    NoInDoubt,
     NotExecuted,
+    NotUnderstood,
     ShownExecuted,
 )
 from stage.ports.ownership import Ownership
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
+from stage.wire.outcome import Outcome
+from stage.wire.replies import CompensateRequest
 
 Journal = Callable[[e.Event], Awaitable[None]]
 """Makes an event durable before it returns."""
@@ -190,6 +195,9 @@ class Sender:
                 return e.StepPending(at=at, step=name, retry_after=reply.retry_after)
             case NotExecuted():
                 return e.StepRefused(at=at, step=name, reason=f"{step.peer}: {reply.reason}")
+            case NoInDoubt():
+                reason = f"{step.peer}: {reply.reason}"
+                return e.StepRefused(at=at, step=name, reason=reason, may_stand=True)
             case Lost(certain=True):
                 return e.StepTransient(
                     at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
@@ -226,7 +234,7 @@ class Sender:
                 return e.ProbeFailed(
                     at=at, step=name, reason="still running", retry_after=reply.retry_after
                 )
-            case NotExecuted():
+            case NotExecuted() | NoInDoubt():
                 return e.ProbeFailed(at=at, step=name, reason=reply.reason)
             case Lost():
                 return e.ProbeFailed(
@@ -240,8 +248,7 @@ class Sender:
         reply = await self._neighbours.compensate(
             self._plan.step(name).peer,
             saga.id,
-            requested_by=self._plan.stage,
-            reason=saga.reason,
+            CompensateRequest(requested_by=self._plan.stage, reason=saga.reason),
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )
@@ -257,9 +264,13 @@ class Sender:
                 return e.CompensationRefused(
                     at=at, step=name, reason=reply.reason, stands=reply.stands
                 )
-            case Lost():
+            case Lost() | NotUnderstood():
                 return e.CompensationDelayed(
-                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
+                    at=at,
+                    step=name,
+                    reason=reply.reason,
+                    retry_after=reply.retry_after,
+                    not_understood=isinstance(reply, NotUnderstood),
                 )
             case _:
                 assert_never(reply)
@@ -271,8 +282,11 @@ class Sender:
         reply = await self._neighbours.compensate(
             saga.upstream,
             saga.id,
-            requested_by=self._plan.stage,
-            reason=saga.reason,
+            CompensateRequest(
+                requested_by=self._plan.stage,
+                reason=saga.reason,
+                outcome=Outcome.COMPENSATED if saga.state is SagaState.COMPENSATED else None,
+            ),
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )
@@ -284,8 +298,13 @@ class Sender:
                 return e.TellDelivered(at=at, status=202)
             case CannotCompensate():
                 return e.TellRefused(at=at, reason=reply.reason)
-            case Lost():
-                return e.TellDelayed(at=at, reason=reply.reason, retry_after=reply.retry_after)
+            case Lost() | NotUnderstood():
+                return e.TellDelayed(
+                    at=at,
+                    reason=reply.reason,
+                    retry_after=reply.retry_after,
+                    not_understood=isinstance(reply, NotUnderstood),
+                )
             case _:
                 assert_never(reply)
 
