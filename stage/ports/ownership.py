@@ -3,8 +3,8 @@
 A *replica* is one process with its registration. The law, for every store
 (`tests/unit/store/test_ownership.py` holds each one to it):
 
-1. A saga that needs a run (`due_at` is not None) has at most one owner. A saga that needs none has
-   no owner.
+1. A saga that needs a run, now or at an instant, has at most one owner. A saga that needs none
+   has no owner.
 2. `Unit.insert` and `Unit.save` make the writer the owner; so does `Unit.take` for a saga that
    needs a run. A unit that is rolled back changes no owner.
 3. An owner is alive until its lease is over and another replica has noticed. From then on the

@@ -171,6 +171,7 @@ OVER = NotExecuted(reason="answered 410", saga_over=True)
         ([TURNED_AWAY], [], "look look forward"),
     ],
 )
+# Long because it is one story over two processes.
 async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     looks: Sequence[OutcomeReply], replays: Sequence[ForwardReply], asked: str
 ) -> None:
