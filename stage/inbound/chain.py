@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
-from stage.core.events import encode_event, name_of
+from stage.core.events import name_of
 from stage.core.steps import StepKind
 from stage.inbound.request import Request
 from stage.inbound.service import Service
-from stage.inbound.views import view_of_snapshot
+from stage.inbound.views import public_members, view_of_snapshot
 from stage.ports.engine import Snapshot
 from stage.ports.observer import TraceContext
 from stage.wire import headers as h
@@ -112,7 +110,7 @@ async def _own(service: Service, snapshot: Snapshot) -> StageStory:
             event_of(
                 format_instant(entry.event.at),
                 name_of(entry.event),
-                msgspec.json.decode(encode_event(entry.event)),
+                public_members(entry.event),
             )
             for entry in entries[-EVENTS_MAX:]
         ],

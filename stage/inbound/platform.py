@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from stage.inbound.problems import problem_answer
-from stage.inbound.request import JSON, Answer, Request, json_answer
+from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 
 
+class Status(msgspec.Struct, frozen=True):
+    """The body of the probes."""
+
+    status: str
+
+
 async def healthz(service: Service, request: Request) -> Answer:
     """200 while the process serves."""
-    return Answer(headers=(JSON,), body=b'{"status":"ok"}')
+    return json_answer(Status("ok"))
 
 
 async def readyz(service: Service, request: Request) -> Answer:
     """200 when new sagas are taken, else 503."""
     if service.engine.ready:
-        return Answer(headers=(JSON,), body=b'{"status":"ready"}')
+        return json_answer(Status("ready"))
     problem = Problem(
         status=503,
         title="Not ready",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from stage.inbound.request import Answer, Request, json_answer
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
+from stage.wire.views import Standing
 
 
 def accepted(request: Request, *headers: tuple[str, str]) -> Answer:
     """202: durably accepted, still running. `Location` is where the saga can be queried."""
     saga_id = request.about.saga_id  # holds nothing that a path escapes
     return json_answer(
-        {"saga_id": saga_id, "outcome": Outcome.IN_PROGRESS},
+        Standing(saga_id=saga_id, outcome=Outcome.IN_PROGRESS),
         (h.LOCATION, f"{request.prefix}/sagas/{saga_id}"),
         (h.RETRY_AFTER, "1"),
         *headers,

@@ -29,7 +29,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dry_run: bool = False
     step: str = ""
     landed: bool | None = None
-    result: msgspec.Raw = msgspec.Raw(b"null")
+    result: Any = None
 
 
 Make = Callable[[Order, float], e.Verb]
@@ -53,7 +53,7 @@ def _settle(order: Order, at: float) -> e.Verb:
         why=order.reason,
         step=order.step,
         landed=order.landed,
-        result=order.result,
+        result=msgspec.Raw(msgspec.json.encode(order.result)),
     )
 
 
@@ -103,8 +103,7 @@ async def _operate(service: Service, request: Request, make: Make) -> Answer:
 
 def _decode(told: dict[str, Any]) -> Order:
     try:
-        result = msgspec.Raw(msgspec.json.encode(told.pop("result", None)))
-        order = msgspec.structs.replace(msgspec.convert(told, Order), result=result)
+        order = msgspec.convert(told, Order)
     except msgspec.ValidationError as error:
         raise WireError(
             422, "Order not understood", str(error), hint="give actor and reason, and dry_run"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from stage.core.describe import next_action
 from stage.core.events import Event, encode_event, name_of
-from stage.core.forecast import forecast
+from stage.core.forecast import Undo, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import what_stands
 from stage.core.states import SagaState, Tell
@@ -26,8 +28,41 @@ OUTCOMES = {
     SagaState.COMPENSATED: Outcome.COMPENSATED,
     SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
 }
-PRIVATE = ("request", "result")
-"""Members of events that stay in the journal: undo data and payloads."""
+PUBLIC = frozenset(
+    {
+        "actor",
+        "attempt",
+        "compensation",
+        "deadline",
+        "deferred",
+        "epoch",
+        "key",
+        "landed",
+        "may_stand",
+        "ordinal",
+        "reason",
+        "requested_by",
+        "retry_after",
+        "span",
+        "stands",
+        "status",
+        "step",
+        "upstream",
+        "why",
+    }
+)
+"""The members of events that views show; all others stay in the journal: payloads, undo data,
+requests with their headers, and the caller's baggage."""
+
+
+class PlanView(msgspec.Struct, frozen=True, kw_only=True):
+    """The forecast of a compensation. `tells` is the upstream that would be notified."""
+
+    saga_id: str
+    stage: str
+    state: SagaState
+    steps: list[Undo]
+    tells: str | None = None
 
 
 def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
@@ -113,32 +148,33 @@ def journal_view(saga_id: str, entries: list[Entry]) -> JournalView:
     return JournalView(saga_id=saga_id, entries=[_entry(entry) for entry in entries])
 
 
+def public_members(event: Event) -> dict[str, Any]:
+    """What views may show of an event, beside its name and its instant."""
+    members = msgspec.json.decode(encode_event(event))
+    return {name: value for name, value in members.items() if name in PUBLIC}
+
+
 def _entry(entry: Entry) -> dict[str, object]:
     event: Event = entry.event
-    members = {
-        name: value
-        for name, value in msgspec.json.decode(encode_event(event)).items()
-        if name not in PRIVATE and name not in ("at", "event")
-    }
     return {
         "seq": entry.number,
         "at": format_instant(event.at),
         "event": name_of(event),
         "epoch": entry.epoch,
-        **members,
+        **public_members(event),
     }
 
 
-def plan_view(service: Service, snapshot: Snapshot) -> dict[str, object]:
+def plan_view(service: Service, snapshot: Snapshot) -> PlanView:
     """What a compensation would do now; asking changes nothing."""
     plan, saga = service.participant.plan, snapshot.saga
-    return {
-        "saga_id": saga.id,
-        "stage": plan.stage,
-        "state": saga.state,
-        "steps": forecast(plan, saga),
-        "tells": saga.upstream or None,
-    }
+    return PlanView(
+        saga_id=saga.id,
+        stage=plan.stage,
+        state=saga.state,
+        steps=forecast(plan, saga),
+        tells=saga.upstream or None,
+    )
 
 
 def never_seen(saga_id: str) -> WireError:

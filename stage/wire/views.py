@@ -69,6 +69,13 @@ class SagaPage(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None = None
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of 202, and of 200 for a saga that is compensated."""
+
+    saga_id: str
+    outcome: Outcome
+
+
 def encode_view(view: msgspec.Struct) -> bytes:
     """The body that shows a view."""
     return msgspec.json.encode(view)
