@@ -117,7 +117,8 @@ def _schemas(descriptor: Descriptor | None) -> dict[str, Schema]:
     """The schemas of all bodies, out of the structs that are encoded and decoded."""
     _, generated = msgspec.json.schema_components(list(NAMES), ref_template=REFERENCE + "{name}")
     names = {kind.__name__: name for kind, name in NAMES.items()}
-    schemas = {names.get(name, name): _renamed(value, names) for name, value in generated.items()}
+    schemas = _named({names.get(name, name): value for name, value in generated.items()}, names)
+    schemas["Order"] = _without_defaults(schemas["Order"])
     accepts = descriptor.accepts if descriptor is not None else {}
     adds = descriptor.adds if descriptor is not None else {}
     own = {descriptor.name: _to("Adds")} if descriptor is not None and adds else {}
@@ -152,8 +153,16 @@ def _hoisted(name: str, root: Schema) -> dict[str, Schema]:
     top = {member: value for member, value in root.items() if member != "$defs"}
     if top.keys() == {"$ref"}:
         top = definitions[top["$ref"].rpartition("/")[2]]
-    hoisted = {local[each]: _renamed(value, local) for each, value in definitions.items()}
-    return {name: _renamed(top or {"type": "object"}, local), **hoisted}
+    schemas = {name: top or {"type": "object"}, **{local[n]: s for n, s in definitions.items()}}
+    return _named(schemas, local)
+
+
+def _named(schemas: dict[str, Schema], names: dict[str, str]) -> dict[str, Schema]:
+    """Schemas that refer to each other by their names in the document.
+
+    The title is the name too: generators of clients take titles for names of types.
+    """
+    return {name: {**_renamed(value, names), "title": name} for name, value in schemas.items()}
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:
@@ -167,6 +176,15 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
         name = reference.rpartition("/")[2]
         renamed["$ref"] = REFERENCE + names.get(name, name)
     return renamed
+
+
+def _without_defaults(value: Schema) -> Schema:
+    """A body that is only received: generators make a member with a default required."""
+    members = {
+        name: {word: each for word, each in member.items() if word != "default"}
+        for name, member in value["properties"].items()
+    }
+    return {**value, "properties": members}
 
 
 def _with_member(value: Schema, member: str, narrowed: Schema) -> Schema:

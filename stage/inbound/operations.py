@@ -139,7 +139,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "list", "One page of sagas", "Page", parameters=LIST, problems={**MALFORMED, **UNAVAILABLE}
     ),
     ("GET", "/sagas/{saga_id}"): Operation(
-        id="saga",
+        id="query",
         summary="State, outcome, steps and next action of one saga",
         parameters=(VIEW, WAIT, BUDGET, *CHAIN, *TRACE),
         answers={200: ("The view that was asked for", ("Saga", "Journal", "Plan", "Chain"))},

@@ -1,0 +1,29 @@
+"""Views show the members of events that are named public, and no others."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stage.core import events as e
+from stage.inbound.views import PUBLIC, public_members
+
+PRIVATE = {"baggage", "request", "result"}
+"""What may never be shown: the caller's baggage, requests with headers and bodies, payloads."""
+
+
+def test_baggage_payloads_and_requests_are_not_shown() -> None:
+    accepted = e.Accepted(at=1.0, upstream="order", baggage="user=alice")
+    assert {"upstream": "order"} == public_members(accepted)
+    request = e.Request(method="POST", path="/charges", headers=(("Authorization", "secret"),))
+    started = e.StepStarted(at=1.0, step="charge", attempt=1, request=request)
+    assert {"step": "charge", "attempt": 1} == public_members(started)
+    done = e.StepSucceeded(at=1.0, step="charge", result=msgspec.Raw(b'{"card":"4111"}'))
+    assert {"step": "charge"} == public_members(done)
+
+
+def test_every_member_of_every_event_is_decided_on() -> None:
+    """A new member is private until it is named here or in PUBLIC."""
+    members = {name for kind in e.Event.__args__ for name in kind.__struct_fields__ if name != "at"}
+    assert set() == members - PUBLIC - PRIVATE
+    assert set() == PUBLIC & PRIVATE
+    assert set() == PUBLIC - members
