@@ -34,7 +34,7 @@ PARTS = {
     "aiohttp/": "HTTP, both (aiohttp)",
     "stage/inbound/": "the endpoint, the envelope, problems",
     "stage/wire/": "the endpoint, the envelope, problems",
-    "stage/outbound/": "links, breaker, headers",
+    "stage/outbound/": "client, breaker, headers",
     "stage/core/": "the machine",
     "stage/engine/": "the engine",
     "stage/authoring/": "the author's functions and their driver",

@@ -13,11 +13,11 @@ from aiohttp import hdrs
 from downstream_stub.books import Saga
 from downstream_stub.spans import Spans
 from stage.wire.headers import CONTENT_JSON, RETRY_AFTER
+from stage.wire.http import parse_retry_after
 from stage.wire.replies import (
-    CompensateReply,
+    CompensateReplyKind,
     encode_compensate,
     kind_of_compensate_reply,
-    parse_retry_after,
 )
 
 ATTEMPT_SECONDS = 15.0
@@ -51,7 +51,7 @@ class Upstream:
         while True:
             reply, retry_after = await self._ask(saga, requested_by)
             saga.tried_to_tell(reply)
-            if reply not in (CompensateReply.NOT_NOW, CompensateReply.UNKNOWN):
+            if reply not in (CompensateReplyKind.NOT_NOW, CompensateReplyKind.UNKNOWN):
                 return
             wait = backoff * random.uniform(0.5, 1.0)
             if retry_after is not None:
@@ -59,7 +59,7 @@ class Upstream:
             await asyncio.sleep(wait)
             backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
 
-    async def _ask(self, saga: Saga, requested_by: str) -> tuple[CompensateReply, float | None]:
+    async def _ask(self, saga: Saga, requested_by: str) -> tuple[CompensateReplyKind, float | None]:
         if self.session is None:
             raise RuntimeError("the session is not open: it lives as long as the application")
         url = f"{self._url}/sagas/{quote(saga.saga_id, safe='~:')}/compensate"
@@ -79,4 +79,4 @@ class Upstream:
                     )
             except (aiohttp.ClientError, TimeoutError, OSError):
                 asking.ended("broken")
-                return CompensateReply.UNKNOWN, None
+                return CompensateReplyKind.UNKNOWN, None

@@ -1,7 +1,7 @@
-"""What authors import: the stage, the saga, and the business no.
+"""What authors import: the stage, the saga, the client and the transaction, and how a step ends.
 
-The names are looked up when first asked for, so that whoever needs one room alone (the neighbours
-need `stage.wire`) does not load the others.
+The names are looked up when first asked for, so that code that needs one room alone (the
+neighbours need `stage.wire`) does not load the others.
 """
 
 from __future__ import annotations
@@ -11,20 +11,37 @@ from typing import TYPE_CHECKING
 from stage.core.version import __version__
 
 if TYPE_CHECKING:
-    from stage.authoring import Refused, Saga, Stage
+    from stage.authoring import Http, InDoubt, Refused, Response, Saga, Transient, Tx
+    from stage.serving import Stage
 
-__all__ = ["Refused", "Saga", "Stage", "__version__"]
+__all__ = [
+    "Http",
+    "InDoubt",
+    "Refused",
+    "Response",
+    "Saga",
+    "Stage",
+    "Transient",
+    "Tx",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:
-    """Give a public name from the room of the authors, and keep it for the next time."""
-    if name in __all__:
+    """Give a public name from its room, and keep it for the next time."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object
+    if name == "Stage":
+        from stage.serving import Stage
+
+        value = Stage
+    else:
         from stage import authoring
 
-        value: object = getattr(authoring, name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(authoring, name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -8,8 +8,8 @@
     spans.one("compensate charge").below(spans.one("saga payment", outcome="compensated"))
 
 It needs nothing but opentelemetry-sdk and works under any test runner: a matcher that does not
-hold raises AssertionError, with the tree of all that was seen. `Spans.of` takes the spans of an
-exporter of your own.
+hold raises AssertionError, with the tree of all spans that were seen. `Spans.of` takes the spans
+of an exporter of your own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from stage.telemetry import names
-from stage.telemetry.fast.ids import StoredIds
+from stage.telemetry.id_generator import StageIdGenerator
 
 NAMED: Final[Mapping[str, str]] = {
     "saga_id": names.SAGA_ID,
@@ -61,7 +61,7 @@ class SpanSeen:
     parent_id: str = ""
     """Empty at the root of a trace."""
     links: tuple[tuple[str, str], ...] = ()
-    """Trace id and span id of what it links to, in order."""
+    """Trace id and span id of each span that it links to, in order."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     failed: bool = False
     """True when its status is ERROR."""
@@ -80,22 +80,22 @@ class SpanSeen:
 
     def below(self, parent: SpanSeen) -> Self:
         """It is a child of that span."""
-        told = f"{self.name} stands below {self.parent_id or 'nothing'}, not {parent}"
-        assert (parent.trace_id, parent.span_id) == (self.trace_id, self.parent_id), told
+        message = f"{self.name} stands below {self.parent_id or 'nothing'}, not {parent}"
+        assert (parent.trace_id, parent.span_id) == (self.trace_id, self.parent_id), message
         return self
 
     def links_to(self, *spans: SpanSeen) -> Self:
-        """It links to each of these, whatever else it links to."""
+        """It links to each of these, and may link to others."""
         for span in spans:
-            told = f"{self.name} links to {self.links or 'nothing'}, not to {span}"
-            assert (span.trace_id, span.span_id) in self.links, told
+            message = f"{self.name} links to {self.links or 'nothing'}, not to {span}"
+            assert (span.trace_id, span.span_id) in self.links, message
         return self
 
     def links_to_only(self, *spans: SpanSeen) -> Self:
         """It links to exactly these, in any order."""
         wanted = sorted((span.trace_id, span.span_id) for span in spans)
-        told = f"{self.name} links to {sorted(self.links)}, not to {wanted}"
-        assert wanted == sorted(self.links), told
+        message = f"{self.name} links to {sorted(self.links)}, not to {wanted}"
+        assert wanted == sorted(self.links), message
         return self
 
     def has(self, **attributes: Any) -> Self:
@@ -116,8 +116,8 @@ class SpanSeen:
 
     def within(self, outer: SpanSeen) -> Self:
         """It began and ended while that span was under way."""
-        told = f"{self} took {self.began}..{self.ended}, {outer} {outer.began}..{outer.ended}"
-        assert outer.began <= self.began <= self.ended <= outer.ended, told
+        message = f"{self} took {self.began}..{self.ended}, {outer} {outer.began}..{outer.ended}"
+        assert outer.began <= self.began <= self.ended <= outer.ended, message
         return self
 
     def __str__(self) -> str:
@@ -145,7 +145,7 @@ class Spans:
         return len(self._now())
 
     def all(self, name: str = "", **attributes: Any) -> list[SpanSeen]:
-        """Those of that name that have these attributes, by their short names in NAMED."""
+        """The spans of that name that have these attributes, by their short names in NAMED."""
         return [
             span
             for span in self
@@ -154,19 +154,19 @@ class Spans:
         ]
 
     def one(self, name: str, **attributes: Any) -> SpanSeen:
-        """The only one of that name that has these attributes."""
+        """The only span of that name that has these attributes."""
         found = self.all(name, **attributes)
-        told = f"{len(found)} spans are {name!r} {attributes or ''}, not one:\n{self.tree()}"
-        assert len(found) == 1, told
+        message = f"{len(found)} spans are {name!r} {attributes or ''}, not one:\n{self.tree()}"
+        assert len(found) == 1, message
         return found[0]
 
     def none(self, name: str, **attributes: Any) -> None:
-        """There is none of that name that has these attributes."""
+        """No span of that name has these attributes."""
         found = self.all(name, **attributes)
         assert not found, f"there is {name!r} {attributes or ''}:\n{self.tree()}"
 
     def where(self, holds: Callable[[SpanSeen], bool]) -> Spans:
-        """Those of which that holds."""
+        """The spans of which that holds."""
         return Spans(span for span in self if holds(span))
 
     @property
@@ -181,19 +181,19 @@ class Spans:
 
     def is_one_trace(self) -> Self:
         """There are spans, all belong to one trace, and none was reported twice."""
-        told = f"{len(self.trace_ids)} traces:\n{self.tree()}"
-        assert len(self.trace_ids) == 1, told
+        message = f"{len(self.trace_ids)} traces:\n{self.tree()}"
+        assert len(self.trace_ids) == 1, message
         ids = [span.span_id for span in self]
         assert len(ids) == len(set(ids)), f"a span was reported twice:\n{self.tree()}"
         return self
 
     def strays(self) -> list[SpanSeen]:
-        """Those whose parent was not seen; the root of each trace is none."""
+        """The spans whose parent was not seen; the root of a trace is not one of them."""
         known = {(span.trace_id, span.span_id) for span in self}
         return [s for s in self if s.parent_id and (s.trace_id, s.parent_id) not in known]
 
     def tree(self, *, times: bool = True) -> str:
-        """All of them as a waterfall in text: who stands below whom, and how each ended.
+        """All of them as a waterfall in text: the parent of each, and how it ended.
 
         Without times it is the same for every run of the same story, and can be compared.
 
@@ -215,7 +215,7 @@ class SpanCollector(Spans):
             sampler=sampler,
             resource=Resource({"service.name": service} if service else {}),
             shutdown_on_exit=False,
-            id_generator=StoredIds(),
+            id_generator=StageIdGenerator(),
         )
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
 
@@ -231,11 +231,11 @@ class SpanCollector(Spans):
                 while not self.all(name, **attributes):  # noqa: ASYNC110 - any thread ends spans
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            pass  # `one` says what there is instead
+            pass  # `one` shows the spans that there are
         return self.one(name, **attributes)
 
     def clear(self) -> None:
-        """Forget what was seen."""
+        """Forget the spans that were seen."""
         self.exporter.clear()
 
 

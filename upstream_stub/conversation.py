@@ -27,7 +27,7 @@ from stage.wire.envelope import Envelope
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError, decode_problem
 from stage.wire.replies import (
-    CompensateReply,
+    CompensateReplyKind,
     ReplyKind,
     decode_executed,
     kind_of_compensate_reply,
@@ -106,11 +106,15 @@ class Conversation:
                 continue
             saga.note(f"compensate: {reply.status}")
             match kind_of_compensate_reply(reply.status):
-                case CompensateReply.COMPENSATED:
+                case CompensateReplyKind.COMPENSATED:
                     return saga.compensate(reason)
-                case CompensateReply.CANNOT:
+                case CompensateReplyKind.CANNOT:
                     return _cannot(saga, reply)
-                case CompensateReply.ACCEPTED | CompensateReply.NOT_NOW | CompensateReply.UNKNOWN:
+                case (
+                    CompensateReplyKind.ACCEPTED
+                    | CompensateReplyKind.NOT_NOW
+                    | CompensateReplyKind.UNKNOWN
+                ):
                     await asyncio.sleep(backoff.next(reply.retry_after))
                 case kind:
                     assert_never(kind)

@@ -23,8 +23,9 @@ from stage.wire.headers import (
     RETRY_AFTER,
     SAGA_BUDGET_MS,
 )
+from stage.wire.http import parse_retry_after
 from stage.wire.limits import DEFAULT_LIMITS
-from stage.wire.replies import encode_compensate, parse_retry_after
+from stage.wire.replies import encode_compensate
 from upstream_stub.spans import Asking, Spans
 from upstream_stub.trace import Trace
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
+from stage import Http, Refused, Saga, Stage, Transient, Tx
 
 
 class Order(msgspec.Struct):

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from stage.authoring.http import SAFE_METHODS
 from stage.authoring.outcomes import InDoubt, Refused, Transient
 from stage.core.outcome import FailureKind, classify_code
 from stage.ports.stage import Answer, Failed, Finished, Foreign, Lost, Send, Turn
+from stage.wire.http import SAFE_METHODS
 
 Encode = Callable[[Any], bytes]
 REASON_CHARS_MAX = 500
@@ -61,7 +61,7 @@ class FunctionConversation:
             events._set_running_loop(loop)
         if isinstance(yielded, Send):
             return self._sending(yielded)
-        self._coroutine.close()
+        self.close()
         return Foreign()
 
     async def resume(self, answer: Answer | Lost) -> Turn:
@@ -78,7 +78,7 @@ class FunctionConversation:
             return self._failure(
                 kind_of_code,
                 f"answered {answer.status}",
-                _retry_after(answer),
+                answer.retry_after,
                 may_stand=self._answered > 0,
             )
         self._answered += self._asking
@@ -91,7 +91,8 @@ class FunctionConversation:
     def close(self) -> None:
         """See `ports.stage.Conversation`. A clean-up that awaits is dropped where it awaits."""
         with suppress(Exception):
-            self._coroutine.close()
+            # In the context in which it began: a span of the author's that is open ends there.
+            self._context.run(self._coroutine.close)
 
     def _drive(self, value: Answer | None) -> Generator[Any, Any, Turn]:
         step: Callable[[Any], Any] = self._coroutine.send
@@ -171,10 +172,3 @@ def _cancelling() -> bool:
     """Whether it is the task that is cancelled, and not just what the function waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _retry_after(answer: Answer) -> float | None:
-    for name, value in answer.headers:
-        if name.lower() == "retry-after" and value.isascii() and value.isdigit():
-            return float(value[:6])
-    return None

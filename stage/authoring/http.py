@@ -14,12 +14,16 @@ import msgspec
 
 from stage.core.events import Request
 from stage.ports.stage import Answer, Send
+from stage.wire import headers as h
 
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 RESERVED_HEADERS = frozenset(
-    {"idempotency-key", "traceparent", "tracestate", "baggage", "saga-id", "saga-budget-ms", "host",
-     "content-length", "transfer-encoding", "connection"}
-)  # fmt: skip
+    name.lower()
+    for name in (
+        *(h.IDEMPOTENCY_KEY, h.TRACEPARENT, h.TRACESTATE, h.BAGGAGE, h.SAGA_ID, h.SAGA_BUDGET_MS),
+        *("Host", "Content-Length", "Transfer-Encoding", "Connection"),
+    )
+)
+"""Headers that are set for the author, in lower case."""
 
 
 class Response:
@@ -121,7 +125,7 @@ class Http:
         body = data
         if json is not None:
             body = msgspec.json.encode(json)
-            chosen.append(("Content-Type", "application/json"))
+            chosen.append(("Content-Type", h.CONTENT_JSON))
         if params:
             path = f"{path}?{urlencode(params)}"
         self._sent += 1

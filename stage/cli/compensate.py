@@ -25,7 +25,7 @@ def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -
     from stage.cli.sagas import quoted_id
     from stage.wire import headers as h
     from stage.wire.problem import decode_problem
-    from stage.wire.replies import CompensateReply, encode_compensate, kind_of_compensate_reply
+    from stage.wire.replies import CompensateReplyKind, encode_compensate, kind_of_compensate_reply
 
     answer = exchange(
         "POST",
@@ -35,13 +35,13 @@ def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -
         headers={"Content-Type": h.CONTENT_JSON},
     )
     match kind_of_compensate_reply(answer.status):
-        case CompensateReply.COMPENSATED:
+        case CompensateReplyKind.COMPENSATED:
             click.echo(f"{answer.status} compensated: nothing of saga {saga_id} stands")
             return 0
-        case CompensateReply.ACCEPTED:
+        case CompensateReplyKind.ACCEPTED:
             click.echo(f"{answer.status} accepted: see `stage show {saga_id} --url {url}`")
             return 0
-        case CompensateReply.CANNOT:
+        case CompensateReplyKind.CANNOT:
             problem = decode_problem(answer.body)
             stands = problem.stands if problem is not None and problem.stands else ()
             said = problem.detail or problem.title if problem is not None else "it cannot"

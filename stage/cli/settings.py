@@ -16,7 +16,10 @@ def config(**given: Any) -> None:
     from stage.cli.draw import table
     from stage.config import describe
 
-    click.echo(table(("SETTING", "VALUE", "ORIGIN"), describe(config_of(given))))
+    found = config_of(given)
+    click.echo(table(("SETTING", "VALUE", "ORIGIN"), describe(found)))
+    for line in found.ignored:
+        click.echo(f"stage: {line}", err=True)
 
 
 @click.command(short_help="Print the OpenAPI document.")

@@ -13,12 +13,12 @@ from stage.cli.failure import Failure
 from stage.core.errors import StageError
 
 if TYPE_CHECKING:
-    from stage.authoring import Stage
+    from stage.authoring.declaration import StageDeclaration
 
 DEFAULT_ATTRIBUTE = "stage"
 
 
-def find_stage(target: str) -> Stage[Any, Any]:
+def find_stage(target: str) -> StageDeclaration[Any, Any]:
     """Import MODULE, from the working directory too, and give its stage.
 
     Without ATTRIBUTE it is `stage`, or the only stage there. Raises Failure, and DeclarationError
@@ -32,15 +32,15 @@ def find_stage(target: str) -> Stage[Any, Any]:
         raise Failure(f"{target!r} names no module: give MODULE:ATTRIBUTE, such as payment:payment")
     module = _import(module_name)
 
-    from stage.authoring import Stage
+    from stage.authoring.declaration import StageDeclaration
 
-    there = [name for name, value in vars(module).items() if isinstance(value, Stage)]
+    there = [name for name, value in vars(module).items() if isinstance(value, StageDeclaration)]
     if not attribute:
         attribute = there[0] if len(there) == 1 else DEFAULT_ATTRIBUTE
     if not hasattr(module, attribute):
         raise Failure(f"module {module_name} has no {attribute!r}: {_fix(module_name, there)}")
     found = getattr(module, attribute)
-    if not isinstance(found, Stage):
+    if not isinstance(found, StageDeclaration):
         raise Failure(
             f"{module_name}:{attribute} is a {type(found).__name__} and not a Stage:"
             f" {_fix(module_name, there)}"

@@ -11,6 +11,8 @@ from typing import Final, get_args
 
 import msgspec
 
+from stage.core.states import ParkCause
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A request to an external API as it leaves and as it is repeated: the same bytes (rule 5)."""
@@ -230,8 +232,9 @@ class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):
 
 
 class Parked(_Event, frozen=True, kw_only=True, tag="parked"):
-    """The saga waits for a person."""
+    """The saga waits for a person. `cause` is for code, `reason` for people."""
 
+    cause: ParkCause
     reason: str
 
 

@@ -6,7 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
-from stage.core.machine import can_probe, must_be_settled, past_pivot, pivot_undecided
+from stage.core.order import backward
+from stage.core.questions import can_probe, must_be_settled, past_pivot, pivot_undecided
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase
 from stage.core.steps import Plan, Step
@@ -49,19 +50,17 @@ def forecast(plan: Plan, saga: Saga) -> list[Undo]:
     elif pivot_undecided(plan, saga):
         certain = Prospect.PIVOT_FIRST
     lines: list[Undo] = []
-    for wave in reversed(plan.waves):
-        for index in wave:
-            step = plan.steps[index]
-            known = saga.steps.get(step.name)
-            if known is not None and _matters(known):
-                lines.append(
-                    Undo(
-                        step=step.name,
-                        kind=step.kind.value,
-                        peer=step.peer,
-                        prospect=certain or _prospect(step, known),
-                    )
+    for step in backward(plan):
+        known = saga.steps.get(step.name)
+        if known is not None and _matters(known):
+            lines.append(
+                Undo(
+                    step=step.name,
+                    kind=step.kind.value,
+                    peer=step.peer,
+                    prospect=certain or _prospect(step, known),
                 )
+            )
     return lines
 
 

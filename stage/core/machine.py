@@ -31,9 +31,18 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core import verbs
 from stage.core.commands import Activity, Command, Do, Record, Rest
+from stage.core.order import next_backward, next_forward
+from stage.core.questions import (
+    can_probe,
+    must_be_looked_for,
+    must_be_settled,
+    past_pivot,
+    pivot_undecided,
+    what_stands,
+)
 from stage.core.retry import NEIGHBOUR_COMPENSATION, RetryPolicy
 from stage.core.saga import Saga, StepState
-from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
+from stage.core.states import IN_FLIGHT, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 RECOVERIES_MAX = 10
@@ -41,8 +50,6 @@ RECOVERIES_MAX = 10
 
 Not few: of all that were in flight when the process died, one is guilty.
 """
-PROBES_NOT_THERE_MIN = 2
-"""An API must say "not there" this often, apart, before it is believed (rule 5)."""
 PENDING_POLL_SECONDS_MAX = 5.0
 RETRY_AFTER_SECONDS_MAX = 60.0
 
@@ -65,141 +72,96 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
     return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)
 
 
-def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
-    match event:
+def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:  # one arm an event, for assert_never
+    match event:  # what happens most comes first: folding is on the way of every request
+        case e.StepStarted():
+            return _start(saga, event)
+        case e.StepSucceeded() | e.ProbeFound():
+            return _succeed(plan, saga, event)
         case e.Accepted():
-            return replace(
-                saga,
-                accepted_at=event.at,
-                deadline=event.deadline,
-                upstream=event.upstream,
-                deferred=event.deferred,
-            )
+            return _accept(saga, event)
+        case e.Completed():
+            return replace(saga, state=SagaState.COMPLETED, was_completed=True)
+        case e.RequestPrepared():
+            return _prepare(saga, event)
+        case e.StepRefused():
+            return _refuse(saga, event)
+        case e.StepTransient():
+            return _fail_for_certain(plan, saga, event)
+        case e.StepInDoubt():
+            return _doubt(plan, saga, event)
+        case e.StepPending():
+            return _pend(saga, event)
+        case e.ProbeStarted():
+            return _probe(saga, event)
+        case e.ProbeNotThere() | e.ProbeFailed():
+            return _probe_again(plan, saga, event)
+        case e.TurnedBack():
+            return replace(saga, state=SagaState.COMPENSATING, reason=event.reason)
+        case e.CompensationStarted():
+            return _undo(saga, event)
+        case e.CompensationSucceeded():
+            step = _step(saga, event.step)
+            return _put(saga, event.step, replace(step, phase=Phase.COMPENSATED, error=""))
+        case e.CompensationDelayed():
+            return _undo_again(plan, saga, event)
+        case e.CompensationRefused():
+            return _fail_to_undo(saga, event)
+        case e.Compensated():
+            return _tell_if_due(replace(saga, state=SagaState.COMPENSATED))
+        case e.FailedToCompensate():
+            return _fail_to_compensate(saga, event)
         case e.Tombstoned():
-            return replace(
-                saga,
-                accepted_at=event.at,
-                state=SagaState.COMPENSATED,
-                tombstone=True,
-                requested_by=event.requested_by,
-                reason=event.reason,
-            )
+            return _bury(saga, event)
         case e.Recovered():
             return _recover(plan, saga, event)
         case e.AnswerDeferred():
             return saga if saga.ended else replace(saga, deferred=True)
         case e.CompensationRequested():
             return _request_compensation(plan, saga, event)
-        case e.StepStarted():
-            return _start(saga, event)
-        case e.RequestPrepared():
-            return _prepare(saga, event)
-        case e.StepSucceeded() | e.ProbeFound():
-            return _succeed(plan, saga, event)
-        case e.StepRefused():
-            step = _known(saga, event.step)
-            # An attempt before this one may have landed: doubt outlives the refusal.
-            doubted = step.doubted or event.may_stand
-            refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason)
-            return _put(saga, event.step, refused)
-        case e.StepTransient():
-            return _fail_for_certain(plan, saga, event)
-        case e.StepInDoubt():
-            step = _step(saga, event.step)
-            policy = plan.step(event.step).execution
-            wait = policy.backoff_seconds(step.attempts, f"{saga.id}/{event.step}")
-            doubtful = replace(
-                step,
-                phase=Phase.IN_DOUBT,
-                doubted=True,
-                not_there=0,
-                error=event.reason,
-                due=event.at + wait,
-            )
-            return _put(saga, event.step, doubtful)
-        case e.StepPending():
-            step = _step(saga, event.step)
-            wait = min(event.retry_after or 0.5, PENDING_POLL_SECONDS_MAX)
-            pending = replace(
-                step,
-                phase=Phase.WAITING,
-                doubted=True,
-                attempts=step.attempts - 1,  # being patient is not a failed attempt
-                error="accepted downstream, still running",
-                due=event.at + wait,
-            )
-            return _put(saga, event.step, pending)
-        case e.ProbeStarted():
-            step = _step(saga, event.step)
-            return _put(
-                saga,
-                event.step,
-                replace(step, phase=Phase.PROBING, probes=step.probes + 1, probe_span=event.span),
-            )
-        case e.ProbeNotThere() | e.ProbeFailed():
-            return _probe_again(plan, saga, event)
-        case e.TurnedBack():
-            return replace(saga, state=SagaState.COMPENSATING, reason=event.reason)
-        case e.CompensationStarted():
-            step = _step(saga, event.step)
-            undoing = replace(
-                step,
-                phase=Phase.COMPENSATING,
-                compensation_attempts=event.attempt,
-                compensation_span=event.span,
-                compensation_requests=step.compensation_requests
-                or ((event.request,) if event.request else ()),
-            )
-            return _put(saga, event.step, undoing)
-        case e.CompensationSucceeded():
-            step = _step(saga, event.step)
-            return _put(saga, event.step, replace(step, phase=Phase.COMPENSATED, error=""))
-        case e.CompensationDelayed():
-            step = _step(saga, event.step)
-            policy = plan.step(event.step).compensation
-            due = event.at + _wait(saga, event, step.compensation_attempts, policy)
-            delayed = replace(step, phase=Phase.COMPENSATION_WAITING, error=event.reason, due=due)
-            return _put(saga, event.step, delayed)
-        case e.CompensationRefused():
-            step = _step(saga, event.step)
-            failed = replace(
-                step, phase=Phase.COMPENSATION_FAILED, error=event.reason, stands=event.stands
-            )
-            return _put(saga, event.step, failed)
-        case e.Completed():
-            return replace(saga, state=SagaState.COMPLETED, was_completed=True)
-        case e.Compensated():
-            return _tell_if_due(replace(saga, state=SagaState.COMPENSATED))
-        case e.FailedToCompensate():
-            failed_saga = replace(
-                saga,
-                state=SagaState.FAILED_TO_COMPENSATE,
-                stands=event.stands,
-                parked="could not be undone: " + ", ".join(event.stands),
-            )
-            return _tell_if_due(failed_saga)
-        case e.TellStarted():
-            return replace(
-                saga, tell=Tell.IN_FLIGHT, tell_attempts=event.attempt, tell_span=event.span
-            )
-        case e.TellDelivered():
-            return replace(saga, tell=Tell.DELIVERED, tell_error="")
-        case e.TellDelayed():
-            due = event.at + _wait(saga, event, saga.tell_attempts, NEIGHBOUR_COMPENSATION)
-            return replace(saga, tell=Tell.DUE, tell_due=due, tell_error=event.reason)
-        case e.TellRefused():
-            return replace(
-                saga,
-                tell=Tell.REFUSED,
-                tell_error=event.reason,
-                parked=f"upstream {saga.upstream} cannot compensate: {event.reason}",
-            )
+        case e.TellStarted() | e.TellDelivered() | e.TellDelayed() | e.TellRefused():
+            return _evolve_tell(saga, event)
         case e.Parked():
-            return replace(saga, parked=event.reason)
+            return replace(saga, parked=event.reason, parked_cause=event.cause)
         case e.Retried() | e.Settled() | e.Resolved() | e.Forgotten():
             return verbs.evolve_verb(plan, saga, event)
         case _:
             assert_never(event)
+
+
+# --- the saga's beginning and end ---
+
+
+def _accept(saga: Saga, event: e.Accepted) -> Saga:
+    return replace(
+        saga,
+        accepted_at=event.at,
+        deadline=event.deadline,
+        upstream=event.upstream,
+        deferred=event.deferred,
+    )
+
+
+def _bury(saga: Saga, event: e.Tombstoned) -> Saga:
+    return replace(
+        saga,
+        accepted_at=event.at,
+        state=SagaState.COMPENSATED,
+        tombstone=True,
+        requested_by=event.requested_by,
+        reason=event.reason,
+    )
+
+
+def _fail_to_compensate(saga: Saga, event: e.FailedToCompensate) -> Saga:
+    failed = replace(
+        saga,
+        state=SagaState.FAILED_TO_COMPENSATE,
+        stands=event.stands,
+        parked="could not be undone: " + ", ".join(event.stands),
+        parked_cause=ParkCause.FAILED_TO_COMPENSATE,
+    )
+    return _tell_if_due(failed)
 
 
 def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
@@ -238,9 +200,8 @@ def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
 
 
 def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:
-    if saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE) or saga.forgotten:
-        return saga
-    if past_pivot(plan, saga):
+    undone = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
+    if undone or saga.forgotten or past_pivot(plan, saga):
         return saga
     if pivot_undecided(plan, saga):
         return replace(
@@ -263,7 +224,21 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         reason=saga.reason or event.reason or f"{event.requested_by} asked to compensate",
         requested_by=saga.requested_by or event.requested_by or "unknown",
         parked="",
+        parked_cause=None,
     )
+
+
+def asked_before(plan: Plan, saga: Saga, request: e.CompensationRequested) -> bool:
+    """True when a request to compensate would change nothing: it was made before, or cannot be met.
+
+    A neighbour asks until it is answered. That must not make the journal grow, nor take up again
+    a saga that waits for a person on its way back. It stands here because the rule itself answers.
+    """
+    after = _request_compensation(plan, saga, request)
+    return replace(after, parked=saga.parked, parked_cause=saga.parked_cause) == saga
+
+
+# --- the way of one step ---
 
 
 def _start(saga: Saga, event: e.StepStarted) -> Saga:
@@ -330,6 +305,101 @@ def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed)
     return _put(saga, event.step, again)
 
 
+def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
+    step = _known(saga, event.step)
+    # An attempt before this one may have landed: doubt outlives the refusal.
+    doubted = step.doubted or event.may_stand
+    refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason)
+    return _put(saga, event.step, refused)
+
+
+def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
+    step = _step(saga, event.step)
+    policy = plan.step(event.step).execution
+    wait = policy.backoff_seconds(step.attempts, f"{saga.id}/{event.step}")
+    doubtful = replace(
+        step,
+        phase=Phase.IN_DOUBT,
+        doubted=True,
+        not_there=0,
+        error=event.reason,
+        due=event.at + wait,
+    )
+    return _put(saga, event.step, doubtful)
+
+
+def _pend(saga: Saga, event: e.StepPending) -> Saga:
+    step = _step(saga, event.step)
+    wait = min(event.retry_after or 0.5, PENDING_POLL_SECONDS_MAX)
+    pending = replace(
+        step,
+        phase=Phase.WAITING,
+        doubted=True,
+        attempts=step.attempts - 1,  # to wait for downstream is not a failed attempt
+        error="accepted downstream, still running",
+        due=event.at + wait,
+    )
+    return _put(saga, event.step, pending)
+
+
+def _probe(saga: Saga, event: e.ProbeStarted) -> Saga:
+    step = _step(saga, event.step)
+    probing = replace(step, phase=Phase.PROBING, probes=step.probes + 1, probe_span=event.span)
+    return _put(saga, event.step, probing)
+
+
+def _undo(saga: Saga, event: e.CompensationStarted) -> Saga:
+    step = _step(saga, event.step)
+    undoing = replace(
+        step,
+        phase=Phase.COMPENSATING,
+        compensation_attempts=event.attempt,
+        compensation_span=event.span,
+        compensation_requests=step.compensation_requests
+        or ((event.request,) if event.request else ()),
+    )
+    return _put(saga, event.step, undoing)
+
+
+def _undo_again(plan: Plan, saga: Saga, event: e.CompensationDelayed) -> Saga:
+    step = _step(saga, event.step)
+    policy = plan.step(event.step).compensation
+    due = event.at + _wait(saga, event, step.compensation_attempts, policy)
+    delayed = replace(step, phase=Phase.COMPENSATION_WAITING, error=event.reason, due=due)
+    return _put(saga, event.step, delayed)
+
+
+def _fail_to_undo(saga: Saga, event: e.CompensationRefused) -> Saga:
+    step = _step(saga, event.step)
+    failed = replace(step, phase=Phase.COMPENSATION_FAILED, error=event.reason, stands=event.stands)
+    return _put(saga, event.step, failed)
+
+
+def _evolve_tell(
+    saga: Saga, event: e.TellStarted | e.TellDelivered | e.TellDelayed | e.TellRefused
+) -> Saga:
+    match event:
+        case e.TellStarted():
+            return replace(
+                saga, tell=Tell.IN_FLIGHT, tell_attempts=event.attempt, tell_span=event.span
+            )
+        case e.TellDelivered():
+            return replace(saga, tell=Tell.DELIVERED, tell_error="")
+        case e.TellDelayed():
+            due = event.at + _wait(saga, event, saga.tell_attempts, NEIGHBOUR_COMPENSATION)
+            return replace(saga, tell=Tell.DUE, tell_due=due, tell_error=event.reason)
+        case e.TellRefused():
+            return replace(
+                saga,
+                tell=Tell.REFUSED,
+                tell_error=event.reason,
+                parked=f"upstream {saga.upstream} cannot compensate: {event.reason}",
+                parked_cause=ParkCause.UPSTREAM_CANNOT,
+            )
+        case _:
+            assert_never(event)
+
+
 def _tell_if_due(saga: Saga) -> Saga:
     believed_yes = saga.was_completed or saga.deferred or saga.epoch > 1
     asked_by_upstream = saga.requested_by == saga.upstream
@@ -383,7 +453,8 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
         return (Rest(),)
     if saga.recoveries > RECOVERIES_MAX:
         reason = f"{saga.recoveries} runs in a row were lost without progress"
-        return (Record(event=e.Parked(at=now, reason=reason)),)
+        lost = e.Parked(at=now, cause=ParkCause.LOST_RUNS, reason=reason)
+        return (Record(event=lost),)
     moves = _go_forward if saga.state is SagaState.ACTIVE else _go_back
     return _gather(moves(plan, saga, now))
 
@@ -417,15 +488,8 @@ def _tell(saga: Saga, now: float) -> Command:
 def _go_forward(plan: Plan, saga: Saga, now: float) -> list[Command]:
     if saga.requested_by and not past_pivot(plan, saga) and not pivot_undecided(plan, saga):
         return [Record(event=e.TurnedBack(at=now, reason=saga.reason))]
-    for wave in plan.waves:
-        moves: list[Command] = []
-        for index in wave:
-            step = plan.steps[index]
-            known = saga.steps.get(step.name)
-            if known is None or known.phase is not Phase.SUCCEEDED:
-                moves.append(_execute(plan, saga, step, known, now))
-        if moves:
-            return moves
+    if steps := next_forward(plan, saga):
+        return [_execute(plan, saga, step, saga.steps.get(step.name), now) for step in steps]
     return [Record(event=e.Completed(at=now))]
 
 
@@ -461,9 +525,12 @@ def _give_up(plan: Plan, saga: Saga, step: Step, reason: str, now: float) -> Com
     """Backward where that is still possible; behind the pivot a person has to look."""
     known = saga.steps.get(step.name)
     unsettled_pivot = step.pivot and known is not None and known.doubted
-    if past_pivot(plan, saga) or unsettled_pivot:
-        where = "the pivot is in doubt" if unsettled_pivot else "behind the pivot"
-        return Record(event=e.Parked(at=now, reason=f"{where}: {step.name}: {reason}"))
+    if unsettled_pivot:
+        text = f"the pivot is in doubt: {step.name}: {reason}"
+        return Record(event=e.Parked(at=now, cause=ParkCause.PIVOT_IN_DOUBT, reason=text))
+    if past_pivot(plan, saga):
+        text = f"behind the pivot: {step.name}: {reason}"
+        return Record(event=e.Parked(at=now, cause=ParkCause.BEHIND_PIVOT, reason=text))
     return Record(event=e.TurnedBack(at=now, step=step.name, reason=reason))
 
 
@@ -472,21 +539,14 @@ def _park_in_doubt(step: Step, known: StepState, now: float) -> Command:
         f"{step.name} is in doubt and {step.peer} can neither repeat it safely nor be asked:"
         f" {known.error}"
     )
-    return Record(event=e.Parked(at=now, reason=reason))
+    return Record(event=e.Parked(at=now, cause=ParkCause.IN_DOUBT, reason=reason))
 
 
 def _go_back(plan: Plan, saga: Saga, now: float) -> list[Command]:
     if any(known.phase in (Phase.STARTED, Phase.PROBING) for known in saga.steps.values()):
         return [Rest()]  # rule 10: compensation never runs beside execution
-    for wave in reversed(plan.waves):
-        moves: list[Command] = []
-        for index in wave:
-            step = plan.steps[index]
-            known = saga.steps.get(step.name)
-            if known is not None and needs_compensation(step, known):
-                moves.append(_compensate(step, known, now))
-        if moves:
-            return moves
+    if steps := next_backward(plan, saga):
+        return [_compensate(step, saga.steps[step.name], now) for step in steps]
     if stands := what_stands(plan, saga):
         return [Record(event=e.FailedToCompensate(at=now, stands=stands))]
     return [Record(event=e.Compensated(at=now))]
@@ -515,85 +575,3 @@ def _when_due(known: StepState, command: Do, now: float, deadline: float | None 
     if now >= known.due:
         return command
     return Rest(until=known.due if deadline is None else min(known.due, deadline))
-
-
-# --- questions -----------------------------------------------------------------------------------
-
-
-def needs_compensation(step: Step, known: StepState) -> bool:
-    """True while the step's effect may stand and something can still be done about it."""
-    if not step.compensatable or known.phase is Phase.COMPENSATION_FAILED:
-        return False
-    return known.may_stand
-
-
-def can_probe(step: Step, known: StepState) -> bool:
-    """True while it is worth asking the API what became of the call."""
-    settled = known.not_there >= PROBES_NOT_THERE_MIN
-    return step.probed and not settled and not step.settlement.exhausted(known.probes)
-
-
-def must_be_settled(step: Step, known: StepState) -> bool:
-    """True of a call in doubt that may not be repeated and was not said twice to be not there."""
-    return not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN
-
-
-def must_be_looked_for(step: Step, known: StepState) -> bool:
-    """True of a forward that may not be repeated and whose yes may have been told upstream.
-
-    The run that got the yes was lost before it was written down (decision 0011). One "not there"
-    is enough, because it is downstream's own word on the saga.
-    """
-    return (
-        step.kind is StepKind.FORWARD
-        and known.cut_off
-        and known.doubted
-        and known.not_there == 0
-        and not step.settlement.exhausted(known.probes)
-    )
-
-
-def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
-    """Names of the steps whose effects remain although everything was tried."""
-    names: list[str] = []
-    for step in plan.steps:
-        known = saga.steps.get(step.name)
-        if known is not None and known.phase is Phase.COMPENSATION_FAILED:
-            names.append(step.name)
-            names.extend(f"{step.peer}/{name}" for name in known.stands)
-    return tuple(names)
-
-
-def asked_before(plan: Plan, saga: Saga, request: e.CompensationRequested) -> bool:
-    """True when a request to compensate would change nothing: it was made before, or cannot be met.
-
-    Neighbours ask until they are answered. That must not make the journal grow, nor take up again
-    what waits for a person on its way back.
-    """
-    after = _request_compensation(plan, saga, request)
-    return replace(after, parked=saga.parked) == saga
-
-
-def past_pivot(plan: Plan, saga: Saga) -> bool:
-    """True once the pivot has succeeded: from there the saga only goes forward (rule 20)."""
-    if plan.pivot is None:
-        return False
-    known = saga.steps.get(plan.steps[plan.pivot].name)
-    return known is not None and known.phase is Phase.SUCCEEDED
-
-
-def pivot_undecided(plan: Plan, saga: Saga) -> bool:
-    """True while nobody knows whether the pivot has happened, so that neither way is open."""
-    if plan.pivot is None:
-        return False
-    known = saga.steps.get(plan.steps[plan.pivot].name)
-    if known is None:
-        return False
-    return known.phase in (Phase.STARTED, Phase.PROBING) or (
-        known.doubted and known.phase in (Phase.IN_DOUBT, Phase.WAITING)
-    )
-
-
-def anything_stood(saga: Saga) -> bool:
-    """True when some effect of the saga was ever made, or may have been."""
-    return any(step.result is not None or step.doubted for step in saga.steps.values())

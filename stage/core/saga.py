@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Raw, Struct
 
 from stage.core.events import Request
-from stage.core.states import ENDED, Phase, SagaState, Tell
+from stage.core.states import ENDED, ParkCause, Phase, SagaState, Tell
 
 
 class StepState(Struct, frozen=True, kw_only=True):
@@ -63,13 +63,16 @@ class Saga(Struct, frozen=True, kw_only=True):
     reason: str = ""
     """Why it was turned back."""
     requested_by: str = ""
-    """Who asked to compensate; empty while nobody did."""
+    """The name of the first to ask for compensation; empty while nobody has asked."""
     was_completed: bool = False
     deferred: bool = False
     tombstone: bool = False
     forgotten: bool = False
     """An operator gave it up; nothing more is done for it."""
     parked: str = ""
+    """For people: why the saga waits for a person; empty while it does not."""
+    parked_cause: ParkCause | None = None
+    """For code: the same as an enum; None while it does not wait."""
     recoveries: int = 0
     """Runs that began since the last progress."""
     stands: tuple[str, ...] = ()
@@ -81,5 +84,5 @@ class Saga(Struct, frozen=True, kw_only=True):
 
     @property
     def ended(self) -> bool:
-        """True when nothing more is done for the saga itself; upstream may still be told."""
+        """True when nothing more is done for the saga itself; upstream may still be notified."""
         return self.state in ENDED

@@ -18,6 +18,29 @@ class SagaState(StrEnum):
 ENDED = frozenset({SagaState.COMPLETED, SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
 
+class ParkCause(StrEnum):
+    """Why a saga waits for a person. Rooms decide by this; the text beside it is for people."""
+
+    IN_DOUBT = "in_doubt"
+    """A call is in doubt, and its API can neither repeat it safely nor be asked (rule 5)."""
+    PIVOT_IN_DOUBT = "pivot_in_doubt"
+    """Nobody knows whether the pivot has happened, so that neither way is open (rule 20)."""
+    BEHIND_PIVOT = "behind_pivot"
+    """A step behind the pivot failed for good, and there is no way back (rule 20)."""
+    OUTPUT_FAILED = "output_failed"
+    """Behind the pivot the author's function that makes the output raised."""
+    LOST_RUNS = "lost_runs"
+    """Too many runs in a row were lost without progress (rule 15)."""
+    FAILED_TO_COMPENSATE = "failed_to_compensate"
+    """Everything was tried, and effects still stand (rule 12)."""
+    UPSTREAM_CANNOT = "upstream_cannot"
+    """Upstream answered that it cannot compensate (rule 22)."""
+    JOURNAL_MISMATCH = "journal_mismatch"
+    """The journal does not fit the stage as it is declared now."""
+    DEFECT = "defect"
+    """Code of ours or of the author raised an error that no rule covers."""
+
+
 class Phase(StrEnum):
     """Where one step stands."""
 
@@ -43,7 +66,7 @@ IN_FLIGHT = frozenset({Phase.STARTED, Phase.PROBING, Phase.COMPENSATING})
 
 
 class Tell(StrEnum):
-    """Whether upstream has to be told that this saga failed after it was told yes."""
+    """Whether upstream has to be notified that this saga failed after it had been answered yes."""
 
     NO = "no"
     DUE = "due"

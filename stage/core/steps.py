@@ -9,10 +9,10 @@ import msgspec
 
 from stage.core import retry
 from stage.core.errors import DeclarationError
+from stage.core.names import STAGE_NAME
 from stage.core.retry import RetryPolicy
 
 STEP_NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}\Z")
-STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}\Z")
 FORWARD_PREFIX = "forward:"
 
 

@@ -17,6 +17,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.questions import past_pivot
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import Plan
@@ -89,7 +90,7 @@ def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
         case e.Resolved():
             return _resolve(saga, verb)
         case e.Forgotten():
-            return replace(saga, forgotten=True, parked="", tell=Tell.NO)
+            return replace(saga, forgotten=True, parked="", parked_cause=None, tell=Tell.NO)
         case _:
             assert_never(verb)
 
@@ -101,17 +102,16 @@ def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
         state, stands = SagaState.COMPENSATING, ()
     tell = Tell.DUE if saga.tell in (Tell.DUE, Tell.REFUSED) else saga.tell
     # Behind the pivot there is no way back, so the deadline must not stop the way forward.
-    pivot = None if plan.pivot is None else saga.steps.get(plan.steps[plan.pivot].name)
-    behind = pivot is not None and pivot.phase is Phase.SUCCEEDED
     return replace(
         saga,
         steps=steps,
         state=state,
         stands=stands,
         parked="",
+        parked_cause=None,
         tell=tell,
         tell_due=verb.at,
-        deadline=None if behind else saga.deadline,
+        deadline=None if past_pivot(plan, saga) else saga.deadline,
     )
 
 
@@ -142,7 +142,7 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
         if step.phase is Phase.REFUSED:
             phase = Phase.REFUSED
         settled = replace(step, phase=phase, doubted=False, due=verb.at, forgiven=step.attempts)
-    return replace(saga, steps={**saga.steps, verb.step: settled}, parked="")
+    return replace(saga, steps={**saga.steps, verb.step: settled}, parked="", parked_cause=None)
 
 
 def _resolve(saga: Saga, verb: e.Resolved) -> Saga:
@@ -157,4 +157,5 @@ def _resolve(saga: Saga, verb: e.Resolved) -> Saga:
         state=SagaState.COMPENSATING,
         stands=(),
         parked="",
+        parked_cause=None,
     )

@@ -76,7 +76,7 @@ async def _ask(
     if hops < 1:
         return [unknown(peer, "not asked: the question has passed as many stages as it may")]
     others = tuple(name for name in dict.fromkeys(asked) if name != peer)
-    told = await service.neighbours.chain(
+    told = await service.neighbours.get_chain(
         peer,
         snapshot.row.id,
         asked=others,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stage.core.machine import past_pivot
+from stage.core.questions import past_pivot
 from stage.core.states import SagaState
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import check_type, read_any, saga_id_of, wait_of
@@ -68,7 +68,7 @@ def _cannot(stage: str, snapshot: Snapshot) -> Problem:
         outcome=outcome,
         retryable=False,
         saga_id=saga.id,
-        trace_id=snapshot.row.traceparent[3:35] or None,
+        trace_id=snapshot.row.trace.trace_id or None,
         hint=hint,
         stands=stands,
     )

@@ -10,7 +10,7 @@ from stage.inbound.admission import Admission
 from stage.inbound.request import Request
 from stage.ports.clock import Clock
 from stage.ports.engine import Engine
-from stage.ports.links import Neighbours
+from stage.ports.neighbour import Neighbours
 from stage.ports.observer import Observer
 from stage.ports.stage import Participant
 from stage.wire.descriptor import Descriptor

@@ -10,7 +10,7 @@ from stage.core.describe import next_action
 from stage.core.events import Event, encode_event, name_of
 from stage.core.forecast import Undo, forecast
 from stage.core.ids import Direction, idempotency_key
-from stage.core.machine import what_stands
+from stage.core.questions import what_stands
 from stage.core.states import SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
 from stage.inbound.service import Service
@@ -134,7 +134,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         accepted_at=format_instant(row.accepted_at),
         updated_at=format_instant(row.updated_at),
         deadline=None if row.deadline is None else format_instant(row.deadline),
-        trace_id=row.traceparent[3:35] or None,
+        trace_id=row.trace.trace_id or None,
         next_action=None,
         next_action_at=None if row.due_at is None else format_instant(row.due_at),
         stands=[],

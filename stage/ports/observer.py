@@ -1,8 +1,9 @@
-"""The observer: told what happens, asked for spans. The core and the engine log nothing."""
+"""The observer: makes spans and is notified of events. The core and the engine log nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
@@ -14,12 +15,40 @@ from stage.core.events import Event
 class TraceContext(msgspec.Struct, frozen=True, kw_only=True):
     """A W3C trace context as it is stored with a saga; empty strings when there is none.
 
-    `baggage` is what of the caller's baggage may be passed on.
+    `baggage` holds the members of the caller's baggage that may be passed on.
     """
 
     traceparent: str = ""
     tracestate: str = ""
     baggage: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits; empty when there is no trace."""
+        return self.traceparent[3:35]
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits, of the span that is the parent of what begins here; empty for none."""
+        return self.traceparent[36:52]
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of a step, as an observer sees it. `number` counts from 1.
+
+    `step` is `tell_upstream` where there is no step. `peer` is the configured name of the API or
+    neighbour; empty for a transaction. `parent` is what its span stands below. `links` are the
+    attempts that it repeats, probes or undoes: span ids of the saga's trace (rule 23).
+    """
+
+    saga_id: str
+    stage: str
+    step: str
+    activity: Activity
+    number: int
+    peer: str
+    parent: TraceContext
+    links: tuple[str, ...] = ()
 
 
 class Span(Protocol):
@@ -37,15 +66,23 @@ class Span(Protocol):
 
     @property
     def context(self) -> TraceContext:
-        """What is stored, or sent in the headers of a request made under this span."""
+        """The context to store, or to send in the headers of a request made under this span."""
+        ...
+
+    def current(self) -> AbstractContextManager[None]:
+        """While it is entered, a span that the author starts is a child of this one.
+
+        It is entered around the author's functions and nowhere else, and left in the context
+        (of contextvars) in which it was entered.
+        """
         ...
 
     def about(self, saga_id: str) -> None:
-        """Say which saga a request turned out to be about."""
+        """Set the saga that a request turned out to be about."""
         ...
 
     def link(self, traceparent: str) -> None:
-        """Say what else led to this span, or what it turned out to belong to."""
+        """Link to another span that led to this one, or that this one turned out to belong to."""
         ...
 
     def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
@@ -73,15 +110,14 @@ class Observer(Protocol):
         """A server span for a request that came in, within the trace its headers name.
 
         One that is not `joined` begins a trace of its own and links to the one that was named:
-        who is not known must not write into the trace of somebody else.
+        an unknown caller must not write into the trace of somebody else.
         """
         ...
 
     def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
         """A span for one request that leaves. `route` is its path without ids, where known.
 
-        It is ended with the code of the answer, or with what became of it: `refused`, `timeout`,
-        `broken`.
+        It is ended with the code of the answer, or with `refused`, `timeout` or `broken`.
         """
         ...
 
@@ -92,55 +128,33 @@ class Observer(Protocol):
         """
         ...
 
-    def attempt(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-    ) -> Span:
+    def attempt(self, attempt: Attempt) -> Span:
         """A span for one attempt, linked to the attempts that it repeats, probes or undoes.
 
         It is ended when its outcome is durable, and not before: so none is reported twice.
         """
         ...
 
-    def cut_off(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-        span_id: str,
-        began: float,
-        ended: float,
-    ) -> None:
+    def cut_off(self, attempt: Attempt, *, span_id: str, began: float, ended: float) -> None:
         """Report an attempt whose process was lost before it could: under the id it had.
 
-        Told once, by the run that took the saga over. Instants in seconds since the epoch; it
-        ended at `ended` at the latest. Where an id cannot be chosen nothing is reported.
+        Called once, by the run that took the saga over. Instants in seconds since the epoch; it
+        ended at `ended` at the latest. Where the id of a span cannot be set nothing is reported.
         """
         ...
 
     def bind(self, saga_id: str, trace: TraceContext) -> None:
-        """From here on the task that calls, and what it starts, works for that saga.
+        """From here on the calling task, and the tasks it starts, work for that saga.
 
         `saga_id` is empty where it is not known, and so is the trace.
         """
         ...
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
-        """Something raised that never should. `where` has few values; `saga_id` may be empty."""
+        """An exception was raised that never should be. `where` has few values.
+
+        `saga_id` may be empty.
+        """
         ...
 
     def happened(
@@ -151,7 +165,7 @@ class Observer(Protocol):
         trace: TraceContext,
         accepted_at: float | None = None,
     ) -> None:
-        """An event is durable. Told once an event, never again on replay.
+        """An event is durable. Called once an event, never again on replay.
 
         `accepted_at` is when its saga was accepted, in seconds since the epoch.
         """

@@ -21,11 +21,15 @@ from stage.ports.store import Tx
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer of an external API, capped and read whole."""
+    """An answer of a peer, capped and read whole.
+
+    `retry_after` is what its header Retry-After said when it came, in seconds from then.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    retry_after: float | None = None
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +95,10 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversation(Protocol):
-    """One run of a call, probe or compensation function of the author."""
+    """One run of a call, probe or compensation function of the author.
+
+    All of it runs in a copy of the context (of contextvars) in which it was made.
+    """
 
     def begin(self) -> Turn:
         """Run until the first turn, in any thread.

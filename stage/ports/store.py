@@ -24,7 +24,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from stage.core.events import Event
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
+from stage.ports.codec import Codec
+from stage.ports.observer import TraceContext
 
 T = TypeVar("T")
 
@@ -35,11 +37,11 @@ Row = tuple[Any, ...]
 class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     """The row of one saga: what is needed to find it, answer for it and run it again.
 
-    The journal is the truth about what happened; `state`, `parked`, `due_at` and `outcome` are
-    copies of what it says, for queries. `envelope` holds the bytes of the accepted envelope,
-    empty for a tombstone. `due_at` is the instant at which the saga needs a run, None when it
-    needs none; an unfinished saga that is not parked always has one. `answer_body` is what a
-    duplicate is answered with, byte for byte, `answer_status` its HTTP code.
+    The journal is the truth about what happened; `state`, `parked`, `parked_cause` and `due_at` are
+    copies of what it says, for queries. `envelope` holds what the store's codec made of the
+    accepted envelope, empty for a tombstone. `due_at` is the instant at which the saga needs a run,
+    None when it needs none; an unfinished saga that is not parked always has one. `answer_body` is
+    what a duplicate is answered with, byte for byte, `answer_status` its HTTP code.
     """
 
     id: str
@@ -51,6 +53,7 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     fingerprint: str = ""
     parked: str = ""
+    parked_cause: ParkCause | None = None
     due_at: float | None = None
     deadline: float | None = None
     envelope: bytes = b""
@@ -60,6 +63,11 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     answer_body: bytes = b""
     closed_at: float | None = None
     """When the compensation window was over and its undo data was dropped (rule 21)."""
+
+    @property
+    def trace(self) -> TraceContext:
+        """The trace context that the saga was accepted with, without its baggage."""
+        return TraceContext(traceparent=self.traceparent, tracestate=self.tracestate)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,6 +197,11 @@ class Store(Protocol):
 
     async def backlog(self, now: float) -> Backlog:
         """What waits at that instant."""
+        ...
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of everything at rest here. The engine encodes and decodes `envelope` by it."""
         ...
 
     @property

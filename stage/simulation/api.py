@@ -12,8 +12,7 @@ import msgspec
 from stage.ports.stage import Answer
 from stage.simulation.books import Books, Effect, read_key
 from stage.simulation.faults import Faults
-
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+from stage.wire.http import SAFE_METHODS
 
 
 class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,12 +44,12 @@ class ApiModel:
     def answer(self, request: ApiRequest) -> Answer:
         """Answer one request that has arrived, with the faults of this world."""
         saga, stage, step, _ = read_key(request.key)
-        if request.method not in SAFE:
+        if request.method not in SAFE_METHODS:
             if self.faults.happens("api_busy"):
                 return self._say(request, Answer(status=429, headers=(("Retry-After", "1"),)))
             if self.faults.happens("api_error"):
                 return self._say(request, Answer(status=500))
-        if request.method in SAFE:
+        if request.method in SAFE_METHODS:
             return self._say(request, self.look_up(request))
         if self.is_undo(request):
             will = self._will(request.key, "undo_refused")

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from stage.authoring.stage import Stage
+from stage.authoring.declaration import StageDeclaration
 from stage.core.errors import ConfigurationError
 from stage.simulation.api import ApiModel
 from stage.simulation.world import Scenario
@@ -33,7 +33,9 @@ TRIED = 20
 Payload = Callable[[Random], Mapping[str, Any]]
 
 
-def scenario_of(stage: Stage[Any, Any], module: object | None, *, sagas: int) -> Scenario:
+def scenario_of(
+    stage: StageDeclaration[Any, Any], module: object | None, *, sagas: int
+) -> Scenario:
     """What to simulate for a stage. Raises ConfigurationError with the fix."""
     given: Mapping[str, object] = getattr(module, "apis", {})
     models: dict[str, type[ApiModel]] = {}
@@ -61,7 +63,7 @@ def scenario_of(stage: Stage[Any, Any], module: object | None, *, sagas: int) ->
     )
 
 
-def payload_of(stage: Stage[Any, Any]) -> Payload:
+def payload_of(stage: StageDeclaration[Any, Any]) -> Payload:
     """Payloads made up from the JSON Schema of what the stage accepts."""
     schema = stage.accepts.schema()
     definitions = {**schema.get("$defs", {}), **schema.get("definitions", {})}
@@ -73,7 +75,7 @@ def payload_of(stage: Stage[Any, Any]) -> Payload:
     return payload
 
 
-def _try(stage: Stage[Any, Any], payload: Payload) -> None:
+def _try(stage: StageDeclaration[Any, Any], payload: Payload) -> None:
     """A payload that is refused at the door would leave nothing to simulate."""
     random = Random(0)
     for _ in range(TRIED):

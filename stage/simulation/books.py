@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core import events as e
+from stage.core.order import wave_of
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.ports.store import SagaRow
@@ -400,13 +401,10 @@ class Books:
         mine = known.starts.get(name)
         if mine is None:
             return
-        wave = next(
-            (wave for wave in plan.waves if plan.by_name[name] in wave), (plan.by_name[name],)
-        )
+        together = wave_of(plan, name)
         for other, order in known.starts.items():
-            index = plan.by_name[other]
-            step = plan.steps[index]
-            if order <= mine or index in wave or other in known.given_up:
+            step = plan.step(other)
+            if order <= mine or other in together or other in known.given_up:
                 continue
             if step.compensatable and self.standing(stage, saga, step) > 0:
                 self.violate(

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from stage.authoring.stage import BoundStage
+from stage.authoring.participant import StageParticipant
 from stage.core.commands import Activity
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event
 from stage.core.states import SagaState
+from stage.ports.codec import Codec
 from stage.ports.stage import RunView
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
@@ -169,6 +170,11 @@ class SimulatedStore:
         return await self._disk.store.backlog(now)
 
     @property
+    def codec(self) -> Codec:
+        """See ports.store.Store."""
+        return self._disk.store.codec
+
+    @property
     def exclusive(self) -> bool:
         """See ports.store.Store."""
         return self._disk.exclusive
@@ -230,10 +236,10 @@ class _Noted:
             raise
 
 
-class WatchedStage(BoundStage[Any, Any]):
+class WatchedStage(StageParticipant[Any, Any]):
     """The author's stage; transactions that ran are noted in the unit in which they did."""
 
-    def __init__(self, bound: BoundStage[Any, Any], disk: Disk) -> None:
+    def __init__(self, bound: StageParticipant[Any, Any], disk: Disk) -> None:
         self.__dict__.update(vars(bound))
         self._disk = disk
 

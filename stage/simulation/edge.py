@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
-from stage.core.machine import past_pivot
+from stage.core.questions import past_pivot
 from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.inbound.views import OUTCOMES

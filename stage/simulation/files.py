@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stage.core.states import SagaState
+from stage.ports.codec import Codec
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
-from stage.store.sqlite.store import SqliteStore
+from stage.store.sqlite.store import SqliteLimits, SqliteStore
 
 T = TypeVar("T")
 
@@ -50,8 +51,7 @@ def file_store(path: Path, migrations: tuple[Traversable, ...], faults: Faults) 
         SqliteStore(
             path,
             migrations=migrations,
-            readers=1,
-            retry_seconds=RETRY_SECONDS,
+            limits=SqliteLimits(readers=1, retry_seconds=RETRY_SECONDS),
             factory=failing(faults),
         )
     )
@@ -114,6 +114,11 @@ class BlockingStore:
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
         return self._run(self._store.backlog(now))
+
+    @property
+    def codec(self) -> Codec:
+        """See ports.store.Store."""
+        return self._store.codec
 
     @property
     def exclusive(self) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from stage.core.machine import RECOVERIES_MAX
-from stage.core.states import ENDED, SagaState
+from stage.core.states import ENDED, ParkCause, SagaState
 from stage.core.steps import Plan, Step, StepKind
 from stage.ports.store import Row, Unit
 from stage.simulation.books import Books, Known, Local
@@ -130,7 +130,7 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
     if row.parked:
         excuse = _excuse(books, stage, saga, known, plan)
         if not excuse:
-            books.violate("I5", saga, f"{stage} is parked without a cause: {row.parked}")
+            books.violate("I5", saga, f"{stage} is parked without an excuse: {row.parked}")
         if row.state is not SagaState.FAILED_TO_COMPENSATE and row.state not in ENDED:
             return
     elif row.state not in ENDED and waits:
@@ -152,15 +152,20 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
 
 def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> str:
     """What in the world makes it right that a saga waits for a person; empty without a cause."""
-    reason = known.row.parked
-    if "runs in a row were lost" in reason and known.recovered > RECOVERIES_MAX:
-        return "it was lost again and again"
-    if plan.pivot is not None and "pivot" in reason:
-        return "it only goes forward"
-    if any(not step.idempotent and reason.startswith(step.name) for step in plan.steps):
-        return "its API can neither repeat nor be asked"
-    if reason.startswith("upstream "):
-        return "upstream cannot compensate"
+    match known.row.parked_cause:
+        case ParkCause.LOST_RUNS if known.recovered > RECOVERIES_MAX:
+            return "it was lost again and again"
+        case ParkCause.PIVOT_IN_DOUBT | ParkCause.BEHIND_PIVOT if plan.pivot is not None:
+            return "it only goes forward"
+        case ParkCause.IN_DOUBT if any(
+            not step.idempotent and step.name in known.starts and step.name not in known.succeeded
+            for step in plan.steps
+        ):
+            return "its API can neither repeat nor be asked"
+        case ParkCause.UPSTREAM_CANNOT:
+            return "upstream cannot compensate"
+        case _:
+            pass
     if known.given_up and all(
         _gave_up(books, stage, saga, plan.step(name)) for name in known.given_up
     ):

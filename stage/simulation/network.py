@@ -1,6 +1,6 @@
 """The simulated network: messages are lost, delayed, repeated and cut off, as the seed says.
 
-Stages speak through the real `outbound.links.HttpLinks`; only its transport is ours. What goes
+Stages speak through the real `outbound.client.PeerClient`; only its transport is ours. What goes
 wrong is what a network does to HTTP: a request that never arrives, an answer that never does, a
 connection refused, a request that arrives long after its sender gave up, one that arrives twice.
 
@@ -19,11 +19,12 @@ from stage.core import events as e
 from stage.core.steps import FORWARD_PREFIX
 from stage.outbound.transport import Transport
 from stage.ports.stage import Answer, Lost
-from stage.simulation.api import SAFE, ApiModel, ApiRequest
+from stage.simulation.api import ApiModel, ApiRequest
 from stage.simulation.books import Books, read_key
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process, VirtualLoop
 from stage.wire import headers as h
+from stage.wire.http import SAFE_METHODS
 
 Headers = Sequence[tuple[str, str]]
 Server = Callable[[str, str, Headers, bytes], Awaitable[Answer] | None]
@@ -276,7 +277,7 @@ class _Message:
 
 
 class SimulatedTransport(Transport):
-    """What HttpLinks of one process sends with. Every message is held against the books."""
+    """What the PeerClient of one process sends with. Every message is held against the books."""
 
     def __init__(
         self,
@@ -366,7 +367,7 @@ class SimulatedTransport(Transport):
             return saga, "probe"
         key = next(value for name, value in headers if name == h.IDEMPOTENCY_KEY)
         intent = read_key(key)
-        what = "undo" if intent.undo else "probe" if method in SAFE else "do"
+        what = "undo" if intent.undo else "probe" if method in SAFE_METHODS else "do"
         own = tuple(
             (name, value)
             for name, value in headers

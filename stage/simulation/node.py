@@ -8,7 +8,8 @@ from random import Random
 
 from stage.core.events import Verb
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.outbound.links import HttpLinks
+from stage.outbound.client import PeerClient
+from stage.outbound.peers import http_peers
 from stage.ports.engine import Snapshot
 from stage.ports.stage import Answer
 from stage.simulation.books import Books
@@ -84,14 +85,18 @@ class Node:
         self._started += 1
         process = Process(self._loop, f"{self.name}#{self._started}")
         store = SimulatedStore(self.disk, process, self.crash)
-        links = HttpLinks(
+        client = PeerClient(
             SimulatedTransport(self._network, self._books, self.name, process, self.crash),
+            clock=self._clock,
+            monotonic=self._loop.time,
+        )
+        peers = http_peers(
+            client,
             externals={name: SCHEME + name for name in self._neighbours.externals},
             upstreams={name: SCHEME + name for name in self._neighbours.upstreams},
             downstreams={name: SCHEME + name for name in self._neighbours.downstreams},
-            now=self._loop.time,
         )
-        engine = EmbeddedEngine(self._stage, store, links, NullObserver(), clock=self._clock)
+        engine = EmbeddedEngine(self._stage, store, peers, NullObserver(), clock=self._clock)
         edge = SimulatedEdge(self.name, self._stage.plan, engine, self._clock, self._books)
         self._live[process] = engine, edge
         self._books.tell("", process.name, "starts")

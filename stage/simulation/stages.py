@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
+from stage import Http, Refused, Saga, Stage, Transient, Tx
 
 
 class Job(msgspec.Struct):

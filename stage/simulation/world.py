@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from stage.authoring.stage import BoundStage, Stage
+from stage.authoring.declaration import StageDeclaration
+from stage.authoring.participant import StageParticipant
 from stage.core.steps import Plan, StepKind
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
@@ -52,7 +53,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     sagas: int = 20
-    stage: Stage[Any, Any] | None = None
+    stage: StageDeclaration[Any, Any] | None = None
     models: Models = {}
     payload: Callable[[Random], Mapping[str, Any]] | None = None
     without: frozenset[str] = frozenset()
@@ -154,7 +155,7 @@ class World:
             tail = self.tail
             self.network.serve(TAIL, lambda *told: tail.serve(*told))
 
-    def _chain(self) -> list[tuple[Stage[Any, Any], str]]:
+    def _chain(self) -> list[tuple[StageDeclaration[Any, Any], str]]:
         if self.scenario.stage is not None:
             return [(self.scenario.stage, "own")]
         if self.scenario.chain:
@@ -167,12 +168,14 @@ class World:
             chosen[-1] = "pivotal"
         return [(_made(kind, name), kind) for kind, name in zip(chosen, stages.NAMES, strict=False)]
 
-    def _add_node(self, stage: Stage[Any, Any], upstream: str, downstream: Sequence[str]) -> None:
+    def _add_node(
+        self, stage: StageDeclaration[Any, Any], upstream: str, downstream: Sequence[str]
+    ) -> None:
         store = self._store(stage)
         self.stores.append(store)
         disk = Disk(stage.name, store, self.books, self.faults, self.random)
         disk.exclusive = self.scenario.exclusive and "zombie" not in self.faults.rates
-        bound: BoundStage[Any, Any] = stage.bind(tuple(downstream))
+        bound: StageParticipant[Any, Any] = stage.bind(tuple(downstream))
         self.books.plans[stage.name] = bound.plan
         externals = sorted({step.peer for step in bound.plan.steps if step.kind is StepKind.CALL})
         for name in externals:
@@ -193,7 +196,7 @@ class World:
         self.nodes.append(node)
         self.network.serve(node.name, node.serve)
 
-    def _store(self, stage: Stage[Any, Any]) -> Store:
+    def _store(self, stage: StageDeclaration[Any, Any]) -> Store:
         folders = () if stage.migrations is None else (stage.migrations,)
         if self.scenario.folder is None:
             return MemoryStore(migrations=folders)
@@ -436,7 +439,7 @@ def _model_of(api: str, plan: Plan) -> type[ApiModel]:
 
 
 @lru_cache(maxsize=64)
-def _made(kind: str, name: str) -> Stage[Any, Any]:
+def _made(kind: str, name: str) -> StageDeclaration[Any, Any]:
     return stages.KINDS[kind](name)
 
 

@@ -56,6 +56,18 @@ def drive(start: Callable[..., Awaitable[T]], *arguments: object) -> T:
     raise TransactionEscaped(f"the transaction awaited {awaited}: {WHY}")
 
 
+def complete(work: Awaitable[T]) -> T:
+    """Run a coroutine of ours, which blocks instead of suspending, to its end here and now."""
+    coroutine = work.__await__()
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    coroutine.close()
+    raise RuntimeError(f"{work!r} suspended where it has to block")
+
+
 @contextmanager
 def outside_loop() -> Iterator[None]:
     """What runs within finds no event loop, as in the writer's thread. It must not suspend."""

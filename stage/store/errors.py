@@ -1,7 +1,4 @@
-"""The one door for errors of SQLite, with its table, and what an author's SQL may be refused for.
-
-An error that says "the database is away" becomes StoreUnavailable. Everything else is a mistake
-in a statement: it stays itself and reaches only the unit whose statement it was.
+"""The errors that an author's SQL may meet, on every database.
 
 StageError
 ├── StatementRefused       the author's move: SQL that would end the transaction it runs in
@@ -10,10 +7,7 @@ StageError
 
 from __future__ import annotations
 
-import sqlite3
-from typing import Final
-
-from stage.core.errors import StageError, StoreUnavailable
+from stage.core.errors import StageError
 
 
 class StatementRefused(StageError):
@@ -21,36 +15,4 @@ class StatementRefused(StageError):
 
 
 class TooManyRows(StageError):
-    """A query of a transaction function found more rows than the store hands out."""
-
-
-AWAY: Final = {
-    sqlite3.SQLITE_PERM: "the file may not be accessed: check owner and mode",
-    sqlite3.SQLITE_BUSY: "another process holds the database: close it",
-    sqlite3.SQLITE_LOCKED: "a table is locked: close the other connection",
-    sqlite3.SQLITE_NOMEM: "out of memory",
-    sqlite3.SQLITE_READONLY: "the file cannot be written to: check its mode and the mount",
-    sqlite3.SQLITE_IOERR: "the disk reports an error: check the kernel log and the mount",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore it from a backup",
-    sqlite3.SQLITE_FULL: "the disk is full: make room",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: check the path and its folder",
-    sqlite3.SQLITE_PROTOCOL: "the locks of the file cannot be had: is it on a network mount?",
-    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database: check the path",
-}
-"""Primary result codes that mean "away", each with its fix (sqlite.org/rescode.html)."""
-
-_PRIMARY: Final = 0xFF
-"""The lower byte of an extended result code is the primary one."""
-
-
-def unavailable(error: BaseException) -> StoreUnavailable | None:
-    """StoreUnavailable for an error that means so, or None for any other."""
-    if isinstance(error, StoreUnavailable):
-        return error
-    if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is not None and (fix := AWAY.get(code & _PRIMARY)) is not None:
-            return StoreUnavailable(f"SQLite: {error}; {fix}")
-    if isinstance(error, OSError):
-        return StoreUnavailable(f"{error}: check the path and its folder")
-    return None
+    """A query of a transaction function found more rows than the store returns."""

@@ -14,15 +14,17 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from stage.core.errors import StoreUnavailable
-from stage.core.events import Event, encode_event
+from stage.core.events import Event
 from stage.core.states import SagaState
+from stage.ports.codec import Codec
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Tx, Unit
-from stage.store import migrate
+from stage.store.codec import PLAIN
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
-from stage.store.sqlite import rows
+from stage.store.sqlite import dialect, rows
+from stage.store.sqlite.part import ENDED, Part
 from stage.store.sqlite.statements import statement
-from stage.store.sqlite.unit import ENDED, SqliteTx
+from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
 
@@ -40,7 +42,8 @@ class MemoryStore:
     What was written outlives `close`: the same store can be opened again, as a file could.
     """
 
-    def __init__(self, *, migrations: Sequence[Traversable] = ()) -> None:
+    def __init__(self, *, migrations: Sequence[Traversable] = (), codec: Codec = PLAIN) -> None:
+        self._codec = codec
         self._migrations = tuple(migrations)
         self._sagas: dict[str, SagaRow] = {}
         self._journal: dict[str, list[Row]] = {}
@@ -82,12 +85,12 @@ class MemoryStore:
 
     def _run(self, connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]]) -> T:
         connection.execute(_BEGIN)
-        tx = SqliteTx(connection)
-        unit = _MemoryUnit(self._sagas, self._journal, connection, tx)
+        part = Part(connection)
+        unit = _MemoryUnit(self._sagas, self._journal, self._codec, connection, part)
         try:
             value = drive(work, unit)
-            if tx.broken is not None:
-                raise tx.broken
+            if part.failure is not None:
+                raise part.failure
             if not connection.in_transaction:
                 raise StatementRefused(ENDED)
             connection.execute(_COMMIT)
@@ -106,7 +109,7 @@ class MemoryStore:
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
-        return [rows.entry(row) for row in self._journal.get(saga_id, ())]
+        return [rows.entry(saga_id, row, self._codec) for row in self._journal.get(saga_id, ())]
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -142,6 +145,11 @@ class MemoryStore:
         )
 
     @property
+    def codec(self) -> Codec:
+        """See ports.store.Store."""
+        return self._codec
+
+    @property
     def exclusive(self) -> bool:
         """See ports.store.Store: the memory is that of this process."""
         return True
@@ -155,19 +163,21 @@ class MemoryStore:
 class _MemoryUnit:
     """One unit on the dicts; it remembers what it changed, so that it can be undone."""
 
-    __slots__ = ("_changes", "_connection", "_journal", "_sagas", "_tx")
+    __slots__ = ("_changes", "_codec", "_connection", "_journal", "_part", "_sagas")
 
     def __init__(
         self,
         sagas: dict[str, SagaRow],
         journal: dict[str, list[Row]],
+        codec: Codec,
         connection: sqlite3.Connection,
-        tx: SqliteTx,
+        part: Part,
     ) -> None:
         self._sagas = sagas
         self._journal = journal
+        self._codec = codec
         self._connection = connection
-        self._tx = tx
+        self._part = part
         self._changes: list[SagaRow | str | tuple[SagaRow, list[Row]]] = []
         """The row as it was before each change; the id of a saga that was not there; the row and
         the journal of one that was closed."""
@@ -175,11 +185,11 @@ class _MemoryUnit:
     @property
     def tx(self) -> Tx:
         """See ports.store.Unit."""
-        return self._tx
+        return author_tx(self._part)
 
     def end(self) -> None:
         """The unit is over: nothing kept from it may write any more."""
-        self._tx.end()
+        self._part.end()
 
     def undo(self, mark: int) -> None:
         """Put the rows and the journal back to where they were after `mark` changes."""
@@ -196,17 +206,17 @@ class _MemoryUnit:
 
     async def load(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         return self._sagas.get(saga_id)
 
     async def journal(self, saga_id: str) -> list[Entry]:
         """See ports.store.Unit."""
-        self._tx.check()
-        return [rows.entry(row) for row in self._journal.get(saga_id, ())]
+        self._part.check()
+        return [rows.entry(saga_id, row, self._codec) for row in self._journal.get(saga_id, ())]
 
     async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         rows.check_insert(row, events)
         if row.id in self._sagas:
             raise KeyError(row.id)
@@ -215,7 +225,7 @@ class _MemoryUnit:
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         rows.check_save(row, epoch)
         held = self._sagas.get(row.id)
         if held is None:
@@ -227,7 +237,7 @@ class _MemoryUnit:
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
-        self._tx.check()
+        self._part.check()
         found = [row for row in self._sagas.values() if _closable(row, before)]
         for row in sorted(found, key=lambda row: row.updated_at)[:limit]:
             self._changes.append((row, self._journal[row.id]))
@@ -238,14 +248,15 @@ class _MemoryUnit:
     def _write(self, row: SagaRow, events: Sequence[Event]) -> None:
         first = row.length - len(events) + 1
         written = [
-            (number, row.epoch, encode_event(event)) for number, event in enumerate(events, first)
+            (number, row.epoch, self._codec.encode_event(row.id, event))
+            for number, event in enumerate(events, first)
         ]
         self._sagas[row.id] = row
         self._journal.setdefault(row.id, []).extend(written)
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
-        self._tx.check()
+        self._part.check()
         connection = self._connection
         mark = len(self._changes)
         connection.execute(_MARK)
@@ -267,7 +278,7 @@ def _database(migrations: Sequence[Traversable]) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     try:
         connection.execute(statement("foreign_keys"))
-        migrate.apply_all(connection, migrations)
+        dialect.apply_authored(connection, migrations)
     except BaseException:
         connection.close()
         raise

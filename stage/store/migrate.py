@@ -1,37 +1,34 @@
 """Migrations: plain SQL files, ours and then the author's, each applied once in one transaction.
 
-A file is named `0001_payment.sql`: a number of four digits, then words. Where databases differ
-there is one file a dialect, `0001_payment.sqlite.sql` and `0001_payment.postgres.sql`; both are
-the migration `0001_payment`. What was applied is recorded with its sha256 in `stage_migration`,
-by owner: `stage` for ours, the name of the folder for the author's.
+A file is named `0001_payment.sql`: a number of four digits, then words. Where databases differ, a
+file may be for one of them, `0001_payment.sqlite.sql` or `0001_payment.postgres.sql`: all are the
+migration `0001_payment`. A database takes its own file, and the common one where it has none. What
+was applied is recorded with its sha256 in `stage_migration`, by owner: `stage` for ours, the name
+of the folder for the author's.
 
-These functions run where the connection lives and wait for nothing else.
+Order, names and states are decided here; a `Dialect` knows the database. The functions with a
+dialect await nothing else: where it blocks instead of suspending, so do they.
 """
 
 from __future__ import annotations
 
 import re
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from hashlib import sha256
-from importlib import resources
 from importlib.resources.abc import Traversable
-from itertools import pairwise
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from stage.core.errors import ConfigurationError
-from stage.store.sqlite.statements import statement
 
 OWNER: Final = "stage"
-DIALECT: Final = "sqlite"
+"""The owner of our own migrations."""
 
-_FILE: Final = re.compile(r"(?P<name>\d{4}_[a-z0-9_]+)(?:\.(?P<dialect>sqlite|postgres))?\.sql")
-_BEGIN: Final = statement("begin_batch")
-_COMMIT: Final = statement("commit_batch")
-_ROLLBACK: Final = statement("drop_batch")
+_FILE: Final = re.compile(
+    r"(?P<name>(?P<number>\d{4})_[a-z0-9_]+)(?:\.(?P<dialect>sqlite|postgres))?\.sql"
+)
 
 
 class MigrationState(StrEnum):
@@ -54,12 +51,21 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sha256(self) -> str:
-        """What the record holds of the text."""
+        """The digest of the text, as the database records it."""
         return sha256(self.sql.encode()).hexdigest()
 
 
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of one migration in the database. `applied_at` is in epoch seconds."""
+
+    owner: str
+    name: str
+    sha256: str
+    applied_at: float
+
+
 class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of `stage db status`. `applied_at` is None for a pending one."""
+    """One line of `stage db status`. `applied_at` is None for a pending migration."""
 
     owner: str
     name: str
@@ -67,12 +73,82 @@ class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):
     applied_at: float | None = None
 
 
-def collect(folders: Sequence[Traversable] = (), *, dialect: str = DIALECT) -> list[Migration]:
-    """All migrations in the order in which they are applied: ours, then folder by folder.
+class Dialect(Protocol):
+    """One database and how it applies and records migrations. It need not be safe to share."""
+
+    @property
+    def name(self) -> str:
+        """The word in the names of its files: `sqlite` or `postgres`."""
+        ...
+
+    @property
+    def ours(self) -> Traversable:
+        """The folder of our own migrations for it."""
+        ...
+
+    async def applied(self) -> list[Applied]:
+        """All records in the order of application; none without the table. Writes nothing."""
+        ...
+
+    async def prepare(self) -> None:
+        """Make the table of records where it is missing."""
+        ...
+
+    async def apply(self, migration: Migration, now: float) -> None:
+        """Run a migration and record it, in one transaction.
+
+        Raises ConfigurationError for a statement that fails or that begins or ends a transaction;
+        then nothing of the file is applied.
+        """
+        ...
+
+
+async def status(dialect: Dialect, folders: Sequence[Traversable] = ()) -> list[MigrationStatus]:
+    """All migrations with their state, those known first. Writes nothing."""
+    return compare(await dialect.applied(), _collected(dialect, folders))
+
+
+async def pending_sql(dialect: Dialect, folders: Sequence[Traversable] = ()) -> str:
+    """The text of all pending migrations, for operators who apply them by hand."""
+    pending = pending_of(await dialect.applied(), _collected(dialect, folders))
+    return "\n".join(
+        f"-- {migration.owner}/{migration.name}\n{migration.sql.rstrip()}\n"
+        for migration in pending
+    )
+
+
+async def check(dialect: Dialect, folders: Sequence[Traversable] = ()) -> None:
+    """Raises ConfigurationError unless every migration is applied as it stands."""
+    if pending := pending_of(await dialect.applied(), _collected(dialect, folders)):
+        names = ", ".join(f"{migration.owner}/{migration.name}" for migration in pending)
+        raise ConfigurationError(f"migrations are pending: {names}. Run `stage db upgrade`")
+
+
+async def upgrade(
+    dialect: Dialect, folders: Sequence[Traversable] = (), *, now: float
+) -> list[Migration]:
+    """Apply all pending migrations in order; return them. `now` is recorded, in epoch seconds.
+
+    Raises ConfigurationError; the files before the failing one stay applied.
+    """
+    known = _collected(dialect, folders)
+    await dialect.prepare()
+    pending = pending_of(await dialect.applied(), known)
+    for migration in pending:
+        await dialect.apply(migration, now)
+    return pending
+
+
+def _collected(dialect: Dialect, folders: Sequence[Traversable]) -> list[Migration]:
+    return [*read_folder(OWNER, dialect.ours, dialect.name), *authored(folders, dialect.name)]
+
+
+def authored(folders: Sequence[Traversable], dialect: str) -> list[Migration]:
+    """The author's migrations in the order in which they are applied, folder by folder.
 
     Raises ConfigurationError for a folder or a file that cannot be used.
     """
-    found = _folder(OWNER, resources.files("stage.store.sqlite").joinpath("migrations"), dialect)
+    found: list[Migration] = []
     owners = {OWNER}
     for folder in folders:
         if not folder.is_dir():
@@ -84,14 +160,20 @@ def collect(folders: Sequence[Traversable] = (), *, dialect: str = DIALECT) -> l
         while owner in owners:
             owner, number = f"{folder.name}-{number}", number + 1
         owners.add(owner)
-        found += _folder(owner, folder, dialect)
+        found += read_folder(owner, folder, dialect)
     return found
 
 
-def _folder(owner: str, folder: Traversable, dialect: str) -> list[Migration]:
-    chosen: dict[str, tuple[str, Traversable]] = {}
-    names: set[str] = set()
-    for file in folder.iterdir():
+def read_folder(owner: str, folder: Traversable, dialect: str) -> list[Migration]:
+    """The migrations of one folder for a dialect, in order; files for other ones are ignored.
+
+    Raises ConfigurationError for a misnamed file, for two migrations with one number, and for a
+    folder that has files, but none for this dialect.
+    """
+    names: dict[str, str] = {}
+    chosen: dict[str, tuple[bool, Traversable]] = {}
+    """By name: whether the file is of this dialect alone, and the file."""
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
         if not file.name.endswith(".sql"):
             continue
         match = _FILE.fullmatch(file.name)
@@ -100,170 +182,68 @@ def _folder(owner: str, folder: Traversable, dialect: str) -> list[Migration]:
                 f"the migration {owner}/{file.name} is misnamed: call it like 0001_payment.sql,"
                 " or 0001_payment.sqlite.sql for one database"
             )
-        name, variant = match["name"], match["dialect"] or ""
-        names.add(name)
-        if variant not in ("", dialect):
-            continue
-        if name in chosen:
-            raise ConfigurationError(
-                f"the migration {owner}/{name} is there both for all databases and for {dialect}:"
-                " keep one of the two files"
-            )
-        chosen[name] = (variant, file)
-    if missing := sorted(names - chosen.keys()):
+        name = match["name"]
+        _check_number(owner, match["number"], name, names)
+        own = match["dialect"] == dialect
+        if own or (match["dialect"] is None and not chosen.get(name, (False,))[0]):
+            chosen[name] = (own, file)
+    if names and not chosen:
         raise ConfigurationError(
-            f"the migration {owner}/{missing[0]} is not there for {dialect}:"
-            f" add {missing[0]}.{dialect}.sql"
+            f"the folder of migrations {owner} has files for other databases and none for"
+            f" {dialect}: add {min(names.values())}.{dialect}.sql, or {min(names.values())}.sql"
+            " for all"
         )
-    _check_numbers(owner, sorted(chosen))
     return [
         Migration(owner=owner, name=name, sql=file.read_text(encoding="utf-8"))
         for name, (_, file) in sorted(chosen.items())
     ]
 
 
-def _check_numbers(owner: str, names: Sequence[str]) -> None:
-    for before, after in pairwise(names):
-        if before[:4] == after[:4]:
-            raise ConfigurationError(
-                f"two migrations of {owner} have the number {after[:4]}: {before} and {after};"
-                " renumber the newer one"
-            )
-
-
-def status(
-    connection: sqlite3.Connection, folders: Sequence[Traversable] = ()
-) -> list[MigrationStatus]:
-    """All migrations with their state, those known first. Writes nothing."""
-    return _compare(_applied(connection), collect(folders))
-
-
-def sql(connection: sqlite3.Connection, folders: Sequence[Traversable] = ()) -> str:
-    """The text of all pending migrations, for those who apply them by hand."""
-    pending = _pending(_applied(connection), collect(folders))
-    return "\n".join(
-        f"-- {migration.owner}/{migration.name}\n{migration.sql.rstrip()}\n"
-        for migration in pending
-    )
-
-
-def check(connection: sqlite3.Connection, folders: Sequence[Traversable] = ()) -> None:
-    """Raises ConfigurationError unless all is applied as it stands."""
-    if pending := _pending(_applied(connection), collect(folders)):
-        names = ", ".join(f"{migration.owner}/{migration.name}" for migration in pending)
-        raise ConfigurationError(f"migrations are pending: {names}. Run `stage db upgrade`")
-
-
-def upgrade(
-    connection: sqlite3.Connection, folders: Sequence[Traversable] = (), *, now: float
-) -> list[Migration]:
-    """Apply what is pending, in order; what was applied. `now` is recorded, in epoch seconds.
-
-    The connection must be in autocommit (isolation_level None). Raises ConfigurationError, and
-    what was applied before the failing file stays applied.
-    """
-    known = collect(folders)
-    connection.execute(statement("create_migrations"))
-    pending = _pending(_applied(connection), known)
-    for migration in pending:
-        _apply(connection, migration, now)
-    return pending
-
-
-def apply_all(connection: sqlite3.Connection, folders: Sequence[Traversable]) -> None:
-    """Apply the author's migrations to an empty database that keeps no record."""
-    for migration in collect(folders):
-        if migration.owner != OWNER:
-            _run(connection, migration)
-
-
-def _apply(connection: sqlite3.Connection, migration: Migration, now: float) -> None:
-    connection.execute(_BEGIN)
-    try:
-        _run(connection, migration)
-        connection.execute(
-            statement("record_migration"),
-            (migration.owner, migration.name, migration.sha256, now),
+def _check_number(owner: str, number: str, name: str, names: dict[str, str]) -> None:
+    """One number, one migration: two names would run both, or one in place of the other."""
+    taken = names.setdefault(number, name)
+    if taken != name:
+        raise ConfigurationError(
+            f"two migrations of {owner} have the number {number}: {taken} and {name};"
+            " renumber the newer one"
         )
-        connection.execute(_COMMIT)
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute(_ROLLBACK)
-        raise
 
 
-def _run(connection: sqlite3.Connection, migration: Migration) -> None:
-    """Run the statements of one file within the open transaction."""
-    began = connection.in_transaction
-    for text in _split(migration.sql):
-        try:
-            connection.execute(text)
-        except sqlite3.Error as error:
-            raise ConfigurationError(
-                f"the migration {migration.owner}/{migration.name} failed: {error};"
-                f" nothing of it was applied. Mend the file: {text.strip()[:200]}"
-            ) from error
-        if connection.in_transaction != began:
-            raise ConfigurationError(
-                f"the migration {migration.owner}/{migration.name} begins or ends a transaction:"
-                " take BEGIN and COMMIT out, each file runs in one anyway"
-            )
-
-
-def _split(script: str) -> list[str]:
-    """The statements of a script. `executescript` would commit what is open."""
-    statements: list[str] = []
-    part = ""
-    for piece in re.split(r"(?<=;)", script):
-        part += piece
-        if sqlite3.complete_statement(part):
-            statements.append(part)
-            part = ""
-    if _says_something(part):
-        statements.append(part)
-    return [text for text in statements if _says_something(text)]
-
-
-def _says_something(text: str) -> bool:
-    return bool(re.sub(r"--[^\n]*|/\*.*?\*/|[\s;]", "", text, flags=re.DOTALL))
-
-
-def _applied(connection: sqlite3.Connection) -> dict[tuple[str, str], tuple[str, float]]:
-    (there,) = connection.execute(statement("has_migrations")).fetchone()
-    if not there:
-        return {}
-    rows = connection.execute(statement("applied_migrations")).fetchall()
-    return {(owner, name): (digest, at) for owner, name, digest, at in rows}
-
-
-def _compare(
-    applied: dict[tuple[str, str], tuple[str, float]], known: Sequence[Migration]
-) -> list[MigrationStatus]:
+def compare(applied: Iterable[Applied], known: Sequence[Migration]) -> list[MigrationStatus]:
+    """The state of every migration: those known in their order, then those without a file."""
+    records = {(record.owner, record.name): record for record in applied}
     lines: list[MigrationStatus] = []
     for migration in known:
-        record = applied.get((migration.owner, migration.name))
+        record = records.pop((migration.owner, migration.name), None)
         if record is None:
-            state, at = MigrationState.PENDING, None
+            state = MigrationState.PENDING
+        elif record.sha256 == migration.sha256:
+            state = MigrationState.APPLIED
         else:
-            digest, at = record
-            same = digest == migration.sha256
-            state = MigrationState.APPLIED if same else MigrationState.CHANGED
+            state = MigrationState.CHANGED
         lines.append(
-            MigrationStatus(owner=migration.owner, name=migration.name, state=state, applied_at=at)
+            MigrationStatus(
+                owner=migration.owner,
+                name=migration.name,
+                state=state,
+                applied_at=None if record is None else record.applied_at,
+            )
         )
-    there = {(migration.owner, migration.name) for migration in known}
-    for (owner, name), (_, at) in applied.items():
-        if (owner, name) not in there:
-            unknown = MigrationState.UNKNOWN
-            lines.append(MigrationStatus(owner=owner, name=name, state=unknown, applied_at=at))
+    lines += [
+        MigrationStatus(
+            owner=record.owner,
+            name=record.name,
+            state=MigrationState.UNKNOWN,
+            applied_at=record.applied_at,
+        )
+        for record in records.values()
+    ]
     return lines
 
 
-def _pending(
-    applied: dict[tuple[str, str], tuple[str, float]], known: Sequence[Migration]
-) -> list[Migration]:
-    """What is to be applied. Raises ConfigurationError for what is changed or unknown."""
-    states = _compare(applied, known)
+def pending_of(applied: Iterable[Applied], known: Sequence[Migration]) -> list[Migration]:
+    """The migrations to apply. Raises ConfigurationError for one that is changed or unknown."""
+    states = compare(applied, known)
     for line in states:
         if line.state is MigrationState.UNKNOWN:
             raise ConfigurationError(
@@ -276,5 +256,9 @@ def _pending(
                 f"the migration {line.owner}/{line.name} was edited after it was applied:"
                 " restore the file, and put the change into a new one"
             )
-    todo = {(line.owner, line.name) for line in states if line.state is MigrationState.PENDING}
-    return [migration for migration in known if (migration.owner, migration.name) in todo]
+    # Without unknown ones, the lines are those of the known migrations, one each.
+    return [
+        migration
+        for migration, line in zip(known, states, strict=True)
+        if line.state is MigrationState.PENDING
+    ]

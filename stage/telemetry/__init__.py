@@ -1,1 +1,1 @@
-"""Watches what happens: spans, trace context and log lines. It never fails or slows a saga."""
+"""Observes the sagas: spans, metrics and log lines. It never fails a saga and never waits."""

@@ -1,4 +1,4 @@
-"""Puts spans and listeners together into the one observer that the engine and the edge know."""
+"""Composes spans and listeners into the one observer that the engine and the edge know."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from stage.core.commands import Activity
 from stage.core.events import Event
-from stage.ports.observer import Observer, Span, TraceContext
-from stage.telemetry.bound import bind
+from stage.ports.observer import Attempt, Observer, Span, TraceContext
+from stage.telemetry.log_context import bind
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
 
 class Listener(Protocol):
-    """Told of attempts and events; makes no spans. Any thread, returns at once."""
+    """Notified of attempts and events; makes no spans. Any thread, returns at once."""
 
-    def attempted(
-        self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
-    ) -> None:
+    def attempted(self, attempt: Attempt, span_id: str) -> None:
         """An attempt was given its span. It is durable only once an event says so."""
         ...
 
@@ -38,7 +35,7 @@ class Listener(Protocol):
 
 @runtime_checkable
 class DefectListener(Protocol):
-    """A listener that wants to be told of defects too."""
+    """A listener that wants defects too."""
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """See `ports.observer.Observer`."""
@@ -46,22 +43,22 @@ class DefectListener(Protocol):
 
 
 @runtime_checkable
-class ChoosyListener(Protocol):
-    """A listener that need not be told of every event: it is asked once a kind."""
+class SelectiveListener(Protocol):
+    """A listener that does not want every event: it is asked once a kind."""
 
-    def hears(self, kind: type[Event]) -> bool:
-        """Whether an event of that kind is ever anything to it. The answer never changes."""
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether it does anything with an event of that kind. The answer never changes."""
         ...
 
 
-Told = Callable[[str, str, Event, TraceContext, float | None], None]
+Happened = Callable[[str, str, Event, TraceContext, float | None], None]
 
 
 class Composed:
-    """ports.observer.Observer: the spans of one, and listeners told of everything else.
+    """ports.observer.Observer: one that makes the spans, and listeners for everything.
 
-    A saga asks and tells some thirty times, so what only passes a call on is not here: these are
-    the methods of whoever does the work.
+    A saga calls it some thirty times, so methods that would only pass a call on are not here: the
+    attributes are the methods of the observer that does the work.
     """
 
     def __init__(self, spans: Observer, listeners: Sequence[Listener]) -> None:
@@ -74,38 +71,25 @@ class Composed:
         self._listeners: tuple[Listener | Observer, ...] = (spans, *listeners)
         self._attempted = tuple(each.attempted for each in listeners)
         self._defect = tuple(each.defect for each in listeners if isinstance(each, DefectListener))
-        self._happened: dict[type[Event], tuple[Told, ...]] = {}
-        """Who hears of a kind of event; filled as they come."""
+        self._happened: dict[type[Event], tuple[Happened, ...]] = {}
+        """The listeners of a kind of event; filled as they come."""
 
-    def attempt(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-    ) -> Span:
+    def attempt(self, attempt: Attempt) -> Span:
         """See `ports.observer.Observer`."""
-        span = self._attempt(
-            saga_id, stage, step, activity, attempt, peer=peer, parent=parent, links=links
-        )
+        span = self._attempt(attempt)
         span_id = span.span_id
-        for tell in self._attempted:
-            try:  # `suppress` would cost as much as what is told
-                tell(saga_id, step, activity, attempt, span_id)
+        for attempted in self._attempted:
+            try:  # `suppress` would cost as much as the call
+                attempted(attempt, span_id)
             except Exception:  # noqa: S112 - an observer never raises
                 continue
         return span
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """See `ports.observer.Observer`."""
-        for tell in self._defect:
+        for defect in self._defect:
             with suppress(Exception):  # an observer never raises
-                tell(where, saga_id, trace, error)
+                defect(where, saga_id, trace, error)
 
     def happened(
         self,
@@ -117,25 +101,25 @@ class Composed:
     ) -> None:
         """See `ports.observer.Observer`."""
         kind = type(event)
-        told = self._happened.get(kind)
-        if told is None:
-            told = self._happened[kind] = self._who_hears(kind)
-        for tell in told:
+        listeners = self._happened.get(kind)
+        if listeners is None:
+            listeners = self._happened[kind] = self._listeners_of(kind)
+        for happened in listeners:
             try:
-                tell(saga_id, stage, event, trace, accepted_at)
+                happened(saga_id, stage, event, trace, accepted_at)
             except Exception:  # noqa: S112 - an observer never raises: a full disk stops no saga
                 continue
 
-    def _who_hears(self, kind: type[Event]) -> tuple[Told, ...]:
+    def _listeners_of(self, kind: type[Event]) -> tuple[Happened, ...]:
         return tuple(
             each.happened
             for each in self._listeners
-            if not isinstance(each, ChoosyListener) or each.hears(kind)
+            if not isinstance(each, SelectiveListener) or each.wants(kind)
         )
 
 
 def compose(spans: Observer, *listeners: Listener) -> Observer:
-    """One observer out of the one that makes spans and those who only listen."""
+    """One observer out of the one that makes spans and those that only listen."""
     return Composed(spans, listeners)
 
 
@@ -144,12 +128,12 @@ def default_observer(
     *listeners: Listener,
     baggage_keys: Collection[str] = (),
 ) -> Observer:
-    """Spans on OpenTelemetry, a log line an event, and more who listen."""
+    """Spans on OpenTelemetry, a log line an event, and further listeners."""
     from stage.telemetry import sdk
     from stage.telemetry.logs import LogListener
     from stage.telemetry.spans import OtelObserver
 
-    # How much waits for a collector is known of our own provider alone.
+    # The length of the queue is known of our own provider alone.
     full = sdk.full if tracer_provider is None else None
     return compose(
         OtelObserver(tracer_provider, baggage_keys=baggage_keys, full=full),

@@ -16,7 +16,7 @@ from stage.telemetry.metrics import Histogram, Metrics
 
 
 class _Collector:
-    """What prometheus_client asks for its families."""
+    """The collector that prometheus_client asks for its families."""
 
     def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
         self._metrics = metrics
@@ -25,20 +25,20 @@ class _Collector:
     def collect(self) -> Iterator[Family]:
         """Every metric of the table, also where nothing was counted yet."""
         for name, metric in names.METRICS.items():
-            told = names.prometheus_name(name), metric.told
+            head = names.prometheus_name(name), metric.description
             match metric.kind:
                 case "gauge":
-                    gauge = GaugeMetricFamily(*told, labels=metric.labels)
+                    gauge = GaugeMetricFamily(*head, labels=metric.labels)
                     for labels, value in sorted(self._gauges.read(name).items()):
                         gauge.add_metric(labels, value)
                     yield gauge
                 case "counter":
-                    counter = CounterMetricFamily(*told, labels=metric.labels)
+                    counter = CounterMetricFamily(*head, labels=metric.labels)
                     for labels, count in sorted(self._metrics.counters[name].copy().items()):
                         counter.add_metric(labels, count)
                     yield counter
                 case "histogram":
-                    family = HistogramMetricFamily(*told, labels=metric.labels)
+                    family = HistogramMetricFamily(*head, labels=metric.labels)
                     for labels, held in sorted(self._metrics.histograms[name].copy().items()):
                         family.add_metric(labels, buckets=_cumulated(held), sum_value=held.sum)
                     yield family
@@ -68,6 +68,6 @@ class Exposition:
         await self._gauges.refresh()
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # what it says of a version that is no number
+        except (TypeError, ValueError):  # for a version that is no number
             encode, content_type = choose_encoder("")
         return await asyncio.to_thread(encode, self._registry), content_type

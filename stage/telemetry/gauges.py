@@ -1,4 +1,4 @@
-"""What is true now, as numbers: read when somebody asks, never counted along."""
+"""Present states as numbers: read when they are asked for, never counted along."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stage.telemetry import names
 from stage.telemetry.metrics import Labels
 
 REFRESH_SECONDS: Final = 15.0
-"""Time between two looks into the database for a reader who cannot wait for one."""
+"""Time between two queries of the database, for readers that cannot wait for one."""
 
 
 class Running(Protocol):
-    """Of the engine, what is asked here."""
+    """The part of the engine that is read here."""
 
     @property
     def ready(self) -> bool:
@@ -45,7 +45,7 @@ class Running(Protocol):
 
 
 class Gauges:
-    """The gauges of `names.METRICS`. What comes from the database is as of the last `refresh`."""
+    """The gauges of `names.METRICS`. Those from the database are as of the last `refresh`."""
 
     def __init__(
         self,
@@ -61,19 +61,19 @@ class Gauges:
         self._breakers = breakers
         self._counts: dict[SagaState, int] | None = None
         self._backlog: Backlog | None = None
-        self._look: asyncio.Task[None] | None = None
+        self._query: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
-        """Look into the database. While it is away nothing is told of what it holds.
+        """Query the database. While it is away the gauges from it have no values.
 
-        Who asks while somebody looks shares that look: it counts every saga there ever was.
+        A caller that comes during a query shares it: it counts every saga there ever was.
         """
-        if self._look is None or self._look.done():
-            self._look = asyncio.get_running_loop().create_task(self._read_database())
-        await asyncio.shield(self._look)
+        if self._query is None or self._query.done():
+            self._query = asyncio.get_running_loop().create_task(self._read_database())
+        await asyncio.shield(self._query)
 
     async def keep_fresh(self, defect: Callable[[Exception], None]) -> None:
-        """Refresh every now and then, until cancelled. It goes on after any error, and tells it."""
+        """Refresh periodically, until cancelled. It goes on after any error, and reports it."""
         while True:
             try:
                 await self.refresh()

@@ -2,7 +2,8 @@
 
 As a library we configure nothing: lines go through structlog when the host has configured it, and
 otherwise to the logger `stage` of the standard library, whose handlers and levels are the host's.
-Only our own entry point calls `configure`. Lines go to stderr: stdout belongs to what was asked.
+Only our own entry point calls `configure`. Lines go to stderr: stdout belongs to the
+output of commands.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import structlog
 
 from stage.core.commands import Activity
 from stage.core.events import Event, name_of
-from stage.ports.observer import TraceContext
-from stage.telemetry import names
-from stage.telemetry.bound import add_ids
+from stage.ports.observer import Attempt, TraceContext
+from stage.telemetry import names, visible
+from stage.telemetry.log_context import add_ids
 from stage.wire.envelope import format_instant
 
 Format = Literal["json", "console", "auto"]
@@ -30,9 +31,9 @@ Fields = MutableMapping[str, Any]
 
 TEXT_CHARS_MAX: Final = 300
 STACK_LINES_MAX: Final = 12
-"""Of a defect: the calls that came last."""
+"""For a defect: the innermost calls."""
 SAGAS_REMEMBERED_MAX: Final = 10_000
-"""For so many unfinished sagas a line about an outcome knows the attempt that it ends."""
+"""Unfinished sagas whose attempts are remembered, for the lines of the events that end them."""
 
 _ACTIVITY_OF_PREFIX: Final = {
     "step": Activity.EXECUTE,
@@ -46,7 +47,7 @@ _METHODS: Final = {
     logging.WARNING: "warning",
     logging.ERROR: "error",
 }
-_FORGET: Final = frozenset(
+_LAST_EVENTS: Final = frozenset(
     {"completed", "compensated", "failed_to_compensate", "tell_delivered", "tell_refused"}
 )
 
@@ -60,25 +61,25 @@ class LogListener:
         self._fixed = _fixed(self._log)
         self._attempts: dict[str, dict[tuple[Activity, str], tuple[int, str]]] = {}
 
-    def attempted(
-        self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
-    ) -> None:
+    def attempted(self, attempt: Attempt, span_id: str) -> None:
         """Remember the attempt: the event that ends it names neither number nor span."""
+        saga_id, activity = attempt.saga_id, attempt.activity
         known = self._attempts.get(saga_id)
         if known is None:
             if len(self._attempts) >= SAGAS_REMEMBERED_MAX:
-                # Other threads write too; then the oldest is somebody else's to drop.
+                # Another thread may write too, and drops the oldest itself.
                 with suppress(RuntimeError, StopIteration):
                     self._attempts.pop(next(iter(self._attempts)), None)
             known = self._attempts.setdefault(saga_id, {})
-        known[activity, "" if activity is Activity.TELL else step] = (attempt, span_id)
+        step = "" if activity is Activity.TELL else attempt.step
+        known[activity, step] = (attempt.number, span_id)
 
-    def hears(self, kind: type[Event]) -> bool:
-        """False for what is below a level that never changes, unless attempts end with it."""
+    def wants(self, kind: type[Event]) -> bool:
+        """False below a level that never changes, unless the event ends what is remembered."""
         name = str(kind.__struct_config__.tag)
-        if not self._fixed or name in _FORGET:
+        if not self._fixed or name in _LAST_EVENTS:
             return True
-        return bool(self._log.is_enabled_for(names.LOG_EVENTS.get(name, logging.INFO)))
+        return bool(self._log.is_enabled_for(visible.LOG_EVENTS.get(name, logging.INFO)))
 
     def happened(
         self,
@@ -90,9 +91,9 @@ class LogListener:
     ) -> None:
         """Write the line."""
         name = name_of(event)
-        level = names.LOG_EVENTS.get(name, logging.INFO)
+        level = visible.LOG_EVENTS.get(name, logging.INFO)
         if self._leveled and not self._log.is_enabled_for(level):
-            if name in _FORGET:
+            if name in _LAST_EVENTS:
                 self._attempts.pop(saga_id, None)
             return
         attempt, span_id = self._attempt_of(saga_id, name, event)
@@ -104,48 +105,48 @@ class LogListener:
         for member, default in _members(type(event)):
             value = getattr(event, member)
             if value != default and value != "":
-                fields[member] = _told(value)
+                fields[member] = _printable(value)
         if attempt is not None:
             fields.setdefault("attempt", attempt)
-        fields["trace_id"] = trace.traceparent[3:35]
-        fields["span_id"] = span_id or trace.traceparent[36:52]
+        fields["trace_id"] = trace.trace_id
+        fields["span_id"] = span_id or trace.span_id
         # By the method of the level: a host's wrapper may have no other.
         getattr(self._log, _METHODS[level])(name, **fields)
-        if name in _FORGET:
+        if name in _LAST_EVENTS:
             self._attempts.pop(saga_id, None)
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
-        """Write where it was raised; not what it says, which may quote what was sent."""
+        """Write where it was raised; not its message, which may quote a payload."""
         stack = [
             f"{frame.filename}:{frame.lineno} {frame.name}"
             for frame in traceback.extract_tb(error.__traceback__)[-STACK_LINES_MAX:]
         ]
         fields: dict[str, Any] = {"where": where, "error": type(error).__name__, "stack": stack}
         if saga_id:
-            fields["saga_id"] = _told(saga_id)
+            fields["saga_id"] = _printable(saga_id)
         if trace.traceparent:
-            fields["trace_id"] = trace.traceparent[3:35]
+            fields["trace_id"] = trace.trace_id
         self._log.error(names.LOG_DEFECT, **fields)
 
     def _attempt_of(self, saga_id: str, name: str, event: Event) -> tuple[int | None, str]:
         activity = _ACTIVITY_OF_PREFIX.get(name.partition("_")[0])
         known = self._attempts.get(saga_id)
-        told: str = getattr(event, "span", "")
+        of_event: str = getattr(event, "span", "")
         if activity is None or known is None or name == "compensation_requested":
-            return None, told
+            return None, of_event
         attempt, span_id = known.get((activity, getattr(event, "step", "")), (None, ""))
-        return attempt, told or span_id
+        return attempt, of_event or span_id
 
 
 def _leveled(log: Any) -> bool:
-    """Whether the logger can say what is enabled: a host's wrapper may take this for a line."""
+    """Whether the logger has levels to ask for: a host's wrapper may take the call for a line."""
     return hasattr(type(log.bind()), "is_enabled_for")
 
 
 def _fixed(log: Any) -> bool:
-    """Whether what is enabled stays so: structlog keeps the logger, and its class the level.
+    """Whether the level never changes: structlog caches the logger, and its class has the level.
 
-    It does with our own `configure`. A host's logger is asked anew for each line.
+    So it is with our own `configure`. A host's logger is asked anew for each line.
     """
     bound = log.bind()
     return bound is log.bind() and type(bound) in _FILTERING
@@ -155,13 +156,13 @@ _FILTERING: Final = frozenset(structlog.make_filtering_bound_logger(level) for l
 
 
 def _members(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
-    """What of an event may stand in a line, each with the default that is not worth telling."""
+    """The members of an event that may stand in a line, each with the default that is left out."""
     members = _MEMBERS.get(kind)
     if members is None:
         members = _MEMBERS[kind] = tuple(
             (member.name, member.default)
             for member in msgspec.structs.fields(kind)
-            if member.name in names.LOG_FIELDS
+            if member.name in visible.LOG_FIELDS
         )
     return members
 
@@ -169,12 +170,12 @@ def _members(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
 _MEMBERS: dict[type[Any], tuple[tuple[str, Any], ...]] = {}
 
 
-def _told(value: Any) -> Any:
-    """A value as it may stand in a line: text is cut, and drives no terminal."""
+def _printable(value: Any) -> Any:
+    """A value as it may stand in a line: text is cut, and holds no control characters."""
     if isinstance(value, str):
         return value if value.isprintable() and len(value) <= TEXT_CHARS_MAX else _plain(value)
     if isinstance(value, tuple):
-        return [_told(item) for item in value]
+        return [_printable(item) for item in value]
     return value
 
 
@@ -184,7 +185,7 @@ def _plain(text: str) -> str:
 
 
 def default_logger() -> Any:
-    """What the host has configured: structlog, or else the standard library's `stage`."""
+    """The logger of the host: structlog's where it is configured, or the standard library's."""
     if structlog.is_configured():
         return structlog.get_logger(names.SCOPE)
     return structlog.wrap_logger(
@@ -205,8 +206,8 @@ def configure(
 ) -> None:
     """Configure structlog and the root logger of this process; for our own entry point only.
 
-    `auto` is console on a terminal and JSON otherwise. `stream` is a text stream, stderr unless
-    told. Lines of other libraries are written in the same form, from WARNING up.
+    `auto` is console on a terminal and JSON otherwise. `stream` is a text stream, by default
+    stderr. Lines of other libraries are written in the same form, from WARNING up.
     """
     out = sys.stderr if stream is None else stream
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -267,7 +268,7 @@ def _decoded(_logger: Any, _method: str, line: bytes) -> str:
 
 
 def _stamp(_logger: Any, _method: str, fields: Fields) -> Fields:
-    """An event has the time at which it happened; any other line that of its writing."""
+    """An event has the time at which it happened; any other line the time of its writing."""
     if "timestamp" not in fields:
         fields["timestamp"] = format_instant(_now())
     return fields

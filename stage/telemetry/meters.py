@@ -1,7 +1,7 @@
 """The metrics on the OpenTelemetry API: for a meter provider of the host, or of our entry point.
 
-Counters and gauges are read when the provider collects; what is a distribution is recorded as it
-happens. Without a provider all of this does nothing.
+Counters and gauges are read when the provider collects; distributions are recorded as they happen.
+Without a provider all of this does nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Callback = Callable[[CallbackOptions], Iterable[Observation]]
 def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None, stage: str) -> None:
     """Make an instrument for every metric of the table, with `provider` or the global one.
 
-    What is told carries the name of the stage: a host may have mounted several.
+    Each observation carries the name of the stage: a host may have mounted several.
     """
     # A meter each: of two observable instruments of one name a meter reads the first alone.
     of_stage = {names.STAGE: stage}
@@ -42,17 +42,17 @@ def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None, sta
                 recorded[name] = _histogram(meter, name, metric)
             case "counter":
                 callback = _reading(of_stage, metric.labels, partial(_counted, metrics, name))
-                meter.create_observable_counter(name, [callback], metric.unit, metric.told)
+                meter.create_observable_counter(name, [callback], metric.unit, metric.description)
             case "gauge":
                 callback = _reading(of_stage, metric.labels, partial(gauges.read, name))
-                meter.create_observable_gauge(name, [callback], metric.unit, metric.told)
+                meter.create_observable_gauge(name, [callback], metric.unit, metric.description)
 
     @cache  # as many as there are series
     def attributes(name: str, labels: Labels) -> Mapping[str, str]:
         return {**of_stage, **dict(zip(names.METRICS[name].labels, labels, strict=True))}
 
     def observed(name: str, labels: Labels, value: float) -> None:
-        with suppress(Exception):  # somebody's meter; a saga never fails for its telemetry
+        with suppress(Exception):  # of a meter of the host; telemetry never fails a saga
             recorded[name].record(value, attributes(name, labels))
 
     metrics.observed = observed
@@ -64,7 +64,7 @@ def _counted(metrics: Metrics, name: str) -> Mapping[Labels, float]:
 
 def _histogram(meter: Meter, name: str, metric: names.Metric) -> Histogram:
     return meter.create_histogram(
-        name, metric.unit, metric.told, explicit_bucket_boundaries_advisory=metric.bounds
+        name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=metric.bounds
     )
 
 

@@ -1,4 +1,4 @@
-"""Counts what happens, in plain numbers: cheap to add to, read by whoever asks.
+"""Counts events, in plain numbers: cheap to add to, and read when they are asked for.
 
 There are two ways out for the same numbers: Prometheus text (`telemetry.exposition`) and the
 OpenTelemetry API (`telemetry.meters`). Both follow the table `names.METRICS`.
@@ -14,16 +14,16 @@ from typing import Final, get_args
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.ports.observer import TraceContext
+from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names
 
 ATTEMPTS_REMEMBERED_MAX: Final = 10_000
-"""Attempts whose begin is known; one that is never ended is dropped when there are more."""
+"""Attempts whose start is known; the oldest is dropped when there are more."""
 TELL_STEP: Final = "tell_upstream"
 
 Labels = tuple[str, ...]
 Hook = Callable[[str, Labels, float], None]
-"""Told of each observation: the name of the metric, its labels, its value."""
+"""Called with each observation: the name of the metric, its labels, its value."""
 
 
 def _outcomes() -> dict[type[e.Event], tuple[Activity, str]]:
@@ -71,7 +71,7 @@ class Histogram:
 
 
 class Metrics:
-    """telemetry.compose.Listener that counts; also told of the batches of the writer.
+    """telemetry.compose.Listener that counts; it counts the batches of the writer too.
 
     `counters` and `histograms` hold the numbers by the name of the metric, then by its labels.
     """
@@ -87,23 +87,22 @@ class Metrics:
             elif metric.kind == "histogram":
                 self.histograms[name] = {} if metric.labels else {(): Histogram(metric.bounds)}
         self.observed: Hook | None = None
-        """Where observations go too: what is a distribution cannot be read off later."""
+        """Called with every observation: a distribution cannot be read off later."""
         self._began: dict[tuple[str, Activity, str], float] = {}
 
     # --- telemetry.compose.Listener ----------------------------------------------------------
 
-    def attempted(
-        self, saga_id: str, step: str, activity: Activity, attempt: int, span_id: str
-    ) -> None:
+    def attempted(self, attempt: Attempt, span_id: str) -> None:
         """Remember when it began."""
         began = self._began
         if len(began) >= ATTEMPTS_REMEMBERED_MAX:
             with suppress(RuntimeError, StopIteration):  # another thread may write too
                 began.pop(next(iter(began)), None)
-        began[saga_id, activity, TELL_STEP if activity is Activity.TELL else step] = perf_counter()
+        step = TELL_STEP if attempt.activity is Activity.TELL else attempt.step
+        began[attempt.saga_id, attempt.activity, step] = perf_counter()
 
-    def hears(self, kind: type[e.Event]) -> bool:
-        """What is counted; the intents of attempts are not."""
+    def wants(self, kind: type[e.Event]) -> bool:
+        """Events that are counted; the intents of attempts are not."""
         return kind in OUTCOMES or kind in ENDS or kind in _COUNTED
 
     def happened(

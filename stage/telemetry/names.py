@@ -1,12 +1,12 @@
-"""Every name that telemetry tells: spans, their attributes, log events. Change them with care.
+"""Every name that telemetry gives: spans, their attributes, metrics. Change them with care.
 
 Dashboards and alerts are written against these names, so they stand in one place and nowhere else.
-Span names have few values: a saga id is an attribute, never part of a name.
+Span names have few values: a saga id is an attribute, never part of a name. Which of them may
+stand where is in `telemetry.visible`.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Final, Literal
 
 import msgspec
@@ -18,7 +18,7 @@ SCOPE: Final = "stage"
 
 # --- spans ---------------------------------------------------------------------------------------
 
-QUIET_ROUTES: Final = (
+UNTRACED_ROUTES: Final = (
     "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/.well-known/stage"
 )  # fmt: skip
 """Asked by platforms every few seconds: their traces are passed on, and no span is made.
@@ -29,7 +29,7 @@ HTTP_METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
 )
 OTHER_METHOD: Final = "_OTHER"
-"""What the HTTP conventions of OpenTelemetry say for a method out of the list."""
+"""The value that the HTTP conventions of OpenTelemetry give a method out of the list."""
 UNMATCHED_ROUTE: Final = "/?"
 
 ATTEMPT_VERBS: Final = {
@@ -93,36 +93,6 @@ RUN_OUTCOMES: Final = frozenset({"taken_over", "defect"})
 SPANS: Final = ("server", "run", "attempt", "client")
 """The spans we make: for a request, a run of a saga, an attempt of a step, a request of ours."""
 
-SPAN_ATTRIBUTES: Final = {
-    HTTP_METHOD: ("server", "client"),
-    HTTP_METHOD_ORIGINAL: ("server", "client"),
-    HTTP_ROUTE: ("server",),
-    HTTP_STATUS: ("server", "client"),
-    URL_PATH: ("server",),
-    URL_SCHEME: ("server",),
-    URL_FULL: ("client",),
-    URL_TEMPLATE: ("client",),
-    SERVER_ADDRESS: ("client",),
-    SERVER_PORT: ("client",),
-    ERROR_TYPE: SPANS,
-    SAGA_ID: ("server", "run", "attempt"),
-    STAGE: ("run", "attempt"),
-    STEP: ("attempt",),
-    ACTIVITY: ("attempt",),
-    ATTEMPT: ("attempt",),
-    PEER: ("attempt", "client"),
-    OUTCOME: ("run", "attempt"),
-    REASON: ("run", "attempt"),
-}
-"""Every attribute, and on which spans it may stand: the table of docs/tracing.md, which is tested
-against it."""
-
-
-def attributes_of(span: str) -> frozenset[str]:
-    """The attributes that a span of that sort (SPANS) may have."""
-    return frozenset(name for name, spans in SPAN_ATTRIBUTES.items() if span in spans)
-
-
 FAILED_OUTCOMES: Final = frozenset(
     {
         "step_transient",
@@ -138,7 +108,7 @@ FAILED_OUTCOMES: Final = frozenset(
         *RUN_OUTCOMES,
     }
 )
-"""What ends a span with the status ERROR. A refusal is a business no: an answer, not an error."""
+"""The outcomes that end a span with the status ERROR. A refusal is an answer, not an error."""
 
 # --- metrics -------------------------------------------------------------------------------------
 
@@ -147,7 +117,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """One metric. `unit` in UCUM; `bounds` of the buckets; `values` of the label, where known."""
 
     kind: Literal["counter", "gauge", "histogram"]
-    told: str
+    description: str
     labels: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
     unit: str = ""
@@ -180,66 +150,71 @@ _SECONDS: Final = (
 _UNITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 METRICS: Final = {
-    M_SAGAS: Metric(kind="gauge", labels=("state",), told="Sagas in the database by state."),
-    M_PARKED: Metric(kind="gauge", told="Sagas that wait for a person."),
+    M_SAGAS: Metric(kind="gauge", labels=("state",), description="Sagas in the database by state."),
+    M_PARKED: Metric(kind="gauge", description="Sagas that wait for a person."),
     M_OLDEST: Metric(
         kind="gauge",
         unit="s",
-        told="Age of the oldest saga that has not ended and is not parked; 0 for none.",
+        description="Age of the oldest saga that has not ended and is not parked; 0 for none.",
     ),
     M_LAG: Metric(
-        kind="gauge", unit="s", told="For how long the longest due saga has been due; 0 for none."
+        kind="gauge",
+        unit="s",
+        description="For how long the longest due saga has been due; 0 for none.",
     ),
-    M_RUNS: Metric(kind="gauge", told="Sagas that are being run in this process."),
-    M_IN_DOUBT: Metric(kind="gauge", told="Of these: steps whose last attempt is in doubt."),
-    M_READY: Metric(kind="gauge", told="1 while new sagas are taken, else 0."),
-    M_QUEUE: Metric(kind="gauge", told="Units of work that wait for the writer."),
+    M_RUNS: Metric(kind="gauge", description="Sagas that are being run in this process."),
+    M_IN_DOUBT: Metric(kind="gauge", description="Of these: steps whose last attempt is in doubt."),
+    M_READY: Metric(kind="gauge", description="1 while new sagas are accepted, otherwise 0."),
+    M_QUEUE: Metric(kind="gauge", description="Units of work that wait for the writer."),
     M_BREAKER: Metric(
         kind="gauge",
         labels=("peer",),
-        told="1 while a peer is left alone because it keeps failing.",
+        description="1 while a peer is left alone because it keeps failing.",
     ),
-    M_SAGAS_ACCEPTED: Metric(kind="counter", told="Sagas that were durably accepted."),
+    M_SAGAS_ACCEPTED: Metric(kind="counter", description="Sagas that were durably accepted."),
     M_SAGAS_ENDED: Metric(
         kind="counter",
         labels=("outcome",),
         values=("completed", "compensated", "failed_to_compensate"),
-        told="Sagas that came to an end, by which.",
+        description="Sagas that came to an end, by which.",
     ),
-    M_SAGAS_PARKED: Metric(kind="counter", told="How often a saga was parked for a person."),
+    M_SAGAS_PARKED: Metric(kind="counter", description="How often a saga was parked for a person."),
     M_SAGAS_RECOVERED: Metric(
-        kind="counter", told="How often a saga was taken over from a run that was lost."
+        kind="counter", description="How often a saga was taken over from a run that was lost."
     ),
     M_SAGA_DURATION: Metric(
         kind="histogram",
         unit="s",
         labels=("outcome",),
         bounds=_SECONDS,
-        told="From acceptance to the end.",
+        description="From acceptance to the end.",
     ),
     M_ATTEMPTS: Metric(
         kind="counter",
         labels=("step", "activity", "outcome"),
-        told="Attempts of steps that ended, by how.",
+        description="Attempts of steps that ended, by how.",
     ),
     M_ATTEMPT_DURATION: Metric(
         kind="histogram",
         unit="s",
         labels=("step", "activity", "outcome"),
         bounds=_SECONDS,
-        told="From the begin of an attempt until its outcome was durable.",
+        description="From the begin of an attempt until its outcome was durable.",
     ),
     M_BATCH_UNITS: Metric(
-        kind="histogram", bounds=_UNITS, told="Units of work that shared a commit."
+        kind="histogram", bounds=_UNITS, description="Units of work that shared a commit."
     ),
     M_COMMIT_DURATION: Metric(
-        kind="histogram", unit="s", bounds=_SECONDS, told="How long COMMIT took, with its fsync."
+        kind="histogram",
+        unit="s",
+        bounds=_SECONDS,
+        description="How long COMMIT took, with its fsync.",
     ),
     M_DEFECTS: Metric(
         kind="counter",
         labels=("where",),
         values=("request", "run", "scan", "send", "tidy", "watch"),
-        told="Exceptions that should never have been raised.",
+        description="Exceptions that should never have been raised.",
     ),
 }
 """Every metric: the table of docs/metrics.md, which is tested against it. No label holds an id."""
@@ -255,72 +230,11 @@ def prometheus_name(name: str) -> str:
     return name.replace(".", "_") + unit
 
 
-# --- log events ----------------------------------------------------------------------------------
-
-LOG_EVENTS: Final = {
-    "accepted": logging.INFO,
-    "tombstoned": logging.INFO,
-    "recovered": logging.WARNING,
-    "answer_deferred": logging.INFO,
-    "compensation_requested": logging.INFO,
-    "step_started": logging.INFO,
-    "request_prepared": logging.DEBUG,
-    "step_succeeded": logging.INFO,
-    "step_refused": logging.INFO,
-    "step_transient": logging.WARNING,
-    "step_in_doubt": logging.WARNING,
-    "step_pending": logging.INFO,
-    "probe_started": logging.INFO,
-    "probe_found": logging.INFO,
-    "probe_not_there": logging.INFO,
-    "probe_failed": logging.WARNING,
-    "turned_back": logging.WARNING,
-    "compensation_started": logging.INFO,
-    "compensation_succeeded": logging.INFO,
-    "compensation_delayed": logging.WARNING,
-    "compensation_refused": logging.ERROR,
-    "completed": logging.INFO,
-    "compensated": logging.INFO,
-    "failed_to_compensate": logging.ERROR,
-    "tell_started": logging.INFO,
-    "tell_delivered": logging.INFO,
-    "tell_delayed": logging.WARNING,
-    "tell_refused": logging.ERROR,
-    "parked": logging.ERROR,
-    "retried": logging.WARNING,
-    "settled": logging.WARNING,
-    "resolved": logging.WARNING,
-    "forgotten": logging.WARNING,
-}
-"""The names of the journal, with the level of their line. What an operator did is never hidden."""
+# --- log lines -----------------------------------------------------------------------------------
 
 LOG_DEFECT: Final = "defect"
-"""The one line that no event of the journal stands behind: something raised that never should."""
-
-LOG_FIELDS: Final = frozenset(
-    {
-        "step",
-        "attempt",
-        "ordinal",
-        "epoch",
-        "key",
-        "deadline",
-        "deferred",
-        "upstream",
-        "requested_by",
-        "reason",
-        "retry_after",
-        "may_stand",
-        "stands",
-        "compensation",
-        "status",
-        "landed",
-        "actor",
-        "why",
-    }
-)
-"""The members of an event that may stand in a line. What is not named here is never written:
-not `request`, not `result`, and not what a later version adds without saying so here."""
-
-NEVER_LOGGED: Final = frozenset({"at", "span", "request", "result", "baggage"})
-"""Members left out on purpose: payloads, what strangers chose, and what the line says already."""
+"""The line of an exception that should never have been raised."""
+LOG_FAST_OFF: Final = "fast_telemetry_off"
+"""The line at start when the SDK does all by itself (telemetry.fast)."""
+FAST_VARIABLE: Final = "STAGE_FAST_TELEMETRY"
+"""Switches off everything in telemetry.fast."""

@@ -1,4 +1,4 @@
-"""An observer that tells nobody anything: for tests and simulations.
+"""An observer that observes nothing: for tests and simulations.
 
 It hands the trace on as it came and draws no random number, so that a run with one seed stays the
 same run.
@@ -7,15 +7,18 @@ same run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
-from stage.core.commands import Activity
 from stage.core.events import Event
-from stage.ports.observer import TraceContext
+from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import propagation
 
+_NOTHING_CURRENT: Final = nullcontext()
 
-class PassedOn:
-    """A span that nobody sees: its context is the one it was given (ports.observer.Span)."""
+
+class PassthroughSpan:
+    """A span that is never recorded: its context is the one it was given (ports.observer.Span)."""
 
     __slots__ = ("_context",)
 
@@ -30,21 +33,25 @@ class PassedOn:
     @property
     def trace_id(self) -> str:
         """The trace that is passed on; empty when there is none."""
-        return self._context.traceparent[3:35]
+        return self._context.trace_id
 
     @property
     def context(self) -> TraceContext:
-        """What came in."""
+        """The context that came in."""
         return self._context
 
+    def current(self) -> AbstractContextManager[None]:
+        """Nothing is traced: nothing becomes current."""
+        return _NOTHING_CURRENT
+
     def about(self, saga_id: str) -> None:
-        """Nothing to say it of."""
+        """Nothing is recorded."""
 
     def link(self, traceparent: str) -> None:
-        """Nothing to link."""
+        """Nothing is recorded."""
 
     def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
-        """Nothing to end."""
+        """Nothing is recorded."""
 
 
 class NullObserver:
@@ -60,50 +67,27 @@ class NullObserver:
         path: str = "",
         scheme: str = "",
         joined: bool = True,
-    ) -> PassedOn:
+    ) -> PassthroughSpan:
         """See `ports.observer.Observer`."""
-        return PassedOn(propagation.read(headers) if joined else propagation.NOTHING)
+        return PassthroughSpan(propagation.read(headers) if joined else propagation.NOTHING)
 
     def client(
         self, method: str, url: str, *, peer: str, route: str, parent: TraceContext
-    ) -> PassedOn:
+    ) -> PassthroughSpan:
         """See `ports.observer.Observer`."""
-        return PassedOn(parent)
+        return PassthroughSpan(parent)
 
-    def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> PassedOn:
+    def run(
+        self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]
+    ) -> PassthroughSpan:
         """See `ports.observer.Observer`."""
-        return PassedOn(parent)
+        return PassthroughSpan(parent)
 
-    def attempt(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-    ) -> PassedOn:
+    def attempt(self, attempt: Attempt) -> PassthroughSpan:
         """See `ports.observer.Observer`."""
-        return PassedOn(parent)
+        return PassthroughSpan(attempt.parent)
 
-    def cut_off(
-        self,
-        saga_id: str,
-        stage: str,
-        step: str,
-        activity: Activity,
-        attempt: int,
-        *,
-        peer: str,
-        parent: TraceContext,
-        links: Sequence[str],
-        span_id: str,
-        began: float,
-        ended: float,
-    ) -> None:
+    def cut_off(self, attempt: Attempt, *, span_id: str, began: float, ended: float) -> None:
         """See `ports.observer.Observer`."""
 
     def bind(self, saga_id: str, trace: TraceContext) -> None:

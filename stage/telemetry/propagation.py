@@ -24,7 +24,7 @@ TRACESTATE_LONG_MEMBER_CHARS = 128
 """When a tracestate has to be cut, members longer than this go first (3.3.1.5)."""
 BAGGAGE_MEMBERS_MAX = 64
 BAGGAGE_CHARS_MAX = 8_192
-"""What the W3C Recommendation "Baggage" has everybody pass on at least (3.3.2); we pass no more."""
+"""The least that the W3C Recommendation "Baggage" demands (3.3.2); we pass on no more."""
 
 NOTHING = TraceContext()
 
@@ -46,14 +46,14 @@ class Ids(NamedTuple):
 
 
 def read(headers: Sequence[tuple[str, str]]) -> TraceContext:
-    """The trace that the headers of a request name; NOTHING when they name none that is valid.
+    """The trace that the headers of a request name; NOTHING without a valid one.
 
     Names are compared without case. The result is in version 00, ready to be stored.
     """
     parents: list[str] = []
     states: list[str] = []
     for name, value in headers:
-        # The length is compared first: most headers are told apart by it.
+        # The length is compared first: most headers differ in it.
         if len(name) == len(TRACEPARENT) and name.lower() == TRACEPARENT:
             parents.append(value)
         elif len(name) == len(TRACESTATE) and name.lower() == TRACESTATE:
@@ -102,7 +102,7 @@ def read_tracestate(values: Sequence[str]) -> str:
 def read_baggage(headers: Sequence[tuple[str, str]], keys: Collection[str]) -> str:
     """The members of all `baggage` headers that have one of these keys, as one header.
 
-    What is not valid is left out, member by member, and so is what exceeds the limits.
+    Invalid members are left out one by one, and so are those beyond the limits.
     """
     kept: list[str] = []
     length = -1
@@ -127,9 +127,9 @@ def format_traceparent(ids: Ids) -> str:
 
 
 def new_ids() -> Ids:
-    """A trace of our own, where nobody came with one and nothing here makes spans.
+    """A trace of our own, where a request came without one and nothing here makes spans.
 
-    It says sampled: a stage behind us that does trace would otherwise be told not to.
+    It is sampled: otherwise a stage behind us that does trace would not.
     """
     return Ids(secrets.randbits(128) or 1, secrets.randbits(64) or 1, SAMPLED)
 

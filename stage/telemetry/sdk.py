@@ -2,7 +2,8 @@
 
 The imports are inside of the functions: without a collector nothing of the SDK is loaded.
 A collector that is slow or gone never holds a saga (spans wait in a bounded queue, and while it is
-full none are made) and holds the exit for at most SHUTDOWN_SECONDS_MAX.
+full none are made) and holds the exit for at most SHUTDOWN_SECONDS_MAX. The pieces that make
+this fast are in `telemetry.fast`; where they are off, the SDK does it all.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from stage.core.errors import ConfigurationError
+from stage.telemetry import names
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.export import SpanExporter
 
-    from stage.telemetry.fast.batches import BoundedBatches
+    from stage.telemetry.fast.install import Off, Pipeline, QueueLimits
 
 SHUTDOWN_SECONDS_MAX: Final = 2.0
 BATCH_DELAY_MS: Final = 1_000
@@ -40,23 +43,23 @@ METRICS_PATH: Final = "/v1/metrics"
 
 
 class Provider(Protocol):
-    """Of a provider of the SDK, what is needed to end it."""
+    """The method of a provider of the SDK that ends it."""
 
     def shutdown(self) -> None:
-        """Send what waits and stop."""
+        """Send all that waits and stop."""
         ...
 
 
 _ours: list[Provider] = []
-_batches: list[BoundedBatches] = []
+_full: list[Callable[[], bool]] = []
 
 
 def setup(service_name: str, endpoint: str | None = None) -> bool:
     """Send spans to a collector by OTLP over HTTP; True when that was set up here.
 
     Nothing happens when a tracer provider is set already, when no endpoint is configured (by
-    `endpoint`, a base URL, or by the OTEL_ variables), or when these switch tracing off. Raises
-    ConfigurationError for a variable that is out of range.
+    `endpoint`, a base URL, or by the OTEL_ variables), or when these switch tracing off. Logs a
+    line when the fast pieces are off. Raises ConfigurationError for a variable out of range.
     """
     if not wanted(os.environ, endpoint):
         return False
@@ -64,37 +67,56 @@ def setup(service_name: str, endpoint: str | None = None) -> bool:
 
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return False
-    from opentelemetry.exporter.otlp.proto.http import trace_exporter
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    from stage.telemetry.fast import otlp
-    from stage.telemetry.fast.batches import BoundedBatches
-    from stage.telemetry.fast.ids import StoredIds
-    from stage.telemetry.fast.spans import LeanProvider
+    from stage.telemetry.fast.install import QueueLimits, install
 
-    # The exporter stays the SDK's, with all of its variables, and has no other door for an encoder.
-    # Without such a name, in another version, this does nothing.
-    trace_exporter.encode_spans = otlp.encode  # type: ignore[assignment, attr-defined]
-    delay = None if "OTEL_BSP_SCHEDULE_DELAY" in os.environ else BATCH_DELAY_MS
-    with _variables_judged():
+    limits = QueueLimits(
+        capacity=_capacity(),
+        delay_ms=None if "OTEL_BSP_SCHEDULE_DELAY" in os.environ else BATCH_DELAY_MS,
+        batch_size=_batch_size(),
+    )
+    with _checked_variables():
         # The exporter takes a whole address, and adds the path itself to that of the variables.
-        exporter = trace_exporter.OTLPSpanExporter(
-            endpoint.rstrip("/") + TRACES_PATH if endpoint else None
-        )
-        batches = BoundedBatches(
-            exporter,
-            capacity=_capacity(),
-            schedule_delay_millis=delay,
-            max_export_batch_size=_batch_size(),
-        )
-        # Its own exit hook has no bound: `shutdown` takes the place of it.
-        provider = LeanProvider(
-            resource=_resource(service_name), shutdown_on_exit=False, id_generator=StoredIds()
-        )
-    provider.add_span_processor(batches)
-    trace.set_tracer_provider(provider)
-    _ours.append(provider)
-    _batches.append(batches)
+        exporter = OTLPSpanExporter(endpoint.rstrip("/") + TRACES_PATH if endpoint else None)
+        resource = _resource(service_name)
+        pipeline = install(exporter, resource=resource, limits=limits, report=_log_off)
+        if pipeline is None:
+            pipeline = _by_sdk_alone(exporter, resource, limits)
+    trace.set_tracer_provider(pipeline.provider)
+    _ours.append(pipeline.provider)
+    _full.append(pipeline.full)
     return True
+
+
+def _by_sdk_alone(exporter: SpanExporter, resource: Resource, limits: QueueLimits) -> Pipeline:
+    """The same pipeline without the fast pieces. Its queue drops the spans that do not fit."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from stage.telemetry.fast.install import Pipeline
+    from stage.telemetry.id_generator import StageIdGenerator
+
+    # The exit hook of the SDK has no bound: `shutdown` takes the place of it.
+    provider = TracerProvider(
+        resource=resource, shutdown_on_exit=False, id_generator=StageIdGenerator()
+    )
+    provider.add_span_processor(
+        BatchSpanProcessor(
+            exporter,
+            max_queue_size=limits.capacity,
+            schedule_delay_millis=limits.delay_ms,
+            max_export_batch_size=limits.batch_size,
+        )
+    )
+    return Pipeline(provider=provider, full=lambda: False)
+
+
+def _log_off(off: Off) -> None:
+    from stage.telemetry.logs import default_logger
+
+    log = default_logger()
+    (log.info if off.deliberate else log.warning)(names.LOG_FAST_OFF, reason=off.reason)
 
 
 def setup_metrics(service_name: str, endpoint: str | None = None) -> bool:
@@ -112,7 +134,7 @@ def setup_metrics(service_name: str, endpoint: str | None = None) -> bool:
 
     if isinstance(metrics.get_meter_provider(), MeterProvider | metrics.NoOpMeterProvider):
         return False
-    with _variables_judged():
+    with _checked_variables():
         exporter = OTLPMetricExporter(endpoint.rstrip("/") + METRICS_PATH if endpoint else None)
         provider = MeterProvider(
             [PeriodicExportingMetricReader(exporter)],
@@ -149,13 +171,13 @@ def _wanted(
 
 
 def shutdown(seconds_max: float = SHUTDOWN_SECONDS_MAX) -> bool:
-    """Send what waits and stop, within `seconds_max`; False when the collector was too slow.
+    """Send all that waits and stop, within `seconds_max`; False when the collector was too slow.
 
     Nothing happens when nothing was set up here.
     """
     providers = list(_ours)
     _ours.clear()
-    _batches.clear()
+    _full.clear()
     latest = time.monotonic() + seconds_max
     # Threads that die with the process: an exporter cannot be interrupted in the middle.
     last = [
@@ -171,12 +193,12 @@ def shutdown(seconds_max: float = SHUTDOWN_SECONDS_MAX) -> bool:
 
 def full() -> bool:
     """True while more spans wait for the collector than may: those made now would be dropped."""
-    return any(each.full for each in _batches)
+    return any(full() for full in _full)
 
 
 def _capacity() -> int:
-    told = os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "")
-    return int(told) if told.isdecimal() and int(told) else SPANS_WAITING_MAX
+    text = os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "")
+    return int(text) if text.isdecimal() and int(text) else SPANS_WAITING_MAX
 
 
 def _batch_size() -> int | None:
@@ -190,14 +212,14 @@ def _batch_size() -> int | None:
 
 
 @contextmanager
-def _variables_judged() -> Iterator[None]:
+def _checked_variables() -> Iterator[None]:
     """The SDK reads its variables itself, and takes the default for most that cannot be read."""
     try:
         yield
     except ValueError as error:
-        said = " ".join(str(error).split())
+        text = " ".join(str(error).split())
         raise ConfigurationError(
-            f"an OTEL_ variable is out of range: {said} Mend it, or unset it for its default"
+            f"an OTEL_ variable is out of range: {text} Mend it, or unset it for its default"
         ) from error
 
 
@@ -211,7 +233,7 @@ def _resource(service_name: str) -> Resource:
 
     from stage.core.version import __version__
 
-    # What the environment says holds: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
+    # The environment wins: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
     ours = Resource({SERVICE_VERSION: __version__, SERVICE_NAME: service_name})
-    theirs = OTELResourceDetector().detect()
-    return Resource.create().merge(ours).merge(theirs)
+    of_environment = OTELResourceDetector().detect()
+    return Resource.create().merge(ours).merge(of_environment)

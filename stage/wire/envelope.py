@@ -17,7 +17,9 @@ from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.problem import WireError
 from stage.wire.strict_json import (
     decode_object,
+    encode_canonical,
     encode_object,
+    may_be_rounded,
     members_kept,
     members_written,
     quoted,
@@ -105,7 +107,7 @@ def _decode_usual(body: bytes, limits: Limits) -> Envelope | None:
     size = len(body)
     if size > limits.body_bytes_max or size > limits.string_chars_max:
         return None
-    if limits.depth_max < _USUAL_LEVELS:
+    if limits.depth_max < _USUAL_LEVELS or may_be_rounded(body):
         return None
     try:
         told = _usual.decode(body)
@@ -177,12 +179,12 @@ def encode_envelope(envelope: Envelope) -> bytes:
 def fingerprint(envelope: Envelope) -> str:
     """What identifies the payload, as SHA-256 in hexadecimal: the saga id and the data.
 
-    Not the deadline or the trail: a retry may carry fresh ones. The order of members does not
-    count; 1 and 1.0 differ.
+    Not the deadline or the trail: a retry may carry fresh ones. Neither the order of members
+    counts nor how a number is written: 1, 1.0 and 1e0 are one number.
     """
     # A saga id holds no line break, so that no other pair gives the same bytes.
     hashed = hashlib.sha256(envelope.saga_id.encode() + b"\n")
-    hashed.update(encode_object(envelope.data, envelope.data))
+    hashed.update(encode_canonical(envelope.data))
     return hashed.hexdigest()
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
+from stage.wire.text import sendable
 
 CONTENT_TYPE = "application/problem+json"
 ABOUT_BLANK = "about:blank"
@@ -146,7 +147,7 @@ def _stands(value: object, chars_max: int) -> tuple[str, ...] | None:
 
 def _sendable(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return sendable(value, len(value))
     if isinstance(value, dict):
         return {name: _sendable(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

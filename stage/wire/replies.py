@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -14,24 +12,7 @@ from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.strict_json import decode_object, encode_object
-
-RETRY_AFTER_SECONDS_MAX = 300.0
-
-_RETRY_AFTER_CHARS_MAX = 64
-_DIGITS = re.compile(r"[0-9]+")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
-_TIME = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
-_HTTP_DATES = (
-    # Sun, 06 Nov 1994 08:49:37 GMT
-    re.compile(rf"[A-Z][a-z]{{2}}, (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_TIME} GMT"),
-    # Sunday, 06-Nov-94 08:49:37 GMT
-    re.compile(
-        rf"[A-Z][a-z]{{5,8}}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT"
-    ),
-    # Sun Nov  6 08:49:37 1994
-    re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"),
-)
+from stage.wire.text import sendable
 
 _EXECUTED_MEMBERS = frozenset({"saga_id", "outcome", "data"})
 _COMPENSATE_MEMBERS = frozenset({"requested_by", "reason"})
@@ -50,7 +31,7 @@ class ReplyKind(StrEnum):
     UNKNOWN = "unknown"
 
 
-class CompensateReply(StrEnum):
+class CompensateReplyKind(StrEnum):
     """What an answer to `POST /sagas/{id}/compensate` means for the caller."""
 
     COMPENSATED = "compensated"
@@ -76,16 +57,16 @@ REPLY_KINDS = {
     504: ReplyKind.TOO_LATE,
 }
 COMPENSATE_REPLIES = {
-    200: CompensateReply.COMPENSATED,
-    202: CompensateReply.ACCEPTED,
-    409: CompensateReply.CANNOT,
-    410: CompensateReply.COMPENSATED,
-    429: CompensateReply.NOT_NOW,
-    503: CompensateReply.NOT_NOW,
+    200: CompensateReplyKind.COMPENSATED,
+    202: CompensateReplyKind.ACCEPTED,
+    409: CompensateReplyKind.CANNOT,
+    410: CompensateReplyKind.COMPENSATED,
+    429: CompensateReplyKind.NOT_NOW,
+    503: CompensateReplyKind.NOT_NOW,
 }
 
-SHOWS_NOTHING = frozenset({405, 501})
-LOOK_REPLIES: dict[int, dict[str, ReplyKind]] = {
+NOT_SERVED = frozenset({405, 501})
+SAGA_VIEW_REPLIES: dict[int, dict[str, ReplyKind]] = {
     200: {
         Outcome.EXECUTED: ReplyKind.EXECUTED,
         Outcome.IN_PROGRESS: ReplyKind.ACCEPTED,
@@ -117,20 +98,20 @@ def kind_of_reply(status: int) -> ReplyKind:
     return REPLY_KINDS.get(status, ReplyKind.UNKNOWN)
 
 
-def kind_of_compensate_reply(status: int) -> CompensateReply:
+def kind_of_compensate_reply(status: int) -> CompensateReplyKind:
     """What a code means in answer to `compensate`. What the table does not hold is unknown."""
-    return COMPENSATE_REPLIES.get(status, CompensateReply.UNKNOWN)
+    return COMPENSATE_REPLIES.get(status, CompensateReplyKind.UNKNOWN)
 
 
-def kind_of_look(status: int, body: bytes, saga_id: str) -> ReplyKind:
+def kind_of_saga_view(status: int, body: bytes, saga_id: str) -> ReplyKind:
     """What an answer to `GET /sagas/{id}` shows: EXECUTED, ACCEPTED (it runs), GONE or UNKNOWN.
 
     GONE is the neighbour's own word that it is not done there, or that it shows no sagas. An error
     that does not speak of the saga is UNKNOWN: something between us may have answered.
     """
-    if status in SHOWS_NOTHING:
+    if status in NOT_SERVED:
         return ReplyKind.GONE
-    if status not in LOOK_REPLIES:
+    if status not in SAGA_VIEW_REPLIES:
         return ReplyKind.UNKNOWN
     try:
         told = decode_object(body, DEFAULT_LIMITS)
@@ -139,7 +120,7 @@ def kind_of_look(status: int, body: bytes, saga_id: str) -> ReplyKind:
     outcome = told.get("outcome")
     if told.get("saga_id", saga_id) != saga_id or type(outcome) is not str:
         return ReplyKind.UNKNOWN
-    return LOOK_REPLIES[status].get(outcome, ReplyKind.UNKNOWN)
+    return SAGA_VIEW_REPLIES[status].get(outcome, ReplyKind.UNKNOWN)
 
 
 def encode_executed(saga_id: str, data: dict[str, Any]) -> bytes:
@@ -176,8 +157,8 @@ def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) 
 def encode_compensate(requested_by: str, reason: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The body that asks to compensate. Text is cut to its limit: it must not stop the request."""
     told = CompensateRequest(
-        requested_by=_sendable(requested_by, limits.requested_by_chars_max) or "unknown",
-        reason=_sendable(reason, limits.reason_chars_max),
+        requested_by=sendable(requested_by, limits.requested_by_chars_max) or "unknown",
+        reason=sendable(reason, limits.reason_chars_max),
     )
     return msgspec.json.encode(told)
 
@@ -195,48 +176,6 @@ def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Compensat
     )
 
 
-def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait after `now` (seconds since 1970), or None when the header says nothing.
-
-    Whole seconds, or one of the three dates of RFC 9110, 5.6.7. Never negative, and at most
-    RETRY_AFTER_SECONDS_MAX: a neighbour may not put us to sleep.
-    """
-    if value is None or len(value) > _RETRY_AFTER_CHARS_MAX:
-        return None
-    text = value.strip(" \t")
-    if _DIGITS.fullmatch(text):
-        return min(float(text), RETRY_AFTER_SECONDS_MAX)
-    instant = _http_date(text, now)
-    if instant is None:
-        return None
-    return min(max(0.0, instant - now), RETRY_AFTER_SECONDS_MAX)
-
-
-def _http_date(text: str, now: float) -> float | None:
-    for form in _HTTP_DATES:
-        if found := form.fullmatch(text):
-            break
-    else:
-        return None
-    year = int(found["year"])
-    if len(found["year"]) == 2:
-        # The latest such year that is at most 50 years ahead (RFC 9110, 5.6.7).
-        latest = datetime.fromtimestamp(now, UTC).year + 50
-        year = latest - (latest - year) % 100
-    try:
-        return datetime(
-            year,
-            _MONTHS.index(found["month"]) + 1,
-            int(found["day"]),
-            int(found["hour"]),
-            int(found["minute"]),
-            min(int(found["second"]), 59),  # a leap second is told as 60
-            tzinfo=UTC,
-        ).timestamp()
-    except ValueError:
-        return None
-
-
 def _text(told: dict[str, Any], name: str, default: str, chars_max: int) -> str:
     value = told.get(name, default)
     if type(value) is not str:
@@ -249,10 +188,6 @@ def _text(told: dict[str, Any], name: str, default: str, chars_max: int) -> str:
             hint=f"send at most {chars_max}",
         )
     return value
-
-
-def _sendable(text: str, chars_max: int) -> str:
-    return text[:chars_max].encode("utf-8", "replace").decode()
 
 
 def _refuse_answer(detail: str) -> NoReturn:

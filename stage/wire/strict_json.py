@@ -2,12 +2,16 @@
 
 Codes: 413 for a body over its limit; 400 for what is not I-JSON: empty, a byte order mark, not
 UTF-8, not JSON, NaN and Infinity, text behind the value, a member named twice, a lone surrogate, a
-number that would be rounded away (an integer outside of 64 bits, a float that overflows); 422 for
-good JSON that we do not take: not an object, too deep, a string too long. What is nested so deep
-that it cannot be parsed at all is too deep (422), whatever stands behind.
+number that a double does not hold as it is written (protocol 3.1); 422 for good JSON that we do
+not take: not an object, too deep, a string too long. JSON that is nested too deep to be parsed at
+all is too deep (422), whatever stands behind.
 
-The good case is one pass of the C decoder, one walk over the containers, and one count in the
-body. Only when that count leaves a doubt is the body read a second time.
+A double holds a number when reading it and writing it again gives the same number: integers up to
+2**53 - 1 either way, decimals of at most 15 significant digits and many longer ones. Any other
+number would be changed in silence by some reader in the chain.
+
+The good case is one pass of the C decoder, one walk over the containers, one count and one search
+in the body. Only when these leave a doubt is the body read a second time.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from decimal import Decimal
 from typing import Any, NoReturn
 
 import msgspec
@@ -22,8 +27,8 @@ import msgspec
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.problem import WireError
 
-INTEGER_MIN = -(2**63)
-INTEGER_MAX = 2**64 - 1
+INTEGER_MAX = 2**53 - 1
+INTEGER_MIN = -INTEGER_MAX
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
@@ -31,6 +36,12 @@ _QUOTED_CHARS_MAX = 100
 _LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
+
+# A number with more than 15 significant digits, or with an exponent: it may be rounded. Strings
+# that look like one are found as well, which only costs the second reading.
+_MAY_BE_ROUNDED = re.compile(rb"[:,\[ \t\r\n]-?(?:[0-9.]{17}|[0-9.]+[eE])")
+# The same for what our own encoder wrote: a float that is a whole number, such as 1.0 or 1e22.
+_WHOLE_FLOAT = re.compile(rb"[:,\[]-?[0-9]+(?:\.0[,\]}]|(?:\.[0-9]+)?e)")
 
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -62,7 +73,22 @@ def decode_object(body: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any
     # The decoder keeps one member of each name: as many kept as written, then none was repeated.
     if members_written(body) != members:
         _refuse_duplicates(body, limits)
+    if may_be_rounded(body):
+        refuse_rounded(body, limits)
     return value
+
+
+def may_be_rounded(body: bytes) -> bool:
+    """False when every number of the body is certainly held by a double as it is written."""
+    return _MAY_BE_ROUNDED.search(body) is not None
+
+
+def refuse_rounded(body: bytes, limits: Limits) -> None:
+    """Raise WireError (400) for a number that a double rounds. The body is known to be JSON."""
+    try:
+        json.loads(body.decode(), parse_int=str, parse_float=_unrounded)
+    except RecursionError:  # the caller's own stack is nearly used up
+        _refuse_depth(limits)
 
 
 def members_written(body: bytes) -> int:
@@ -74,7 +100,7 @@ def members_written(body: bytes) -> int:
 def members_kept(root: dict[str, Any], limits: Limits, levels_above: int = 0) -> int:
     """The number of members of a decoded object and of all below it, level by level.
 
-    Raises WireError for what is too deep, and for integers that are too large.
+    Raises WireError for an object that is too deep, and for integers that are too large.
     """
     members = 0
     level: list[Any] = [root]
@@ -89,7 +115,7 @@ def members_kept(root: dict[str, Any], limits: Limits, levels_above: int = 0) ->
                 if kind is dict or kind is list:
                     below.append(item)
                 elif kind is int and not INTEGER_MIN <= item <= INTEGER_MAX:
-                    _refuse_number()
+                    _refuse_number(str(item))
         if not below:
             return members
         level = below
@@ -101,7 +127,7 @@ def encode_object(value: Any, data: Any) -> bytes:
 
     Members of objects are sorted, those of Structs stand as declared. Raises ValueError for what
     cannot be read back whatever the limits: NaN and Infinity (which the encoder would turn into
-    null), lone surrogates, integers beyond 64 bits, names that are not strings, foreign types.
+    null), lone surrogates, integers beyond 2**53 - 1, names that are not strings, foreign types.
     """
     try:
         body = _encoder.encode(value)
@@ -111,6 +137,27 @@ def encode_object(value: Any, data: Any) -> bytes:
         raise ValueError(f"not JSON: {error}") from None
     _check_sayable(data)
     return body
+
+
+def encode_canonical(data: Any) -> bytes:
+    """The JSON of data in which equal numbers are written in one way: 1, 1.0 and 1e0 are 1.
+
+    For comparing payloads: JSON libraries write a number that they read as they like. Raises
+    ValueError as `encode_object` does.
+    """
+    body = encode_object(data, data)
+    return body if _WHOLE_FLOAT.search(body) is None else _encoder.encode(_whole(data))
+
+
+def _whole(node: Any) -> Any:
+    """The value with every float that is a whole number, and exact, as an integer."""
+    if isinstance(node, dict):
+        return {name: _whole(item) for name, item in node.items()}
+    if isinstance(node, list | tuple):
+        return [_whole(item) for item in node]
+    if type(node) is float and node.is_integer() and INTEGER_MIN <= node <= INTEGER_MAX:
+        return int(node)
+    return node
 
 
 def quoted(text: str) -> str:
@@ -149,7 +196,7 @@ def _check_sayable(root: Any) -> None:
         elif (kind is float and not math.isfinite(node)) or (
             kind is int and not INTEGER_MIN <= node <= INTEGER_MAX
         ):
-            raise ValueError("JSON holds no NaN, no Infinity and no integer beyond 64 bits")
+            raise ValueError("JSON holds no NaN, no Infinity and no integer beyond 2**53 - 1")
 
 
 def _refuse_duplicates(body: bytes, limits: Limits) -> None:
@@ -196,7 +243,7 @@ def _explain(body: bytes, limits: Limits) -> NoReturn:
         ) from None
     try:
         # The lenient reader tells apart what the strict one only refuses.
-        json.loads(text, parse_constant=_refuse_constant, parse_int=str, parse_float=_finite)
+        json.loads(text, parse_constant=_refuse_constant, parse_int=str, parse_float=_unrounded)
     except RecursionError:
         _refuse_depth(limits)
     except json.JSONDecodeError as error:
@@ -227,19 +274,19 @@ def _refuse_constant(name: str) -> NoReturn:
     raise WireError(400, "Not a number", f"{name} is not JSON", hint="send null, or a number")
 
 
-def _finite(text: str) -> float:
+def _unrounded(text: str) -> float:
     number = float(text)
-    if not math.isfinite(number):
-        _refuse_number()
+    if not math.isfinite(number) or Decimal(text) != Decimal(repr(number)):
+        _refuse_number(text)
     return number
 
 
-def _refuse_number() -> NoReturn:
+def _refuse_number(text: str = "") -> NoReturn:
     raise WireError(
         400,
         "Number out of range",
-        "a number has more digits, or a larger exponent, than is kept",
-        hint="send integers within 64 bits and floats within double precision, or use strings",
+        f"the number {text[:_QUOTED_CHARS_MAX] or 'in the body'} is not kept as it is written",
+        hint="send integers up to 2**53 - 1 and decimals of at most 15 digits, or use strings",
     )
 
 

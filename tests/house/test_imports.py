@@ -47,6 +47,9 @@ def test_the_house_keeps_its_layers(root: Path) -> None:
         ("stage/attic/__init__.py", "", "Rooms stand in layers"),
         ("stage/core/planted.py", "import time", "stage.core has no clock"),
         ("stage/wire/planted.py", "import aiohttp", "stage.wire does no I/O"),
+        ("stage/authoring/planted.py", "import stage.bootstrap", "A declaration does not know"),
+        ("stage/authoring/planted.py", "def app():\n    import aiohttp", "A declaration does not"),
+        ("stage/outbound/planted.py", "import aiohttp", "stage.outbound knows an HTTP client"),
     ],
 )
 def test_a_door_that_is_opened_is_seen(

@@ -17,7 +17,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from downstream_stub.app import make_app as make_downstream
-from stage.authoring import Stage
+from stage import Stage
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo import psp as psp_service
@@ -137,7 +137,7 @@ async def running_chain(
     doors = {name: socket.create_server((HOST, 0)) for name in SERVICES}
     urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
     config = Config(
-        name="payment",
+        service_name="payment",
         **{
             "database": f"sqlite:///{folder / 'payment.db'}",
             "upstreams": {"order": urls["order"]},

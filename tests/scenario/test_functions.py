@@ -11,7 +11,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from downstream_stub.app import make_app
-from stage.authoring import Http, Refused, Saga, Stage
+from stage import Http, Refused, Saga, Stage
 from stage.demo.payment import Order
 from tests.scenario.chain import Chain, running_chain
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
+from stage import Http, Refused, Saga, Stage, Transient, Tx
 from stage.demo.payment import Charge, Order
 from tests.scenario.chain import Chain, running_chain
 

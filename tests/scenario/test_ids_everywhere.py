@@ -14,9 +14,9 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestServer
 
-from stage.authoring import Http, Refused, Saga, Stage, Tx
+from stage import Http, Refused, Saga, Stage, Tx
 from stage.demo import psp
-from stage.telemetry.bound import IdsFilter, add_ids
+from stage.telemetry.log_context import IdsFilter, add_ids
 from tests.scenario.chain import HOST, ORDER, SERVICE, Chain, running_chain
 from tests.scenario.test_tracing import at_rest
 

@@ -20,7 +20,7 @@ from opentelemetry.sdk.metrics.export import (
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from stage.authoring import Saga, Stage, Tx
+from stage import Saga, Stage, Tx
 from stage.demo.payment import Order
 from stage.outbound.breaker import FAILURES_MAX
 from stage.telemetry import names

@@ -6,12 +6,16 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestClient, TestServer, unused_port
 
+from stage import Http, Saga, Stage
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo import psp
@@ -74,3 +78,72 @@ async def eventually(session: aiohttp.ClientSession, url: str) -> bool:
             pass
         await asyncio.sleep(0.05)  # another process: there is no event to await
     return False
+
+
+async def test_two_stages_in_one_process_have_each_its_own_configuration(tmp_path: Path) -> None:
+    """As sub-applications of one: own database, own API, own compensation window."""
+    apis = [web.Application(), web.Application()]
+    charged: list[list[str]] = [[], []]
+    for api, keys in zip(apis, charged, strict=True):
+
+        async def charge(request: web.Request, keys: list[str] = keys) -> web.Response:
+            keys.append(request.headers["Idempotency-Key"])
+            return web.json_response({"id": f"c-{len(keys)}"})
+
+        api.router.add_post("/charges", charge)
+    async with AsyncExitStack() as stack:
+        homes = [await stack.enter_async_context(TestServer(api)) for api in apis]
+        stages = [_charging("payment"), _charging("tax")]
+        outer = web.Application()
+        for declared, home in zip(stages, homes, strict=True):
+            config = Config(
+                database=f"sqlite:///{tmp_path / declared.name}.db",
+                externals={"psp": str(home.make_url("")).rstrip("/")},
+                compensation_window_seconds=100.0 if declared.name == "tax" else 200.0,
+            )
+            outer.add_subapp(f"/{declared.name}/", await declared.app(config))
+        front = await stack.enter_async_context(TestServer(outer))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        for name, saga_id in (("payment", "s-1"), ("tax", "s-1"), ("tax", "s-2")):
+            body = encode_envelope(Envelope(saga_id=saga_id, data=ORDER))
+            url = front.make_url(f"/{name}/sagas")
+            async with session.post(url, data=body, headers=HEADERS) as response:
+                assert (200, {name}) == (response.status, set((await response.json())["data"]))
+        windows = []
+        for name in ("payment", "tax"):
+            async with session.get(front.make_url(f"/{name}/.well-known/stage")) as response:
+                shown = await response.json()
+                windows.append((shown["name"], shown["compensation_window_seconds"]))
+    assert [("payment", 200.0), ("tax", 100.0)] == windows
+    assert [["s-1"], ["s-1", "s-2"]] == [[key.split(":")[0] for key in keys] for keys in charged]
+    assert ["payment.db", "tax.db"] == sorted(
+        name for name in os.listdir(tmp_path) if name.endswith(".db")
+    )
+
+
+def _charging(name: str) -> Stage[dict[str, Any], dict[str, Any]]:
+    declared: Stage[dict[str, Any], dict[str, Any]] = Stage(name, accepts=dict, adds=dict)
+
+    @declared.call(to="psp")
+    async def charge(http: Http, saga: Saga[dict[str, Any]]) -> dict[str, Any]:
+        answer = await http.post("/charges", json={})
+        return dict(answer.json())
+
+    @declared.output
+    def charged(saga: Saga[dict[str, Any]]) -> dict[str, Any]:
+        return saga.result(charge)
+
+    return declared
+
+
+async def test_the_environment_configures_what_is_given_no_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a variable in it that is in no setting is logged once, at start."""
+    monkeypatch.setenv("STAGE_DATABASE", f"sqlite:///{tmp_path / 'p.db'}")
+    monkeypatch.setenv("STAGE_EXTERNAL", "psp=http://127.0.0.1:9")
+    monkeypatch.setenv("STAGE_ENV", "prod")
+    caplog.set_level("WARNING", "stage")
+    async with TestClient(TestServer(await payment.app())) as client:
+        assert 200 == (await client.get("/readyz")).status
+    assert 1 == caplog.text.count("environment STAGE_ENV: is ignored")

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from stage.authoring import Http, Saga, Stage, Tx
+from stage import Http, Saga, Stage, Tx
 from stage.demo.payment import Order
 from tests.scenario.chain import Chain, running_chain
 

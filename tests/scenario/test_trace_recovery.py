@@ -66,14 +66,14 @@ async def test_an_attempt_that_a_crash_cut_is_reported_by_the_recovery(tmp_path:
     saga.one("probe charge", outcome="probe_found").below(recovered).links_to_only(cut)
     saga.one("step reserve")
     assert cut.ended <= recovered.ended and cut.began < cut.ended
-    # What the journal names was reported, every bit of it, and whoever is linked to can be found.
+    # Every span that the journal names was reported, and every link leads to a span.
     assert set(stored) <= {span.span_id for span in saga}
     known = {(span.trace_id, span.span_id) for span in saga}
     assert {link for span in saga for link in span.links} <= known
 
 
 async def test_a_provider_of_somebody_else_reports_no_invented_span(tmp_path: Path) -> None:
-    """Where the id cannot be chosen the link remains, and nothing is made up."""
+    """Where the id of a span cannot be set the link remains, and no span is invented."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -85,7 +85,7 @@ async def test_a_provider_of_somebody_else_reports_no_invented_span(tmp_path: Pa
 
 
 class Losing(MemoryStore):
-    """Loses the units whose number is told: they run, and are undone."""
+    """Loses the units that have these numbers: they run, and are undone."""
 
     lost: frozenset[int] = frozenset()
     units = 0
@@ -103,19 +103,19 @@ class Losing(MemoryStore):
 
 
 @pytest.mark.parametrize("lost", range(1, 4))
-async def test_what_was_undone_and_repeated_is_reported_once(
+async def test_a_unit_that_was_rolled_back_and_repeated_is_reported_once(
     lost: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A unit that is lost runs again: its spans are those of the run that became durable."""
     stores: list[Losing] = []
 
     def losing(stage: Any, config: Any, metrics: Any) -> Losing:
-        from stage.bootstrap import _folders
+        from stage.bootstrap.database import migration_folders
 
-        stores.append(Losing(migrations=_folders(stage)))
+        stores.append(Losing(migrations=migration_folders(stage)))
         return stores[-1]
 
-    monkeypatch.setattr("stage.bootstrap.make_store", losing)
+    monkeypatch.setattr("stage.bootstrap.wiring.make_store", losing)
     spans = SpanCollector()
     async with running_chain(tmp_path, tracer_provider=spans.provider) as chain:
         await asyncio.sleep(0)  # the tidying of the start is the first unit
@@ -142,7 +142,7 @@ async def test_what_was_undone_and_repeated_is_reported_once(
 
 
 async def test_baggage_outlives_the_process_that_took_it(tmp_path: Path) -> None:
-    """What may be passed on is stored with the saga, for its undo too."""
+    """Allowed members are stored with the saga, for its compensation too."""
     seen: list[str | None] = []
 
     async def take(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""One saga is one trace: who stands below whom, what links to what, span by span."""
+"""One saga is one trace: the parent and the links of each span."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
-from stage.telemetry import names
+from stage.telemetry import names, visible
 from stage.testing import SpanCollector
 from tests.scenario.chain import HOST, SERVICE, Chain, running_chain
 
@@ -38,7 +38,7 @@ async def at_rest(chain: Chain) -> None:
     assert chain.app is not None
     engine = chain.app[SERVICE].engine
     async with asyncio.timeout(20):
-        while engine.live:  # noqa: ASYNC110 - a run tells nobody that it has left
+        while engine.live:  # noqa: ASYNC110 - a run leaves without notice
             await asyncio.sleep(0.01)
 
 
@@ -80,13 +80,13 @@ async def test_client_spans_follow_the_http_conventions(chain: Chain, spans: Spa
         "url.template": "/sagas",
         names.PEER: "shipping",
     } == to_shipping.attributes
-    assert names.attributes_of("client") >= set(to_shipping.attributes)
+    assert visible.attributes_of("client") >= set(to_shipping.attributes)
 
 
 async def test_a_peer_stands_below_the_client_span_that_reached_it(
     chain: Chain, spans: SpanCollector
 ) -> None:
-    """What leaves carries the id of the client span, and the trace of the saga."""
+    """A request of ours carries the id of its client span, and the trace of the saga."""
     await chain.send("s-1", traceparent=PARENT, tracestate="foo=1")
     await at_rest(chain)
     (charge,) = (await chain.get(f"{chain.psp}/charges"))["charges"]
@@ -94,7 +94,7 @@ async def test_a_peer_stands_below_the_client_span_that_reached_it(
     assert f"00-{TRACE}-{spans.one('POST psp').span_id}-01" == seen["traceparent"]
 
 
-async def test_a_refusal_is_undone_by_spans_that_link_to_what_they_undo(
+async def test_the_compensations_of_a_refusal_link_to_the_attempts_they_undo(
     chain: Chain, spans: SpanCollector
 ) -> None:
     """Each compensation links to the attempt it undoes, transactions too (rule 23)."""
@@ -161,8 +161,8 @@ async def test_a_late_failure_is_undone_in_the_trace_of_the_saga(
     undoing.links_to_only(*steps, asked)
     spans.one("compensate forward:shipping").below(undoing).links_to_only(steps[3])
     spans.one("compensate charge").below(undoing).links_to_only(steps[1])
-    told = spans.one("tell order", outcome="tell_delivered").below(undoing)
-    spans.one(COMPENSATE, peer="order").below(told)
+    telling = spans.one("tell order", outcome="tell_delivered").below(undoing)
+    spans.one(COMPENSATE, peer="order").below(telling)
     server = spans.one(EXECUTE, kind="server")
     assert (server.trace_id, server.span_id) in asked.links  # the other way round as well
 
@@ -184,7 +184,7 @@ async def test_a_duplicate_makes_a_server_span_and_no_more(
 
 
 async def test_the_sampling_decision_is_kept_for_the_undo(tmp_path: Path) -> None:
-    """What came unsampled is undone unsampled, whoever asks for it (rule 23)."""
+    """An unsampled saga is compensated unsampled, also for a sampled request (rule 23)."""
     spans = SpanCollector(ParentBased(ALWAYS_ON))
     async with running_chain(tmp_path, tracer_provider=spans.provider) as chain:
         await chain.send("s-1", traceparent=PARENT[:-2] + "00")
@@ -192,7 +192,7 @@ async def test_the_sampling_decision_is_kept_for_the_undo(tmp_path: Path) -> Non
         assert 0 == len(spans)
         await chain.compensate("s-1")
         await at_rest(chain)
-        # Who asked was sampled; the saga is not, and neither is what leaves for it.
+        # The request was sampled; the saga is not, and neither are its own requests.
         assert [COMPENSATE] == spans.names
         (charge,) = (await chain.get(f"{chain.psp}/charges"))["charges"]
         left = [seen["traceparent"].split("-") for seen in charge["seen"]]
@@ -202,7 +202,7 @@ async def test_the_sampling_decision_is_kept_for_the_undo(tmp_path: Path) -> Non
 async def test_a_trace_that_is_not_to_be_joined_is_linked(
     chain: Chain, spans: SpanCollector
 ) -> None:
-    """Who is not known does not write into somebody's trace; the saga has one of its own."""
+    """An unknown caller does not write into the trace of another; the saga has its own."""
     assert chain.app is not None
     edge = chain.app[SERVICE]
     chain.app._state[SERVICE] = replace(edge, joins_trace=lambda request: False)

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from stage.authoring import Saga, Stage, Tx
+from stage import Saga, Stage, Tx
 from stage.demo.payment import Order
 from tests.scenario.chain import running_chain
 

@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from stage.authoring import Http, Saga, Stage
+from stage import Http, Saga, Stage
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.testing import SpanCollector

@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from stage import demo
-from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
+from stage import Http, Refused, Saga, Stage, Transient, Tx, demo
 from stage.demo.payment import Charge, Order
 
 payment = Stage(

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from stage.authoring.stage import BoundStage
+from stage.authoring.participant import StageParticipant
 from stage.core import events as e
-from stage.core import machine, retry, steps
+from stage.core import machine, order, questions, retry, steps
 from stage.core.commands import Activity, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
@@ -244,7 +244,7 @@ def accepted_before_it_is_durable(patches: Patches) -> None:
 def the_step_in_doubt_is_not_compensated(patches: Patches) -> None:
     """Rule 6: only what certainly succeeded is undone."""
     patches.wrap(
-        machine,
+        order,
         "needs_compensation",
         lambda original: lambda step, known: original(step, known) and known.result is not None,
     )
@@ -262,7 +262,7 @@ def downstream_in_doubt_is_not_compensated(patches: Patches) -> None:
 
         return needs
 
-    patches.wrap(machine, "needs_compensation", make)
+    patches.wrap(order, "needs_compensation", make)
 
 
 @mutant
@@ -292,7 +292,7 @@ def in_doubt_is_taken_for_success(patches: Patches) -> None:
 @mutant
 def not_there_is_believed_once(patches: Patches) -> None:
     """Rule 5: one probe that does not find it is enough."""
-    patches.set(machine, "PROBES_NOT_THERE_MIN", 1)
+    patches.set(questions, "PROBES_NOT_THERE_MIN", 1)
 
 
 @further
@@ -372,7 +372,7 @@ def compensation_runs_beside_execution(patches: Patches) -> None:
 @mutant
 def compensation_in_the_order_of_completion(patches: Patches) -> None:
     """Rule 7: what was done first is undone first."""
-    patches.set(machine, "reversed", lambda waves: waves)
+    patches.set(order, "reversed", lambda waves: waves)
 
 
 @mutant
@@ -495,7 +495,7 @@ def handed_on_before_the_result_is_durable(patches: Patches) -> None:
 
     patches.wrap(steps, "_waves", make)
     patches.wrap(
-        BoundStage,
+        StageParticipant,
         "output",
         lambda original: lambda self, view: RESULT if self._output is not None else None,
     )

@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_table_and_the_fields_are_the_same() -> None:
     """What can be set is what there is; the words of the file, options and variables agree."""
-    names = [field.name for field in fields(Config) if field.name != "origins"]
+    names = [field.name for field in fields(Config) if field.name not in ("origins", "ignored")]
     assert [setting.name for setting in SETTINGS] == names
     by_name = {setting.name: setting for setting in SETTINGS}
     assert by_name["downstreams"].option == "--downstream"
@@ -121,24 +121,58 @@ def test_what_is_not_known_is_refused_with_the_nearest_name(file: Path) -> None:
     assert problems({}, {"STAGE_DOWNSTREAMS": "x"}) == [
         "environment STAGE_DOWNSTREAMS: is not known: did you mean STAGE_DOWNSTREAM?"
     ]
-    assert problems({}, {"STAGE_QQQQQQ": "x"}) == [
-        "environment STAGE_QQQQQQ: is not known: remove it"
-    ]
     assert problems({"prot": 1}) == ["option prot: is not known: did you mean port?"]
     assert load({}, dict.fromkeys(OTHER_VARIABLES - {"STAGE_CONFIG"}, "x")) == Config()
 
 
-def test_what_kubernetes_sets_for_a_service_of_our_name_is_explained() -> None:
-    """A service called "stage" puts STAGE_PORT=tcp://... into every pod beside it."""
-    told = problems(
-        {},
-        {
-            "STAGE_PORT": "tcp://10.0.0.1:80",
-            "STAGE_SERVICE_HOST": "10.0.0.1",
-            "STAGE_PORT_80_TCP_ADDR": "10.0.0.1",
-        },
-    )
-    assert len(told) == 3 and all("enableServiceLinks: false" in line for line in told)
+@pytest.mark.parametrize(
+    "variable, value",
+    [
+        ("STAGE_NAME", "Deploy (production)"),
+        ("STAGE_ENV", "prod"),
+        ("STAGE_HOSTNAME", "node-7"),
+        ("STAGE_QQQQQQ", ""),
+        ("STAGE_", "x"),
+        ("STAGE_PORT", "tcp://10.0.0.1:80"),
+        ("STAGE_SERVICE_HOST", "10.0.0.1"),
+        ("STAGE_SERVICE_PORT_HTTP", "80"),
+        ("STAGE_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("STAGE_DATABASE_PORT", "tcp://10.0.0.1:80"),
+        ("STAGE_DATABASE_SERVICE_HOST", "10.0.0.1"),
+        ("STAGE_DATABASE_PORT_80_UDP", "udp://10.0.0.1:80"),
+    ],
+)
+def test_a_variable_of_others_stops_nothing(variable: str, value: str) -> None:
+    """Those of a CI server, of a deployment, and of Kubernetes for a service named stage."""
+    config = load({}, {variable: value, "STAGE_HOST": "0.0.0.0"})
+    assert Config(host="0.0.0.0") == config
+    (line,) = config.ignored
+    assert line.startswith(f"environment {variable}: is ignored, ")
+
+
+@pytest.mark.parametrize(
+    "variable, meant",
+    [
+        ("STAGE_DATBASE", "STAGE_DATABASE"),
+        ("STAGE_DATABASE_URL", "STAGE_DATABASE"),
+        ("STAGE_PROT", "STAGE_PORT"),
+        ("STAGE_UPSTREAMS", "STAGE_UPSTREAM"),
+        ("STAGE_LOGLEVEL", "STAGE_LOG_LEVEL"),
+        ("STAGE_CONFG", "STAGE_CONFIG"),
+        ("STAGE_SERVICE_NAMES", "STAGE_SERVICE_NAME"),
+    ],
+)
+def test_a_variable_that_is_nearly_a_setting_is_a_slip(variable: str, meant: str) -> None:
+    """Ignored, it would leave the operator with the default: another database, say."""
+    expected = f"environment {variable}: is not known: did you mean {meant}?"
+    assert [expected] == problems({}, {variable: "x"})
+
+
+def test_a_port_of_ours_is_judged_as_one() -> None:
+    """Only the URL that Kubernetes writes is not ours."""
+    assert 9 == load({}, {"STAGE_PORT": "9"}).port
+    (problem,) = problems({}, {"STAGE_PORT": "http://10.0.0.1:80"})
+    assert "is not a whole number" in problem
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from stage.core.commands import Activity
 from stage.ports.observer import TraceContext
 from stage.telemetry import names
 from stage.telemetry.spans import OtelObserver
 from stage.testing import SpanCollector, Spans, SpanSeen
+from tests.unit.telemetry.given import an_attempt
 
 TRACE, OTHER = "a" * 32, "b" * 32
 RUN = SpanSeen(
@@ -67,8 +67,8 @@ def test_spans_are_found_by_name_and_attributes() -> None:
 
 def test_matchers_that_hold_can_be_chained() -> None:
     """Each gives the span back."""
-    told = AGAIN.below(RUN).links_to(CHARGE).links_to_only(CHARGE).within(RUN).is_fine()
-    assert AGAIN is told.has(attempt=2, outcome="step_succeeded", peer=None)
+    same = AGAIN.below(RUN).links_to(CHARGE).links_to_only(CHARGE).within(RUN).is_fine()
+    assert AGAIN is same.has(attempt=2, outcome="step_succeeded", peer=None)
     assert CHARGE is CHARGE.is_error().links_to_only()
     SPANS.is_one_trace()
     assert [] == SPANS.strays()
@@ -110,7 +110,7 @@ def test_a_stray_has_a_parent_that_nobody_saw() -> None:
 
 
 def test_the_tree_is_a_waterfall() -> None:
-    """Who stands below whom, when it began, how long it took, how it ended."""
+    """The parent of each span, its start, its duration and its end."""
     assert (
         "saga payment    payment         0 ms       8 ms  completed\n"
         "├─ step charge  payment         1 ms       1 ms  step_in_doubt\n"
@@ -137,10 +137,7 @@ def test_any_exporter_of_the_sdk_will_do() -> None:
 async def test_a_span_that_is_yet_to_end_can_be_waited_for() -> None:
     """And what is there instead is said when it does not."""
     spans = SpanCollector(service="payment")
-    parent = TraceContext()
-    span = OtelObserver(spans.provider).attempt(
-        "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="psp", parent=parent, links=[]
-    )
+    span = OtelObserver(spans.provider).attempt(an_attempt())
     waiting = asyncio.create_task(spans.until("step charge", outcome="step_succeeded"))
     await asyncio.sleep(0)
     span.end("step_succeeded")

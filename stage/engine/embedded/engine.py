@@ -13,7 +13,8 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.machine import asked_before, evolve, past_pivot
+from stage.core.machine import asked_before, evolve
+from stage.core.questions import past_pivot
 from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.engine.clock import SystemClock
@@ -28,11 +29,11 @@ from stage.engine.saga.opening import UNDONE, Opening
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, NotAllowed, Reply, Snapshot, Unsettled
-from stage.ports.links import Links
 from stage.ports.observer import Observer, TraceContext
+from stage.ports.peers import Peers
 from stage.ports.stage import Participant
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store
-from stage.wire.envelope import Envelope, encode_envelope, fingerprint
+from stage.wire.envelope import Envelope, fingerprint
 from stage.wire.problem import WireError
 
 
@@ -43,7 +44,7 @@ class EmbeddedEngine:
         self,
         participant: Participant,
         store: Store,
-        links: Links,
+        peers: Peers,
         observer: Observer,
         *,
         clock: Clock | None = None,
@@ -55,8 +56,8 @@ class EmbeddedEngine:
         self._store = store
         self._limits = limits or EngineLimits()
         self._interpreter = Interpreter(participant, observer, self._clock)
-        self._opening = Opening(self._interpreter, observer, self._clock, self._admit)
-        sender = Sender(self._interpreter, links, self._clock)
+        self._opening = Opening(self._interpreter, store.codec, observer, self._clock, self._admit)
+        sender = Sender(self._interpreter, peers, self._clock)
         self._runs = LiveSagas(
             self._interpreter, self._opening, sender, store, observer, self._clock
         )
@@ -311,7 +312,8 @@ class EmbeddedEngine:
         now = self._clock.now()
         if deadline is not None and deadline > now:
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
-        context = context_with(envelope, encode_envelope(envelope), print_, trace)
+        encoded = self._store.codec.encode_envelope(envelope)
+        context = context_with(envelope, encoded, print_, trace)
         upstream = envelope.trail[-1].stage if envelope.trail else ""
         accepted = e.Accepted(
             at=now,

@@ -13,9 +13,8 @@ from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnav
 from stage.core.machine import evolve
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase
+from stage.core.states import ParkCause, Phase
 from stage.core.steps import StepKind
-from stage.core.text import sendable
 from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS, STORE_RETRY
 from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive, settled
 from stage.engine.saga.context import Context
@@ -25,10 +24,11 @@ from stage.engine.saga.opening import Opening, StoredTransition
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, NotAllowed, Snapshot, Unsettled
-from stage.ports.observer import Observer, TraceContext
+from stage.ports.observer import Attempt, Observer, TraceContext
 from stage.ports.stage import Failed
 from stage.ports.store import Store, Unit
 from stage.wire.problem import WireError
+from stage.wire.text import sendable
 
 T = TypeVar("T")
 
@@ -165,12 +165,12 @@ class LiveSagas:
             self._fail(run, error)
         except JournalMismatch as error:
             self._fail(run, error)
-            if not await self._park(run, str(error)):
+            if not await self._park(run, ParkCause.JOURNAL_MISMATCH, str(error)):
                 self._tell_defect(run, "run", error)  # else nobody here would ever hear of it
         except Exception as error:
             self._tell_defect(run, "run", error)
             self._fail(run, error)
-            await self._park(run, f"{type(error).__name__}: {error}")
+            await self._park(run, ParkCause.DEFECT, f"{type(error).__name__}: {error}")
             outcome = "defect"
         finally:
             self._leave(run, outcome)
@@ -256,16 +256,18 @@ class LiveSagas:
         saga, context = run.saga, run.context
         items = self._allowed(saga, items)
         events = [item.event for item in items]
-        trace = run.span.context if run.span is not None else context.trace
+        if run.span is None:  # opened only to look, and now there is something to do
+            run.span = self._opening.begin_span(run, saga, context.trace)
+        span = run.span
 
         if events and self._store.exclusive:  # else a stale run would answer (rule 17)
-            transition = self._interpreter.conclude(saga, context, events)
+            transition = self._interpreter.conclude(saga, context, events, span)
             if transition is not None:
                 await self._conclude(run, transition, items)
                 return transition
 
         async def work(unit: Unit) -> StoredTransition:
-            transition = await self._interpreter.advance(unit, saga, context, events, trace)
+            transition = await self._interpreter.advance(unit, saga, context, events, span)
             row = self._opening.row(run, transition, context)
             # A saga that was taken over and has only to wait is not due now any more.
             if transition.events or (run.row is not None and row.due_at != run.row.due_at):
@@ -356,15 +358,18 @@ class LiveSagas:
     def _tell_cut_off(self, stored: StoredTransition, each: CutOff) -> None:
         """Report an attempt that the run before could not: its process is gone."""
         saga = stored.transition.saga
-        self._observer.cut_off(
-            saga.id,
-            self._plan.stage,
-            each.step or "tell_upstream",
-            each.activity,
-            each.attempt,
+        attempt = Attempt(
+            saga_id=saga.id,
+            stage=self._plan.stage,
+            step=each.step or "tell_upstream",
+            activity=each.activity,
+            number=each.attempt,
             peer=self._plan.step(each.step).peer if each.step else saga.upstream,
             parent=stored.context.trace,
             links=each.links,
+        )
+        self._observer.cut_off(
+            attempt,
             span_id=each.span,
             began=each.began,
             ended=stored.transition.events[0].at,
@@ -384,7 +389,7 @@ class LiveSagas:
                 attempt += 1
                 await self._clock.sleep(STORE_RETRY.backoff_seconds(attempt, "store"))
 
-    async def _park(self, run: LiveSaga, reason: str) -> bool:
+    async def _park(self, run: LiveSaga, cause: ParkCause, reason: str) -> bool:
         """A saga that cannot be run must not be tried for ever, nor stop the others.
 
         False when it is over, and so has nothing left to be parked from.
@@ -397,9 +402,14 @@ class LiveSagas:
             return True  # so it is already, however often its neighbours ask
         now = self._clock.now()
         parked = msgspec.structs.replace(
-            row, parked=reason, due_at=None, length=row.length + 1, updated_at=now
+            row,
+            parked=reason,
+            parked_cause=cause,
+            due_at=None,
+            length=row.length + 1,
+            updated_at=now,
         )
-        event = e.Parked(at=now, reason=reason)
+        event = e.Parked(at=now, cause=cause, reason=reason)
         try:
             await self._store.transact(lambda unit: unit.save(parked, [event], epoch=row.epoch))
         except (StoreUnavailable, StaleEpoch, StageError, ValueError):
@@ -408,7 +418,7 @@ class LiveSagas:
             run.saga_id,
             self._plan.stage,
             event,
-            TraceContext(traceparent=row.traceparent, tracestate=row.tracestate),
+            row.trace,
             accepted_at=row.accepted_at,
         )
         return True

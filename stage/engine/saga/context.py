@@ -10,17 +10,17 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from stage.core.events import Accepted
-from stage.core.machine import anything_stood
+from stage.core.questions import anything_stood
 from stage.core.saga import Saga
 from stage.core.states import SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX
+from stage.ports.codec import Codec
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Participant, RunView
 from stage.ports.store import Entry, SagaRow
 from stage.wire.envelope import (
     Envelope,
     TrailEntry,
-    decode_envelope,
     encode_envelope,
     format_instant,
 )
@@ -51,12 +51,14 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return self.envelope.data if self.envelope is not None else {}
 
 
-def context_of(row: SagaRow) -> Context:
+def context_of(row: SagaRow, codec: Codec) -> Context:
     """The context of a stored saga."""
-    trace = TraceContext(traceparent=row.traceparent, tracestate=row.tracestate)
+    trace = row.trace
     if not row.envelope:
         return Context(envelope=None, envelope_bytes=b"", fingerprint=row.fingerprint, trace=trace)
-    return context_with(decode_envelope(row.envelope), row.envelope, row.fingerprint, trace)
+    return context_with(
+        codec.decode_envelope(row.id, row.envelope), row.envelope, row.fingerprint, trace
+    )
 
 
 def context_with(
@@ -91,6 +93,7 @@ def bare_saga(row: SagaRow) -> Saga:
         updated_at=row.updated_at,
         deadline=row.deadline,
         parked=row.parked,
+        parked_cause=row.parked_cause,
         was_completed=row.state is SagaState.COMPLETED,
     )
 
@@ -134,6 +137,7 @@ def row_of(
         updated_at=saga.updated_at,
         fingerprint=context.fingerprint,
         parked=saga.parked,
+        parked_cause=saga.parked_cause,
         due_at=_due_at(saga, rest_until, running),
         deadline=saga.deadline,
         envelope=b"" if saga.forgotten else context.envelope_bytes,
@@ -209,7 +213,7 @@ def answer_of(
         outcome=outcome,
         retryable=False,
         saga_id=saga.id,
-        trace_id=context.trace.traceparent[3:35] or None,
+        trace_id=context.trace.trace_id or None,
         hint=hint,
         stands=stands,
     )

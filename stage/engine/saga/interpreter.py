@@ -18,17 +18,18 @@ from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.ids import Direction, idempotency_key
-from stage.core.machine import Impossible, decide, evolve, past_pivot
+from stage.core.machine import Impossible, decide, evolve
 from stage.core.outcome import FailureKind
+from stage.core.questions import past_pivot
 from stage.core.saga import Saga, StepState
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
-from stage.core.text import sendable
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
 from stage.ports.clock import Clock
-from stage.ports.observer import Observer, Span, TraceContext
+from stage.ports.observer import Attempt, Observer, Span, TraceContext
 from stage.ports.stage import Conversation, Failed, Finished, Participant, Send, Turn
 from stage.ports.store import Entry, Unit
+from stage.wire.text import sendable
 
 DECISIONS_MAX = 10_000
 """Decisions in one unit; more means that the machine does not come to rest."""
@@ -89,9 +90,12 @@ class Interpreter:
         saga: Saga,
         context: Context,
         events: Sequence[e.Event],
-        trace: TraceContext,
+        run: Span,
     ) -> Transition:
-        """Journal the events, then act until nothing is left to do here."""
+        """Journal the events, then act until nothing is left to do here.
+
+        `run` is the span of the run, below which those of the attempts stand.
+        """
         done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
         for event in events:
             self._record(done, event)
@@ -100,11 +104,11 @@ class Interpreter:
             for command in decide(self.plan, done.saga, now):
                 match command:
                     case Record(event=e.Completed() as completed):
-                        self._record(done, self._complete(done, context, completed))
+                        self._record(done, self._complete(done, context, completed, run))
                     case Record():
                         self._record(done, command.event)
                     case Do():
-                        await self._do(unit, done, context, command, now, trace)
+                        await self._do(unit, done, context, command, now, run.context)
                     case Rest():
                         done.rest_until = command.until
                         return done
@@ -113,7 +117,7 @@ class Interpreter:
         raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
 
     def conclude(
-        self, saga: Saga, context: Context, events: Sequence[e.Event]
+        self, saga: Saga, context: Context, events: Sequence[e.Event], run: Span
     ) -> Transition | None:
         """The end of a saga that completes with these answers of downstream; None if it does not.
 
@@ -129,7 +133,7 @@ class Interpreter:
             self._record(done, event)
         match decide(self.plan, done.saga, self._clock.now()):
             case (Record(event=e.Completed() as completed),):
-                self._record(done, self._complete(done, context, completed))
+                self._record(done, self._complete(done, context, completed, run))
         return done if done.saga.state is SagaState.COMPLETED else None
 
     def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Transition:
@@ -139,14 +143,18 @@ class Interpreter:
             self._record(done, event)
         return done
 
-    def _complete(self, done: Transition, context: Context, completed: e.Completed) -> e.Event:
+    def _complete(
+        self, done: Transition, context: Context, completed: e.Completed, run: Span
+    ) -> e.Event:
         """Completed, unless the output that the answer needs cannot be made."""
         try:
-            done.output = output_of(self.participant, done.saga, context, completed.at)
+            with run.current():
+                done.output = output_of(self.participant, done.saga, context, completed.at)
         except Exception as error:
             reason = sendable(f"the output raised {type(error).__name__}: {error}")
             if past_pivot(self.plan, done.saga):
-                return e.Parked(at=completed.at, reason=reason)
+                cause = ParkCause.OUTPUT_FAILED
+                return e.Parked(at=completed.at, cause=cause, reason=reason)
             return e.TurnedBack(at=completed.at, reason=reason)
         return completed
 
@@ -197,9 +205,10 @@ class Interpreter:
             self._record(done, started)
         turn: Turn
         try:
-            result = await unit.attempt(
-                lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
-            )
+            with span.current():
+                result = await unit.attempt(
+                    lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
+                )
             turn = Finished(result=result)
         except (StoreUnavailable, StaleEpoch):
             raise
@@ -225,7 +234,9 @@ class Interpreter:
         outgoing = Outgoing(do=do, span=span, key=key)
         request: e.Request | None = None
         if step.kind is StepKind.CALL:
-            outgoing.conversation, outgoing.turn = self._begin(done.saga, context, do, key, now)
+            outgoing.conversation, outgoing.turn = self._begin(
+                done.saga, context, do, key, now, span
+            )
             if isinstance(outgoing.turn, Send) and not stored_requests(done.saga, do):
                 request = outgoing.turn.request
         elif do.activity is Activity.PROBE:
@@ -236,7 +247,8 @@ class Interpreter:
                 outgoing.body = stored[0].body
             else:
                 try:
-                    outgoing.body = enriched(self.participant, done.saga, context, now)
+                    with span.current():
+                        outgoing.body = enriched(self.participant, done.saga, context, now)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
                     reason = f"the output raised {type(error).__name__}: {error}"
@@ -250,11 +262,11 @@ class Interpreter:
             done.outgoing.append(outgoing)
 
     def _begin(
-        self, saga: Saga, context: Context, do: Do, key: str, now: float
+        self, saga: Saga, context: Context, do: Do, key: str, now: float, span: Span
     ) -> tuple[Conversation | None, Turn]:
         """Begin a conversation; a result in the journal that cannot be read ends it at once."""
         try:
-            conversation = self.converse(saga, context, do, key, now)
+            conversation = self.converse(saga, context, do, key, now, span)
         except Exception as error:
             reason = f"{do.step} cannot be begun: {type(error).__name__}: {error}"
             return None, Failed(kind=FailureKind.REFUSED, reason=reason)
@@ -294,10 +306,13 @@ class Interpreter:
         self._record(done, self._started(do, "", span, None, now))
         done.outgoing.append(Outgoing(do=do, span=span, key=""))
 
-    def converse(self, saga: Saga, context: Context, do: Do, key: str, now: float) -> Conversation:
-        """A conversation with the author's function for that call."""
+    def converse(
+        self, saga: Saga, context: Context, do: Do, key: str, now: float, span: Span
+    ) -> Conversation:
+        """A conversation with the author's function for that call, all of it under that span."""
         view = view_of(self.plan.stage, saga, context, key=key, attempt=do.attempt, now=now)
-        return self.participant.converse(do.activity, do.step, view)
+        with span.current():  # a conversation keeps the context in which it was made
+            return self.participant.converse(do.activity, do.step, view)
 
     def _key(self, saga: Saga, do: Do) -> str:
         direction = Direction.UNDO if do.activity is Activity.COMPENSATE else Direction.DO
@@ -314,14 +329,16 @@ class Interpreter:
         elif saga.tell_span:
             links = (saga.tell_span,)
         return self._observer.attempt(
-            saga.id,
-            self.plan.stage,
-            do.step or "tell_upstream",
-            do.activity,
-            do.attempt,
-            peer=peer,
-            parent=trace,
-            links=links,
+            Attempt(
+                saga_id=saga.id,
+                stage=self.plan.stage,
+                step=do.step or "tell_upstream",
+                activity=do.activity,
+                number=do.attempt,
+                peer=peer,
+                parent=trace,
+                links=links,
+            )
         )
 
 

@@ -17,6 +17,7 @@ from stage.engine.saga.context import Context, bare_saga, context_of, row_of, wi
 from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.ports.clock import Clock
+from stage.ports.codec import Codec
 from stage.ports.engine import NotAllowed
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.store import SagaRow, Unit
@@ -42,6 +43,7 @@ class Opening:
     def __init__(
         self,
         interpreter: Interpreter,
+        codec: Codec,
         observer: Observer,
         clock: Clock,
         admit: Callable[[LiveSaga], None],
@@ -50,6 +52,7 @@ class Opening:
         self._interpreter = interpreter
         self._participant = interpreter.participant
         self._plan = interpreter.plan
+        self._codec = codec
         self._observer = observer
         self._clock = clock
         self._admit = admit
@@ -61,7 +64,7 @@ class Opening:
         row = await unit.load(run.saga_id)
         if row is None:
             return await self._begin(unit, run, trace)
-        context = context_of(row)
+        context = context_of(row, self._codec)
         self._observer.bind(run.saga_id, context.trace)  # for the functions of this unit
         if row.closed_at is not None:
             return self._look_only(run, row, context, bare_saga(row))
@@ -87,14 +90,14 @@ class Opening:
         for verb in claim:
             self.check(evolve(self._plan, saga, taken_over), verb)
         lost = cut_off(entries)
-        span = self._begin_span(run, saga, context.trace, asked=trace, lost=lost)
+        span = self.begin_span(run, saga, context.trace, asked=trace, lost=lost)
         if saga.recoveries or not claim:
             # The claim is durable before anything is run, so that a saga which takes the process
             # down with it is seen to do so (rule 15).
             transition = self._interpreter.note(saga, [taken_over, *claim], now)
         else:
             claim.insert(0, taken_over)
-            transition = await self._interpreter.advance(unit, saga, context, claim, span.context)
+            transition = await self._interpreter.advance(unit, saga, context, claim, span)
         fresh = self.row(run, transition, context)
         await unit.save(fresh, transition.events, epoch=row.epoch)
         return StoredTransition(
@@ -137,13 +140,13 @@ class Opening:
             )
         else:
             return None
-        span = self._begin_span(run, saga, context.trace)
-        transition = await self._interpreter.advance(unit, saga, context, [first], span.context)
+        span = self.begin_span(run, saga, context.trace)
+        transition = await self._interpreter.advance(unit, saga, context, [first], span)
         row = self.row(run, transition, context)
         await unit.insert(row, transition.events)
         return StoredTransition(context=context, row=row, transition=transition, span=span)
 
-    def _begin_span(
+    def begin_span(
         self,
         run: LiveSaga,
         saga: Saga,

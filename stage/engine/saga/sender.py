@@ -16,16 +16,17 @@ from stage.core.steps import StepKind
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Outgoing, outcome_event, stored_requests
 from stage.ports.clock import Clock
-from stage.ports.links import (
-    Accepted,
-    Cannot,
+from stage.ports.external import ExternalRequest
+from stage.ports.neighbour import (
+    CannotCompensate,
     Compensated,
-    Done,
     Executed,
     ForwardReply,
-    Links,
-    Refused,
+    InProgress,
+    NotExecuted,
+    ShownExecuted,
 )
+from stage.ports.peers import Peers
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
 
 Journal = Callable[[e.Event], Awaitable[None]]
@@ -41,10 +42,11 @@ TIMEOUT_MARGIN_SECONDS = 0.2
 class Sender:
     """Sends for one stage. Never raises for what the world does: everything is an outcome."""
 
-    def __init__(self, interpreter: Interpreter, links: Links, clock: Clock) -> None:
+    def __init__(self, interpreter: Interpreter, peers: Peers, clock: Clock) -> None:
         self._interpreter = interpreter
         self._plan = interpreter.plan
-        self._links = links
+        self._external = peers.external
+        self._neighbours = peers.neighbours
         self._clock = clock
         self._slots: dict[str, asyncio.Semaphore] = {}
 
@@ -62,7 +64,7 @@ class Sender:
 
     def _upstream(self, saga: Saga) -> str:
         """Whose slots telling takes: a name out of a trail that is not configured gets none."""
-        return saga.upstream if self._links.is_upstream(saga.upstream) else ""
+        return saga.upstream if self._neighbours.is_upstream(saga.upstream) else ""
 
     async def _send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
@@ -75,7 +77,7 @@ class Sender:
         if do.activity is Activity.EXECUTE:
             return await self._forward(saga, outgoing)
         if do.activity is Activity.PROBE:
-            return await self._look_downstream(saga, outgoing)
+            return await self._get_outcome(saga, outgoing)
         return await self._compensate_downstream(saga, outgoing)
 
     async def _call(
@@ -110,7 +112,9 @@ class Sender:
         assert conversation is not None and turn is not None
         if isinstance(turn, Foreign):
             now = self._clock.now()
-            conversation = self._interpreter.converse(saga, context, do, outgoing.key, now)
+            conversation = self._interpreter.converse(
+                saga, context, do, outgoing.key, now, outgoing.span
+            )
             turn = await conversation.proceed()
         try:
             while isinstance(turn, Send):
@@ -129,14 +133,16 @@ class Sender:
                         )
                     )
                 key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"
-                answer: Answer | Lost = await self._links.exchange(
-                    peer,
-                    request,
-                    key=key,
-                    trace=outgoing.span.context,
-                    budget=budget,
-                    timeout=seconds,
-                    breakable=do.activity is Activity.EXECUTE,
+                answer: Answer | Lost = await self._external.exchange(
+                    ExternalRequest(
+                        peer=peer,
+                        request=request,
+                        key=key,
+                        trace=outgoing.span.context,
+                        budget=budget,
+                        timeout=seconds,
+                        breakable=do.activity is Activity.EXECUTE,
+                    )
                 )
                 turn = await conversation.resume(answer)
         finally:
@@ -152,7 +158,7 @@ class Sender:
             if budget <= 0:
                 return self._too_late(outgoing)
             seconds = min(seconds, budget)
-        reply = await self._links.forward(
+        reply = await self._neighbours.forward(
             step.peer,
             saga.id,
             outgoing.body,
@@ -164,9 +170,9 @@ class Sender:
         match reply:
             case Executed():
                 return e.StepSucceeded(at=at, step=name, result=msgspec.Raw(reply.data))
-            case Accepted():
+            case InProgress():
                 return e.StepPending(at=at, step=name, retry_after=reply.retry_after)
-            case Refused():
+            case NotExecuted():
                 return e.StepRefused(at=at, step=name, reason=f"{step.peer}: {reply.reason}")
             case Lost(certain=True):
                 return e.StepTransient(
@@ -177,7 +183,7 @@ class Sender:
             case _:
                 assert_never(reply)
 
-    async def _look_downstream(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+    async def _get_outcome(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
         """Ask downstream for its answer again, if it shows that it is done: that starts nothing.
 
         From there on only a word on the saga itself says that it is not done.
@@ -185,25 +191,25 @@ class Sender:
         name = outgoing.do.step
         step = self._plan.step(name)
         trace, timeout = outgoing.span.context, step.timeout_seconds
-        looked = await self._links.look(step.peer, saga.id, trace=trace, timeout=timeout)
+        shown = await self._neighbours.get_outcome(step.peer, saga.id, trace=trace, timeout=timeout)
         reply: ForwardReply
-        if isinstance(looked, Done):
-            reply = await self._links.forward(
+        if isinstance(shown, ShownExecuted):
+            reply = await self._neighbours.forward(
                 step.peer, saga.id, outgoing.body, trace=trace, budget=None, timeout=timeout
             )
         else:
-            reply = looked
+            reply = shown
         at = self._clock.now()
         match reply:
             case Executed():
                 return e.ProbeFound(at=at, step=name, result=msgspec.Raw(reply.data))
-            case Refused(over=True):
+            case NotExecuted(saga_over=True):
                 return e.ProbeNotThere(at=at, step=name)
-            case Accepted():
+            case InProgress():
                 return e.ProbeFailed(
                     at=at, step=name, reason="still running", retry_after=reply.retry_after
                 )
-            case Refused():
+            case NotExecuted():
                 return e.ProbeFailed(at=at, step=name, reason=reply.reason)
             case Lost():
                 return e.ProbeFailed(
@@ -214,7 +220,7 @@ class Sender:
 
     async def _compensate_downstream(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
         name = outgoing.do.step
-        reply = await self._links.compensate(
+        reply = await self._neighbours.compensate(
             self._plan.step(name).peer,
             saga.id,
             requested_by=self._plan.stage,
@@ -226,11 +232,11 @@ class Sender:
         match reply:
             case Compensated():
                 return e.CompensationSucceeded(at=at, step=name)
-            case Accepted():
+            case InProgress():
                 return e.CompensationDelayed(
                     at=at, step=name, reason="still compensating", retry_after=reply.retry_after
                 )
-            case Cannot():
+            case CannotCompensate():
                 return e.CompensationRefused(
                     at=at, step=name, reason=reply.reason, stands=reply.stands
                 )
@@ -242,10 +248,10 @@ class Sender:
                 assert_never(reply)
 
     async def _tell(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
-        if not self._links.is_upstream(saga.upstream):
+        if not self._neighbours.is_upstream(saga.upstream):
             reason = f"no upstream {saga.upstream!r} is configured: add --upstream NAME=URL, retry"
             return e.TellRefused(at=self._clock.now(), reason=reason)
-        reply = await self._links.compensate(
+        reply = await self._neighbours.compensate(
             saga.upstream,
             saga.id,
             requested_by=self._plan.stage,
@@ -257,9 +263,9 @@ class Sender:
         match reply:
             case Compensated():
                 return e.TellDelivered(at=at, status=200)
-            case Accepted():
+            case InProgress():
                 return e.TellDelivered(at=at, status=202)
-            case Cannot():
+            case CannotCompensate():
                 return e.TellRefused(at=at, reason=reply.reason)
             case Lost():
                 return e.TellDelayed(at=at, reason=reply.reason, retry_after=reply.retry_after)

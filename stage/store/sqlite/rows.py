@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from stage.core.errors import StaleEpoch
-from stage.core.events import Event, decode_event, encode_event, name_of
-from stage.core.states import SagaState
+from stage.core.events import Event, name_of
+from stage.core.states import ParkCause, SagaState
+from stage.ports.codec import Codec
 from stage.ports.store import Entry, Row, SagaRow
 
 _STATES = {state.value: state for state in SagaState}
+_CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for cause in ParkCause}}
 
 
-def parameters(row: SagaRow) -> tuple[object, ...]:
-    """The parameters ?1 to ?15 of `insert_saga` and `save_saga`."""
+def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
+    """The parameters ?1 to ?16 of `insert_saga` and `save_saga`."""
     return (
         row.id,
         f"{row.state}",  # an exact str: sqlite3 looks for an adapter of any other type
@@ -30,12 +32,13 @@ def parameters(row: SagaRow) -> tuple[object, ...]:
         row.traceparent,
         row.tracestate,
         row.answer_status,
-        row.answer_body,
+        codec.encode_answer(row.id, row.answer_body),
+        row.parked_cause.value if row.parked_cause is not None else "",
     )
 
 
-def saga_row(row: Row) -> SagaRow:
-    """The value of a row in the order of `parameters`."""
+def saga_row(row: Row, codec: Codec) -> SagaRow:
+    """The value of a row in the order of `parameters`, then `closed_at`."""
     return SagaRow(
         id=row[0],
         state=_STATES[row[1]],
@@ -51,22 +54,24 @@ def saga_row(row: Row) -> SagaRow:
         traceparent=row[11],
         tracestate=row[12],
         answer_status=row[13],
-        answer_body=row[14],
+        answer_body=codec.decode_answer(row[0], row[14]),
         closed_at=row[15],
+        parked_cause=_CAUSES[row[16]],
     )
 
 
-def journal_values(row: SagaRow, first: int, events: Sequence[Event]) -> list[object]:
+def journal_values(row: SagaRow, first: int, events: Sequence[Event], codec: Codec) -> list[object]:
     """The parameters of `append_entries`, one group behind the other, numbered from `first`."""
     values: list[object] = []
     for number, event in enumerate(events, first):
-        values += (row.id, number, row.epoch, event.at, name_of(event), encode_event(event))
+        encoded = codec.encode_event(row.id, event)
+        values += (row.id, number, row.epoch, event.at, name_of(event), encoded)
     return values
 
 
-def entry(row: Row) -> Entry:
+def entry(saga_id: str, row: Row, codec: Codec) -> Entry:
     """The value of a row of `get_journal`."""
-    return Entry(number=row[0], epoch=row[1], event=decode_event(row[2]))
+    return Entry(number=row[0], epoch=row[1], event=codec.decode_event(saga_id, row[2]))
 
 
 def check_insert(row: SagaRow, events: Sequence[Event]) -> None:

@@ -1,1 +1,4 @@
-"""What replaces pieces of the OpenTelemetry SDK for speed."""
+"""Replaces pieces of the OpenTelemetry SDK for speed; `install.install` is the only way in.
+
+Nothing outside of this folder touches internals of the SDK.
+"""

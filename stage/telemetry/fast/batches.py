@@ -1,8 +1,8 @@
-"""Sends spans in batches, and says when no more of them fit.
+"""The batch processor of the SDK, which also knows when its queue is full.
 
 A collector that hangs or is away lets the queue fill up. The SDK would go on making spans only to
-drop them, at half the throughput of a stage that makes none; who asks `full` first makes none that
-nobody will get.
+drop them, at half the throughput of a stage that makes none; an observer that asks `full` first
+makes none that would be dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 
 class BoundedBatches(BatchSpanProcessor):
-    """A batch processor of the SDK that knows how many spans wait; `capacity` is the most."""
+    """A batch processor of the SDK that counts the spans that wait; `capacity` is the limit."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class BoundedBatches(BatchSpanProcessor):
         self._waiting = 0
         self._lock = threading.Lock()
         super().__init__(
-            _Taking(exporter, self._take),
+            _CountingExporter(exporter, self._take),
             max_queue_size=capacity,
             schedule_delay_millis=schedule_delay_millis,
             max_export_batch_size=max_export_batch_size,
@@ -55,8 +55,8 @@ class BoundedBatches(BatchSpanProcessor):
             self._waiting -= spans
 
 
-class _Taking(SpanExporter):
-    """An exporter that tells how many spans left the queue, before it sends them."""
+class _CountingExporter(SpanExporter):
+    """An exporter that counts the spans that left the queue, before it sends them."""
 
     def __init__(self, exporter: SpanExporter, take: Callable[[int], None]) -> None:
         self._exporter = exporter
@@ -68,9 +68,9 @@ class _Taking(SpanExporter):
         return self._exporter.export(spans)
 
     def shutdown(self) -> None:
-        """Stop what sends."""
+        """Stop the exporter."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Wait for what is being sent."""
+        """Wait for the batch that is being sent."""
         return self._exporter.force_flush(timeout_millis)

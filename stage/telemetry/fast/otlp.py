@@ -1,9 +1,9 @@
 """Encodes spans for a collector: the bytes of the SDK's encoder, at a fifth of its time.
 
 The SDK builds a protobuf message for each span, link and attribute, and hashes the resource as JSON
-for each span. Here a span is written down directly. What is not known here (events, attributes of
-links, values that are neither text nor a number) is left to the SDK, and so is a whole batch when
-its first span comes out in other bytes than the SDK's: a later version may send more.
+for each span. Here the bytes of a span are written directly. A span with other contents (events,
+attributes of links, values that are neither text nor a number) is left to the SDK, and so is a
+whole batch when its first span is not encoded to the SDK's bytes.
 
 The numbers are those of the fields in opentelemetry/proto/trace/v1/trace.proto.
 """
@@ -19,7 +19,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
-REMEMBERED_MAX = 2_048
+CACHED_MAX = 2_048
 """Attributes that are kept encoded: most come again, and those of one saga some six times."""
 
 _TIMES = struct.Struct("<BQBQ")
@@ -28,7 +28,7 @@ _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 
 
 class Encoded(bytes):
-    """A request to a collector, as the exporter of the SDK asks a message for its bytes."""
+    """A request to a collector, with the one method by which the SDK's exporter reads a message."""
 
     def SerializePartialToString(self) -> bytes:
         """These bytes."""
@@ -41,12 +41,12 @@ def encode(spans: Sequence[ReadableSpan]) -> Encoded:
     """An ExportTraceServiceRequest. Raises what the SDK's encoder raises."""
     try:
         return _request(spans)
-    except Exception:  # whatever is wrong with them is the SDK's to judge
+    except Exception:  # the SDK reports what is wrong with them
         return Encoded(encode_spans(spans).SerializePartialToString())
 
 
 def _request(spans: Sequence[ReadableSpan]) -> Encoded:
-    """Spans of one resource and one scope stand together: told apart as objects, not by value."""
+    """Group the spans by resource and scope, which are compared as objects and not by value."""
     scopes: dict[int, dict[int, list[ReadableSpan]]] = {}
     for span in spans:
         of_resource = scopes.setdefault(id(span.resource), {})
@@ -55,17 +55,17 @@ def _request(spans: Sequence[ReadableSpan]) -> Encoded:
 
 
 def _resource_spans(scopes: list[list[ReadableSpan]]) -> bytes:
-    told = encode_spans([spans[0] for spans in scopes]).resource_spans[0]
-    # Equal scopes that are two objects are one to the SDK: then `zip` says so.
-    within = [_field(0x0A, told.resource.SerializePartialToString())]
-    for spans, sample in zip(scopes, told.scope_spans, strict=True):
+    sample_of = encode_spans([spans[0] for spans in scopes]).resource_spans[0]
+    # Equal scopes that are two objects are one to the SDK: then `zip` raises.
+    within = [_field(0x0A, sample_of.resource.SerializePartialToString())]
+    for spans, sample in zip(scopes, sample_of.scope_spans, strict=True):
         (first,) = sample.spans
         known = _span(spans[0]) == first.SerializePartialToString()
         one = _span if known else _by_sdk
         scope = _field(0x0A, sample.scope.SerializePartialToString())
         encoded = b"".join(_field(0x12, one(span)) for span in spans)
         within.append(_field(0x12, scope + encoded + _text(0x1A, sample.schema_url)))
-    return _field(0x0A, b"".join(within) + _text(0x1A, told.schema_url))
+    return _field(0x0A, b"".join(within) + _text(0x1A, sample_of.schema_url))
 
 
 def _by_sdk(span: ReadableSpan) -> bytes:
@@ -81,7 +81,7 @@ def _span(span: ReadableSpan) -> bytes:
 
 
 def _known(span: ReadableSpan) -> bytes:
-    """The span, or any error where it has what is not known here."""
+    """The span. Raises any error where it has contents that are not known here."""
     context, parent = span.context, span.parent
     if span.events or span.dropped_events or span.dropped_links or span.dropped_attributes:
         raise ValueError(span.name)
@@ -92,8 +92,8 @@ def _known(span: ReadableSpan) -> bytes:
         _name_and_kind(span.name, span.kind),
         _TIMES.pack(0x39, span.start_time, 0x41, span.end_time),
     ]
-    # A copy, whose items are read in C: those of the SDK's mapping are read one call each. Its type
-    # says that there may be none, which an ended span never has.
+    # A copy, whose items are read in C: those of the SDK's mapping are read one call each. By its
+    # type it may be None, which it never is for an ended span.
     attributes: dict[str, Any] = span.attributes.copy()  # type: ignore[union-attr]
     parts += [_attribute(key, value) for key, value in attributes.items()]
     for link in span.links:
@@ -110,7 +110,7 @@ def _ids(context: SpanContext) -> bytes:
 
 
 def _flags(context: SpanContext | None) -> bytes:
-    """Of the parent of a span, or of the span that a link names."""
+    """The flags of a span's parent, or of the span that a link names."""
     remote = _IS_REMOTE if context and context.is_remote else 0
     return (_HAS_IS_REMOTE | remote).to_bytes(4, "little")
 
@@ -122,30 +122,30 @@ def _status(status: Status) -> bytes:
     return _field(0x7A, _text(0x12, status.description or "") + code)
 
 
-@lru_cache(maxsize=REMEMBERED_MAX)
+@lru_cache(maxsize=CACHED_MAX)
 def _name_and_kind(name: str, kind: SpanKind) -> bytes:
-    """Names are few: what tells one span from another is in its attributes."""
+    """Names are few: spans differ in their attributes."""
     return _text(0x2A, name) + b"\x30" + _varint(kind.value + 1)
 
 
-@lru_cache(maxsize=REMEMBERED_MAX, typed=True)  # else 1 would be found for True
+@lru_cache(maxsize=CACHED_MAX, typed=True)  # untyped, 1 would be found for True
 def _attribute(key: str, value: object) -> bytes:
     match value:
         case str():
-            told = _field(0x0A, value.encode())
+            encoded = _field(0x0A, value.encode())
         case bool():
-            told = b"\x10\x01" if value else b"\x10\x00"
+            encoded = b"\x10\x01" if value else b"\x10\x00"
         case int() if -(1 << 63) <= value < 1 << 63:
-            told = b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+            encoded = b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
         case float():
-            told = _DOUBLE.pack(0x21, value)
+            encoded = _DOUBLE.pack(0x21, value)
         case _:
             raise TypeError(key)
-    return _field(0x4A, _field(0x0A, key.encode()) + _field(0x12, told))
+    return _field(0x4A, _field(0x0A, key.encode()) + _field(0x12, encoded))
 
 
 def _text(tag: int, text: str) -> bytes:
-    """Nothing where it is empty."""
+    """A field of text; no bytes where it is empty."""
     return _field(tag, text.encode()) if text else b""
 
 
@@ -159,9 +159,9 @@ def _field(tag: int, value: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    told = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        told.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    told.append(value)
-    return bytes(told)
+    encoded.append(value)
+    return bytes(encoded)

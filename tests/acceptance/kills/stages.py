@@ -14,7 +14,7 @@ from zlib import crc32
 import msgspec
 
 import stage.bootstrap  # noqa: F401 - a zygote has imported it before it forks
-from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
+from stage import Http, Refused, Saga, Stage, Transient, Tx
 from stage.cli.root import run
 
 REFUSED_PERCENT = 6

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from stage.authoring import Http, Refused, Saga, Stage, Transient, Tx
+from stage import Http, Refused, Saga, Stage, Transient, Tx
 from tests.scenario.attacks.world import live, running_world
 from tests.scenario.chain import HOST, ORDER, Chain
 

@@ -17,13 +17,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from stage.authoring import Http, Saga, Stage
-from stage.bootstrap import _folders
+from stage import Http, Saga, Stage
+from stage.bootstrap.database import migration_folders
 from stage.core.errors import StoreUnavailable
 from stage.core.machine import RECOVERIES_MAX
 from stage.demo.payment import payment
+from stage.engine.clock import SystemClock
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.outbound.links import HttpLinks
+from stage.outbound.client import PeerClient
+from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.engine import Busy, Unsettled
 from stage.ports.observer import TraceContext
@@ -113,9 +115,10 @@ class SlowStore(MemoryStore):
 
 async def test_who_is_told_not_executed_at_the_stop_was_not_accepted(tmp_path: Path) -> None:
     """503 says not_executed: not while the accept is on its way to the disk (3.3, rule 8)."""
-    store = SlowStore(migrations=_folders(payment))
-    links = HttpLinks(Transport(), externals={"psp": "http://x"}, downstreams={}, upstreams={})
-    engine = EmbeddedEngine(payment.bind(), store, links, NullObserver())
+    store = SlowStore(migrations=migration_folders(payment))
+    client = PeerClient(Transport(), clock=SystemClock())
+    peers = http_peers(client, externals={"psp": "http://x"}, downstreams={}, upstreams={})
+    engine = EmbeddedEngine(payment.bind(), store, peers, NullObserver())
     await store.open()
     await engine.start()
     accepting = asyncio.create_task(
@@ -158,7 +161,7 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
 ) -> None:
     """A wait without a deadline is a defect (rule 26, STYLE 10): the caller hears something."""
     monkeypatch.setattr("stage.engine.embedded.limits.OPEN_SECONDS_MAX", 0.5)
-    store = AwayStore(migrations=_folders(payment))
+    store = AwayStore(migrations=migration_folders(payment))
 
     async def hang(request: web.Request) -> web.Response:
         await asyncio.sleep(0.3)
@@ -171,8 +174,9 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
     transport = Transport()
     await transport.open()
     url = f"http://{HOST}:{server.port}"
-    links = HttpLinks(transport, externals={"psp": url}, downstreams={}, upstreams={})
-    engine = EmbeddedEngine(payment.bind(), store, links, NullObserver())
+    client = PeerClient(transport, clock=SystemClock())
+    peers = http_peers(client, externals={"psp": url}, downstreams={}, upstreams={})
+    engine = EmbeddedEngine(payment.bind(), store, peers, NullObserver())
     await store.open()
     await engine.start()
     accepting = asyncio.create_task(

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stage import bootstrap
+from stage.bootstrap import wiring
 from stage.wire.limits import Limits
 from tests.scenario.chain import HOST, ORDER, Chain, running_chain
 
@@ -124,7 +124,7 @@ async def test_a_body_without_a_length_is_measured_as_it_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool
 ) -> None:
     """413 at once, also of one that never ends: else memory has no limit (rule 25)."""
-    monkeypatch.setattr(bootstrap, "DEFAULT_LIMITS", Limits(body_bytes_max=100))
+    monkeypatch.setattr(wiring, "DEFAULT_LIMITS", Limits(body_bytes_max=100))
     head = (
         b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\n"

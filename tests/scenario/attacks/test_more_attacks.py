@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from msgspec.structs import force_setattr
 
-from stage.authoring import Http, Saga, Stage
+from stage import Http, Saga, Stage
 from stage.core.errors import ConfigurationError
 from stage.store.sqlite.store import SqliteStore
 from tests.scenario.attacks.world import running_world

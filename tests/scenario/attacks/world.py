@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from stage.authoring import Stage
+from stage import Stage
 from tests.scenario.chain import HOST, SERVICE, Chain, running_chain
 
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.growth.filling import fill, uuid7
 from stage.demo import payment
-from stage.store import migrate
+from stage.store.sqlite import dialect
 
 TEMPLATE = "0193f0c4-7d1e-7c3a-9a55-0d6a3c1f2b10"
 MIGRATIONS = Path(payment.__file__).with_name("migrations")
@@ -24,11 +24,11 @@ def database(tmp_path: Path) -> Path:
     """A file with one saga: its row, two entries that hold its id, and the author's row."""
     file = tmp_path / "stage.db"
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        migrate.upgrade(connection, [MIGRATIONS], now=0.0)
+        dialect.upgrade(connection, [MIGRATIONS], now=0.0)
         connection.execute(
             "INSERT INTO saga (id, state, epoch, length, accepted_at, updated_at, fingerprint,"
-            " parked, traceparent, tracestate, answer_body, envelope)"
-            " VALUES (?, 'completed', 0, 2, ?, ?, '', '', '', '', ?, ?)",
+            " parked, parked_cause, traceparent, tracestate, answer_body, envelope)"
+            " VALUES (?, 'completed', 0, 2, ?, ?, '', '', '', '', '', ?, ?)",
             (TEMPLATE, time.time(), time.time(), f"of {TEMPLATE}".encode(), b"{}"),
         )
         for number in (1, 2):

@@ -14,7 +14,7 @@ from stage.engine.embedded import recovery as rounds
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import RUNS_PER_SAGA_MAX, EngineLimits
 from stage.ports.engine import Busy, Reply
-from stage.ports.links import ForwardReply
+from stage.ports.neighbour import ForwardReply
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
@@ -37,7 +37,7 @@ class Downstream(Agreeable):
         self.asked = asyncio.Semaphore(0)
 
     async def forward(self, peer: str, saga_id: str, body: bytes, **more: Any) -> ForwardReply:
-        """See ports.links.Links."""
+        """See ports.neighbour.Neighbours."""
         self.asked.release()
         await self.door.wait()
         return await super().forward(peer, saga_id, body, **more)
@@ -110,7 +110,7 @@ def running(store: Batches, downstream: Downstream) -> Made:
     async def made(sagas_max: int = SAGAS_MAX) -> AsyncIterator[EmbeddedEngine]:
         store.tidied.clear()
         stage, limits = payment.bind(("shipping",)), EngineLimits(sagas_max=sagas_max)
-        engine = EmbeddedEngine(stage, store, downstream, NullObserver(), limits=limits)
+        engine = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), limits=limits)
         await engine.start()
         await store.tidied.wait()
         yield engine

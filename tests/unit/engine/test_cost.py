@@ -14,24 +14,25 @@ import pytest
 
 from stage.bootstrap import make_store
 from stage.config import Config
-from stage.core.events import Request
 from stage.demo.payment import payment
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.ports.links import (
+from stage.ports.external import ExternalRequest
+from stage.ports.neighbour import (
     Compensated,
     CompensateReply,
-    Done,
     Executed,
     ForwardReply,
-    LookReply,
+    OutcomeReply,
+    ShownExecuted,
 )
 from stage.ports.observer import TraceContext
+from stage.ports.peers import Peers
 from stage.ports.stage import Answer, Lost
-from stage.store import writer
 from stage.store.sqlite.bridge import Bridge
-from stage.store.sqlite.store import SqliteStore
+from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from stage.store.writer import Writer
 from stage.telemetry.null import NullObserver
+from stage.wire.chain import ChainView
 from stage.wire.envelope import Envelope
 
 ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
@@ -55,13 +56,18 @@ class Counting(sqlite3.Connection):
 
 
 class Agreeable:
-    """ports.links.Links whose every answer is yes, at once."""
+    """Peers whose every answer is yes, at once."""
+
+    @property
+    def peers(self) -> Peers:
+        """As the engine takes them."""
+        return Peers(external=self, neighbours=self)
 
     def is_upstream(self, peer: str) -> bool:
         """Anybody."""
         return True
 
-    async def exchange(self, peer: str, request: Request, **_: Any) -> Answer | Lost:
+    async def exchange(self, outgoing: ExternalRequest) -> Answer | Lost:
         """A charge."""
         return Answer(status=200, headers=(), body=b'{"id":"c-1"}')
 
@@ -69,13 +75,17 @@ class Agreeable:
         """Done."""
         return Executed(data=msgspec.Raw(b'{"shipping":{}}'))
 
-    async def look(self, peer: str, saga_id: str, **_: Any) -> LookReply:
+    async def get_outcome(self, peer: str, saga_id: str, **_: Any) -> OutcomeReply:
         """It is done."""
-        return Done()
+        return ShownExecuted()
 
     async def compensate(self, peer: str, saga_id: str, **_: Any) -> CompensateReply:
         """Done."""
         return Compensated()
+
+    async def get_chain(self, peer: str, saga_id: str, **_: Any) -> ChainView | Lost:
+        """Nobody asks here."""
+        return Lost(reason="not asked")
 
 
 class Counted:
@@ -118,12 +128,14 @@ async def counted(
     usual = make_store(payment, Config(database=f"sqlite:///{tmp_path / 'unused.db'}"))
     assert isinstance(usual, SqliteStore)
     store = SqliteStore(
-        tmp_path / "stage.db", migrations=usual._migrations, factory=Counting, readers=1
+        tmp_path / "stage.db",
+        migrations=usual._migrations,
+        limits=SqliteLimits(readers=1, deferral_seconds_max=60.0),  # however slow this machine is
+        factory=Counting,
     )
     await store.open()
-    engine = EmbeddedEngine(payment.bind(request.param), store, Agreeable(), NullObserver())
+    engine = EmbeddedEngine(payment.bind(request.param), store, Agreeable().peers, NullObserver())
     await engine.start()
-    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)  # however slow this machine is
     monkeypatch.setattr(Bridge, "run", counting)
     monkeypatch.setattr(Writer, "_hand_over", handing)
     made = Counted(engine, hops)

@@ -15,7 +15,13 @@ from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import limits
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.ports.links import Accepted, CompensateReply, ForwardReply, LookReply, Refused
+from stage.ports.neighbour import (
+    CompensateReply,
+    ForwardReply,
+    InProgress,
+    NotExecuted,
+    OutcomeReply,
+)
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Lost
 from stage.ports.store import Unit
@@ -53,7 +59,7 @@ async def test_where_others_write_the_answer_waits_for_its_commit(alone: bool) -
     store = Shared(migrations=(payment.migrations,))
     store.alone, store.deferrable = alone, []
     await store.open()
-    engine = EmbeddedEngine(payment.bind(("shipping",)), store, Agreeable(), NullObserver())
+    engine = EmbeddedEngine(payment.bind(("shipping",)), store, Agreeable().peers, NullObserver())
     await engine.start()
     await Counted(engine, Counter()).run("s-1")
     await engine.drain(1.0)
@@ -90,7 +96,7 @@ async def test_who_reads_does_not_wait_for_an_end_that_is_not_written(
     store = Stuck(migrations=(payment.migrations,))
     store.deferrable = []
     await store.open()
-    engine = EmbeddedEngine(payment.bind(("shipping",)), store, Agreeable(), NullObserver())
+    engine = EmbeddedEngine(payment.bind(("shipping",)), store, Agreeable().peers, NullObserver())
     await engine.start()
     await Counted(engine, Counter()).run("s-1")
     store.reachable = reachable
@@ -105,15 +111,15 @@ async def test_who_reads_does_not_wait_for_an_end_that_is_not_written(
 class Showing(Agreeable):
     """A downstream that shows and repeats what it is told to, in turn; then all is well."""
 
-    def __init__(self, looks: Sequence[LookReply], replays: Sequence[ForwardReply]) -> None:
+    def __init__(self, looks: Sequence[OutcomeReply], replays: Sequence[ForwardReply]) -> None:
         self.looks, self.replays = list(looks), list(replays)
         self.asked: list[str] = []
         self.budgets: list[float | None] = []
 
-    async def look(self, peer: str, saga_id: str, **more: Any) -> LookReply:
+    async def get_outcome(self, peer: str, saga_id: str, **more: Any) -> OutcomeReply:
         """The next of them."""
         self.asked.append("look")
-        return self.looks.pop(0) if self.looks else await super().look(peer, saga_id, **more)
+        return self.looks.pop(0) if self.looks else await super().get_outcome(peer, saga_id, **more)
 
     async def forward(self, peer: str, saga_id: str, body: bytes, **more: Any) -> ForwardReply:
         """Done at first, then the next of them."""
@@ -140,9 +146,9 @@ class Later(SystemClock):
 
 
 LOST = Lost(reason="no answer", retry_after=0.02)
-RUNS = Accepted(retry_after=0.01)
-TURNED_AWAY = Refused(reason="answered 403")
-OVER = Refused(reason="answered 410", over=True)
+RUNS = InProgress(retry_after=0.01)
+TURNED_AWAY = NotExecuted(reason="answered 403")
+OVER = NotExecuted(reason="answered 410", saga_over=True)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ OVER = Refused(reason="answered 410", over=True)
     ],
 )
 async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
-    looks: Sequence[LookReply], replays: Sequence[ForwardReply], asked: str
+    looks: Sequence[OutcomeReply], replays: Sequence[ForwardReply], asked: str
 ) -> None:
     """What was answered 200 stays so, unless downstream itself says that it is not done there."""
     assert payment.migrations is not None
@@ -167,7 +173,7 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     await store.open()
     downstream = Showing(looks, replays)
     stage = payment.bind(("shipping",))
-    first = EmbeddedEngine(stage, store, downstream, NullObserver(), clock=clock)
+    first = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), clock=clock)
     await first.start()
     told = await first.accept(
         Envelope(saga_id="s-1", data=ORDER),
@@ -180,7 +186,7 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     await first.drain(0.0)  # its end was not written
 
     clock.ahead = 3600.0
-    again = EmbeddedEngine(stage, store, downstream, NullObserver(), clock=clock)
+    again = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), clock=clock)
     await again.start()
     async with asyncio.timeout(10.0):
         while (seen := await again.look("s-1", 1.0)) is None or not seen.saga.ended:

@@ -9,11 +9,13 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from stage.authoring import Saga, Stage, Tx
+from stage import Saga, Stage, Tx
 from stage.core import events as e
 from stage.core.states import SagaState
+from stage.engine.clock import SystemClock
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.outbound.links import HttpLinks
+from stage.outbound.client import PeerClient
+from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.engine import NotAllowed, Reply
 from stage.ports.observer import TraceContext
@@ -67,8 +69,9 @@ async def store() -> AsyncIterator[SlowStore]:
 
 @pytest.fixture
 async def engine(store: SlowStore) -> AsyncIterator[EmbeddedEngine]:
-    links = HttpLinks(Transport(), externals={}, downstreams={}, upstreams={})
-    engine = EmbeddedEngine(counter.bind(), store, links, NullObserver())
+    client = PeerClient(Transport(), clock=SystemClock())
+    peers = http_peers(client, externals={}, downstreams={}, upstreams={})
+    engine = EmbeddedEngine(counter.bind(), store, peers, NullObserver())
     await engine.start()
     yield engine
     await engine.drain(1.0)

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from examples.inventory.stage import inventory
 from stage.bootstrap import build_app
 from stage.config import Config
+from stage.core.order import waves as waves_of
 from stage.testing import SpanCollector, Spans, SpanSeen
 from stage.wire.envelope import Envelope, encode_envelope
 
@@ -57,7 +58,7 @@ def test_the_inventory_stage_binds_as_its_docs_say() -> None:
     """The carriers are asked together, the pickup is the pivot, nothing behind it is undone."""
     plan = inventory.bind(("delivery",)).plan
 
-    waves = [tuple(plan.steps[index].name for index in wave) for wave in plan.waves]
+    waves = [tuple(step.name for step in wave) for wave in waves_of(plan)]
     assert [("take",), GROUP, ("choose",), ("order_pickup",), ("close",)] == waves[:-1]
     assert ("forward:delivery",) == waves[-1]
     assert plan.pivot is not None

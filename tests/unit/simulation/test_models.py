@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import pytest
 
-from stage.authoring import Stage
+from stage import Stage
 from stage.core.errors import ConfigurationError
 from stage.demo.model import Psp
 from stage.demo.payment import payment

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from stage.core.events import Accepted, Event, Parked
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.ports.store import SagaRow, Store, Unit
 
 AT = 1_795_401_000.5
@@ -24,6 +24,7 @@ def row(
     epoch: int = 1,
     length: int = 1,
     parked: str = "",
+    parked_cause: ParkCause | None = None,
     due_at: float | None = None,
 ) -> SagaRow:
     """A row with every column filled."""
@@ -36,6 +37,7 @@ def row(
         updated_at=AT + 1,
         fingerprint="f" * 64,
         parked=parked,
+        parked_cause=parked_cause,
         due_at=due_at,
         deadline=AT + 9,
         envelope=b'{"saga_id":"x"}',
@@ -53,7 +55,10 @@ def accepted() -> list[Event]:
 
 def parked() -> list[Event]:
     """Entries to add."""
-    return [Parked(at=AT + 2, reason="a"), Parked(at=AT + 3, reason="b")]
+    return [
+        Parked(at=AT + 2, cause=ParkCause.IN_DOUBT, reason="a"),
+        Parked(at=AT + 3, cause=ParkCause.IN_DOUBT, reason="b"),
+    ]
 
 
 def inserting(

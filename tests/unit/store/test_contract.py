@@ -14,9 +14,8 @@ from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
 from stage.core.states import SagaState
-from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Store, Tx, Unit
-from stage.store.errors import StatementRefused, TooManyRows
-from stage.store.sqlite.unit import FETCH_ROWS_MAX
+from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Store, Unit
+from stage.store.errors import StatementRefused
 from tests.unit.store.given import (
     AT,
     accepted,
@@ -209,18 +208,6 @@ async def test_an_escape_within_an_attempt_ends_the_attempt(store: Store) -> Non
     assert await store.get("a") == row("a")
 
 
-async def test_a_kept_tx_is_dead_after_its_unit(store: Store) -> None:
-    """A reference that outlives the unit cannot write into the next one."""
-    kept: list[Tx] = []
-
-    async def unit(unit: Unit) -> None:
-        kept.append(unit.tx)
-
-    await store.transact(unit)
-    with pytest.raises(StatementRefused, match="is over"):
-        await kept[0].execute("DELETE FROM payment")
-
-
 # --- 3: a unit that raises is rolled back alone ----------------------------------------------
 
 
@@ -263,33 +250,6 @@ async def test_a_mistake_in_sql_is_told_as_it_is(store: Store) -> None:
     with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
         await store.transact(unit)
     assert store.available
-    assert await payments(store) == []
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "COMMIT",
-        "\ufeffCOMMIT",
-        "  rollback",
-        "-- a word\n BEGIN",
-        "/* one */ ; end",
-        "SAVEPOINT x",
-        "RELEASE part",
-        "ATTACH ':memory:' AS x",
-        "PRAGMA foreign_keys = OFF",
-        "VACUUM",
-    ],
-)
-async def test_sql_that_ends_the_transaction_is_refused(store: Store, sql: str) -> None:
-    """The first word gives it away, behind comments too; the unit fails and nothing else."""
-
-    async def unit(unit: Unit) -> None:
-        await paying("a")(unit)
-        await unit.tx.execute(sql)
-
-    with pytest.raises(StatementRefused, match="is refused in a transaction function"):
-        await store.transact(unit)
     assert await payments(store) == []
 
 
@@ -511,29 +471,6 @@ async def test_what_waits_is_told(store: Store) -> None:
     assert await store.backlog(AT) == Backlog(
         parked=1, oldest_accepted_at=AT - 7, longest_due_at=AT - 3
     )
-
-
-async def test_fetchall_has_a_limit(store: Store) -> None:
-    """FETCH_ROWS_MAX rows are handed out, one more is an error that says how to mend it."""
-    numbers = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-
-    async def unit(unit: Unit) -> int:
-        with pytest.raises(TooManyRows, match="LIMIT"):
-            await unit.tx.fetchall(numbers + "SELECT i FROM n", FETCH_ROWS_MAX + 1)
-        return len(await unit.tx.fetchall(numbers + "SELECT i FROM n", FETCH_ROWS_MAX))
-
-    assert await store.transact(unit) == FETCH_ROWS_MAX
-
-
-async def test_a_transaction_may_fetch_one_row_or_none(store: Store) -> None:
-    """`fetchone` gives the first row, or None."""
-    await store.transact(paying("a", 7))
-
-    async def unit(unit: Unit) -> tuple[Row | None, Row | None]:
-        query = "SELECT amount FROM payment WHERE saga_id = ?"
-        return await unit.tx.fetchone(query, "a"), await unit.tx.fetchone(query, "b")
-
-    assert await store.transact(unit) == ((7,), None)
 
 
 # --- closing ---------------------------------------------------------------------------------

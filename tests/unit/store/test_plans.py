@@ -12,7 +12,7 @@ from contextlib import closing
 
 import pytest
 
-from stage.store import migrate
+from stage.store.sqlite import dialect
 from stage.store.sqlite.statements import statement
 
 
@@ -20,7 +20,7 @@ from stage.store.sqlite.statements import statement
 def connection() -> Iterator[sqlite3.Connection]:
     """A database with our tables."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
-        migrate.upgrade(made, [], now=0.0)
+        dialect.upgrade(made, [], now=0.0)
         yield made
 
 

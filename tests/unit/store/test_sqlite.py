@@ -16,12 +16,12 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.ports.store import Filter, Store, Unit
-from stage.store.sqlite.store import SqliteStore
+from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from tests.unit.store.given import accepted, inserting, row, until
 
 WRITER = """
 import asyncio, sys
-from stage.store.sqlite.store import SqliteStore
+from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from tests.unit.store.given import inserting
 
 async def main():
@@ -137,8 +137,8 @@ async def test_a_commit_is_synced(tmp_path: Path) -> None:
         names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
-    assert store._bridge is not None
-    found = await store._bridge.run(settings)
+    assert store._connections._writer is not None
+    found = await store._connections._writer.run(settings)
     await store.close()
     assert found == ["wal", 2, 1, 5000]
 
@@ -176,7 +176,7 @@ async def test_readers_cannot_write(tmp_path: Path) -> None:
     await store.open()
     try:
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            await store._readers[0].run(lambda c: c.execute("DELETE FROM saga"))
+            await store._connections._readers[0].run(lambda c: c.execute("DELETE FROM saga"))
     finally:
         await store.close()
 
@@ -184,15 +184,15 @@ async def test_readers_cannot_write(tmp_path: Path) -> None:
 async def test_pending_migrations_are_told_when_it_may_not_upgrade(
     tmp_path: Path, migrations: Path
 ) -> None:
-    """With upgrade=False a pending migration is a mistake of configuration, and nothing is held."""
+    """Opened without upgrade, pending migrations are a ConfigurationError, and nothing is held."""
     path = tmp_path / "stage.db"
     with pytest.raises(ConfigurationError, match="stage db upgrade"):
-        await SqliteStore(path, migrations=[migrations], upgrade=False).open()
+        await SqliteStore(path, migrations=[migrations]).open(upgrade=False)
     store = SqliteStore(path, migrations=[migrations])
     await store.open()
     await store.close()
-    store = SqliteStore(path, migrations=[migrations], upgrade=False)
-    await store.open()
+    store = SqliteStore(path, migrations=[migrations])
+    await store.open(upgrade=False)
     await store.close()
 
 
@@ -212,7 +212,9 @@ async def test_another_writer_makes_it_unavailable(tmp_path: Path) -> None:
         def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
             return super().execute(sql.replace("= 5000", "= 10"), *parameters)  # type: ignore[arg-type]
 
-    store = SqliteStore(tmp_path / "stage.db", factory=Impatient, retry_seconds=0.01)
+    store = SqliteStore(
+        tmp_path / "stage.db", factory=Impatient, limits=SqliteLimits(retry_seconds=0.01)
+    )
     await store.open()
     foreign = await asyncio.to_thread(
         sqlite3.connect, tmp_path / "stage.db", isolation_level=None, check_same_thread=False

@@ -8,33 +8,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Filter, Unit
-from stage.store import writer
-from stage.store.sqlite.bridge import Bridge
-from stage.store.sqlite.store import SqliteStore
-from stage.store.writer import QUEUE_UNITS_MAX, UNITS_PER_BATCH_MAX
+from stage.store.sqlite.connection import SqliteHome
+from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from tests.unit.store.conftest import Faulty
 from tests.unit.store.given import accepted, in_one_batch, inserting, row, until
 
 
 @asynccontextmanager
-async def opened(
-    path: Path,
-    factory: type[Faulty],
-    *,
-    units_per_batch_max: int = UNITS_PER_BATCH_MAX,
-    queue_units_max: int = QUEUE_UNITS_MAX,
-) -> AsyncIterator[SqliteStore]:
+async def opened(path: Path, factory: type[Faulty], **limits: float) -> AsyncIterator[SqliteStore]:
     """A store on a file whose connections fail as told."""
     store = SqliteStore(
         path / "stage.db",
         factory=factory,
-        retry_seconds=0.01,
-        units_per_batch_max=units_per_batch_max,
-        queue_units_max=queue_units_max,
+        limits=msgspec.convert({"retry_seconds": 0.01} | limits, SqliteLimits),
     )
     await store.open()
     factory.commits = 0
@@ -63,12 +54,11 @@ async def test_concurrent_units_share_commits(tmp_path: Path, faulty: type[Fault
         assert sum((await store.count()).values()) == 50
 
 
-async def test_a_patient_unit_goes_with_the_next_one(
-    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
+async def test_a_deferrable_unit_goes_with_the_next_one(
+    tmp_path: Path, faulty: type[Faulty]
 ) -> None:
-    """However many are patient, they share the commit of the first that is not."""
-    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
-    async with opened(tmp_path, faulty) as store:
+    """However many are deferrable, they share the commit of the first that is not."""
+    async with opened(tmp_path, faulty, deferral_seconds_max=60.0) as store:
         deferrable = [
             asyncio.ensure_future(store.transact(inserting(f"p{n}"), deferrable=True))
             for n in range(3)
@@ -79,24 +69,23 @@ async def test_a_patient_unit_goes_with_the_next_one(
         assert await asyncio.gather(*deferrable) == ["p0", "p1", "p2"]
 
 
-async def test_a_patient_unit_does_not_wait_for_ever(tmp_path: Path, faulty: type[Faulty]) -> None:
-    """Alone it is written after PATIENCE_SECONDS."""
+async def test_a_deferrable_unit_is_not_held_for_ever(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """Alone it is written after `deferral_seconds_max`."""
     async with opened(tmp_path, faulty) as store:
         assert await store.transact(inserting("p"), deferrable=True) == "p"
         assert faulty.commits == 1
 
 
-async def test_what_is_left_after_trouble_is_not_patient_any_more(
-    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
+async def test_units_left_after_trouble_are_not_held_any_more(
+    tmp_path: Path, faulty: type[Faulty]
 ) -> None:
-    """Patient units behind one whose commit was in doubt are written when that is settled."""
-    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
+    """Deferrable units behind one whose commit was in doubt are written when that is settled."""
 
     async def bad(unit: Unit) -> None:
         await unit.insert(row("bad"), accepted())
         raise LookupError("the batch is dropped, and repeated unit by unit")
 
-    async with opened(tmp_path, faulty) as store:
+    async with opened(tmp_path, faulty, deferral_seconds_max=60.0) as store:
         at_work, sent = threading.Event(), threading.Event()
 
         async def hold(unit: Unit) -> None:
@@ -119,12 +108,9 @@ async def test_what_is_left_after_trouble_is_not_patient_any_more(
                 await failed
 
 
-async def test_closing_does_not_wait_for_patience(
-    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is patient is written at once when nobody can come any more."""
-    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
-    async with opened(tmp_path, faulty) as store:
+async def test_closing_does_not_hold_deferrable_units(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """Deferrable units are written at once when no others can come any more."""
+    async with opened(tmp_path, faulty, deferral_seconds_max=60.0) as store:
         deferrable = asyncio.ensure_future(store.transact(inserting("p"), deferrable=True))
         await asyncio.sleep(0)
     assert await deferrable == "p"
@@ -230,13 +216,13 @@ async def test_what_waits_behind_a_poisoned_unit_fills_the_queue(
     waiting: list[int] = []
     async with opened(tmp_path, faulty) as store:
         faulty.plan[:] = ["lost", "ok", "lost"]
-        reopen = store.reopen
+        reopen = store._connections.reopen
 
-        async def counted() -> Bridge:
+        async def counted() -> SqliteHome:
             waiting.append(store.queued)
             return await reopen()
 
-        store.reopen = counted  # type: ignore[method-assign]
+        store._connections.reopen = counted  # type: ignore[method-assign]
         await in_one_batch(store, *(inserting(f"s{n}") for n in range(5)))
         assert waiting == [0, 3]
 
@@ -312,7 +298,9 @@ async def test_a_disk_that_is_full_within_a_unit_fails_it_even_if_swallowed(
                 " INSERT INTO journal SELECT 'x', i, 1, 0, '', zeroblob(4000) FROM n"
             )
 
-    store = SqliteStore(tmp_path / "stage.db", factory=SmallDisk, retry_seconds=0.01)
+    store = SqliteStore(
+        tmp_path / "stage.db", factory=SmallDisk, limits=SqliteLimits(retry_seconds=0.01)
+    )
     await store.open()
     try:
         with pytest.raises(StoreUnavailable, match="make room"):

@@ -78,7 +78,7 @@ def test_while_the_queue_is_full_no_span_is_made(
     assert ask()
 
 
-def test_what_ends_while_it_is_full_is_dropped_and_not_counted(
+def test_a_span_that_ends_while_it_is_full_is_dropped_and_not_counted(
     exporter: Hanging, batches: BoundedBatches
 ) -> None:
     """Spans that began before: the oldest stay, and the queue never forgets that it has room."""

@@ -1,4 +1,4 @@
-"""Gauges: what is true now, for readers who cannot wait for the database."""
+"""Gauges: present states, for readers who cannot wait for the database."""
 
 from __future__ import annotations
 
@@ -15,61 +15,61 @@ from stage.telemetry import names
 from stage.telemetry.gauges import Gauges
 
 
-class Looked:
-    """telemetry.gauges.Running: at the second look something is raised that never should."""
+class Queried:
+    """telemetry.gauges.Running: the second query raises an exception that never should be."""
 
     ready = True
     live = 0
     in_doubt = 0
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.queries = 0
         self.enough = asyncio.Event()
 
     async def count(self) -> dict[SagaState, int]:
-        """As many sagas as looks."""
-        self.looks += 1
-        if self.looks == 4:
+        """As many sagas as queries."""
+        self.queries += 1
+        if self.queries == 4:
             self.enough.set()
-        if self.looks == 2:
+        if self.queries == 2:
             raise sqlite3.OperationalError("no such table: saga")
-        return {SagaState.ACTIVE: self.looks}
+        return {SagaState.ACTIVE: self.queries}
 
     async def backlog(self) -> Backlog:
         """Nothing waits."""
         return Backlog(parked=0, oldest_accepted_at=None, longest_due_at=None)
 
 
-async def test_what_is_read_stays_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a collector would be told the same numbers for ever. The error is told, once."""
+async def test_gauges_stay_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a collector would read the same numbers for ever. The error is reported, once."""
     monkeypatch.setattr(measured, "REFRESH_SECONDS", 0.0)
-    engine, told = Looked(), list[Exception]()
+    engine, reported = Queried(), list[Exception]()
     gauges = Gauges(engine, SystemClock(), queued=lambda: 0, breakers=dict)
-    fresh = asyncio.create_task(gauges.keep_fresh(told.append))
+    fresh = asyncio.create_task(gauges.keep_fresh(reported.append))
     async with asyncio.timeout(5):
         await engine.enough.wait()
     fresh.cancel()
-    assert ["no such table: saga"] == [str(error) for error in told]
+    assert ["no such table: saga"] == [str(error) for error in reported]
     assert gauges.read(names.M_SAGAS)[(SagaState.ACTIVE.value,)] >= 3
 
 
-async def test_what_could_not_be_read_is_not_told() -> None:
+async def test_a_gauge_that_could_not_be_read_has_no_value() -> None:
     """Not even as it was before."""
-    gauges = Gauges(engine := Looked(), SystemClock(), queued=lambda: 0, breakers=dict)
+    gauges = Gauges(engine := Queried(), SystemClock(), queued=lambda: 0, breakers=dict)
     await gauges.refresh()
     assert {(SagaState.ACTIVE.value,): 1} == gauges.read(names.M_SAGAS)
     with pytest.raises(sqlite3.OperationalError):
         await gauges.refresh()
-    assert 2 == engine.looks
+    assert 2 == engine.queries
     assert {} == gauges.read(names.M_SAGAS)
     assert {} == gauges.read(names.M_PARKED)
 
 
-async def test_who_asks_at_the_same_time_shares_a_look() -> None:
-    """A look counts every saga that there ever was: many at once would keep other readers out."""
-    gauges = Gauges(engine := Looked(), SystemClock(), queued=lambda: 0, breakers=dict)
+async def test_callers_at_the_same_time_share_a_query() -> None:
+    """A query counts every saga there ever was: many at once would keep other readers out."""
+    gauges = Gauges(engine := Queried(), SystemClock(), queued=lambda: 0, breakers=dict)
     await asyncio.gather(*(gauges.refresh() for _ in range(5)))
-    assert 1 == engine.looks
+    assert 1 == engine.queries
     with pytest.raises(sqlite3.OperationalError):
         await gauges.refresh()
-    assert 2 == engine.looks
+    assert 2 == engine.queries

@@ -16,21 +16,24 @@ import structlog
 
 from stage.core import events as e
 from stage.core.commands import Activity
+from stage.core.states import ParkCause
 from stage.ports.observer import TraceContext
 from stage.telemetry import logs
-from stage.telemetry.bound import IdsFilter, bind
 from stage.telemetry.compose import compose, default_observer
+from stage.telemetry.log_context import IdsFilter, bind
 from stage.telemetry.null import NullObserver
+from tests.unit.telemetry.given import an_attempt
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CONTEXT = TraceContext(traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
 SECRET = "4111-1111-1111-1111"
 AT = 1_795_400_000.5
+IN_DOUBT = ParkCause.IN_DOUBT
 
 
 @pytest.fixture(autouse=True)
 def apart() -> Iterator[None]:
-    """What `configure` changes in this process is put back."""
+    """Undo the changes that `configure` makes in this process."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -79,17 +82,18 @@ def test_a_line_holds_the_ids_of_its_saga(lines: Lines) -> None:
 def test_an_outcome_names_the_attempt_that_it_ends(lines: Lines) -> None:
     """Events that end an attempt have neither its number nor its span; the line has both."""
     observer = compose(NullObserver(), listener := logs.LogListener())
-    listener.attempted("s-1", "charge", Activity.EXECUTE, 3, "b" * 16)
-    listener.attempted("s-1", "charge", Activity.COMPENSATE, 1, "c" * 16)
-    listener.attempted("s-1", "tell_upstream", Activity.TELL, 2, "d" * 16)
+    listener.attempted(an_attempt(number=3), "b" * 16)
+    listener.attempted(an_attempt(activity=Activity.COMPENSATE), "c" * 16)
+    telling = an_attempt(step="tell_upstream", activity=Activity.TELL, number=2)
+    listener.attempted(telling, "d" * 16)
     observer.happened("s-1", "payment", e.StepInDoubt(at=AT, step="charge"), CONTEXT)
     observer.happened("s-1", "payment", e.CompensationSucceeded(at=AT, step="charge"), CONTEXT)
     observer.happened("s-1", "payment", e.CompensationRequested(at=AT), CONTEXT)
     observer.happened("s-1", "payment", e.TellDelivered(at=AT), CONTEXT)
     observer.happened("s-1", "payment", e.StepSucceeded(at=AT, step="charge"), CONTEXT)
-    told = [(line.get("attempt"), line["span_id"]) for line in lines()]
+    ids = [(line.get("attempt"), line["span_id"]) for line in lines()]
     own = "00f067aa0ba902b7"
-    assert [(3, "b" * 16), (1, "c" * 16), (None, own), (2, "d" * 16), (None, own)] == told
+    assert [(3, "b" * 16), (1, "c" * 16), (None, own), (2, "d" * 16), (None, own)] == ids
     assert [line["level"] for line in lines()][:2] == ["warning", "info"]
 
 
@@ -115,13 +119,13 @@ def test_payload_never_reaches_a_line(lines: Lines) -> None:
     assert SECRET.encode() not in lines_raw(lines)
 
 
-def test_defaults_are_not_told_and_answers_are(lines: Lines) -> None:
-    """`landed: false` is what a person said; `deferred: false` is what nobody said."""
+def test_defaults_are_left_out_and_answers_are_not(lines: Lines) -> None:
+    """`landed: false` was said by a person; `deferred: false` by nobody."""
     settled = e.Settled(at=AT, step="charge", landed=False, actor="kim", why="asked the bank")
     default_observer().happened("s-1", "payment", settled, CONTEXT)
     default_observer().happened("s-1", "payment", e.Accepted(at=AT), CONTEXT)
-    told, accepted = lines()
-    assert (told["landed"], told["actor"], told["level"]) == (False, "kim", "warning")
+    verb, accepted = lines()
+    assert (verb["landed"], verb["actor"], verb["level"]) == (False, "kim", "warning")
     assert {"deferred", "deadline", "upstream"}.isdisjoint(accepted)
 
 
@@ -160,12 +164,12 @@ def test_lines_of_other_libraries_have_the_same_form(lines: Lines) -> None:
 
 
 def test_the_level_holds() -> None:
-    """At `warning` the usual course of a saga is silent."""
+    """At `warning` the usual course of a saga logs nothing."""
     lines = Lines()
     logs.configure("json", "warning", lines.stream)
     observer = default_observer()
     observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
-    observer.happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
+    observer.happened("s-1", "payment", e.Parked(at=AT, cause=IN_DOUBT, reason="look"), CONTEXT)
     assert [line["event"] for line in lines()] == ["parked"]
 
 
@@ -173,7 +177,9 @@ def test_the_console_is_for_people() -> None:
     """Not JSON; no colours where there is no terminal."""
     lines = Lines()
     logs.configure("console", "info", lines.stream)
-    default_observer().happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
+    default_observer().happened(
+        "s-1", "payment", e.Parked(at=AT, cause=IN_DOUBT, reason="look"), CONTEXT
+    )
     text = lines_raw(lines).decode()
     assert "parked" in text and "saga_id=s-1" in text and "\x1b" not in text
 
@@ -192,7 +198,12 @@ async def test_as_a_library_nothing_is_configured(caplog: pytest.LogCaptureFixtu
     assert not structlog.is_configured()
     with caplog.at_level(logging.WARNING, logger="stage"):
         observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
-        observer.happened("s-1", "payment", e.Parked(at=AT, reason="look at it"), CONTEXT)
+        observer.happened(
+            "s-1",
+            "payment",
+            e.Parked(at=AT, cause=IN_DOUBT, reason="look at it"),
+            CONTEXT,
+        )
     assert not structlog.is_configured()
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
@@ -211,18 +222,16 @@ def test_a_listener_that_fails_fails_nobody() -> None:
 
     observer = compose(NullObserver(), Broken())
     observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
-    span = observer.attempt(
-        "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="", parent=CONTEXT, links=[]
-    )
+    span = observer.attempt(an_attempt(parent=CONTEXT))
     assert span.context == CONTEXT
 
 
-def test_what_is_remembered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_attempts_that_are_remembered_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sagas that end are forgotten, and beyond the limit the oldest are."""
     monkeypatch.setattr(logs, "SAGAS_REMEMBERED_MAX", 3)
     listener = logs.LogListener(structlog.wrap_logger(None, processors=[_drop]))
     for number in range(10):
-        listener.attempted(f"s-{number}", "charge", Activity.EXECUTE, 1, "")
+        listener.attempted(an_attempt(f"s-{number}"), "")
     assert list(listener._attempts) == ["s-7", "s-8", "s-9"]
     listener.happened("s-8", "payment", e.Completed(at=AT), CONTEXT)
     assert list(listener._attempts) == ["s-7", "s-9"]
@@ -242,8 +251,8 @@ def test_lines_of_others_carry_the_ids_of_the_saga_that_they_work_for(lines: Lin
 
     contextvars.copy_context().run(work)
     logging.getLogger("other").warning("outside")
-    told = [(line["event"], line.get("saga_id"), line.get("trace_id")) for line in lines()]
-    assert [("slow", "s-9", TRACE), ("mine", "s-1", TRACE), ("outside", None, None)] == told
+    ids = [(line["event"], line.get("saga_id"), line.get("trace_id")) for line in lines()]
+    assert [("slow", "s-9", TRACE), ("mine", "s-1", TRACE), ("outside", None, None)] == ids
 
 
 def test_a_filter_adds_the_ids_to_records_of_the_standard_library() -> None:
@@ -261,7 +270,7 @@ def test_a_filter_adds_the_ids_to_records_of_the_standard_library() -> None:
     assert logging.Formatter("%(saga_id)s %(trace_id)s").format(outside) == "- -"
 
 
-def test_a_defect_is_told_to_who_listens_for_it(lines: Lines) -> None:
+def test_a_defect_reaches_the_listeners_that_want_it(lines: Lines) -> None:
     """The place and the kind, never the message; a listener need not listen for it."""
     try:
         raise ValueError(SECRET)
@@ -293,17 +302,19 @@ def test_a_wrapper_that_has_no_levels_gets_every_line() -> None:
 
     structlog.configure(wrapper_class=structlog.BoundLogger, processors=[keep])
     default_observer().happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
-    default_observer().happened("s-1", "payment", e.Parked(at=AT, reason="look"), CONTEXT)
+    default_observer().happened(
+        "s-1", "payment", e.Parked(at=AT, cause=IN_DOUBT, reason="look"), CONTEXT
+    )
     assert [("info", "completed"), ("error", "parked")] == seen
 
 
-def test_what_is_below_a_level_that_is_fixed_is_not_even_told() -> None:
-    """By our own `configure`; of the end of a saga it is told all the same, to forget the saga."""
+def test_events_below_a_level_that_never_changes_are_not_wanted() -> None:
+    """By our own `configure`; it wants the end of a saga all the same, to forget the saga."""
     logs.configure("json", "warning", Lines().stream)
     listener = logs.LogListener()
-    assert not listener.hears(e.StepSucceeded) and not listener.hears(e.RequestPrepared)
-    assert listener.hears(e.StepInDoubt) and listener.hears(e.Parked)
-    assert all(listener.hears(kind) for kind in (e.Completed, e.Compensated, e.TellDelivered))
+    assert not listener.wants(e.StepSucceeded) and not listener.wants(e.RequestPrepared)
+    assert listener.wants(e.StepInDoubt) and listener.wants(e.Parked)
+    assert all(listener.wants(kind) for kind in (e.Completed, e.Compensated, e.TellDelivered))
 
 
 @pytest.mark.parametrize("with_structlog", [True, False])
@@ -322,7 +333,7 @@ async def test_a_level_of_the_host_may_change_between_two_lines(
     for level in (logging.WARNING, logging.INFO, logging.WARNING):
         with caplog.at_level(level, logger="stage"):
             observer.happened(f"s-{level}", "payment", e.Accepted(at=AT), CONTEXT)
-    assert ["s-20"] == [re.findall(r"saga_id=(\S+)", told)[0] for told in caplog.messages]
+    assert ["s-20"] == [re.findall(r"saga_id=(\S+)", line)[0] for line in caplog.messages]
 
 
 def test_a_wrapper_of_the_host_may_get_another_level(lines: Lines) -> None:
@@ -338,8 +349,8 @@ def test_a_wrapper_of_the_host_may_get_another_level(lines: Lines) -> None:
     assert ["s-2"] == [line["saga_id"] for line in lines()]
 
 
-def test_who_fails_keeps_nothing_from_the_others(lines: Lines) -> None:
-    """The listener behind one that raises is told of attempts and events as ever."""
+def test_a_listener_that_fails_keeps_nothing_from_the_others(lines: Lines) -> None:
+    """The listener behind one that raises is notified of attempts and events as ever."""
 
     class Broken(Deaf):
         def attempted(self, *_: object) -> None:
@@ -349,6 +360,6 @@ def test_who_fails_keeps_nothing_from_the_others(lines: Lines) -> None:
             raise OSError("full")
 
     observer = compose(NullObserver(), Broken(), logs.LogListener())
-    observer.attempt("s-1", "p", "charge", Activity.EXECUTE, 2, peer="", parent=CONTEXT, links=())
+    observer.attempt(an_attempt(number=2, parent=CONTEXT))
     observer.happened("s-1", "p", e.StepInDoubt(at=AT, step="charge"), CONTEXT)
     assert [2] == [line["attempt"] for line in lines()]

@@ -1,4 +1,4 @@
-"""Metrics: what is counted, what is remembered, and the page that tells of it."""
+"""Metrics: what is counted, what is remembered, and the page that lists it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from stage.ports.observer import TraceContext
 from stage.telemetry import metrics as measured
 from stage.telemetry import names
 from stage.telemetry.metrics import ENDS, OUTCOMES, Histogram, Metrics
+from tests.unit.telemetry.given import an_attempt
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 NO_TRACE = TraceContext()
@@ -34,7 +35,7 @@ def test_every_end_of_an_attempt_is_counted() -> None:
 def test_an_attempt_lasts_from_its_begin_to_its_end() -> None:
     """One whose begin is not known, because it was in another process, is counted all the same."""
     metrics = Metrics()
-    metrics.attempted("s-1", "charge", Activity.EXECUTE, 1, "")
+    metrics.attempted(an_attempt(), "")
     happened(metrics, e.StepSucceeded(at=AT, step="charge"))
     happened(metrics, e.StepSucceeded(at=AT, step="charge"), "s-2")
     labels = ("charge", "execute", "succeeded")
@@ -45,7 +46,7 @@ def test_an_attempt_lasts_from_its_begin_to_its_end() -> None:
 def test_telling_upstream_is_an_attempt_too() -> None:
     """It belongs to no step; whichever name it begins under, it ends under one."""
     metrics = Metrics()
-    metrics.attempted("s-1", "order", Activity.TELL, 1, "")
+    metrics.attempted(an_attempt(step="order", activity=Activity.TELL), "")
     happened(metrics, e.TellDelivered(at=AT))
     labels = (measured.TELL_STEP, "tell", "delivered")
     assert 1 == sum(metrics.histograms[names.M_ATTEMPT_DURATION][labels].counts)
@@ -58,12 +59,12 @@ def test_a_saga_lasts_from_its_acceptance_also_over_a_restart() -> None:
     assert 3.0 == metrics.histograms[names.M_SAGA_DURATION]["completed",].sum
 
 
-def test_what_never_ends_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_that_never_ends_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest first; memory is bounded."""
     monkeypatch.setattr(measured, "ATTEMPTS_REMEMBERED_MAX", 2)
     metrics = Metrics()
     for saga_id in ("s-1", "s-2", "s-3"):
-        metrics.attempted(saga_id, "charge", Activity.EXECUTE, 1, "")
+        metrics.attempted(an_attempt(saga_id), "")
     for saga_id in ("s-1", "s-2", "s-3"):
         happened(metrics, e.StepSucceeded(at=AT, step="charge"), saga_id)
     held = metrics.histograms[names.M_ATTEMPT_DURATION]["charge", "execute", "succeeded"]
@@ -95,24 +96,24 @@ def test_no_label_holds_an_id() -> None:
 
 def test_the_page_tells_of_every_metric() -> None:
     """By its name in Prometheus, with kind, labels and words; and of no other."""
-    told = {
+    rows = {
         name: (kind, tuple(re.findall(r"`(\w+)`", labels)), text)
         for name, kind, labels, text in ROW.findall(PAGE.read_text(encoding="utf-8"))
     }
-    endings = {"counter": "_total"}
-    assert told == {
-        names.prometheus_name(name) + endings.get(metric.kind, ""): (
+    suffixes = {"counter": "_total"}
+    assert rows == {
+        names.prometheus_name(name) + suffixes.get(metric.kind, ""): (
             metric.kind,
             metric.labels,
-            metric.told,
+            metric.description,
         )
         for name, metric in names.METRICS.items()
     }
 
 
-def test_what_is_not_heard_is_what_nothing_counts() -> None:
+def test_events_that_nothing_counts_are_not_wanted() -> None:
     """The intents of attempts, and what people did; a new kind of event has to be judged here."""
     metrics = Metrics()
-    deaf = {kind for kind in get_args(e.Event) if not metrics.hears(kind)}
+    deaf = {kind for kind in get_args(e.Event) if not metrics.wants(kind)}
     counted = {*OUTCOMES, *ENDS, e.Accepted, e.Parked, e.Recovered}
     assert set(get_args(e.Event)) - counted == deaf and e.StepStarted in deaf

@@ -1,4 +1,4 @@
-"""The names that telemetry tells fit what the core can say."""
+"""The names that telemetry gives fit the events of the core."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import typing
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.telemetry import names
+from stage.telemetry import names, visible
 
 EVENTS = typing.get_args(e.Event)
 
 
 def test_every_event_has_a_level() -> None:
-    """A new event is told at a level that somebody chose."""
-    assert {event.__struct_config__.tag for event in EVENTS} == set(names.LOG_EVENTS)
+    """A new event is logged at a level that somebody chose."""
+    assert {event.__struct_config__.tag for event in EVENTS} == set(visible.LOG_EVENTS)
 
 
 def test_every_member_of_an_event_is_judged() -> None:
     """A new member is either allowed into log lines or kept out of them on purpose."""
     members = {member for event in EVENTS for member in event.__struct_fields__}
-    assert names.LOG_FIELDS | names.NEVER_LOGGED == members
-    assert not names.LOG_FIELDS & names.NEVER_LOGGED
+    assert visible.LOG_FIELDS | visible.NEVER_LOGGED == members
+    assert not visible.LOG_FIELDS & visible.NEVER_LOGGED
 
 
 def test_span_names_have_few_values() -> None:
@@ -36,4 +36,4 @@ def test_span_names_have_few_values() -> None:
 
 def test_every_failed_outcome_is_something_that_ends_a_span() -> None:
     """Outcomes are names of events, or ends of a run or an attempt that no event has."""
-    assert names.FAILED_OUTCOMES - names.RUN_OUTCOMES - {names.CUT_OFF} <= set(names.LOG_EVENTS)
+    assert names.FAILED_OUTCOMES - names.RUN_OUTCOMES - {names.CUT_OFF} <= set(visible.LOG_EVENTS)

@@ -1,4 +1,4 @@
-"""What is sent to a collector: the bytes of the SDK's encoder, whatever stands in a span."""
+"""The bytes sent to a collector are those of the SDK's encoder, for any span."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Made:
     provider: TracerProvider
     exporter: InMemorySpanExporter
 
-    def span(self, name: str = "step charge", **told: Any) -> otel.Span:
-        return self.provider.get_tracer("stage", "1.0").start_span(name, start_time=AT, **told)
+    def span(self, name: str = "step charge", **arguments: Any) -> otel.Span:
+        return self.provider.get_tracer("stage", "1.0").start_span(name, start_time=AT, **arguments)
 
-    def ended(self, **told: Any) -> list[ReadableSpan]:
-        self.span(**told).end(AT + 5)
+    def ended(self, **arguments: Any) -> list[ReadableSpan]:
+        self.span(**arguments).end(AT + 5)
         return list(self.exporter.get_finished_spans())
 
 
@@ -134,16 +134,16 @@ LINK = Link(context(remote=False), None)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "arguments",
     [
         {"links": [Link(context()), LINK, Link(context(tracestate="a=1", flags=0))]},
         {"name": ""},
         {"name": "n" * 300},
     ],
 )
-def test_links_and_names(left: list[str], told: dict[str, Any]) -> None:
+def test_links_and_names(left: list[str], arguments: dict[str, Any]) -> None:
     """Links without attributes are ours."""
-    spans = made().ended(**told)
+    spans = made().ended(**arguments)
     assert by_sdk(spans) == otlp.encode(spans)
     assert [] == left
 
@@ -196,7 +196,7 @@ def with_failure(span: otel.Span) -> None:
 @pytest.mark.parametrize(
     "add", [with_event, with_late_link, with_many, with_odd_values, with_failure]
 )
-def test_what_is_not_known_is_left_to_the_sdk(
+def test_a_span_of_unknown_contents_is_left_to_the_sdk(
     left: list[str], add: Callable[[otel.Span], None]
 ) -> None:
     """The span alone: those beside it are ours, and all keep their order."""
@@ -252,7 +252,7 @@ def test_half_of_a_surrogate_pair_ends_as_with_the_sdk() -> None:
 
 
 def test_an_sdk_that_sends_more_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a later version adds to a span is not lost: the first span of a batch shows it."""
+    """A field that a later version adds is not lost: the first span of a batch shows it."""
     spans = made().ended()
     maker = made()
     maker.span("a").end()

@@ -200,10 +200,10 @@ def baggage(*values: str, keys: tuple[str, ...] = ("tenant", "region")) -> str:
         ([], ""),
     ],
 )
-def test_of_baggage_only_what_is_allowed_and_valid_is_kept(
+def test_only_allowed_and_valid_members_of_baggage_are_kept(
     values: list[str], expected: str
 ) -> None:
-    """Member by member, from all headers; keys are told apart by case."""
+    """Member by member, from all headers; keys differ by case."""
     assert expected == baggage(*values)
 
 

@@ -75,25 +75,25 @@ def run(program: str, **environ: str) -> object:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told: object = json.loads(done.stdout.splitlines()[-1])
-    return told
+    result: object = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def test_without_a_collector_the_sdk_is_not_loaded() -> None:
     """It costs start time, and would do nothing."""
-    told = run(
+    result = run(
         "import json, sys\n"
         "from stage.telemetry import sdk\n"
         "from stage.telemetry.compose import default_observer\n"
         "default_observer()\n"
         f"print(json.dumps([sdk.setup('x'), sdk.shutdown(), {HEAVY!r} in sys.modules]))"
     )
-    assert told == [False, True, False]
+    assert result == [False, True, False]
 
 
 def test_a_provider_that_somebody_set_is_left_alone() -> None:
     """The host's tracing is the host's."""
-    told = run(
+    result = run(
         "import json\n"
         "from opentelemetry import trace\n"
         "from opentelemetry.sdk.trace import TracerProvider\n"
@@ -103,7 +103,7 @@ def test_a_provider_that_somebody_set_is_left_alone() -> None:
         "made = sdk.setup('x', endpoint='http://127.0.0.1:1')\n"
         "print(json.dumps([made, trace.get_tracer_provider() is theirs]))"
     )
-    assert told == [False, True]
+    assert result == [False, True]
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def hanging() -> Iterator[str]:
 
 def test_a_collector_that_hangs_holds_the_exit_for_two_seconds_at_most(hanging: str) -> None:
     """The spans are lost, the process ends, and an observer made before `setup` does trace."""
-    told = run(
+    result = run(
         "import json, time\n"
         "from stage.telemetry import sdk\n"
         "from stage.telemetry.spans import OtelObserver\n"
@@ -138,12 +138,12 @@ def test_a_collector_that_hangs_holds_the_exit_for_two_seconds_at_most(hanging: 
         "took = time.monotonic() - began\n"
         "print(json.dumps([made, bool(span.span_id), sent, took < sdk.SHUTDOWN_SECONDS_MAX]))"
     )
-    assert told == [True, True, False, True]
+    assert result == [True, True, False, True]
 
 
 def test_metrics_reach_a_collector_before_the_exit() -> None:
     """By OTLP over HTTP, under the name of the service, with what happened last."""
-    told = run(
+    result = run(
         "import json, threading\n"
         "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
         "from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (\n"
@@ -173,7 +173,7 @@ def test_metrics_reach_a_collector_before_the_exit() -> None:
         "print(json.dumps([made, sent, path, names_['service.name'], batch]))",
         OTEL_METRICS_EXPORTER="otlp",
     )
-    assert told == [True, True, "/v1/metrics", "payment", 7.0]
+    assert result == [True, True, "/v1/metrics", "payment", 7.0]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,8 @@ def test_so_many_spans_are_sent_at_once(environ: dict[str, str], sent: int) -> N
         "import json\n"
         "from stage.telemetry import sdk\n"
         "made = sdk.setup('payment', 'http://127.0.0.1:1')\n"
-        "print(json.dumps([made, sdk._batches[0]._batch_processor._max_export_batch_size]))"
+        "processor = sdk._ours[0]._processors[0]._batch_processor\n"
+        "print(json.dumps([made, processor._max_export_batch_size]))"
     )
     assert run(program, **environ) == [True, sent]
 
@@ -232,7 +233,7 @@ def test_the_sampler_of_the_environment_holds(hanging: str) -> None:
 
     The decision goes out in the context, so that recovery and undo follow it.
     """
-    told = run(
+    result = run(
         "import json\n"
         "from stage.telemetry import sdk\n"
         "from stage.telemetry.spans import OtelObserver\n"
@@ -245,7 +246,7 @@ def test_the_sampler_of_the_environment_holds(hanging: str) -> None:
         "print(json.dumps([int(each, 16) & 1 for each in flags]))",
         OTEL_TRACES_SAMPLER="parentbased_always_off",
     )
-    assert told == [0, 1]
+    assert result == [0, 1]
 
 
 def test_as_a_library_nothing_is_set_up(hanging: str) -> None:
@@ -253,7 +254,7 @@ def test_as_a_library_nothing_is_set_up(hanging: str) -> None:
 
     Only `stage serve` sets one up, whatever the environment says.
     """
-    told = run(
+    result = run(
         "import asyncio, json\n"
         "from opentelemetry import trace\n"
         "from stage.demo.payment import payment\n"
@@ -269,12 +270,12 @@ def test_as_a_library_nothing_is_set_up(hanging: str) -> None:
         STAGE_DATABASE="sqlite:///:memory:",
         OTEL_EXPORTER_OTLP_ENDPOINT=hanging,
     )
-    assert told == [True, ["POST /sagas"]]
+    assert result == [True, ["POST /sagas"]]
 
 
 def test_spans_leave_by_the_exporter_of_the_sdk_and_in_our_encoding() -> None:
     """With the headers and the compression of the variables, and the bytes that the SDK sends."""
-    told = run(
+    result = run(
         "import gzip, json, threading\n"
         "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
         "from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (\n"
@@ -305,4 +306,4 @@ def test_spans_leave_by_the_exporter_of_the_sdk_and_in_our_encoding() -> None:
         OTEL_EXPORTER_OTLP_HEADERS="x-key=abc",
         OTEL_EXPORTER_OTLP_TRACES_COMPRESSION="gzip",
     )
-    assert told == [True, "/v1/traces", "abc", ["POST /sagas"] * 3, True]
+    assert result == [True, "/v1/traces", "abc", ["POST /sagas"] * 3, True]

@@ -22,10 +22,11 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from stage.core.commands import Activity
 from stage.ports.observer import Observer, Span, TraceContext
-from stage.telemetry import names
-from stage.telemetry.fast.ids import StoredIds
+from stage.telemetry import names, visible
+from stage.telemetry.id_generator import StageIdGenerator
 from stage.telemetry.null import NullObserver
 from stage.telemetry.spans import OtelObserver
+from tests.unit.telemetry.given import an_attempt
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -63,7 +64,7 @@ def attempt(
     peer: str = "psp",
 ) -> Span:
     return observer.attempt(
-        "s-1", "payment", "charge", activity, 2, peer=peer, parent=parent, links=links
+        an_attempt(activity=activity, number=2, peer=peer, parent=parent, links=links)
     )
 
 
@@ -106,7 +107,7 @@ def test_the_span_that_happens_to_be_current_is_not_the_parent(collected: Collec
     assert parent_id(collected.one("GET /sagas")) is None
 
 
-def test_what_is_continued_or_undone_is_linked(collected: Collected) -> None:
+def test_a_span_links_to_those_that_it_continues_or_undoes(collected: Collected) -> None:
     """Links are span ids within the saga's trace, each once; what is no span id is left out."""
     stored = TraceContext(traceparent=PARENT)
     one, two = "a" * 16, "b" * 16
@@ -122,7 +123,7 @@ def test_what_is_continued_or_undone_is_linked(collected: Collected) -> None:
     assert linked("compensate charge") == [(TRACE, one)]
 
 
-def test_spans_say_what_they_are_about(collected: Collected) -> None:
+def test_spans_have_the_attributes_of_their_attempt(collected: Collected) -> None:
     """The attributes, the outcome, and the failure."""
     stored = TraceContext(traceparent=PARENT)
     attempt(collected.observer, stored).end("step_in_doubt", "x" * 1_000)
@@ -174,12 +175,12 @@ def test_a_span_is_ended_once(collected: Collected) -> None:
     span = collected.observer.run("s-1", "payment", TraceContext(), [])
     span.end("completed")
     span.end("defect", "late")
-    told = collected.one("saga payment")
-    assert told.attributes is not None and told.attributes[names.OUTCOME] == "completed"
+    seen = collected.one("saga payment")
+    assert seen.attributes is not None and seen.attributes[names.OUTCOME] == "completed"
 
 
 def test_the_sampling_decision_is_kept() -> None:
-    """What came unsampled stays so: the stored context says it to recovery and to neighbours."""
+    """An unsampled trace stays unsampled: recovery and neighbours read it in the stored context."""
     collected = Collected(ParentBased(ALWAYS_OFF))
     unsampled = TraceContext(traceparent=f"00-{TRACE}-{SPAN}-00")
     run = collected.observer.run("s-1", "payment", unsampled, [])
@@ -198,7 +199,7 @@ def test_platform_routes_make_no_spans(collected: Collected) -> None:
 
     Also where the stage is mounted below a path of its host.
     """
-    for route in (*names.QUIET_ROUTES, "/payment/healthz", "/a/b/.well-known/stage"):
+    for route in (*names.UNTRACED_ROUTES, "/payment/healthz", "/a/b/.well-known/stage"):
         span = collected.observer.request("GET", route, CAME, "")
         assert span.trace_id == TRACE
         span.end("200")
@@ -244,7 +245,7 @@ def test_a_broken_sampler_fails_no_saga() -> None:
     assert span.context.traceparent == PARENT
 
 
-def test_the_silent_observer_passes_on_and_invents_nothing() -> None:
+def test_the_null_observer_passes_on_and_invents_nothing() -> None:
     """Simulations stay the same for the same seed."""
     observer = NullObserver()
     assert observer.request("POST", "/sagas", CAME, "").trace_id == TRACE
@@ -258,14 +259,7 @@ def test_the_silent_observer_passes_on_and_invents_nothing() -> None:
 
 def cut_off(observer: Observer, parent: TraceContext, span_id: str = "c" * 16) -> None:
     observer.cut_off(
-        "s-1",
-        "payment",
-        "charge",
-        Activity.EXECUTE,
-        2,
-        peer="psp",
-        parent=parent,
-        links=["d" * 16],
+        an_attempt(number=2, parent=parent, links=["d" * 16]),
         span_id=span_id,
         began=1_795_400_000.0,
         ended=1_795_400_002.5,
@@ -274,7 +268,7 @@ def cut_off(observer: Observer, parent: TraceContext, span_id: str = "c" * 16) -
 
 def test_a_cut_off_attempt_is_reported_under_its_own_id() -> None:
     """With the instants that are known, as an error; the next span has an id of its own again."""
-    collected = Collected(ids=StoredIds())
+    collected = Collected(ids=StageIdGenerator())
     cut_off(collected.observer, TraceContext(traceparent=PARENT))
     span = collected.one("step charge")
     assert (span_id(span), parent_id(span)) == ("c" * 16, SPAN)
@@ -288,9 +282,9 @@ def test_a_cut_off_attempt_is_reported_under_its_own_id() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "0" * 16, "nonsense"])
-def test_what_has_no_id_is_not_reported(bad: str) -> None:
+def test_an_attempt_without_an_id_is_not_reported(bad: str) -> None:
     """There is nothing that could be found under it."""
-    collected = Collected(ids=StoredIds())
+    collected = Collected(ids=StageIdGenerator())
     cut_off(collected.observer, TraceContext(traceparent=PARENT), bad)
     cut_off(collected.observer, TraceContext())
     assert collected.exporter.get_finished_spans() == ()
@@ -298,7 +292,7 @@ def test_what_has_no_id_is_not_reported(bad: str) -> None:
 
 def test_an_unsampled_attempt_stays_so_when_it_was_cut_off() -> None:
     """The stored decision holds."""
-    collected = Collected(ids=StoredIds())
+    collected = Collected(ids=StageIdGenerator())
     cut_off(collected.observer, TraceContext(traceparent=PARENT[:-2] + "00"))
     assert collected.exporter.get_finished_spans() == ()
 
@@ -311,8 +305,8 @@ def test_a_request_that_is_not_joined_links_to_the_trace_it_named(collected: Col
     assert span.parent is None and request.trace_id != TRACE
     assert request.context.tracestate == ""
     assert [TRACE] == [f"{link.context.trace_id:032x}" for link in span.links]
-    silent = OtelObserver(otel.NoOpTracerProvider()).request("POST", "/", CAME, "", joined=False)
-    assert len(silent.trace_id) == 32 and silent.trace_id != TRACE
+    untraced = OtelObserver(otel.NoOpTracerProvider()).request("POST", "/", CAME, "", joined=False)
+    assert len(untraced.trace_id) == 32 and untraced.trace_id != TRACE
 
 
 def by_request(observer: Observer) -> Span:
@@ -331,14 +325,14 @@ def test_a_provider_that_is_set_later_gets_spans_from_then_on(
     assert isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider)
     observer = OtelObserver()
     assert not begin(observer).span_id
-    # What the public word sets may be set once in a process.
+    # The public function sets a provider once in a process.
     monkeypatch.setattr(otel, "_TRACER_PROVIDER", collected.provider)
     assert begin(observer).span_id
     assert attempt(observer, TraceContext(traceparent=PARENT)).span_id
 
 
 def test_a_link_may_come_later(collected: Collected) -> None:
-    """Who joins a run while it is under way is linked to; what is no traceparent is left out."""
+    """A request that joins a run later is linked to; a text that is no traceparent is left out."""
     run = collected.observer.run("s-1", "payment", TraceContext(), [])
     run.link(PARENT)
     run.link("")
@@ -354,31 +348,31 @@ def test_a_link_may_come_later(collected: Collected) -> None:
 def test_a_client_span_tells_how_its_request_ended(
     collected: Collected, outcome: str, code: int | None, failed: bool
 ) -> None:
-    """A code, or one word; 4xx are errors for who asked (HTTP conventions)."""
+    """A code, or one word; 4xx are errors for a client (HTTP conventions)."""
     url = "http://psp.test:81/charges?card=4111"
     span = collected.observer.client("POST", url, peer="psp", route="", parent=TraceContext())
     span.end(outcome, "why")
-    told = collected.one("POST psp")
-    assert told.attributes is not None and told.kind is SpanKind.CLIENT
-    assert told.attributes["url.full"] == "http://psp.test:81/charges?REDACTED"
-    assert (told.attributes["server.address"], told.attributes["server.port"]) == ("psp.test", 81)
-    assert told.attributes.get(names.HTTP_STATUS) == code
-    assert (told.status.status_code is StatusCode.ERROR) is failed
-    assert told.attributes.get(names.ERROR_TYPE) == (outcome if failed else None)
+    seen = collected.one("POST psp")
+    assert seen.attributes is not None and seen.kind is SpanKind.CLIENT
+    assert seen.attributes["url.full"] == "http://psp.test:81/charges?REDACTED"
+    assert (seen.attributes["server.address"], seen.attributes["server.port"]) == ("psp.test", 81)
+    assert seen.attributes.get(names.HTTP_STATUS) == code
+    assert (seen.status.status_code is StatusCode.ERROR) is failed
+    assert seen.attributes.get(names.ERROR_TYPE) == (outcome if failed else None)
 
 
 @pytest.mark.parametrize("host", ["psp.test:81", "[::1]:81"])
-def test_credentials_in_a_url_are_not_told(collected: Collected, host: str) -> None:
+def test_credentials_in_a_url_are_not_shown(collected: Collected, host: str) -> None:
     """The operator may give them with the address of an API; a collector need not know them."""
     url = f"http://kim:s3cret@{host}/charges?card=4111"
     collected.observer.client("POST", url, peer="psp", route="", parent=TraceContext()).end("200")
-    told = collected.one("POST psp")
-    assert told.attributes is not None
-    assert told.attributes["url.full"] == f"http://{host}/charges?REDACTED"
+    span = collected.one("POST psp")
+    assert span.attributes is not None
+    assert span.attributes["url.full"] == f"http://{host}/charges?REDACTED"
 
 
 def test_every_attribute_is_in_the_table(collected: Collected) -> None:
-    """names.SPAN_ATTRIBUTES says on which spans an attribute may stand: docs are drawn from it."""
+    """SPAN_ATTRIBUTES says on which spans an attribute may stand: docs follow it."""
     observer = collected.observer
     request = observer.request("BREW", "/sagas", CAME, "s-1", path="/sagas", scheme="http")
     run = observer.run("s-1", "payment", request.context, [])
@@ -392,15 +386,15 @@ def test_every_attribute_is_in_the_table(collected: Collected) -> None:
         span.end(outcome, "why")
     seen = dict(zip(("client", "attempt", "run", "server"),
                     collected.exporter.get_finished_spans(), strict=True))  # fmt: skip
-    for sort, told in seen.items():
-        assert names.attributes_of(sort) == set(told.attributes or ()), sort
+    for span_type, ended in seen.items():
+        assert visible.attributes_of(span_type) == set(ended.attributes or ()), span_type
 
 
 @pytest.mark.parametrize("joined,expected", [(True, "tenant=a"), (False, "")])
-def test_baggage_goes_down_the_spans_of_who_is_joined(
+def test_baggage_goes_down_the_spans_of_a_joined_caller(
     collected: Collected, joined: bool, expected: str
 ) -> None:
-    """From the request to what leaves; that of a caller who is only linked goes no further."""
+    """From a request to our own requests; not from a caller that is only linked."""
     observer = OtelObserver(collected.provider, baggage_keys=("tenant",))
     came = [*CAME, ("baggage", "tenant=a,user=kim")]
     request = observer.request("POST", "/sagas", came, "", joined=joined)
@@ -412,28 +406,28 @@ def test_baggage_goes_down_the_spans_of_who_is_joined(
 
 @pytest.mark.parametrize("url", ["http://[::1/x", "http://host:port/x", "http://host:99999/x"])
 def test_a_url_that_is_none_fails_no_request(collected: Collected, url: str) -> None:
-    """The trace is passed on, and who sends the request says what is wrong with it."""
+    """The trace is passed on, and the transport raises for the URL."""
     parent = TraceContext(traceparent=PARENT)
     span = collected.observer.client("POST", url, peer="psp", route="", parent=parent)
     assert parent == span.context
     assert not collected.exporter.get_finished_spans()
 
 
-def test_a_sampler_sees_what_a_span_is_about() -> None:
+def test_a_sampler_sees_the_attributes() -> None:
     """The attributes are there when it decides, so that an operator can sample by them."""
     seen: list[object] = []
 
-    class Looks(Sampler):
+    class Recording(Sampler):
         def should_sample(
-            self, parent_context: Any, trace_id: int, name: str, *told: Any, **more: Any
+            self, parent_context: Any, trace_id: int, name: str, *arguments: Any, **more: Any
         ) -> SamplingResult:
-            seen.append(told[1] or more.get("attributes"))
-            return ALWAYS_ON.should_sample(parent_context, trace_id, name, *told, **more)
+            seen.append(arguments[1] or more.get("attributes"))
+            return ALWAYS_ON.should_sample(parent_context, trace_id, name, *arguments, **more)
 
         def get_description(self) -> str:
-            return "looks"
+            return "recording"
 
-    collected = Collected(Looks())
+    collected = Collected(Recording())
     collected.observer.run("s-1", "payment", TraceContext(), []).end("completed")
     assert [{names.SAGA_ID: "s-1", names.STAGE: "payment"}] == seen
     assert "s-1" == (collected.one("saga payment").attributes or {})[names.SAGA_ID]

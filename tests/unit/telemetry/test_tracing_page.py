@@ -1,4 +1,4 @@
-"""docs/tracing.md tells what the code does: its tables and its pictures."""
+"""docs/tracing.md says what the code does: its tables and its pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stage.telemetry import names
+from stage.telemetry import names, visible
 from tests.acceptance.test_otlp import LATE_FAILURE
 
 PAGE = Path(__file__).parents[3] / "docs" / "tracing.md"
@@ -34,26 +34,26 @@ def rows(page: str, heading: str, first: str) -> Iterator[list[str]]:
 
 def test_the_table_of_attributes_is_that_of_the_code(page: str) -> None:
     """Every attribute, on the spans that may have it."""
-    told = {
+    table = {
         CODE.findall(row[0])[0]: tuple(row[1].split(", "))
         for row in rows(page, "Attributes", "Attribute")
     }
-    assert names.SPAN_ATTRIBUTES == told
+    assert visible.SPAN_ATTRIBUTES == table
 
 
 def test_the_table_of_spans_is_that_of_the_code(page: str) -> None:
-    """Four sorts, each with a name that the code gives."""
-    told = {row[0]: CODE.findall(row[1]) for row in rows(page, "Spans", "Span")}
-    assert list(names.SPANS) == list(told)
-    verbs = {name.partition(" ")[0] for name in told["attempt"]}
+    """Four types, each with a name that the code gives."""
+    table = {row[0]: CODE.findall(row[1]) for row in rows(page, "Spans", "Span")}
+    assert list(names.SPANS) == list(table)
+    verbs = {name.partition(" ")[0] for name in table["attempt"]}
     assert set(names.ATTEMPT_VERBS.values()) == verbs
-    assert [names.run_span("payment")] == told["run"]
-    assert names.request_span("POST", "/sagas") == told["server"][0]
+    assert [names.run_span("payment")] == table["run"]
+    assert names.request_span("POST", "/sagas") == table["server"][0]
     assert [
         names.client_span("POST", "/sagas", "shipping"),
         names.client_span("GET", "/sagas/{saga_id}", "shipping"),
         names.client_span("POST", "", "psp"),
-    ] == told["client"]
+    ] == table["client"]
 
 
 def test_the_outcomes_that_are_errors_are_those_of_the_code(page: str) -> None:
@@ -64,12 +64,12 @@ def test_the_outcomes_that_are_errors_are_those_of_the_code(page: str) -> None:
 
 def test_the_levels_of_log_events_are_those_of_the_code(page: str) -> None:
     """Every event of the journal, and the defect."""
-    told = {
+    table = {
         event: logging.getLevelNamesMapping()[row[0].upper()]
         for row in rows(page, "Logs", "Level")
         for event in CODE.findall(row[1])
     }
-    assert {**names.LOG_EVENTS, names.LOG_DEFECT: logging.ERROR} == told
+    assert {**visible.LOG_EVENTS, names.LOG_DEFECT: logging.ERROR} == table
 
 
 def test_the_picture_is_that_of_the_demo(page: str) -> None:
@@ -83,7 +83,7 @@ def test_the_picture_is_that_of_the_demo(page: str) -> None:
     assert [re.sub(r" +", " ", line) for line in LATE_FAILURE.splitlines()] == outline
 
 
-def test_the_compose_file_takes_what_the_demo_is_told_to_send() -> None:
+def test_the_compose_file_has_the_ports_that_the_demo_sends_to() -> None:
     """The ports in it are those that the page and the file itself name."""
     compose = (PAGE.parents[1] / "examples" / "jaeger" / "compose.yaml").read_text()
     assert '"127.0.0.1:4318:4318"' in compose and '"127.0.0.1:16686:16686"' in compose

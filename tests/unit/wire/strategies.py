@@ -12,7 +12,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=20)
 scalars: st.SearchStrategy[Any] = (
     st.none()
     | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
+    | st.integers(-(2**53) + 1, 2**53 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | texts
 )

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import (
-    RETRY_AFTER_SECONDS_MAX,
-    CompensateReply,
+    CompensateReplyKind,
     CompensateRequest,
     ReplyKind,
     decode_compensate,
@@ -21,15 +20,11 @@ from stage.wire.replies import (
     encode_compensate,
     encode_executed,
     kind_of_compensate_reply,
-    kind_of_look,
     kind_of_reply,
-    parse_retry_after,
+    kind_of_saga_view,
 )
 from tests.unit.wire.refusals import refusal_of
 from tests.unit.wire.strategies import bodies, objects, saga_ids
-
-# Sun, 06 Nov 1994 08:49:37 GMT
-NOW = 784_111_777.0
 
 
 def test_every_code_has_one_meaning() -> None:
@@ -52,16 +47,16 @@ def test_every_code_has_one_meaning() -> None:
 def test_every_code_of_compensate_has_one_meaning() -> None:
     """The list of the protocol (3.4), and unknown for all the rest: it is asked again."""
     expected = {
-        200: CompensateReply.COMPENSATED,
-        410: CompensateReply.COMPENSATED,
-        202: CompensateReply.ACCEPTED,
-        409: CompensateReply.CANNOT,
-        503: CompensateReply.NOT_NOW,
-        429: CompensateReply.NOT_NOW,
+        200: CompensateReplyKind.COMPENSATED,
+        410: CompensateReplyKind.COMPENSATED,
+        202: CompensateReplyKind.ACCEPTED,
+        409: CompensateReplyKind.CANNOT,
+        503: CompensateReplyKind.NOT_NOW,
+        429: CompensateReplyKind.NOT_NOW,
     }
 
     for code in range(1_000):
-        assert expected.get(code, CompensateReply.UNKNOWN) is kind_of_compensate_reply(code)
+        assert expected.get(code, CompensateReplyKind.UNKNOWN) is kind_of_compensate_reply(code)
 
 
 @given(saga_ids, objects)
@@ -160,39 +155,6 @@ def test_a_wrong_request_to_compensate_is_refused(body: bytes, status: int) -> N
 
 
 @pytest.mark.parametrize(
-    "value, seconds",
-    [
-        (None, None),
-        ("", None),
-        ("0", 0.0),
-        (" 7 ", 7.0),
-        ("99999", RETRY_AFTER_SECONDS_MAX),
-        ("9" * 64, RETRY_AFTER_SECONDS_MAX),
-        ("9" * 65, None),
-        ("-1", None),
-        ("1.5", None),
-        ("soon", None),
-        ("٣", None),
-        ("Sun, 06 Nov 1994 08:49:47 GMT", 10.0),
-        ("Sunday, 06-Nov-94 08:49:47 GMT", 10.0),
-        ("Sun Nov  6 08:49:47 1994", 10.0),
-        ("Sun, 06 Nov 1994 08:49:30 GMT", 0.0),
-        ("Sunday, 06-Nov-44 08:49:47 GMT", RETRY_AFTER_SECONDS_MAX),
-        ("Sunday, 06-Nov-45 08:49:47 GMT", 0.0),
-        ("Sunday, 06-Nov-00 08:49:47 GMT", RETRY_AFTER_SECONDS_MAX),
-        ("Mon, 06 Nov 2094 08:49:47 GMT", RETRY_AFTER_SECONDS_MAX),
-        ("Sun, 06 Nov 1994 08:49:60 GMT", 22.0),
-        ("Sun, 31 Feb 1994 08:49:47 GMT", None),
-        ("Sun, 06 Nov 1994 08:49:47 CET", None),
-        ("Sun, 06 Nov 0000 08:49:47 GMT", None),
-    ],
-)
-def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
-    """Seconds or any of the three dates, never negative, and capped."""
-    assert seconds == parse_retry_after(value, NOW)
-
-
-@pytest.mark.parametrize(
     "status, body, kind",
     [
         (200, b'{"saga_id":"s-1","outcome":"executed","state":"completed"}', "executed"),
@@ -217,14 +179,6 @@ def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
         (500, b'{"outcome":"not_executed"}', "unknown"),
     ],
 )
-def test_what_a_look_shows(status: int, body: bytes, kind: str) -> None:
+def test_what_a_shown_saga_means(status: int, body: bytes, kind: str) -> None:
     """A no is only the neighbour's own word on the saga: a gateway says 404 and 403 as well."""
-    assert kind == kind_of_look(status, body, "s-1")
-
-
-@given(st.text(max_size=70), st.floats(0, 4e9))
-def test_retry_after_never_raises(value: str, now: float) -> None:
-    """Whatever stands there."""
-    seconds = parse_retry_after(value, now)
-
-    assert seconds is None or 0.0 <= seconds <= RETRY_AFTER_SECONDS_MAX
+    assert kind == kind_of_saga_view(status, body, "s-1")

@@ -21,7 +21,8 @@ CREATE TABLE saga (
     answer_status INTEGER,
     answer_body   BLOB    NOT NULL,
     envelope      BLOB    NOT NULL,
-    closed_at     REAL
+    closed_at     REAL,
+    parked_cause  TEXT    NOT NULL
 );
 
 -- Recovery asks for what is due; ended sagas are not in this index.

@@ -4,17 +4,17 @@
 -- Write the row of a new saga. A primary key conflict says that the id exists.
 INSERT INTO saga (
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    envelope, traceparent, tracestate, answer_status, answer_body
-) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15);
+    envelope, traceparent, tracestate, answer_status, answer_body, parked_cause
+) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16);
 
 -- name: save_saga
--- Replace the row if it still has the epoch of the caller (?16) and the journal the length that
--- the caller continues (?17). No row changed means that it has not.
+-- Replace the row if it still has the epoch of the caller (?17) and the journal the length that
+-- the caller continues (?18). No row changed means that it has not.
 UPDATE saga SET
     state = ?2, epoch = ?3, length = ?4, accepted_at = ?5, updated_at = ?6, fingerprint = ?7,
     parked = ?8, due_at = ?9, deadline = ?10, envelope = ?11, traceparent = ?12,
-    tracestate = ?13, answer_status = ?14, answer_body = ?15
-WHERE id = ?1 AND epoch = ?16 AND length = ?17;
+    tracestate = ?13, answer_status = ?14, answer_body = ?15, parked_cause = ?16
+WHERE id = ?1 AND epoch = ?17 AND length = ?18;
 
 -- name: held_saga
 -- The epoch and the length of a saga, to say why a save was refused.
@@ -24,7 +24,7 @@ SELECT epoch, length FROM saga WHERE id = ?1;
 -- The whole row of one saga.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    envelope, traceparent, tracestate, answer_status, answer_body, closed_at
+    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
 FROM saga WHERE id = ?1;
 
 -- name: append_entries

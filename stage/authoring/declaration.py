@@ -1,29 +1,24 @@
-"""`Stage`: what an author declares, and how the engine reaches the author's functions."""
+"""A stage as its author declares it: its steps in their order, its payload and its output."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
-from stage.authoring.conversation import FunctionConversation
 from stage.authoring.http import Http
-from stage.authoring.outcomes import Refused, Transient
+from stage.authoring.participant import StageParticipant
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep, check_function
-from stage.core.commands import Activity
 from stage.core.errors import DeclarationError
-from stage.core.outcome import FailureKind
 from stage.core.retry import COMPENSATION, EXECUTION, SETTLEMENT, RetryPolicy
-from stage.core.steps import Plan, Step, StepKind, plan_of
-from stage.ports.stage import Conversation, Failed, RunView
+from stage.core.steps import Step, StepKind, plan_of
 from stage.ports.store import Tx
-from stage.wire.problem import WireError
 
 P = TypeVar("P")
 A = TypeVar("A")
@@ -34,7 +29,7 @@ TransactionFunction = Callable[[Tx, Saga[P]], Awaitable[R]]
 CallFunction = Callable[[Http, Saga[P]], Awaitable[R]]
 
 
-class Stage(Generic[P, A]):
+class StageDeclaration(Generic[P, A]):
     """One stage of a chain: declare its steps in the order in which they run.
 
     `accepts` is the payload type, decoded from the context's data; `adds` the type that the
@@ -151,35 +146,9 @@ class Stage(Generic[P, A]):
         self._output = function
         return function
 
-    async def app(self, *, tracer_provider: Any = None, meter_provider: Any = None) -> Any:
-        """The aiohttp application, configured from the environment.
-
-        Spans are made by the OpenTelemetry `tracer_provider` and metrics by the `meter_provider`,
-        else by those of the process.
-
-        A factory: with `app = payment.app` in the module, gunicorn takes `module:app` and
-        `web.run_app` takes `app()`; `add_subapp` takes what awaiting it gives.
-        """
-        # The one door upward, taken when called and never at import.
-        __import__("stage.bootstrap")
-        return sys.modules["stage.bootstrap"].application_from_environment(
-            self, tracer_provider=tracer_provider, meter_provider=meter_provider
-        )
-
-    def asgi(self, *, tracer_provider: Any = None, meter_provider: Any = None) -> Any:
-        """The ASGI application: `app = payment.asgi()` for uvicorn, or to mount in FastAPI.
-
-        The environment is read and the database opened when its lifespan begins. Where it is
-        mounted, the outer application has to run its `lifespan`.
-        """
-        __import__("stage.bootstrap")  # as in `app`
-        return sys.modules["stage.bootstrap"].asgi_from_environment(
-            self, tracer_provider=tracer_provider, meter_provider=meter_provider
-        )
-
     def bind(
         self, downstreams: tuple[str, ...] = (), *, adjust: Callable[[Step], Step] | None = None
-    ) -> BoundStage[P, A]:
+    ) -> StageParticipant[P, A]:
         """The stage with its neighbours, checked. Raises DeclarationError with the fix.
 
         `adjust` changes the rules of each step, forwards included, as the operator configured.
@@ -192,115 +161,11 @@ class Stage(Generic[P, A]):
         plan = plan_of(self.name, tuple(step.as_step() for step in self.steps), downstreams)
         if adjust is not None:
             plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
-        return BoundStage(self, plan, self._output)
+        return StageParticipant(plan, self.steps, self.accepts, self.adds, self._output)
 
     def _add(self, step: D) -> D:
         self.steps.append(step)
         return step
-
-
-class BoundStage(Generic[P, A]):
-    """A stage and its plan: the engine's `Participant`."""
-
-    def __init__(
-        self, stage: Stage[P, A], plan: Plan, output: Callable[[Saga[P]], A] | None
-    ) -> None:
-        self._stage = stage
-        self._plan = plan
-        self._output = output
-        self._steps = {step.name: step for step in stage.steps}
-
-    @property
-    def plan(self) -> Plan:
-        """The steps, forwards included."""
-        return self._plan
-
-    def check(self, data: Mapping[str, Any]) -> None:
-        """See `ports.stage.Participant`."""
-        self._stage.accepts.from_data(data)
-
-    def check_result(self, step: str, result: msgspec.Raw) -> None:
-        """See `ports.stage.Participant`."""
-        declared = self._steps.get(step)
-        if declared is None:
-            return  # a forward: what downstream added is not ours to judge
-        try:
-            declared.decode_result(bytes(result))
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise WireError(
-                422,
-                "Result not accepted",
-                f"result of {step}: {error}",
-                hint="give the result as the step's function would have returned it",
-            ) from error
-
-    async def run_transaction(
-        self, tx: Tx, activity: Activity, step: str, view: RunView
-    ) -> msgspec.Raw:
-        """See `ports.stage.Participant`."""
-        declared = self._steps[step]
-        saga = Saga(view, self._stage.accepts)
-        if activity is Activity.COMPENSATE:
-            assert declared.compensating is not None  # the machine asks only where there is one
-            await declared.compensating(tx, saga)
-            return msgspec.Raw(b"null")
-        return msgspec.Raw(declared.encode_result(await declared.function(tx, saga)))
-
-    def explain(self, error: Exception) -> Failed:
-        """See `ports.stage.Participant`."""
-        reason = str(error) or type(error).__name__
-        match error:
-            case Refused():
-                return Failed(kind=FailureKind.REFUSED, reason=reason)
-            case Transient():
-                return Failed(
-                    kind=FailureKind.TRANSIENT, reason=reason, retry_after=error.retry_after
-                )
-            case _:
-                return Failed(
-                    kind=FailureKind.TRANSIENT, reason=f"{type(error).__name__}: {reason}"
-                )
-
-    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
-        """See `ports.stage.Participant`."""
-        declared = self._steps[step]
-        assert isinstance(declared, CallStep)
-        http, saga = Http(), Saga(view, self._stage.accepts)
-        encode: Callable[[Any], bytes] = declared.encode_result
-        if activity is Activity.EXECUTE:
-            coroutine = declared.function(http, saga)
-        elif activity is Activity.PROBE:
-            assert declared.probing is not None
-            coroutine = declared.probing(http, saga)
-            encode = _encode_found(declared)
-        else:
-            assert declared.compensating is not None
-            body = view.results.get(step)
-            result = None if body is None else declared.decode_result(bytes(body))
-            coroutine = declared.compensating(http, saga, result)
-            encode = _encode_nothing
-        return FunctionConversation(
-            coroutine,  # type: ignore[arg-type]  # check_function saw async def
-            encode,
-            transient_on=declared.transient_on,
-            refused_on=declared.refused_on,
-        )
-
-    def output(self, view: RunView) -> msgspec.Raw | None:
-        """See `ports.stage.Participant`."""
-        if self._output is None:
-            return None
-        value = self._output(Saga(view, self._stage.accepts))
-        codec = self._stage.adds
-        return msgspec.Raw(msgspec.json.encode(value) if codec is None else codec.to_json(value))
-
-
-def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:
-    return lambda value: b"null" if value is None else step.encode_result(value)
-
-
-def _encode_nothing(_value: Any) -> bytes:
-    return b"null"
 
 
 def _policy(default: RetryPolicy, attempts_max: int) -> RetryPolicy:

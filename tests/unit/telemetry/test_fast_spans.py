@@ -1,4 +1,4 @@
-"""Lean spans: what a processor gets is what it gets of the SDK's spans, and else they are those."""
+"""Fast spans: a processor gets what it gets of the SDK's, and otherwise the SDK makes them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from opentelemetry.sdk.trace.sampling import (
     Sampler,
 )
 
-from stage.core.commands import Activity
 from stage.ports.observer import Span, TraceContext
-from stage.telemetry.fast import parents
-from stage.telemetry.fast import spans as lean
-from stage.telemetry.fast.ids import StoredIds
-from stage.telemetry.fast.spans import LeanProvider, LeanSpan
+from stage.telemetry import span_context
+from stage.telemetry.fast import spans as fast_spans
+from stage.telemetry.fast.spans import FastProvider, FastSpan
+from stage.telemetry.id_generator import StageIdGenerator
 from stage.telemetry.spans import OtelObserver, RecordedSpan
+from tests.unit.telemetry.given import an_attempt
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 STATE = [
@@ -83,28 +83,30 @@ class OfOldVersions(IdGenerator):
 
 
 def ended(
-    make: Callable[..., TracerProvider], tell: Callable[[OtelObserver], list[Span]]
+    make: Callable[..., TracerProvider], story: Callable[[OtelObserver], list[Span]]
 ) -> tuple[list[Any], list[TraceContext]]:
-    """What a processor got, as the SDK writes it down, and what was passed on."""
+    """The spans that a processor got, as the SDK writes them, and the contexts passed on."""
     exporter = InMemorySpanExporter()
     provider = make(resource=RESOURCE, shutdown_on_exit=False, id_generator=Counted())
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    made = tell(OtelObserver(provider, baggage_keys=("tenant",)))
-    return [told(span) for span in exporter.get_finished_spans()], [each.context for each in made]
+    made = story(OtelObserver(provider, baggage_keys=("tenant",)))
+    return [written(span) for span in exporter.get_finished_spans()], [
+        each.context for each in made
+    ]
 
 
-def told(span: ReadableSpan) -> Any:
+def written(span: ReadableSpan) -> Any:
     assert span.start_time is not None and span.end_time is not None
     assert span.end_time >= span.start_time > 0
-    # Instants differ from run to run, but for those that were told.
+    # Instants differ from run to run, except the one that is given.
     at = span.end_time if span.end_time >= LATE * 1e9 else span.end_time == span.start_time
-    written = json.loads(span.to_json())
-    assert written.pop("start_time") and written.pop("end_time")
-    for link in written["links"]:
+    shown = json.loads(span.to_json())
+    assert shown.pop("start_time") and shown.pop("end_time")
+    for link in shown["links"]:
         link["attributes"] = link["attributes"] or {}  # both are sent as none
     dropped = span.dropped_attributes, span.dropped_events, span.dropped_links
     parent = span.parent
-    return written, at, dropped, span.instrumentation_scope, parent, parent and parent.is_remote
+    return shown, at, dropped, span.instrumentation_scope, parent, parent and parent.is_remote
 
 
 def a_saga(observer: OtelObserver) -> list[Span]:
@@ -116,10 +118,7 @@ def a_saga(observer: OtelObserver) -> list[Span]:
         ("step_succeeded", "", LATE),
         ("step_in_doubt", "timeout " * 99, 1.0),  # a clock that was set back
     ):
-        attempt = observer.attempt(
-            "s-1", "payment", "charge", Activity.EXECUTE, 1, peer="psp", parent=run.context,
-            links=["b" * 16],
-        )  # fmt: skip
+        attempt = observer.attempt(an_attempt(parent=run.context, links=["b" * 16]))
         made.append(attempt)
         for code in ("200", "404", "timeout"):
             client = observer.client(
@@ -151,15 +150,15 @@ def unsampled(observer: OtelObserver) -> list[Span]:
     return [span]
 
 
-@pytest.mark.parametrize("tell", [a_saga, without_a_trace, unsampled])
-def test_a_processor_gets_what_the_spans_of_the_sdk_give_it(
-    tell: Callable[[OtelObserver], list[Span]],
+@pytest.mark.parametrize("story", [a_saga, without_a_trace, unsampled])
+def test_a_processor_gets_the_same_as_from_spans_of_the_sdk(
+    story: Callable[[OtelObserver], list[Span]],
 ) -> None:
     """Ids, parents, flags, links, attributes in their order, status, scope, resource, instants.
 
-    What goes on to others is the same too.
+    The contexts that are passed on are the same too.
     """
-    assert ended(TracerProvider, tell) == ended(LeanProvider, tell)
+    assert ended(TracerProvider, story) == ended(FastProvider, story)
 
 
 def made(provider: TracerProvider) -> Span:
@@ -168,18 +167,18 @@ def made(provider: TracerProvider) -> Span:
     return span
 
 
-def provided() -> LeanProvider:
-    provider = LeanProvider(shutdown_on_exit=False, id_generator=StoredIds())
+def provided() -> FastProvider:
+    provider = FastProvider(shutdown_on_exit=False, id_generator=StageIdGenerator())
     provider.add_span_processor(SpanProcessor())
     return provider
 
 
-def test_spans_are_lean_as_long_as_nobody_sees_it() -> None:
+def test_spans_are_fast_while_nobody_sees_a_difference() -> None:
     """A processor of the host changes spans when they start: it gets those of the SDK."""
     provider = provided()
-    assert isinstance(made(provider), LeanSpan)
+    assert isinstance(made(provider), FastSpan)
     provider.add_span_processor(SpanProcessor())
-    assert not isinstance(made(provider), LeanSpan)
+    assert not isinstance(made(provider), FastSpan)
 
 
 @pytest.mark.parametrize(
@@ -190,31 +189,31 @@ def test_limits_that_are_set_are_those_of_the_sdk(
 ) -> None:
     """It knows how each of them is meant."""
     monkeypatch.setenv(variable, "3")
-    assert not isinstance(made(provided()), LeanSpan)
+    assert not isinstance(made(provided()), FastSpan)
 
 
 def test_the_sdk_may_count_its_own_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lean ones would be missing in its figures."""
-    monkeypatch.setenv(lean._COUNTS_ITSELF, "true")
-    assert not isinstance(made(provided()), LeanSpan)
+    """Fast ones would be missing in its figures."""
+    monkeypatch.setenv(fast_spans.INTERNAL_METRICS_VARIABLE, "true")
+    assert not isinstance(made(provided()), FastSpan)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "arguments",
     [
         {"span_limits": SpanLimits(max_span_attributes=1)},
         {"active_span_processor": SynchronousMultiSpanProcessor()},  # type: ignore[no-untyped-call]
         {"id_generator": OfOldVersions()},
     ],
 )
-def test_what_is_told_at_its_making_is_for_the_sdk_to_keep_to(told: dict[str, Any]) -> None:
+def test_arguments_that_only_the_sdk_keeps_are_left_to_it(arguments: dict[str, Any]) -> None:
     """And so are ids that do not say whether they are random, as before 1.42 of the SDK."""
-    provider = LeanProvider(shutdown_on_exit=False, **told)
+    provider = FastProvider(shutdown_on_exit=False, **arguments)
     provider.add_span_processor(SpanProcessor())
-    assert not isinstance(made(provider), LeanSpan)
+    assert not isinstance(made(provider), FastSpan)
 
 
-def test_our_own_entry_point_makes_lean_spans() -> None:
+def test_our_own_entry_point_makes_fast_spans() -> None:
     """`sdk.setup` says so, in a process of its own: a provider is set once."""
     code = (
         "from stage.telemetry import sdk\n"
@@ -225,7 +224,7 @@ def test_our_own_entry_point_makes_lean_spans() -> None:
         "sdk.shutdown(0.0)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "LeanSpan" == ran.stdout.strip()
+    assert "FastSpan" == ran.stdout.strip()
 
 
 def test_a_disabled_sdk_makes_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,44 +239,44 @@ def test_a_disabled_sdk_makes_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sampler_that_keeps_to_the_parent_decides(
     sampler: Sampler, headers: list[tuple[str, str]]
 ) -> None:
-    """What it drops is passed on under an id, unsampled, and no processor hears of it."""
+    """A dropped span is passed on under an id, unsampled, and reaches no processor."""
 
     def seen(make: Callable[..., TracerProvider]) -> tuple[str, int]:
         exporter = InMemorySpanExporter()
         provider = make(sampler=sampler, shutdown_on_exit=False, id_generator=Counted())
         provider.add_span_processor(SimpleSpanProcessor(exporter))
         span = OtelObserver(provider).request("POST", "/sagas", headers, "s-1")
-        assert isinstance(span, LeanSpan) is (make is LeanProvider)
+        assert isinstance(span, FastSpan) is (make is FastProvider)
         span.about("s-2")
         span.end("200")
         return span.context.traceparent, len(exporter.get_finished_spans())
 
-    assert seen(TracerProvider) == seen(LeanProvider)
+    assert seen(TracerProvider) == seen(FastProvider)
 
 
 @pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF, ParentBased(ALWAYS_OFF, ALWAYS_OFF)])
 def test_a_sampler_that_looks_at_more_is_asked_by_the_sdk(sampler: Sampler) -> None:
     """It may add attributes, or change the tracestate."""
-    provider = LeanProvider(sampler=sampler, shutdown_on_exit=False)
+    provider = FastProvider(sampler=sampler, shutdown_on_exit=False)
     provider.add_span_processor(SpanProcessor())
     assert isinstance(made(provider), RecordedSpan)
 
 
 def test_an_author_has_the_tracer_of_the_sdk() -> None:
-    """What an author records may have events."""
+    """A span of an author may have events."""
     with provided().get_tracer("author").start_as_current_span("a") as span:
         span.add_event("seen")
     assert isinstance(span, ReadableSpan) and 1 == len(span.events)
 
 
 def test_links_that_come_later_have_a_limit() -> None:
-    """Whoever repeats a request a thousand times does not make a span of a thousand links."""
+    """A request that is repeated a thousand times does not make a span of a thousand links."""
     exporter = InMemorySpanExporter()
-    provider = LeanProvider(shutdown_on_exit=False)
+    provider = FastProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     span = OtelObserver(provider).run("s-1", "p", TraceContext(traceparent=STATE[0][1]), [])
     for number in range(1, 1_000):
         span.link(f"00-{TRACE}-{number:016x}-01")
     span.end("completed")
     (one,) = exporter.get_finished_spans()
-    assert parents.LINKS_MAX == len(one.links) and 999 == one.links[-1].context.span_id
+    assert span_context.LINKS_MAX == len(one.links) and 999 == one.links[-1].context.span_id

@@ -1,7 +1,7 @@
-"""Which saga the code that runs now works for, so that every line can carry its ids (rule 24).
+"""Binds the ids of a saga to the running context, so that every log line can carry them (rule 24).
 
-It follows the task, and into the writer's thread: what an author's function logs, and what the
-libraries below it log, can be told apart by saga. A host adds it to its own logging, with
+The binding follows the task, and into the writer's thread: lines of an author's function, and of
+the libraries below it, have the ids of their saga. A host adds it to its own logging, with
 structlog as a processor and with the standard library as a filter of its handlers:
 
     structlog.configure(processors=[add_ids, ...])
@@ -17,24 +17,26 @@ from typing import Any
 
 from stage.ports.observer import TraceContext
 
-_bound: ContextVar[tuple[str, str]] = ContextVar("stage_bound", default=("", ""))
-"""Saga id and traceparent; each is empty where there is none."""
+_bound: ContextVar[tuple[str, TraceContext]] = ContextVar(
+    "stage_log_context", default=("", TraceContext())
+)
+"""Saga id and trace; each is empty where there is none."""
 
 
 def bind(saga_id: str, trace: TraceContext) -> None:
-    """From here on this task, and what it starts, works for that saga."""
-    _bound.set((saga_id, trace.traceparent))
+    """From here on this task, and the tasks it starts, work for that saga."""
+    _bound.set((saga_id, trace))
 
 
 def add_ids(
     _logger: Any, _method: str, fields: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """A structlog processor: `saga_id` and `trace_id`, unless the line has its own."""
-    saga_id, traceparent = _bound.get()
+    saga_id, trace = _bound.get()
     if saga_id:
         fields.setdefault("saga_id", saga_id)
-    if traceparent:
-        fields.setdefault("trace_id", traceparent[3:35])
+    if trace.traceparent:
+        fields.setdefault("trace_id", trace.trace_id)
     return fields
 
 
@@ -46,9 +48,9 @@ class IdsFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter`."""
-        saga_id, traceparent = _bound.get()
+        saga_id, trace = _bound.get()
         if not hasattr(record, "saga_id"):
             record.saga_id = saga_id or "-"
         if not hasattr(record, "trace_id"):
-            record.trace_id = traceparent[3:35] or "-"
+            record.trace_id = trace.trace_id or "-"
         return True

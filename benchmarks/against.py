@@ -1,0 +1,96 @@
+"""This checkout against another one of the same project, side by side in one run.
+
+python -m benchmarks.against CHECKOUT [--rounds N] [--seconds S] [--connections 1,32]
+
+Prints, for every width, the median of the rounds' ratios: this checkout's sagas a second over the
+other's, and the same of CPU a saga. It says whether a change costs speed, which two runs at
+different times cannot say on a shared machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from benchmarks.contestants import STAGE, Contestant, Place
+from benchmarks.machine import Missing, check_disk, tool
+from benchmarks.neighbours import neighbours
+from benchmarks.processes import free_port
+from benchmarks.throughput import Sample, measure
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Measure, and print the ratios; 2 when a tool is missing."""
+    given = _options().parse_args()
+    widths = [int(each) for each in given.connections.split(",")]
+    try:
+        wrk, nginx = tool("wrk", "wrk"), tool("nginx", "nginx-light")
+        given.folder.mkdir(parents=True, exist_ok=True)
+        check_disk(given.folder)
+    except Missing as missing:
+        print(f"bench: {missing}", file=sys.stderr)
+        return 2
+    ours, theirs = of_checkout("this", ROOT), of_checkout("other", given.checkout.resolve())
+    with tempfile.TemporaryDirectory(dir=given.folder) as made:
+        folder = Path(made)
+        with neighbours(nginx, folder / "nginx", free_port()) as url:
+            samples = list(
+                measure(
+                    wrk,
+                    url,
+                    folder,
+                    widths=widths,
+                    rounds=given.rounds,
+                    seconds=given.seconds,
+                    contestants=(ours, theirs),
+                )
+            )
+    for width in widths:
+        rate, cpu = ratios(samples, width)
+        print(f"{width:4} connections: rate {rate:.3f}, CPU a saga {cpu:.3f} of {given.checkout}")
+    return 0
+
+
+def of_checkout(name: str, checkout: Path) -> Contestant:
+    """The stage as that checkout has it, run by the interpreter of this one."""
+
+    def command(place: Place, port: int) -> list[str]:
+        python, *words = STAGE.command(place, port)
+        return [python, "-P", *words]  # without -P the working directory would come first
+
+    environment = {**STAGE.environment, "PYTHONPATH": str(checkout)}
+    return replace(STAGE, name=name, title=name, command=command, environment=environment)
+
+
+def ratios(samples: Sequence[Sample], width: int) -> tuple[float, float]:
+    """The medians of the rounds' ratios at that width: of the rates, and of CPU a saga."""
+    by_round: dict[int, dict[str, Sample]] = {}
+    for sample in samples:
+        if sample.connections == width:
+            by_round.setdefault(sample.round, {})[sample.contestant] = sample
+    pairs = [(found["this"], found["other"]) for found in by_round.values()]
+    return (
+        median(this.rate / other.rate for this, other in pairs),
+        median(this.cpu / other.cpu for this, other in pairs),
+    )
+
+
+def _options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="python -m benchmarks.against", description=__doc__)
+    options.add_argument("checkout", type=Path, help="the folder of the other checkout")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=float, default=5.0)
+    options.add_argument("--connections", default="1,32")
+    options.add_argument("--folder", type=Path, default=ROOT / ".bench", help="on a real disk")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The author's functions behind names and bytes: the engine's `Participant`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from stage.authoring.conversation import FunctionConversation
+from stage.authoring.http import Http
+from stage.authoring.outcomes import Refused, Transient
+from stage.authoring.payload import Codec
+from stage.authoring.saga import Saga
+from stage.authoring.steps import CallStep, DeclaredStep
+from stage.core.commands import Activity
+from stage.core.outcome import FailureKind
+from stage.core.steps import Plan
+from stage.ports.stage import Conversation, Failed, RunView
+from stage.ports.store import Tx
+from stage.wire.problem import WireError
+
+P = TypeVar("P")
+A = TypeVar("A")
+
+
+class StageParticipant(Generic[P, A]):
+    """What one declaration comes to with its neighbours, which the plan holds."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        steps: Iterable[DeclaredStep[Any]],
+        accepts: Codec[P],
+        adds: Codec[A] | None,
+        output: Callable[[Saga[P]], A] | None,
+    ) -> None:
+        self._plan = plan
+        self._steps = {step.name: step for step in steps}
+        self._accepts = accepts
+        self._adds = adds
+        self._output = output
+
+    @property
+    def plan(self) -> Plan:
+        """The steps, forwards included."""
+        return self._plan
+
+    def check(self, data: Mapping[str, Any]) -> None:
+        """See `ports.stage.Participant`."""
+        self._accepts.from_data(data)
+
+    def check_result(self, step: str, result: msgspec.Raw) -> None:
+        """See `ports.stage.Participant`."""
+        declared = self._steps.get(step)
+        if declared is None:
+            return  # a forward: only downstream can judge what it added
+        try:
+            declared.decode_result(bytes(result))
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise WireError(
+                422,
+                "Result not accepted",
+                f"result of {step}: {error}",
+                hint="give the result as the step's function would have returned it",
+            ) from error
+
+    async def run_transaction(
+        self, tx: Tx, activity: Activity, step: str, view: RunView
+    ) -> msgspec.Raw:
+        """See `ports.stage.Participant`."""
+        declared = self._steps[step]
+        saga = Saga(view, self._accepts)
+        if activity is Activity.COMPENSATE:
+            assert declared.compensating is not None  # the machine asks only where there is one
+            await declared.compensating(tx, saga)
+            return msgspec.Raw(b"null")
+        return msgspec.Raw(declared.encode_result(await declared.function(tx, saga)))
+
+    def explain(self, error: Exception) -> Failed:
+        """See `ports.stage.Participant`."""
+        reason = str(error) or type(error).__name__
+        match error:
+            case Refused():
+                return Failed(kind=FailureKind.REFUSED, reason=reason)
+            case Transient():
+                return Failed(
+                    kind=FailureKind.TRANSIENT, reason=reason, retry_after=error.retry_after
+                )
+            case _:
+                return Failed(
+                    kind=FailureKind.TRANSIENT, reason=f"{type(error).__name__}: {reason}"
+                )
+
+    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
+        """See `ports.stage.Participant`."""
+        declared = self._steps[step]
+        assert isinstance(declared, CallStep)
+        http, saga = Http(), Saga(view, self._accepts)
+        encode: Callable[[Any], bytes] = declared.encode_result
+        if activity is Activity.EXECUTE:
+            coroutine = declared.function(http, saga)
+        elif activity is Activity.PROBE:
+            assert declared.probing is not None
+            coroutine = declared.probing(http, saga)
+            encode = _encode_found(declared)
+        else:
+            assert declared.compensating is not None
+            body = view.results.get(step)
+            result = None if body is None else declared.decode_result(bytes(body))
+            coroutine = declared.compensating(http, saga, result)
+            encode = _encode_nothing
+        return FunctionConversation(
+            coroutine,  # type: ignore[arg-type]  # check_function saw async def
+            encode,
+            transient_on=declared.transient_on,
+            refused_on=declared.refused_on,
+        )
+
+    def output(self, view: RunView) -> msgspec.Raw | None:
+        """See `ports.stage.Participant`."""
+        if self._output is None:
+            return None
+        value = self._output(Saga(view, self._accepts))
+        return msgspec.Raw(
+            msgspec.json.encode(value) if self._adds is None else self._adds.to_json(value)
+        )
+
+
+def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:
+    return lambda value: b"null" if value is None else step.encode_result(value)
+
+
+def _encode_nothing(_value: Any) -> bytes:
+    return b"null"

@@ -1,0 +1,85 @@
+"""The configured database: the store of a stage, and its migrations."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any, Self
+
+from stage.authoring.declaration import StageDeclaration
+from stage.config import Config
+from stage.core.errors import ConfigurationError
+from stage.engine.clock import SystemClock
+from stage.ports.store import Store
+from stage.store.memory import MemoryStore
+from stage.store.migrate import Migration, MigrationStatus
+from stage.store.sqlite import dialect
+from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.store import SqliteStore
+from stage.telemetry.metrics import Metrics
+
+SQLITE = "sqlite:///"
+MEMORY = ":memory:"
+
+
+def make_store(
+    stage: StageDeclaration[Any, Any], config: Config, metrics: Metrics | None = None
+) -> Store:
+    """The store that the database URL names. Raises ConfigurationError."""
+    committed = None if metrics is None else metrics.committed
+    name = _sqlite_name(config)
+    if name == MEMORY:
+        return MemoryStore(migrations=migration_folders(stage))
+    return SqliteStore(Path(name), migrations=migration_folders(stage), committed=committed)
+
+
+class Migrations:
+    """The migrations of one SQLite file, ours and the author's: a context manager.
+
+    It holds the file's lock, so that no process serves from the file meanwhile.
+    """
+
+    def __init__(self, path: Path, folders: tuple[Path, ...]) -> None:
+        self._folders = folders
+        self._lock = FileLock(path)
+        self._path = path
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        self._connection = sqlite3.connect(self._path, isolation_level=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._lock.release()
+
+    def status(self) -> list[MigrationStatus]:
+        """Every migration with its state."""
+        return dialect.status(self._connection, self._folders)
+
+    def sql(self) -> str:
+        """The text of all that are pending."""
+        return dialect.pending_sql(self._connection, self._folders)
+
+    def upgrade(self) -> list[Migration]:
+        """Apply what is pending; what was applied. Raises ConfigurationError."""
+        return dialect.upgrade(self._connection, self._folders, now=SystemClock().now())
+
+
+def open_migrations(stage: StageDeclaration[Any, Any], config: Config) -> Migrations:
+    """The migrations of the configured database. Raises ConfigurationError."""
+    name = _sqlite_name(config)
+    if name == MEMORY:
+        raise ConfigurationError(f"database {config.database!r} is new at each start: name a file")
+    return Migrations(Path(name).absolute(), migration_folders(stage))
+
+
+def migration_folders(stage: StageDeclaration[Any, Any]) -> tuple[Path, ...]:
+    """The author's folders of migrations."""
+    return () if stage.migrations is None else (stage.migrations,)
+
+
+def _sqlite_name(config: Config) -> str:
+    if not config.database.startswith(SQLITE):
+        raise ConfigurationError(f"database {config.database!r} is not known: use sqlite:///FILE")
+    return config.database.removeprefix(SQLITE)

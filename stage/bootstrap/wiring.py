@@ -1,0 +1,248 @@
+"""Wires one stage: makes its rooms, gives each what it needs, opens and closes them in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+from msgspec.structs import replace
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap.database import make_store
+from stage.config import Config
+from stage.core.errors import ConfigurationError
+from stage.core.steps import Plan, Step, StepKind
+from stage.engine.clock import SystemClock
+from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.limits import EngineLimits
+from stage.inbound.admission import Admission
+from stage.inbound.aiohttp import SERVICE, make_app
+from stage.inbound.asgi import AsgiApplication
+from stage.inbound.service import Service
+from stage.outbound.client import PeerClient
+from stage.outbound.peers import http_peers
+from stage.outbound.transport import Transport
+from stage.ports.observer import Observer, TraceContext
+from stage.ports.stage import Participant
+from stage.ports.store import Store
+from stage.store.sqlite.store import SqliteStore
+from stage.telemetry import logs
+from stage.telemetry.compose import default_observer
+from stage.telemetry.exposition import Exposition
+from stage.telemetry.gauges import Gauges
+from stage.telemetry.meters import bridge
+from stage.telemetry.metrics import Metrics
+from stage.wire.descriptor import Descriptor
+from stage.wire.limits import DEFAULT_LIMITS
+
+
+def build_app(
+    stage: StageDeclaration[Any, Any],
+    config: Config,
+    *,
+    observer: Observer | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> web.Application:
+    """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
+
+    Spans are made by the `tracer_provider` and metrics by the `meter_provider`, otherwise by those
+    of the process. An `observer` takes the place of all telemetry but the metrics.
+
+    Raises DeclarationError and ConfigurationError with the fix in the message.
+    """
+    wired = wire(
+        stage,
+        config,
+        observer=observer,
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+    )
+    app = make_app()
+    app[SERVICE] = wired.service
+
+    async def lifetime(_app: web.Application) -> AsyncIterator[None]:
+        async with wired.opened():
+            yield
+
+    async def drain(_app: web.Application) -> None:
+        await wired.drain()
+
+    app.cleanup_ctx.append(lifetime)
+    app.on_shutdown.append(drain)
+    return app
+
+
+def build_asgi(
+    stage: StageDeclaration[Any, Any],
+    config: Callable[[], Config],
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> AsgiApplication:
+    """The same as an ASGI application; `config` is asked for at each start of its lifespan."""
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[Service]:
+        wired = wire(
+            stage, config(), tracer_provider=tracer_provider, meter_provider=meter_provider
+        )
+        async with wired.opened():
+            try:
+                yield wired.service
+            finally:
+                await wired.drain()
+
+    return AsgiApplication(running)
+
+
+class WiredStage:
+    """The rooms of one stage, connected. An HTTP server opens them, drains them and closes them."""
+
+    def __init__(
+        self,
+        config: Config,
+        service: Service,
+        engine: EmbeddedEngine,
+        store: Store,
+        transport: Transport,
+        gauges: Gauges,
+    ) -> None:
+        self.service = service
+        """What the endpoints need."""
+        self._config = config
+        self._engine = engine
+        self._store = store
+        self._transport = transport
+        self._gauges = gauges
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Open the rooms, serve within, and close them in reverse order."""
+        for ignored in self._config.ignored:
+            logs.default_logger().warning("setting_ignored", detail=ignored)
+        await self._store.open()
+        try:
+            await self._transport.open()
+            try:
+                await self._engine.start()
+                report = partial(self.service.observer.defect, "watch", "", TraceContext())
+                fresh = asyncio.get_running_loop().create_task(self._gauges.keep_fresh(report))
+                try:
+                    yield
+                finally:
+                    fresh.cancel()
+            finally:
+                await self._engine.drain(0.0)
+                await self._transport.close()
+        finally:
+            await self._store.close()
+
+    async def drain(self) -> None:
+        """Let live sagas come to rest, as long as `drain_seconds` says."""
+        await self._engine.drain(self._config.drain_seconds)
+
+
+def wire(  # 60 lines: a list of rooms in the order in which they need each other
+    stage: StageDeclaration[Any, Any],
+    config: Config,
+    *,
+    observer: Observer | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> WiredStage:
+    """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
+    participant = stage.bind(tuple(config.downstreams), adjust=lambda step: _adjusted(step, config))
+    _check_externals(participant.plan, config)
+    clock = SystemClock()
+    metrics = Metrics()
+    if observer is None:
+        keys = config.baggage_keys.split(",") if config.baggage_keys else ()
+        observer = default_observer(tracer_provider, metrics, baggage_keys=keys)
+    store = make_store(stage, config, metrics)
+    transport = Transport()
+    client = PeerClient(transport, clock=clock, observer=observer)
+    peers = http_peers(
+        client,
+        externals=config.externals,
+        downstreams=config.downstreams,
+        upstreams=config.upstreams,
+    )
+    engine = EmbeddedEngine(
+        participant,
+        store,
+        peers,
+        observer,
+        clock=clock,
+        limits=EngineLimits(
+            sagas_max=config.concurrency_max,
+            compensation_window_seconds=config.compensation_window_seconds,
+        ),
+    )
+    gauges = Gauges(
+        engine,
+        clock,
+        queued=lambda: store.queued if isinstance(store, SqliteStore) else 0,
+        breakers=lambda: client.breakers,
+    )
+    bridge(metrics, gauges, meter_provider, stage.name)
+    service = Service(
+        engine=engine,
+        participant=participant,
+        observer=observer,
+        clock=clock,
+        descriptor=_descriptor(stage, participant, config),
+        limits=DEFAULT_LIMITS,
+        neighbours=peers.neighbours,
+        metrics=Exposition(metrics, gauges).write,
+        admission=Admission(config.requests_max),
+        wait_seconds_max=config.wait_seconds_max,
+    )
+    return WiredStage(config, service, engine, store, transport, gauges)
+
+
+def _adjusted(step: Step, config: Config) -> Step:
+    """The step with what the operator has set."""
+    execution, compensation = step.execution, step.compensation
+    timeout = step.timeout_seconds
+    if step.kind is StepKind.FORWARD:
+        execution = replace(execution, attempts_max=config.forward_attempts_max)
+        timeout = config.forward_timeout_seconds
+    else:
+        if config.attempts_max is not None:
+            execution = replace(execution, attempts_max=config.attempts_max)
+        if config.compensation_attempts_max is not None:
+            compensation = replace(compensation, attempts_max=config.compensation_attempts_max)
+        if config.external_timeout_seconds_max is not None:
+            timeout = min(timeout, config.external_timeout_seconds_max)
+    return replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
+
+
+def _check_externals(plan: Plan, config: Config) -> None:
+    wanted = {step.peer for step in plan.steps if step.kind is StepKind.CALL}
+    missing = sorted(wanted - set(config.externals))
+    if missing:
+        options = " ".join(f"--external {name}=URL" for name in missing)
+        raise ConfigurationError(
+            f"stage {plan.stage!r} calls {', '.join(missing)}, which no option names: add {options}"
+        )
+
+
+def _descriptor(
+    stage: StageDeclaration[Any, Any], participant: Participant, config: Config
+) -> Descriptor:
+    plan = participant.plan
+    return Descriptor(
+        name=stage.name,
+        accepts=stage.accepts.schema(),
+        adds=stage.adds.schema() if stage.adds is not None else {},
+        limits=DEFAULT_LIMITS,
+        compensation_window_seconds=config.compensation_window_seconds,
+        pivot=None if plan.pivot is None else plan.steps[plan.pivot].name,
+    )

@@ -1,0 +1,65 @@
+"""Settings from stage.toml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from stage.config.given import Given, nearest
+from stage.config.settings import BY_NAME
+
+FILE_BYTES_MAX = 1_048_576
+
+
+def from_file(path: str | Path | None, problems: list[str]) -> Iterator[Given]:
+    """The settings of a file; nothing without a path. What is not known is a problem."""
+    if path is None:
+        return
+    import tomllib
+
+    shown = Path(path).name
+    try:
+        with open(path, "rb") as stream:
+            body = stream.read(FILE_BYTES_MAX + 1)
+        if len(body) > FILE_BYTES_MAX:
+            problems.append(f"{shown}: is larger than {FILE_BYTES_MAX} bytes: shorten it")
+            return
+        text = body.decode("utf-8")
+        table = tomllib.loads(text)
+    except OSError as error:
+        problems.append(
+            f"{path}: cannot be read ({error.strerror}): give the path of a TOML file to --config"
+        )
+        return
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        problems.append(f"{shown}: is not TOML in UTF-8 ({error}): mend the file")
+        return
+    for key, value in table.items():
+        setting = BY_NAME.get(key)
+        origin = _place(shown, text, key)
+        if setting is None:
+            problems.append(f"{origin}: is not known{nearest(key, BY_NAME)}")
+        elif not setting.peers:
+            yield Given(setting, value, origin)
+        elif isinstance(value, dict):
+            for name, url in value.items():
+                yield Given(setting, url, _place(shown, text, name, table=key), peer=name)
+        else:
+            problems.append(
+                f'{origin}: {value!r} is not a table: write [{key}] and below it name = "URL"'
+            )
+
+
+def _place(file: str, text: str, key: str, table: str = "") -> str:
+    """`stage.toml line 3 port`. tomllib gives no line numbers: the first that fits is named."""
+    inside = not table
+    named = f"{table}.{key}" if table else key
+    for number, line in enumerate(text.splitlines(), start=1):
+        if table and line.lstrip().startswith("["):
+            inside = line.strip().strip("[]").strip() == table
+        elif inside and re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", line):
+            return f"{file} line {number} {named}"
+        if not table and re.match(rf"\s*\[\[?\s*{re.escape(key)}\s*\]", line):
+            return f"{file} line {number} {named}"
+    return f"{file} {named}"

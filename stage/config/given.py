@@ -1,0 +1,52 @@
+"""What a source gives, before it is judged, and how neighbours are written in it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from stage.config.settings import Setting
+from stage.config.values import redacted
+
+
+class Given(NamedTuple):
+    """What one source gives for one setting; `peer` is the neighbour's name, or empty."""
+
+    setting: Setting
+    value: object
+    origin: str
+    peer: str = ""
+
+
+def from_entries(
+    setting: Setting, entries: list[Any], origin: str, problems: list[str]
+) -> Iterator[Given]:
+    """Neighbours given as a list of NAME=URL."""
+    pairs = []
+    for entry in entries:
+        name, equals, url = str(entry).partition("=")
+        if equals:
+            pairs.append((name.strip(), url.strip()))
+        else:
+            problems.append(
+                f"{origin}: {redacted(str(entry))!r} is not NAME=URL:"
+                " give for example shipping=http://host:8080"
+            )
+    yield from from_pairs(setting, pairs, origin, problems)
+
+
+def from_pairs(setting: Setting, pairs: Any, origin: str, problems: list[str]) -> Iterator[Given]:
+    """Neighbours given as pairs of name and URL. A name that is given twice is a problem."""
+    seen: set[str] = set()
+    for name, url in pairs:
+        if name in seen:
+            problems.append(f"{origin}: {name!r} is given twice: keep one")
+        seen.add(name)
+        yield Given(setting, url, origin, peer=name)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence on a name that is not known: the name that was meant, or what to do."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f": did you mean {near[0]}?" if near else ": remove it"

@@ -1,0 +1,79 @@
+"""Loads the configuration from its origins.
+
+Later origins hold over earlier ones: the defaults, the file, the environment, the options.
+Neighbours are merged by name. All problems are collected and raised at once, each with its origin
+and its fix. A key or an option that is not known is refused: one that does nothing would be
+believed to do something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from stage.config.environment import from_environment
+from stage.config.file import from_file
+from stage.config.given import Given
+from stage.config.options import from_options
+from stage.config.settings import FILE_VARIABLE, Config
+from stage.config.values import peer_name
+from stage.core.errors import ConfigurationError
+
+
+def load(
+    options: Mapping[str, object],
+    environ: Mapping[str, str],
+    file: str | Path | None = None,
+) -> Config:
+    """The configuration from all origins.
+
+    `options` has the names of Config's fields; None is not given, neighbours are a sequence of
+    "NAME=URL" or a mapping. `file` is a stage.toml; without one, the variable STAGE_CONFIG may
+    name it. Raises ConfigurationError with one line a problem.
+    """
+    problems: list[str] = []
+    ignored: list[str] = []
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    path = file if file is not None else environ.get(FILE_VARIABLE) or None
+    everything = chain(
+        from_file(path, problems),
+        from_environment(environ, problems, ignored),
+        from_options(options, problems),
+    )
+    for given in everything:  # one after the other, so that problems stand in the order of origins
+        _take(given, values, origins, problems)
+    _check_peers(values, origins, problems)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return Config(**values, origins=origins, ignored=tuple(ignored))
+
+
+def _take(
+    given: Given, values: dict[str, Any], origins: dict[str, str], problems: list[str]
+) -> None:
+    setting = given.setting
+    try:
+        if not setting.peers:
+            values[setting.name] = setting.read(given.value)
+            origins[setting.name] = given.origin
+            return
+        peer = peer_name(given.peer)
+        values.setdefault(setting.name, {})[peer] = setting.read(given.value)
+        origins[f"{setting.name}.{peer}"] = given.origin
+    except ValueError as error:
+        problems.append(f"{given.origin}: {error}")
+
+
+def _check_peers(
+    values: Mapping[str, Any], origins: Mapping[str, str], problems: list[str]
+) -> None:
+    """A name stands for one neighbour: a request to compensate must come from one side only."""
+    both = sorted(set(values.get("upstreams", {})) & set(values.get("downstreams", {})))
+    problems.extend(
+        f"{origins[f'upstreams.{name}']} and {origins[f'downstreams.{name}']}: {name!r} is both"
+        " upstream and downstream: give one of them another name"
+        for name in both
+    )

@@ -1,0 +1,167 @@
+"""The table of settings, and the one frozen `Config` that they make.
+
+The command line draws its options from SETTINGS, so this room imports nothing that starts slowly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from stage.config.values import (
+    baggage_keys,
+    check_url,
+    count,
+    database,
+    host,
+    one_of,
+    peer_name,
+    seconds_between,
+)
+
+PREFIX = "STAGE_"
+FILE_VARIABLE = "STAGE_CONFIG"
+OTHER_VARIABLES = frozenset({FILE_VARIABLE, "STAGE_URL", "STAGE_TRACE_URL", "STAGE_FAST_TELEMETRY"})
+"""Variables of ours that are not part of the configuration of a stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that can be set for one stage. Times in seconds. Made by `load`, or by hand.
+
+    `origins` says where a value comes from, by the name of the field (`downstreams.shipping` for
+    one neighbour); what is not named there is a default, or was set by a program. `ignored` has a
+    line for each variable that has our prefix and is in no setting; the stage logs it at start.
+    """
+
+    service_name: str = ""
+    """The `service.name` of traces and metrics; empty: the name of the stage."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    database: str = "sqlite:///stage.db"
+    upstreams: Mapping[str, str] = field(default_factory=dict)
+    downstreams: Mapping[str, str] = field(default_factory=dict)
+    externals: Mapping[str, str] = field(default_factory=dict)
+    wait_seconds_max: float = 25.0
+    drain_delay_seconds: float = 0.0
+    drain_seconds: float = 20.0
+    concurrency_max: int = 1_000
+    requests_max: int = 2_000
+    compensation_window_seconds: float = 604_800.0
+    attempts_max: int | None = None
+    compensation_attempts_max: int | None = None
+    external_timeout_seconds_max: float | None = None
+    forward_timeout_seconds: float = 30.0
+    forward_attempts_max: int = 8
+    log_format: str = "auto"
+    log_level: str = "info"
+    otlp_endpoint: str = ""
+    baggage_keys: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    ignored: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+
+class Setting(NamedTuple):
+    """One thing that can be set: `read` makes its value of what was given, or raises ValueError.
+
+    `flag` is the option, the variable and the key at once: `--drain-seconds`,
+    `STAGE_DRAIN_SECONDS`, `drain_seconds`. For neighbours it is in the singular, and the table of
+    the file and the field of Config are in the plural (`name`).
+    """
+
+    name: str
+    read: Callable[[object], Any]
+    metavar: str
+    help: str
+    peers: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The name in the singular."""
+        return self.name.removesuffix("s") if self.peers else self.name
+
+    @property
+    def option(self) -> str:
+        """As it is given on the command line."""
+        return "--" + self.flag.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """As it stands in the environment."""
+        return PREFIX + self.flag.upper()
+
+
+DAY = 86_400.0
+SETTINGS = (
+    Setting("service_name", peer_name, "NAME", "Name in traces; by default that of the stage."),
+    Setting("host", host, "HOST", "Address to listen on."),
+    Setting("port", count(0, 65_535), "PORT", "Port to listen on; 0 takes a free one."),
+    Setting("database", database, "URL", "sqlite:///FILE, or sqlite:///:memory:."),
+    Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
+    Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),
+    Setting("externals", check_url, "NAME=URL", "An external API that is called.", peers=True),
+    Setting(
+        "wait_seconds_max",
+        seconds_between(0, 60),
+        "SECONDS",
+        "How long POST /sagas waits before 202.",
+    ),
+    Setting(
+        "drain_delay_seconds",
+        seconds_between(0, 600),
+        "SECONDS",
+        "How long to serve on, not ready, after SIGTERM.",
+    ),
+    Setting(
+        "drain_seconds",
+        seconds_between(0, 3_600),
+        "SECONDS",
+        "How long running sagas may take to stop.",
+    ),
+    Setting("concurrency_max", count(1), "N", "Sagas run at the same time."),
+    Setting("requests_max", count(1), "N", "Requests answered at the same time; then 503."),
+    Setting(
+        "compensation_window_seconds",
+        seconds_between(0, 3_650 * DAY),
+        "SECONDS",
+        "How long a completed saga stays compensable.",
+    ),
+    Setting("attempts_max", count(1, 1_000), "N", "Attempts of every step, whatever it declares."),
+    Setting(
+        "compensation_attempts_max",
+        count(1, 10_000),
+        "N",
+        "Attempts of every compensation, whatever it declares.",
+    ),
+    Setting(
+        "external_timeout_seconds_max",
+        seconds_between(0.001, 3_600),
+        "SECONDS",
+        "Longest time-out of a call, whatever it declares.",
+    ),
+    Setting(
+        "forward_timeout_seconds",
+        seconds_between(0.001, 3_600),
+        "SECONDS",
+        "How long one attempt to hand on downstream may take.",
+    ),
+    Setting("forward_attempts_max", count(1, 1_000), "N", "Attempts to hand on downstream."),
+    Setting("log_format", one_of("auto", "json", "console"), "FORMAT", "auto, json or console."),
+    Setting(
+        "log_level",
+        one_of("debug", "info", "warning", "error"),
+        "LEVEL",
+        "debug, info, warning or error.",
+    ),
+    Setting("otlp_endpoint", check_url, "URL", "Base URL of an OTLP/HTTP collector for traces."),
+    Setting(
+        "baggage_keys",
+        baggage_keys,
+        "KEY,KEY",
+        "Members of W3C baggage to pass on; by default none.",
+    ),
+)
+"""What can be set, in the order in which it is shown."""
+
+BY_NAME = {setting.name: setting for setting in SETTINGS}

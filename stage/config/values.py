@@ -1,0 +1,129 @@
+"""What a value may be: each reads text or a TOML value, or raises ValueError with the fix."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from contextlib import suppress
+
+from stage.core.names import STAGE_NAME
+
+_BAGGAGE_KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+
+
+def check_url(value: object) -> str:
+    """An absolute http(s) URL without its trailing slash. Raises ValueError with the fix."""
+    from urllib.parse import urlsplit
+
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a URL: give text like http://host:8080")
+    shown = repr(redacted(value))
+    if not value.isprintable() or " " in value or "\\" in value or not value.isascii():
+        raise ValueError(f"{shown} is not a URL: write it in ASCII without spaces")
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{shown} is not a URL ({error}): give http://host:8080") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError(f"{shown} is not an absolute http or https URL: give http://host:8080")
+    if "@" in parts.netloc:
+        raise ValueError(f"{shown} holds credentials: take them out of the URL")
+    if "?" in value or "#" in value:
+        raise ValueError(f"{shown} has a query or a fragment: end it with its path")
+    return value.rstrip("/")
+
+
+def redacted(text: str) -> str:
+    """Text without the credentials that a URL in it may hold."""
+    return _CREDENTIALS.sub("***@", text)
+
+
+def peer_name(value: object) -> str:
+    """A name of a stage or of a peer. Raises ValueError with the fix."""
+    if not isinstance(value, str) or not STAGE_NAME.match(value):
+        raise ValueError(
+            f"{value!r} is not a name: use 1 to 48 of a-z 0-9 _ -, starting with a letter"
+        )
+    return value
+
+
+def host(value: object) -> str:
+    """An address or a host name. Raises ValueError with the fix."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9.:_%-]+", value):
+        raise ValueError(f"{value!r} is not a host: give an address or a name, such as 0.0.0.0")
+    return value
+
+
+def database(value: object) -> str:
+    """The URL of a SQLite file, or of memory. Raises ValueError with the fix."""
+    prefix = "sqlite:///"
+    shown = redacted(value) if isinstance(value, str) else value
+    if not isinstance(value, str) or not value.startswith(prefix):
+        raise ValueError(
+            f"the database URL {shown!r} is not known:"
+            f" use {prefix}FILE, or {prefix}:memory: to keep nothing"
+        )
+    path = value.removeprefix(prefix)
+    if not path or not path.isprintable() or "?" in path or path.endswith("/"):
+        raise ValueError(f"the database URL {shown!r} names no file: use {prefix}FILE")
+    return value
+
+
+def count(least: int, most: int | None = None) -> Callable[[object], int]:
+    """Reads whole numbers from `least` to `most`, both included."""
+    bounds = f"{least} or more" if most is None else f"{least} to {most}"
+
+    def read(value: object) -> int:
+        number = value
+        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
+            number = int(value)
+        if type(number) is not int:
+            raise ValueError(f"{value!r} is not a whole number: give {bounds}")
+        if number < least or (most is not None and number > most):
+            raise ValueError(f"{value!r} is out of range: give {bounds}")
+        return number
+
+    return read
+
+
+def seconds_between(least: float, most: float) -> Callable[[object], float]:
+    """Reads seconds from `least` to `most`, both included."""
+    bounds = f"{least:g} to {most:.15g} seconds"
+
+    def read(value: object) -> float:
+        seconds = math.nan
+        if isinstance(value, str):
+            with suppress(ValueError):
+                seconds = float(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            seconds = float(value)
+        if not math.isfinite(seconds):
+            raise ValueError(f"{value!r} is not a number: give {bounds}")
+        if not least <= seconds <= most:
+            raise ValueError(f"{value!r} is out of range: give {bounds}")
+        return seconds
+
+    return read
+
+
+def one_of(*choices: str) -> Callable[[object], str]:
+    """Reads one of the words, whatever its case."""
+
+    def read(value: object) -> str:
+        word = value.lower() if isinstance(value, str) else value
+        if word not in choices:
+            raise ValueError(f"{value!r} is not known: use {', '.join(choices)}")
+        return str(word)
+
+    return read
+
+
+def baggage_keys(value: object) -> str:
+    """Keys of W3C baggage, divided by commas. Raises ValueError with the fix."""
+    keys = [key.strip() for key in value.split(",")] if isinstance(value, str) else [""]
+    if not all(_BAGGAGE_KEY.fullmatch(key) for key in keys):
+        raise ValueError(f"{value!r} is no list of baggage keys: give for example tenant,region")
+    return ",".join(keys)

@@ -1,0 +1,63 @@
+"""Which step is next, either way: forward in waves, backward in the reverse order of the starts.
+
+A wave is the steps that run at the same time. Every room that needs an order asks here; how a
+plan stores its waves is nobody's business but this file's and that of the file that builds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stage.core.questions import needs_compensation
+from stage.core.saga import Saga
+from stage.core.states import Phase
+from stage.core.steps import Plan, Step
+
+
+def waves(plan: Plan) -> tuple[tuple[Step, ...], ...]:
+    """The steps of the plan in the order of execution, grouped by what runs at the same time."""
+    return tuple(tuple(plan.steps[index] for index in wave) for wave in plan.waves)
+
+
+def backward(plan: Plan) -> Iterator[Step]:
+    """Every step in the order in which it is looked at on the way back (rule 7)."""
+    for wave in reversed(plan.waves):
+        for index in wave:
+            yield plan.steps[index]
+
+
+def wave_of(plan: Plan, name: str) -> frozenset[str]:
+    """The names of the steps that run at the same time as that one, itself included."""
+    index = plan.by_name[name]
+    for wave in plan.waves:
+        if index in wave:
+            return frozenset(plan.steps[other].name for other in wave)
+    raise KeyError(name)
+
+
+def next_forward(plan: Plan, saga: Saga) -> list[Step]:
+    """The steps that have to succeed before the next wave may start; empty when all have."""
+    for wave in plan.waves:
+        unfinished: list[Step] = []
+        for index in wave:
+            step = plan.steps[index]
+            known = saga.steps.get(step.name)
+            if known is None or known.phase is not Phase.SUCCEEDED:
+                unfinished.append(step)
+        if unfinished:
+            return unfinished
+    return []
+
+
+def next_backward(plan: Plan, saga: Saga) -> list[Step]:
+    """The started steps that have to be compensated before those of the wave before (rule 7)."""
+    for wave in reversed(plan.waves):
+        unfinished: list[Step] = []
+        for index in wave:
+            step = plan.steps[index]
+            known = saga.steps.get(step.name)
+            if known is not None and needs_compensation(step, known):
+                unfinished.append(step)
+        if unfinished:
+            return unfinished
+    return []

@@ -1,0 +1,121 @@
+"""The questions that rooms ask about a saga. Pure: the same saga always gets the same answer.
+
+Nothing here changes a saga or decides what is done; the machine does both, and asks here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from stage.core.saga import Saga, StepState
+from stage.core.states import Phase
+from stage.core.steps import Plan, Step, StepKind
+
+PROBES_NOT_THERE_MIN = 2
+"""An API must say "not there" this often, apart, before it is believed (rule 5)."""
+
+
+class Standing(StrEnum):
+    """Whether the effect of a step exists in the world, as far as the journal knows."""
+
+    NOTHING = "nothing"
+    """No attempt had an effect, or the effect was compensated."""
+    STANDS = "stands"
+    """A result is known, and nothing of it was compensated."""
+    MAY_STAND = "may_stand"
+    """An attempt may have had an effect: in doubt, in flight, or under compensation."""
+    UNKNOWN = "unknown"
+    """It cannot be known here: the journal with the step was dropped (rule 21)."""
+
+
+def standing(saga: Saga, name: str, *, dropped: bool = False) -> Standing:
+    """The standing of one step. `dropped` says that the saga's journal was dropped."""
+    if dropped:
+        return Standing.UNKNOWN
+    known = saga.steps.get(name)
+    if known is None or known.phase is Phase.COMPENSATED:
+        return Standing.NOTHING
+    match known.phase:
+        case Phase.STARTED | Phase.PROBING | Phase.IN_DOUBT:
+            return Standing.MAY_STAND
+        case Phase.COMPENSATING | Phase.COMPENSATION_WAITING:
+            return Standing.MAY_STAND  # an undo that was sent may have had its effect already
+        case _:
+            if known.doubted:
+                return Standing.MAY_STAND
+            return Standing.NOTHING if known.result is None else Standing.STANDS
+
+
+# --- of one step ---------------------------------------------------------------------------------
+
+
+def needs_compensation(step: Step, known: StepState) -> bool:
+    """True while the step's effect may stand and something can still be done about it."""
+    if not step.compensatable or known.phase is Phase.COMPENSATION_FAILED:
+        return False
+    return known.may_stand
+
+
+def can_probe(step: Step, known: StepState) -> bool:
+    """True while it is worth asking the API what became of the call."""
+    settled = known.not_there >= PROBES_NOT_THERE_MIN
+    return step.probed and not settled and not step.settlement.exhausted(known.probes)
+
+
+def must_be_settled(step: Step, known: StepState) -> bool:
+    """True of a call in doubt that may not be repeated and was not twice found to be not there."""
+    return not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN
+
+
+def must_be_looked_for(step: Step, known: StepState) -> bool:
+    """True of a forward that may not be repeated and whose yes may have reached upstream.
+
+    The run that got the yes was lost before it was written down (decision 0011). One "not there"
+    is enough, because it is downstream's own word on the saga.
+    """
+    return (
+        step.kind is StepKind.FORWARD
+        and known.cut_off
+        and known.doubted
+        and known.not_there == 0
+        and not step.settlement.exhausted(known.probes)
+    )
+
+
+# --- of the saga ---------------------------------------------------------------------------------
+
+
+def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
+    """Names of the steps whose effects remain although everything was tried (rule 12)."""
+    names: list[str] = []
+    for step in plan.steps:
+        known = saga.steps.get(step.name)
+        if known is not None and known.phase is Phase.COMPENSATION_FAILED:
+            names.append(step.name)
+            names.extend(f"{step.peer}/{name}" for name in known.stands)
+    return tuple(names)
+
+
+def anything_stood(saga: Saga) -> bool:
+    """True when some effect of the saga was ever made, or may have been."""
+    return any(step.result is not None or step.doubted for step in saga.steps.values())
+
+
+def past_pivot(plan: Plan, saga: Saga) -> bool:
+    """True once the pivot has succeeded: from there the saga only goes forward (rule 20)."""
+    if plan.pivot is None:
+        return False
+    known = saga.steps.get(plan.steps[plan.pivot].name)
+    return known is not None and known.phase is Phase.SUCCEEDED
+
+
+def pivot_undecided(plan: Plan, saga: Saga) -> bool:
+    """True while nobody knows whether the pivot has happened, so that neither way is open."""
+    if plan.pivot is None:
+        return False
+    known = saga.steps.get(plan.steps[plan.pivot].name)
+    if known is None:
+        return False
+    return known.phase in (Phase.STARTED, Phase.PROBING) or (
+        known.doubted and known.phase in (Phase.IN_DOUBT, Phase.WAITING)
+    )

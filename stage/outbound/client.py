@@ -1,0 +1,166 @@
+"""One request to a peer: its circuit breaker, its span, and the headers that every request has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from stage.outbound.breaker import Breaker
+from stage.ports.clock import Clock
+from stage.ports.observer import Observer, TraceContext
+from stage.ports.stage import Answer, Lost
+from stage.wire import headers as h
+from stage.wire.http import parse_retry_after
+
+SERVER_ERROR = 500
+
+
+class BreakerUse(Enum):
+    """What a request has to do with the breaker of its peer."""
+
+    GUARDED = "guarded"
+    """It is held back while the breaker is open, and its end is recorded."""
+    RECORDED = "recorded"
+    """It always leaves, and its end is recorded."""
+    IGNORED = "ignored"
+    """It always leaves, and its end says nothing of the peer: a peer need not serve it."""
+
+
+class PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to send to which peer.
+
+    `route` is the template of the path for the name of the span, empty where there is none. With
+    `budget` (seconds left) the header Saga-Budget-Ms is sent. A request that is not `spanned` has
+    no client span of its own: it is not part of a saga.
+    """
+
+    peer: str
+    method: str
+    url: str
+    route: str
+    breaker: BreakerUse
+    trace: TraceContext
+    timeout: float
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    budget: float | None = None
+    spanned: bool = True
+
+
+class HttpTransport(Protocol):
+    """Sends one HTTP request. `outbound.transport.Transport` keeps the law of the ports."""
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        timeout: float,
+    ) -> Answer | Lost:
+        """Send once and read the whole answer; `timeout` in seconds covers both."""
+        ...
+
+
+class PeerClient:
+    """Sends to all peers of one stage and remembers which of them keep failing.
+
+    `clock` is what HTTP dates are compared with, `monotonic` times the breakers.
+    """
+
+    def __init__(
+        self,
+        transport: HttpTransport,
+        *,
+        clock: Clock,
+        observer: Observer | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._observer = observer
+        self._monotonic = monotonic
+        self._breakers: dict[str, Breaker] = {}
+
+    @property
+    def breakers(self) -> dict[str, bool]:
+        """Every peer that was asked, and whether it is left alone now."""
+        return {peer: breaker.waits for peer, breaker in list(self._breakers.items())}
+
+    async def send(self, request: PeerRequest) -> Answer | Lost:
+        """Send once, unless the breaker holds it back. See the law in `ports.external`."""
+        if request.breaker is BreakerUse.IGNORED:
+            return await self._send(request, None)
+        breaker = self._breakers.get(request.peer)
+        if breaker is None:
+            breaker = self._breakers[request.peer] = Breaker(self._monotonic)
+        if request.breaker is BreakerUse.GUARDED:
+            left = breaker.refuses()
+            if left is not None:
+                return Lost(
+                    reason=f"not sent: {request.peer} keeps failing, tried again in {left:.1f} s",
+                    certain=True,
+                    retry_after=left,
+                )
+        return await self._send(request, breaker)
+
+    async def _send(self, request: PeerRequest, breaker: Breaker | None) -> Answer | Lost:
+        """Send and record the end, also when the wait for the answer is cancelled."""
+        span, trace = None, request.trace
+        if self._observer is not None and request.spanned:
+            span = self._observer.client(
+                request.method, request.url, peer=request.peer, route=request.route, parent=trace
+            )
+            trace = span.context
+        answered = False
+        end, reason = "cancelled", ""
+        try:
+            answer = await self._transport.send(
+                request.method,
+                request.url,
+                headers=[*request.headers, *_budget(request.budget), *_trace(trace)],
+                body=request.body,
+                timeout=request.timeout,
+            )
+            if isinstance(answer, Lost):
+                end, reason = answer.error, answer.reason
+                return answer
+            answered = answer.status < SERVER_ERROR
+            end = str(answer.status)
+            return self._with_retry_after(answer)
+        finally:
+            if breaker is not None:
+                breaker.record(answered=answered)
+            if span is not None:
+                span.end(end, reason)
+
+    def _with_retry_after(self, answer: Answer) -> Answer:
+        for name, value in answer.headers:
+            if name.lower() == _RETRY_AFTER:
+                seconds = parse_retry_after(value, self._clock.now())
+                return replace(answer, retry_after=seconds)
+        return answer
+
+
+_RETRY_AFTER = h.RETRY_AFTER.lower()
+
+
+def _trace(trace: TraceContext) -> list[tuple[str, str]]:
+    headers = []
+    if trace.traceparent:
+        headers.append((h.TRACEPARENT, trace.traceparent))
+        if trace.tracestate:
+            headers.append((h.TRACESTATE, trace.tracestate))
+    if trace.baggage:
+        headers.append((h.BAGGAGE, trace.baggage))
+    return headers
+
+
+def _budget(budget: float | None) -> list[tuple[str, str]]:
+    return [] if budget is None else [(h.SAGA_BUDGET_MS, str(max(0, int(budget * 1000))))]

@@ -1,0 +1,1 @@
+"""How neighbours are spoken to, one file a protocol."""

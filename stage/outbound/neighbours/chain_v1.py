@@ -1,0 +1,242 @@
+"""Version 1 of the protocol as it is spoken to neighbours.
+
+What an answer means stands in the `read_…` functions, which are pure. The class only sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import assert_never
+from urllib.parse import quote
+
+import msgspec
+
+from stage.outbound.client import BreakerUse, PeerClient, PeerRequest
+from stage.ports.neighbour import (
+    CannotCompensate,
+    Compensated,
+    CompensateReply,
+    Executed,
+    ForwardReply,
+    InProgress,
+    NotExecuted,
+    OutcomeReply,
+    ShownExecuted,
+)
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Answer, Lost
+from stage.wire import headers as h
+from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS, ChainView, decode_chain
+from stage.wire.limits import DEFAULT_LIMITS
+from stage.wire.problem import WireError, decode_problem
+from stage.wire.replies import (
+    CompensateReplyKind,
+    ReplyKind,
+    decode_executed,
+    encode_compensate,
+    kind_of_compensate_reply,
+    kind_of_reply,
+    kind_of_saga_view,
+)
+
+REASON_CHARS_MAX = 300
+SAGAS = "/sagas"
+SAGA = "/sagas/{saga_id}"
+COMPENSATE = "/sagas/{saga_id}/compensate"
+OK = 200
+WAIT_SHARE = 0.8
+"""Of the timeout: how long a neighbour may wait for an end before it answers 202."""
+
+_JSON = ("Content-Type", h.CONTENT_JSON)
+
+
+class ChainV1:
+    """`ports.neighbour.Neighbours` over HTTP. The mappings are base URLs by name."""
+
+    def __init__(
+        self, client: PeerClient, *, downstreams: Mapping[str, str], upstreams: Mapping[str, str]
+    ) -> None:
+        self._client = client
+        self._upstreams = frozenset(upstreams)
+        addresses = {**upstreams, **downstreams}
+        self._bases = {name: url.rstrip("/") for name, url in addresses.items()}
+
+    def is_upstream(self, peer: str) -> bool:
+        """See `ports.neighbour.Neighbours`."""
+        return peer in self._upstreams
+
+    async def forward(
+        self,
+        peer: str,
+        saga_id: str,
+        body: bytes,
+        *,
+        trace: TraceContext,
+        budget: float | None,
+        timeout: float,
+    ) -> ForwardReply:
+        """See `ports.neighbour.Neighbours`."""
+        answer = await self._client.send(
+            PeerRequest(
+                peer=peer,
+                method="POST",
+                url=self._bases[peer] + SAGAS,
+                route=SAGAS,
+                breaker=BreakerUse.GUARDED,
+                trace=trace,
+                timeout=timeout,
+                headers=(
+                    _JSON,
+                    (h.IDEMPOTENCY_KEY, saga_id),
+                    (h.PREFER, f"wait={max(1, int(timeout * WAIT_SHARE))}"),
+                ),
+                body=body,
+                budget=budget,
+            )
+        )
+        return answer if isinstance(answer, Lost) else read_forward(answer, saga_id)
+
+    async def get_outcome(
+        self, peer: str, saga_id: str, *, trace: TraceContext, timeout: float
+    ) -> OutcomeReply:
+        """See `ports.neighbour.Neighbours`. Neighbours need not serve it: no breaker heeds it."""
+        answer = await self._client.send(
+            PeerRequest(
+                peer=peer,
+                method="GET",
+                url=self._url(peer, saga_id),
+                route=SAGA,
+                breaker=BreakerUse.IGNORED,
+                trace=trace,
+                timeout=timeout,
+            )
+        )
+        return answer if isinstance(answer, Lost) else read_outcome(answer, saga_id)
+
+    async def compensate(
+        self,
+        peer: str,
+        saga_id: str,
+        *,
+        requested_by: str,
+        reason: str,
+        trace: TraceContext,
+        timeout: float,
+    ) -> CompensateReply:
+        """See `ports.neighbour.Neighbours`."""
+        answer = await self._client.send(
+            PeerRequest(
+                peer=peer,
+                method="POST",
+                url=self._url(peer, saga_id) + "/compensate",
+                route=COMPENSATE,
+                breaker=BreakerUse.RECORDED,
+                trace=trace,
+                timeout=timeout,
+                headers=(_JSON,),
+                body=encode_compensate(requested_by, reason),
+            )
+        )
+        return answer if isinstance(answer, Lost) else read_compensate(answer)
+
+    async def get_chain(
+        self,
+        peer: str,
+        saga_id: str,
+        *,
+        asked: tuple[str, ...],
+        hops: int,
+        timeout: float,
+        trace: TraceContext,
+    ) -> ChainView | Lost:
+        """See `ports.neighbour.Neighbours`. Not part of the saga: no span, and no breaker."""
+        answer = await self._client.send(
+            PeerRequest(
+                peer=peer,
+                method="GET",
+                url=self._url(peer, saga_id) + "?view=chain",
+                route=SAGA,
+                breaker=BreakerUse.IGNORED,
+                trace=trace,
+                timeout=timeout,
+                headers=((CHAIN_ASKED, ",".join(asked)), (CHAIN_HOPS, str(hops))),
+                budget=timeout,
+                spanned=False,
+            )
+        )
+        return answer if isinstance(answer, Lost) else read_chain(answer, saga_id)
+
+    def _url(self, peer: str, saga_id: str) -> str:
+        return f"{self._bases[peer]}/sagas/{quote(saga_id, safe='~:')}"
+
+
+def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
+    """What an answer to `POST /sagas` means (protocol 3.3)."""
+    match kind_of_reply(answer.status):
+        case ReplyKind.EXECUTED:
+            try:
+                data = decode_executed(answer.body, saga_id, DEFAULT_LIMITS)
+            except WireError as error:
+                return Lost(reason=f"answered 200 with a body that is not understood: {error}")
+            return Executed(data=msgspec.Raw(msgspec.json.encode(data)))
+        case ReplyKind.ACCEPTED:
+            return InProgress(retry_after=answer.retry_after)
+        case ReplyKind.REFUSED | ReplyKind.GONE:
+            return NotExecuted(reason=_reason(answer), saga_over=True)
+        case ReplyKind.REJECTED | ReplyKind.TOO_LATE:
+            return NotExecuted(reason=_reason(answer))
+        case ReplyKind.NOT_NOW:
+            return Lost(reason=_reason(answer), certain=True, retry_after=answer.retry_after)
+        case ReplyKind.UNKNOWN:
+            return Lost(reason=_reason(answer))
+        case kind:
+            assert_never(kind)
+
+
+def read_outcome(answer: Answer, saga_id: str) -> OutcomeReply:
+    """What an answer to `GET /sagas/{id}` means. Only a word on the saga itself counts."""
+    match kind_of_saga_view(answer.status, answer.body, saga_id):
+        case ReplyKind.EXECUTED:
+            return ShownExecuted()
+        case ReplyKind.ACCEPTED:
+            return InProgress(retry_after=answer.retry_after)
+        case ReplyKind.GONE:
+            reason = f"does not show it as executed ({answer.status})"
+            return NotExecuted(reason=reason, saga_over=True)
+        case _:
+            return Lost(reason=_reason(answer), retry_after=answer.retry_after)
+
+
+def read_compensate(answer: Answer) -> CompensateReply:
+    """What an answer to `POST /sagas/{id}/compensate` means (protocol 3.4)."""
+    match kind_of_compensate_reply(answer.status):
+        case CompensateReplyKind.COMPENSATED:
+            return Compensated()
+        case CompensateReplyKind.ACCEPTED:
+            return InProgress(retry_after=answer.retry_after)
+        case CompensateReplyKind.CANNOT:
+            problem = decode_problem(answer.body)
+            stands = problem.stands if problem is not None and problem.stands else ()
+            return CannotCompensate(reason=_reason(answer), stands=tuple(stands))
+        case CompensateReplyKind.NOT_NOW | CompensateReplyKind.UNKNOWN:
+            return Lost(reason=_reason(answer), retry_after=answer.retry_after)
+        case kind:
+            assert_never(kind)
+
+
+def read_chain(answer: Answer, saga_id: str) -> ChainView | Lost:
+    """What an answer to `GET /sagas/{id}?view=chain` holds."""
+    if answer.status != OK:
+        return Lost(reason=_reason(answer))
+    try:
+        return decode_chain(answer.body, saga_id)
+    except WireError as error:
+        return Lost(reason=str(error))
+
+
+def _reason(answer: Answer) -> str:
+    problem = decode_problem(answer.body)
+    if problem is None:
+        return f"answered {answer.status}"
+    text = problem.detail or problem.title
+    return f"answered {answer.status}: {text}"[:REASON_CHARS_MAX]

@@ -1,0 +1,118 @@
+"""The neighbours, upstream and downstream. Whatever may be lost is a value.
+
+The law: nothing is raised for what the neighbour or the network does. An implementation sends a
+request at most once, follows no redirect, reads no more than its limit, and returns within the
+timeout. Timeouts and budgets are in seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Lost
+from stage.wire.chain import ChainView
+
+
+class Executed(msgspec.Struct, frozen=True, kw_only=True):
+    """Downstream is done. `data` is what it and those behind it added, a JSON object by stage."""
+
+    data: msgspec.Raw
+
+
+class InProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """The neighbour took the request over durably and still works on it."""
+
+    retry_after: float | None = None
+
+
+class NotExecuted(msgspec.Struct, frozen=True, kw_only=True):
+    """A no to this request: it left nothing at the neighbour. An earlier request may have.
+
+    `saga_over` is True when the neighbour says that the saga itself is over there.
+    """
+
+    reason: str
+    saga_over: bool = False
+
+
+class ShownExecuted(msgspec.Struct, frozen=True, kw_only=True):
+    """Downstream shows the saga as executed. Only `forward` gives what was added."""
+
+
+class Compensated(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing of the saga stands at the neighbour."""
+
+
+class CannotCompensate(msgspec.Struct, frozen=True, kw_only=True):
+    """The neighbour cannot compensate; `stands` is its list of what remains."""
+
+    reason: str
+    stands: tuple[str, ...] = ()
+
+
+ForwardReply = Executed | InProgress | NotExecuted | Lost
+OutcomeReply = ShownExecuted | InProgress | NotExecuted | Lost
+CompensateReply = Compensated | InProgress | CannotCompensate | Lost
+
+
+class Neighbours(Protocol):
+    """The neighbours, by configured name. No name in a body becomes an address."""
+
+    def is_upstream(self, peer: str) -> bool:
+        """True when an upstream of that name is configured, so that it can be notified."""
+        ...
+
+    async def forward(
+        self,
+        peer: str,
+        saga_id: str,
+        body: bytes,
+        *,
+        trace: TraceContext,
+        budget: float | None,
+        timeout: float,
+    ) -> ForwardReply:
+        """Hand the context on downstream: `POST /sagas`."""
+        ...
+
+    async def get_outcome(
+        self, peer: str, saga_id: str, *, trace: TraceContext, timeout: float
+    ) -> OutcomeReply:
+        """Ask downstream what became of a saga: `GET /sagas/{id}`, which starts nothing.
+
+        `NotExecuted` is the neighbour's own no, or says that it serves no sagas. Whatever does
+        not speak of the saga is `Lost`.
+        """
+        ...
+
+    async def compensate(
+        self,
+        peer: str,
+        saga_id: str,
+        *,
+        requested_by: str,
+        reason: str,
+        trace: TraceContext,
+        timeout: float,
+    ) -> CompensateReply:
+        """Ask a neighbour to compensate: `POST /sagas/{id}/compensate`."""
+        ...
+
+    async def get_chain(
+        self,
+        peer: str,
+        saga_id: str,
+        *,
+        asked: tuple[str, ...],
+        hops: int,
+        timeout: float,
+        trace: TraceContext,
+    ) -> ChainView | Lost:
+        """Get the chain as that neighbour sees it: `GET /sagas/{id}?view=chain`.
+
+        `asked` are the stages that were asked already, `hops` how many further it may pass.
+        """
+        ...

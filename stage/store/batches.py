@@ -1,0 +1,122 @@
+"""One batch after the other on the connection that writes: units, number, COMMIT.
+
+A unit that fails is left out of its batch. When it takes the whole transaction with it, or COMMIT
+refuses what it wrote, the units of the batch are run again, each in a transaction of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+import msgspec
+from msgspec.structs import replace
+
+from stage.core.errors import StoreUnavailable
+from stage.store.connection import CommitRefused, Connection
+from stage.store.queue import Waiting
+
+Committed = Callable[[int, float], None]
+"""Notified of each batch that became durable: its units, and the seconds that COMMIT took.
+
+It never raises: the callers of the batch have not been answered yet."""
+
+
+class Away(msgspec.Struct, frozen=True):
+    """The batch was certainly not written, and the connection is not to be trusted."""
+
+    batch: Sequence[Waiting]
+    error: StoreUnavailable
+    before: Sequence[Waiting] = ()
+    """Units that were run one by one before it, and have their outcome."""
+    behind: Sequence[Waiting] = ()
+    """Units behind it, which were not written."""
+
+
+class InDoubt(msgspec.Struct, frozen=True):
+    """The COMMIT of the batch of that number raised (rule 8). `before`, `behind`: see Away."""
+
+    batch: Sequence[Waiting]
+    number: int
+    error: BaseException
+    before: Sequence[Waiting] = ()
+    behind: Sequence[Waiting] = ()
+
+
+Trouble = Away | InDoubt
+
+
+class Batches:
+    """Runs batches, numbers them, and knows whether the last one found the database there."""
+
+    def __init__(self, committed: Committed | None = None) -> None:
+        self._committed = committed
+        self.number = 0
+        """The number of the last batch that was sent to COMMIT."""
+        self.available = True
+        """False from the moment a write failed for want of the database until one succeeds."""
+
+    async def run(self, connection: Connection, batch: Sequence[Waiting]) -> Trouble | None:
+        """Run a batch as one transaction, or its units one by one when the transaction broke.
+
+        Afterwards every unit has its outcome, unless there is trouble.
+        """
+        try:
+            await connection.begin()
+        except StoreUnavailable as error:
+            return Away(batch, error)
+        for waiting in batch:
+            waiting.error = None
+            try:
+                waiting.value = await connection.run(waiting.work, waiting.context)
+            except BaseException as error:
+                waiting.error = error
+            if not connection.in_transaction:
+                return await self._run_broken(connection, batch, waiting)
+        return await self._commit(connection, batch)
+
+    async def run_singly(self, connection: Connection, batch: Sequence[Waiting]) -> Trouble | None:
+        """Run each unit in a transaction of its own, so that a poisoned one fails alone."""
+        for place, waiting in enumerate(batch):
+            trouble = await self.run(connection, [waiting])
+            if trouble is not None:
+                return replace(trouble, before=batch[:place], behind=batch[place + 1 :])
+        return None
+
+    async def _run_broken(
+        self, connection: Connection, batch: Sequence[Waiting], last: Waiting
+    ) -> Trouble | None:
+        """The `last` unit took the whole transaction with it."""
+        if len(batch) > 1:
+            return await self.run_singly(connection, batch)
+        if isinstance(last.error, StoreUnavailable):
+            self.available = False
+        return None
+
+    async def _commit(self, connection: Connection, batch: Sequence[Waiting]) -> Trouble | None:
+        failed = [waiting.error for waiting in batch if waiting.error is not None]
+        away = any(isinstance(error, StoreUnavailable) for error in failed)
+        if len(failed) == len(batch):
+            await connection.drop()
+            if away:
+                self.available = False
+            return None
+        self.number += 1
+        try:
+            await connection.number(self.number)
+        except StoreUnavailable as error:
+            return Away(batch, error)
+        began = perf_counter()
+        try:
+            await connection.commit()
+        except CommitRefused as refusal:
+            if len(batch) > 1:
+                return await self.run_singly(connection, batch)
+            batch[0].error = refusal.__cause__
+            return None
+        except BaseException as error:
+            return InDoubt(batch, self.number, error)
+        self.available = not away
+        if self._committed is not None:
+            self._committed(len(batch) - len(failed), perf_counter() - began)
+        return None

@@ -1,0 +1,86 @@
+"""What the writer needs of a database: one connection that writes, and a fresh one after trouble.
+
+The methods of `Connection` are coroutines, so that one writer serves every database. Where the
+connection lives in a thread (SQLite), they block that thread and never suspend; where it lives in
+the event loop, they await. `Home.run` awaits a coroutine of the writer in the right place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Protocol, TypeVar
+
+from stage.ports.store import Unit
+
+T = TypeVar("T")
+
+
+class CommitRefused(Exception):
+    """The database refused to commit what the units wrote, such as a deferred constraint.
+
+    The batch is rolled back, and it is not in doubt. `__cause__` is the error of the database.
+    """
+
+
+class Connection(Protocol):
+    """The connection that writes. It runs one batch at a time, in one database transaction."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """False once the transaction of the batch is gone, with all that was written in it."""
+        ...
+
+    async def begin(self) -> None:
+        """Begin a batch. Raises StoreUnavailable, and then nothing has begun."""
+        ...
+
+    async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
+        """Run one unit in the batch, within `context`. A unit that raises is undone alone.
+
+        Where that is not possible the transaction is gone. Raises what the unit raised, and
+        StoreUnavailable in place of an error of the database that means so.
+        """
+        ...
+
+    async def number(self, number: int) -> None:
+        """Write the number of the batch. Raises StoreUnavailable; the batch is rolled back."""
+        ...
+
+    async def commit(self) -> None:
+        """Make the batch durable. Raises CommitRefused; after any other error it is in doubt."""
+        ...
+
+    async def drop(self) -> None:
+        """Roll the batch back, as far as the connection still can. Raises nothing."""
+        ...
+
+    async def last_number(self) -> int:
+        """The number of the last batch that is durable."""
+        ...
+
+    async def landed(self, number: int) -> bool:
+        """Whether the batch of that number is durable, once its own connection is gone for good.
+
+        Raises StoreUnavailable when that cannot be found out now.
+        """
+        ...
+
+
+class Home(Protocol):
+    """Where the connection lives, as it is reached from the event loop."""
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Await `work(connection)` there. It awaits nothing but the connection and the queue.
+
+        Cancelling the wait does not stop the work where it runs in a thread.
+        """
+        ...
+
+
+class Connections(Protocol):
+    """Gives the writer a new connection after trouble."""
+
+    async def reopen(self) -> Home:
+        """Close every connection to the database and open it again. Raises StoreUnavailable."""
+        ...

@@ -1,0 +1,153 @@
+"""The units that wait for the writer, and how each caller gets its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Protocol
+
+from stage.core.errors import StoreUnavailable
+from stage.ports.store import Unit
+
+
+class Waiting:
+    """A unit in the queue, then its outcome on the way to the caller."""
+
+    __slots__ = ("context", "deferrable", "error", "future", "value", "work")
+
+    def __init__(
+        self,
+        work: Callable[[Unit], Awaitable[Any]],
+        future: asyncio.Future[Any],
+        deferrable: bool = False,
+    ) -> None:
+        self.work = work
+        self.future = future
+        self.deferrable = deferrable
+        self.context = contextvars.copy_context()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+class Channel(Protocol):
+    """How units get from the event loop to where the writer's connection lives. None ends it."""
+
+    def put(self, item: Waiting | None) -> None:
+        """Add one. Called in the event loop and at the other end."""
+        ...
+
+    async def get(self, timeout: float | None) -> Waiting | None:
+        """Wait for the next one, at most `timeout` seconds. Raises queue.Empty."""
+        ...
+
+    def get_nowait(self) -> Waiting | None:
+        """The next one. Raises queue.Empty when there is none."""
+        ...
+
+    def qsize(self) -> int:
+        """How many wait."""
+        ...
+
+
+class ThreadChannel:
+    """The channel to a connection that lives in a thread of its own: `get` blocks that thread."""
+
+    __slots__ = ("_get", "get_nowait", "put", "qsize")
+
+    def __init__(self) -> None:
+        queue: SimpleQueue[Waiting | None] = SimpleQueue()
+        self._get = queue.get
+        self.get_nowait = queue.get_nowait
+        self.put = queue.put
+        self.qsize = queue.qsize
+
+    async def get(self, timeout: float | None) -> Waiting | None:
+        """See Channel."""
+        return self._get(True, timeout)
+
+
+class UnitQueue:
+    """Units in the order in which they are to run. `take` forms batches of them."""
+
+    def __init__(
+        self, channel: Channel, *, units_per_batch_max: int, deferral_seconds_max: float
+    ) -> None:
+        self._channel = channel
+        self._units_per_batch_max = units_per_batch_max
+        self._deferral_seconds_max = deferral_seconds_max
+        self._returned: list[Waiting] = []
+
+    def __len__(self) -> int:
+        return self._channel.qsize() + len(self._returned)
+
+    def put(self, waiting: Waiting) -> None:
+        """Add a unit at the end."""
+        self._channel.put(waiting)
+
+    def put_back(self, units: Sequence[Waiting]) -> None:
+        """Put units that were taken and not written in front of all others."""
+        self._returned.extend(units)
+
+    def close(self) -> None:
+        """Let `take` return nothing once all that was put before is taken."""
+        self._channel.put(None)
+
+    async def take(self, idle_seconds_max: float | None) -> list[Waiting] | None:
+        """Wait for a unit and take it with all others that wait; an empty list once closed.
+
+        None when no unit came for `idle_seconds_max`. Deferrable units alone are held for others,
+        at most `deferral_seconds_max` from the first of them.
+        """
+        batch, self._returned = self._returned, []
+        hurry = bool(batch)  # units that were taken before have waited enough
+        timeout = idle_seconds_max
+        latest = 0.0
+        try:
+            while len(batch) < self._units_per_batch_max:
+                waiting = self._channel.get_nowait() if hurry else await self._channel.get(timeout)
+                if waiting is None:
+                    self._channel.put(None)  # for the next call, which then finds nothing before it
+                    break
+                if not batch:
+                    latest = monotonic() + self._deferral_seconds_max
+                batch.append(waiting)
+                if waiting.deferrable and not hurry:
+                    timeout = max(0.0, latest - monotonic())
+                else:
+                    hurry = True
+        except Empty:
+            return batch or None
+        return batch
+
+    def fail(self, error: StoreUnavailable) -> None:
+        """Answer all units that wait with that error."""
+        waiting, self._returned = self._returned, []
+        with suppress(Empty):
+            while True:
+                each = self._channel.get_nowait()
+                if each is not None:
+                    waiting.append(each)
+        fail(waiting, error)
+
+
+def deliver(batch: Sequence[Waiting]) -> None:
+    """Wake the callers. A caller that was cancelled meanwhile is left alone."""
+    for waiting in batch:
+        if waiting.future.done():
+            continue
+        if waiting.error is None:
+            waiting.future.set_result(waiting.value)
+        else:
+            waiting.future.set_exception(waiting.error)
+
+
+def fail(batch: Sequence[Waiting], error: StoreUnavailable) -> None:
+    """Answer every unit of a batch with an error of its own."""
+    for waiting in batch:
+        waiting.error = type(error)(str(error))
+        waiting.error.__cause__ = error.__cause__
+    deliver(batch)

@@ -1,0 +1,133 @@
+"""The connection that writes to a SQLite file, as the writer uses it, and its thread.
+
+Its methods block the thread and never suspend, so that a whole run of the writer, many batches
+long, takes one hop between threads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
+from typing import Final, TypeVar
+
+from stage.core.errors import StoreUnavailable
+from stage.ports.codec import Codec
+from stage.ports.store import Unit
+from stage.store.connection import CommitRefused, Connection
+from stage.store.drive import complete
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.errors import unavailable
+from stage.store.sqlite.statements import statement
+from stage.store.sqlite.unit import run_unit
+
+T = TypeVar("T")
+
+_BEGIN: Final = statement("begin_batch")
+_NUMBER: Final = statement("number_batch")
+_COMMIT: Final = statement("commit_batch")
+_DROP: Final = statement("drop_batch")
+_LAST: Final = statement("last_batch")
+_CHECKPOINT: Final = statement("checkpoint")
+
+
+class SqliteConnection:
+    """store.connection.Connection on one connection of sqlite3, in autocommit."""
+
+    __slots__ = ("_check_file", "_codec", "_raw")
+
+    def __init__(
+        self, raw: sqlite3.Connection, codec: Codec, check_file: Callable[[], None]
+    ) -> None:
+        """`check_file` raises StoreUnavailable when the open file is not that of the path."""
+        self._raw = raw
+        self._codec = codec
+        self._check_file = check_file
+
+    @property
+    def in_transaction(self) -> bool:
+        """See store.connection.Connection."""
+        return self._raw.in_transaction
+
+    async def begin(self) -> None:
+        """See store.connection.Connection."""
+        self._check_file()
+        try:
+            self._raw.execute(_BEGIN)
+        except sqlite3.Error as error:
+            raise _away(error) from error
+
+    async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
+        """See store.connection.Connection."""
+        try:
+            return context.run(run_unit, self._raw, work, self._codec)
+        except sqlite3.Error as error:
+            if (away := unavailable(error)) is not None:
+                raise away from error
+            raise
+
+    async def number(self, number: int) -> None:
+        """See store.connection.Connection."""
+        try:
+            self._raw.execute(_NUMBER, (number,))
+        except sqlite3.Error as error:
+            await self.drop()
+            raise _away(error) from error
+
+    async def commit(self) -> None:
+        """See store.connection.Connection."""
+        try:
+            self._raw.execute(_COMMIT)
+        except sqlite3.IntegrityError as error:
+            if not self._raw.in_transaction:
+                raise  # it may have landed
+            # A deferred foreign key: refused, not in doubt, and the transaction is still open.
+            self._raw.execute(_DROP)
+            raise CommitRefused from error
+
+    async def drop(self) -> None:
+        """See store.connection.Connection."""
+        with suppress(sqlite3.Error):
+            self._raw.execute(_DROP)
+
+    async def last_number(self) -> int:
+        """See store.connection.Connection."""
+        (number,) = self._raw.execute(_LAST).fetchone()
+        return int(number)
+
+    async def landed(self, number: int) -> bool:
+        """See store.connection.Connection. A batch that landed is synced once more."""
+        try:
+            landed = await self.last_number() == number
+            if landed:
+                self._raw.execute(_CHECKPOINT)
+        except sqlite3.Error as error:
+            raise _away(error) from error
+        return landed
+
+
+class SqliteHome:
+    """store.connection.Home: the thread of one connection."""
+
+    def __init__(self, bridge: Bridge, codec: Codec, check_file: Callable[[], None]) -> None:
+        self._bridge = bridge
+        self._codec = codec
+        self._check_file = check_file
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """See store.connection.Home. One hop, however much is done there."""
+        return await self._bridge.run(_run_here, self._codec, self._check_file, work)
+
+
+def _run_here(
+    raw: sqlite3.Connection,
+    codec: Codec,
+    check_file: Callable[[], None],
+    work: Callable[[Connection], Awaitable[T]],
+) -> T:
+    return complete(work(SqliteConnection(raw, codec, check_file)))
+
+
+def _away(error: sqlite3.Error) -> StoreUnavailable:
+    return unavailable(error) or StoreUnavailable(f"SQLite: {error}")

@@ -1,0 +1,152 @@
+"""The connections to one SQLite file: one that writes, and some that only read."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+from stage.core.errors import StoreUnavailable
+from stage.ports.codec import Codec
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.connection import SqliteHome
+from stage.store.sqlite.errors import unavailable
+from stage.store.sqlite.statements import statement
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STATEMENTS_CACHED: Final = 256
+"""Prepared statements that a connection keeps: ours and the author's."""
+
+_WRITER_SETTINGS: Final = (
+    "busy_timeout",
+    "journal_mode",
+    "synchronous",
+    "temp_store",
+    "foreign_keys",
+    "wal_autocheckpoint",
+)
+_READER_SETTINGS: Final = ("busy_timeout",)
+
+
+class SqliteConnections:
+    """Opens, reopens and closes them all; reads on the next reader in turn.
+
+    store.connection.Connections for the writer.
+    """
+
+    def __init__(
+        self, path: Path, codec: Codec, *, readers: int, factory: type[sqlite3.Connection]
+    ) -> None:
+        self._path = path
+        self._codec = codec
+        self._factory = factory
+        self._readers_wanted = readers
+        self._writer: Bridge | None = None
+        self._identity = (0, 0)
+        self._readers: list[Bridge] = []
+        self._next_reader = 0
+
+    async def open(self, prepare: Callable[[sqlite3.Connection], None]) -> SqliteHome:
+        """Open the file, or make it, and `prepare` it before anything reads it."""
+        bridge = await self._connect("rwc")
+        await bridge.run(prepare)
+        await self._connect_readers()
+        return SqliteHome(bridge, self._codec, self._check_file)
+
+    async def reopen(self) -> SqliteHome:
+        """See store.connection.Connections.
+
+        All of them are closed: as long as one is open, a new one takes over its view of the
+        write-ahead log instead of reading the log itself.
+        """
+        await self.close()
+        try:
+            # Making an empty file in place of one that is gone would be the worst of answers.
+            bridge = await self._connect("rw")
+            await self._connect_readers()
+        except (sqlite3.Error, OSError) as error:
+            raise unavailable(error) or StoreUnavailable(f"SQLite: {error}") from error
+        return SqliteHome(bridge, self._codec, self._check_file)
+
+    async def close(self) -> None:
+        """Close the readers, then the writer: the last one to leave empties the log."""
+        leaving, self._readers = self._readers, []
+        if self._writer is not None:
+            leaving.append(self._writer)
+            self._writer = None
+        for bridge in leaving:
+            await asyncio.shield(bridge.close())
+
+    async def read(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> T:
+        """Run `work(connection, ...)` on a reader. Raises StoreUnavailable when there is none."""
+        if not self._readers:
+            raise StoreUnavailable(f"the database {self._path} is not open: try again later")
+        self._next_reader = (self._next_reader + 1) % len(self._readers)
+        reader = self._readers[self._next_reader]
+        try:
+            return await reader.run(work, *arguments, **options)
+        except sqlite3.Error as error:
+            raise unavailable(error) or error from error
+        except ValueError as error:
+            # aiosqlite raises it for a connection that `reopen` closed meanwhile.
+            raise StoreUnavailable(f"the database {self._path} is being reopened") from error
+
+    def _check_file(self) -> None:
+        """Raises StoreUnavailable when a new connection would find another file than the open one.
+
+        One stat: some microseconds a batch.
+        """
+        try:
+            same = _identity(self._path) == self._identity
+        except OSError as error:
+            raise StoreUnavailable(f"{error}: the database was removed; put it back") from error
+        if not same:
+            raise StoreUnavailable(f"the database {self._path} was replaced")
+
+    async def _connect(self, mode: str) -> Bridge:
+        bridge = Bridge(partial(_connect, self._path, mode, self._factory, _WRITER_SETTINGS))
+        await bridge.open()
+        self._writer = bridge
+        self._identity = await bridge.run(lambda _: _identity(self._path))
+        return bridge
+
+    async def _connect_readers(self) -> None:
+        for _ in range(self._readers_wanted):
+            reader = Bridge(partial(_connect, self._path, "ro", self._factory, _READER_SETTINGS))
+            await reader.open()
+            self._readers.append(reader)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _connect(
+    path: Path, mode: str, factory: type[sqlite3.Connection], settings: Sequence[str]
+) -> sqlite3.Connection:
+    """A connection in autocommit; `mode` is that of sqlite.org/uri.html: ro, rw or rwc."""
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        cached_statements=STATEMENTS_CACHED,
+        factory=factory,
+    )
+    try:
+        for name in settings:
+            connection.execute(statement(name)).fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,138 @@
+"""Migrations on SQLite: its dialect, and the functions for a connection that is at hand.
+
+A connection must be in autocommit (isolation_level None). Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Final
+
+from stage.core.errors import ConfigurationError
+from stage.store import migrate
+from stage.store.drive import complete
+from stage.store.migrate import Applied, Migration, MigrationStatus
+from stage.store.sqlite.statements import statement
+
+NAME: Final = "sqlite"
+
+_BEGIN: Final = statement("begin_batch")
+_COMMIT: Final = statement("commit_batch")
+_ROLLBACK: Final = statement("drop_batch")
+
+
+def status(
+    connection: sqlite3.Connection, folders: Sequence[Traversable] = ()
+) -> list[MigrationStatus]:
+    """See store.migrate."""
+    return complete(migrate.status(SqliteDialect(connection), folders))
+
+
+def pending_sql(connection: sqlite3.Connection, folders: Sequence[Traversable] = ()) -> str:
+    """See store.migrate."""
+    return complete(migrate.pending_sql(SqliteDialect(connection), folders))
+
+
+def check(connection: sqlite3.Connection, folders: Sequence[Traversable] = ()) -> None:
+    """See store.migrate."""
+    complete(migrate.check(SqliteDialect(connection), folders))
+
+
+def upgrade(
+    connection: sqlite3.Connection, folders: Sequence[Traversable] = (), *, now: float
+) -> list[Migration]:
+    """See store.migrate."""
+    return complete(migrate.upgrade(SqliteDialect(connection), folders, now=now))
+
+
+def apply_authored(connection: sqlite3.Connection, folders: Sequence[Traversable]) -> None:
+    """Apply the author's migrations to an empty database in memory, which keeps no record."""
+    for migration in migrate.authored(folders, NAME):
+        _run(connection, migration)
+
+
+class SqliteDialect:
+    """store.migrate.Dialect on one connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @property
+    def name(self) -> str:
+        """See store.migrate.Dialect."""
+        return NAME
+
+    @property
+    def ours(self) -> Traversable:
+        """See store.migrate.Dialect."""
+        return resources.files("stage.store.sqlite").joinpath("migrations")
+
+    async def applied(self) -> list[Applied]:
+        """See store.migrate.Dialect."""
+        (found,) = self._connection.execute(statement("has_migrations")).fetchone()
+        if not found:
+            return []
+        return [
+            Applied(owner=owner, name=name, sha256=digest, applied_at=at)
+            for owner, name, digest, at in self._connection.execute(statement("applied_migrations"))
+        ]
+
+    async def prepare(self) -> None:
+        """See store.migrate.Dialect."""
+        self._connection.execute(statement("create_migrations"))
+
+    async def apply(self, migration: Migration, now: float) -> None:
+        """See store.migrate.Dialect."""
+        connection = self._connection
+        connection.execute(_BEGIN)
+        try:
+            _run(connection, migration)
+            connection.execute(
+                statement("record_migration"),
+                (migration.owner, migration.name, migration.sha256, now),
+            )
+            connection.execute(_COMMIT)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute(_ROLLBACK)
+            raise
+
+
+def _run(connection: sqlite3.Connection, migration: Migration) -> None:
+    """Run the statements of one file within the transaction that is open, if one is."""
+    outer = connection.in_transaction
+    for text in _split(migration.sql):
+        try:
+            connection.execute(text)
+        except sqlite3.Error as error:
+            raise ConfigurationError(
+                f"the migration {migration.owner}/{migration.name} failed: {error};"
+                f" nothing of it was applied. Mend the file: {text.strip()[:200]}"
+            ) from error
+        if connection.in_transaction != outer:
+            raise ConfigurationError(
+                f"the migration {migration.owner}/{migration.name} begins or ends a transaction:"
+                " take BEGIN and COMMIT out, each file runs in one anyway"
+            )
+
+
+def _split(script: str) -> list[str]:
+    """The statements of a script. `executescript` would commit the open transaction."""
+    statements: list[str] = []
+    part = ""
+    for piece in re.split(r"(?<=;)", script):
+        part += piece
+        if sqlite3.complete_statement(part):
+            statements.append(part)
+            part = ""
+    if _has_content(part):
+        statements.append(part)
+    return [text for text in statements if _has_content(text)]
+
+
+def _has_content(text: str) -> bool:
+    return bool(re.sub(r"--[^\n]*|/\*.*?\*/|[\s;]", "", text, flags=re.DOTALL))

@@ -1,0 +1,43 @@
+"""Which errors of SQLite mean that the database is away: the one door for them, with its table.
+
+Such an error becomes StoreUnavailable. Any other is a mistake in a statement: it stays itself and
+reaches only the unit whose statement it was.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from stage.core.errors import StoreUnavailable
+
+AWAY: Final = {
+    sqlite3.SQLITE_PERM: "the file may not be accessed: check owner and mode",
+    sqlite3.SQLITE_BUSY: "another process holds the database: close it",
+    sqlite3.SQLITE_LOCKED: "a table is locked: close the other connection",
+    sqlite3.SQLITE_NOMEM: "out of memory",
+    sqlite3.SQLITE_READONLY: "the file cannot be written to: check its mode and the mount",
+    sqlite3.SQLITE_IOERR: "the disk reports an error: check the kernel log and the mount",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore it from a backup",
+    sqlite3.SQLITE_FULL: "the disk is full: make room",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: check the path and its folder",
+    sqlite3.SQLITE_PROTOCOL: "the locks of the file cannot be had: is it on a network mount?",
+    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database: check the path",
+}
+"""Primary result codes that mean "away", each with its fix (sqlite.org/rescode.html)."""
+
+_PRIMARY: Final = 0xFF
+"""The lower byte of an extended result code is the primary one."""
+
+
+def unavailable(error: BaseException) -> StoreUnavailable | None:
+    """StoreUnavailable for an error that means so, or None for any other."""
+    if isinstance(error, StoreUnavailable):
+        return error
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and (fix := AWAY.get(code & _PRIMARY)) is not None:
+            return StoreUnavailable(f"SQLite: {error}; {fix}")
+    if isinstance(error, OSError):
+        return StoreUnavailable(f"{error}: check the path and its folder")
+    return None

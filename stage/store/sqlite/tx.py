@@ -1,0 +1,93 @@
+"""What the author of a transaction function gets: three methods, and no way to the connection.
+
+The methods are closures over the unit's `Part`, so that no attribute leads there. This protects
+against a slip, not against an author who takes functions apart: their code runs in our process.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Coroutine
+from functools import lru_cache
+from typing import Any, Final
+
+from stage.ports.store import Row, Tx
+from stage.store.errors import StatementRefused, TooManyRows
+from stage.store.sqlite.part import Part
+
+FETCH_ROWS_MAX: Final = 10_000
+"""Rows that `Tx.fetchall` returns at most."""
+
+_REFUSED: Final = frozenset(
+    {
+        "BEGIN",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "RELEASE",
+        "ATTACH",
+        "DETACH",
+        "PRAGMA",
+        "VACUUM",
+    }
+)
+_FIRST_WORD: Final = re.compile(r"(?:[\s\ufeff]|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
+"""White space, empty statements and comments, as SQLite skips them, then a word."""
+
+
+class _AuthorTx:
+    """ports.store.Tx of one unit. Once the unit is over, every method raises."""
+
+    __slots__ = ("execute", "fetchall", "fetchone")
+
+    execute: Callable[..., Coroutine[Any, Any, int]]
+    fetchone: Callable[..., Coroutine[Any, Any, Row | None]]
+    fetchall: Callable[..., Coroutine[Any, Any, list[Row]]]
+
+
+def author_tx(part: Part) -> Tx:
+    """The author's view of a unit. The first statement marks the place it can be undone to."""
+
+    def run(sql: str, parameters: tuple[Any, ...]) -> sqlite3.Cursor:
+        checked = _checked(sql)
+        if not part.marked:
+            part.mark()
+        return part.run(checked, parameters)
+
+    async def execute(sql: str, *parameters: Any) -> int:
+        """See ports.store.Tx."""
+        return run(sql, parameters).rowcount
+
+    async def fetchone(sql: str, *parameters: Any) -> Row | None:
+        """See ports.store.Tx."""
+        found = part.fetch(run(sql, parameters), 1)
+        return found[0] if found else None
+
+    async def fetchall(sql: str, *parameters: Any) -> list[Row]:
+        """See ports.store.Tx. Raises TooManyRows beyond FETCH_ROWS_MAX."""
+        found = part.fetch(run(sql, parameters), FETCH_ROWS_MAX + 1)
+        if len(found) > FETCH_ROWS_MAX:
+            raise TooManyRows(
+                f"the query found more than {FETCH_ROWS_MAX} rows: add a LIMIT and page through"
+                f" them, or let the database count: {sql.strip()[:120]}"
+            )
+        return found
+
+    tx = _AuthorTx()
+    tx.execute, tx.fetchone, tx.fetchall = execute, fetchone, fetchall
+    return tx
+
+
+@lru_cache(maxsize=1024)
+def _checked(sql: str) -> str:
+    """The statement itself, checked once: an author runs the same few again and again."""
+    match = _FIRST_WORD.match(sql)
+    word = match.group(1).upper() if match else ""
+    if word in _REFUSED:
+        raise StatementRefused(
+            f"{word} is refused in a transaction function: the transaction is begun and ended for"
+            " it, and other sagas share it. Return to commit, raise to roll back"
+        )
+    return sql

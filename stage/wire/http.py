@@ -1,0 +1,69 @@
+"""What HTTP itself says and both sides of the protocol rely on (RFC 9110)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods without an effect (RFC 9110, 9.2.1)."""
+RETRY_AFTER_SECONDS_MAX = 300.0
+
+_RETRY_AFTER_CHARS_MAX = 64
+_DIGITS = re.compile(r"[0-9]+")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
+_TIME = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+_HTTP_DATES = (
+    # Sun, 06 Nov 1994 08:49:37 GMT
+    re.compile(rf"[A-Z][a-z]{{2}}, (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_TIME} GMT"),
+    # Sunday, 06-Nov-94 08:49:37 GMT
+    re.compile(
+        rf"[A-Z][a-z]{{5,8}}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT"
+    ),
+    # Sun Nov  6 08:49:37 1994
+    re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"),
+)
+
+
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait after `now` (seconds since 1970), or None when the header says nothing.
+
+    Whole seconds, or one of the three dates of RFC 9110, 5.6.7; anything else says nothing. Never
+    negative, and at most RETRY_AFTER_SECONDS_MAX: a peer may not stop a saga by a header. The
+    machine has a lower cap of its own.
+    """
+    if value is None or len(value) > _RETRY_AFTER_CHARS_MAX:
+        return None
+    text = value.strip(" \t")
+    if _DIGITS.fullmatch(text):
+        return min(float(text), RETRY_AFTER_SECONDS_MAX)
+    instant = _http_date(text, now)
+    if instant is None:
+        return None
+    return min(max(0.0, instant - now), RETRY_AFTER_SECONDS_MAX)
+
+
+def _http_date(text: str, now: float) -> float | None:
+    for form in _HTTP_DATES:
+        if found := form.fullmatch(text):
+            break
+    else:
+        return None
+    year = int(found["year"])
+    if len(found["year"]) == 2:
+        # The latest such year that is at most 50 years ahead (RFC 9110, 5.6.7).
+        latest = datetime.fromtimestamp(now, UTC).year + 50
+        year = latest - (latest - year) % 100
+    try:
+        return datetime(
+            year,
+            _MONTHS.index(found["month"]) + 1,
+            int(found["day"]),
+            int(found["hour"]),
+            int(found["minute"]),
+            min(int(found["second"]), 59),  # a leap second is written as 60
+            tzinfo=UTC,
+        ).timestamp()
+    except ValueError:
+        return None

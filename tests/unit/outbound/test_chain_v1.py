@@ -1,0 +1,144 @@
+"""Version 1 of the protocol as spoken to neighbours: what is sent, and how answers are read."""
+
+from __future__ import annotations
+
+import pytest
+
+from stage.outbound.neighbours.chain_v1 import read_outcome
+from stage.ports.neighbour import (
+    CannotCompensate,
+    Compensated,
+    CompensateReply,
+    InProgress,
+    Neighbours,
+    NotExecuted,
+    OutcomeReply,
+    ShownExecuted,
+)
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Answer, Lost
+from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS
+from stage.wire.headers import SAGA_BUDGET_MS, TRACEPARENT
+from tests.unit.outbound.scripted import ScriptedTransport, answered, client_over, peers_of
+
+SAGA = "o:1~b"
+TRACE = TraceContext(traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+
+
+def neighbours_over(transport: ScriptedTransport) -> Neighbours:
+    return peers_of(client_over(transport)).neighbours
+
+
+async def get_outcome(neighbours: Neighbours, saga_id: str = SAGA) -> OutcomeReply:
+    return await neighbours.get_outcome("shipping", saga_id, trace=TraceContext(), timeout=1.0)
+
+
+@pytest.mark.parametrize(
+    "answer, reply",
+    [
+        (answered(200, b'{"outcome":"executed"}'), ShownExecuted()),
+        (
+            answered(200, b'{"outcome":"in_progress"}', ("Retry-After", "3")),
+            InProgress(retry_after=3),
+        ),
+        (answered(404, b"<html>"), Lost(reason="answered 404")),
+        (
+            answered(503, b"", ("retry-after", "7")),
+            Lost(reason="answered 503", retry_after=7.0),
+        ),
+        (Lost(reason="no answer"), Lost(reason="no answer")),
+    ],
+)
+async def test_what_downstream_shows_is_read(answer: Answer | Lost, reply: OutcomeReply) -> None:
+    """A GET of that saga, and nothing else; what is no word on the saga is as good as lost."""
+    transport = ScriptedTransport(answer)
+    assert reply == await get_outcome(neighbours_over(transport))
+    (sent,) = transport.sent
+    assert ("GET", "http://shipping:1/base/sagas/o:1~b") == (sent.method, sent.url)
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_a_neighbour_that_serves_no_sagas_says_no(status: int) -> None:
+    """It has to be compensated: there is nothing to be found."""
+    reply = read_outcome(answered(status), SAGA)
+    reason = f"does not show it as executed ({status})"
+    assert NotExecuted(reason=reason, saga_over=True) == reply
+
+
+@pytest.mark.parametrize("status, over", [(409, True), (410, True), (403, False), (504, False)])
+async def test_a_request_that_is_turned_away_is_no_word_on_the_saga(
+    status: int, over: bool
+) -> None:
+    """It says of this request that nothing came of it, not what an earlier one did."""
+    reply = await neighbours_over(ScriptedTransport(answered(status))).forward(
+        "shipping", SAGA, b"{}", trace=TraceContext(), budget=None, timeout=1.0
+    )
+    assert NotExecuted(reason=f"answered {status}", saga_over=over) == reply
+
+
+@pytest.mark.parametrize(
+    "answer, reply",
+    [
+        (answered(200), Compensated()),
+        (answered(410), Compensated()),
+        (answered(202, b"", ("Retry-After", "2")), InProgress(retry_after=2.0)),
+        (
+            answered(409, b'{"status":409,"outcome":"executed","stands":["charge"]}'),
+            CannotCompensate(reason="answered 409: ", stands=("charge",)),
+        ),
+        (answered(503, b"", ("Retry-After", "9")), Lost(reason="answered 503", retry_after=9.0)),
+        (answered(404), Lost(reason="answered 404")),
+    ],
+)
+async def test_an_answer_to_compensate_is_read(answer: Answer, reply: CompensateReply) -> None:
+    """Asked of upstream and downstream alike; what is not named in the protocol is lost."""
+    transport = ScriptedTransport(answer)
+    for peer in ("order", "shipping"):
+        assert reply == await neighbours_over(transport).compensate(
+            peer, SAGA, requested_by="payment", reason="late", trace=TRACE, timeout=1.0
+        )
+    assert ["http://order:1", "http://shipping:1/base"] == [
+        sent.url.removesuffix("/sagas/o:1~b/compensate") for sent in transport.sent
+    ]
+
+
+async def test_the_chain_is_asked_for_with_those_asked_and_the_time_left() -> None:
+    """Each stage leaves the next one less time and fewer hops; the trace goes along."""
+    transport = ScriptedTransport(answered(404))
+    reply = await neighbours_over(transport).get_chain(
+        "order", SAGA, asked=("a", "b"), hops=3, timeout=2.0, trace=TRACE
+    )
+    assert Lost(reason="answered 404") == reply
+    (sent,) = transport.sent
+    assert "http://order:1/sagas/o:1~b?view=chain" == sent.url
+    assert {
+        CHAIN_ASKED: "a,b",
+        CHAIN_HOPS: "3",
+        SAGA_BUDGET_MS: "2000",
+        TRACEPARENT: TRACE.traceparent,
+    } == dict(sent.headers)
+
+
+async def test_questions_that_fail_do_not_bar_what_is_handed_on() -> None:
+    """A neighbour need not serve them, so they say nothing of its POST; nor are they barred."""
+    transport = ScriptedTransport(answered(500))
+    client = client_over(transport)
+    neighbours = peers_of(client).neighbours
+    for _ in range(50):
+        await get_outcome(neighbours)
+    assert not any(client.breakers.values())
+    while not any(client.breakers.values()):
+        await neighbours.forward(
+            "shipping", SAGA, b"{}", trace=TraceContext(), budget=None, timeout=1.0
+        )
+    before = len(transport.sent)
+    await get_outcome(neighbours)
+    assert before + 1 == len(transport.sent)
+
+
+def test_only_a_configured_upstream_is_one() -> None:
+    """A name in a body never becomes an address."""
+    neighbours = neighbours_over(ScriptedTransport(answered(200)))
+    assert [True, False, False] == [
+        neighbours.is_upstream(name) for name in ("order", "shipping", "http://evil")
+    ]

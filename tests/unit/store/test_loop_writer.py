@@ -1,0 +1,185 @@
+"""The writer on a connection that awaits in the event loop, as that of a database server does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import Context
+from queue import Empty
+from typing import Any, TypeVar, cast
+
+import pytest
+
+from stage.core.errors import StoreUnavailable
+from stage.ports.store import Unit
+from stage.store.connection import CommitRefused, Connection
+from stage.store.queue import Waiting
+from stage.store.writer import Writer, WriterLimits
+
+T = TypeVar("T")
+
+
+class LoopChannel:
+    """store.queue.Channel within one event loop."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Waiting | None] = asyncio.Queue()
+        self.put = self._queue.put_nowait
+        self.qsize = self._queue.qsize
+
+    async def get(self, timeout: float | None) -> Waiting | None:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._queue.get()
+        except TimeoutError:
+            raise Empty from None
+
+    def get_nowait(self) -> Waiting | None:
+        try:
+            return self._queue.get_nowait()
+        except asyncio.QueueEmpty:
+            raise Empty from None
+
+
+class Server:
+    """A database of one list, whose every answer takes a turn of the loop, and what it suffers."""
+
+    def __init__(self) -> None:
+        self.durable: list[str] = []
+        self.written: list[str] = []
+        self.number = 0
+        self.in_transaction = False
+        self.commits = 0
+        self.plan: list[str] = []
+        """One word a COMMIT, used up from the front: `ok`, `lost` or `landed`."""
+        self.refused: set[str] = set()
+        """What no COMMIT accepts."""
+
+
+class LoopConnection:
+    """store.connection.Connection, Home and Connections, all in the event loop."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._number = 0
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._server.in_transaction
+
+    async def reopen(self) -> LoopConnection:
+        await asyncio.sleep(0)
+        return LoopConnection(self._server)
+
+    async def run(self, work: Callable[..., Awaitable[Any]], context: Context | None = None) -> Any:
+        await asyncio.sleep(0)
+        if context is None:  # as Home
+            return await work(self)
+        return await work(cast(Unit, self._server.written))
+
+    async def begin(self) -> None:
+        await asyncio.sleep(0)
+        self._server.in_transaction, self._server.written = True, []
+
+    async def number(self, number: int) -> None:
+        await asyncio.sleep(0)
+        self._number = number
+
+    async def commit(self) -> None:
+        await asyncio.sleep(0)
+        server = self._server
+        server.commits += 1
+        server.in_transaction = False
+        if server.refused & set(server.written):
+            raise CommitRefused from LookupError("deferred")
+        word = server.plan.pop(0) if server.plan else "ok"
+        if word != "lost":
+            server.durable += server.written
+            server.number = self._number
+        if word != "ok":
+            raise ConnectionResetError(word)
+
+    async def drop(self) -> None:
+        await asyncio.sleep(0)
+        self._server.in_transaction = False
+
+    async def last_number(self) -> int:
+        await asyncio.sleep(0)
+        return self._server.number
+
+    async def landed(self, number: int) -> bool:
+        return await self.last_number() == number
+
+
+@asynccontextmanager
+async def opened(server: Server) -> AsyncIterator[Writer]:
+    home = LoopConnection(server)
+    writer = Writer(home, LoopChannel(), limits=WriterLimits(retry_seconds=0.001))
+    await writer.open(home)
+    try:
+        yield writer
+    finally:
+        await writer.close()
+
+
+def writing(word: str) -> Callable[[Unit], Awaitable[str]]:
+    async def unit(unit: Unit) -> str:
+        cast("list[str]", unit).append(word)
+        await asyncio.sleep(0)
+        return word
+
+    return unit
+
+
+async def sent(writer: Writer, *words: str) -> list[Any]:
+    waiting = (writer.transact(writing(word)) for word in words)
+    return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def test_the_double_fits_the_port() -> None:
+    """As mypy sees it."""
+    connection: Connection = LoopConnection(Server())
+    assert not connection.in_transaction
+
+
+async def test_units_that_come_at_once_share_a_commit() -> None:
+    """The first one may go alone; all others are in one batch."""
+    server = Server()
+    async with opened(server) as writer:
+        words = [f"s{number}" for number in range(20)]
+        assert words == await sent(writer, *words)
+    assert words == server.durable
+    assert server.commits <= 2
+
+
+@pytest.mark.parametrize("plan", [["landed"], ["lost"], ["lost", "landed"]])
+async def test_a_commit_in_doubt_is_settled(plan: list[str]) -> None:
+    """Every unit is durable exactly once, whether the COMMIT landed or not."""
+    server = Server()
+    async with opened(server) as writer:
+        server.plan = list(plan)
+        assert ["a"] == await sent(writer, "a")
+        assert ["b", "c"] == await sent(writer, "b", "c")
+    assert ["a", "b", "c"] == server.durable
+
+
+async def test_a_commit_that_never_lands_is_reported() -> None:
+    """After the second failure nothing was written, and the writer goes on."""
+    server = Server()
+    async with opened(server) as writer:
+        server.plan = ["lost", "lost"]
+        assert [StoreUnavailable] == [type(error) for error in await sent(writer, "a")]
+        assert ["b"] == await sent(writer, "b")
+    assert ["b"] == server.durable
+
+
+async def test_a_refused_commit_fails_its_unit_alone() -> None:
+    """The batch is run again one by one; the error is that of the database."""
+    server = Server()
+    server.refused = {"bad"}
+    async with opened(server) as writer:
+        done = await sent(writer, "a", "bad", "b")
+    assert ["a", "b"] == [done[0], done[2]]
+    assert isinstance(done[1], LookupError)
+    assert ["a", "b"] == server.durable
