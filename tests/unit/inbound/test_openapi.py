@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from stage.authoring import Stage
+from stage import Stage
 from stage.demo.payment import payment
 from stage.inbound.openapi import document
 from stage.inbound.operations import OPERATIONS
