@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of each endpoint: parameters, bodies and answers, as data."""
+"""The endpoints as the OpenAPI document describes them: parameters, bodies, answers, as data."""
 
 from __future__ import annotations
 
@@ -188,5 +188,4 @@ NEIGHBOURS: Mapping[str, tuple[str, Operation]] = {
     "downstream_compensate": ("{$url}/sagas/{$request.body#/saga_id}/compensate", COMPENSATE),
     "upstream_compensate": ("{$url}/sagas/{$request.body#/saga_id}/compensate", COMPENSATE),
 }
-"""What a neighbour has to serve for a saga that was sent here, below the URL that the operator
-configured for it."""
+"""The endpoints that neighbours have to serve, below the URLs that the operator configures."""

@@ -1,4 +1,4 @@
-"""What the platform and neighbours ask: liveness, readiness, metrics, the descriptor."""
+"""The endpoints of the platform: liveness, readiness, metrics, the descriptor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def healthz(service: Service, request: Request) -> Answer:
 
 
 async def readyz(service: Service, request: Request) -> Answer:
-    """200 when new sagas are taken, else 503."""
+    """200 when new sagas are accepted, otherwise 503."""
     if service.engine.ready:
         return json_answer(Status("ready"))
     problem = Problem(
@@ -39,11 +39,11 @@ async def readyz(service: Service, request: Request) -> Answer:
 
 
 async def metrics(service: Service, request: Request) -> Answer:
-    """What is counted, as Prometheus text or OpenMetrics."""
+    """The metrics as Prometheus text or OpenMetrics."""
     body, content_type = await service.metrics(request.headers.get("Accept", ""))
     return Answer(headers=(("Content-Type", content_type),), body=body)
 
 
 async def descriptor(service: Service, request: Request) -> Answer:
-    """What this stage accepts, adds and limits."""
+    """The descriptor: what this stage accepts, adds and limits."""
     return json_answer(service.descriptor)

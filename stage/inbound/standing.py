@@ -1,4 +1,4 @@
-"""What execute and compensate share: the answer 202, and the trace that a saga belongs to."""
+"""Shared by execute and compensate: the answer 202, and the link to the trace of a saga."""
 
 from __future__ import annotations
 

@@ -71,12 +71,12 @@ async def retry(service: Service, request: Request) -> Answer:
 
 
 async def settle(service: Service, request: Request) -> Answer:
-    """Say whether the effect of a step that is in doubt has landed."""
+    """Decide whether the effect of a step that is in doubt has landed."""
     return await _operate(service, request, _settle)
 
 
 async def resolve(service: Service, request: Request) -> Answer:
-    """Say that what still stands has been undone by hand."""
+    """Declare what still stands undone by hand."""
     return await _operate(service, request, _resolve)
 
 
@@ -101,9 +101,9 @@ async def _operate(service: Service, request: Request, make: Make) -> Answer:
     return json_answer(view_of_snapshot(service, snapshot))
 
 
-def _decode(told: dict[str, Any]) -> Order:
+def _decode(members: dict[str, Any]) -> Order:
     try:
-        order = msgspec.convert(told, Order)
+        order = msgspec.convert(members, Order)
     except msgspec.ValidationError as error:
         raise WireError(
             422, "Order not understood", str(error), hint="give actor and reason, and dry_run"
@@ -112,7 +112,7 @@ def _decode(told: dict[str, Any]) -> Order:
         raise WireError(
             422,
             "Order incomplete",
-            "actor and reason must say something",
+            "actor and reason must not be empty",
             hint="they are kept with the saga, so that others can see who did what and why",
         )
     return order

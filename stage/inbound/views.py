@@ -1,4 +1,4 @@
-"""What the views of a saga show, made of what the engine knows of it."""
+"""The views of a saga, made from the row, the state and the journal that the engine gives."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ PUBLIC = frozenset(
     {
         "actor",
         "attempt",
+        "cause",
         "compensation",
         "deadline",
         "deferred",
@@ -51,7 +52,7 @@ PUBLIC = frozenset(
         "why",
     }
 )
-"""The members of events that views show; all others stay in the journal: payloads, undo data,
+"""The members of events that views show. All others stay in the journal: payloads, undo data,
 requests with their headers, and the caller's baggage."""
 
 
@@ -115,14 +116,14 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
 
 
 def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
-    """The key to look an effect up by at its API."""
+    """The key under which the API of the step knows its effect."""
     if step.kind is not StepKind.CALL:
         return None
     return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.DO)
 
 
 def row_view(service: Service, row: SagaRow) -> SagaView:
-    """What the row alone tells, for lists."""
+    """The saga as its row alone shows it, for lists."""
     return SagaView(
         saga_id=row.id,
         stage=service.participant.plan.stage,
@@ -149,7 +150,7 @@ def journal_view(saga_id: str, entries: list[Entry]) -> JournalView:
 
 
 def public_members(event: Event) -> dict[str, Any]:
-    """What views may show of an event, beside its name and its instant."""
+    """The members of an event that views may show, without its name and instant."""
     members = msgspec.json.decode(encode_event(event))
     return {name: value for name, value in members.items() if name in PUBLIC}
 
@@ -166,7 +167,7 @@ def _entry(entry: Entry) -> dict[str, object]:
 
 
 def plan_view(service: Service, snapshot: Snapshot) -> PlanView:
-    """What a compensation would do now; asking changes nothing."""
+    """The forecast of a compensation asked for now; it changes nothing."""
     plan, saga = service.participant.plan, snapshot.saga
     return PlanView(
         saga_id=saga.id,
