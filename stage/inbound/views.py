@@ -57,13 +57,13 @@ requests with their headers, and the caller's baggage."""
 
 
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
-    """The forecast of a compensation. `tells` is the upstream that would be notified."""
+    """The forecast of a compensation. `upstream` would be notified."""
 
     saga_id: str
     stage: str
     state: SagaState
     steps: list[Undo]
-    tells: str | None = None
+    upstream: str | None = msgspec.field(default=None, name="tells")
 
 
 def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
@@ -174,7 +174,7 @@ def plan_view(service: Service, snapshot: Snapshot) -> PlanView:
         stage=plan.stage,
         state=saga.state,
         steps=forecast(plan, saga),
-        tells=saga.upstream or None,
+        upstream=saga.upstream or None,
     )
 
 

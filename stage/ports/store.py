@@ -12,7 +12,7 @@ The law, for every store (`tests/unit/store` holds each one to it):
    it answers: `transact` returns only if the unit is durable and raises only if it is not
    (rule 8). StoreUnavailable says that nothing was written and the same unit may be run again.
    A unit may therefore be run more than once: it must not change anything but the store.
-5. `save` and `append` refuse a stale epoch with StaleEpoch (rule 17).
+5. `save` refuses a stale epoch with StaleEpoch (rule 17).
 6. Reads outside of a unit see only durable data.
 """
 

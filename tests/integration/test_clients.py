@@ -15,7 +15,6 @@ import pytest
 from tests.scenario.chain import Chain, running_chain
 
 HERE = Path(__file__).parent / "clients"
-CACHE = Path(__file__).parents[2] / ".clients"
 NPM = shutil.which("npm")
 NODE = shutil.which("node")
 needs_npm = pytest.mark.skipif(NPM is None or NODE is None, reason="npm or node is not installed")
@@ -34,15 +33,15 @@ async def main(base_url, saga_id):
         assert isinstance(sent.parsed, Executed), sent
         saga = await query.asyncio(saga_id, client=client)
         assert isinstance(saga, Saga), saga
-        told = {"status": sent.status_code, "answer": sent.parsed.to_dict(), "state": saga.state}
-        print(json.dumps(told))
+        found = {"status": sent.status_code, "answer": sent.parsed.to_dict(), "state": saga.state}
+        print(json.dumps(found))
 
 asyncio.run(main(*sys.argv[1:]))
 """
 
 
 async def run(*words: str, cwd: Path) -> bytes:
-    """What a command prints. It must succeed."""
+    """The output of a command, which must succeed."""
     process = await asyncio.create_subprocess_exec(
         *words,
         cwd=cwd,
@@ -65,13 +64,13 @@ async def document_of(chain: Chain, folder: Path) -> Path:
 
 async def check(chain: Chain, saga_id: str, out: bytes) -> None:
     """The client got its answer, and the saga is where it went."""
-    told = msgspec.json.decode(out)
+    printed = msgspec.json.decode(out)
     assert (200, "executed", "completed") == (
-        told["status"],
-        told["answer"]["outcome"],
-        told["state"],
+        printed["status"],
+        printed["answer"]["outcome"],
+        printed["state"],
     )
-    assert "charge_id" in told["answer"]["data"]["payment"]
+    assert "charge_id" in printed["answer"]["data"]["payment"]
     assert (1, 1) == await chain.charges()
     assert await chain.shipped(saga_id) is not None
 
@@ -92,11 +91,11 @@ async def test_a_client_of_openapi_python_client_sends_a_saga(tmp_path: Path) ->
         await check(chain, "py-1", out)
 
 
-async def installed() -> Path:
+async def installed(cache: Path) -> Path:
     """The pinned generator and compiler, installed once for each version of the pins."""
     assert NPM is not None
     pins = (HERE / "package-lock.json").read_bytes()
-    folder = CACHE / hashlib.sha256(pins).hexdigest()[:16]
+    folder = cache / hashlib.sha256(pins).hexdigest()[:16]
     if not (folder / ".ready").exists():
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("package.json", "package-lock.json"):
@@ -107,10 +106,13 @@ async def installed() -> Path:
 
 
 @needs_npm
-async def test_a_client_of_openapi_typescript_sends_a_saga(tmp_path: Path) -> None:
+async def test_a_client_of_openapi_typescript_sends_a_saga(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
     """It compiles under `tsc --strict`, and node sends one."""
     assert NODE is not None
-    modules = await installed()
+    assert pytestconfig.cache is not None
+    modules = await installed(pytestconfig.cache.mkdir("clients"))
     for name in ("package.json", "tsconfig.json", "send.ts"):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "node_modules").symlink_to(modules)

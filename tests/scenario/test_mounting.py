@@ -65,8 +65,8 @@ async def test_routes_that_the_author_adds_have_ids_and_problems_too(tmp_path: P
         database=f"sqlite:///{tmp_path / 'p.db'}", externals={"psp": "http://127.0.0.1:9"}
     )
     app = build_app(payment, config, tracer_provider=provider)
-    for name, handler in {"fine": fine, "refused": refused, "broken": broken}.items():
-        app.router.add_get(f"/{name}", handler)
+    for name, endpoint in {"fine": fine, "refused": refused, "broken": broken}.items():
+        app.router.add_get(f"/{name}", endpoint)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         async with session.get(server.make_url("/fine")) as response:
             assert (200, "mine", "1") == (

@@ -8,7 +8,7 @@ from stage.core import events as e
 from stage.inbound.views import PUBLIC, public_members
 
 PRIVATE = {"baggage", "request", "result"}
-"""What may never be shown: the caller's baggage, requests with headers and bodies, payloads."""
+"""Never shown: the caller's baggage, requests with headers and bodies, payloads."""
 
 
 def test_baggage_payloads_and_requests_are_not_shown() -> None:
