@@ -6,11 +6,12 @@ import asyncio
 
 import msgspec
 
+from stage.core.event_table import public_members
 from stage.core.events import name_of
 from stage.core.steps import StepKind
 from stage.inbound.request import Request
 from stage.inbound.service import Service
-from stage.inbound.views import public_members, view_of_snapshot
+from stage.inbound.views import view_of_snapshot
 from stage.ports.engine import Snapshot
 from stage.ports.observer import TraceContext
 from stage.wire import headers as h

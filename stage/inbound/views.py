@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from stage.core.describe import next_action
-from stage.core.events import Event, encode_event, name_of
+from stage.core.event_table import public_members
+from stage.core.events import name_of
 from stage.core.forecast import Undo, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.questions import what_stands
-from stage.core.states import SagaState, Tell
+from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
@@ -28,32 +27,6 @@ OUTCOMES = {
     SagaState.COMPENSATED: Outcome.COMPENSATED,
     SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
 }
-PUBLIC = frozenset(
-    {
-        "actor",
-        "attempt",
-        "cause",
-        "compensation",
-        "deadline",
-        "deferred",
-        "epoch",
-        "key",
-        "landed",
-        "may_stand",
-        "ordinal",
-        "reason",
-        "requested_by",
-        "retry_after",
-        "span",
-        "stands",
-        "status",
-        "step",
-        "upstream",
-        "why",
-    }
-)
-"""The members of events that views show. All others stay in the journal: payloads, undo data,
-requests with their headers, and the caller's baggage."""
 
 
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +52,7 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
         outcome=OUTCOMES[saga.state],
         parked=bool(saga.parked),
         parked_reason=saga.parked or None,
+        parked_cause=_value_of(saga.parked_cause),
         next_action=text,
         next_action_at=None if at is None else format_instant(at),
         stands=list(what_stands(plan, saga)) if saga.ended else _may_stand(snapshot),
@@ -88,6 +62,10 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
         reason=saga.reason or None,
         requested_by=saga.requested_by or None,
     )
+
+
+def _value_of(cause: ParkCause | None) -> str | None:
+    return None if cause is None else cause.value
 
 
 def _may_stand(snapshot: Snapshot) -> list[str]:
@@ -131,6 +109,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         outcome=OUTCOMES[row.state],
         parked=bool(row.parked),
         parked_reason=row.parked or None,
+        parked_cause=_value_of(row.parked_cause),
         epoch=row.epoch,
         accepted_at=format_instant(row.accepted_at),
         updated_at=format_instant(row.updated_at),
@@ -145,18 +124,12 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
 
 
 def journal_view(saga_id: str, entries: list[Entry]) -> JournalView:
-    """The journal without undo data and payloads."""
+    """The journal with the public members of its events (core.event_table) and no others."""
     return JournalView(saga_id=saga_id, entries=[_entry(entry) for entry in entries])
 
 
-def public_members(event: Event) -> dict[str, Any]:
-    """The members of an event that views may show, without its name and instant."""
-    members = msgspec.json.decode(encode_event(event))
-    return {name: value for name, value in members.items() if name in PUBLIC}
-
-
 def _entry(entry: Entry) -> dict[str, object]:
-    event: Event = entry.event
+    event = entry.event
     return {
         "seq": entry.number,
         "at": format_instant(event.at),
