@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fix sim mutants kills bench backend
+.PHONY: help demo quick test prove check fix sim mutants kills bench backend
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,8 +15,17 @@ help: ## show these words
 demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books
 	@$(BIN)/stage demo
 
-test: $(VENV)/.ready ## run all tests
+# Rooms that need no process of their own; new rooms are in.
+quick: $(VENV)/.ready ## run the unit tests of the rooms, for the inner loop
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit \
+	    --ignore tests/unit/cli --ignore tests/unit/stubs --ignore tests/unit/benchmarks
+
+test: $(VENV)/.ready ## run all tests, with a small helping of each fault kit
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The sizes of both tiers stand in tests/sizes.py. A kit that does not reach its size is an error.
+prove: $(VENV)/.ready ## run every fault kit at level G, and print what each has struck
+	@TIER=prove $(BIN)/python -m pytest -n 2 --dist worksteal -m kit --every-kit
 
 # Level L of the simulation: that many worlds, from seed FIRST on, of so many sagas each.
 sim: SEEDS ?= 20000

@@ -1,4 +1,1 @@
-"""A small neighbour downstream, with scripted misbehaviour.
-
-It imports stage.wire and nothing else of ours.
-"""
+"""A short name for the neighbour downstream; its code is in `stage/neighbours/downstream/`."""

@@ -1,6 +1,6 @@
 """What authors import: the stage, the saga, the client and the transaction, and how a step ends.
 
-The names are looked up when first asked for, so that code that needs one room alone (the
+The names are imported when first used, so that code that needs one room alone (the
 neighbours need `stage.wire`) does not load the others.
 """
 

@@ -1,14 +1,18 @@
-"""What holds for every test: our code never blocks the event loop."""
+"""Every test: our code never blocks the event loop, and the fault kits report their strikes."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
 
-OURS = ["stage", "upstream_stub", "downstream_stub"]
+from tests.kits import PROPERTY, Strikes, add_up, shortcomings, table
+from tests.sizes import KITS, SIZES, TIER
+
+OURS = ["stage"]
 
 
 @pytest.fixture(autouse=True)
@@ -25,17 +29,69 @@ def loop_watch(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what the tests with a size of their own have reached.
+@pytest.fixture
+def strikes(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Strikes:
+    """Takes the report of a fault kit; the test carries `@pytest.mark.kit("F5")`."""
+    marker = request.node.get_closest_marker("kit")
+    assert marker is not None, "a test that reports strikes is marked with the figure of its kit"
+    return Strikes(marker.args[0], record_property)
 
-    `reached` is a line; `counted` is what and how many, added up over all tests.
-    """
-    counted: Counter[str] = Counter()
-    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
-        for name, value in report.user_properties if report.when == "call" else ():
-            if name == "reached":
-                terminalreporter.write_line(str(value))
-            elif name == "counted" and isinstance(value, list | tuple):
-                counted[value[0]] += value[1]
-    for what, number in sorted(counted.items()):
-        terminalreporter.write_line(f"{what}: {number}")
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make prove` asks for every kit; a run of a few tests does not."""
+    parser.addoption(
+        "--every-kit",
+        action="store_true",
+        help="fail if a fault kit did not run, or struck less than tests/sizes.py asks for",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a report name the figure of its kit, whether its test gets to report or not."""
+    for item in items:
+        if (marker := item.get_closest_marker("kit")) is not None:
+            item.user_properties.append(("figure", marker.args[0]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Count every shortcoming of a kit as an error of the run, so that its last line says so."""
+    config = session.config
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(config, "workerinput") or not config.getoption("every_kit"):
+        return
+    wrong = shortcomings(KITS, _tallies(reporter))
+    for text in wrong:
+        report = pytest.CollectReport("tests/sizes.py", "failed", text, [])
+        reporter.stats.setdefault("error", []).append(report)
+    if wrong and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tier, its sizes, and a table of the fault kits that ran."""
+    tallies = _tallies(terminalreporter)
+    if not tallies:
+        return
+    sizes = " ".join(f"{name}={value:g}" for name, value in asdict(SIZES).items())
+    terminalreporter.section(f"fault kits, tier {TIER}")
+    for line in table(KITS, tallies):
+        terminalreporter.write_line(line)
+    for figure in KITS:
+        for note in tallies[figure].notes if figure in tallies else ():
+            terminalreporter.write_line(f"{figure}: {note}")
+    terminalreporter.write_line(f"tier {TIER}: {sizes}")
+
+
+def _tallies(reporter: pytest.TerminalReporter) -> dict[str, Any]:
+    reports: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for report in reporter.getreports("passed") + reporter.getreports("failed"):
+        properties = report.user_properties if report.when == "call" else ()
+        reports += [value for name, value in properties if name == PROPERTY]
+    for report in reporter.getreports("failed") + reporter.getreports("error"):
+        properties = getattr(report, "user_properties", ())
+        failed += [value for name, value in properties if name == "figure"]
+    return add_up(reports, failed)

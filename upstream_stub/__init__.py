@@ -1,4 +1,1 @@
-"""A small neighbour upstream, with scripted misbehaviour.
-
-It imports stage.wire and nothing else of ours.
-"""
+"""A short name for the neighbour upstream; its code is in `stage/neighbours/upstream/`."""

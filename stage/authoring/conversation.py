@@ -1,4 +1,4 @@
-"""Drives one call, probe or compensation function and turns what it does into values."""
+"""Drives one call, probe or compensation function and turns its requests and ends into values."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FunctionConversation:
         self._transient_on = transient_on
         self._refused_on = refused_on
         self._context = contextvars.copy_context()
-        self._asking = False
+        self._unsafe = False
         """Whether the request that is out can have an effect."""
         self._answered = 0
         """Requests that can have an effect and were answered."""
@@ -48,7 +48,7 @@ class FunctionConversation:
     def begin(self) -> Turn:
         """See `ports.stage.Conversation`."""
         loop = events._get_running_loop()
-        events._set_running_loop(None)  # whoever wants the loop here is told that there is none
+        events._set_running_loop(None)  # code that wants the loop here finds none
         try:
             yielded = self._context.run(self._coroutine.send, None)
         except StopIteration as stop:
@@ -56,7 +56,7 @@ class FunctionConversation:
         except (Refused, Transient, InDoubt) as error:
             return self._failed(error)
         except (Exception, asyncio.CancelledError):
-            return Foreign()  # this may only mean that the function wanted the event loop
+            return Foreign()  # the function may only have wanted the event loop
         finally:
             events._set_running_loop(loop)
         if isinstance(yielded, Send):
@@ -81,7 +81,7 @@ class FunctionConversation:
                 answer.retry_after,
                 may_stand=self._answered > 0,
             )
-        self._answered += self._asking
+        self._answered += self._unsafe
         return await _Drive(self, answer)
 
     async def proceed(self) -> Turn:
@@ -107,20 +107,20 @@ class FunctionConversation:
                 return self._failed(error)
             except asyncio.CancelledError:
                 if stopped:
-                    raise  # it is we who are stopped, and the function with us
+                    raise  # our own task is stopped, and the function with it
                 return self._failure(FailureKind.IN_DOUBT, "the function ended cancelled")
             if isinstance(yielded, Send):
                 return self._sending(yielded)
             try:
                 passed = yield yielded
                 step = self._coroutine.send
-            except BaseException as error:  # the loop's own, such as a cancellation: not ours
+            except BaseException as error:  # the loop's, such as a cancellation
                 passed = error
                 stopped = isinstance(error, asyncio.CancelledError) and _cancelling()
                 step = self._coroutine.throw
 
     def _sending(self, send: Send) -> Send:
-        self._asking = send.request.method not in SAFE_METHODS
+        self._unsafe = send.request.method not in SAFE_METHODS
         return send
 
     def _finish(self, value: Any) -> Turn:
@@ -131,7 +131,7 @@ class FunctionConversation:
 
     def _failed(self, error: Exception) -> Failed:
         reason = str(error) or type(error).__name__
-        # What the function says of nothing having happened is about its last request.
+        # A word of the function that nothing happened is about its last request.
         before = self._answered > 1
         if isinstance(error, Refused):
             return self._failure(FailureKind.REFUSED, reason, may_stand=before)

@@ -81,7 +81,7 @@ class StageDeclaration(Generic[P, A]):
 
         return declare if function is None else declare(function)
 
-    def call(
+    def call(  # many parameters: each is a word of the author's, and all but `to` have a default
         self,
         *,
         to: str,

@@ -116,8 +116,8 @@ class Http:
             )
         if json is not None and data:
             raise ValueError("give json or data, not both")
-        chosen = [(name, value) for name, value in (headers or {}).items()]
-        for name, value in chosen:
+        given = [(name, value) for name, value in (headers or {}).items()]
+        for name, value in given:
             if not all(isinstance(part, str) for part in (name, value)):
                 raise TypeError(f"header {name!r}: name and value must be str, not {value!r}")
             if name.lower() in RESERVED_HEADERS:
@@ -125,9 +125,9 @@ class Http:
         body = data
         if json is not None:
             body = msgspec.json.encode(json)
-            chosen.append(("Content-Type", h.CONTENT_JSON))
+            given.append(("Content-Type", h.CONTENT_JSON))
         if params:
             path = f"{path}?{urlencode(params)}"
         self._sent += 1
-        request = Request(method=method.upper(), path=path, headers=tuple(chosen), body=body)
+        request = Request(method=method.upper(), path=path, headers=tuple(given), body=body)
         return Exchange(Send(request=request, ordinal=self._sent))

@@ -1,4 +1,4 @@
-"""What a step's function raises when it does not succeed; anything else raised is in doubt."""
+"""What a step's function raises when it does not succeed. Any other exception is in doubt."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ class Transient(Exception):
 
 
 class InDoubt(Exception):
-    """Nobody knows whether it happened: probe it, repeat it, or compensate it."""
+    """It is not known whether it happened: probe it, repeat it, or compensate it."""

@@ -27,7 +27,7 @@ class HasResult(Protocol[R_co]):
 
 
 class Saga(Generic[P]):
-    """One saga: its input, its context, and what the steps before gave."""
+    """One saga: its input, its context, and the results of earlier steps."""
 
     def __init__(self, view: RunView, codec: Codec[P]) -> None:
         self._view = view
@@ -69,7 +69,7 @@ class Saga(Generic[P]):
         return self._view.key
 
     def key_of(self, step: HasResult[Any] | Callable[..., Any]) -> str:
-        """The idempotency key under which that step was done: what a compensation refunds by."""
+        """The idempotency key under which that step was done; a compensation refunds by it."""
         name = getattr(step, "name", "")
         return idempotency_key(self._view.id, self._view.stage, name, Direction.DO)
 

@@ -1,4 +1,4 @@
-"""The steps an author declares: functions with their rules, and what may be attached to them."""
+"""The steps that an author declares: functions, their rules, compensations and probes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class CallStep(DeclaredStep[R]):
         self.probing: Callable[..., Awaitable[R | None]] | None = None
 
     def probe(self, function: F) -> F:
-        """Declare the function that looks an in-doubt call up by `saga.key`.
+        """Declare the function that finds the result of an in-doubt call by `saga.key`.
 
         It returns the result, or None when the API does not know the key.
         """

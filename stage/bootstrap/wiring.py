@@ -149,7 +149,7 @@ class WiredStage:
         await self._engine.drain(self._config.drain_seconds)
 
 
-def wire(  # 60 lines: a list of rooms in the order in which they need each other
+def wire(  # over 40 lines: a list of rooms in the order in which they need each other
     stage: StageDeclaration[Any, Any],
     config: Config,
     *,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from stage.cli.failure import NEGATIVE, one_line
-from stage.cli.operate import audited, tell_plan
+from stage.cli.operate import audited, print_plan
 
 OPERATOR = "operator"
 
@@ -20,7 +20,7 @@ def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -
     when the stage has taken the request over and still works on it.
     """
     if dry_run:
-        return tell_plan(url, saga_id)
+        return print_plan(url, saga_id)
     from stage.cli.remote import exchange, refuse
     from stage.cli.sagas import quoted_id
     from stage.wire import headers as h
@@ -31,7 +31,7 @@ def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -
         "POST",
         url,
         f"/sagas/{quoted_id(saga_id)}/compensate",
-        body=encode_compensate(asked_by(actor), reason),
+        body=encode_compensate(requested_by(actor), reason),
         headers={"Content-Type": h.CONTENT_JSON},
     )
     match kind_of_compensate_reply(answer.status):
@@ -44,8 +44,8 @@ def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -
         case CompensateReplyKind.CANNOT:
             problem = decode_problem(answer.body)
             stands = problem.stands if problem is not None and problem.stands else ()
-            said = problem.detail or problem.title if problem is not None else "it cannot"
-            click.echo(f"{answer.status} cannot: {one_line(said)}")
+            text = problem.detail or problem.title if problem is not None else "it cannot"
+            click.echo(f"{answer.status} cannot: {one_line(text)}")
             if stands:
                 click.echo("what stands: " + one_line(", ".join(stands)))
             return NEGATIVE
@@ -53,9 +53,9 @@ def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -
             refuse(url, answer)
 
 
-def asked_by(actor: str) -> str:
-    """Who asks, as the journal keeps it. The blank keeps it apart from the name of any neighbour.
+def requested_by(actor: str) -> str:
+    """The name under which the journal keeps an operator. No neighbour's name has a blank.
 
-    A request by the upstream's own name would not be told to that upstream.
+    An upstream is not notified of a request that came under its own name.
     """
     return OPERATOR if actor == OPERATOR else f"{OPERATOR} {actor}"

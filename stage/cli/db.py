@@ -41,6 +41,7 @@ def upgrade(target: str, **given: Any) -> None:
 def status(target: str, **given: Any) -> int:
     """List the migrations. Exit status 1 when one is pending, changed or unknown."""
     from stage.cli.draw import table
+    from stage.store.migrate import MigrationState
     from stage.wire.envelope import format_instant
 
     with _open(target, given) as migrations:
@@ -54,14 +55,14 @@ def status(target: str, **given: Any) -> int:
         for line in lines
     ]
     click.echo(table(("MIGRATION", "STATE", "APPLIED AT"), rows))
-    return 0 if all(line.state.value == "applied" for line in lines) else NEGATIVE
+    return 0 if all(line.state is MigrationState.APPLIED for line in lines) else NEGATIVE
 
 
 @db.command()
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured(NEEDED)
 def sql(target: str, **given: Any) -> None:
-    """Print the SQL that is pending, for those who apply it by hand."""
+    """Print the SQL that is pending, to be applied by hand."""
     with _open(target, given) as migrations:
         text = migrations.sql()
     click.echo(text, nl=False)
@@ -69,7 +70,7 @@ def sql(target: str, **given: Any) -> None:
 
 @contextmanager
 def _open(target: str, given: dict[str, Any]) -> Iterator[Migrations]:
-    """The migrations, with the lock on the file held. Raises Failure for what SQLite says."""
+    """The migrations, with the lock on the file held. Raises Failure for an error of SQLite."""
     config = config_of(given)
 
     from stage.cli.target import find_stage

@@ -1,4 +1,4 @@
-"""`stage demo`: the whole chain on this machine, and what happens to seven sagas."""
+"""`stage demo`: the whole chain on this machine, and seven sagas in it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import click
 @click.option("--keep", is_flag=True, help="Leave the chain running and print its URLs.")
 @click.option("--otlp", metavar="URL", help="Send the traces of all services to this collector.")
 def demo(as_json: bool, keep: bool, otlp: str | None) -> int:
-    """Start four services, tell seven stories, balance the books.
+    """Start four services, run seven stories, balance the books.
 
-    Exit status 0 only if every story ended as told.
+    Exit status 0 only if every story ended as expected.
     """
     if otlp is not None:
         from stage.cli.remote import checked_url
 
         otlp = checked_url(otlp, "--otlp")
 
-    from stage.demo.story import main
+    from stage.demo.run import main
 
     return main(json=as_json, keep=keep, otlp=otlp)

@@ -23,7 +23,7 @@ MARKS = {
     "compensated": "↩",
     "compensation_failed": "!",
 }
-"""One sign a phase; `compensated` steps are told apart by their word."""
+"""One sign a phase; the word beside it says which of the phases with one sign it is."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -55,7 +55,7 @@ def draw_page(page: SagaPage) -> str:
 
 
 def draw_saga(saga: SagaView, entries: Sequence[Mapping[str, Any]], *, now: float) -> str:
-    """Everything an operator needs of one saga: head, steps, what stands, what is next, history."""
+    """Everything that an operator needs to know of one saga."""
     lines = [f"saga {_cell(saga.saga_id)} at {_cell(saga.stage)}: {_state(saga)}"]
     about = [
         ("trace", saga.trace_id),
@@ -65,7 +65,10 @@ def draw_saga(saga: SagaView, entries: Sequence[Mapping[str, Any]], *, now: floa
         ("run", str(saga.epoch) if saga.epoch else None),
         ("asked by", saga.requested_by),
         ("reason", saga.reason),
-        ("upstream", f"told to compensate: {saga.told_upstream}" if saga.told_upstream else None),
+        (
+            "upstream",
+            f"notified to compensate: {saga.told_upstream}" if saga.told_upstream else None,
+        ),
     ]
     lines += [f"  {name:<9} {_cell(value)}" for name, value in about if value]
     lines.append("steps")
@@ -95,12 +98,12 @@ def _steps(steps: Sequence[StepView]) -> list[str]:
         tries = [f"{step.attempts} {'attempt' if step.attempts == 1 else 'attempts'}"]
         if step.compensation_attempts:
             tries.append(f"{step.compensation_attempts} to compensate")
-        told = f"  {', '.join(tries)}" if step.attempts or step.compensation_attempts else ""
+        counts = f"  {', '.join(tries)}" if step.attempts or step.compensation_attempts else ""
         error = f"  last error: {_cell(step.last_error)}" if step.last_error else ""
         mark = MARKS.get(step.phase, "·")
         lines.append(
             f"  {branch} {mark} {_cell(step.name):<{width}}  {_cell(step.kind):<11}"
-            f"  {_cell(step.phase)}{told}{error}"
+            f"  {_cell(step.phase)}{counts}{error}"
         )
     return lines
 

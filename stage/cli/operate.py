@@ -1,4 +1,4 @@
-"""The operator's verbs: `stage retry|settle|resolve|forget`, and `stage plan`, which only looks."""
+"""The operator's verbs: `stage retry|settle|resolve|forget`, and `stage plan`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ import click
 
 from stage.cli.failure import NEGATIVE, Failure
 from stage.cli.remote import url_option
+from stage.core.states import Phase, SagaState, Tell
 
 if TYPE_CHECKING:
     from stage.wire.views import SagaView
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-UNFINISHED = ("active", "compensating", "compensated", "failed_to_compensate")
-"""States in which something may wait for a peer; compensated ones may still have to tell."""
+UNFINISHED = tuple(state for state in SagaState if state is not SagaState.COMPLETED)
+"""States in which something may wait for a peer. A compensated saga may have to notify upstream."""
+WAITING = frozenset(
+    {Phase.WAITING, Phase.IN_DOUBT, Phase.COMPENSATION_WAITING, Phase.COMPENSATION_FAILED}
+)
+"""Phases in which a step waits for its peer."""
 PAGE = 200
 PROSPECTS = {
     "compensate": "compensated",
-    "probe_first": "in doubt: looked up, then compensated",
+    "probe_first": "in doubt: probed, then compensated",
     "without_result": "in doubt: compensated without a result",
     "settle_first": "in doubt: it waits until a person settles it",
     "wait_first": "in flight: its end is awaited, then compensated",
@@ -31,11 +36,11 @@ PROSPECTS = {
 
 
 def audited(function: F) -> F:
-    """The options that every verb has: who, why, and whether only to look."""
+    """Add the options of every verb: the actor, the reason, and the dry run."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Say what would follow; change nothing."),
         click.option("--actor", envvar="USER", default="operator", show_default=True,
-                     help="Who asks; kept with the saga."),
+                     help="The person who asks; kept with the saga."),
         click.option("--reason", required=True, metavar="TEXT", help="Why; kept with the saga."),
         url_option,
     ):  # fmt: skip
@@ -117,10 +122,10 @@ def forget(saga_id: str, url: str, reason: str, actor: str, dry_run: bool) -> in
 @url_option
 def plan(saga_id: str, url: str) -> int:
     """Show what a compensation would do now, last step first. Nothing is changed."""
-    return tell_plan(url, saga_id)
+    return print_plan(url, saga_id)
 
 
-def tell_plan(url: str, saga_id: str) -> int:
+def print_plan(url: str, saga_id: str) -> int:
     """Print what a compensation would do now."""
     import msgspec
 
@@ -131,11 +136,11 @@ def tell_plan(url: str, saga_id: str) -> int:
     answer = exchange("GET", url, f"/sagas/{quoted_id(saga_id)}?view=plan")
     if answer.status != 200:
         refuse(url, answer)
-    told = msgspec.json.decode(answer.body)
-    click.echo(f"saga {told['saga_id']} at {told['stage']} is {told['state']}")
+    plan = msgspec.json.decode(answer.body)
+    click.echo(f"saga {plan['saga_id']} at {plan['stage']} is {plan['state']}")
     rows = [
         (undo["step"], undo["kind"], undo["peer"] or "-", PROSPECTS[undo["prospect"]])
-        for undo in told["steps"]
+        for undo in plan["steps"]
     ]
     click.echo(table(("STEP", "KIND", "PEER", "WOULD BE"), rows) if rows else "nothing stands")
     return 0
@@ -187,7 +192,6 @@ def _waiting_for(url: str, peer: str) -> Iterator[str]:
 
 
 def _waits_for(saga: SagaView, peer: str) -> bool:
-    waiting = ("waiting", "in_doubt", "compensation_waiting", "compensation_failed")
-    if saga.upstream == peer and saga.told_upstream in ("due", "refused"):
+    if saga.upstream == peer and saga.told_upstream in (Tell.DUE, Tell.REFUSED):
         return True
-    return any(step.peer == peer and step.phase in waiting for step in saga.steps)
+    return any(step.peer == peer and step.phase in WAITING for step in saga.steps)

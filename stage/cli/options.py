@@ -1,4 +1,4 @@
-"""The options that configure a stage, drawn from the table in stage.config, and what they make."""
+"""The options that configure a stage, drawn from the table of settings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FILE = "config_file"
 def configured(only: Collection[str] = ()) -> Callable[[F], F]:
     """Add `--config` and an option for each setting, or for `only` some of them.
 
-    Values stay text here: `load` judges all of them together, so that all problems are told at
-    once.
+    Values stay text here: `load` judges all of them together, so that all problems are reported
+    at once.
     """
 
     def decorate(function: F) -> F:
@@ -48,6 +48,6 @@ def _option(setting: Setting) -> Callable[[F], F]:
 
 
 def config_of(given: Mapping[str, Any]) -> Config:
-    """The configuration out of what click took in. Raises ConfigurationError."""
+    """The configuration from the options given. Raises ConfigurationError."""
     options = {name: value for name, value in given.items() if name != FILE and value != ()}
     return load(options, os.environ, given.get(FILE))

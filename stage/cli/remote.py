@@ -11,6 +11,8 @@ from stage.cli.failure import FAILED, NEGATIVE, Failure, one_line
 from stage.config import check_url
 
 if TYPE_CHECKING:
+    from http.client import HTTPConnection
+
     import msgspec
 
 V = TypeVar("V", bound="msgspec.Struct")
@@ -68,40 +70,51 @@ def exchange(
     Raises Failure: with FAILED when nobody was reached, with NEGATIVE when the answer was lost, so
     that nobody knows what the request did.
     """
-    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from http.client import HTTPException
     from urllib.parse import urlsplit
 
     base = checked_url(url)
-    parts = urlsplit(base)
-    assert parts.hostname is not None  # check_url saw it
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=CONNECT_SECONDS_MAX)
+    connection = _connected(base)
     try:
         try:
-            connection.connect()
-        except OSError as error:
-            raise Failure(
-                f"{base} cannot be reached ({_said(error)}):"
-                " start it with `stage serve`, or name another with --url or STAGE_URL"
-            ) from error
-        connection.sock.settimeout(ANSWER_SECONDS_MAX)
-        try:
-            connection.request(method, parts.path + path, body=body, headers=dict(headers or {}))
+            path = urlsplit(base).path + path
+            connection.request(method, path, body=body, headers=dict(headers or {}))
             response = connection.getresponse()
-            told = response.read(ANSWER_BYTES_MAX + 1)
+            answer = response.read(ANSWER_BYTES_MAX + 1)
         except (OSError, HTTPException) as error:
             raise Failure(
-                f"the answer of {base} was lost ({_said(error)}): what the request did is not"
+                f"the answer of {base} was lost ({_text_of(error)}): what the request did is not"
                 " known; ask again, under the same saga id",
                 NEGATIVE,
             ) from error
     finally:
         connection.close()
-    if len(told) > ANSWER_BYTES_MAX:
+    if len(answer) > ANSWER_BYTES_MAX:
         raise Failure(f"the answer of {base} has more than {ANSWER_BYTES_MAX} bytes: ask for less")
     return Answer(
-        response.status, {name.lower(): value for name, value in response.getheaders()}, told
+        response.status, {name.lower(): value for name, value in response.getheaders()}, answer
     )
+
+
+def _connected(base: str) -> HTTPConnection:
+    """An open connection. Raises Failure when there is none within CONNECT_SECONDS_MAX."""
+    from http.client import HTTPConnection, HTTPSConnection
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(base)
+    assert parts.hostname is not None  # check_url saw it
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=CONNECT_SECONDS_MAX)
+    try:
+        connection.connect()
+    except OSError as error:
+        connection.close()
+        raise Failure(
+            f"{base} cannot be reached ({_text_of(error)}):"
+            " start it with `stage serve`, or name another with --url or STAGE_URL"
+        ) from error
+    connection.sock.settimeout(ANSWER_SECONDS_MAX)
+    return connection
 
 
 def fetch(url: str, path: str, kind: type[V]) -> V:
@@ -120,17 +133,17 @@ def fetch(url: str, path: str, kind: type[V]) -> V:
 
 
 def refuse(url: str, answer: Answer) -> NoReturn:
-    """Raise the Failure that says what a problem says."""
+    """Raise the Failure for the problem that was answered."""
     from stage.wire.problem import decode_problem
 
     problem = decode_problem(answer.body)
     if problem is None:
         raise Failure(f"{url} answered {answer.status}, and not like a stage: check --url", FAILED)
-    said = problem.detail or problem.title
+    text = problem.detail or problem.title
     hint = f": {problem.hint}" if problem.hint else ""
-    raise Failure(one_line(f"{said}{hint} ({answer.status})"), NEGATIVE)
+    raise Failure(one_line(f"{text}{hint} ({answer.status})"), NEGATIVE)
 
 
-def _said(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return one_line(str(text))

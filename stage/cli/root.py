@@ -44,7 +44,7 @@ for command in COMMANDS:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status; known failures are told in one line."""
+    """Run the command line and return the exit status. A known failure is a line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our signs still gets text

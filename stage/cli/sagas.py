@@ -1,4 +1,4 @@
-"""`stage sagas` and `stage show`: where sagas stand, at a stage that runs."""
+"""`stage sagas` and `stage show`: the state of sagas at a running stage."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import click
 
 from stage.cli.failure import Failure
 from stage.cli.remote import output_option, url_option
+from stage.core.states import SagaState
 
-STATES = ("active", "completed", "compensating", "compensated", "failed_to_compensate")
+STATES = tuple(state.value for state in SagaState)
 
 
 @click.command()
@@ -58,8 +59,8 @@ def show(saga_id: str, url: str, output: str) -> None:
     if output == "json":
         import msgspec
 
-        told = {**msgspec.to_builtins(saga), "journal": journal.entries}
-        click.echo(msgspec.json.encode(told).decode())
+        shown = {**msgspec.to_builtins(saga), "journal": journal.entries}
+        click.echo(msgspec.json.encode(shown).decode())
     else:
         click.echo(draw_saga(saga, journal.entries, now=time.time()))
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from stage.cli.failure import NEGATIVE, Failure, one_line
+
+if TYPE_CHECKING:
+    from stage.wire.envelope import Envelope
 
 
 @click.command(short_help="Start a saga at a stage.")
@@ -28,25 +32,13 @@ def send(
     Prints the code, the outcome and the body. Exit status 0 only when the saga is executed. Sent
     again with the same --id it is the same saga: it joins, or gets the same answer.
     """
-    import time
-
     from stage.cli.remote import exchange
     from stage.wire import headers as h
-    from stage.wire.envelope import Envelope, check_saga_id, encode_envelope, new_saga_id
-    from stage.wire.problem import WireError
-    from stage.wire.strict_json import decode_object
+    from stage.wire.envelope import encode_envelope
 
     body = sys.stdin.buffer.read() if json == "-" else json.encode("utf-8", "surrogateescape")
-    try:
-        saga_id = new_saga_id() if saga_id is None else check_saga_id(saga_id)
-        envelope = Envelope(
-            saga_id=saga_id,
-            data=decode_object(body),
-            deadline=None if deadline is None else time.time() + deadline,
-        )
-    except WireError as error:
-        hint = f": {error.hint}" if error.hint else ""
-        raise Failure(f"nothing was sent: {error.detail}{hint}") from None
+    envelope = _envelope(body, saga_id, deadline)
+    saga_id = envelope.saga_id
     headers = {"Content-Type": h.CONTENT_JSON, h.IDEMPOTENCY_KEY: saga_id}
     if deadline is not None:
         headers[h.SAGA_BUDGET_MS] = str(int(deadline * 1000))
@@ -64,6 +56,25 @@ def send(
     click.echo(f"{answer.status} {outcome}  saga {saga_id}  trace {trace or '-'}{replayed}")
     click.echo(one_line(answer.body.decode("utf-8", "replace")))
     return 0 if outcome == "executed" else NEGATIVE
+
+
+def _envelope(body: bytes, saga_id: str | None, deadline: float | None) -> Envelope:
+    """The envelope of a new saga. Raises Failure for a payload or an id that is not accepted."""
+    import time
+
+    from stage.wire.envelope import Envelope, check_saga_id, new_saga_id
+    from stage.wire.problem import WireError
+    from stage.wire.strict_json import decode_object
+
+    try:
+        return Envelope(
+            saga_id=new_saga_id() if saga_id is None else check_saga_id(saga_id),
+            data=decode_object(body),
+            deadline=None if deadline is None else time.time() + deadline,
+        )
+    except WireError as error:
+        hint = f": {error.hint}" if error.hint else ""
+        raise Failure(f"nothing was sent: {error.detail}{hint}") from None
 
 
 def _outcome(status: int, body: bytes) -> str:

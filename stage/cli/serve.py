@@ -1,4 +1,4 @@
-"""`stage serve`: run a stage until it is told to stop."""
+"""`stage serve`: serve a stage until a signal ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`stage config` and `stage openapi`: what is in force, and what is spoken."""
+"""`stage config` and `stage openapi`: the settings in force, and the protocol."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stage.simulation.world import Result, Scenario
 
 MODEL = "model"
-"""The module in which the model of a stage is looked for, beside the module of the stage."""
+"""The name of the module with the model of a stage, beside the module of the stage."""
 WORDS = {
     "I1": "lost",
     "I2": "doubled",
@@ -21,7 +21,7 @@ WORDS = {
     "I5": "stuck",
     "I7": "stands",
 }
-"""What a broken invariant is for the author; any other is a broken rule."""
+"""The author's word for a broken invariant; any other is a broken rule."""
 RULE = "rule broken"
 
 
@@ -31,7 +31,7 @@ RULE = "rule broken"
 @click.option(
     "--sagas", metavar="M", default=20, type=click.IntRange(1), help="Sagas in each.  [20]"
 )
-@click.option("--seed", metavar="S", type=int, help="Only this world, and everything it tells.")
+@click.option("--seed", metavar="S", type=int, help="Only this world, with its whole history.")
 @click.option("--first", metavar="S", default=0, type=int, help="The first seed.  [0]")
 @click.option(
     "--without", metavar="FAULT", multiple=True, help="Never let this fault strike. Repeatable."
@@ -62,40 +62,51 @@ def simulate(
 
     from stage.cli.target import find_stage
     from stage.simulation.author import scenario_of
-    from stage.simulation.faults import KINDS
-    from stage.simulation.shrink import shortest
-    from stage.simulation.summary import simulate_many
     from stage.simulation.world import simulate_world
 
-    for kind in (*without, *only):
-        if kind not in KINDS:
-            raise Failure(f"there is no fault {kind!r}: {', '.join(KINDS)}")
+    spared = _spared(without, only)
     stage = find_stage(target)
     module = _model(target, model)
     scenario = scenario_of(stage, module, sagas=sagas)
-    spared = frozenset(KINDS) - frozenset(only) if only else frozenset(without)
     scenario = replace(scenario, without=spared, always=frozenset(only))
     named = f"stage simulate {target}" + (f" --model {model}" if model else "")
     if seed is not None:
-        return _tell_world(simulate_world(seed, scenario), named, scenario)
+        return _print_world(simulate_world(seed, scenario), named, scenario)
     about = "" if module is None else f", the world of {module.__name__}"
     click.echo(f"{target}: {seeds} worlds of {sagas} sagas{about}")
+    return _simulate_worlds(range(first, first + seeds), scenario, named)
+
+
+def _simulate_worlds(seeds: range, scenario: Scenario, named: str) -> int:
+    from stage.simulation.shrink import shortest
+    from stage.simulation.summary import simulate_many
+
     failed: list[Result] = []
 
-    def told(result: Result) -> None:
+    def keep_failed(result: Result) -> None:
         if result.violations:
             failed.append(result)
 
-    summary = simulate_many(range(first, first + seeds), scenario, files_every=0, told=told)
+    summary = simulate_many(seeds, scenario, files_every=0, told=keep_failed)
     click.echo(_draw(summary, failed))
     if not summary.states["completed"]:
-        click.echo("no saga completed: look at the payloads and the model (docs/simulate.md)")
+        click.echo("no saga completed: check the payloads and the model (docs/simulate.md)")
     if not failed:
         click.echo("everything holds")
         return 0
     best, how = shortest(failed[0], scenario)
     click.echo("")
-    return _tell_world(best, named, how)
+    return _print_world(best, named, how)
+
+
+def _spared(without: tuple[str, ...], only: tuple[str, ...]) -> frozenset[str]:
+    """The faults that may not strike. Raises Failure for a fault that there is not."""
+    from stage.simulation.faults import KINDS
+
+    for kind in (*without, *only):
+        if kind not in KINDS:
+            raise Failure(f"there is no fault {kind!r}: {', '.join(KINDS)}")
+    return frozenset(KINDS) - frozenset(only) if only else frozenset(without)
 
 
 def _model(target: str, named: str | None) -> Any:
@@ -115,7 +126,7 @@ def _model(target: str, named: str | None) -> Any:
 
 
 def _draw(summary: Summary, failed: list[Result]) -> str:
-    """What struck, how it ended, what does not hold: a line each."""
+    """The faults, the ends and the worlds that failed: a line each."""
     hours = summary.virtual_seconds / 3600
     lines = [
         f"simulated  {summary.sagas} sagas in {summary.seeds} worlds, {hours:.1f} hours",
@@ -135,7 +146,7 @@ def _counted(counts: Any) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found) or "none"
 
 
-def _tell_world(result: Result, named: str, scenario: Scenario) -> int:
+def _print_world(result: Result, named: str, scenario: Scenario) -> int:
     """The history of the saga that went wrong, what is wrong with it, and how to see it again."""
     if not result.violations:
         click.echo(f"seed {result.seed}: everything holds for {result.sagas} sagas")

@@ -19,10 +19,10 @@ PLACE = "{trace_id}"
 @url_option
 @output_option
 def trace(saga_id: str, url: str, output: str) -> None:
-    """Draw one saga's way down the chain and back up, as the stages themselves tell it.
+    """Draw one saga's way down the chain and back up, as the stages themselves show it.
 
     Any stage can be asked; it asks its neighbours. With STAGE_TRACE_URL, such as
-    https://jaeger.example/trace/{trace_id}, a link to the trace is added.
+    https://jaeger.example/trace/{trace_id}, the URL of the trace is added.
     """
     from stage.cli.remote import fetch
     from stage.cli.waterfall import draw_chain

@@ -71,7 +71,7 @@ class _Row:
 
 
 def draw_chain(view: ChainView, *, link: str = "") -> str:
-    """The picture. `link` is where the trace can be looked at, or empty."""
+    """The picture. `link` is the URL of the trace, or empty."""
     rows = [row for depth, story in enumerate(view.stages) for row in _rows(story, depth)]
     rows.sort(key=lambda row: row.at)
     lines = [*_head(view, link), ""]
@@ -88,8 +88,8 @@ def draw_chain(view: ChainView, *, link: str = "") -> str:
 def _head(view: ChainView, link: str) -> list[str]:
     traces = list(dict.fromkeys(story.trace_id for story in view.stages if story.trace_id))
     head = f"saga {view.saga_id}   {' → '.join(story.stage for story in view.stages)}"
-    told = [head, *(f"trace {trace}" for trace in traces)]
-    return [*told, link] if link else told
+    lines = [head, *(f"trace {trace}" for trace in traces)]
+    return [*lines, link] if link else lines
 
 
 def _rows(story: StageStory, depth: int) -> Iterable[_Row]:

@@ -1,1 +1,1 @@
-"""The example: a payment stage, its external API, and the stories that `stage demo` tells."""
+"""The example: a payment stage, its external API, and the stories that `stage demo` runs."""

@@ -22,7 +22,7 @@ SPANS_LEAVE_SECONDS = 1.5
 
 
 class ChainError(StageError):
-    """A service of the demo did not start; the message holds what it said."""
+    """A service of the demo failed; the message holds its last output."""
 
 
 class Service:
@@ -31,7 +31,7 @@ class Service:
     def __init__(self, name: str, port: int, arguments: Sequence[str], log: Path) -> None:
         self.name = name
         self.port = port
-        self.url = f"http://{LOOPBACK}:{port}"
+        self.url = url(port)
         self._arguments = [*arguments, "--port", str(port)]
         self._log = log
         self._process: Process | None = None
@@ -43,7 +43,7 @@ class Service:
         return self._process.pid
 
     async def start(self) -> None:
-        """Start it and return when it listens. Raises ChainError."""
+        """Start it, and return when it listens. Raises ChainError."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -61,18 +61,18 @@ class Service:
             line = b""
         if not line.startswith(b"listening on "):
             await self.kill()
-            said = self._log.read_text(errors="replace")[-2_000:]
-            raise ChainError(f"{self.name} did not start: {said.strip() or 'it said nothing'}")
+            output = self._log.read_text(errors="replace")[-2_000:]
+            raise ChainError(f"{self.name} did not start: {output.strip() or 'it wrote nothing'}")
 
     async def kill(self) -> None:
-        """SIGKILL: it gets no chance to tidy up."""
+        """SIGKILL: the process cannot tidy up."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL when it does not listen."""
+        """SIGTERM, then SIGKILL after STOP_SECONDS_MAX."""
         if self._process is None or self._process.returncode is not None:
             return
         try:
@@ -82,7 +82,7 @@ class Service:
             await self.kill()
 
     async def terminated(self) -> int:
-        """SIGTERM; the exit status, once it has one."""
+        """Send SIGTERM and return the exit status."""
         assert self._process is not None
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
@@ -94,41 +94,32 @@ class Chain:
 
     def __init__(self, folder: Path, *, otlp: str | None = None) -> None:
         order, payment, shipping, psp = free_ports(4)
-        here = f"http://{LOOPBACK}:"
-        options = ["--otlp-endpoint", otlp] if otlp else []
+        self._folder = folder
+        self._options = ["--otlp-endpoint", otlp] if otlp else []
         self.otlp = otlp
-        self.psp = Service("psp", psp, ["stage.demo.psp", *options], folder / "psp.log")
-        self.order = Service(
+        self.psp = self._service("psp", psp, "stage.demo.psp")
+        self.order = self._service(
             "order",
             order,
-            ["upstream_stub", "--name", "order", "--stage", f"{here}{payment}", *options],
-            folder / "order.log",
+            *("stage.neighbours.upstream", "--name", "order", "--stage", url(payment)),
         )
-        self.shipping = Service(
+        self.shipping = self._service(
             "shipping",
             shipping,
-            ["downstream_stub", "--name", "shipping", "--upstream", f"{here}{payment}", *options],
-            folder / "shipping.log",
+            *("stage.neighbours.downstream", "--name", "shipping", "--upstream", url(payment)),
         )
-        self.payment = Service(
+        self.payment = self._service(
             "payment",
             payment,
-            [
-                "stage",
-                "serve",
-                "stage.demo.payment:payment",
-                "--database",
-                f"sqlite:///{folder / 'payment.db'}",
-                "--upstream",
-                f"order={here}{order}",
-                "--downstream",
-                f"shipping={here}{shipping}",
-                "--external",
-                f"psp={here}{psp}",
-                *options,
-            ],
-            folder / "payment.log",
+            *("stage", "serve", "stage.demo.payment:payment"),
+            *("--database", f"sqlite:///{folder / 'payment.db'}"),
+            *("--upstream", f"order={url(order)}"),
+            *("--downstream", f"shipping={url(shipping)}"),
+            *("--external", f"psp={url(psp)}"),
         )
+
+    def _service(self, name: str, port: int, *arguments: str) -> Service:
+        return Service(name, port, [*arguments, *self._options], self._folder / f"{name}.log")
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -140,13 +131,18 @@ class Chain:
         await asyncio.gather(*(service.start() for service in self.services))
 
     async def spans_left(self) -> None:
-        """Return when what was reported until now has left for the collector, if there is one."""
+        """Return when all spans that ended by now were sent to the collector, if there is one."""
         if self.otlp:
             await asyncio.sleep(SPANS_LEAVE_SECONDS)
 
     async def stop(self) -> None:
         """Stop all four."""
         await asyncio.gather(*(service.stop() for service in self.services))
+
+
+def url(port: int) -> str:
+    """The base URL of a service on this machine."""
+    return f"http://{LOOPBACK}:{port}"
 
 
 def free_ports(count: int) -> list[int]:

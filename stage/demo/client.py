@@ -28,7 +28,7 @@ class Reply(msgspec.Struct, frozen=True):
 class Client:
     """Talks to the four services. Use it as an async context manager.
 
-    What it posts belongs to the trace of the `story`; its looks and its scripts do not.
+    Posted requests belong to the trace of the `story`; queries and scripts do not.
     """
 
     story: StorySpan | None = None
@@ -52,12 +52,12 @@ class Client:
         headers: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> Reply:
-        """One request; the answer whatever its code."""
+        """Send one request and return the answer of any status."""
         assert self._session is not None
         trace = {}
         if self.story is not None:
-            told = self.story.traceparent if method == "POST" else self.story.aside
-            trace[TRACEPARENT] = told
+            traceparent = self.story.traceparent if method == "POST" else self.story.aside
+            trace[TRACEPARENT] = traceparent
         async with self._session.request(
             method,
             url,
@@ -93,7 +93,7 @@ class Client:
             raise ChainError(f"{service.name} did not take the script: {reply.body!r}")
 
     async def saga(self, service: Service, saga_id: str) -> dict[str, Any] | None:
-        """What a service says of a saga, or None when it never saw it."""
+        """The view of a saga at a service, or None if the service never saw it."""
         found: dict[str, Any] | None = await self.get(f"{service.url}/sagas/{saga_id}")
         return found
 
@@ -115,19 +115,19 @@ class Client:
     async def until(
         self, service: Service, saga_id: str, holds: Callable[[Mapping[str, Any]], bool]
     ) -> None:
-        """Return when the service says so of the saga. Raises ChainError after a while."""
+        """Return when the view of the saga holds. Raises ChainError after UNTIL_SECONDS_MAX."""
         await self._poll(
-            lambda: self._says(service, saga_id, holds), f"{service.name} of saga {saga_id}"
+            lambda: self._holds(service, saga_id, holds), f"{service.name} of saga {saga_id}"
         )
 
-    async def _says(
+    async def _holds(
         self, service: Service, saga_id: str, holds: Callable[[Mapping[str, Any]], bool]
     ) -> bool:
         saga = await self.saga(service, saga_id)
         return saga is not None and holds(saga)
 
     async def until_charged(self, psp: Service, saga_id: str) -> None:
-        """Return when the charge has landed. Raises ChainError after a while."""
+        """Return when the charge has landed. Raises ChainError after UNTIL_SECONDS_MAX."""
 
         async def landed() -> bool:
             return await self.charges(psp, saga_id) == (1, 1)
@@ -137,7 +137,7 @@ class Client:
     async def _poll(self, ask: Callable[[], Any], what: str) -> None:
         try:
             async with asyncio.timeout(UNTIL_SECONDS_MAX):
-                while not await ask():  # noqa: ASYNC110 - it is another process that we wait for
+                while not await ask():  # noqa: ASYNC110 - another process changes it
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise ChainError(f"waited {UNTIL_SECONDS_MAX:g} s in vain for {what}") from None
+            raise ChainError(f"{what}: not there after {UNTIL_SECONDS_MAX:g} s") from None

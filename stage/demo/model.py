@@ -31,7 +31,7 @@ class Psp(ApiModel):
     """`POST /charges`, `GET /charges/by-key/{key}`, `POST /refunds`."""
 
     def is_undo(self, request: ApiRequest) -> bool:
-        """What arrives at /refunds undoes, whatever its own key says."""
+        """Every request to /refunds undoes, whatever its own key is."""
         return request.path == "/refunds"
 
     def made(self, request: ApiRequest, effect: Effect) -> Answer:
@@ -60,6 +60,6 @@ stands = "SELECT saga_id FROM payment WHERE state <> 'released'"
 
 
 def payload(random: Random) -> Mapping[str, Any]:
-    """An order, and now and then one that the stage refuses."""
+    """An order; one in twenty is refused by the stage."""
     amount = 0 if random.random() < 0.05 else random.randint(1, 500)
     return {"order_id": f"o-{random.randint(1, 9999)}", "amount": amount, "currency": "KRW"}

@@ -10,7 +10,7 @@ from stage import Http, Refused, Saga, Stage, Transient, Tx
 
 
 class Order(msgspec.Struct):
-    """What the stage before us hands over."""
+    """The order, as upstream hands it over."""
 
     order_id: str
     amount: int
@@ -18,7 +18,7 @@ class Order(msgspec.Struct):
 
 
 class Charge(msgspec.Struct):
-    """What this stage adds to the context."""
+    """The charge, which this stage adds to the context."""
 
     charge_id: str
 
@@ -89,7 +89,7 @@ async def record(tx: Tx, saga: Saga[Order]) -> None:
 
 @payment.output
 def charged(saga: Saga[Order]) -> Charge:
-    """What the stages after us may want to know."""
+    """The charge, for the stages behind this one."""
     return saga.result(charge)
 
 

@@ -1,50 +1,14 @@
-"""The seven stories that the demo tells: what is done to the chain, and how each has to end."""
+"""The seven stories of the demo."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
-
-import msgspec
 
 from stage.demo.chain import Chain
 from stage.demo.client import Client, Reply
+from stage.demo.story import Acted, Expected, Story
 from stage.wire.envelope import Envelope, encode_envelope, new_saga_id
-
-WAIT_SECONDS_MAX = 15.0
-
-
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """How a story has to end: the states along the chain, and the charges of its saga.
-
-    A state is None where that service never hears of the saga.
-    """
-
-    outcome: str
-    order: str | None
-    payment: str
-    shipping: str | None
-    made: int
-    standing: int
-
-
-class Told(msgspec.Struct, kw_only=True):
-    """What a story did: its saga, and what else it saw that must hold."""
-
-    saga_id: str
-    checks: list[tuple[str, bool]] = []
-
-
-class Story(msgspec.Struct, frozen=True, kw_only=True):
-    """One story."""
-
-    name: str
-    title: str
-    act: Callable[[Chain, Client, str], Awaitable[Told]]
-    ending: Ending
-    kills: bool = False
-    """Whether a process is killed in it, with what it has not yet reported."""
 
 
 def order_of(saga_id: str) -> dict[str, Any]:
@@ -59,26 +23,26 @@ async def place(chain: Chain, client: Client, saga_id: str) -> Reply:
     )
 
 
-async def completed(chain: Chain, client: Client, saga_id: str) -> Told:
+async def completed(chain: Chain, client: Client, saga_id: str) -> Acted:
     """Nothing goes wrong."""
     reply = await place(chain, client, saga_id)
-    return Told(saga_id=saga_id, checks=[("upstream answered 200", reply.status == 200)])
+    return Acted(saga_id=saga_id, checks=[("upstream answered 200", reply.status == 200)])
 
 
-async def refused(chain: Chain, client: Client, saga_id: str) -> Told:
-    """Downstream says no."""
+async def refused(chain: Chain, client: Client, saga_id: str) -> Acted:
+    """Downstream refuses."""
     await client.script(chain.shipping, {"script": "refuse", "match": saga_id})
     reply = await place(chain, client, saga_id)
-    return Told(saga_id=saga_id, checks=[("upstream answered 409", reply.status == 409)])
+    return Acted(saga_id=saga_id, checks=[("upstream answered 409", reply.status == 409)])
 
 
-async def in_doubt(chain: Chain, client: Client, saga_id: str) -> Told:
-    """The charge lands, its answer never comes."""
+async def in_doubt(chain: Chain, client: Client, saga_id: str) -> Acted:
+    """The charge lands, and its answer never arrives."""
     script = {"script": "effect-then-hang", "times": 1, "match": saga_id}
     await client.script(chain.psp, script)
     reply = await place(chain, client, saga_id)
     events = await client.events(chain.payment, saga_id)
-    return Told(
+    return Acted(
         saga_id=saga_id,
         checks=[
             ("upstream answered 200", reply.status == 200),
@@ -88,8 +52,8 @@ async def in_doubt(chain: Chain, client: Client, saga_id: str) -> Told:
     )
 
 
-async def late_failure(chain: Chain, client: Client, saga_id: str) -> Told:
-    """Downstream says yes, and fails a moment later."""
+async def late_failure(chain: Chain, client: Client, saga_id: str) -> Acted:
+    """Downstream answers 200 and fails a moment later."""
     script = {"script": "late-failure", "seconds": 0.3, "match": saga_id}
     await client.script(chain.shipping, script)
     reply = await place(chain, client, saga_id)
@@ -97,16 +61,16 @@ async def late_failure(chain: Chain, client: Client, saga_id: str) -> Told:
     await client.until(
         chain.payment, saga_id, lambda saga: saga.get("told_upstream") == "delivered"
     )
-    return Told(saga_id=saga_id, checks=[("upstream answered 200 first", reply.status == 200)])
+    return Acted(saga_id=saga_id, checks=[("upstream answered 200 first", reply.status == 200)])
 
 
-async def overtaken(chain: Chain, client: Client, saga_id: str) -> Told:
+async def overtaken(chain: Chain, client: Client, saga_id: str) -> Acted:
     """The compensation arrives before its request."""
     asked = {"requested_by": "order", "reason": "the order was withdrawn"}
     first = await client.post(f"{chain.payment.url}/sagas/{saga_id}/compensate", asked)
     late = await send(chain, client, saga_id)
     reply = await place(chain, client, saga_id)
-    return Told(
+    return Acted(
         saga_id=saga_id,
         checks=[
             ("the early compensation was answered 200", first.status == 200),
@@ -116,11 +80,11 @@ async def overtaken(chain: Chain, client: Client, saga_id: str) -> Told:
     )
 
 
-async def five_times(chain: Chain, client: Client, saga_id: str) -> Told:
+async def five_times(chain: Chain, client: Client, saga_id: str) -> Acted:
     """The same request five times at once."""
     replies = await asyncio.gather(*(send(chain, client, saga_id) for _ in range(5)))
     events = await client.events(chain.payment, saga_id)
-    return Told(
+    return Acted(
         saga_id=saga_id,
         checks=[
             ("all were answered 200", all(reply.status == 200 for reply in replies)),
@@ -130,7 +94,7 @@ async def five_times(chain: Chain, client: Client, saga_id: str) -> Told:
     )
 
 
-async def killed(chain: Chain, client: Client, saga_id: str) -> Told:
+async def killed(chain: Chain, client: Client, saga_id: str) -> Acted:
     """SIGKILL after the charge has landed and before the stage could commit it."""
     script = {"script": "effect-then-hang", "times": 1, "match": saga_id}
     await client.script(chain.psp, script)
@@ -144,11 +108,11 @@ async def killed(chain: Chain, client: Client, saga_id: str) -> Told:
     finally:
         placing.cancel()
     events = await client.events(chain.payment, saga_id)
-    return Told(
+    return Acted(
         saga_id=saga_id,
         checks=[
-            ("it was struck before the answer", before[-1:] == ["step_started"]),
-            ("a new run took it over", "recovered" in events),
+            ("it was killed before the answer", before[-1:] == ["step_started"]),
+            ("a new run recovered it", "recovered" in events),
             ("upstream answered 200", reply.status == 200),
         ],
     )
@@ -161,7 +125,7 @@ async def send(chain: Chain, client: Client, saga_id: str) -> Reply:
 
 
 def new_id(letter: str) -> str:
-    """A saga id that tells which story it belongs to, where the scripts can match it."""
+    """A saga id that begins with the letter of its story, so that scripts can match it."""
     return f"{letter}.{new_saga_id()}"
 
 
@@ -170,7 +134,7 @@ STORIES = (
         name="completed",
         title="everything goes well",
         act=completed,
-        ending=Ending(
+        expected=Expected(
             outcome="executed",
             order="completed",
             payment="completed",
@@ -183,7 +147,7 @@ STORIES = (
         name="refused",
         title="downstream refuses; the refusal comes back as the answer, everything is undone",
         act=refused,
-        ending=Ending(
+        expected=Expected(
             outcome="compensated",
             order="compensated",
             payment="compensated",
@@ -196,7 +160,7 @@ STORIES = (
         name="in-doubt",
         title="the call times out although the charge landed: probed, found, one charge",
         act=in_doubt,
-        ending=Ending(
+        expected=Expected(
             outcome="executed",
             order="completed",
             payment="completed",
@@ -207,9 +171,9 @@ STORIES = (
     ),
     Story(
         name="late-failure",
-        title="downstream says yes and fails later: we undo, and upstream is told",
+        title="downstream answers 200 and fails later: all is undone, and upstream is notified",
         act=late_failure,
-        ending=Ending(
+        expected=Expected(
             outcome="compensated",
             order="compensated",
             payment="compensated",
@@ -222,7 +186,7 @@ STORIES = (
         name="overtaken",
         title="the compensation overtakes its request: a tombstone, the late request gets 410",
         act=overtaken,
-        ending=Ending(
+        expected=Expected(
             outcome="compensated",
             order="compensated",
             payment="compensated",
@@ -235,7 +199,7 @@ STORIES = (
         name="five-times",
         title="the same request five times at once: one run, five equal answers",
         act=five_times,
-        ending=Ending(
+        expected=Expected(
             outcome="executed",
             order=None,
             payment="completed",
@@ -249,7 +213,7 @@ STORIES = (
         title="killed with SIGKILL after the charge, before the commit; started again: one charge",
         act=killed,
         kills=True,
-        ending=Ending(
+        expected=Expected(
             outcome="executed",
             order="completed",
             payment="completed",

@@ -1,4 +1,4 @@
-"""The trace of each story: one span of the demo's own, above all that the four services report."""
+"""The trace of each story: one span of the demo, above the spans of the four services."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from stage.telemetry.propagation import Ids
 
 
 class StorySpan:
-    """The span of one story, or only its ids where nothing is sent to a collector."""
+    """The span of one story, or only its ids if there is no collector."""
 
     def __init__(self, span: otel.Span) -> None:
-        told = span.get_span_context()
+        context = span.get_span_context()
         self._span = span
-        ids = Ids(told.trace_id, told.span_id, int(told.trace_flags))
-        self.ids = ids if told.is_valid else propagation.new_ids()
+        ids = Ids(context.trace_id, context.span_id, int(context.trace_flags))
+        self.ids = ids if context.is_valid else propagation.new_ids()
 
     def failed(self) -> None:
-        """The story did not end as told."""
+        """The story did not end as expected."""
         self._span.set_status(Status(StatusCode.ERROR))
 
     @property
     def traceparent(self) -> str:
-        """For what belongs to the story."""
+        """The header of requests that belong to the story."""
         return propagation.format_traceparent(self.ids)
 
     @property
     def aside(self) -> str:
-        """For looks and scripts: nobody is to report a span for them."""
+        """The header of queries and scripts: not sampled, so that no service reports a span."""
         return propagation.format_traceparent(self.ids._replace(flags=0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stage.inbound.request import Answer, Request, json_answer
+from stage.ports.observer import TraceContext
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 
@@ -22,5 +23,5 @@ def accepted(request: Request, *headers: tuple[str, str]) -> Answer:
 def link_saga(request: Request, traceparent: str) -> None:
     """Link the request to the trace of its saga, where it came in another one."""
     span = request.about.span
-    if traceparent[3:35] != span.trace_id:
+    if TraceContext(traceparent=traceparent).trace_id != span.trace_id:
         span.link(traceparent)

@@ -1,1 +1,1 @@
-"""What the stage says to others: external APIs, downstream, upstream."""
+"""Everything that leaves the stage: requests to external APIs and to neighbours."""

@@ -1,4 +1,4 @@
-"""A circuit breaker a peer: what keeps failing is not asked for a while.
+"""A circuit breaker a peer: a peer that keeps failing is left alone for a while.
 
 Only the way forward is broken. Compensations and probes always go out, so a breaker never keeps
 an undo waiting (rule 13), and their answers close it again.
@@ -30,13 +30,13 @@ class Breaker:
 
     @property
     def waits(self) -> bool:
-        """True until the next trial may leave. Who recovered is not known before somebody asks."""
+        """True until the next trial may leave. Only a trial shows whether it recovered."""
         return self.is_open and self._open_until > self._now()
 
     def refuses(self) -> float | None:
         """Seconds until the next trial when the request must not leave; None when it may.
 
-        Who is let through while it is open is the trial, and must `record` how it went.
+        A request that may leave while the breaker is open is the trial, and must be `record`ed.
         """
         if not self.is_open:
             return None
@@ -49,10 +49,10 @@ class Breaker:
         return None
 
     def record(self, *, answered: bool) -> None:
-        """Tell how a request went; an answer of any sense closes it.
+        """Record the end of a request. An answer below 500 closes the breaker.
 
-        While it is open only the trial lengthens the wait: what had left before it opened tells
-        of the same outage, and a busy stage has many such requests.
+        While it is open only the trial lengthens the wait: requests that had left before it opened
+        failed in the same outage, and a busy stage has many of them.
         """
         trial, self._trial = self._trial, False
         if answered:

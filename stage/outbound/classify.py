@@ -1,4 +1,4 @@
-"""The one table from what the network does to what is known about the request.
+"""The one table from errors of the network to what is known about the request.
 
 `certain` means that the request never left this process whole, so that nothing happened there.
 Everything else may have arrived: in doubt (rule 4).
@@ -24,11 +24,11 @@ EXPECTED: tuple[type[BaseException], ...] = (
     EOFError,
     ValueError,
 )
-"""What a request may raise for reasons of the world; anything else is a defect of ours."""
+"""A request may raise these for reasons of the network. Any other exception is a defect of ours."""
 
 
 def classify_exception(error: BaseException) -> Lost:
-    """What is known after a request raised."""
+    """The knowledge that remains after a request raised."""
     text = str(error) or type(error).__name__
     if isinstance(error, CERTAIN):
         return Lost(reason=f"not sent: {text}", certain=True, error="refused")

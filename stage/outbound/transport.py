@@ -1,8 +1,8 @@
-"""One HTTP request out: once, without redirects, capped, within a time. Never raises for the world.
+"""One HTTP request out: once, without redirects, capped, within a time.
 
-Connections, their pool, TLS, what is written and what is read are aiohttp's. Its session is left
-out: redirects, cookies, proxies and a silent resend are what it adds, we want none of them, and it
-takes as long as all the rest.
+It never raises for what the network does. Connections, their pool, TLS, writing and parsing are
+aiohttp's. Its session is left out: it adds redirects, cookies, proxies and resends without notice,
+we want none of them, and it takes as long as all the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stage.ports.stage import Answer, Lost
 ANSWER_BYTES_MAX = 1_048_576
 CONNECT_SECONDS_MAX = 5.0
 CONNECT_SHARE = 0.9
-"""Of the timeout: a connection that never came about must be known as such, not as a timeout."""
+"""A share of the timeout: a connection that never came about must not end as a timeout."""
 TARGETS_MAX = 256
 
 _OWN_HEADERS = {hdrs.USER_AGENT: "stage", hdrs.ACCEPT_ENCODING: "identity"}
@@ -65,7 +65,7 @@ class Transport:
                 try:
                     connection = await connector.connect(target, [], _limits(timeout))
                     while connection.protocol is not None and connection.protocol.should_close:
-                        connection.close()  # an answer that nobody asked for waits there
+                        connection.close()  # an unsolicited answer waits there
                         connection = await connector.connect(target, [], _limits(timeout))
                 except TimeoutError:
                     shown = target.url.with_user(None)  # without the password, too
@@ -89,9 +89,9 @@ class Transport:
 
 
 def _target(method: str, url: str) -> aiohttp.ClientRequest:
-    """Whom to connect to and what to ask for, as aiohttp has checked it. It is never sent itself.
+    """The address and the request line, as aiohttp has checked them. It is never sent itself.
 
-    Most are few: the paths of an API, and `/sagas`.
+    A stage has few of them: the paths of its APIs, and `/sagas`.
     """
     where = URL(url, encoded=True)
     if where.scheme not in ("http", "https"):
@@ -102,10 +102,10 @@ def _target(method: str, url: str) -> aiohttp.ClientRequest:
 def _head(
     target: aiohttp.ClientRequest, headers: list[tuple[str, str]], body: bytes
 ) -> CIMultiDict[str]:
-    """The headers of one request: what is given takes the place of what is usual.
+    """The headers of one request: those given replace the usual ones.
 
-    Of two with one name the last holds, so that an author who names a content type beside `json`
-    does not send two.
+    The last of two with one name holds, so that a content type that an author names beside `json`
+    is not sent twice.
     """
     head = target.headers.copy()
     if target.auth is not None and any(name.lower() == "authorization" for name, _ in headers):
@@ -128,7 +128,7 @@ async def _converse(
     )
     writer = StreamWriter(protocol, target.loop)
     await writer.write_headers(f"{target.method} {target.url.raw_path_qs} HTTP/1.1", head)
-    # Nobody waits for the peer to take it all: it may answer before, and that counts.
+    # The peer need not take it all first: it may answer before, and that counts.
     await writer.write(body, drain=False)
     writer.set_eof()
     message, content = await protocol.read()

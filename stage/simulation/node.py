@@ -14,11 +14,10 @@ from stage.ports.engine import Snapshot
 from stage.ports.stage import Answer
 from stage.simulation.books import Books
 from stage.simulation.disk import Disk, SimulatedStore, WatchedStage
-from stage.simulation.edge import Headers, SimulatedEdge
+from stage.simulation.endpoints import DefectObserver, Endpoints, Pairs, service_of
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process, VirtualClock, VirtualLoop
 from stage.simulation.network import SCHEME, Network, SimulatedTransport
-from stage.telemetry.null import NullObserver
 
 DOWN_SECONDS = (0.05, 6.0)
 PAUSE_SECONDS = (0.5, 10.0)
@@ -58,11 +57,11 @@ class Node:
         self._faults = faults
         self._books = books
         self._clock = VirtualClock(loop)
-        self._live: dict[Process, tuple[EmbeddedEngine, SimulatedEdge]] = {}
+        self._live: dict[Process, tuple[EmbeddedEngine, Endpoints]] = {}
         self._started = 0
         self._starting = False
 
-    def serve(self, method: str, path: str, headers: Headers, body: bytes) -> (
+    def serve(self, method: str, path: str, headers: Pairs, body: bytes) -> (
         Awaitable[Answer] | None
     ):  # fmt: skip
         """A request arrives at one of the processes; None while there is none."""
@@ -70,11 +69,11 @@ class Node:
             return None
         process = self._random.choice(list(self._live)) if len(self._live) > 1 else None
         process = process or next(iter(self._live))
-        edge = self._live[process][1]
+        endpoints = self._live[process][1]
 
         async def answered() -> Answer:
             await process.gate()
-            answer = await edge.answer(method, path, headers, body)
+            answer = await endpoints.answer(method, path, headers, body)
             await process.gate()
             return answer
 
@@ -96,9 +95,10 @@ class Node:
             upstreams={name: SCHEME + name for name in self._neighbours.upstreams},
             downstreams={name: SCHEME + name for name in self._neighbours.downstreams},
         )
-        engine = EmbeddedEngine(self._stage, store, peers, NullObserver(), clock=self._clock)
-        edge = SimulatedEdge(self.name, self._stage.plan, engine, self._clock, self._books)
-        self._live[process] = engine, edge
+        observer = DefectObserver(self.name, self._books)
+        engine = EmbeddedEngine(self._stage, store, peers, observer, clock=self._clock)
+        service = service_of(self._stage, engine, peers.neighbours, observer, self._clock)
+        self._live[process] = engine, Endpoints(service, self._books)
         self._books.tell("", process.name, "starts")
         _ = process.spawn(self._open(process, engine))
         return process

@@ -1,1 +1,1 @@
-"""Where the journal lives: sqlite and memory, and the SQL in .sql files."""
+"""The journal at rest, in memory or on SQLite: units, group commit, migrations."""

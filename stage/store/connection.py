@@ -1,4 +1,4 @@
-"""What the writer needs of a database: one connection that writes, and a fresh one after trouble.
+"""The ports of the writer: one connection that writes, and a fresh one after trouble.
 
 The methods of `Connection` are coroutines, so that one writer serves every database. Where the
 connection lives in a thread (SQLite), they block that thread and never suspend; where it lives in
@@ -28,7 +28,7 @@ class Connection(Protocol):
 
     @property
     def in_transaction(self) -> bool:
-        """False once the transaction of the batch is gone, with all that was written in it."""
+        """False once the transaction of the batch is gone, and everything written in it."""
         ...
 
     async def begin(self) -> None:

@@ -1,9 +1,9 @@
-"""Runs a coroutine that must not wait for anything: a suspension is an escape.
+"""Runs a coroutine that may not wait for anything: a suspension is an escape.
 
-Two things give an escape away. A coroutine that suspends hands control back to `send`, which
-never happens while it awaits only its unit. And what wants an event loop finds none running,
-here as in the writer's thread, so that `asyncio.create_task` or a socket within a database
-transaction fails before anything has left.
+An escape shows in two ways. A coroutine that suspends hands control back to `send`, which never
+happens while it awaits only its unit. And no event loop is running, here as in the writer's thread,
+so that `asyncio.create_task` or a socket within a database transaction fails before anything has
+left.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ WHY = (
 )
 
 _NO_LOOP = "no running event loop"
-"""What asyncio says in a thread without a loop."""
+"""The message of asyncio in a thread without a loop."""
 
 
 def drive(start: Callable[..., Awaitable[T]], *arguments: object) -> T:
-    """Run `start(*arguments)` to its end here and now; its value, or what it raised.
+    """Run `start(*arguments)` to its end here and now; return its value, or raise its error.
 
-    To be called where no event loop runs. Raises TransactionEscaped when the coroutine suspends,
+    Call it where no event loop runs. Raises TransactionEscaped when the coroutine suspends,
     after it was closed, or when it asks for an event loop.
     """
     try:
@@ -50,7 +50,7 @@ def drive(start: Callable[..., Awaitable[T]], *arguments: object) -> T:
             f"the transaction called {asker}, which needs an event loop: {WHY}"
         ) from error
     awaited = _awaited(running, leaf)
-    # Whatever its clean-up raises is of no interest: it is rolled back either way.
+    # Errors of its clean-up are of no interest: everything is rolled back either way.
     with suppress(Exception):
         running.close()
     raise TransactionEscaped(f"the transaction awaited {awaited}: {WHY}")
@@ -70,9 +70,9 @@ def complete(work: Awaitable[T]) -> T:
 
 @contextmanager
 def outside_loop() -> Iterator[None]:
-    """What runs within finds no event loop, as in the writer's thread. It must not suspend."""
+    """Hide the running event loop, as in the writer's thread. The block must not suspend."""
     loop = events._get_running_loop()
-    # The names have an underscore but are exported, for those who write event loops.
+    # The names have an underscore but are exported, for authors of event loops.
     events._set_running_loop(None)
     try:
         yield

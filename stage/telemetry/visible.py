@@ -123,6 +123,7 @@ LOG_FIELDS: Final = frozenset(
         "landed",
         "actor",
         "why",
+        "cause",
     }
 )
 """The members of an event that may stand in a line."""

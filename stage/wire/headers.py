@@ -45,7 +45,7 @@ _PREFERENCE = re.compile(
 
 
 class Prefer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller would like (RFC 7240): how long to wait in seconds, or not at all."""
+    """The preferences of a caller (RFC 7240): how long to wait in seconds, or not at all."""
 
     wait: float | None = None
     respond_async: bool = False
@@ -110,21 +110,21 @@ def parse_budget_ms(values: Sequence[str]) -> float | None:
 
 
 def parse_prefer(values: Sequence[str]) -> Prefer:
-    """What all `Prefer` headers of a request ask for.
+    """The preferences in all `Prefer` headers of a request.
 
-    Never raises: a preference that is unknown or malformed is ignored (RFC 7240, 2). Of two with
-    one name the first holds. `wait` is whole seconds and cut to WAIT_SECONDS_MAX.
+    Never raises: a preference that is unknown or malformed is ignored (RFC 7240, 2). The first of
+    two with one name holds. `wait` is whole seconds and cut to WAIT_SECONDS_MAX.
     """
-    told: dict[str, str] = {}
+    preferences: dict[str, str] = {}
     text = ",".join(values)
     if len(text) <= PREFER_CHARS_MAX:
         for element in _ELEMENT.findall(text):
             if found := _PREFERENCE.fullmatch(element):
-                told.setdefault(found[1].lower(), (found[2] or "").strip('"'))
-    wait = told.get("wait", "")
+                preferences.setdefault(found[1].lower(), (found[2] or "").strip('"'))
+    wait = preferences.get("wait", "")
     return Prefer(
         wait=min(float(wait), WAIT_SECONDS_MAX) if _SECONDS.fullmatch(wait) else None,
-        respond_async=told.get("respond-async") == "",
+        respond_async=preferences.get("respond-async") == "",
     )
 
 

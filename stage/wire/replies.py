@@ -1,4 +1,7 @@
-"""What a stage answers and is asked: executed, compensate, and what a code means (protocol 3.3)."""
+"""Requests to compensate, the answer of a stage that is done, and what a code means.
+
+The tables are those of the protocol, sections 3.3 and 3.4.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ SAGA_VIEW_REPLIES: dict[int, dict[str, ReplyKind]] = {
         Outcome.IN_PROGRESS: ReplyKind.ACCEPTED,
         Outcome.NOT_EXECUTED: ReplyKind.GONE,
         Outcome.COMPENSATED: ReplyKind.GONE,
-        Outcome.UNKNOWN: ReplyKind.GONE,  # it failed to compensate: that is asked for, and told
+        Outcome.UNKNOWN: ReplyKind.GONE,  # it failed to compensate; asking it to shows what stands
     },
     404: {Outcome.NOT_EXECUTED: ReplyKind.GONE},
 }
@@ -87,7 +90,7 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompensateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks to compensate, and why. It is told and stored, and decides nothing."""
+    """The asker and the reason. Both are shown and stored, and decide nothing."""
 
     requested_by: str = "unknown"
     reason: str = ""
@@ -114,11 +117,11 @@ def kind_of_saga_view(status: int, body: bytes, saga_id: str) -> ReplyKind:
     if status not in SAGA_VIEW_REPLIES:
         return ReplyKind.UNKNOWN
     try:
-        told = decode_object(body, DEFAULT_LIMITS)
+        members = decode_object(body, DEFAULT_LIMITS)
     except WireError:
         return ReplyKind.UNKNOWN
-    outcome = told.get("outcome")
-    if told.get("saga_id", saga_id) != saga_id or type(outcome) is not str:
+    outcome = members.get("outcome")
+    if members.get("saga_id", saga_id) != saga_id or type(outcome) is not str:
         return ReplyKind.UNKNOWN
     return SAGA_VIEW_REPLIES[status].get(outcome, ReplyKind.UNKNOWN)
 
@@ -136,19 +139,21 @@ def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) 
     part, but did not say so in a way that can be trusted (rule 27).
     """
     try:
-        told = decode_object(body, limits)
-        refuse_unknown(told, _EXECUTED_MEMBERS, "the answer", "answer only what the protocol names")
+        members = decode_object(body, limits)
+        refuse_unknown(
+            members, _EXECUTED_MEMBERS, "the answer", "answer only what the protocol names"
+        )
     except WireError as error:
         _refuse_answer(error.detail)
-    if not told:
+    if not members:
         return {}
-    if told.get("saga_id", saga_id) != saga_id:
+    if members.get("saga_id", saga_id) != saga_id:
         _refuse_answer("saga_id is that of another saga")
-    if told.get("outcome", Outcome.EXECUTED.value) != Outcome.EXECUTED.value:
+    if members.get("outcome", Outcome.EXECUTED.value) != Outcome.EXECUTED.value:
         _refuse_answer("outcome is not executed, but the code is 200")
-    if "data" not in told:
+    if "data" not in members:
         _refuse_answer("data is missing")
-    data = told["data"]
+    data = members["data"]
     if type(data) is not dict:
         _refuse_answer("data is not an object")
     return data
@@ -156,28 +161,28 @@ def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) 
 
 def encode_compensate(requested_by: str, reason: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The body that asks to compensate. Text is cut to its limit: it must not stop the request."""
-    told = CompensateRequest(
+    request = CompensateRequest(
         requested_by=sendable(requested_by, limits.requested_by_chars_max) or "unknown",
         reason=sendable(reason, limits.reason_chars_max),
     )
-    return msgspec.json.encode(told)
+    return msgspec.json.encode(request)
 
 
 def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> CompensateRequest:
-    """Who asks to compensate, and why. An empty body is allowed. Raises WireError."""
+    """The asker and the reason. An empty body is allowed. Raises WireError."""
     if not body:
         return CompensateRequest()
-    told = decode_object(body, limits)
-    refuse_unknown(told, _COMPENSATE_MEMBERS, "the request")
+    members = decode_object(body, limits)
+    refuse_unknown(members, _COMPENSATE_MEMBERS, "the request")
     return CompensateRequest(
-        requested_by=_text(told, "requested_by", "unknown", limits.requested_by_chars_max)
+        requested_by=_text(members, "requested_by", "unknown", limits.requested_by_chars_max)
         or "unknown",
-        reason=_text(told, "reason", "", limits.reason_chars_max),
+        reason=_text(members, "reason", "", limits.reason_chars_max),
     )
 
 
-def _text(told: dict[str, Any], name: str, default: str, chars_max: int) -> str:
-    value = told.get(name, default)
+def _text(members: dict[str, Any], name: str, default: str, chars_max: int) -> str:
+    value = members.get(name, default)
     if type(value) is not str:
         raise WireError(422, "Request not accepted", f"{name} is not a string")
     if len(value) > chars_max:

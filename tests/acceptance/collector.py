@@ -72,9 +72,9 @@ def _seen(span: Told, service: str) -> SpanSeen:
 
 
 def _values(pairs: Any) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     pair: KeyValue
     for pair in pairs:
         value: AnyValue = pair.value
-        told[pair.key] = getattr(value, value.WhichOneof("value") or "string_value")
-    return told
+        values[pair.key] = getattr(value, value.WhichOneof("value") or "string_value")
+    return values

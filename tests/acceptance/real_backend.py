@@ -43,7 +43,7 @@ OF_EACH_PROCESS = {
 }
 
 
-class Told(Spans):
+class StoredSpans(Spans):
     """Spans that the backend gave back."""
 
     def __init__(self, spans: list[SpanSeen]) -> None:
@@ -94,7 +94,9 @@ async def demo(url: str) -> dict[str, Any]:
     return {story["name"]: story for story in msgspec.json.decode(out)["stories"]}
 
 
-async def of_trace(session: aiohttp.ClientSession, url: str, trace_id: str, names: int) -> Told:
+async def of_trace(
+    session: aiohttp.ClientSession, url: str, trace_id: str, names: int
+) -> StoredSpans:
     """The spans of one trace; it stores them some time after it took them."""
     asked = f"{url}/v1/projects/default/spans/otlpv1"
     query = {"trace_id": trace_id, "limit": str(SPANS_MAX)}
@@ -106,7 +108,7 @@ async def of_trace(session: aiohttp.ClientSession, url: str, trace_id: str, name
         if len(spans) >= names:
             break
         await asyncio.sleep(0.1)
-    return Told(spans)
+    return StoredSpans(spans)
 
 
 def seen(span: Mapping[str, Any]) -> SpanSeen:

@@ -35,18 +35,18 @@ async def demo(*arguments: str) -> tuple[int, bytes, bytes]:
 
 
 @pytest.mark.timeout(110)
-async def test_the_seven_stories_end_as_told_and_the_books_balance() -> None:
+async def test_the_seven_stories_end_as_expected_and_the_books_balance() -> None:
     """Exit status 0, seven stories, no effect that is not accounted for."""
     status, out, err = await demo("--json")
     assert 0 == status, (out, err)
-    told = msgspec.json.decode(out)
-    assert NAMES == [story["name"] for story in told["stories"]]
-    assert all(story["ok"] for story in told["stories"])
-    assert (0, True) == (told["unaccounted_effects"], told["ok"])
-    for story in told["stories"]:
+    report = msgspec.json.decode(out)
+    assert NAMES == [story["name"] for story in report["stories"]]
+    assert all(story["ok"] for story in report["stories"])
+    assert (0, True) == (report["unaccounted_effects"], report["ok"])
+    for story in report["stories"]:
         assert {"name", "saga_id", "trace_id", "outcome", "states", "charges", "ok"} == set(story)
         assert {"order", "payment", "shipping"} == set(story["states"])
         assert 32 == len(story["trace_id"]), story["name"]
-    charges = {story["name"]: story["charges"] for story in told["stories"]}
+    charges = {story["name"]: story["charges"] for story in report["stories"]}
     assert {"made": 1, "standing": 1} == charges["killed"]
     assert {"made": 1, "standing": 0} == charges["late-failure"]

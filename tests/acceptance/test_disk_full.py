@@ -1,9 +1,8 @@
-"""F8: the disk fills up under load and is freed again, five times."""
+"""F8: the disk fills up under load and is freed again, CYCLES times."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import signal
 import sqlite3
@@ -18,8 +17,10 @@ import pytest
 
 from tests.acceptance.kills.bench import STRACE, Bench, CannotTrace, placing
 from tests.acceptance.kills.http1 import Broken, Peer, request_bytes
+from tests.kits import Strikes
+from tests.sizes import SIZES
 
-CYCLES = int(os.environ.get("CYCLES", "5"))
+CYCLES = SIZES.cycles
 NOT_READY_SECONDS_MAX = 1.0
 BACK_SECONDS_MAX = 5.0
 FULL_SECONDS = 1.0
@@ -31,7 +32,7 @@ ANSWER_SECONDS_MAX = 20.0
 ENDS = {200: "completed", 409: "compensated"}
 """Final answers (the world declines a few), and what they say of the saga."""
 EXPECTED = {*ENDS, 202, 429, 503}
-"""What a caller may hear; what is not final is asked again."""
+"""Answers that a caller may get; after one that is not final it asks again."""
 
 
 @asynccontextmanager
@@ -97,7 +98,7 @@ class Clients:
 
 
 async def ready(peer: Peer) -> bool:
-    """What a load balancer sees."""
+    """Whether the stage is ready, as a load balancer sees it."""
     return (await peer.ask(request_bytes("GET", "/readyz"), 5.0)).status == 200
 
 
@@ -110,11 +111,10 @@ async def until_ready(peer: Peer, *, wanted: bool, seconds: float) -> float:
     return time.monotonic() - since
 
 
+@pytest.mark.kit("F8")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("how", FULL)
-async def test_a_full_disk_is_survived(
-    how: str, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+async def test_a_full_disk_is_survived(how: str, tmp_path: Path, strikes: Strikes) -> None:
     """Not ready at once, never a 500, nothing lost, and back as soon as there is room."""
     if how == "no space left" and STRACE is None:
         pytest.skip("strace is not installed")
@@ -143,6 +143,8 @@ async def test_a_full_disk_is_survived(
         async with asyncio.timeout(FINISH_SECONDS_MAX):
             assert 0 == await bench.stage.stop()
         looking.close()
+    note = f"{how}: not ready within {max(left):.2f} s, back within {max(back):.2f} s"
+    strikes.report("cycles", len(back), note=note)
     assert set(clients.heard) <= EXPECTED
     assert CYCLES == len(back)
     with closing(sqlite3.connect(bench.database)) as books:
@@ -151,5 +153,3 @@ async def test_a_full_disk_is_survived(
         charges = dict(books.execute("SELECT saga_id, sum(made) FROM charge GROUP BY saga_id"))
     assert clients.ends == states
     assert {saga_id: int(end == "completed") for saga_id, end in states.items()} == charges
-    told = f"not ready within {max(left):.2f} s, back within {max(back):.2f} s"
-    record_property("reached", f"F8 ({how}): {CYCLES} cycles, {len(states)} sagas, {told}")

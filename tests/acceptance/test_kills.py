@@ -1,15 +1,13 @@
 """F5: real processes killed at random under load, behind a faulty network; the books decide.
 
-KILLS, SAGAS, SEED, RATE and SECONDS in the environment change the size (`make kills` runs level L).
+`make kills` runs level L.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,36 +19,41 @@ from tests.acceptance.collector import Collector
 from tests.acceptance.kills import books, traces
 from tests.acceptance.kills.load import Placed
 from tests.acceptance.kills.proxy import FAULTS
-from tests.acceptance.kills.supervisor import KILLED, Result, Trial, run
+from tests.acceptance.kills.supervisor import KILLED, Trial, run
+from tests.kits import Strikes
+from tests.sizes import SIZES, Sizes
 
-TRACED = {"KILLS": 14, "SAGAS": 1_000, "RATE": 100, "SECONDS": 40, "SEED": 7}
-KILLS_MIN, SAGAS_MIN = 40, 4_000
-"""Below this the machine was too slow for the figure to mean anything."""
+TRACED = replace(
+    SIZES, kills=SIZES.traced_kills, sagas=SIZES.traced_sagas, rate=100, seconds=60, seed=7
+)
+CALM = replace(SIZES, kills=0, sagas=120, rate=120, seconds=60, seed=5)
 
 
-def trial_of(folder: Path, **sizes: float) -> Trial:
-    """The trial that the environment asks for, or one of a given size."""
-    told: dict[str, float] = {"KILLS": 150, "SAGAS": 20_000, "SEED": 1, "RATE": 185, "SECONDS": 110}
-    told.update({name: float(os.environ[name]) for name in told if name in os.environ})
-    told.update(sizes)
+def trial_of(folder: Path, sizes: Sizes) -> Trial:
+    """A trial of these sizes."""
     return Trial(
-        kills=int(told["KILLS"]),
-        sagas=int(told["SAGAS"]),
-        seed=int(told["SEED"]),
-        rate=told["RATE"],
-        seconds=told["SECONDS"],
+        kills=sizes.kills,
+        sagas=sizes.sagas,
+        seed=sizes.seed,
+        rate=sizes.rate,
+        seconds=sizes.seconds,
         folder=folder,
     )
 
 
-@pytest.mark.timeout(300)
-def test_nothing_is_lost_doubled_standing_or_stuck(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+@pytest.mark.kit("F5")
+@pytest.mark.timeout(500)
+def test_nothing_is_lost_doubled_standing_or_stuck(tmp_path: Path, strikes: Strikes) -> None:
     """All promises hold for every saga, and every kind of fault and kill did strike."""
-    trial = trial_of(tmp_path)
+    trial = trial_of(tmp_path, SIZES)
     result = asyncio.run(run(trial, lambda _: None))
-    record_property("reached", f"F5: {told(trial, result)}")
+    note = (
+        f"{result.offered_per_second:g} sagas/s offered,"
+        f" at rest {result.rest_seconds} s after the last kill"
+    )
+    broken = sum(result.broken.values())
+    strikes.report("kills", result.kills, violations=broken, seed=trial.seed, note=note)
+    strikes.report("sagas", result.sagas)
     assert {} == result.broken, "\n".join(result.stories[:40])
     assert result.rest_seconds is not None
     assert set(FAULTS) <= set(result.network)
@@ -58,38 +61,33 @@ def test_nothing_is_lost_doubled_standing_or_stuck(
     assert {"order", "payment", "shipping"} == set(result.strikes["striking"])
     assert result.strikes["starting"]
     assert result.replayed
-    assert min(trial.kills, KILLS_MIN) <= result.kills
-    assert min(trial.sagas, SAGAS_MIN) <= result.sagas
+    assert (trial.kills, trial.sagas) == (result.kills, result.sagas)
 
 
+@pytest.mark.kit("F16")
 @pytest.mark.timeout(200)
-async def test_the_trace_of_who_was_recovered_or_compensated_is_whole(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+async def test_the_trace_of_a_recovered_or_compensated_saga_is_whole(
+    tmp_path: Path, strikes: Strikes
 ) -> None:
     """F16: one trace a saga and stage; what was cut off or undone is linked to."""
     collector = Collector()
     async with TestServer(collector.app) as server:
         url = f"http://{server.host}:{server.port}"
-        trial = replace(trial_of(tmp_path, **TRACED), collector=url)
+        trial = replace(trial_of(tmp_path, TRACED), collector=url)
         result = await run(trial, lambda _: None)
-    assert {} == result.broken
     found = traces.check(tmp_path, result.struck, collector)
     checked = f"{found.recovered} recoveries and {found.compensated} compensations"
-    record_property(
-        "reached", f"F16: {checked} linked, {len(collector)} spans, {result.kills} kills"
+    strikes.report(
+        "kills",
+        result.kills,
+        violations=len(found.wrong) + sum(result.broken.values()),
+        seed=TRACED.seed,
+        note=f"{checked} linked, {len(collector)} spans",
     )
+    assert {} == result.broken
     assert [] == found.wrong[:20]
     assert found.recovered
     assert found.compensated
-
-
-def told(trial: Trial, result: Result) -> str:
-    """What was reached of what was wanted."""
-    return (
-        f"{result.kills} of {trial.kills} kills, {result.sagas} of {trial.sagas} sagas,"
-        f" {result.offered_per_second:g}/s offered, at rest {result.rest_seconds} s after the last"
-        f" kill, seed {trial.seed}"
-    )
 
 
 # --- the kit itself ------------------------------------------------------------------------------
@@ -118,7 +116,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Placed]]:
     """The books of a short trial without kills, and what the client placed."""
     folder = tmp_path_factory.mktemp("calm")
     placed: list[Placed] = []
-    trial = trial_of(folder, KILLS=0, SAGAS=120, RATE=120, SECONDS=60, SEED=5)
+    trial = trial_of(folder, CALM)
     result = asyncio.run(run(trial, lambda _: None, placed))
     assert {} == result.broken
     return folder, placed

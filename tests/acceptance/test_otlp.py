@@ -183,7 +183,7 @@ def killed(spans: Spans) -> None:
     forward = spans.one("step forward:shipping", outcome="step_succeeded").below(run)
     leaving = spans.one("POST /sagas", service="payment", kind="client").below(forward)
     spans.one("POST /sagas", service="shipping").below(leaving)
-    # What the kill took with it: the request, and whatever stood below it and had not left.
+    # The kill took the request with it, and the spans below it that had not been sent.
     charged = spans.one("POST /charges", service="psp", error="client_gone")
     known = {span.span_id for span in spans}
     first = {span.span_id for span in spans if span.parent_id == cut.parent_id or span is charged}
@@ -206,7 +206,7 @@ STORIES: dict[str, Callable[[Spans], None]] = {
 
 @pytest.mark.timeout(110)
 async def test_each_story_is_one_trace_over_all_processes() -> None:
-    """One trace id a story, in every span of the four services; parents and links as told."""
+    """One trace id a story, in every span of the four services; parents and links as expected."""
     collector = Collector()
     async with TestServer(collector.app, host="127.0.0.1") as server:
         process = await asyncio.create_subprocess_exec(
@@ -221,13 +221,13 @@ async def test_each_story_is_one_trace_over_all_processes() -> None:
             if process.returncode is None:
                 process.kill()
     assert 0 == process.returncode, (out, err)
-    told = {story["name"]: story for story in msgspec.json.decode(out)["stories"]}
-    assert list(STORIES) == list(told)
-    assert {story["trace_id"] for story in told.values()} == collector.trace_ids
+    stories = {story["name"]: story for story in msgspec.json.decode(out)["stories"]}
+    assert list(STORIES) == list(stories)
+    assert {story["trace_id"] for story in stories.values()} == collector.trace_ids
     for name, check in STORIES.items():
-        spans = collector.of_trace(told[name]["trace_id"]).is_one_trace()
+        spans = collector.of_trace(stories[name]["trace_id"]).is_one_trace()
         assert {f"story {name}"} == {span.name for span in spans if span.service == "demo"}
-        assert {told[name]["saga_id"]} == {span["saga_id"] for span in spans} - {None}
+        assert {stories[name]["saga_id"]} == {span["saga_id"] for span in spans} - {None}
         try:
             check(spans)
         except AssertionError as error:

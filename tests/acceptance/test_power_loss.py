@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from tests.acceptance.kills import stages
 from tests.acceptance.kills.bench import STRACE, Bench, CannotTrace, placing, undoing
 from tests.acceptance.kills.http1 import Message, Peer
 from tests.acceptance.kills.powerloss import STRACE_OPTIONS, Disk, Event, events, message_of
+from tests.kits import Strikes
+from tests.sizes import SIZES
 
-CUTS = int(os.environ.get("CUTS", "200"))
-SEED = int(os.environ.get("SEED", "1"))
+CUTS = SIZES.cuts
+SEED = SIZES.seed
 SAGAS_PER_RUN = (420, 40)
 """The first run is long enough for the log to be copied back under load (16 MiB), and ends with
 SIGTERM, which empties it; the second starts from that and is cut off."""
@@ -43,7 +44,7 @@ KEPT = (0.0, 0.5, 0.9, 1.0)
 
 @dataclass(slots=True)
 class Said:
-    """What others had been told of one saga, and asked for it, when the power went."""
+    """The promises and requests of one saga that had left when the power went."""
 
     outcomes: set[str]
     answer: bytes
@@ -71,7 +72,7 @@ DONE = (
 
 
 async def record(bench: Bench) -> list[Event]:
-    """What two runs of a stage wrote, synced and sent, in order."""
+    """The writes, syncs and messages of two runs of a stage, in order."""
     found: list[Event] = []
     async with bench.neighbours():
         for run, sagas in enumerate(SAGAS_PER_RUN):
@@ -106,10 +107,10 @@ def hear(said: dict[str, Said], event: Event) -> None:
     """Remember what one message promised or presupposed."""
     message = message_of(event)
     if message.head.startswith(b"HTTP/1.1 "):
-        told = msgspec.json.decode(message.body)
-        known = said.setdefault(told["saga_id"], Said(set(), b"", set()))
-        known.outcomes.add(told["outcome"])
-        if "data" in told:
+        body = msgspec.json.decode(message.body)
+        known = said.setdefault(body["saga_id"], Said(set(), b"", set()))
+        known.outcomes.add(body["outcome"])
+        if "data" in body:
             known.answer = message.body
         return
     path = message.start.split(" ")[1]
@@ -124,7 +125,7 @@ def _key_of(message: Message) -> str:
 
 
 async def open_store(database: Path) -> None:
-    """What a start does first: migrate, and look what is due."""
+    """The first steps of a start: migrate, and read which sagas are due."""
     store = SqliteStore(database, migrations=(_migrations(),))
     await store.open()
     try:
@@ -158,14 +159,14 @@ def broken(database: Path, said: dict[str, Said]) -> list[str]:
         if state == "lost":
             wrong.append(f"{saga_id}: lost, after {known.outcomes} and {known.intents}")
         if "compensated" in known.outcomes and state != "compensated":
-            wrong.append(f"{saga_id}: told compensated, is {state}")
+            wrong.append(f"{saga_id}: answered compensated, is {state}")
         asked = (saga_id, "compensation_requested ") in entries
         # Of an end only the yes of downstream may be missing, which it says again (decision 0011).
         to_be_asked_again = state == "active" and all((saga_id, each) in entries for each in DONE)
         if "executed" in known.outcomes and not (
             state == "completed" or asked or to_be_asked_again
         ):
-            wrong.append(f"{saga_id}: told executed, is {state}")
+            wrong.append(f"{saga_id}: answered executed, is {state}")
         if known.answer and state == "completed" and answer != known.answer:
             wrong.append(f"{saga_id}: another answer than the one that was given")
         missing = {intent for intent in known.intents if (saga_id, intent) not in entries}
@@ -206,11 +207,10 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Even
         pytest.skip(f"strace may not trace here: {error}")
 
 
+@pytest.mark.kit("F7")
 @pytest.mark.timeout(240)
 def test_nothing_that_was_acknowledged_is_lost(
-    recording: tuple[Path, list[Event]],
-    tmp_path: Path,
-    record_property: Callable[[str, object], None],
+    recording: tuple[Path, list[Event]], tmp_path: Path, strikes: Strikes
 ) -> None:
     """Every cut leaves a sound database that keeps what was answered and what had left."""
     folder, happened = recording
@@ -232,8 +232,11 @@ def test_nothing_that_was_acknowledged_is_lost(
             wrong += [f"cut {number} ({event.what}), {kept} kept: {what}" for what in found]
             acknowledged += len(said)
             shutil.rmtree(place)
-    told = f"{cuts.total()} cuts, {disk.dropped.total()} writes dropped, {disk.torn} torn"
-    record_property("reached", f"F7: {told}, {acknowledged} acknowledgements held, seed {SEED}")
+    note = (
+        f"{disk.dropped.total()} writes dropped, {disk.torn} torn,"
+        f" {acknowledged} acknowledgements held"
+    )
+    strikes.report("cuts", cuts.total(), violations=len(wrong), seed=SEED, note=note)
     assert [] == wrong[:20]
     assert {"payment.db", "payment.db-wal"} <= set(disk.dropped)
     assert disk.torn
@@ -241,9 +244,10 @@ def test_nothing_that_was_acknowledged_is_lost(
     assert CUTS == cuts.total()
 
 
+@pytest.mark.kit("F7")
 @pytest.mark.timeout(240)
 async def test_after_a_power_loss_everything_comes_to_its_end(
-    recording: tuple[Path, list[Event]], tmp_path: Path
+    recording: tuple[Path, list[Event]], tmp_path: Path, strikes: Strikes
 ) -> None:
     """The stage starts on what was left: one charge stands for who completed, none for others."""
     folder, happened = recording
@@ -263,6 +267,7 @@ async def test_after_a_power_loss_everything_comes_to_its_end(
                 await bench.stage.start()
                 await at_rest(bench.database)
                 wrong += [f"cut {cut}: {what}" for what in disagreements(bench)]
+    strikes.report("recoveries", len(cuts), violations=len(wrong), seed=SEED)
     assert [] == wrong[:20]
 
 
@@ -319,7 +324,7 @@ def played(*happened: Event) -> Disk:
 
 
 def found(disk: Disk, kept: float) -> dict[str, bytes]:
-    """What a loss of power leaves."""
+    """The files after a loss of power."""
     return disk.after_power_loss(random.Random(SEED), kept)
 
 
@@ -341,7 +346,7 @@ def test_what_was_not_synced_may_be_gone() -> None:
 
 
 def test_a_sync_covers_what_was_written_before_it_began() -> None:
-    """What comes while it is under way may be too late for it."""
+    """A write that comes while it is under way may be too late for it."""
     late = Event("wrote", FILE, b"bb", 2)
     assert {FILE: b"aa"} == found(played(*MADE, SYNCED[0], late, SYNCED[1]), 0.0)
 

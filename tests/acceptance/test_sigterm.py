@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,9 +14,11 @@ import pytest
 
 from tests.acceptance.kills.bench import SLOW, Bench, placing
 from tests.acceptance.kills.http1 import Broken, Connection, request_bytes
+from tests.kits import Strikes
+from tests.sizes import SIZES
 
-TIMES = int(os.environ.get("TIMES", "20"))
-SEED = int(os.environ.get("SEED", "1"))
+TIMES = SIZES.times
+SEED = SIZES.seed
 DELAY_SECONDS = 0.25
 DRAIN_SECONDS = 0.5
 """Shorter than the slowest saga takes: some are cut off, and taken up by the next start."""
@@ -69,10 +69,9 @@ class Clients:
                 connection.close()
 
 
+@pytest.mark.kit("F14")
 @pytest.mark.timeout(180)
-async def test_a_stage_that_is_told_to_stop_stops_well(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+async def test_a_stage_stops_well_on_sigterm(tmp_path: Path, strikes: Strikes) -> None:
     """In time, with status 0, no connection refused before the delay, and nothing lost."""
     dice = random.Random(SEED)
     options = ("--drain-delay-seconds", f"{DELAY_SECONDS}", "--drain-seconds", f"{DRAIN_SECONDS}")
@@ -87,17 +86,19 @@ async def test_a_stage_that_is_told_to_stop_stops_well(
             for _ in range(TIMES):
                 since = time.monotonic()
                 await asyncio.sleep(dice.uniform(0.1, 0.4))
-                told = time.monotonic()
+                asked = time.monotonic()
                 stage.send(signal.SIGTERM)
                 await not_ready(clients)
                 async with asyncio.timeout(EXIT_SECONDS_MAX):
                     await stage.ended.wait()
-                took.append(time.monotonic() - told)
+                took.append(time.monotonic() - asked)
                 assert 0 == stage.ends[-1]
-                early += sum(since < at < told + DELAY_SECONDS for at in clients.refused)
+                early += sum(since < at < asked + DELAY_SECONDS for at in clients.refused)
                 await stage.start()
             clients.enough = True
         assert 0 == await stage.stop()
+    note = f"exit within {max(took):.2f} s, {early} connections refused early"
+    strikes.report("times", len(took), violations=early + len(clients.wrong), seed=SEED, note=note)
     assert 0 == early
     assert clients.refused  # after the delay, so that the count can see them
     assert [] == clients.wrong
@@ -109,8 +110,6 @@ async def test_a_stage_that_is_told_to_stop_stops_well(
         charges = dict(books.execute("SELECT saga_id, sum(made) FROM charge GROUP BY saga_id"))
     assert clients.ends == states
     assert {saga_id: int(end == "completed") for saga_id, end in states.items()} == charges
-    text = f"{TIMES} times, {len(states)} sagas, exit within {max(took):.2f} s, none refused early"
-    record_property("reached", f"F14: {text}, seed {SEED}")
 
 
 async def not_ready(clients: Clients) -> None:

@@ -42,7 +42,7 @@ async def test_the_stage_of_the_demo_ends_clean_within_a_minute() -> None:
 
 
 @pytest.mark.timeout(110)
-async def test_a_broken_refund_is_found_and_its_shortest_history_told() -> None:
+async def test_a_broken_refund_is_found_with_its_shortest_history() -> None:
     """The charge that a lost answer hid stays; the history shows it, and its line replays it."""
     status, out, err = await simulate(BROKEN, "--model", "stage.demo.model", "--seeds", "200")
     assert (1, "") == (status, err), out
@@ -56,18 +56,18 @@ async def test_a_broken_refund_is_found_and_its_shortest_history_told() -> None:
     replay = re.search(r"^replay: stage simulate (.*)$", out, re.MULTILINE)
     assert replay is not None
 
-    again, told, _ = await simulate(*replay.group(1).split())
+    again, output, _ = await simulate(*replay.group(1).split())
 
     assert 1 == again
-    assert history == [line for line in told.splitlines() if re.match(r"  +\d+\.\d{3}  ", line)]
+    assert history == [line for line in output.splitlines() if re.match(r"  +\d+\.\d{3}  ", line)]
 
 
 async def test_what_cannot_be_simulated_is_said_in_one_line() -> None:
     """A fault that there is not, a model that there is not."""
-    for arguments, told in (
+    for arguments, message in (
         (("--without", "rain"), "there is no fault 'rain'"),
         (("--model", "no.such.model"), "the model no.such.model cannot be imported"),
     ):
         status, out, err = await simulate("stage.demo.payment:payment", *arguments)
         assert (2, "") == (status, out)
-        assert told in err and 1 == len(err.splitlines())
+        assert message in err and 1 == len(err.splitlines())

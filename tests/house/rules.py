@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Words that say nothing about what lives in a file (DESIGN: one word, one thing).
 EMPTY_WORDS = frozenset(
@@ -69,7 +72,7 @@ def places_named(text: str, own_places: Sequence[str] = ()) -> list[str]:
     return wrong
 
 
-def module_is_told(source: str) -> bool:
+def says_its_purpose(source: str) -> bool:
     """Whether a module says in a docstring what lives there."""
     return bool(ast.get_docstring(ast.parse(source)))
 
@@ -81,7 +84,7 @@ def empty_words(path: PurePath) -> list[str]:
 
 
 def unhashed(requirements: str) -> list[str]:
-    """What in a pinned requirements file is not `name==version` with at least one sha256."""
+    """Entries of a pinned file that are not `name==version` with at least one sha256."""
     wrong = []
     for entry in requirements.replace("\\\n", " ").splitlines():
         if not entry.strip() or entry.startswith("#"):
@@ -110,7 +113,7 @@ def missing_sections(record: str) -> list[str]:
 
 
 def impure_imports(source: str) -> list[str]:
-    """What a module of the core imports besides the core, msgspec and pure standard modules."""
+    """Imports of a module of the core besides the core, msgspec and pure standard modules."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -128,6 +131,40 @@ def _is_pure(name: str) -> bool:
 
 
 def own_places(root: Path) -> list[str]:
-    """Where this clone and this user live, when the path is long enough to be told from a word."""
+    """Where this clone and this user live, when the path is long enough to be no plain word."""
     places = (root, Path.home(), Path(sys.prefix))
     return sorted({str(place) for place in places if len(place.parts) > 2})
+
+
+def project_names(root: Path) -> list[str]:
+    """Every file of the project: what git tracks, or what lies there when git tracks nothing."""
+    names = tracked(root) or lying_there(root)
+    assert "pyproject.toml" in names
+    return [name for name in names if (root / name).is_file()]
+
+
+def tracked(root: Path) -> list[str]:
+    """Files that git tracks below a directory: none without git, or before the first commit."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"],
+            cwd=root,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return sorted(name for name in listed.stdout.split("\0") if name)
+
+
+def lying_there(root: Path) -> list[str]:
+    """Files below a directory, without those that tools make (their names begin with a dot)."""
+    found = []
+    for file in root.rglob("*"):
+        path = file.relative_to(root)
+        made = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+        if file.is_file() and (not made or path.parts[0] == ".ci"):
+            found.append(str(path))
+    return sorted(found)

@@ -1,4 +1,4 @@
-"""What every file of the project keeps: it names no machine, says what it is, and has a name."""
+"""Every file of the project keeps these: it names no machine, says what it is, and has a name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from tests.house.rules import empty_words, module_is_told, own_places, places_named
+from tests.house.rules import empty_words, own_places, places_named, says_its_purpose
 
 
 def test_no_file_names_a_machine_or_a_package_host(root: Path, project_files: list[Path]) -> None:
@@ -50,7 +50,7 @@ def test_every_module_says_what_lives_there(root: Path, project_files: list[Path
     wrong = [
         str(file.relative_to(root))
         for file in project_files
-        if file.suffix == ".py" and not module_is_told(file.read_text(encoding="utf-8"))
+        if file.suffix == ".py" and not says_its_purpose(file.read_text(encoding="utf-8"))
     ]
 
     assert [] == wrong
@@ -58,10 +58,10 @@ def test_every_module_says_what_lives_there(root: Path, project_files: list[Path
 
 def test_a_silent_module_is_seen() -> None:
     """Code, a comment or nothing at all is not a docstring."""
-    assert not module_is_told("x = 1\n")
-    assert not module_is_told("# A comment.\n")
-    assert not module_is_told("")
-    assert module_is_told('"""Told."""\n')
+    assert not says_its_purpose("x = 1\n")
+    assert not says_its_purpose("# A comment.\n")
+    assert not says_its_purpose("")
+    assert says_its_purpose('"""Said."""\n')
 
 
 def test_no_file_has_an_empty_name(root: Path, project_files: list[Path]) -> None:
@@ -84,8 +84,8 @@ def test_an_empty_name_is_seen(path: str) -> None:
 
 
 def named_tests(text: str) -> list[tuple[str, str]]:
-    """The tests that a page names, as `scenario/test_x.py::test_y`: file and function."""
-    return re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", text)
+    """The tests that a page names, as `scenario/test_x.py::test_y`."""
+    return re.findall(r"`((?:\w+/)+test_\w+\.py)::(test_\w+)`", text)
 
 
 def test_every_test_that_a_page_names_is_there(root: Path, project_files: list[Path]) -> None:

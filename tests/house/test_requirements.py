@@ -1,4 +1,4 @@
-"""What is installed is pinned by hash, from nowhere in particular, and agrees with pyproject."""
+"""Requirements are pinned by hash, from nowhere in particular, and agree with pyproject."""
 
 from __future__ import annotations
 

@@ -16,15 +16,15 @@ from aiohttp.test_utils import TestServer
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from downstream_stub.app import make_app as make_downstream
 from stage import Stage
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo import psp as psp_service
 from stage.demo.payment import payment
 from stage.inbound.aiohttp import SERVICE
+from stage.neighbours.downstream.app import make_app as make_downstream
+from stage.neighbours.upstream.app import make_app as make_upstream
 from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
-from upstream_stub.app import make_app as make_upstream
 
 HOST = "127.0.0.1"
 SERVICES = ("order", "payment", "shipping", "psp")

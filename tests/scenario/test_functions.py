@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
 
-from downstream_stub.app import make_app
 from stage import Http, Refused, Saga, Stage
 from stage.demo.payment import Order
+from stage.neighbours.downstream.app import make_app
 from tests.scenario.chain import Chain, running_chain
 
 

@@ -15,9 +15,9 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
-from downstream_stub.app import make_app as make_downstream
-from downstream_stub.script import Script, ScriptName
 from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, RECOVERY_SCAN_SECONDS
+from stage.neighbours.downstream.app import make_app as make_downstream
+from stage.neighbours.downstream.script import Script, ScriptName
 from tests.scenario.chain import HOST, running_chain
 
 SCANS = 3

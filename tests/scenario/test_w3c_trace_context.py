@@ -23,6 +23,7 @@ from stage import Http, Saga, Stage
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.testing import SpanCollector
+from tests.kits import Strikes
 
 HOST = "127.0.0.1"
 TRACE = "12345678901234567890123456789012"
@@ -268,8 +269,9 @@ def test_every_case_of_the_validator_is_here() -> None:
     assert 41 == len(CASES)
 
 
+@pytest.mark.kit("F15")
 @pytest.mark.parametrize("name", CASES)
-async def test_w3c(name: str, relay: Relay) -> None:
+async def test_w3c(name: str, relay: Relay, strikes: Strikes) -> None:
     """One valid traceparent on every request that leaves, each with a span id of its own."""
     for number, case in enumerate(CASES[name]):
         status, sent_on = await relay.send(f"s-{number}", case.headers)
@@ -290,6 +292,7 @@ async def test_w3c(name: str, relay: Relay) -> None:
                 came_flags = came.partition(f"{SPAN}-")[2][:2]
                 assert came_flags == flags, case
         assert SENT_ON == len(span_ids)
+    strikes.report("cases", 1)
 
 
 async def test_baggage_is_not_sent_on(relay: Relay) -> None:

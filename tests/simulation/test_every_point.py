@@ -8,14 +8,16 @@ proved to have struck.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
 import pytest
 
+from tests.kits import Strikes
 from tests.simulation.mutants import planted
 from tests.simulation.script import STRIKES, Played, Point, Script, play
+from tests.sizes import SIZES
 
 pytestmark = pytest.mark.blocking  # the virtual loop never waits for anything real
 
@@ -98,11 +100,10 @@ def free(script: Script) -> list[Point]:
     return [point for point in script.points if point.number not in script.own]
 
 
+@pytest.mark.kit("F2")
 @pytest.mark.parametrize("chain", CHAINS, ids="-".join)
 @pytest.mark.parametrize("name", REFERENCES)
-def test_one_fault_at_every_point(
-    name: str, chain: tuple[str, ...], record_property: Callable[[str, object], None]
-) -> None:
+def test_one_fault_at_every_point(name: str, chain: tuple[str, ...], strikes: Strikes) -> None:
     """Each kind at each point it can strike at."""
     seed = seed_of(name, chain)
     base = follow(name, {}, seed=seed, chain=chain)
@@ -116,36 +117,37 @@ def test_one_fault_at_every_point(
             holds(name, follow(name, {number: kind}, seed=seed, chain=chain), {number: kind})
             struck[f"{point.sort}: {kind}"] += 1
 
+    strikes.report("single faults", struck.total(), seed=seed)
     assert struck.keys() == EVERY
-    record_property("counted", ("F2: single faults, one at every point", struck.total()))
 
 
 PARTS = 2
 """Each scenario's pairs are split, so that two workers share them."""
 
 
+@pytest.mark.kit("F2")
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_second_fault_at_every_point_after_the_first(
-    name: str, part: int, record_property: Callable[[str, object], None]
+    name: str, part: int, strikes: Strikes
 ) -> None:
     """Every pair: the second strikes while the world recovers from the first, or after."""
     seed = seed_of(name, ("plain",))
     base = follow(name, {}, seed=seed)
     pairs, seconds = 0, Counter[str]()
     firsts = [first for point in free(base.script) for first in faults_at(point)]
-    for number, kind in firsts[part::PARTS]:
+    for number, kind in firsts[part :: PARTS * SIZES.fault_stride]:
         once = follow(name, {number: kind}, seed=seed)
         later = [point for point in free(once.script) if point.number > number]
         for point in later:
             for second, other in faults_at(point):
-                strikes = {number: kind, second: other}
-                holds(name, follow(name, strikes, seed=seed), strikes)
+                both = {number: kind, second: other}
+                holds(name, follow(name, both, seed=seed), both)
                 pairs += 1
                 seconds[f"{point.sort}: {other}"] += 1
 
-    assert pairs > 100, f"only {pairs} pairs"
-    record_property("counted", ("F2: pairs of faults", pairs))
+    strikes.report("pairs of faults", pairs, seed=seed)
+    assert pairs > 100 // SIZES.fault_stride, f"only {pairs} pairs"
     assert {
         f"{sort}: {kind}" for sort, kinds in STRIKES.items() for kind in kinds
     } == seconds.keys()

@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
 from stage.simulation.faults import END_FOUND, END_LOST, KINDS
 from stage.simulation.summary import Summary, simulate_many
 from stage.simulation.world import Scenario, simulate_world
+from tests.kits import Strikes
+from tests.sizes import SAGAS_PER_WORLD, SIZES
 
 pytestmark = pytest.mark.blocking  # files of SQLite are driven within the virtual loop, on purpose
 
-SAGAS = 25
-SEEDS = 4_000
-"""With SAGAS each: the 100,000 sagas of level G."""
 SEEDS_PER_TEST = 100
+"""So many worlds meet every kind of fault."""
+SEEDS = f"0 to {SIZES.worlds - 1}"
 OF_FILES = frozenset({"commit_raises_before", "commit_raises_after"})
 """Faults that only a SQLite file has."""
 
 
-def told(summary: Summary, sagas: int) -> str:
+def first_failure(summary: Summary, sagas: int) -> str:
     """The first failure as a person reads it, with the line that replays it."""
     first = summary.failures[0]
     replay = f"python -m stage.simulation {first.seed} --sagas {sagas} --stores memory"
@@ -36,20 +36,19 @@ def told(summary: Summary, sagas: int) -> str:
     )
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
-def test_every_invariant_holds_in_every_world(
-    first: int, record_property: Callable[[str, object], None]
-) -> None:
+@pytest.mark.kit("F1")
+@pytest.mark.parametrize("first", range(0, SIZES.worlds, SEEDS_PER_TEST))
+def test_every_invariant_holds_in_every_world(first: int, strikes: Strikes) -> None:
     """Nothing is lost, doubled, left standing or stuck, and the faults really struck."""
     seeds = range(first, first + SEEDS_PER_TEST)
 
-    summary = simulate_many(seeds, Scenario(sagas=SAGAS), files_every=0)
+    summary = simulate_many(seeds, Scenario(sagas=SAGAS_PER_WORLD), files_every=0)
 
-    assert not summary.violations, told(summary, SAGAS)
-    assert summary.sagas == SEEDS_PER_TEST * SAGAS
+    strikes.report("sagas", summary.sagas, violations=summary.violations, seed=SEEDS)
+    assert not summary.violations, first_failure(summary, SAGAS_PER_WORLD)
+    assert summary.sagas == SEEDS_PER_TEST * SAGAS_PER_WORLD
     missing = [kind for kind in KINDS if not summary.faults[kind] and kind not in OF_FILES]
     assert not missing, f"these faults never struck: {missing}"
-    record_property("counted", ("F1: simulated sagas", summary.sagas))
     for state in ("completed", "compensated", "failed_to_compensate", "parked"):
         assert summary.states[state], f"no saga ended {state}"
 
@@ -61,11 +60,11 @@ def test_an_end_that_is_lost_behind_its_answer_comes_again(more: frozenset[str])
     After the deadline it looks first.
     """
     dying = frozenset({"crash", "crash_before_commit"}) | more
-    scenario = Scenario(sagas=SAGAS, always=dying, without=frozenset({"zombie"}))
+    scenario = Scenario(sagas=SAGAS_PER_WORLD, always=dying, without=frozenset({"zombie"}))
 
     summary = simulate_many(range(60), scenario, files_every=0)
 
-    assert not summary.violations, told(summary, SAGAS)
+    assert not summary.violations, first_failure(summary, SAGAS_PER_WORLD)
     assert summary.faults[END_LOST] >= 3, "few processes died between an answer and its commit"
     assert bool(more) is bool(summary.faults[END_FOUND]), "only after a deadline it is looked for"
 
@@ -77,7 +76,7 @@ def test_every_invariant_holds_on_sqlite_files_whose_commits_fail(first: int) ->
 
     summary = simulate_many(range(first, first + 8), scenario, files_every=1)
 
-    assert not summary.violations, told(summary, 8)
+    assert not summary.violations, first_failure(summary, 8)
     assert summary.in_files == 8
     assert all(summary.faults[kind] for kind in OF_FILES)
 

@@ -6,13 +6,13 @@ from there on; the rules as they are have to pass at the same seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from stage.core import machine
+from tests.kits import Strikes
 from tests.simulation.find_mutants import SEEDS_MAX, find, recorded
 from tests.simulation.mutants import FURTHER, MUTANTS, Patches, planted
+from tests.sizes import DEFECTS
 
 pytestmark = pytest.mark.blocking  # some defects write where they must not
 
@@ -22,22 +22,21 @@ SEEDS = 400
 
 def test_there_are_twenty_five() -> None:
     """As many as F4 asks for, and each was found within the seeds that F4 allows."""
-    assert 25 == len(MUTANTS)
+    assert DEFECTS == len(MUTANTS)
     assert MUTANTS.keys() | FURTHER.keys() == recorded().keys()
     assert max(recorded().values()) < SEEDS_MAX
 
 
+@pytest.mark.kit("F4")
 @pytest.mark.parametrize("name", [*MUTANTS, *FURTHER])
-def test_a_planted_defect_is_found(
-    name: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_planted_defect_is_found(name: str, strikes: Strikes) -> None:
     """And the same world without it holds every invariant: `find` looks at both."""
     seed = recorded().get(name, 0)
 
     result = find(name, (seed, *range(SEEDS)))
 
-    if name in MUTANTS:
-        record_property("counted", ("F4: planted defects found", int(result is not None)))
+    unit = "defects" if name in MUTANTS else "further defects"
+    strikes.report(unit, int(result is not None))
     assert result is not None, f"{name} was not found at seed {seed} nor in {SEEDS} others"
 
 

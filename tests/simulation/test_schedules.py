@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from itertools import permutations
 
 import pytest
 
+from tests.kits import Strikes
 from tests.simulation.mutants import planted
 from tests.simulation.schedules import (
     OPERATIONS,
@@ -18,6 +18,10 @@ from tests.simulation.schedules import (
     run,
     schedules,
 )
+from tests.sizes import SIZES
+
+BEGINNINGS = [*permutations(OPERATIONS, 2)][:: SIZES.schedule_stride]
+"""The first two operations of a schedule."""
 
 pytestmark = pytest.mark.blocking  # the virtual loop never waits for anything real
 
@@ -31,24 +35,21 @@ def holds(schedule: Schedule, ran: Ran) -> None:
     assert 1 == result.states["compensated"], f"{schedule}: {result.states}\n{story}"
 
 
-@pytest.mark.parametrize("second", range(4))
-@pytest.mark.parametrize("first", OPERATIONS)
-def test_every_schedule_ends_as_it_should(
-    first: str, second: int, record_property: Callable[[str, object], None]
-) -> None:
+@pytest.mark.kit("F3")
+@pytest.mark.parametrize("first, second", BEGINNINGS)
+def test_every_schedule_ends_as_it_should(first: str, second: str, strikes: Strikes) -> None:
     """Somebody asked to compensate, so nothing stands in the end, whoever went first."""
     counted: Counter[int] = Counter()
-    begun = [operation for operation in OPERATIONS if operation != first][second]
-    for order in orders(first, begun):
+    for order in orders(first, second):
         for preemptions in range(PREEMPTIONS_MAX + 1):
             for schedule, ran in schedules(order, preemptions):
                 holds(schedule, ran)
                 counted[preemptions] += 1
 
+    strikes.report("schedules", counted.total())
     assert 6 == counted[0]
     assert counted[1] >= 8, counted
     assert counted[2] >= 2, counted
-    record_property("counted", ("F3: schedules with up to two preemptions", counted.total()))
 
 
 def test_a_preemption_really_takes_the_turn() -> None:

@@ -1,4 +1,4 @@
-"""The configuration: which source holds, what is refused, and that all of it is told at once."""
+"""The configuration: which origin holds, what is refused, and all problems reported at once."""
 
 from __future__ import annotations
 
@@ -90,15 +90,15 @@ def test_the_environment_may_name_the_file(file: Path) -> None:
     assert "nowhere.toml: cannot be read" in problems({}, {"STAGE_CONFIG": "nowhere.toml"})[0]
 
 
-def test_all_problems_are_told_at_once_each_with_origin_and_fix(file: Path) -> None:
+def test_all_problems_are_reported_at_once_each_with_origin_and_fix(file: Path) -> None:
     """One run shows everything that has to be mended."""
     file.write_text('prot = 1\nhost = 7\n[downstreams]\na = "ftp://a"\n')
-    told = problems(
+    reported = problems(
         {"port": "99999", "upstreams": ("nameless",), "database": "mysql://u:secret@h/x"},
         {"STAGE_DRAIN_SECONDS": "soon", "STAGE_PROT": "1", "STAGE_EXTERNAL": "psp=http://u:pw@h"},
         file,
     )
-    assert told == [
+    assert reported == [
         "stage.toml line 1 prot: is not known: did you mean port?",
         "stage.toml line 2 host: 7 is not a host: give an address or a name, such as 0.0.0.0",
         "stage.toml line 4 downstreams.a: 'ftp://a' is not an absolute http or https URL: " + GIVE,
@@ -109,7 +109,7 @@ def test_all_problems_are_told_at_once_each_with_origin_and_fix(file: Path) -> N
         "option --upstream: 'nameless' is not NAME=URL: give for example shipping=http://host:8080",
         "option --database: the database URL 'mysql://***@h/x' is not known: " + USE,
     ]
-    assert not any("secret" in line or "pw" in line for line in told)
+    assert not any("secret" in line or "pw" in line for line in reported)
 
 
 def test_what_is_not_known_is_refused_with_the_nearest_name(file: Path) -> None:
@@ -192,14 +192,14 @@ def test_a_port_of_ours_is_judged_as_one() -> None:
         ("[port]\nx = 1", "is not a whole number"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_place(file: Path, text: str, fix: str) -> None:
+def test_a_wrong_file_is_reported_with_its_place(file: Path, text: str, fix: str) -> None:
     """Never a traceback, always a line that can be mended."""
     file.write_text(text)
     (problem,) = problems({}, {}, file)
     assert problem.startswith("stage.toml") and fix in problem
 
 
-def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_or_not_text_is_reported(tmp_path: Path) -> None:
     """A folder, nothing, and bytes that are no UTF-8."""
     assert "cannot be read" in problems({}, {}, tmp_path)[0]
     assert "cannot be read" in problems({}, {}, tmp_path / "none.toml")[0]

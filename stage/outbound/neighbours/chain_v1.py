@@ -45,7 +45,7 @@ SAGA = "/sagas/{saga_id}"
 COMPENSATE = "/sagas/{saga_id}/compensate"
 OK = 200
 WAIT_SHARE = 0.8
-"""Of the timeout: how long a neighbour may wait for an end before it answers 202."""
+"""A share of the timeout: how long a neighbour may wait for an end before it answers 202."""
 
 _JSON = ("Content-Type", h.CONTENT_JSON)
 

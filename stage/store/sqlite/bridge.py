@@ -1,4 +1,4 @@
-"""One connection in one thread of aiosqlite, and how whole functions are run there."""
+"""One connection in a thread of aiosqlite, where whole functions are run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Bridge:
         return self._raw
 
     async def open(self) -> None:
-        """Start the thread and connect. Raises what `connect` raises, and the thread is over."""
+        """Start the thread and connect. Raises the error of `connect`, and then the thread ends."""
         _ = await self._thread
 
     async def run(
@@ -36,12 +36,12 @@ class Bridge:
         **options: P.kwargs,
     ) -> T:
         """Run `work(connection, ...)` in the thread. Cancelling the wait does not stop it."""
-        # A private name, and the only place where it is used: the public methods run one
-        # statement each, and a hop per statement is what the writer is there to avoid.
+        # A private name, used here alone: the public methods run one statement each, and the
+        # writer is there to avoid a hop per statement.
         # tests/unit/store/test_bridge.py fails when aiosqlite drops it. It has no types.
         answer = await self._thread._execute(work, self._raw, *arguments, **options)  # type: ignore[no-untyped-call]
         return cast(T, answer)
 
     async def close(self) -> None:
-        """Close the connection and end the thread, after what it has still to do."""
+        """Close the connection and end the thread, after the work it still has to do."""
         await self._thread.close()

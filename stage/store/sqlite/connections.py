@@ -66,7 +66,7 @@ class SqliteConnections:
         """
         await self.close()
         try:
-            # Making an empty file in place of one that is gone would be the worst of answers.
+            # Mode rw, not rwc: an empty file in place of a missing one would lose everything.
             bridge = await self._connect("rw")
             await self._connect_readers()
         except (sqlite3.Error, OSError) as error:
@@ -74,7 +74,7 @@ class SqliteConnections:
         return SqliteHome(bridge, self._codec, self._check_file)
 
     async def close(self) -> None:
-        """Close the readers, then the writer: the last one to leave empties the log."""
+        """Close the readers, then the writer: the last one to close empties the log."""
         leaving, self._readers = self._readers, []
         if self._writer is not None:
             leaving.append(self._writer)

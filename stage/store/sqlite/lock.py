@@ -12,7 +12,7 @@ from stage.core.errors import ConfigurationError
 class FileLock:
     """An exclusive lock on `<path>.lock`, which holds the pid of its owner.
 
-    The kernel lets go of it when the process dies. The file stays: removing it would let two
+    The kernel releases it when the process dies. The file stays: removing it would let two
     processes hold two files of the same name.
     """
 
@@ -22,7 +22,7 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock at once. Raises ConfigurationError naming who holds it. Blocks on disk."""
+        """Take the lock now. Raises ConfigurationError with the holder's pid. Blocks on disk."""
         real = self._database.resolve()  # two names of one file are one file
         self._path = real.with_name(real.name + ".lock")
         try:
@@ -47,7 +47,7 @@ class FileLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let go; nothing when it is not held."""
+        """Release the lock; no effect when it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""Which statement and parameters a Filter means."""
+"""The statement and the parameters that a Filter stands for."""
 
 from __future__ import annotations
 

@@ -81,13 +81,15 @@ def check_insert(row: SagaRow, events: Sequence[Event]) -> None:
 
 
 def check_save(row: SagaRow, epoch: int) -> None:
-    """An epoch never goes back."""
+    """An epoch never decreases."""
     if row.epoch < epoch:
-        raise ValueError(f"saga {row.id}: epoch {row.epoch} is older than {epoch}, which holds it")
+        raise ValueError(
+            f"saga {row.id}: epoch {row.epoch} is older than {epoch}, the epoch that holds it"
+        )
 
 
 def refuse(row: SagaRow, epoch: int, added: int, held: Row | None) -> NoReturn:
-    """Say why a save is refused; `held` is the stored epoch and length.
+    """Raise the reason for a refused save; `held` is the stored epoch and length.
 
     Raises StaleEpoch, or ValueError when only the new entries do not continue the journal.
     """

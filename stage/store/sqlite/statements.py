@@ -1,7 +1,7 @@
 """Our SQL by name, read once from the files in `sql/`.
 
-A statement begins with a line `-- name: insert_saga`; the comment lines below it say what it
-does. Names are unique over all files.
+A statement begins with a line `-- name: insert_saga`; the comment lines below describe it. Names
+are unique over all files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def parse(text: str) -> dict[str, str]:
     statements: dict[str, str] = {}
     for name, body in zip(names, bodies, strict=True):
         if name in statements:
-            raise ValueError(f"the statement {name} is there twice")
+            raise ValueError(f"the statement {name} stands twice in one file")
         lines = (line for line in body.splitlines() if line and not line.startswith("--"))
         statements[name] = "\n".join(lines).rstrip(";")
     return statements
@@ -36,7 +36,7 @@ def load() -> Mapping[str, str]:
         if file.name.endswith(".sql"):
             found = parse(file.read_text(encoding="utf-8"))
             if twice := statements.keys() & found.keys():
-                raise ValueError(f"{file.name}: there already: {', '.join(sorted(twice))}")
+                raise ValueError(f"{file.name} repeats statements: {', '.join(sorted(twice))}")
             statements |= found
     return MappingProxyType(statements)
 

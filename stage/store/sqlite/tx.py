@@ -1,4 +1,4 @@
-"""What the author of a transaction function gets: three methods, and no way to the connection.
+"""The author's side of a unit: three methods, and no way to the connection.
 
 The methods are closures over the unit's `Part`, so that no attribute leads there. This protects
 against a slip, not against an author who takes functions apart: their code runs in our process.

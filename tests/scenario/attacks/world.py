@@ -17,7 +17,7 @@ Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class World:
-    """`POST /do/{thing}` makes it stand under its key, `POST /undo/{thing}` takes it back."""
+    """A POST to `/do/{thing}` makes it stand under its key, `/undo/{thing}` takes it back."""
 
     def __init__(self) -> None:
         self.url = ""

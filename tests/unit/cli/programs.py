@@ -64,14 +64,14 @@ class Neighbour:
 @contextmanager
 def neighbour() -> Iterator[Neighbour]:
     """Serve on a free loopback port."""
-    told = Neighbour()
+    neighbour = Neighbour()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length)
-            told.asked.append(Asked(self.command, self.path, dict(self.headers.items()), body))
-            known = told.answers.get(f"{self.command} {self.path}")
+            neighbour.asked.append(Asked(self.command, self.path, dict(self.headers.items()), body))
+            known = neighbour.answers.get(f"{self.command} {self.path}")
             status, headers, answer = known if known is not None else (404, {}, b"nobody")
             if status == 0:  # hang up without an answer
                 self.close_connection = True
@@ -89,11 +89,11 @@ def neighbour() -> Iterator[Neighbour]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    told.url = f"http://127.0.0.1:{server.server_port}"
+    neighbour.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield told
+        yield neighbour
     finally:
         server.shutdown()
         thread.join()

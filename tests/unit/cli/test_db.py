@@ -67,7 +67,7 @@ def test_a_file_in_use_is_refused(folder: Path) -> None:
     assert done.status == 2 and "is in use" in done.err and len(done.err.splitlines()) == 1
 
 
-def test_a_migration_that_fails_is_told_and_changes_nothing(folder: Path) -> None:
+def test_a_migration_that_fails_is_reported_and_changes_nothing(folder: Path) -> None:
     """The file and the reason, and what was applied before stays."""
     (folder / "sql" / "0002_wrong.sql").write_text("CREATE TABLE other (id TEXT); NONSENSE;")
     done = db("upgrade", folder)

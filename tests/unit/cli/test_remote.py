@@ -53,8 +53,8 @@ def served() -> Iterator[Neighbour]:
 
 
 def problem(status: int, outcome: Outcome, **more: object) -> bytes:
-    told = {"title": "No", "status": status, "detail": "it is so", "outcome": outcome.value}
-    return msgspec.json.encode({**told, "retryable": False, **more})
+    body = {"title": "No", "status": status, "detail": "it is so", "outcome": outcome.value}
+    return msgspec.json.encode({**body, "retryable": False, **more})
 
 
 def test_send_posts_an_envelope_as_a_neighbour_would(served: Neighbour) -> None:
@@ -86,7 +86,7 @@ def test_send_reads_stdin_and_makes_an_id(served: Neighbour) -> None:
 
 
 @pytest.mark.parametrize(
-    "status,told,outcome",
+    "status,reported,outcome",
     [
         (409, Outcome.COMPENSATED, "409 compensated"),
         (422, Outcome.NOT_EXECUTED, "422 not_executed"),
@@ -96,17 +96,17 @@ def test_send_reads_stdin_and_makes_an_id(served: Neighbour) -> None:
     ],
 )
 def test_send_says_the_outcome_that_the_code_means(
-    served: Neighbour, status: int, told: Outcome, outcome: str
+    served: Neighbour, status: int, reported: Outcome, outcome: str
 ) -> None:
     """What the table of the protocol does not name is unknown, whatever the text says."""
-    served.answer("POST /sagas", status, problem(status, told))
+    served.answer("POST /sagas", status, problem(status, reported))
     done = stage("send", served.url, "{}")
     assert (done.status, done.out.split("  ")[0]) == (1, outcome)
 
 
 @pytest.mark.parametrize("payload", ['{"a":1,"a":2}', "[]", "NaN", "", "{"])
 def test_send_sends_nothing_that_could_be_read_in_two_ways(served: Neighbour, payload: str) -> None:
-    """It is told before anything leaves."""
+    """It is reported before anything leaves."""
     done = stage("send", served.url, payload)
     assert done.status == 2 and done.err.startswith("stage: nothing was sent: ")
     assert served.asked == []
@@ -123,7 +123,7 @@ def test_a_lost_answer_is_unknown_and_names_the_id_to_ask_again_with(served: Nei
     "arguments",
     [["send", "URL", "{}"], ["sagas", "--url", "URL"], ["show", "s-1", "--url", "URL"]],
 )
-def test_nobody_there_is_told_with_the_fix(arguments: list[str]) -> None:
+def test_nobody_there_is_reported_with_the_fix(arguments: list[str]) -> None:
     """One line, status 2."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -161,8 +161,8 @@ def test_a_saga_is_shown_whole(served: Neighbour) -> None:
     assert "└─    +0.500 s  step_started            charge" in done.out
     assert "\x1b" not in done.out
 
-    told = json.loads(stage("show", "s-1", "--url", served.url, "-o", "json").out)
-    assert told["state"] == "compensating" and told["journal"] == ENTRIES
+    reported = json.loads(stage("show", "s-1", "--url", served.url, "-o", "json").out)
+    assert reported["state"] == "compensating" and reported["journal"] == ENTRIES
 
 
 def test_a_saga_never_seen_is_a_no(served: Neighbour) -> None:
@@ -172,7 +172,7 @@ def test_a_saga_never_seen_is_a_no(served: Neighbour) -> None:
     assert (1, "stage: it is so: check the id (404)\n") == (done.status, done.err)
 
 
-def test_a_server_that_is_no_stage_is_told(served: Neighbour) -> None:
+def test_a_server_that_is_no_stage_is_reported(served: Neighbour) -> None:
     """Whatever it answers."""
     served.answer("GET /sagas?limit=50", 200, b"<html>hello</html>")
     done = stage("sagas", "--url", served.url)
@@ -223,8 +223,8 @@ def test_compensate_asks_as_an_operator(
 def test_compensate_dry_shows_the_plan_and_asks_for_nothing(served: Neighbour) -> None:
     """Only the plan is fetched."""
     undo = {"step": "charge", "kind": "call", "peer": "psp", "prospect": "compensate"}
-    told = {"saga_id": "s-1", "stage": "payment", "state": "completed", "steps": [undo]}
-    served.answer("GET /sagas/s-1?view=plan", 200, json.dumps(told).encode())
+    reported = {"saga_id": "s-1", "stage": "payment", "state": "completed", "steps": [undo]}
+    served.answer("GET /sagas/s-1?view=plan", 200, json.dumps(reported).encode())
     done = stage("compensate", "s-1", "--reason", "x", "--dry-run", "--url", served.url)
     assert (0, True) == (done.status, "charge  call  psp   compensated" in done.out), done
     assert ["GET"] == [one.method for one in served.asked]

@@ -1,4 +1,4 @@
-"""How the command line starts: quickly, and with every failure told in one line."""
+"""How the command line starts: quickly, and with every failure reported in one line."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_help_names_every_verb() -> None:
         ("json", ("has no 'stage'", "declare one there")),
     ],
 )
-def test_a_target_that_is_no_stage_is_told_with_the_fix(
+def test_a_target_that_is_no_stage_is_reported_with_the_fix(
     module: Path, target: str, words: tuple[str, ...]
 ) -> None:
     """Module not found, attribute not there, attribute not a Stage."""
@@ -125,10 +125,10 @@ def test_a_target_that_is_no_stage_is_told_with_the_fix(
         ("from stage import Stage\nStage('Bad Name', accepts=dict)", ("Bad Name", "use 1 to 48")),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_told_with_its_place(
+def test_a_module_that_cannot_be_imported_is_reported_with_its_place(
     tmp_path: Path, source: str, words: tuple[str, ...]
 ) -> None:
-    """The author's own mistakes are told as the author's."""
+    """The author's own mistakes are reported as the author's."""
     (tmp_path / "bad.py").write_text(source)
     failed(stage("serve", "bad:stage", cwd=tmp_path), *words)
 
@@ -141,7 +141,7 @@ def test_a_step_that_cannot_be_compensated_is_refused_at_start(module: Path) -> 
     failed(done, "'notify'", "after the pivot 'charge'", "move it before the pivot")
 
 
-def test_all_configuration_errors_are_told_at_once(module: Path) -> None:
+def test_all_configuration_errors_are_reported_at_once(module: Path) -> None:
     """A line each, before the module is even looked for."""
     done = stage("serve", "pay", "--port", "x", "--upstream", "y", cwd=module, STAGE_PROT="1")
     assert done.status == 2
@@ -161,7 +161,7 @@ def test_usage_errors_have_the_same_form() -> None:
     failed(stage("serve", "x", "--prot", "1"), "--prot", "stage serve --help")
 
 
-def test_a_port_that_is_taken_is_told(module: Path) -> None:
+def test_a_port_that_is_taken_is_reported(module: Path) -> None:
     """One line that names another port as the fix."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])
@@ -169,7 +169,7 @@ def test_a_port_that_is_taken_is_told(module: Path) -> None:
     failed(done, f"cannot listen on 127.0.0.1:{port}", "choose another --port")
 
 
-def test_a_database_that_cannot_be_used_is_told(module: Path) -> None:
+def test_a_database_that_cannot_be_used_is_reported(module: Path) -> None:
     """A folder that is not there, and a file that is no database."""
     (module / "text.db").write_text("this is not a database, and long enough to be looked at" * 20)
     failed(stage("db", "status", "pay", "--database", "sqlite:///no/p.db", cwd=module), "no/p.db")

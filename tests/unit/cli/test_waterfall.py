@@ -65,8 +65,8 @@ def test_stages_are_merged_by_time() -> None:
     assert ["order", "shipping", "shipping", "order"] == [row.split()[0] for row in rows]
 
 
-def test_who_did_not_answer_is_told_below() -> None:
-    """Nothing is drawn of it, and why is said."""
+def test_a_stage_that_did_not_answer_is_named_below() -> None:
+    """Nothing of it is drawn; the reason is given."""
     assert (
         "shipping: unknown (no answer in time)"
         == picture(PAYMENT, unknown("shipping", "no answer in time"))[-1]

@@ -64,11 +64,11 @@ class Peer:
 
     def head(self, number: int = 0) -> dict[str, list[str]]:
         """The headers of one request, by lower-case names."""
-        told: dict[str, list[str]] = {}
+        parsed: dict[str, list[str]] = {}
         for line in self.requests[number].partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]:
             name, _, value = line.partition(": ")
-            told.setdefault(name.lower(), []).append(value)
-        return told
+            parsed.setdefault(name.lower(), []).append(value)
+        return parsed
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ async def test_a_refused_connection_is_certain(unused_tcp_port: int, transport: 
 async def test_a_connection_that_does_not_come_about_in_time_is_certain(
     peer: Peer, transport: Transport
 ) -> None:
-    """Here the peer does not speak TLS, and says nothing at all. No password is told of it."""
+    """Here the peer does not speak TLS, and says nothing at all. The reason holds no password."""
     url = peer.url.replace("http://", "https://me:secret@")
     lost = await sent(transport, url, timeout=0.2)
     assert isinstance(lost, Lost)

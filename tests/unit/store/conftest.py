@@ -13,7 +13,7 @@ from stage.store.memory import MemoryStore
 from stage.store.sqlite.store import SqliteStore
 
 PAYMENT = """
--- What the author of the stage keeps.
+-- The author's own table.
 CREATE TABLE payment (
     saga_id TEXT PRIMARY KEY,
     amount  INTEGER NOT NULL,
@@ -51,7 +51,7 @@ async def store(
 
 
 class Faulty(sqlite3.Connection):
-    """A connection whose COMMIT fails as told. Plans are shared by all connections of the test."""
+    """A connection whose COMMIT fails by a plan, which all connections of the test share."""
 
     plan: list[str] = []  # noqa: RUF012 - each test sets its own
     """One word a COMMIT, used up from the front: `ok`, `lost` or `landed`."""

@@ -94,7 +94,7 @@ async def payments(store: Store) -> list[str]:
 
 
 async def in_one_batch(store: Store, *units: Callable[[Unit], Awaitable[Any]]) -> list[Any]:
-    """Send units that find the writer at work, so that they share a batch; what comes of each."""
+    """Send units that find the writer at work, so that they share a batch; the outcome of each."""
     loop = asyncio.get_running_loop()
     at_work, sent = asyncio.Event(), threading.Event()
 
@@ -114,7 +114,7 @@ async def in_one_batch(store: Store, *units: Callable[[Unit], Awaitable[Any]]) -
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Wait until something holds that no event tells of; five seconds at most."""
+    """Wait until something holds that no event announces; five seconds at most."""
     async with asyncio.timeout(5):
         while not true():  # noqa: ASYNC110 - the store has no event for it
             await asyncio.sleep(0.01)

@@ -32,7 +32,7 @@ from tests.unit.store.given import (
 
 
 async def test_a_unit_returns_its_value_and_all_it_wrote(store: Store) -> None:
-    """What a unit inserted is read back equal, column by column and entry by entry."""
+    """An inserted saga is read back equal, column by column and entry by entry."""
 
     async def unit(unit: Unit) -> str:
         await unit.insert(row("a"), accepted())
@@ -179,7 +179,7 @@ async def test_an_awaited_future_is_named(store: Store) -> None:
 
 
 async def test_an_escaped_unit_cannot_write_while_it_is_closed(store: Store) -> None:
-    """What its `finally` writes is rolled back with the rest."""
+    """The writes of its `finally` are rolled back with the rest."""
 
     async def unit(unit: Unit) -> None:
         try:
@@ -241,7 +241,7 @@ async def test_a_long_journal_is_numbered_through(store: Store) -> None:
     assert [entry.event for entry in entries] == events
 
 
-async def test_a_mistake_in_sql_is_told_as_it_is(store: Store) -> None:
+async def test_a_mistake_in_sql_raises_the_error_of_sqlite(store: Store) -> None:
     """The error of SQLite reaches the unit whose statement it was, and the store stays up."""
 
     async def unit(unit: Unit) -> None:
@@ -299,7 +299,7 @@ async def test_a_deferred_constraint_fails_its_own_unit(store: Store) -> None:
 
 
 async def test_an_attempt_that_raises_undoes_its_writes_and_nothing_else(store: Store) -> None:
-    """What the unit wrote before and after stays; the error is the one that was raised."""
+    """Writes of the unit before and after it stay; the error is the one that was raised."""
     await store.transact(inserting("old"))
 
     async def unit(unit: Unit) -> None:
@@ -375,7 +375,7 @@ async def test_a_save_of_an_unknown_saga_is_stale(store: Store) -> None:
 
 
 async def test_entries_must_continue_the_journal(store: Store) -> None:
-    """A length that leaves a gap or overwrites an entry is a mistake of ours, told as such."""
+    """A length that leaves a gap or overwrites an entry is a defect: ValueError."""
     await store.transact(inserting("a"))
 
     async def gap(unit: Unit) -> None:
@@ -454,8 +454,8 @@ async def test_sagas_are_counted_by_state(store: Store) -> None:
     assert await store.count() == expected
 
 
-async def test_what_waits_is_told(store: Store) -> None:
-    """Who is parked counts there alone; what is over or only due later waits for nothing."""
+async def test_the_backlog_counts_sagas_that_wait(store: Store) -> None:
+    """A parked saga counts as parked only; one that is over or due later does not wait."""
     assert await store.backlog(AT) == Backlog(
         parked=0, oldest_accepted_at=None, longest_due_at=None
     )
@@ -494,7 +494,7 @@ async def test_a_closed_store_takes_no_units(store: Store) -> None:
 # --- close_ended (rule 21) --------------------------------------------------------------------
 
 
-async def test_what_is_over_is_closed_and_its_row_stays(store: Store) -> None:
+async def test_ended_sagas_are_closed_and_their_rows_stay(store: Store) -> None:
     """Envelope and journal go, state and answer stay; nothing is closed twice."""
     ended = replace(row("a"), state=SagaState.COMPLETED, answer_status=200, answer_body=b"{}")
     await store.transact(inserting("a", replace(ended, due_at=None)))
@@ -516,8 +516,8 @@ async def test_what_is_over_is_closed_and_its_row_stays(store: Store) -> None:
         {"updated_at": AT + 5},
     ],
 )
-async def test_what_is_not_over_is_not_closed(store: Store, change: dict[str, object]) -> None:
-    """What still runs, waits for a person or has something due keeps its undo data."""
+async def test_other_sagas_are_not_closed(store: Store, change: dict[str, object]) -> None:
+    """A saga that runs, is parked or has something due keeps its undo data."""
     ended = replace(row("a"), state=SagaState.COMPLETED, due_at=None, parked="")
     await store.transact(inserting("a", replace(ended, **change)))
     assert await store.transact(lambda unit: unit.close_ended(AT + 2, AT + 2, 10)) == 0

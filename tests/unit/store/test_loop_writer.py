@@ -43,7 +43,7 @@ class LoopChannel:
 
 
 class Server:
-    """A database of one list, whose every answer takes a turn of the loop, and what it suffers."""
+    """A database of one list, whose answers each take a turn of the loop, with its faults."""
 
     def __init__(self) -> None:
         self.durable: list[str] = []
@@ -54,7 +54,7 @@ class Server:
         self.plan: list[str] = []
         """One word a COMMIT, used up from the front: `ok`, `lost` or `landed`."""
         self.refused: set[str] = set()
-        """What no COMMIT accepts."""
+        """Words that no COMMIT accepts."""
 
 
 class LoopConnection:

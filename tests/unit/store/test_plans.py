@@ -1,6 +1,6 @@
-"""How SQLite finds what is asked for: by an index that fits, so that old sagas cost nothing.
+"""The query plans of SQLite: each statement uses its index, so that old sagas cost nothing.
 
-What is asked in every round or by every request must not grow with what is over.
+The cost of a scan or of a request must not grow with the number of ended sagas.
 """
 
 from __future__ import annotations

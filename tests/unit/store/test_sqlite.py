@@ -1,4 +1,4 @@
-"""What only holds for the store on a file: locks, kills, readers, settings."""
+"""Properties of the store on a file alone: locks, kills, readers, settings."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ async def test_a_file_belongs_to_one_process(
         await SqliteStore(tmp_path / "stage.db").open()
 
 
-async def test_what_was_told_survives_a_kill(
+async def test_durable_sagas_survive_a_kill(
     tmp_path: Path, other_process: subprocess.Popen[str]
 ) -> None:
     """After SIGKILL every saga whose unit had returned is there, and the lock is free."""
-    told = await asyncio.to_thread(lines, other_process, 50)
+    named = await asyncio.to_thread(lines, other_process, 50)
     other_process.send_signal(signal.SIGKILL)
     await asyncio.to_thread(other_process.wait)
     store = SqliteStore(tmp_path / "stage.db")
     await store.open()
     try:
         there = [found.id for found in await store.page(Filter(limit=100_000))]
-        assert there[: len(told)] == told
+        assert there[: len(named)] == named
         assert await store.get("s000000") == row("s000000")
         assert await store.transact(inserting("after")) == "after"
     finally:
@@ -144,7 +144,7 @@ async def test_a_commit_is_synced(tmp_path: Path) -> None:
 
 
 async def test_a_batch_writes_to_no_file_but_its_own(tmp_path: Path) -> None:
-    """What a savepoint keeps to be undone would go to a temporary file, on a disk of its own."""
+    """Undo data of a savepoint would go to a temporary file, perhaps on another disk."""
     store = SqliteStore(tmp_path / "stage.db")
     await store.open()
 
@@ -181,7 +181,7 @@ async def test_readers_cannot_write(tmp_path: Path) -> None:
         await store.close()
 
 
-async def test_pending_migrations_are_told_when_it_may_not_upgrade(
+async def test_pending_migrations_are_refused_without_upgrade(
     tmp_path: Path, migrations: Path
 ) -> None:
     """Opened without upgrade, pending migrations are a ConfigurationError, and nothing is held."""
@@ -197,7 +197,7 @@ async def test_pending_migrations_are_told_when_it_may_not_upgrade(
 
 
 @pytest.mark.parametrize("broken", ["missing/stage.db", "folder", "text"])
-async def test_a_path_that_cannot_be_used_is_told(tmp_path: Path, broken: str) -> None:
+async def test_an_unusable_path_is_refused(tmp_path: Path, broken: str) -> None:
     """The message has the path and the fix, and no thread or lock is left behind."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("this is no database" * 100)
@@ -206,7 +206,7 @@ async def test_a_path_that_cannot_be_used_is_told(tmp_path: Path, broken: str) -
 
 
 async def test_another_writer_makes_it_unavailable(tmp_path: Path) -> None:
-    """A lock held by a foreign tool for too long is told as such; nothing was written."""
+    """A lock held by a foreign tool for too long makes it unavailable; nothing was written."""
 
     class Impatient(sqlite3.Connection):
         def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:

@@ -1,4 +1,4 @@
-"""Group commit and rule 8: what is in doubt is settled before anyone is answered."""
+"""Group commit and rule 8: a commit in doubt is settled before any caller is answered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.store.given import accepted, in_one_batch, inserting, row, until
 
 @asynccontextmanager
 async def opened(path: Path, factory: type[Faulty], **limits: float) -> AsyncIterator[SqliteStore]:
-    """A store on a file whose connections fail as told."""
+    """A store on a file whose connections fail by a plan."""
     store = SqliteStore(
         path / "stage.db",
         factory=factory,
@@ -123,7 +123,7 @@ async def test_a_batch_has_a_limit(tmp_path: Path, faulty: type[Faulty]) -> None
         assert faulty.commits == 5
 
 
-async def test_a_full_queue_is_told_at_once(tmp_path: Path, faulty: type[Faulty]) -> None:
+async def test_a_full_queue_is_refused_at_once(tmp_path: Path, faulty: type[Faulty]) -> None:
     """Beyond the limit a unit is refused and not run; those that wait are."""
     async with opened(tmp_path, faulty, queue_units_max=5) as store:
         done = await in_one_batch(store, *(inserting(f"s{n}") for n in range(8)))
@@ -188,7 +188,7 @@ async def test_a_poisoned_unit_fails_alone(tmp_path: Path, faulty: type[Faulty])
         assert await store.get("s4") == row("s4")
 
 
-async def test_what_waits_behind_a_poisoned_unit_is_told_while_the_file_is_away(
+async def test_units_behind_a_poisoned_one_fail_while_the_file_is_away(
     tmp_path: Path, faulty: type[Faulty]
 ) -> None:
     """The poisoned one is held until the file is back; those behind it were not written."""
@@ -209,7 +209,7 @@ async def test_what_waits_behind_a_poisoned_unit_is_told_while_the_file_is_away(
         assert [found.id for found in await store.page(Filter())] == ["s0"]
 
 
-async def test_what_waits_behind_a_poisoned_unit_fills_the_queue(
+async def test_units_behind_a_poisoned_one_still_fill_the_queue(
     tmp_path: Path, faulty: type[Faulty]
 ) -> None:
     """Units that were taken from the queue and not written still count as waiting."""
@@ -251,8 +251,8 @@ async def test_the_thread_goes_when_the_task_of_the_writer_is_cancelled(tmp_path
         await asyncio.wait_for(closing, 5)
 
 
-async def test_a_commit_that_never_lands_is_told(tmp_path: Path, faulty: type[Faulty]) -> None:
-    """After the second failure the caller is told that nothing was written, and it is true."""
+async def test_a_commit_that_never_lands_is_reported(tmp_path: Path, faulty: type[Faulty]) -> None:
+    """After the second failure the caller gets StoreUnavailable, and nothing was written."""
     async with opened(tmp_path, faulty) as store:
         faulty.plan[:] = ["lost", "lost"]
         with pytest.raises(StoreUnavailable, match="disk I/O error"):
@@ -320,7 +320,7 @@ class SmallDisk(Faulty):
         self.execute("PRAGMA max_page_count = 100")
 
 
-async def test_while_the_file_cannot_be_reopened_nobody_is_lied_to(
+async def test_while_the_file_is_away_no_doubt_is_answered(
     tmp_path: Path, faulty: type[Faulty]
 ) -> None:
     """A unit in doubt is held until the file is back, others are refused; then it is settled."""

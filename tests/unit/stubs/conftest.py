@@ -1,4 +1,4 @@
-"""Neighbours on real sockets, and a stage between them that answers as it is told."""
+"""Neighbours on real sockets, and a stage between them that answers by script."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Asked:
 
 @dataclass
 class Reply:
-    """What the stage says next: a code, or None to break the connection."""
+    """The next answer of the stage: a code, or None to break the connection."""
 
     status: int | None
     body: bytes = b"{}"
@@ -57,7 +57,7 @@ class FakeStage:
         self.replies[route] = list(replies)
 
     def requests(self, route: str) -> list[Asked]:
-        """What came in for a route, in order."""
+        """The requests to a route, in order."""
         return [asked for asked in self.asked if route == _route(asked.method, asked.path)]
 
     async def reached(self, route: str, times: int = 1) -> None:
@@ -106,7 +106,7 @@ async def start() -> AsyncIterator[Start]:
 
 @pytest.fixture
 def stage() -> FakeStage:
-    """A stage that answers as it is told."""
+    """A stage that answers by script."""
     return FakeStage()
 
 

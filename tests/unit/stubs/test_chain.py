@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import unused_port
 
-import downstream_stub.app
-import upstream_stub.app
+import stage.neighbours.downstream.app
+import stage.neighbours.upstream.app
 from tests.unit.stubs.conftest import Client, Start
 
 
@@ -18,10 +18,12 @@ async def chain(start: Start) -> tuple[Client, Client]:
     """Head and tail, each with the address of the other."""
     port = unused_port()
     tail = await start(
-        downstream_stub.app.make_app(name="shipping", upstream=f"http://127.0.0.1:{port}")
+        stage.neighbours.downstream.app.make_app(
+            name="shipping", upstream=f"http://127.0.0.1:{port}"
+        )
     )
     head = await start(
-        upstream_stub.app.make_app(
+        stage.neighbours.upstream.app.make_app(
             name="order", stage=str(tail.make_url("/")), budget_seconds=1.5, patience_seconds=0.5
         ),
         port,
@@ -32,9 +34,9 @@ async def chain(start: Start) -> tuple[Client, Client]:
 async def seen(client: Client) -> dict[str, Any]:
     """The one saga that a neighbour saw."""
     async with client.get("/sagas") as answer:
-        (told,) = (await answer.json())["sagas"]
-        assert isinstance(told, dict)
-        return told
+        (shown,) = (await answer.json())["sagas"]
+        assert isinstance(shown, dict)
+        return shown
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ async def test_both_ends_agree(
     executed: int,
     standing: int,
 ) -> None:
-    """Whatever the script, no effect stands without a completed saga, and none is made twice."""
+    """Under every script no effect stands without a completed saga, and none is made twice."""
     head, tail = chain
     async with tail.put("/script", json=script):
         pass

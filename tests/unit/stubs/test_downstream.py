@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from downstream_stub.app import make_app
+from stage.neighbours.downstream.app import make_app
 from stage.wire.envelope import Envelope, encode_envelope
 from stage.wire.replies import decode_compensate, decode_executed
 from tests.unit.stubs.conftest import Client, FakeStage, Reply, Start
@@ -57,24 +57,24 @@ async def compensate(client: Client, saga_id: str = ID) -> tuple[int, dict[str, 
 
 
 async def seen(client: Client, saga_id: str = ID) -> dict[str, Any]:
-    """What its books say about a saga."""
+    """The entry of a saga in its books."""
     async with client.get(f"/sagas/{saga_id}") as answer:
-        told: dict[str, Any] = await answer.json()
-        return told
+        shown: dict[str, Any] = await answer.json()
+        return shown
 
 
 async def until(client: Client, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Ask for the saga until something holds of it."""
     async with asyncio.timeout(5):
-        while not holds(told := await seen(client)):
+        while not holds(shown := await seen(client)):
             pass
-    return told
+    return shown
 
 
 async def counted(client: Client) -> tuple[int, int, int]:
     """Executed, standing and requests of the saga."""
-    told = await seen(client)
-    return told["executed"], told["standing"], told["requests"]
+    shown = await seen(client)
+    return shown["executed"], shown["standing"], shown["requests"]
 
 
 async def test_accept(downstream: Downstream) -> None:
@@ -83,16 +83,16 @@ async def test_accept(downstream: Downstream) -> None:
 
     status, body, _ = await execute(client)
 
-    told = await seen(client)
+    shown = await seen(client)
     assert 200 == status
     assert {"shipping": {"id": "shipping-s-1"}} == decode_executed(body, ID)
     assert (1, 1, 1) == await counted(client)
     assert ("completed", "executed", "a" * 32) == (
-        told["state"],
-        told["outcome"],
-        told["trace_id"],
+        shown["state"],
+        shown["outcome"],
+        shown["trace_id"],
     )
-    assert {"amount": 100} == told["data"]
+    assert {"amount": 100} == shown["data"]
 
 
 async def test_a_duplicate_is_replayed(downstream: Downstream) -> None:
@@ -170,7 +170,7 @@ async def test_compensated_while_it_runs(downstream: Downstream) -> None:
     """The work stops, who waits gets 409, and who comes later 410."""
     client = await downstream("slow", seconds=60)
     waiting = asyncio.create_task(execute(client))
-    await until(client, lambda told: bool(told.get("requests")))
+    await until(client, lambda shown: bool(shown.get("requests")))
 
     assert 200 == (await compensate(client))[0]
 
@@ -226,8 +226,8 @@ async def test_late_failure(downstream: Downstream, stage: FakeStage, code: int)
     await stage.reached(TELL, times=4)
 
     asked = stage.requests(TELL)
-    told = await seen(client)
-    assert ("compensated", 1, 0) == (told["state"], told["executed"], told["standing"])
+    shown = await seen(client)
+    assert ("compensated", 1, 0) == (shown["state"], shown["executed"], shown["standing"])
     assert 410 == (await execute(client))[0]
     assert f"/sagas/{ID}/compensate" == asked[0].path
     assert "shipping" == decode_compensate(asked[0].body).requested_by
@@ -239,15 +239,15 @@ async def test_late_failure(downstream: Downstream, stage: FakeStage, code: int)
 async def test_late_failure_takes_every_answer_as_one(
     downstream: Downstream, stage: FakeStage, code: int
 ) -> None:
-    """Done, taken over, cannot, forgotten: it was told, and is not told again."""
+    """Done, accepted, cannot, gone: upstream has answered and is not asked again."""
     stage.says(TELL, Reply(code))
     client = await downstream("late-failure", seconds=0)
     await execute(client)
     await stage.reached(TELL)
 
-    told = await until(client, lambda told: bool(told["told_upstream"]))
+    shown = await until(client, lambda shown: bool(shown["told_upstream"]))
 
-    assert 1 == len(told["told_upstream"]) == len(stage.requests(TELL))
+    assert 1 == len(shown["told_upstream"]) == len(stage.requests(TELL))
 
 
 async def test_asked_to_compensate_before_its_late_failure(
@@ -265,17 +265,17 @@ async def test_asked_to_compensate_before_its_late_failure(
 
 
 async def test_compensate(downstream: Downstream) -> None:
-    """What stood is taken back; twice it says the same; it never runs again; it notes who asked."""
+    """The effect is taken back once, the saga never runs again, and requesters are noted."""
     client = await downstream()
     await execute(client)
 
     first, second = await compensate(client), await compensate(client)
 
-    told = await seen(client)
+    shown = await seen(client)
     assert first == second == (200, {"saga_id": ID, "outcome": "compensated"})
     assert 410 == (await execute(client))[0]
     assert (1, 0, 2) == await counted(client)
-    assert ["payment", "payment"] == [asked["requested_by"] for asked in told["compensations"]]
+    assert ["payment", "payment"] == [asked["requested_by"] for asked in shown["compensations"]]
 
 
 async def test_compensate_before_execute(downstream: Downstream) -> None:
@@ -315,12 +315,12 @@ async def test_scripts_stand_beside_each_other(downstream: Downstream) -> None:
     """By prefix of the saga id, the longest match holds; the rest meets the general one."""
     client = await downstream("refuse", match="b-")
     async with client.put("/script", json={"script": "accept", "match": "b-ut"}) as answer:
-        told = await answer.json()
+        shown = await answer.json()
 
     codes = [(await execute(client, saga_id))[0] for saga_id in ("a-1", "b-1", "b-ut")]
 
     assert [200, 409, 200] == codes
-    assert ["", "b-", "b-ut"] == [script["match"] for script in told["scripts"]]
+    assert ["", "b-", "b-ut"] == [script["match"] for script in shown["scripts"]]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Each service as a process: it says where it listens, works, and stops when it is told."""
+"""Each service as a process: it says where it listens, works, and stops on SIGTERM."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def test_a_port_that_is_taken(words: list[str], path: str) -> None:
         assert first.stdout is not None
         port = first.stdout.readline().strip().rpartition(":")[2]
         with running(*words, "--port", port) as second:
-            _, told = second.communicate(timeout=10)
+            _, output = second.communicate(timeout=10)
 
     assert 2 == second.returncode
-    assert 1 == len(told.splitlines())
-    assert f"cannot listen on 127.0.0.1:{port}" in told
+    assert 1 == len(output.splitlines())
+    assert f"cannot listen on 127.0.0.1:{port}" in output
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_a_port_that_is_taken(words: list[str], path: str) -> None:
 def test_wrong_options(words: list[str]) -> None:
     """Status 2 and a message, before anything listens."""
     with running(*words) as process:
-        out, told = process.communicate(timeout=10)
+        out, output = process.communicate(timeout=10)
 
     assert 2 == process.returncode
     assert "" == out
-    assert "error:" in told
-    assert "Traceback" not in told
+    assert "error:" in output
+    assert "Traceback" not in output
 
 
 def test_a_hanging_request_does_not_hold_the_stop() -> None:
@@ -125,8 +125,8 @@ def _put_script(port: int, script: bytes) -> None:
 def _until_seen(port: int) -> None:
     """Ask the books until the request stands in them."""
     ends_at = time.monotonic() + 5
-    told = b""
-    while b'"requests": 1' not in told:
+    output = b""
+    while b'"requests": 1' not in output:
         assert time.monotonic() < ends_at
         with urlopen(f"http://127.0.0.1:{port}/charges", timeout=5) as answer:
-            told = answer.read()
+            output = answer.read()

@@ -1,4 +1,4 @@
-"""The external API of the demo: it honours its keys, and misbehaves exactly as told."""
+"""The external API of the demo: it honours its keys, and misbehaves exactly by its scripts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def script(psp: Psp, name: str, **options: Any) -> None:
 
 
 async def counted(psp: Psp) -> tuple[int, int, int]:
-    """What the books say over all: made, refunded, standing."""
+    """The totals of the books: made, refunded, standing."""
     async with psp.get("/charges") as answer:
         totals = (await answer.json())["totals"]
         return totals["made"], totals["refunded"], totals["standing"]
@@ -134,9 +134,9 @@ async def test_a_charge_is_given_back_by_the_path_of_its_key(psp: Psp) -> None:
     path = f"/charges/by-key/{quote(KEY, safe='')}/refund"
 
     async with psp.post(path, headers={"Idempotency-Key": "r1"}) as answer:
-        told = await answer.json()
+        body = await answer.json()
 
-    assert {"key": KEY, "charge_id": "ch_000001", "refunded": 100, "standing": 0} == told
+    assert {"key": KEY, "charge_id": "ch_000001", "refunded": 100, "standing": 0} == body
 
 
 async def test_a_refund_without_a_charge_closes_the_key(psp: Psp) -> None:
@@ -168,7 +168,7 @@ async def test_refuse_declines_and_the_answer_stays(psp: Psp) -> None:
 
 
 async def test_error_does_nothing_and_may_be_repeated(psp: Psp) -> None:
-    """500 as often as told; then the same key charges."""
+    """500 as often as the script says; then the same key charges."""
     await script(psp, "error", times=2)
 
     codes = [(await charge(psp))[0] for _ in range(3)]
@@ -188,7 +188,7 @@ async def test_a_hanging_provider_says_nothing(psp: Psp, name: str, made: int) -
 
 
 async def test_after_effect_then_hang_the_repeat_is_answered(psp: Psp) -> None:
-    """It strikes once unless told otherwise, and the repeat finds the one charge."""
+    """It strikes once unless `times` says otherwise, and the repeat finds the one charge."""
     await script(psp, "effect-then-hang")
     await hang_up_on(psp)
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from stage.neighbours.shared.trace import trace_of
+from stage.neighbours.upstream.app import make_app
 from stage.wire.envelope import decode_envelope
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 from stage.wire.replies import decode_compensate, encode_executed
 from tests.unit.stubs.conftest import Client, FakeStage, Reply, Start
-from upstream_stub.app import make_app
-from upstream_stub.trace import trace_of
 
 ID = "s-1"
 ORDER = {"order_id": "o-1", "amount": 100}
@@ -60,10 +60,10 @@ async def compensate(client: Client, by: str = "payment", saga_id: str = ID) -> 
 
 
 async def seen(client: Client, saga_id: str = ID) -> dict[str, Any]:
-    """What it says about a saga."""
+    """Its view of a saga."""
     async with client.get(f"/sagas/{saga_id}") as answer:
-        told: dict[str, Any] = await answer.json()
-        return told
+        shown: dict[str, Any] = await answer.json()
+        return shown
 
 
 def refusal(status: int, outcome: Outcome = Outcome.NOT_EXECUTED) -> Reply:
@@ -215,7 +215,7 @@ async def test_in_doubt_to_the_end_is_undone_there_first(
 async def test_a_rejected_repeat_does_not_settle_a_doubt(
     stage: FakeStage, upstream: Upstream
 ) -> None:
-    """What a 400 says of the repeat, it does not say of the request before it."""
+    """A 400 to the repeat says nothing about the request before it."""
     stage.says(SAGAS, Reply(500), refusal(400))
     stage.says(COMPENSATE, COMPENSATED)
     client = await upstream()
@@ -242,7 +242,9 @@ async def test_behind_its_budget_it_answers_and_goes_on(
     assert (409, "compensated") == (code, body["state"])
 
 
-async def test_what_cannot_be_undone_there_is_told(stage: FakeStage, upstream: Upstream) -> None:
+async def test_a_saga_that_cannot_be_compensated_there_is_reported(
+    stage: FakeStage, upstream: Upstream
+) -> None:
     """500 with what stands; the order itself is taken back all the same."""
     problem = Problem(title="No", status=409, outcome=Outcome.UNKNOWN, stands=("charge",))
     stage.says(SAGAS, Reply(500))
@@ -347,21 +349,25 @@ async def test_it_need_not_be_waited_for(stage: FakeStage, upstream: Upstream) -
 
 
 async def test_a_late_failure_takes_back_the_order(stage: FakeStage, upstream: Upstream) -> None:
-    """Told by the stage, it compensates itself and asks nobody; told twice, it says the same."""
+    """On a request of the stage it compensates and asks nobody; a repeat is answered the same."""
     stage.says(SAGAS, EXECUTED)
     client = await upstream()
     await post_order(client)
 
     assert [200, 200] == [await compensate(client), await compensate(client)]
 
-    told = await seen(client)
-    assert ("compensated", "released", 2) == (told["state"], told["order"], told["compensations"])
-    assert 1 == [event["what"] for event in told["events"]].count("order released")
+    shown = await seen(client)
+    assert ("compensated", "released", 2) == (
+        shown["state"],
+        shown["order"],
+        shown["compensations"],
+    )
+    assert 1 == [event["what"] for event in shown["events"]].count("order released")
     assert [] == stage.requests(COMPENSATE)
 
 
-async def test_told_to_compensate_while_it_runs(stage: FakeStage, upstream: Upstream) -> None:
-    """The run stops there and then, and who waits for it learns it."""
+async def test_a_request_to_compensate_stops_a_run(stage: FakeStage, upstream: Upstream) -> None:
+    """The run stops at once, and the client that waits for it gets 409."""
     stage.says(SAGAS, Reply(503))
     client = await upstream()
     order = asyncio.create_task(post_order(client))
@@ -406,7 +412,7 @@ async def test_a_compensation_that_comes_first_closes_the_id(
     "script, codes", [("flaky", [503, 503, 200]), ("away", [503] * 3), ("accept", [200] * 3)]
 )
 async def test_scripts(stage: FakeStage, upstream: Upstream, script: str, codes: list[int]) -> None:
-    """It misbehaves as told, for the sagas that match."""
+    """It misbehaves by its script, for the sagas that match."""
     client = await upstream()
     async with client.put("/script", json={"script": script, "match": "s-"}) as answer:
         assert 200 == answer.status
@@ -436,27 +442,27 @@ async def test_a_bad_order_starts_nothing(
     async with client.post(
         "/orders", data=BytesIO(body), headers={"Content-Type": "application/json", **headers}
     ) as answer:
-        told = json.loads(await answer.read())
+        shown = json.loads(await answer.read())
 
-    assert (status, "not_executed") == (answer.status, told["outcome"])
+    assert (status, "not_executed") == (answer.status, shown["outcome"])
     assert [] == stage.asked
 
 
-async def test_it_tells_what_it_saw(stage: FakeStage, upstream: Upstream) -> None:
+async def test_it_lists_the_sagas_it_saw(stage: FakeStage, upstream: Upstream) -> None:
     """`GET /sagas` lists each saga with its state, its trace and its events."""
     stage.says(SAGAS, EXECUTED)
     client = await upstream()
     _, body = await post_order(client)
 
     async with client.get("/sagas") as answer:
-        (told,) = (await answer.json())["sagas"]
+        (shown,) = (await answer.json())["sagas"]
     async with client.get("/sagas/unknown") as answer:
         assert 404 == answer.status
 
     assert (ID, "completed", body["trace_id"]) == (
-        told["saga_id"],
-        told["state"],
-        told["trace_id"],
+        shown["saga_id"],
+        shown["state"],
+        shown["trace_id"],
     )
-    whats = [event["what"] for event in told["events"]]
+    whats = [event["what"] for event in shown["events"]]
     assert ["order pending", "execute: 200", "completed"] == whats

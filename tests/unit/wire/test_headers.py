@@ -1,4 +1,4 @@
-"""The headers: each has one reading, and what has none is refused or left alone as told."""
+"""The headers: each has one reading, and what has none is refused or left alone."""
 
 from __future__ import annotations
 

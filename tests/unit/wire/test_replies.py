@@ -111,7 +111,7 @@ def test_an_answer_that_cannot_be_trusted_is_unknown(body: bytes) -> None:
 @given(bodies)
 def test_any_answer_is_read_or_a_wire_error(body: bytes) -> None:
     """Nothing but WireError is raised, and it says unknown."""
-    refusal = refusal_of(lambda told: decode_executed(told, "s"), body)
+    refusal = refusal_of(lambda body: decode_executed(body, "s"), body)
 
     assert refusal is None or Outcome.UNKNOWN is refusal.outcome
 
@@ -119,10 +119,12 @@ def test_any_answer_is_read_or_a_wire_error(body: bytes) -> None:
 @given(st.text(max_size=2_000), st.text(max_size=2_000))
 def test_a_request_to_compensate_is_always_understood(requested_by: str, reason: str) -> None:
     """Text of any length and kind is cut and mended: it never stops a compensation."""
-    told = decode_compensate(encode_compensate(requested_by, reason))
+    request = decode_compensate(encode_compensate(requested_by, reason))
 
-    assert (requested_by[:128].encode(errors="replace").decode() or "unknown") == told.requested_by
-    assert reason[:1_000].encode(errors="replace").decode() == told.reason
+    assert (
+        requested_by[:128].encode(errors="replace").decode() or "unknown"
+    ) == request.requested_by
+    assert reason[:1_000].encode(errors="replace").decode() == request.reason
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"requested_by":"","reason":""}'])

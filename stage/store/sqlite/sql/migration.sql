@@ -1,7 +1,7 @@
 -- The record of migrations.
 
 -- name: create_migrations
--- Made before anything else; `owner` is `stage` or the name of the author's folder.
+-- Made before any other table; `owner` is `stage` or the name of the author's folder.
 CREATE TABLE IF NOT EXISTS stage_migration (
     owner      TEXT NOT NULL,
     name       TEXT NOT NULL,
@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS stage_migration (
 SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'stage_migration';
 
 -- name: applied_migrations
--- What was applied, in order.
+-- The applied migrations, in the order of their application.
 SELECT owner, name, sha256, applied_at FROM stage_migration ORDER BY applied_at, owner, name;
 
 -- name: record_migration

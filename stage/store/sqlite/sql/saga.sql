@@ -9,7 +9,7 @@ INSERT INTO saga (
 
 -- name: save_saga
 -- Replace the row if it still has the epoch of the caller (?17) and the journal the length that
--- the caller continues (?18). No row changed means that it has not.
+-- the caller continues (?18). No changed row means that it has not.
 UPDATE saga SET
     state = ?2, epoch = ?3, length = ?4, accepted_at = ?5, updated_at = ?6, fingerprint = ?7,
     parked = ?8, due_at = ?9, deadline = ?10, envelope = ?11, traceparent = ?12,
@@ -17,7 +17,7 @@ UPDATE saga SET
 WHERE id = ?1 AND epoch = ?17 AND length = ?18;
 
 -- name: held_saga
--- The epoch and the length of a saga, to say why a save was refused.
+-- The epoch and the length of a saga, for the reason why a save was refused.
 SELECT epoch, length FROM saga WHERE id = ?1;
 
 -- name: get_saga
@@ -40,32 +40,32 @@ SELECT number, epoch, event FROM journal WHERE saga_id = ?1 ORDER BY number;
 SELECT id FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2;
 
 -- name: count_sagas
--- How many sagas there are in each state; read from an index alone.
+-- The number of sagas in each state, read from an index alone.
 SELECT state, count(*) FROM saga GROUP BY state;
 
 -- name: count_parked
--- How many sagas wait for a person.
+-- The number of parked sagas.
 SELECT count(*) FROM saga WHERE parked <> '';
 
 -- name: oldest_unfinished
--- When the oldest saga was accepted that is under way and waits for nobody.
+-- The instant at which the oldest saga was accepted, of those under way and not parked.
 SELECT min(accepted_at) FROM saga
 WHERE state IN ('active', 'compensating') AND parked = '';
 
 -- name: longest_due
--- Since when the saga that is due the longest has needed a run, at ?1.
+-- The instant since which the longest due saga needs a run, of those due at ?1.
 SELECT min(due_at) FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1;
 
 -- name: closable_sagas
--- Sagas that are over, with undo data left, last changed before ?1; at most ?2. The index is named
--- because the planner takes that of the states, reads every ended saga and sorts them all.
+-- Sagas that are over and have undo data left, last changed before ?1; at most ?2. The index is
+-- named because the planner prefers that of the states, reads every ended saga and sorts them all.
 SELECT id FROM saga INDEXED BY saga_closable
 WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
     AND state IN ('completed', 'compensated') AND updated_at < ?1
 ORDER BY updated_at LIMIT ?2;
 
 -- name: close_saga
--- Drop what could still undo the saga; what answers for it stays.
+-- Drop the undo data of a saga; its row stays and answers for it.
 UPDATE saga SET closed_at = ?2, envelope = x'' WHERE id = ?1;
 
 -- name: drop_journal

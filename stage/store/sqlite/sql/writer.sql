@@ -1,11 +1,11 @@
--- What the writer needs: batches, savepoints, and the settings of a connection.
+-- The statements of the writer: batches, savepoints, and the settings of a connection.
 
 -- name: begin_batch
 -- Take the write lock now rather than at the first write.
 BEGIN IMMEDIATE;
 
 -- name: number_batch
--- Leave the number of this batch behind, so that a COMMIT that raised can be settled (rule 8).
+-- Write the number of this batch, so that a COMMIT that raised can be settled (rule 8).
 UPDATE writer_batch SET number = ?1 WHERE one = 1;
 
 -- name: commit_batch
@@ -13,7 +13,7 @@ UPDATE writer_batch SET number = ?1 WHERE one = 1;
 COMMIT;
 
 -- name: drop_batch
--- Forget the whole batch.
+-- Roll the whole batch back.
 ROLLBACK;
 
 -- name: last_batch
@@ -25,11 +25,11 @@ SELECT number FROM writer_batch WHERE one = 1;
 SAVEPOINT part;
 
 -- name: keep_part
--- Keep what was written since the mark.
+-- Keep the writes since the mark.
 RELEASE part;
 
 -- name: undo_part
--- Undo what was written since the mark; the mark itself is then released.
+-- Undo the writes since the mark; the mark stays until it is released.
 ROLLBACK TO part;
 
 -- name: busy_timeout
@@ -45,8 +45,8 @@ PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 
 -- name: temp_store
--- What a savepoint needs to be undone stays in memory: else a batch of more than 64 KiB writes it to
--- a file in the directory for temporary files, which may be full while the database is not.
+-- Undo data of a savepoint stays in memory: a batch of more than 64 KiB would otherwise write it to
+-- the directory for temporary files, which may be full while the disk of the database is not.
 PRAGMA temp_store = MEMORY;
 
 -- name: foreign_keys

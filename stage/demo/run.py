@@ -1,0 +1,73 @@
+"""`stage demo`: start the chain, run the stories one after the other, balance the books."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from stage.demo.accounts import Account, document, take_account
+from stage.demo.chain import Chain
+from stage.demo.client import Client
+from stage.demo.printer import Printer
+from stage.demo.stories import STORIES, new_id
+from stage.demo.story import Story
+from stage.demo.trace import story_span
+from stage.telemetry import sdk
+
+
+def main(*, json: bool = False, keep: bool = False, otlp: str | None = None) -> int:
+    """Run the stories. The exit status is 0 if all ended as expected and the books balance."""
+    sdk.setup("demo", endpoint=otlp)
+    try:
+        return asyncio.run(_run(json=json, keep=keep, otlp=otlp))
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        sdk.shutdown()
+
+
+async def _run(*, json: bool, keep: bool, otlp: str | None) -> int:
+    printer = Printer(quiet=json)
+    with tempfile.TemporaryDirectory(prefix="stage-demo-") as folder:
+        chain = Chain(Path(folder), otlp=otlp)
+        try:
+            await chain.start()
+            printer.services(chain)
+            async with Client() as client:
+                accounts = [
+                    await _run_story(chain, client, story, letter, printer)
+                    for letter, story in zip("abcdefg", STORIES, strict=True)
+                ]
+            unaccounted = sum(account.unaccounted for account in accounts)
+            ok = unaccounted == 0 and all(account.ok for account in accounts)
+            if json:
+                sys.stdout.buffer.write(document(accounts, unaccounted, ok) + b"\n")
+                sys.stdout.flush()
+            printer.books(accounts, unaccounted, ok)
+            if keep:
+                printer.kept(chain)
+                await asyncio.Event().wait()
+        finally:
+            await chain.stop()
+    return 0 if ok else 1
+
+
+async def _run_story(
+    chain: Chain, client: Client, story: Story, letter: str, printer: Printer
+) -> Account:
+    if story.kills:
+        await chain.spans_left()  # a kill must not lose the spans of earlier stories
+    started = time.monotonic()
+    with story_span(story.name) as span:
+        client.story = span
+        acted = await story.act(chain, client, new_id(letter))
+        seconds = time.monotonic() - started
+        account = await take_account(chain, client, story, acted)
+        if not account.ok:
+            span.failed()
+    account.seconds = seconds
+    printer.story(letter, account, story.expected)
+    return account

@@ -1,0 +1,1 @@
+"""The neighbour downstream: the tail of the chain, which books one effect for each saga."""

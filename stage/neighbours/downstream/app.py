@@ -1,0 +1,134 @@
+"""The HTTP endpoints of the neighbour downstream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from opentelemetry.trace import TracerProvider
+
+from stage.neighbours.downstream.books import Answer, Silence
+from stage.neighbours.downstream.participant import Participant
+from stage.neighbours.downstream.script import Script, scripts_with
+from stage.neighbours.downstream.upstream import Upstream
+from stage.neighbours.shared.problems import problems
+from stage.neighbours.shared.scripts import decode_script
+from stage.neighbours.shared.silence import drop, hang
+from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
+from stage.wire import headers as h
+from stage.wire.chain import ChainView
+from stage.wire.envelope import check_saga_id, decode_envelope
+from stage.wire.limits import DEFAULT_LIMITS
+from stage.wire.problem import WireError
+from stage.wire.replies import decode_compensate
+from stage.wire.views import encode_view
+
+PARTICIPANT = web.AppKey("PARTICIPANT", Participant)
+
+
+def make_app(
+    *,
+    name: str,
+    upstream: str,
+    script: Script | None = None,
+    tracer_provider: TracerProvider | None = None,
+) -> web.Application:
+    """The neighbour called `name`, whose upstream stage is at the URL `upstream`.
+
+    The `tracer_provider` makes the spans; without one there are none.
+    """
+    spans = Spans(tracer_provider)
+    above = Upstream(upstream, spans)
+    participant = Participant(name, scripts_with(script), above)
+
+    async def live(_app: web.Application) -> AsyncIterator[None]:
+        async with above.open():
+            yield
+            await participant.close()
+
+    app = web.Application(
+        middlewares=[traced, problems], client_max_size=DEFAULT_LIMITS.body_bytes_max
+    )
+    app[PARTICIPANT] = participant
+    app[SPANS] = spans
+    app.cleanup_ctx.append(live)
+    app.add_routes(
+        [
+            web.post("/sagas", post_saga),
+            web.get("/sagas", get_sagas),
+            web.get("/sagas/{saga_id}", get_saga),
+            web.post("/sagas/{saga_id}/compensate", post_compensate),
+            web.put("/script", put_script),
+            web.get("/script", get_scripts),
+        ]
+    )
+    return app
+
+
+async def post_saga(request: web.Request) -> web.StreamResponse:
+    """Run this neighbour for the saga in the body."""
+    h.check_content_type(
+        request.headers.get("Content-Type"), request.headers.get("Content-Encoding")
+    )
+    envelope = decode_envelope(await request.read(), DEFAULT_LIMITS)
+    h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, []), envelope.saga_id)
+    budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, []))
+    late = (envelope.deadline is not None and envelope.deadline <= time.time()) or budget == 0
+    answer = await request.app[PARTICIPANT].execute(envelope, request[TRACE], late=late)
+    match answer:
+        case Silence.HANG:
+            return await hang(request)
+        case Silence.DROP:
+            return drop(request)
+        case Answer():
+            return respond(answer)
+
+
+async def post_compensate(request: web.Request) -> web.Response:
+    """Undo a saga for any requester; the body may be left out."""
+    saga_id = request.match_info["saga_id"]
+    check_saga_id(saga_id)
+    asked = decode_compensate(await request.read(), DEFAULT_LIMITS)
+    participant = request.app[PARTICIPANT]
+    return respond(participant.compensate(saga_id, asked, request[TRACE]))
+
+
+async def get_sagas(request: web.Request) -> web.Response:
+    """The books: `{"sagas": [...]}` in the order in which they were first seen."""
+    sagas = [saga.as_json() for saga in request.app[PARTICIPANT].books]
+    return web.json_response({"sagas": sagas})
+
+
+async def get_saga(request: web.Request) -> web.Response:
+    """One entry of the books, or 404."""
+    saga = request.app[PARTICIPANT].books.find(request.match_info["saga_id"])
+    if saga is None:
+        raise WireError(404, "Unknown saga", "this neighbour never saw it")
+    if request.query.get("view") == "chain":
+        story = saga.story(request.app[PARTICIPANT].name)
+        view = ChainView(saga_id=saga.saga_id, stages=[story])
+        return web.Response(body=encode_view(view), content_type=h.CONTENT_JSON)
+    return web.json_response(saga.as_json())
+
+
+async def put_script(request: web.Request) -> web.Response:
+    """Behave as the body says from now on, and answer with all scripts that stand."""
+    script = decode_script(await request.read(), Script)
+    request.app[PARTICIPANT].scripts.put(script)
+    return await get_scripts(request)
+
+
+async def get_scripts(request: web.Request) -> web.Response:
+    """The scripts that stand, one for each match."""
+    return web.json_response(request.app[PARTICIPANT].scripts.as_json())
+
+
+def respond(answer: Answer) -> web.Response:
+    """A stored answer as a response."""
+    return web.Response(
+        status=answer.status,
+        body=answer.body,
+        content_type=answer.content_type,
+        headers=answer.headers,
+    )

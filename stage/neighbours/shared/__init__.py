@@ -1,0 +1,1 @@
+"""The plumbing that both neighbours need: trace context, spans, scripts, errors, serving."""

@@ -1,0 +1,56 @@
+"""The command line of a neighbour: the options that both have, and serving until a signal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable
+
+from aiohttp import web
+from opentelemetry.trace import TracerProvider
+
+from stage.neighbours.shared.serve import serve
+from stage.neighbours.shared.spans import make_provider, shut_down
+from stage.wire.envelope import STAGE_NAME_RE
+
+MakeApp = Callable[[TracerProvider | None], web.Application]
+
+
+def make_parser(program: str, description: str, *, port: int, name: str) -> argparse.ArgumentParser:
+    """A parser with the options that both neighbours have; `port` and `name` are defaults."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=port, help="0 takes a free one (%(default)s)")
+    parser.add_argument(
+        "--name", type=_stage_name, default=name, help="its stage name (%(default)s)"
+    )
+    parser.add_argument(
+        "--otlp-endpoint", default="", metavar="URL", help="base URL of an OTLP/HTTP collector"
+    )
+    return parser
+
+
+def run(program: str, options: argparse.Namespace, make_app: MakeApp) -> int:
+    """Serve the application until a signal: exit status 0, or 2 if the port is not available."""
+    provider = None
+    if options.otlp_endpoint:
+        provider = make_provider(options.name, options.otlp_endpoint)
+    try:
+        asyncio.run(serve(make_app(provider), options.host, options.port))
+    except (OSError, OverflowError) as error:
+        where = f"{options.host}:{options.port}"
+        print(f"{program}: cannot listen on {where}: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if provider is not None:
+            shut_down(provider)
+    return 0
+
+
+def _stage_name(text: str) -> str:
+    if not STAGE_NAME_RE.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a stage name: use {STAGE_NAME_RE.pattern}"
+        )
+    return text

@@ -1,0 +1,138 @@
+"""How much each fault kit does, tier by tier: the one table of sizes.
+
+`TIER=prove` in the environment chooses level G of every kit (`make prove`); without it a small
+helping of each is taken (`make test`). A variable named like a size changes that size for one run:
+`CUTS=2000 .venv/bin/python -m pytest tests/acceptance/test_power_loss.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+SAGAS_PER_WORLD = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The sizes of one run. A *stride* of n takes every n-th case of an enumeration."""
+
+    worlds: int
+    """F1: simulated worlds of SAGAS_PER_WORLD sagas."""
+    fault_stride: int
+    """F2: of the first faults, each of which is paired with every later one."""
+    schedule_stride: int
+    """F3: of the pairs of operations that begin a schedule."""
+    kills: int
+    """F5: kills of real processes, chosen at random."""
+    sagas: int
+    """F5: sagas placed while they are killed."""
+    rate: float
+    """F5: sagas offered a second."""
+    seconds: float
+    """F5: when nothing more is offered or killed, whatever is missing."""
+    points: int
+    """F6: kills at an exact call, for each kind of call that makes so many."""
+    cuts: int
+    """F7: losses of power."""
+    cycles: int
+    """F8: times that the disk is full and freed, in each of two ways."""
+    times: int
+    """F14: SIGTERM under load."""
+    traced_kills: int
+    """F16: kills while all spans are collected."""
+    traced_sagas: int
+    """F16: sagas placed while they are collected."""
+    seed: int = 1
+    """Of all kits that throw dice, except where a kit names its own."""
+
+
+TIERS = {
+    "test": Sizes(
+        worlds=500,
+        fault_stride=8,
+        schedule_stride=5,
+        kills=20,
+        sagas=2_000,
+        rate=150.0,
+        seconds=60.0,
+        points=8,
+        cuts=40,
+        cycles=1,
+        times=4,
+        traced_kills=8,
+        traced_sagas=500,
+    ),
+    "prove": Sizes(
+        worlds=4_000,
+        fault_stride=1,
+        schedule_stride=1,
+        kills=150,
+        sagas=20_000,
+        rate=185.0,
+        seconds=300.0,
+        points=100,
+        cuts=200,
+        cycles=5,
+        times=20,
+        traced_kills=14,
+        traced_sagas=1_000,
+    ),
+}
+"""`prove` is level G of the figures: a size here may grow, and never shrink."""
+
+
+class Kit(NamedTuple):
+    """One fault kit: what it does, and how often it has to strike in this tier."""
+
+    what: str
+    asked: Mapping[str, int]
+    """By unit. An enumeration names the number below which it has lost cases."""
+
+
+def chosen(environ: Mapping[str, str]) -> tuple[str, Sizes]:
+    """The tier that the environment names and its sizes. Raises ValueError for an unknown tier."""
+    tier = environ.get("TIER", "test")
+    if tier not in TIERS:
+        raise ValueError(f"TIER={tier} is not a tier: use {' or '.join(TIERS)}")
+    sizes = TIERS[tier]
+    changed = {
+        field.name: type(getattr(sizes, field.name))(environ[field.name.upper()])
+        for field in fields(Sizes)
+        if field.name.upper() in environ
+    }
+    return tier, replace(sizes, **changed)
+
+
+def kits(sizes: Sizes) -> dict[str, Kit]:
+    """Every kit, by the number of its figure, with how often it strikes at these sizes."""
+    points = sum(min(sizes.points, calls) for calls in CALLS_MIN.values())
+    return {
+        "F1": Kit("simulated sagas", {"sagas": sizes.worlds * SAGAS_PER_WORLD}),
+        "F2": Kit(
+            "every fault at every point",
+            {"single faults": 700, "pairs of faults": 8_000 // sizes.fault_stride},
+        ),
+        "F3": Kit(
+            "every schedule with two preemptions", {"schedules": 5_000 // sizes.schedule_stride}
+        ),
+        "F4": Kit("planted defects found", {"defects": DEFECTS}),
+        "F5": Kit("random kills under load", {"kills": sizes.kills, "sagas": sizes.sagas}),
+        "F6": Kit("kills at an exact call", {"kills": points}),
+        "F7": Kit("losses of power", {"cuts": sizes.cuts, "recoveries": sizes.cuts // 10}),
+        "F8": Kit("full disks", {"cycles": 2 * sizes.cycles}),
+        "F14": Kit("SIGTERM under load", {"times": sizes.times}),
+        "F15": Kit("W3C trace context", {"cases": 41}),
+        "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
+    }
+
+
+CALLS_MIN = {"fdatasync": 20, "pwrite64": 100, "send": 20}
+"""How many calls of each kind the scenario of F6 makes at least."""
+DEFECTS = 25
+"""The defects that F4 asks for; further ones are counted apart."""
+
+TIER, SIZES = chosen(os.environ)
+KITS = kits(SIZES)
