@@ -36,7 +36,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Commands(Protocol):
-    """The methods that change a saga. Each may raise StoreUnavailable (nothing was written), Unsettled, Busy.
+    """The methods that change a saga.
+
+    Each may raise StoreUnavailable (nothing was written), Unsettled and Busy.
 
     The work belongs to the engine and not to the request: a caller that goes away stops nothing.
     Where another replica runs the saga, the command is passed to it, and the answer is the same.
