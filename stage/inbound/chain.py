@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
-from stage.core.events import encode_event, name_of
+from stage.core.event_table import public_members
+from stage.core.events import name_of
 from stage.core.steps import StepKind
 from stage.inbound.request import Request
 from stage.inbound.service import Service
@@ -112,7 +111,7 @@ async def _own(service: Service, snapshot: Snapshot) -> StageStory:
             event_of(
                 format_instant(entry.event.at),
                 name_of(entry.event),
-                msgspec.json.decode(encode_event(entry.event)),
+                public_members(entry.event),
             )
             for entry in entries[-EVENTS_MAX:]
         ],

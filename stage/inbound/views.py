@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from stage.core.describe import next_action
-from stage.core.events import Event, encode_event, name_of
+from stage.core.event_table import public_members
+from stage.core.events import name_of
 from stage.core.forecast import forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.questions import what_stands
-from stage.core.states import SagaState, Tell
+from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
@@ -26,8 +27,6 @@ OUTCOMES = {
     SagaState.COMPENSATED: Outcome.COMPENSATED,
     SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
 }
-PRIVATE = ("request", "result")
-"""Members of events that stay in the journal: undo data and payloads."""
 
 
 def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
@@ -43,6 +42,7 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
         outcome=OUTCOMES[saga.state],
         parked=bool(saga.parked),
         parked_reason=saga.parked or None,
+        parked_cause=_value_of(saga.parked_cause),
         next_action=text,
         next_action_at=None if at is None else format_instant(at),
         stands=list(what_stands(plan, saga)) if saga.ended else _may_stand(snapshot),
@@ -52,6 +52,10 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
         reason=saga.reason or None,
         requested_by=saga.requested_by or None,
     )
+
+
+def _value_of(cause: ParkCause | None) -> str | None:
+    return None if cause is None else cause.value
 
 
 def _may_stand(snapshot: Snapshot) -> list[str]:
@@ -95,6 +99,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         outcome=OUTCOMES[row.state],
         parked=bool(row.parked),
         parked_reason=row.parked or None,
+        parked_cause=_value_of(row.parked_cause),
         epoch=row.epoch,
         accepted_at=format_instant(row.accepted_at),
         updated_at=format_instant(row.updated_at),
@@ -109,23 +114,18 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
 
 
 def journal_view(saga_id: str, entries: list[Entry]) -> JournalView:
-    """The journal without undo data and payloads."""
+    """The journal with the public members of its events (core.event_table) and no others."""
     return JournalView(saga_id=saga_id, entries=[_entry(entry) for entry in entries])
 
 
 def _entry(entry: Entry) -> dict[str, object]:
-    event: Event = entry.event
-    members = {
-        name: value
-        for name, value in msgspec.json.decode(encode_event(event)).items()
-        if name not in PRIVATE and name not in ("at", "event")
-    }
+    event = entry.event
     return {
         "seq": entry.number,
         "at": format_instant(event.at),
         "event": name_of(event),
         "epoch": entry.epoch,
-        **members,
+        **public_members(event),
     }
 
 

@@ -115,7 +115,7 @@ def parse_hops(values: Sequence[str]) -> int:
 
 
 def event_of(at: str, event: str, members: dict[str, Any]) -> ChainEvent:
-    """What of an entry of a journal may be told to a neighbour: no payload, no undo data."""
+    """An event as a neighbour may see it, made of the public members of the journal's event."""
     return ChainEvent(
         at=at,
         event=event,
@@ -123,7 +123,7 @@ def event_of(at: str, event: str, members: dict[str, Any]) -> ChainEvent:
         attempt=members.get("attempt"),
         by=str(members.get("requested_by", "") or members.get("actor", ""))[:TEXT_CHARS_MAX],
         reason=str(members.get("reason", ""))[:TEXT_CHARS_MAX],
-        epoch=members.get("epoch") if event == "recovered" else None,
+        epoch=members.get("epoch"),
         span=str(members.get("span", "")),
     )
 

@@ -40,6 +40,7 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     parked: bool = False
     parked_reason: str | None = None
+    parked_cause: str | None = None
     epoch: int = 0
     accepted_at: str
     updated_at: str

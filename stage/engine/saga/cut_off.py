@@ -8,6 +8,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.commands import Activity
+from stage.core.event_table import EVENTS
 from stage.ports.store import Entry
 
 
@@ -34,43 +35,35 @@ def cut_off(entries: Sequence[Entry]) -> tuple[CutOff, ...]:
     latest: dict[tuple[str, Activity], str] = {}
     for entry in entries:
         event = entry.event
-        match event:
-            case e.StepStarted():
-                _begin(open_, latest, event, Activity.EXECUTE, event.attempt)
-            case e.ProbeStarted():
-                _begin(open_, latest, event, Activity.PROBE, 1)
-            case e.CompensationStarted():
-                _begin(open_, latest, event, Activity.COMPENSATE, event.attempt)
-            case e.TellStarted():
-                _begin(open_, latest, event, Activity.TELL, event.attempt)
-            case e.Recovered():
-                open_.clear()
-            case _ if isinstance(event, e.Outcome):
-                step = getattr(event, "step", "")
-                open_.pop(step, None)
-                if isinstance(event, e.StepSucceeded) and event.span:
-                    latest[step, Activity.EXECUTE] = event.span
-            case _:
-                pass
+        row = EVENTS[type(event)]
+        if row.starts is not None:
+            _begin(open_, latest, event, row.starts)
+        elif row.ends is not None:
+            step = getattr(event, "step", "")
+            open_.pop(step, None)
+            if isinstance(event, e.StepSucceeded) and event.span:
+                latest[step, Activity.EXECUTE] = event.span
+        elif isinstance(event, e.Recovered):
+            open_.clear()
     return tuple(each for each in open_.values() if each.span)
 
 
 def _begin(
     open_: dict[str, CutOff],
     latest: dict[tuple[str, Activity], str],
-    event: e.StepStarted | e.ProbeStarted | e.CompensationStarted | e.TellStarted,
+    event: e.Event,
     activity: Activity,
-    attempt: int,
 ) -> None:
-    step = "" if isinstance(event, e.TellStarted) else event.step
+    step: str = getattr(event, "step", "")
+    span: str = getattr(event, "span", "")
     of_step = Activity.TELL if activity is Activity.TELL else Activity.EXECUTE
     links = dict.fromkeys((latest.get((step, of_step), ""), latest.get((step, activity), "")))
     open_[step] = CutOff(
         step=step,
         activity=activity,
-        attempt=attempt,
-        span=event.span,
+        attempt=getattr(event, "attempt", 1),
+        span=span,
         began=event.at,
         links=tuple(filter(None, links)),
     )
-    latest[step, activity] = event.span
+    latest[step, activity] = span
