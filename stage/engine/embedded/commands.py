@@ -41,7 +41,7 @@ from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import CompensateRequest
 
-UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
+COMPENSATION_OVER = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
 
 class EmbeddedCommands(EmbeddedQueries):
@@ -291,7 +291,7 @@ class EmbeddedCommands(EmbeddedQueries):
 
     def _is_decided(self, saga: Saga | None) -> bool:
         """True when waiting for the compensation would not change the answer."""
-        if saga is None or saga.parked or saga.forgotten or saga.state in UNDONE:
+        if saga is None or saga.parked or saga.forgotten or saga.state in COMPENSATION_OVER:
             return True
         return past_pivot(self._plan, saga)
 
