@@ -47,7 +47,7 @@ def gateway_answers(shipped: dict[str, Any]) -> int:
 
 
 async def shipped(chain: Chain) -> dict[str, Any]:
-    """What shipping did for the saga; it was reached."""
+    """The books of shipping on the saga; it was reached."""
     found = await chain.shipped("s-1")
     assert found is not None
     return found
@@ -121,7 +121,7 @@ async def test_an_answer_to_compensate_that_is_not_shipping_s_own_is_asked_again
 
 
 @pytest.mark.parametrize("code, body", [(200, "<html>log in</html>"), (200, ""), (409, PAGE)])
-async def test_an_upstream_behind_a_gateway_is_told_until_it_answers_itself(
+async def test_an_upstream_behind_a_gateway_is_asked_until_it_answers_itself(
     chain: Chain, code: int, body: str
 ) -> None:
     """The order is taken back in the end, and not before (rule 22)."""

@@ -53,7 +53,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     code: Annotated[int, msgspec.Meta(ge=200, le=599)] = 504
     """The code of a gateway."""
     body: str = PAGE
-    """What a gateway sends with it."""
+    """The body of a gateway, which comes with the code."""
     times: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """How often a gateway answers for one saga; None: always."""
     match: str = ""

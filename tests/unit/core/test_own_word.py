@@ -1,4 +1,4 @@
-"""What a saga makes of neighbours that are answered for by gateways, and of those that wait."""
+"""Neighbours that a gateway answers for, and neighbours that take long."""
 
 from __future__ import annotations
 
