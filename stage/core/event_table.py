@@ -116,7 +116,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         level=Level.DEBUG,
     ),
     e.StepSucceeded: _end("succeeded", _EXECUTE, "succeeded", "step", "span"),
-    e.StepRefused: _end("refused", _EXECUTE, "refused", "step", "reason", "may_stand"),
+    e.StepRefused: _end("refused", _EXECUTE, "refused", "step", "reason", "may_stand", "said"),
     e.StepTransient: _end(
         "did not happen, again later", _EXECUTE, "transient",
         "step", "reason", "retry_after", "may_stand", level=_WARNING, failed=True,

@@ -98,11 +98,15 @@ class StepSucceeded(_Event, frozen=True, kw_only=True, tag="step_succeeded"):
 
 
 class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):
-    """A business no: nothing happened, unless an earlier request of the attempt `may_stand`."""
+    """A business no: nothing happened, unless an earlier request of the attempt `may_stand`.
+
+    `said`: the reason is the word of the author or of downstream, which neighbours may read.
+    """
 
     step: str
     reason: str = ""
     may_stand: bool = False
+    said: bool = False
 
 
 class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):

@@ -102,7 +102,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:  # one arm an event
         case e.ProbeNotThere() | e.ProbeFailed():
             return _probe_again(plan, saga, event)
         case e.TurnedBack():
-            return replace(saga, state=SagaState.COMPENSATING, reason=event.reason)
+            return _turn_back(saga, event)
         case e.CompensationStarted():
             return _undo(saga, event)
         case e.CompensationSucceeded():
@@ -155,6 +155,7 @@ def _bury(saga: Saga, event: e.Tombstoned) -> Saga:
         tombstone=True,
         requested_by=event.requested_by,
         reason=event.reason,
+        detail=event.reason,
     )
 
 
@@ -204,6 +205,14 @@ def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
             return False
 
 
+def _turn_back(saga: Saga, event: e.TurnedBack) -> Saga:
+    known = saga.steps.get(event.step)
+    detail = f"step {event.step} did not succeed" if event.step else ""
+    if known is not None and known.said:
+        detail = known.said
+    return replace(saga, state=SagaState.COMPENSATING, reason=event.reason, detail=detail)
+
+
 def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:
     undone = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
     if undone or saga.forgotten or past_pivot(plan, saga):
@@ -212,6 +221,7 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         return replace(
             saga,
             reason=saga.reason or event.reason,
+            detail=saga.detail or event.reason,
             requested_by=saga.requested_by or event.requested_by or "unknown",
         )
     steps = dict(saga.steps)
@@ -228,6 +238,7 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         state=SagaState.COMPENSATING,
         steps=steps,
         reason=saga.reason or event.reason or f"{event.requested_by} asked to compensate",
+        detail=saga.detail or event.reason or f"{event.requested_by} asked to compensate",
         requested_by=saga.requested_by or event.requested_by or "unknown",
         parked="",
         parked_cause=None,
@@ -315,7 +326,8 @@ def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
     step = _known(saga, event.step)
     # An attempt before this one may have landed: doubt outlives the refusal.
     doubted = step.doubted or event.may_stand
-    refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason)
+    said = event.reason if event.said else ""
+    refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason, said=said)
     return _put(saga, event.step, refused)
 
 

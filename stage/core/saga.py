@@ -35,6 +35,8 @@ class StepState(Struct, frozen=True, kw_only=True):
     due: float = 0.0
     result: Raw | None = None
     error: str = ""
+    said: str = ""
+    """The reason of a refusal, where neighbours may read it."""
     span: str = ""
     """The span id of the latest attempt, which an undo links to; that of a probe is apart."""
     probe_span: str = ""
@@ -65,7 +67,9 @@ class Saga(Struct, frozen=True, kw_only=True):
     upstream: str = ""
     steps: dict[str, StepState] = {}
     reason: str = ""
-    """Why it was turned back."""
+    """Why it was turned back, for people here."""
+    detail: str = ""
+    """The same for neighbours: no text of an exception, no address (rule 38)."""
     requested_by: str = ""
     """The name of the first to ask for compensation; empty while nobody has asked."""
     was_completed: bool = False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.scenario.chain import ORDER, Chain
+from stage import Saga, Stage, Tx
+from tests.scenario.chain import ORDER, Chain, running_chain
 
 PAGE = "<html><body>nginx</body></html>"
 NO_IN_DOUBT = [
@@ -164,3 +166,34 @@ async def test_an_asker_that_holds_a_lock_is_answered_before_it_is_asked_in_turn
     assert ["payment"] == [
         asked["requested_by"] for asked in (await shipped(chain))["compensations"]
     ]
+
+
+async def test_neighbours_are_not_shown_addresses_or_texts_of_exceptions(tmp_path: Path) -> None:
+    """A type and an id; hosts, ports and what was raised stay here (rule 38)."""
+    secret = "sk_live_0123"
+    leaking: Stage[dict[str, Any], None] = Stage("payment", accepts=dict[str, Any])
+
+    @leaking.transaction
+    async def reserve(tx: Tx, saga: Saga[dict[str, Any]]) -> None:
+        if saga.data.get("order_id") == "raises":
+            raise ValueError(secret)
+
+    @reserve.compensation
+    async def release(tx: Tx, saga: Saga[dict[str, Any]]) -> None:
+        pass
+
+    async with running_chain(tmp_path, stage=leaking) as chain:
+        status, _, raised = await chain.send("s-1", {"order_id": "raises"})
+        assert (409, "step reserve did not succeed") == (status, decoded(raised)["detail"])
+        address = chain.shipping.removeprefix("http://")
+        await chain.script(chain.shipping, script="gateway", code=409, body=address)
+        status, _, refused = await chain.send("s-2", {"order_id": "o-2"})
+        assert (409, "step forward:shipping did not succeed") == (
+            status,
+            decoded(refused)["detail"],
+        )
+        parcel = await chain.shipped("s-2")
+        assert parcel is not None
+        for text in (raised, refused, msgspec.json.encode(parcel["compensations"])):
+            assert not any(word.encode() in text for word in (secret, address, "ValueError"))
+        assert secret in (await chain.view("s-1"))["reason"]

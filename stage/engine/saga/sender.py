@@ -194,7 +194,8 @@ class Sender:
             case InProgress():
                 return e.StepPending(at=at, step=name, retry_after=reply.retry_after)
             case NotExecuted():
-                return e.StepRefused(at=at, step=name, reason=f"{step.peer}: {reply.reason}")
+                reason = f"{step.peer}: {reply.reason}"
+                return e.StepRefused(at=at, step=name, reason=reason, said=True)
             case NoInDoubt():
                 reason = f"{step.peer}: {reply.reason}"
                 return e.StepRefused(at=at, step=name, reason=reason, may_stand=True)
@@ -248,7 +249,7 @@ class Sender:
         reply = await self._neighbours.compensate(
             self._plan.step(name).peer,
             saga.id,
-            CompensateRequest(requested_by=self._plan.stage, reason=saga.reason),
+            CompensateRequest(requested_by=self._plan.stage, reason=saga.detail),
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )
@@ -284,7 +285,7 @@ class Sender:
             saga.id,
             CompensateRequest(
                 requested_by=self._plan.stage,
-                reason=saga.reason,
+                reason=saga.detail,
                 outcome=Outcome.COMPENSATED if saga.state is SagaState.COMPENSATED else None,
             ),
             trace=outgoing.span.context,
