@@ -43,7 +43,7 @@ class ChainBehindNginx(Chain):
         )
 
     async def start(self) -> None:
-        """Start nginx and the four services."""
+        """Start nginx and the services."""
         await self.nginx.start()
         await super().start()
 
