@@ -110,12 +110,16 @@ class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):
 
 
 class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
-    """The attempt certainly did not happen; it may be tried again."""
+    """The attempt certainly did not happen; it may be tried again.
+
+    `denied`, here and in the events below: the answer was 401 or 403, from whomever.
+    """
 
     step: str
     reason: str = ""
     retry_after: float | None = None
     may_stand: bool = False
+    denied: bool = False
 
 
 class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
@@ -123,6 +127,7 @@ class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
 
     step: str
     reason: str = ""
+    denied: bool = False
 
 
 class StepPending(_Event, frozen=True, kw_only=True, tag="step_pending"):
@@ -193,6 +198,7 @@ class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_d
     reason: str = ""
     retry_after: float | None = None
     not_understood: bool = False
+    denied: bool = False
 
 
 class CompensationRefused(_Event, frozen=True, kw_only=True, tag="compensation_refused"):
@@ -236,6 +242,7 @@ class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
     reason: str = ""
     retry_after: float | None = None
     not_understood: bool = False
+    denied: bool = False
 
 
 class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):

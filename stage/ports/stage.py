@@ -43,6 +43,8 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     certain: bool = False
     retry_after: float | None = None
     error: str = "broken"
+    denied: bool = False
+    """The answer was 401 or 403: a wrong or rotated key. The operator is notified at once."""
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):

@@ -201,10 +201,14 @@ class Sender:
                 return e.StepRefused(at=at, step=name, reason=reason, may_stand=True)
             case Lost(certain=True):
                 return e.StepTransient(
-                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
+                    at=at,
+                    step=name,
+                    reason=reply.reason,
+                    retry_after=reply.retry_after,
+                    denied=reply.denied,
                 )
             case Lost():
-                return e.StepInDoubt(at=at, step=name, reason=reply.reason)
+                return e.StepInDoubt(at=at, step=name, reason=reply.reason, denied=reply.denied)
             case _:
                 assert_never(reply)
 
@@ -272,6 +276,7 @@ class Sender:
                     reason=reply.reason,
                     retry_after=reply.retry_after,
                     not_understood=isinstance(reply, NotUnderstood),
+                    denied=isinstance(reply, Lost) and reply.denied,
                 )
             case _:
                 assert_never(reply)
@@ -305,6 +310,7 @@ class Sender:
                     reason=reply.reason,
                     retry_after=reply.retry_after,
                     not_understood=isinstance(reply, NotUnderstood),
+                    denied=isinstance(reply, Lost) and reply.denied,
                 )
             case _:
                 assert_never(reply)

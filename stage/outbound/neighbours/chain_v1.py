@@ -32,6 +32,7 @@ from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS, ChainView, decode_chain
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.problem import WireError, decode_problem
 from stage.wire.replies import (
+    NOT_ALLOWED_CODES,
     CompensateReplyKind,
     CompensateRequest,
     ReplyKind,
@@ -190,9 +191,9 @@ def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
         case ReplyKind.IN_DOUBT:
             return NoInDoubt(reason=_reason(answer))
         case ReplyKind.NOT_NOW | ReplyKind.NOT_ALLOWED:
-            return Lost(reason=_reason(answer), certain=True, retry_after=answer.retry_after)
+            return _lost(answer, certain=True)
         case ReplyKind.UNKNOWN:
-            return Lost(reason=_reason(answer), retry_after=answer.retry_after)
+            return _lost(answer)
         case kind:
             assert_never(kind)
 
@@ -225,7 +226,7 @@ def read_compensate(answer: Answer, saga_id: str) -> CompensateReply:
         case CompensateReplyKind.NOT_UNDERSTOOD:
             return NotUnderstood(reason=_reason(answer), retry_after=answer.retry_after)
         case CompensateReplyKind.NOT_NOW | CompensateReplyKind.AWAY:
-            return Lost(reason=_reason(answer), retry_after=answer.retry_after)
+            return _lost(answer)
         case kind:
             assert_never(kind)
 
@@ -238,6 +239,15 @@ def read_chain(answer: Answer, saga_id: str) -> ChainView | Lost:
         return decode_chain(answer.body, saga_id)
     except WireError as error:
         return Lost(reason=str(error))
+
+
+def _lost(answer: Answer, *, certain: bool = False) -> Lost:
+    return Lost(
+        reason=_reason(answer),
+        certain=certain,
+        retry_after=answer.retry_after,
+        denied=answer.status in NOT_ALLOWED_CODES,
+    )
 
 
 def _reason(answer: Answer) -> str:

@@ -83,12 +83,16 @@ def own_word(status: int, outcome: str) -> Answer:
         (own_word(422, "not_executed"), NotExecuted(reason="answered 422: no")),
         (own_word(504, "not_executed"), NotExecuted(reason="answered 504: no")),
         (own_word(503, "not_executed"), Lost(reason="answered 503: no", certain=True)),
-        (own_word(403, "not_executed"), Lost(reason="answered 403: no", certain=True)),
+        (
+            own_word(403, "not_executed"),
+            Lost(reason="answered 403: no", certain=True, denied=True),
+        ),
+        *((answered(code), Lost(reason=f"answered {code}", denied=True)) for code in (401, 403)),
         (own_word(503, "unknown"), Lost(reason="answered 503: no")),
         (own_word(409, "executed"), NoInDoubt(reason="answered 409: no")),
         *((answered(code), NoInDoubt(reason=f"answered {code}")) for code in (400, 409, 410)),
         *((answered(code), NoInDoubt(reason=f"answered {code}")) for code in (413, 415, 422)),
-        *((answered(code), Lost(reason=f"answered {code}")) for code in (403, 404, 408, 429)),
+        *((answered(code), Lost(reason=f"answered {code}")) for code in (404, 408, 429)),
         *((answered(code), Lost(reason=f"answered {code}")) for code in (200, 202, 302, 503, 504)),
     ],
 )
