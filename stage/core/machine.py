@@ -340,6 +340,8 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
         phase=Phase.IN_DOUBT,
         doubted=True,
         not_there=0,
+        # A rotated key costs time: until the deadline, if there is one (protocol 3.3).
+        forgiven=step.forgiven + (event.denied and saga.deadline is not None),
         error=event.reason,
         due=event.at + wait,
     )

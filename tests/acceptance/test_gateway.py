@@ -51,7 +51,7 @@ async def place(
 
 
 async def books_at_rest(chain: ChainBehindNginx, client: Client) -> dict[str, dict[str, Any]]:
-    """What order and shipping say of each saga, once neither order nor payment works on any."""
+    """The books of order and shipping by saga, once neither order nor payment works on any."""
     async with asyncio.timeout(REST_SECONDS_MAX):
         while True:
             orders = (await client.get(f"{chain.order.url}/sagas"))["sagas"]

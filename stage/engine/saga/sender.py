@@ -13,7 +13,7 @@ from stage.core.commands import Activity, Do
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
 from stage.core.states import SagaState
-from stage.core.steps import StepKind
+from stage.core.steps import Step, StepKind
 from stage.engine.saga.attempts import outcome_event, stored_requests
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Outgoing
@@ -171,8 +171,7 @@ class Sender:
         return turn.request
 
     async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
-        name = outgoing.do.step
-        step = self._plan.step(name)
+        step = self._plan.step(outgoing.do.step)
         budget = self._budget(saga)
         seconds = step.timeout_seconds
         if budget is not None:
@@ -187,30 +186,7 @@ class Sender:
             budget=budget,
             timeout=seconds,
         )
-        at = self._clock.now()
-        match reply:
-            case Executed():
-                return e.StepSucceeded(at=at, step=name, result=msgspec.Raw(reply.data))
-            case InProgress():
-                return e.StepPending(at=at, step=name, retry_after=reply.retry_after)
-            case NotExecuted():
-                reason = f"{step.peer}: {reply.reason}"
-                return e.StepRefused(at=at, step=name, reason=reason, said=True)
-            case NoInDoubt():
-                reason = f"{step.peer}: {reply.reason}"
-                return e.StepRefused(at=at, step=name, reason=reason, may_stand=True)
-            case Lost(certain=True):
-                return e.StepTransient(
-                    at=at,
-                    step=name,
-                    reason=reply.reason,
-                    retry_after=reply.retry_after,
-                    denied=reply.denied,
-                )
-            case Lost():
-                return e.StepInDoubt(at=at, step=name, reason=reply.reason, denied=reply.denied)
-            case _:
-                assert_never(reply)
+        return _end_of_forward(step, reply, self._clock.now())
 
     async def _get_outcome(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
         """Ask downstream for its answer again, if it shows that it is done: that starts nothing.
@@ -322,3 +298,32 @@ class Sender:
 
     def _budget(self, saga: Saga) -> float | None:
         return None if saga.deadline is None else max(0.0, saga.deadline - self._clock.now())
+
+
+def _end_of_forward(step: Step, reply: ForwardReply, at: float) -> e.Outcome:
+    """The event for downstream's answer to `POST /sagas` (protocol 3.3)."""
+    match reply:
+        case Executed():
+            return e.StepSucceeded(at=at, step=step.name, result=msgspec.Raw(reply.data))
+        case InProgress():
+            return e.StepPending(at=at, step=step.name, retry_after=reply.retry_after)
+        case NotExecuted() | NoInDoubt():
+            return e.StepRefused(
+                at=at,
+                step=step.name,
+                reason=f"{step.peer}: {reply.reason}",
+                may_stand=isinstance(reply, NoInDoubt),
+                said=isinstance(reply, NotExecuted),
+            )
+        case Lost(certain=True):
+            return e.StepTransient(
+                at=at,
+                step=step.name,
+                reason=reply.reason,
+                retry_after=reply.retry_after,
+                denied=reply.denied,
+            )
+        case Lost():
+            return e.StepInDoubt(at=at, step=step.name, reason=reply.reason, denied=reply.denied)
+        case _:
+            assert_never(reply)

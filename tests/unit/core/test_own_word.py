@@ -64,6 +64,24 @@ def test_a_no_in_doubt_behind_the_pivot_waits_for_a_person() -> None:
     assert Do(activity=Activity.EXECUTE, step=FORWARD, attempt=2) == only(PIVOTED, retried, 1.0)
 
 
+def test_a_key_that_is_wrong_for_a_while_costs_time_and_no_attempts() -> None:
+    """Of a gateway's 403 nobody knows what it hid: the same again, until the deadline."""
+    opened: list[e.Event] = [e.Accepted(at=0.0, upstream="order", deadline=900.0), *HELD[1:]]
+    saga, now = fold(PLAN, opened), 0.0
+    for attempt in range(2, 30):
+        denied = e.StepInDoubt(at=now, step=FORWARD, reason="answered 403", denied=True)
+        saga = evolve(PLAN, saga, denied)
+        now += 10.0
+        again = Do(activity=Activity.EXECUTE, step=FORWARD, attempt=attempt)
+        assert again == only(PLAN, saga, now)
+        saga = evolve(PLAN, saga, e.StepStarted(at=now, step=FORWARD, attempt=attempt))
+    saga = evolve(PLAN, saga, e.StepInDoubt(at=now, step=FORWARD, denied=True))
+
+    turn = only(PLAN, saga, 900.0)
+
+    assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack)
+
+
 def misread(at: float, attempt: int) -> list[e.Event]:
     """One attempt to undo that a login page answered."""
     return [
