@@ -65,7 +65,7 @@ def test_a_no_in_doubt_behind_the_pivot_waits_for_a_person() -> None:
 
 
 def test_a_key_that_is_wrong_for_a_while_costs_time_and_no_attempts() -> None:
-    """Of a gateway's 403 nobody knows what it hid: the same again, until the deadline."""
+    """A gateway's 403 may hide an effect: the same request again, until the deadline."""
     opened: list[e.Event] = [e.Accepted(at=0.0, upstream="order", deadline=900.0), *HELD[1:]]
     saga, now = fold(PLAN, opened), 0.0
     for attempt in range(2, 30):
