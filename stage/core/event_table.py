@@ -140,7 +140,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.CompensationSucceeded: _end("undone", _COMPENSATE, "succeeded", "step"),
     e.CompensationDelayed: _end(
         "again later", _COMPENSATE, "delayed",
-        "step", "reason", "retry_after", level=_WARNING, failed=True,
+        "step", "reason", "retry_after", "certain", level=_WARNING, failed=True,
     ),
     e.CompensationRefused: _end(
         "cannot", _COMPENSATE, "refused", "step", "reason", "stands", level=_ERROR, failed=True
@@ -152,7 +152,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         "again later", _TELL, "delayed", "reason", "retry_after", level=_WARNING, failed=True
     ),
     e.TellRefused: _end(
-        "cannot", _TELL, "refused", "reason", level=_ERROR, failed=True, final=True
+        "cannot", _TELL, "refused", "reason", "away", level=_ERROR, failed=True, final=True
     ),
     # --- the verbs of an operator ---
     e.Retried: _verb("retry"),

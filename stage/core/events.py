@@ -176,11 +176,15 @@ class CompensationSucceeded(_Event, frozen=True, kw_only=True, tag="compensation
 
 
 class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_delayed"):
-    """The attempt to undo did not end well; it is repeated."""
+    """The attempt to undo did not end well; it is repeated.
+
+    `certain` says that it had no effect for certain, so that it counts as no attempt (rule 28).
+    """
 
     step: str
     reason: str = ""
     retry_after: float | None = None
+    certain: bool = False
 
 
 class CompensationRefused(_Event, frozen=True, kw_only=True, tag="compensation_refused"):
@@ -226,9 +230,10 @@ class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
 
 
 class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):
-    """Upstream answered that it cannot compensate; a person has to look."""
+    """Upstream answered that it cannot compensate, or `away` all the time: a person has to look."""
 
     reason: str = ""
+    away: bool = False
 
 
 class Parked(_Event, frozen=True, kw_only=True, tag="parked"):

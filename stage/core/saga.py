@@ -26,8 +26,13 @@ class StepState(Struct, frozen=True, kw_only=True):
     not_there: int = 0
     compensation_attempts: int = 0
     forgiven: int = 0
-    """Attempts that an operator let pass: they do not count against the policy."""
+    """Attempts that do not count: those that certainly did not happen (rule 28), and those that an
+    operator let pass."""
     compensation_forgiven: int = 0
+    since: float = 0.0
+    """When the first attempt started, or an operator ordered it anew: patience begins there."""
+    compensation_since: float = 0.0
+    """The same of the undo; 0 before its first attempt."""
     due: float = 0.0
     result: Raw | None = None
     error: str = ""
@@ -79,6 +84,8 @@ class Saga(Struct, frozen=True, kw_only=True):
     tell: Tell = Tell.NO
     tell_attempts: int = 0
     tell_due: float = 0.0
+    tell_since: float = 0.0
+    """When upstream was notified first; 0 before that."""
     tell_span: str = ""
     tell_error: str = ""
 

@@ -35,6 +35,8 @@ class ParkCause(StrEnum):
     """Everything was tried, and effects still stand (rule 12)."""
     UPSTREAM_CANNOT = "upstream_cannot"
     """Upstream answered that it cannot compensate (rule 22)."""
+    UPSTREAM_AWAY = "upstream_away"
+    """Upstream could not be notified of a late failure while patience lasted (rule 28)."""
     JOURNAL_MISMATCH = "journal_mismatch"
     """The journal does not fit the stage as it is declared now."""
     DEFECT = "defect"

@@ -259,7 +259,11 @@ class Sender:
                 )
             case Lost():
                 return e.CompensationDelayed(
-                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
+                    at=at,
+                    step=name,
+                    reason=reply.reason,
+                    retry_after=reply.retry_after,
+                    certain=reply.certain,
                 )
             case _:
                 assert_never(reply)
