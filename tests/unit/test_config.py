@@ -300,5 +300,5 @@ def test_baggage_keys_are_tokens(keys: str) -> None:
 
 
 def test_the_patience_of_an_operator_is_by_default_that_of_the_core() -> None:
-    """The number stands twice, since the table of settings may import nothing that starts slowly."""
+    """The number stands twice: the table of settings may import nothing that starts slowly."""
     assert PATIENCE_SECONDS == Config().compensation_patience_seconds

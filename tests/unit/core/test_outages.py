@@ -16,9 +16,10 @@ from tests.unit.core.world import ONE
 
 FORWARD = FORWARD_PREFIX + "shipping"
 DEADLINE = 3_600.0
+MOST = EXECUTION.attempts_max or 0
 ACCEPTED = e.Accepted(at=1.0, upstream="order", deadline=DEADLINE)
 RESERVED = e.StepSucceeded(at=1.0, step="reserve", result=ONE)
-CHARGED = [
+CHARGED: list[e.Event] = [
     e.StepStarted(at=1.0, step="charge", attempt=1),
     e.StepSucceeded(at=1.0, step="charge", result=ONE),
     e.StepSucceeded(at=1.0, step="record", result=ONE),
@@ -68,7 +69,7 @@ def test_attempts_count_where_an_effect_may_stand() -> None:
     """Any number of refused connections between them changes nothing."""
     plan = plans.unprobed()
     saga = fold(plan, ACCEPTED, RESERVED)
-    for attempt in range(1, EXECUTION.attempts_max + 1):  # type: ignore[operator]
+    for attempt in range(1, MOST + 1):
         saga, _, tried = outage(plan, saga, "charge", until=saga.updated_at + 20.0)
         assert tried
         known = saga.steps["charge"]
@@ -103,9 +104,9 @@ def test_an_effect_before_the_lost_request_makes_the_attempt_count() -> None:
 def test_a_transaction_keeps_its_attempts() -> None:
     """It depends on nobody: to repeat it for an hour would only hide a defect."""
     plan = plans.usual()
-    failed = e.StepTransient(at=1.0, step="reserve", reason="bug")
+    failed: e.Event = e.StepTransient(at=1.0, step="reserve", reason="bug")
 
-    saga = fold(plan, ACCEPTED, *[failed] * EXECUTION.attempts_max)  # type: ignore[operator]
+    saga = fold(plan, ACCEPTED, *[failed] * MOST)
 
     (turned,) = decide(plan, saga, 60.0)
     assert isinstance(turned, Record) and isinstance(turned.event, e.TurnedBack)
@@ -171,7 +172,7 @@ def test_attempts_of_an_undo_that_an_author_bounds_count_only_doubts() -> None:
     certain = e.CompensationDelayed(at=1.0, step="charge", reason="no connection", certain=True)
     _, _, free = undoing(plan, saga, certain)
 
-    assert EXECUTION.attempts_max == bounded
+    assert MOST == bounded
     assert free > 100
 
 
