@@ -306,6 +306,7 @@ class SimulatedTransport(Transport):
         headers: Iterable[tuple[str, str]],
         body: bytes,
         timeout: float,
+        fresh: bool = False,
     ) -> Answer | Lost:
         """See outbound.transport.Transport."""
         if self._process.held:

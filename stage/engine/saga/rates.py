@@ -92,9 +92,7 @@ class Gate:
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter.cancelled():
-                self._lanes[lane].remove(waiter)
-            else:  # admitted in the same moment
+            if not waiter.cancelled():  # admitted in the same moment
                 self._inside -= 1
             self._admit()
             raise
@@ -123,6 +121,8 @@ class Gate:
             if lane is None or not self._token():
                 return
             waiter = self._lanes[lane].popleft()
+            if waiter.done():
+                continue  # stopped while it waited
             self._lanes[lane] = self._lanes.pop(lane)
             self.charge()
             self._inside += 1

@@ -138,7 +138,7 @@ class Sender:
         budget: float | None,
         seconds: float,
     ) -> e.Outcome:
-        do, peer = outgoing.do, self._plan.step(outgoing.do.step).peer
+        do, step = outgoing.do, self._plan.step(outgoing.do.step)
         stored = stored_requests(saga, do)
         turn, conversation = outgoing.turn, outgoing.conversation
         assert conversation is not None and turn is not None
@@ -157,13 +157,14 @@ class Sender:
                 key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"
                 answer: Answer | Lost = await self._external.exchange(
                     ExternalRequest(
-                        peer=peer,
+                        peer=step.peer,
                         request=request,
                         key=key,
                         trace=outgoing.span.context,
                         budget=budget,
                         timeout=seconds,
                         breakable=do.activity is Activity.EXECUTE,
+                        repeatable=do.activity is not Activity.EXECUTE or step.idempotent,
                     )
                 )
                 turn = await conversation.resume(answer)
