@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from stage.core.retry import COMPENSATION
 from stage.engine.saga.rates import FAILURES_MAX, Gate, Gates, Lane, TokenBucket
 from stage.ports.peers import PeerLimits
 from stage.simulation.loop import VirtualLoop
@@ -201,3 +202,40 @@ async def test_each_peer_has_a_gate_of_its_own() -> None:
     assert gates.of("externals.psp").enter_at_once()
     assert not gates.of("externals.psp").enter_at_once()
     assert gates.of("downstreams.psp").enter_at_once()
+
+
+UNDOS = 5_000
+
+
+@pytest.mark.parametrize("rate", [50.0, None])
+def test_5000_undos_against_an_api_that_answers_500_are_bounded(rate: float | None) -> None:
+    """By the rate where there is one; otherwise one attempt at a time is left of a hundred."""
+    loop, left, answer_seconds = VirtualLoop(), list[float](), 0.01
+
+    async def undo(way: Gate, number: int) -> None:
+        attempt = 0
+        while True:
+            attempt += 1
+            await way.enter(Lane.UNDO)
+            left.append(loop.time())
+            await asyncio.sleep(answer_seconds)
+            way.leave(answered=False)
+            await asyncio.sleep(COMPENSATION.backoff_seconds(attempt, f"s-{number}"))
+
+    async def undos() -> None:
+        way = gate(rate=rate)
+        tasks = [asyncio.ensure_future(undo(way, number)) for number in range(UNDOS)]
+        await asyncio.sleep(20.0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(undos())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+    storm = 200  # the places at the start, halved with each further failure
+    most = rate * 20.0 + rate if rate is not None else 20.0 / answer_seconds + storm
+    assert most / 2 < len(left) <= most
