@@ -16,7 +16,7 @@ from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep, check_function
 from stage.core.errors import DeclarationError
-from stage.core.retry import COMPENSATION, EXECUTION, SETTLEMENT, RetryPolicy
+from stage.core.retry import COMPENSATION, EXECUTION, PATIENCE_SECONDS, SETTLEMENT, RetryPolicy
 from stage.core.steps import Step, StepKind, plan_of
 from stage.ports.store import Tx
 
@@ -90,7 +90,7 @@ class StageDeclaration(Generic[P, A]):
         pivot: bool = False,
         idempotent: bool = True,
         attempts_max: int = 4,
-        compensation_attempts_max: int = 20,
+        compensation_attempts_max: int | None = None,
         transient_on: set[int] | frozenset[int] = frozenset(),
         refused_on: set[int] | frozenset[int] = frozenset(),
     ) -> Callable[[CallFunction[P, R]], CallStep[R]]:
@@ -147,11 +147,16 @@ class StageDeclaration(Generic[P, A]):
         return function
 
     def bind(
-        self, downstreams: tuple[str, ...] = (), *, adjust: Callable[[Step], Step] | None = None
+        self,
+        downstreams: tuple[str, ...] = (),
+        *,
+        adjust: Callable[[Step], Step] | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> StageParticipant[P, A]:
         """The stage with its neighbours, checked. Raises DeclarationError with the fix.
 
         `adjust` changes the rules of each step, forwards included, as the operator configured.
+        An undo is tried for `patience_seconds` before it waits for a person (rule 28).
         """
         if self.adds is not None and self._output is None:
             raise DeclarationError(
@@ -159,6 +164,7 @@ class StageDeclaration(Generic[P, A]):
                 f" write a function under @{self.name}.output"
             )
         plan = plan_of(self.name, tuple(step.as_step() for step in self.steps), downstreams)
+        plan = msgspec.structs.replace(plan, patience_seconds=patience_seconds)
         if adjust is not None:
             plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
         return StageParticipant(plan, self.steps, self.accepts, self.adds, self._output)
@@ -168,8 +174,8 @@ class StageDeclaration(Generic[P, A]):
         return step
 
 
-def _policy(default: RetryPolicy, attempts_max: int) -> RetryPolicy:
-    if attempts_max < 1:
+def _policy(default: RetryPolicy, attempts_max: int | None) -> RetryPolicy:
+    if attempts_max is not None and attempts_max < 1:
         raise DeclarationError("attempts_max counts the first attempt: give at least 1")
     return msgspec.structs.replace(default, attempts_max=attempts_max)
 

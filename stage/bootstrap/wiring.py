@@ -158,7 +158,11 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
     meter_provider: MeterProvider | None = None,
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
-    participant = stage.bind(tuple(config.downstreams), adjust=lambda step: _adjusted(step, config))
+    participant = stage.bind(
+        tuple(config.downstreams),
+        adjust=lambda step: _adjusted(step, config),
+        patience_seconds=config.compensation_patience_seconds,
+    )
     _check_externals(participant.plan, config)
     clock = SystemClock()
     metrics = Metrics()
@@ -182,6 +186,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         clock=clock,
         limits=EngineLimits(
             sagas_max=config.concurrency_max,
+            deadline_seconds_default=config.deadline_seconds_default,
             compensation_window_seconds=config.compensation_window_seconds,
         ),
     )

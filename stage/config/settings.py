@@ -49,6 +49,8 @@ class Config:
     concurrency_max: int = 1_000
     requests_max: int = 2_000
     compensation_window_seconds: float = 604_800.0
+    deadline_seconds_default: float = 60.0
+    compensation_patience_seconds: float = 259_200.0
     attempts_max: int | None = None
     compensation_attempts_max: int | None = None
     external_timeout_seconds_max: float | None = None
@@ -126,6 +128,18 @@ SETTINGS = (
         seconds_between(0, 3_650 * DAY),
         "SECONDS",
         "How long a completed saga stays compensable.",
+    ),
+    Setting(
+        "deadline_seconds_default",
+        seconds_between(0.1, 30 * DAY),
+        "SECONDS",
+        "Budget of a saga that comes without one.",
+    ),
+    Setting(
+        "compensation_patience_seconds",
+        seconds_between(1, 365 * DAY),
+        "SECONDS",
+        "How long an undo is tried before it waits for a person.",
     ),
     Setting("attempts_max", count(1, 1_000), "N", "Attempts of every step, whatever it declares."),
     Setting(

@@ -140,7 +140,8 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.CompensationSucceeded: _end("undone", _COMPENSATE, "succeeded", "step"),
     e.CompensationDelayed: _end(
         "again later", _COMPENSATE, "delayed",
-        "step", "reason", "retry_after", "not_understood", "denied", level=_WARNING, failed=True,
+        "step", "reason", "retry_after", "not_understood", "denied", "certain", level=_WARNING,
+        failed=True,
     ),
     e.CompensationRefused: _end(
         "cannot", _COMPENSATE, "refused", "step", "reason", "stands", level=_ERROR, failed=True

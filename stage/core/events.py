@@ -191,7 +191,8 @@ class CompensationSucceeded(_Event, frozen=True, kw_only=True, tag="compensation
 class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_delayed"):
     """The attempt to undo did not end well; it is repeated.
 
-    `not_understood`: downstream was answered for by something that does not speak for it.
+    `not_understood`: downstream was answered for by something that does not speak for it. `certain`
+    says that it had no effect for certain, so that it counts as no attempt (rule 28).
     """
 
     step: str
@@ -199,6 +200,7 @@ class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_d
     retry_after: float | None = None
     not_understood: bool = False
     denied: bool = False
+    certain: bool = False
 
 
 class CompensationRefused(_Event, frozen=True, kw_only=True, tag="compensation_refused"):
@@ -246,7 +248,7 @@ class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
 
 
 class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):
-    """Upstream cannot compensate, or never said so in its own word; a person has to look."""
+    """Upstream cannot compensate, never said so in its own word, or was away: a person looks."""
 
     reason: str = ""
     cause: ParkCause = ParkCause.UPSTREAM_CANNOT

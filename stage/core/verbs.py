@@ -17,7 +17,6 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.questions import past_pivot
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import Plan
@@ -84,7 +83,7 @@ def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
     """The state after the verb."""
     match verb:
         case e.Retried():
-            return _retry(plan, saga, verb)
+            return _retry(saga, verb)
         case e.Settled():
             return _settle(saga, verb)
         case e.Resolved():
@@ -95,13 +94,12 @@ def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
             assert_never(verb)
 
 
-def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
+def _retry(saga: Saga, verb: e.Retried) -> Saga:
     steps = {name: _forgive(step, verb.at, saga.state) for name, step in saga.steps.items()}
     state, stands = saga.state, saga.stands
     if saga.state is SagaState.FAILED_TO_COMPENSATE and _failed(saga):
         state, stands = SagaState.COMPENSATING, ()
     tell = Tell.DUE if saga.tell in (Tell.DUE, Tell.REFUSED) else saga.tell
-    # Behind the pivot there is no way back, so the deadline must not stop the way forward.
     return replace(
         saga,
         steps=steps,
@@ -112,7 +110,7 @@ def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
         tell=tell,
         tell_due=verb.at,
         tell_not_understood_since=None,
-        deadline=None if past_pivot(plan, saga) else saga.deadline,
+        tell_since=0.0,
     )
 
 
@@ -131,6 +129,8 @@ def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
         compensation_forgiven=step.compensation_attempts,
         pendings=0,
         not_understood_since=None,
+        since=at,
+        compensation_since=0.0,
     )
 
 

@@ -36,7 +36,7 @@ class PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `route` is the template of the path for the name of the span, empty where there is none. With
     `budget` (seconds left) the header Saga-Budget-Ms is sent. A request that is not `spanned` has
-    no client span of its own: it is not part of a saga.
+    no client span of its own: it is not part of a saga. A `fresh` one gets its own connection.
     """
 
     peer: str
@@ -50,6 +50,7 @@ class PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
     budget: float | None = None
     spanned: bool = True
+    fresh: bool = False
 
 
 class HttpTransport(Protocol):
@@ -63,8 +64,12 @@ class HttpTransport(Protocol):
         headers: list[tuple[str, str]],
         body: bytes,
         timeout: float,
+        fresh: bool = False,
     ) -> Answer | Lost:
-        """Send once and read the whole answer; `timeout` in seconds covers both."""
+        """Send once and read the whole answer; `timeout` in seconds covers both.
+
+        `fresh` asks for a connection that no other request has used.
+        """
         ...
 
 
@@ -127,6 +132,7 @@ class PeerClient:
                 headers=[*request.headers, *_budget(request.budget), *_trace(trace)],
                 body=request.body,
                 timeout=request.timeout,
+                fresh=request.fresh,
             )
             if isinstance(answer, Lost):
                 end, reason = answer.error, answer.reason

@@ -32,5 +32,6 @@ class HttpExternal:
                 headers=(*request.headers, (h.IDEMPOTENCY_KEY, outgoing.key)),
                 body=request.body,
                 budget=outgoing.budget,
+                fresh=not outgoing.repeatable,
             )
         )

@@ -309,11 +309,17 @@ class Books:
                 known.flying.add(step.name)
                 forgiven = known.forgiven.get(step.name, 0)
                 most = step.execution.attempts_max
+                if self._past_pivot(plan, known) and step.kind is not StepKind.TRANSACTION:
+                    most = None  # rule 28: patience alone ends it
                 if most is not None and event.attempt - forgiven > most:
                     self.violate("I14", saga, f"{stage}/{step.name}: attempt {event.attempt}")
                 known.intents.add(f"{event.step}:do")
                 if event.request is not None:
                     known.requests.setdefault(f"{event.step}:do", []).append(event.request)
+            case e.StepTransient(may_stand=False) if (
+                plan.step(event.step).kind is not StepKind.TRANSACTION
+            ):
+                known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1  # rule 28
             case e.RequestPrepared():
                 way = "undo" if event.compensation else "do"
                 known.requests.setdefault(f"{event.step}:{way}", []).append(event.request)
@@ -394,9 +400,12 @@ class Books:
         name = plan.steps[plan.pivot].name
         return name in known.succeeded or name in known.starts
 
+    def _past_pivot(self, plan: Plan, known: Known) -> bool:
+        return plan.pivot is not None and plan.steps[plan.pivot].name in known.succeeded
+
     def _undoing(self, stage: str, known: Known, plan: Plan, name: str) -> None:
         saga = known.row.id
-        if plan.pivot is not None and plan.steps[plan.pivot].name in known.succeeded:
+        if self._past_pivot(plan, known):
             self.violate("I6", saga, f"{stage}/{name} is compensated behind the pivot")
         mine = known.starts.get(name)
         if mine is None:

@@ -55,6 +55,8 @@ class Network:
         self._apis: dict[str, ApiModel] = {}
         self.cut: set[frozenset[str]] = set()
         """Pairs of names that do not hear each other."""
+        self.down: set[str] = set()
+        """Names that take no connection: nothing sent to them arrives, for certain."""
         self._about: Counter[str] = Counter()
         self._numbers: dict[tuple[str, str, str], int] = {}
         self._sent = 0
@@ -199,6 +201,9 @@ class _Message:
             return
         if fault == "delay":
             travel = timeout + LATE_SECONDS
+        if self._target in network.down:
+            later(travel, self.settle, Lost(reason="connection refused", certain=True))
+            return
         if self._away():
             if random.random() < 0.5:
                 later(travel, self.settle, Lost(reason="connection refused", certain=True))
@@ -306,6 +311,7 @@ class SimulatedTransport(Transport):
         headers: Iterable[tuple[str, str]],
         body: bytes,
         timeout: float,
+        fresh: bool = False,
     ) -> Answer | Lost:
         """See outbound.transport.Transport."""
         if self._process.held:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from random import Random
 
 from stage.core.events import Verb
@@ -11,6 +11,7 @@ from stage.engine.embedded.engine import EmbeddedEngine
 from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers
 from stage.ports.engine import Snapshot
+from stage.ports.peers import PeerLimits
 from stage.ports.stage import Answer
 from stage.simulation.books import Books
 from stage.simulation.disk import Disk, SimulatedStore, WatchedStage
@@ -27,10 +28,17 @@ DRAIN_SECONDS = 2.0
 class Neighbours:
     """Whom a stage may speak to, by name."""
 
-    def __init__(self, externals: list[str], upstreams: list[str], downstreams: list[str]) -> None:
+    def __init__(
+        self,
+        externals: list[str],
+        upstreams: list[str],
+        downstreams: list[str],
+        limits: Mapping[str, PeerLimits],
+    ) -> None:
         self.externals = externals
         self.upstreams = upstreams
         self.downstreams = downstreams
+        self.limits = limits
 
 
 class Node:
@@ -94,6 +102,7 @@ class Node:
             externals={name: SCHEME + name for name in self._neighbours.externals},
             upstreams={name: SCHEME + name for name in self._neighbours.upstreams},
             downstreams={name: SCHEME + name for name in self._neighbours.downstreams},
+            limits=self._neighbours.limits,
         )
         observer = DefectObserver(self.name, self._books)
         engine = EmbeddedEngine(self._stage, store, peers, observer, clock=self._clock)

@@ -16,6 +16,7 @@ import msgspec
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.participant import StageParticipant
 from stage.core.steps import Plan, StepKind
+from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
@@ -69,6 +70,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Faults of a script in place of a swarm."""
     drive: Callable[[Any], Awaitable[None]] | None = None
     """What is done in the World in place of sending sagas."""
+    limits: Mapping[str, PeerLimits] = {}
+    """The limits of peers, by kind and name, as in `ports.peers`."""
     stands: str = ""
     """SQL for the sagas of which something stands in the author's tables; empty: not looked at."""
     folder: Path | None = None
@@ -186,7 +189,7 @@ class World:
         node = Node(
             WatchedStage(bound, disk),
             disk,
-            Neighbours(externals, [upstream], list(downstream)),
+            Neighbours(externals, [upstream], list(downstream), self.scenario.limits),
             self.network,
             self.loop,
             self.random,

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
+from itertools import islice
 from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
-from stage.core.events import Event
+from stage.core.events import CompensationRequested, Event, TurnedBack
 from stage.core.states import SagaState
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
@@ -155,7 +156,18 @@ class MemoryStore:
             parked=sum(bool(row.parked) for row in sagas),
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
+            oldest_undo_at=min(self._turned_back(), default=None),
         )
+
+    def _turned_back(self) -> Iterator[float]:
+        """When each saga turned back whose undo, or the message of it, is under way."""
+        undoing = (SagaState.ACTIVE, SagaState.COMPLETED)
+        for row in self._database.sagas.values():
+            if row.due_at is not None and row.state not in undoing:
+                journal = self._database.journal.get(row.id, ())
+                events = (rows.entry(row.id, each, self._codec).event for each in journal)
+                turns = (e.at for e in events if isinstance(e, TurnedBack | CompensationRequested))
+                yield from islice(turns, 1)
 
     @property
     def codec(self) -> Codec:

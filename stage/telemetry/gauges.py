@@ -89,7 +89,7 @@ class Gauges:
                 return {(state.value,): count for state, count in counts.items()}
             case names.M_BREAKER:
                 return {(peer,): float(broken) for peer, broken in self._breakers().items()}
-            case names.M_PARKED | names.M_OLDEST | names.M_LAG:
+            case names.M_PARKED | names.M_OLDEST | names.M_LAG | names.M_UNDO:
                 backlog = self._backlog  # another thread may read
                 return {} if backlog is None else {(): self._of_backlog(name, backlog)}
             case names.M_RUNS:
@@ -114,5 +114,9 @@ class Gauges:
     def _of_backlog(self, name: str, backlog: Backlog) -> float:
         if name == names.M_PARKED:
             return backlog.parked
-        since = backlog.oldest_accepted_at if name == names.M_OLDEST else backlog.longest_due_at
+        since = {
+            names.M_OLDEST: backlog.oldest_accepted_at,
+            names.M_LAG: backlog.longest_due_at,
+            names.M_UNDO: backlog.oldest_undo_at,
+        }[name]
         return 0.0 if since is None else max(0.0, self._clock.now() - since)

@@ -117,6 +117,7 @@ M_SAGAS: Final = "stage.sagas"
 M_PARKED: Final = "stage.parked"
 M_OLDEST: Final = "stage.oldest_unfinished"
 M_LAG: Final = "stage.due_lag"
+M_UNDO: Final = "stage.oldest_undo"
 M_RUNS: Final = "stage.runs"
 M_IN_DOUBT: Final = "stage.in_doubt"
 M_READY: Final = "stage.ready"
@@ -151,6 +152,11 @@ METRICS: Final = {
         kind="gauge",
         unit="s",
         description="For how long the longest due saga has been due; 0 for none.",
+    ),
+    M_UNDO: Metric(
+        kind="gauge",
+        unit="s",
+        description="Time since the oldest undo under way began; 0 for none.",
     ),
     M_RUNS: Metric(kind="gauge", description="Sagas that are being run in this process."),
     M_IN_DOUBT: Metric(kind="gauge", description="Of these: steps whose last attempt is in doubt."),

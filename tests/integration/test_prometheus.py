@@ -84,6 +84,12 @@ ALERTS = {
         'stage_sagas_ended_total{outcome="failed_to_compensate"}': ("0x25 1x40", "0x65"),
     },
     "StageSagaParked": {"stage_parked": ("0x20 2x40", "0x65")},
+    "StageUndoDelayed": {"stage_oldest_undo_seconds": ("0+60x65", "0+10x65")},
+    "StageSagasRefused": {
+        'stage_sagas_ended_total{outcome="completed"}': ("0+1x65", "0+9x65"),
+        'stage_sagas_ended_total{outcome="compensated"}': ("0+4x65", "0+1x65"),
+        'stage_sagas_ended_total{outcome="failed_to_compensate"}': ("0x65", "0x65"),
+    },
     "StageSagaStuck": {"stage_oldest_unfinished_seconds": ("0+60x65", "5x65")},
     "StageInDoubt": {"stage_in_doubt": ("1x65", "0 1 0 1x3 0x60")},
     "StageBehind": {"stage_due_lag_seconds": ("0+60x65", "2x65")},

@@ -10,6 +10,7 @@ import pytest
 
 from stage.config import OTHER_VARIABLES, SETTINGS, Config, check_url, describe, load, redacted
 from stage.core.errors import ConfigurationError
+from stage.core.retry import PATIENCE_SECONDS
 
 GIVE = "give http://host:8080"
 USE = "use sqlite:///FILE, or sqlite:///:memory: to keep nothing"
@@ -296,3 +297,8 @@ def test_baggage_keys_are_tokens(keys: str) -> None:
     with pytest.raises(ConfigurationError, match="give for example tenant,region"):
         load({"baggage_keys": keys}, {})
     assert "tenant,region" == load({"baggage_keys": " tenant , region"}, {}).baggage_keys
+
+
+def test_the_patience_of_an_operator_is_by_default_that_of_the_core() -> None:
+    """The number stands twice: the table of settings may import nothing that starts slowly."""
+    assert PATIENCE_SECONDS == Config().compensation_patience_seconds

@@ -272,7 +272,9 @@ class EmbeddedCommands(EmbeddedQueries):
         respond_async: bool,
     ) -> Offer:
         now = self._clock.now()
-        if deadline is not None and deadline > now:
+        if deadline is None:
+            deadline = now + self._limits.deadline_seconds_default
+        if deadline > now:
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
         encoded = self._store.codec.encode_envelope(envelope)
         return Offer(

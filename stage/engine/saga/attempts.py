@@ -76,7 +76,11 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
         if failed.kind is FailureKind.REFUSED:
             return e.CompensationRefused(at=at, step=do.step, reason=failed.reason)
         return e.CompensationDelayed(
-            at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
+            at=at,
+            step=do.step,
+            reason=failed.reason,
+            retry_after=failed.retry_after,
+            certain=failed.kind is FailureKind.TRANSIENT and not failed.may_stand,
         )
     match failed.kind:
         case FailureKind.REFUSED:

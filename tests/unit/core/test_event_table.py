@@ -30,6 +30,7 @@ def full(kind: type[Any]) -> e.Event:
         "key": "k", "span": "ab", "request": e.Request(method="POST", path=f"/{SECRET}"),
         "ordinal": 2, "compensation": True, "result": msgspec.Raw(f'"{SECRET}"'.encode()),
         "may_stand": True, "retry_after": 1.0, "stands": ("charge",), "status": 202,
+        "certain": True, "away": True,
         "cause": ParkCause.DEFECT, "actor": "ops", "why": "because", "landed": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
     }  # fmt: skip

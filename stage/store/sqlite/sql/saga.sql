@@ -56,6 +56,16 @@ WHERE state IN ('active', 'compensating') AND parked = '';
 -- The instant since which the longest due saga needs a run, of those due at ?1.
 SELECT min(due_at) FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1;
 
+-- name: oldest_undo
+-- The instant at which the first saga turned back, of those whose undo, or the message of it to
+-- upstream, is still under way. Of each journal only the entries before that instant are read.
+SELECT min((
+    SELECT at FROM journal
+    WHERE saga_id = saga.id AND name IN ('turned_back', 'compensation_requested')
+    ORDER BY number LIMIT 1
+)) FROM saga
+WHERE due_at IS NOT NULL AND state IN ('compensating', 'compensated', 'failed_to_compensate');
+
 -- name: closable_sagas
 -- Sagas that are over and have undo data left, last changed before ?1; at most ?2. The index is
 -- named because the planner prefers that of the states, reads every ended saga and sorts them all.
