@@ -35,6 +35,8 @@ ASKED_MAX = 5
 PATIENCE_SECONDS = (4.0, 60.0)
 DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
+OTHER_AMOUNT = 666_666
+"""What another payload under the same id asks for; no client asks for as much."""
 
 
 class Verdict(StrEnum):
@@ -228,7 +230,7 @@ class Client:
         if not order.accepted or order.buried:
             return
         trail = (TrailEntry(stage=CLIENT, at=format_instant(EPOCH)),)
-        data = {**order.data, "amount": 666_666, "other": True}
+        data = {**order.data, "amount": OTHER_AMOUNT, "other": True}
         body = encode_envelope(Envelope(saga_id=order.saga, data=data, trail=trail))
         status = 500
         for _ in range(ASKED_MAX):
