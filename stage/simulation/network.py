@@ -21,6 +21,7 @@ from stage.outbound.transport import Transport
 from stage.ports.stage import Answer, Lost
 from stage.simulation.api import ApiModel, ApiRequest
 from stage.simulation.books import Books, read_key
+from stage.simulation.disk import SimulatedStore
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process, VirtualLoop
 from stage.wire import headers as h
@@ -286,9 +287,11 @@ class SimulatedTransport(Transport):
         stage: str,
         process: Process,
         crash: Callable[[Process], None],
+        store: SimulatedStore,
     ) -> None:
         super().__init__()
         self._crash = crash
+        self._store = store
         self._faults = network.faults
         self._network = network
         self._books = books
@@ -308,7 +311,8 @@ class SimulatedTransport(Transport):
         timeout: float,
     ) -> Answer | Lost:
         """See outbound.transport.Transport."""
-        if self._process.held:
+        was_paused = self._process.held
+        if was_paused:
             await self._process.gate()
         target, _, path = url.removeprefix(SCHEME).partition("/")
         path = f"/{path}"
@@ -318,6 +322,7 @@ class SimulatedTransport(Transport):
             where = f"{self._process.name} -> {target}{path}"
             await self._faults.pause(where)
             if self._process.held:
+                was_paused = True
                 await self._process.gate()
             fault = self._faults.point("message", where)
             if fault == "crash_before":
@@ -331,6 +336,7 @@ class SimulatedTransport(Transport):
             )
         if what == "do" and (target, path) in self._doing.setdefault(saga, []):
             self._books.violate("I2", saga, f"{self._stage} runs twice at the same time")
+        registration = self._store.leaves(saga, was_paused=was_paused)
         under_way.append(what)
         self._doing.setdefault(saga, []).append((target, path))
         try:
@@ -343,6 +349,7 @@ class SimulatedTransport(Transport):
                 await self._process.gate()
             return answer
         finally:
+            self._store.ends(saga, registration)
             under_way.remove(what)
             self._doing[saga].remove((target, path))
 
