@@ -52,7 +52,7 @@ class Effect(msgspec.Struct, kw_only=True):
 
 
 class Intent(NamedTuple):
-    """What a key says: one effect of a step, or its undoing."""
+    """The meaning of a key: one effect of a step, or its undoing."""
 
     saga: str
     stage: str
@@ -83,7 +83,7 @@ class Worked(NamedTuple):
 
 
 class Known(msgspec.Struct, kw_only=True):
-    """What is durable of one saga at one stage."""
+    """The durable facts of one saga at one stage."""
 
     row: SagaRow
     events: list[e.Event] = []
@@ -376,7 +376,7 @@ class Books:
             self.violate("I11", saga, f"{stage}/{step.name} was started after the deadline")
 
     def _turning_back(self, stage: str, known: Known) -> None:
-        """Who said yes does not turn back by itself while all behind it stands (decision 0011)."""
+        """A stage that said yes does not turn back while all behind it stands (decision 0011)."""
         saga = known.row.id
         if (stage, saga) not in self.early:
             return

@@ -33,7 +33,7 @@ CHANGED_LOOK_SECONDS = 0.1
 
 
 class Disk:
-    """What the processes of one node share: the store itself, and whether it can be written."""
+    """The store that the processes of one node share, and whether it can be written."""
 
     def __init__(self, stage: str, store: Store, books: Books, faults: Faults, random: Random):
         self.stage = stage
@@ -46,9 +46,9 @@ class Disk:
         self.exclusive = False
         """Whether a process that was taken for dead can never come back to it."""
         self.full = False
-        """What is there can be read, and no unit becomes durable."""
+        """Stored sagas can be read, and no unit becomes durable."""
         self.shared: SharedDatabase | None = None
-        """What its live processes share, where it has several at a time."""
+        """The database of its live processes, where it has several at a time."""
         self.unit: _Noted | None = None
         """The unit that runs now."""
 
@@ -74,8 +74,8 @@ class SimulatedStore:
     def leaves(self, saga_id: str, *, was_paused: bool) -> int | None:
         """A message leaves the process; its registration, where it is one of several.
 
-        What a pause caught between the last look at the lease and the socket is not held against
-        the process: nothing can be done about it (decision 0013).
+        A message that a pause caught between the last look at the lease and the socket is not held
+        against the process: nothing can be done about it (decision 0013).
         """
         shared, replica = self._disk.shared, self._replica
         if shared is None or replica is None:

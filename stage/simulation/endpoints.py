@@ -92,7 +92,7 @@ def service_of(
     observer: DefectObserver,
     clock: Clock,
 ) -> Service:
-    """What the endpoints of a simulated stage work with: nothing of it waits in real time."""
+    """The service behind the endpoints of a simulated stage: it never waits in real time."""
     descriptor = Descriptor(
         name=participant.plan.stage, accepts={}, adds={}, compensation_window_seconds=0.0
     )

@@ -85,7 +85,7 @@ class Faults(msgspec.Struct, kw_only=True):
         return True
 
     def point(self, sort: str, where: str) -> str:
-        """What a script lets strike at this durable write or message; a swarm has no script."""
+        """The fault of a script at this durable write or message; a swarm has no script."""
         return ""
 
     async def pause(self, where: str) -> None:

@@ -1,4 +1,4 @@
-"""What has to hold when a world has come to rest, held against the world's own books."""
+"""The invariants of a world that has come to rest, held against the world's own books."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
 
 
 def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> str:
-    """What in the world makes it right that a saga waits for a person; empty without a cause."""
+    """The cause in the world for which a saga waits for a person; empty without one."""
     match known.row.parked_cause:
         case ParkCause.LOST_RUNS if known.recovered > RECOVERIES_MAX:
             return "it was lost again and again"

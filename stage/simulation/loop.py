@@ -72,7 +72,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.outside = Context()
         """Belongs to no process: what the network and the neighbours do."""
         self.complaints: list[str] = []
-        """What callbacks raised and nobody handled."""
+        """Errors of callbacks that nobody handled."""
         self.set_exception_handler(self._complain)
 
     def time(self) -> float:

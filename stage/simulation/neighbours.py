@@ -36,11 +36,11 @@ PATIENCE_SECONDS = (4.0, 60.0)
 DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
 OTHER_AMOUNT = 666_666
-"""What another payload under the same id asks for; no client asks for as much."""
+"""The amount in another payload under the same id; no client asks for as much."""
 
 
 class Verdict(StrEnum):
-    """What a client believes of its saga."""
+    """The belief of a client about its saga."""
 
     OPEN = "open"
     EXECUTED = "executed"
@@ -272,7 +272,7 @@ class Tail:
         """Late failures: whether upstream has taken over."""
 
     def local(self, saga: str) -> Local:
-        """What it did for a saga."""
+        """Its local work for a saga."""
         return self._books.local.setdefault((TAIL, saga, ""), Local())
 
     async def serve(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:

@@ -278,7 +278,7 @@ class _Message:
 
 
 class SimulatedTransport(Transport):
-    """What the PeerClient of one process sends with. Every message is held against the books."""
+    """The transport below the PeerClient of a process. Every message is held against the books."""
 
     def __init__(
         self,
@@ -298,7 +298,7 @@ class SimulatedTransport(Transport):
         self._stage = stage
         self._process = process
         self._in_flight: dict[str, list[str]] = {}
-        """What this process has under way, by saga: `do`, `undo`, `probe`."""
+        """Messages of this process under way, by saga: `do`, `undo`, `probe`."""
         self._doing: dict[str, list[tuple[str, str]]] = {}
 
     async def send(

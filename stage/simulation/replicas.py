@@ -1,6 +1,6 @@
 """Several live processes over one database: their leases, and what no two of them may do at once.
 
-What is checked here is I8 for replicas: a process sends and writes only for sagas that no live
+Here I8 is checked for replicas: a process sends and writes only for sagas that no live
 other one owns, and takes none over while its owner lives and has a request under way.
 """
 

@@ -49,7 +49,7 @@ Models = Mapping[str, type[ApiModel]]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What is simulated. `stage` is the author's; None takes the stages of `simulation.stages`.
+    """The parameters of a world. `stage` is the author's; None takes those of `stages.py`.
 
     `payload` makes the data of a saga from the dice. `folder` holds SQLite files; None keeps all
     in memory.
@@ -71,7 +71,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     faults: Callable[[Random], swarm.Faults] | None = None
     """Faults of a script in place of a swarm."""
     drive: Callable[[Any], Awaitable[None]] | None = None
-    """What is done in the World in place of sending sagas."""
+    """Drives the World in place of sending sagas."""
     stands: str = ""
     """SQL for the sagas of which something stands in the author's tables; empty: not looked at."""
     folder: Path | None = None
@@ -351,7 +351,7 @@ class World:
         )
 
     def _waits(self, saga: str) -> bool:
-        """Who has a neighbour whose saga is parked asks it for ever."""
+        """A saga next to a parked one retries indefinitely."""
         return any(
             known is not None and known.row.parked
             for known in (self.books.known.get((node.name, saga)) for node in self.nodes)

@@ -63,6 +63,7 @@ class EmbeddedCommands(EmbeddedQueries):
         wait_seconds: float,
     ) -> Reply | None:
         """See `ports.engine.Commands`."""
+        # Long because every way in which a saga can be met stands in one loop.
         saga_id, until = envelope.saga_id, loop_time() + wait_seconds
         payload_hash = fingerprint(envelope)
         exists = False  # whether the saga was seen: it may have been accepted for this very request
@@ -309,7 +310,7 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
 
 
 def _unread(error: Exception) -> Unsettled:
-    """What a caller is told of a saga that is known to exist: `not_executed` is not true of it."""
+    """The answer for a saga that is known to exist: `not_executed` would not be true of it."""
     return Unsettled(f"the saga was accepted, and cannot be read now: {error}")
 
 

@@ -1,4 +1,4 @@
-"""What fails within a simulated process, and what of it a script leaves out."""
+"""Failures within a simulated process, and the units that a script leaves out."""
 
 from __future__ import annotations
 
