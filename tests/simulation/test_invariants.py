@@ -73,11 +73,11 @@ def test_an_end_that_is_lost_behind_its_answer_comes_again(more: frozenset[str])
 
 def test_a_duplicate_that_reaches_another_process_joins() -> None:
     """Two processes over one database: one charge, equal answers, whichever of them is asked."""
-    scenario = Scenario(sagas=10, always=frozenset({"replicas", "repeat", "zombie", "crash"}))
+    scenario = Scenario(sagas=20, always=frozenset({"replicas", "repeat", "zombie", "crash"}))
 
     summary = simulate_many(range(60), scenario, files_every=0)
 
-    assert not summary.violations, first_failure(summary, 10)
+    assert not summary.violations, first_failure(summary, 20)
     assert summary.faults["replicas"] >= 60, "few stages had two processes"
     assert summary.faults[JOINED_ELSEWHERE] >= 20, "few duplicates reached another process"
 
