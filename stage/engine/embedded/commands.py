@@ -12,6 +12,7 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.errors import StoreUnavailable
 from stage.core.machine import asked_before, evolve
 from stage.core.questions import past_pivot
 from stage.core.saga import Saga
@@ -64,8 +65,10 @@ class EmbeddedCommands(EmbeddedQueries):
         wait_seconds: float,
     ) -> Reply | None:
         """See `ports.engine.Commands`."""
+        # Long because every way in which a saga can be met stands in one loop.
         saga_id, until = envelope.saga_id, loop_time() + wait_seconds
         payload_hash = fingerprint(envelope)
+        exists = False  # whether the saga was seen: it may have been accepted for this very request
         while True:
             live = self._sagas.get(saga_id)
             joined = live is not None
@@ -81,6 +84,7 @@ class EmbeddedCommands(EmbeddedQueries):
                     continue
                 if live.context is None:
                     continue  # there was nothing to open, and it is gone by now
+                exists = True
                 _check_same(saga_id, live.context.fingerprint, payload_hash)
                 replayed = live.replayed or (joined and _answered(live))
                 if respond_async and not _answered(live):
@@ -89,7 +93,11 @@ class EmbeddedCommands(EmbeddedQueries):
                 if row is not None or not live.lost:
                     return _reply(row, replayed=replayed)
             except HeldElsewhere:
-                until = 0.0 if respond_async else until
+                exists, until = True, 0.0 if respond_async else until
+            except (StoreUnavailable, Busy) as error:
+                if not exists:
+                    raise
+                raise _unread(error) from error
             found = await self._answer_elsewhere(saga_id, payload_hash, until)
             if found is not None:
                 return _reply(found, replayed=True)
@@ -127,17 +135,20 @@ class EmbeddedCommands(EmbeddedQueries):
 
         None when no replica runs it any more.
         """
-        row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
-        if row is None:
-            return None
-        _check_same(saga_id, row.fingerprint, payload_hash)
-        if row.answered:
-            return row
-        deferred = e.AnswerDeferred(at=self._clock.now())
-        if await self._elsewhere.journaled(
-            saga_id, deferred, lambda saga: saga.deferred or saga.ended, until
-        ):
-            return await self._store.get(saga_id)
+        try:
+            row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
+            if row is None:
+                return None
+            _check_same(saga_id, row.fingerprint, payload_hash)
+            if row.answered:
+                return row
+            deferred = e.AnswerDeferred(at=self._clock.now())
+            if await self._elsewhere.journaled(
+                saga_id, deferred, lambda saga: saga.deferred or saga.ended, until
+            ):
+                return await self._store.get(saga_id)
+        except StoreUnavailable as error:
+            raise _unread(error) from error
         return None
 
     async def compensate(
@@ -302,6 +313,11 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
     latest = max(until, loop_time()) + limited.OPEN_SECONDS_MAX
     if not await settled(future, latest):
         raise Unsettled("the database did not answer in time")
+
+
+def _unread(error: Exception) -> Unsettled:
+    """The answer for a saga that is known to exist: `not_executed` would not be true of it."""
+    return Unsettled(f"the saga was accepted, and cannot be read now: {error}")
 
 
 def _check_same(saga_id: str, known: str, payload_hash: str) -> None:

@@ -125,6 +125,8 @@ class LiveSagas:
             del self._tasks[done]
             if held is not None:
                 held.pop(done, None)
+            if not done.cancelled() and (error := done.exception()) is not None:
+                self._observer.defect("task", "", TraceContext(), error)
 
         task.add_done_callback(forget)
         return task
