@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from stage.core.names import STAGE_NAME
 from stage.core.saga import Saga, StepState
 from stage.core.states import Phase
-from stage.core.steps import Plan, Step, StepKind
+from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 PROBES_NOT_THERE_MIN = 2
 """An API must say "not there" this often, apart, before it is believed (rule 5)."""
+
+ASKERS_OF_ANY_SAGA = ("operator", "unknown")
+"""Names that may ask to compensate any saga; an operator's own name stands behind a blank."""
 
 
 class Standing(StrEnum):
@@ -94,6 +98,17 @@ def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
             names.append(step.name)
             names.extend(f"{step.peer}/{name}" for name in known.stands)
     return tuple(names)
+
+
+def may_ask_to_compensate(plan: Plan, saga: Saga, asker: str) -> bool:
+    """True unless the asker has the name of a neighbour that the saga does not belong to.
+
+    A saga belongs to the upstream that opened it; downstream and operators may ask as well. One
+    that came without a name belongs to nobody.
+    """
+    if not saga.upstream or asker in (saga.upstream, *ASKERS_OF_ANY_SAGA):
+        return True
+    return FORWARD_PREFIX + asker in plan.by_name or STAGE_NAME.fullmatch(asker) is None
 
 
 def anything_stood(saga: Saga) -> bool:

@@ -11,7 +11,7 @@ from stage.inbound.service import Service
 from stage.inbound.standing import accepted, link_saga
 from stage.ports.engine import Snapshot
 from stage.wire.outcome import Outcome
-from stage.wire.problem import Problem
+from stage.wire.problem import Problem, ProblemType
 from stage.wire.replies import decode_compensate
 from stage.wire.views import Standing
 
@@ -62,6 +62,7 @@ def _cannot(stage: str, snapshot: Snapshot) -> Problem:
         outcome, stands = Outcome.EXECUTED, tuple(sorted(saga.steps))
         hint = "this saga cannot be undone any more; GET it to see how it goes on"
     return Problem(
+        type=ProblemType.CANNOT_COMPENSATE,
         status=409,
         title="Cannot compensate",
         detail=detail,

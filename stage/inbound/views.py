@@ -12,21 +12,13 @@ from stage.core.ids import Direction, idempotency_key
 from stage.core.questions import what_stands
 from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
+from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
 from stage.ports.store import Entry, SagaRow
 from stage.wire.envelope import format_instant
-from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.views import JournalView, SagaView, StepView
-
-OUTCOMES = {
-    SagaState.ACTIVE: Outcome.IN_PROGRESS,
-    SagaState.COMPENSATING: Outcome.IN_PROGRESS,
-    SagaState.COMPLETED: Outcome.EXECUTED,
-    SagaState.COMPENSATED: Outcome.COMPENSATED,
-    SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
-}
 
 
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):

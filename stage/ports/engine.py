@@ -132,8 +132,19 @@ class NotAllowed(Exception):
     """The verb does not fit the saga as it stands; the message has the reason and the fix."""
 
 
+class NotYours(NotAllowed):
+    """Another neighbour opened the saga; nothing was done for the one that asks."""
+
+
 class PayloadDiffers(Exception):
-    """The saga id was used before with another payload; the saga it names is unaffected."""
+    """The saga id was used before with another payload; the saga it names is unaffected.
+
+    `state` is that of the saga.
+    """
+
+    def __init__(self, reason: str, state: SagaState) -> None:
+        super().__init__(reason)
+        self.state = state
 
 
 class DeadlineOver(Exception):

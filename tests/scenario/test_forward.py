@@ -50,11 +50,15 @@ async def test_five_requests_at_once_are_one_run(chain: Chain) -> None:
 
 
 async def test_another_payload_under_the_same_id_is_refused(chain: Chain) -> None:
-    """422, and nothing happens (rule 11)."""
+    """422, and nothing happens (rule 11); the outcome is that of the saga which has the id."""
     await chain.send("s-1")
     status, _, body = await chain.send("s-1", {**ORDER, "amount": 999})
     assert 422 == status
-    assert "not_executed" == decoded(body)["outcome"]
+    problem = decoded(body)
+    assert ("urn:saga-stage:problem:saga-id-reused", "executed") == (
+        problem["type"],
+        problem["outcome"],
+    )
     assert (1, 1) == await chain.charges()
 
 

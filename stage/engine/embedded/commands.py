@@ -22,12 +22,13 @@ from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries, loop_time
-from stage.engine.saga.context import context_with
+from stage.engine.saga.context import Context, context_of, context_with, upstream_of
 from stage.engine.saga.opening import Offer, OpenRequest
 from stage.ports.engine import (
     Busy,
     DeadlineOver,
     NotAllowed,
+    NotYours,
     PayloadDiffers,
     Reply,
     Snapshot,
@@ -79,7 +80,8 @@ class EmbeddedCommands(EmbeddedQueries):
                     continue
                 if live.context is None:
                     continue  # there was nothing to open, and it is gone by now
-                _check_same(saga_id, live.context.fingerprint, payload_hash)
+                assert live.saga is not None
+                _check_same(live.context, live.saga.state, envelope, payload_hash)
                 replayed = live.replayed or (joined and _answered(live))
                 if respond_async and not _answered(live):
                     until = 0.0  # join a saga that runs already: deferred like any other
@@ -88,7 +90,7 @@ class EmbeddedCommands(EmbeddedQueries):
                     return _reply(row, replayed=replayed)
             except HeldElsewhere:
                 until = 0.0 if respond_async else until
-            found = await self._answer_elsewhere(saga_id, payload_hash, until)
+            found = await self._answer_elsewhere(envelope, payload_hash, until)
             if found is not None:
                 return _reply(found, replayed=True)
 
@@ -119,16 +121,17 @@ class EmbeddedCommands(EmbeddedQueries):
         return live.row
 
     async def _answer_elsewhere(
-        self, saga_id: str, payload_hash: str, until: float
+        self, envelope: Envelope, payload_hash: str, until: float
     ) -> SagaRow | None:
         """The row of a saga that another replica runs; without an answer, 202 is journaled.
 
         None when no replica runs it any more.
         """
+        saga_id = envelope.saga_id
         row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
         if row is None:
             return None
-        _check_same(saga_id, row.fingerprint, payload_hash)
+        _check_same(context_of(row, self._store.codec), row.state, envelope, payload_hash)
         if row.answered:
             return row
         deferred = e.AnswerDeferred(at=self._clock.now())
@@ -166,7 +169,9 @@ class EmbeddedCommands(EmbeddedQueries):
                 if not live.lost or self._is_decided(live.saga):
                     return snapshot(live)
             except HeldElsewhere:
-                pass
+                held = await self._elsewhere.stored(saga_id)
+                if held is not None:
+                    self._opening.check(held.saga, request)
             if await self._elsewhere.journaled(saga_id, request, needless, until):
                 found = await self._elsewhere.snapshot_when(saga_id, until, self._is_decided)
                 if found is not None:
@@ -183,6 +188,7 @@ class EmbeddedCommands(EmbeddedQueries):
             return live
         if not await self._joined(live, until) or live.over or live.saga is None:
             return None
+        self._opening.check(live.saga, request)
         if not asked_before(self._plan, live.saga, request):
             try:
                 await self._durably(live, request, until)
@@ -276,7 +282,7 @@ class EmbeddedCommands(EmbeddedQueries):
             accepted=e.Accepted(
                 at=now,
                 deadline=deadline,
-                upstream=envelope.trail[-1].stage if envelope.trail else "",
+                upstream=upstream_of(envelope),
                 deferred=respond_async,
                 baggage=trace.baggage,
             ),
@@ -298,10 +304,17 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
         raise Unsettled("the database did not answer in time")
 
 
-def _check_same(saga_id: str, known: str, payload_hash: str) -> None:
-    """Refuse another payload under the same id. A tombstone has no payload, and so no hash."""
-    if known and known != payload_hash:
-        raise PayloadDiffers(f"saga {saga_id} was accepted with other data")
+def _check_same(context: Context, state: SagaState, envelope: Envelope, payload_hash: str) -> None:
+    """Refuse another neighbour's saga, and another payload under the same id.
+
+    The trail's last name tells who opened it. A tombstone, and a saga whose undo data was dropped,
+    have no trail; a tombstone has no payload either, and so no hash.
+    """
+    opener = context.trail[-1] if context.trail else ""
+    if opener and opener != upstream_of(envelope):
+        raise NotYours(f"saga {envelope.saga_id} was opened by another neighbour than you")
+    if context.fingerprint and context.fingerprint != payload_hash:
+        raise PayloadDiffers(f"saga {envelope.saga_id} was accepted with other data", state)
 
 
 def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
