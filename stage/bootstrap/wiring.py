@@ -158,7 +158,12 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
     meter_provider: MeterProvider | None = None,
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
-    participant = stage.bind(tuple(config.downstreams), adjust=lambda step: _adjusted(step, config))
+    participant = stage.bind(
+        tuple(config.downstreams),
+        adjust=lambda step: _adjusted(step, config),
+        adds_bytes_max=config.adds_bytes_max,
+    )
+    limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     _check_externals(participant.plan, config)
     clock = SystemClock()
     metrics = Metrics()
@@ -183,6 +188,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         limits=EngineLimits(
             sagas_max=config.concurrency_max,
             compensation_window_seconds=config.compensation_window_seconds,
+            wire=limits,
         ),
     )
     gauges = Gauges(
@@ -198,11 +204,12 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         observer=observer,
         clock=clock,
         descriptor=_descriptor(stage, participant, config),
-        limits=DEFAULT_LIMITS,
+        limits=limits,
         neighbours=peers.neighbours,
         metrics=Exposition(metrics, gauges).write,
         admission=Admission(config.requests_max),
         wait_seconds_max=config.wait_seconds_max,
+        deadline_seconds_default=config.deadline_seconds_default,
     )
     return WiredStage(config, service, engine, store, transport, gauges)
 
@@ -242,7 +249,7 @@ def _descriptor(
         name=stage.name,
         accepts=stage.accepts.schema(),
         adds=stage.adds.schema() if stage.adds is not None else {},
-        limits=DEFAULT_LIMITS,
+        limits=replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max),
         compensation_window_seconds=config.compensation_window_seconds,
         pivot=None if plan.pivot is None else plan.steps[plan.pivot].name,
     )

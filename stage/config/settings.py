@@ -44,6 +44,8 @@ class Config:
     downstreams: Mapping[str, str] = field(default_factory=dict)
     externals: Mapping[str, str] = field(default_factory=dict)
     wait_seconds_max: float = 25.0
+    deadline_seconds_default: float = 60.0
+    adds_bytes_max: int = 65_536
     drain_delay_seconds: float = 0.0
     drain_seconds: float = 20.0
     concurrency_max: int = 1_000
@@ -106,6 +108,18 @@ SETTINGS = (
         seconds_between(0, 60),
         "SECONDS",
         "How long POST /sagas waits before 202.",
+    ),
+    Setting(
+        "deadline_seconds_default",
+        seconds_between(1, 7 * DAY),
+        "SECONDS",
+        "Budget of a saga that comes with neither budget nor deadline.",
+    ),
+    Setting(
+        "adds_bytes_max",
+        count(1, 524_288),
+        "BYTES",
+        "What this stage may add to the context.",
     ),
     Setting(
         "drain_delay_seconds",

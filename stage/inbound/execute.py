@@ -19,7 +19,9 @@ async def execute(service: Service, request: Request) -> Answer:
     about.span.about(saga_id)
     service.observer.bind(saga_id, about.span.context)
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, ()), saga_id)
-    deadline = deadline_of(request, envelope.deadline, service.clock.now())
+    deadline = deadline_of(
+        request, envelope.deadline, service.clock.now(), service.deadline_seconds_default
+    )
     wait, respond_async = wait_of(request, service.wait_seconds_max, service.wait_seconds_max)
     with service.admission:
         reply = await service.engine.accept(

@@ -51,13 +51,18 @@ def not_readable(detail: str) -> WireError:
     return WireError(400, "Body not readable", detail, hint="send JSON in UTF-8, as it is")
 
 
-def deadline_of(request: Request, deadline: float | None, now: float) -> float | None:
-    """The smaller of the envelope's deadline and what the budget header leaves (protocol 3.1)."""
+def deadline_of(
+    request: Request, deadline: float | None, now: float, default_seconds: float
+) -> float:
+    """When the saga has to be done, by our own clock (protocol 3.1).
+
+    The budget header alone holds where it is given: the envelope's deadline was made by another
+    clock. Without either it is `default_seconds` from now.
+    """
     budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, ()))
-    if budget is None:
-        return deadline
-    by_budget = now + budget
-    return by_budget if deadline is None else min(deadline, by_budget)
+    if budget is not None:
+        return now + budget
+    return now + default_seconds if deadline is None else deadline
 
 
 def wait_of(request: Request, default: float, most: float) -> tuple[float, bool]:

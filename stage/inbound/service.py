@@ -40,6 +40,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     admission: Admission = msgspec.field(default_factory=Admission)
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
+    deadline_seconds_default: float = 60.0
     joins_trace: Callable[[Request], bool] = anyone
     """Whether the span of a request joins the trace that its headers name, or only links to it.
     Where callers authenticate, nobody else may write into their traces."""

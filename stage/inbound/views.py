@@ -115,9 +115,16 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
     )
 
 
-def journal_view(saga_id: str, entries: list[Entry]) -> JournalView:
-    """The journal with the public members of its events (core.event_table) and no others."""
-    return JournalView(saga_id=saga_id, entries=[_entry(entry) for entry in entries])
+def journal_view(saga_id: str, entries: list[Entry], *, more: bool = False) -> JournalView:
+    """The journal with the public members of its events (core.event_table) and no others.
+
+    `more` says that there are entries behind these.
+    """
+    return JournalView(
+        saga_id=saga_id,
+        entries=[_entry(entry) for entry in entries],
+        next=entries[-1].number if more else None,
+    )
 
 
 def _entry(entry: Entry) -> dict[str, object]:

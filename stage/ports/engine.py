@@ -85,11 +85,17 @@ class Queries(Protocol):
     """The methods that show sagas and change nothing. Each may raise StoreUnavailable."""
 
     async def get_saga(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
-        """The saga now, or after its next change when `wait_seconds` is given. None: never seen."""
+        """The saga once it is over or parked, at the latest after `wait_seconds`.
+
+        None: never seen.
+        """
         ...
 
-    async def journal(self, saga_id: str) -> list[Entry]:
-        """The journal of a saga, in order."""
+    async def journal(self, saga_id: str, after: int = 0, wait_seconds: float = 0.0) -> list[Entry]:
+        """The journal of a saga behind the entry of that number, in order.
+
+        With `wait_seconds` it waits for the first of them; for a saga never seen it does not.
+        """
         ...
 
     async def page(self, which: Filter) -> list[SagaRow]:

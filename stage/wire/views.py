@@ -57,10 +57,14 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JournalView(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal of a saga. Each entry has `seq`, `at`, `event`, and what the event holds."""
+    """The journal of a saga. Each entry has `seq`, `at`, `event`, and what the event holds.
+
+    `next` is the `after` to ask for to get the next page; None where these are the last.
+    """
 
     saga_id: str
     entries: list[dict[str, Any]]
+    next: int | None = None
 
 
 class SagaPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -173,7 +173,7 @@ async def test_the_deadline_that_is_over_on_arrival_is_504(chain: Chain) -> None
     )
 
 
-async def test_the_smaller_of_budget_and_deadline_holds(chain: Chain) -> None:
+async def test_the_budget_holds_where_it_is_given(chain: Chain) -> None:
     """Saga-Budget-Ms: 0 is over on arrival, whatever the deadline says."""
     status, _, _ = await chain.send("s-1", deadline=time.time() + 60, Saga_Budget_Ms="0")
     assert 504 == status

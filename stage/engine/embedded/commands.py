@@ -16,6 +16,7 @@ from stage.core.machine import asked_before, evolve
 from stage.core.questions import past_pivot
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.core.steps import StepKind
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX
 from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
@@ -37,7 +38,7 @@ from stage.ports.engine import (
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import SagaRow
-from stage.wire.envelope import Envelope, fingerprint
+from stage.wire.envelope import Envelope, check_room, fingerprint
 from stage.wire.problem import WireError
 
 COMPENSATION_OVER = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
@@ -71,10 +72,10 @@ class EmbeddedCommands(EmbeddedQueries):
             try:
                 if live is None:
                     self._refuse_flood()
-                    await self._check(envelope)
+                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
+                    await self._check(envelope, len(offer.context.envelope_bytes))
                     if saga_id in self._sagas:
                         continue  # it was opened for another request meanwhile
-                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
                     live = await self._open_offered(saga_id, offer, until)
                 elif not await self._joined(live, until):
                     continue
@@ -253,14 +254,16 @@ class EmbeddedCommands(EmbeddedQueries):
         if len(self._sagas) >= OPEN_PER_RUNNING_MAX * self._limits.sagas_max:
             raise Busy(f"{len(self._sagas)} sagas are in memory, the limit")
 
-    async def _check(self, envelope: Envelope) -> None:
+    async def _check(self, envelope: Envelope, size: int) -> None:
         """Refuse a payload that the stage does not take, unless it took the saga before.
 
         What `accepts` names may have changed since. A saga that ran is answered from its row:
-        `not_executed` would not be true of it.
+        `not_executed` would not be true of it. `size` is that of the envelope, in bytes.
         """
         try:
             self._participant.check(envelope.data)
+            if any(step.kind is StepKind.FORWARD for step in self._plan.steps):
+                check_room(envelope, size, self._limits.wire)
         except WireError:
             if await self._store.get(envelope.saga_id) is None:
                 raise
