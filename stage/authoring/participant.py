@@ -25,7 +25,7 @@ A = TypeVar("A")
 
 
 class Adds(msgspec.Struct, Generic[P, A], frozen=True, kw_only=True):
-    """What the stage adds to the context: the type, the function, and how much at most."""
+    """The output of the stage: its type, its function, and its largest size."""
 
     codec: Codec[A] | None
     output: Callable[[Saga[P]], A] | None
@@ -33,7 +33,7 @@ class Adds(msgspec.Struct, Generic[P, A], frozen=True, kw_only=True):
 
 
 class StageParticipant(Generic[P, A]):
-    """What one declaration comes to with its neighbours, which the plan holds."""
+    """One declaration with its neighbours, which the plan holds."""
 
     def __init__(
         self,

@@ -55,13 +55,12 @@ def show(saga_id: str, url: str, output: str) -> None:
 
     path = f"/sagas/{quoted_id(saga_id)}"
     saga = fetch(url, path, SagaView)
-    entries, after = [], 0
-    while True:
+    page = fetch(url, f"{path}?view=journal", JournalView)
+    entries, after = list(page.entries), 0
+    while page.next is not None and page.next > after:
+        after = page.next
         page = fetch(url, f"{path}?view=journal&after={after}", JournalView)
         entries += page.entries
-        if page.next is None or page.next <= after:
-            break
-        after = page.next
     if output == "json":
         import msgspec
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from stage.core.names import STAGE_NAME
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase
+from stage.core.states import Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 PROBES_NOT_THERE_MIN = 2
@@ -48,6 +48,30 @@ def standing(saga: Saga, name: str, *, dropped: bool = False) -> Standing:
             if known.doubted:
                 return Standing.MAY_STAND
             return Standing.NOTHING if known.result is None else Standing.STANDS
+
+
+def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The effects that stand although they should not, and those that may: two lists of names.
+
+    While the saga is under way these are all its effects so far. A name behind a peer's is that
+    peer's own word on itself.
+    """
+    if saga.ended:
+        names = what_stands(plan, saga)
+    else:
+        names = tuple(name for name, step in saga.steps.items() if step.may_stand)
+    may_stand = tuple(name for name in names if standing(saga, name) is Standing.MAY_STAND)
+    return tuple(name for name in names if name not in may_stand), may_stand
+
+
+def standing_of_saga(plan: Plan, saga: Saga, *, dropped: bool = False) -> Standing:
+    """One word for the whole saga. `dropped` says that its journal cannot be read here."""
+    if dropped and saga.state is not SagaState.COMPENSATED:
+        return Standing.UNKNOWN
+    stands, may_stand = standing_apart(plan, saga)
+    if stands or saga.state is SagaState.COMPLETED:
+        return Standing.STANDS
+    return Standing.MAY_STAND if may_stand else Standing.NOTHING
 
 
 # --- of one step ---------------------------------------------------------------------------------

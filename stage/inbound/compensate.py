@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from stage.core.questions import past_pivot
+from stage.core.questions import past_pivot, standing_apart
 from stage.core.states import SagaState
+from stage.core.steps import Plan
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import check_type, read_any, saga_id_of, wait_of
 from stage.inbound.request import PROBLEM_JSON, Answer, Request, json_answer
@@ -42,24 +43,25 @@ async def compensate(service: Service, request: Request) -> Answer:
     closed = snapshot.row.closed_at is not None
     behind = past_pivot(service.participant.plan, saga)
     if closed or behind or saga.state is SagaState.FAILED_TO_COMPENSATE:
-        return problem_answer(request, _cannot(service.participant.plan.stage, snapshot))
+        return problem_answer(request, _cannot(service.participant.plan, snapshot))
     return accepted(request)
 
 
-def _cannot(stage: str, snapshot: Snapshot) -> Problem:
-    saga = snapshot.saga
+def _cannot(plan: Plan, snapshot: Snapshot) -> Problem:
+    stage, saga = plan.stage, snapshot.saga
+    stands, may_stand = standing_apart(plan, saga)
     if saga.state is SagaState.FAILED_TO_COMPENSATE:
         detail = f"stage {stage} could not undo: {', '.join(saga.stands)}"
         outcome = Outcome.UNKNOWN
-        stands: tuple[str, ...] = saga.stands
         hint = "compensate yourself; an operator here has to settle what stands"
     elif snapshot.row.closed_at is not None:
         detail = f"stage {stage} completed it longer ago than its compensation window"
-        outcome, stands = Outcome.EXECUTED, ()
+        outcome = Outcome.EXECUTED
         hint = "GET /.well-known/stage shows the window; this saga cannot be undone any more"
     else:
         detail = f"stage {stage} is behind its pivot and only goes forward"
-        outcome, stands = Outcome.EXECUTED, tuple(sorted(saga.steps))
+        outcome = Outcome.EXECUTED
+        stands = tuple(name for name in sorted(saga.steps) if name not in may_stand)
         hint = "this saga cannot be undone any more; GET it to see how it goes on"
     return Problem(
         type=ProblemType.CANNOT_COMPENSATE,
@@ -72,4 +74,5 @@ def _cannot(stage: str, snapshot: Snapshot) -> Problem:
         trace_id=snapshot.row.trace.trace_id or None,
         hint=hint,
         stands=stands,
+        may_stand=may_stand or None,
     )

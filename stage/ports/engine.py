@@ -27,12 +27,17 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One saga as it is now: its row, its state, and the instant of its next action."""
+    """One saga as it is now: its row, its state, and the instant of its next action.
+
+    `readable` is False where its journal was dropped, or belongs to another version of the stage:
+    its steps are not known then.
+    """
 
     row: SagaRow
     saga: Saga
     next_at: float | None = None
     running: bool = False
+    readable: bool = True
 
 
 class Commands(Protocol):
@@ -116,7 +121,10 @@ class Engine(Commands, Queries, Protocol):
 
     @property
     def in_doubt(self) -> int:
-        """How many steps of the sagas that are live in this process are in doubt."""
+        """How many steps of the sagas that are live in this process are in doubt.
+
+        Sagas that are parked for a doubt are not among them; the backlog counts those.
+        """
         ...
 
     @property

@@ -41,5 +41,6 @@ def render_ending(ending: Ending) -> RenderedAnswer:
         trace_id=ending.trace_id,
         hint=hint,
         stands=ending.stands,
+        may_stand=ending.may_stand,
     )
     return RenderedAnswer(status=status, body=problem.encode())

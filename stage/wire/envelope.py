@@ -41,7 +41,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 ENVELOPE_GROWTH_BYTES = 256
-"""What a stage adds to an envelope beside its output: a deadline, its name twice, an instant."""
+"""The growth of an envelope beside the output: a deadline, a name twice, an instant."""
 
 _ENVELOPE_MEMBERS = frozenset({"saga_id", "protocol", "deadline", "data", "trail"})
 _TRAIL_MEMBERS = frozenset({"stage", "at"})

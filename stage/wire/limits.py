@@ -10,7 +10,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     body_bytes_max: int = 1_048_576
     adds_bytes_max: int = 65_536
-    """What one stage may add to the context."""
+    """The largest output of one stage."""
     depth_max: int = 32
     """The outermost object counts as one."""
     string_chars_max: int = 65_536

@@ -77,7 +77,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A problem document. `outcome` and `retryable` are always written, the rest when known.
 
     One without a type of its own is written with that of its code (TYPE_OF_STATUS).
-    `stands` lists what still stands after a compensation that failed. `status` is 0 in a problem
+    `stands` lists what still stands after a compensation that failed, `may_stand` the effects of
+    which nobody knows. `status` is 0 in a problem
     that was received without one: the code of the answer itself holds.
     """
 
@@ -92,6 +93,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace_id: str | None = None
     hint: str | None = None
     stands: tuple[str, ...] | None = None
+    may_stand: tuple[str, ...] | None = None
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """All that stands or may stand, for those that only ask whether anything is left."""
+        return (*(self.stands or ()), *(self.may_stand or ()))
 
     def encode(self) -> bytes:
         """The body to send as `application/problem+json`. Never fails: text is made sendable."""
@@ -178,6 +185,7 @@ def decode_problem(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Problem | No
         trace_id=trace_id if trace_id and TRACE_ID_RE.fullmatch(trace_id) else None,
         hint=_text(members, "hint", limits.reason_chars_max),
         stands=_stands(members.get("stands"), limits.reason_chars_max),
+        may_stand=_stands(members.get("may_stand"), limits.reason_chars_max),
     )
 
 

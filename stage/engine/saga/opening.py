@@ -8,7 +8,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.machine import asked_before, evolve
+from stage.core.machine import asked_before, at_rest, evolve
 from stage.core.questions import may_ask_to_compensate
 from stage.core.saga import Saga
 from stage.core.states import SagaState
@@ -124,7 +124,7 @@ class Opening:
         """Go on with a saga under the next epoch: what was in flight is in doubt from here on."""
         now, held = self._clock.now(), saga.epoch
         at = min([now, *(event.at for event in asked)])
-        recovered = e.Recovered(at=at, epoch=held + 1)
+        recovered = e.Recovered(at=at, epoch=held + 1, rested=at_rest(self._plan, saga))
         for event in asked:
             self.check(evolve(self._plan, saga, recovered), event)
         span = self.begin_span(request, saga, context.trace, lost)

@@ -216,7 +216,7 @@ def read_compensate(answer: Answer) -> CompensateReply:
             return InProgress(retry_after=answer.retry_after)
         case CompensateReplyKind.CANNOT:
             problem = decode_problem(answer.body)
-            stands = problem.stands if problem is not None and problem.stands else ()
+            stands = problem.left if problem is not None else ()
             return CannotCompensate(reason=_reason(answer), stands=tuple(stands))
         case CompensateReplyKind.NOT_NOW | CompensateReplyKind.UNKNOWN:
             return Lost(reason=_reason(answer), retry_after=answer.retry_after)
