@@ -102,7 +102,8 @@ async def test_another_upstreams_compensate_does_not_undo_it(chain: Chain) -> No
 async def test_its_own_neighbours_and_operators_may_undo_it(chain: Chain, by: str) -> None:
     """The upstream that opened it, downstream, and an operator by name."""
     await chain.send("s-1", via="order")
-    assert 200 == (await chain.compensate("s-1", by=by))[0]
+    assert (await chain.compensate("s-1", by=by))[0] in (200, 202)
+    await chain.until("s-1", lambda saga: saga["state"] == "compensated")
     assert (1, 0) == await chain.charges()
 
 

@@ -32,7 +32,7 @@ def ending_of(
         saga_id=saga.id,
         kind=kind,
         outcome=outcome,
-        reason=saga.reason,
+        reason=saga.detail,
         stands=stands,
         may_stand=may_stand,
         data=data,
