@@ -47,9 +47,14 @@ class Tombstoned(_Event, frozen=True, kw_only=True, tag="tombstoned"):
 
 
 class Recovered(_Event, frozen=True, kw_only=True, tag="recovered"):
-    """A new run took the saga over. Attempts that were in flight are in doubt from here on."""
+    """A new run took the saga over. Attempts that were in flight are in doubt from here on.
+
+    `rested` says that no run was lost: the saga was at rest, and something was asked of it or its
+    next action came due.
+    """
 
     epoch: int
+    rested: bool = False
 
 
 class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):

@@ -189,9 +189,19 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
         elif step.phase is Phase.COMPENSATING:
             steps[name] = replace(step, phase=Phase.COMPENSATION_WAITING, due=event.at)
     tell = Tell.DUE if saga.tell is Tell.IN_FLIGHT else saga.tell
-    lost = 0 if _only_waits(plan, saga, event.at) else 1
+    lost = 0 if event.rested or _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
     return replace(saga, epoch=event.epoch, steps=steps, recoveries=recoveries, tell=tell)
+
+
+def at_rest(plan: Plan, saga: Saga) -> bool:
+    """True when nothing was in flight or to be done as of its last entry.
+
+    No run is lost when another one takes such a saga over: it had come to its end, or waited.
+    """
+    if any(step.phase in IN_FLIGHT for step in saga.steps.values()) or saga.tell is Tell.IN_FLIGHT:
+        return False
+    return all(isinstance(command, Rest) for command in decide(plan, saga, saga.updated_at))
 
 
 def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:

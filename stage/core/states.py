@@ -45,6 +45,10 @@ class ParkCause(StrEnum):
     """Code of ours or of the author raised an error that no rule covers."""
 
 
+PARKED_IN_DOUBT = frozenset({ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT})
+"""The causes of which the doubt about a step is one."""
+
+
 class Phase(StrEnum):
     """Where one step stands."""
 
