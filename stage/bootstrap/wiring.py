@@ -15,6 +15,7 @@ from opentelemetry.trace import TracerProvider
 
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.database import make_store
+from stage.bootstrap.database_log import tell_database, tell_trouble
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
@@ -128,6 +129,8 @@ class WiredStage:
         for ignored in self._config.ignored:
             logs.default_logger().warning("setting_ignored", detail=ignored)
         await self._store.open()
+        tell_database(self._store)
+        watching = asyncio.get_running_loop().create_task(tell_trouble(self._store))
         try:
             await self._transport.open()
             try:
@@ -142,6 +145,7 @@ class WiredStage:
                 await self._engine.drain(0.0)
                 await self._transport.close()
         finally:
+            watching.cancel()
             await self._store.close()
 
     async def drain(self) -> None:

@@ -27,6 +27,7 @@ import msgspec
 from stage.core.events import Event
 from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import Ownership
 
@@ -226,6 +227,16 @@ class Store(Protocol):
     @property
     def ownership(self) -> Ownership:
         """Which sagas this process may run."""
+        ...
+
+    @property
+    def identity(self) -> Identity:
+        """Which database this is. It changes only while the store is closed."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not available, for operators; empty while it is."""
         ...
 
     @property

@@ -15,6 +15,7 @@ from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event
 from stage.core.states import SagaState
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.stage import RunView
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Tx, Unit
@@ -187,6 +188,16 @@ class SimulatedStore:
     def ownership(self) -> Ownership:
         """See ports.store.Store."""
         return self._ownership
+
+    @property
+    def identity(self) -> Identity:
+        """See ports.store.Store."""
+        return self._disk.store.identity
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store."""
+        return self._disk.store.trouble
 
     @property
     def available(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from stage.core.states import SagaState
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
@@ -127,6 +128,16 @@ class BlockingStore:
     def ownership(self) -> Ownership:
         """See ports.store.Store."""
         return self._ownership
+
+    @property
+    def identity(self) -> Identity:
+        """See ports.store.Store."""
+        return self._store.identity
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store."""
+        return self._store.trouble
 
     @property
     def available(self) -> bool:

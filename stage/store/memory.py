@@ -20,6 +20,7 @@ from stage.core.events import Event
 from stage.core.states import SagaState
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.ownership import HeldElsewhere, Ownership
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Tx, Unit
 from stage.store.codec import PLAIN
@@ -166,6 +167,16 @@ class MemoryStore:
     def ownership(self) -> Ownership:
         """See ports.store.Store."""
         return self._sole_owner if self._replica is None else self._replica
+
+    @property
+    def identity(self) -> Identity:
+        """See ports.store.Store."""
+        return self._database.identity
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store: there is never any."""
+        return ""
 
     @property
     def available(self) -> bool:
