@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -15,7 +16,7 @@ from stage.core.errors import ConfigurationError
 from stage.core.version import __version__
 from stage.engine.clock import SystemClock
 from stage.ports.identity import Identity
-from stage.ports.store import Store
+from stage.ports.store import LOST_SAGAS_MAX, Row, Store
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.store.migrate import Migration, MigrationStatus
@@ -30,8 +31,10 @@ from stage.store.sqlite.identity import (
     refuse_missing,
     refuse_owner,
     take,
+    write_identity,
 )
 from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.statements import statement
 from stage.store.sqlite.store import SqliteStore
 from stage.telemetry.metrics import Metrics
 
@@ -126,9 +129,49 @@ class Database:
         applied = dialect.upgrade(self._connection, self._folders, now=now)
         identity = take(self._connection, self._file, now)
         if self._make:
-            number = last_number(self._connection)
-            self._lock.remember(Mark(id=identity.id, generation=identity.generation, number=number))
+            self._remember(identity)
         return applied
+
+    def restored(self, as_of: float) -> Identity:
+        """Accept a backup of that age that was put back: a new generation begins with it."""
+        return self._write(
+            lambda found, now: msgspec.structs.replace(
+                found,
+                generation=self._newest_generation(found) + 1,
+                restored_as_of=as_of,
+                restored_at=now,
+                released_at=None,
+            )
+        )
+
+    def released(self) -> Identity:
+        """Vouch for the generation: a saga that is not in the database was never here."""
+        return self._write(lambda found, now: msgspec.structs.replace(found, released_at=now))
+
+    def lost_sagas(self) -> list[Row]:
+        """Saga id, neighbour and reason of each request about a lost saga."""
+        found = self._connection.execute(statement("lost_sagas"), (LOST_SAGAS_MAX,))
+        return [(saga_id, by, reason) for saga_id, by, reason, _, _ in found]
+
+    def _newest_generation(self, found: Identity) -> int:
+        mark = self._lock.mark
+        known = mark.generation if mark is not None and mark.id == found.id else 0
+        return max(found.generation, known)
+
+    def _write(self, change: Callable[[Identity, float], Identity]) -> Identity:
+        found = self.identity
+        if found is None:
+            raise ConfigurationError(
+                f"the database {self.path} has no identity yet: run `stage db upgrade`"
+            )
+        changed = change(found, SystemClock().now())
+        write_identity(self._connection, changed)
+        self._remember(changed)
+        return changed
+
+    def _remember(self, identity: Identity) -> None:
+        number = last_number(self._connection)
+        self._lock.remember(Mark(id=identity.id, generation=identity.generation, number=number))
 
 
 def open_database(

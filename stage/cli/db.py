@@ -86,6 +86,39 @@ def sql(target: str, **given: Any) -> None:
     click.echo(text, nl=False)
 
 
+@db.command()
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@configured(NEEDED)
+@click.option("--as-of", required=True, metavar="TIME", help="How old the backup is, RFC 3339.")
+def restored(target: str, as_of: str, **given: Any) -> None:
+    """Accept a backup that was put back. What it lacks is not known until `released`."""
+    from stage.wire.envelope import parse_instant
+
+    try:
+        instant = parse_instant(as_of)
+    except ValueError as error:
+        raise Failure(f"--as-of is {error}: give for example 2026-11-23T02:30:00Z") from error
+    with _open(target, given) as database:
+        identity = database.restored(instant)
+        click.echo(
+            f"generation {identity.generation} of {database.path} begins with the backup of"
+            f" {as_of}. Until `stage db released` sagas that are not in it are answered 503"
+        )
+
+
+@db.command()
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@configured(NEEDED)
+@click.option("--reason", required=True, help="Why nothing is lost any more.")
+def released(target: str, reason: str, **given: Any) -> None:
+    """Vouch for a restored database: a saga that is not in it was never here."""
+    with _open(target, given) as database:
+        for saga_id, requested_by, why in database.lost_sagas():
+            click.echo(f"lost: {saga_id}, asked for by {requested_by}: {why}")
+        identity = database.released()
+        click.echo(f"generation {identity.generation} of {database.path} is released: {reason}")
+
+
 @contextmanager
 def _open(target: str, given: dict[str, Any], *, make: bool = False) -> Iterator[Database]:
     """The database, with the lock on its file held. Raises Failure for an error of SQLite."""

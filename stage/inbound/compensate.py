@@ -28,8 +28,7 @@ async def compensate(service: Service, request: Request) -> Answer:
     wait, respond_async = wait_of(request, WAIT_SECONDS, service.wait_seconds_max)
     snapshot = await service.engine.compensate(
         saga_id,
-        requested_by=asked.requested_by,
-        reason=asked.reason,
+        asked,
         trace=request.about.span.context,
         wait_seconds=0.0 if respond_async else wait,
     )

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.inbound.request import PROBLEM_JSON, Answer, Request
-from stage.ports.engine import Busy, DeadlineOver, PayloadDiffers, Unsettled
+from stage.ports.engine import Busy, DeadlineOver, PayloadDiffers, SagaLost, Unsettled
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, WireError
@@ -40,6 +40,8 @@ def answer_of_error(request: Request, error: Exception) -> Answer | None:
             return problem_answer(request, refusal(error).problem())
         case Unsettled() | CommitInDoubt():
             return problem_answer(request, unknown("Not known", str(error)), (h.RETRY_AFTER, "1"))
+        case SagaLost():
+            return problem_answer(request, _lost(error), (h.RETRY_AFTER, "30"))
         case Busy() | StoreUnavailable():
             seconds = max(1, ceil(getattr(error, "retry_after", 1.0)))
             return problem_answer(request, _not_now(error), (h.RETRY_AFTER, str(seconds)))
@@ -87,6 +89,18 @@ def unknown(title: str, detail: str) -> Problem:
         outcome=Outcome.UNKNOWN,
         retryable=True,
         hint="retry under the same saga id; the log has the trace id",
+    )
+
+
+def _lost(error: SagaLost) -> Problem:
+    """409 for a saga that this stage handed on, otherwise 503: nothing is known of it here."""
+    return Problem(
+        status=409 if error.certain else 503,
+        title="Saga lost" if error.certain else "Saga not known",
+        detail=str(error),
+        outcome=Outcome.UNKNOWN,
+        retryable=not error.certain,
+        hint="an operator of this stage was alerted, and has to reconcile it with its neighbours",
     )
 
 

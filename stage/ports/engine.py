@@ -12,6 +12,7 @@ from stage.core.states import SagaState
 from stage.ports.observer import TraceContext
 from stage.ports.store import Backlog, Entry, Filter, SagaRow
 from stage.wire.envelope import Envelope
+from stage.wire.replies import CompensateRequest
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,9 +65,8 @@ class Commands(Protocol):
     async def compensate(
         self,
         saga_id: str,
+        asked: CompensateRequest,
         *,
-        requested_by: str,
-        reason: str,
         trace: TraceContext,
         wait_seconds: float,
     ) -> Snapshot:
@@ -138,6 +138,17 @@ class PayloadDiffers(Exception):
 
 class DeadlineOver(Exception):
     """The deadline of a saga never seen was over on arrival; nothing was executed."""
+
+
+class SagaLost(Exception):
+    """The saga is not in the database, and may have been lost with an older one (rule 33).
+
+    `certain` says that a stage behind this one has it from here.
+    """
+
+    def __init__(self, reason: str, *, certain: bool = False) -> None:
+        super().__init__(reason)
+        self.certain = certain
 
 
 class Unsettled(Exception):

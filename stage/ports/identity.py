@@ -27,3 +27,13 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     def awaits_release(self) -> bool:
         """True from `stage db restored` to the release: a saga that is not here may be lost."""
         return self.restored_at is not None and self.released_at is None
+
+    @property
+    def lost_before(self) -> float:
+        """A saga that was sent before this instant may be missing (rule 33).
+
+        Before a release every saga may be. After it none is: the operator has vouched for that.
+        """
+        if self.awaits_release:
+            return float("inf")
+        return self.born_at if self.released_at is None else float("-inf")

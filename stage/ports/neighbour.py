@@ -14,6 +14,7 @@ import msgspec
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Lost
 from stage.wire.chain import ChainView
+from stage.wire.replies import CompensateRequest
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,9 +93,8 @@ class Neighbours(Protocol):
         self,
         peer: str,
         saga_id: str,
+        request: CompensateRequest,
         *,
-        requested_by: str,
-        reason: str,
         trace: TraceContext,
         timeout: float,
     ) -> CompensateReply:

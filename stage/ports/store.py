@@ -86,6 +86,20 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     event: Event
 
 
+LOST_SAGAS_MAX = 10_000
+"""Requests about lost sagas that are kept: a caller may name any id."""
+
+
+class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to compensate a saga that the database must have lost, kept for an operator."""
+
+    saga_id: str
+    requested_by: str
+    reason: str
+    asked_at: float
+    first_sent_at: float | None = None
+
+
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The sagas that wait, for monitoring. Instants in seconds since the epoch; None for none."""
 
@@ -94,6 +108,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """That of the oldest saga that is under way and not parked."""
     longest_due_at: float | None
     """The longest due instant of the sagas that need a run by now."""
+    lost: int = 0
+    """Sagas that neighbours know and the database does not."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +185,10 @@ class Unit(Protocol):
         """
         ...
 
+    async def keep_lost(self, lost: LostSaga) -> None:
+        """Keep it: the first request of each neighbour, at most LOST_SAGAS_MAX in all."""
+        ...
+
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same."""
         ...
@@ -217,6 +237,10 @@ class Store(Protocol):
 
     async def backlog(self, now: float) -> Backlog:
         """The sagas that wait at that instant."""
+        ...
+
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """The requests about lost sagas that are kept, in the order in which they were made."""
         ...
 
     @property

@@ -18,7 +18,7 @@ from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.stage import RunView
-from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Tx, Unit
+from stage.ports.store import Backlog, Entry, Filter, LostSaga, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
@@ -179,6 +179,13 @@ class SimulatedStore:
         self._present()
         return await self._disk.store.backlog(now)
 
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._disk.store.lost_sagas(limit)
+
     @property
     def codec(self) -> Codec:
         """See ports.store.Store."""
@@ -279,6 +286,10 @@ class _Noted:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def keep_lost(self, lost: LostSaga) -> None:
+        """See ports.store.Unit."""
+        await self._unit.keep_lost(lost)
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit."""

@@ -22,7 +22,7 @@ from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import HeldElsewhere, Ownership
-from stage.ports.store import Backlog, Entry, Filter, SagaRow, Tx, Unit
+from stage.ports.store import LOST_SAGAS_MAX, Backlog, Entry, Filter, LostSaga, SagaRow, Tx, Unit
 from stage.store.codec import PLAIN
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
@@ -153,10 +153,16 @@ class MemoryStore:
         accepted = [row.accepted_at for row in sagas if row.state in under_way and not row.parked]
         due = [row.due_at for row in sagas if row.due_at is not None and row.due_at <= now]
         return Backlog(
+            lost=len({each.saga_id for each in self._database.lost.values()}),
             parked=sum(bool(row.parked) for row in sagas),
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
         )
+
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """See ports.store.Store."""
+        found = sorted(self._database.lost.values(), key=lambda each: each.asked_at)
+        return found[:limit]
 
     @property
     def codec(self) -> Codec:
@@ -282,6 +288,14 @@ class _MemoryUnit:
         for number in mail:
             if (held := self._database.mail.pop(number, None)) is not None:
                 self._changes.append(partial(self._database.mail.__setitem__, number, held))
+
+    async def keep_lost(self, lost: LostSaga) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        held, key = self._database.lost, (lost.saga_id, lost.requested_by)
+        if key not in held and len(held) < LOST_SAGAS_MAX:
+            held[key] = lost
+            self._changes.append(partial(held.__delitem__, key))
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""

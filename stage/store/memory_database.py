@@ -11,7 +11,7 @@ from typing import Final
 from stage.core.events import Event
 from stage.ports.identity import Identity
 from stage.ports.ownership import Mail
-from stage.ports.store import Row, SagaRow
+from stage.ports.store import LostSaga, Row, SagaRow
 from stage.store.drive import outside_loop
 from stage.store.sqlite import dialect
 from stage.store.sqlite.statements import statement
@@ -42,6 +42,8 @@ class MemoryDatabase:
         self.leases: dict[int, float] = {}
         self.mail: dict[int, tuple[int, Mail]] = {}
         """By number, each with the registration that it was left for."""
+        self.lost: dict[tuple[str, str], LostSaga] = {}
+        """By saga and neighbour."""
         self.identity = identity
         """It may be set while no store has it open."""
         self.connection: sqlite3.Connection | None = None
@@ -57,7 +59,7 @@ class MemoryDatabase:
 
     def discard(self) -> None:
         """Drop all that was written."""
-        for held in (self.sagas, self.journal, self.owners, self.leases, self.mail):
+        for held in (self.sagas, self.journal, self.owners, self.leases, self.mail, self.lost):
             held.clear()
         if self.connection is not None:
             self.connection.close()

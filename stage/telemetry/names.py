@@ -115,6 +115,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
 M_SAGAS: Final = "stage.sagas"
 M_PARKED: Final = "stage.parked"
+M_LOST: Final = "stage.lost_sagas"
+M_STALE: Final = "stage.database.error"
 M_OLDEST: Final = "stage.oldest_unfinished"
 M_LAG: Final = "stage.due_lag"
 M_RUNS: Final = "stage.runs"
@@ -141,6 +143,13 @@ _UNITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 METRICS: Final = {
     M_SAGAS: Metric(kind="gauge", labels=("state",), description="Sagas in the database by state."),
     M_PARKED: Metric(kind="gauge", description="Sagas that wait for a person."),
+    M_LOST: Metric(
+        kind="gauge", description="Sagas that neighbours know and the database has lost."
+    ),
+    M_STALE: Metric(
+        kind="gauge",
+        description="1 while the database cannot be read, and its gauges are the last known.",
+    ),
     M_OLDEST: Metric(
         kind="gauge",
         unit="s",

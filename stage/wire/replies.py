@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from stage.wire.envelope import refuse_unknown
+from stage.wire.envelope import format_instant, parse_instant, refuse_unknown
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
@@ -18,7 +18,7 @@ from stage.wire.strict_json import decode_object, encode_object
 from stage.wire.text import sendable
 
 _EXECUTED_MEMBERS = frozenset({"saga_id", "outcome", "data"})
-_COMPENSATE_MEMBERS = frozenset({"requested_by", "reason"})
+_COMPENSATE_MEMBERS = frozenset({"requested_by", "reason", "first_sent_at"})
 
 
 class ReplyKind(StrEnum):
@@ -90,10 +90,15 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompensateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The asker and the reason. Both are shown and stored, and decide nothing."""
+    """The asker and the reason. Both are shown and stored, and decide nothing.
+
+    `first_sent_at` is when the saga was first sent to whom is asked, or earlier, in seconds since
+    the epoch: it shows a stage with another database that it must have seen the saga.
+    """
 
     requested_by: str = "unknown"
     reason: str = ""
+    first_sent_at: float | None = None
 
 
 def kind_of_reply(status: int) -> ReplyKind:
@@ -159,13 +164,21 @@ def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) 
     return data
 
 
-def encode_compensate(requested_by: str, reason: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
+def encode_compensate(
+    requested_by: str,
+    reason: str,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    first_sent_at: float | None = None,
+) -> bytes:
     """The body that asks to compensate. Text is cut to its limit: it must not stop the request."""
-    request = CompensateRequest(
-        requested_by=sendable(requested_by, limits.requested_by_chars_max) or "unknown",
-        reason=sendable(reason, limits.reason_chars_max),
-    )
-    return msgspec.json.encode(request)
+    members = {
+        "requested_by": sendable(requested_by, limits.requested_by_chars_max) or "unknown",
+        "reason": sendable(reason, limits.reason_chars_max),
+    }
+    if first_sent_at is not None:
+        members["first_sent_at"] = format_instant(first_sent_at)
+    return msgspec.json.encode(members)
 
 
 def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> CompensateRequest:
@@ -178,7 +191,18 @@ def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Compensat
         requested_by=_text(members, "requested_by", "unknown", limits.requested_by_chars_max)
         or "unknown",
         reason=_text(members, "reason", "", limits.reason_chars_max),
+        first_sent_at=_instant(members, "first_sent_at"),
     )
+
+
+def _instant(members: dict[str, Any], name: str) -> float | None:
+    value = members.get(name)
+    if value is None and name not in members:
+        return None
+    try:
+        return parse_instant(value if type(value) is str else "")
+    except ValueError as error:
+        raise WireError(422, "Request not accepted", f"{name} is {error}") from None
 
 
 def _text(members: dict[str, Any], name: str, default: str, chars_max: int) -> str:

@@ -8,7 +8,7 @@ from stage.core.states import SagaState
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
-from stage.ports.engine import Snapshot
+from stage.ports.engine import SagaLost, Snapshot
 from stage.ports.store import Backlog, Entry, Filter, SagaRow
 
 
@@ -33,6 +33,8 @@ class EmbeddedQueries:
         if wait_seconds > 0 and live is None and found is not None and found.row.due_at is not None:
             await self._elsewhere.next_change(found.row, until)
             found = await self._elsewhere.stored(saga_id)
+        if found is None and self._store.identity.awaits_release:
+            raise SagaLost(f"saga {saga_id} is not in the database, which was restored")
         return found
 
     async def journal(self, saga_id: str) -> list[Entry]:

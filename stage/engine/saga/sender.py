@@ -30,6 +30,7 @@ from stage.ports.neighbour import (
 from stage.ports.ownership import Ownership
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
+from stage.wire.replies import CompensateRequest
 
 Journal = Callable[[e.Event], Awaitable[None]]
 """Makes an event durable before it returns."""
@@ -240,8 +241,11 @@ class Sender:
         reply = await self._neighbours.compensate(
             self._plan.step(name).peer,
             saga.id,
-            requested_by=self._plan.stage,
-            reason=saga.reason,
+            CompensateRequest(
+                requested_by=self._plan.stage,
+                reason=saga.reason,
+                first_sent_at=saga.accepted_at,  # no later than that
+            ),
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )
@@ -271,8 +275,7 @@ class Sender:
         reply = await self._neighbours.compensate(
             saga.upstream,
             saga.id,
-            requested_by=self._plan.stage,
-            reason=saga.reason,
+            CompensateRequest(requested_by=self._plan.stage, reason=saga.reason),
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )

@@ -31,6 +31,7 @@ from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.problem import WireError, decode_problem
 from stage.wire.replies import (
     CompensateReplyKind,
+    CompensateRequest,
     ReplyKind,
     decode_executed,
     encode_compensate,
@@ -117,9 +118,8 @@ class ChainV1:
         self,
         peer: str,
         saga_id: str,
+        request: CompensateRequest,
         *,
-        requested_by: str,
-        reason: str,
         trace: TraceContext,
         timeout: float,
     ) -> CompensateReply:
@@ -134,7 +134,9 @@ class ChainV1:
                 trace=trace,
                 timeout=timeout,
                 headers=(_JSON,),
-                body=encode_compensate(requested_by, reason),
+                body=encode_compensate(
+                    request.requested_by, request.reason, first_sent_at=request.first_sent_at
+                ),
             )
         )
         return answer if isinstance(answer, Lost) else read_compensate(answer)

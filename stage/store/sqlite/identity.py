@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +34,8 @@ class DatabaseFile(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: that of any stage."""
     release: str = ""
     must_exist: bool = False
+    now: Callable[[], float] = time.time
+    """The instant at which a database that is made was born."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +170,7 @@ def take(connection: sqlite3.Connection, file: DatabaseFile, now: float) -> Iden
         found = Identity(
             id=uuid.uuid4().hex,
             stage=file.stage,
-            born_at=now if born_at is None else born_at,
+            born_at=min(now, born_at or now),
             release=file.release,
         )
         write_identity(connection, found)

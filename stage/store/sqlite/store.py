@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -19,7 +18,7 @@ from stage.core.states import SagaState
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Unit
+from stage.ports.store import Backlog, Entry, Filter, LostSaga, Row, SagaRow, Unit
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
 from stage.store.queue import ThreadChannel
@@ -148,7 +147,7 @@ class SqliteStore:
         refuse_owner(read_identity(connection), self._file)
         self.made = is_blank(connection)
         migrate(connection, self._migrations)
-        identity = take(connection, self._file, time.time())
+        identity = take(connection, self._file, self._file.now())
         self._connections.timeline.opened(connection, identity, self._lock.mark)
 
     async def _write_nothing(self) -> None:
@@ -194,9 +193,28 @@ class SqliteStore:
         parked = await self._read("count_parked")
         oldest = await self._read("oldest_unfinished")
         longest = await self._read("longest_due", now)
+        lost = await self._read("count_lost")
         return Backlog(
-            parked=parked[0][0], oldest_accepted_at=oldest[0][0], longest_due_at=longest[0][0]
+            lost=lost[0][0],
+            parked=parked[0][0],
+            oldest_accepted_at=oldest[0][0],
+            longest_due_at=longest[0][0],
         )
+
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """See ports.store.Store."""
+        return [
+            LostSaga(
+                saga_id=saga_id,
+                requested_by=requested_by,
+                reason=reason,
+                first_sent_at=first_sent_at,
+                asked_at=asked_at,
+            )
+            for saga_id, requested_by, reason, first_sent_at, asked_at in await self._read(
+                "lost_sagas", limit
+            )
+        ]
 
     @property
     def queued(self) -> int:

@@ -102,3 +102,24 @@ def test_the_database_of_another_stage_is_refused(folder: Path) -> None:
         refused = db(verb, folder)
         assert 2 == refused.status
         assert "'payment'" in refused.err and "'billing'" in refused.err and "path" in refused.err
+
+
+def test_a_backup_that_was_put_back_is_accepted_by_name(folder: Path) -> None:
+    """A new generation, which awaits a release; what it lacks is listed then."""
+    assert 0 == db("init", folder).status
+    done = stage(
+        *("db", "restored", "pay:payment", *DATABASE, "--as-of", "2026-11-23T02:30:00Z"),
+        cwd=folder,
+    )
+    assert 0 == done.status and "generation 2" in done.out, done
+    assert "generation 2" in db("status", folder).out
+    with closing(sqlite3.connect(folder / "p.db")) as connection:
+        connection.execute("INSERT INTO lost_saga VALUES ('o-7', 'shipping', 'late', NULL, 1.0)")
+        connection.commit()
+    released = stage(
+        "db", "released", "pay:payment", *DATABASE, "--reason", "asked all", cwd=folder
+    )
+    assert 0 == released.status and "asked all" in released.out
+    assert "o-7, asked for by shipping" in released.out
+    wrong = stage("db", "restored", "pay:payment", *DATABASE, "--as-of", "then", cwd=folder)
+    assert 2 == wrong.status and "RFC 3339" in wrong.err

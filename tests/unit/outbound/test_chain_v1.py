@@ -19,6 +19,7 @@ from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS
 from stage.wire.headers import SAGA_BUDGET_MS, TRACEPARENT
+from stage.wire.replies import CompensateRequest
 from tests.unit.outbound.scripted import ScriptedTransport, answered, client_over, peers_of
 
 SAGA = "o:1~b"
@@ -95,7 +96,11 @@ async def test_an_answer_to_compensate_is_read(answer: Answer, reply: Compensate
     transport = ScriptedTransport(answer)
     for peer in ("order", "shipping"):
         assert reply == await neighbours_over(transport).compensate(
-            peer, SAGA, requested_by="payment", reason="late", trace=TRACE, timeout=1.0
+            peer,
+            SAGA,
+            CompensateRequest(requested_by="payment", reason="late"),
+            trace=TRACE,
+            timeout=1.0,
         )
     assert ["http://order:1", "http://shipping:1/base"] == [
         sent.url.removesuffix("/sagas/o:1~b/compensate") for sent in transport.sent

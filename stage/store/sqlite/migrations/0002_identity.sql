@@ -10,3 +10,13 @@ CREATE TABLE stage_identity (
     restored_at    REAL,
     released_at    REAL
 );
+
+-- What neighbours asked of sagas that this database must have lost (protocol 3.4).
+CREATE TABLE lost_saga (
+    saga_id       TEXT NOT NULL,
+    requested_by  TEXT NOT NULL,
+    reason        TEXT NOT NULL,
+    first_sent_at REAL,
+    asked_at      REAL NOT NULL,
+    PRIMARY KEY (saga_id, requested_by)
+) WITHOUT ROWID;

@@ -26,3 +26,17 @@ PRAGMA data_version;
 -- name: quick_check
 -- Reads every page; `ok`, or the first thing that is wrong.
 PRAGMA quick_check(1);
+
+-- name: keep_lost
+-- Keep the first request of each neighbour, as long as fewer than ?6 are kept.
+INSERT OR IGNORE INTO lost_saga (saga_id, requested_by, reason, first_sent_at, asked_at)
+SELECT ?1, ?2, ?3, ?4, ?5 WHERE (SELECT count(*) FROM lost_saga) < ?6;
+
+-- name: lost_sagas
+-- What is kept, in the order in which it was asked.
+SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM lost_saga
+ORDER BY asked_at, saga_id LIMIT ?1;
+
+-- name: count_lost
+-- How many sagas are known to be lost.
+SELECT count(DISTINCT saga_id) FROM lost_saga;
