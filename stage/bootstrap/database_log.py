@@ -1,10 +1,12 @@
-"""Log lines about the database itself: which one is served, and when it goes away (rule 33)."""
+"""Log lines about database and clock: what is served, what goes away or jumps (rules 33, 34)."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
+from stage.engine.clock import JUMP_SECONDS, jump_of
+from stage.ports.clock import Clock
 from stage.ports.store import Store
 from stage.store.sqlite.store import SqliteStore
 from stage.telemetry import logs
@@ -30,10 +32,18 @@ def tell_database(store: Store) -> None:
     )
 
 
-async def tell_trouble(store: Store) -> None:
-    """A line when the database goes away, when the reason changes, and when it is back."""
-    log, before = logs.default_logger(), ""
+async def tell_trouble(store: Store, clock: Clock) -> None:
+    """A line when the database goes away, when the reason changes, and when it is back.
+
+    Likewise when the wall clock jumps, and when it is believed again.
+    """
+    log, before, jumped = logs.default_logger(), "", 0.0
     while True:
+        clock.now()  # reads it, also where nothing else does
+        jump = jump_of(clock)
+        if abs(jump - jumped) > JUMP_SECONDS:
+            log.warning("clock_jumped" if jump else "clock_believed", seconds=round(jump, 3))
+            jumped = jump
         trouble = store.trouble
         if trouble != before:
             if trouble:

@@ -19,7 +19,7 @@ from stage.bootstrap.database_log import tell_database, tell_trouble
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
-from stage.engine.clock import SystemClock
+from stage.engine.clock import SteadyClock
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
@@ -130,7 +130,9 @@ class WiredStage:
             logs.default_logger().warning("setting_ignored", detail=ignored)
         await self._store.open()
         tell_database(self._store)
-        watching = asyncio.get_running_loop().create_task(tell_trouble(self._store))
+        watching = asyncio.get_running_loop().create_task(
+            tell_trouble(self._store, self.service.clock)
+        )
         try:
             await self._transport.open()
             try:
@@ -164,7 +166,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
     participant = stage.bind(tuple(config.downstreams), adjust=lambda step: _adjusted(step, config))
     _check_externals(participant.plan, config)
-    clock = SystemClock()
+    clock = SteadyClock()
     metrics = Metrics()
     if observer is None:
         keys = config.baggage_keys.split(",") if config.baggage_keys else ()

@@ -114,6 +114,11 @@ class Engine(Commands, Queries, Protocol):
         ...
 
     @property
+    def clock_jump(self) -> float:
+        """How far the wall clock jumped ahead, in seconds; 0.0 while it is believed."""
+        ...
+
+    @property
     def live(self) -> int:
         """How many sagas are live in this process."""
         ...

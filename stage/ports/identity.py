@@ -21,7 +21,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """The age of the backup that the present generation began with, as the operator gave it."""
     restored_at: float | None = None
     released_at: float | None = None
-    """When an operator released the present generation, after `stage reconcile`."""
+    """When an operator released the present generation, after the neighbours were asked."""
 
     @property
     def awaits_release(self) -> bool:

@@ -26,6 +26,11 @@ class Running(Protocol):
         ...
 
     @property
+    def clock_jump(self) -> float:
+        """See `ports.engine.Engine`."""
+        ...
+
+    @property
     def live(self) -> int:
         """See `ports.engine.Engine`."""
         ...
@@ -99,6 +104,8 @@ class Gauges:
                 return {(): self._engine.live}
             case names.M_IN_DOUBT:
                 return {(): self._engine.in_doubt}
+            case names.M_CLOCK_JUMP:
+                return {(): self._engine.clock_jump}
             case names.M_READY:
                 return {(): float(self._engine.ready)}
             case names.M_QUEUE:

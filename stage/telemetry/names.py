@@ -122,6 +122,7 @@ M_LAG: Final = "stage.due_lag"
 M_RUNS: Final = "stage.runs"
 M_IN_DOUBT: Final = "stage.in_doubt"
 M_READY: Final = "stage.ready"
+M_CLOCK_JUMP: Final = "stage.clock.jump"
 M_QUEUE: Final = "stage.writer.queue"
 M_BREAKER: Final = "stage.breaker.open"
 M_SAGAS_ACCEPTED: Final = "stage.sagas.accepted"
@@ -163,6 +164,11 @@ METRICS: Final = {
     M_RUNS: Metric(kind="gauge", description="Sagas that are being run in this process."),
     M_IN_DOUBT: Metric(kind="gauge", description="Of these: steps whose last attempt is in doubt."),
     M_READY: Metric(kind="gauge", description="1 while new sagas are accepted, otherwise 0."),
+    M_CLOCK_JUMP: Metric(
+        kind="gauge",
+        unit="s",
+        description="How far the wall clock jumped ahead and is not believed; 0 for not at all.",
+    ),
     M_QUEUE: Metric(kind="gauge", description="Units of work that wait for the writer."),
     M_BREAKER: Metric(
         kind="gauge",

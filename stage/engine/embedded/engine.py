@@ -6,7 +6,7 @@ of it; how that ended comes back into the inbox. Only one unit a saga is under w
 
 from __future__ import annotations
 
-from stage.engine.clock import SystemClock
+from stage.engine.clock import SystemClock, jump_of
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.lease import Lease
@@ -97,6 +97,11 @@ class EmbeddedEngine(EmbeddedCommands):
         if self._leaving or self._store.identity.awaits_release:
             return False
         return self._recovery.recovered and self._store.available
+
+    @property
+    def clock_jump(self) -> float:
+        """See `ports.engine.Engine`."""
+        return jump_of(self._clock)
 
     @property
     def live(self) -> int:

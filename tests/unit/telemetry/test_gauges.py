@@ -35,6 +35,8 @@ class Queried:
             raise sqlite3.OperationalError("no such table: saga")
         return {SagaState.ACTIVE: self.queries}
 
+    clock_jump = 0.0
+
     async def backlog(self) -> Backlog:
         """Nothing waits."""
         return Backlog(parked=0, oldest_accepted_at=None, longest_due_at=None)
