@@ -91,7 +91,7 @@ def sql(target: str, **given: Any) -> None:
 @configured(NEEDED)
 @click.option("--as-of", required=True, metavar="TIME", help="How old the backup is, RFC 3339.")
 def restored(target: str, as_of: str, **given: Any) -> None:
-    """Accept a backup that was put back. What it lacks is not known until `released`."""
+    """Accept a backup that was put back. Unknown sagas are answered 503 until `released`."""
     from stage.wire.envelope import parse_instant
 
     try:

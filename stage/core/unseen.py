@@ -1,4 +1,4 @@
-"""What a request to compensate proves of a saga that is not in the database (protocol 3.4).
+"""The proof in a request to compensate a saga that is not in the database (protocol 3.4).
 
 Pure. A saga that is not there was either never seen, and a tombstone is the right answer, or it
 was lost with an older database. The two look alike, so the request is asked for proof.
@@ -34,7 +34,7 @@ def judge_unseen(
     first_sent_at: float | None,
     lost_before: float,
 ) -> Unseen:
-    """What is known of it. Sagas sent before `lost_before` may be missing from the database."""
+    """Whether it may be lost. Sagas sent before `lost_before` may be missing from the database."""
     downstream = {step.peer for step in plan.steps if step.kind is StepKind.FORWARD}
     if requested_by in downstream:
         return Unseen.LOST

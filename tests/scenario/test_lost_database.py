@@ -41,7 +41,7 @@ async def test_a_saga_sent_before_the_database_was_made_is_not_known(chain: Chai
     assert b"\nstage_lost_sagas 2.0\n" in metrics
 
 
-async def test_a_downstream_that_asks_about_an_unknown_saga_is_told_so(
+async def test_an_unknown_saga_of_a_downstream_is_answered_409(
     chain: Chain, tmp_path: Path
 ) -> None:
     """It has it from here: 409 `unknown`, an alert, and what it says is kept."""

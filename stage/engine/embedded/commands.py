@@ -204,7 +204,7 @@ class EmbeddedCommands(EmbeddedQueries):
         return live
 
     def _judge(self, saga_id: str, asked: CompensateRequest) -> Unseen:
-        """What the request proves, should the saga not be in the database."""
+        """The proof in the request, for a saga that is not in the database."""
         return judge_unseen(
             self._plan,
             saga_id,

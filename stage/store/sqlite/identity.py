@@ -201,7 +201,7 @@ class Timeline:
 
     @property
     def mark(self) -> Mark | None:
-        """What the lock file is to hold."""
+        """The content of the lock file."""
         if self.identity is None:
             return None
         return Mark(id=self.identity.id, generation=self.identity.generation, number=self.number)

@@ -1,8 +1,8 @@
 """Watches the open file: is it the same one, can it be written to, is it damaged (rule 33).
 
-The writer finds all of that with its next batch, but a stage without work has none. What is found
-here is therefore left to the writer to find too: an empty unit is sent, which fails, and the writer
-goes on as after any other failure.
+The writer finds all of that with its next batch, but a stage without work has none. A
+finding here is therefore left to the writer to meet too: an empty unit is sent, which fails, and
+the writer goes on as after any other failure.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class FileWatch:
         self._probed_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self.damage = ""
-        """What is damaged. It stays until the process ends: nothing here mends a file."""
+        """The damage that was found. It stays until the process ends: nothing here mends a file."""
 
     @property
     def trouble(self) -> str:
-        """What is wrong with the file; empty for nothing."""
+        """The fault of the file; empty for none."""
         if self.damage:
             return self.damage
         late = self._probe is not None and self._late()

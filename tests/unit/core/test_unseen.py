@@ -1,4 +1,4 @@
-"""What a request proves of a saga that is not in the database (protocol 3.4)."""
+"""The proof in a request about a saga that is not in the database (protocol 3.4)."""
 
 from __future__ import annotations
 

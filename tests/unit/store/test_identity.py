@@ -19,7 +19,7 @@ from stage.store.sqlite.watch import LOOK_SECONDS
 from tests.unit.store.given import inserting, until
 
 NOTICED_SECONDS = 1.0
-"""What DESIGN promises for a file that was swapped."""
+"""A file that was swapped is noticed within that time."""
 
 
 def named(path: Path, **more: object) -> SqliteStore:
@@ -155,6 +155,28 @@ async def unavailable(store: SqliteStore) -> str:
     return store.trouble
 
 
+FILES = ("stage.db", "stage.db-wal", "stage.db-shm")
+
+
+async def swapped(folder: Path, running: SqliteStore, swap: str) -> bytes:
+    """Put the files aside and something else in their place; the bytes that stand there now."""
+    path, foreign = folder / "stage.db", folder / "foreign.db"
+    if swap == "other":
+        await filled(foreign, "x", "y", "z")
+    elif swap == "older":
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(foreign)) as copy:
+            source.backup(copy)
+        await running.transact(inserting("b"))
+    elif swap == "emptied":
+        foreign.touch()
+    (folder / "aside").mkdir()
+    for name in FILES:
+        os.rename(folder / name, folder / "aside" / name)
+    if swap != "removed":
+        shutil.copy(foreign, path)
+    return path.read_bytes() if path.exists() else b""
+
+
 @pytest.mark.parametrize("swap", ["other", "older", "removed", "emptied"])
 async def test_a_file_swapped_under_a_run_is_noticed_and_not_written_to(
     tmp_path: Path, running: SqliteStore, swap: str
@@ -164,21 +186,7 @@ async def test_a_file_swapped_under_a_run_is_noticed_and_not_written_to(
     When the right file is back, it goes on.
     """
     path, aside = tmp_path / "stage.db", tmp_path / "aside"
-    foreign = tmp_path / "foreign.db"
-    if swap == "other":
-        await filled(foreign, "x", "y", "z")
-    elif swap == "older":
-        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(foreign)) as copy:
-            source.backup(copy)
-        await running.transact(inserting("b"))
-    elif swap == "emptied":
-        foreign.touch()
-    aside.mkdir()
-    for name in ("stage.db", "stage.db-wal", "stage.db-shm"):
-        os.rename(tmp_path / name, aside / name)
-    if swap != "removed":
-        shutil.copy(foreign, path)
-    before = path.read_bytes() if path.exists() else b""
+    before = await swapped(tmp_path, running, swap)
 
     trouble = await unavailable(running)
     words = {
@@ -193,7 +201,7 @@ async def test_a_file_swapped_under_a_run_is_noticed_and_not_written_to(
     await until(lambda: words[swap] in running.trouble)
     assert before == (path.read_bytes() if path.exists() else b"")
 
-    for name in ("stage.db", "stage.db-wal", "stage.db-shm"):
+    for name in FILES:
         if (aside / name).exists():
             os.replace(aside / name, tmp_path / name)
     await until(lambda: running.available)
