@@ -59,7 +59,7 @@ class SteadyClock(SystemClock):
         self._lock = Lock()
         self._read_at = self._steady_since = monotonic()
         self._believed = self._seen = wall() - self._read_at
-        """The distance to the monotonic clock: as it is believed here, and as the wall clock has it."""
+        """The distance to the monotonic clock: as it is believed, and as the wall clock has it."""
 
     @property
     def jump(self) -> float:
