@@ -16,6 +16,7 @@ from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.store.sqlite.identity import DatabaseFile, Mark, parse_mark
 from stage.store.sqlite.store import SqliteStore
 from stage.store.sqlite.watch import LOOK_SECONDS
+from tests.unit.store.conftest import Faulty
 from tests.unit.store.given import inserting, until
 
 NOTICED_SECONDS = 1.0
@@ -241,3 +242,24 @@ def test_a_mark_is_read_as_it_was_written() -> None:
     mark = Mark(id="0a" * 16, generation=3, number=12345)
     assert mark == parse_mark(f"0000004711\n{mark.line()}\n")
     assert parse_mark("4711\n") is None
+
+
+async def test_a_file_that_cannot_be_written_to_at_start_recovers(
+    tmp_path: Path, faulty: type[Faulty]
+) -> None:
+    """It is opened and not available; it is written to as soon as it can be."""
+    path = tmp_path / "stage.db"
+    await filled(path, "a")
+    faulty.refuse = True
+    store = SqliteStore(DatabaseFile(path=path, stage="payment"), factory=faulty)
+    await store.open()
+    try:
+        with pytest.raises(StoreUnavailable):
+            await store.transact(inserting("b"))
+        assert not store.available and "full" in store.trouble
+        assert faulty.struck
+        faulty.refuse = False
+        await until(lambda: store.available)
+        assert "c" == await store.transact(inserting("c"))
+    finally:
+        await store.close()
