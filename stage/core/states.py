@@ -35,6 +35,8 @@ class ParkCause(StrEnum):
     """Everything was tried, and effects still stand (rule 12)."""
     UPSTREAM_CANNOT = "upstream_cannot"
     """Upstream answered that it cannot compensate (rule 22)."""
+    NOT_UNDERSTOOD = "not_understood"
+    """A neighbour was asked to compensate and never answered in its own word (protocol 3.4)."""
     JOURNAL_MISMATCH = "journal_mismatch"
     """The journal does not fit the stage as it is declared now."""
     DEFECT = "defect"

@@ -65,8 +65,8 @@ class Commands(Protocol):
     async def compensate(
         self,
         saga_id: str,
-        asked: CompensateRequest,
         *,
+        asked: CompensateRequest,
         trace: TraceContext,
         wait_seconds: float,
     ) -> Snapshot:

@@ -60,12 +60,12 @@ EXECUTED_SCHEMA: dict[str, Any] = {
     "title": "Executed",
     "type": "object",
     "additionalProperties": False,
+    "required": ["outcome"],
     "properties": {
         "saga_id": SAGA_ID_SCHEMA,
         "outcome": {"const": Outcome.EXECUTED.value},
         "data": {"type": "object", "description": "What was added, by the name of the stage"},
     },
-    "anyOf": [{"required": ["data"]}, {"maxProperties": 0}],
 }
 COMPENSATE_REQUEST_SCHEMA: dict[str, Any] = {
     "title": "CompensateRequest",
@@ -82,6 +82,10 @@ COMPENSATE_REQUEST_SCHEMA: dict[str, Any] = {
             "type": "string",
             "format": "date-time",
             "description": "When the saga was first sent, or earlier; shows what a restore lost",
+        },
+        "outcome": {
+            "const": Outcome.COMPENSATED.value,
+            "description": "The asker's word that nothing stands at it or behind it",
         },
     },
 }

@@ -39,6 +39,7 @@ from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import SagaRow
 from stage.wire.envelope import Envelope, fingerprint
+from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import CompensateRequest
 
@@ -144,15 +145,18 @@ class EmbeddedCommands(EmbeddedQueries):
     async def compensate(
         self,
         saga_id: str,
-        asked: CompensateRequest,
         *,
+        asked: CompensateRequest,
         trace: TraceContext,
         wait_seconds: float,
     ) -> Snapshot:
         """See `ports.engine.Commands`."""
         until = loop_time() + wait_seconds
         request = e.CompensationRequested(
-            at=self._clock.now(), requested_by=asked.requested_by, reason=asked.reason
+            at=self._clock.now(),
+            requested_by=asked.requested_by,
+            reason=asked.reason,
+            compensated=asked.outcome is Outcome.COMPENSATED,
         )
         opening = OpenRequest(
             saga_id=saga_id,

@@ -198,7 +198,7 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
         work = asyncio.create_task(
             engine.compensate(
                 "s-1",
-                CompensateRequest(requested_by="order"),
+                asked=CompensateRequest(requested_by="order"),
                 trace=TraceContext(),
                 wait_seconds=0.6,
             )

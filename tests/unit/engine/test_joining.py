@@ -27,6 +27,7 @@ from stage.wire.replies import CompensateRequest
 
 T = TypeVar("T")
 TRACE = TraceContext()
+ASKED = CompensateRequest(requested_by="order", reason="no")
 
 
 class Order(msgspec.Struct):
@@ -114,12 +115,7 @@ async def test_a_compensation_is_not_answered_with_the_deadline_of_another_reque
     await asyncio.sleep(0)
 
     undone = asyncio.ensure_future(
-        engine.compensate(
-            "s-1",
-            CompensateRequest(requested_by="order", reason="no"),
-            trace=TRACE,
-            wait_seconds=5.0,
-        )
+        engine.compensate("s-1", asked=ASKED, trace=TRACE, wait_seconds=5.0)
     )
     await asyncio.sleep(0)
     store.door.set()

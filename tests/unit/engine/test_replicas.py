@@ -143,7 +143,7 @@ class Replica:
         """Ask to compensate it."""
         return self.engine.compensate(
             saga_id,
-            CompensateRequest(requested_by="order", reason="no"),
+            asked=CompensateRequest(requested_by="order", reason="no"),
             trace=TraceContext(),
             wait_seconds=wait_seconds,
         )
