@@ -152,19 +152,9 @@ class EmbeddedCommands(EmbeddedQueries):
     ) -> Snapshot:
         """See `ports.engine.Commands`."""
         until = loop_time() + wait_seconds
-        request = e.CompensationRequested(
-            at=self._clock.now(),
-            requested_by=asked.requested_by,
-            reason=asked.reason,
-            compensated=asked.outcome is Outcome.COMPENSATED,
-        )
-        opening = OpenRequest(
-            saga_id=saga_id,
-            signal=request,
-            trace=trace,
-            unseen=self._judge(saga_id, asked),
-            first_sent_at=asked.first_sent_at,
-        )
+        opening = self._compensation(saga_id, asked, trace)
+        request = opening.signal
+        assert isinstance(request, e.CompensationRequested)
 
         def needless(saga: Saga) -> bool:
             return asked_before(self._plan, saga, request)
@@ -184,6 +174,23 @@ class EmbeddedCommands(EmbeddedQueries):
                 found = await self._elsewhere.snapshot_when(saga_id, until, self._is_decided)
                 if found is not None:
                     return found
+
+    def _compensation(
+        self, saga_id: str, asked: CompensateRequest, trace: TraceContext
+    ) -> OpenRequest:
+        request = e.CompensationRequested(
+            at=self._clock.now(),
+            requested_by=asked.requested_by,
+            reason=asked.reason,
+            compensated=asked.outcome is Outcome.COMPENSATED,
+        )
+        return OpenRequest(
+            saga_id=saga_id,
+            signal=request,
+            trace=trace,
+            unseen=self._judge(saga_id, asked),
+            first_sent_at=asked.first_sent_at,
+        )
 
     async def _request_compensation(self, opening: OpenRequest, until: float) -> LiveSaga | None:
         """The live saga once the request is in its journal; None when it left memory before."""
