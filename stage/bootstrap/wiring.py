@@ -15,10 +15,11 @@ from opentelemetry.trace import TracerProvider
 
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.database import make_store
+from stage.bootstrap.database_log import tell_database, tell_trouble
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
-from stage.engine.clock import SystemClock
+from stage.engine.clock import SteadyClock
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
@@ -128,6 +129,10 @@ class WiredStage:
         for ignored in self._config.ignored:
             logs.default_logger().warning("setting_ignored", detail=ignored)
         await self._store.open()
+        tell_database(self._store)
+        watching = asyncio.get_running_loop().create_task(
+            tell_trouble(self._store, self.service.clock)
+        )
         try:
             await self._transport.open()
             try:
@@ -142,6 +147,7 @@ class WiredStage:
                 await self._engine.drain(0.0)
                 await self._transport.close()
         finally:
+            watching.cancel()
             await self._store.close()
 
     async def drain(self) -> None:
@@ -166,7 +172,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
     )
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     _check_externals(participant.plan, config)
-    clock = SystemClock()
+    clock = SteadyClock()
     metrics = Metrics()
     if observer is None:
         keys = config.baggage_keys.split(",") if config.baggage_keys else ()

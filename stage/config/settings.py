@@ -18,6 +18,7 @@ from stage.config.values import (
     one_of,
     peer_name,
     seconds_between,
+    switch,
 )
 
 PREFIX = "STAGE_"
@@ -40,6 +41,7 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8080
     database: str = "sqlite:///stage.db"
+    database_must_exist: bool = False
     upstreams: Mapping[str, str] = field(default_factory=dict)
     downstreams: Mapping[str, str] = field(default_factory=dict)
     externals: Mapping[str, str] = field(default_factory=dict)
@@ -78,6 +80,8 @@ class Setting(NamedTuple):
     metavar: str
     help: str
     peers: bool = False
+    switch: bool = False
+    """Given as an option it has no value: it is on."""
 
     @property
     def flag(self) -> str:
@@ -101,6 +105,13 @@ SETTINGS = (
     Setting("host", host, "HOST", "Address to listen on."),
     Setting("port", count(0, 65_535), "PORT", "Port to listen on; 0 takes a free one."),
     Setting("database", database, "URL", "sqlite:///FILE, or sqlite:///:memory:."),
+    Setting(
+        "database_must_exist",
+        switch,
+        "",
+        "Refuse to start where there is no database, instead of making one.",
+        switch=True,
+    ),
     Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
     Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),
     Setting("externals", check_url, "NAME=URL", "An external API that is called.", peers=True),

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.request import PROBLEM_JSON, Answer, Request
-from stage.ports.engine import Busy, DeadlineOver, NotYours, PayloadDiffers, Unsettled
+from stage.ports.engine import Busy, DeadlineOver, NotYours, PayloadDiffers, SagaLost, Unsettled
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
@@ -42,6 +42,8 @@ def answer_of_error(request: Request, error: Exception) -> Answer | None:
         case Unsettled() | CommitInDoubt():
             detail = str(error) if isinstance(error, Unsettled) else "a commit is in doubt here"
             return problem_answer(request, unknown("Not known", detail), (h.RETRY_AFTER, "1"))
+        case SagaLost():
+            return problem_answer(request, _lost(error), (h.RETRY_AFTER, "30"))
         case Busy() | StoreUnavailable():
             seconds = max(1, ceil(getattr(error, "retry_after", 1.0)))
             return problem_answer(request, _not_now(error), (h.RETRY_AFTER, str(seconds)))
@@ -106,6 +108,19 @@ def unknown(title: str, detail: str) -> Problem:
 def defect(detail: str) -> Problem:
     """500: a mistake of ours; whether anything was executed is not known."""
     return replace(unknown("Defect", detail), type=ProblemType.DEFECT)
+
+
+def _lost(error: SagaLost) -> Problem:
+    """409 for a saga that this stage handed on, otherwise 503: nothing is known of it here."""
+    return Problem(
+        type=ProblemType.SAGA_LOST,
+        status=409 if error.certain else 503,
+        title="Saga lost" if error.certain else "Saga not known",
+        detail=str(error),
+        outcome=Outcome.UNKNOWN,
+        retryable=not error.certain,
+        hint="an operator of this stage was alerted, and has to reconcile it with its neighbours",
+    )
 
 
 def _not_now(error: Exception) -> Problem:

@@ -128,6 +128,11 @@ class Engine(Commands, Queries, Protocol):
         ...
 
     @property
+    def clock_jump(self) -> float:
+        """How far the wall clock jumped ahead, in seconds; 0.0 while it is believed."""
+        ...
+
+    @property
     def live(self) -> int:
         """How many sagas are live in this process."""
         ...
@@ -163,6 +168,17 @@ class PayloadDiffers(Exception):
 
 class DeadlineOver(Exception):
     """The deadline of a saga never seen was over on arrival; nothing was executed."""
+
+
+class SagaLost(Exception):
+    """The saga is not in the database, and may have been lost with an older one (rule 33).
+
+    `certain` says that a stage behind this one has it from here.
+    """
+
+    def __init__(self, reason: str, *, certain: bool = False) -> None:
+        super().__init__(reason)
+        self.certain = certain
 
 
 class Unsettled(Exception):

@@ -16,9 +16,10 @@ from stage.core.events import Event, Recovered
 from stage.core.states import SagaState
 from stage.engine.embedded.retention import Retention
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.stage import RunView
-from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Tx, Unit
+from stage.ports.store import Backlog, Entry, Filter, LostSaga, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
@@ -242,6 +243,13 @@ class SimulatedStore:
         self._present()
         return await self._store.backlog(now)
 
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._disk.store.lost_sagas(limit)
+
     @property
     def codec(self) -> Codec:
         """See ports.store.Store."""
@@ -251,6 +259,16 @@ class SimulatedStore:
     def ownership(self) -> Ownership:
         """See ports.store.Store."""
         return self._ownership
+
+    @property
+    def identity(self) -> Identity:
+        """See ports.store.Store."""
+        return self._disk.store.identity
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store."""
+        return self._disk.store.trouble
 
     @property
     def available(self) -> bool:
@@ -338,6 +356,10 @@ class _Noted:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def keep_lost(self, lost: LostSaga) -> None:
+        """See ports.store.Unit."""
+        await self._unit.keep_lost(lost)
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit."""

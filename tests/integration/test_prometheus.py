@@ -96,6 +96,9 @@ ALERTS = {
     "StageNotReady": {"stage_ready": ("1x5 0x60", "1x5 0 1x60")},
     "StageDown": {"up": ("1x5 0x60", "1x65"), "stage_ready": ("1x5 _x60", "1x5 0 1x60")},
     "StagePeerLeftAlone": {'stage_breaker_open{peer="psp"}': ("1x65", "0 1 1 0x63")},
+    "StageLostSagas": {"stage_lost_sagas": ("0x20 1x45", "0x65")},
+    "StageDatabaseError": {"stage_database_error": ("0x20 1x45", "0 1 0x63")},
+    "StageClockJumped": {"stage_clock_jump_seconds": ("0x20 -3600x45", "0 1 0x63")},
     "StageCrashes": {
         "process_start_time_seconds": ("0x20 100 200 300 400 500x40", "7x65"),
         "stage_ready": ("1x65", "1x65"),

@@ -18,6 +18,7 @@ from stage.core.questions import past_pivot
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
+from stage.core.unseen import Unseen, judge_unseen
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX
 from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
@@ -33,6 +34,7 @@ from stage.ports.engine import (
     NotYours,
     PayloadDiffers,
     Reply,
+    SagaLost,
     Snapshot,
     Unsettled,
 )
@@ -165,19 +167,16 @@ class EmbeddedCommands(EmbeddedQueries):
     ) -> Snapshot:
         """See `ports.engine.Commands`."""
         until = loop_time() + wait_seconds
-        request = e.CompensationRequested(
-            at=self._clock.now(),
-            requested_by=asked.requested_by,
-            reason=asked.reason,
-            compensated=asked.outcome is Outcome.COMPENSATED,
-        )
+        opening = self._compensation(saga_id, asked, trace)
+        request = opening.signal
+        assert isinstance(request, e.CompensationRequested)
 
         def needless(saga: Saga) -> bool:
             return asked_before(self._plan, saga, request)
 
         while True:
             try:
-                live = await self._request_compensation(saga_id, request, trace, until)
+                live = await self._request_compensation(opening, until)
                 if live is None:
                     continue
                 if not self._decided(live):
@@ -193,14 +192,33 @@ class EmbeddedCommands(EmbeddedQueries):
                 if found is not None:
                     return found
 
-    async def _request_compensation(
-        self, saga_id: str, request: e.CompensationRequested, trace: TraceContext, until: float
-    ) -> LiveSaga | None:
+    def _compensation(
+        self, saga_id: str, asked: CompensateRequest, trace: TraceContext
+    ) -> OpenRequest:
+        request = e.CompensationRequested(
+            at=self._clock.now(),
+            requested_by=asked.requested_by,
+            reason=asked.reason,
+            compensated=asked.outcome is Outcome.COMPENSATED,
+        )
+        return OpenRequest(
+            saga_id=saga_id,
+            signal=request,
+            trace=trace,
+            unseen=self._judge(saga_id, asked),
+            first_sent_at=asked.first_sent_at,
+        )
+
+    async def _request_compensation(self, opening: OpenRequest, until: float) -> LiveSaga | None:
         """The live saga once the request is in its journal; None when it left memory before."""
-        live = self._sagas.get(saga_id)
+        request = opening.signal
+        assert isinstance(request, e.CompensationRequested)
+        live = self._sagas.get(opening.saga_id)
         if live is None:
-            live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=request, trace=trace))
+            live = self._sagas.open(opening)
             await self._opened(live, until)
+            if live.saga is None:
+                raise _lost(opening)
             return live
         if not await self._joined(live, until) or live.over or live.saga is None:
             return None
@@ -211,8 +229,18 @@ class EmbeddedCommands(EmbeddedQueries):
             except NotLive:
                 return None
             if live.span is not None:
-                live.span.link(trace.traceparent)
+                live.span.link(opening.trace.traceparent)
         return live
+
+    def _judge(self, saga_id: str, asked: CompensateRequest) -> Unseen:
+        """The proof in the request, for a saga that is not in the database."""
+        return judge_unseen(
+            self._plan,
+            saga_id,
+            requested_by=asked.requested_by,
+            first_sent_at=asked.first_sent_at,
+            lost_before=self._store.identity.lost_before,
+        )
 
     async def operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
         """See `ports.engine.Commands`."""
@@ -256,7 +284,7 @@ class EmbeddedCommands(EmbeddedQueries):
         """
         try:
             await self._opened(live, until)
-        except (NotAllowed, Busy, DeadlineOver):
+        except (NotAllowed, Busy, DeadlineOver, SagaLost):
             return False
         return True
 
@@ -360,3 +388,17 @@ def _worth_an_answer(live: LiveSaga) -> bool:
 
 def _answered(live: LiveSaga) -> bool:
     return live.row is not None and live.row.answered
+
+
+def _lost(opening: OpenRequest) -> SagaLost:
+    """Why nothing is known of a saga that somebody asks to compensate."""
+    if opening.unseen is Unseen.LOST:
+        return SagaLost(
+            f"saga {opening.saga_id} was handed on from here, and is not in the database: it was"
+            " lost; an operator has to reconcile",
+            certain=True,
+        )
+    return SagaLost(
+        f"saga {opening.saga_id} is not in the database, and was sent before that was made or"
+        " restored: whether anything of it stands is not known"
+    )

@@ -19,10 +19,13 @@ from stage.engine.saga.interpreter import Outgoing, Transition
 from stage.engine.saga.opening import OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy, DeadlineOver, NotAllowed, Snapshot, Unsettled
+from stage.ports.engine import Busy, DeadlineOver, NotAllowed, SagaLost, Snapshot, Unsettled
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.stage import Failed
+
+REFUSALS = (StoreUnavailable, Busy, NotAllowed, DeadlineOver, SagaLost, HeldElsewhere)
+"""An outcome for the caller that asked, and no defect."""
 
 
 class LiveSagas:
@@ -153,8 +156,8 @@ class LiveSagas:
                 outcome = await self._loop(live, transition)
         except StaleEpoch:
             live.lost, outcome = True, "taken_over"
-        except (StoreUnavailable, Busy, NotAllowed, DeadlineOver, HeldElsewhere) as error:
-            _fail(live, error)  # an outcome for the caller, and no defect
+        except REFUSALS as error:
+            _fail(live, error)
         except JournalMismatch as error:
             _fail(live, error)
             if not await self._units.park(live, ParkCause.JOURNAL_MISMATCH, str(error)):

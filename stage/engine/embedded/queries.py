@@ -10,7 +10,7 @@ from stage.core.states import SagaState
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
-from stage.ports.engine import Snapshot
+from stage.ports.engine import SagaLost, Snapshot
 from stage.ports.store import Backlog, Entry, Filter, SagaRow
 
 
@@ -55,7 +55,10 @@ class EmbeddedQueries:
         live = self._sagas.get(saga_id)
         if live is not None and live.saga is not None and not live.lost:
             return snapshot(live)
-        return await self._elsewhere.stored(saga_id)
+        found = await self._elsewhere.stored(saga_id)
+        if found is None and self._store.identity.awaits_release:
+            raise SagaLost(f"saga {saga_id} is not in the database, which was restored")
+        return found
 
     async def _changed(self, found: Snapshot, until: float, wanted: Callable[[Saga], bool]) -> None:
         """Return after a change that is wanted, or a while later: the saga may not be live."""

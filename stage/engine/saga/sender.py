@@ -254,7 +254,11 @@ class Sender:
         reply = await self._neighbours.compensate(
             self._plan.step(name).peer,
             saga.id,
-            CompensateRequest(requested_by=self._plan.stage, reason=saga.detail),
+            CompensateRequest(
+                requested_by=self._plan.stage,
+                reason=saga.detail,
+                first_sent_at=saga.accepted_at,  # no later than that
+            ),
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )

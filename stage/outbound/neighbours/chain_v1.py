@@ -137,7 +137,12 @@ class ChainV1:
                 trace=trace,
                 timeout=timeout,
                 headers=(_JSON,),
-                body=encode_compensate(request.requested_by, request.reason, request.outcome),
+                body=encode_compensate(
+                    request.requested_by,
+                    request.reason,
+                    request.outcome,
+                    first_sent_at=request.first_sent_at,
+                ),
             )
         )
         return answer if isinstance(answer, Lost) else read_compensate(answer, saga_id)
