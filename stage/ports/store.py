@@ -105,7 +105,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 
     parked: int
     parked_in_doubt: int = 0
-    """Of the parked: those that wait because of a doubt."""
+    """Parked sagas that wait because of a doubt; `parked` counts them too."""
     oldest_accepted_at: float | None
     """That of the oldest saga that is under way and not parked."""
     longest_due_at: float | None
