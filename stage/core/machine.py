@@ -42,7 +42,7 @@ from stage.core.questions import (
     pivot_undecided,
     what_stands,
 )
-from stage.core.retry import NEIGHBOUR_COMPENSATION, RetryPolicy
+from stage.core.retry import NEIGHBOUR_COMPENSATION, PENDING, RetryPolicy
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -52,8 +52,12 @@ RECOVERIES_MAX = 10
 
 Not few: of all that were in flight when the process died, one is guilty.
 """
-PENDING_POLL_SECONDS_MAX = 5.0
 RETRY_AFTER_SECONDS_MAX = 60.0
+NOT_UNDERSTOOD_SECONDS_MAX = 3600.0
+"""How long a neighbour is asked to compensate while the answers are not its own word.
+
+Long enough to mend a route or a login; then a person has to look (protocol 3.4).
+"""
 
 
 class Impossible(Exception):
@@ -101,7 +105,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:  # one arm an event
         case e.ProbeNotThere() | e.ProbeFailed():
             return _probe_again(plan, saga, event)
         case e.TurnedBack():
-            return replace(saga, state=SagaState.COMPENSATING, reason=event.reason)
+            return _turn_back(saga, event)
         case e.CompensationStarted():
             return _undo(saga, event)
         case e.CompensationSucceeded():
@@ -154,6 +158,7 @@ def _bury(saga: Saga, event: e.Tombstoned) -> Saga:
         tombstone=True,
         requested_by=event.requested_by,
         reason=event.reason,
+        detail=event.reason,
     )
 
 
@@ -203,6 +208,14 @@ def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
             return False
 
 
+def _turn_back(saga: Saga, event: e.TurnedBack) -> Saga:
+    known = saga.steps.get(event.step)
+    detail = f"step {event.step} did not succeed" if event.step else ""
+    if known is not None and known.said:
+        detail = known.said
+    return replace(saga, state=SagaState.COMPENSATING, reason=event.reason, detail=detail)
+
+
 def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:
     undone = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
     if undone or saga.forgotten or past_pivot(plan, saga):
@@ -211,21 +224,24 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         return replace(
             saga,
             reason=saga.reason or event.reason,
+            detail=saga.detail or event.reason,
             requested_by=saga.requested_by or event.requested_by or "unknown",
         )
     steps = dict(saga.steps)
     forward = FORWARD_PREFIX + event.requested_by
-    if forward in plan.by_name:
-        # Downstream asks after it has compensated itself (protocol 3.4), or failed to. It is asked
-        # in turn, so that what stands behind it is not hidden (rule 12).
-        known = steps.get(forward)
-        if known is not None:
-            steps[forward] = replace(known, doubted=True)
+    known = steps.get(forward) if forward in plan.by_name else None
+    if known is not None and event.compensated and known.phase not in IN_FLIGHT:
+        steps[forward] = replace(known, phase=Phase.COMPENSATED, error="")
+    elif known is not None:
+        # Without its word that nothing stands there it is asked in turn, so that what stands
+        # behind it is not hidden (rule 12, protocol 3.4).
+        steps[forward] = replace(known, doubted=True)
     return replace(
         saga,
         state=SagaState.COMPENSATING,
         steps=steps,
         reason=saga.reason or event.reason or f"{event.requested_by} asked to compensate",
+        detail=saga.detail or event.reason or f"{event.requested_by} asked to compensate",
         requested_by=saga.requested_by or event.requested_by or "unknown",
         parked="",
         parked_cause=None,
@@ -328,7 +344,8 @@ def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
     step = _known(saga, event.step)
     # An attempt before this one may have landed: doubt outlives the refusal.
     doubted = step.doubted or event.may_stand
-    refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason)
+    said = event.reason if event.said else ""
+    refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason, said=said)
     return _put(saga, event.step, refused)
 
 
@@ -341,6 +358,8 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
         phase=Phase.IN_DOUBT,
         doubted=True,
         not_there=0,
+        # A rotated key costs time: until the deadline, if there is one (protocol 3.3).
+        forgiven=step.forgiven + (event.denied and saga.deadline is not None),
         error=event.reason,
         due=event.at + wait,
     )
@@ -349,14 +368,15 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
 
 def _pend(saga: Saga, event: e.StepPending) -> Saga:
     step = _step(saga, event.step)
-    wait = min(event.retry_after or 0.5, PENDING_POLL_SECONDS_MAX)
+    pendings = step.pendings + 1
     pending = replace(
         step,
         phase=Phase.WAITING,
         doubted=True,
+        pendings=pendings,
         attempts=step.attempts - 1,  # to wait for downstream is not a failed attempt
         error="accepted downstream, still running",
-        due=event.at + wait,
+        due=event.at + _wait(saga, event, pendings, PENDING, step.since),
     )
     return _put(saga, event.step, pending)
 
@@ -391,6 +411,7 @@ def _undo_again(plan: Plan, saga: Saga, event: e.CompensationDelayed) -> Saga:
         compensation_forgiven=step.compensation_forgiven + event.certain,
         error=event.reason,
         due=due,
+        not_understood_since=_since(step.not_understood_since, event),
     )
     return _put(saga, event.step, delayed)
 
@@ -419,14 +440,20 @@ def _evolve_tell(
             due = event.at + _wait(
                 saga, event, saga.tell_attempts, NEIGHBOUR_COMPENSATION, saga.tell_since
             )
-            return replace(saga, tell=Tell.DUE, tell_due=due, tell_error=event.reason)
+            return replace(
+                saga,
+                tell=Tell.DUE,
+                tell_due=due,
+                tell_error=event.reason,
+                tell_not_understood_since=_since(saga.tell_not_understood_since, event),
+            )
         case e.TellRefused():
             return replace(
                 saga,
                 tell=Tell.REFUSED,
                 tell_error=event.reason,
                 parked=f"upstream {saga.upstream} cannot compensate: {event.reason}",
-                parked_cause=ParkCause.UPSTREAM_AWAY if event.away else ParkCause.UPSTREAM_CANNOT,
+                parked_cause=event.cause,
             )
         case _:
             assert_never(event)
@@ -440,9 +467,16 @@ def _tell_if_due(saga: Saga) -> Saga:
     return replace(saga, tell=Tell.DUE, tell_due=saga.updated_at)
 
 
+def _since(since: float | None, event: e.CompensationDelayed | e.TellDelayed) -> float | None:
+    """When answers began that are not the neighbour's own word; any other end starts it anew."""
+    if not event.not_understood:
+        return None
+    return event.at if since is None else since
+
+
 def _wait(
     saga: Saga,
-    event: e.StepTransient | e.CompensationDelayed | e.TellDelayed,
+    event: e.StepTransient | e.StepPending | e.CompensationDelayed | e.TellDelayed,
     attempts: int,
     policy: RetryPolicy,
     since: float,
@@ -515,9 +549,12 @@ def _tell(plan: Plan, saga: Saga, now: float) -> Command:
         return Rest()
     if saga.tell_since and now - saga.tell_since >= plan.patience_seconds:
         reason = f"not reached in {saga.tell_attempts} attempts: {saga.tell_error}"
-        return Record(event=e.TellRefused(at=now, reason=reason, away=True))
+        return Record(event=e.TellRefused(at=now, reason=reason, cause=ParkCause.UPSTREAM_AWAY))
     if now < saga.tell_due:
         return Rest(until=saga.tell_due)
+    if _never_understood(saga.tell_not_understood_since, now):
+        cause = ParkCause.NOT_UNDERSTOOD
+        return Record(event=e.TellRefused(at=now, reason=saga.tell_error, cause=cause))
     return Do(activity=Activity.TELL, attempt=saga.tell_attempts + 1)
 
 
@@ -563,7 +600,7 @@ def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> 
     Attempts count where an effect may stand. Behind the pivot there is no way back, and only
     patience ends what leaves the process.
     """
-    if now - known.since >= plan.patience_seconds:
+    if now - known.since >= plan.patience_seconds or PENDING.exhausted(known.pendings):
         return True
     if past_pivot(plan, saga) and step.kind is not StepKind.TRANSACTION:
         return False
@@ -617,6 +654,9 @@ def _compensate(plan: Plan, step: Step, known: StepState, now: float) -> Command
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
             return _look_or_park(plan, step, known, now)
+    if _never_understood(known.not_understood_since, now):
+        text = f"{step.peer} does not answer compensate in its own word: {known.error}"
+        return Record(event=e.Parked(at=now, cause=ParkCause.NOT_UNDERSTOOD, reason=text))
     attempts, since = known.compensation_attempts, known.compensation_since
     impatient = bool(since) and now - since >= plan.patience_seconds
     if impatient or step.compensation.exhausted(attempts - known.compensation_forgiven):
@@ -626,6 +666,10 @@ def _compensate(plan: Plan, step: Step, known: StepState, now: float) -> Command
     if known.phase is Phase.COMPENSATION_WAITING:
         return _when_due(known, undo, now)
     return undo
+
+
+def _never_understood(since: float | None, now: float) -> bool:
+    return since is not None and now >= since + NOT_UNDERSTOOD_SECONDS_MAX
 
 
 def _when_due(known: StepState, command: Do, now: float, deadline: float | None = None) -> Command:

@@ -110,6 +110,7 @@ def _retry(saga: Saga, verb: e.Retried) -> Saga:
         tell=tell,
         tell_due=verb.at,
         tell_since=0.0,
+        tell_not_understood_since=None,
     )
 
 
@@ -128,6 +129,8 @@ def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
         compensation_forgiven=step.compensation_attempts,
         since=at,
         compensation_since=0.0,
+        pendings=0,
+        not_understood_since=None,
     )
 
 

@@ -86,7 +86,7 @@ async def test_an_api_that_was_down_for_a_second_costs_no_saga(tmp_path: Path) -
     """With a second of outage and a minute of budget four attempts are no reason to give up."""
     port = unused_port()
     psp = TestServer(psp_service.make_app(), host=HOST, port=port)
-    options = {"externals": {"psp": f"http://{HOST}:{port}"}}
+    options: dict[str, Any] = {"externals": {"psp": f"http://{HOST}:{port}"}}
     async with running_chain(tmp_path, **options) as chain:
         sending = asyncio.create_task(chain.send("s-1"))
         await chain.until("s-1", lambda view: view["steps"][1]["attempts"] > 4)

@@ -30,8 +30,9 @@ def full(kind: type[Any]) -> e.Event:
         "key": "k", "span": "ab", "request": e.Request(method="POST", path=f"/{SECRET}"),
         "ordinal": 2, "compensation": True, "result": msgspec.Raw(f'"{SECRET}"'.encode()),
         "may_stand": True, "retry_after": 1.0, "stands": ("charge",), "status": 202,
-        "certain": True, "away": True,
+        "certain": True,
         "cause": ParkCause.DEFECT, "actor": "ops", "why": "because", "landed": True,
+        "compensated": True, "said": True, "denied": True, "not_understood": True,
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})
     return event
