@@ -156,7 +156,7 @@ class MemoryStore:
             parked=sum(bool(row.parked) for row in sagas),
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
-            oldest_undo_at=min(self._turned_back(), default=None),
+            oldest_compensation_at=min(self._turned_back(), default=None),
         )
 
     def _turned_back(self) -> Iterator[float]:

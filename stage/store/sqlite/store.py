@@ -135,12 +135,12 @@ class SqliteStore:
         parked = await self._read("count_parked")
         oldest = await self._read("oldest_unfinished")
         longest = await self._read("longest_due", now)
-        undo = await self._read("oldest_undo")
+        undo = await self._read("oldest_compensation")
         return Backlog(
             parked=parked[0][0],
             oldest_accepted_at=oldest[0][0],
             longest_due_at=longest[0][0],
-            oldest_undo_at=undo[0][0],
+            oldest_compensation_at=undo[0][0],
         )
 
     @property
