@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, overload
 import msgspec
 
 from stage.authoring.http import Http
-from stage.authoring.participant import StageParticipant
+from stage.authoring.participant import Adds, StageParticipant
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep, check_function
@@ -19,6 +19,7 @@ from stage.core.errors import DeclarationError
 from stage.core.retry import COMPENSATION, EXECUTION, PATIENCE_SECONDS, SETTLEMENT, RetryPolicy
 from stage.core.steps import Step, StepKind, plan_of
 from stage.ports.store import Tx
+from stage.wire.limits import DEFAULT_LIMITS
 
 P = TypeVar("P")
 A = TypeVar("A")
@@ -48,6 +49,11 @@ class StageDeclaration(Generic[P, A]):
         plan_of(name, ())  # refuses a bad name here, where its line is
         self.name = name
         self.accepts: Codec[P] = Codec(accepts)
+        if name in self.accepts.members():
+            raise DeclarationError(
+                f"accepts= of stage {name!r} names a member {name!r}, which the stage itself adds:"
+                " rename the member, or the stage"
+            )
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.steps: list[DeclaredStep[Any]] = []
@@ -152,11 +158,13 @@ class StageDeclaration(Generic[P, A]):
         *,
         adjust: Callable[[Step], Step] | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        adds_bytes_max: int = DEFAULT_LIMITS.adds_bytes_max,
     ) -> StageParticipant[P, A]:
         """The stage with its neighbours, checked. Raises DeclarationError with the fix.
 
         `adjust` changes the rules of each step, forwards included, as the operator configured.
         An undo is tried for `patience_seconds` before it waits for a person (rule 28).
+        `adds_bytes_max` bounds the output, as JSON.
         """
         if self.adds is not None and self._output is None:
             raise DeclarationError(
@@ -167,7 +175,8 @@ class StageDeclaration(Generic[P, A]):
         plan = msgspec.structs.replace(plan, patience_seconds=patience_seconds)
         if adjust is not None:
             plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
-        return StageParticipant(plan, self.steps, self.accepts, self.adds, self._output)
+        adds = Adds(codec=self.adds, output=self._output, bytes_max=adds_bytes_max)
+        return StageParticipant(plan, self.steps, self.accepts, adds)
 
     def _add(self, step: D) -> D:
         self.steps.append(step)

@@ -162,7 +162,9 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         tuple(config.downstreams),
         adjust=lambda step: _adjusted(step, config),
         patience_seconds=config.compensation_patience_seconds,
+        adds_bytes_max=config.adds_bytes_max,
     )
+    limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     _check_externals(participant.plan, config)
     clock = SystemClock()
     metrics = Metrics()
@@ -188,6 +190,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
             sagas_max=config.concurrency_max,
             deadline_seconds_default=config.deadline_seconds_default,
             compensation_window_seconds=config.compensation_window_seconds,
+            wire=limits,
         ),
     )
     gauges = Gauges(
@@ -203,7 +206,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         observer=observer,
         clock=clock,
         descriptor=_descriptor(stage, participant, config),
-        limits=DEFAULT_LIMITS,
+        limits=limits,
         neighbours=peers.neighbours,
         metrics=Exposition(metrics, gauges).write,
         admission=Admission(config.requests_max),
@@ -247,7 +250,7 @@ def _descriptor(
         name=stage.name,
         accepts=stage.accepts.schema(),
         adds=stage.adds.schema() if stage.adds is not None else {},
-        limits=DEFAULT_LIMITS,
+        limits=replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max),
         compensation_window_seconds=config.compensation_window_seconds,
         pivot=None if plan.pivot is None else plan.steps[plan.pivot].name,
     )

@@ -44,12 +44,13 @@ class Config:
     downstreams: Mapping[str, str] = field(default_factory=dict)
     externals: Mapping[str, str] = field(default_factory=dict)
     wait_seconds_max: float = 25.0
+    deadline_seconds_default: float = 60.0
+    adds_bytes_max: int = 65_536
     drain_delay_seconds: float = 0.0
     drain_seconds: float = 20.0
     concurrency_max: int = 1_000
     requests_max: int = 2_000
     compensation_window_seconds: float = 604_800.0
-    deadline_seconds_default: float = 60.0
     compensation_patience_seconds: float = 259_200.0
     attempts_max: int | None = None
     compensation_attempts_max: int | None = None
@@ -110,6 +111,18 @@ SETTINGS = (
         "How long POST /sagas waits before 202.",
     ),
     Setting(
+        "deadline_seconds_default",
+        seconds_between(0.1, 30 * DAY),
+        "SECONDS",
+        "Budget of a saga that comes with neither budget nor deadline.",
+    ),
+    Setting(
+        "adds_bytes_max",
+        count(1, 524_288),
+        "BYTES",
+        "What this stage may add to the context.",
+    ),
+    Setting(
         "drain_delay_seconds",
         seconds_between(0, 600),
         "SECONDS",
@@ -128,12 +141,6 @@ SETTINGS = (
         seconds_between(0, 3_650 * DAY),
         "SECONDS",
         "How long a completed saga stays compensable.",
-    ),
-    Setting(
-        "deadline_seconds_default",
-        seconds_between(0.1, 30 * DAY),
-        "SECONDS",
-        "Budget of a saga that comes without one.",
     ),
     Setting(
         "compensation_patience_seconds",

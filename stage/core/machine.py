@@ -189,9 +189,19 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
         elif step.phase is Phase.COMPENSATING:
             steps[name] = replace(step, phase=Phase.COMPENSATION_WAITING, due=event.at)
     tell = Tell.DUE if saga.tell is Tell.IN_FLIGHT else saga.tell
-    lost = 0 if _only_waits(plan, saga, event.at) else 1
+    lost = 0 if event.rested or _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
     return replace(saga, epoch=event.epoch, steps=steps, recoveries=recoveries, tell=tell)
+
+
+def at_rest(plan: Plan, saga: Saga) -> bool:
+    """True when nothing was in flight or to be done as of its last entry.
+
+    No run is lost when another one takes such a saga over: it had come to its end, or waited.
+    """
+    if any(step.phase in IN_FLIGHT for step in saga.steps.values()) or saga.tell is Tell.IN_FLIGHT:
+        return False
+    return all(isinstance(command, Rest) for command in decide(plan, saga, saga.updated_at))
 
 
 def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
@@ -549,7 +559,8 @@ def _tell(plan: Plan, saga: Saga, now: float) -> Command:
         return Rest()
     if saga.tell_since and now - saga.tell_since >= plan.patience_seconds:
         reason = f"not reached in {saga.tell_attempts} attempts: {saga.tell_error}"
-        return Record(event=e.TellRefused(at=now, reason=reason, cause=ParkCause.UPSTREAM_AWAY))
+        cause = ParkCause.UPSTREAM_AWAY
+        return Record(event=e.TellRefused(at=now, reason=reason, cause=cause))
     if now < saga.tell_due:
         return Rest(until=saga.tell_due)
     if _never_understood(saga.tell_not_understood_since, now):
@@ -600,11 +611,12 @@ def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> 
     Attempts count where an effect may stand. Behind the pivot there is no way back, and only
     patience ends what leaves the process.
     """
-    if now - known.since >= plan.patience_seconds or PENDING.exhausted(known.pendings):
+    if now - known.since >= plan.patience_seconds:
         return True
     if past_pivot(plan, saga) and step.kind is not StepKind.TRANSACTION:
         return False
-    return step.execution.exhausted(known.attempts - known.forgiven)
+    attempts = known.attempts - known.forgiven
+    return step.execution.exhausted(attempts) or PENDING.exhausted(known.pendings)
 
 
 def _look_or_park(plan: Plan, step: Step, known: StepState, now: float) -> Command:

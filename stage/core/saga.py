@@ -29,14 +29,14 @@ class StepState(Struct, frozen=True, kw_only=True):
     """Attempts that do not count: those that certainly did not happen (rule 28), and those that an
     operator let pass."""
     compensation_forgiven: int = 0
-    since: float = 0.0
-    """When the first attempt started, or an operator ordered it anew: patience begins there."""
-    compensation_since: float = 0.0
-    """The same of the undo; 0 before its first attempt."""
     pendings: int = 0
     """How often downstream answered 202."""
     not_understood_since: float | None = None
     """When answers to compensate began that are not in the neighbour's own word."""
+    since: float = 0.0
+    """When the first attempt started, or an operator ordered it anew: patience begins there."""
+    compensation_since: float = 0.0
+    """The same of the undo; 0 before its first attempt."""
     due: float = 0.0
     result: Raw | None = None
     error: str = ""

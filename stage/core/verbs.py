@@ -109,8 +109,8 @@ def _retry(saga: Saga, verb: e.Retried) -> Saga:
         parked_cause=None,
         tell=tell,
         tell_due=verb.at,
-        tell_since=0.0,
         tell_not_understood_since=None,
+        tell_since=0.0,
     )
 
 
@@ -127,10 +127,10 @@ def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
         probes=0,
         forgiven=step.attempts,
         compensation_forgiven=step.compensation_attempts,
-        since=at,
-        compensation_since=0.0,
         pendings=0,
         not_understood_since=None,
+        since=at,
+        compensation_since=0.0,
     )
 
 

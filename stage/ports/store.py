@@ -89,6 +89,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The sagas that wait, for monitoring. Instants in seconds since the epoch; None for none."""
 
     parked: int
+    parked_in_doubt: int = 0
+    """Of the parked: those that wait because of a doubt."""
     oldest_accepted_at: float | None
     """That of the oldest saga that is under way and not parked."""
     longest_due_at: float | None

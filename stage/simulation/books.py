@@ -52,7 +52,7 @@ class Effect(msgspec.Struct, kw_only=True):
 
 
 class Intent(NamedTuple):
-    """What a key says: one effect of a step, or its undoing."""
+    """The meaning of a key: one effect of a step, or its undoing."""
 
     saga: str
     stage: str
@@ -83,7 +83,7 @@ class Worked(NamedTuple):
 
 
 class Known(msgspec.Struct, kw_only=True):
-    """What is durable of one saga at one stage."""
+    """The durable facts of one saga at one stage."""
 
     row: SagaRow
     events: list[e.Event] = []
@@ -91,6 +91,10 @@ class Known(msgspec.Struct, kw_only=True):
     """The order in which steps were started."""
     turned: bool = False
     """It goes backward, or was buried."""
+    deferred: bool = False
+    """A caller may have been answered 202."""
+    asked: bool = False
+    """A neighbour asked to compensate it."""
     requests: dict[str, list[e.Request]] = {}
     """The requests whose intent is durable, by `step:do` and `step:undo`."""
     succeeded: set[str] = set()
@@ -289,7 +293,9 @@ class Books:
             known.flying.discard(event.step)
         match event:
             case e.Accepted():
-                known.deadline = event.deadline
+                known.deadline, known.deferred = event.deadline, event.deferred
+            case e.AnswerDeferred():
+                known.deferred = True
             case e.Recovered():
                 known.recovered += 1
                 early = self.early.get((stage, saga))
@@ -299,6 +305,8 @@ class Books:
                 known.flying.clear()
             case e.Tombstoned():
                 known.turned = True
+            case e.CompensationRequested():
+                known.asked = True
             case e.TurnedBack():
                 known.turned = True
                 self._turning_back(stage, known)
@@ -374,7 +382,7 @@ class Books:
             self.violate("I11", saga, f"{stage}/{step.name} was started after the deadline")
 
     def _turning_back(self, stage: str, known: Known) -> None:
-        """Who said yes does not turn back by itself while all behind it stands (decision 0011)."""
+        """A stage that said yes does not turn back while all behind it stands (decision 0011)."""
         saga = known.row.id
         if (stage, saga) not in self.early:
             return
@@ -516,6 +524,24 @@ class Books:
             )
             for step in self.plans[stage].steps
         )
+
+    def deferred(self, stage: str, saga: str) -> None:
+        """A process that goes on answered 202: that is durable, so that the end notifies upstream.
+
+        One that stops answers 202 whatever is written: its callers ask the next one. So does one
+        that finds the saga parked: it ends by a verb, and upstream asks until then.
+        """
+        known = self.known.get((stage, saga))
+        if known is None or known.row.answered or known.row.parked:
+            return
+        if not known.deferred:
+            self.violate("I1", saga, f"{stage} answered 202, and did not write that down")
+
+    def said_undoing(self, stage: str, saga: str) -> None:
+        """A stage answered 202 to a request to compensate: it has to be durable by now."""
+        known = self.known.get((stage, saga))
+        if known is None or not (known.turned or known.asked):
+            self.violate("I1", saga, f"{stage} took on to compensate, and did not write it down")
 
     def said_undone(self, stage: str, saga: str) -> None:
         """A stage answered that nothing of the saga stands."""

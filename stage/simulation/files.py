@@ -91,7 +91,7 @@ class BlockingStore:
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
     ) -> T:
-        """See ports.store.Store. Whoever waits here is alone, so that no unit is held back."""
+        """See ports.store.Store. Only one caller waits here at a time, so no unit is held back."""
         return self._run(self._store.transact(work))
 
     async def get(self, saga_id: str) -> SagaRow | None:

@@ -21,6 +21,7 @@ from stage.outbound.transport import Transport
 from stage.ports.stage import Answer, Lost
 from stage.simulation.api import ApiModel, ApiRequest
 from stage.simulation.books import Books, read_key
+from stage.simulation.disk import SimulatedStore
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process, VirtualLoop
 from stage.wire import headers as h
@@ -282,7 +283,7 @@ class _Message:
 
 
 class SimulatedTransport(Transport):
-    """What the PeerClient of one process sends with. Every message is held against the books."""
+    """The transport below the PeerClient of a process. Every message is held against the books."""
 
     def __init__(
         self,
@@ -291,16 +292,18 @@ class SimulatedTransport(Transport):
         stage: str,
         process: Process,
         crash: Callable[[Process], None],
+        store: SimulatedStore,
     ) -> None:
         super().__init__()
         self._crash = crash
+        self._store = store
         self._faults = network.faults
         self._network = network
         self._books = books
         self._stage = stage
         self._process = process
         self._in_flight: dict[str, list[str]] = {}
-        """What this process has under way, by saga: `do`, `undo`, `probe`."""
+        """Messages of this process under way, by saga: `do`, `undo`, `probe`."""
         self._doing: dict[str, list[tuple[str, str]]] = {}
 
     async def send(
@@ -314,7 +317,8 @@ class SimulatedTransport(Transport):
         fresh: bool = False,
     ) -> Answer | Lost:
         """See outbound.transport.Transport."""
-        if self._process.held:
+        was_paused = self._process.held
+        if was_paused:
             await self._process.gate()
         target, _, path = url.removeprefix(SCHEME).partition("/")
         path = f"/{path}"
@@ -324,6 +328,7 @@ class SimulatedTransport(Transport):
             where = f"{self._process.name} -> {target}{path}"
             await self._faults.pause(where)
             if self._process.held:
+                was_paused = True
                 await self._process.gate()
             fault = self._faults.point("message", where)
             if fault == "crash_before":
@@ -337,6 +342,7 @@ class SimulatedTransport(Transport):
             )
         if what == "do" and (target, path) in self._doing.setdefault(saga, []):
             self._books.violate("I2", saga, f"{self._stage} runs twice at the same time")
+        registration = self._store.leaves(saga, was_paused=was_paused)
         under_way.append(what)
         self._doing.setdefault(saga, []).append((target, path))
         try:
@@ -349,6 +355,7 @@ class SimulatedTransport(Transport):
                 await self._process.gate()
             return answer
         finally:
+            self._store.ends(saga, registration)
             under_way.remove(what)
             self._doing[saga].remove((target, path))
 

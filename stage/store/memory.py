@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import CompensationRequested, Event, TurnedBack
-from stage.core.states import SagaState
+from stage.core.states import PARKED_IN_DOUBT, SagaState
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.ownership import HeldElsewhere, Ownership
@@ -154,6 +154,7 @@ class MemoryStore:
         due = [row.due_at for row in sagas if row.due_at is not None and row.due_at <= now]
         return Backlog(
             parked=sum(bool(row.parked) for row in sagas),
+            parked_in_doubt=sum(row.parked_cause in PARKED_IN_DOUBT for row in sagas),
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
             oldest_compensation_at=min(self._turned_back(), default=None),

@@ -95,7 +95,11 @@ class Gauges:
             case names.M_RUNS:
                 return {(): self._engine.live}
             case names.M_IN_DOUBT:
-                return {(): self._engine.in_doubt}
+                backlog = self._backlog
+                # Without the database a parked doubt would seem to be settled.
+                return (
+                    {} if backlog is None else {(): self._engine.in_doubt + backlog.parked_in_doubt}
+                )
             case names.M_READY:
                 return {(): float(self._engine.ready)}
             case names.M_QUEUE:

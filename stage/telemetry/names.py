@@ -159,7 +159,9 @@ METRICS: Final = {
         description="Time since the oldest undo under way began; 0 for none.",
     ),
     M_RUNS: Metric(kind="gauge", description="Sagas that are being run in this process."),
-    M_IN_DOUBT: Metric(kind="gauge", description="Of these: steps whose last attempt is in doubt."),
+    M_IN_DOUBT: Metric(
+        kind="gauge", description="Steps in doubt of running sagas, and sagas parked for one."
+    ),
     M_READY: Metric(kind="gauge", description="1 while new sagas are accepted, otherwise 0."),
     M_QUEUE: Metric(kind="gauge", description="Units of work that wait for the writer."),
     M_BREAKER: Metric(

@@ -102,7 +102,12 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         "stands": {
             "type": "array",
             "items": {"type": "string"},
-            "description": "What still stands after a compensation that failed",
+            "description": "Effects that still stand after a compensation that failed",
+        },
+        "may_stand": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Effects of which nobody knows whether they stand",
         },
     },
 }

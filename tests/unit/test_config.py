@@ -11,6 +11,7 @@ import pytest
 from stage.config import OTHER_VARIABLES, SETTINGS, Config, check_url, describe, load, redacted
 from stage.core.errors import ConfigurationError
 from stage.core.retry import PATIENCE_SECONDS
+from stage.wire.limits import DEFAULT_LIMITS
 
 GIVE = "give http://host:8080"
 USE = "use sqlite:///FILE, or sqlite:///:memory: to keep nothing"
@@ -49,6 +50,11 @@ def test_every_default_is_a_value_that_may_be_set() -> None:
         if default not in (None, "") and not setting.peers:
             assert setting.read(default) == default
             assert setting.read(str(default)) == default
+
+
+def test_what_a_stage_may_add_is_the_limit_of_the_protocol() -> None:
+    """The table imports nothing that starts slowly, so the number stands twice."""
+    assert DEFAULT_LIMITS.adds_bytes_max == Config().adds_bytes_max
 
 
 def test_nothing_set_gives_the_defaults() -> None:

@@ -12,22 +12,25 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.errors import StoreUnavailable
 from stage.core.machine import asked_before, evolve
 from stage.core.questions import past_pivot
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.core.steps import StepKind
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX
 from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries, loop_time
-from stage.engine.saga.context import context_with
+from stage.engine.saga.context import Context, context_of, context_with, upstream_of
 from stage.engine.saga.opening import Offer, OpenRequest
 from stage.ports.engine import (
     Busy,
     DeadlineOver,
     NotAllowed,
+    NotYours,
     PayloadDiffers,
     Reply,
     Snapshot,
@@ -36,7 +39,7 @@ from stage.ports.engine import (
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import SagaRow
-from stage.wire.envelope import Envelope, fingerprint
+from stage.wire.envelope import Envelope, check_room, fingerprint
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import CompensateRequest
@@ -64,24 +67,28 @@ class EmbeddedCommands(EmbeddedQueries):
         wait_seconds: float,
     ) -> Reply | None:
         """See `ports.engine.Commands`."""
+        # Long because every way in which a saga can be met stands in one loop.
         saga_id, until = envelope.saga_id, loop_time() + wait_seconds
         payload_hash = fingerprint(envelope)
+        exists = False  # whether the saga was seen: it may have been accepted for this very request
         while True:
             live = self._sagas.get(saga_id)
             joined = live is not None
             try:
                 if live is None:
                     self._refuse_flood()
-                    await self._check(envelope)
+                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
+                    await self._check(envelope, len(offer.context.envelope_bytes))
                     if saga_id in self._sagas:
                         continue  # it was opened for another request meanwhile
-                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
                     live = await self._open_offered(saga_id, offer, until)
                 elif not await self._joined(live, until):
                     continue
                 if live.context is None:
                     continue  # there was nothing to open, and it is gone by now
-                _check_same(saga_id, live.context.fingerprint, payload_hash)
+                assert live.saga is not None
+                exists = True
+                _check_same(live.context, live.saga.state, envelope, payload_hash)
                 replayed = live.replayed or (joined and _answered(live))
                 if respond_async and not _answered(live):
                     until = 0.0  # join a saga that runs already: deferred like any other
@@ -89,8 +96,12 @@ class EmbeddedCommands(EmbeddedQueries):
                 if row is not None or not live.lost:
                     return _reply(row, replayed=replayed)
             except HeldElsewhere:
-                until = 0.0 if respond_async else until
-            found = await self._answer_elsewhere(saga_id, payload_hash, until)
+                exists, until = True, 0.0 if respond_async else until
+            except (StoreUnavailable, Busy) as error:
+                if not exists:
+                    raise
+                raise _unread(error) from error
+            found = await self._answer_elsewhere(envelope, payload_hash, until)
             if found is not None:
                 return _reply(found, replayed=True)
 
@@ -121,23 +132,27 @@ class EmbeddedCommands(EmbeddedQueries):
         return live.row
 
     async def _answer_elsewhere(
-        self, saga_id: str, payload_hash: str, until: float
+        self, envelope: Envelope, payload_hash: str, until: float
     ) -> SagaRow | None:
         """The row of a saga that another replica runs; without an answer, 202 is journaled.
 
         None when no replica runs it any more.
         """
-        row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
-        if row is None:
-            return None
-        _check_same(saga_id, row.fingerprint, payload_hash)
-        if row.answered:
-            return row
-        deferred = e.AnswerDeferred(at=self._clock.now())
-        if await self._elsewhere.journaled(
-            saga_id, deferred, lambda saga: saga.deferred or saga.ended, until
-        ):
-            return await self._store.get(saga_id)
+        saga_id = envelope.saga_id
+        try:
+            row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
+            if row is None:
+                return None
+            _check_same(context_of(row, self._store.codec), row.state, envelope, payload_hash)
+            if row.answered:
+                return row
+            deferred = e.AnswerDeferred(at=self._clock.now())
+            if await self._elsewhere.journaled(
+                saga_id, deferred, lambda saga: saga.deferred or saga.ended, until
+            ):
+                return await self._store.get(saga_id)
+        except StoreUnavailable as error:
+            raise _unread(error) from error
         return None
 
     async def compensate(
@@ -170,7 +185,9 @@ class EmbeddedCommands(EmbeddedQueries):
                 if not live.lost or self._is_decided(live.saga):
                     return snapshot(live)
             except HeldElsewhere:
-                pass
+                held = await self._elsewhere.stored(saga_id)
+                if held is not None:
+                    self._opening.check(held.saga, request)
             if await self._elsewhere.journaled(saga_id, request, needless, until):
                 found = await self._elsewhere.snapshot_when(saga_id, until, self._is_decided)
                 if found is not None:
@@ -187,6 +204,7 @@ class EmbeddedCommands(EmbeddedQueries):
             return live
         if not await self._joined(live, until) or live.over or live.saga is None:
             return None
+        self._opening.check(live.saga, request)
         if not asked_before(self._plan, live.saga, request):
             try:
                 await self._durably(live, request, until)
@@ -251,14 +269,16 @@ class EmbeddedCommands(EmbeddedQueries):
         if len(self._sagas) >= OPEN_PER_RUNNING_MAX * self._limits.sagas_max:
             raise Busy(f"{len(self._sagas)} sagas are in memory, the limit")
 
-    async def _check(self, envelope: Envelope) -> None:
+    async def _check(self, envelope: Envelope, size: int) -> None:
         """Refuse a payload that the stage does not take, unless it took the saga before.
 
         What `accepts` names may have changed since. A saga that ran is answered from its row:
-        `not_executed` would not be true of it.
+        `not_executed` would not be true of it. `size` is that of the envelope, in bytes.
         """
         try:
             self._participant.check(envelope.data)
+            if any(step.kind is StepKind.FORWARD for step in self._plan.steps):
+                check_room(envelope, size, self._limits.wire)
         except WireError:
             if await self._store.get(envelope.saga_id) is None:
                 raise
@@ -282,7 +302,7 @@ class EmbeddedCommands(EmbeddedQueries):
             accepted=e.Accepted(
                 at=now,
                 deadline=deadline,
-                upstream=envelope.trail[-1].stage if envelope.trail else "",
+                upstream=upstream_of(envelope),
                 deferred=respond_async,
                 baggage=trace.baggage,
             ),
@@ -304,10 +324,22 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
         raise Unsettled("the database did not answer in time")
 
 
-def _check_same(saga_id: str, known: str, payload_hash: str) -> None:
-    """Refuse another payload under the same id. A tombstone has no payload, and so no hash."""
-    if known and known != payload_hash:
-        raise PayloadDiffers(f"saga {saga_id} was accepted with other data")
+def _unread(error: Exception) -> Unsettled:
+    """The answer for a saga that is known to exist: `not_executed` would not be true of it."""
+    return Unsettled(f"the saga was accepted, and cannot be read now: {error}")
+
+
+def _check_same(context: Context, state: SagaState, envelope: Envelope, payload_hash: str) -> None:
+    """Refuse another neighbour's saga, and another payload under the same id.
+
+    The trail's last name tells who opened it. A tombstone, and a saga whose undo data was dropped,
+    have no trail; a tombstone has no payload either, and so no hash.
+    """
+    opener = context.trail[-1] if context.trail else ""
+    if opener and opener != upstream_of(envelope):
+        raise NotYours(f"saga {envelope.saga_id} was opened by another neighbour than you")
+    if context.fingerprint and context.fingerprint != payload_hash:
+        raise PayloadDiffers(f"saga {envelope.saga_id} was accepted with other data", state)
 
 
 def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:

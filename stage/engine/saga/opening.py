@@ -8,7 +8,8 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.machine import asked_before, evolve
+from stage.core.machine import asked_before, at_rest, evolve
+from stage.core.questions import may_ask_to_compensate
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.verbs import refuse_verb
@@ -18,7 +19,7 @@ from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
-from stage.ports.engine import DeadlineOver, NotAllowed
+from stage.ports.engine import DeadlineOver, NotAllowed, NotYours
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.store import SagaRow, Unit
 
@@ -123,7 +124,7 @@ class Opening:
         """Go on with a saga under the next epoch: what was in flight is in doubt from here on."""
         now, held = self._clock.now(), saga.epoch
         at = min([now, *(event.at for event in asked)])
-        recovered = e.Recovered(at=at, epoch=held + 1)
+        recovered = e.Recovered(at=at, epoch=held + 1, rested=at_rest(self._plan, saga))
         for event in asked:
             self.check(evolve(self._plan, saga, recovered), event)
         span = self.begin_span(request, saga, context.trace, lost)
@@ -197,7 +198,14 @@ class Opening:
         )
 
     def check(self, saga: Saga, event: e.Event) -> None:
-        """Raise NotAllowed for a verb that does not fit the saga as it stands."""
+        """Raise NotAllowed for a verb that does not fit the saga as it stands.
+
+        NotYours for a request to compensate of a neighbour that the saga does not belong to.
+        """
+        if isinstance(event, e.CompensationRequested) and not may_ask_to_compensate(
+            self._plan, saga, event.requested_by
+        ):
+            raise NotYours(f"saga {saga.id} was opened by another neighbour than you")
         if isinstance(event, e.Verb):
             reason = refuse_verb(self._plan, saga, event)
             if reason is not None:

@@ -277,9 +277,9 @@ class Sender:
                     step=name,
                     reason=reply.reason,
                     retry_after=reply.retry_after,
-                    certain=isinstance(reply, Lost) and reply.certain,
                     not_understood=isinstance(reply, NotUnderstood),
                     denied=isinstance(reply, Lost) and reply.denied,
+                    certain=isinstance(reply, Lost) and reply.certain,
                 )
             case _:
                 assert_never(reply)

@@ -221,7 +221,7 @@ def read_compensate(answer: Answer, saga_id: str) -> CompensateReply:
             return InProgress(retry_after=answer.retry_after)
         case CompensateReplyKind.CANNOT:
             problem = decode_problem(answer.body)
-            stands = problem.stands if problem is not None and problem.stands else ()
+            stands = problem.left if problem is not None else ()
             return CannotCompensate(reason=_reason(answer), stands=tuple(stands))
         case CompensateReplyKind.NOT_UNDERSTOOD:
             return NotUnderstood(reason=_reason(answer), retry_after=answer.retry_after)

@@ -133,11 +133,13 @@ class SqliteStore:
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
         parked = await self._read("count_parked")
+        in_doubt = await self._read("count_parked_in_doubt")
         oldest = await self._read("oldest_unfinished")
         longest = await self._read("longest_due", now)
         undo = await self._read("oldest_compensation")
         return Backlog(
             parked=parked[0][0],
+            parked_in_doubt=in_doubt[0][0],
             oldest_accepted_at=oldest[0][0],
             longest_due_at=longest[0][0],
             oldest_compensation_at=undo[0][0],

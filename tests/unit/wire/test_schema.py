@@ -118,6 +118,7 @@ def test_every_problem_fits_the_schema(outcome: Outcome) -> None:
         trace_id="0" * 32,
         hint="z",
         stands=("charge",),
+        may_stand=("notify",),
     )
 
     assert validator.is_valid(json.loads(least.encode()))

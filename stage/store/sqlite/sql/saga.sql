@@ -47,6 +47,10 @@ SELECT state, count(*) FROM saga GROUP BY state;
 -- The number of parked sagas.
 SELECT count(*) FROM saga WHERE parked <> '';
 
+-- name: count_parked_in_doubt
+-- The number of parked sagas that wait because of a doubt.
+SELECT count(*) FROM saga WHERE parked <> '' AND parked_cause IN ('in_doubt', 'pivot_in_doubt');
+
 -- name: oldest_unfinished
 -- The instant at which the oldest saga was accepted, of those under way and not parked.
 SELECT min(accepted_at) FROM saga
