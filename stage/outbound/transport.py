@@ -65,6 +65,7 @@ class Transport:
         A `fresh` request gets a connection of its own. On one that was used before the peer may
         hang up in the moment in which the request arrives, and nobody knows what became of it.
         """
+        # Long because a connection is given back or closed on each way out of it, in one place.
         connector = self._single if fresh else self._connector
         assert connector is not None, "open the transport first"
         try:

@@ -110,7 +110,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """That of the oldest saga that is under way and not parked."""
     longest_due_at: float | None
     """The longest due instant of the sagas that need a run by now."""
-    oldest_undo_at: float | None = None
+    oldest_compensation_at: float | None = None
     """When the first of those sagas turned back that still undo something, or notify upstream."""
     lost: int = 0
     """Sagas that neighbours know and the database does not."""

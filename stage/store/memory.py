@@ -159,7 +159,7 @@ class MemoryStore:
             parked_in_doubt=sum(row.parked_cause in PARKED_IN_DOUBT for row in sagas),
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
-            oldest_undo_at=min(self._turned_back(), default=None),
+            oldest_compensation_at=min(self._turned_back(), default=None),
         )
 
     def _turned_back(self) -> Iterator[float]:

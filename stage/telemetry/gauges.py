@@ -97,7 +97,9 @@ class Gauges:
                 return {(peer,): float(broken) for peer, broken in self._breakers().items()}
             case names.M_STALE:
                 return {(): float(self._stale)}
-            case names.M_PARKED | names.M_LOST | names.M_OLDEST | names.M_LAG | names.M_UNDO:
+            case (
+                names.M_PARKED | names.M_LOST | names.M_OLDEST | names.M_LAG | names.M_COMPENSATION
+            ):
                 backlog = self._backlog  # another thread may read
                 return {} if backlog is None else {(): self._of_backlog(name, backlog)}
             case names.M_RUNS:
@@ -134,6 +136,6 @@ class Gauges:
         since = {
             names.M_OLDEST: backlog.oldest_accepted_at,
             names.M_LAG: backlog.longest_due_at,
-            names.M_UNDO: backlog.oldest_undo_at,
+            names.M_COMPENSATION: backlog.oldest_compensation_at,
         }[name]
         return 0.0 if since is None else max(0.0, self._clock.now() - since)

@@ -119,7 +119,7 @@ M_LOST: Final = "stage.lost_sagas"
 M_STALE: Final = "stage.database.error"
 M_OLDEST: Final = "stage.oldest_unfinished"
 M_LAG: Final = "stage.due_lag"
-M_UNDO: Final = "stage.oldest_undo"
+M_COMPENSATION: Final = "stage.oldest_compensation"
 M_RUNS: Final = "stage.runs"
 M_IN_DOUBT: Final = "stage.in_doubt"
 M_READY: Final = "stage.ready"
@@ -163,7 +163,7 @@ METRICS: Final = {
         unit="s",
         description="For how long the longest due saga has been due; 0 for none.",
     ),
-    M_UNDO: Metric(
+    M_COMPENSATION: Metric(
         kind="gauge",
         unit="s",
         description="Time since the oldest undo under way began; 0 for none.",

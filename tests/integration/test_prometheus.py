@@ -84,7 +84,7 @@ ALERTS = {
         'stage_sagas_ended_total{outcome="failed_to_compensate"}': ("0x25 1x40", "0x65"),
     },
     "StageSagaParked": {"stage_parked": ("0x20 2x40", "0x65")},
-    "StageUndoDelayed": {"stage_oldest_undo_seconds": ("0+60x65", "0+10x65")},
+    "StageCompensationDelayed": {"stage_oldest_compensation_seconds": ("0+60x65", "0+10x65")},
     "StageSagasRefused": {
         'stage_sagas_ended_total{outcome="completed"}': ("0+1x65", "0+9x65"),
         'stage_sagas_ended_total{outcome="compensated"}': ("0+4x65", "0+1x65"),

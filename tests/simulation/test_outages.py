@@ -188,7 +188,7 @@ def test_an_outage_on_the_way_back_is_outlasted(case: Case, seconds: float) -> N
 
 @pytest.mark.parametrize("seconds", LENGTHS)
 def test_an_upstream_that_is_away_is_notified_when_it_is_back(seconds: float) -> None:
-    """Of a failure that came after it had been answered 202."""
+    """The saga failed after upstream had been answered 202."""
 
     async def drive(world: World) -> None:
         order = await begin(world, "s0-0", HOUR)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from stage.ports.peers import PeerLimits
 
 BURST_SECONDS = 0.05
-"""What a bucket saves up, as a time: more would be a storm after every silence."""
+"""The time for which a bucket saves up: more would be a storm after every silence."""
 TICK_SECONDS = 0.001
 """The shortest wait for the rate."""
 ROUNDING = 1e-6
@@ -25,7 +25,7 @@ class Lane(StrEnum):
 
     NEW = "new"
     RECOVERED = "recovered"
-    UNDO = "undo"
+    COMPENSATION = "compensation"
     """An undo, and the message of a late failure."""
 
 

@@ -51,7 +51,7 @@ UNANSWERED = e.StepTransient | e.StepInDoubt | e.ProbeFailed | e.CompensationDel
 
 def _lane(saga: Saga, do: Do) -> Lane:
     if saga.state is not SagaState.ACTIVE or do.activity is Activity.TELL:
-        return Lane.UNDO
+        return Lane.COMPENSATION
     return Lane.RECOVERED if saga.epoch > 1 else Lane.NEW
 
 
@@ -142,6 +142,7 @@ class Sender:
         budget: float | None,
         seconds: float,
     ) -> e.Outcome:
+        # Long because the request of each turn is built where its intent became durable.
         do, step = outgoing.do, self._plan.step(outgoing.do.step)
         stored = stored_requests(saga, do)
         turn, conversation = outgoing.turn, outgoing.conversation

@@ -194,7 +194,7 @@ class SqliteStore:
         in_doubt = await self._read("count_parked_in_doubt")
         oldest = await self._read("oldest_unfinished")
         longest = await self._read("longest_due", now)
-        undo = await self._read("oldest_undo")
+        undo = await self._read("oldest_compensation")
         lost = await self._read("count_lost")
         return Backlog(
             lost=lost[0][0],
@@ -202,7 +202,7 @@ class SqliteStore:
             parked_in_doubt=in_doubt[0][0],
             oldest_accepted_at=oldest[0][0],
             longest_due_at=longest[0][0],
-            oldest_undo_at=undo[0][0],
+            oldest_compensation_at=undo[0][0],
         )
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:

@@ -98,14 +98,14 @@ async def test_the_lanes_take_turns() -> None:
         turns.append(lane)
         way.leave(answered=True)
 
-    waiting = [Lane.UNDO] * 100 + [Lane.NEW] * 5 + [Lane.RECOVERED] * 5
+    waiting = [Lane.COMPENSATION] * 100 + [Lane.NEW] * 5 + [Lane.RECOVERED] * 5
     tasks = [asyncio.ensure_future(attempt(lane)) for lane in waiting]
     await asyncio.sleep(0)
     assert not way.enter_at_once()
     way.leave(answered=True)
     await asyncio.gather(*tasks)
 
-    assert {Lane.NEW: 5, Lane.RECOVERED: 5, Lane.UNDO: 5} == Counter(turns[:15])
+    assert {Lane.NEW: 5, Lane.RECOVERED: 5, Lane.COMPENSATION: 5} == Counter(turns[:15])
     assert 110 == len(turns)
 
 
@@ -113,8 +113,8 @@ async def test_attempts_that_are_stopped_leave_their_turns_to_others() -> None:
     """All at once, as when a process stops, and before any of them has noticed."""
     way = gate(places=1)
     assert way.enter_at_once()
-    tasks = [asyncio.ensure_future(way.enter(Lane.UNDO)) for _ in range(3)]
-    last = asyncio.ensure_future(way.enter(Lane.UNDO))
+    tasks = [asyncio.ensure_future(way.enter(Lane.COMPENSATION)) for _ in range(3)]
+    last = asyncio.ensure_future(way.enter(Lane.COMPENSATION))
     await asyncio.sleep(0)
     for task in tasks:
         task.cancel()
@@ -216,7 +216,7 @@ def test_5000_undos_against_an_api_that_answers_500_are_bounded(rate: float | No
         attempt = 0
         while True:
             attempt += 1
-            await way.enter(Lane.UNDO)
+            await way.enter(Lane.COMPENSATION)
             left.append(loop.time())
             await asyncio.sleep(answer_seconds)
             way.leave(answered=False)

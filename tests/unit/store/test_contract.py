@@ -486,7 +486,7 @@ async def test_the_backlog_counts_sagas_that_wait(store: Store) -> None:
     )
 
 
-async def test_the_backlog_tells_when_the_oldest_undo_began(store: Store) -> None:
+async def test_the_backlog_has_the_begin_of_the_oldest_compensation(store: Store) -> None:
     """By the first turn of the saga, until upstream has been notified; a parked one waits apart."""
     back, over = SagaState.COMPENSATING, SagaState.COMPENSATED
     for made, turned in (
@@ -500,7 +500,7 @@ async def test_the_backlog_tells_when_the_oldest_undo_began(store: Store) -> Non
         if turned is not None:
             events += [TurnedBack(at=turned), CompensationRequested(at=AT)]
         await store.transact(inserting(made.id, replace(made, length=len(events)), events))
-    assert AT - 70 == (await store.backlog(AT)).oldest_undo_at
+    assert AT - 70 == (await store.backlog(AT)).oldest_compensation_at
 
 
 # --- closing ---------------------------------------------------------------------------------

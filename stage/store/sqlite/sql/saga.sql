@@ -60,7 +60,7 @@ WHERE state IN ('active', 'compensating') AND parked = '';
 -- The instant since which the longest due saga needs a run, of those due at ?1.
 SELECT min(due_at) FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1;
 
--- name: oldest_undo
+-- name: oldest_compensation
 -- The instant at which the first saga turned back, of those whose undo, or the message of it to
 -- upstream, is still under way. Of each journal only the entries before that instant are read.
 SELECT min((
