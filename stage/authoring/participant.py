@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from stage.authoring.conversation import FunctionConversation
+from stage.authoring.conversation import EXITS, FunctionConversation
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused, Transient
 from stage.authoring.payload import Codec
@@ -48,7 +50,8 @@ class StageParticipant(Generic[P, A]):
 
     def check(self, data: Mapping[str, Any]) -> None:
         """See `ports.stage.Participant`."""
-        self._accepts.from_data(data)
+        with exits_raised(self._plan.stage):
+            self._accepts.from_data(data)
 
     def check_result(self, step: str, result: msgspec.Raw) -> None:
         """See `ports.stage.Participant`."""
@@ -121,10 +124,20 @@ class StageParticipant(Generic[P, A]):
         """See `ports.stage.Participant`."""
         if self._output is None:
             return None
-        value = self._output(Saga(view, self._accepts))
+        with exits_raised("the output"):
+            value = self._output(Saga(view, self._accepts))
         return msgspec.Raw(
             msgspec.json.encode(value) if self._adds is None else self._adds.to_json(value)
         )
+
+
+@contextmanager
+def exits_raised(what: str) -> Iterator[None]:
+    """Let an exit or a cancellation out of a plain function be an error of it (rule 35)."""
+    try:
+        yield
+    except (*EXITS, asyncio.CancelledError) as error:
+        raise RuntimeError(f"{what} raised {error!r}") from error
 
 
 def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:

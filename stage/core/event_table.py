@@ -91,7 +91,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.Tombstoned: EventRow(
         wording="asked to compensate before it came", public=("requested_by", "reason")
     ),
-    e.Recovered: EventRow(wording="recovered", public=("epoch",), level=_WARNING),
+    e.Recovered: EventRow(wording="recovered", public=("epoch", "innocent"), level=_WARNING),
     e.AnswerDeferred: EventRow(wording="answered 202"),
     e.CompensationRequested: EventRow(
         wording="asked to compensate", public=("requested_by", "reason")
@@ -119,7 +119,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.StepRefused: _end("refused", _EXECUTE, "refused", "step", "reason", "may_stand"),
     e.StepTransient: _end(
         "did not happen, again later", _EXECUTE, "transient",
-        "step", "reason", "retry_after", "may_stand", level=_WARNING, failed=True,
+        "step", "reason", "retry_after", "may_stand", "defect", level=_WARNING, failed=True,
     ),
     e.StepInDoubt: _end(
         "in doubt", _EXECUTE, "in_doubt", "step", "reason", level=_WARNING, failed=True

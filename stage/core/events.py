@@ -50,6 +50,8 @@ class Recovered(_Event, frozen=True, kw_only=True, tag="recovered"):
     """A new run took the saga over. Attempts that were in flight are in doubt from here on."""
 
     epoch: int
+    innocent: bool = False
+    """True when the process before died in the code of another saga (rule 35)."""
 
 
 class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
@@ -102,12 +104,16 @@ class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):
 
 
 class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
-    """The attempt certainly did not happen; it may be tried again."""
+    """The attempt certainly did not happen; it may be tried again.
+
+    With `defect` the author's code failed before it prepared a request (rule 4).
+    """
 
     step: str
     reason: str = ""
     retry_after: float | None = None
     may_stand: bool = False
+    defect: bool = False
 
 
 class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):

@@ -180,10 +180,23 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
             )
         elif step.phase is Phase.COMPENSATING:
             steps[name] = replace(step, phase=Phase.COMPENSATION_WAITING, due=event.at)
+        if event.innocent and step.phase in IN_FLIGHT:
+            steps[name] = _uncount(steps[name], step.phase)
     tell = Tell.DUE if saga.tell is Tell.IN_FLIGHT else saga.tell
-    lost = 0 if _only_waits(plan, saga, event.at) else 1
+    lost = 0 if event.innocent or _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
     return replace(saga, epoch=event.epoch, steps=steps, recoveries=recoveries, tell=tell)
+
+
+def _uncount(step: StepState, phase: Phase) -> StepState:
+    """An attempt that the code of another saga took down does not count (rule 35)."""
+    match phase:
+        case Phase.STARTED:
+            return replace(step, forgiven=step.forgiven + 1)
+        case Phase.PROBING:
+            return replace(step, probes=step.probes - 1)
+        case _:
+            return replace(step, compensation_forgiven=step.compensation_forgiven + 1)
 
 
 def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
@@ -287,6 +300,8 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     step = _known(saga, event.step)
     attempts = step.attempts + _uncounted(plan, event.step)
     step = replace(step, attempts=attempts, doubted=step.doubted or event.may_stand)
+    if event.defect and saga.deadline is not None:  # until the deadline, not for so many attempts
+        step = replace(step, forgiven=step.forgiven + 1)
     due = event.at + _wait(saga, event, attempts, plan.step(event.step).execution)
     return _put(saga, event.step, replace(step, phase=Phase.WAITING, error=event.reason, due=due))
 

@@ -62,13 +62,15 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """The function ended without a result.
 
     `may_stand` is True when an earlier request of the same attempt was answered, so that some
-    effect may stand although the last one did not happen.
+    effect may stand although the last one did not happen. `error` is the exception of a function
+    that gave no outcome: for a report here, never for the journal or a neighbour.
     """
 
     kind: FailureKind
     reason: str
     retry_after: float | None = None
     may_stand: bool = False
+    error: BaseException | None = None
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from stage.ports.neighbour import (
 from stage.ports.ownership import Ownership
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
+from stage.ports.time_limit import ARRIVED_SECONDS_MAX, TimeLimit
 
 Journal = Callable[[e.Event], Awaitable[None]]
 """Makes an event durable before it returns."""
@@ -101,10 +102,12 @@ class Sender:
                 return self._too_late(outgoing)
             seconds = min(seconds, budget)
         try:
-            async with asyncio.timeout(seconds + TIMEOUT_MARGIN_SECONDS):
+            margin = TIMEOUT_MARGIN_SECONDS
+            async with TimeLimit(seconds + margin, ARRIVED_SECONDS_MAX + margin):
                 return await self._converse(saga, context, outgoing, journal, budget, seconds)
         except TimeoutError:
-            failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"no answer within {seconds:g} s")
+            kind = FailureKind.IN_DOUBT if outgoing.prepared else FailureKind.DEFECT
+            failed = Failed(kind=kind, reason=f"no answer within {seconds:g} s")
             return outcome_event(outgoing.do, failed, self._clock.now())
 
     async def _converse(
@@ -128,6 +131,7 @@ class Sender:
             turn = await conversation.proceed()
         try:
             while isinstance(turn, Send):
+                outgoing.prepared = True
                 request = await self._intended(do, turn, stored, journal)
                 await self._ownership.assured()
                 key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"
