@@ -16,6 +16,7 @@ from stage.store.migrate import Migration, MigrationStatus
 from stage.store.sqlite import dialect
 from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.store import SqliteStore
+from stage.store.suspects import SuspectsPage
 from stage.telemetry.metrics import Metrics
 
 SQLITE = "sqlite:///"
@@ -31,6 +32,12 @@ def make_store(
     if name == MEMORY:
         return MemoryStore(migrations=migration_folders(stage))
     return SqliteStore(Path(name), migrations=migration_folders(stage), committed=committed)
+
+
+def make_suspects(config: Config) -> SuspectsPage | None:
+    """The page of suspects beside the database; None for one that does not outlive the process."""
+    name = _sqlite_name(config)
+    return None if name == MEMORY else SuspectsPage(Path(name))
 
 
 class Migrations:
