@@ -53,10 +53,10 @@ async def list_sagas(service: Service, request: Request) -> Answer:
     query = request.query_values()
     try:
         states = tuple(SagaState(state) for state in query.get("state", []))
-        told = query.get("limit", ["50"])[0]
-        if not (told.isascii() and told.isdigit() and int(told[:9]) >= 1):
-            raise ValueError(f"limit {told!r} is not a number of at least 1")
-        limit = min(int(told[:9]), PAGE_MAX)
+        text = query.get("limit", ["50"])[0]
+        if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):
+            raise ValueError(f"limit {text!r} is not a number of at least 1")
+        limit = min(int(text[:9]), PAGE_MAX)
     except ValueError as error:
         raise WireError(
             400,

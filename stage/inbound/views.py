@@ -1,4 +1,4 @@
-"""What the views of a saga show, made of what the engine knows of it."""
+"""The views of a saga, made from the row, the state and the journal that the engine gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import msgspec
 from stage.core.describe import next_action
 from stage.core.event_table import public_members
 from stage.core.events import name_of
-from stage.core.forecast import forecast
+from stage.core.forecast import Undo, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.questions import what_stands
 from stage.core.states import ParkCause, SagaState, Tell
@@ -27,6 +27,16 @@ OUTCOMES = {
     SagaState.COMPENSATED: Outcome.COMPENSATED,
     SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
 }
+
+
+class PlanView(msgspec.Struct, frozen=True, kw_only=True):
+    """The forecast of a compensation. `upstream` would be notified."""
+
+    saga_id: str
+    stage: str
+    state: SagaState
+    steps: list[Undo]
+    upstream: str | None = msgspec.field(default=None, name="tells")
 
 
 def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
@@ -84,14 +94,14 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
 
 
 def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
-    """The key to look an effect up by at its API."""
+    """The key under which the API of the step knows its effect."""
     if step.kind is not StepKind.CALL:
         return None
     return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.DO)
 
 
 def row_view(service: Service, row: SagaRow) -> SagaView:
-    """What the row alone tells, for lists."""
+    """The saga as its row alone shows it, for lists."""
     return SagaView(
         saga_id=row.id,
         stage=service.participant.plan.stage,
@@ -129,16 +139,16 @@ def _entry(entry: Entry) -> dict[str, object]:
     }
 
 
-def plan_view(service: Service, snapshot: Snapshot) -> dict[str, object]:
-    """What a compensation would do now; asking changes nothing."""
+def plan_view(service: Service, snapshot: Snapshot) -> PlanView:
+    """The forecast of a compensation asked for now; it changes nothing."""
     plan, saga = service.participant.plan, snapshot.saga
-    return {
-        "saga_id": saga.id,
-        "stage": plan.stage,
-        "state": saga.state,
-        "steps": forecast(plan, saga),
-        "tells": saga.upstream or None,
-    }
+    return PlanView(
+        saga_id=saga.id,
+        stage=plan.stage,
+        state=saga.state,
+        steps=forecast(plan, saga),
+        upstream=saga.upstream or None,
+    )
 
 
 def never_seen(saga_id: str) -> WireError:

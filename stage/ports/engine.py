@@ -36,7 +36,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Commands(Protocol):
-    """What changes a saga. Each may raise StoreUnavailable (nothing was written), Unsettled, Busy.
+    """The methods that change a saga.
+
+    Each may raise StoreUnavailable (nothing was written), Unsettled and Busy.
 
     The work belongs to the engine and not to the request: a caller that goes away stops nothing.
     Where another replica runs the saga, the command is passed to it, and the answer is the same.
@@ -80,7 +82,7 @@ class Commands(Protocol):
 
 
 class Queries(Protocol):
-    """What shows sagas and changes nothing. Each may raise StoreUnavailable."""
+    """The methods that show sagas and change nothing. Each may raise StoreUnavailable."""
 
     async def get_saga(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
         """The saga now, or after its next change when `wait_seconds` is given. None: never seen."""
@@ -99,7 +101,7 @@ class Queries(Protocol):
         ...
 
     async def backlog(self) -> Backlog:
-        """What waits now."""
+        """The sagas that wait now."""
         ...
 
 

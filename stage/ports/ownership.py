@@ -3,14 +3,14 @@
 A *replica* is one process with its registration. The law, for every store
 (`tests/unit/store/test_ownership.py` holds each one to it):
 
-1. A saga that needs a run (`due_at` is not None) has at most one owner. A saga that needs none has
-   no owner.
+1. A saga that needs a run, now or at an instant, has at most one owner. A saga that needs none
+   has no owner.
 2. `Unit.insert` and `Unit.save` make the writer the owner; so does `Unit.take` for a saga that
    needs a run. A unit that is rolled back changes no owner.
 3. An owner is alive until its lease is over and another replica has noticed. From then on the
    registration is dead for good: it is never renewed, and its number is never given out again.
 4. `Unit.take` and `Unit.save` raise for a saga that a live other replica owns (HeldElsewhere,
-   StaleEpoch). What a dead replica owned may be taken by anybody, at once.
+   StaleEpoch). A saga that a dead replica owned may be taken by any other, at once.
 5. Mail is for one owner: it is gone when the saga changes its owner or loses it. A sender therefore
    answers for nothing before it sees the event in the journal.
 
@@ -41,7 +41,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ownership(Protocol):
-    """What one replica owns. Used from one event loop. Any method may raise StoreUnavailable."""
+    """The sagas of one replica. Used from one event loop. Any method may raise StoreUnavailable."""
 
     @property
     def sure(self) -> bool:
@@ -93,8 +93,8 @@ class Ownership(Protocol):
         ...
 
     async def mail(self) -> list[Mail]:
-        """What others left for sagas that this replica owns, in order, until it is received.
+        """The events that others left for sagas of this replica, in order, until they are received.
 
-        `Unit.received` marks it so, in the unit that journals it.
+        `Unit.received` marks them so, in the unit that journals them.
         """
         ...

@@ -86,13 +86,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits, for monitoring. Instants in seconds since the epoch; None for none."""
+    """The sagas that wait, for monitoring. Instants in seconds since the epoch; None for none."""
 
     parked: int
     oldest_accepted_at: float | None
-    """Of the sagas that are under way and not parked."""
+    """That of the oldest saga that is under way and not parked."""
     longest_due_at: float | None
-    """Of the sagas that need a run by now."""
+    """The longest due instant of the sagas that need a run by now."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tx(Protocol):
-    """What a transaction function may use: the database's own SQL and placeholders."""
+    """The interface of a transaction function: the database's own SQL and placeholders."""
 
     async def execute(self, sql: str, *parameters: Any) -> int:
         """Run one statement; the number of rows it changed (-1 where that has no meaning)."""
@@ -215,7 +215,7 @@ class Store(Protocol):
         ...
 
     async def backlog(self, now: float) -> Backlog:
-        """What waits at that instant."""
+        """The sagas that wait at that instant."""
         ...
 
     @property

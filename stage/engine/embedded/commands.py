@@ -39,7 +39,7 @@ from stage.ports.store import SagaRow
 from stage.wire.envelope import Envelope, fingerprint
 from stage.wire.problem import WireError
 
-UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
+COMPENSATION_OVER = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
 
 class EmbeddedCommands(EmbeddedQueries):
@@ -287,7 +287,7 @@ class EmbeddedCommands(EmbeddedQueries):
 
     def _is_decided(self, saga: Saga | None) -> bool:
         """True when waiting for the compensation would not change the answer."""
-        if saga is None or saga.parked or saga.forgotten or saga.state in UNDONE:
+        if saga is None or saga.parked or saga.forgotten or saga.state in COMPENSATION_OVER:
             return True
         return past_pivot(self._plan, saga)
 

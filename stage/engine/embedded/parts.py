@@ -1,4 +1,4 @@
-"""What commands and queries of the embedded engine share, wired once by the engine."""
+"""The parts that commands and queries of the embedded engine share, wired by the engine."""
 
 from __future__ import annotations
 

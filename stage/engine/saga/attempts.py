@@ -36,7 +36,7 @@ def end_span(span: Span, event: e.Event) -> None:
 
 
 def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:
-    """The requests of that activity whose intent is durable; a repeat sends the same bytes."""
+    """The requests of that attempt whose intent is durable; a repeat sends the same bytes."""
     known = saga.steps.get(do.step)
     if known is None or do.activity is Activity.PROBE:
         return ()

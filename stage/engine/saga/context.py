@@ -1,4 +1,4 @@
-"""What belongs to a saga beside its journal: the envelope and the trace."""
+"""The context of a saga beside its journal: the envelope and the trace."""
 
 from __future__ import annotations
 

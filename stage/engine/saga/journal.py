@@ -31,7 +31,7 @@ RUNNING_SECONDS = 60.0
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """What a unit leaves behind once it is durable."""
+    """The result of a unit once it is durable."""
 
     context: Context
     row: SagaRow
@@ -39,7 +39,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     span: Span | None = None
     """The span that was begun in the unit, when it opened the saga."""
     cut_off: tuple[CutOff, ...] = ()
-    """What was in flight when the process before was lost."""
+    """The attempts in flight when the process before was lost."""
     replayed: bool = False
     """True when the saga had ended before it was opened."""
 

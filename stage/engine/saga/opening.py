@@ -28,7 +28,7 @@ DEATHS_MAX = 2
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """What to accept when the saga turns out to be new."""
+    """A saga to accept if it is new."""
 
     context: Context
     accepted: e.Accepted
@@ -37,7 +37,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 _CHANGES_THE_WAY = (e.CompensationRequested, e.Verb)
 
 Signal = e.CompensationRequested | e.Verb | e.AnswerDeferred
-"""What may be asked of a saga that exists."""
+"""An event that may be asked of a saga that exists."""
 
 
 class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
@@ -238,9 +238,9 @@ def _answered_for_good(row: SagaRow, request: OpenRequest) -> bool:
     if not row.answered or row.due_at is not None:
         return False
     signal = request.signal
-    undone = row.state is SagaState.COMPENSATED
+    compensated = row.state is SagaState.COMPENSATED
     return (
         signal is None
         or isinstance(signal, e.AnswerDeferred)
-        or (undone and isinstance(signal, e.CompensationRequested))
+        or (compensated and isinstance(signal, e.CompensationRequested))
     )

@@ -81,9 +81,9 @@ def test_it_has_the_links_that_it_had() -> None:
     done = e.StepSucceeded(at=AT, step="reserve", span=ONE)
     undo = e.CompensationStarted(at=AT, step="reserve", attempt=1, span=TWO)
     assert (ONE,) == links(done, undo)
-    told = e.TellStarted(at=AT, attempt=1, span=ONE)
+    notified = e.TellStarted(at=AT, attempt=1, span=ONE)
     again = e.TellStarted(at=AT, attempt=2, span=TWO)
-    assert (ONE,) == links(told, e.TellDelayed(at=AT), again)
+    assert (ONE,) == links(notified, e.TellDelayed(at=AT), again)
 
 
 def test_an_attempt_without_a_span_is_not_reported() -> None:

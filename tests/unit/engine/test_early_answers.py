@@ -15,6 +15,7 @@ from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import limits
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.ports.engine import Snapshot
 from stage.ports.neighbour import (
     CompensateReply,
     ForwardReply,
@@ -153,6 +154,14 @@ class Later(SystemClock):
         return super().now() + self.ahead
 
 
+async def in_the_end(engine: EmbeddedEngine) -> Snapshot:
+    """The saga once it has ended."""
+    async with asyncio.timeout(10.0):
+        while (seen := await engine.get_saga("s-1", 1.0)) is None or not seen.saga.ended:
+            pass
+    return seen
+
+
 LOST = Lost(reason="no answer", retry_after=0.02)
 RUNS = InProgress(retry_after=0.01)
 TURNED_AWAY = NotExecuted(reason="answered 403")
@@ -171,6 +180,7 @@ OVER = NotExecuted(reason="answered 410", saga_over=True)
         ([TURNED_AWAY], [], "look look forward"),
     ],
 )
+# Long because it is one story over two processes.
 async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     looks: Sequence[OutcomeReply], replays: Sequence[ForwardReply], asked: str
 ) -> None:
@@ -196,9 +206,7 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     clock.ahead = 3600.0
     again = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), clock=clock)
     await again.start()
-    async with asyncio.timeout(10.0):
-        while (seen := await again.get_saga("s-1", 1.0)) is None or not seen.saga.ended:
-            pass
+    seen = await in_the_end(again)
     entries = await again.journal("s-1")
     await again.drain(0.0)
     await store.close()

@@ -216,7 +216,7 @@ async def test_a_duplicate_at_the_other_replica_joins(pair: Pair, world: World) 
 async def test_the_same_saga_at_both_at_the_same_instant_is_run_once(
     pair: Pair, world: World
 ) -> None:
-    """Whoever comes second waits."""
+    """The one that comes second waits."""
     a, b = pair
     for number in range(10):
         saga_id = f"s-{number}"

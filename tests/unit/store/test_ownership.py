@@ -1,6 +1,6 @@
 """The law of ports/ownership.py, held against every store. The numbers are those of its docstring.
 
-What a store that one process has for itself answers is held first; then two stores that share one
+First the answers of a store that one process has for itself; then two stores that share one
 database, each a replica.
 """
 
@@ -100,7 +100,7 @@ async def test_alone_every_saga_may_be_taken(store: Store) -> None:
 
 
 async def test_alone_the_first_claim_finds_all_that_is_unfinished(store: Store) -> None:
-    """Whatever ran before is due at once; later claims find what is due."""
+    """Everything that ran before is due at once; later claims find what is due."""
     await store.transact(inserting("later", running("later", AT + 60)))
     await store.transact(inserting("now", running("now", AT)))
     await store.transact(inserting("never", row("never", due_at=None)))
@@ -304,7 +304,7 @@ async def test_mail_waits_for_the_owner_until_it_is_journaled(replicas: Replicas
 
 
 async def test_there_is_no_mail_for_a_saga_without_a_live_other_owner(replicas: Replicas) -> None:
-    """Whoever wants something of it takes it."""
+    """It is to be taken instead."""
     event = AnswerDeferred(at=AT)
     assert not await replicas.a.ownership.post("s", event)
     assert not await replicas.b.ownership.post("never seen", event)
