@@ -15,6 +15,7 @@ from stage.store.memory import MemoryStore
 from stage.store.migrate import Migration, MigrationStatus
 from stage.store.sqlite import dialect
 from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.statements import statement
 from stage.store.sqlite.store import SqliteStore
 from stage.store.suspects import SuspectsPage
 from stage.telemetry.metrics import Metrics
@@ -43,7 +44,8 @@ def make_suspects(config: Config) -> SuspectsPage | None:
 class Migrations:
     """The migrations of one SQLite file, ours and the author's: a context manager.
 
-    It holds the file's lock, so that no process serves from the file meanwhile.
+    To look needs no lock. To apply takes the lock of the file, so that no process serves from it
+    meanwhile; expansions alone are applied beside a stage that is up, in its pauses.
     """
 
     def __init__(self, path: Path, folders: tuple[Path, ...]) -> None:
@@ -52,8 +54,9 @@ class Migrations:
         self._path = path
 
     def __enter__(self) -> Self:
-        self._lock.acquire()
         self._connection = sqlite3.connect(self._path, isolation_level=None)
+        for name in ("busy_timeout", "no_checkpoint"):
+            self._connection.execute(statement(name)).fetchall()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,6 +73,16 @@ class Migrations:
 
     def upgrade(self) -> list[Migration]:
         """Apply what is pending; what was applied. Raises ConfigurationError."""
+        pending = dialect.pending(self._connection, self._folders)
+        try:
+            self._lock.acquire()
+        except ConfigurationError as error:
+            closed = [f"{one.owner}/{one.name}" for one in pending if not one.expands]
+            if closed:
+                raise ConfigurationError(
+                    f"{error}. Only expansions may be applied beside it, and {', '.join(closed)}"
+                    " is none: stop the stage for it"
+                ) from error
         return dialect.upgrade(self._connection, self._folders, now=SystemClock().now())
 
 

@@ -26,7 +26,10 @@ def db() -> None:
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured(NEEDED)
 def upgrade(target: str, **given: Any) -> None:
-    """Apply what is pending, each file in a transaction of its own."""
+    """Apply what is pending, each file in a transaction of its own.
+
+    Expansions may be applied while the stage is up; for any other the stage has to be stopped.
+    """
     with _open(target, given) as migrations:
         applied = migrations.upgrade()
     for migration in applied:
@@ -39,7 +42,10 @@ def upgrade(target: str, **given: Any) -> None:
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured(NEEDED)
 def status(target: str, **given: Any) -> int:
-    """List the migrations. Exit status 1 when one is pending, changed or unknown."""
+    """List the migrations. Exit status 1 when one is pending, changed or unknown.
+
+    One that is ahead is an expansion of a later version, on which this one runs.
+    """
     from stage.cli.draw import table
     from stage.store.migrate import MigrationState
     from stage.wire.envelope import format_instant
@@ -55,7 +61,8 @@ def status(target: str, **given: Any) -> int:
         for line in lines
     ]
     click.echo(table(("MIGRATION", "STATE", "APPLIED AT"), rows))
-    return 0 if all(line.state is MigrationState.APPLIED for line in lines) else NEGATIVE
+    fits = (MigrationState.APPLIED, MigrationState.AHEAD)
+    return 0 if all(line.state in fits for line in lines) else NEGATIVE
 
 
 @db.command()
@@ -70,7 +77,7 @@ def sql(target: str, **given: Any) -> None:
 
 @contextmanager
 def _open(target: str, given: dict[str, Any]) -> Iterator[Migrations]:
-    """The migrations, with the lock on the file held. Raises Failure for an error of SQLite."""
+    """The migrations of the database. Raises Failure for an error of SQLite."""
     config = config_of(given)
 
     from stage.cli.target import find_stage
