@@ -41,7 +41,7 @@ from stage.core.questions import (
     pivot_undecided,
     what_stands,
 )
-from stage.core.retry import NEIGHBOUR_COMPENSATION, RetryPolicy
+from stage.core.retry import DEFECT, NEIGHBOUR_COMPENSATION, RetryPolicy
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -302,7 +302,8 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     step = replace(step, attempts=attempts, doubted=step.doubted or event.may_stand)
     if event.defect and saga.deadline is not None:  # until the deadline, not for so many attempts
         step = replace(step, forgiven=step.forgiven + 1)
-    due = event.at + _wait(saga, event, attempts, plan.step(event.step).execution)
+    policy = DEFECT if event.defect else plan.step(event.step).execution
+    due = event.at + _wait(saga, event, attempts, policy)
     return _put(saga, event.step, replace(step, phase=Phase.WAITING, error=event.reason, due=due))
 
 

@@ -26,7 +26,8 @@ class StepState(Struct, frozen=True, kw_only=True):
     not_there: int = 0
     compensation_attempts: int = 0
     forgiven: int = 0
-    """Attempts that an operator let pass: they do not count against the policy."""
+    """Attempts that do not count against the policy: an operator let them pass, the author's code
+    failed before them, or the code of another saga took them down."""
     compensation_forgiven: int = 0
     due: float = 0.0
     result: Raw | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.author_bench import DRAIN_SECONDS, Bench, running_bench
+from tests.acceptance.author_bench import DRAIN_SECONDS, SOURCE, Bench, running_bench
 
 EXIT_SECONDS_MAX = DRAIN_SECONDS + 4.0 + 2.0
 """What the operator set, what the process may take to end, and some for a busy machine."""
@@ -82,6 +82,10 @@ async def test_code_that_kills_before_anything_is_journaled_is_parked_at_the_thi
     assert 200 == await bench.post("s-2")
     assert 0o600 == (bench.folder / "stage.db.running").stat().st_mode & 0o777
     assert bench.process.returncode is None
+    await bench.deploy(SOURCE.replace("os._exit(9)", "pass"))
+    assert (await bench.get("/sagas/s-1"))[1]["parked"]  # mended code alone does not let it go on
+    assert 200 == await bench.retry("s-1")
+    assert 200 == await bench.post("s-1", place=place, what="kill")
 
 
 async def test_the_crashes_of_one_saga_do_not_spend_the_attempts_of_others(bench: Bench) -> None:
