@@ -57,9 +57,9 @@ class Watchdog:
         self._report = report
         self._looks_max = max(2, round(stuck_seconds / LOOK_SECONDS))
         self._running: dict[int, _Mark] = {}
-        """What runs now, by thread."""
+        """The code that runs now, by thread."""
         self._seen: dict[int, tuple[_Mark, int]] = {}
-        """What the last look found, and how many looks in a row have found it."""
+        """The code that the last look found, and how many looks in a row have found it."""
         self._unanswered = 0
         """Looks in a row that the event loop did not answer."""
         self._stuck: frozenset[Thread] = frozenset()

@@ -37,7 +37,7 @@ class StuckCode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuthorCode(Protocol):
-    """What is known of the functions that run. No method raises; all return at once.
+    """The record of the functions that run. No method raises; all return at once.
 
     `entered` and `left` are called in the thread that runs the function, as a pair.
     """

@@ -163,7 +163,7 @@ def test_a_rebuild_that_loses_what_is_referred_to_is_refused(
 def test_an_expansion_of_a_later_release_is_run_on(
     connection: sqlite3.Connection, migrations: Path
 ) -> None:
-    """What only adds is ahead; a contraction among it is refused as before."""
+    """A file that only adds is ahead; a contraction among it is refused as before."""
     file = migrations / "0002_more.expand.sql"
     file.write_text("ALTER TABLE payment ADD COLUMN more TEXT;")
     dialect.upgrade(connection, [migrations], now=1.0)

@@ -82,7 +82,7 @@ def test_the_latest_suspects_are_kept(database: Path) -> None:
 
 
 def test_a_torn_or_foreign_page_is_read_as_nothing(database: Path) -> None:
-    """What a death in the middle of a write leaves is no reason not to start."""
+    """A record that a death tore in the middle is no reason not to start."""
     file = database.with_name("stage.db.running")
     for text in (b"\xff" * PAGE_BYTES, b"\x01\xff\xfe", b"\x01\x03s-1\xff\xff", b""):
         file.write_bytes(text)
