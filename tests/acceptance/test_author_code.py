@@ -13,7 +13,7 @@ import pytest
 from tests.acceptance.author_bench import DRAIN_SECONDS, SOURCE, Bench, running_bench
 
 EXIT_SECONDS_MAX = DRAIN_SECONDS + 4.0 + 2.0
-"""The drain time that is set, the time that the process may take to end, and some for a busy machine."""
+"""The drain time that is set, the time to end after it, and some for a busy machine."""
 
 
 @pytest.fixture
