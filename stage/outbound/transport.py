@@ -7,7 +7,6 @@ we want none of them, and it takes as long as all the rest.
 
 from __future__ import annotations
 
-import asyncio
 from functools import lru_cache
 
 import aiohttp
@@ -19,6 +18,7 @@ from yarl import URL
 
 from stage.outbound.classify import EXPECTED, classify_exception
 from stage.ports.stage import Answer, Lost
+from stage.ports.time_limit import TimeLimit
 
 ANSWER_BYTES_MAX = 1_048_576
 CONNECT_SECONDS_MAX = 5.0
@@ -71,7 +71,7 @@ class Transport:
         try:
             target = self._target(method, url)
             head = _head(target, headers, body)
-            async with asyncio.timeout(timeout):
+            async with TimeLimit(timeout):
                 try:
                     connection = await connector.connect(target, [], _limits(timeout))
                     while connection.protocol is not None and connection.protocol.should_close:

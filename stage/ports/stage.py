@@ -65,7 +65,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
 
     `may_stand` is True when an earlier request of the same attempt was answered, so that some
     effect may stand although the last one did not happen. `said` is True when the reason is the
-    author's own word, which neighbours may read.
+    author's own word, which neighbours may read. `error` is the exception of a function that gave
+    no outcome: for a report here, never for the journal or a neighbour.
     """
 
     kind: FailureKind
@@ -73,6 +74,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: float | None = None
     may_stand: bool = False
     said: bool = False
+    error: BaseException | None = None
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True):
