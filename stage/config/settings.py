@@ -19,6 +19,7 @@ from stage.config.values import (
     peer_name,
     seconds_between,
 )
+from stage.ports.connection import Connection
 
 PREFIX = "STAGE_"
 FILE_VARIABLE = "STAGE_CONFIG"
@@ -40,9 +41,9 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8080
     database: str = "sqlite:///stage.db"
-    upstreams: Mapping[str, str] = field(default_factory=dict)
-    downstreams: Mapping[str, str] = field(default_factory=dict)
-    externals: Mapping[str, str] = field(default_factory=dict)
+    upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
+    downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
+    externals: Mapping[str, str | Connection] = field(default_factory=dict)
     wait_seconds_max: float = 25.0
     drain_delay_seconds: float = 0.0
     drain_seconds: float = 20.0
@@ -66,8 +67,8 @@ class Setting(NamedTuple):
     """One thing that can be set: `read` makes its value of what was given, or raises ValueError.
 
     `flag` is the option, the variable and the key at once: `--drain-seconds`,
-    `STAGE_DRAIN_SECONDS`, `drain_seconds`. For neighbours it is in the singular, and the table of
-    the file and the field of Config are in the plural (`name`).
+    `STAGE_DRAIN_SECONDS`, `drain_seconds`. For peers it is in the singular, and the table of the
+    file and the field of Config are in the plural (`name`); `config.peers` has their keys.
     """
 
     name: str

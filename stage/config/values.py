@@ -36,6 +36,13 @@ def check_url(value: object) -> str:
     return value.rstrip("/")
 
 
+def file_path(value: object) -> str:
+    """The path of a file. Raises ValueError with the fix."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError(f"{value!r} is not a path: give the path of a file")
+    return value
+
+
 def redacted(text: str) -> str:
     """Text without the credentials that a URL in it may hold."""
     return _CREDENTIALS.sub("***@", text)

@@ -56,7 +56,9 @@ class Endpoints:
         async def read_body() -> bytes:
             return body
 
-        request = Request(method=method, path=path, headers=HeaderPairs(headers), read_body=read_body)
+        request = Request(
+            method=method, path=path, headers=HeaderPairs(headers), read_body=read_body
+        )
         given = await dispatch(self._service, request)
         if method == "POST":
             self._note(request, given.status, given.headers, given.body, asked_at)

@@ -1,0 +1,28 @@
+"""How one configured peer is reached: its address, and the files of what it is shown."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """One peer. It names files and holds no secret, so that it may be shown.
+
+    A file of credentials holds one line: a token in `token_file` and `bearer_file`, `user:password`
+    in `basic_file`. `headers_file` holds one `Name: value` a line. `ca_file`, `client_cert` and
+    `client_key` are PEM; a `client_cert` may hold its key. An empty path is not set.
+    """
+
+    url: str
+    token_file: str = ""
+    bearer_file: str = ""
+    basic_file: str = ""
+    headers_file: str = ""
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+
+
+def connection_of(given: str | Connection) -> Connection:
+    """The connection; a plain string is a URL."""
+    return Connection(url=given) if isinstance(given, str) else given
