@@ -10,49 +10,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
+from stage.core.commands import Activity
+from stage.core.event_table import NAMED, EventRow, Level
+from stage.core.events import Recovered
 from stage.wire.chain import ChainEvent, ChainView, StageStory
 from stage.wire.envelope import parse_instant
 
 BAR_CHARS = 32
 LABEL_CHARS = 40
 REASON_CHARS = 60
-_BEGINS = {
-    "step_started": "",
-    "probe_started": "probe ",
-    "compensation_started": "compensate ",
-    "tell_started": "tell upstream",
+RECOVERED = str(Recovered.__struct_config__.tag)
+_BEFORE_STEP = {
+    Activity.EXECUTE: "",
+    Activity.PROBE: "probe ",
+    Activity.COMPENSATE: "compensate ",
+    Activity.TELL: "tell upstream",
 }
-_POINTS = {
-    "accepted": "accepted",
-    "tombstoned": "asked to compensate before it came",
-    "answer_deferred": "answered 202",
-    "compensation_requested": "asked to compensate",
-    "turned_back": "turns back",
-    "completed": "completed",
-    "compensated": "compensated",
-    "failed_to_compensate": "failed to compensate",
-    "parked": "parked",
-    "retried": "retry",
-    "settled": "settle",
-    "resolved": "resolve",
-    "forgotten": "forget",
-}
-_WORDS = {
-    "step_succeeded": "",
-    "step_refused": "refused",
-    "step_transient": "did not happen, again later",
-    "step_in_doubt": "in doubt",
-    "step_pending": "still running there",
-    "probe_found": "found",
-    "probe_not_there": "not there",
-    "probe_failed": "no answer",
-    "compensation_succeeded": "",
-    "compensation_delayed": "again later",
-    "compensation_refused": "cannot",
-    "tell_delivered": "",
-    "tell_delayed": "again later",
-    "tell_refused": "cannot",
-}
+"""What stands before the name of the step in the row of an attempt."""
+_AS_ASKED = frozenset({"succeeded", "delivered"})
+"""Ends of attempts that need no word: the bar says it."""
+_FOREIGN = EventRow(wording="")
+"""A neighbour may use words of its own; they are shown as they are."""
 
 
 @dataclass(slots=True)
@@ -98,31 +76,40 @@ def _rows(story: StageStory, depth: int) -> Iterable[_Row]:
     rows: list[_Row] = []
     for event in story.events:
         at = parse_instant(event.at)
-        if event.event in _BEGINS:
-            row = _Row(story.stage, depth, at, _begun(event), _is_backward(event), open=True)
+        known_event = NAMED.get(event.event, _FOREIGN)
+        if known_event.starts is not None:
+            row = _Row(
+                story.stage,
+                depth,
+                at,
+                _begun(event, known_event.starts),
+                _is_backward(event),
+                open=True,
+            )
             open_[event.step] = row
             rows.append(row)
-        elif event.event in _WORDS:
+        elif known_event.ends is not None:
             known = open_.pop(event.step, None)
             if known is None:
                 known = _Row(story.stage, depth, at, _undeclared(event), _is_backward(event))
                 rows.append(known)
             known.end, known.open = at, False
-            known.note = _note(_WORDS[event.event], event)
-        elif event.event == "recovered":
+            word = "" if known_event.end in _AS_ASKED else known_event.wording
+            known.note = _note(word, event)
+        elif event.event == RECOVERED:
             for row in open_.values():
                 row.end, row.open, row.note = at, False, "cut off: the process died"
             open_.clear()
             rows.append(_Row(story.stage, depth, at, f"recovered, as run {event.epoch}"))
-        elif event.event != "request_prepared":
-            label = _POINTS.get(event.event, event.event)
+        elif known_event.level is not Level.DEBUG:
+            label = known_event.wording or event.event
             rows.append(_Row(story.stage, depth, at, label, note=_note("", event)))
     return rows
 
 
-def _begun(event: ChainEvent) -> str:
+def _begun(event: ChainEvent, activity: Activity) -> str:
     again = f" #{event.attempt}" if event.attempt is not None and event.attempt > 1 else ""
-    return f"{_BEGINS[event.event]}{event.step}{again}"
+    return f"{_BEFORE_STEP[activity]}{event.step}{again}"
 
 
 def _undeclared(event: ChainEvent) -> str:
@@ -131,7 +118,8 @@ def _undeclared(event: ChainEvent) -> str:
 
 
 def _is_backward(event: ChainEvent) -> bool:
-    return event.event.startswith(("compensation_", "tell_"))
+    row = NAMED[event.event]
+    return (row.starts or row.ends) in (Activity.COMPENSATE, Activity.TELL)
 
 
 def _note(word: str, event: ChainEvent) -> str:

@@ -50,7 +50,7 @@ def redacted(text: str) -> str:
 
 def peer_name(value: object) -> str:
     """A name of a stage or of a peer. Raises ValueError with the fix."""
-    if not isinstance(value, str) or not STAGE_NAME.match(value):
+    if not isinstance(value, str) or not STAGE_NAME.fullmatch(value):
         raise ValueError(
             f"{value!r} is not a name: use 1 to 48 of a-z 0-9 _ -, starting with a letter"
         )

@@ -1,4 +1,4 @@
-"""What the machine asks for, in the imperative."""
+"""The commands of the machine, in the imperative."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stage.core.events import Event
 
 
 class Activity(StrEnum):
-    """What is done for a step, or for the saga (`tell`)."""
+    """The kinds of attempt: three for a step, and `tell` for the saga."""
 
     EXECUTE = "execute"
     PROBE = "probe"

@@ -17,7 +17,10 @@ VERBS = {
 
 
 def next_action(plan: Plan, saga: Saga, now: float) -> tuple[str, float | None] | None:
-    """What happens next and when (None: now, or when an answer comes); None for nothing."""
+    """The next action and its instant; None for the instant means now, or when an answer comes.
+
+    None when nothing is left to do.
+    """
     if saga.parked and (saga.ended or not _in_flight(saga)) and saga.tell is not Tell.DUE:
         return (f"waits for a person: {saga.parked}", None)
     flying = _in_flight(saga)

@@ -3,7 +3,7 @@
 StageError                 everything that this project raises on purpose
 ├── DeclarationError       the author's move: a stage that cannot be compensated as declared
 ├── ConfigurationError     the operator's move: an option that is missing or wrong
-├── TransactionEscaped     the author's move: a transaction awaited something else than its database
+├── TransactionEscaped     the author's move: a transaction awaited more than its database
 ├── StoreUnavailable       the database is away; nothing was written
 │   └── CommitInDoubt      it went away for good during the commit; ask for the saga's state
 ├── StaleEpoch             another runner took this saga over; our write was refused (rule 17)
@@ -26,7 +26,7 @@ class ConfigurationError(StageError):
 
 
 class TransactionEscaped(StageError):
-    """A transaction function awaited something else than its own database."""
+    """A transaction function awaited something other than its own database."""
 
 
 class StoreUnavailable(StageError):

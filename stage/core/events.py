@@ -1,4 +1,4 @@
-"""What happened to a saga, in the past tense: the entries of the journal.
+"""The entries of the journal: what happened to a saga, in the past tense.
 
 `at` is always in seconds since the epoch, UTC. `span` is the span id of an attempt (16 hex
 digits, or empty when nothing is traced), stored before the attempt leaves so that recovery can
@@ -28,9 +28,9 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_
 
 
 class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
-    """The saga was durably accepted. `upstream` is who may have to be told of a late failure.
+    """The saga was durably accepted. `upstream` is the neighbour to notify of a late failure.
 
-    `baggage` is what of the W3C baggage that it came with is passed on.
+    `baggage` is the part of the W3C baggage of the request that is passed on.
     """
 
     deadline: float | None = None
@@ -47,13 +47,13 @@ class Tombstoned(_Event, frozen=True, kw_only=True, tag="tombstoned"):
 
 
 class Recovered(_Event, frozen=True, kw_only=True, tag="recovered"):
-    """A new run took the saga over. What was in flight is in doubt from here on."""
+    """A new run took the saga over. Attempts that were in flight are in doubt from here on."""
 
     epoch: int
 
 
 class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
-    """The caller was told 202: it must be told when the saga fails."""
+    """The caller was answered 202: it must be notified when the saga fails."""
 
 
 class CompensationRequested(_Event, frozen=True, kw_only=True, tag="compensation_requested"):
@@ -85,7 +85,7 @@ class RequestPrepared(_Event, frozen=True, kw_only=True, tag="request_prepared")
 class StepSucceeded(_Event, frozen=True, kw_only=True, tag="step_succeeded"):
     """The step's effect stands and its result is known (JSON).
 
-    `span` is told of a transaction alone, whose start is not journaled apart.
+    `span` is set for a transaction alone, whose start is not journaled apart.
     """
 
     step: str
@@ -206,7 +206,7 @@ class FailedToCompensate(_Event, frozen=True, kw_only=True, tag="failed_to_compe
 
 
 class TellStarted(_Event, frozen=True, kw_only=True, tag="tell_started"):
-    """About to ask upstream to compensate, because this saga failed after it was told yes."""
+    """Upstream is about to be asked to compensate: the saga failed after upstream got a yes."""
 
     attempt: int
     span: str = ""
@@ -219,7 +219,7 @@ class TellDelivered(_Event, frozen=True, kw_only=True, tag="tell_delivered"):
 
 
 class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
-    """Upstream did not answer; it is told again."""
+    """Upstream did not answer; it is asked again."""
 
     reason: str = ""
     retry_after: float | None = None
@@ -239,14 +239,14 @@ class Parked(_Event, frozen=True, kw_only=True, tag="parked"):
 
 
 class _Verb(_Event, frozen=True, kw_only=True):
-    """What an operator did. The entry in the journal is the audit row (rule 14)."""
+    """An act of an operator. The entry in the journal is the audit row (rule 14)."""
 
     actor: str
     why: str
 
 
 class Retried(_Verb, frozen=True, kw_only=True, tag="retried"):
-    """Try again now what waits, is parked or has failed for good; used attempts are forgiven."""
+    """Steps that wait, are parked or failed for good are tried now; used attempts are forgiven."""
 
 
 class Settled(_Verb, frozen=True, kw_only=True, tag="settled"):
@@ -264,11 +264,11 @@ class Resolved(_Verb, frozen=True, kw_only=True, tag="resolved"):
 
 
 class Forgotten(_Verb, frozen=True, kw_only=True, tag="forgotten"):
-    """A person gave the saga up: what stands stays, nothing more is done, a tombstone remains."""
+    """A person gave the saga up: its effects stay, nothing more is done, a tombstone remains."""
 
 
 Verb = Retried | Settled | Resolved | Forgotten
-"""What an operator can do."""
+"""The acts that an operator can do."""
 
 Outcome = (
     StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
@@ -288,9 +288,6 @@ Event = (
     | TurnedBack | Completed | Compensated | FailedToCompensate | Parked
     | Retried | Settled | Resolved | Forgotten
 )  # fmt: skip
-
-PROGRESS: Final = frozenset(get_args(Outcome | Verb))
-"""The events that an attempt or a person brought about: not those that only ask."""
 
 _NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in get_args(Event)}
 _encoder = msgspec.json.Encoder()

@@ -1,4 +1,4 @@
-"""What a compensation would do if it were asked for now: the way back, told in advance."""
+"""The forecast of a compensation: each step of the way back, if it were asked for now."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stage.core.steps import Plan, Step
 
 
 class Prospect(StrEnum):
-    """What would happen to one step."""
+    """The action that a compensation would take for one step."""
 
     COMPENSATE = "compensate"
     PROBE_FIRST = "probe_first"

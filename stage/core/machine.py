@@ -1,10 +1,10 @@
 """Every rule of a saga, in one file: `evolve` says what an event means, `decide` what follows.
 
-The state of a saga is the fold of its journal: `evolve(plan, saga, event)`. What is to be done
-next is a function of that state and the time: `decide(plan, saga, now)`. No clock, no dice, no
-I/O and no log here; who calls must journal an event before acting on what follows from it.
+The state of a saga is the fold of its journal: `evolve(plan, saga, event)`. The next commands are
+a function of that state and the time: `decide(plan, saga, now)`. No clock, no dice, no I/O and no
+log here; a caller must journal an event before it acts on what follows.
 
-Of one step (phases; everything that may have left the process can end in doubt):
+One step (phases; every attempt that may have left the process can end in doubt):
 
     started ──► succeeded | refused
        │  ▲
@@ -15,10 +15,10 @@ Of one step (phases; everything that may have left the process can end in doubt)
     succeeded or ever in doubt ──► compensating ◄─► compensation_waiting
                                         └──► compensated | compensation_failed
 
-Of the saga:
+The saga:
 
     active ──► completed ──► compensating ──► compensated | failed_to_compensate
-       └───────────────────────►┘            (then upstream is told, if it was told yes before)
+       └───────────────────────►┘            (then upstream is notified, if it got a yes before)
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core import verbs
 from stage.core.commands import Activity, Command, Do, Record, Rest
+from stage.core.event_table import PROGRESS
 from stage.core.order import next_backward, next_forward
 from stage.core.questions import (
     can_probe,
@@ -68,7 +69,7 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         raise Impossible(f"saga {saga.id}: there is no step {step!r}")
     after = _evolve(plan, saga, event)
     # Only what an attempt or a person brought about is progress: not what keeps being asked.
-    recoveries = 0 if type(event) in e.PROGRESS else after.recoveries
+    recoveries = 0 if type(event) in PROGRESS else after.recoveries
     return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)
 
 
@@ -444,7 +445,7 @@ def _put(saga: Saga, name: str, step: StepState) -> Saga:
 
 
 def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
-    """What is to be done now. Never empty: with nothing to do it is one `Rest`."""
+    """The commands for now. Never empty: with nothing to do it is one `Rest`."""
     if saga.forgotten:
         return (Rest(),)
     if saga.ended:
@@ -460,7 +461,7 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
 
 
 def _gather(moves: Sequence[Command]) -> tuple[Command, ...]:
-    """A decision goes alone and first; what can be done now goes together; else rest."""
+    """A decision goes alone and first; attempts that are due go together; otherwise rest."""
     todo: list[Command] = []
     until: float | None = None
     for move in moves:

@@ -1,8 +1,11 @@
-"""The names of stages, in a module that imports nothing: the command line starts with it."""
+"""The names of stages and steps, in a module that imports nothing of ours: the command line
+starts with it."""
 
 from __future__ import annotations
 
 import re
 
-STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}\Z")
-"""For `match`: the name of a stage, of a neighbour, of an external API."""
+STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")
+"""For `fullmatch`: the name of a stage, of a neighbour, of an external API."""
+STEP_NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}")
+"""For `fullmatch`: the name of a step that an author declares; that of a forward has a colon."""

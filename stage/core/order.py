@@ -1,7 +1,7 @@
 """Which step is next, either way: forward in waves, backward in the reverse order of the starts.
 
-A wave is the steps that run at the same time. Every room that needs an order asks here; how a
-plan stores its waves is nobody's business but this file's and that of the file that builds it.
+A wave is the steps that run at the same time. Every room that needs an order asks here; only this
+file and core/steps.py, which builds a plan, know how a plan stores its waves.
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ NONE: frozenset[int] = frozenset()
 def classify_code(
     code: int, transient_on: frozenset[int] = NONE, refused_on: frozenset[int] = NONE
 ) -> FailureKind | None:
-    """What an answer's code means, or None when the author's function decides.
+    """The meaning of an answer's code, or None when the author's function decides.
 
     2xx and 4xx answers go to the function, but for 408, 425 and 429. A redirect is not followed
-    and 1xx and 3xx prove nothing: in doubt, like 5xx. What the call declares comes first.
+    and 1xx and 3xx prove nothing: in doubt, like 5xx. A declaration of the call comes first.
     """
     if code in transient_on:
         return FailureKind.TRANSIENT

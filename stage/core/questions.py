@@ -1,4 +1,4 @@
-"""The questions that rooms ask about a saga. Pure: the same saga always gets the same answer.
+"""Questions about a saga. Pure: the same saga always gets the same answer.
 
 Nothing here changes a saga or decides what is done; the machine does both, and asks here.
 """

@@ -9,7 +9,7 @@ from stage.core.states import ENDED, ParkCause, Phase, SagaState, Tell
 
 
 class StepState(Struct, frozen=True, kw_only=True):
-    """What is known of one step that was started.
+    """The state of one step that was started.
 
     `order` numbers the starts within the saga. `doubted` stays true once any attempt was in
     doubt and no answer under the same key settled it. `cut_off` is true once a run was lost with

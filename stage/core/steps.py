@@ -1,23 +1,21 @@
-"""What a stage is made of: steps, and the plan that orders them. Checked once, at start."""
+"""Steps and the plan that orders them: the parts of a stage. Checked once, at start."""
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 
 import msgspec
 
 from stage.core import retry
 from stage.core.errors import DeclarationError
-from stage.core.names import STAGE_NAME
+from stage.core.names import STAGE_NAME, STEP_NAME
 from stage.core.retry import RetryPolicy
 
-STEP_NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}\Z")
 FORWARD_PREFIX = "forward:"
 
 
 class StepKind(StrEnum):
-    """What a step does; only calls and forwards leave the process."""
+    """The kind of work of a step; only calls and forwards leave the process."""
 
     TRANSACTION = "transaction"
     CALL = "call"
@@ -52,7 +50,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     steps: tuple[Step, ...]
     waves: tuple[tuple[int, ...], ...]
-    """Indexes of the steps that run at the same time, in order."""
+    """Indexes of the steps that run at the same time, in order; ask core.order, which reads it."""
     by_name: dict[str, int]
     pivot: int | None = None
 
@@ -81,12 +79,12 @@ def plan_of(stage: str, steps: tuple[Step, ...], downstreams: tuple[str, ...] = 
 
     Raises DeclarationError with the fix in the message.
     """
-    if not STAGE_NAME.match(stage):
+    if not STAGE_NAME.fullmatch(stage):
         raise DeclarationError(
             f"stage name {stage!r}: use 1 to 48 of a-z 0-9 _ -, starting with a letter"
         )
     for step in steps:
-        if not STEP_NAME.match(step.name):
+        if not STEP_NAME.fullmatch(step.name):
             raise DeclarationError(
                 f"step name {step.name!r} in stage {stage!r}: use 1 to 48 of a-z 0-9 _,"
                 " starting with a letter"

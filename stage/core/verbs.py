@@ -1,4 +1,4 @@
-"""What an operator can do to a saga, when it is allowed, and what it means (rule 14).
+"""The verbs of an operator: when each is allowed, and what it does to a saga (rule 14).
 
 | Verb    | Allowed when                                     | Then                          |
 |---------|--------------------------------------------------|-------------------------------|

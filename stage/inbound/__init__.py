@@ -1,1 +1,1 @@
-"""The edge: HTTP in, one file an endpoint."""
+"""HTTP requests in, answers out: an endpoint a file, and an adapter for each kind of server."""

@@ -1,4 +1,4 @@
-"""The adapter for aiohttp: its request in, its response out, and nothing decided."""
+"""The adapter for aiohttp: builds a Request, reads its body, writes the Answer as a response."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ async def _handle(route: Route, request: web.Request) -> web.StreamResponse:
 
 @web.middleware
 async def _others(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give a request that is none of ours its span too, and its errors their problems.
+    """Span and problem documents for requests that fit no route of ours.
 
-    That is one without a route, or for a route that the author added to the application.
+    They fit none at all, or a route that the author added to the application.
     """
     matched = request.match_info.handler
     if isinstance(matched, partial) and matched.func is _handle:

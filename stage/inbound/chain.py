@@ -1,4 +1,4 @@
-"""`GET /sagas/{id}?view=chain`: the story of the whole chain, asked of the neighbours."""
+"""`GET /sagas/{id}?view=chain`: what every stage of the chain knows of one saga."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 
 import msgspec
 
-from stage.core.events import encode_event, name_of
+from stage.core.event_table import public_members
+from stage.core.events import name_of
 from stage.core.steps import StepKind
 from stage.inbound.request import Request
 from stage.inbound.service import Service
@@ -29,8 +30,18 @@ from stage.wire.chain import (
 from stage.wire.envelope import format_instant
 
 CHAIN_SECONDS_MAX = 5.0
-"""For the whole question; each stage leaves the next one a share of what it has."""
+"""For the whole question; each stage gives the next one a share of the time it has."""
 SHARE_OF_NEXT = 0.8
+
+
+class _Question(msgspec.Struct, frozen=True, kw_only=True):
+    """One question to the neighbours. `asked` are all stages that it has reached or will."""
+
+    saga_id: str
+    asked: tuple[str, ...]
+    hops: int
+    seconds: float
+    trace: TraceContext
 
 
 async def chain(service: Service, request: Request, snapshot: Snapshot) -> ChainView:
@@ -41,12 +52,15 @@ async def chain(service: Service, request: Request, snapshot: Snapshot) -> Chain
     seconds = min(CHAIN_SECONDS_MAX, CHAIN_SECONDS_MAX if budget is None else budget)
     own = await _own(service, snapshot)
     before, behind = _neighbours(service, snapshot, asked)
-    trace = request.about.span.context
-    named = (*asked, own.stage, *before, *behind)
-    told = await asyncio.gather(
-        *(_ask(service, peer, snapshot, named, hops, seconds, trace) for peer in (*before, *behind))
+    question = _Question(
+        saga_id=snapshot.row.id,
+        asked=(*asked, own.stage, *before, *behind),
+        hops=hops,
+        seconds=seconds,
+        trace=request.about.span.context,
     )
-    stories = [*told[: len(before)], [own], *told[len(before) :]]
+    answers = await asyncio.gather(*(_ask(service, peer, question) for peer in (*before, *behind)))
+    stories = [*answers[: len(before)], [own], *answers[len(before) :]]
     stages = _each_once([story for part in stories for story in part])
     return ChainView(saga_id=snapshot.row.id, stages=stages[:STAGES_MAX])
 
@@ -66,30 +80,22 @@ def _neighbours(
     )
 
 
-async def _ask(
-    service: Service,
-    peer: str,
-    snapshot: Snapshot,
-    asked: tuple[str, ...],
-    hops: int,
-    seconds: float,
-    trace: TraceContext,
-) -> list[StageStory]:
-    if hops < 1:
+async def _ask(service: Service, peer: str, question: _Question) -> list[StageStory]:
+    if question.hops < 1:
         return [unknown(peer, "not asked: the question has passed as many stages as it may")]
-    others = tuple(name for name in dict.fromkeys(asked) if name != peer)
-    told = await service.neighbours.get_chain(
+    others = tuple(name for name in dict.fromkeys(question.asked) if name != peer)
+    answer = await service.neighbours.get_chain(
         peer,
-        snapshot.row.id,
+        question.saga_id,
         asked=others,
-        hops=hops - 1,
-        timeout=seconds * SHARE_OF_NEXT,
-        trace=trace,
+        hops=question.hops - 1,
+        timeout=question.seconds * SHARE_OF_NEXT,
+        trace=question.trace,
     )
-    if not isinstance(told, ChainView):
-        return [unknown(peer, told.reason)]
-    # A neighbour tells of itself and of those that nobody has asked yet.
-    return [story for story in told.stages if story.stage not in others]
+    if not isinstance(answer, ChainView):
+        return [unknown(peer, answer.reason)]
+    # The neighbour answers for itself and for the stages that nobody has asked yet.
+    return [story for story in answer.stages if story.stage not in others]
 
 
 def _each_once(stories: list[StageStory]) -> list[StageStory]:
@@ -112,7 +118,7 @@ async def _own(service: Service, snapshot: Snapshot) -> StageStory:
             event_of(
                 format_instant(entry.event.at),
                 name_of(entry.event),
-                msgspec.json.decode(encode_event(entry.event)),
+                public_members(entry.event),
             )
             for entry in entries[-EVENTS_MAX:]
         ],

@@ -13,6 +13,7 @@ from stage.ports.engine import Snapshot
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 from stage.wire.replies import decode_compensate
+from stage.wire.views import Standing
 
 WAIT_SECONDS = 10.0
 
@@ -37,7 +38,7 @@ async def compensate(service: Service, request: Request) -> Answer:
     if saga.forgotten and snapshot.row.answer_status is not None:
         return Answer(status=410, headers=(PROBLEM_JSON,), body=snapshot.row.answer_body)
     if saga.state is SagaState.COMPENSATED:
-        return json_answer({"saga_id": saga_id, "outcome": Outcome.COMPENSATED})
+        return json_answer(Standing(saga_id=saga_id, outcome=Outcome.COMPENSATED))
     closed = snapshot.row.closed_at is not None
     behind = past_pivot(service.participant.plan, saga)
     if closed or behind or saga.state is SagaState.FAILED_TO_COMPENSATE:

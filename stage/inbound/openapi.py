@@ -2,122 +2,197 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+import msgspec
+
+from stage.inbound.operations import (
+    ANSWER_HEADERS,
+    NEIGHBOURS,
+    OPERATIONS,
+    STATUS_HEADERS,
+    Operation,
+)
+from stage.inbound.platform import Status
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
+from stage.inbound.verbs import Order
+from stage.inbound.views import PlanView
 from stage.wire import headers as h
 from stage.wire import schema
+from stage.wire.chain import ChainView
 from stage.wire.descriptor import Descriptor
+from stage.wire.outcome import Outcome
 from stage.wire.problem import CONTENT_TYPE
+from stage.wire.views import JournalView, SagaPage, SagaView, Standing
 
 HTML = ("Content-Type", "text/html; charset=utf-8")
-PROBLEMS = {
-    "400": "Malformed; nothing was executed",
-    "404": "Never seen, or no such endpoint",
-    "408": "The body did not arrive in time",
-    "413": "Larger than the limits allow",
-    "415": "Not JSON in UTF-8",
-    "422": "Well-formed but not accepted, or another payload under the same id",
-    "500": "A defect; the outcome is unknown",
-    "503": "Not now; nothing was executed, see Retry-After",
+REFERENCE = "#/components/schemas/"
+NAMES = {
+    SagaView: "Saga",
+    SagaPage: "Page",
+    JournalView: "Journal",
+    PlanView: "Plan",
+    ChainView: "Chain",
+    Standing: "Standing",
+    Order: "Order",
+    Descriptor: "Descriptor",
+    Status: "Status",
 }
-EXECUTE_PROBLEMS = {
-    "409": "Over: refused or failed, and nothing of it stands",
-    "410": "Compensated or tombstoned here; it will never run",
-    "504": "The deadline was over on arrival",
-}
+"""The structs that are sent and read, by their names in the document."""
+
+Schema = dict[str, Any]
 
 
 def document(descriptor: Descriptor | None = None) -> dict[str, Any]:
     """The document; with a descriptor, its title and payload are those of that stage."""
     name = descriptor.name if descriptor is not None else "stage"
-    saga_id = {
-        "name": "saga_id",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~:-]{1,128}$"},
-    }
+    paths: dict[str, Any] = {}
+    for (method, template), operation in OPERATIONS.items():
+        item = paths.setdefault(template, {})
+        if "{saga_id}" in template:
+            item["parameters"] = [_saga_id_parameter()]
+        item[method.lower()] = _operation(operation)
+    paths["/sagas"]["post"]["callbacks"] = _callbacks()
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Stage {name}", "version": "1", "license": {"name": "Apache-2.0"}},
-        "paths": {
-            "/sagas": {
-                "post": {
-                    "summary": "Run this stage for the saga in the body",
-                    "operationId": "execute",
-                    "parameters": [_budget(), _prefer()],
-                    "requestBody": _body("Envelope", required=True),
-                    "responses": {
-                        "200": _answer("Done here and downstream", "Executed"),
-                        "202": _answer("Durably accepted, still running", "Pending"),
-                        **_problems({**PROBLEMS, **EXECUTE_PROBLEMS}, but=("404",)),
-                    },
-                },
-                "get": {
-                    "summary": "List sagas",
-                    "operationId": "list",
-                    "parameters": [
-                        _query("state", {"type": "string"}),
-                        _query("parked", {"type": "string", "enum": ["true", "false"]}),
-                        _query("after", {"type": "string"}),
-                        _query("limit", {"type": "integer", "minimum": 1, "maximum": 500}),
-                    ],
-                    "responses": {
-                        "200": _answer("A page", "Page"),
-                        **_problems(PROBLEMS, only=("400", "500", "503")),
-                    },
-                },
-            },
-            "/sagas/{saga_id}": {
-                "parameters": [saga_id],
-                "get": {
-                    "summary": "State, outcome, steps and next action of one saga",
-                    "operationId": "look",
-                    "parameters": [
-                        _query("view", {"type": "string", "enum": ["journal", "plan", "chain"]}),
-                        _prefer(),
-                    ],
-                    "responses": {
-                        "200": _answer("The saga", "Saga"),
-                        **_problems(PROBLEMS, only=("400", "404", "422", "500", "503")),
-                    },
-                },
-            },
-            "/sagas/{saga_id}/compensate": {
-                "parameters": [saga_id],
-                "post": {
-                    "summary": "Undo it; asked by upstream, downstream, an orchestrator, a person",
-                    "operationId": "compensate",
-                    "parameters": [_prefer()],
-                    "requestBody": _body("CompensateRequest", required=False),
-                    "responses": {
-                        "200": _answer("Nothing of it stands", "Pending"),
-                        "202": _answer("Durably accepted, still working", "Pending"),
-                        **_problems(
-                            {**PROBLEMS, "409": "Cannot: the body lists what stands"}, but=("404",)
-                        ),
-                    },
-                },
-            },
-        },
-        "components": {
-            "schemas": {
-                "Envelope": schema.ENVELOPE_SCHEMA,
-                "Executed": schema.EXECUTED_SCHEMA,
-                "CompensateRequest": schema.COMPENSATE_REQUEST_SCHEMA,
-                "Problem": schema.PROBLEM_SCHEMA,
-                "Pending": {
-                    "type": "object",
-                    "required": ["saga_id", "outcome"],
-                    "properties": {"saga_id": {"type": "string"}, "outcome": {"type": "string"}},
-                },
-                "Saga": {"type": "object"},
-                "Page": {"type": "object"},
-            }
-        },
+        "paths": paths,
+        "components": {"schemas": _schemas(descriptor)},
     }
+
+
+def _saga_id_parameter() -> Schema:
+    return {"name": "saga_id", "in": "path", "required": True, "schema": _to("SagaId")}
+
+
+def _operation(operation: Operation, prefix: str = "") -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": prefix + operation.id,
+        "summary": operation.summary,
+        "parameters": list(operation.parameters),
+        "responses": _responses(operation),
+    }
+    if operation.body:
+        content = {h.CONTENT_JSON: {"schema": _to(operation.body)}}
+        described["requestBody"] = {"required": operation.body_required, "content": content}
+    return described
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, (description, names) in operation.answers.items():
+        shown = _to(names[0]) if len(names) == 1 else {"oneOf": [_to(name) for name in names]}
+        responses[str(status)] = {
+            "description": description,
+            "headers": _headers(STATUS_HEADERS.get((operation.id, status), {})),
+            "content": {operation.content_type: {"schema": shown}},
+        }
+    for status, description in sorted(operation.problems.items()):
+        responses[str(status)] = {
+            "description": description,
+            "headers": _headers({h.RETRY_AFTER: "Seconds"} if status in (500, 503) else {}),
+            "content": {CONTENT_TYPE: {"schema": _to("Problem")}},
+        }
+    return responses
+
+
+def _headers(more: Any) -> dict[str, Any]:
+    return {
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in {**ANSWER_HEADERS, **more}.items()
+    }
+
+
+def _callbacks() -> dict[str, Any]:
+    return {
+        name: {address: {"post": _operation(operation, name.partition("_")[0] + "_")}}
+        for name, (address, operation) in NEIGHBOURS.items()
+    }
+
+
+def _schemas(descriptor: Descriptor | None) -> dict[str, Schema]:
+    """The schemas of all bodies, out of the structs that are encoded and decoded."""
+    _, generated = msgspec.json.schema_components(list(NAMES), ref_template=REFERENCE + "{name}")
+    names = {kind.__name__: name for kind, name in NAMES.items()}
+    schemas = _named({names.get(name, name): value for name, value in generated.items()}, names)
+    schemas["Order"] = _without_defaults(schemas["Order"])
+    accepts = descriptor.accepts if descriptor is not None else {}
+    adds = descriptor.adds if descriptor is not None else {}
+    own = {descriptor.name: _to("Adds")} if descriptor is not None and adds else {}
+    schemas |= {
+        "SagaId": schema.SAGA_ID_SCHEMA,
+        "Problem": schema.PROBLEM_SCHEMA,
+        "CompensateRequest": schema.COMPENSATE_REQUEST_SCHEMA,
+        "Envelope": _with_member(schema.ENVELOPE_SCHEMA, "data", _to("Data")),
+        "Executed": {
+            "title": "Executed",
+            "type": "object",
+            "required": ["saga_id", "outcome", "data"],
+            "properties": {
+                "saga_id": _to("SagaId"),
+                "outcome": {"const": Outcome.EXECUTED.value},
+                "data": {"type": "object", "properties": own},
+            },
+        },
+        "Text": {"type": "string"},
+        "Document": {"type": "object"},
+    }
+    schemas |= _hoisted("Data", accepts)
+    if own:
+        schemas |= _hoisted("Adds", adds)
+    return schemas
+
+
+def _hoisted(name: str, root: Schema) -> dict[str, Schema]:
+    """A schema with definitions of its own as components: `name`, and `name` before theirs."""
+    definitions: dict[str, Schema] = root.get("$defs", {})
+    local = {each: name + each for each in definitions}
+    top = {member: value for member, value in root.items() if member != "$defs"}
+    if top.keys() == {"$ref"}:
+        top = definitions[top["$ref"].rpartition("/")[2]]
+    schemas = {name: top or {"type": "object"}, **{local[n]: s for n, s in definitions.items()}}
+    return _named(schemas, local)
+
+
+def _named(schemas: dict[str, Schema], names: dict[str, str]) -> dict[str, Schema]:
+    """Schemas that refer to each other by their names in the document.
+
+    The title is the name too: generators of clients take titles for names of types.
+    """
+    return {name: {**_renamed(value, names), "title": name} for name, value in schemas.items()}
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """A schema whose references name components as the document does."""
+    if isinstance(value, list):
+        return [_renamed(each, names) for each in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {member: _renamed(each, names) for member, each in value.items()}
+    if isinstance(reference := value.get("$ref"), str):
+        name = reference.rpartition("/")[2]
+        renamed["$ref"] = REFERENCE + names.get(name, name)
+    return renamed
+
+
+def _without_defaults(value: Schema) -> Schema:
+    """A body that is only received: generators make a member with a default required."""
+    members = {
+        name: {word: each for word, each in member.items() if word != "default"}
+        for name, member in value["properties"].items()
+    }
+    return {**value, "properties": members}
+
+
+def _with_member(value: Schema, member: str, narrowed: Schema) -> Schema:
+    return {**value, "properties": {**value["properties"], member: narrowed}}
+
+
+def _to(name: str) -> Schema:
+    return {"$ref": REFERENCE + name}
 
 
 async def openapi(service: Service, request: Request) -> Answer:
@@ -127,71 +202,28 @@ async def openapi(service: Service, request: Request) -> Answer:
 
 async def docs(service: Service, request: Request) -> Answer:
     """The document as a page without scripts."""
-    spec = document(service.descriptor)
-    rows = []
-    for path, item in spec["paths"].items():
-        for method, operation in item.items():
-            if method == "parameters":
-                continue
-            codes = "".join(
-                f"<tr><td>{escape(code)}</td><td>{escape(answer['description'])}</td></tr>"
-                for code, answer in operation["responses"].items()
-            )
-            rows.append(
-                f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
-                f"<p>{escape(operation['summary'])}</p><table>{codes}</table>"
-            )
-    title = escape(spec["info"]["title"])
+    title = escape(f"Stage {service.descriptor.name}")
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         "<style>body{font:16px/1.5 system-ui;max-width:50rem;margin:2rem auto;padding:0 1rem}"
         "td{padding:.1rem 1rem .1rem 0;vertical-align:top}h2{font-size:1.1rem}</style>"
         f"<h1>{title}</h1><p>The machine-readable form is <a href=openapi.json>openapi.json</a>."
-        f"</p>{''.join(rows)}</html>"
+        f"</p>{''.join(_sections())}</html>"
     )
     return Answer(headers=(HTML,), body=page.encode())
 
 
-def _body(name: str, *, required: bool) -> dict[str, Any]:
-    content = {h.CONTENT_JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-    return {"required": required, "content": content}
-
-
-def _answer(description: str, name: str) -> dict[str, Any]:
-    content = {h.CONTENT_JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-    return {"description": description, "content": content}
-
-
-def _problems(
-    codes: dict[str, str], *, only: tuple[str, ...] = (), but: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    content = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {
-        code: {"description": text, "content": content}
-        for code, text in sorted(codes.items())
-        if (not only or code in only) and code not in but
-    }
-
-
-def _query(name: str, kind: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": kind}
-
-
-def _prefer() -> dict[str, Any]:
-    return {
-        "name": h.PREFER,
-        "in": "header",
-        "required": False,
-        "description": "RFC 7240: wait=SECONDS, respond-async",
-        "schema": {"type": "string"},
-    }
-
-
-def _budget() -> dict[str, Any]:
-    return {
-        "name": h.SAGA_BUDGET_MS,
-        "in": "header",
-        "required": False,
-        "description": "Milliseconds that are left for the saga; the deadline holds where smaller",
-        "schema": {"type": "integer", "minimum": 0},
-    }
+def _sections() -> Iterable[str]:
+    for (method, template), operation in OPERATIONS.items():
+        descriptions = {
+            **{status: description for status, (description, _) in operation.answers.items()},
+            **operation.problems,
+        }
+        rows = "".join(
+            f"<tr><td>{status}</td><td>{escape(description)}</td></tr>"
+            for status, description in sorted(descriptions.items())
+        )
+        yield (
+            f"<h2><code>{method} {escape(template)}</code></h2>"
+            f"<p>{escape(operation.summary)}</p><table>{rows}</table>"
+        )

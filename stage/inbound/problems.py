@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.inbound.request import PROBLEM_JSON, Answer, Request
-from stage.ports.engine import Busy, Unsettled
+from stage.ports.engine import Busy, DeadlineOver, PayloadDiffers, Unsettled
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, WireError
@@ -36,6 +36,8 @@ def answer_of_error(request: Request, error: Exception) -> Answer | None:
             answer = problem_answer(request, error.problem())
             # The rest of a body that is late may never come.
             return replace(answer, close=True) if error.status == 408 else answer
+        case PayloadDiffers() | DeadlineOver():
+            return problem_answer(request, refusal(error).problem())
         case Unsettled() | CommitInDoubt():
             return problem_answer(request, unknown("Not known", str(error)), (h.RETRY_AFTER, "1"))
         case Busy() | StoreUnavailable():
@@ -45,6 +47,23 @@ def answer_of_error(request: Request, error: Exception) -> Answer | None:
             return problem_answer(request, unknown("Defect", str(error)))
         case _:
             return None
+
+
+def refusal(error: PayloadDiffers | DeadlineOver) -> WireError:
+    """The problem of a saga that was not accepted (protocol 3.3)."""
+    if isinstance(error, PayloadDiffers):
+        return WireError(
+            422,
+            "Saga id reused with another payload",
+            str(error),
+            hint="use a new saga id for a new saga; a retry sends the same data",
+        )
+    return WireError(
+        504,
+        "Deadline over",
+        str(error),
+        hint="compensate yourself; nothing was executed here",
+    )
 
 
 def of_status(status: int, title: str, detail: str = "") -> Problem:

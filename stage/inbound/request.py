@@ -1,4 +1,4 @@
-"""A request and its answer as values: what every endpoint takes and gives back."""
+"""A request and its answer as values: every endpoint takes the one and returns the other."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class HeaderPairs:
 
 
 class About:
-    """What becomes known of a request while it is answered.
+    """Facts about a request that are found while it is answered.
 
     `saga_id` is the saga that the path or the body names; empty before it is read, and where it
     is no saga id. `span` is set before an endpoint runs.

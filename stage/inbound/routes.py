@@ -31,7 +31,7 @@ class Route(msgspec.Struct, frozen=True):
 ROUTES = (
     Route("POST", "/sagas", execute, "execute"),
     Route("GET", "/sagas", list_sagas, "list"),
-    Route("GET", "/sagas/{saga_id}", query_saga, "saga"),
+    Route("GET", "/sagas/{saga_id}", query_saga, "query"),
     Route("POST", "/sagas/{saga_id}/compensate", compensate, "compensate"),
     Route("POST", "/sagas/{saga_id}/retry", retry, "retry"),
     Route("POST", "/sagas/{saga_id}/settle", settle, "settle"),

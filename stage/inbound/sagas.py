@@ -21,16 +21,16 @@ async def query_saga(service: Service, request: Request) -> Answer:
     view = request.query_values().get("view", [""])[0]
     if view == "journal":
         entries = await service.engine.journal(saga_id)
-        if not entries and await service.engine.look(saga_id) is None:
+        if not entries and await service.engine.get_saga(saga_id) is None:
             raise never_seen(saga_id)
         return json_answer(journal_view(saga_id, entries))
     if view == "chain":
-        snapshot = await service.engine.look(saga_id)
+        snapshot = await service.engine.get_saga(saga_id)
         if snapshot is None:
             raise never_seen(saga_id)
         return json_answer(await chain(service, request, snapshot))
     if view == "plan":
-        snapshot = await service.engine.look(saga_id)
+        snapshot = await service.engine.get_saga(saga_id)
         if snapshot is None:
             raise never_seen(saga_id)
         return json_answer(plan_view(service, snapshot))
@@ -42,7 +42,7 @@ async def query_saga(service: Service, request: Request) -> Answer:
             hint="leave it out, or view=journal, view=plan, view=chain",
         )
     wait, _ = wait_of(request, 0.0, service.wait_seconds_max)
-    snapshot = await service.engine.look(saga_id, wait)
+    snapshot = await service.engine.get_saga(saga_id, wait)
     if snapshot is None:
         raise never_seen(saga_id)
     return json_answer(view_of_snapshot(service, snapshot))
@@ -53,10 +53,10 @@ async def list_sagas(service: Service, request: Request) -> Answer:
     query = request.query_values()
     try:
         states = tuple(SagaState(state) for state in query.get("state", []))
-        told = query.get("limit", ["50"])[0]
-        if not (told.isascii() and told.isdigit() and int(told[:9]) >= 1):
-            raise ValueError(f"limit {told!r} is not a number of at least 1")
-        limit = min(int(told[:9]), PAGE_MAX)
+        text = query.get("limit", ["50"])[0]
+        if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):
+            raise ValueError(f"limit {text!r} is not a number of at least 1")
+        limit = min(int(text[:9]), PAGE_MAX)
     except ValueError as error:
         raise WireError(
             400,

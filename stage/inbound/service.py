@@ -1,4 +1,4 @@
-"""What the endpoints of one stage work with."""
+"""Everything that the endpoints of one stage depend on, in one value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def anyone(request: Request) -> bool:
 
 
 Write = Callable[[str], Awaitable[tuple[bytes, str]]]
-"""Writes the metrics in the format that an `Accept` asks for: the text and its content type."""
+"""Writes the metrics in the format that an `Accept` header names: text and content type."""
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,5 +41,5 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
     joins_trace: Callable[[Request], bool] = anyone
-    """Whether the trace that a request names is joined, or only linked to: where callers have to
-    say who they are, that of a caller who did not is not to be written into."""
+    """Whether the span of a request joins the trace that its headers name, or only links to it.
+    Where callers authenticate, nobody else may write into their traces."""

@@ -1,4 +1,4 @@
-"""What execute and compensate share: the answer 202, and the trace that a saga belongs to."""
+"""Shared by execute and compensate: the answer 202, and the link to the trace of a saga."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from stage.inbound.request import Answer, Request, json_answer
 from stage.ports.observer import TraceContext
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
+from stage.wire.views import Standing
 
 
 def accepted(request: Request, *headers: tuple[str, str]) -> Answer:
     """202: durably accepted, still running. `Location` is where the saga can be queried."""
     saga_id = request.about.saga_id  # holds nothing that a path escapes
     return json_answer(
-        {"saga_id": saga_id, "outcome": Outcome.IN_PROGRESS},
+        Standing(saga_id=saga_id, outcome=Outcome.IN_PROGRESS),
         (h.LOCATION, f"{request.prefix}/sagas/{saga_id}"),
         (h.RETRY_AFTER, "1"),
         *headers,

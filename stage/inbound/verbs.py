@@ -29,7 +29,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dry_run: bool = False
     step: str = ""
     landed: bool | None = None
-    result: msgspec.Raw = msgspec.Raw(b"null")
+    result: Any = None
 
 
 Make = Callable[[Order, float], e.Verb]
@@ -53,7 +53,7 @@ def _settle(order: Order, at: float) -> e.Verb:
         why=order.reason,
         step=order.step,
         landed=order.landed,
-        result=order.result,
+        result=msgspec.Raw(msgspec.json.encode(order.result)),
     )
 
 
@@ -71,12 +71,12 @@ async def retry(service: Service, request: Request) -> Answer:
 
 
 async def settle(service: Service, request: Request) -> Answer:
-    """Say whether the effect of a step that is in doubt has landed."""
+    """Decide whether the effect of a step that is in doubt has landed."""
     return await _operate(service, request, _settle)
 
 
 async def resolve(service: Service, request: Request) -> Answer:
-    """Say that what still stands has been undone by hand."""
+    """Declare what still stands undone by hand."""
     return await _operate(service, request, _resolve)
 
 
@@ -101,10 +101,9 @@ async def _operate(service: Service, request: Request, make: Make) -> Answer:
     return json_answer(view_of_snapshot(service, snapshot))
 
 
-def _decode(told: dict[str, Any]) -> Order:
+def _decode(members: dict[str, Any]) -> Order:
     try:
-        result = msgspec.Raw(msgspec.json.encode(told.pop("result", None)))
-        order = msgspec.structs.replace(msgspec.convert(told, Order), result=result)
+        order = msgspec.convert(members, Order)
     except msgspec.ValidationError as error:
         raise WireError(
             422, "Order not understood", str(error), hint="give actor and reason, and dry_run"
@@ -113,7 +112,7 @@ def _decode(told: dict[str, Any]) -> Order:
         raise WireError(
             422,
             "Order incomplete",
-            "actor and reason must say something",
+            "actor and reason must not be empty",
             hint="they are kept with the saga, so that others can see who did what and why",
         )
     return order

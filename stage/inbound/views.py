@@ -1,15 +1,16 @@
-"""What the views of a saga show, made of what the engine knows of it."""
+"""The views of a saga, made from the row, the state and the journal that the engine gives."""
 
 from __future__ import annotations
 
 import msgspec
 
 from stage.core.describe import next_action
-from stage.core.events import Event, encode_event, name_of
-from stage.core.forecast import forecast
+from stage.core.event_table import public_members
+from stage.core.events import name_of
+from stage.core.forecast import Undo, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.questions import what_stands
-from stage.core.states import SagaState, Tell
+from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
@@ -26,8 +27,16 @@ OUTCOMES = {
     SagaState.COMPENSATED: Outcome.COMPENSATED,
     SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
 }
-PRIVATE = ("request", "result")
-"""Members of events that stay in the journal: undo data and payloads."""
+
+
+class PlanView(msgspec.Struct, frozen=True, kw_only=True):
+    """The forecast of a compensation. `upstream` would be notified."""
+
+    saga_id: str
+    stage: str
+    state: SagaState
+    steps: list[Undo]
+    upstream: str | None = msgspec.field(default=None, name="tells")
 
 
 def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
@@ -43,6 +52,7 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
         outcome=OUTCOMES[saga.state],
         parked=bool(saga.parked),
         parked_reason=saga.parked or None,
+        parked_cause=_value_of(saga.parked_cause),
         next_action=text,
         next_action_at=None if at is None else format_instant(at),
         stands=list(what_stands(plan, saga)) if saga.ended else _may_stand(snapshot),
@@ -52,6 +62,10 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
         reason=saga.reason or None,
         requested_by=saga.requested_by or None,
     )
+
+
+def _value_of(cause: ParkCause | None) -> str | None:
+    return None if cause is None else cause.value
 
 
 def _may_stand(snapshot: Snapshot) -> list[str]:
@@ -80,14 +94,14 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
 
 
 def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
-    """The key to look an effect up by at its API."""
+    """The key under which the API of the step knows its effect."""
     if step.kind is not StepKind.CALL:
         return None
     return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.DO)
 
 
 def row_view(service: Service, row: SagaRow) -> SagaView:
-    """What the row alone tells, for lists."""
+    """The saga as its row alone shows it, for lists."""
     return SagaView(
         saga_id=row.id,
         stage=service.participant.plan.stage,
@@ -95,6 +109,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         outcome=OUTCOMES[row.state],
         parked=bool(row.parked),
         parked_reason=row.parked or None,
+        parked_cause=_value_of(row.parked_cause),
         epoch=row.epoch,
         accepted_at=format_instant(row.accepted_at),
         updated_at=format_instant(row.updated_at),
@@ -109,36 +124,31 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
 
 
 def journal_view(saga_id: str, entries: list[Entry]) -> JournalView:
-    """The journal without undo data and payloads."""
+    """The journal with the public members of its events (core.event_table) and no others."""
     return JournalView(saga_id=saga_id, entries=[_entry(entry) for entry in entries])
 
 
 def _entry(entry: Entry) -> dict[str, object]:
-    event: Event = entry.event
-    members = {
-        name: value
-        for name, value in msgspec.json.decode(encode_event(event)).items()
-        if name not in PRIVATE and name not in ("at", "event")
-    }
+    event = entry.event
     return {
         "seq": entry.number,
         "at": format_instant(event.at),
         "event": name_of(event),
         "epoch": entry.epoch,
-        **members,
+        **public_members(event),
     }
 
 
-def plan_view(service: Service, snapshot: Snapshot) -> dict[str, object]:
-    """What a compensation would do now; asking changes nothing."""
+def plan_view(service: Service, snapshot: Snapshot) -> PlanView:
+    """The forecast of a compensation asked for now; it changes nothing."""
     plan, saga = service.participant.plan, snapshot.saga
-    return {
-        "saga_id": saga.id,
-        "stage": plan.stage,
-        "state": saga.state,
-        "steps": forecast(plan, saga),
-        "tells": saga.upstream or None,
-    }
+    return PlanView(
+        saga_id=saga.id,
+        stage=plan.stage,
+        state=saga.state,
+        steps=forecast(plan, saga),
+        upstream=saga.upstream or None,
+    )
 
 
 def never_seen(saga_id: str) -> WireError:

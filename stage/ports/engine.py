@@ -1,4 +1,4 @@
-"""The engine as the edge sees it: accept a saga, ask to compensate one, look at one."""
+"""The engine as the edge sees it: commands change a saga, queries show it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     running: bool = False
 
 
-class Engine(Protocol):
-    """Runs the sagas of one stage. A run belongs to the engine and not to the request.
+class Commands(Protocol):
+    """The methods that change a saga.
 
-    Every method may raise StoreUnavailable (nothing was written: ask again) and Busy.
+    Each may raise StoreUnavailable (nothing was written), Unsettled and Busy.
+
+    The work belongs to the engine and not to the request: a caller that goes away stops nothing.
+    Where another replica runs the saga, the command is passed to it, and the answer is the same.
     """
 
     async def accept(
@@ -52,9 +55,9 @@ class Engine(Protocol):
     ) -> Reply | None:
         """Run the saga and return its answer, or None when it is still running by then.
 
-        A duplicate joins or is replayed; None means that the caller may be told 202: that it was
-        told so is durable. Raises wire.WireError for a payload that is not accepted or differs
-        from the first one under the same id.
+        A duplicate joins or is replayed. None means that the caller may be answered 202: that it
+        was answered so is durable. Raises wire.WireError for a payload that is not accepted,
+        PayloadDiffers and DeadlineOver.
         """
         ...
 
@@ -77,12 +80,16 @@ class Engine(Protocol):
         """
         ...
 
-    async def look(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
+
+class Queries(Protocol):
+    """The methods that show sagas and change nothing. Each may raise StoreUnavailable."""
+
+    async def get_saga(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
         """The saga now, or after its next change when `wait_seconds` is given. None: never seen."""
         ...
 
     async def journal(self, saga_id: str) -> list[Entry]:
-        """Its journal."""
+        """The journal of a saga, in order."""
         ...
 
     async def page(self, which: Filter) -> list[SagaRow]:
@@ -94,21 +101,25 @@ class Engine(Protocol):
         ...
 
     async def backlog(self) -> Backlog:
-        """What waits now."""
+        """The sagas that wait now."""
         ...
+
+
+class Engine(Commands, Queries, Protocol):
+    """Runs the sagas of one stage."""
 
     @property
     def in_doubt(self) -> int:
-        """How many steps of the sagas that are being run here are in doubt."""
+        """How many steps of the sagas that are live in this process are in doubt."""
         ...
 
     @property
     def live(self) -> int:
-        """How many sagas are being run in this process."""
+        """How many sagas are live in this process."""
         ...
 
     def leave_rotation(self) -> None:
-        """Say not ready from here on, and go on serving."""
+        """Report not ready from here on, and go on serving."""
         ...
 
     @property
@@ -118,7 +129,15 @@ class Engine(Protocol):
 
 
 class NotAllowed(Exception):
-    """The verb does not fit the saga as it stands; the message says why and what to do."""
+    """The verb does not fit the saga as it stands; the message has the reason and the fix."""
+
+
+class PayloadDiffers(Exception):
+    """The saga id was used before with another payload; the saga it names is unaffected."""
+
+
+class DeadlineOver(Exception):
+    """The deadline of a saga never seen was over on arrival; nothing was executed."""
 
 
 class Unsettled(Exception):

@@ -12,7 +12,8 @@ The law, for every store (`tests/unit/store` holds each one to it):
    it answers: `transact` returns only if the unit is durable and raises only if it is not
    (rule 8). StoreUnavailable says that nothing was written and the same unit may be run again.
    A unit may therefore be run more than once: it must not change anything but the store.
-5. `save` refuses a stale epoch with StaleEpoch (rule 17).
+5. `save` refuses a writer that does not hold the saga with StaleEpoch (rule 17): the stored row
+   has another epoch, or another replica owns it (`ports.ownership`).
 6. Reads outside of a unit see only durable data.
 """
 
@@ -27,6 +28,7 @@ from stage.core.events import Event
 from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
 from stage.ports.observer import TraceContext
+from stage.ports.ownership import Ownership
 
 T = TypeVar("T")
 
@@ -69,6 +71,11 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
         """The trace context that the saga was accepted with, without its baggage."""
         return TraceContext(traceparent=self.traceparent, tracestate=self.tracestate)
 
+    @property
+    def answered(self) -> bool:
+        """True when a duplicate is answered from the row alone."""
+        return self.answer_status is not None
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the journal; `number` counts from 1 within the saga."""
@@ -79,13 +86,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits, for who watches. Instants in seconds since the epoch; None for none."""
+    """The sagas that wait, for monitoring. Instants in seconds since the epoch; None for none."""
 
     parked: int
     oldest_accepted_at: float | None
-    """Of the sagas that are under way and not parked."""
+    """That of the oldest saga that is under way and not parked."""
     longest_due_at: float | None
-    """Of the sagas that need a run by now."""
+    """The longest due instant of the sagas that need a run by now."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +105,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tx(Protocol):
-    """What a transaction function may use: the database's own SQL and placeholders."""
+    """The interface of a transaction function: the database's own SQL and placeholders."""
 
     async def execute(self, sql: str, *parameters: Any) -> int:
         """Run one statement; the number of rows it changed (-1 where that has no meaning)."""
@@ -125,6 +132,13 @@ class Unit(Protocol):
         """The row, or None for a saga never seen here."""
         ...
 
+    async def take(self, saga_id: str) -> SagaRow | None:
+        """The row, as `load`; a saga that needs a run is owned by this replica from here on.
+
+        Raises ports.ownership.HeldElsewhere when a live other replica owns it.
+        """
+        ...
+
     async def journal(self, saga_id: str) -> list[Entry]:
         """All entries in order."""
         ...
@@ -137,15 +151,20 @@ class Unit(Protocol):
         """Replace the row and append entries numbered up to `row.length`.
 
         `epoch` is the one that the caller holds; `row.epoch` may be higher, when it takes over.
-        Raises StaleEpoch when the stored row has another epoch, and writes nothing.
+        Raises StaleEpoch when the stored row has another epoch or another replica owns it, and
+        writes nothing.
         """
+        ...
+
+    async def received(self, mail: Sequence[int]) -> None:
+        """Drop this mail (`ports.ownership.Mail.number`): what it holds is written in this unit."""
         ...
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """Drop the envelopes and journals of sagas that are over; how many were closed.
 
-        Those that completed or were compensated, were last changed before that instant, wait for
-        nobody and have nothing due. Their rows stay as tombstones, with their answers.
+        Those that completed or were compensated, were last changed before that instant, are not
+        parked and have nothing due. Their rows stay as tombstones, with their answers.
         """
         ...
 
@@ -170,8 +189,8 @@ class Store(Protocol):
     ) -> T:
         """Run one unit and return its value once all it wrote is durable.
 
-        A `deferrable` one, for which nobody waits, may be held back for some milliseconds to share
-        the commit of another.
+        A `deferrable` unit, for which no caller waits, may be delayed by some milliseconds, to
+        share the commit of another.
         """
         ...
 
@@ -196,7 +215,7 @@ class Store(Protocol):
         ...
 
     async def backlog(self, now: float) -> Backlog:
-        """What waits at that instant."""
+        """The sagas that wait at that instant."""
         ...
 
     @property
@@ -205,8 +224,8 @@ class Store(Protocol):
         ...
 
     @property
-    def exclusive(self) -> bool:
-        """True while no other process can write: then no run here is ever a stale one."""
+    def ownership(self) -> Ownership:
+        """Which sagas this process may run."""
         ...
 
     @property

@@ -15,17 +15,20 @@ from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event
 from stage.core.states import SagaState
 from stage.ports.codec import Codec
+from stage.ports.ownership import Ownership
 from stage.ports.stage import RunView
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
+from stage.store.sole_owner import SoleOwner
 
 T = TypeVar("T")
 
 HOUSEKEEPING = "_close_batch"
 """The unit of the engine that belongs to no saga: no point of a script."""
 COMMIT_SECONDS = (0.0005, 0.01)
+CHANGED_LOOK_SECONDS = 0.1
 
 
 class Disk:
@@ -58,6 +61,12 @@ class SimulatedStore:
         self._disk = disk
         self._process = process
         self._crash = crash
+        self._ownership = SimulatedOwnership(self)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether no other process can write."""
+        return self._disk.exclusive
 
     async def open(self) -> None:
         """The disk has been opened."""
@@ -175,14 +184,40 @@ class SimulatedStore:
         return self._disk.store.codec
 
     @property
-    def exclusive(self) -> bool:
+    def ownership(self) -> Ownership:
         """See ports.store.Store."""
-        return self._disk.exclusive
+        return self._ownership
 
     @property
     def available(self) -> bool:
         """See ports.store.Store."""
         return not (self._disk.away or self._disk.full)
+
+
+class SimulatedOwnership(SoleOwner):
+    """That of a process which may be taken for dead, and come back: there are no leases here yet.
+
+    A process then loses a saga by its epoch alone, and follows the one that took it over.
+    """
+
+    def __init__(self, store: SimulatedStore) -> None:
+        super().__init__(store.due)
+        self._store = store
+
+    @property
+    def sure(self) -> bool:
+        """See ports.ownership.Ownership."""
+        return self._store.exclusive
+
+    async def changed(self, saga_id: str, length: int, until: float) -> bool:
+        """See ports.ownership.Ownership."""
+        loop = asyncio.get_running_loop()
+        while not self._store.exclusive and loop.time() < until:
+            row = await self._store.get(saga_id)
+            if row is None or row.length != length:
+                return True
+            await asyncio.sleep(CHANGED_LOOK_SECONDS)
+        return False
 
 
 class _Crashed(Exception):
@@ -207,6 +242,14 @@ class _Noted:
     async def load(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Unit."""
         return await self._unit.load(saga_id)
+
+    async def take(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Unit."""
+        return await self._unit.take(saga_id)
+
+    async def received(self, mail: Sequence[int]) -> None:
+        """See ports.store.Unit."""
+        await self._unit.received(mail)
 
     async def journal(self, saga_id: str) -> list[Entry]:
         """See ports.store.Unit."""

@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 
 from stage.core.states import SagaState
 from stage.ports.codec import Codec
+from stage.ports.ownership import Ownership
 from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
+from stage.store.sole_owner import SoleOwner
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 
 T = TypeVar("T")
@@ -63,6 +65,7 @@ class BlockingStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._loop = asyncio.new_event_loop()
+        self._ownership = SoleOwner(self.due)
 
     def _run(self, work: Awaitable[T]) -> T:
         async def whole() -> T:
@@ -121,9 +124,9 @@ class BlockingStore:
         return self._store.codec
 
     @property
-    def exclusive(self) -> bool:
+    def ownership(self) -> Ownership:
         """See ports.store.Store."""
-        return self._store.exclusive
+        return self._ownership
 
     @property
     def available(self) -> bool:

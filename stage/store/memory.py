@@ -7,21 +7,27 @@ the author's tables and none of ours.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.resources.abc import Traversable
 from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event
 from stage.core.states import SagaState
+from stage.ports.clock import Clock
 from stage.ports.codec import Codec
-from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Tx, Unit
+from stage.ports.ownership import HeldElsewhere, Ownership
+from stage.ports.store import Backlog, Entry, Filter, SagaRow, Tx, Unit
 from stage.store.codec import PLAIN
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
-from stage.store.sqlite import dialect, rows
+from stage.store.memory_database import LEASE_SECONDS, MemoryDatabase, MemoryReplica
+from stage.store.sole_owner import SoleOwner
+from stage.store.sqlite import rows
 from stage.store.sqlite.part import ENDED, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
@@ -39,22 +45,33 @@ _UNDO: Final = statement("undo_part")
 class MemoryStore:
     """ports.store.Store without a file. Units run at once, inside the call of `transact`.
 
-    What was written outlives `close`: the same store can be opened again, as a file could.
+    What was written outlives `close`: the same store can be opened again, as a file could. Several
+    stores that are not `exclusive` may share a `database`, as replicas do; their leases run by
+    `clock`.
     """
 
-    def __init__(self, *, migrations: Sequence[Traversable] = (), codec: Codec = PLAIN) -> None:
+    def __init__(
+        self,
+        *,
+        migrations: Sequence[Traversable] = (),
+        database: MemoryDatabase | None = None,
+        exclusive: bool = True,
+        clock: Clock | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+        codec: Codec = PLAIN,
+    ) -> None:
         self._codec = codec
-        self._migrations = tuple(migrations)
-        self._sagas: dict[str, SagaRow] = {}
-        self._journal: dict[str, list[Row]] = {}
-        self._connection: sqlite3.Connection | None = None
+        self._database = MemoryDatabase(migrations) if database is None else database
+        self._replica: MemoryReplica | None = None
+        if not exclusive:
+            now = time.time if clock is None else clock.now
+            self._replica = MemoryReplica(self._database, now, lease_seconds)
+        self._sole_owner = SoleOwner(self._database.due)
         self._open = False
 
     async def open(self) -> None:
         """See ports.store.Store."""
-        if self._connection is None:
-            with outside_loop():
-                self._connection = _database(self._migrations)
+        self._database.open()
         self._open = True
 
     async def close(self) -> None:
@@ -64,29 +81,28 @@ class MemoryStore:
     def discard(self) -> None:
         """Drop all that was written."""
         self._open = False
-        self._sagas.clear()
-        self._journal.clear()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def __del__(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        self._database.discard()
 
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
     ) -> T:
         """See ports.store.Store."""
-        if not self._open or self._connection is None:
+        connection = self._database.connection
+        if not self._open or connection is None:
             raise StoreUnavailable("the store is closed: nothing was written")
         with outside_loop():
-            return self._run(self._connection, work)
+            value, written = self._run(connection, work)
+        if written:
+            self._database.written(written)
+        return value
 
-    def _run(self, connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]]) -> T:
+    def _run(
+        self, connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]]
+    ) -> tuple[T, list[str]]:
+        """The value of the unit, and the ids of the sagas that it wrote."""
         connection.execute(_BEGIN)
         part = Part(connection)
-        unit = _MemoryUnit(self._sagas, self._journal, self._codec, connection, part)
+        unit = _MemoryUnit(self._database, self._replica, self._codec, connection, part)
         try:
             value = drive(work, unit)
             if part.failure is not None:
@@ -101,40 +117,37 @@ class MemoryStore:
             raise
         finally:
             unit.end()
-        return value
+        return value, unit.written
 
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
-        return self._sagas.get(saga_id)
+        return self._database.sagas.get(saga_id)
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
-        return [rows.entry(saga_id, row, self._codec) for row in self._journal.get(saga_id, ())]
+        return [
+            rows.entry(saga_id, row, self._codec) for row in self._database.journal.get(saga_id, ())
+        ]
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
-        found = [row for _, row in sorted(self._sagas.items()) if _matches(row, which)]
+        found = [row for _, row in sorted(self._database.sagas.items()) if _matches(row, which)]
         return found[: which.limit]
 
     async def due(self, before: float, limit: int) -> list[str]:
         """See ports.store.Store."""
-        found = [
-            (row.due_at, row.id)
-            for row in self._sagas.values()
-            if row.due_at is not None and row.due_at <= before
-        ]
-        return [saga_id for _, saga_id in sorted(found)[:limit]]
+        return await self._database.due(before, limit)
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""
         found = dict.fromkeys(SagaState, 0)
-        for row in self._sagas.values():
+        for row in self._database.sagas.values():
             found[row.state] += 1
         return found
 
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
-        sagas = self._sagas.values()
+        sagas = self._database.sagas.values()
         under_way = (SagaState.ACTIVE, SagaState.COMPENSATING)
         accepted = [row.accepted_at for row in sagas if row.state in under_way and not row.parked]
         due = [row.due_at for row in sagas if row.due_at is not None and row.due_at <= now]
@@ -150,9 +163,9 @@ class MemoryStore:
         return self._codec
 
     @property
-    def exclusive(self) -> bool:
-        """See ports.store.Store: the memory is that of this process."""
-        return True
+    def ownership(self) -> Ownership:
+        """See ports.store.Store."""
+        return self._sole_owner if self._replica is None else self._replica
 
     @property
     def available(self) -> bool:
@@ -163,24 +176,37 @@ class MemoryStore:
 class _MemoryUnit:
     """One unit on the dicts; it remembers what it changed, so that it can be undone."""
 
-    __slots__ = ("_changes", "_codec", "_connection", "_journal", "_part", "_sagas")
+    __slots__ = (
+        "_changes",
+        "_codec",
+        "_connection",
+        "_database",
+        "_journal",
+        "_part",
+        "_replica",
+        "_sagas",
+        "written",
+    )
 
     def __init__(
         self,
-        sagas: dict[str, SagaRow],
-        journal: dict[str, list[Row]],
+        database: MemoryDatabase,
+        replica: MemoryReplica | None,
         codec: Codec,
         connection: sqlite3.Connection,
         part: Part,
     ) -> None:
-        self._sagas = sagas
-        self._journal = journal
+        self._database = database
+        self._sagas = database.sagas
+        self._journal = database.journal
+        self._replica = replica
         self._codec = codec
         self._connection = connection
         self._part = part
-        self._changes: list[SagaRow | str | tuple[SagaRow, list[Row]]] = []
-        """The row as it was before each change; the id of a saga that was not there; the row and
-        the journal of one that was closed."""
+        self._changes: list[Callable[[], object]] = []
+        """Each undoes one change."""
+        self.written: list[str] = []
+        """The sagas that were written, also those undone."""
 
     @property
     def tx(self) -> Tx:
@@ -192,22 +218,24 @@ class _MemoryUnit:
         self._part.end()
 
     def undo(self, mark: int) -> None:
-        """Put the rows and the journal back to where they were after `mark` changes."""
+        """Put everything back to where it was after `mark` changes."""
         while len(self._changes) > mark:
-            before = self._changes.pop()
-            if isinstance(before, str):
-                del self._sagas[before], self._journal[before]
-            elif isinstance(before, tuple):
-                row, journal = before
-                self._sagas[row.id], self._journal[row.id] = row, journal
-            else:
-                self._sagas[before.id] = before
-                del self._journal[before.id][before.length :]
+            self._changes.pop()()
 
     async def load(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Unit."""
         self._part.check()
         return self._sagas.get(saga_id)
+
+    async def take(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Unit."""
+        self._part.check()
+        row = self._sagas.get(saga_id)
+        if self._replica is not None and row is not None and row.due_at is not None:
+            if self._replica.held_elsewhere(saga_id):
+                raise HeldElsewhere(f"saga {saga_id} is run by another replica")
+            self._own(saga_id, self._replica.me)
+        return row
 
     async def journal(self, saga_id: str) -> list[Entry]:
         """See ports.store.Unit."""
@@ -221,7 +249,6 @@ class _MemoryUnit:
         if row.id in self._sagas:
             raise KeyError(row.id)
         self._write(row, events)
-        self._changes.append(row.id)
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
         """See ports.store.Unit."""
@@ -232,27 +259,56 @@ class _MemoryUnit:
             rows.refuse(row, epoch, len(events), None)
         if held.epoch != epoch or held.length + len(events) != row.length:
             rows.refuse(row, epoch, len(events), (held.epoch, held.length))
+        if self._replica is not None:
+            owner = self._database.owners.get(row.id)
+            if owner is not None and owner != self._replica.me:
+                raise StaleEpoch(f"saga {row.id} is held by another replica; drop this run")
         self._write(row, events)
-        self._changes.append(held)
+
+    async def received(self, mail: Sequence[int]) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        for number in mail:
+            if (held := self._database.mail.pop(number, None)) is not None:
+                self._changes.append(partial(self._database.mail.__setitem__, number, held))
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         self._part.check()
         found = [row for row in self._sagas.values() if _closable(row, before)]
         for row in sorted(found, key=lambda row: row.updated_at)[:limit]:
-            self._changes.append((row, self._journal[row.id]))
+            self._changes.append(partial(self._journal.__setitem__, row.id, self._journal[row.id]))
+            self._changes.append(partial(self._sagas.__setitem__, row.id, row))
             self._sagas[row.id] = replace(row, closed_at=at, envelope=b"")
             self._journal[row.id] = []
         return min(len(found), limit)
 
     def _write(self, row: SagaRow, events: Sequence[Event]) -> None:
+        self._changes.append(partial(self._restore, row.id, self._sagas.get(row.id)))
         first = row.length - len(events) + 1
-        written = [
+        entries = [
             (number, row.epoch, self._codec.encode_event(row.id, event))
             for number, event in enumerate(events, first)
         ]
         self._sagas[row.id] = row
-        self._journal.setdefault(row.id, []).extend(written)
+        self._journal.setdefault(row.id, []).extend(entries)
+        if self._replica is not None:
+            self._own(row.id, None if row.due_at is None else self._replica.me)
+        self.written.append(row.id)
+
+    def _restore(self, saga_id: str, before: SagaRow | None) -> None:
+        if before is None:
+            del self._sagas[saga_id], self._journal[saga_id]
+        else:
+            self._sagas[saga_id] = before
+            del self._journal[saga_id][before.length :]
+
+    def _own(self, saga_id: str, owner: int | None) -> None:
+        owners = self._database.owners
+        before = owners.get(saga_id)
+        if owner != before:
+            self._changes.append(partial(_set_owner, owners, saga_id, before))
+            _set_owner(owners, saga_id, owner)
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
@@ -274,15 +330,11 @@ class _MemoryUnit:
         return value
 
 
-def _database(migrations: Sequence[Traversable]) -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute(statement("foreign_keys"))
-        dialect.apply_authored(connection, migrations)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _set_owner(owners: dict[str, int], saga_id: str, owner: int | None) -> None:
+    if owner is None:
+        owners.pop(saga_id, None)
+    else:
+        owners[saga_id] = owner
 
 
 def _closable(row: SagaRow, before: float) -> bool:

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from stage.core.commands import Activity
+from stage.core.event_table import EVENTS
 from stage.core.events import Event, name_of
 from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names, visible
@@ -35,21 +36,12 @@ STACK_LINES_MAX: Final = 12
 SAGAS_REMEMBERED_MAX: Final = 10_000
 """Unfinished sagas whose attempts are remembered, for the lines of the events that end them."""
 
-_ACTIVITY_OF_PREFIX: Final = {
-    "step": Activity.EXECUTE,
-    "probe": Activity.PROBE,
-    "compensation": Activity.COMPENSATE,
-    "tell": Activity.TELL,
-}
 _METHODS: Final = {
     logging.DEBUG: "debug",
     logging.INFO: "info",
     logging.WARNING: "warning",
     logging.ERROR: "error",
 }
-_LAST_EVENTS: Final = frozenset(
-    {"completed", "compensated", "failed_to_compensate", "tell_delivered", "tell_refused"}
-)
 
 
 class LogListener:
@@ -76,10 +68,9 @@ class LogListener:
 
     def wants(self, kind: type[Event]) -> bool:
         """False below a level that never changes, unless the event ends what is remembered."""
-        name = str(kind.__struct_config__.tag)
-        if not self._fixed or name in _LAST_EVENTS:
+        if not self._fixed or EVENTS[kind].final:
             return True
-        return bool(self._log.is_enabled_for(visible.LOG_EVENTS.get(name, logging.INFO)))
+        return bool(self._log.is_enabled_for(visible.LOG_EVENTS[str(kind.__struct_config__.tag)]))
 
     def happened(
         self,
@@ -91,12 +82,12 @@ class LogListener:
     ) -> None:
         """Write the line."""
         name = name_of(event)
-        level = visible.LOG_EVENTS.get(name, logging.INFO)
+        level, row = visible.LOG_EVENTS[name], EVENTS[type(event)]
         if self._leveled and not self._log.is_enabled_for(level):
-            if name in _LAST_EVENTS:
+            if row.final:
                 self._attempts.pop(saga_id, None)
             return
-        attempt, span_id = self._attempt_of(saga_id, name, event)
+        attempt, span_id = self._attempt_of(saga_id, row.starts or row.ends, event)
         fields: dict[str, Any] = {
             "timestamp": format_instant(event.at),
             "saga_id": saga_id,
@@ -112,7 +103,7 @@ class LogListener:
         fields["span_id"] = span_id or trace.span_id
         # By the method of the level: a host's wrapper may have no other.
         getattr(self._log, _METHODS[level])(name, **fields)
-        if name in _LAST_EVENTS:
+        if row.final:
             self._attempts.pop(saga_id, None)
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
@@ -128,11 +119,12 @@ class LogListener:
             fields["trace_id"] = trace.trace_id
         self._log.error(names.LOG_DEFECT, **fields)
 
-    def _attempt_of(self, saga_id: str, name: str, event: Event) -> tuple[int | None, str]:
-        activity = _ACTIVITY_OF_PREFIX.get(name.partition("_")[0])
+    def _attempt_of(
+        self, saga_id: str, activity: Activity | None, event: Event
+    ) -> tuple[int | None, str]:
         known = self._attempts.get(saga_id)
         of_event: str = getattr(event, "span", "")
-        if activity is None or known is None or name == "compensation_requested":
+        if activity is None or known is None:
             return None, of_event
         attempt, span_id = known.get((activity, getattr(event, "step", "")), (None, ""))
         return attempt, of_event or span_id
@@ -159,10 +151,11 @@ def _members(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
     """The members of an event that may stand in a line, each with the default that is left out."""
     members = _MEMBERS.get(kind)
     if members is None:
+        shown = visible.log_members(kind)
         members = _MEMBERS[kind] = tuple(
             (member.name, member.default)
             for member in msgspec.structs.fields(kind)
-            if member.name in visible.LOG_FIELDS
+            if member.name in shown
         )
     return members
 

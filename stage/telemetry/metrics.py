@@ -10,10 +10,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import Final, get_args
+from typing import Final
 
 from stage.core import events as e
 from stage.core.commands import Activity
+from stage.core.event_table import EVENTS
 from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names
 
@@ -26,27 +27,12 @@ Hook = Callable[[str, Labels, float], None]
 """Called with each observation: the name of the metric, its labels, its value."""
 
 
-def _outcomes() -> dict[type[e.Event], tuple[Activity, str]]:
-    """How an attempt ended, by its event: `step_in_doubt` is `execute`, `in_doubt`."""
-    words = {
-        "step": Activity.EXECUTE,
-        "probe": Activity.PROBE,
-        "compensation": Activity.COMPENSATE,
-        "tell": Activity.TELL,
-    }
-    found: dict[type[e.Event], tuple[Activity, str]] = {}
-    for kind in get_args(e.Outcome):
-        word, _, outcome = str(kind.__struct_config__.tag).partition("_")
-        found[kind] = words[word], outcome
-    return found
-
-
-OUTCOMES: Final = _outcomes()
-ENDS: Final[Mapping[type[e.Event], str]] = {
-    e.Completed: "completed",
-    e.Compensated: "compensated",
-    e.FailedToCompensate: "failed_to_compensate",
+OUTCOMES: Final = {
+    kind: (row.ends, row.end) for kind, row in EVENTS.items() if row.ends is not None
 }
+"""How an attempt ended, by the event that ends it: an activity and a label."""
+ENDS: Final = {kind: row.outcome.value for kind, row in EVENTS.items() if row.outcome is not None}
+"""The state that the saga ends in, by the event that ends it."""
 _COUNTED: Final[Mapping[type[e.Event], str]] = {
     e.Accepted: names.M_SAGAS_ACCEPTED,
     e.Parked: names.M_SAGAS_PARKED,

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from stage.core.commands import Activity
+from stage.core.event_table import NAMED
 
 SCOPE: Final = "stage"
 """The instrumentation scope of our spans, and the name of our logger."""
@@ -94,19 +95,7 @@ SPANS: Final = ("server", "run", "attempt", "client")
 """The spans we make: for a request, a run of a saga, an attempt of a step, a request of ours."""
 
 FAILED_OUTCOMES: Final = frozenset(
-    {
-        "step_transient",
-        "step_in_doubt",
-        "probe_failed",
-        "compensation_delayed",
-        "compensation_refused",
-        "tell_delayed",
-        "tell_refused",
-        "failed_to_compensate",
-        "parked",
-        CUT_OFF,
-        *RUN_OUTCOMES,
-    }
+    {*(name for name, row in NAMED.items() if row.failed), CUT_OFF, *RUN_OUTCOMES}
 )
 """The outcomes that end a span with the status ERROR. A refusal is an answer, not an error."""
 
@@ -213,7 +202,7 @@ METRICS: Final = {
     M_DEFECTS: Metric(
         kind="counter",
         labels=("where",),
-        values=("request", "run", "scan", "send", "tidy", "watch"),
+        values=("mail", "renew", "request", "retention", "run", "scan", "send", "watch"),
         description="Exceptions that should never have been raised.",
     ),
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from stage.core.event_table import EVENTS, NAMED
+from stage.core.events import Event
 from stage.telemetry.names import (
     ACTIVITY,
     ATTEMPT,
@@ -67,67 +69,14 @@ def attributes_of(span: str) -> frozenset[str]:
 # --- log lines -----------------------------------------------------------------------------------
 
 LOG_EVENTS: Final = {
-    "accepted": logging.INFO,
-    "tombstoned": logging.INFO,
-    "recovered": logging.WARNING,
-    "answer_deferred": logging.INFO,
-    "compensation_requested": logging.INFO,
-    "step_started": logging.INFO,
-    "request_prepared": logging.DEBUG,
-    "step_succeeded": logging.INFO,
-    "step_refused": logging.INFO,
-    "step_transient": logging.WARNING,
-    "step_in_doubt": logging.WARNING,
-    "step_pending": logging.INFO,
-    "probe_started": logging.INFO,
-    "probe_found": logging.INFO,
-    "probe_not_there": logging.INFO,
-    "probe_failed": logging.WARNING,
-    "turned_back": logging.WARNING,
-    "compensation_started": logging.INFO,
-    "compensation_succeeded": logging.INFO,
-    "compensation_delayed": logging.WARNING,
-    "compensation_refused": logging.ERROR,
-    "completed": logging.INFO,
-    "compensated": logging.INFO,
-    "failed_to_compensate": logging.ERROR,
-    "tell_started": logging.INFO,
-    "tell_delivered": logging.INFO,
-    "tell_delayed": logging.WARNING,
-    "tell_refused": logging.ERROR,
-    "parked": logging.ERROR,
-    "retried": logging.WARNING,
-    "settled": logging.WARNING,
-    "resolved": logging.WARNING,
-    "forgotten": logging.WARNING,
+    name: logging.getLevelNamesMapping()[row.level.upper()] for name, row in NAMED.items()
 }
-"""The events of the journal and the level of their line. A verb of an operator is never hidden."""
+"""The events of the journal and the level of their line, as core.event_table has them."""
 
-LOG_FIELDS: Final = frozenset(
-    {
-        "step",
-        "attempt",
-        "ordinal",
-        "epoch",
-        "key",
-        "deadline",
-        "deferred",
-        "upstream",
-        "requested_by",
-        "reason",
-        "retry_after",
-        "may_stand",
-        "stands",
-        "compensation",
-        "status",
-        "landed",
-        "actor",
-        "why",
-        "cause",
-    }
-)
-"""The members of an event that may stand in a line."""
+LOG_NAMES_OTHERWISE: Final = frozenset({"span"})
+"""Public members of events that every line has under another name."""
 
-NEVER_LOGGED: Final = frozenset({"at", "span", "request", "result", "baggage"})
-"""Members that are left out on purpose: payloads, what strangers chose, and repetitions of what
-every line has."""
+
+def log_members(kind: type[Event]) -> tuple[str, ...]:
+    """The members of an event that its line may hold: the allowlist of core.event_table."""
+    return tuple(name for name in EVENTS[kind].public if name not in LOG_NAMES_OTHERWISE)

@@ -1,8 +1,8 @@
 """The chain's story: what each stage of a chain knows of one saga, asked over the protocol.
 
 `GET /sagas/{id}?view=chain` makes a stage ask its neighbours the same question. Two headers keep
-that from running in circles: Chain-Asked names who was asked already, Chain-Hops says how many
-stages further the question may go. Who does not answer is in the list as unknown.
+that from running in circles: Chain-Asked names the stages that were asked already, Chain-Hops is
+how many stages further the question may go. A stage that does not answer is listed as unknown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HOPS_MAX = 16
 """Stages that a question may pass; also what is assumed where the header is missing."""
 STAGES_MAX = 32
 EVENTS_MAX = 500
-"""Events told of one stage: the latest."""
+"""Events of one stage in a chain view: the latest."""
 ASKED_CHARS_MAX = 2_048
 TEXT_CHARS_MAX = 300
 
@@ -41,14 +41,14 @@ class ChainEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     step: str = ""
     attempt: int | None = None
     by: str = ""
-    """Who asked for it."""
+    """The stage or person that asked for it."""
     reason: str = ""
     epoch: int | None = None
     span: str = ""
 
 
 class StageStory(msgspec.Struct, frozen=True, kw_only=True):
-    """What one stage knows. `known` is false where it did not answer or knows nothing."""
+    """The saga as one stage knows it. `known` is false where it did not answer or knows nothing."""
 
     stage: str
     known: bool = True
@@ -71,7 +71,7 @@ class ChainView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unknown(stage: str, why: str) -> StageStory:
-    """The story of a stage that told none."""
+    """The story of a stage that gave none."""
     return StageStory(stage=stage, known=False, why_unknown=why[:TEXT_CHARS_MAX])
 
 
@@ -86,15 +86,15 @@ def decode_chain(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) -> 
         if not STAGE_NAME_RE.fullmatch(story.stage):
             _refuse("one of its stages has no name")
         if len(story.events) > EVENTS_MAX:
-            _refuse(f"{story.stage} tells {len(story.events)} events")
+            _refuse(f"{story.stage} has {len(story.events)} events")
     return view
 
 
 def parse_asked(values: Sequence[str]) -> tuple[str, ...]:
     """The names in Chain-Asked. Raises WireError (400) for what is no list of names."""
-    told = ",".join(values)
-    names = tuple(name.strip() for name in told.split(",") if name.strip())
-    if len(told) > ASKED_CHARS_MAX or not all(STAGE_NAME_RE.fullmatch(name) for name in names):
+    text = ",".join(values)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if len(text) > ASKED_CHARS_MAX or not all(STAGE_NAME_RE.fullmatch(name) for name in names):
         raise WireError(
             400, "Header not accepted", f"{CHAIN_ASKED} is no list of names of stages",
             hint="leave it out: it is for stages that ask each other",
@@ -115,7 +115,7 @@ def parse_hops(values: Sequence[str]) -> int:
 
 
 def event_of(at: str, event: str, members: dict[str, Any]) -> ChainEvent:
-    """What of an entry of a journal may be told to a neighbour: no payload, no undo data."""
+    """An event as a neighbour may see it, made of the public members of the journal's event."""
     return ChainEvent(
         at=at,
         event=event,
@@ -123,7 +123,7 @@ def event_of(at: str, event: str, members: dict[str, Any]) -> ChainEvent:
         attempt=members.get("attempt"),
         by=str(members.get("requested_by", "") or members.get("actor", ""))[:TEXT_CHARS_MAX],
         reason=str(members.get("reason", ""))[:TEXT_CHARS_MAX],
-        epoch=members.get("epoch") if event == "recovered" else None,
+        epoch=members.get("epoch"),
         span=str(members.get("span", "")),
     )
 

@@ -1,4 +1,4 @@
-"""What a stage tells of itself at `/.well-known/stage`."""
+"""The descriptor that a stage publishes at `/.well-known/stage`."""
 
 from __future__ import annotations
 

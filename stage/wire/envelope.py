@@ -286,7 +286,7 @@ def _trail_entry(value: object, number: int, limits: Limits) -> TrailEntry:
     refuse_unknown(value, _TRAIL_MEMBERS, place)
     stage, at = value.get("stage"), value.get("at")
     if type(stage) is not str or not _is_stage_name(stage, limits):
-        _refuse(f"{place}.stage", "is not the name of a stage", "send [a-z][a-z0-9_-]{0,47}")
+        _refuse(f"{place}.stage", "is not the name of a stage", f"send {STAGE_NAME_RE.pattern}")
     if type(at) is not str:
         _refuse(f"{place}.at", "is not a string")
     try:

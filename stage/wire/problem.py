@@ -48,7 +48,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WireError(Exception):
-    """What was read does not keep to the protocol. The sender's move: `detail` says what to mend.
+    """A message breaks the protocol. The sender has to act: `detail` says what to mend.
 
     By default nothing happened (`not_executed`) and the same bytes will never be accepted.
     """
@@ -89,7 +89,7 @@ class WireError(Exception):
 
 
 def decode_problem(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Problem | None:
-    """What a neighbour's error body says, or None when it is not a problem document.
+    """The problem in a neighbour's error body, or None when it is not a problem document.
 
     Lenient, because the text decides nothing: unknown members and members of a wrong type are
     ignored (RFC 9457, 3.1), text is cut to its limit, and an outcome that is missing or foreign is
@@ -98,33 +98,33 @@ def decode_problem(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Problem | No
     if len(body) > limits.body_bytes_max:
         return None
     try:
-        told = msgspec.json.decode(body)
+        members = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    if type(told) is not dict:
+    if type(members) is not dict:
         return None
-    kind, title = _text(told, "type", TITLE_CHARS_MAX), _text(told, "title", TITLE_CHARS_MAX)
-    detail = _text(told, "detail", limits.reason_chars_max)
-    status, outcome = _status(told.get("status")), _outcome(told.get("outcome"))
+    kind, title = _text(members, "type", TITLE_CHARS_MAX), _text(members, "title", TITLE_CHARS_MAX)
+    detail = _text(members, "detail", limits.reason_chars_max)
+    status, outcome = _status(members.get("status")), _outcome(members.get("outcome"))
     if all(found is None for found in (kind, title, detail, status, outcome)):
         return None
-    trace_id = _text(told, "trace_id", TITLE_CHARS_MAX)
+    trace_id = _text(members, "trace_id", TITLE_CHARS_MAX)
     return Problem(
         type=kind or ABOUT_BLANK,
         title=title or "",
         status=status or 0,
         detail=detail or "",
         outcome=outcome or Outcome.UNKNOWN,
-        retryable=told.get("retryable") is True,
-        saga_id=_text(told, "saga_id", limits.saga_id_chars_max),
+        retryable=members.get("retryable") is True,
+        saga_id=_text(members, "saga_id", limits.saga_id_chars_max),
         trace_id=trace_id if trace_id and TRACE_ID_RE.fullmatch(trace_id) else None,
-        hint=_text(told, "hint", limits.reason_chars_max),
-        stands=_stands(told.get("stands"), limits.reason_chars_max),
+        hint=_text(members, "hint", limits.reason_chars_max),
+        stands=_stands(members.get("stands"), limits.reason_chars_max),
     )
 
 
-def _text(told: dict[str, Any], name: str, chars_max: int) -> str | None:
-    value = told.get(name)
+def _text(members: dict[str, Any], name: str, chars_max: int) -> str | None:
+    value = members.get(name)
     return value[:chars_max] if type(value) is str else None
 
 

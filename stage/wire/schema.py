@@ -40,7 +40,7 @@ ENVELOPE_SCHEMA: dict[str, Any] = {
     "required": ["saga_id", "data"],
     "properties": {
         "saga_id": SAGA_ID_SCHEMA,
-        "protocol": {"const": PROTOCOL, "default": PROTOCOL},
+        "protocol": {"const": PROTOCOL, "description": f"{PROTOCOL} where it is left out"},
         "deadline": {"anyOf": [INSTANT_SCHEMA, {"type": "null"}]},
         "data": {"type": "object", "description": "Grows along the chain, a member for each stage"},
         "trail": {
@@ -75,9 +75,9 @@ COMPENSATE_REQUEST_SCHEMA: dict[str, Any] = {
         "requested_by": {
             "type": "string",
             "maxLength": _L.requested_by_chars_max,
-            "default": "unknown",
+            "description": "A stage or a person; unknown where it is left out",
         },
-        "reason": {"type": "string", "maxLength": _L.reason_chars_max, "default": ""},
+        "reason": {"type": "string", "maxLength": _L.reason_chars_max},
     },
 }
 PROBLEM_SCHEMA: dict[str, Any] = {

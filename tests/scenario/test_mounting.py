@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, unused_port
+from opentelemetry.sdk.trace import TracerProvider
 
 from stage import Http, Saga, Stage
 from stage.bootstrap import build_app
@@ -45,6 +46,37 @@ async def test_mounted_below_a_path_it_answers_with_its_own_addresses(tmp_path: 
             assert "/payment/sagas/s-1" == location
             async with session.get(server.make_url(location)) as response:
                 assert 200 == response.status
+
+
+async def test_routes_that_the_author_adds_have_ids_and_problems_too(tmp_path: Path) -> None:
+    """Their responses stay as they are; their HTTP errors and defects become problems."""
+
+    async def fine(request: web.Request) -> web.StreamResponse:
+        return web.Response(text="mine", headers={"X-Mine": "1"})
+
+    async def refused(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPForbidden(text="not you")
+
+    async def broken(request: web.Request) -> web.StreamResponse:
+        raise RuntimeError("broken")
+
+    provider = TracerProvider()
+    config = Config(
+        database=f"sqlite:///{tmp_path / 'p.db'}", externals={"psp": "http://127.0.0.1:9"}
+    )
+    app = build_app(payment, config, tracer_provider=provider)
+    for name, endpoint in {"fine": fine, "refused": refused, "broken": broken}.items():
+        app.router.add_get(f"/{name}", endpoint)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        async with session.get(server.make_url("/fine")) as response:
+            assert (200, "mine", "1") == (
+                response.status, await response.text(), response.headers["X-Mine"]
+            )  # fmt: skip
+            assert 32 == len(response.headers["Trace-Id"])
+        for name, status in {"refused": 403, "broken": 500}.items():
+            async with session.get(server.make_url(f"/{name}")) as response:
+                assert status == response.status
+                assert "application/problem+json" == response.content_type
 
 
 async def test_gunicorn_serves_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A mutant changes the rules while it is `planted`, and nothing before or after.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,12 +20,14 @@ from stage.core import machine, order, questions, retry, steps
 from stage.core.commands import Activity, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
-from stage.engine.embedded import engine as embedded
+from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.engine.embedded.live_sagas import LiveSagas
+from stage.engine.embedded.live_saga import LiveSaga
+from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.embedded.recovery import Recovery
 from stage.engine.saga import interpreter, sender
 from stage.engine.saga.interpreter import Interpreter
+from stage.engine.saga.journal import Journal
 from stage.engine.saga.opening import Opening
 from stage.engine.saga.sender import Sender
 from stage.ports.engine import Reply
@@ -122,8 +125,10 @@ def sent_before_the_intent_is_durable(patches: Patches) -> None:
     class Looked(Exception):
         pass
 
+    kept: list[asyncio.Task[None]] = []
+
     def make(original: Any) -> Any:
-        async def persist(self: LiveSagas, work: Any) -> Any:
+        async def persist(self: LiveUnits, work: Any, **options: Any) -> Any:
             seen: list[Any] = []
 
             async def look(unit: Any) -> None:
@@ -138,14 +143,14 @@ def sent_before_the_intent_is_durable(patches: Patches) -> None:
                 return None
 
             async def later() -> None:
-                await original(self, work)
+                await original(self, work, **options)
 
-            _ = self._spawn(later())
+            kept.append(asyncio.get_running_loop().create_task(later()))
             return seen[0]
 
         return persist
 
-    patches.wrap(LiveSagas, "_persist", make)
+    patches.wrap(LiveUnits, "_persist", make)
 
 
 @mutant
@@ -184,19 +189,29 @@ def the_guard_row_is_written_with_the_call(patches: Patches) -> None:
 
 @mutant
 def the_answer_is_given_before_the_commit(patches: Patches) -> None:
-    """Rule 3: who waits is told as soon as the answer is known, durable or not."""
+    """Rule 3: the caller is answered as soon as the answer is known, durable or not."""
+    lives: dict[tuple[Any, str], LiveSaga] = {}
+
+    def make_known(original: Any) -> Any:
+        def known(self: Any, live: Any, *more: Any) -> Any:
+            lives[self._journal, live.saga_id] = live
+            return original(self, live, *more)
+
+        return known
 
     def make(original: Any) -> Any:
-        def row(self: Any, run: Any, advanced: Any, context: Any) -> Any:
-            made = original(self, run, advanced, context)
-            if made.answer_status is not None:
-                run.row = made
-                run.changed()
+        def row(self: Any, transition: Any, context: Any, **options: Any) -> Any:
+            made = original(self, transition, context, **options)
+            if made.answered:
+                lives[self, made.id].row = made
+                lives[self, made.id].changed()
             return made
 
         return row
 
-    patches.wrap(Opening, "row", make)
+    patches.wrap(LiveUnits, "open", make_known)
+    patches.wrap(LiveUnits, "advance", make_known)
+    patches.wrap(Journal, "row", make)
 
 
 @mutant
@@ -229,7 +244,7 @@ def accepted_before_it_is_durable(patches: Patches) -> None:
                 with suppress(Exception):
                     await work
 
-            _ = self._runs._spawn(later())
+            _ = self._sagas._spawn(later())
             return None
 
         return accept
@@ -338,12 +353,12 @@ def the_tombstone_is_forgotten(patches: Patches) -> None:
     """Rule 9: execute after compensate runs."""
 
     def make(original: Any) -> Any:
-        async def take_over(self: Any, unit: Any, run: Any, trace: Any) -> Any:
-            row = await unit.load(run.saga_id)
-            if row is not None and not row.envelope and run.offer is not None:
+        async def take_over(self: Any, unit: Any, request: Any) -> Any:
+            row = await unit.load(request.saga_id)
+            if row is not None and not row.envelope and request.offer is not None:
                 inner = unit._unit
-                del inner._sagas[run.saga_id], inner._journal[run.saga_id]
-            return await original(self, unit, run, trace)
+                del inner._sagas[request.saga_id], inner._journal[request.saga_id]
+            return await original(self, unit, request)
 
         return take_over
 
@@ -381,7 +396,7 @@ def a_duplicate_is_not_joined(patches: Patches) -> None:
 
     def make(original: Any) -> Any:
         async def accept(self: Any, envelope: Any, **options: Any) -> Any:
-            self._runs._runs.pop(envelope.saga_id, None)
+            self._sagas._live.pop(envelope.saga_id, None)
             return await original(self, envelope, **options)
 
         return accept
@@ -392,7 +407,7 @@ def a_duplicate_is_not_joined(patches: Patches) -> None:
 @mutant
 def another_payload_is_accepted(patches: Patches) -> None:
     """Rule 11: the fingerprint is not compared."""
-    patches.set(embedded, "fingerprint", lambda envelope: "same")
+    patches.set(commands, "fingerprint", lambda envelope: "same")
 
 
 @further
@@ -454,9 +469,7 @@ def a_stale_epoch_is_accepted(patches: Patches) -> None:
 
     async def save(self: Any, row: Any, events: Any, *, epoch: int) -> None:
         held = self._sagas[row.id]
-        row = replace(row, length=held.length + len(events))
-        self._write(row, events)
-        self._changes.append(held)
+        self._write(replace(row, length=held.length + len(events)), events)
 
     patches.set(memory._MemoryUnit, "save", save)
 
@@ -464,7 +477,7 @@ def a_stale_epoch_is_accepted(patches: Patches) -> None:
 @mutant
 def a_recovered_saga_is_not_taken_up(patches: Patches) -> None:
     """Rule 16: what was under way at a crash is left lying."""
-    patches.set(Recovery, "_take_over", lambda self: self._backlog.clear())
+    patches.set(Recovery, "_open_some", lambda self: self._backlog.clear())
 
 
 @further

@@ -1,4 +1,4 @@
-"""What the embedded engine takes on, and how long it waits: every limit has a name."""
+"""The limits of the embedded engine: how much it takes on, and how long it waits."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ STORE_RETRY = RetryPolicy(attempts_max=None, backoff_seconds_min=0.05, backoff_s
 OPEN_SECONDS_MAX = 5.0
 """How much longer than they asked for callers wait for the database."""
 WRITTEN_SECONDS_MAX = 0.25
-"""How long who reads the journal or a list waits for what was answered to be written down."""
+"""How long a query for the journal or a list waits for what was answered to be durable."""
 EVICT_AFTER_SECONDS = 5.0
-"""A run that rests longer than this leaves memory; the scan brings it back when it is due."""
+"""A saga that rests longer than this leaves memory; the scan brings it back when it is due."""
 GIVE_WAY_SECONDS = 0.1
-"""A run that was taken over, and rests longer than this, leaves while others wait for its room."""
-RUNS_PER_SAGA_MAX = 4
-"""Of the sagas that run at the same time: so many times as many may be looked up."""
+"""A recovered saga that rests longer than this leaves memory while others wait for its room."""
+OPEN_PER_RUNNING_MAX = 4
+"""Sagas in memory, as a multiple of those that may run: the others are only being looked up."""
 RECOVERY_SHARE = 0.5
-"""Of the sagas that run at the same time: as many may be taken over, the rest is for new ones."""
+"""The share of the running sagas that recovery may take; the rest is for new ones."""
 RECOVERY_BURST = 2
 RECOVERY_PAUSE_SECONDS = 0.011
-"""So many are taken over at once, and so long is waited until the next: at most 180 a second.
+"""So many are recovered at once, and so long is the pause until the next: at most 180 a second.
 Each costs more than a new saga, since its call is in doubt; with 250 a second the new ones waited
 three to five times as long as without, with 180 less than twice."""
 RECOVERY_SCAN_SECONDS = 1.0
 RECOVERY_IDS_MAX = 100_000
-"""Sagas found at start, which are only ids in memory."""
+"""Sagas claimed at start, which are only ids in memory."""
 DUE_IDS_MAX = 1_000
-"""Sagas found by one scan; the next one finds the others."""
+"""Sagas claimed by one scan; the next one finds the others."""
+MAIL_SECONDS = 0.05
+"""How often a replica reads the mail that others left for its sagas."""
 CLOSE_SAGAS_MAX = 100
 """Sagas closed in one unit, so that the writer is never held for long."""
 CLOSE_SHARE = 0.2
-"""Of the time: so much closing may take while there is more to close. A unit takes longer when the
-writer has much to do, so that closing gives way to sagas."""
-TIDY_SECONDS_MIN = 0.05
-TIDY_SECONDS_MAX = 10.0
+"""The share of the time that closing may take while there is more to close. A unit takes longer
+when the writer has much to do, so that closing gives way to sagas."""
+CLOSE_PAUSE_SECONDS_MIN = 0.05
+CLOSE_PAUSE_SECONDS_MAX = 10.0
 
 
 class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):

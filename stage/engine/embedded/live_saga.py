@@ -1,4 +1,4 @@
-"""One live saga in this process: its state, its inbox, and who waits for it."""
+"""One live saga in this process: its state, its inbox, and the callers that wait for it."""
 
 from __future__ import annotations
 
@@ -9,42 +9,47 @@ from collections.abc import Callable
 from stage.core import events as e
 from stage.core.saga import Saga
 from stage.engine.saga.context import Context
+from stage.engine.saga.journal import Stored
+from stage.engine.saga.opening import OpenRequest
 from stage.ports.observer import Span
 from stage.ports.store import SagaRow
 
 
 class NotLive(Exception):
-    """The run left memory before it took the event; the saga has to be opened anew."""
+    """The saga left memory before it took the event; it has to be opened anew."""
 
 
 class InboxItem:
-    """An event for a run, the future that is done once it is durable, and the span it ends then."""
+    """An event for a live saga.
 
-    __slots__ = ("durable", "event", "span")
+    `durable` is done once the event is journaled, `span` ends then; `mail` is the number under
+    which another replica sent it.
+    """
+
+    __slots__ = ("durable", "event", "mail", "span")
 
     def __init__(
         self,
         event: e.Event,
         durable: asyncio.Future[None] | None = None,
         span: Span | None = None,
+        mail: int | None = None,
     ) -> None:
         self.event = event
         self.durable = durable
         self.span = span
+        self.mail = mail
 
 
 class LiveSaga:
     """The state of one saga while this process works on it. Touched from the event loop only."""
 
-    def __init__(self, saga_id: str) -> None:
-        self.saga_id = saga_id
+    def __init__(self, request: OpenRequest) -> None:
+        self.request = request
+        self.saga_id = request.saga_id
         self.saga: Saga | None = None
         self.context: Context | None = None
         self.row: SagaRow | None = None
-        self.offer: tuple[Context, e.Accepted] | None = None
-        """What to accept when the saga turns out to be unknown."""
-        self.signal: e.CompensationRequested | e.Verb | None = None
-        """What the run was opened for. An unknown saga that is to be compensated is buried."""
         self.span: Span | None = None
         self.inbox: deque[InboxItem] = deque()
         self.in_flight = 0
@@ -53,22 +58,44 @@ class LiveSaga:
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the saga is durably there; carries why it could not be."""
         self.opened.add_done_callback(retrieve)
-        self.resumed = False
-        """True when nobody asked for this run: it was taken over."""
+        self.recovered = False
+        """True when no caller asked for it: recovery opened it."""
         self.replayed = False
-        """True when the saga had ended before this run looked at it."""
+        """True when the saga had ended before it was opened here."""
+        self.lost = False
+        """True when another replica took the saga, or may have: nothing is sent any more."""
         self._woken: asyncio.Future[None] | None = None
         self._watchers: dict[asyncio.Future[bool], Callable[[LiveSaga], bool]] = {}
         """In the order in which they came: a set of futures has another order in every run."""
         self.over = False
 
-    def post(self, event: e.Event, span: Span) -> None:
-        """Put the end of an attempt into the inbox."""
-        self.inbox.append(InboxItem(event, span=span))
+    def go_on_from(self, stored: Stored) -> None:
+        """Take what the last unit left, and wake the callers that wait for it."""
+        self.saga, self.context, self.row = stored.transition.saga, stored.context, stored.row
+        self.replayed = self.replayed or stored.replayed
+        if stored.span is not None:
+            self.span = stored.span
+        if stored.transition.events:
+            self.changed()
+
+    def lose(self) -> None:
+        """Stop: another replica owns the saga."""
+        self.lost = True
+        self.stop_sending()
+        self.rouse()
+
+    def stop_sending(self) -> None:
+        """Cancel what is in flight: nothing may run beside the saga opened anew (rule 10)."""
+        for sending in list(self.sends):
+            sending.cancel()
+
+    def post(self, event: e.Event, span: Span | None = None, mail: int | None = None) -> None:
+        """Put the end of an attempt, or an event out of the mail, into the inbox."""
+        self.inbox.append(InboxItem(event, span=span, mail=mail))
         self.rouse()
 
     def post_durably(self, event: e.Event) -> asyncio.Future[None]:
-        """Put an event into the inbox; the future is done once it is durable. Raises RunOver."""
+        """Put an event into the inbox; the future is done once it is durable. Raises NotLive."""
         if self.over:
             raise NotLive
         durable = asyncio.get_running_loop().create_future()
@@ -78,13 +105,14 @@ class LiveSaga:
         return durable
 
     def rouse(self) -> None:
+        """Let `wait` return."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
-    async def wait(self, seconds: float | None) -> None:
-        """Return when something is in the inbox, or after that many seconds."""
-        if self.inbox:
-            return
+    async def wait(self, seconds: float | None) -> bool:
+        """Wait until something is in the inbox, or that many seconds; False when it is lost."""
+        if self.inbox or self.lost:
+            return not self.lost
         loop = asyncio.get_running_loop()
         self._woken = loop.create_future()
         timer = None if seconds is None else loop.call_later(max(seconds, 0.0), self.rouse)
@@ -94,15 +122,16 @@ class LiveSaga:
             self._woken = None
             if timer is not None:
                 timer.cancel()
+        return not self.lost
 
     def changed(self) -> None:
-        """Tell who waits that the saga has changed durably, or that the run is over."""
+        """Wake the callers that wait for this change; all of them when the saga left memory."""
         for watcher, wanted in self._watchers.items():
             if not watcher.done() and (self.over or wanted(self)):
                 watcher.set_result(True)
 
     async def watch(self, until: float, wanted: Callable[[LiveSaga], bool]) -> bool:
-        """Return True after a change that is wanted, or when the run is over.
+        """Return True after a change that is wanted, or when the saga left memory.
 
         False when there was none by `until`, an instant of the event loop's clock.
         """
@@ -118,14 +147,14 @@ class LiveSaga:
 
     @property
     def watched(self) -> bool:
-        """True while somebody waits for a change."""
+        """True while a caller waits for a change."""
         return bool(self._watchers)
 
 
 async def settled(future: asyncio.Future[None], until: float) -> bool:
     """Wait until the future is done, and raise what it carries; False when it is not by `until`.
 
-    `until` is an instant of the event loop's clock. Who gives up waiting leaves the future alone.
+    `until` is an instant of the event loop's clock. Giving up leaves the future alone.
     """
     if not future.done():
         loop = asyncio.get_running_loop()
@@ -148,7 +177,7 @@ async def settled(future: asyncio.Future[None], until: float) -> bool:
 
 
 def retrieve(future: asyncio.Future[None]) -> None:
-    """Take what the future carries for seen: nobody may be waiting for it any more."""
+    """Mark the error of the future as retrieved: no caller may be waiting for it any more."""
     if not future.cancelled():
         future.exception()
 

@@ -21,13 +21,22 @@ from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import Impossible, decide, evolve
 from stage.core.outcome import FailureKind
 from stage.core.questions import past_pivot
-from stage.core.saga import Saga, StepState
+from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
+from stage.engine.saga.attempts import links_of, outcome_event, stored_requests
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
 from stage.ports.clock import Clock
 from stage.ports.observer import Attempt, Observer, Span, TraceContext
-from stage.ports.stage import Conversation, Failed, Finished, Participant, Send, Turn
+from stage.ports.stage import (
+    Conversation,
+    Failed,
+    Finished,
+    Participant,
+    RunView,
+    Send,
+    Turn,
+)
 from stage.ports.store import Entry, Unit
 from stage.wire.text import sendable
 
@@ -36,7 +45,7 @@ DECISIONS_MAX = 10_000
 
 
 class Outgoing(msgspec.Struct, kw_only=True):
-    """Something to be sent, its intent already written. `turn` is where its function stands."""
+    """An attempt to be sent, its intent already written. `turn` is where its function stands."""
 
     do: Do
     span: Span
@@ -94,7 +103,7 @@ class Interpreter:
     ) -> Transition:
         """Journal the events, then act until nothing is left to do here.
 
-        `run` is the span of the run, below which those of the attempts stand.
+        `run` is the span of the live saga, below which those of the attempts stand.
         """
         done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
         for event in events:
@@ -137,7 +146,7 @@ class Interpreter:
         return done if done.saga.state is SagaState.COMPLETED else None
 
     def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Transition:
-        """Fold the events and do nothing of what follows yet; it is due at once."""
+        """Fold the events and act on none of them yet; the saga is due at once."""
         done = Transition(saga=saga, events=[], outgoing=[], rest_until=now)
         for event in events:
             self._record(done, event)
@@ -146,7 +155,7 @@ class Interpreter:
     def _complete(
         self, done: Transition, context: Context, completed: e.Completed, run: Span
     ) -> e.Event:
-        """Completed, unless the output that the answer needs cannot be made."""
+        """Completed, unless the output fails, which the answer needs."""
         try:
             with run.current():
                 done.output = output_of(self.participant, done.saga, context, completed.at)
@@ -197,32 +206,37 @@ class Interpreter:
             attempt=do.attempt,
             now=now,
         )
-        participant = self.participant
         if do.activity is Activity.COMPENSATE:
             started = e.CompensationStarted(
                 at=now, step=do.step, attempt=do.attempt, span=span.span_id
             )
             self._record(done, started)
-        turn: Turn
-        try:
-            with span.current():
-                result = await unit.attempt(
-                    lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
-                )
-            turn = Finished(result=result)
-        except (StoreUnavailable, StaleEpoch):
-            raise
-        except StageError as error:  # it escaped, or its SQL is not allowed: so it will always be
-            turn = Failed(kind=FailureKind.REFUSED, reason=f"{do.step}: {error}")
-        except Exception as error:
-            turn = participant.explain(error)
-        except BaseException as error:  # a function that exits ends its step, not the process
-            turn = Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {error!r}")
+        turn = await self._run_transaction(unit, do, view, span)
         event = outcome_event(do, turn, self._clock.now())
         if isinstance(event, e.StepSucceeded):
             event = msgspec.structs.replace(event, span=span.span_id)
         self._record(done, event)
         done.ended.append((span, event))
+
+    async def _run_transaction(
+        self, unit: Unit, do: Do, view: RunView, span: Span
+    ) -> Finished | Failed:
+        """How the author's function ended; what it wrote is undone where it failed."""
+        participant = self.participant
+        try:
+            with span.current():
+                result = await unit.attempt(
+                    lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
+                )
+        except (StoreUnavailable, StaleEpoch):
+            raise
+        except StageError as error:  # it escaped, or its SQL is not allowed: so it will always be
+            return Failed(kind=FailureKind.REFUSED, reason=f"{do.step}: {error}")
+        except Exception as error:
+            return participant.explain(error)
+        except BaseException as error:  # a function that exits ends its step, not the process
+            return Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {error!r}")
+        return Finished(result=result)
 
     def _prepare(
         self, done: Transition, context: Context, do: Do, now: float, trace: TraceContext
@@ -325,7 +339,7 @@ class Interpreter:
             known = saga.steps.get(do.step)
             peer = self.plan.step(do.step).peer
             if known is not None:
-                links = _before(known, do.activity)
+                links = links_of(known, do.activity)
         elif saga.tell_span:
             links = (saga.tell_span,)
         return self._observer.attempt(
@@ -340,84 +354,3 @@ class Interpreter:
                 links=links,
             )
         )
-
-
-def _before(step: StepState, activity: Activity) -> tuple[str, ...]:
-    """The attempts that one more of the same step repeats, looks for or undoes."""
-    match activity:
-        case Activity.PROBE:
-            spans = step.span, step.probe_span
-        case Activity.COMPENSATE:
-            spans = step.span, step.compensation_span
-        case Activity.EXECUTE | Activity.TELL:
-            spans = step.span, ""
-        case _:
-            assert_never(activity)
-    return tuple(filter(None, spans))
-
-
-def end_span(span: Span, event: e.Event) -> None:
-    """End the span of an attempt with its outcome, which is durable by now."""
-    span.end(e.name_of(event), getattr(event, "reason", ""), at=event.at)
-
-
-def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:
-    """The requests of that activity whose intent is durable; a repeat sends the same bytes."""
-    known = saga.steps.get(do.step)
-    if known is None or do.activity is Activity.PROBE:
-        return ()
-    return known.requests if do.activity is Activity.EXECUTE else known.compensation_requests
-
-
-def outcome_event(do: Do, turn: Turn, at: float) -> e.Outcome:
-    """What an ended function means for the journal."""
-    match turn:
-        case Finished():
-            match do.activity:
-                case Activity.EXECUTE:
-                    return e.StepSucceeded(at=at, step=do.step, result=turn.result)
-                case Activity.PROBE:
-                    if bytes(turn.result) == b"null":
-                        return e.ProbeNotThere(at=at, step=do.step)
-                    return e.ProbeFound(at=at, step=do.step, result=turn.result)
-                case Activity.COMPENSATE | Activity.TELL:
-                    return e.CompensationSucceeded(at=at, step=do.step)
-                case _:
-                    assert_never(do.activity)
-        case Failed():
-            cut = msgspec.structs.replace(turn, reason=sendable(turn.reason))
-            return _failure_event(do, cut, at)
-        case _:
-            raise StageError(f"step {do.step!r} has not ended: {turn!r}")
-
-
-def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
-    if do.activity is Activity.PROBE:
-        return e.ProbeFailed(
-            at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
-        )
-    if do.activity is Activity.TELL:
-        return e.TellDelayed(at=at, reason=failed.reason, retry_after=failed.retry_after)
-    if do.activity is Activity.COMPENSATE:
-        if failed.kind is FailureKind.REFUSED:
-            return e.CompensationRefused(at=at, step=do.step, reason=failed.reason)
-        return e.CompensationDelayed(
-            at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
-        )
-    match failed.kind:
-        case FailureKind.REFUSED:
-            return e.StepRefused(
-                at=at, step=do.step, reason=failed.reason, may_stand=failed.may_stand
-            )
-        case FailureKind.TRANSIENT:
-            return e.StepTransient(
-                at=at,
-                step=do.step,
-                reason=failed.reason,
-                retry_after=failed.retry_after,
-                may_stand=failed.may_stand,
-            )
-        case FailureKind.IN_DOUBT:
-            return e.StepInDoubt(at=at, step=do.step, reason=failed.reason)
-        case _:
-            assert_never(failed.kind)

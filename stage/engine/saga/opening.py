@@ -1,4 +1,4 @@
-"""The first unit of a run: accept a saga, bury one, or take one over under a new epoch."""
+"""The first unit of a live saga: accept it, bury it, or take it over under a new epoch."""
 
 from __future__ import annotations
 
@@ -12,162 +12,188 @@ from stage.core.machine import asked_before, evolve
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.verbs import refuse_verb
-from stage.engine.embedded.live_saga import LiveSaga
-from stage.engine.saga.context import Context, bare_saga, context_of, row_of, with_baggage
+from stage.engine.saga.context import Context, bare_saga, context_of, with_baggage
 from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.interpreter import Interpreter, Transition
+from stage.engine.saga.journal import Journal, Stored
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
-from stage.ports.engine import NotAllowed
+from stage.ports.engine import DeadlineOver, NotAllowed
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.store import SagaRow, Unit
-from stage.wire.problem import WireError
-
-UNDONE = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
 
-class StoredTransition(msgspec.Struct, kw_only=True):
-    """What a unit leaves behind once it is durable."""
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """A saga to accept if it is new."""
 
     context: Context
-    row: SagaRow
-    transition: Transition
-    span: Span | None = None
-    cut_off: tuple[CutOff, ...] = ()
-    """What was in flight when the run before was lost."""
+    accepted: e.Accepted
+
+
+Signal = e.CompensationRequested | e.Verb | e.AnswerDeferred
+"""An event that may be asked of a saga that exists."""
+
+
+class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
+    """Why a saga is opened: it is offered, something is asked of it, or it has only to go on.
+
+    An unknown saga that is asked to compensate is buried. `trace` is that of the request, `mail`
+    the numbers of the mail that the signal came in.
+    """
+
+    saga_id: str
+    offer: Offer | None = None
+    signal: Signal | None = None
+    trace: TraceContext = TraceContext()
+    mail: tuple[int, ...] = ()
+
+    @property
+    def awaited(self) -> bool:
+        """True when a caller waits for it, and can ask again."""
+        return self.offer is not None or (self.signal is not None and not self.mail)
 
 
 class Opening:
-    """Opens runs; each method runs within a unit of the store."""
+    """Opens sagas; each method runs within a unit of the store."""
 
     def __init__(
         self,
         interpreter: Interpreter,
+        journal: Journal,
         codec: Codec,
         observer: Observer,
         clock: Clock,
-        admit: Callable[[LiveSaga], None],
+        admit: Callable[[OpenRequest], None],
     ) -> None:
-        """`admit` raises Busy when a saga never seen is not to be taken on."""
+        """`admit` raises Busy when a new saga is not to be taken on."""
         self._interpreter = interpreter
-        self._participant = interpreter.participant
         self._plan = interpreter.plan
+        self._journal = journal
         self._codec = codec
         self._observer = observer
         self._clock = clock
         self._admit = admit
 
-    async def first(
-        self, unit: Unit, run: LiveSaga, trace: TraceContext
-    ) -> StoredTransition | None:
-        """The first unit of a run: accept, bury, or load and claim with a new epoch."""
-        row = await unit.load(run.saga_id)
+    async def first(self, unit: Unit, request: OpenRequest) -> Stored | None:
+        """The first unit: accept, bury, or take over. None when there is nothing to open.
+
+        Raises HeldElsewhere when a live other replica owns the saga.
+        """
+        row = await unit.take(request.saga_id)
         if row is None:
-            return await self._begin(unit, run, trace)
+            return await self._begin(unit, request)
         context = context_of(row, self._codec)
-        self._observer.bind(run.saga_id, context.trace)  # for the functions of this unit
+        self._observer.bind(request.saga_id, context.trace)  # for the functions of this unit
         if row.closed_at is not None:
-            return self._look_only(run, row, context, bare_saga(row))
-        entries = await unit.journal(run.saga_id)
+            return self._replay(request, row, context, bare_saga(row))
+        entries = await unit.journal(request.saga_id)
         try:
-            saga = self._interpreter.fold(run.saga_id, entries)
+            saga = self._interpreter.fold(request.saga_id, entries)
         except JournalMismatch:
-            if not _answered_for_good(row, run):
+            if not _answered_for_good(row, request):
                 raise
-            return self._look_only(run, row, context, bare_saga(row))
+            return self._replay(request, row, context, bare_saga(row))
         context = with_baggage(context, entries)
-        now = self._clock.now()
-        claim: list[e.Event] = []
-        if isinstance(run.signal, e.CompensationRequested):
-            if not asked_before(self._plan, saga, run.signal):
-                claim.append(run.signal)
-        elif run.signal is not None:
-            claim.append(run.signal)
-        if not claim and (saga.ended or saga.parked) and row.due_at is None:
-            return self._look_only(run, row, context, saga)
-        at = min([now, *(event.at for event in claim)])
-        taken_over = e.Recovered(at=at, epoch=row.epoch + 1)
-        for verb in claim:
-            self.check(evolve(self._plan, saga, taken_over), verb)
-        lost = cut_off(entries)
-        span = self.begin_span(run, saga, context.trace, asked=trace, lost=lost)
-        if saga.recoveries or not claim:
-            # The claim is durable before anything is run, so that a saga which takes the process
+        asked = self._asked(saga, request.signal)
+        if not asked and (saga.ended or saga.parked) and row.due_at is None:
+            return self._replay(request, row, context, saga)
+        return await self._take_over(unit, request, saga, context, asked, cut_off(entries))
+
+    def _asked(self, saga: Saga, signal: Signal | None) -> list[e.Event]:
+        """The signal, unless it changes nothing of the saga."""
+        match signal:
+            case None:
+                return []
+            case e.CompensationRequested():
+                return [] if asked_before(self._plan, saga, signal) else [signal]
+            case e.AnswerDeferred():
+                return [] if saga.ended or saga.deferred else [signal]
+            case _:
+                return [signal]
+
+    async def _take_over(
+        self,
+        unit: Unit,
+        request: OpenRequest,
+        saga: Saga,
+        context: Context,
+        asked: list[e.Event],
+        lost: tuple[CutOff, ...],
+    ) -> Stored:
+        """Go on with a saga under the next epoch: what was in flight is in doubt from here on."""
+        now, held = self._clock.now(), saga.epoch
+        at = min([now, *(event.at for event in asked)])
+        recovered = e.Recovered(at=at, epoch=held + 1)
+        for event in asked:
+            self.check(evolve(self._plan, saga, recovered), event)
+        span = self.begin_span(request, saga, context.trace, lost)
+        if saga.recoveries or not asked:
+            # The new epoch is durable before anything is run, so that a saga that takes the process
             # down with it is seen to do so (rule 15).
-            transition = self._interpreter.note(saga, [taken_over, *claim], now)
+            transition = self._interpreter.note(saga, [recovered, *asked], now)
         else:
-            claim.insert(0, taken_over)
-            transition = await self._interpreter.advance(unit, saga, context, claim, span)
-        fresh = self.row(run, transition, context)
-        await unit.save(fresh, transition.events, epoch=row.epoch)
-        return StoredTransition(
-            context=context, row=fresh, transition=transition, span=span, cut_off=lost
-        )
+            transition = await self._interpreter.advance(
+                unit, saga, context, [recovered, *asked], span
+            )
+        stored = self._journal.store(transition, context)
+        await self._journal.write(unit, stored, epoch=held, mail=request.mail)
+        return msgspec.structs.replace(stored, span=span, cut_off=lost)
 
-    def _look_only(
-        self, run: LiveSaga, row: SagaRow, context: Context, saga: Saga
-    ) -> StoredTransition:
+    def _replay(self, request: OpenRequest, row: SagaRow, context: Context, saga: Saga) -> Stored:
         """Nothing is to be run: the saga answers from what is stored."""
-        if isinstance(run.signal, e.Verb):
-            self.check(saga, run.signal)
-        run.replayed = True
+        if request.signal is not None:
+            self.check(saga, request.signal)
         transition = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
-        return StoredTransition(context=context, row=row, transition=transition)
+        return Stored(context=context, row=row, transition=transition, replayed=True)
 
-    async def _begin(
-        self, unit: Unit, run: LiveSaga, trace: TraceContext
-    ) -> StoredTransition | None:
-        """A saga never seen: accept what is offered, or bury what was to be compensated."""
-        saga = Saga(id=run.saga_id)
+    async def _begin(self, unit: Unit, request: OpenRequest) -> Stored | None:
+        """A new saga: accept what is offered, or bury what was to be compensated."""
+        saga = Saga(id=request.saga_id)
         first: e.Event
-        if run.offer is not None:
-            context, first = run.offer
-            # Only of a saga never seen may it be said that nothing was executed.
-            if first.deadline is not None and first.deadline <= first.at:
-                raise WireError(
-                    504,
-                    "Deadline over",
-                    f"the deadline of saga {run.saga_id} was over on arrival",
-                    hint="compensate yourself; nothing was executed here",
-                )
-            self._admit(run)  # last: what is refused for another reason takes no place
-        elif isinstance(run.signal, e.CompensationRequested):
-            context = Context(envelope=None, envelope_bytes=b"", fingerprint="", trace=trace)
+        if request.offer is not None:
+            context, accepted = request.offer.context, request.offer.accepted
+            # Only of a new saga is it certain that nothing was executed.
+            if accepted.deadline is not None and accepted.deadline <= accepted.at:
+                raise DeadlineOver(f"the deadline of saga {saga.id} was over on arrival")
+            self._admit(request)  # last: what is refused for another reason takes no place
+            first = accepted
+        elif isinstance(request.signal, e.CompensationRequested):
+            context = Context(
+                envelope=None, envelope_bytes=b"", fingerprint="", trace=request.trace
+            )
             first = e.Tombstoned(
-                at=run.signal.at,
-                requested_by=run.signal.requested_by or "unknown",
-                reason=run.signal.reason,
+                at=request.signal.at,
+                requested_by=request.signal.requested_by or "unknown",
+                reason=request.signal.reason,
             )
         else:
             return None
-        span = self.begin_span(run, saga, context.trace)
+        span = self.begin_span(request, saga, context.trace)
         transition = await self._interpreter.advance(unit, saga, context, [first], span)
-        row = self.row(run, transition, context)
-        await unit.insert(row, transition.events)
-        return StoredTransition(context=context, row=row, transition=transition, span=span)
+        stored = self._journal.store(transition, context)
+        await self._journal.write(unit, stored, epoch=None, mail=request.mail)
+        return msgspec.structs.replace(stored, span=span)
 
     def begin_span(
         self,
-        run: LiveSaga,
+        request: OpenRequest,
         saga: Saga,
         trace: TraceContext,
-        asked: TraceContext | None = None,
         lost: Sequence[CutOff] = (),
     ) -> Span:
-        """A span below the stored context, linked to what it continues and to who asked for it.
+        """A span below the stored context, linked to what it continues and to the request.
 
-        It continues what was in flight when the run before was lost; where nothing was, the
+        It continues what was in flight when the process before was lost; where nothing was, the
         latest attempt of each step.
         """
         links = [each.span for each in lost]
         if not lost:
             links = [step.compensation_span or step.span for step in saga.steps.values()]
-        if run.offer is not None:
-            asked = run.offer[0].trace
-        if asked is not None and asked.traceparent != trace.traceparent:
+        asked = request.trace if request.offer is None else request.offer.context.trace
+        if asked.traceparent != trace.traceparent:
             links.append(asked.traceparent)
         return self._observer.run(
-            run.saga_id, self._plan.stage, trace, [link for link in links if link]
+            request.saga_id, self._plan.stage, trace, [link for link in links if link]
         )
 
     def check(self, saga: Saga, event: e.Event) -> None:
@@ -177,24 +203,18 @@ class Opening:
             if reason is not None:
                 raise NotAllowed(reason)
 
-    def row(self, run: LiveSaga, transition: Transition, context: Context) -> SagaRow:
-        return row_of(
-            self._participant,
-            transition.saga,
-            context,
-            rest_until=transition.rest_until,
-            running=bool(transition.outgoing) or run.in_flight > 0,
-            output=transition.output,
-        )
 
-
-def _answered_for_good(row: SagaRow, run: LiveSaga) -> bool:
-    """True when the row alone answers: the saga is over, and what is asked changes nothing of it.
+def _answered_for_good(row: SagaRow, request: OpenRequest) -> bool:
+    """True when the row alone answers: the saga is over, and the request changes nothing of it.
 
     Then a journal of another version of the stage does not matter.
     """
-    if row.answer_status is None or row.due_at is not None:
+    if not row.answered or row.due_at is not None:
         return False
-    undone = row.state is SagaState.COMPENSATED
-    asked_to_undo = isinstance(run.signal, e.CompensationRequested)
-    return run.signal is None or (undone and asked_to_undo)
+    signal = request.signal
+    compensated = row.state is SagaState.COMPENSATED
+    return (
+        signal is None
+        or isinstance(signal, e.AnswerDeferred)
+        or (compensated and isinstance(signal, e.CompensationRequested))
+    )

@@ -1,4 +1,4 @@
-"""Does what leaves the process: sends one outgoing attempt and says how it ended."""
+"""Sends one attempt out of the process, and returns its end as an event."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import assert_never
 import msgspec
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import Activity, Do
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
 from stage.core.steps import StepKind
+from stage.engine.saga.attempts import outcome_event, stored_requests
 from stage.engine.saga.context import Context
-from stage.engine.saga.interpreter import Interpreter, Outgoing, outcome_event, stored_requests
+from stage.engine.saga.interpreter import Interpreter, Outgoing
 from stage.ports.clock import Clock
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import (
@@ -26,6 +27,7 @@ from stage.ports.neighbour import (
     NotExecuted,
     ShownExecuted,
 )
+from stage.ports.ownership import Ownership
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
 
@@ -34,36 +36,44 @@ Journal = Callable[[e.Event], Awaitable[None]]
 
 FORWARD_COMPENSATION_TIMEOUT_SECONDS = 30.0
 ATTEMPTS_PER_PEER_MAX = 100
-"""Attempts that are out to one peer at the same time; further ones wait, and no time-out runs."""
+"""Attempts to one peer at the same time; further ones wait, before their time-out begins."""
 TIMEOUT_MARGIN_SECONDS = 0.2
 """The transport's own timeout, which knows whether the request left, must come first."""
 
 
 class Sender:
-    """Sends for one stage. Never raises for what the world does: everything is an outcome."""
+    """Sends the attempts of one stage. No failure outside raises: each is an event."""
 
-    def __init__(self, interpreter: Interpreter, peers: Peers, clock: Clock) -> None:
+    def __init__(
+        self, interpreter: Interpreter, peers: Peers, ownership: Ownership, clock: Clock
+    ) -> None:
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._external = peers.external
         self._neighbours = peers.neighbours
+        self._ownership = ownership
         self._clock = clock
         self._slots: dict[str, asyncio.Semaphore] = {}
 
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.Outcome:
-        """Send one attempt; how it ended, as an event, with which its span is to be ended."""
+        """Send one attempt; its end as an event, which ends its span once it is durable.
+
+        Nothing leaves while the lease of this replica is over: another one may run the saga by
+        then. The wait ends when the lease is renewed, or with the task, when the saga is lost.
+        """
         do = outgoing.do
         peer = self._plan.step(do.step).peer if do.step else self._upstream(saga)
         slots = self._slots.get(peer)
         if slots is None:
             slots = self._slots[peer] = asyncio.Semaphore(ATTEMPTS_PER_PEER_MAX)
         async with slots:
+            await self._ownership.assured()
             return await self._send(saga, context, outgoing, journal)
 
     def _upstream(self, saga: Saga) -> str:
-        """Whose slots telling takes: a name out of a trail that is not configured gets none."""
+        """The peer whose slots a notification of upstream takes; one not configured has none."""
         return saga.upstream if self._neighbours.is_upstream(saga.upstream) else ""
 
     async def _send(
@@ -118,20 +128,8 @@ class Sender:
             turn = await conversation.proceed()
         try:
             while isinstance(turn, Send):
-                request = turn.request
-                if turn.ordinal <= len(stored):
-                    request = stored[turn.ordinal - 1]
-                elif do.activity is not Activity.PROBE:
-                    undo = do.activity is Activity.COMPENSATE
-                    await journal(
-                        e.RequestPrepared(
-                            at=self._clock.now(),
-                            step=do.step,
-                            ordinal=turn.ordinal,
-                            request=request,
-                            compensation=undo,
-                        )
-                    )
+                request = await self._intended(do, turn, stored, journal)
+                await self._ownership.assured()
                 key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"
                 answer: Answer | Lost = await self._external.exchange(
                     ExternalRequest(
@@ -148,6 +146,24 @@ class Sender:
         finally:
             conversation.close()
         return outcome_event(do, turn, self._clock.now())
+
+    async def _intended(
+        self, do: Do, turn: Send, stored: tuple[e.Request, ...], journal: Journal
+    ) -> e.Request:
+        """The request of that turn, its intent durable; a repeat sends the stored bytes."""
+        if turn.ordinal <= len(stored):
+            return stored[turn.ordinal - 1]
+        if do.activity is not Activity.PROBE:
+            await journal(
+                e.RequestPrepared(
+                    at=self._clock.now(),
+                    step=do.step,
+                    ordinal=turn.ordinal,
+                    request=turn.request,
+                    compensation=do.activity is Activity.COMPENSATE,
+                )
+            )
+        return turn.request
 
     async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
         name = outgoing.do.step
@@ -194,6 +210,7 @@ class Sender:
         shown = await self._neighbours.get_outcome(step.peer, saga.id, trace=trace, timeout=timeout)
         reply: ForwardReply
         if isinstance(shown, ShownExecuted):
+            await self._ownership.assured()
             reply = await self._neighbours.forward(
                 step.peer, saga.id, outgoing.body, trace=trace, budget=None, timeout=timeout
             )

@@ -13,10 +13,12 @@ from typing import Any, Final, TypeVar
 from stage.core.errors import ConfigurationError
 from stage.core.states import SagaState
 from stage.ports.codec import Codec
+from stage.ports.ownership import Ownership
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Unit
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
 from stage.store.queue import ThreadChannel
+from stage.store.sole_owner import SoleOwner
 from stage.store.sqlite import dialect, rows
 from stage.store.sqlite.connections import SqliteConnections
 from stage.store.sqlite.errors import unavailable
@@ -60,6 +62,7 @@ class SqliteStore:
         self._path = Path(path).absolute()
         self._migrations = tuple(migrations)
         self._lock = FileLock(self._path)
+        self._ownership = SoleOwner(self.due)
         self._connections = SqliteConnections(
             self._path, codec, readers=limits.readers, factory=factory
         )
@@ -147,9 +150,9 @@ class SqliteStore:
         return self._codec
 
     @property
-    def exclusive(self) -> bool:
-        """See ports.store.Store: the file is locked."""
-        return True
+    def ownership(self) -> Ownership:
+        """See ports.store.Store: the lock of the file keeps every other process out."""
+        return self._ownership
 
     @property
     def available(self) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import pytest
 
 from stage.cli.draw import MARKS
 from stage.cli.operate import PROSPECTS
-from stage.cli.waterfall import _BEGINS, _POINTS, _WORDS
-from stage.core.events import Event
+from stage.cli.waterfall import _BEFORE_STEP, draw_chain
+from stage.core.event_table import NAMED
 from stage.core.forecast import Prospect
 from stage.core.states import Phase
+from stage.wire.chain import ChainEvent, ChainView, StageStory
 
 NOT_STARTED = "not_started"
 """The phase of a step that the saga has not reached; the view alone knows it."""
@@ -26,7 +27,33 @@ def test_every_phase_of_a_step_has_a_mark() -> None:
     assert {NOT_STARTED, *(phase.value for phase in Phase)} == set(MARKS)
 
 
-def test_the_waterfall_draws_events_that_there_are() -> None:
-    """A renamed event would be drawn as a point, and a step would seem never to end."""
-    events = {str(kind.__struct_config__.tag) for kind in get_args(Event)}
-    assert set() == {*_BEGINS, *_WORDS, *_POINTS, *DRAWN_BY_THEMSELVES} - events
+def rows_of(*events: str) -> list[str]:
+    """The lines that the waterfall draws for these events, all of step `charge`."""
+    told = [
+        ChainEvent(at=f"2026-01-01T00:00:0{n}Z", event=event, step="charge")
+        for n, event in enumerate(events)
+    ]
+    view = ChainView(saga_id="s-1", stages=[StageStory(stage="payment", events=told)])
+    return draw_chain(view).split("\n\n")[1].splitlines()
+
+
+@pytest.mark.parametrize("event", sorted(NAMED.keys() - DRAWN_BY_THEMSELVES))
+def test_the_waterfall_draws_every_event_in_its_words(event: str) -> None:
+    """A point has the wording of the table; an attempt the name of its step or of upstream."""
+    row = NAMED[event]
+    attempt = row.starts or row.ends
+
+    (line,) = rows_of(event)
+
+    if attempt is None:
+        assert row.wording in line
+    elif row.starts is not None:
+        assert f"{_BEFORE_STEP[row.starts]}charge" in line
+
+
+@pytest.mark.parametrize("start", [name for name, row in NAMED.items() if row.starts])
+def test_the_end_of_an_attempt_closes_the_row_of_its_start(start: str) -> None:
+    """Whatever the end: a start and its end are one line, and it took a second."""
+    for end in (name for name, row in NAMED.items() if row.ends is NAMED[start].starts):
+        (line,) = rows_of(start, end)
+        assert "+1000 ms" in line, end

@@ -1,4 +1,4 @@
-"""Which new sagas are taken on when there are more than may run at the same time."""
+"""Admission: which new sagas are taken on when more arrive than may run at the same time."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from typing import Any, TypeVar
 import pytest
 
 from stage.demo.payment import payment
-from stage.engine.embedded import recovery as rounds
+from stage.engine.embedded import recovery
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.engine.embedded.limits import RUNS_PER_SAGA_MAX, EngineLimits
-from stage.ports.engine import Busy, Reply
+from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX, EngineLimits
+from stage.ports.engine import Busy, DeadlineOver, Reply
 from stage.ports.neighbour import ForwardReply
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
-from stage.wire.problem import WireError
 from tests.unit.engine.test_cost import ORDER, Agreeable
 
 T = TypeVar("T")
 SAGAS_MAX = 2
-BURST = RUNS_PER_SAGA_MAX * SAGAS_MAX
+BURST = OPEN_PER_RUNNING_MAX * SAGAS_MAX
 
 
 class Downstream(Agreeable):
@@ -44,17 +43,17 @@ class Downstream(Agreeable):
 
 
 class Undone(Exception):
-    """A unit is to be run once more."""
+    """The unit has to run once more."""
 
 
 class Batches(MemoryStore):
-    """Runs units together as a batch does, and twice as after trouble; leaves ends unwritten."""
+    """Runs units together as a batch does, twice as after a failure, or leaves ends unwritten."""
 
     def __init__(self) -> None:
         assert payment.migrations is not None
         super().__init__(migrations=(payment.migrations,))
-        self.tidied = asyncio.Event()
-        """The engine has closed what was over: the units from then on are those of sagas."""
+        self.cleaned = asyncio.Event()
+        """Set once retention has run: all further units belong to sagas."""
         self.together = asyncio.Barrier(BURST)
         self.units_together = 0
         """How many units from now on form one batch."""
@@ -70,7 +69,7 @@ class Batches(MemoryStore):
         try:
             return await super().transact(self._repeated(work) if self.twice else work)
         finally:
-            self.tidied.set()
+            self.cleaned.set()
             if self.units_together:
                 self.units_together -= 1
                 await self.together.wait()
@@ -108,43 +107,43 @@ def downstream() -> Downstream:
 def running(store: Batches, downstream: Downstream) -> Made:
     @asynccontextmanager
     async def made(sagas_max: int = SAGAS_MAX) -> AsyncIterator[EmbeddedEngine]:
-        store.tidied.clear()
+        store.cleaned.clear()
         stage, limits = payment.bind(("shipping",)), EngineLimits(sagas_max=sagas_max)
         engine = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), limits=limits)
         await engine.start()
-        await store.tidied.wait()
+        await store.cleaned.wait()
         yield engine
         await engine.drain(0.0)
 
     return made
 
 
-def accept(engine: EmbeddedEngine, saga_id: str, **told: Any) -> Awaitable[Reply | None]:
+def accept(engine: EmbeddedEngine, saga_id: str, **options: Any) -> Awaitable[Reply | None]:
     """One saga."""
     usual: dict[str, Any] = {"deadline": None, "respond_async": False, "wait_seconds": 5.0}
     envelope = Envelope(saga_id=saga_id, data=ORDER)
-    return engine.accept(envelope, trace=TraceContext(), **{**usual, **told})
+    return engine.accept(envelope, trace=TraceContext(), **{**usual, **options})
 
 
 async def burst(engine: EmbeddedEngine, store: Batches) -> list[str]:
-    """As many new sagas as are looked up at all, in one batch: how each was answered."""
+    """Send as many new sagas as may be in memory, in one batch; how each was answered."""
     store.units_together = BURST
     sagas = [accept(engine, f"b-{number}") for number in range(BURST)]
-    told = await asyncio.gather(*sagas, return_exceptions=True)
-    return [str(each.status if isinstance(each, Reply) else each) for each in told]
+    replies = await asyncio.gather(*sagas, return_exceptions=True)
+    return [str(each.status if isinstance(each, Reply) else each) for each in replies]
 
 
-async def test_of_a_burst_on_an_idle_stage_as_many_are_taken_on_as_may_run(
+async def test_an_idle_stage_takes_on_as_many_of_a_burst_as_may_run(
     running: Made, store: Batches
 ) -> None:
-    """Those about to be refused count for nothing: else they bar each other, all of them."""
+    """Those about to be refused do not count: they would all bar each other."""
     async with running() as engine:
         said = await burst(engine, store)
     refused = ["2 sagas are running, the limit"] * (BURST - SAGAS_MAX)
     assert said == ["200"] * SAGAS_MAX + refused
 
 
-async def test_those_that_were_refused_do_not_lift_the_limit(
+async def test_refused_sagas_do_not_lift_the_limit(
     running: Made, store: Batches, downstream: Downstream
 ) -> None:
     """However many there were before."""
@@ -160,14 +159,14 @@ async def test_those_that_were_refused_do_not_lift_the_limit(
         assert all(await asyncio.gather(*held))
 
 
-async def test_those_whose_deadline_is_over_take_no_place(running: Made) -> None:
-    """After upstream has stalled they come in numbers, and nothing of them is run."""
+async def test_sagas_whose_deadline_is_over_take_no_place(running: Made) -> None:
+    """They arrive in numbers after upstream has stalled, and nothing of them is run."""
     async with running(sagas_max=1) as engine:
         late = [asyncio.ensure_future(accept(engine, f"s-{n}", deadline=1.0)) for n in range(3)]
         fresh = await accept(engine, "s-3")
         assert fresh is not None and 200 == fresh.status
         for each in late:
-            with pytest.raises(WireError, match="on arrival"):
+            with pytest.raises(DeadlineOver, match="on arrival"):
                 await each
 
 
@@ -182,8 +181,8 @@ async def test_a_unit_that_is_repeated_is_not_in_its_own_way(running: Made, stor
 async def test_a_saga_that_a_duplicate_brings_back_counts(
     running: Made, downstream: Downstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a restart somebody may ask for it before its turn to be taken over has come."""
-    monkeypatch.setattr(rounds, "RECOVERY_BURST", 0)
+    """A duplicate may arrive before recovery has reached the saga."""
+    monkeypatch.setattr(recovery, "RECOVERY_BURST", 0)
     downstream.door.clear()
     async with running(sagas_max=1) as engine:
         assert await accept(engine, "s-1", respond_async=True) is None
@@ -195,10 +194,10 @@ async def test_a_saga_that_a_duplicate_brings_back_counts(
             await accept(engine, "s-2")
 
 
-async def test_a_saga_whose_end_is_only_being_written_down_bars_nobody(
+async def test_a_saga_whose_end_is_only_being_written_bars_no_other(
     running: Made, store: Batches
 ) -> None:
-    """It was answered for."""
+    """Its caller has been answered."""
     store.writes_ends = False
     async with running(sagas_max=1) as engine:
         for number in range(3):

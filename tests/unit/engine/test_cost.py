@@ -1,4 +1,4 @@
-"""What the usual saga costs, in counts and not in time: a promise of speed that cannot flicker."""
+"""The cost of the usual saga in commits, statements and hops, which do not flicker as time does."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Agreeable:
         return Peers(external=self, neighbours=self)
 
     def is_upstream(self, peer: str) -> bool:
-        """Anybody."""
+        """Every peer."""
         return True
 
     async def exchange(self, outgoing: ExternalRequest) -> Answer | Lost:
@@ -139,7 +139,7 @@ async def counted(
     monkeypatch.setattr(Bridge, "run", counting)
     monkeypatch.setattr(Writer, "_hand_over", handing)
     made = Counted(engine, hops)
-    await made.run("warm-up")  # by then the first round that closes old sagas is over
+    await made.run("warm-up")  # by then the first round of retention is over
     Counting.counted.clear()
     hops.clear()
     yield made
@@ -157,17 +157,17 @@ async def test_the_usual_saga_takes_so_many_commits_statements_and_hops(
     units = 3 if "downstream" in request.node.callspec.id else 2
     for number in range(SAGAS):
         await counted.run(f"s-{number}")
-    told = {word: count / SAGAS for word, count in Counting.counted.items()}
-    assert 2 == told["COMMIT"], told
+    counts = {word: count / SAGAS for word, count in Counting.counted.items()}
+    assert 2 == counts["COMMIT"], counts
     # The thread of the writer waits for units where it is, and calls back once a batch.
     assert {"_hand_over": 2 * SAGAS} == counted.hops
     # Only what an author wrote is marked, so that it can be undone alone: two transactions.
-    assert 2 == told["SAVEPOINT"] == told["RELEASE"], told
+    assert 2 == counts["SAVEPOINT"] == counts["RELEASE"], counts
     # By the author: INSERT, UPDATE. By us: a row inserted once and saved by every further unit,
     # the journal appended by each, and the number of the batch.
-    assert 1 + 1 + units == told["INSERT"], told
-    assert 1 + (units - 1) + 2 == told["UPDATE"], told
-    assert 1 == told["SELECT"], told
+    assert 1 + 1 + units == counts["INSERT"], counts
+    assert 1 + (units - 1) + 2 == counts["UPDATE"], counts
+    assert 1 == counts["SELECT"], counts
 
 
 async def test_sagas_that_come_at_once_share_commits(counted: Counted) -> None:

@@ -1,4 +1,4 @@
-"""What was in flight when a run was lost, by its journal alone."""
+"""The attempts in flight when a process was lost, read from the journal alone."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_what_began_and_did_not_end_was_cut_off() -> None:
     ],
     ids=lambda event: type(event).__name__,
 )
-def test_what_ended_or_was_told_before_is_not_told(end: e.Event) -> None:
-    """An outcome ends an attempt; the run that took it over has told of it."""
+def test_attempts_that_ended_or_were_reported_before_are_not_reported(end: e.Event) -> None:
+    """An outcome ends an attempt; a takeover has reported what was open before it."""
     assert [] == open_after(started("charge", ONE), end)
 
 
@@ -61,7 +61,7 @@ def test_a_probe_takes_the_place_of_the_attempt_it_looks_for() -> None:
 
 
 def test_it_has_the_links_that_it_had() -> None:
-    """To what it repeated, looked for or undid, as the attempt itself would have told."""
+    """To what it repeated, looked for or compensated, as the attempt would have had."""
 
     def links(*events: e.Event) -> tuple[str, ...]:
         entries = [Entry(number=n, epoch=1, event=event) for n, event in enumerate(events, 1)]
@@ -81,11 +81,11 @@ def test_it_has_the_links_that_it_had() -> None:
     done = e.StepSucceeded(at=AT, step="reserve", span=ONE)
     undo = e.CompensationStarted(at=AT, step="reserve", attempt=1, span=TWO)
     assert (ONE,) == links(done, undo)
-    told = e.TellStarted(at=AT, attempt=1, span=ONE)
+    notified = e.TellStarted(at=AT, attempt=1, span=ONE)
     again = e.TellStarted(at=AT, attempt=2, span=TWO)
-    assert (ONE,) == links(told, e.TellDelayed(at=AT), again)
+    assert (ONE,) == links(notified, e.TellDelayed(at=AT), again)
 
 
-def test_what_was_not_traced_is_not_told() -> None:
-    """There is no id to tell it under."""
+def test_an_attempt_without_a_span_is_not_reported() -> None:
+    """There is no id to report it under."""
     assert [] == open_after(started("charge", ""))

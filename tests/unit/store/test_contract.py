@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Store, Unit
 from stage.store.errors import StatementRefused
 from tests.unit.store.given import (
@@ -43,6 +43,18 @@ async def test_a_unit_returns_its_value_and_all_it_wrote(store: Store) -> None:
     assert await store.get("a") == row("a")
     assert await store.entries("a") == [Entry(number=1, epoch=1, event=accepted()[0])]
     assert await payments(store) == ["a"]
+
+
+@pytest.mark.parametrize("cause", [None, *ParkCause])
+async def test_the_cause_of_parking_is_read_back(store: Store, cause: ParkCause | None) -> None:
+    """By `get` and in a page, beside the text for people."""
+    parked = row("a", parked="look" if cause else "", parked_cause=cause)
+
+    await store.transact(inserting("a", parked))
+
+    stored = await store.get("a")
+    assert stored is not None and cause is stored.parked_cause
+    assert [cause] == [listed.parked_cause for listed in await store.page(Filter())]
 
 
 async def test_a_unit_that_raises_leaves_nothing(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The rounds give way to sagas that come in: they work a little, and rest."""
+"""Recovery and retention give way to new sagas: they work a little, and pause."""
 
 from __future__ import annotations
 
@@ -19,33 +19,36 @@ from stage.engine.embedded.limits import (
 from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.recovery import Recovery
+from stage.engine.embedded.retention import Retention
+from stage.engine.saga.opening import OpenRequest
 from stage.ports.store import Store, Unit
+from stage.store.sole_owner import SoleOwner
 from stage.telemetry.null import NullObserver
 
 UNIT_SECONDS = 0.02
 
 
 class HandClock:
-    """A clock whose sleepers wake when told; it remembers for how long they wanted to sleep."""
+    """A clock that wakes its sleepers by hand; it remembers how long each wanted to sleep."""
 
     def __init__(self) -> None:
         self.sleepers: list[tuple[float, asyncio.Future[None]]] = []
         self.asleep = asyncio.Semaphore(0)
-        """Released by everybody who lies down."""
+        """Released by each sleeper."""
 
     def now(self) -> float:
         """Always the same."""
         return 1_000.0
 
     async def sleep(self, seconds: float) -> None:
-        """Until `wake` is told the same seconds."""
+        """Until `wake` is called with the same seconds."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.sleepers.append((seconds, future))
         self.asleep.release()
         await future
 
     async def wake(self, seconds: float) -> None:
-        """Let those go on who sleep that long, and wait until all sleep again."""
+        """Wake the sleepers of that length, and wait until all sleep again."""
         for wanted, future in self.sleepers:
             if wanted == seconds and not future.done():
                 future.set_result(None)
@@ -54,7 +57,7 @@ class HandClock:
 
 
 class Opened:
-    """engine.runs.Runs that runs nothing: it only knows what is in memory."""
+    """LiveSagas that run nothing: only their ids are in memory."""
 
     def __init__(self) -> None:
         self.live: dict[str, LiveSaga] = {}
@@ -64,17 +67,15 @@ class Opened:
     def __contains__(self, saga_id: str) -> bool:
         return saga_id in self.live
 
-    def open(self, saga_id: str) -> LiveSaga:
-        """A run that stays until the test lets it leave."""
-        self.live[saga_id] = run = LiveSaga(saga_id)
-        return run
-
-    def launch(self, run: LiveSaga) -> None:
-        """Nothing."""
+    def open(self, request: OpenRequest, *, recovered: bool = False) -> LiveSaga:
+        """A live saga that stays until the test lets it leave."""
+        self.live[request.saga_id] = live = LiveSaga(request)
+        live.recovered = recovered
+        return live
 
 
 class Due:
-    """ports.store.Store with sagas that are due, and ended ones in plenty."""
+    """ports.store.Store with sagas that are due, and others that can be closed."""
 
     def __init__(self, due: int, closable: int = 0) -> None:
         self.ids = [f"s{number:05}" for number in range(due)]
@@ -88,7 +89,7 @@ class Due:
     async def transact(
         self, work: Callable[[Unit], Awaitable[int]], *, deferrable: bool = False
     ) -> int:
-        """Takes its time, as a writer does that has much to do."""
+        """Takes as long as a busy writer."""
         await asyncio.sleep(UNIT_SECONDS)
         return await work(cast(Unit, self))
 
@@ -99,10 +100,10 @@ class Due:
         return closed
 
 
-def rounds_of(store: Due, clock: HandClock, runs: Opened, **limits: Any) -> Recovery:
+def recovery_of(store: Due, clock: HandClock, sagas: Opened, **limits: Any) -> Recovery:
     return Recovery(
-        cast(LiveSagas, runs),
-        cast(Store, store),
+        cast(LiveSagas, sagas),
+        SoleOwner(store.due),
         NullObserver(),
         clock,
         EngineLimits(**limits),
@@ -110,49 +111,48 @@ def rounds_of(store: Due, clock: HandClock, runs: Opened, **limits: Any) -> Reco
 
 
 async def test_unfinished_sagas_are_taken_over_a_few_at_a_time() -> None:
-    """So that new sagas come in between: all at once, they waited for seconds."""
-    clock, runs = HandClock(), Opened()
-    rounds = rounds_of(Due(100), clock, runs)
-    await rounds.start()
-    assert rounds.recovered
-    seen = [len(runs.live)]
+    """New sagas come in between: with all at once, they waited for seconds."""
+    clock, sagas = HandClock(), Opened()
+    recovery = recovery_of(Due(100), clock, sagas)
+    await recovery.start()
+    assert recovery.recovered
+    seen = [len(sagas.live)]
     for _ in range(3):
         await asyncio.sleep(0)
         await clock.wake(RECOVERY_PAUSE_SECONDS)
-        seen.append(len(runs.live))
-    rounds.stop()
+        seen.append(len(sagas.live))
+    recovery.stop()
     assert [RECOVERY_BURST * turn for turn in (1, 2, 3, 4)] == seen
 
 
 async def test_no_more_are_taken_over_than_there_is_room_for() -> None:
     """Until one of them leaves memory."""
-    clock, runs = HandClock(), Opened()
-    rounds = rounds_of(Due(100), clock, runs, sagas_max=10)
-    await rounds.start()
+    clock, sagas = HandClock(), Opened()
+    recovery = recovery_of(Due(100), clock, sagas, sagas_max=10)
+    await recovery.start()
     for _ in range(10):
         await asyncio.sleep(0)
         await clock.wake(RECOVERY_PAUSE_SECONDS)
     room = int(10 * RECOVERY_SHARE)
-    assert room == len(runs.live)
+    assert room == len(sagas.live)
 
-    gone = runs.live.pop("s00000")
-    runs.left(gone)
+    gone = sagas.live.pop("s00000")
+    sagas.left(gone)
     await asyncio.sleep(0)
     await clock.wake(RECOVERY_PAUSE_SECONDS)
-    rounds.stop()
-    assert room == len(runs.live)
-    assert f"s{room:05}" in runs.live
+    recovery.stop()
+    assert room == len(sagas.live)
+    assert f"s{room:05}" in sagas.live
 
 
 @pytest.mark.parametrize("closable", [CLOSE_SAGAS_MAX, 10 * CLOSE_SAGAS_MAX])
 async def test_closing_rests_for_longer_than_it_works(closable: int) -> None:
     """While there is more to close, and in proportion to how long the writer took for it."""
     clock, store = HandClock(), Due(0, closable)
-    rounds = rounds_of(store, clock, Opened())
-    await rounds.start()
-    for _ in ("the scan", "the closing"):
-        await clock.asleep.acquire()
-    rounds.stop()
+    retention = Retention(cast(Store, store), NullObserver(), clock, 60.0)
+    retention.start()
+    await clock.asleep.acquire()
+    retention.stop()
     assert closable - CLOSE_SAGAS_MAX == store.closable
-    rest = max(seconds for seconds, _ in clock.sleepers if seconds < 1.0)
+    rest = max(seconds for seconds, _ in clock.sleepers if seconds < 5.0)
     assert rest >= UNIT_SECONDS * (1.0 / CLOSE_SHARE - 1.0) * 0.9

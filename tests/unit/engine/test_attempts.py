@@ -1,11 +1,11 @@
-"""What an ended function means for the journal: `outcome_event`."""
+"""The event that the end of an author's function becomes: `outcome_event`."""
 
 from __future__ import annotations
 
 from stage.core import events as e
 from stage.core.commands import Activity, Do
 from stage.core.outcome import FailureKind
-from stage.engine.saga.interpreter import outcome_event
+from stage.engine.saga.attempts import outcome_event
 from stage.ports.stage import Failed
 
 

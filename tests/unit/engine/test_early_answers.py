@@ -1,4 +1,4 @@
-"""Who is answered before the commit that ends the saga, and who is not (decision 0011)."""
+"""Answers before the commit that ends the saga, and the cases that wait for it (decision 0011)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import limits
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.ports.engine import Snapshot
 from stage.ports.neighbour import (
     CompensateReply,
     ForwardReply,
@@ -23,9 +24,11 @@ from stage.ports.neighbour import (
     OutcomeReply,
 )
 from stage.ports.observer import TraceContext
+from stage.ports.ownership import Ownership
 from stage.ports.stage import Lost
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
+from stage.store.sole_owner import SoleOwner
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from tests.unit.engine.test_cost import ORDER, Agreeable, Counted
@@ -33,16 +36,22 @@ from tests.unit.engine.test_cost import ORDER, Agreeable, Counted
 T = TypeVar("T")
 
 
+class Unsure(SoleOwner):
+    """Another process may write."""
+
+    sure = False
+
+
 class Shared(MemoryStore):
-    """A store that others may write to, or not; it remembers what was patient."""
+    """A store that others may write to, or not; it remembers which units were deferrable."""
 
     alone = True
     deferrable: list[bool]
 
     @property
-    def exclusive(self) -> bool:
-        """As told."""
-        return self.alone
+    def ownership(self) -> Ownership:
+        """Sure of what it owns, or never sure."""
+        return super().ownership if self.alone else Unsure(self.due)
 
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
@@ -54,7 +63,7 @@ class Shared(MemoryStore):
 
 @pytest.mark.parametrize("alone", [True, False])
 async def test_where_others_write_the_answer_waits_for_its_commit(alone: bool) -> None:
-    """A run that is stale without knowing it must not answer (rule 17)."""
+    """A process that lost the saga without knowing it must not answer (rule 17)."""
     assert payment.migrations is not None
     store = Shared(migrations=(payment.migrations,))
     store.alone, store.deferrable = alone, []
@@ -68,13 +77,13 @@ async def test_where_others_write_the_answer_waits_for_its_commit(alone: bool) -
 
 
 class Stuck(Shared):
-    """What nobody waits for is never written."""
+    """Deferrable units are never written."""
 
     reachable = True
 
     @property
     def available(self) -> bool:
-        """As told."""
+        """As the test sets it."""
         return self.reachable
 
     async def transact(
@@ -87,7 +96,7 @@ class Stuck(Shared):
 
 
 @pytest.mark.parametrize("reachable, seconds", [(True, 0.01), (False, 3600.0)])
-async def test_who_reads_does_not_wait_for_an_end_that_is_not_written(
+async def test_a_query_does_not_wait_long_for_an_end_that_is_not_written(
     monkeypatch: pytest.MonkeyPatch, reachable: bool, seconds: float
 ) -> None:
     """At most WRITTEN_SECONDS_MAX, and not at all while the database is away."""
@@ -109,7 +118,7 @@ async def test_who_reads_does_not_wait_for_an_end_that_is_not_written(
 
 
 class Showing(Agreeable):
-    """A downstream that shows and repeats what it is told to, in turn; then all is well."""
+    """A downstream with scripted answers, taken in turn; after them it says yes."""
 
     def __init__(self, looks: Sequence[OutcomeReply], replays: Sequence[ForwardReply]) -> None:
         self.looks, self.replays = list(looks), list(replays)
@@ -145,6 +154,14 @@ class Later(SystemClock):
         return super().now() + self.ahead
 
 
+async def in_the_end(engine: EmbeddedEngine) -> Snapshot:
+    """The saga once it has ended."""
+    async with asyncio.timeout(10.0):
+        while (seen := await engine.get_saga("s-1", 1.0)) is None or not seen.saga.ended:
+            pass
+    return seen
+
+
 LOST = Lost(reason="no answer", retry_after=0.02)
 RUNS = InProgress(retry_after=0.01)
 TURNED_AWAY = NotExecuted(reason="answered 403")
@@ -163,10 +180,11 @@ OVER = NotExecuted(reason="answered 410", saga_over=True)
         ([TURNED_AWAY], [], "look look forward"),
     ],
 )
+# Long because it is one story over two processes.
 async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     looks: Sequence[OutcomeReply], replays: Sequence[ForwardReply], asked: str
 ) -> None:
-    """What was answered 200 stays so, unless downstream itself says that it is not done there."""
+    """A saga answered 200 completes, unless downstream itself says that it is not done there."""
     assert payment.migrations is not None
     store, clock = Stuck(migrations=(payment.migrations,)), Later()
     store.deferrable = []
@@ -175,22 +193,20 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     stage = payment.bind(("shipping",))
     first = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), clock=clock)
     await first.start()
-    told = await first.accept(
+    reply = await first.accept(
         Envelope(saga_id="s-1", data=ORDER),
         trace=TraceContext(),
         deadline=clock.now() + 60.0,
         respond_async=False,
         wait_seconds=20.0,
     )
-    assert told is not None and 200 == told.status
+    assert reply is not None and 200 == reply.status
     await first.drain(0.0)  # its end was not written
 
     clock.ahead = 3600.0
     again = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), clock=clock)
     await again.start()
-    async with asyncio.timeout(10.0):
-        while (seen := await again.look("s-1", 1.0)) is None or not seen.saga.ended:
-            pass
+    seen = await in_the_end(again)
     entries = await again.journal("s-1")
     await again.drain(0.0)
     await store.close()
@@ -203,4 +219,4 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     if "compensate" in asked:
         assert SagaState.COMPENSATED is seen.saga.state
     else:
-        assert told.body == seen.row.answer_body
+        assert reply.body == seen.row.answer_body

@@ -1,0 +1,188 @@
+"""One row an event: the attempt it starts or ends, its public members, its level, its wording.
+
+Everything that treats events of one type differently from those of another, outside the machine
+that folds them, reads it here. A member that a row does not name is private: it stays in the
+journal, and no view, log line, span or page shows it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.commands import Activity
+from stage.core.states import SagaState
+
+
+class Level(StrEnum):
+    """The level of the log line of an event. The verb of an operator is at least a warning."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class EventRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The properties that all events of one type share.
+
+    `public` is the allowlist of members. `wording` is the phrase that a timeline shows. `starts`
+    and `ends` name the activity whose attempt the event starts or ends, `end` how it ended: the
+    label of the metrics. `failed` says that a span which ends with it is an error: a refusal is a
+    business no, an answer and no error. `outcome` is the state that the saga ends in. `final` says
+    that no later event is expected to end an attempt of the saga. `progress` says that an attempt
+    or a person brought it about: not an event that only asks (rule 15).
+    """
+
+    wording: str
+    public: tuple[str, ...] = ()
+    level: Level = Level.INFO
+    starts: Activity | None = None
+    ends: Activity | None = None
+    end: str = ""
+    failed: bool = False
+    outcome: SagaState | None = None
+    final: bool = False
+    progress: bool = False
+
+
+def _start(wording: str, activity: Activity, *public: str) -> EventRow:
+    return EventRow(wording=wording, starts=activity, public=(*public, "span"))
+
+
+def _end(
+    wording: str,
+    activity: Activity,
+    end: str,
+    *public: str,
+    level: Level = Level.INFO,
+    failed: bool = False,
+    final: bool = False,
+) -> EventRow:
+    return EventRow(
+        wording=wording,
+        ends=activity,
+        end=end,
+        public=public,
+        level=level,
+        failed=failed,
+        final=final,
+        progress=True,
+    )
+
+
+def _verb(wording: str, *public: str) -> EventRow:
+    """An operator's verb: the entry is the audit row (rule 14)."""
+    return EventRow(
+        wording=wording, public=(*public, "actor", "why"), level=Level.WARNING, progress=True
+    )
+
+
+_EXECUTE, _PROBE = Activity.EXECUTE, Activity.PROBE
+_COMPENSATE, _TELL = Activity.COMPENSATE, Activity.TELL
+_WARNING, _ERROR = Level.WARNING, Level.ERROR
+
+EVENTS: Final[dict[type[e.Event], EventRow]] = {
+    # --- the saga ---
+    e.Accepted: EventRow(wording="accepted", public=("deadline", "upstream", "deferred")),
+    e.Tombstoned: EventRow(
+        wording="asked to compensate before it came", public=("requested_by", "reason")
+    ),
+    e.Recovered: EventRow(wording="recovered", public=("epoch",), level=_WARNING),
+    e.AnswerDeferred: EventRow(wording="answered 202"),
+    e.CompensationRequested: EventRow(
+        wording="asked to compensate", public=("requested_by", "reason")
+    ),
+    e.TurnedBack: EventRow(wording="turns back", public=("step", "reason"), level=_WARNING),
+    e.Completed: EventRow(wording="completed", outcome=SagaState.COMPLETED, final=True),
+    e.Compensated: EventRow(wording="compensated", outcome=SagaState.COMPENSATED, final=True),
+    e.FailedToCompensate: EventRow(
+        wording="failed to compensate",
+        public=("stands",),
+        level=_ERROR,
+        failed=True,
+        outcome=SagaState.FAILED_TO_COMPENSATE,
+        final=True,
+    ),
+    e.Parked: EventRow(wording="parked", public=("cause", "reason"), level=_ERROR, failed=True),
+    # --- execution ---
+    e.StepStarted: _start("started", _EXECUTE, "step", "attempt", "key"),
+    e.RequestPrepared: EventRow(
+        wording="next request prepared",
+        public=("step", "ordinal", "compensation"),
+        level=Level.DEBUG,
+    ),
+    e.StepSucceeded: _end("succeeded", _EXECUTE, "succeeded", "step", "span"),
+    e.StepRefused: _end("refused", _EXECUTE, "refused", "step", "reason", "may_stand"),
+    e.StepTransient: _end(
+        "did not happen, again later", _EXECUTE, "transient",
+        "step", "reason", "retry_after", "may_stand", level=_WARNING, failed=True,
+    ),
+    e.StepInDoubt: _end(
+        "in doubt", _EXECUTE, "in_doubt", "step", "reason", level=_WARNING, failed=True
+    ),
+    e.StepPending: _end("still running there", _EXECUTE, "pending", "step", "retry_after"),
+    # --- probes ---
+    e.ProbeStarted: _start("probe started", _PROBE, "step"),
+    e.ProbeFound: _end("found", _PROBE, "found", "step"),
+    e.ProbeNotThere: _end("not there", _PROBE, "not_there", "step"),
+    e.ProbeFailed: _end(
+        "no answer", _PROBE, "failed",
+        "step", "reason", "retry_after", level=_WARNING, failed=True,
+    ),
+    # --- compensation ---
+    e.CompensationStarted: _start(
+        "compensation started", _COMPENSATE, "step", "attempt", "key"
+    ),
+    e.CompensationSucceeded: _end("undone", _COMPENSATE, "succeeded", "step"),
+    e.CompensationDelayed: _end(
+        "again later", _COMPENSATE, "delayed",
+        "step", "reason", "retry_after", level=_WARNING, failed=True,
+    ),
+    e.CompensationRefused: _end(
+        "cannot", _COMPENSATE, "refused", "step", "reason", "stands", level=_ERROR, failed=True
+    ),
+    # --- upstream ---
+    e.TellStarted: _start("upstream is asked to compensate", _TELL, "attempt"),
+    e.TellDelivered: _end("upstream has taken over", _TELL, "delivered", "status", final=True),
+    e.TellDelayed: _end(
+        "again later", _TELL, "delayed", "reason", "retry_after", level=_WARNING, failed=True
+    ),
+    e.TellRefused: _end(
+        "cannot", _TELL, "refused", "reason", level=_ERROR, failed=True, final=True
+    ),
+    # --- the verbs of an operator ---
+    e.Retried: _verb("retry"),
+    e.Settled: _verb("settle", "step", "landed"),
+    e.Resolved: _verb("resolve", "step"),
+    e.Forgotten: _verb("forget"),
+}  # fmt: skip
+"""The row of every event; tests hold that none is missing."""
+
+NAMED: Final[dict[str, EventRow]] = {
+    str(kind.__struct_config__.tag): row for kind, row in EVENTS.items()
+}
+"""The same rows by the name that the journal, the log and the views use."""
+
+PROGRESS: Final = frozenset(kind for kind, row in EVENTS.items() if row.progress)
+"""The types that an attempt or a person brings about."""
+
+
+def _defaults(kind: type[Any], public: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    fields = {field.name: field.default for field in msgspec.structs.fields(kind)}
+    return tuple((name, fields[name]) for name in public)
+
+
+_PUBLIC: Final = {kind: _defaults(kind, row.public) for kind, row in EVENTS.items()}
+
+
+def public_members(event: e.Event) -> dict[str, Any]:
+    """The members that views, log lines and spans may show; those left at their default are not.
+
+    Neither `at` nor the name of the event is among them: every room shows them in its own form.
+    """
+    shown = ((name, getattr(event, name), default) for name, default in _PUBLIC[type(event)])
+    return {name: value for name, value, default in shown if value != default}

@@ -1,0 +1,324 @@
+"""Commands to a saga, done here or at the replica that owns it.
+
+Each has the same shape: do it with the live saga; where another replica owns the saga, have it done
+there and answer from what is stored; where no replica owns it any more, begin again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from msgspec.structs import replace
+
+from stage.core import events as e
+from stage.core.machine import asked_before, evolve
+from stage.core.questions import past_pivot
+from stage.core.saga import Saga
+from stage.core.states import SagaState
+from stage.engine.embedded import limits as limited
+from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX
+from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
+from stage.engine.embedded.live_sagas import snapshot
+from stage.engine.embedded.parts import Parts
+from stage.engine.embedded.queries import EmbeddedQueries, loop_time
+from stage.engine.saga.context import context_with
+from stage.engine.saga.opening import Offer, OpenRequest
+from stage.ports.engine import (
+    Busy,
+    DeadlineOver,
+    NotAllowed,
+    PayloadDiffers,
+    Reply,
+    Snapshot,
+    Unsettled,
+)
+from stage.ports.observer import TraceContext
+from stage.ports.ownership import HeldElsewhere
+from stage.ports.store import SagaRow
+from stage.wire.envelope import Envelope, fingerprint
+from stage.wire.problem import WireError
+
+COMPENSATION_OVER = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
+
+
+class EmbeddedCommands(EmbeddedQueries):
+    """ports.engine.Commands, beside the queries."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._participant = parts.participant
+        self._plan = parts.participant.plan
+        self._opening = parts.opening
+        self._limits = parts.limits
+
+    async def accept(
+        self,
+        envelope: Envelope,
+        *,
+        trace: TraceContext,
+        deadline: float | None,
+        respond_async: bool,
+        wait_seconds: float,
+    ) -> Reply | None:
+        """See `ports.engine.Commands`."""
+        saga_id, until = envelope.saga_id, loop_time() + wait_seconds
+        payload_hash = fingerprint(envelope)
+        while True:
+            live = self._sagas.get(saga_id)
+            joined = live is not None
+            try:
+                if live is None:
+                    self._refuse_flood()
+                    await self._check(envelope)
+                    if saga_id in self._sagas:
+                        continue  # it was opened for another request meanwhile
+                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
+                    live = await self._open_offered(saga_id, offer, until)
+                elif not await self._joined(live, until):
+                    continue
+                if live.context is None:
+                    continue  # there was nothing to open, and it is gone by now
+                _check_same(saga_id, live.context.fingerprint, payload_hash)
+                replayed = live.replayed or (joined and _answered(live))
+                if respond_async and not _answered(live):
+                    until = 0.0  # join a saga that runs already: deferred like any other
+                row = await self._answer(live, until)
+                if row is not None or not live.lost:
+                    return _reply(row, replayed=replayed)
+            except HeldElsewhere:
+                until = 0.0 if respond_async else until
+            found = await self._answer_elsewhere(saga_id, payload_hash, until)
+            if found is not None:
+                return _reply(found, replayed=True)
+
+    async def _open_offered(self, saga_id: str, offer: Offer, until: float) -> LiveSaga:
+        """The saga once it is there; where a caller waits, once there is an answer."""
+        trace = offer.context.trace
+        live = self._sagas.open(OpenRequest(saga_id=saga_id, offer=offer, trace=trace))
+        if not offer.accepted.deferred:  # most sagas end before anything else is heard of them
+            await live.watch(until, _worth_an_answer)
+        await self._opened(live, until)
+        return live
+
+    async def _answer(self, live: LiveSaga, until: float) -> SagaRow | None:
+        """The row once it holds an answer; None when the caller may be answered 202.
+
+        That is journaled before it is said, so the end of the saga knows whether the caller
+        still waits for it or has to be notified.
+        """
+        while not _answered(live):
+            assert live.saga is not None
+            if loop_time() < until and not live.saga.parked and not live.over:
+                await live.watch(until, _worth_an_answer)
+            elif live.over or live.saga.deferred:
+                return None
+            else:
+                with suppress(NotLive):
+                    await self._durably(live, e.AnswerDeferred(at=self._clock.now()), until)
+        return live.row
+
+    async def _answer_elsewhere(
+        self, saga_id: str, payload_hash: str, until: float
+    ) -> SagaRow | None:
+        """The row of a saga that another replica runs; without an answer, 202 is journaled.
+
+        None when no replica runs it any more.
+        """
+        row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
+        if row is None:
+            return None
+        _check_same(saga_id, row.fingerprint, payload_hash)
+        if row.answered:
+            return row
+        deferred = e.AnswerDeferred(at=self._clock.now())
+        if await self._elsewhere.journaled(
+            saga_id, deferred, lambda saga: saga.deferred or saga.ended, until
+        ):
+            return await self._store.get(saga_id)
+        return None
+
+    async def compensate(
+        self,
+        saga_id: str,
+        *,
+        requested_by: str,
+        reason: str,
+        trace: TraceContext,
+        wait_seconds: float,
+    ) -> Snapshot:
+        """See `ports.engine.Commands`."""
+        until = loop_time() + wait_seconds
+        request = e.CompensationRequested(
+            at=self._clock.now(), requested_by=requested_by, reason=reason
+        )
+
+        def needless(saga: Saga) -> bool:
+            return asked_before(self._plan, saga, request)
+
+        while True:
+            try:
+                live = await self._request_compensation(saga_id, request, trace, until)
+                if live is None:
+                    continue
+                if not self._decided(live):
+                    await live.watch(until, self._decided)
+                if not live.lost or self._is_decided(live.saga):
+                    return snapshot(live)
+            except HeldElsewhere:
+                pass
+            if await self._elsewhere.journaled(saga_id, request, needless, until):
+                found = await self._elsewhere.snapshot_when(saga_id, until, self._is_decided)
+                if found is not None:
+                    return found
+
+    async def _request_compensation(
+        self, saga_id: str, request: e.CompensationRequested, trace: TraceContext, until: float
+    ) -> LiveSaga | None:
+        """The live saga once the request is in its journal; None when it left memory before."""
+        live = self._sagas.get(saga_id)
+        if live is None:
+            live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=request, trace=trace))
+            await self._opened(live, until)
+            return live
+        if not await self._joined(live, until) or live.over or live.saga is None:
+            return None
+        if not asked_before(self._plan, live.saga, request):
+            try:
+                await self._durably(live, request, until)
+            except NotLive:
+                return None
+            if live.span is not None:
+                live.span.link(trace.traceparent)
+        return live
+
+    async def operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
+        """See `ports.engine.Commands`."""
+        if dry_run:
+            now = await self.get_saga(saga_id)
+            if now is None:
+                return None
+            self._opening.check(now.saga, verb)
+            return replace(now, saga=evolve(self._plan, now.saga, verb))
+        soon = loop_time()
+        while True:
+            try:
+                live = self._sagas.get(saga_id)
+                if live is None:
+                    live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=verb))
+                    await self._opened(live, soon)
+                    return snapshot(live) if live.saga is not None else None
+                if not await self._joined(live, soon):
+                    continue
+                with suppress(NotLive):
+                    await self._durably(live, verb, soon)
+                    return snapshot(live)
+            except HeldElsewhere:
+                found = await self._elsewhere.stored(saga_id)
+                if found is not None:
+                    self._opening.check(found.saga, verb)
+                if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon):
+                    return await self._elsewhere.stored(saga_id)
+
+    # --- what these have in common ---------------------------------------------------------------
+
+    async def _opened(self, live: LiveSaga, until: float) -> None:
+        """Return when the saga is there. Raises Unsettled when the database takes too long."""
+        await _within(live.opened, until)
+
+    async def _joined(self, live: LiveSaga, until: float) -> bool:
+        """True once a saga that was opened for another request is there.
+
+        False when that request is refused, which concerns its sender alone: the others open the
+        saga for themselves.
+        """
+        try:
+            await self._opened(live, until)
+        except (NotAllowed, Busy, DeadlineOver):
+            return False
+        return True
+
+    async def _durably(self, live: LiveSaga, event: e.Event, until: float) -> None:
+        """Journal an event for a caller that waits. Raises Unsettled, as `_opened` does."""
+        await _within(live.post_durably(event), until)
+
+    def _refuse_flood(self) -> None:
+        """Refuse before the store is read, when even reading would be too much."""
+        if len(self._sagas) >= OPEN_PER_RUNNING_MAX * self._limits.sagas_max:
+            raise Busy(f"{len(self._sagas)} sagas are in memory, the limit")
+
+    async def _check(self, envelope: Envelope) -> None:
+        """Refuse a payload that the stage does not take, unless it took the saga before.
+
+        What `accepts` names may have changed since. A saga that ran is answered from its row:
+        `not_executed` would not be true of it.
+        """
+        try:
+            self._participant.check(envelope.data)
+        except WireError:
+            if await self._store.get(envelope.saga_id) is None:
+                raise
+
+    def _offer(
+        self,
+        envelope: Envelope,
+        payload_hash: str,
+        trace: TraceContext,
+        deadline: float | None,
+        respond_async: bool,
+    ) -> Offer:
+        now = self._clock.now()
+        if deadline is not None and deadline > now:
+            deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
+        encoded = self._store.codec.encode_envelope(envelope)
+        return Offer(
+            context=context_with(envelope, encoded, payload_hash, trace),
+            accepted=e.Accepted(
+                at=now,
+                deadline=deadline,
+                upstream=envelope.trail[-1].stage if envelope.trail else "",
+                deferred=respond_async,
+                baggage=trace.baggage,
+            ),
+        )
+
+    def _decided(self, live: LiveSaga) -> bool:
+        return live.over or self._is_decided(live.saga)
+
+    def _is_decided(self, saga: Saga | None) -> bool:
+        """True when waiting for the compensation would not change the answer."""
+        if saga is None or saga.parked or saga.forgotten or saga.state in COMPENSATION_OVER:
+            return True
+        return past_pivot(self._plan, saga)
+
+
+async def _within(future: asyncio.Future[None], until: float) -> None:
+    latest = max(until, loop_time()) + limited.OPEN_SECONDS_MAX
+    if not await settled(future, latest):
+        raise Unsettled("the database did not answer in time")
+
+
+def _check_same(saga_id: str, known: str, payload_hash: str) -> None:
+    """Refuse another payload under the same id. A tombstone has no payload, and so no hash."""
+    if known and known != payload_hash:
+        raise PayloadDiffers(f"saga {saga_id} was accepted with other data")
+
+
+def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
+    """The stored answer; None while there is none."""
+    if row is None or row.answer_status is None:
+        return None
+    return Reply(
+        status=row.answer_status,
+        body=row.answer_body,
+        replayed=replayed,
+        traceparent=row.traceparent,
+    )
+
+
+def _worth_an_answer(live: LiveSaga) -> bool:
+    return _answered(live) or (live.saga is not None and bool(live.saga.parked))
+
+
+def _answered(live: LiveSaga) -> bool:
+    return live.row is not None and live.row.answered

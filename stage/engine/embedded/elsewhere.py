@@ -1,0 +1,109 @@
+"""A saga that another replica runs: wait for it, ask its owner, answer from its row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from stage.core import events as e
+from stage.core.errors import JournalMismatch
+from stage.core.saga import Saga
+from stage.engine.embedded.limits import OPEN_SECONDS_MAX
+from stage.engine.saga.context import bare_saga
+from stage.engine.saga.interpreter import Interpreter
+from stage.ports.engine import Snapshot, Unsettled
+from stage.ports.store import Entry, SagaRow, Store
+
+
+class Elsewhere:
+    """Reads what is stored, and waits for what the owner of a saga does to it."""
+
+    def __init__(self, interpreter: Interpreter, store: Store) -> None:
+        self._interpreter = interpreter
+        self._store = store
+
+    async def stored(self, saga_id: str) -> Snapshot | None:
+        """The saga as it is stored; None when it was never seen."""
+        row = await self._store.get(saga_id)
+        if row is None:
+            return None
+        entries = [] if row.closed_at is not None else await self._store.entries(saga_id)
+        return self._snapshot(row, entries)
+
+    def _snapshot(self, row: SagaRow, entries: list[Entry]) -> Snapshot:
+        if row.closed_at is not None:
+            return Snapshot(row=row, saga=bare_saga(row))
+        try:
+            saga = self._interpreter.fold(row.id, entries)
+        except JournalMismatch:
+            saga = bare_saga(row)  # what another version of the stage left behind
+        return Snapshot(row=row, saga=saga, next_at=row.due_at)
+
+    async def next_change(self, row: SagaRow, until: float) -> None:
+        """Return after the next change by another replica; at once when none runs the saga."""
+        await self._store.ownership.changed(row.id, row.length, until)
+
+    async def row_when(
+        self, saga_id: str, until: float, wanted: Callable[[SagaRow], bool]
+    ) -> SagaRow | None:
+        """The row once it is wanted, or as it is at `until`.
+
+        None when no live other replica owns the saga before that: it is to be opened here.
+        """
+        loop, held = asyncio.get_running_loop(), True
+        while True:
+            row = await self._store.get(saga_id)
+            if row is None:
+                return None
+            if wanted(row):
+                return row
+            if not held:
+                return None
+            if loop.time() >= until:
+                return row
+            held = await self._store.ownership.changed(saga_id, row.length, until)
+
+    async def snapshot_when(
+        self, saga_id: str, until: float, wanted: Callable[[Saga], bool]
+    ) -> Snapshot | None:
+        """As `row_when`, for what only the journal shows."""
+        loop, held = asyncio.get_running_loop(), True
+        while True:
+            found = await self.stored(saga_id)
+            if found is None or wanted(found.saga):
+                return found
+            if not held:
+                return None
+            if loop.time() >= until:
+                return found
+            held = await self._store.ownership.changed(saga_id, found.row.length, until)
+
+    async def journaled(
+        self, saga_id: str, event: e.Event, needless: Callable[[Saga], bool], until: float
+    ) -> bool:
+        """Have an event journaled by the owner. True once it is, or once it is `needless`.
+
+        False when no live other replica owns the saga: it is to be opened here. Raises Unsettled
+        when the owner took too long; it may still journal the event.
+        """
+        loop, ownership = asyncio.get_running_loop(), self._store.ownership
+        latest = max(until, loop.time()) + OPEN_SECONDS_MAX
+        held, posted_in = True, 0
+        while True:
+            row = await self._store.get(saga_id)
+            if row is None:
+                return False
+            entries = await self._store.entries(saga_id)
+            if any(entry.event == event for entry in entries):
+                return True
+            if needless(self._snapshot(row, entries).saga):
+                return True
+            if not held:
+                return False
+            if loop.time() >= latest:
+                raise Unsettled("the replica that runs the saga did not answer in time")
+            # Mail is for one owner: after a takeover, which raises the epoch, it is sent again.
+            if row.epoch != posted_in and not await ownership.post(saga_id, event):
+                return False
+            posted_in = row.epoch
+            held = await ownership.changed(saga_id, row.length, latest)

@@ -1,0 +1,101 @@
+"""The duties of a replica towards the others: its lease, its mail, and giving back what rests.
+
+Nothing of it runs on a store that one process has for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from stage.core import events as e
+from stage.core.errors import StoreUnavailable
+from stage.engine.embedded.limits import MAIL_SECONDS
+from stage.engine.embedded.live_sagas import LiveSagas
+from stage.engine.saga.opening import OpenRequest
+from stage.ports.clock import Clock
+from stage.ports.observer import Observer, TraceContext
+from stage.ports.ownership import Mail, Ownership
+
+
+class Lease:
+    """Renews the lease, delivers mail, and releases what rests. A round goes on after any error."""
+
+    def __init__(
+        self, sagas: LiveSagas, ownership: Ownership, observer: Observer, clock: Clock
+    ) -> None:
+        self._sagas = sagas
+        self._ownership = ownership
+        self._observer = observer
+        self._clock = clock
+        self._tasks: list[asyncio.Task[None]] = []
+        self._resting: dict[str, None] = {}
+        """Sagas to give back: they left memory, and are due later."""
+        self._delivered: set[int] = set()
+        """Mail that is on its way into a journal."""
+
+    def start(self) -> None:
+        """Begin the rounds, where there are other replicas."""
+        if self._ownership.renew_seconds is None:
+            return
+        self._sagas.rests = self._rests
+        loop = asyncio.get_running_loop()
+        rounds = (self._renew(self._ownership.renew_seconds), self._serve_mail())
+        self._tasks = [loop.create_task(each) for each in rounds]
+
+    async def stop(self) -> None:
+        """Begin no further round, and give up everything."""
+        for each in self._tasks:
+            each.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(StoreUnavailable):  # then the lease runs out
+            await self._ownership.leave()
+
+    def _rests(self, saga_id: str) -> None:
+        self._resting[saga_id] = None
+
+    async def _renew(self, seconds: float) -> None:
+        while True:
+            await self._clock.sleep(seconds)
+            try:
+                if not await self._ownership.renew():
+                    self._sagas.lose_all()
+            except StoreUnavailable:
+                pass  # it is tried again, and nothing is sent once the lease is over
+            except Exception as error:
+                self._observer.defect("renew", "", TraceContext(), error)
+
+    async def _serve_mail(self) -> None:
+        while True:
+            await self._clock.sleep(MAIL_SECONDS)
+            try:
+                await self._release()
+                mail = await self._ownership.mail()
+                self._delivered.intersection_update(each.number for each in mail)
+                for each in mail:
+                    if each.number not in self._delivered:
+                        self._deliver(each)
+            except StoreUnavailable:
+                pass  # it stays where it is
+            except Exception as error:
+                self._observer.defect("mail", "", TraceContext(), error)
+
+    async def _release(self) -> None:
+        resting, self._resting = self._resting, {}
+        away = [saga_id for saga_id in resting if saga_id not in self._sagas]
+        if away:
+            await self._ownership.release(away)
+
+    def _deliver(self, mail: Mail) -> None:
+        """Hand an event to its saga, once: an event that is refused is not tried again."""
+        live = self._sagas.get(mail.saga_id)
+        signals = e.CompensationRequested | e.Verb | e.AnswerDeferred
+        if live is None and isinstance(mail.event, signals):
+            self._sagas.open(
+                OpenRequest(saga_id=mail.saga_id, signal=mail.event, mail=(mail.number,))
+            )
+        elif live is not None and live.saga is not None and not live.over:
+            live.post(mail.event, mail=mail.number)
+        else:
+            return  # it is being opened: the next round finds it open
+        self._delivered.add(mail.number)

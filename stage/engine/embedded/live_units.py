@@ -1,0 +1,187 @@
+"""The units of a live saga: open it, journal its inbox and act, park it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from stage.core import events as e
+from stage.core.errors import StageError, StoreUnavailable
+from stage.core.machine import evolve
+from stage.core.saga import Saga
+from stage.core.states import ParkCause
+from stage.engine.embedded.limits import STORE_RETRY
+from stage.engine.embedded.live_saga import InboxItem, LiveSaga, settled
+from stage.engine.saga.attempts import end_span
+from stage.engine.saga.interpreter import Interpreter, Transition
+from stage.engine.saga.journal import Journal, Stored
+from stage.engine.saga.opening import Opening
+from stage.ports.clock import Clock
+from stage.ports.engine import NotAllowed
+from stage.ports.store import Store, Unit
+from stage.wire.text import sendable
+
+T = TypeVar("T")
+
+
+class LiveUnits:
+    """Runs units until they are durable, unless the process stops."""
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        opening: Opening,
+        journal: Journal,
+        store: Store,
+        clock: Clock,
+    ) -> None:
+        self._interpreter = interpreter
+        self._plan = interpreter.plan
+        self._opening = opening
+        self._journal = journal
+        self._store = store
+        self._clock = clock
+        self._concluding: dict[asyncio.Future[None], None] = {}
+        """Done when an end that was answered for is written down."""
+        self.stopping = False
+        """True once no unit may wait for a database that is away."""
+
+    @property
+    def concluding(self) -> int:
+        """How many ends were answered for and are not durable yet."""
+        return len(self._concluding)
+
+    async def written(self, until: float) -> None:
+        """Return when all that was answered for by now is durable, at the latest at `until`."""
+        for each in list(self._concluding):
+            await settled(each, until)
+
+    async def open(self, live: LiveSaga) -> Transition | None:
+        """Accept the saga, or take it over; None when there is nothing to run."""
+        request = live.request
+        # A caller that waits for the answer asks again while the database is away.
+        open_saga = self._store.transact if request.awaited else self._persist
+        stored = await open_saga(lambda unit: self._opening.first(unit, request))
+        if stored is None:
+            return None
+        live.go_on_from(stored)
+        self._journal.report(stored)
+        return stored.transition
+
+    async def advance(self, live: LiveSaga, items: Sequence[InboxItem]) -> Transition:
+        """Journal what is in the inbox and act on it, in one unit."""
+        assert live.saga is not None and live.context is not None
+        saga, context = live.saga, live.context
+        mail = [item.mail for item in items if item.mail is not None]
+        items = self._allowed(saga, items)
+        events = [item.event for item in items]
+        if live.span is None:  # opened to answer from what is stored, and now there is work
+            live.span = self._opening.begin_span(live.request, saga, context.trace)
+        span = live.span
+
+        if events and self._store.ownership.sure:  # otherwise a stale saga would answer (rule 17)
+            transition = self._interpreter.conclude(saga, context, events, span)
+            if transition is not None:
+                await self._conclude(live, transition, items)
+                return transition
+
+        async def work(unit: Unit) -> Stored:
+            transition = await self._interpreter.advance(unit, saga, context, events, span)
+            stored = self._journal.store(transition, context, in_flight=live.in_flight > 0)
+            # A saga that was taken over and has only to wait is not due now any more.
+            due_moved = live.row is not None and stored.row.due_at != live.row.due_at
+            if transition.events or due_moved:
+                await self._journal.write(unit, stored, epoch=saga.epoch, mail=mail)
+            elif mail:
+                await unit.received(mail)
+            return stored
+
+        stored = await self._persist(work)
+        live.go_on_from(stored)
+        self._report(stored, items)
+        return stored.transition
+
+    async def _conclude(
+        self, live: LiveSaga, transition: Transition, items: Sequence[InboxItem]
+    ) -> None:
+        """Answer for a saga that completed, and write its end behind the answer.
+
+        When the process dies in between, the forward is in doubt and repeated under the same key;
+        downstream answers as before, and the saga completes as it was answered (decision 0011).
+        """
+        assert live.saga is not None and live.context is not None
+        epoch = live.saga.epoch
+        stored = self._journal.store(transition, live.context, in_flight=live.in_flight > 0)
+        live.go_on_from(stored)
+
+        async def write(unit: Unit) -> None:
+            await self._journal.write(unit, stored, epoch=epoch)
+
+        written = asyncio.get_running_loop().create_future()
+        self._concluding[written] = None
+        try:
+            await self._persist(write, deferrable=True)
+        finally:
+            del self._concluding[written]
+            written.set_result(None)
+        self._report(stored, items)
+
+    def _allowed(self, saga: Saga, items: Sequence[InboxItem]) -> Sequence[InboxItem]:
+        """The items without those verbs that do not fit, whose senders get the reason."""
+        if not any(isinstance(item.event, e.Verb) for item in items):
+            return items
+        allowed: list[InboxItem] = []
+        for item in items:
+            try:
+                self._opening.check(saga, item.event)
+            except NotAllowed as error:
+                if item.durable is not None and not item.durable.done():
+                    item.durable.set_exception(error)
+                continue
+            saga = evolve(self._plan, saga, item.event)
+            allowed.append(item)
+        return allowed
+
+    def _report(self, stored: Stored, items: Sequence[InboxItem]) -> None:
+        """Report what has become durable, to the observer and to the senders of the items."""
+        self._journal.report(stored)
+        for item in items:
+            if item.span is not None:
+                end_span(item.span, item.event)
+            if item.durable is not None and not item.durable.done():
+                item.durable.set_result(None)
+
+    async def park(self, live: LiveSaga, cause: ParkCause, reason: str) -> bool:
+        """Park a saga that cannot be run: it must not be tried for ever, nor stop the others.
+
+        False when it is over, and so has nothing left to be parked from.
+        """
+        row = live.row or await self._store.get(live.saga_id)
+        if row is None or row.answered:
+            return False
+        if row.parked == sendable(reason) and row.due_at is None:
+            return True  # so it is already, however often its neighbours ask
+        stored = self._journal.park(row, cause, reason, self._clock.now())
+        try:
+            await self._store.transact(
+                lambda unit: self._journal.write(unit, stored, epoch=row.epoch)
+            )
+        except (StoreUnavailable, StageError, ValueError):
+            return True  # away, or another one wrote: it stays due, and the next scan finds it
+        self._journal.report(stored)
+        return True
+
+    async def _persist(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
+        """Run a unit until it is durable: the database may be away for long (rule 16)."""
+        attempt = 0
+        while True:
+            try:
+                return await self._store.transact(work, deferrable=deferrable)
+            except StoreUnavailable:
+                if self.stopping:
+                    raise
+                attempt += 1
+                await self._clock.sleep(STORE_RETRY.backoff_seconds(attempt, "store"))

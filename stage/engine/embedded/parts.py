@@ -1,0 +1,27 @@
+"""The parts that commands and queries of the embedded engine share, wired by the engine."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stage.engine.embedded.elsewhere import Elsewhere
+from stage.engine.embedded.limits import EngineLimits
+from stage.engine.embedded.live_sagas import LiveSagas
+from stage.engine.embedded.live_units import LiveUnits
+from stage.engine.saga.opening import Opening
+from stage.ports.clock import Clock
+from stage.ports.stage import Participant
+from stage.ports.store import Store
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of one engine."""
+
+    participant: Participant
+    opening: Opening
+    sagas: LiveSagas
+    units: LiveUnits
+    elsewhere: Elsewhere
+    store: Store
+    clock: Clock
+    limits: EngineLimits

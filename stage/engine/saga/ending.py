@@ -1,0 +1,71 @@
+"""The ending of a saga that is over, out of its state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from stage.core.questions import anything_stood
+from stage.core.saga import Saga
+from stage.core.states import SagaState
+from stage.core.steps import FORWARD_PREFIX
+from stage.engine.saga.context import Context, Output, output_of
+from stage.ports.stage import Participant
+from stage.wire.ending import Ending, EndingKind
+from stage.wire.outcome import Outcome
+
+
+def ending_of(
+    participant: Participant, saga: Saga, context: Context, output: Output = UNSET
+) -> Ending:
+    """The ending of a saga that has ended or was forgotten; `output` may be known already."""
+    kind, outcome = _kind_of(saga)
+    data: dict[str, Any] = {}
+    if kind is EndingKind.COMPLETED:
+        if output is UNSET:
+            output = output_of(participant, saga, context, saga.updated_at)
+        data = _added(participant, saga, output)
+    return Ending(
+        saga_id=saga.id,
+        kind=kind,
+        outcome=outcome,
+        reason=saga.reason,
+        stands=_stands(participant, saga, kind),
+        data=data,
+        trace_id=context.trace.trace_id or None,
+    )
+
+
+def _kind_of(saga: Saga) -> tuple[EndingKind, Outcome]:
+    if saga.forgotten:
+        return EndingKind.FORGOTTEN, Outcome.UNKNOWN
+    if saga.state is SagaState.COMPLETED:
+        return EndingKind.COMPLETED, Outcome.EXECUTED
+    if saga.state is SagaState.FAILED_TO_COMPENSATE:
+        return EndingKind.FAILED_TO_COMPENSATE, Outcome.UNKNOWN
+    outcome = Outcome.COMPENSATED if anything_stood(saga) else Outcome.NOT_EXECUTED
+    return EndingKind.COMPENSATED if saga.requested_by else EndingKind.FAILED, outcome
+
+
+def _stands(participant: Participant, saga: Saga, kind: EndingKind) -> tuple[str, ...] | None:
+    if kind is EndingKind.FAILED_TO_COMPENSATE:
+        return saga.stands
+    if kind is EndingKind.FORGOTTEN:
+        return tuple(
+            name
+            for name, step in saga.steps.items()
+            if step.may_stand and participant.plan.step(name).compensatable
+        )
+    return None
+
+
+def _added(participant: Participant, saga: Saga, output: msgspec.Raw | None) -> dict[str, Any]:
+    added: dict[str, Any] = {}
+    for name, step in saga.steps.items():
+        if name.startswith(FORWARD_PREFIX) and step.result is not None:
+            added.update(msgspec.json.decode(step.result))
+    if output is not None:
+        added[participant.plan.stage] = msgspec.json.decode(output)
+    return added

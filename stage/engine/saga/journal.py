@@ -1,0 +1,180 @@
+"""The one way to write the journal of a saga, and the one report of what became durable.
+
+Every transition goes through here: it is stored as a row and entries under the fence of the epoch
+that its writer holds, and reported to the observer once its unit is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from stage.core import events as e
+from stage.core.saga import Saga
+from stage.core.states import ParkCause, Tell
+from stage.engine.saga.attempts import end_span
+from stage.engine.saga.context import Context, Output, bare_saga
+from stage.engine.saga.cut_off import CutOff
+from stage.engine.saga.ending import ending_of
+from stage.engine.saga.interpreter import Transition
+from stage.ports.observer import Attempt, Observer, Span
+from stage.ports.stage import Participant
+from stage.ports.store import SagaRow, Unit
+from stage.wire.ending import Render
+from stage.wire.text import sendable
+
+RUNNING_SECONDS = 60.0
+"""How far ahead `due_at` of a running saga lies; a restart takes it over at once."""
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a unit once it is durable."""
+
+    context: Context
+    row: SagaRow
+    transition: Transition
+    span: Span | None = None
+    """The span that was begun in the unit, when it opened the saga."""
+    cut_off: tuple[CutOff, ...] = ()
+    """The attempts in flight when the process before was lost."""
+    replayed: bool = False
+    """True when the saga had ended before it was opened."""
+
+
+class Journal:
+    """Writes the journals of one stage."""
+
+    def __init__(self, participant: Participant, observer: Observer, render: Render) -> None:
+        self._participant = participant
+        self._plan = participant.plan
+        self._observer = observer
+        self._render = render
+
+    def store(self, transition: Transition, context: Context, *, in_flight: bool = False) -> Stored:
+        """A transition with the row it leads to. `in_flight`: attempts before it have not ended."""
+        running = in_flight or bool(transition.outgoing)
+        row = self.row(transition, context, running=running)
+        return Stored(context=context, row=row, transition=transition)
+
+    def park(self, row: SagaRow, cause: ParkCause, reason: str, now: float) -> Stored:
+        """A stored saga parked as it is: its journal may be unreadable."""
+        reason = sendable(reason)
+        parked = replace(
+            row,
+            parked=reason,
+            parked_cause=cause,
+            due_at=None,
+            length=row.length + 1,
+            updated_at=now,
+        )
+        return Stored(
+            context=Context(
+                envelope=None,
+                envelope_bytes=row.envelope,
+                fingerprint=row.fingerprint,
+                trace=row.trace,
+            ),
+            row=parked,
+            transition=Transition(
+                saga=bare_saga(parked),
+                events=[e.Parked(at=now, cause=cause, reason=reason)],
+                outgoing=[],
+                rest_until=None,
+            ),
+        )
+
+    async def write(
+        self, unit: Unit, stored: Stored, *, epoch: int | None, mail: Sequence[int] = ()
+    ) -> None:
+        """Write it in this unit under the epoch that the caller holds; None for a new saga.
+
+        `mail` is what the transition took in. Raises StaleEpoch when the saga was taken over.
+        """
+        if epoch is None:
+            await unit.insert(stored.row, stored.transition.events)
+        else:
+            await unit.save(stored.row, stored.transition.events, epoch=epoch)
+        if mail:
+            await unit.received(mail)
+
+    def report(self, stored: Stored) -> None:
+        """Report what has become durable: ended attempts, lost ones, and every event."""
+        saga_id = stored.row.id
+        for span, event in stored.transition.ended:
+            end_span(span, event)
+        for lost in stored.cut_off:
+            self._report_cut_off(stored, lost)
+        for event in stored.transition.events:
+            self._observer.happened(
+                saga_id,
+                self._plan.stage,
+                event,
+                stored.context.trace,
+                accepted_at=stored.row.accepted_at,
+            )
+
+    def _report_cut_off(self, stored: Stored, lost: CutOff) -> None:
+        """Report an attempt that its own process could not report: it is gone."""
+        saga = stored.transition.saga
+        attempt = Attempt(
+            saga_id=saga.id,
+            stage=self._plan.stage,
+            step=lost.step or "tell_upstream",
+            activity=lost.activity,
+            number=lost.attempt,
+            peer=self._plan.step(lost.step).peer if lost.step else saga.upstream,
+            parent=stored.context.trace,
+            links=lost.links,
+        )
+        self._observer.cut_off(
+            attempt,
+            span_id=lost.span,
+            began=lost.began,
+            ended=stored.transition.events[0].at,
+        )
+
+    def row(self, transition: Transition, context: Context, *, running: bool) -> SagaRow:
+        """The row of a saga after a transition. `running` says that attempts are in flight."""
+        saga = transition.saga
+        status, body = self._answer(saga, context, transition.output)
+        return SagaRow(
+            id=saga.id,
+            state=saga.state,
+            epoch=saga.epoch,
+            length=saga.length,
+            accepted_at=saga.accepted_at,
+            updated_at=saga.updated_at,
+            fingerprint=context.fingerprint,
+            parked=saga.parked,
+            parked_cause=saga.parked_cause,
+            due_at=_due_at(saga, transition.rest_until, running),
+            deadline=saga.deadline,
+            envelope=b"" if saga.forgotten else context.envelope_bytes,
+            traceparent=context.trace.traceparent,
+            tracestate=context.trace.tracestate,
+            answer_status=status,
+            answer_body=body,
+        )
+
+    def _answer(
+        self, saga: Saga, context: Context, output: Output = UNSET
+    ) -> tuple[int | None, bytes]:
+        if not (saga.ended or saga.forgotten):
+            return None, b""
+        answer = self._render(ending_of(self._participant, saga, context, output))
+        return answer.status, answer.body
+
+
+def _due_at(saga: Saga, rest_until: float | None, running: bool) -> float | None:
+    if saga.forgotten:
+        return None
+    if saga.ended and saga.tell not in (Tell.DUE, Tell.IN_FLIGHT):
+        return None
+    if saga.parked and not saga.ended and not running:
+        return None
+    if running or rest_until is None:
+        return saga.updated_at + RUNNING_SECONDS
+    return rest_until

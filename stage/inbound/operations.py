@@ -1,0 +1,191 @@
+"""The endpoints as the OpenAPI document describes them: parameters, bodies, answers, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from stage.wire import headers as h
+from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS
+
+Parameter = dict[str, Any]
+
+MALFORMED = {400: "Malformed; nothing was executed"}
+NOT_FOUND = {404: "Never seen here"}
+NOT_ACCEPTED = {422: "Well-formed but not accepted"}
+UNAVAILABLE = {
+    500: "A defect; the outcome is unknown",
+    503: "Not now; nothing was executed, see Retry-After",
+}
+BODY = {
+    **MALFORMED,
+    408: "The body did not arrive in time",
+    413: "Larger than the limits allow",
+    415: "Not JSON in UTF-8",
+    **NOT_ACCEPTED,
+}
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint. `answers` name schemas of the document, by status; `problems` say why."""
+
+    id: str
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    body: str = ""
+    body_required: bool = True
+    answers: Mapping[int, tuple[str, tuple[str, ...]]] = {}
+    problems: Mapping[int, str] = {}
+    content_type: str = h.CONTENT_JSON
+
+
+def _header(name: str, description: str, schema: dict[str, Any]) -> Parameter:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": schema,
+    }
+
+
+def _query(name: str, schema: dict[str, Any], **more: Any) -> Parameter:
+    return {"name": name, "in": "query", "required": False, "schema": schema, **more}
+
+
+TEXT = {"type": "string"}
+TRACE = (
+    _header(h.TRACEPARENT, "W3C Trace Context", TEXT),
+    _header(h.TRACESTATE, "W3C Trace Context", TEXT),
+    _header(h.BAGGAGE, "W3C Baggage; passed on as far as the operator allows", TEXT),
+)
+PREFER = _header(h.PREFER, "RFC 7240: wait=SECONDS, respond-async", TEXT)
+WAIT = _header(h.PREFER, "RFC 7240: wait=SECONDS waits for a change", TEXT)
+BUDGET = _header(
+    h.SAGA_BUDGET_MS,
+    "Milliseconds that are left for the saga; the deadline holds where smaller",
+    {"type": "integer", "minimum": 0},
+)
+IDEMPOTENCY = _header(h.IDEMPOTENCY_KEY, "Equals the saga id where it is sent", TEXT)
+CHAIN = (
+    _header(CHAIN_ASKED, "Stages that view=chain has asked already; stages send it", TEXT),
+    _header(CHAIN_HOPS, "How many stages further view=chain may go", {"type": "integer"}),
+)
+VIEW = _query("view", {"type": "string", "enum": ["journal", "plan", "chain"]})
+LIST = (
+    _query("state", {"type": "array", "items": TEXT}, explode=True),
+    _query("parked", {"type": "string", "enum": ["true", "false"]}),
+    _query("after", TEXT, description="The last saga id of the page before"),
+    _query("limit", {"type": "integer", "minimum": 1, "maximum": 500}),
+)
+
+VERB_PROBLEMS = {**BODY, **NOT_FOUND, 409: "Not allowed as the saga stands", **UNAVAILABLE}
+COMPENSATE = Operation(
+    id="compensate",
+    summary="Compensate the saga; asked by upstream, downstream, an orchestrator or a person",
+    parameters=(PREFER, *TRACE),
+    body="CompensateRequest",
+    body_required=False,
+    answers={
+        200: ("Nothing of it stands", ("Standing",)),
+        202: ("Durably accepted, still working", ("Standing",)),
+    },
+    problems={
+        **BODY,
+        409: "Cannot: the body lists what stands",
+        410: "Its data was erased; it stays compensated",
+        **UNAVAILABLE,
+    },
+)
+EXECUTE = Operation(
+    id="execute",
+    summary="Run this stage, and those after it, for the saga in the body",
+    parameters=(BUDGET, PREFER, IDEMPOTENCY, *TRACE),
+    body="Envelope",
+    answers={
+        200: ("Done here and downstream", ("Executed",)),
+        202: ("Durably accepted, still running", ("Standing",)),
+    },
+    problems={
+        **BODY,
+        409: "Over: refused or failed, and nothing of it stands",
+        410: "Compensated or tombstoned here; it will never run",
+        504: "The deadline was over on arrival",
+        **UNAVAILABLE,
+    },
+)
+
+
+def _verb(verb: str, summary: str) -> Operation:
+    return Operation(
+        id=verb,
+        summary=summary,
+        parameters=TRACE,
+        body="Order",
+        answers={200: ("The saga as it stands, or with dry_run would stand, after", ("Saga",))},
+        problems=VERB_PROBLEMS,
+    )
+
+
+def _read(id: str, summary: str, schema: str, **more: Any) -> Operation:  # noqa: A002 - OpenAPI's word
+    return Operation(id=id, summary=summary, answers={200: (summary, (schema,))}, **more)
+
+
+OPERATIONS: Mapping[tuple[str, str], Operation] = {
+    ("POST", "/sagas"): EXECUTE,
+    ("GET", "/sagas"): _read(
+        "list", "One page of sagas", "Page", parameters=LIST, problems={**MALFORMED, **UNAVAILABLE}
+    ),
+    ("GET", "/sagas/{saga_id}"): Operation(
+        id="query",
+        summary="State, outcome, steps and next action of one saga",
+        parameters=(VIEW, WAIT, BUDGET, *CHAIN, *TRACE),
+        answers={200: ("The view that was asked for", ("Saga", "Journal", "Plan", "Chain"))},
+        problems={**MALFORMED, **NOT_FOUND, **NOT_ACCEPTED, **UNAVAILABLE},
+    ),
+    ("POST", "/sagas/{saga_id}/compensate"): COMPENSATE,
+    ("POST", "/sagas/{saga_id}/retry"): _verb("retry", "Try what is parked again"),
+    ("POST", "/sagas/{saga_id}/settle"): _verb(
+        "settle", "Say whether the effect of a step in doubt has landed"
+    ),
+    ("POST", "/sagas/{saga_id}/resolve"): _verb(
+        "resolve", "Say that what still stands was undone by hand"
+    ),
+    ("POST", "/sagas/{saga_id}/forget"): _verb(
+        "forget", "Erase the payloads and results of a saga that has ended"
+    ),
+    ("GET", "/.well-known/stage"): _read(
+        "descriptor", "What this stage accepts, adds and limits", "Descriptor"
+    ),
+    ("GET", "/healthz"): _read("healthz", "The process serves", "Status"),
+    ("GET", "/readyz"): _read(
+        "readyz", "New sagas are taken", "Status", problems={503: "Starting, draining, or away"}
+    ),
+    ("GET", "/metrics"): _read(
+        "metrics", "Prometheus text or OpenMetrics", "Text", content_type="text/plain"
+    ),
+    ("GET", "/openapi.json"): _read("openapi", "This document", "Document"),
+    ("GET", "/docs"): _read("docs", "This document as a page", "Text", content_type="text/html"),
+}
+
+ANSWER_HEADERS: Mapping[str, str] = {
+    h.SAGA_ID: "The saga that the answer is about",
+    h.TRACE_ID: "The trace to look it up by",
+}
+STATUS_HEADERS: Mapping[tuple[str, int], Mapping[str, str]] = {
+    ("execute", 200): {h.IDEMPOTENCY_REPLAYED: "true where this answer was given before"},
+    ("execute", 202): {
+        h.LOCATION: "Where the saga can be queried",
+        h.RETRY_AFTER: "Seconds",
+        h.PREFERENCE_APPLIED: "respond-async where that was asked for",
+    },
+    ("compensate", 202): {h.LOCATION: "Where the saga can be queried", h.RETRY_AFTER: "Seconds"},
+}
+NEIGHBOURS: Mapping[str, tuple[str, Operation]] = {
+    "downstream_execute": ("{$url}/sagas", EXECUTE),
+    "downstream_compensate": ("{$url}/sagas/{$request.body#/saga_id}/compensate", COMPENSATE),
+    "upstream_compensate": ("{$url}/sagas/{$request.body#/saga_id}/compensate", COMPENSATE),
+}
+"""The endpoints that neighbours have to serve, below the URLs that the operator configures."""

@@ -1,0 +1,100 @@
+"""Ownership: which process may run a saga, where several share one database.
+
+A *replica* is one process with its registration. The law, for every store
+(`tests/unit/store/test_ownership.py` holds each one to it):
+
+1. A saga that needs a run, now or at an instant, has at most one owner. A saga that needs none
+   has no owner.
+2. `Unit.insert` and `Unit.save` make the writer the owner; so does `Unit.take` for a saga that
+   needs a run. A unit that is rolled back changes no owner.
+3. An owner is alive until its lease is over and another replica has noticed. From then on the
+   registration is dead for good: it is never renewed, and its number is never given out again.
+4. `Unit.take` and `Unit.save` raise for a saga that a live other replica owns (HeldElsewhere,
+   StaleEpoch). A saga that a dead replica owned may be taken by any other, at once.
+5. Mail is for one owner: it is gone when the saga changes its owner or loses it. A sender therefore
+   answers for nothing before it sees the event in the journal.
+
+A store that one process has for itself keeps all of this with `store.sole_owner.SoleOwner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from stage.core.errors import StageError
+from stage.core.events import Event
+
+
+class HeldElsewhere(StageError):
+    """A live other replica owns the saga: wait for it or write to it. An outcome, no defect."""
+
+
+class Mail(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that another replica wants journaled by the owner of the saga."""
+
+    number: int
+    saga_id: str
+    event: Event
+
+
+class Ownership(Protocol):
+    """The sagas of one replica. Used from one event loop. Any method may raise StoreUnavailable."""
+
+    @property
+    def sure(self) -> bool:
+        """True while no other process can write to what this replica owns: its lease is valid."""
+        ...
+
+    async def assured(self) -> None:
+        """Return once `sure` holds: the last look before a request leaves."""
+        ...
+
+    @property
+    def renew_seconds(self) -> float | None:
+        """How often `renew` has to be called; None where there is no lease and no mail."""
+        ...
+
+    async def renew(self) -> bool:
+        """Extend the lease. False: this replica was declared dead, and owns nothing any more.
+
+        It has a new registration then, under which it may go on.
+        """
+        ...
+
+    async def claim(self, now: float, limit: int) -> list[str]:
+        """Ids of sagas that need a run and have no live owner; from now on they are ours.
+
+        Those that are due by `now`, the longest due first, and all whose owner is dead: a saga
+        that ran when its process ended is due at once.
+        """
+        ...
+
+    async def release(self, saga_ids: Sequence[str]) -> None:
+        """Give up these sagas; any replica may claim them when they are due."""
+        ...
+
+    async def leave(self) -> None:
+        """Give up everything: what this replica owned is due at once for the others."""
+        ...
+
+    async def changed(self, saga_id: str, length: int, until: float) -> bool:
+        """Wait for what another replica does to a saga; True while a live other replica owns it.
+
+        Returns when the saga has another number of entries than `length`, when no live other
+        replica owns it, and at the latest at `until`, an instant of the event loop's clock.
+        """
+        ...
+
+    async def post(self, saga_id: str, event: Event) -> bool:
+        """Leave an event for the owner of a saga. False: it has no live other owner; take it."""
+        ...
+
+    async def mail(self) -> list[Mail]:
+        """The events that others left for sagas of this replica, in order, until they are received.
+
+        `Unit.received` marks them so, in the unit that journals them.
+        """
+        ...

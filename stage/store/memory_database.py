@@ -1,0 +1,227 @@
+"""The data of a store in memory, which several stores may share, and its owners."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from importlib.resources.abc import Traversable
+from typing import Final
+
+from stage.core.events import Event
+from stage.ports.ownership import Mail
+from stage.ports.store import Row, SagaRow
+from stage.store.drive import outside_loop
+from stage.store.sqlite import dialect
+from stage.store.sqlite.statements import statement
+
+LOOK_SECONDS: Final = 0.05
+"""How often a wait for another replica checks whether its lease is over."""
+LEASE_SECONDS: Final = 10.0
+RENEWALS_PER_LEASE: Final = 4
+
+
+class MemoryDatabase:
+    """Rows and journals in dicts, the author's tables in a SQLite database in memory.
+
+    `owners` has the registration that owns a saga, `leases` the end of the lease of each
+    registration that was not declared dead.
+    """
+
+    def __init__(self, migrations: Sequence[Traversable] = ()) -> None:
+        self._migrations = tuple(migrations)
+        self.sagas: dict[str, SagaRow] = {}
+        self.journal: dict[str, list[Row]] = {}
+        self.owners: dict[str, int] = {}
+        self.leases: dict[int, float] = {}
+        self.mail: dict[int, tuple[int, Mail]] = {}
+        """By number, each with the registration that it was left for."""
+        self.connection: sqlite3.Connection | None = None
+        self._registered = 0
+        self._posted = 0
+        self._watchers: dict[asyncio.Future[None], str] = {}
+
+    def open(self) -> None:
+        """Make the author's tables, unless they are there."""
+        if self.connection is None:
+            with outside_loop():
+                self.connection = _database(self._migrations)
+
+    def discard(self) -> None:
+        """Drop all that was written."""
+        for held in (self.sagas, self.journal, self.owners, self.leases, self.mail):
+            held.clear()
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def __del__(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+
+    async def due(self, before: float, limit: int) -> list[str]:
+        """See ports.store.Store."""
+        return self.needing_a_run(lambda row, due_at: due_at <= before, limit)
+
+    def needing_a_run(self, wanted: Callable[[SagaRow, float], bool], limit: int) -> list[str]:
+        """Ids of at most so many sagas with an instant that is wanted, the longest due first."""
+        found = [
+            (row.due_at, row.id)
+            for row in self.sagas.values()
+            if row.due_at is not None and wanted(row, row.due_at)
+        ]
+        return [saga_id for _, saga_id in sorted(found)[:limit]]
+
+    def register(self, until: float) -> int:
+        """A registration that was never given out before."""
+        self._registered += 1
+        self.leases[self._registered] = until
+        return self._registered
+
+    def live_owner(self, saga_id: str, now: float) -> int | None:
+        """The live owner of the saga. One whose lease is over is declared dead, and is none."""
+        owner = self.owners.get(saga_id)
+        if owner is None or owner not in self.leases:
+            return None
+        if self.leases[owner] < now:
+            del self.leases[owner]
+            return None
+        return owner
+
+    def post(self, owner: int, saga_id: str, event: Event) -> None:
+        """Leave mail for an owner."""
+        self._posted += 1
+        self.mail[self._posted] = owner, Mail(number=self._posted, saga_id=saga_id, event=event)
+
+    async def wait(self, saga_id: str, seconds: float) -> None:
+        """Return when that saga was written, or after that many seconds."""
+        loop = asyncio.get_running_loop()
+        watcher: asyncio.Future[None] = loop.create_future()
+        self._watchers[watcher] = saga_id
+        timer = loop.call_later(max(seconds, 0.0), _wake, watcher)
+        try:
+            await watcher
+        finally:
+            timer.cancel()
+            del self._watchers[watcher]
+
+    def written(self, saga_ids: Sequence[str]) -> None:
+        """Wake the waits for these sagas."""
+        for watcher, saga_id in self._watchers.items():
+            if saga_id in saga_ids:
+                _wake(watcher)
+
+
+class MemoryReplica:
+    """ports.ownership.Ownership of one of the stores that share a database."""
+
+    def __init__(
+        self, database: MemoryDatabase, now: Callable[[], float], lease_seconds: float
+    ) -> None:
+        self._database = database
+        self._now = now
+        self._lease_seconds = lease_seconds
+        self._registration: int | None = None
+
+    @property
+    def me(self) -> int:
+        """The registration, a new one after `leave`."""
+        if self._registration is None:
+            self._registration = self._database.register(self._now() + self._lease_seconds)
+        return self._registration
+
+    def held_elsewhere(self, saga_id: str) -> bool:
+        """Whether a live other replica owns the saga."""
+        owner = self._database.live_owner(saga_id, self._now())
+        return owner is not None and owner != self.me
+
+    @property
+    def sure(self) -> bool:
+        """See ports.ownership.Ownership."""
+        return self._database.leases.get(self.me, 0.0) >= self._now()
+
+    async def assured(self) -> None:
+        """See ports.ownership.Ownership."""
+        while not self.sure:  # noqa: ASYNC110 - the clock may be one of a test, without a timer
+            await asyncio.sleep(LOOK_SECONDS)
+
+    @property
+    def renew_seconds(self) -> float | None:
+        """See ports.ownership.Ownership."""
+        return self._lease_seconds / RENEWALS_PER_LEASE
+
+    async def renew(self) -> bool:
+        """See ports.ownership.Ownership."""
+        alive = self.me in self._database.leases
+        if not alive:
+            self._registration = None
+        self._database.leases[self.me] = self._now() + self._lease_seconds
+        return alive
+
+    async def claim(self, now: float, limit: int) -> list[str]:
+        """See ports.ownership.Ownership."""
+        database, owners = self._database, self._database.owners
+
+        def wanted(row: SagaRow, due_at: float) -> bool:
+            if self.held_elsewhere(row.id):
+                return False
+            owner = owners.get(row.id)
+            return due_at <= now or (owner is not None and owner != self.me)
+
+        found = database.needing_a_run(wanted, limit)
+        owners.update(dict.fromkeys(found, self.me))
+        return found
+
+    async def release(self, saga_ids: Sequence[str]) -> None:
+        """See ports.ownership.Ownership."""
+        owners = self._database.owners
+        ours = [saga_id for saga_id in saga_ids if owners.get(saga_id) == self.me]
+        for saga_id in ours:
+            del owners[saga_id]
+        self._database.written(ours)
+
+    async def leave(self) -> None:
+        """See ports.ownership.Ownership."""
+        self._database.leases.pop(self.me, None)
+        self._registration = None
+
+    async def changed(self, saga_id: str, length: int, until: float) -> bool:
+        """See ports.ownership.Ownership."""
+        loop, sagas = asyncio.get_running_loop(), self._database.sagas
+        while self.held_elsewhere(saga_id):
+            row, left = sagas.get(saga_id), until - loop.time()
+            if row is None or row.length != length or left <= 0:
+                return True
+            await self._database.wait(saga_id, min(left, LOOK_SECONDS))
+        return False
+
+    async def post(self, saga_id: str, event: Event) -> bool:
+        """See ports.ownership.Ownership."""
+        if not self.held_elsewhere(saga_id):
+            return False
+        self._database.post(self._database.owners[saga_id], saga_id, event)
+        return True
+
+    async def mail(self) -> list[Mail]:
+        """See ports.ownership.Ownership."""
+        database = self._database
+        for number, (to, mail) in list(database.mail.items()):
+            if database.owners.get(mail.saga_id) != to:
+                del database.mail[number]
+        return [mail for to, mail in database.mail.values() if to == self.me]
+
+
+def _wake(watcher: asyncio.Future[None]) -> None:
+    if not watcher.done():
+        watcher.set_result(None)
+
+
+def _database(migrations: Sequence[Traversable]) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute(statement("foreign_keys"))
+        dialect.apply_authored(connection, migrations)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

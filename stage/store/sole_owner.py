@@ -1,0 +1,62 @@
+"""Ownership of a store that one process has for itself: everything in it is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from stage.core.events import Event
+from stage.ports.ownership import Mail
+
+Due = Callable[[float, int], Awaitable[list[str]]]
+"""Ids of sagas that need a run by an instant, at most so many: `Store.due`."""
+
+
+class SoleOwner:
+    """ports.ownership.Ownership without other replicas. A claim is a query for what is due."""
+
+    def __init__(self, due: Due) -> None:
+        self._due = due
+        self._claimed = False
+        """True once the sagas of the process before have been claimed."""
+
+    @property
+    def sure(self) -> bool:
+        """See ports.ownership.Ownership: no other process can write."""
+        return True
+
+    async def assured(self) -> None:
+        """See ports.ownership.Ownership."""
+
+    @property
+    def renew_seconds(self) -> float | None:
+        """See ports.ownership.Ownership."""
+        return None
+
+    async def renew(self) -> bool:
+        """See ports.ownership.Ownership."""
+        return True
+
+    async def claim(self, now: float, limit: int) -> list[str]:
+        """See ports.ownership.Ownership. The first claim finds all that the process before left."""
+        found = await self._due(now if self._claimed else float("inf"), limit)
+        self._claimed = True
+        return found
+
+    async def release(self, saga_ids: Sequence[str]) -> None:
+        """See ports.ownership.Ownership."""
+
+    async def leave(self) -> None:
+        """See ports.ownership.Ownership."""
+        self._claimed = False
+
+    async def changed(self, saga_id: str, length: int, until: float) -> bool:
+        """See ports.ownership.Ownership: there is no other replica to wait for."""
+        return False
+
+    async def post(self, saga_id: str, event: Event) -> bool:
+        """See ports.ownership.Ownership."""
+        return False
+
+    async def mail(self) -> list[Mail]:
+        """See ports.ownership.Ownership."""
+        return []

@@ -1,0 +1,58 @@
+"""What stands, what may stand, and what nobody can know."""
+
+from __future__ import annotations
+
+import pytest
+
+from stage.core.questions import Standing, standing
+from stage.core.saga import Saga, StepState
+from stage.core.states import Phase
+from tests.unit.core.world import ONE
+
+
+def saga_with(step: StepState | None) -> Saga:
+    return Saga(id="s-1", steps={} if step is None else {"charge": step})
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_every_phase_of_a_step_in_doubt_may_stand_but_the_compensated(phase: Phase) -> None:
+    """Doubt is only ended by an answer, a person, or an undo that succeeded (rule 6)."""
+    doubted = saga_with(StepState(phase=phase, order=0, doubted=True))
+    expected = Standing.NOTHING if phase is Phase.COMPENSATED else Standing.MAY_STAND
+
+    assert expected is standing(doubted, "charge")
+
+
+@pytest.mark.parametrize(
+    "phase, expected",
+    [
+        (Phase.SUCCEEDED, Standing.STANDS),
+        (Phase.COMPENSATION_FAILED, Standing.STANDS),
+        (Phase.COMPENSATING, Standing.MAY_STAND),
+        (Phase.COMPENSATION_WAITING, Standing.MAY_STAND),
+        (Phase.COMPENSATED, Standing.NOTHING),
+    ],
+)
+def test_a_known_result_stands_until_an_undo_may_have_reached_it(
+    phase: Phase, expected: Standing
+) -> None:
+    """An undo that was sent and not answered may have been carried out."""
+    assert expected is standing(saga_with(StepState(phase=phase, order=0, result=ONE)), "charge")
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.REFUSED])
+def test_an_attempt_that_certainly_did_not_happen_leaves_nothing(phase: Phase) -> None:
+    """Refused and transient are certain (rule 4); so is a step that was never started."""
+    assert Standing.NOTHING is standing(saga_with(StepState(phase=phase, order=0)), "charge")
+    assert Standing.NOTHING is standing(saga_with(None), "charge")
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTED, Phase.PROBING])
+def test_an_attempt_in_flight_may_stand(phase: Phase) -> None:
+    """It is gone, and its answer is not here."""
+    assert Standing.MAY_STAND is standing(saga_with(StepState(phase=phase, order=0)), "charge")
+
+
+def test_nothing_is_known_once_the_journal_was_dropped() -> None:
+    """The row alone does not tell the steps (rule 21)."""
+    assert Standing.UNKNOWN is standing(saga_with(None), "charge", dropped=True)

@@ -1,0 +1,452 @@
+"""Two engines on one database: a saga has one owner, and every caller gets the same answer.
+
+The bank and downstream keep their own books, by key, over both engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from stage.core import events as e
+from stage.core.states import SagaState
+from stage.demo.payment import payment
+from stage.engine.clock import SystemClock
+from stage.engine.embedded import recovery
+from stage.engine.embedded.engine import EmbeddedEngine
+from stage.ports.engine import NotAllowed, PayloadDiffers, Reply, Snapshot
+from stage.ports.external import ExternalRequest
+from stage.ports.neighbour import ForwardReply
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Answer, Lost
+from stage.store.memory import MemoryStore
+from stage.store.memory_database import MemoryDatabase
+from stage.telemetry.null import NullObserver
+from stage.wire.envelope import Envelope
+from tests.unit.engine.test_cost import ORDER, Agreeable
+
+LEASE_SECONDS = 0.6
+
+
+class World(Agreeable):
+    """The peers of both engines. The bank honours keys, and answers while its door is open.
+
+    `sent` counts the requests of each kind, `charged` and `refunded` the effects.
+    """
+
+    def __init__(self) -> None:
+        self.door = asyncio.Event()
+        self.door.set()
+        self.asked = asyncio.Semaphore(0)
+        """Released by every charge that arrives."""
+        self.sent: Counter[str] = Counter()
+        self.charged: Counter[str] = Counter()
+        self.refunded: Counter[str] = Counter()
+        self.forwards_lost = 0
+        """How many of the first forwards are never answered."""
+        self.unreachable = 0
+        """How many charges certainly do not arrive from now on."""
+
+    async def exchange(self, outgoing: ExternalRequest) -> Answer | Lost:
+        """The bank: a charge, a refund, or a query for a charge."""
+        request = outgoing.request
+        self.sent[f"{request.method} {request.path.split('/')[1]}"] += 1
+        if request.method == "GET":
+            key = request.path.rpartition("/")[2].replace("%3A", ":").replace("%2F", "/")
+            found = self.charged[key] > 0
+            return Answer(status=200 if found else 404, body=b'{"id":"c-1"}')
+        if request.path == "/refunds":
+            self.refunded[msgspec.json.decode(request.body)["key"]] += 1
+            return Answer(status=200, body=b"{}")
+        if self.unreachable:
+            self.unreachable -= 1
+            return Lost(reason="refused", certain=True, retry_after=3.0)
+        self.charged[outgoing.key] = 1
+        self.asked.release()
+        await self.door.wait()
+        return Answer(status=200, body=b'{"id":"c-1"}')
+
+    async def forward(self, peer: str, saga_id: str, body: bytes, **more: Any) -> ForwardReply:
+        """Downstream: done, after it has lost some requests."""
+        self.sent["forward"] += 1
+        if self.sent["forward"] <= self.forwards_lost:
+            await asyncio.Event().wait()
+        return await super().forward(peer, saga_id, body, **more)
+
+
+class FreezingClock(SystemClock):
+    """While it is frozen nobody wakes: no lease is renewed, nothing is claimed."""
+
+    def __init__(self) -> None:
+        self.thawed = asyncio.Event()
+        self.thawed.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """See ports.clock.Clock."""
+        await super().sleep(seconds)
+        await self.thawed.wait()
+
+
+class Watching(NullObserver):
+    """Remembers every defect."""
+
+    def __init__(self) -> None:
+        self.defects: list[BaseException] = []
+
+    def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
+        """See ports.observer.Observer."""
+        self.defects.append(error)
+
+
+class Replica:
+    """An engine on a store of its own, over the shared database."""
+
+    def __init__(
+        self,
+        database: MemoryDatabase,
+        world: World,
+        *downstream: str,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self.clock = FreezingClock()
+        self.store = MemoryStore(database=database, exclusive=False, lease_seconds=lease_seconds)
+        self.observer = Watching()
+        self.engine = EmbeddedEngine(
+            payment.bind(downstream), self.store, world.peers, self.observer, clock=self.clock
+        )
+
+    async def start(self) -> None:
+        """Open the store and claim what is due."""
+        await self.store.open()
+        await self.engine.start()
+
+    async def stop(self) -> None:
+        """Drain, and close the store."""
+        self.clock.thawed.set()
+        await self.engine.drain(0.0)
+        await self.store.close()
+
+    def accept(self, saga_id: str = "s-1", **options: Any) -> Awaitable[Reply | None]:
+        """One saga, or a duplicate of it."""
+        usual: dict[str, Any] = {"deadline": None, "respond_async": False, "wait_seconds": 20.0}
+        data = options.pop("data", ORDER)
+        envelope = Envelope(saga_id=saga_id, data=data)
+        return self.engine.accept(envelope, trace=TraceContext(), **{**usual, **options})
+
+    def compensate(self, saga_id: str = "s-1", wait_seconds: float = 20.0) -> Awaitable[Snapshot]:
+        """Ask to compensate it."""
+        return self.engine.compensate(
+            saga_id,
+            requested_by="order",
+            reason="no",
+            trace=TraceContext(),
+            wait_seconds=wait_seconds,
+        )
+
+    async def events(self, saga_id: str = "s-1") -> list[e.Event]:
+        """Its journal."""
+        return [entry.event for entry in await self.store.entries(saga_id)]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def database() -> MemoryDatabase:
+    assert payment.migrations is not None
+    return MemoryDatabase([payment.migrations])
+
+
+@pytest.fixture
+async def pair(
+    database: MemoryDatabase, world: World, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Replica, Replica]]:
+    monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 0.1)
+    a, b = Replica(database, world), Replica(database, world)
+    for each in (a, b):
+        await each.start()
+    yield a, b
+    for each in (a, b):
+        await each.stop()
+        assert [] == each.observer.defects
+    database.discard()
+
+
+Pair = tuple[Replica, Replica]
+
+
+async def in_its_call(replica: Replica, world: World) -> asyncio.Future[Reply | None]:
+    """A saga that waits for the bank."""
+    world.door.clear()
+    accepting = asyncio.ensure_future(replica.accept())
+    await world.asked.acquire()
+    return accepting
+
+
+async def in_the_end(true: Callable[[], bool]) -> None:
+    """Wait until something holds that no event announces; five seconds at most."""
+    async with asyncio.timeout(5.0):
+        while not true():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_duplicate_at_the_other_replica_joins(pair: Pair, world: World) -> None:
+    """One charge and equal bytes; the answer of the one that joined is marked as a replay."""
+    a, b = pair
+    first = await in_its_call(a, world)
+    second = asyncio.ensure_future(b.accept())
+    await asyncio.sleep(0.2)
+    assert not second.done()
+    world.door.set()
+    replies = await asyncio.gather(first, second)
+    assert replies[0] is not None and replies[1] is not None
+    assert (200, replies[0].body) == (replies[1].status, replies[1].body)
+    assert [False, True] == [reply.replayed for reply in replies if reply is not None]
+    assert 1 == world.sent["POST charges"] == sum(world.charged.values())
+    assert not any(isinstance(event, e.Recovered | e.Parked) for event in await a.events())
+
+
+async def test_the_same_saga_at_both_at_the_same_instant_is_run_once(
+    pair: Pair, world: World
+) -> None:
+    """The one that comes second waits."""
+    a, b = pair
+    for number in range(10):
+        saga_id = f"s-{number}"
+        replies = await asyncio.gather(a.accept(saga_id), b.accept(saga_id))
+        assert replies[0] is not None and replies[1] is not None
+        assert replies[0].body == replies[1].body
+    assert 10 == world.sent["POST charges"]
+
+
+async def test_another_payload_is_refused_at_the_other_replica_too(
+    pair: Pair, world: World
+) -> None:
+    """While the saga runs elsewhere."""
+    a, b = pair
+    first = await in_its_call(a, world)
+    second = asyncio.ensure_future(b.accept(data={**ORDER, "amount": 1}, wait_seconds=0.1))
+    with pytest.raises(PayloadDiffers):
+        await second
+    world.door.set()
+    assert await first is not None
+
+
+async def test_a_tombstone_of_the_other_replica_answers_any_payload(pair: Pair) -> None:
+    """It has no payload, and so no hash to differ from."""
+    a, b = pair
+    assert (await b.compensate()).saga.tombstone
+    reply = await a.accept()
+    assert reply is not None and 410 == reply.status
+
+
+async def test_a_wait_that_runs_out_elsewhere_is_journaled_before_202(
+    pair: Pair, world: World
+) -> None:
+    """By the owner, which has to know at the end that upstream believes in a yes."""
+    a, b = pair
+    first = await in_its_call(a, world)
+    assert await b.accept(wait_seconds=0.1) is None
+    assert any(isinstance(event, e.AnswerDeferred) for event in await b.events())
+    world.door.set()
+    reply = await first
+    assert reply is not None and 200 == reply.status
+
+
+async def test_a_request_to_compensate_reaches_the_owner(pair: Pair, world: World) -> None:
+    """It stops at the next boundary of its journal, and is refunded once."""
+    a, b = pair
+    executing = await in_its_call(a, world)
+    undoing = asyncio.ensure_future(b.compensate())
+    await asyncio.sleep(0.2)
+    assert any(isinstance(event, e.CompensationRequested) for event in await b.events())
+    assert not world.refunded, "it waits for what is in flight (rule 10)"
+    world.door.set()
+    snapshot, reply = await asyncio.gather(undoing, executing)
+    assert SagaState.COMPENSATED is snapshot.saga.state
+    assert reply is not None and 410 == reply.status
+    assert 1 == sum(world.refunded.values()) == sum(world.charged.values())
+    events = await a.events()
+    assert 1 == sum(isinstance(event, e.CompensationRequested) for event in events)
+    assert not any(isinstance(event, e.Recovered) for event in events)
+
+
+async def test_either_replica_compensates_a_saga_that_has_ended(pair: Pair, world: World) -> None:
+    """Nobody owns it."""
+    a, b = pair
+    assert await a.accept() is not None
+    snapshot = await b.compensate()
+    assert SagaState.COMPENSATED is snapshot.saga.state
+    assert 1 == sum(world.refunded.values())
+
+
+async def test_a_verb_reaches_the_owner(pair: Pair, world: World) -> None:
+    """A retry is done there; one that does not fit is refused with its reason."""
+    a, b = pair
+    world.unreachable = 1
+    accepting = asyncio.ensure_future(a.accept())
+    await in_the_end(lambda: not world.unreachable)
+    await asyncio.sleep(0.1)
+    resolve = e.Resolved(at=0.0, actor="kim", why="ticket 17", step="charge")
+    with pytest.raises(NotAllowed):
+        await b.engine.operate("s-1", resolve, dry_run=False)
+    retry = e.Retried(at=b.clock.now(), actor="kim", why="ticket 17")
+    assert await b.engine.operate("s-1", retry, dry_run=False) is not None
+    async with asyncio.timeout(2.0):  # and not after the three seconds
+        reply = await accepting
+    assert reply is not None and 200 == reply.status
+    assert retry in await a.events()
+
+
+async def test_a_long_poll_sees_a_change_elsewhere(pair: Pair, world: World) -> None:
+    """`get_saga` with a wait returns with it."""
+    a, b = pair
+    first = await in_its_call(a, world)
+    polling = asyncio.ensure_future(b.engine.get_saga("s-1", 10.0))
+    await asyncio.sleep(0.1)
+    assert not polling.done()
+    world.door.set()
+    seen = await asyncio.wait_for(polling, 5.0)
+    assert seen is not None and seen.row.length > 2
+    await first
+
+
+async def test_a_frozen_replica_is_taken_over_and_its_caller_gets_the_same_bytes(
+    pair: Pair, world: World
+) -> None:
+    """Its late write is refused, it follows the new owner, and the card is charged once."""
+    a, b = pair
+    first = await in_its_call(a, world)
+    a.clock.thawed.clear()
+    joined = asyncio.ensure_future(b.accept())
+    reply = await asyncio.wait_for(joined, 10.0)
+    assert reply is not None and 200 == reply.status
+    taken = await b.store.get("s-1")
+    assert taken is not None and 2 == taken.epoch
+    assert not first.done()
+
+    world.door.set()
+    own = await asyncio.wait_for(first, 5.0)
+    assert own is not None
+    assert (reply.status, reply.body) == (own.status, own.body)
+    assert own.replayed
+    assert taken == await a.store.get("s-1"), "nothing was written by the one that was frozen"
+    assert 1 == sum(world.charged.values()) == world.sent["POST charges"]
+    assert 1 == world.sent["GET charges"], "what was in flight is in doubt, and settled"
+
+
+async def test_a_replica_that_was_declared_dead_drops_what_it_had(
+    database: MemoryDatabase, world: World
+) -> None:
+    """At its next renewal, although its forward still waits; its caller follows the new owner."""
+    a, b = (Replica(database, world, "shipping") for _ in range(2))
+    for each in (a, b):
+        await each.start()
+    world.forwards_lost = 1
+    first = asyncio.ensure_future(a.accept())
+    await in_the_end(lambda: world.sent["forward"] == 1)
+    a.clock.thawed.clear()
+    reply = await asyncio.wait_for(b.accept(), 10.0)
+    assert reply is not None and 200 == reply.status
+    await asyncio.sleep(0.1)
+    assert not first.done() and 1 == a.engine.live
+    a.clock.thawed.set()
+    own = await asyncio.wait_for(first, 3.0)
+    assert own is not None and (reply.status, reply.body) == (own.status, own.body)
+    assert 0 == a.engine.live
+    again = await asyncio.wait_for(a.accept("s-2"), 5.0)
+    assert again is not None and 200 == again.status, "it goes on under a new registration"
+    for each in (a, b):
+        await each.stop()
+        assert [] == each.observer.defects
+    database.discard()
+
+
+async def test_nothing_leaves_while_the_lease_is_over(
+    database: MemoryDatabase, world: World
+) -> None:
+    """Another replica may run the saga by then; when the lease is renewed it goes on."""
+    replica = Replica(database, world, "shipping")
+    await replica.start()
+    first = await in_its_call(replica, world)
+    replica.clock.thawed.clear()
+    await asyncio.sleep(LEASE_SECONDS + 0.1)
+    world.door.set()
+    await asyncio.sleep(0.3)
+    started = [event for event in await replica.events() if isinstance(event, e.StepStarted)]
+    assert "forward:shipping" == started[-1].step, "its intent is durable"
+    assert 0 == world.sent["forward"]
+    replica.clock.thawed.set()
+    reply = await asyncio.wait_for(first, 5.0)
+    assert reply is not None and 200 == reply.status
+    assert 1 == world.sent["forward"]
+    await replica.stop()
+    database.discard()
+
+
+async def test_draining_gives_up_everything_at_once(database: MemoryDatabase, world: World) -> None:
+    """The other replica goes on without waiting for the lease."""
+    a, b = (Replica(database, world, lease_seconds=3600.0) for _ in range(2))
+    for each in (a, b):
+        await each.start()
+    first = await in_its_call(a, world)
+    await a.engine.drain(0.0)
+    assert await first is None
+    world.door.set()
+    reply = await asyncio.wait_for(b.accept(), 5.0)
+    assert reply is not None and 200 == reply.status
+    assert 1 == sum(world.charged.values())
+    await a.store.close()
+    await b.stop()
+    database.discard()
+
+
+async def test_a_saga_that_rests_is_given_back(
+    pair: Pair, world: World, database: MemoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica that finds it due goes on with it: long rests do not stay with one."""
+    monkeypatch.setattr("stage.engine.embedded.live_sagas.EVICT_AFTER_SECONDS", 0.0)
+    a, b = pair
+    world.unreachable = 1
+    assert await a.accept(respond_async=True) is None
+    await in_the_end(lambda: not a.engine.live and "s-1" not in database.owners)
+    assert not isinstance((await b.events())[-1], e.Completed)
+    a.clock.thawed.clear()
+    await in_the_end(lambda: database.sagas["s-1"].state is SagaState.COMPLETED)
+    assert 1 == sum(world.charged.values())
+
+
+@pytest.mark.parametrize("ask", ["compensate", "defer"])
+async def test_mail_opens_a_saga_that_its_owner_has_claimed_and_not_opened(
+    database: MemoryDatabase, world: World, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    """It waits for its turn in recovery, and another replica wants something of it."""
+    gone, a, b = (Replica(database, world, lease_seconds=3600.0) for _ in range(3))
+    await gone.start()
+    first = await in_its_call(gone, world)
+    await gone.stop()
+    assert await first is None
+    monkeypatch.setattr(recovery, "RECOVERY_BURST", 0)
+    for each in (a, b):
+        await each.start()
+    assert 0 == a.engine.live
+    if ask == "compensate":
+        world.door.set()
+        assert SagaState.COMPENSATED is (await b.compensate()).saga.state
+        assert 1 == sum(world.refunded.values())
+    else:
+        assert await b.accept(wait_seconds=0.0) is None
+        assert any(isinstance(event, e.AnswerDeferred) for event in await b.events())
+    assert 0 == b.engine.live
+    assert [] == await a.store.ownership.mail()
+    for each in (a, b):
+        await each.stop()
+        assert [] == each.observer.defects
+    database.discard()

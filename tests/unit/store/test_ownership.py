@@ -1,0 +1,320 @@
+"""The law of ports/ownership.py, held against every store. The numbers are those of its docstring.
+
+First the answers of a store that one process has for itself; then two stores that share one
+database, each a replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from stage.core.errors import StaleEpoch
+from stage.core.events import AnswerDeferred, Event
+from stage.core.states import SagaState
+from stage.ports.ownership import HeldElsewhere
+from stage.ports.store import SagaRow, Store, Unit
+from stage.store.memory import MemoryStore
+from stage.store.memory_database import MemoryDatabase
+from tests.unit.store.given import AT, inserting, longer, parked, row
+
+LEASE_SECONDS = 10.0
+
+
+class HandClock:
+    """A clock that a test puts forward."""
+
+    def __init__(self) -> None:
+        self.at = AT
+
+    def now(self) -> float:
+        """See ports.clock.Clock."""
+        return self.at
+
+    async def sleep(self, seconds: float) -> None:
+        """See ports.clock.Clock."""
+        await asyncio.sleep(seconds)
+
+
+class Replicas:
+    """Two stores on one database: `a` holds the saga `s`, which runs."""
+
+    def __init__(self, a: Store, b: Store, clock: HandClock) -> None:
+        self.a = a
+        self.b = b
+        self.clock = clock
+
+    async def outlive_a(self) -> None:
+        """The lease of `a` runs out; `b` has renewed its own."""
+        self.clock.at += LEASE_SECONDS / 2
+        assert await self.b.ownership.renew()
+        self.clock.at += LEASE_SECONDS / 2 + 1
+
+
+@pytest.fixture
+async def replicas(migrations: Path) -> AsyncIterator[Replicas]:
+    clock, database = HandClock(), MemoryDatabase([migrations])
+    a, b = (
+        MemoryStore(database=database, exclusive=False, clock=clock, lease_seconds=LEASE_SECONDS)
+        for _ in range(2)
+    )
+    for store in (a, b):
+        await store.open()
+    await a.transact(inserting("s", running("s")))
+    yield Replicas(a, b, clock)
+    for store in (a, b):
+        await store.close()
+    database.discard()
+
+
+def running(saga_id: str, due_at: float = AT + 60) -> SagaRow:
+    """The row of a saga that runs."""
+    return row(saga_id, due_at=due_at)
+
+
+async def take(store: Store, saga_id: str = "s") -> SagaRow | None:
+    """Take a saga in a unit of its own."""
+    return await store.transact(lambda unit: unit.take(saga_id))
+
+
+async def save(
+    store: Store, before: SagaRow, *, epoch: int = 1, due_at: float | None = AT + 60
+) -> None:
+    """Add two entries."""
+    after = replace(longer(before, 2), epoch=epoch, due_at=due_at)
+    await store.transact(lambda unit: unit.save(after, parked(), epoch=before.epoch))
+
+
+# --- every store: the process alone owns everything ------------------------------------------
+
+
+async def test_alone_every_saga_may_be_taken(store: Store) -> None:
+    """`take` is `load`, however often."""
+    await store.transact(inserting("s", running("s")))
+    assert running("s") == await take(store) == await take(store)
+    assert await take(store, "never seen") is None
+
+
+async def test_alone_the_first_claim_finds_all_that_is_unfinished(store: Store) -> None:
+    """Everything that ran before is due at once; later claims find what is due."""
+    await store.transact(inserting("later", running("later", AT + 60)))
+    await store.transact(inserting("now", running("now", AT)))
+    await store.transact(inserting("never", row("never", due_at=None)))
+    assert ["now", "later"] == await store.ownership.claim(AT, 10)
+    assert ["now"] == await store.ownership.claim(AT, 10)
+    await store.ownership.leave()
+    assert ["now", "later"] == await store.ownership.claim(AT, 10)
+
+
+async def test_alone_nothing_is_held_elsewhere(store: Store) -> None:
+    """There is nobody to wait for, to write to, or to be declared dead by."""
+    await store.transact(inserting("s", running("s")))
+    ownership = store.ownership
+    assert ownership.sure and ownership.renew_seconds is None and await ownership.renew()
+    await ownership.assured()
+    until = asyncio.get_running_loop().time() + 60.0
+    assert not await ownership.changed("s", 1, until)
+    assert not await ownership.post("s", AnswerDeferred(at=AT))
+    assert [] == await ownership.mail()
+    await ownership.release(["s"])
+    assert await take(store) is not None
+
+
+# --- 1, 2, 4: one owner ----------------------------------------------------------------------
+
+
+async def test_what_a_live_replica_owns_is_held_elsewhere(replicas: Replicas) -> None:
+    """For the other one alone, and for `claim` too."""
+    with pytest.raises(HeldElsewhere):
+        await take(replicas.b)
+    assert await take(replicas.a) == running("s")
+    assert [] == await replicas.b.ownership.claim(AT + 3600, 10)
+
+
+async def test_a_saga_that_needs_no_run_is_owned_by_nobody(replicas: Replicas) -> None:
+    """Any replica may go on with it, and owns it from then on."""
+    await save(replicas.a, running("s"), due_at=None)
+    found = await take(replicas.b)
+    assert found is not None
+    await save(replicas.b, found, epoch=2)
+    with pytest.raises(HeldElsewhere):
+        await take(replicas.a)
+
+
+async def test_a_unit_that_is_rolled_back_changes_no_owner(replicas: Replicas) -> None:
+    """A take within it leaves the saga where it was, and so does an attempt."""
+    await replicas.a.ownership.release(["s"])
+
+    async def unit(unit: Unit) -> None:
+        await unit.take("s")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await replicas.b.transact(unit)
+    assert await take(replicas.a) is not None
+    with pytest.raises(HeldElsewhere):
+        await take(replicas.b)
+
+
+async def test_what_is_released_belongs_to_whoever_claims_it_when_it_is_due(
+    replicas: Replicas,
+) -> None:
+    """Not before: it rests."""
+    await replicas.a.ownership.release(["s", "not ours"])
+    assert [] == await replicas.b.ownership.claim(AT, 10)
+    assert ["s"] == await replicas.b.ownership.claim(AT + 60, 10)
+    with pytest.raises(HeldElsewhere):
+        await take(replicas.a)
+
+
+async def test_only_ones_own_is_released(replicas: Replicas) -> None:
+    """Another replica's sagas stay with it."""
+    await replicas.b.ownership.release(["s"])
+    with pytest.raises(HeldElsewhere):
+        await take(replicas.b)
+
+
+# --- 3: leases -------------------------------------------------------------------------------
+
+
+async def test_after_its_lease_a_replica_has_lost_everything(replicas: Replicas) -> None:
+    """Its sagas are due at once, its late write is refused, and `renew` says so, once."""
+    a, b = replicas.a, replicas.b
+    await replicas.outlive_a()
+    assert not a.ownership.sure and b.ownership.sure
+    assert ["s"] == await b.ownership.claim(replicas.clock.at, 10)
+    with pytest.raises(StaleEpoch):
+        await save(a, running("s"))
+    assert 1 == len(await a.entries("s"))
+    assert not await a.ownership.renew()
+    with pytest.raises(StaleEpoch):  # nor can its new registration renew the old one
+        await save(a, running("s"))
+    assert await a.ownership.renew() and a.ownership.sure
+
+
+async def test_a_lease_that_nobody_saw_end_is_renewed(replicas: Replicas) -> None:
+    """A pause that no other replica noticed has lost nothing."""
+    await replicas.outlive_a()
+    assert await replicas.a.ownership.renew()
+    with pytest.raises(HeldElsewhere):
+        await take(replicas.b)
+
+
+async def test_what_a_dead_replica_owned_is_taken_at_once(replicas: Replicas) -> None:
+    """By a request as well, and the stale epoch is refused from then on."""
+    await replicas.outlive_a()
+    found = await take(replicas.b)
+    assert found is not None
+    await save(replicas.b, found, epoch=2)
+    with pytest.raises(StaleEpoch):
+        await save(replicas.a, running("s"))
+
+
+async def test_nothing_is_assured_while_the_lease_is_over(replicas: Replicas) -> None:
+    """The last look before a send returns after the renewal."""
+    await replicas.outlive_a()
+    assured = asyncio.ensure_future(replicas.a.ownership.assured())
+    await asyncio.sleep(0.1)
+    assert not assured.done()
+    await replicas.a.ownership.renew()
+    await asyncio.wait_for(assured, 5.0)
+
+
+async def test_leaving_gives_up_everything_at_once(replicas: Replicas) -> None:
+    """Without waiting for the lease."""
+    await replicas.a.ownership.leave()
+    assert ["s"] == await replicas.b.ownership.claim(AT, 10)
+
+
+# --- waiting ---------------------------------------------------------------------------------
+
+
+async def test_a_wait_ends_with_a_change_of_the_saga_it_asked_for(replicas: Replicas) -> None:
+    """And not with that of another one: a wait that many share judges only what it was asked."""
+    await replicas.a.transact(inserting("other", running("other")))
+    until = asyncio.get_running_loop().time() + 30.0
+    waiting = asyncio.ensure_future(replicas.b.ownership.changed("s", 1, until))
+    await asyncio.sleep(0.1)
+    await save(replicas.a, running("other"))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    await save(replicas.a, running("s"))
+    assert await asyncio.wait_for(waiting, 5.0)
+
+
+async def test_a_wait_ends_at_its_time(replicas: Replicas) -> None:
+    """The saga is still held elsewhere then."""
+    until = asyncio.get_running_loop().time() + 0.1
+    assert await asyncio.wait_for(replicas.b.ownership.changed("s", 1, until), 5.0)
+
+
+@pytest.mark.parametrize("how", ["ended", "released", "left", "dead"])
+async def test_a_wait_ends_when_nobody_owns_the_saga_any_more(replicas: Replicas, how: str) -> None:
+    """Then it may be taken."""
+    until = asyncio.get_running_loop().time() + 30.0
+    waiting = asyncio.ensure_future(replicas.b.ownership.changed("s", 1, until))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    match how:
+        case "ended":
+            ended = replace(longer(running("s"), 2), state=SagaState.COMPLETED, due_at=None)
+            await replicas.a.transact(lambda unit: unit.save(ended, parked(), epoch=1))
+        case "released":
+            await replicas.a.ownership.release(["s"])
+        case "left":
+            await replicas.a.ownership.leave()
+        case _:
+            await replicas.outlive_a()
+    assert not await asyncio.wait_for(waiting, 5.0)
+    assert await take(replicas.b) is not None
+
+
+# --- 5: mail ---------------------------------------------------------------------------------
+
+
+async def receive(store: Store, before: SagaRow, numbers: list[int], *events: Event) -> None:
+    """Journal what came in the mail."""
+    after = longer(before, len(events))
+
+    async def unit(unit: Unit) -> None:
+        await unit.save(after, events, epoch=before.epoch)
+        await unit.received(numbers)
+
+    await store.transact(unit)
+
+
+async def test_mail_waits_for_the_owner_until_it_is_journaled(replicas: Replicas) -> None:
+    """In order; a unit that is rolled back has received nothing."""
+    first, second = AnswerDeferred(at=AT), AnswerDeferred(at=AT + 1)
+    assert await replicas.b.ownership.post("s", first)
+    assert await replicas.b.ownership.post("s", second)
+    mail = await replicas.a.ownership.mail()
+    assert [("s", first), ("s", second)] == [(each.saga_id, each.event) for each in mail]
+    assert [] == await replicas.b.ownership.mail()
+
+    with pytest.raises(ValueError, match="length"):
+        await receive(replicas.a, longer(running("s"), 5), [mail[0].number], first)
+    assert mail == await replicas.a.ownership.mail()
+    await receive(replicas.a, running("s"), [mail[0].number], first)
+    assert mail[1:] == await replicas.a.ownership.mail()
+
+
+async def test_there_is_no_mail_for_a_saga_without_a_live_other_owner(replicas: Replicas) -> None:
+    """It is to be taken instead."""
+    event = AnswerDeferred(at=AT)
+    assert not await replicas.a.ownership.post("s", event)
+    assert not await replicas.b.ownership.post("never seen", event)
+    await replicas.outlive_a()
+    assert not await replicas.b.ownership.post("s", event)
+
+
+async def test_mail_is_for_one_owner(replicas: Replicas) -> None:
+    """It is gone with the takeover: its sender sees that, and writes to the next one."""
+    assert await replicas.b.ownership.post("s", AnswerDeferred(at=AT))
+    await replicas.a.ownership.release(["s"])
+    assert await take(replicas.b) is not None
+    assert [] == await replicas.b.ownership.mail() == await replicas.a.ownership.mail()
