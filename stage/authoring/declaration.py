@@ -18,6 +18,7 @@ from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep, check
 from stage.core.errors import DeclarationError
 from stage.core.retry import COMPENSATION, EXECUTION, SETTLEMENT, RetryPolicy
 from stage.core.steps import Step, StepKind, plan_of
+from stage.ports.connection import CredentialsFunction
 from stage.ports.store import Tx
 
 P = TypeVar("P")
@@ -51,6 +52,7 @@ class StageDeclaration(Generic[P, A]):
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.steps: list[DeclaredStep[Any]] = []
+        self.credentials_functions: dict[str, CredentialsFunction] = {}
         self._output: Callable[[Saga[P]], A] | None = None
 
     @overload
@@ -146,13 +148,42 @@ class StageDeclaration(Generic[P, A]):
         self._output = function
         return function
 
+    def credentials(self, to: str) -> Callable[[CredentialsFunction], CredentialsFunction]:
+        """Declare what the external API `to` is shown, where files of the operator do not do.
+
+        The function takes the `OutgoingRequest` and returns headers. It is called each time that
+        a request leaves, again for a repeat; what it returns is journaled nowhere (rule 30).
+        """
+
+        def declare(function: CredentialsFunction) -> CredentialsFunction:
+            check_function(self.name, function, ("request",))
+            if to in self.credentials_functions:
+                raise DeclarationError(
+                    f"stage {self.name!r} has two credentials functions for {to!r}: keep one"
+                )
+            self.credentials_functions[to] = function
+            return function
+
+        return declare
+
     def bind(
-        self, downstreams: tuple[str, ...] = (), *, adjust: Callable[[Step], Step] | None = None
+        self,
+        downstreams: tuple[str, ...] = (),
+        *,
+        adjust: Callable[[Step], Step] | None = None,
+        operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
     ) -> StageParticipant[P, A]:
         """The stage with its neighbours, checked. Raises DeclarationError with the fix.
 
         `adjust` changes the rules of each step, forwards included, as the operator configured.
+        `operator_headers` gives the headers that the operator sets for an external API.
         """
+        called = {step.rules.peer for step in self.steps}
+        if nobody := sorted(set(self.credentials_functions) - called):
+            raise DeclarationError(
+                f"stage {self.name!r} has credentials for {nobody[0]!r}, which no step calls:"
+                " give the name that stands in to="
+            )
         if self.adds is not None and self._output is None:
             raise DeclarationError(
                 f"stage {self.name!r} says adds= but declares no output:"
@@ -161,7 +192,9 @@ class StageDeclaration(Generic[P, A]):
         plan = plan_of(self.name, tuple(step.as_step() for step in self.steps), downstreams)
         if adjust is not None:
             plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
-        return StageParticipant(plan, self.steps, self.accepts, self.adds, self._output)
+        return StageParticipant(
+            plan, self.steps, self.accepts, self.adds, self._output, operator_headers
+        )
 
     def _add(self, step: D) -> D:
         self.steps.append(step)

@@ -34,12 +34,14 @@ class StageParticipant(Generic[P, A]):
         accepts: Codec[P],
         adds: Codec[A] | None,
         output: Callable[[Saga[P]], A] | None,
+        operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
     ) -> None:
         self._plan = plan
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds
         self._output = output
+        self._operator_headers = operator_headers
 
     @property
     def plan(self) -> Plan:
@@ -96,7 +98,8 @@ class StageParticipant(Generic[P, A]):
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         assert isinstance(declared, CallStep)
-        http, saga = Http(), Saga(view, self._accepts)
+        peer = declared.rules.peer
+        http, saga = Http(peer, self._operator_headers(peer)), Saga(view, self._accepts)
         encode: Callable[[Any], bytes] = declared.encode_result
         if activity is Activity.EXECUTE:
             coroutine = declared.function(http, saga)

@@ -14,6 +14,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store
 from stage.config import Config
 from stage.core.errors import ConfigurationError
@@ -26,6 +27,7 @@ from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
 from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
+from stage.outbound.credentials import Credentials
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.observer import Observer, TraceContext
@@ -113,6 +115,7 @@ class WiredStage:
         store: Store,
         transport: Transport,
         gauges: Gauges,
+        credentials: Credentials,
     ) -> None:
         self.service = service
         """What the endpoints need."""
@@ -121,12 +124,14 @@ class WiredStage:
         self._store = store
         self._transport = transport
         self._gauges = gauges
+        self._credentials = credentials
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Open the rooms, serve within, and close them in reverse order."""
         for ignored in self._config.ignored:
             logs.default_logger().warning("setting_ignored", detail=ignored)
+        await self._credentials.open()
         await self._store.open()
         try:
             await self._transport.open()
@@ -158,7 +163,12 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
     meter_provider: MeterProvider | None = None,
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
-    participant = stage.bind(tuple(config.downstreams), adjust=lambda step: _adjusted(step, config))
+    credentials = credentials_of(stage, config)
+    participant = stage.bind(
+        tuple(config.downstreams),
+        adjust=lambda step: _adjusted(step, config),
+        operator_headers=credentials.names,
+    )
     _check_externals(participant.plan, config)
     clock = SystemClock()
     metrics = Metrics()
@@ -173,6 +183,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         externals=config.externals,
         downstreams=config.downstreams,
         upstreams=config.upstreams,
+        credentials=credentials,
     )
     engine = EmbeddedEngine(
         participant,
@@ -204,7 +215,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         admission=Admission(config.requests_max),
         wait_seconds_max=config.wait_seconds_max,
     )
-    return WiredStage(config, service, engine, store, transport, gauges)
+    return WiredStage(config, service, engine, store, transport, gauges, credentials)
 
 
 def _adjusted(step: Step, config: Config) -> Step:

@@ -1,4 +1,4 @@
-"""What can be set for one peer: a URL alone, or a table of keys."""
+"""Settings of one peer: a URL alone, or a table of keys."""
 
 from __future__ import annotations
 

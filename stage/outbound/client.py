@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -11,13 +13,17 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.outbound.breaker import Breaker
+from stage.outbound.credentials import NotShown, PeerCredentials, Shown
 from stage.ports.clock import Clock
+from stage.ports.connection import OutgoingRequest
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire import headers as h
 from stage.wire.http import parse_retry_after
 
 SERVER_ERROR = 500
+CREDENTIALS_SHARE = 0.5
+"""A share of the timeout: credentials that are not there in time must not end as a timeout."""
 
 
 class BreakerUse(Enum):
@@ -50,6 +56,7 @@ class PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
     budget: float | None = None
     spanned: bool = True
+    credentials: PeerCredentials | None = None
 
 
 class HttpTransport(Protocol):
@@ -63,6 +70,7 @@ class HttpTransport(Protocol):
         headers: list[tuple[str, str]],
         body: bytes,
         timeout: float,
+        tls: ssl.SSLContext | None = None,
     ) -> Answer | Lost:
         """Send once and read the whole answer; `timeout` in seconds covers both."""
         ...
@@ -95,8 +103,14 @@ class PeerClient:
 
     async def send(self, request: PeerRequest) -> Answer | Lost:
         """Send once, unless the breaker holds it back. See the law in `ports.external`."""
+        shown = Shown()
+        if request.credentials is not None:
+            try:
+                request, shown = await self._with_credentials(request, request.credentials)
+            except NotShown as error:
+                return Lost(reason=f"not sent: {request.peer}: {error}", certain=True)
         if request.breaker is BreakerUse.IGNORED:
-            return await self._send(request, None)
+            return await self._send(request, None, shown)
         breaker = self._breakers.get(request.peer)
         if breaker is None:
             breaker = self._breakers[request.peer] = Breaker(self._monotonic)
@@ -108,9 +122,29 @@ class PeerClient:
                     certain=True,
                     retry_after=left,
                 )
-        return await self._send(request, breaker)
+        return await self._send(request, breaker, shown)
 
-    async def _send(self, request: PeerRequest, breaker: Breaker | None) -> Answer | Lost:
+    async def _with_credentials(
+        self, request: PeerRequest, credentials: PeerCredentials
+    ) -> tuple[PeerRequest, Shown]:
+        """The request with what it is shown; getting that takes of its time. Raises NotShown."""
+        outgoing = OutgoingRequest(
+            method=request.method, url=request.url, headers=request.headers, body=request.body
+        )
+        began = self._monotonic()
+        try:
+            async with asyncio.timeout(request.timeout * CREDENTIALS_SHARE):
+                shown = await credentials.show(outgoing)
+        except TimeoutError:
+            raise NotShown("its credentials were not there in time") from None
+        names = {name.lower() for name, _ in shown.headers}
+        headers = [each for each in request.headers if each[0].lower() not in names]
+        left = request.timeout - (self._monotonic() - began)
+        return replace(request, headers=(*headers, *shown.headers), timeout=left), shown
+
+    async def _send(
+        self, request: PeerRequest, breaker: Breaker | None, shown: Shown
+    ) -> Answer | Lost:
         """Send and record the end, also when the wait for the answer is cancelled."""
         span, trace = None, request.trace
         if self._observer is not None and request.spanned:
@@ -127,6 +161,7 @@ class PeerClient:
                 headers=[*request.headers, *_budget(request.budget), *_trace(trace)],
                 body=request.body,
                 timeout=request.timeout,
+                tls=shown.tls,
             )
             if isinstance(answer, Lost):
                 end, reason = answer.error, answer.reason

@@ -306,6 +306,7 @@ class SimulatedTransport(Transport):
         headers: Iterable[tuple[str, str]],
         body: bytes,
         timeout: float,
+        tls: object = None,
     ) -> Answer | Lost:
         """See outbound.transport.Transport."""
         if self._process.held:

@@ -1,4 +1,4 @@
-"""Decision records are one page of four sections, numbered without gaps."""
+"""Decision records are one page of four sections, each with a number of its own."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def test_every_record_has_the_four_sections(root: Path, records: list[Path]) -> 
 
 
 def test_records_are_numbered(records: list[Path]) -> None:
-    """0001, 0002, ...: a number is used once, and none is left out."""
+    """0001, 0002, ...: a number is used once. Work side by side takes ranges, so some are free."""
     assert [] == [file.name for file in records if not DECISION_NAME.fullmatch(file.name)]
-    assert [f"{n:04}" for n in range(1, len(records) + 1)] == [file.name[:4] for file in records]
+    numbers = [file.name[:4] for file in records]
+    assert sorted(set(numbers)) == numbers
 
 
 @pytest.mark.parametrize("section", DECISION_SECTIONS)

@@ -32,7 +32,7 @@ def problems(
 
 
 def test_every_field_of_a_connection_is_a_key() -> None:
-    """What can be set for a peer is what there is."""
+    """No field is left out of the settings, and none is set that is not there."""
     fields = [field.name for field in msgspec.structs.fields(Connection)]
     assert [key.name for key in PEER_KEYS] == fields
 
