@@ -18,7 +18,7 @@ from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep, check
 from stage.core.errors import DeclarationError
 from stage.core.retry import COMPENSATION, EXECUTION, SETTLEMENT, RetryPolicy
 from stage.core.steps import Step, StepKind, plan_of
-from stage.ports.connection import CredentialsFunction
+from stage.ports.credentials import CredentialsFunction
 from stage.ports.store import Tx
 
 P = TypeVar("P")

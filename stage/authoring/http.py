@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from stage.core.events import Request
-from stage.ports.connection import CREDENTIAL_HEADERS, ENGINE_HEADERS
+from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Send
 from stage.wire import headers as h
 

@@ -8,7 +8,8 @@ from typing import Any
 from stage.authoring.declaration import StageDeclaration
 from stage.config import Config
 from stage.outbound.credentials import Credentials, PeerCredentials
-from stage.ports.connection import Connection, CredentialsFunction, connection_of
+from stage.ports.connection import Connection, connection_of
+from stage.ports.credentials import CredentialsFunction
 from stage.telemetry import logs
 
 

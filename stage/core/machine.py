@@ -179,7 +179,9 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
                 due=event.at,
             )
         elif step.phase is Phase.COMPENSATING:
-            steps[name] = replace(step, phase=Phase.COMPENSATION_WAITING, due=event.at)
+            steps[name] = replace(
+                step, phase=Phase.COMPENSATION_WAITING, compensation_doubted=True, due=event.at
+            )
     tell = Tell.DUE if saga.tell is Tell.IN_FLIGHT else saga.tell
     lost = 0 if _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
@@ -288,7 +290,8 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     attempts = step.attempts + _uncounted(plan, event.step)
     step = replace(step, attempts=attempts, doubted=step.doubted or event.may_stand)
     due = event.at + _wait(saga, event, attempts, plan.step(event.step).execution)
-    return _put(saga, event.step, replace(step, phase=Phase.WAITING, error=event.reason, due=due))
+    waiting = replace(step, phase=Phase.WAITING, error=event.reason, due=due)
+    return _put(saga, event.step, _mendable(waiting))
 
 
 def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed) -> Saga:
@@ -311,7 +314,7 @@ def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
     # An attempt before this one may have landed: doubt outlives the refusal.
     doubted = step.doubted or event.may_stand
     refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason)
-    return _put(saga, event.step, refused)
+    return _put(saga, event.step, _mendable(refused))
 
 
 def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
@@ -323,6 +326,7 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
         phase=Phase.IN_DOUBT,
         doubted=True,
         not_there=0,
+        changed=event.changed,
         error=event.reason,
         due=event.at + wait,
     )
@@ -367,13 +371,25 @@ def _undo_again(plan: Plan, saga: Saga, event: e.CompensationDelayed) -> Saga:
     policy = plan.step(event.step).compensation
     due = event.at + _wait(saga, event, step.compensation_attempts, policy)
     delayed = replace(step, phase=Phase.COMPENSATION_WAITING, error=event.reason, due=due)
-    return _put(saga, event.step, delayed)
+    return _put(saga, event.step, _mendable_compensation(delayed, event.certain))
 
 
 def _fail_to_undo(saga: Saga, event: e.CompensationRefused) -> Saga:
     step = _step(saga, event.step)
     failed = replace(step, phase=Phase.COMPENSATION_FAILED, error=event.reason, stands=event.stands)
-    return _put(saga, event.step, failed)
+    return _put(saga, event.step, _mendable_compensation(failed, event.certain))
+
+
+def _mendable(step: StepState) -> StepState:
+    """A request that certainly never had an effect is made again by today's code (rule 31)."""
+    return step if step.doubted else replace(step, requests=())
+
+
+def _mendable_compensation(step: StepState, certain: bool) -> StepState:
+    """The same for the request of an undo."""
+    if step.compensation_doubted or not certain:
+        return replace(step, compensation_doubted=True)
+    return replace(step, compensation_requests=())
 
 
 def _evolve_tell(
@@ -506,6 +522,9 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
     if known.phase is Phase.REFUSED:
         return _give_up(plan, saga, step, known.error, now)
     if known.phase is Phase.IN_DOUBT:
+        if known.changed:
+            changed = ParkCause.REQUEST_CHANGED
+            return Record(event=e.Parked(at=now, cause=changed, reason=known.error))
         if can_probe(step, known):
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
@@ -565,7 +584,9 @@ def _compensate(step: Step, known: StepState, now: float) -> Command:
     attempts = known.compensation_attempts
     if step.compensation.exhausted(attempts - known.compensation_forgiven):
         reason = f"gave up after {attempts} attempts: {known.error}"
-        return Record(event=e.CompensationRefused(at=now, step=step.name, reason=reason))
+        certain = not known.compensation_doubted
+        spent = e.CompensationRefused(at=now, step=step.name, reason=reason, certain=certain)
+        return Record(event=spent)
     undo = Do(activity=Activity.COMPENSATE, step=step.name, attempt=attempts + 1)
     if known.phase is Phase.COMPENSATION_WAITING:
         return _when_due(known, undo, now)

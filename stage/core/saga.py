@@ -28,6 +28,12 @@ class StepState(Struct, frozen=True, kw_only=True):
     forgiven: int = 0
     """Attempts that an operator let pass: they do not count against the policy."""
     compensation_forgiven: int = 0
+    changed: bool = False
+    """In doubt, and today's code makes another request than the one to be repeated."""
+    compensation_doubted: bool = False
+    """Whether an attempt to undo it may have had an effect."""
+    compensation_keys: int = 1
+    """Keys that its undo has been sent under; an operator may order a new one."""
     due: float = 0.0
     result: Raw | None = None
     error: str = ""

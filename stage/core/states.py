@@ -35,6 +35,8 @@ class ParkCause(StrEnum):
     """Everything was tried, and effects still stand (rule 12)."""
     UPSTREAM_CANNOT = "upstream_cannot"
     """Upstream answered that it cannot compensate (rule 22)."""
+    REQUEST_CHANGED = "request_changed"
+    """A call is in doubt, and today's code would repeat it as another request (rule 31)."""
     JOURNAL_MISMATCH = "journal_mismatch"
     """The journal does not fit the stage as it is declared now."""
     DEFECT = "defect"

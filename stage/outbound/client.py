@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from stage.outbound.breaker import Breaker
 from stage.outbound.credentials import NotShown, PeerCredentials, Shown
 from stage.ports.clock import Clock
-from stage.ports.connection import OutgoingRequest
+from stage.ports.credentials import OutgoingRequest
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire import headers as h

@@ -21,7 +21,8 @@ from stage.outbound.secret_files import (
     marks_of,
     read_files,
 )
-from stage.ports.connection import Connection, CredentialsFunction, OutgoingRequest
+from stage.ports.connection import Connection
+from stage.ports.credentials import CredentialsFunction, OutgoingRequest
 
 LOOK_SECONDS = 1.0
 """How long a file is believed to be unchanged."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from stage.outbound.client import BreakerUse, PeerClient, PeerRequest
 from stage.outbound.credentials import PeerCredentials
-from stage.ports.connection import CREDENTIAL_HEADERS
+from stage.ports.credentials import CREDENTIAL_HEADERS
 from stage.ports.external import ExternalRequest
 from stage.ports.stage import Answer, Lost
 from stage.wire import headers as h

@@ -10,7 +10,8 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stage.ports.connection import ENGINE_HEADERS, Connection
+from stage.ports.connection import Connection
+from stage.ports.credentials import ENGINE_HEADERS
 
 FILE_BYTES_MAX = 65_536
 OTHERS = stat.S_IRWXG | stat.S_IRWXO

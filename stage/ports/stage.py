@@ -62,13 +62,15 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """The function ended without a result.
 
     `may_stand` is True when an earlier request of the same attempt was answered, so that some
-    effect may stand although the last one did not happen.
+    effect may stand although the last one did not happen. `changed` is True when the function
+    wanted to repeat a request as another one, which was not sent.
     """
 
     kind: FailureKind
     reason: str
     retry_after: float | None = None
     may_stand: bool = False
+    changed: bool = False
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from stage.config import describe, load
@@ -33,7 +33,7 @@ def problems(
 
 def test_every_field_of_a_connection_is_a_key() -> None:
     """No field is left out of the settings, and none is set that is not there."""
-    fields = [field.name for field in msgspec.structs.fields(Connection)]
+    fields = [field.name for field in dataclasses.fields(Connection)]
     assert [key.name for key in PEER_KEYS] == fields
 
 

@@ -13,7 +13,7 @@ from stage.core.commands import Activity, Do
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
 from stage.core.steps import StepKind
-from stage.engine.saga.attempts import outcome_event, stored_requests
+from stage.engine.saga.attempts import as_repeat, outcome_event, stored_requests
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Outgoing
 from stage.ports.clock import Clock
@@ -127,7 +127,7 @@ class Sender:
             )
             turn = await conversation.proceed()
         try:
-            while isinstance(turn, Send):
+            while isinstance(turn := as_repeat(do, turn, stored), Send):
                 request = await self._intended(do, turn, stored, journal)
                 await self._ownership.assured()
                 key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"

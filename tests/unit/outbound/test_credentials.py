@@ -21,7 +21,8 @@ from stage.outbound.client import PeerClient
 from stage.outbound.credentials import LOOK_SECONDS, Credentials, PeerCredentials, Shown
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
-from stage.ports.connection import Connection, CredentialsFunction, OutgoingRequest
+from stage.ports.connection import Connection
+from stage.ports.credentials import CredentialsFunction, OutgoingRequest
 from stage.ports.external import ExternalRequest
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
