@@ -13,7 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.outbound.breaker import Breaker
-from stage.outbound.credentials import NotShown, PeerCredentials, Shown
+from stage.outbound.credentials import NotShown, PeerCredentials
+from stage.outbound.secret_files import Shown
 from stage.ports.clock import Clock
 from stage.ports.credentials import OutgoingRequest
 from stage.ports.observer import Observer, TraceContext
@@ -127,7 +128,10 @@ class PeerClient:
     async def _with_credentials(
         self, request: PeerRequest, credentials: PeerCredentials
     ) -> tuple[PeerRequest, Shown]:
-        """The request with what it is shown; getting that takes of its time. Raises NotShown."""
+        """The request, and beside it what it is shown: no value that may be printed holds both.
+
+        Getting them takes of the time of the request. Raises NotShown.
+        """
         outgoing = OutgoingRequest(
             method=request.method, url=request.url, headers=request.headers, body=request.body
         )
@@ -138,9 +142,9 @@ class PeerClient:
         except TimeoutError:
             raise NotShown("its credentials were not there in time") from None
         names = {name.lower() for name, _ in shown.headers}
-        headers = [each for each in request.headers if each[0].lower() not in names]
+        headers = tuple(each for each in request.headers if each[0].lower() not in names)
         left = request.timeout - (self._monotonic() - began)
-        return replace(request, headers=(*headers, *shown.headers), timeout=left), shown
+        return replace(request, headers=headers, timeout=left), shown
 
     async def _send(
         self, request: PeerRequest, breaker: Breaker | None, shown: Shown
@@ -158,7 +162,12 @@ class PeerClient:
             answer = await self._transport.send(
                 request.method,
                 request.url,
-                headers=[*request.headers, *_budget(request.budget), *_trace(trace)],
+                headers=[
+                    *request.headers,
+                    *shown.headers,
+                    *_budget(request.budget),
+                    *_trace(trace),
+                ],
                 body=request.body,
                 timeout=request.timeout,
                 tls=shown.tls,

@@ -7,15 +7,13 @@ of them is in a journal, a log, a span, an error or a `repr`.
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from stage.core.errors import ConfigurationError
 from stage.outbound.secret_files import (
-    Contents,
     Mark,
+    Shown,
     check_header,
     exposed,
     marks_of,
@@ -29,17 +27,6 @@ LOOK_SECONDS = 1.0
 
 Headers = tuple[tuple[str, str], ...]
 Warn = Callable[[str], None]
-
-
-class Shown(NamedTuple):
-    """Credentials that go with one request."""
-
-    headers: Headers = ()
-    tls: ssl.SSLContext | None = None
-
-    def __repr__(self) -> str:
-        names = ", ".join(name for name, _ in self.headers)
-        return f"Shown({names}{', TLS' if self.tls else ''})"
 
 
 class NotShown(Exception):
@@ -68,7 +55,7 @@ class PeerCredentials:
         self._warn = warn
         self._monotonic = monotonic
         self._marks: dict[str, Mark] = {}
-        self._contents = Contents()
+        self._shown = Shown()
         self._look_at = 0.0
         self._looking = asyncio.Lock()
         self._warned = ""
@@ -76,7 +63,7 @@ class PeerCredentials:
     @property
     def names(self) -> frozenset[str]:
         """The names of the headers that the files give, in lower case."""
-        return frozenset(name.lower() for name, _ in self._contents.headers)
+        return frozenset(name.lower() for name, _ in self._shown.headers)
 
     async def open(self) -> None:
         """Read the files. Raises ConfigurationError with the fix; warns of one that others see."""
@@ -91,10 +78,9 @@ class PeerCredentials:
         """The credentials for that request. Raises NotShown."""
         if self._monotonic() >= self._look_at:
             await self._look()
-        headers, tls = self._contents
-        if self._function is not None:
-            headers = (*headers, *await _ask(self._function, request))
-        return Shown(headers, tls)
+        if self._function is None:
+            return self._shown
+        return Shown((*self._shown.headers, *await _ask(self._function, request)), self._shown.tls)
 
     async def _look(self) -> None:
         async with self._looking:
@@ -114,7 +100,7 @@ class PeerCredentials:
         marks = marks_of(self._connection)
         if marks == self._marks:
             return []
-        self._contents = read_files(self._connection)
+        self._shown = read_files(self._connection)
         self._marks = marks  # taken before reading: a change since then is seen at the next look
         return exposed(self._connection, marks)
 

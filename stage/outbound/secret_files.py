@@ -32,11 +32,15 @@ class Mark(NamedTuple):
     mode: int
 
 
-class Contents(NamedTuple):
-    """The contents of the files of one peer, understood."""
+class Shown(NamedTuple):
+    """The credentials that a peer is shown. Its `repr` has the names alone."""
 
     headers: tuple[tuple[str, str], ...] = ()
     tls: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        names = ", ".join(name for name, _ in self.headers)
+        return f"Shown({names}{', TLS' if self.tls else ''})"
 
 
 def marks_of(connection: Connection) -> dict[str, Mark]:
@@ -62,7 +66,7 @@ def exposed(connection: Connection, marks: dict[str, Mark]) -> list[str]:
     ]
 
 
-def read_files(connection: Connection) -> Contents:
+def read_files(connection: Connection) -> Shown:
     """The contents of all files. Raises ValueError with the fix, without what a file holds."""
     headers: list[tuple[str, str]] = []
     for key, understand in _UNDERSTAND.items():
@@ -75,7 +79,7 @@ def read_files(connection: Connection) -> Contents:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"headers_file sets {twice!r}, which is set already: remove it there")
-    return Contents(tuple(headers), _tls(connection))
+    return Shown(tuple(headers), _tls(connection))
 
 
 def check_header(name: object, value: object) -> tuple[str, str]:
