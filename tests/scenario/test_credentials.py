@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -151,7 +152,7 @@ async def test_a_step_that_sets_a_header_of_the_operator_is_refused(
         folder = tmp_path / "second"
         folder.mkdir()
         async with running_world(folder, stage, externals={"psp": psp}) as (chain, _):
-            status, _, body = await chain.send("s-1")
+            status, _, body = await chain.send("s-1", deadline=time.time() + 1.0)
             assert (409, "not_executed") == (status, msgspec.json.decode(body)["outcome"])
             failed = (await chain.view("s-1"))["steps"][0]
             assert "is the operator's: leave it out of the step" in failed["last_error"]
