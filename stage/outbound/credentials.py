@@ -68,8 +68,7 @@ class PeerCredentials:
     async def open(self) -> None:
         """Read the files. Raises ConfigurationError with the fix; warns of one that others see."""
         try:
-            for line in await asyncio.to_thread(self._read):
-                self._warn(f"{self._place}: {line}")
+            await self._renew()
         except ValueError as error:
             raise ConfigurationError(f"{self._place}.{error}") from None
         self._look_at = self._monotonic() + LOOK_SECONDS
@@ -87,13 +86,17 @@ class PeerCredentials:
             if self._monotonic() < self._look_at:
                 return  # another request has just looked
             try:
-                await asyncio.to_thread(self._read)
+                await self._renew()
                 self._warned = ""
             except ValueError as error:
                 if self._warned != str(error):
                     self._warned = str(error)
                     self._warn(f"{self._place}.{error}; what it held before is still used")
             self._look_at = self._monotonic() + LOOK_SECONDS
+
+    async def _renew(self) -> None:
+        for line in await asyncio.to_thread(self._read):
+            self._warn(f"{self._place}: {line}")
 
     def _read(self) -> list[str]:
         """Read what has changed; the lines of what is too open. Raises ValueError."""
