@@ -16,7 +16,7 @@ from stage.serving import Stage
 
 @pytest.mark.parametrize("name", sorted(CREDENTIAL_HEADERS | ENGINE_HEADERS | {"x-api-key"}))
 def test_a_header_of_the_operator_or_of_the_engine_is_refused(name: str) -> None:
-    """Whatever its case; any other header is the author's."""
+    """In any case of its letters. The author may set any other header."""
     http = Http("psp", frozenset({"x-api-key"}))
     with pytest.raises(HeaderRefused, match="leave it out"):
         _ = http.post("/charges", headers={name.upper(): "x"})
