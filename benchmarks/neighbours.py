@@ -31,7 +31,9 @@ http {{
         location /charges {{ return 200 '{{"id":"c-1"}}'; }}
         location /refunds {{ return 200 '{{}}'; }}
         location /v1/traces {{ return 200 '{{}}'; }}
-        location /sagas {{ return 200 '{{"data":{{"shipping":{{"parcel":"p-1"}}}}}}'; }}
+        location /sagas {{
+            return 200 '{{"outcome":"executed","data":{{"shipping":{{"parcel":"p-1"}}}}}}';
+        }}
         location /refusing/sagas {{
             default_type application/problem+json;
             return 409 '{{"title":"No","status":409,"outcome":"not_executed","retryable":false}}';

@@ -45,6 +45,8 @@ class Sizes:
     """F16: kills while all spans are collected."""
     traced_sagas: int
     """F16: sagas placed while they are collected."""
+    gateway_sagas: int
+    """F20: sagas placed with nginx between all neighbours."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -64,6 +66,7 @@ TIERS = {
         times=4,
         traced_kills=8,
         traced_sagas=500,
+        gateway_sagas=200,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -79,6 +82,7 @@ TIERS = {
         times=20,
         traced_kills=14,
         traced_sagas=1_000,
+        gateway_sagas=500,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -126,6 +130,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F14": Kit("SIGTERM under load", {"times": sizes.times}),
         "F15": Kit("W3C trace context", {"cases": 41}),
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
+        "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
     }
 
 

@@ -81,6 +81,7 @@ class FunctionConversation:
                 f"answered {answer.status}",
                 answer.retry_after,
                 may_stand=self._answered > 0,
+                said=kind_of_code is FailureKind.REFUSED,
             )
         self._answered += self._unsafe
         return await _Drive(self, answer)
@@ -135,7 +136,7 @@ class FunctionConversation:
         # A word of the function that nothing happened is about its last request.
         before = self._answered > 1
         if isinstance(error, Refused):
-            return self._failure(FailureKind.REFUSED, reason, may_stand=before)
+            return self._failure(FailureKind.REFUSED, reason, may_stand=before, said=True)
         if isinstance(error, Transient):
             return self._failure(FailureKind.TRANSIENT, reason, error.retry_after, may_stand=before)
         if isinstance(error, InDoubt):
@@ -152,12 +153,14 @@ class FunctionConversation:
         retry_after: float | None = None,
         *,
         may_stand: bool = False,
+        said: bool = False,
     ) -> Failed:
         return Failed(
             kind=kind,
             reason=reason[:REASON_CHARS_MAX],
             retry_after=retry_after,
             may_stand=may_stand,
+            said=said,
         )
 
 

@@ -84,7 +84,7 @@ class StageParticipant(Generic[P, A]):
         reason = str(error) or type(error).__name__
         match error:
             case Refused():
-                return Failed(kind=FailureKind.REFUSED, reason=reason)
+                return Failed(kind=FailureKind.REFUSED, reason=reason, said=True)
             case Transient():
                 return Failed(
                     kind=FailureKind.TRANSIENT, reason=reason, retry_after=error.retry_after

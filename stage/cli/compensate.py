@@ -34,7 +34,7 @@ def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -
         body=encode_compensate(requested_by(actor), reason),
         headers={"Content-Type": h.CONTENT_JSON},
     )
-    match kind_of_compensate_reply(answer.status):
+    match kind_of_compensate_reply(answer.status, answer.body, saga_id):
         case CompensateReplyKind.COMPENSATED:
             click.echo(f"{answer.status} compensated: nothing of saga {saga_id} stands")
             return 0

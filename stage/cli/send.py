@@ -50,7 +50,7 @@ def send(
         if error.status == NEGATIVE:
             raise Failure(f"{error} {saga_id}", NEGATIVE) from error
         raise
-    outcome = _outcome(answer.status, answer.body)
+    outcome = _outcome(answer.status, answer.body, saga_id)
     trace = answer.headers.get(h.TRACE_ID.lower())
     replayed = "  replayed" if h.IDEMPOTENCY_REPLAYED.lower() in answer.headers else ""
     click.echo(f"{answer.status} {outcome}  saga {saga_id}  trace {trace or '-'}{replayed}")
@@ -77,19 +77,13 @@ def _envelope(body: bytes, saga_id: str | None, deadline: float | None) -> Envel
         raise Failure(f"nothing was sent: {error.detail}{hint}") from None
 
 
-def _outcome(status: int, body: bytes) -> str:
-    """The outcome that decides: by the code, and by the problem where there is one."""
+def _outcome(status: int, body: bytes, saga_id: str) -> str:
+    """The outcome in the stage's own word; unknown where code and outcome do not agree."""
     from stage.wire.outcome import Outcome
-    from stage.wire.problem import decode_problem
-    from stage.wire.replies import ReplyKind, kind_of_reply
+    from stage.wire.replies import ReplyKind, kind_of_reply, own_word
 
-    match kind_of_reply(status):
-        case ReplyKind.EXECUTED:
-            return Outcome.EXECUTED.value
-        case ReplyKind.ACCEPTED:
-            return Outcome.IN_PROGRESS.value
-        case ReplyKind.UNKNOWN:
+    match kind_of_reply(status, body, saga_id):
+        case ReplyKind.UNKNOWN | ReplyKind.IN_DOUBT:
             return Outcome.UNKNOWN.value
         case _:
-            problem = decode_problem(body)
-            return (Outcome.NOT_EXECUTED if problem is None else problem.outcome).value
+            return (own_word(body, saga_id) or Outcome.UNKNOWN).value

@@ -94,7 +94,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.Recovered: EventRow(wording="recovered", public=("epoch",), level=_WARNING),
     e.AnswerDeferred: EventRow(wording="answered 202"),
     e.CompensationRequested: EventRow(
-        wording="asked to compensate", public=("requested_by", "reason")
+        wording="asked to compensate", public=("requested_by", "reason", "compensated")
     ),
     e.TurnedBack: EventRow(wording="turns back", public=("step", "reason"), level=_WARNING),
     e.Completed: EventRow(wording="completed", outcome=SagaState.COMPLETED, final=True),
@@ -116,13 +116,14 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         level=Level.DEBUG,
     ),
     e.StepSucceeded: _end("succeeded", _EXECUTE, "succeeded", "step", "span"),
-    e.StepRefused: _end("refused", _EXECUTE, "refused", "step", "reason", "may_stand"),
+    e.StepRefused: _end("refused", _EXECUTE, "refused", "step", "reason", "may_stand", "said"),
     e.StepTransient: _end(
         "did not happen, again later", _EXECUTE, "transient",
-        "step", "reason", "retry_after", "may_stand", level=_WARNING, failed=True,
+        "step", "reason", "retry_after", "may_stand", "denied", level=_WARNING, failed=True,
     ),
     e.StepInDoubt: _end(
-        "in doubt", _EXECUTE, "in_doubt", "step", "reason", "changed", level=_WARNING, failed=True
+        "in doubt", _EXECUTE, "in_doubt",
+        "step", "reason", "denied", "changed", level=_WARNING, failed=True,
     ),
     e.StepPending: _end("still running there", _EXECUTE, "pending", "step", "retry_after"),
     # --- probes ---
@@ -140,7 +141,8 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.CompensationSucceeded: _end("undone", _COMPENSATE, "succeeded", "step"),
     e.CompensationDelayed: _end(
         "again later", _COMPENSATE, "delayed",
-        "step", "reason", "retry_after", "certain", level=_WARNING, failed=True,
+        "step", "reason", "retry_after", "not_understood", "denied", "certain",
+        level=_WARNING, failed=True,
     ),
     e.CompensationRefused: _end(
         "cannot", _COMPENSATE, "refused",
@@ -150,10 +152,11 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.TellStarted: _start("upstream is asked to compensate", _TELL, "attempt"),
     e.TellDelivered: _end("upstream has taken over", _TELL, "delivered", "status", final=True),
     e.TellDelayed: _end(
-        "again later", _TELL, "delayed", "reason", "retry_after", level=_WARNING, failed=True
+        "again later", _TELL, "delayed",
+        "reason", "retry_after", "not_understood", "denied", level=_WARNING, failed=True,
     ),
     e.TellRefused: _end(
-        "cannot", _TELL, "refused", "reason", level=_ERROR, failed=True, final=True
+        "cannot", _TELL, "refused", "reason", "cause", level=_ERROR, failed=True, final=True
     ),
     # --- the verbs of an operator ---
     e.Retried: _verb("retry", "anew", "new_key", "step"),

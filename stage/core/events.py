@@ -57,10 +57,14 @@ class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
 
 
 class CompensationRequested(_Event, frozen=True, kw_only=True, tag="compensation_requested"):
-    """A neighbour or an operator asked to undo the saga."""
+    """A neighbour or an operator asked to undo the saga.
+
+    `compensated` is the word of a downstream that nothing stands at it or behind it.
+    """
 
     requested_by: str = ""
     reason: str = ""
+    compensated: bool = False
 
 
 class StepStarted(_Event, frozen=True, kw_only=True, tag="step_started"):
@@ -94,20 +98,28 @@ class StepSucceeded(_Event, frozen=True, kw_only=True, tag="step_succeeded"):
 
 
 class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):
-    """A business no: nothing happened, unless an earlier request of the attempt `may_stand`."""
+    """A business no: nothing happened, unless an earlier request of the attempt `may_stand`.
+
+    `said`: the reason is the word of the author or of downstream, which neighbours may read.
+    """
 
     step: str
     reason: str = ""
     may_stand: bool = False
+    said: bool = False
 
 
 class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
-    """The attempt certainly did not happen; it may be tried again."""
+    """The attempt certainly did not happen; it may be tried again.
+
+    `denied`, here and in the events below: the answer was 401 or 403, from whomever.
+    """
 
     step: str
     reason: str = ""
     retry_after: float | None = None
     may_stand: bool = False
+    denied: bool = False
 
 
 class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
@@ -120,6 +132,7 @@ class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
     step: str
     reason: str = ""
     changed: bool = False
+    denied: bool = False
 
 
 class StepPending(_Event, frozen=True, kw_only=True, tag="step_pending"):
@@ -181,11 +194,16 @@ class CompensationSucceeded(_Event, frozen=True, kw_only=True, tag="compensation
 
 
 class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_delayed"):
-    """The attempt to undo did not end well; it is repeated. `certain`: it had no effect."""
+    """The attempt to undo did not end well; it is repeated. `certain`: it had no effect.
+
+    `not_understood`: downstream was answered for by something that does not speak for it.
+    """
 
     step: str
     reason: str = ""
     retry_after: float | None = None
+    not_understood: bool = False
+    denied: bool = False
     certain: bool = False
 
 
@@ -229,16 +247,19 @@ class TellDelivered(_Event, frozen=True, kw_only=True, tag="tell_delivered"):
 
 
 class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
-    """Upstream did not answer; it is asked again."""
+    """Upstream did not answer, or was `not_understood`; it is asked again."""
 
     reason: str = ""
     retry_after: float | None = None
+    not_understood: bool = False
+    denied: bool = False
 
 
 class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):
-    """Upstream answered that it cannot compensate; a person has to look."""
+    """Upstream cannot compensate, or never said so in its own word; a person has to look."""
 
     reason: str = ""
+    cause: ParkCause = ParkCause.UPSTREAM_CANNOT
 
 
 class Parked(_Event, frozen=True, kw_only=True, tag="parked"):

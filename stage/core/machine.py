@@ -41,7 +41,7 @@ from stage.core.questions import (
     pivot_undecided,
     what_stands,
 )
-from stage.core.retry import NEIGHBOUR_COMPENSATION, RetryPolicy
+from stage.core.retry import NEIGHBOUR_COMPENSATION, PENDING, RetryPolicy
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -51,8 +51,12 @@ RECOVERIES_MAX = 10
 
 Not few: of all that were in flight when the process died, one is guilty.
 """
-PENDING_POLL_SECONDS_MAX = 5.0
 RETRY_AFTER_SECONDS_MAX = 60.0
+NOT_UNDERSTOOD_SECONDS_MAX = 3600.0
+"""How long a neighbour is asked to compensate while the answers are not its own word.
+
+Long enough to mend a route or a login; then a person has to look (protocol 3.4).
+"""
 
 
 class Impossible(Exception):
@@ -98,7 +102,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:  # one arm an event
         case e.ProbeNotThere() | e.ProbeFailed():
             return _probe_again(plan, saga, event)
         case e.TurnedBack():
-            return replace(saga, state=SagaState.COMPENSATING, reason=event.reason)
+            return _turn_back(saga, event)
         case e.CompensationStarted():
             return _undo(saga, event)
         case e.CompensationSucceeded():
@@ -151,6 +155,7 @@ def _bury(saga: Saga, event: e.Tombstoned) -> Saga:
         tombstone=True,
         requested_by=event.requested_by,
         reason=event.reason,
+        detail=event.reason,
     )
 
 
@@ -202,6 +207,14 @@ def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
             return False
 
 
+def _turn_back(saga: Saga, event: e.TurnedBack) -> Saga:
+    known = saga.steps.get(event.step)
+    detail = f"step {event.step} did not succeed" if event.step else ""
+    if known is not None and known.said:
+        detail = known.said
+    return replace(saga, state=SagaState.COMPENSATING, reason=event.reason, detail=detail)
+
+
 def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:
     undone = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
     if undone or saga.forgotten or past_pivot(plan, saga):
@@ -210,21 +223,24 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         return replace(
             saga,
             reason=saga.reason or event.reason,
+            detail=saga.detail or event.reason,
             requested_by=saga.requested_by or event.requested_by or "unknown",
         )
     steps = dict(saga.steps)
     forward = FORWARD_PREFIX + event.requested_by
-    if forward in plan.by_name:
-        # Downstream asks after it has compensated itself (protocol 3.4), or failed to. It is asked
-        # in turn, so that what stands behind it is not hidden (rule 12).
-        known = steps.get(forward)
-        if known is not None:
-            steps[forward] = replace(known, doubted=True)
+    known = steps.get(forward) if forward in plan.by_name else None
+    if known is not None and event.compensated and known.phase not in IN_FLIGHT:
+        steps[forward] = replace(known, phase=Phase.COMPENSATED, error="")
+    elif known is not None:
+        # Without its word that nothing stands there it is asked in turn, so that what stands
+        # behind it is not hidden (rule 12, protocol 3.4).
+        steps[forward] = replace(known, doubted=True)
     return replace(
         saga,
         state=SagaState.COMPENSATING,
         steps=steps,
         reason=saga.reason or event.reason or f"{event.requested_by} asked to compensate",
+        detail=saga.detail or event.reason or f"{event.requested_by} asked to compensate",
         requested_by=saga.requested_by or event.requested_by or "unknown",
         parked="",
         parked_cause=None,
@@ -313,7 +329,8 @@ def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
     step = _known(saga, event.step)
     # An attempt before this one may have landed: doubt outlives the refusal.
     doubted = step.doubted or event.may_stand
-    refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason)
+    said = event.reason if event.said else ""
+    refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason, said=said)
     return _put(saga, event.step, _mendable(refused))
 
 
@@ -327,6 +344,8 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
         doubted=True,
         not_there=0,
         changed=event.changed,
+        # A rotated key costs time: until the deadline, if there is one (protocol 3.3).
+        forgiven=step.forgiven + (event.denied and saga.deadline is not None),
         error=event.reason,
         due=event.at + wait,
     )
@@ -335,14 +354,15 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
 
 def _pend(saga: Saga, event: e.StepPending) -> Saga:
     step = _step(saga, event.step)
-    wait = min(event.retry_after or 0.5, PENDING_POLL_SECONDS_MAX)
+    pendings = step.pendings + 1
     pending = replace(
         step,
         phase=Phase.WAITING,
         doubted=True,
+        pendings=pendings,
         attempts=step.attempts - 1,  # to wait for downstream is not a failed attempt
         error="accepted downstream, still running",
-        due=event.at + wait,
+        due=event.at + _wait(saga, event, pendings, PENDING),
     )
     return _put(saga, event.step, pending)
 
@@ -370,7 +390,13 @@ def _undo_again(plan: Plan, saga: Saga, event: e.CompensationDelayed) -> Saga:
     step = _step(saga, event.step)
     policy = plan.step(event.step).compensation
     due = event.at + _wait(saga, event, step.compensation_attempts, policy)
-    delayed = replace(step, phase=Phase.COMPENSATION_WAITING, error=event.reason, due=due)
+    delayed = replace(
+        step,
+        phase=Phase.COMPENSATION_WAITING,
+        error=event.reason,
+        due=due,
+        not_understood_since=_since(step.not_understood_since, event),
+    )
     return _put(saga, event.step, _mendable_compensation(delayed, event.certain))
 
 
@@ -404,14 +430,20 @@ def _evolve_tell(
             return replace(saga, tell=Tell.DELIVERED, tell_error="")
         case e.TellDelayed():
             due = event.at + _wait(saga, event, saga.tell_attempts, NEIGHBOUR_COMPENSATION)
-            return replace(saga, tell=Tell.DUE, tell_due=due, tell_error=event.reason)
+            return replace(
+                saga,
+                tell=Tell.DUE,
+                tell_due=due,
+                tell_error=event.reason,
+                tell_not_understood_since=_since(saga.tell_not_understood_since, event),
+            )
         case e.TellRefused():
             return replace(
                 saga,
                 tell=Tell.REFUSED,
                 tell_error=event.reason,
                 parked=f"upstream {saga.upstream} cannot compensate: {event.reason}",
-                parked_cause=ParkCause.UPSTREAM_CANNOT,
+                parked_cause=event.cause,
             )
         case _:
             assert_never(event)
@@ -425,9 +457,16 @@ def _tell_if_due(saga: Saga) -> Saga:
     return replace(saga, tell=Tell.DUE, tell_due=saga.updated_at)
 
 
+def _since(since: float | None, event: e.CompensationDelayed | e.TellDelayed) -> float | None:
+    """When answers began that are not the neighbour's own word; any other end starts it anew."""
+    if not event.not_understood:
+        return None
+    return event.at if since is None else since
+
+
 def _wait(
     saga: Saga,
-    event: e.StepTransient | e.CompensationDelayed | e.TellDelayed,
+    event: e.StepTransient | e.StepPending | e.CompensationDelayed | e.TellDelayed,
     attempts: int,
     policy: RetryPolicy,
 ) -> float:
@@ -499,6 +538,9 @@ def _tell(saga: Saga, now: float) -> Command:
         return Rest()
     if now < saga.tell_due:
         return Rest(until=saga.tell_due)
+    if _never_understood(saga.tell_not_understood_since, now):
+        cause = ParkCause.NOT_UNDERSTOOD
+        return Record(event=e.TellRefused(at=now, reason=saga.tell_error, cause=cause))
     return Do(activity=Activity.TELL, attempt=saga.tell_attempts + 1)
 
 
@@ -529,7 +571,9 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
             return _park_in_doubt(step, known, now)
-    spent = step.execution.exhausted(known.attempts - known.forgiven)
+    spent = step.execution.exhausted(known.attempts - known.forgiven) or PENDING.exhausted(
+        known.pendings
+    )
     if (spent or too_late) and must_be_looked_for(step, known):
         return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
     if spent:
@@ -581,6 +625,9 @@ def _compensate(step: Step, known: StepState, now: float) -> Command:
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
             return _park_in_doubt(step, known, now)
+    if _never_understood(known.not_understood_since, now):
+        text = f"{step.peer} does not answer compensate in its own word: {known.error}"
+        return Record(event=e.Parked(at=now, cause=ParkCause.NOT_UNDERSTOOD, reason=text))
     attempts = known.compensation_attempts
     if step.compensation.exhausted(attempts - known.compensation_forgiven):
         reason = f"gave up after {attempts} attempts: {known.error}"
@@ -591,6 +638,10 @@ def _compensate(step: Step, known: StepState, now: float) -> Command:
     if known.phase is Phase.COMPENSATION_WAITING:
         return _when_due(known, undo, now)
     return undo
+
+
+def _never_understood(since: float | None, now: float) -> bool:
+    return since is not None and now >= since + NOT_UNDERSTOOD_SECONDS_MAX
 
 
 def _when_due(known: StepState, command: Do, now: float, deadline: float | None = None) -> Command:

@@ -46,6 +46,9 @@ COMPENSATION = RetryPolicy(attempts_max=20, backoff_seconds_max=60.0)
 NEIGHBOUR = RetryPolicy(attempts_max=8)
 """Default for handing on downstream when no deadline bounds it earlier."""
 
+PENDING = RetryPolicy(attempts_max=1_000, backoff_seconds_min=0.5, backoff_seconds_max=300.0)
+"""Asking downstream again after a 202: three days, and at most 2,000 entries of the journal."""
+
 NEIGHBOUR_SETTLEMENT = RetryPolicy(attempts_max=20, backoff_seconds_max=60.0)
 """Looking at downstream what became of the saga: some eight minutes, longer where it hangs."""
 

@@ -34,9 +34,15 @@ class StepState(Struct, frozen=True, kw_only=True):
     """Whether an attempt to undo it may have had an effect."""
     compensation_keys: int = 1
     """Keys that its undo has been sent under; an operator may order a new one."""
+    pendings: int = 0
+    """How often downstream answered 202."""
+    not_understood_since: float | None = None
+    """When answers to compensate began that are not in the neighbour's own word."""
     due: float = 0.0
     result: Raw | None = None
     error: str = ""
+    said: str = ""
+    """The reason of a refusal, where neighbours may read it."""
     span: str = ""
     """The span id of the latest attempt, which an undo links to; that of a probe is apart."""
     probe_span: str = ""
@@ -67,7 +73,9 @@ class Saga(Struct, frozen=True, kw_only=True):
     upstream: str = ""
     steps: dict[str, StepState] = {}
     reason: str = ""
-    """Why it was turned back."""
+    """Why it was turned back, for people here."""
+    detail: str = ""
+    """The same for neighbours: no text of an exception, no address (rule 38)."""
     requested_by: str = ""
     """The name of the first to ask for compensation; empty while nobody has asked."""
     was_completed: bool = False
@@ -87,6 +95,7 @@ class Saga(Struct, frozen=True, kw_only=True):
     tell_due: float = 0.0
     tell_span: str = ""
     tell_error: str = ""
+    tell_not_understood_since: float | None = None
 
     @property
     def ended(self) -> bool:

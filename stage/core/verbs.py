@@ -138,6 +138,7 @@ def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
         parked_cause=None,
         tell=tell,
         tell_due=verb.at,
+        tell_not_understood_since=None,
         deadline=None if past_pivot(plan, saga) else saga.deadline,
     )
 
@@ -164,6 +165,8 @@ def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
         probes=0,
         forgiven=step.attempts,
         compensation_forgiven=step.compensation_attempts,
+        pendings=0,
+        not_understood_since=None,
     )
 
 

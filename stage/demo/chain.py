@@ -1,4 +1,4 @@
-"""Starts the four services of the demo as processes of their own, on free loopback ports."""
+"""Starts the services of the demo as processes of their own, on free loopback ports."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ class Service:
 
 
 class Chain:
-    """order -> payment (the stage, with its external API psp) -> shipping."""
+    """order -> payment (the stage, with its external API psp) -> gateway -> shipping."""
 
     def __init__(self, folder: Path, *, otlp: str | None = None) -> None:
-        order, payment, shipping, psp = free_ports(4)
+        order, payment, shipping, psp, gateway = free_ports(5)
         self._folder = folder
         self._options = ["--otlp-endpoint", otlp] if otlp else []
         self.otlp = otlp
@@ -108,13 +108,15 @@ class Chain:
             shipping,
             *("stage.neighbours.downstream", "--name", "shipping", "--upstream", url(payment)),
         )
+        to = ["stage.demo.gateway", "--to", url(shipping)]
+        self.gateway = Service("gateway", gateway, to, folder / "gateway.log")
         self.payment = self._service(
             "payment",
             payment,
             *("stage", "serve", "stage.demo.payment:payment"),
             *("--database", f"sqlite:///{folder / 'payment.db'}"),
             *("--upstream", f"order={url(order)}"),
-            *("--downstream", f"shipping={url(shipping)}"),
+            *("--downstream", f"shipping={url(gateway)}"),
             *("--external", f"psp={url(psp)}"),
         )
 
@@ -123,11 +125,11 @@ class Chain:
 
     @property
     def services(self) -> tuple[Service, ...]:
-        """All four, in the order of the chain."""
-        return (self.order, self.payment, self.psp, self.shipping)
+        """All of them, in the order of the chain."""
+        return (self.order, self.payment, self.psp, self.gateway, self.shipping)
 
     async def start(self) -> None:
-        """Start all four at the same time. Raises ChainError."""
+        """Start all of them at the same time. Raises ChainError."""
         await asyncio.gather(*(service.start() for service in self.services))
 
     async def spans_left(self) -> None:
@@ -136,7 +138,7 @@ class Chain:
             await asyncio.sleep(SPANS_LEAVE_SECONDS)
 
     async def stop(self) -> None:
-        """Stop all four."""
+        """Stop all of them."""
         await asyncio.gather(*(service.stop() for service in self.services))
 
 

@@ -27,7 +27,7 @@ class Printer:
             f"  {self._coloured(BOLD, 'order')} ──► {self._coloured(BOLD, 'payment')} ──► shipping"
         )
         self._print("                 │")
-        self._print("                psp            four processes on this machine:")
+        self._print("                psp            processes on this machine:")
         for service in chain.services:
             self._print(
                 self._coloured(DIM, f"    {service.name:<9} {service.url}  pid {service.pid}")
@@ -62,7 +62,7 @@ class Printer:
             f"    {'':3} {'story':<13} {'order':<12} {'payment':<12} {'shipping':<12}"
             f" {'charges':<16} ok"
         )
-        for letter, account in zip("abcdefg", accounts, strict=True):
+        for letter, account in zip("abcdefgh", accounts, strict=True):
             states = [account.states[name] or "-" for name in ("order", "payment", "shipping")]
             charges = f"{account.charges['made']} made, {account.charges['standing']} stand"
             mark = self._coloured(GREEN, "✓") if account.ok else self._coloured(RED, "✗")

@@ -39,7 +39,7 @@ async def _run(*, json: bool, keep: bool, otlp: str | None) -> int:
             async with Client() as client:
                 accounts = [
                     await _run_story(chain, client, story, letter, printer)
-                    for letter, story in zip("abcdefg", STORIES, strict=True)
+                    for letter, story in zip("abcdefgh", STORIES, strict=True)
                 ]
             unaccounted = sum(account.unaccounted for account in accounts)
             ok = unaccounted == 0 and all(account.ok for account in accounts)

@@ -1,4 +1,4 @@
-"""The seven stories of the demo."""
+"""The eight stories of the demo."""
 
 from __future__ import annotations
 
@@ -118,6 +118,24 @@ async def killed(chain: Chain, client: Client, saga_id: str) -> Acted:
     )
 
 
+async def behind_gateway(chain: Chain, client: Client, saga_id: str) -> Acted:
+    """The gateway says 504 while downstream works, and it was not a no."""
+    script = {"script": "slow", "seconds": 2.5, "match": saga_id}
+    await client.script(chain.shipping, script)
+    reply = await place(chain, client, saga_id)
+    journal = await client.journal(chain.payment, saga_id)
+    doubts = [entry["reason"] for entry in journal if entry["event"] == "step_in_doubt"]
+    parcel = await client.saga(chain.shipping, saga_id) or {}
+    return Acted(
+        saga_id=saga_id,
+        checks=[
+            ("the gateway answered 504", "answered 504" in doubts),
+            ("upstream answered 200", reply.status == 200),
+            ("there is one parcel", parcel.get("executed") == 1),
+        ],
+    )
+
+
 async def send(chain: Chain, client: Client, saga_id: str) -> Reply:
     """Post the saga to the stage itself, as a neighbour would."""
     envelope = Envelope(saga_id=saga_id, data=order_of(saga_id))
@@ -213,6 +231,19 @@ STORIES = (
         title="killed with SIGKILL after the charge, before the commit; started again: one charge",
         act=killed,
         kills=True,
+        expected=Expected(
+            outcome="executed",
+            order="completed",
+            payment="completed",
+            shipping="completed",
+            made=1,
+            standing=1,
+        ),
+    ),
+    Story(
+        name="gateway",
+        title="a gateway says 504 while downstream works: asked again, and it was not a no",
+        act=behind_gateway,
         expected=Expected(
             outcome="executed",
             order="completed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stage.core.questions import past_pivot
 from stage.core.states import SagaState
+from stage.core.steps import FORWARD_PREFIX
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import check_type, read_any, saga_id_of, wait_of
 from stage.inbound.request import PROBLEM_JSON, Answer, Request, json_answer
@@ -26,10 +27,12 @@ async def compensate(service: Service, request: Request) -> Answer:
         check_type(request)
     asked = decode_compensate(body, service.limits)
     wait, respond_async = wait_of(request, WAIT_SECONDS, service.wait_seconds_max)
+    steps = service.participant.plan.by_name
+    if asked.outcome is None and FORWARD_PREFIX + asked.requested_by in steps:
+        wait = 0.0  # it is asked in turn, and may hold a lock until this is answered
     snapshot = await service.engine.compensate(
         saga_id,
-        requested_by=asked.requested_by,
-        reason=asked.reason,
+        asked=asked,
         trace=request.about.span.context,
         wait_seconds=0.0 if respond_async else wait,
     )
@@ -43,7 +46,7 @@ async def compensate(service: Service, request: Request) -> Answer:
     behind = past_pivot(service.participant.plan, saga)
     if closed or behind or saga.state is SagaState.FAILED_TO_COMPENSATE:
         return problem_answer(request, _cannot(service.participant.plan.stage, snapshot))
-    return accepted(request)
+    return accepted(request, f"../{saga_id}")
 
 
 def _cannot(stage: str, snapshot: Snapshot) -> Problem:

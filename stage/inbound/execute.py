@@ -31,7 +31,7 @@ async def execute(service: Service, request: Request) -> Answer:
         )
     if reply is None:
         applied = ((h.PREFERENCE_APPLIED, "respond-async"),) if respond_async else ()
-        return accepted(request, *applied)
+        return accepted(request, f"sagas/{saga_id}", *applied)
     link_saga(request, reply.traceparent)
     content_type = JSON if reply.status == 200 else PROBLEM_JSON
     replayed = ((h.IDEMPOTENCY_REPLAYED, "true"),) if reply.replayed else ()

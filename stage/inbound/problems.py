@@ -39,7 +39,8 @@ def answer_of_error(request: Request, error: Exception) -> Answer | None:
         case PayloadDiffers() | DeadlineOver():
             return problem_answer(request, refusal(error).problem())
         case Unsettled() | CommitInDoubt():
-            return problem_answer(request, unknown("Not known", str(error)), (h.RETRY_AFTER, "1"))
+            detail = str(error) if isinstance(error, Unsettled) else "a commit is in doubt here"
+            return problem_answer(request, unknown("Not known", detail), (h.RETRY_AFTER, "1"))
         case Busy() | StoreUnavailable():
             seconds = max(1, ceil(getattr(error, "retry_after", 1.0)))
             return problem_answer(request, _not_now(error), (h.RETRY_AFTER, str(seconds)))
@@ -94,7 +95,7 @@ def _not_now(error: Exception) -> Problem:
     return Problem(
         status=503,
         title="Not now",
-        detail=str(error),
+        detail=str(error) if isinstance(error, Busy) else "the database is away",
         outcome=Outcome.NOT_EXECUTED,
         retryable=True,
         hint="retry under the same saga id after Retry-After seconds",

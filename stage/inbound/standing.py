@@ -9,12 +9,16 @@ from stage.wire.outcome import Outcome
 from stage.wire.views import Standing
 
 
-def accepted(request: Request, *headers: tuple[str, str]) -> Answer:
-    """202: durably accepted, still running. `Location` is where the saga can be queried."""
+def accepted(request: Request, location: str, *headers: tuple[str, str]) -> Answer:
+    """202: durably accepted, still running. `location` is where the saga can be queried.
+
+    It is relative to the path that was asked, so that it is right behind any prefix that a
+    gateway strips (protocol 3.3).
+    """
     saga_id = request.about.saga_id  # holds nothing that a path escapes
     return json_answer(
         Standing(saga_id=saga_id, outcome=Outcome.IN_PROGRESS),
-        (h.LOCATION, f"{request.prefix}/sagas/{saga_id}"),
+        (h.LOCATION, location),
         (h.RETRY_AFTER, "1"),
         *headers,
         status=202,

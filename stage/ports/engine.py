@@ -12,6 +12,7 @@ from stage.core.states import SagaState
 from stage.ports.observer import TraceContext
 from stage.ports.store import Backlog, Entry, Filter, SagaRow
 from stage.wire.envelope import Envelope
+from stage.wire.replies import CompensateRequest
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +66,7 @@ class Commands(Protocol):
         self,
         saga_id: str,
         *,
-        requested_by: str,
-        reason: str,
+        asked: CompensateRequest,
         trace: TraceContext,
         wait_seconds: float,
     ) -> Snapshot:

@@ -14,6 +14,7 @@ import msgspec
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Lost
 from stage.wire.chain import ChainView
+from stage.wire.replies import CompensateRequest
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,13 +30,19 @@ class InProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotExecuted(msgspec.Struct, frozen=True, kw_only=True):
-    """A no to this request: it left nothing at the neighbour. An earlier request may have.
+    """A no in the neighbour's own word: this request left nothing there. An earlier one may have.
 
     `saga_over` is True when the neighbour says that the saga itself is over there.
     """
 
     reason: str
     saga_over: bool = False
+
+
+class NoInDoubt(msgspec.Struct, frozen=True, kw_only=True):
+    """A no that may not be the neighbour's: it is not repeated, and an effect may stand there."""
+
+    reason: str
 
 
 class ShownExecuted(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +60,16 @@ class CannotCompensate(msgspec.Struct, frozen=True, kw_only=True):
     stands: tuple[str, ...] = ()
 
 
-ForwardReply = Executed | InProgress | NotExecuted | Lost
+class NotUnderstood(msgspec.Struct, frozen=True, kw_only=True):
+    """Something answered that does not speak for the neighbour, such as a login page."""
+
+    reason: str
+    retry_after: float | None = None
+
+
+ForwardReply = Executed | InProgress | NotExecuted | NoInDoubt | Lost
 OutcomeReply = ShownExecuted | InProgress | NotExecuted | Lost
-CompensateReply = Compensated | InProgress | CannotCompensate | Lost
+CompensateReply = Compensated | InProgress | CannotCompensate | NotUnderstood | Lost
 
 
 class Neighbours(Protocol):
@@ -92,9 +106,8 @@ class Neighbours(Protocol):
         self,
         peer: str,
         saga_id: str,
+        request: CompensateRequest,
         *,
-        requested_by: str,
-        reason: str,
         trace: TraceContext,
         timeout: float,
     ) -> CompensateReply:

@@ -43,6 +43,8 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     certain: bool = False
     retry_after: float | None = None
     error: str = "broken"
+    denied: bool = False
+    """The answer was 401 or 403: a wrong or rotated key. The operator is notified at once."""
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +65,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
 
     `may_stand` is True when an earlier request of the same attempt was answered, so that some
     effect may stand although the last one did not happen. `changed` is True when the function
-    wanted to repeat a request as another one, which was not sent.
+    wanted to repeat a request as another one, which was not sent. `said` is True when the reason
+    is the author's own word, which neighbours may read.
     """
 
     kind: FailureKind
@@ -71,6 +74,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: float | None = None
     may_stand: bool = False
     changed: bool = False
+    said: bool = False
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True):

@@ -101,7 +101,7 @@ class Client:
             if order.verdict is Verdict.EXECUTED or order.verdict is Verdict.OPEN:
                 order.verdict = Verdict.FAILED
             self._books.tell(saga, CLIENT, "is told to compensate")
-        return Answer(status=200, body=b"{}")
+        return _undone(saga)
 
     # --- one saga --------------------------------------------------------------------------------
 
@@ -282,7 +282,7 @@ class Tail:
         saga = path.removeprefix("/sagas/").removesuffix("/compensate")
         self._undo(saga)
         self._answers[saga] = _problem(410, saga, Outcome.COMPENSATED)
-        return Answer(status=200, body=b"{}")
+        return _undone(saga)
 
     def _execute(self, envelope: Envelope, body: bytes) -> Answer:
         saga = envelope.saga_id
@@ -328,7 +328,8 @@ class Tail:
         self._answers[saga] = _problem(410, saga, Outcome.COMPENSATED)
         self.telling[saga] = False
         path = f"/sagas/{saga}/compensate"
-        body = encode_compensate(TAIL, "failed late")
+        word = Outcome.COMPENSATED if self._random.random() < 0.5 else None
+        body = encode_compensate(TAIL, "failed late", word)
         sent: Sequence[tuple[str, str]] = [("Content-Type", h.CONTENT_JSON)]
         while True:
             answer = await self._network.carry(
@@ -338,6 +339,11 @@ class Tail:
                 self.telling[saga] = True
                 return
             await asyncio.sleep(self._random.uniform(0.2, 5.0))
+
+
+def _undone(saga: str) -> Answer:
+    shown = {"saga_id": saga, "outcome": Outcome.COMPENSATED}
+    return Answer(status=200, body=msgspec.json.encode(shown))
 
 
 def _problem(status: int, saga: str, outcome: Outcome) -> Answer:

@@ -130,6 +130,8 @@ class Metrics:
         step: str = getattr(event, "step", TELL_STEP)
         labels = (step, activity.value, outcome)
         self._count(names.M_ATTEMPTS, labels)
+        if getattr(event, "denied", False):
+            self._count(names.M_DENIED, (step,))
         began = self._began.pop((saga_id, activity, step), None)
         if began is not None:
             self._observe(names.M_ATTEMPT_DURATION, labels, perf_counter() - began)

@@ -131,6 +131,7 @@ M_ATTEMPTS: Final = "stage.attempts"
 M_ATTEMPT_DURATION: Final = "stage.attempt.duration"
 M_BATCH_UNITS: Final = "stage.writer.batch"
 M_COMMIT_DURATION: Final = "stage.writer.commit.duration"
+M_DENIED: Final = "stage.denied"
 M_DEFECTS: Final = "stage.defects"
 
 _SECONDS: Final = (
@@ -198,6 +199,11 @@ METRICS: Final = {
         unit="s",
         bounds=_SECONDS,
         description="How long COMMIT took, with its fsync.",
+    ),
+    M_DENIED: Metric(
+        kind="counter",
+        labels=("step",),
+        description="Attempts that a neighbour or a gateway answered 401 or 403.",
     ),
     M_DEFECTS: Metric(
         kind="counter",

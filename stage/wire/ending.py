@@ -27,7 +27,8 @@ class EndingKind(StrEnum):
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """The end of one saga. `data` holds what was added to the context, by the name of the stage.
 
-    `stands` lists the steps of which an effect may stand, None where nothing can.
+    `reason` is what neighbours may read. `stands` lists the steps of which an effect may stand,
+    None where nothing can.
     """
 
     saga_id: str

@@ -1,6 +1,7 @@
-"""Requests to compensate, the answer of a stage that is done, and what a code means.
+"""Requests to compensate, the answer of a stage that is done, and what an answer means.
 
-The tables are those of the protocol, sections 3.3 and 3.4.
+The tables are those of the protocol, sections 3.3 and 3.4: an answer counts only when the neighbour
+itself states the outcome in its body, and code and outcome agree.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from stage.wire.strict_json import decode_object, encode_object
 from stage.wire.text import sendable
 
 _EXECUTED_MEMBERS = frozenset({"saga_id", "outcome", "data"})
-_COMPENSATE_MEMBERS = frozenset({"requested_by", "reason"})
+_COMPENSATE_MEMBERS = frozenset({"requested_by", "reason", "outcome"})
 
 
 class ReplyKind(StrEnum):
@@ -27,10 +28,17 @@ class ReplyKind(StrEnum):
     EXECUTED = "executed"
     ACCEPTED = "accepted"
     REFUSED = "refused"
+    """The saga is over there, and nothing of it stands."""
     REJECTED = "rejected"
+    """This request was rejected before any effect; an earlier one may have landed."""
     GONE = "gone"
     NOT_NOW = "not_now"
+    """Certainly nothing happened; the same request may be accepted later."""
+    NOT_ALLOWED = "not_allowed"
+    """The key is wrong or was rotated: as NOT_NOW, and the operator is notified."""
     TOO_LATE = "too_late"
+    IN_DOUBT = "in_doubt"
+    """A no that is not in the neighbour's own word: not repeated, compensated there first."""
     UNKNOWN = "unknown"
 
 
@@ -41,32 +49,53 @@ class CompensateReplyKind(StrEnum):
     ACCEPTED = "accepted"
     CANNOT = "cannot"
     NOT_NOW = "not_now"
-    UNKNOWN = "unknown"
+    AWAY = "away"
+    """A gateway answers for a neighbour that it does not reach, or that we may not reach."""
+    NOT_UNDERSTOOD = "not_understood"
+    """Something answers that is not the neighbour: a login page, a wrong address, another saga."""
 
 
-REPLY_KINDS = {
-    200: ReplyKind.EXECUTED,
-    202: ReplyKind.ACCEPTED,
-    400: ReplyKind.REJECTED,
-    401: ReplyKind.REJECTED,
-    403: ReplyKind.REJECTED,
-    409: ReplyKind.REFUSED,
-    410: ReplyKind.GONE,
-    413: ReplyKind.REJECTED,
-    415: ReplyKind.REJECTED,
-    422: ReplyKind.REJECTED,
-    429: ReplyKind.NOT_NOW,
-    503: ReplyKind.NOT_NOW,
-    504: ReplyKind.TOO_LATE,
+REPLIES: dict[tuple[int, Outcome], ReplyKind] = {
+    (200, Outcome.EXECUTED): ReplyKind.EXECUTED,
+    (202, Outcome.IN_PROGRESS): ReplyKind.ACCEPTED,
+    (400, Outcome.NOT_EXECUTED): ReplyKind.REJECTED,
+    (401, Outcome.NOT_EXECUTED): ReplyKind.NOT_ALLOWED,
+    (403, Outcome.NOT_EXECUTED): ReplyKind.NOT_ALLOWED,
+    (409, Outcome.COMPENSATED): ReplyKind.REFUSED,
+    (409, Outcome.NOT_EXECUTED): ReplyKind.REFUSED,
+    (410, Outcome.COMPENSATED): ReplyKind.GONE,
+    (410, Outcome.NOT_EXECUTED): ReplyKind.GONE,  # a tombstone: it never ran
+    (413, Outcome.NOT_EXECUTED): ReplyKind.REJECTED,
+    (415, Outcome.NOT_EXECUTED): ReplyKind.REJECTED,
+    (422, Outcome.NOT_EXECUTED): ReplyKind.REJECTED,
+    (429, Outcome.NOT_EXECUTED): ReplyKind.NOT_NOW,
+    (503, Outcome.NOT_EXECUTED): ReplyKind.NOT_NOW,
+    (504, Outcome.NOT_EXECUTED): ReplyKind.TOO_LATE,
 }
-COMPENSATE_REPLIES = {
-    200: CompensateReplyKind.COMPENSATED,
-    202: CompensateReplyKind.ACCEPTED,
-    409: CompensateReplyKind.CANNOT,
-    410: CompensateReplyKind.COMPENSATED,
-    429: CompensateReplyKind.NOT_NOW,
-    503: CompensateReplyKind.NOT_NOW,
+"""The answers to `POST /sagas` that are believed: code and outcome agree."""
+IN_DOUBT_CODES = frozenset({400, 409, 410, 413, 415, 422})
+"""Codes that say no. A gateway says them as well, so without the outcome they are in doubt."""
+NOT_ALLOWED_CODES = frozenset({401, 403})
+"""The operator is notified of these at once, whoever gave them."""
+
+COMPENSATE_REPLIES: dict[tuple[int, Outcome], CompensateReplyKind] = {
+    (200, Outcome.COMPENSATED): CompensateReplyKind.COMPENSATED,
+    (200, Outcome.NOT_EXECUTED): CompensateReplyKind.COMPENSATED,
+    (202, Outcome.IN_PROGRESS): CompensateReplyKind.ACCEPTED,
+    (409, Outcome.EXECUTED): CompensateReplyKind.CANNOT,
+    (409, Outcome.UNKNOWN): CompensateReplyKind.CANNOT,
+    (410, Outcome.COMPENSATED): CompensateReplyKind.COMPENSATED,
+    (410, Outcome.NOT_EXECUTED): CompensateReplyKind.COMPENSATED,
+    (410, Outcome.UNKNOWN): CompensateReplyKind.COMPENSATED,  # an operator there took it over
+    **{
+        (code, outcome): CompensateReplyKind.NOT_NOW
+        for code in (401, 403, 429, 500, 503)
+        for outcome in Outcome
+    },
 }
+"""The answers to `compensate` that are believed."""
+AWAY_CODES = frozenset({401, 403, 408, 425, 429})
+"""Beside the 5xx: a gateway gives them for a neighbour that is away, slow, or locked to us."""
 
 NOT_SERVED = frozenset({405, 501})
 SAGA_VIEW_REPLIES: dict[int, dict[str, ReplyKind]] = {
@@ -89,21 +118,51 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any]
 
 
-class CompensateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The asker and the reason. Both are shown and stored, and decide nothing."""
+class CompensateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The asker and the reason, which are shown and stored and decide nothing.
+
+    `outcome` is the asker's own word: COMPENSATED says that nothing stands at it or behind it, so
+    that it need not be asked in turn. None says nothing.
+    """
 
     requested_by: str = "unknown"
     reason: str = ""
+    outcome: Outcome | None = None
 
 
-def kind_of_reply(status: int) -> ReplyKind:
-    """What a code means in answer to `POST /sagas`. What the table does not hold is unknown."""
-    return REPLY_KINDS.get(status, ReplyKind.UNKNOWN)
+def own_word(body: bytes, saga_id: str) -> Outcome | None:
+    """The outcome that the neighbour itself states of this saga, or None.
+
+    A gateway, a login page and an answer about another saga state none (protocol 3.3).
+    """
+    try:
+        members = decode_object(body, DEFAULT_LIMITS)
+    except WireError:
+        return None
+    if members.get("saga_id", saga_id) != saga_id:
+        return None
+    outcome = members.get("outcome")
+    try:
+        return Outcome(outcome) if type(outcome) is str else None
+    except ValueError:
+        return None
 
 
-def kind_of_compensate_reply(status: int) -> CompensateReplyKind:
-    """What a code means in answer to `compensate`. What the table does not hold is unknown."""
-    return COMPENSATE_REPLIES.get(status, CompensateReplyKind.UNKNOWN)
+def kind_of_reply(status: int, body: bytes, saga_id: str) -> ReplyKind:
+    """What an answer to `POST /sagas` means. Only the neighbour's own word is believed."""
+    outcome = own_word(body, saga_id)
+    if outcome is not None and (status, outcome) in REPLIES:
+        return REPLIES[status, outcome]
+    return ReplyKind.IN_DOUBT if status in IN_DOUBT_CODES else ReplyKind.UNKNOWN
+
+
+def kind_of_compensate_reply(status: int, body: bytes, saga_id: str) -> CompensateReplyKind:
+    """What an answer to `compensate` means. Only the neighbour's own word is believed."""
+    outcome = own_word(body, saga_id)
+    if outcome is not None and (status, outcome) in COMPENSATE_REPLIES:
+        return COMPENSATE_REPLIES[status, outcome]
+    away = status >= 500 or status in AWAY_CODES
+    return CompensateReplyKind.AWAY if away else CompensateReplyKind.NOT_UNDERSTOOD
 
 
 def kind_of_saga_view(status: int, body: bytes, saga_id: str) -> ReplyKind:
@@ -116,12 +175,8 @@ def kind_of_saga_view(status: int, body: bytes, saga_id: str) -> ReplyKind:
         return ReplyKind.GONE
     if status not in SAGA_VIEW_REPLIES:
         return ReplyKind.UNKNOWN
-    try:
-        members = decode_object(body, DEFAULT_LIMITS)
-    except WireError:
-        return ReplyKind.UNKNOWN
-    outcome = members.get("outcome")
-    if members.get("saga_id", saga_id) != saga_id or type(outcome) is not str:
+    outcome = own_word(body, saga_id)
+    if outcome is None:
         return ReplyKind.UNKNOWN
     return SAGA_VIEW_REPLIES[status].get(outcome, ReplyKind.UNKNOWN)
 
@@ -134,9 +189,10 @@ def encode_executed(saga_id: str, data: dict[str, Any]) -> bytes:
 def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
     """What a neighbour's 200 says was added, by the name of the stage.
 
-    A simple neighbour may leave out `saga_id` and `outcome`, and answer `{}` when it adds nothing.
-    Raises WireError (502, outcome unknown) for anything else: the neighbour may well have done its
-    part, but did not say so in a way that can be trusted (rule 27).
+    A simple neighbour may leave out `saga_id`, and `data` when it adds nothing. It may not leave
+    out `outcome`: a maintenance page is a 200 too. Raises WireError (502, outcome unknown) for
+    anything else: the neighbour may well have done its part, but did not say so in a way that can
+    be trusted (rule 27).
     """
     try:
         members = decode_object(body, limits)
@@ -145,31 +201,30 @@ def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) 
         )
     except WireError as error:
         _refuse_answer(error.detail)
-    if not members:
-        return {}
     if members.get("saga_id", saga_id) != saga_id:
         _refuse_answer("saga_id is that of another saga")
-    if members.get("outcome", Outcome.EXECUTED.value) != Outcome.EXECUTED.value:
+    if members.get("outcome") != Outcome.EXECUTED.value:
         _refuse_answer("outcome is not executed, but the code is 200")
-    if "data" not in members:
-        _refuse_answer("data is missing")
-    data = members["data"]
+    data = members.get("data", {})
     if type(data) is not dict:
         _refuse_answer("data is not an object")
     return data
 
 
-def encode_compensate(requested_by: str, reason: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
+def encode_compensate(
+    requested_by: str, reason: str, outcome: Outcome | None = None, limits: Limits = DEFAULT_LIMITS
+) -> bytes:
     """The body that asks to compensate. Text is cut to its limit: it must not stop the request."""
     request = CompensateRequest(
         requested_by=sendable(requested_by, limits.requested_by_chars_max) or "unknown",
         reason=sendable(reason, limits.reason_chars_max),
+        outcome=outcome,
     )
     return msgspec.json.encode(request)
 
 
 def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> CompensateRequest:
-    """The asker and the reason. An empty body is allowed. Raises WireError."""
+    """The asker, the reason, the asker's own word. The body may be empty. Raises WireError."""
     if not body:
         return CompensateRequest()
     members = decode_object(body, limits)
@@ -178,7 +233,21 @@ def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Compensat
         requested_by=_text(members, "requested_by", "unknown", limits.requested_by_chars_max)
         or "unknown",
         reason=_text(members, "reason", "", limits.reason_chars_max),
+        outcome=_asker_outcome(members),
     )
+
+
+def _asker_outcome(members: dict[str, Any]) -> Outcome | None:
+    if "outcome" not in members:
+        return None
+    if members["outcome"] != Outcome.COMPENSATED.value:
+        raise WireError(
+            422,
+            "Request not accepted",
+            "outcome is not compensated",
+            hint="send compensated when nothing stands at you or behind you, or leave it out",
+        )
+    return Outcome.COMPENSATED
 
 
 def _text(members: dict[str, Any], name: str, default: str, chars_max: int) -> str:

@@ -60,12 +60,12 @@ EXECUTED_SCHEMA: dict[str, Any] = {
     "title": "Executed",
     "type": "object",
     "additionalProperties": False,
+    "required": ["outcome"],
     "properties": {
         "saga_id": SAGA_ID_SCHEMA,
         "outcome": {"const": Outcome.EXECUTED.value},
         "data": {"type": "object", "description": "What was added, by the name of the stage"},
     },
-    "anyOf": [{"required": ["data"]}, {"maxProperties": 0}],
 }
 COMPENSATE_REQUEST_SCHEMA: dict[str, Any] = {
     "title": "CompensateRequest",
@@ -78,6 +78,10 @@ COMPENSATE_REQUEST_SCHEMA: dict[str, Any] = {
             "description": "A stage or a person; unknown where it is left out",
         },
         "reason": {"type": "string", "maxLength": _L.reason_chars_max},
+        "outcome": {
+            "const": Outcome.COMPENSATED.value,
+            "description": "The asker's word that nothing stands at it or behind it",
+        },
     },
 }
 PROBLEM_SCHEMA: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""`stage demo` as a user runs it: four real processes, one of them killed with SIGKILL."""
+"""`stage demo` as a user runs it: real processes, one of them killed with SIGKILL."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ NAMES = [
     "overtaken",
     "five-times",
     "killed",
+    "gateway",
 ]
 
 
@@ -35,8 +36,8 @@ async def demo(*arguments: str) -> tuple[int, bytes, bytes]:
 
 
 @pytest.mark.timeout(110)
-async def test_the_seven_stories_end_as_expected_and_the_books_balance() -> None:
-    """Exit status 0, seven stories, no effect that is not accounted for."""
+async def test_the_eight_stories_end_as_expected_and_the_books_balance() -> None:
+    """Exit status 0, eight stories, no effect that is not accounted for."""
     status, out, err = await demo("--json")
     assert 0 == status, (out, err)
     report = msgspec.json.decode(out)

@@ -62,10 +62,16 @@ class Chain:
         return await self.request("POST", url, encode_envelope(envelope), **headers)
 
     async def compensate(
-        self, saga_id: str, by: str = "order", reason: str = "asked", **headers: str
+        self,
+        saga_id: str,
+        by: str = "order",
+        reason: str = "asked",
+        outcome: str = "",
+        **headers: str,
     ) -> tuple[int, dict[str, str], bytes]:
-        """`POST /sagas/{id}/compensate` at the stage."""
-        body = msgspec.json.encode({"requested_by": by, "reason": reason})
+        """`POST /sagas/{id}/compensate` at the stage; `outcome` is the word of the asker."""
+        word = {"outcome": outcome} if outcome else {}
+        body = msgspec.json.encode({"requested_by": by, "reason": reason, **word})
         url = f"{self.stage}/sagas/{saga_id}/compensate"
         return await self.request("POST", url, body, **headers)
 

@@ -79,8 +79,8 @@ async def test_a_late_failure_is_drawn_down_and_back_up(chain: Chain) -> None:
     picture = draw_chain(await story(chain, "s-1"), link="https://traces.example/t")
     told = [
         ("order", "order pending"), ("payment", "▶ charge"), ("payment", "▶ forward:shipping"),
-        ("shipping", "failed after"), ("payment", "◀ compensate forward:shipping"),
-        ("payment", "◀ compensate charge"), ("payment", "◀ tell upstream"),
+        ("shipping", "failed after"), ("payment", "◀ compensate charge"),
+        ("payment", "◀ tell upstream"),
         ("order", "order released"),
     ]  # fmt: skip
     rows = picture.splitlines()

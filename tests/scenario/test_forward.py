@@ -145,7 +145,7 @@ async def test_a_hanging_downstream_is_compensated_when_the_budget_is_gone(tmp_p
 async def test_async_is_answered_202_and_looked_up(chain: Chain) -> None:
     """Prefer: respond-async gives 202 with Location, durable; the saga goes on."""
     status, headers, _ = await chain.send("s-1", Prefer="respond-async")
-    assert (202, "/sagas/s-1") == (status, headers["Location"])
+    assert (202, "sagas/s-1") == (status, headers["Location"])
     view = await chain.until("s-1", lambda saga: saga["state"] == "completed")
     assert "executed" == view["outcome"]
 

@@ -182,7 +182,7 @@ async def test_a_meter_provider_gets_the_same_numbers(tmp_path: Path) -> None:
     (scope,) = resource.scope_metrics
     assert names.SCOPE == scope.scope.name
     found = {metric.name: metric for metric in scope.metrics}
-    assert set(names.METRICS) - {names.M_DEFECTS} <= set(found)
+    assert set(names.METRICS) - {names.M_DEFECTS, names.M_DENIED} <= set(found)
     payment = (names.STAGE, "payment")
     points = points_of(collected)
     ended = points[names.M_SAGAS_ENDED, frozenset({payment, ("outcome", "completed")})]

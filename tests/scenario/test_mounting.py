@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, unused_port
 from opentelemetry.sdk.trace import TracerProvider
+from yarl import URL
 
 from stage import Http, Saga, Stage
 from stage.bootstrap import build_app
@@ -28,7 +29,7 @@ HEADERS = {"Content-Type": "application/json"}
 
 
 async def test_mounted_below_a_path_it_answers_with_its_own_addresses(tmp_path: Path) -> None:
-    """add_subapp takes it, and Location holds the path it is mounted at."""
+    """add_subapp takes it, and Location leads below the path it is mounted at."""
     async with TestServer(psp.make_app()) as api:
         config = Config(
             database=f"sqlite:///{tmp_path / 'p.db'}",
@@ -43,8 +44,8 @@ async def test_mounted_below_a_path_it_answers_with_its_own_addresses(tmp_path: 
             async with session.post(url, data=body, headers=headers) as response:
                 assert 202 == response.status
                 location = response.headers["Location"]
-            assert "/payment/sagas/s-1" == location
-            async with session.get(server.make_url(location)) as response:
+            assert "/payment/sagas/s-1" == url.join(URL(location)).path
+            async with session.get(url.join(URL(location))) as response:
                 assert 200 == response.status
 
 

@@ -153,7 +153,7 @@ async def test_a_late_failure_is_undone_in_the_trace_of_the_saga(
     await chain.until("s-1", lambda view: view["told_upstream"] == "delivered")
     await at_rest(chain)
     executed = spans.one("saga payment", outcome="completed")
-    asked = spans.one(COMPENSATE, status=200, kind="server")
+    asked = spans.one(COMPENSATE, status=202, kind="server")
     assert OTHER[3:35] == asked.trace_id
     undoing = spans.one("saga payment", outcome="compensated")
     assert (executed.trace_id, executed.parent_id) == (undoing.trace_id, undoing.parent_id)

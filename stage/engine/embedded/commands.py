@@ -37,7 +37,9 @@ from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import SagaRow
 from stage.wire.envelope import Envelope, fingerprint
+from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
+from stage.wire.replies import CompensateRequest
 
 COMPENSATION_OVER = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
@@ -142,15 +144,17 @@ class EmbeddedCommands(EmbeddedQueries):
         self,
         saga_id: str,
         *,
-        requested_by: str,
-        reason: str,
+        asked: CompensateRequest,
         trace: TraceContext,
         wait_seconds: float,
     ) -> Snapshot:
         """See `ports.engine.Commands`."""
         until = loop_time() + wait_seconds
         request = e.CompensationRequested(
-            at=self._clock.now(), requested_by=requested_by, reason=reason
+            at=self._clock.now(),
+            requested_by=asked.requested_by,
+            reason=asked.reason,
+            compensated=asked.outcome is Outcome.COMPENSATED,
         )
 
         def needless(saga: Saga) -> bool:

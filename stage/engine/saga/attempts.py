@@ -114,7 +114,11 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
     match failed.kind:
         case FailureKind.REFUSED:
             return e.StepRefused(
-                at=at, step=do.step, reason=failed.reason, may_stand=failed.may_stand
+                at=at,
+                step=do.step,
+                reason=failed.reason,
+                may_stand=failed.may_stand,
+                said=failed.said,
             )
         case FailureKind.TRANSIENT:
             return e.StepTransient(

@@ -31,7 +31,7 @@ def ending_of(
         saga_id=saga.id,
         kind=kind,
         outcome=outcome,
-        reason=saga.reason,
+        reason=saga.detail,
         stands=_stands(participant, saga, kind),
         data=data,
         trace_id=context.trace.trace_id or None,

@@ -12,7 +12,8 @@ from stage.core import events as e
 from stage.core.commands import Activity, Do
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
-from stage.core.steps import StepKind
+from stage.core.states import SagaState
+from stage.core.steps import Step, StepKind
 from stage.engine.saga.attempts import as_repeat, outcome_event, stored_requests
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Outgoing
@@ -24,12 +25,16 @@ from stage.ports.neighbour import (
     Executed,
     ForwardReply,
     InProgress,
+    NoInDoubt,
     NotExecuted,
+    NotUnderstood,
     ShownExecuted,
 )
 from stage.ports.ownership import Ownership
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
+from stage.wire.outcome import Outcome
+from stage.wire.replies import CompensateRequest
 
 Journal = Callable[[e.Event], Awaitable[None]]
 """Makes an event durable before it returns."""
@@ -166,8 +171,7 @@ class Sender:
         return turn.request
 
     async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
-        name = outgoing.do.step
-        step = self._plan.step(name)
+        step = self._plan.step(outgoing.do.step)
         budget = self._budget(saga)
         seconds = step.timeout_seconds
         if budget is not None:
@@ -182,22 +186,7 @@ class Sender:
             budget=budget,
             timeout=seconds,
         )
-        at = self._clock.now()
-        match reply:
-            case Executed():
-                return e.StepSucceeded(at=at, step=name, result=msgspec.Raw(reply.data))
-            case InProgress():
-                return e.StepPending(at=at, step=name, retry_after=reply.retry_after)
-            case NotExecuted():
-                return e.StepRefused(at=at, step=name, reason=f"{step.peer}: {reply.reason}")
-            case Lost(certain=True):
-                return e.StepTransient(
-                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
-                )
-            case Lost():
-                return e.StepInDoubt(at=at, step=name, reason=reply.reason)
-            case _:
-                assert_never(reply)
+        return _end_of_forward(step, reply, self._clock.now())
 
     async def _get_outcome(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
         """Ask downstream for its answer again, if it shows that it is done: that starts nothing.
@@ -226,7 +215,7 @@ class Sender:
                 return e.ProbeFailed(
                     at=at, step=name, reason="still running", retry_after=reply.retry_after
                 )
-            case NotExecuted():
+            case NotExecuted() | NoInDoubt():
                 return e.ProbeFailed(at=at, step=name, reason=reply.reason)
             case Lost():
                 return e.ProbeFailed(
@@ -240,8 +229,7 @@ class Sender:
         reply = await self._neighbours.compensate(
             self._plan.step(name).peer,
             saga.id,
-            requested_by=self._plan.stage,
-            reason=saga.reason,
+            CompensateRequest(requested_by=self._plan.stage, reason=saga.detail),
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )
@@ -257,9 +245,14 @@ class Sender:
                 return e.CompensationRefused(
                     at=at, step=name, reason=reply.reason, stands=reply.stands
                 )
-            case Lost():
+            case Lost() | NotUnderstood():
                 return e.CompensationDelayed(
-                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
+                    at=at,
+                    step=name,
+                    reason=reply.reason,
+                    retry_after=reply.retry_after,
+                    not_understood=isinstance(reply, NotUnderstood),
+                    denied=isinstance(reply, Lost) and reply.denied,
                 )
             case _:
                 assert_never(reply)
@@ -271,8 +264,11 @@ class Sender:
         reply = await self._neighbours.compensate(
             saga.upstream,
             saga.id,
-            requested_by=self._plan.stage,
-            reason=saga.reason,
+            CompensateRequest(
+                requested_by=self._plan.stage,
+                reason=saga.detail,
+                outcome=Outcome.COMPENSATED if saga.state is SagaState.COMPENSATED else None,
+            ),
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )
@@ -284,8 +280,14 @@ class Sender:
                 return e.TellDelivered(at=at, status=202)
             case CannotCompensate():
                 return e.TellRefused(at=at, reason=reply.reason)
-            case Lost():
-                return e.TellDelayed(at=at, reason=reply.reason, retry_after=reply.retry_after)
+            case Lost() | NotUnderstood():
+                return e.TellDelayed(
+                    at=at,
+                    reason=reply.reason,
+                    retry_after=reply.retry_after,
+                    not_understood=isinstance(reply, NotUnderstood),
+                    denied=isinstance(reply, Lost) and reply.denied,
+                )
             case _:
                 assert_never(reply)
 
@@ -296,3 +298,32 @@ class Sender:
 
     def _budget(self, saga: Saga) -> float | None:
         return None if saga.deadline is None else max(0.0, saga.deadline - self._clock.now())
+
+
+def _end_of_forward(step: Step, reply: ForwardReply, at: float) -> e.Outcome:
+    """The event for downstream's answer to `POST /sagas` (protocol 3.3)."""
+    match reply:
+        case Executed():
+            return e.StepSucceeded(at=at, step=step.name, result=msgspec.Raw(reply.data))
+        case InProgress():
+            return e.StepPending(at=at, step=step.name, retry_after=reply.retry_after)
+        case NotExecuted() | NoInDoubt():
+            return e.StepRefused(
+                at=at,
+                step=step.name,
+                reason=f"{step.peer}: {reply.reason}",
+                may_stand=isinstance(reply, NoInDoubt),
+                said=isinstance(reply, NotExecuted),
+            )
+        case Lost(certain=True):
+            return e.StepTransient(
+                at=at,
+                step=step.name,
+                reason=reply.reason,
+                retry_after=reply.retry_after,
+                denied=reply.denied,
+            )
+        case Lost():
+            return e.StepInDoubt(at=at, step=step.name, reason=reply.reason, denied=reply.denied)
+        case _:
+            assert_never(reply)

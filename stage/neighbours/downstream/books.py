@@ -84,6 +84,7 @@ class Saga:
     requests: int = 0
     turned_away: int = 0
     compensations_turned_away: int = 0
+    answered_by_gateway: int = 0
     compensations: list[dict[str, Any]] = field(default_factory=list)
     told_upstream: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -92,6 +93,14 @@ class Saga:
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     work: asyncio.Task[None] | None = None
     """The task of this saga, independent of any request: slow work, or a failure to come."""
+
+    def hidden(self, times: int | None) -> bool:
+        """True while a gateway answers in place of this neighbour: the first `times` times."""
+        if times is not None and self.answered_by_gateway >= times:
+            return False
+        self.answered_by_gateway += 1
+        self.note("a gateway answered")
+        return True
 
     def note(self, what: str) -> None:
         """Add one event."""

@@ -41,6 +41,14 @@ class Participant:
 
     async def execute(self, envelope: Envelope, trace: Trace, *, late: bool) -> Answer | Silence:
         """Run, join or replay. `late`: the deadline was over on arrival."""
+        answer = await self._execute(envelope, trace, late=late)
+        script = self.scripts.script_for(envelope.saga_id)
+        saga = self.books.find(envelope.saga_id)
+        if script.script is ScriptName.GATEWAY and saga is not None and saga.hidden(script.times):
+            return _gateway(script)
+        return answer
+
+    async def _execute(self, envelope: Envelope, trace: Trace, *, late: bool) -> Answer | Silence:
         saga = self.books.find(envelope.saga_id)
         if saga is not None:
             saga.requests += 1
@@ -101,7 +109,10 @@ class Participant:
         return await _join(saga)
 
     def _compensate(self, saga: Saga) -> Answer:
-        script = self.scripts.script_for(saga.saga_id).script
+        scripted = self.scripts.script_for(saga.saga_id)
+        script = scripted.script
+        if script is ScriptName.COMPENSATE_GATEWAY and saga.hidden(scripted.times):
+            return _gateway(scripted)
         if saga.state is not State.COMPENSATED:
             if (
                 script is ScriptName.COMPENSATE_FLAKY
@@ -190,8 +201,12 @@ def _accepted(saga: Saga) -> Answer:
         status=202,
         body=msgspec.json.encode(body),
         content_type=CONTENT_JSON,
-        headers={LOCATION: f"/sagas/{saga.saga_id}", RETRY_AFTER: str(RETRY_AFTER_SECONDS)},
+        headers={LOCATION: f"sagas/{saga.saga_id}", RETRY_AFTER: str(RETRY_AFTER_SECONDS)},
     )
+
+
+def _gateway(script: Script) -> Answer:
+    return Answer(status=script.code, body=script.body.encode(), content_type="text/html")
 
 
 def _not_now(saga: Saga, seconds: float) -> Answer:

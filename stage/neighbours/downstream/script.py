@@ -11,7 +11,7 @@ from stage.neighbours.shared.scripts import Scripts
 
 
 class ScriptName(StrEnum):
-    """How a saga is handled. The last two affect its compensation, the others its execution."""
+    """How a saga is handled. Those called `compensate-` affect its compensation alone."""
 
     ACCEPT = "accept"
     """Do the work, answer 200."""
@@ -29,10 +29,15 @@ class ScriptName(StrEnum):
     """Answer (200, or 202 by `answer`), compensate after `seconds`, and tell upstream."""
     COMPENSATE_FAILS = "compensate-fails"
     """Do the work, and answer a compensation 409: it stands."""
+    GATEWAY = "gateway"
+    """Do the work, and let a gateway answer in its place: `code` and `body`."""
+    COMPENSATE_GATEWAY = "compensate-gateway"
+    """Do the work, and let a gateway answer a compensation, without having undone anything."""
     COMPENSATE_FLAKY = "compensate-flaky"
     """Do the work, and answer a compensation 503 twice, then 200."""
 
 
+PAGE = "<html><body>gateway</body></html>"
 SECONDS = {ScriptName.SLOW: 1.0, ScriptName.LATE_FAILURE: 0.3, ScriptName.FLAKY: 1.0}
 SECONDS_MAX = 3600
 
@@ -45,6 +50,12 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None: the value in SECONDS."""
     answer: Literal[200, 202] = 200
     """The first answer of `late-failure`."""
+    code: Annotated[int, msgspec.Meta(ge=200, le=599)] = 504
+    """The code of a gateway."""
+    body: str = PAGE
+    """The body of a gateway, which comes with the code."""
+    times: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """How often a gateway answers for one saga; None: always."""
     match: str = ""
     """Only sagas whose id begins with this. Of several scripts the longest match holds."""
 

@@ -14,6 +14,8 @@ from stage.neighbours.downstream.books import Saga
 from stage.neighbours.shared.spans import Spans
 from stage.wire.headers import CONTENT_JSON, RETRY_AFTER
 from stage.wire.http import parse_retry_after
+from stage.wire.limits import DEFAULT_LIMITS
+from stage.wire.outcome import Outcome
 from stage.wire.replies import (
     CompensateReplyKind,
     encode_compensate,
@@ -27,6 +29,9 @@ BACKOFF_SECONDS_MAX = 2.0
 RETRY_AFTER_SECONDS_MAX = 30.0
 COMPENSATE = "/sagas/{saga_id}/compensate"
 REASON = "failed after it had answered"
+FINAL = frozenset(
+    {CompensateReplyKind.COMPENSATED, CompensateReplyKind.ACCEPTED, CompensateReplyKind.CANNOT}
+)
 
 
 class Upstream:
@@ -51,7 +56,7 @@ class Upstream:
         while True:
             reply, retry_after = await self._ask(saga, requested_by)
             saga.tried_to_tell(reply)
-            if reply not in (CompensateReplyKind.NOT_NOW, CompensateReplyKind.UNKNOWN):
+            if reply in FINAL:
                 return
             wait = backoff * random.uniform(0.5, 1.0)
             if retry_after is not None:
@@ -67,16 +72,17 @@ class Upstream:
             try:
                 async with self.session.post(
                     url,
-                    data=encode_compensate(requested_by, REASON),
+                    data=encode_compensate(requested_by, REASON, Outcome.COMPENSATED),
                     headers={hdrs.CONTENT_TYPE: CONTENT_JSON, **sent.headers},
                     allow_redirects=False,
                 ) as response:
                     sent.ended(response.status)
-                    # The status decides; the body is not read, and the connection is closed.
+                    body = await response.content.read(DEFAULT_LIMITS.body_bytes_max)
+                    reply = kind_of_compensate_reply(response.status, body, saga.saga_id)
                     retry_after = response.headers.get(RETRY_AFTER)
-                    return kind_of_compensate_reply(response.status), (
+                    return reply, (
                         None if retry_after is None else parse_retry_after(retry_after, time.time())
                     )
             except (aiohttp.ClientError, TimeoutError, OSError):
                 sent.ended("broken")
-                return CompensateReplyKind.UNKNOWN, None
+                return CompensateReplyKind.AWAY, None

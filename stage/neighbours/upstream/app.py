@@ -111,7 +111,10 @@ async def post_compensate(request: web.Request) -> web.Response:
     """Compensate a saga: 200 nothing stands, 202 in progress, 409 cannot, 503 by script."""
     saga_id = check_saga_id(request.match_info["saga_id"])
     asked = decode_compensate(await request.read(), DEFAULT_LIMITS)
-    saga = await request.app[HEAD].compensate(saga_id, asked, request[TRACE])
+    head = request.app[HEAD]
+    if (script := head.hidden(saga_id)) is not None:
+        return web.Response(status=script.code, text=script.body, content_type="text/html")
+    saga = await head.compensate(saga_id, asked, request[TRACE])
     status = COMPENSATE_CODES.get(saga.state, 202)
     if status == 409:
         return problem_response(
@@ -126,7 +129,7 @@ async def post_compensate(request: web.Request) -> web.Response:
             )
         )
     response = web.json_response({"saga_id": saga_id, "outcome": saga.outcome}, status=status)
-    return _still_running(response, saga) if status == 202 else response
+    return _still_running(response, f"../{saga_id}") if status == 202 else response
 
 
 async def get_sagas(request: web.Request) -> web.Response:
@@ -172,10 +175,10 @@ def _order_response(saga: Saga) -> web.Response:
         "stands": saga.stands,
     }
     response = web.json_response(body, status=status)
-    return _still_running(response, saga) if status == 202 else response
+    return _still_running(response, f"sagas/{saga.saga_id}") if status == 202 else response
 
 
-def _still_running(response: web.Response, saga: Saga) -> web.Response:
-    response.headers[h.LOCATION] = f"/sagas/{saga.saga_id}"
+def _still_running(response: web.Response, location: str) -> web.Response:
+    response.headers[h.LOCATION] = location
     response.headers[h.RETRY_AFTER] = str(RETRY_AFTER_SECONDS)
     return response

@@ -1,13 +1,15 @@
 """Starts and compensates a saga at the stage, by the table of answers in `docs/neighbour.md`.
 
-| Answer                           | This neighbour                                                |
+| Answer, in the stage's own word  | This neighbour                                                |
 |----------------------------------|---------------------------------------------------------------|
 | 200                              | confirms the order                                            |
 | 202                              | asks `Location` until there is an end, then for the answer    |
 | 409, 410                         | takes back the order: nothing stands there                    |
-| 400 401 403 413 415 422, 504     | does the same                                                 |
-| 503, 429, no connection          | repeats the same bytes under the same id, after `Retry-After` |
-| any other answer, or none        | does the same; the saga is in doubt from then on              |
+| 400 413 415 422, 504             | does the same                                                 |
+| 401 403 429 503, no connection   | repeats the same bytes under the same id, after `Retry-After` |
+| **anybody's word, or none**      |                                                               |
+| 400 409 410 413 415 422          | stops; the saga is in doubt                                   |
+| any other answer, or none        | repeats the same bytes; the saga is in doubt from then on     |
 
 A saga in doubt at its end is undone at the stage first: `compensate` is called until it is
 answered, and only then is the order taken back. An answer that concerns one request alone (a 400 to
@@ -40,7 +42,6 @@ from stage.wire.views import decode_view
 BACKOFF_SECONDS = 0.1
 BACKOFF_SECONDS_MAX = 2.0
 RETRY_AFTER_SECONDS_MAX = 30.0
-STANDS = (Outcome.EXECUTED, Outcome.IN_PROGRESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ class Conversation:
                 await asyncio.sleep(backoff.next())
                 continue
             saga.note(f"compensate: {reply.status}")
-            match kind_of_compensate_reply(reply.status):
+            match kind_of_compensate_reply(reply.status, reply.body, saga.saga_id):
                 case CompensateReplyKind.COMPENSATED:
                     return saga.compensate(reason)
                 case CompensateReplyKind.CANNOT:
@@ -113,7 +114,8 @@ class Conversation:
                 case (
                     CompensateReplyKind.ACCEPTED
                     | CompensateReplyKind.NOT_NOW
-                    | CompensateReplyKind.UNKNOWN
+                    | CompensateReplyKind.AWAY
+                    | CompensateReplyKind.NOT_UNDERSTOOD
                 ):
                     await asyncio.sleep(backoff.next(reply.retry_after))
                 case kind:
@@ -132,7 +134,7 @@ class Conversation:
                 await _sleep(saga, backoff.next())
                 continue
             saga.note(f"execute: {reply.status}")
-            match _kind(reply):
+            match kind_of_reply(reply.status, reply.body, saga.saga_id):
                 case ReplyKind.EXECUTED:
                     try:
                         return Done(added=decode_executed(reply.body, saga.saga_id))
@@ -147,7 +149,9 @@ class Conversation:
                     return Failed(reason=_reason(reply), in_doubt=False)
                 case ReplyKind.REJECTED | ReplyKind.TOO_LATE:
                     return Failed(reason=_reason(reply), in_doubt=in_doubt)
-                case ReplyKind.NOT_NOW:
+                case ReplyKind.IN_DOUBT:
+                    return Failed(reason=_reason(reply), in_doubt=True)
+                case ReplyKind.NOT_NOW | ReplyKind.NOT_ALLOWED:
                     await _sleep(saga, backoff.next(reply.retry_after))
                 case ReplyKind.UNKNOWN:
                     in_doubt = True
@@ -178,16 +182,6 @@ class Conversation:
                 # An unknown outcome may not be an end: the repeat of the request decides.
                 return await _sleep(saga, backoff.next())
             wait = backoff.next(reply.retry_after)
-
-
-def _kind(reply: Reply) -> ReplyKind:
-    """The meaning of an answer. A 409 is no end if its outcome says that something stands."""
-    kind = kind_of_reply(reply.status)
-    if kind is ReplyKind.REFUSED:
-        problem = decode_problem(reply.body)
-        if problem is not None and problem.outcome in STANDS:
-            return ReplyKind.UNKNOWN
-    return kind
 
 
 def _outcome(reply: Reply) -> Outcome:

@@ -22,7 +22,7 @@ SAGAS_MAX = 100_000
 TURNED_AWAY_TIMES = 2
 """How often the script `flaky` answers 503 to one saga."""
 FROM_ABOVE = ("operator", "orchestrator")
-"""Requesters in the place of upstream: the stage has not compensated yet and must do so first."""
+"""Requesters in the place of upstream, who hold no lock of the stage: they may wait."""
 
 
 class Head:
@@ -37,6 +37,7 @@ class Head:
         self.patience_seconds = stage.patience_seconds
         self._conversation = Conversation(name, stage)
         self._sagas: dict[str, Saga] = {}
+        self._gateway_answers: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Saga]:
         """The sagas in the order in which they were first seen."""
@@ -87,14 +88,16 @@ class Head:
     async def compensate(self, saga_id: str, asked: CompensateRequest, trace: Trace) -> Saga:
         """Compensate once for any number of requests. Raises WireError 503 by script.
 
-        A request of the stage means that the stage has compensated: only the order is taken back.
+        With the stage's word that nothing stands at it only the order is taken back. Without it
+        the stage is asked in turn, after its own request was answered: it may hold a lock.
         """
         saga = self._sagas.get(saga_id) or self._open(saga_id, trace)
         saga.compensations += 1
         saga.note(f"asked to compensate by {asked.requested_by}: {asked.reason}")
         self._misbehave(saga)
-        if saga.asked is not None and asked.requested_by in FROM_ABOVE:
-            await self._compensate_from_above(saga, asked)
+        if saga.asked is not None and asked.outcome is not Outcome.COMPENSATED:
+            above = asked.requested_by in FROM_ABOVE
+            await self._compensate_the_stage_first(saga, asked, waits=above)
             return saga
         if saga.run is not None:
             saga.run.cancel()
@@ -103,6 +106,15 @@ class Head:
         saga.compensate(f"asked by {asked.requested_by}")
         return saga
 
+    def hidden(self, saga_id: str) -> Script | None:
+        """The script of the gateway that answers in place of this neighbour, while it does."""
+        script = self.scripts.script_for(saga_id)
+        answered = self._gateway_answers.get(saga_id, 0)
+        if script.script is not ScriptName.GATEWAY or (script.times or answered + 1) <= answered:
+            return None
+        self._gateway_answers[saga_id] = answered + 1
+        return script
+
     async def close(self) -> None:
         """Stop all tasks. The books are in memory and are lost, as in a crash."""
         runs = [saga.run for saga in self._sagas.values() if saga.run is not None]
@@ -110,8 +122,10 @@ class Head:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
 
-    async def _compensate_from_above(self, saga: Saga, asked: CompensateRequest) -> None:
-        """Replace the task of a saga by one that undoes it, and wait a while for its end."""
+    async def _compensate_the_stage_first(
+        self, saga: Saga, asked: CompensateRequest, *, waits: bool
+    ) -> None:
+        """Replace the task of a saga by one that undoes it, and maybe wait a while for its end."""
         if saga.state in (State.ACTIVE, State.COMPLETED, State.FAILED_TO_COMPENSATE):
             if saga.run is not None:
                 saga.run.cancel()
@@ -119,7 +133,7 @@ class Head:
             saga.run = asyncio.create_task(
                 self._conversation.compensate(saga, reason), name=saga.saga_id
             )
-        await self.ended(saga, self.patience_seconds)
+        await self.ended(saga, self.patience_seconds if waits else 0.0)
 
     def _misbehave(self, saga: Saga) -> None:
         script = self.scripts.script_for(saga.saga_id).script

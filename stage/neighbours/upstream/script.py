@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -17,12 +18,18 @@ class ScriptName(StrEnum):
     """Always 503."""
     FLAKY = "flaky"
     """503 twice for each saga, then as accept."""
+    GATEWAY = "gateway"
+    """A gateway answers in its place, with `code` and `body`, and nothing is compensated."""
 
 
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `PUT /script`. It stands until replaced by one of the same `match`."""
 
     script: ScriptName
+    code: Annotated[int, msgspec.Meta(ge=200, le=599)] = 504
+    body: str = "<html><body>gateway</body></html>"
+    times: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """How often a gateway answers for one saga; None: always."""
     match: str = ""
     """Only sagas whose id begins with this. Of several scripts the longest match holds."""
 

@@ -87,7 +87,7 @@ class StageClient:
     ) -> Reply | Lost:
         """`GET` the Location of a 202. A Location on another host is not followed."""
         own = URL(self._saga(saga_id))
-        url = own.join(URL(location)) if location else own
+        url = URL(f"{self._url}/sagas").join(URL(location)) if location else own
         if url.origin() != own.origin():
             url = own
         timeout = min(self.patience_seconds, left_seconds)

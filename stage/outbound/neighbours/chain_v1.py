@@ -20,7 +20,9 @@ from stage.ports.neighbour import (
     Executed,
     ForwardReply,
     InProgress,
+    NoInDoubt,
     NotExecuted,
+    NotUnderstood,
     OutcomeReply,
     ShownExecuted,
 )
@@ -31,7 +33,9 @@ from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS, ChainView, decode_chain
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.problem import WireError, decode_problem
 from stage.wire.replies import (
+    NOT_ALLOWED_CODES,
     CompensateReplyKind,
+    CompensateRequest,
     ReplyKind,
     decode_executed,
     encode_compensate,
@@ -126,9 +130,8 @@ class ChainV1:
         self,
         peer: str,
         saga_id: str,
+        request: CompensateRequest,
         *,
-        requested_by: str,
-        reason: str,
         trace: TraceContext,
         timeout: float,
     ) -> CompensateReply:
@@ -144,10 +147,10 @@ class ChainV1:
                 timeout=timeout,
                 credentials=self._credentials.get(peer),
                 headers=(_JSON,),
-                body=encode_compensate(requested_by, reason),
+                body=encode_compensate(request.requested_by, request.reason, request.outcome),
             )
         )
-        return answer if isinstance(answer, Lost) else read_compensate(answer)
+        return answer if isinstance(answer, Lost) else read_compensate(answer, saga_id)
 
     async def get_chain(
         self,
@@ -183,7 +186,7 @@ class ChainV1:
 
 def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
     """What an answer to `POST /sagas` means (protocol 3.3)."""
-    match kind_of_reply(answer.status):
+    match kind_of_reply(answer.status, answer.body, saga_id):
         case ReplyKind.EXECUTED:
             try:
                 data = decode_executed(answer.body, saga_id, DEFAULT_LIMITS)
@@ -196,10 +199,12 @@ def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
             return NotExecuted(reason=_reason(answer), saga_over=True)
         case ReplyKind.REJECTED | ReplyKind.TOO_LATE:
             return NotExecuted(reason=_reason(answer))
-        case ReplyKind.NOT_NOW:
-            return Lost(reason=_reason(answer), certain=True, retry_after=answer.retry_after)
+        case ReplyKind.IN_DOUBT:
+            return NoInDoubt(reason=_reason(answer))
+        case ReplyKind.NOT_NOW | ReplyKind.NOT_ALLOWED:
+            return _lost(answer, certain=True)
         case ReplyKind.UNKNOWN:
-            return Lost(reason=_reason(answer))
+            return _lost(answer)
         case kind:
             assert_never(kind)
 
@@ -218,9 +223,9 @@ def read_outcome(answer: Answer, saga_id: str) -> OutcomeReply:
             return Lost(reason=_reason(answer), retry_after=answer.retry_after)
 
 
-def read_compensate(answer: Answer) -> CompensateReply:
+def read_compensate(answer: Answer, saga_id: str) -> CompensateReply:
     """What an answer to `POST /sagas/{id}/compensate` means (protocol 3.4)."""
-    match kind_of_compensate_reply(answer.status):
+    match kind_of_compensate_reply(answer.status, answer.body, saga_id):
         case CompensateReplyKind.COMPENSATED:
             return Compensated()
         case CompensateReplyKind.ACCEPTED:
@@ -229,8 +234,10 @@ def read_compensate(answer: Answer) -> CompensateReply:
             problem = decode_problem(answer.body)
             stands = problem.stands if problem is not None and problem.stands else ()
             return CannotCompensate(reason=_reason(answer), stands=tuple(stands))
-        case CompensateReplyKind.NOT_NOW | CompensateReplyKind.UNKNOWN:
-            return Lost(reason=_reason(answer), retry_after=answer.retry_after)
+        case CompensateReplyKind.NOT_UNDERSTOOD:
+            return NotUnderstood(reason=_reason(answer), retry_after=answer.retry_after)
+        case CompensateReplyKind.NOT_NOW | CompensateReplyKind.AWAY:
+            return _lost(answer)
         case kind:
             assert_never(kind)
 
@@ -243,6 +250,15 @@ def read_chain(answer: Answer, saga_id: str) -> ChainView | Lost:
         return decode_chain(answer.body, saga_id)
     except WireError as error:
         return Lost(reason=str(error))
+
+
+def _lost(answer: Answer, *, certain: bool = False) -> Lost:
+    return Lost(
+        reason=_reason(answer),
+        certain=certain,
+        retry_after=answer.retry_after,
+        denied=answer.status in NOT_ALLOWED_CODES,
+    )
 
 
 def _reason(answer: Answer) -> str:

@@ -39,6 +39,10 @@ class CannotTrace(Exception):
     """strace may not attach here; the message is what it says."""
 
 
+def _own_word(saga_id: str, outcome: str) -> bytes:
+    return msgspec.json.encode({"saga_id": saga_id, "outcome": outcome})
+
+
 class Tail:
     """Shipping in its smallest form: refuses or delays by name, undoes what it is told to."""
 
@@ -60,15 +64,15 @@ class Tail:
         if path == "/sagas":
             saga_id = json.loads(request.body)["saga_id"]
             if saga_id.endswith(REFUSED_SUFFIX):
-                return answer_bytes(409, b'{"title":"refused","status":409}')
+                return answer_bytes(409, b'{"title":"refused","outcome":"not_executed"}')
             if saga_id in self.closed:
-                return answer_bytes(410, b"{}")
+                return answer_bytes(410, b'{"outcome":"compensated"}')
             self.standing.add(saga_id)
-            return answer_bytes(200, msgspec.json.encode({"saga_id": saga_id, "data": {}}))
+            return answer_bytes(200, _own_word(saga_id, "executed"))
         saga_id = path.split("/")[2]
         self.closed.add(saga_id)
         self.standing.discard(saga_id)
-        return answer_bytes(200, msgspec.json.encode({"saga_id": saga_id}))
+        return answer_bytes(200, _own_word(saga_id, "compensated"))
 
 
 class Head:
@@ -81,7 +85,7 @@ class Head:
         """Answer the requests of one connection."""
         while (request := await read_message(reader)) is not None:
             self.told.add(request.start.split("/")[2])
-            writer.write(answer_bytes(200, b"{}"))
+            writer.write(answer_bytes(200, b'{"outcome":"compensated"}'))
             await writer.drain()
 
 

@@ -33,6 +33,7 @@ from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
+from stage.wire.replies import CompensateRequest
 from tests.scenario.attacks.world import running_world
 from tests.scenario.chain import HOST, ORDER
 
@@ -196,7 +197,10 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
     if who == "compensate":
         work = asyncio.create_task(
             engine.compensate(
-                "s-1", requested_by="order", reason="", trace=TraceContext(), wait_seconds=0.6
+                "s-1",
+                asked=CompensateRequest(requested_by="order"),
+                trace=TraceContext(),
+                wait_seconds=0.6,
             )
         )
     try:

@@ -197,20 +197,20 @@ def test_an_id_that_is_none_is_not_asked_for(served: Neighbour, saga_id: str) ->
 
 
 @pytest.mark.parametrize(
-    "status,expected,words",
+    "status,outcome,expected,words",
     [
-        (200, 0, "200 compensated: nothing of saga s-1 stands"),
-        (410, 0, "410 compensated"),
-        (202, 0, "202 accepted: see `stage show s-1"),
-        (409, 1, "409 cannot: it is so\nwhat stands: charge"),
+        (200, "compensated", 0, "200 compensated: nothing of saga s-1 stands"),
+        (410, "unknown", 0, "410 compensated"),
+        (202, "in_progress", 0, "202 accepted: see `stage show s-1"),
+        (409, "unknown", 1, "409 cannot: it is so\nwhat stands: charge"),
     ],
 )
 def test_compensate_asks_as_an_operator(
-    served: Neighbour, status: int, expected: int, words: str
+    served: Neighbour, status: int, outcome: str, expected: int, words: str
 ) -> None:
     """With the reason; what cannot be undone is listed."""
     path = "POST /sagas/s-1/compensate"
-    served.answer(path, status, problem(status, Outcome.UNKNOWN, stands=["charge"]))
+    served.answer(path, status, problem(status, Outcome(outcome), stands=["charge"]))
     order = ("--reason", "double order", "--actor", "kim")
     done = stage("compensate", "s-1", *order, "--url", served.url)
     assert (done.status, done.out.startswith(words)) == (expected, True), done

@@ -32,6 +32,7 @@ def full(kind: type[Any]) -> e.Event:
         "may_stand": True, "retry_after": 1.0, "stands": ("charge",), "status": 202,
         "cause": ParkCause.DEFECT, "actor": "ops", "why": "because", "landed": True,
         "changed": True, "certain": True, "anew": True, "new_key": True,
+        "compensated": True, "said": True, "denied": True, "not_understood": True,
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})
     return event

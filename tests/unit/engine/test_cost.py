@@ -34,6 +34,7 @@ from stage.store.writer import Writer
 from stage.telemetry.null import NullObserver
 from stage.wire.chain import ChainView
 from stage.wire.envelope import Envelope
+from stage.wire.replies import CompensateRequest
 
 ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
 SAGAS = 20
@@ -79,7 +80,9 @@ class Agreeable:
         """It is done."""
         return ShownExecuted()
 
-    async def compensate(self, peer: str, saga_id: str, **_: Any) -> CompensateReply:
+    async def compensate(
+        self, peer: str, saga_id: str, request: CompensateRequest, **_: Any
+    ) -> CompensateReply:
         """Done."""
         return Compensated()
 

@@ -31,6 +31,7 @@ from stage.store.memory import MemoryStore
 from stage.store.sole_owner import SoleOwner
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
+from stage.wire.replies import CompensateRequest
 from tests.unit.engine.test_cost import ORDER, Agreeable, Counted
 
 T = TypeVar("T")
@@ -138,10 +139,12 @@ class Showing(Agreeable):
             return self.replays.pop(0)
         return await super().forward(peer, saga_id, body, **more)
 
-    async def compensate(self, peer: str, saga_id: str, **more: Any) -> CompensateReply:
+    async def compensate(
+        self, peer: str, saga_id: str, request: CompensateRequest, **more: Any
+    ) -> CompensateReply:
         """Done."""
         self.asked.append("compensate")
-        return await super().compensate(peer, saga_id, **more)
+        return await super().compensate(peer, saga_id, request, **more)
 
 
 class Later(SystemClock):

@@ -23,9 +23,11 @@ from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
+from stage.wire.replies import CompensateRequest
 
 T = TypeVar("T")
 TRACE = TraceContext()
+ASKED = CompensateRequest(requested_by="order", reason="no")
 
 
 class Order(msgspec.Struct):
@@ -113,7 +115,7 @@ async def test_a_compensation_is_not_answered_with_the_deadline_of_another_reque
     await asyncio.sleep(0)
 
     undone = asyncio.ensure_future(
-        engine.compensate("s-1", requested_by="order", reason="no", trace=TRACE, wait_seconds=5.0)
+        engine.compensate("s-1", asked=ASKED, trace=TRACE, wait_seconds=5.0)
     )
     await asyncio.sleep(0)
     store.door.set()

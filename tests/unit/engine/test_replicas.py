@@ -28,6 +28,7 @@ from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
+from stage.wire.replies import CompensateRequest
 from tests.unit.engine.test_cost import ORDER, Agreeable
 
 LEASE_SECONDS = 0.6
@@ -142,8 +143,7 @@ class Replica:
         """Ask to compensate it."""
         return self.engine.compensate(
             saga_id,
-            requested_by="order",
-            reason="no",
+            asked=CompensateRequest(requested_by="order", reason="no"),
             trace=TraceContext(),
             wait_seconds=wait_seconds,
         )

@@ -9,9 +9,12 @@ from stage.ports.neighbour import (
     CannotCompensate,
     Compensated,
     CompensateReply,
+    ForwardReply,
     InProgress,
     Neighbours,
+    NoInDoubt,
     NotExecuted,
+    NotUnderstood,
     OutcomeReply,
     ShownExecuted,
 )
@@ -19,6 +22,8 @@ from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS
 from stage.wire.headers import SAGA_BUDGET_MS, TRACEPARENT
+from stage.wire.outcome import Outcome
+from stage.wire.replies import CompensateRequest, decode_compensate
 from tests.unit.outbound.scripted import ScriptedTransport, answered, client_over, peers_of
 
 SAGA = "o:1~b"
@@ -65,41 +70,72 @@ def test_a_neighbour_that_serves_no_sagas_says_no(status: int) -> None:
     assert NotExecuted(reason=reason, saga_over=True) == reply
 
 
-@pytest.mark.parametrize("status, over", [(409, True), (410, True), (403, False), (504, False)])
-async def test_a_request_that_is_turned_away_is_no_word_on_the_saga(
-    status: int, over: bool
-) -> None:
-    """It says of this request that nothing came of it, not what an earlier one did."""
-    reply = await neighbours_over(ScriptedTransport(answered(status))).forward(
-        "shipping", SAGA, b"{}", trace=TraceContext(), budget=None, timeout=1.0
-    )
-    assert NotExecuted(reason=f"answered {status}", saga_over=over) == reply
+def own_word(status: int, outcome: str) -> Answer:
+    """A problem in the neighbour's own word."""
+    return answered(status, f'{{"outcome":"{outcome}","detail":"no"}}'.encode())
 
 
 @pytest.mark.parametrize(
     "answer, reply",
     [
-        (answered(200), Compensated()),
-        (answered(410), Compensated()),
-        (answered(202, b"", ("Retry-After", "2")), InProgress(retry_after=2.0)),
+        (own_word(409, "compensated"), NotExecuted(reason="answered 409: no", saga_over=True)),
+        (own_word(410, "compensated"), NotExecuted(reason="answered 410: no", saga_over=True)),
+        (own_word(422, "not_executed"), NotExecuted(reason="answered 422: no")),
+        (own_word(504, "not_executed"), NotExecuted(reason="answered 504: no")),
+        (own_word(503, "not_executed"), Lost(reason="answered 503: no", certain=True)),
+        (
+            own_word(403, "not_executed"),
+            Lost(reason="answered 403: no", certain=True, denied=True),
+        ),
+        *((answered(code), Lost(reason=f"answered {code}", denied=True)) for code in (401, 403)),
+        (own_word(503, "unknown"), Lost(reason="answered 503: no")),
+        (own_word(409, "executed"), NoInDoubt(reason="answered 409: no")),
+        *((answered(code), NoInDoubt(reason=f"answered {code}")) for code in (400, 409, 410)),
+        *((answered(code), NoInDoubt(reason=f"answered {code}")) for code in (413, 415, 422)),
+        *((answered(code), Lost(reason=f"answered {code}")) for code in (404, 408, 429)),
+        *((answered(code), Lost(reason=f"answered {code}")) for code in (200, 202, 302, 503, 504)),
+    ],
+)
+async def test_a_no_counts_only_in_the_word_of_the_neighbour(
+    answer: Answer, reply: ForwardReply
+) -> None:
+    """The codes alone are what a gateway says for a neighbour that does the work (protocol 3.3)."""
+    assert reply == await neighbours_over(ScriptedTransport(answer)).forward(
+        "shipping", SAGA, b"{}", trace=TraceContext(), budget=None, timeout=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    "answer, reply",
+    [
+        (own_word(200, "compensated"), Compensated()),
+        (own_word(410, "unknown"), Compensated()),
+        (
+            answered(202, b'{"outcome":"in_progress"}', ("Retry-After", "2")),
+            InProgress(retry_after=2.0),
+        ),
         (
             answered(409, b'{"status":409,"outcome":"executed","stands":["charge"]}'),
             CannotCompensate(reason="answered 409: ", stands=("charge",)),
         ),
         (answered(503, b"", ("Retry-After", "9")), Lost(reason="answered 503", retry_after=9.0)),
-        (answered(404), Lost(reason="answered 404")),
+        (answered(404), NotUnderstood(reason="answered 404")),
+        (answered(200, b"<html>"), NotUnderstood(reason="answered 200")),
+        (own_word(200, "in_progress"), NotUnderstood(reason="answered 200: no")),
     ],
 )
 async def test_an_answer_to_compensate_is_read(answer: Answer, reply: CompensateReply) -> None:
-    """Asked of upstream and downstream alike; what is not named in the protocol is lost."""
+    """Asked of upstream and downstream alike; what the neighbour does not say is asked again."""
     transport = ScriptedTransport(answer)
+    request = CompensateRequest(requested_by="payment", reason="late", outcome=Outcome.COMPENSATED)
     for peer in ("order", "shipping"):
         assert reply == await neighbours_over(transport).compensate(
-            peer, SAGA, requested_by="payment", reason="late", trace=TRACE, timeout=1.0
+            peer, SAGA, request, trace=TRACE, timeout=1.0
         )
     assert ["http://order:1", "http://shipping:1/base"] == [
         sent.url.removesuffix("/sagas/o:1~b/compensate") for sent in transport.sent
     ]
+    assert request == decode_compensate(transport.sent[0].body)
 
 
 async def test_the_chain_is_asked_for_with_those_asked_and_the_time_left() -> None:

@@ -257,7 +257,7 @@ async def test_asked_to_compensate_before_its_late_failure(
     client = await downstream("late-failure", seconds=60, answer=202)
     status, _, headers = await execute(client)
 
-    assert (202, f"/sagas/{ID}") == (status, headers["Location"])
+    assert (202, f"sagas/{ID}") == (status, headers["Location"])
     assert 202 == (await execute(client))[0]
     assert 200 == (await compensate(client))[0]
     assert "compensated" == (await seen(client))["outcome"]

@@ -24,6 +24,7 @@ ORDER = {"order_id": "o-1", "amount": 100}
 SAGAS, COMPENSATE, LOOK = "POST /sagas", "POST /sagas/*/compensate", "GET /sagas/*"
 EXECUTED = Reply(200, encode_executed(ID, {"payment": {"id": "ch-1"}}))
 COMPENSATED = Reply(200, b'{"outcome":"compensated"}')
+RUNS = b'{"outcome":"in_progress"}'
 TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
 Upstream = Callable[..., Awaitable[Client]]
@@ -52,9 +53,11 @@ async def post_order(
         return answer.status, await answer.json(content_type=None)
 
 
-async def compensate(client: Client, by: str = "payment", saga_id: str = ID) -> int:
-    """Ask it to compensate; give the code."""
-    body = {"requested_by": by, "reason": "test"}
+async def compensate(
+    client: Client, by: str = "payment", saga_id: str = ID, *, word: bool = True
+) -> int:
+    """Ask it to compensate, with the word that nothing stands behind it; give the code."""
+    body = {"requested_by": by, "reason": "test", **({"outcome": "compensated"} if word else {})}
     async with client.post(f"/sagas/{saga_id}/compensate", json=body) as answer:
         return answer.status
 
@@ -108,7 +111,7 @@ async def test_the_request_keeps_to_the_protocol(stage: FakeStage, upstream: Ups
 
 async def test_without_a_trace_it_begins_one(stage: FakeStage, upstream: Upstream) -> None:
     """A new one, sampled, the same over all requests of the saga; and a new saga id."""
-    stage.says(SAGAS, Reply(503), Reply(200, b'{"data":{}}'))
+    stage.says(SAGAS, Reply(503), Reply(200, b'{"outcome":"executed"}'))
     client = await upstream()
 
     async with client.post("/orders", json=ORDER) as answer:
@@ -121,7 +124,7 @@ async def test_without_a_trace_it_begins_one(stage: FakeStage, upstream: Upstrea
     assert body["saga_id"] == decode_envelope(stage.asked[0].body).saga_id
 
 
-@pytest.mark.parametrize("status", [409, 410, 400, 401, 403, 413, 415, 422, 504])
+@pytest.mark.parametrize("status", [409, 410, 400, 413, 415, 422, 504])
 async def test_a_failure_takes_back_the_order(
     stage: FakeStage, upstream: Upstream, status: int
 ) -> None:
@@ -157,7 +160,7 @@ async def test_not_now_is_retried_after_what_it_says(
 
 async def test_not_now_until_the_end_leaves_no_doubt(stage: FakeStage, upstream: Upstream) -> None:
     """Nothing was executed by any attempt: the stage is not asked to compensate."""
-    stage.says(SAGAS, Reply(503))
+    stage.says(SAGAS, refusal(503))
     client = await upstream(budget=0.3)
 
     code, body = await post_order(client)
@@ -176,9 +179,15 @@ async def test_not_now_until_the_end_leaves_no_doubt(stage: FakeStage, upstream:
         Reply(200, b"no json"),
         Reply(200, encode_executed("another", {})),
         Reply(200, b"x" * 1_100_000),
-        refusal(409, Outcome.EXECUTED),
+        Reply(200, b""),
+        Reply(503, b"<html>"),
+        Reply(504, b"<html>"),
+        refusal(503, Outcome.UNKNOWN),
     ],
-    ids=["broken", "500", "418", "302", "no json", "wrong id", "too large", "409 executed"],
+    ids=[
+        *("broken", "500", "418", "302", "no json", "wrong id", "too large"),
+        *("empty", "gateway 503", "gateway 504", "503 unknown"),
+    ],
 )
 async def test_the_unknown_is_asked_again(
     stage: FakeStage, upstream: Upstream, reply: Reply
@@ -195,12 +204,80 @@ async def test_the_unknown_is_asked_again(
     assert [] == stage.requests("GET /elsewhere")
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *(Reply(status, b"<html>") for status in (400, 409, 410, 413, 415, 422)),
+        refusal(409, Outcome.EXECUTED),
+        refusal(422, Outcome.EXECUTED),
+    ],
+    ids=["400", "409", "410", "413", "415", "422", "409 executed", "422 executed"],
+)
+async def test_a_no_that_is_not_the_word_of_the_stage_is_undone_there_first(
+    stage: FakeStage, upstream: Upstream, reply: Reply
+) -> None:
+    """It is not repeated, and the order stands until the stage itself says that nothing does."""
+    login, runs = Reply(200, b"<html>log in"), Reply(200, RUNS)
+    other = Reply(200, b'{"saga_id":"another","outcome":"compensated"}')
+    stage.says(SAGAS, reply)
+    stage.says(COMPENSATE, login, Reply(200, b""), other, runs, Reply(410, b"<html>"), COMPENSATED)
+    client = await upstream()
+
+    code, body = await post_order(client)
+
+    assert (409, "compensated", 1) == (code, body["state"], body["attempts"])
+    assert 6 == len(stage.requests(COMPENSATE))
+    assert "released" == (await seen(client))["order"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_key_that_is_wrong_for_a_while_fails_nothing(
+    stage: FakeStage, upstream: Upstream, status: int
+) -> None:
+    """With the word of the stage it is certain, without it unknown; it is tried again."""
+    stage.says(SAGAS, refusal(status), Reply(status, b"<html>"), EXECUTED)
+    client = await upstream()
+
+    code, body = await post_order(client)
+
+    assert (200, 3) == (code, body["attempts"])
+    assert [] == stage.requests(COMPENSATE)
+
+
+async def test_without_the_word_of_the_stage_it_is_asked_in_turn(
+    stage: FakeStage, upstream: Upstream
+) -> None:
+    """Its request is answered 202 first: it may hold a lock until then."""
+    stage.says(SAGAS, EXECUTED)
+    stage.says(COMPENSATE, COMPENSATED)
+    client = await upstream()
+    await post_order(client)
+
+    assert 202 == await compensate(client, word=False)
+    assert 409 == (await post_order(client))[0]
+    assert 200 == await compensate(client, word=False)
+
+    assert 1 == len(stage.requests(COMPENSATE))
+    assert "released" == (await seen(client))["order"]
+
+
+async def test_a_gateway_answers_by_its_script(upstream: Upstream) -> None:
+    """As often as it says; nothing is compensated meanwhile."""
+    client = await upstream()
+    script = {"script": "gateway", "code": 403, "body": "log in", "times": 2}
+    async with client.put("/script", json=script) as answer:
+        assert 200 == answer.status
+
+    assert [403, 403, 200, 200] == [await compensate(client) for _ in range(4)]
+    assert 2 == (await seen(client))["compensations"]
+
+
 async def test_in_doubt_to_the_end_is_undone_there_first(
     stage: FakeStage, upstream: Upstream
 ) -> None:
     """The budget is gone: compensate is called until it is answered, then the order goes."""
     stage.says(SAGAS, Reply(500))
-    stage.says(COMPENSATE, Reply(None), Reply(503), Reply(202), COMPENSATED)
+    stage.says(COMPENSATE, Reply(None), Reply(503), Reply(202, RUNS), COMPENSATED)
     client = await upstream(budget=0.2, patience=3.0)
 
     code, body = await post_order(client)
@@ -273,7 +350,7 @@ async def test_what_only_goes_forward_there_keeps_its_order(
 
 async def test_accepted_is_followed_to_its_end(stage: FakeStage, upstream: Upstream) -> None:
     """202: Location is asked until there is an end, and the repeat brings the stored answer."""
-    stage.says(SAGAS, Reply(202, headers={"Location": f"/sagas/{ID}"}), EXECUTED)
+    stage.says(SAGAS, Reply(202, RUNS, headers={"Location": f"sagas/{ID}"}), EXECUTED)
     stage.says(
         LOOK, Reply(200, b'{"outcome":"in_progress"}'), Reply(200, b'{"outcome":"executed"}')
     )
@@ -289,7 +366,7 @@ async def test_accepted_and_never_ended_is_undone_there(
     stage: FakeStage, upstream: Upstream
 ) -> None:
     """The budget is gone while it still runs there."""
-    stage.says(SAGAS, Reply(202))
+    stage.says(SAGAS, Reply(202, RUNS))
     stage.says(LOOK, Reply(200, b'{"outcome":"in_progress"}'))
     stage.says(COMPENSATE, COMPENSATED)
     client = await upstream(budget=0.3)
@@ -303,7 +380,7 @@ async def test_accepted_and_never_ended_is_undone_there(
 async def test_a_location_elsewhere_is_not_followed(stage: FakeStage, upstream: Upstream) -> None:
     """No answer can make us call an address of its choosing."""
     elsewhere = {"Location": "http://127.0.0.1:1/sagas/s-1"}
-    stage.says(SAGAS, Reply(202, headers=elsewhere), EXECUTED)
+    stage.says(SAGAS, Reply(202, RUNS, headers=elsewhere), EXECUTED)
     stage.says(LOOK, Reply(200, b'{"outcome":"executed"}'))
     client = await upstream()
 
@@ -388,7 +465,7 @@ async def test_an_operator_has_the_stage_compensate_first(
     client = await upstream()
     await post_order(client)
 
-    assert 200 == await compensate(client, by="operator")
+    assert 200 == await compensate(client, by="operator", word=False)
 
     assert 2 == len(stage.requests(COMPENSATE))
     assert "released" == (await seen(client))["order"]

@@ -26,37 +26,88 @@ from stage.wire.replies import (
 from tests.unit.wire.refusals import refusal_of
 from tests.unit.wire.strategies import bodies, objects, saga_ids
 
+OWN_WORDS = {
+    ReplyKind.EXECUTED: {(200, "executed")},
+    ReplyKind.ACCEPTED: {(202, "in_progress")},
+    ReplyKind.REFUSED: {(409, "compensated"), (409, "not_executed")},
+    ReplyKind.REJECTED: {(code, "not_executed") for code in (400, 413, 415, 422)},
+    ReplyKind.GONE: {(410, "compensated"), (410, "not_executed")},
+    ReplyKind.NOT_NOW: {(503, "not_executed"), (429, "not_executed")},
+    ReplyKind.NOT_ALLOWED: {(401, "not_executed"), (403, "not_executed")},
+    ReplyKind.TOO_LATE: {(504, "not_executed")},
+}
+"""The table of the protocol (3.3): what is believed."""
+NOES = {400, 409, 410, 413, 415, 422}
+NOT_OWN_WORDS = [
+    b"",
+    b"<html>",
+    b"[]",
+    b"{}",
+    b'"compensated"',
+    b'{"outcome":null}',
+    b'{"outcome":["not_executed"]}',
+    b'{"outcome":"done"}',
+    *(
+        json.dumps({"saga_id": "another", "outcome": outcome}).encode()
+        for outcome in ("executed", "compensated", "not_executed")
+    ),
+    b'{"saga_id":null,"outcome":"not_executed"}',
+    b'{"outcome":"executed","outcome":"not_executed"}',
+]
 
-def test_every_code_has_one_meaning() -> None:
-    """The table of the protocol (3.3), and unknown for all the rest."""
-    table = {
-        ReplyKind.EXECUTED: {200},
-        ReplyKind.ACCEPTED: {202},
-        ReplyKind.REFUSED: {409},
-        ReplyKind.REJECTED: {400, 401, 403, 413, 415, 422},
-        ReplyKind.GONE: {410},
-        ReplyKind.NOT_NOW: {503, 429},
-        ReplyKind.TOO_LATE: {504},
-    }
-    expected = {code: kind for kind, codes in table.items() for code in codes}
+
+@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("named", [True, False])
+def test_every_code_with_an_outcome_has_one_meaning(outcome: Outcome, named: bool) -> None:
+    """Code and outcome have to agree; a no that contradicts itself is in doubt (protocol 3.3)."""
+    body = json.dumps({"outcome": outcome, **({"saga_id": "s"} if named else {})}).encode()
+    expected = {pair: kind for kind, pairs in OWN_WORDS.items() for pair in pairs}
 
     for code in range(1_000):
-        assert expected.get(code, ReplyKind.UNKNOWN) is kind_of_reply(code)
+        otherwise = ReplyKind.IN_DOUBT if code in NOES else ReplyKind.UNKNOWN
+        assert expected.get((code, outcome), otherwise) is kind_of_reply(code, body, "s")
 
 
-def test_every_code_of_compensate_has_one_meaning() -> None:
-    """The list of the protocol (3.4), and unknown for all the rest: it is asked again."""
-    expected = {
-        200: CompensateReplyKind.COMPENSATED,
-        410: CompensateReplyKind.COMPENSATED,
-        202: CompensateReplyKind.ACCEPTED,
-        409: CompensateReplyKind.CANNOT,
-        503: CompensateReplyKind.NOT_NOW,
-        429: CompensateReplyKind.NOT_NOW,
+@pytest.mark.parametrize("body", NOT_OWN_WORDS)
+def test_without_the_word_of_the_neighbour_nothing_is_believed(body: bytes) -> None:
+    """A gateway says every code: the noes are in doubt, the rest is unknown (protocol 3.3)."""
+    for code in range(1_000):
+        expected = ReplyKind.IN_DOUBT if code in NOES else ReplyKind.UNKNOWN
+        assert expected is kind_of_reply(code, body, "s")
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_code_of_compensate_with_an_outcome_has_one_meaning(outcome: Outcome) -> None:
+    """The list of the protocol (3.4): what says neither done nor cannot is asked again."""
+    body = json.dumps({"saga_id": "s", "outcome": outcome}).encode()
+    final = {
+        (200, "compensated"): CompensateReplyKind.COMPENSATED,
+        (200, "not_executed"): CompensateReplyKind.COMPENSATED,
+        (202, "in_progress"): CompensateReplyKind.ACCEPTED,
+        (409, "executed"): CompensateReplyKind.CANNOT,
+        (409, "unknown"): CompensateReplyKind.CANNOT,
+        (410, "compensated"): CompensateReplyKind.COMPENSATED,
+        (410, "not_executed"): CompensateReplyKind.COMPENSATED,
+        (410, "unknown"): CompensateReplyKind.COMPENSATED,
+    }
+    again = {
+        CompensateReplyKind.NOT_NOW,
+        CompensateReplyKind.AWAY,
+        CompensateReplyKind.NOT_UNDERSTOOD,
     }
 
     for code in range(1_000):
-        assert expected.get(code, CompensateReplyKind.UNKNOWN) is kind_of_compensate_reply(code)
+        kind = kind_of_compensate_reply(code, body, "s")
+        assert final[code, outcome] is kind if (code, outcome) in final else kind in again
+
+
+@pytest.mark.parametrize("body", NOT_OWN_WORDS)
+def test_compensate_is_asked_again_until_the_neighbour_itself_answers(body: bytes) -> None:
+    """A gateway may be away for long; whatever else answers is not understood (protocol 3.4)."""
+    away = {401, 403, 408, 425, 429, *range(500, 1_000)}
+    for code in range(1_000):
+        expected = CompensateReplyKind.AWAY if code in away else CompensateReplyKind.NOT_UNDERSTOOD
+        assert expected is kind_of_compensate_reply(code, body, "s")
 
 
 @given(saga_ids, objects)
@@ -74,10 +125,14 @@ def test_an_answer_is_written_in_one_way() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"{}", b'{"data":{}}', b'{"saga_id":"s","data":{}}', b'{"outcome":"executed","data":{}}'],
+    [
+        b'{"outcome":"executed"}',
+        b'{"outcome":"executed","data":{}}',
+        b'{"saga_id":"s","outcome":"executed"}',
+    ],
 )
 def test_a_simple_neighbour_may_say_little(body: bytes) -> None:
-    """The id and the outcome may be left out, and all of it when nothing is added."""
+    """The id may be left out, and data when nothing is added; the outcome may not."""
     assert {} == decode_executed(body, "s")
 
 
@@ -87,17 +142,18 @@ def test_a_simple_neighbour_may_say_little(body: bytes) -> None:
         b"",
         b"OK",
         b"[]",
-        b'{"data":[]}',
-        b'{"data":null}',
-        b'{"saga_id":"s"}',
-        b'{"outcome":"executed"}',
-        b'{"saga_id":"t","data":{}}',
-        b'{"saga_id":null,"data":{}}',
+        b"{}",
+        b'{"data":{}}',
+        b'{"saga_id":"s","data":{}}',
+        b'{"outcome":"executed","data":[]}',
+        b'{"outcome":"executed","data":null}',
+        b'{"saga_id":"t","outcome":"executed","data":{}}',
+        b'{"saga_id":null,"outcome":"executed","data":{}}',
         b'{"outcome":"compensated","data":{}}',
         b'{"outcome":1,"data":{}}',
-        b'{"data":{},"extra":1}',
-        b'{"data":{},"data":{}}',
-        b'{"data":{"a":NaN}}',
+        b'{"outcome":"executed","data":{},"extra":1}',
+        b'{"outcome":"executed","data":{},"data":{}}',
+        b'{"outcome":"executed","data":{"a":NaN}}',
     ],
 )
 def test_an_answer_that_cannot_be_trusted_is_unknown(body: bytes) -> None:
@@ -125,6 +181,14 @@ def test_a_request_to_compensate_is_always_understood(requested_by: str, reason:
         requested_by[:128].encode(errors="replace").decode() or "unknown"
     ) == request.requested_by
     assert reason[:1_000].encode(errors="replace").decode() == request.reason
+    assert request.outcome is None
+
+
+def test_the_asker_may_say_that_nothing_stands_there() -> None:
+    """Then it is not asked in turn (protocol 3.4)."""
+    body = encode_compensate("shipping", "late", Outcome.COMPENSATED)
+
+    assert Outcome.COMPENSATED is decode_compensate(body).outcome
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"requested_by":"","reason":""}'])
@@ -143,6 +207,8 @@ def test_a_request_to_compensate_may_be_empty(body: bytes) -> None:
         (b'{"why":"x"}', 422),
         (b'{"reason":null}', 422),
         (b'{"reason":7}', 422),
+        (b'{"outcome":null}', 422),
+        (b'{"outcome":"not_executed"}', 422),
         (b'{"requested_by":["x"]}', 422),
         (json.dumps({"reason": "x" * 1_001}).encode(), 422),
         (json.dumps({"requested_by": "x" * 129}).encode(), 422),

@@ -129,4 +129,4 @@ def test_the_schemas_name_the_members_of_the_structs() -> None:
     """A new member cannot be forgotten."""
     assert set(Envelope.__struct_fields__) == set(ENVELOPE_SCHEMA["properties"])
     assert {"saga_id", "outcome", "data"} == set(EXECUTED_SCHEMA["properties"])
-    assert {"requested_by", "reason"} == set(COMPENSATE_REQUEST_SCHEMA["properties"])
+    assert {"requested_by", "reason", "outcome"} == set(COMPENSATE_REQUEST_SCHEMA["properties"])
