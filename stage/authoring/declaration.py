@@ -11,15 +11,16 @@ from typing import Any, Generic, TypeVar, overload
 import msgspec
 
 from stage.authoring.http import Http
-from stage.authoring.participant import StageParticipant
+from stage.authoring.participant import Adds, StageParticipant
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep, check_function
 from stage.core.errors import DeclarationError
-from stage.core.retry import COMPENSATION, EXECUTION, SETTLEMENT, RetryPolicy
+from stage.core.retry import COMPENSATION, EXECUTION, PATIENCE_SECONDS, SETTLEMENT, RetryPolicy
 from stage.core.steps import Step, StepKind, plan_of
 from stage.ports.credentials import CredentialsFunction
 from stage.ports.store import Tx
+from stage.wire.limits import DEFAULT_LIMITS
 
 P = TypeVar("P")
 A = TypeVar("A")
@@ -49,6 +50,11 @@ class StageDeclaration(Generic[P, A]):
         plan_of(name, ())  # refuses a bad name here, where its line is
         self.name = name
         self.accepts: Codec[P] = Codec(accepts)
+        if name in self.accepts.members():
+            raise DeclarationError(
+                f"accepts= of stage {name!r} names a member {name!r}, which the stage itself adds:"
+                " rename the member, or the stage"
+            )
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.steps: list[DeclaredStep[Any]] = []
@@ -92,7 +98,7 @@ class StageDeclaration(Generic[P, A]):
         pivot: bool = False,
         idempotent: bool = True,
         attempts_max: int = 4,
-        compensation_attempts_max: int = 20,
+        compensation_attempts_max: int | None = None,
         transient_on: set[int] | frozenset[int] = frozenset(),
         refused_on: set[int] | frozenset[int] = frozenset(),
     ) -> Callable[[CallFunction[P, R]], CallStep[R]]:
@@ -172,11 +178,15 @@ class StageDeclaration(Generic[P, A]):
         *,
         adjust: Callable[[Step], Step] | None = None,
         operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
+        patience_seconds: float = PATIENCE_SECONDS,
+        adds_bytes_max: int = DEFAULT_LIMITS.adds_bytes_max,
     ) -> StageParticipant[P, A]:
         """The stage with its neighbours, checked. Raises DeclarationError with the fix.
 
         `adjust` changes the rules of each step, forwards included, as the operator configured.
         `operator_headers` gives the headers that the operator sets for an external API.
+        An undo is tried for `patience_seconds` before it waits for a person (rule 28).
+        `adds_bytes_max` bounds the output, as JSON.
         """
         called = {step.rules.peer for step in self.steps}
         if nobody := sorted(set(self.credentials_functions) - called):
@@ -190,19 +200,19 @@ class StageDeclaration(Generic[P, A]):
                 f" write a function under @{self.name}.output"
             )
         plan = plan_of(self.name, tuple(step.as_step() for step in self.steps), downstreams)
+        plan = msgspec.structs.replace(plan, patience_seconds=patience_seconds)
         if adjust is not None:
             plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
-        return StageParticipant(
-            plan, self.steps, self.accepts, self.adds, self._output, operator_headers
-        )
+        adds = Adds(codec=self.adds, output=self._output, bytes_max=adds_bytes_max)
+        return StageParticipant(plan, self.steps, self.accepts, adds, operator_headers)
 
     def _add(self, step: D) -> D:
         self.steps.append(step)
         return step
 
 
-def _policy(default: RetryPolicy, attempts_max: int) -> RetryPolicy:
-    if attempts_max < 1:
+def _policy(default: RetryPolicy, attempts_max: int | None) -> RetryPolicy:
+    if attempts_max is not None and attempts_max < 1:
         raise DeclarationError("attempts_max counts the first attempt: give at least 1")
     return msgspec.structs.replace(default, attempts_max=attempts_max)
 

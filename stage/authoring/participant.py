@@ -18,29 +18,35 @@ from stage.core.outcome import FailureKind
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
 from stage.ports.store import Tx
-from stage.wire.problem import WireError
+from stage.wire.problem import ProblemType, WireError
 
 P = TypeVar("P")
 A = TypeVar("A")
 
 
+class Adds(msgspec.Struct, Generic[P, A], frozen=True, kw_only=True):
+    """The output of the stage: its type, its function, and its largest size."""
+
+    codec: Codec[A] | None
+    output: Callable[[Saga[P]], A] | None
+    bytes_max: int
+
+
 class StageParticipant(Generic[P, A]):
-    """What one declaration comes to with its neighbours, which the plan holds."""
+    """One declaration with its neighbours, which the plan holds."""
 
     def __init__(
         self,
         plan: Plan,
         steps: Iterable[DeclaredStep[Any]],
         accepts: Codec[P],
-        adds: Codec[A] | None,
-        output: Callable[[Saga[P]], A] | None,
+        adds: Adds[P, A],
         operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
     ) -> None:
         self._plan = plan
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds
-        self._output = output
         self._operator_headers = operator_headers
 
     @property
@@ -50,6 +56,14 @@ class StageParticipant(Generic[P, A]):
 
     def check(self, data: Mapping[str, Any]) -> None:
         """See `ports.stage.Participant`."""
+        if self._plan.stage in data:
+            raise WireError(
+                422,
+                "Own member taken",
+                f"data already holds a member {self._plan.stage!r}, the name of this stage",
+                hint="leave that name to the stage: nothing that others wrote is overwritten",
+                type=ProblemType.OWN_MEMBER,
+            )
         self._accepts.from_data(data)
 
     def check_result(self, step: str, result: msgspec.Raw) -> None:
@@ -122,12 +136,17 @@ class StageParticipant(Generic[P, A]):
 
     def output(self, view: RunView) -> msgspec.Raw | None:
         """See `ports.stage.Participant`."""
-        if self._output is None:
+        adds = self._adds
+        if adds.output is None:
             return None
-        value = self._output(Saga(view, self._accepts))
-        return msgspec.Raw(
-            msgspec.json.encode(value) if self._adds is None else self._adds.to_json(value)
-        )
+        value = adds.output(Saga(view, self._accepts))
+        body = msgspec.json.encode(value) if adds.codec is None else adds.codec.to_json(value)
+        if len(body) > adds.bytes_max:
+            raise ValueError(
+                f"it has {len(body)} bytes, adds_bytes_max is {adds.bytes_max}: add less,"
+                " or raise the setting"
+            )
+        return msgspec.Raw(body)
 
 
 def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:

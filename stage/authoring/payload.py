@@ -58,6 +58,14 @@ class Codec(Generic[P]):
             return bytes(self._pydantic.dump_json(value))
         return msgspec.json.encode(value)
 
+    def members(self) -> frozenset[str]:
+        """The names of the members that the type reads; empty where it reads whatever comes."""
+        schema = self.schema()
+        reference = str(schema.get("$ref", ""))
+        if reference:
+            schema = schema["$defs"][reference.rpartition("/")[2]]
+        return frozenset(schema.get("properties", ()))
+
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of the type."""
         if self._pydantic is not None:

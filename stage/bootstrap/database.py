@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
+
+import msgspec
 
 from stage.authoring.declaration import StageDeclaration
 from stage.config import Config
 from stage.core.errors import ConfigurationError
+from stage.core.version import __version__
 from stage.engine.clock import SystemClock
-from stage.ports.store import Store
+from stage.ports.identity import Identity
+from stage.ports.store import LOST_SAGAS_MAX, Row, Store
 from stage.store.memory import MemoryStore
+from stage.store.memory_database import MemoryDatabase
 from stage.store.migrate import Migration, MigrationStatus
 from stage.store.sqlite import dialect
+from stage.store.sqlite.identity import (
+    DatabaseFile,
+    Mark,
+    is_made,
+    last_number,
+    read_identity,
+    refuse_foreign,
+    refuse_missing,
+    refuse_owner,
+    take,
+    write_identity,
+)
 from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.statements import statement
 from stage.store.sqlite.store import SqliteStore
 from stage.telemetry.metrics import Metrics
 
@@ -29,29 +49,71 @@ def make_store(
     committed = None if metrics is None else metrics.committed
     name = _sqlite_name(config)
     if name == MEMORY:
-        return MemoryStore(migrations=migration_folders(stage))
-    return SqliteStore(Path(name), migrations=migration_folders(stage), committed=committed)
+        born = Identity(id=uuid4().hex, stage=stage.name, born_at=SystemClock().now())
+        return MemoryStore(database=MemoryDatabase(migration_folders(stage), born))
+    return SqliteStore(
+        database_file(stage, config), migrations=migration_folders(stage), committed=committed
+    )
 
 
-class Migrations:
-    """The migrations of one SQLite file, ours and the author's: a context manager.
+def database_file(stage: StageDeclaration[Any, Any], config: Config) -> DatabaseFile:
+    """The configured file, and whose it has to be. Raises ConfigurationError."""
+    name = _sqlite_name(config)
+    if name == MEMORY:
+        raise ConfigurationError(f"database {config.database!r} is new at each start: name a file")
+    return DatabaseFile(
+        path=Path(name).absolute(),
+        stage=stage.name,
+        release=__version__,
+        must_exist=config.database_must_exist,
+    )
 
-    It holds the file's lock, so that no process serves from the file meanwhile.
+
+class Database:
+    """One SQLite file while no process serves from it, with its migrations: a context manager.
+
+    It holds the file's lock. The file has to exist, unless `make` is said.
     """
 
-    def __init__(self, path: Path, folders: tuple[Path, ...]) -> None:
+    def __init__(self, file: DatabaseFile, folders: tuple[Path, ...], *, make: bool) -> None:
+        self._file = file
         self._folders = folders
-        self._lock = FileLock(path)
-        self._path = path
+        self._make = make
+        self._lock = FileLock(file.path)
 
     def __enter__(self) -> Self:
+        path = self._file.path
+        if self._make:
+            if path.exists() and path.stat().st_size:
+                raise ConfigurationError(
+                    f"there is a database {path} already: `stage db upgrade` brings it up to date"
+                )
+        elif not is_made(path):
+            refuse_missing(msgspec.structs.replace(self._file, must_exist=True), None)
         self._lock.acquire()
-        self._connection = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            if not self._make:
+                refuse_foreign(self._connection, self._file)
+                refuse_owner(read_identity(self._connection), self._file)
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
         self._lock.release()
+
+    @property
+    def path(self) -> Path:
+        """Where the file is: an absolute path."""
+        return self._file.path
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose it is; None before its first upgrade."""
+        return read_identity(self._connection)
 
     def status(self) -> list[MigrationStatus]:
         """Every migration with its state."""
@@ -63,15 +125,60 @@ class Migrations:
 
     def upgrade(self) -> list[Migration]:
         """Apply what is pending; what was applied. Raises ConfigurationError."""
-        return dialect.upgrade(self._connection, self._folders, now=SystemClock().now())
+        now = SystemClock().now()
+        applied = dialect.upgrade(self._connection, self._folders, now=now)
+        identity = take(self._connection, self._file, now)
+        if self._make:
+            self._remember(identity)
+        return applied
+
+    def restored(self, as_of: float) -> Identity:
+        """Accept a backup of that age that was put back: a new generation begins with it."""
+        return self._write(
+            lambda found, now: msgspec.structs.replace(
+                found,
+                generation=self._newest_generation(found) + 1,
+                restored_as_of=as_of,
+                restored_at=now,
+                released_at=None,
+            )
+        )
+
+    def released(self) -> Identity:
+        """Vouch for the generation: a saga that is not in the database was never here."""
+        return self._write(lambda found, now: msgspec.structs.replace(found, released_at=now))
+
+    def lost_sagas(self) -> list[Row]:
+        """Saga id, neighbour and reason of each request about a lost saga."""
+        found = self._connection.execute(statement("lost_sagas"), (LOST_SAGAS_MAX,))
+        return [(saga_id, by, reason) for saga_id, by, reason, _, _ in found]
+
+    def _newest_generation(self, found: Identity) -> int:
+        mark = self._lock.mark
+        known = mark.generation if mark is not None and mark.id == found.id else 0
+        return max(found.generation, known)
+
+    def _write(self, change: Callable[[Identity, float], Identity]) -> Identity:
+        found = self.identity
+        if found is None:
+            raise ConfigurationError(
+                f"the database {self.path} has no identity yet: run `stage db upgrade`"
+            )
+        changed = change(found, SystemClock().now())
+        write_identity(self._connection, changed)
+        self._remember(changed)
+        return changed
+
+    def _remember(self, identity: Identity) -> None:
+        number = last_number(self._connection)
+        self._lock.remember(Mark(id=identity.id, generation=identity.generation, number=number))
 
 
-def open_migrations(stage: StageDeclaration[Any, Any], config: Config) -> Migrations:
-    """The migrations of the configured database. Raises ConfigurationError."""
-    name = _sqlite_name(config)
-    if name == MEMORY:
-        raise ConfigurationError(f"database {config.database!r} is new at each start: name a file")
-    return Migrations(Path(name).absolute(), migration_folders(stage))
+def open_database(
+    stage: StageDeclaration[Any, Any], config: Config, *, make: bool = False
+) -> Database:
+    """The configured database, for commands. Raises ConfigurationError."""
+    return Database(database_file(stage, config), migration_folders(stage), make=make)
 
 
 def migration_folders(stage: StageDeclaration[Any, Any]) -> tuple[Path, ...]:

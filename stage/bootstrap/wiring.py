@@ -16,10 +16,11 @@ from opentelemetry.trace import TracerProvider
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store
+from stage.bootstrap.database_log import tell_database, tell_trouble
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
-from stage.engine.clock import SystemClock
+from stage.engine.clock import SteadyClock
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
@@ -133,6 +134,10 @@ class WiredStage:
             logs.default_logger().warning("setting_ignored", detail=ignored)
         await self._credentials.open()
         await self._store.open()
+        tell_database(self._store)
+        watching = asyncio.get_running_loop().create_task(
+            tell_trouble(self._store, self.service.clock)
+        )
         try:
             await self._transport.open()
             try:
@@ -147,6 +152,7 @@ class WiredStage:
                 await self._engine.drain(0.0)
                 await self._transport.close()
         finally:
+            watching.cancel()
             await self._store.close()
 
     async def drain(self) -> None:
@@ -167,10 +173,13 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
     participant = stage.bind(
         tuple(config.downstreams),
         adjust=lambda step: _adjusted(step, config),
+        patience_seconds=config.compensation_patience_seconds,
+        adds_bytes_max=config.adds_bytes_max,
         operator_headers=credentials.names,
     )
+    limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     _check_externals(participant.plan, config)
-    clock = SystemClock()
+    clock = SteadyClock()
     metrics = Metrics()
     if observer is None:
         keys = config.baggage_keys.split(",") if config.baggage_keys else ()
@@ -193,7 +202,9 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         clock=clock,
         limits=EngineLimits(
             sagas_max=config.concurrency_max,
+            deadline_seconds_default=config.deadline_seconds_default,
             compensation_window_seconds=config.compensation_window_seconds,
+            wire=limits,
         ),
     )
     gauges = Gauges(
@@ -209,7 +220,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         observer=observer,
         clock=clock,
         descriptor=_descriptor(stage, participant, config),
-        limits=DEFAULT_LIMITS,
+        limits=limits,
         neighbours=peers.neighbours,
         metrics=Exposition(metrics, gauges).write,
         admission=Admission(config.requests_max),
@@ -253,7 +264,7 @@ def _descriptor(
         name=stage.name,
         accepts=stage.accepts.schema(),
         adds=stage.adds.schema() if stage.adds is not None else {},
-        limits=DEFAULT_LIMITS,
+        limits=replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max),
         compensation_window_seconds=config.compensation_window_seconds,
         pivot=None if plan.pivot is None else plan.steps[plan.pivot].name,
     )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from stage.cli.failure import NEGATIVE, one_line
 from stage.cli.operate import audited, print_plan
+
+if TYPE_CHECKING:
+    from stage.wire.problem import Problem
 
 OPERATOR = "operator"
 
@@ -43,14 +48,21 @@ def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -
             return 0
         case CompensateReplyKind.CANNOT:
             problem = decode_problem(answer.body)
-            stands = problem.stands if problem is not None and problem.stands else ()
             text = problem.detail or problem.title if problem is not None else "it cannot"
             click.echo(f"{answer.status} cannot: {one_line(text)}")
-            if stands:
-                click.echo("what stands: " + one_line(", ".join(stands)))
+            for line in _left(problem):
+                click.echo(line)
             return NEGATIVE
         case _:
             refuse(url, answer)
+
+
+def _left(problem: Problem | None) -> list[str]:
+    """The effects that stand and those that may, a line each where there are any."""
+    if problem is None:
+        return []
+    both = (("stands", problem.stands), ("may stand", problem.may_stand))
+    return [f"{word}: {one_line(', '.join(names))}" for word, names in both if names]
 
 
 def requested_by(actor: str) -> str:

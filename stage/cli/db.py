@@ -1,4 +1,4 @@
-"""`stage db`: see and apply the migrations of a stage's database."""
+"""`stage db`: make a stage's database; see and apply its migrations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,26 @@ from stage.cli.failure import NEGATIVE, Failure
 from stage.cli.options import config_of, configured
 
 if TYPE_CHECKING:
-    from stage.bootstrap import Migrations
+    from stage.bootstrap import Database
 
 NEEDED = ("database",)
 
 
 @click.group()
 def db() -> None:
-    """The database of a stage: its migrations."""
+    """The database of a stage: its file and its migrations."""
+
+
+@db.command()
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@configured(NEEDED)
+def init(target: str, **given: Any) -> None:
+    """Make the database. One that is there already is refused."""
+    with _open(target, given, make=True) as database:
+        database.upgrade()
+        identity = database.identity
+        assert identity is not None
+        click.echo(f"made {database.path}: database {identity.id} of stage {identity.stage}")
 
 
 @db.command()
@@ -27,8 +39,8 @@ def db() -> None:
 @configured(NEEDED)
 def upgrade(target: str, **given: Any) -> None:
     """Apply what is pending, each file in a transaction of its own."""
-    with _open(target, given) as migrations:
-        applied = migrations.upgrade()
+    with _open(target, given) as database:
+        applied = database.upgrade()
     for migration in applied:
         click.echo(f"applied {migration.owner}/{migration.name}")
     if not applied:
@@ -44,8 +56,8 @@ def status(target: str, **given: Any) -> int:
     from stage.store.migrate import MigrationState
     from stage.wire.envelope import format_instant
 
-    with _open(target, given) as migrations:
-        lines = migrations.status()
+    with _open(target, given) as database:
+        lines, identity, path = database.status(), database.identity, database.path
     rows = [
         (
             f"{line.owner}/{line.name}",
@@ -54,6 +66,12 @@ def status(target: str, **given: Any) -> int:
         )
         for line in lines
     ]
+    click.echo(f"database {path}")
+    if identity is not None:
+        click.echo(
+            f"id {identity.id}, stage {identity.stage}, made {format_instant(identity.born_at)},"
+            f" generation {identity.generation}, written by {identity.release or 'no release'}"
+        )
     click.echo(table(("MIGRATION", "STATE", "APPLIED AT"), rows))
     return 0 if all(line.state is MigrationState.APPLIED for line in lines) else NEGATIVE
 
@@ -63,14 +81,47 @@ def status(target: str, **given: Any) -> int:
 @configured(NEEDED)
 def sql(target: str, **given: Any) -> None:
     """Print the SQL that is pending, to be applied by hand."""
-    with _open(target, given) as migrations:
-        text = migrations.sql()
+    with _open(target, given) as database:
+        text = database.sql()
     click.echo(text, nl=False)
 
 
+@db.command()
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@configured(NEEDED)
+@click.option("--as-of", required=True, metavar="TIME", help="How old the backup is, RFC 3339.")
+def restored(target: str, as_of: str, **given: Any) -> None:
+    """Accept a backup that was put back. Unknown sagas are answered 503 until `released`."""
+    from stage.wire.envelope import parse_instant
+
+    try:
+        instant = parse_instant(as_of)
+    except ValueError as error:
+        raise Failure(f"--as-of is {error}: give for example 2026-11-23T02:30:00Z") from error
+    with _open(target, given) as database:
+        identity = database.restored(instant)
+        click.echo(
+            f"generation {identity.generation} of {database.path} begins with the backup of"
+            f" {as_of}. Until `stage db released` sagas that are not in it are answered 503"
+        )
+
+
+@db.command()
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@configured(NEEDED)
+@click.option("--reason", required=True, help="Why nothing is lost any more.")
+def released(target: str, reason: str, **given: Any) -> None:
+    """Vouch for a restored database: a saga that is not in it was never here."""
+    with _open(target, given) as database:
+        for saga_id, requested_by, why in database.lost_sagas():
+            click.echo(f"lost: {saga_id}, asked for by {requested_by}: {why}")
+        identity = database.released()
+        click.echo(f"generation {identity.generation} of {database.path} is released: {reason}")
+
+
 @contextmanager
-def _open(target: str, given: dict[str, Any]) -> Iterator[Migrations]:
-    """The migrations, with the lock on the file held. Raises Failure for an error of SQLite."""
+def _open(target: str, given: dict[str, Any], *, make: bool = False) -> Iterator[Database]:
+    """The database, with the lock on its file held. Raises Failure for an error of SQLite."""
     config = config_of(given)
 
     from stage.cli.target import find_stage
@@ -79,11 +130,11 @@ def _open(target: str, given: dict[str, Any]) -> Iterator[Migrations]:
 
     import sqlite3
 
-    from stage.bootstrap import open_migrations
+    from stage.bootstrap import open_database
 
     try:
-        with open_migrations(stage, config) as migrations:
-            yield migrations
+        with open_database(stage, config, make=make) as database:
+            yield database
     except sqlite3.Error as error:
         raise Failure(
             f"the database {config.database} cannot be used: {error}:"

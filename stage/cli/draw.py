@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stage.cli.failure import one_line
+from stage.core.questions import Standing
 from stage.wire.envelope import parse_instant
 from stage.wire.views import SagaPage, SagaView, StepView
 
@@ -73,14 +74,24 @@ def draw_saga(saga: SagaView, entries: Sequence[Mapping[str, Any]], *, now: floa
     lines += [f"  {name:<9} {_cell(value)}" for name, value in about if value]
     lines.append("steps")
     lines += _steps(saga.steps)
-    lines.append("stands")
-    lines.append("  " + (_cell(", ".join(saga.stands)) or "nothing that should not"))
+    lines += _standing(saga)
     lines.append("next")
     lines.append("  " + _next(saga, now))
     if entries:
         lines.append("history")
         lines += _history(entries)
     return "\n".join(lines)
+
+
+def _standing(saga: SagaView) -> list[str]:
+    """Three different things: effects that stand, that may stand, and of which nothing is known."""
+    if saga.standing == Standing.UNKNOWN:
+        return ["stands", "  unknown: the journal was dropped, or is of another version"]
+    nothing = "nothing is known to" if saga.may_stand else "nothing that should not"
+    lines = ["stands", "  " + (_cell(", ".join(saga.stands)) or nothing)]
+    if saga.may_stand:
+        lines += ["may stand", "  " + _cell(", ".join(saga.may_stand))]
+    return lines
 
 
 def _state(saga: SagaView) -> str:

@@ -23,6 +23,7 @@ WAITING = frozenset(
 )
 """Phases in which a step waits for its peer."""
 PAGE = 200
+UNREADABLE = "nobody knows what stands: the journal was dropped, or is of another version"
 PROSPECTS = {
     "compensate": "compensated",
     "probe_first": "in doubt: probed, then compensated",
@@ -146,10 +147,17 @@ def print_plan(url: str, saga_id: str) -> int:
     plan = msgspec.json.decode(answer.body)
     click.echo(f"saga {plan['saga_id']} at {plan['stage']} is {plan['state']}")
     rows = [
-        (undo["step"], undo["kind"], undo["peer"] or "-", PROSPECTS[undo["prospect"]])
+        (
+            undo["step"],
+            undo["kind"],
+            undo["peer"] or "-",
+            undo.get("standing", "-").replace("_", " "),
+            PROSPECTS[undo["prospect"]],
+        )
         for undo in plan["steps"]
     ]
-    click.echo(table(("STEP", "KIND", "PEER", "WOULD BE"), rows) if rows else "nothing stands")
+    nothing = "nothing stands" if plan.get("standing") != "unknown" else UNREADABLE
+    click.echo(table(("STEP", "KIND", "PEER", "NOW", "WOULD BE"), rows) if rows else nothing)
     return 0
 
 

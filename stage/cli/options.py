@@ -37,6 +37,14 @@ def configured(only: Collection[str] = ()) -> Callable[[F], F]:
 
 
 def _option(setting: Setting) -> Callable[[F], F]:
+    if setting.switch:
+        return click.option(
+            setting.option,
+            setting.name,
+            flag_value="true",
+            default=None,
+            help=f"{setting.help}  [{setting.variable}]",
+        )
     again = " Repeatable." if setting.peers else ""
     return click.option(
         setting.option,

@@ -55,14 +55,19 @@ def show(saga_id: str, url: str, output: str) -> None:
 
     path = f"/sagas/{quoted_id(saga_id)}"
     saga = fetch(url, path, SagaView)
-    journal = fetch(url, f"{path}?view=journal", JournalView)
+    page = fetch(url, f"{path}?view=journal", JournalView)
+    entries, after = list(page.entries), 0
+    while page.next is not None and page.next > after:
+        after = page.next
+        page = fetch(url, f"{path}?view=journal&after={after}", JournalView)
+        entries += page.entries
     if output == "json":
         import msgspec
 
-        shown = {**msgspec.to_builtins(saga), "journal": journal.entries}
+        shown = {**msgspec.to_builtins(saga), "journal": entries}
         click.echo(msgspec.json.encode(shown).decode())
     else:
-        click.echo(draw_saga(saga, journal.entries, now=time.time()))
+        click.echo(draw_saga(saga, entries, now=time.time()))
 
 
 def quoted_id(saga_id: str) -> str:

@@ -13,6 +13,7 @@ from math import ceil
 from stage.core.commands import Activity
 from stage.core.event_table import NAMED, EventRow, Level
 from stage.core.events import Recovered
+from stage.core.questions import Standing
 from stage.wire.chain import ChainEvent, ChainView, StageStory
 from stage.wire.envelope import parse_instant
 
@@ -163,5 +164,9 @@ def _ends(stages: Sequence[StageStory]) -> list[str]:
             line += f", next: {_plain(story.next_action)}"
         if story.stands:
             line += f", stands: {', '.join(_plain(name) for name in story.stands)}"
+        if story.may_stand:
+            line += f", may stand: {', '.join(_plain(name) for name in story.may_stand)}"
+        if story.standing == Standing.UNKNOWN:
+            line += ", nobody knows what stands"
         lines.append(line)
     return lines

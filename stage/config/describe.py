@@ -35,8 +35,9 @@ def describe(config: Config) -> list[Line]:
                 lines.append(Line(setting.name, "", DEFAULT))
             continue
         origin = DEFAULT if value == defaults[setting.name] else PROGRAM
-        shown = "" if value is None else f"{value:.15g}" if isinstance(value, float) else str(value)
-        lines.append(Line(setting.name, redacted(shown), config.origins.get(setting.name, origin)))
+        lines.append(
+            Line(setting.name, redacted(_shown(value)), config.origins.get(setting.name, origin))
+        )
     return lines
 
 
@@ -50,3 +51,16 @@ def _peer_lines(
             place = f"{setting}.{name}" if key.name == URL else f"{setting}.{name}.{key.name}"
             if value:
                 yield Line(place, redacted(value), origins.get(place, PROGRAM))
+
+
+def _shown(value: object) -> str:
+    """As it could stand in the environment."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.15g}"
+        case _:
+            return str(value)

@@ -18,6 +18,7 @@ from stage.config.values import (
     one_of,
     peer_name,
     seconds_between,
+    switch,
 )
 from stage.ports.connection import Connection
 
@@ -41,15 +42,19 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8080
     database: str = "sqlite:///stage.db"
+    database_must_exist: bool = False
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     externals: Mapping[str, str | Connection] = field(default_factory=dict)
     wait_seconds_max: float = 25.0
+    deadline_seconds_default: float = 60.0
+    adds_bytes_max: int = 65_536
     drain_delay_seconds: float = 0.0
     drain_seconds: float = 20.0
     concurrency_max: int = 1_000
     requests_max: int = 2_000
     compensation_window_seconds: float = 604_800.0
+    compensation_patience_seconds: float = 259_200.0
     attempts_max: int | None = None
     compensation_attempts_max: int | None = None
     external_timeout_seconds_max: float | None = None
@@ -76,6 +81,8 @@ class Setting(NamedTuple):
     metavar: str
     help: str
     peers: bool = False
+    switch: bool = False
+    """Given as an option it has no value: it is on."""
 
     @property
     def flag(self) -> str:
@@ -99,6 +106,13 @@ SETTINGS = (
     Setting("host", host, "HOST", "Address to listen on."),
     Setting("port", count(0, 65_535), "PORT", "Port to listen on; 0 takes a free one."),
     Setting("database", database, "URL", "sqlite:///FILE, or sqlite:///:memory:."),
+    Setting(
+        "database_must_exist",
+        switch,
+        "",
+        "Refuse to start where there is no database, instead of making one.",
+        switch=True,
+    ),
     Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
     Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),
     Setting("externals", check_url, "NAME=URL", "An external API that is called.", peers=True),
@@ -107,6 +121,18 @@ SETTINGS = (
         seconds_between(0, 60),
         "SECONDS",
         "How long POST /sagas waits before 202.",
+    ),
+    Setting(
+        "deadline_seconds_default",
+        seconds_between(0.1, 30 * DAY),
+        "SECONDS",
+        "Budget of a saga that comes with neither budget nor deadline.",
+    ),
+    Setting(
+        "adds_bytes_max",
+        count(1, 524_288),
+        "BYTES",
+        "What this stage may add to the context.",
     ),
     Setting(
         "drain_delay_seconds",
@@ -127,6 +153,12 @@ SETTINGS = (
         seconds_between(0, 3_650 * DAY),
         "SECONDS",
         "How long a completed saga stays compensable.",
+    ),
+    Setting(
+        "compensation_patience_seconds",
+        seconds_between(1, 365 * DAY),
+        "SECONDS",
+        "How long an undo is tried before it waits for a person.",
     ),
     Setting("attempts_max", count(1, 1_000), "N", "Attempts of every step, whatever it declares."),
     Setting(

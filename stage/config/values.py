@@ -116,6 +116,16 @@ def seconds_between(least: float, most: float) -> Callable[[object], float]:
     return read
 
 
+def switch(value: object) -> bool:
+    """Reads true or false, also as text. Raises ValueError with the fix."""
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if not isinstance(value, str) or value.lower() not in known:
+        raise ValueError(f"{value!r} is not known: use true or false")
+    return known[value.lower()]
+
+
 def one_of(*choices: str) -> Callable[[object], str]:
     """Reads one of the words, whatever its case."""
 

@@ -33,8 +33,9 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     and `ends` name the activity whose attempt the event starts or ends, `end` how it ended: the
     label of the metrics. `failed` says that a span which ends with it is an error: a refusal is a
     business no, an answer and no error. `outcome` is the state that the saga ends in. `final` says
-    that no later event is expected to end an attempt of the saga. `progress` says that an attempt
-    or a person brought it about: not an event that only asks (rule 15).
+    that no later event is expected to end an attempt of the saga. `parks` says that the saga
+    waits for a person from here on. `progress` says that an attempt or a person brought it about:
+    not an event that only asks (rule 15).
     """
 
     wording: str
@@ -46,6 +47,7 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     failed: bool = False
     outcome: SagaState | None = None
     final: bool = False
+    parks: bool = False
     progress: bool = False
 
 
@@ -61,11 +63,13 @@ def _end(
     level: Level = Level.INFO,
     failed: bool = False,
     final: bool = False,
+    parks: bool = False,
 ) -> EventRow:
     return EventRow(
         wording=wording,
         ends=activity,
         end=end,
+        parks=parks,
         public=public,
         level=level,
         failed=failed,
@@ -91,7 +95,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.Tombstoned: EventRow(
         wording="asked to compensate before it came", public=("requested_by", "reason")
     ),
-    e.Recovered: EventRow(wording="recovered", public=("epoch",), level=_WARNING),
+    e.Recovered: EventRow(wording="recovered", public=("epoch", "rested"), level=_WARNING),
     e.AnswerDeferred: EventRow(wording="answered 202"),
     e.CompensationRequested: EventRow(
         wording="asked to compensate", public=("requested_by", "reason", "compensated")
@@ -106,8 +110,11 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         failed=True,
         outcome=SagaState.FAILED_TO_COMPENSATE,
         final=True,
+        parks=True,
     ),
-    e.Parked: EventRow(wording="parked", public=("cause", "reason"), level=_ERROR, failed=True),
+    e.Parked: EventRow(
+        wording="parked", public=("cause", "reason"), level=_ERROR, failed=True, parks=True
+    ),
     # --- execution ---
     e.StepStarted: _start("started", _EXECUTE, "step", "attempt", "key"),
     e.RequestPrepared: EventRow(
@@ -156,7 +163,8 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         "reason", "retry_after", "not_understood", "denied", level=_WARNING, failed=True,
     ),
     e.TellRefused: _end(
-        "cannot", _TELL, "refused", "reason", "cause", level=_ERROR, failed=True, final=True
+        "cannot", _TELL, "refused", "reason", "cause",
+        level=_ERROR, failed=True, final=True, parks=True,
     ),
     # --- the verbs of an operator ---
     e.Retried: _verb("retry", "anew", "new_key", "step"),
@@ -181,6 +189,13 @@ def _defaults(kind: type[Any], public: tuple[str, ...]) -> tuple[tuple[str, Any]
 
 
 _PUBLIC: Final = {kind: _defaults(kind, row.public) for kind, row in EVENTS.items()}
+
+
+def level_of(event: e.Event) -> Level:
+    """The level of the log line of one event: that of its row, unless nothing went wrong."""
+    if isinstance(event, e.Recovered) and event.rested:
+        return Level.DEBUG
+    return EVENTS[type(event)].level
 
 
 def public_members(event: e.Event) -> dict[str, Any]:

@@ -47,9 +47,14 @@ class Tombstoned(_Event, frozen=True, kw_only=True, tag="tombstoned"):
 
 
 class Recovered(_Event, frozen=True, kw_only=True, tag="recovered"):
-    """A new run took the saga over. Attempts that were in flight are in doubt from here on."""
+    """A new run took the saga over. Attempts that were in flight are in doubt from here on.
+
+    `rested` says that no run was lost: the saga was at rest, and something was asked of it or its
+    next action came due.
+    """
 
     epoch: int
+    rested: bool = False
 
 
 class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
@@ -194,9 +199,10 @@ class CompensationSucceeded(_Event, frozen=True, kw_only=True, tag="compensation
 
 
 class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_delayed"):
-    """The attempt to undo did not end well; it is repeated. `certain`: it had no effect.
+    """The attempt to undo did not end well; it is repeated.
 
-    `not_understood`: downstream was answered for by something that does not speak for it.
+    `not_understood`: downstream was answered for by something that does not speak for it. `certain`
+    says that it had no effect for certain, so that it counts as no attempt (rule 28).
     """
 
     step: str
@@ -256,7 +262,7 @@ class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
 
 
 class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):
-    """Upstream cannot compensate, or never said so in its own word; a person has to look."""
+    """Upstream cannot compensate, never said so in its own word, or was away: a person looks."""
 
     reason: str = ""
     cause: ParkCause = ParkCause.UPSTREAM_CANNOT

@@ -7,7 +7,13 @@ from enum import StrEnum
 import msgspec
 
 from stage.core.order import backward
-from stage.core.questions import can_probe, must_be_settled, past_pivot, pivot_undecided
+from stage.core.questions import (
+    can_probe,
+    must_be_settled,
+    past_pivot,
+    pivot_undecided,
+    standing,
+)
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase
 from stage.core.steps import Plan, Step
@@ -40,6 +46,8 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     peer: str
     prospect: Prospect
+    standing: str
+    """A word of `questions.Standing`."""
 
 
 def forecast(plan: Plan, saga: Saga) -> list[Undo]:
@@ -59,6 +67,7 @@ def forecast(plan: Plan, saga: Saga) -> list[Undo]:
                     kind=step.kind.value,
                     peer=step.peer,
                     prospect=certain or _prospect(step, known),
+                    standing=standing(saga, step.name).value,
                 )
             )
     return lines

@@ -9,6 +9,7 @@ One step (phases; every attempt that may have left the process can end in doubt)
     started ──► succeeded | refused
        │  ▲
        │  ├───── waiting      certainly did not happen, or pending downstream: again when due
+       │  │                   (an outage costs time and no attempt: rule 28)
        │  └───── in_doubt ◄─► probing    found: succeeded; twice "not there": may be repeated
        └───────► (waiting | in_doubt)
     a forward that may not be sent again is looked for in the same way; one "not there" ends it
@@ -72,6 +73,8 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
     if step and step not in plan.by_name:
         raise Impossible(f"saga {saga.id}: there is no step {step!r}")
     after = _evolve(plan, saga, event)
+    if after.deadline is not None and past_pivot(plan, after):
+        after = replace(after, deadline=None)  # no way back: time must not stop the way forward
     # Only what an attempt or a person brought about is progress: not what keeps being asked.
     recoveries = 0 if type(event) in PROGRESS else after.recoveries
     return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)
@@ -188,9 +191,19 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
                 step, phase=Phase.COMPENSATION_WAITING, compensation_doubted=True, due=event.at
             )
     tell = Tell.DUE if saga.tell is Tell.IN_FLIGHT else saga.tell
-    lost = 0 if _only_waits(plan, saga, event.at) else 1
+    lost = 0 if event.rested or _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
     return replace(saga, epoch=event.epoch, steps=steps, recoveries=recoveries, tell=tell)
+
+
+def at_rest(plan: Plan, saga: Saga) -> bool:
+    """True when nothing was in flight or to be done as of its last entry.
+
+    No run is lost when another one takes such a saga over: it had come to its end, or waited.
+    """
+    if any(step.phase in IN_FLIGHT for step in saga.steps.values()) or saga.tell is Tell.IN_FLIGHT:
+        return False
+    return all(isinstance(command, Rest) for command in decide(plan, saga, saga.updated_at))
 
 
 def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
@@ -265,7 +278,11 @@ def _start(saga: Saga, event: e.StepStarted) -> Saga:
     if before is None:
         requests = (event.request,) if event.request else ()
         started = StepState(
-            phase=Phase.STARTED, order=len(saga.steps), span=event.span, requests=requests
+            phase=Phase.STARTED,
+            order=len(saga.steps),
+            since=event.at,
+            span=event.span,
+            requests=requests,
         )
     else:
         started = replace(
@@ -303,17 +320,27 @@ def _succeed(plan: Plan, saga: Saga, event: e.StepSucceeded | e.ProbeFound) -> S
 
 def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     step = _known(saga, event.step)
+    rules = plan.step(event.step)
     attempts = step.attempts + _uncounted(plan, event.step)
-    step = replace(step, attempts=attempts, doubted=step.doubted or event.may_stand)
-    due = event.at + _wait(saga, event, attempts, plan.step(event.step).execution)
-    waiting = replace(step, phase=Phase.WAITING, error=event.reason, due=due)
-    return _put(saga, event.step, _mendable(waiting))
+    # Rule 28: an outage costs time. A transaction has none: its attempts are those of its author.
+    free = rules.kind is not StepKind.TRANSACTION and not event.may_stand
+    waiting = replace(
+        step,
+        phase=Phase.WAITING,
+        attempts=attempts,
+        forgiven=step.forgiven + free,
+        doubted=step.doubted or event.may_stand,
+        since=step.since or event.at,
+        error=event.reason,
+    )
+    due = event.at + _wait(saga, event, attempts, rules.execution, waiting.since)
+    return _put(saga, event.step, _mendable(replace(waiting, due=due)))
 
 
 def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed) -> Saga:
     step = _step(saga, event.step)
     wait = plan.step(event.step).settlement.backoff_seconds(
-        step.probes, f"{saga.id}/{event.step}/probe"
+        step.probes, f"{saga.id}/{event.step}/probe", event.at - step.since
     )
     if isinstance(event, e.ProbeFailed):
         wait = max(wait, min(event.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX))
@@ -337,7 +364,7 @@ def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
 def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
     step = _step(saga, event.step)
     policy = plan.step(event.step).execution
-    wait = policy.backoff_seconds(step.attempts, f"{saga.id}/{event.step}")
+    wait = policy.backoff_seconds(step.attempts, f"{saga.id}/{event.step}", event.at - step.since)
     doubtful = replace(
         step,
         phase=Phase.IN_DOUBT,
@@ -362,7 +389,7 @@ def _pend(saga: Saga, event: e.StepPending) -> Saga:
         pendings=pendings,
         attempts=step.attempts - 1,  # to wait for downstream is not a failed attempt
         error="accepted downstream, still running",
-        due=event.at + _wait(saga, event, pendings, PENDING),
+        due=event.at + _wait(saga, event, pendings, PENDING, step.since),
     )
     return _put(saga, event.step, pending)
 
@@ -379,6 +406,7 @@ def _undo(saga: Saga, event: e.CompensationStarted) -> Saga:
         step,
         phase=Phase.COMPENSATING,
         compensation_attempts=event.attempt,
+        compensation_since=step.compensation_since or event.at,
         compensation_span=event.span,
         compensation_requests=step.compensation_requests
         or ((event.request,) if event.request else ()),
@@ -389,10 +417,11 @@ def _undo(saga: Saga, event: e.CompensationStarted) -> Saga:
 def _undo_again(plan: Plan, saga: Saga, event: e.CompensationDelayed) -> Saga:
     step = _step(saga, event.step)
     policy = plan.step(event.step).compensation
-    due = event.at + _wait(saga, event, step.compensation_attempts, policy)
+    due = event.at + _wait(saga, event, step.compensation_attempts, policy, step.compensation_since)
     delayed = replace(
         step,
         phase=Phase.COMPENSATION_WAITING,
+        compensation_forgiven=step.compensation_forgiven + event.certain,
         error=event.reason,
         due=due,
         not_understood_since=_since(step.not_understood_since, event),
@@ -424,12 +453,18 @@ def _evolve_tell(
     match event:
         case e.TellStarted():
             return replace(
-                saga, tell=Tell.IN_FLIGHT, tell_attempts=event.attempt, tell_span=event.span
+                saga,
+                tell=Tell.IN_FLIGHT,
+                tell_attempts=event.attempt,
+                tell_since=saga.tell_since or event.at,
+                tell_span=event.span,
             )
         case e.TellDelivered():
             return replace(saga, tell=Tell.DELIVERED, tell_error="")
         case e.TellDelayed():
-            due = event.at + _wait(saga, event, saga.tell_attempts, NEIGHBOUR_COMPENSATION)
+            due = event.at + _wait(
+                saga, event, saga.tell_attempts, NEIGHBOUR_COMPENSATION, saga.tell_since
+            )
             return replace(
                 saga,
                 tell=Tell.DUE,
@@ -469,10 +504,11 @@ def _wait(
     event: e.StepTransient | e.StepPending | e.CompensationDelayed | e.TellDelayed,
     attempts: int,
     policy: RetryPolicy,
+    since: float,
 ) -> float:
     asked = min(event.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX)
     where = event.step if not isinstance(event, e.TellDelayed) else "tell"
-    return max(asked, policy.backoff_seconds(attempts, f"{saga.id}/{where}"))
+    return max(asked, policy.backoff_seconds(attempts, f"{saga.id}/{where}", event.at - since))
 
 
 def _uncounted(plan: Plan, name: str) -> int:
@@ -504,7 +540,7 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
     if saga.forgotten:
         return (Rest(),)
     if saga.ended:
-        return (_tell(saga, now),)
+        return (_tell(plan, saga, now),)
     if saga.parked:
         return (Rest(),)
     if saga.recoveries > RECOVERIES_MAX:
@@ -533,9 +569,13 @@ def _gather(moves: Sequence[Command]) -> tuple[Command, ...]:
     return tuple(todo) or (Rest(until=until),)
 
 
-def _tell(saga: Saga, now: float) -> Command:
+def _tell(plan: Plan, saga: Saga, now: float) -> Command:
     if saga.tell is not Tell.DUE:
         return Rest()
+    if saga.tell_since and now - saga.tell_since >= plan.patience_seconds:
+        reason = f"not reached in {saga.tell_attempts} attempts: {saga.tell_error}"
+        cause = ParkCause.UPSTREAM_AWAY
+        return Record(event=e.TellRefused(at=now, reason=reason, cause=cause))
     if now < saga.tell_due:
         return Rest(until=saga.tell_due)
     if _never_understood(saga.tell_not_understood_since, now):
@@ -570,10 +610,8 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
         if can_probe(step, known):
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
-            return _park_in_doubt(step, known, now)
-    spent = step.execution.exhausted(known.attempts - known.forgiven) or PENDING.exhausted(
-        known.pendings
-    )
+            return _look_or_park(plan, step, known, now)
+    spent = _spent(plan, saga, step, known, now)
     if (spent or too_late) and must_be_looked_for(step, known):
         return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
     if spent:
@@ -583,6 +621,27 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
         return _give_up(plan, saga, step, f"the deadline passed: {known.error}", now)
     again = Do(activity=Activity.EXECUTE, step=step.name, attempt=known.attempts + 1)
     return _when_due(known, again, now, saga.deadline)
+
+
+def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> bool:
+    """True when no further attempt forward is made (rule 28).
+
+    Attempts count where an effect may stand. Behind the pivot there is no way back, and only
+    patience ends what leaves the process.
+    """
+    if now - known.since >= plan.patience_seconds:
+        return True
+    if past_pivot(plan, saga) and step.kind is not StepKind.TRANSACTION:
+        return False
+    attempts = known.attempts - known.forgiven
+    return step.execution.exhausted(attempts) or PENDING.exhausted(known.pendings)
+
+
+def _look_or_park(plan: Plan, step: Step, known: StepState, now: float) -> Command:
+    """A call that may not be repeated is looked for while patience lasts, then waits."""
+    if step.probed and now - known.since < plan.patience_seconds:
+        return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
+    return _park_in_doubt(step, known, now)
 
 
 def _give_up(plan: Plan, saga: Saga, step: Step, reason: str, now: float) -> Command:
@@ -610,13 +669,13 @@ def _go_back(plan: Plan, saga: Saga, now: float) -> list[Command]:
     if any(known.phase in (Phase.STARTED, Phase.PROBING) for known in saga.steps.values()):
         return [Rest()]  # rule 10: compensation never runs beside execution
     if steps := next_backward(plan, saga):
-        return [_compensate(step, saga.steps[step.name], now) for step in steps]
+        return [_compensate(plan, step, saga.steps[step.name], now) for step in steps]
     if stands := what_stands(plan, saga):
         return [Record(event=e.FailedToCompensate(at=now, stands=stands))]
     return [Record(event=e.Compensated(at=now))]
 
 
-def _compensate(step: Step, known: StepState, now: float) -> Command:
+def _compensate(plan: Plan, step: Step, known: StepState, now: float) -> Command:
     """The next move for one step on the way back."""
     if known.phase is Phase.COMPENSATING:
         return Rest()
@@ -624,12 +683,13 @@ def _compensate(step: Step, known: StepState, now: float) -> Command:
         if can_probe(step, known):
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
-            return _park_in_doubt(step, known, now)
+            return _look_or_park(plan, step, known, now)
     if _never_understood(known.not_understood_since, now):
         text = f"{step.peer} does not answer compensate in its own word: {known.error}"
         return Record(event=e.Parked(at=now, cause=ParkCause.NOT_UNDERSTOOD, reason=text))
-    attempts = known.compensation_attempts
-    if step.compensation.exhausted(attempts - known.compensation_forgiven):
+    attempts, since = known.compensation_attempts, known.compensation_since
+    impatient = bool(since) and now - since >= plan.patience_seconds
+    if impatient or step.compensation.exhausted(attempts - known.compensation_forgiven):
         reason = f"gave up after {attempts} attempts: {known.error}"
         certain = not known.compensation_doubted
         spent = e.CompensationRefused(at=now, step=step.name, reason=reason, certain=certain)

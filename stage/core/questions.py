@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from stage.core.names import STAGE_NAME
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase
-from stage.core.steps import Plan, Step, StepKind
+from stage.core.states import Phase, SagaState
+from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 PROBES_NOT_THERE_MIN = 2
 """An API must say "not there" this often, apart, before it is believed (rule 5)."""
+
+ASKERS_OF_ANY_SAGA = ("operator", "unknown")
+"""Names that may ask to compensate any saga; an operator's own name stands behind a blank."""
 
 
 class Standing(StrEnum):
@@ -44,6 +48,30 @@ def standing(saga: Saga, name: str, *, dropped: bool = False) -> Standing:
             if known.doubted:
                 return Standing.MAY_STAND
             return Standing.NOTHING if known.result is None else Standing.STANDS
+
+
+def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The effects that stand although they should not, and those that may: two lists of names.
+
+    While the saga is under way these are all its effects so far. A name behind a peer's is that
+    peer's own word on itself.
+    """
+    if saga.ended:
+        names = what_stands(plan, saga)
+    else:
+        names = tuple(name for name, step in saga.steps.items() if step.may_stand)
+    may_stand = tuple(name for name in names if standing(saga, name) is Standing.MAY_STAND)
+    return tuple(name for name in names if name not in may_stand), may_stand
+
+
+def standing_of_saga(plan: Plan, saga: Saga, *, dropped: bool = False) -> Standing:
+    """One word for the whole saga. `dropped` says that its journal cannot be read here."""
+    if dropped and saga.state is not SagaState.COMPENSATED:
+        return Standing.UNKNOWN
+    stands, may_stand = standing_apart(plan, saga)
+    if stands or saga.state is SagaState.COMPLETED:
+        return Standing.STANDS
+    return Standing.MAY_STAND if may_stand else Standing.NOTHING
 
 
 # --- of one step ---------------------------------------------------------------------------------
@@ -94,6 +122,17 @@ def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
             names.append(step.name)
             names.extend(f"{step.peer}/{name}" for name in known.stands)
     return tuple(names)
+
+
+def may_ask_to_compensate(plan: Plan, saga: Saga, asker: str) -> bool:
+    """True unless the asker has the name of a neighbour that the saga does not belong to.
+
+    A saga belongs to the upstream that opened it; downstream and operators may ask as well. One
+    that came without a name belongs to nobody.
+    """
+    if not saga.upstream or asker in (saga.upstream, *ASKERS_OF_ANY_SAGA):
+        return True
+    return FORWARD_PREFIX + asker in plan.by_name or STAGE_NAME.fullmatch(asker) is None
 
 
 def anything_stood(saga: Saga) -> bool:

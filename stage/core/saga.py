@@ -26,7 +26,8 @@ class StepState(Struct, frozen=True, kw_only=True):
     not_there: int = 0
     compensation_attempts: int = 0
     forgiven: int = 0
-    """Attempts that an operator let pass: they do not count against the policy."""
+    """Attempts that do not count: those that certainly did not happen (rule 28), and those that an
+    operator let pass."""
     compensation_forgiven: int = 0
     changed: bool = False
     """In doubt, and today's code makes another request than the one to be repeated."""
@@ -38,6 +39,10 @@ class StepState(Struct, frozen=True, kw_only=True):
     """How often downstream answered 202."""
     not_understood_since: float | None = None
     """When answers to compensate began that are not in the neighbour's own word."""
+    since: float = 0.0
+    """When the first attempt started, or an operator ordered it anew: patience begins there."""
+    compensation_since: float = 0.0
+    """The same of the undo; 0 before its first attempt."""
     due: float = 0.0
     result: Raw | None = None
     error: str = ""
@@ -93,6 +98,8 @@ class Saga(Struct, frozen=True, kw_only=True):
     tell: Tell = Tell.NO
     tell_attempts: int = 0
     tell_due: float = 0.0
+    tell_since: float = 0.0
+    """When upstream was notified first; 0 before that."""
     tell_span: str = ""
     tell_error: str = ""
     tell_not_understood_since: float | None = None

@@ -39,10 +39,16 @@ class ParkCause(StrEnum):
     """A call is in doubt, and today's code would repeat it as another request (rule 31)."""
     NOT_UNDERSTOOD = "not_understood"
     """A neighbour was asked to compensate and never answered in its own word (protocol 3.4)."""
+    UPSTREAM_AWAY = "upstream_away"
+    """Upstream could not be notified of a late failure while patience lasted (rule 28)."""
     JOURNAL_MISMATCH = "journal_mismatch"
     """The journal does not fit the stage as it is declared now."""
     DEFECT = "defect"
     """Code of ours or of the author raised an error that no rule covers."""
+
+
+PARKED_IN_DOUBT = frozenset({ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT})
+"""The causes of which the doubt about a step is one."""
 
 
 class Phase(StrEnum):

@@ -53,6 +53,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Indexes of the steps that run at the same time, in order; ask core.order, which reads it."""
     by_name: dict[str, int]
     pivot: int | None = None
+    patience_seconds: float = retry.PATIENCE_SECONDS
+    """How long an undo, a late failure and a step behind the pivot are tried (rule 28)."""
 
     def step(self, name: str) -> Step:
         """The step of that name. Raises KeyError."""

@@ -18,7 +18,6 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.questions import past_pivot
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import Plan, StepKind
@@ -128,7 +127,6 @@ def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
     if saga.state is SagaState.FAILED_TO_COMPENSATE and _failed(saga):
         state, stands = SagaState.COMPENSATING, ()
     tell = Tell.DUE if saga.tell in (Tell.DUE, Tell.REFUSED) else saga.tell
-    # Behind the pivot there is no way back, so the deadline must not stop the way forward.
     return replace(
         saga,
         steps=steps,
@@ -139,7 +137,7 @@ def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
         tell=tell,
         tell_due=verb.at,
         tell_not_understood_since=None,
-        deadline=None if past_pivot(plan, saga) else saga.deadline,
+        tell_since=0.0,
     )
 
 
@@ -167,6 +165,8 @@ def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
         compensation_forgiven=step.compensation_attempts,
         pendings=0,
         not_understood_since=None,
+        since=at,
+        compensation_since=0.0,
     )
 
 

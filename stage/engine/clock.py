@@ -1,9 +1,25 @@
-"""The clock of a real process."""
+"""The clock of a real process: the wall clock, as long as it does not jump (rule 34)."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from threading import Lock
+from typing import Final
+
+from stage.ports.clock import Clock
+
+JUMP_SECONDS: Final = 1.0
+"""A wall clock that moves further than that against the monotonic one was set. Clocks that are
+slewed move by half a thousandth (ntpd's limit), so between two reads by much less."""
+STEADY_SECONDS_MIN: Final = 600.0
+STEADY_SECONDS_MAX: Final = 86_400.0
+"""After a jump the wall clock is believed again when it was steady for as long as it jumped, within
+these bounds. A clock that is wrong for some minutes is never believed."""
+SLEW: Final = 0.5
+"""How much slower the time here runs while it is ahead of a wall clock that is believed again: a
+wait becomes at most twice as long, and never as long as the jump."""
 
 
 class SystemClock:
@@ -16,3 +32,65 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Return after at least that many seconds."""
         await asyncio.sleep(seconds)
+
+
+def _monotonic() -> float:
+    """Seconds since the start of the machine, those that it was suspended included."""
+    return time.clock_gettime(_STEADY_ID)
+
+
+_STEADY_ID: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class SteadyClock(SystemClock):
+    """The wall clock without its jumps: time goes on by the monotonic clock until they are proven.
+
+    So a wall clock that is wrong for a while closes no saga, and makes none wait. Slow corrections
+    are followed at once.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = _monotonic,
+    ) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+        self._lock = Lock()
+        self._read_at = self._steady_since = monotonic()
+        self._believed = self._seen = wall() - self._read_at
+        """The distance to the monotonic clock: as it is believed, and as the wall clock has it."""
+
+    @property
+    def jump(self) -> float:
+        """How far the wall clock is ahead of the time here, in seconds; 0.0 while they agree."""
+        ahead = self._seen - self._believed
+        return ahead if abs(ahead) > JUMP_SECONDS else 0.0
+
+    def now(self) -> float:
+        """Seconds since the epoch, UTC."""
+        with self._lock:
+            at = self._monotonic()
+            seen = self._wall() - at
+            if abs(seen - self._seen) > JUMP_SECONDS:
+                self._steady_since = at
+            self._seen = seen
+            self._believed += self._correction(at, seen - self._believed)
+            self._read_at = at
+            return at + self._believed
+
+    def _correction(self, at: float, ahead: float) -> float:
+        """By how much the time here follows the wall clock now."""
+        if abs(ahead) <= JUMP_SECONDS:
+            return ahead
+        patience = min(max(abs(ahead), STEADY_SECONDS_MIN), STEADY_SECONDS_MAX)
+        if at - self._steady_since < patience:
+            return 0.0
+        if ahead > 0:
+            return ahead
+        return -min(-ahead, SLEW * (at - self._read_at))
+
+
+def jump_of(clock: Clock) -> float:
+    """How far the wall clock jumped, in seconds; 0.0 for a clock that does not watch it."""
+    return clock.jump if isinstance(clock, SteadyClock) else 0.0

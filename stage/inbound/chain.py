@@ -7,13 +7,14 @@ import asyncio
 import msgspec
 
 from stage.core.event_table import public_members
-from stage.core.events import name_of
+from stage.core.events import Recovered, name_of
 from stage.core.steps import StepKind
 from stage.inbound.request import Request
 from stage.inbound.service import Service
 from stage.inbound.views import view_of_snapshot
 from stage.ports.engine import Snapshot
 from stage.ports.observer import TraceContext
+from stage.ports.store import Entry
 from stage.wire import headers as h
 from stage.wire.chain import (
     CHAIN_ASKED,
@@ -98,6 +99,11 @@ async def _ask(service: Service, peer: str, question: _Question) -> list[StageSt
     return [story for story in answer.stages if story.stage not in others]
 
 
+def _is_housekeeping(entry: Entry) -> bool:
+    """True of a run that took up a saga at rest: nothing was lost, so nothing was recovered."""
+    return isinstance(entry.event, Recovered) and entry.event.rested
+
+
 def _each_once(stories: list[StageStory]) -> list[StageStory]:
     return list({story.stage: story for story in reversed(stories)}.values())[::-1]
 
@@ -113,6 +119,8 @@ async def _own(service: Service, snapshot: Snapshot) -> StageStory:
         next_action=view.next_action,
         next_action_at=view.next_action_at,
         stands=view.stands,
+        may_stand=view.may_stand,
+        standing=view.standing,
         trace_id=view.trace_id,
         events=[
             event_of(
@@ -120,6 +128,6 @@ async def _own(service: Service, snapshot: Snapshot) -> StageStory:
                 name_of(entry.event),
                 public_members(entry.event),
             )
-            for entry in entries[-EVENTS_MAX:]
+            for entry in [each for each in entries if not _is_housekeeping(each)][-EVENTS_MAX:]
         ],
     )

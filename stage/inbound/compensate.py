@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stage.core.questions import past_pivot
+from stage.core.questions import past_pivot, standing_apart
 from stage.core.states import SagaState
-from stage.core.steps import FORWARD_PREFIX
+from stage.core.steps import FORWARD_PREFIX, Plan
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import check_type, read_any, saga_id_of, wait_of
 from stage.inbound.request import PROBLEM_JSON, Answer, Request, json_answer
@@ -12,7 +12,7 @@ from stage.inbound.service import Service
 from stage.inbound.standing import accepted, link_saga
 from stage.ports.engine import Snapshot
 from stage.wire.outcome import Outcome
-from stage.wire.problem import Problem
+from stage.wire.problem import Problem, ProblemType
 from stage.wire.replies import decode_compensate
 from stage.wire.views import Standing
 
@@ -45,26 +45,28 @@ async def compensate(service: Service, request: Request) -> Answer:
     closed = snapshot.row.closed_at is not None
     behind = past_pivot(service.participant.plan, saga)
     if closed or behind or saga.state is SagaState.FAILED_TO_COMPENSATE:
-        return problem_answer(request, _cannot(service.participant.plan.stage, snapshot))
+        return problem_answer(request, _cannot(service.participant.plan, snapshot))
     return accepted(request, f"../{saga_id}")
 
 
-def _cannot(stage: str, snapshot: Snapshot) -> Problem:
-    saga = snapshot.saga
+def _cannot(plan: Plan, snapshot: Snapshot) -> Problem:
+    stage, saga = plan.stage, snapshot.saga
+    stands, may_stand = standing_apart(plan, saga)
     if saga.state is SagaState.FAILED_TO_COMPENSATE:
         detail = f"stage {stage} could not undo: {', '.join(saga.stands)}"
         outcome = Outcome.UNKNOWN
-        stands: tuple[str, ...] = saga.stands
         hint = "compensate yourself; an operator here has to settle what stands"
     elif snapshot.row.closed_at is not None:
         detail = f"stage {stage} completed it longer ago than its compensation window"
-        outcome, stands = Outcome.EXECUTED, ()
+        outcome = Outcome.EXECUTED
         hint = "GET /.well-known/stage shows the window; this saga cannot be undone any more"
     else:
         detail = f"stage {stage} is behind its pivot and only goes forward"
-        outcome, stands = Outcome.EXECUTED, tuple(sorted(saga.steps))
+        outcome = Outcome.EXECUTED
+        stands = tuple(name for name in sorted(saga.steps) if name not in may_stand)
         hint = "this saga cannot be undone any more; GET it to see how it goes on"
     return Problem(
+        type=ProblemType.CANNOT_COMPENSATE,
         status=409,
         title="Cannot compensate",
         detail=detail,
@@ -74,4 +76,5 @@ def _cannot(stage: str, snapshot: Snapshot) -> Problem:
         trace_id=snapshot.row.trace.trace_id or None,
         hint=hint,
         stands=stands,
+        may_stand=may_stand or None,
     )

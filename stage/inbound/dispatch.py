@@ -6,7 +6,7 @@ import asyncio
 
 from msgspec.structs import replace
 
-from stage.inbound.problems import answer_of_error, of_status, problem_answer, unknown
+from stage.inbound.problems import answer_of_error, defect, of_status, problem_answer
 from stage.inbound.request import Answer, Request
 from stage.inbound.routes import Endpoint, Found, find
 from stage.inbound.service import Service
@@ -67,7 +67,7 @@ async def answer(service: Service, request: Request, endpoint: Endpoint, route: 
             raised = type(error).__name__
             where = f"{request.method} {route}"
             service.observer.defect(where, about.saga_id, span.context, error)
-            known = problem_answer(request, unknown("Defect", f"{raised} in {route}"))
+            known = problem_answer(request, defect(f"{raised} in {route}"))
         answered = known
     span.end(str(answered.status), raised)
     return _with_ids(answered, about.saga_id, span.trace_id)

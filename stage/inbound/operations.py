@@ -62,10 +62,10 @@ TRACE = (
     _header(h.BAGGAGE, "W3C Baggage; passed on as far as the operator allows", TEXT),
 )
 PREFER = _header(h.PREFER, "RFC 7240: wait=SECONDS, respond-async", TEXT)
-WAIT = _header(h.PREFER, "RFC 7240: wait=SECONDS waits for a change", TEXT)
+WAIT = _header(h.PREFER, "RFC 7240: wait=SECONDS waits for an end, or a person", TEXT)
 BUDGET = _header(
     h.SAGA_BUDGET_MS,
-    "Milliseconds that are left for the saga; the deadline holds where smaller",
+    "Milliseconds that are left for the saga; the deadline holds without it",
     {"type": "integer", "minimum": 0},
 )
 IDEMPOTENCY = _header(h.IDEMPOTENCY_KEY, "Equals the saga id where it is sent", TEXT)

@@ -7,11 +7,12 @@ from math import ceil
 from msgspec.structs import replace
 
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
+from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.request import PROBLEM_JSON, Answer, Request
-from stage.ports.engine import Busy, DeadlineOver, PayloadDiffers, Unsettled
+from stage.ports.engine import Busy, DeadlineOver, NotYours, PayloadDiffers, SagaLost, Unsettled
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
-from stage.wire.problem import Problem, WireError
+from stage.wire.problem import Problem, ProblemType, WireError
 
 HINTS = {
     404: "GET /openapi.json lists the endpoints",
@@ -36,28 +37,41 @@ def answer_of_error(request: Request, error: Exception) -> Answer | None:
             answer = problem_answer(request, error.problem())
             # The rest of a body that is late may never come.
             return replace(answer, close=True) if error.status == 408 else answer
-        case PayloadDiffers() | DeadlineOver():
+        case PayloadDiffers() | DeadlineOver() | NotYours():
             return problem_answer(request, refusal(error).problem())
         case Unsettled() | CommitInDoubt():
             detail = str(error) if isinstance(error, Unsettled) else "a commit is in doubt here"
             return problem_answer(request, unknown("Not known", detail), (h.RETRY_AFTER, "1"))
+        case SagaLost():
+            return problem_answer(request, _lost(error), (h.RETRY_AFTER, "30"))
         case Busy() | StoreUnavailable():
             seconds = max(1, ceil(getattr(error, "retry_after", 1.0)))
             return problem_answer(request, _not_now(error), (h.RETRY_AFTER, str(seconds)))
         case JournalMismatch():
-            return problem_answer(request, unknown("Defect", str(error)))
+            return problem_answer(request, defect(str(error)))
         case _:
             return None
 
 
-def refusal(error: PayloadDiffers | DeadlineOver) -> WireError:
+def refusal(error: PayloadDiffers | DeadlineOver | NotYours) -> WireError:
     """The problem of a saga that was not accepted (protocol 3.3)."""
     if isinstance(error, PayloadDiffers):
         return WireError(
             422,
             "Saga id reused with another payload",
             str(error),
-            hint="use a new saga id for a new saga; a retry sends the same data",
+            hint="the outcome is that of the saga which has this id: a retry sends the same data,"
+            " a new saga has a new id; compensate here before yourself",
+            outcome=OUTCOMES[error.state],
+            type=ProblemType.ID_REUSED,
+        )
+    if isinstance(error, NotYours):
+        return WireError(
+            403,
+            "Not your saga",
+            str(error),
+            hint="nothing was done for you; use a saga id of your own",
+            type=ProblemType.NOT_YOURS,
         )
     return WireError(
         504,
@@ -88,6 +102,24 @@ def unknown(title: str, detail: str) -> Problem:
         outcome=Outcome.UNKNOWN,
         retryable=True,
         hint="retry under the same saga id; the log has the trace id",
+    )
+
+
+def defect(detail: str) -> Problem:
+    """500: a mistake of ours; whether anything was executed is not known."""
+    return replace(unknown("Defect", detail), type=ProblemType.DEFECT)
+
+
+def _lost(error: SagaLost) -> Problem:
+    """409 for a saga that this stage handed on, otherwise 503: nothing is known of it here."""
+    return Problem(
+        type=ProblemType.SAGA_LOST,
+        status=409 if error.certain else 503,
+        title="Saga lost" if error.certain else "Saga not known",
+        detail=str(error),
+        outcome=Outcome.UNKNOWN,
+        retryable=not error.certain,
+        hint="an operator of this stage was alerted, and has to reconcile it with its neighbours",
     )
 
 

@@ -52,12 +52,13 @@ def not_readable(detail: str) -> WireError:
 
 
 def deadline_of(request: Request, deadline: float | None, now: float) -> float | None:
-    """The smaller of the envelope's deadline and what the budget header leaves (protocol 3.1)."""
+    """When the saga has to be done, by our own clock (protocol 3.1).
+
+    The budget header alone holds where it is given: the envelope's deadline was made by another
+    clock. None without either: the engine has a default.
+    """
     budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, ()))
-    if budget is None:
-        return deadline
-    by_budget = now + budget
-    return by_budget if deadline is None else min(deadline, by_budget)
+    return deadline if budget is None else now + budget
 
 
 def wait_of(request: Request, default: float, most: float) -> tuple[float, bool]:

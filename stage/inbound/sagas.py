@@ -13,17 +13,15 @@ from stage.wire.problem import WireError
 from stage.wire.views import SagaPage
 
 PAGE_MAX = 500
+JOURNAL_PAGE_MAX = 1_000
 
 
 async def query_saga(service: Service, request: Request) -> Answer:
-    """One saga; `Prefer: wait=N` waits for a change, `?view=journal|plan|chain` shows more."""
+    """One saga; `Prefer: wait=N` waits for its end, `?view=journal|plan|chain` shows more."""
     saga_id = saga_id_of(request)
     view = request.query_values().get("view", [""])[0]
     if view == "journal":
-        entries = await service.engine.journal(saga_id)
-        if not entries and await service.engine.get_saga(saga_id) is None:
-            raise never_seen(saga_id)
-        return json_answer(journal_view(saga_id, entries))
+        return await _journal(service, request, saga_id)
     if view == "chain":
         snapshot = await service.engine.get_saga(saga_id)
         if snapshot is None:
@@ -48,15 +46,40 @@ async def query_saga(service: Service, request: Request) -> Answer:
     return json_answer(view_of_snapshot(service, snapshot))
 
 
+async def _journal(service: Service, request: Request, saga_id: str) -> Answer:
+    """A page of the journal behind `?after=K`; `Prefer: wait=N` waits for the first entry there."""
+    query = request.query_values()
+    try:
+        after = _whole_number(query, "after", 0, least=0)
+        limit = min(_whole_number(query, "limit", JOURNAL_PAGE_MAX, least=1), JOURNAL_PAGE_MAX)
+    except ValueError as error:
+        raise WireError(
+            400,
+            "Query not understood",
+            str(error),
+            hint=f"after is the `next` of the page before; limit is 1 to {JOURNAL_PAGE_MAX}",
+        ) from None
+    wait, _ = wait_of(request, 0.0, service.wait_seconds_max)
+    entries = await service.engine.journal(saga_id, after, wait)
+    if not entries and await service.engine.get_saga(saga_id) is None:
+        raise never_seen(saga_id)
+    more = len(entries) > limit
+    return json_answer(journal_view(saga_id, entries[:limit], more=more))
+
+
+def _whole_number(query: dict[str, list[str]], name: str, default: int, least: int) -> int:
+    text = query.get(name, [str(default)])[0]
+    if not (text.isascii() and text.isdigit() and int(text[:9]) >= least):
+        raise ValueError(f"{name} {text!r} is not a number of at least {least}")
+    return int(text[:9])
+
+
 async def list_sagas(service: Service, request: Request) -> Answer:
     """By `?state=` (repeatable) and `?parked=`; `?after=` is the last id of the page before."""
     query = request.query_values()
     try:
         states = tuple(SagaState(state) for state in query.get("state", []))
-        text = query.get("limit", ["50"])[0]
-        if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):
-            raise ValueError(f"limit {text!r} is not a number of at least 1")
-        limit = min(int(text[:9]), PAGE_MAX)
+        limit = min(_whole_number(query, "limit", 50, least=1), PAGE_MAX)
     except ValueError as error:
         raise WireError(
             400,

@@ -15,7 +15,7 @@ from stage.inbound.service import Service
 from stage.inbound.views import never_seen, view_of_snapshot
 from stage.ports.engine import NotAllowed
 from stage.wire.outcome import Outcome
-from stage.wire.problem import Problem, WireError
+from stage.wire.problem import Problem, ProblemType, WireError
 from stage.wire.strict_json import decode_object
 
 ACTOR_CHARS_MAX = 128
@@ -139,6 +139,7 @@ def _decode(members: dict[str, Any]) -> Order:
 
 def _not_allowed(saga_id: str, detail: str) -> Problem:
     return Problem(
+        type=ProblemType.VERB_NOT_ALLOWED,
         status=409,
         title="Not allowed now",
         detail=detail,

@@ -9,33 +9,29 @@ from stage.core.event_table import public_members
 from stage.core.events import name_of
 from stage.core.forecast import Undo, forecast
 from stage.core.ids import Direction, idempotency_key
-from stage.core.questions import what_stands
+from stage.core.questions import standing, standing_apart, standing_of_saga
 from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
+from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
 from stage.ports.store import Entry, SagaRow
 from stage.wire.envelope import format_instant
-from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.views import JournalView, SagaView, StepView
 
-OUTCOMES = {
-    SagaState.ACTIVE: Outcome.IN_PROGRESS,
-    SagaState.COMPENSATING: Outcome.IN_PROGRESS,
-    SagaState.COMPLETED: Outcome.EXECUTED,
-    SagaState.COMPENSATED: Outcome.COMPENSATED,
-    SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
-}
-
 
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
-    """The forecast of a compensation. `upstream` would be notified."""
+    """The forecast of a compensation. `upstream` would be notified.
+
+    `standing` is one word for the saga as it is now.
+    """
 
     saga_id: str
     stage: str
     state: SagaState
     steps: list[Undo]
+    standing: str
     upstream: str | None = msgspec.field(default=None, name="tells")
 
 
@@ -46,6 +42,7 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
     text, at = action if action is not None else (None, None)
     if at is None and text is not None and not snapshot.running and snapshot.next_at is not None:
         at = snapshot.next_at if not saga.parked else None
+    stands, may_stand = standing_apart(plan, saga)
     return msgspec.structs.replace(
         row_view(service, row),
         state=saga.state.value,
@@ -55,7 +52,9 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
         parked_cause=_value_of(saga.parked_cause),
         next_action=text,
         next_action_at=None if at is None else format_instant(at),
-        stands=list(what_stands(plan, saga)) if saga.ended else _may_stand(snapshot),
+        stands=list(stands),
+        may_stand=list(may_stand),
+        standing=standing_of_saga(plan, saga, dropped=not snapshot.readable).value,
         steps=_steps(plan, snapshot),
         upstream=saga.upstream or None,
         told_upstream=None if saga.tell is Tell.NO else saga.tell.value,
@@ -68,13 +67,9 @@ def _value_of(cause: ParkCause | None) -> str | None:
     return None if cause is None else cause.value
 
 
-def _may_stand(snapshot: Snapshot) -> list[str]:
-    return [name for name, step in snapshot.saga.steps.items() if step.may_stand]
-
-
 def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
-    if snapshot.row.closed_at is not None:
-        return []  # its steps were dropped with its undo data
+    if not snapshot.readable:
+        return []  # its steps were dropped with its undo data, or are those of another version
     views = []
     for step in plan.steps:
         known = snapshot.saga.steps.get(step.name)
@@ -88,6 +83,7 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
                 compensation_attempts=known.compensation_attempts if known is not None else 0,
                 last_error=(known.error or None) if known is not None else None,
                 key=_key(plan, snapshot, step),
+                standing=standing(snapshot.saga, step.name).value,
             )
         )
     return views
@@ -123,9 +119,16 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
     )
 
 
-def journal_view(saga_id: str, entries: list[Entry]) -> JournalView:
-    """The journal with the public members of its events (core.event_table) and no others."""
-    return JournalView(saga_id=saga_id, entries=[_entry(entry) for entry in entries])
+def journal_view(saga_id: str, entries: list[Entry], *, more: bool = False) -> JournalView:
+    """The journal with the public members of its events (core.event_table) and no others.
+
+    `more` says that there are entries behind these.
+    """
+    return JournalView(
+        saga_id=saga_id,
+        entries=[_entry(entry) for entry in entries],
+        next=entries[-1].number if more else None,
+    )
 
 
 def _entry(entry: Entry) -> dict[str, object]:
@@ -147,6 +150,7 @@ def plan_view(service: Service, snapshot: Snapshot) -> PlanView:
         stage=plan.stage,
         state=saga.state,
         steps=forecast(plan, saga),
+        standing=standing_of_saga(plan, saga, dropped=not snapshot.readable).value,
         upstream=saga.upstream or None,
     )
 

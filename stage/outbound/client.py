@@ -43,7 +43,7 @@ class PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `route` is the template of the path for the name of the span, empty where there is none. With
     `budget` (seconds left) the header Saga-Budget-Ms is sent. A request that is not `spanned` has
-    no client span of its own: it is not part of a saga.
+    no client span of its own: it is not part of a saga. A `fresh` one gets its own connection.
     """
 
     peer: str
@@ -58,6 +58,7 @@ class PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
     budget: float | None = None
     spanned: bool = True
     credentials: PeerCredentials | None = None
+    fresh: bool = False
 
 
 class HttpTransport(Protocol):
@@ -72,8 +73,12 @@ class HttpTransport(Protocol):
         body: bytes,
         timeout: float,
         tls: ssl.SSLContext | None = None,
+        fresh: bool = False,
     ) -> Answer | Lost:
-        """Send once and read the whole answer; `timeout` in seconds covers both."""
+        """Send once and read the whole answer; `timeout` in seconds covers both.
+
+        `fresh` asks for a connection that no other request has used.
+        """
         ...
 
 
@@ -171,6 +176,7 @@ class PeerClient:
                 body=request.body,
                 timeout=request.timeout,
                 tls=shown.tls,
+                fresh=request.fresh,
             )
             if isinstance(answer, Lost):
                 end, reason = answer.error, answer.reason

@@ -45,5 +45,6 @@ class HttpExternal:
                 body=request.body,
                 budget=outgoing.budget,
                 credentials=self._credentials.get(outgoing.peer),
+                fresh=not outgoing.repeatable,
             )
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from stage.outbound.client import PeerClient
 from stage.outbound.credentials import Credentials
 from stage.outbound.external import HttpExternal
 from stage.outbound.neighbours.chain_v1 import ChainV1
 from stage.ports.connection import Connection, connection_of
-from stage.ports.peers import Peers
+from stage.ports.peers import PeerLimits, Peers
 
 Addresses = Mapping[str, str | Connection]
 
@@ -21,8 +22,9 @@ def http_peers(
     downstreams: Addresses,
     upstreams: Addresses,
     credentials: Credentials | None = None,
+    limits: Mapping[str, PeerLimits] = MappingProxyType({}),
 ) -> Peers:
-    """Everything that `client` may send to, by configured name."""
+    """Everything that `client` may send to, by configured name; limits as in `Peers`."""
     shown = credentials or Credentials({}, {})
     return Peers(
         external=HttpExternal(client, _urls(externals), shown.externals),
@@ -32,6 +34,7 @@ def http_peers(
             upstreams=_urls(upstreams),
             credentials=shown.neighbours,
         ),
+        limits=limits,
     )
 
 

@@ -37,16 +37,20 @@ class Transport:
 
     def __init__(self) -> None:
         self._connector: aiohttp.TCPConnector | None = None
+        self._single: aiohttp.TCPConnector | None = None
+        """Makes connections for one request each."""
         self._target = lru_cache(TARGETS_MAX)(_target)
 
     async def open(self) -> None:
         """Create the pool."""
         self._connector = aiohttp.TCPConnector(limit=0)  # bounded by the sender, before it starts
+        self._single = aiohttp.TCPConnector(limit=0, force_close=True)
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._connector is not None:
-            await self._connector.close()
+        for connector in (self._connector, self._single):
+            if connector is not None:
+                await connector.close()
 
     async def send(
         self,
@@ -57,12 +61,16 @@ class Transport:
         body: bytes,
         timeout: float,
         tls: ssl.SSLContext | None = None,
+        fresh: bool = False,
     ) -> Answer | Lost:
         """Send once and read the whole answer; `timeout` in seconds covers both.
 
         A connection is used again only under the same `tls`; None is the usual one.
+        A `fresh` request gets a connection of its own. On one that was used before the peer may
+        hang up in the moment in which the request arrives, and nobody knows what became of it.
         """
-        connector = self._connector
+        # Long because a connection is given back or closed on each way out of it, in one place.
+        connector = self._single if fresh else self._connector
         assert connector is not None, "open the transport first"
         try:
             target = self._target(method, url, tls)

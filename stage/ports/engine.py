@@ -28,12 +28,17 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One saga as it is now: its row, its state, and the instant of its next action."""
+    """One saga as it is now: its row, its state, and the instant of its next action.
+
+    `readable` is False where its journal was dropped, or belongs to another version of the stage:
+    its steps are not known then.
+    """
 
     row: SagaRow
     saga: Saga
     next_at: float | None = None
     running: bool = False
+    readable: bool = True
 
 
 class Commands(Protocol):
@@ -85,11 +90,17 @@ class Queries(Protocol):
     """The methods that show sagas and change nothing. Each may raise StoreUnavailable."""
 
     async def get_saga(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
-        """The saga now, or after its next change when `wait_seconds` is given. None: never seen."""
+        """The saga once it is over or parked, at the latest after `wait_seconds`.
+
+        None: never seen.
+        """
         ...
 
-    async def journal(self, saga_id: str) -> list[Entry]:
-        """The journal of a saga, in order."""
+    async def journal(self, saga_id: str, after: int = 0, wait_seconds: float = 0.0) -> list[Entry]:
+        """The journal of a saga behind the entry of that number, in order.
+
+        With `wait_seconds` it waits for the first of them; for a saga never seen it does not.
+        """
         ...
 
     async def page(self, which: Filter) -> list[SagaRow]:
@@ -110,7 +121,15 @@ class Engine(Commands, Queries, Protocol):
 
     @property
     def in_doubt(self) -> int:
-        """How many steps of the sagas that are live in this process are in doubt."""
+        """How many steps of the sagas that are live in this process are in doubt.
+
+        Sagas that are parked for a doubt are not among them; the backlog counts those.
+        """
+        ...
+
+    @property
+    def clock_jump(self) -> float:
+        """How far the wall clock jumped ahead, in seconds; 0.0 while it is believed."""
         ...
 
     @property
@@ -132,12 +151,34 @@ class NotAllowed(Exception):
     """The verb does not fit the saga as it stands; the message has the reason and the fix."""
 
 
+class NotYours(NotAllowed):
+    """Another neighbour opened the saga; nothing was done for the one that asks."""
+
+
 class PayloadDiffers(Exception):
-    """The saga id was used before with another payload; the saga it names is unaffected."""
+    """The saga id was used before with another payload; the saga it names is unaffected.
+
+    `state` is that of the saga.
+    """
+
+    def __init__(self, reason: str, state: SagaState) -> None:
+        super().__init__(reason)
+        self.state = state
 
 
 class DeadlineOver(Exception):
     """The deadline of a saga never seen was over on arrival; nothing was executed."""
+
+
+class SagaLost(Exception):
+    """The saga is not in the database, and may have been lost with an older one (rule 33).
+
+    `certain` says that a stage behind this one has it from here.
+    """
+
+    def __init__(self, reason: str, *, certain: bool = False) -> None:
+        super().__init__(reason)
+        self.certain = certain
 
 
 class Unsettled(Exception):

@@ -20,7 +20,8 @@ class ExternalRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `budget` and `timeout` are in seconds: what is left of the saga, None without a deadline, and
     what this attempt may take. A request that is `breakable` may be held back while the API keeps
-    failing; it is then `Lost` for certain.
+    failing; it is then `Lost` for certain. One that is not `repeatable` is never sent again, so it
+    travels on a connection of its own, on which no other request can have made the API hang up.
     """
 
     peer: str
@@ -30,6 +31,7 @@ class ExternalRequest(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float
     budget: float | None = None
     breakable: bool = False
+    repeatable: bool = True
 
 
 class External(Protocol):

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from stage.ports.external import External
 from stage.ports.neighbour import Neighbours
 
 
+class PeerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much one peer gets (rule 29): attempts at the same time, and requests a second if set."""
+
+    concurrency_max: int = 100
+    rate_per_second: float | None = None
+
+
 class Peers(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine sends to."""
+    """The peers that an engine sends to, and how much each of them gets.
+
+    `limits` are by kind and name, as in the configuration: `externals.psp`. A peer that is not
+    there gets the limits of `PeerLimits()`.
+    """
 
     external: External
     neighbours: Neighbours
+    limits: Mapping[str, PeerLimits] = {}

@@ -136,7 +136,10 @@ class Participant(Protocol):
         ...
 
     def check(self, data: Mapping[str, Any]) -> None:
-        """Decode the payload. Raises wire.WireError (422) naming the member that is wrong."""
+        """Decode the payload. Raises wire.WireError (422) naming the member that is wrong.
+
+        A payload that holds a member of the stage's own name is refused too.
+        """
         ...
 
     def check_result(self, step: str, result: msgspec.Raw) -> None:
@@ -162,5 +165,8 @@ class Participant(Protocol):
         ...
 
     def output(self, view: RunView) -> msgspec.Raw | None:
-        """What the stage adds to the data, as JSON; None when it adds nothing."""
+        """What the stage adds to the data, as JSON; None when it adds nothing.
+
+        Raises what the author's function raises, and ValueError for more than may be added.
+        """
         ...

@@ -27,6 +27,7 @@ import msgspec
 from stage.core.events import Event
 from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import Ownership
 
@@ -85,14 +86,34 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     event: Event
 
 
+LOST_SAGAS_MAX = 10_000
+"""Requests about lost sagas that are kept: a caller may name any id."""
+
+
+class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to compensate a saga that the database must have lost, kept for an operator."""
+
+    saga_id: str
+    requested_by: str
+    reason: str
+    asked_at: float
+    first_sent_at: float | None = None
+
+
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The sagas that wait, for monitoring. Instants in seconds since the epoch; None for none."""
 
     parked: int
+    parked_in_doubt: int = 0
+    """Parked sagas that wait because of a doubt; `parked` counts them too."""
     oldest_accepted_at: float | None
     """That of the oldest saga that is under way and not parked."""
     longest_due_at: float | None
     """The longest due instant of the sagas that need a run by now."""
+    oldest_compensation_at: float | None = None
+    """When the first of those sagas turned back that still undo something, or notify upstream."""
+    lost: int = 0
+    """Sagas that neighbours know and the database does not."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +189,10 @@ class Unit(Protocol):
         """
         ...
 
+    async def keep_lost(self, lost: LostSaga) -> None:
+        """Keep it: the first request of each neighbour, at most LOST_SAGAS_MAX in all."""
+        ...
+
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same."""
         ...
@@ -218,6 +243,10 @@ class Store(Protocol):
         """The sagas that wait at that instant."""
         ...
 
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """The requests about lost sagas that are kept, in the order in which they were made."""
+        ...
+
     @property
     def codec(self) -> Codec:
         """The codec of everything at rest here. The engine encodes and decodes `envelope` by it."""
@@ -226,6 +255,16 @@ class Store(Protocol):
     @property
     def ownership(self) -> Ownership:
         """Which sagas this process may run."""
+        ...
+
+    @property
+    def identity(self) -> Identity:
+        """Which database this is. It changes only while the store is closed."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not available, for operators; empty while it is."""
         ...
 
     @property

@@ -86,7 +86,7 @@ class ApiModel:
         return read_key(request.key).undo
 
     def made(self, request: ApiRequest, effect: Effect) -> Answer:
-        """What a request is answered whose effect stands."""
+        """The answer to a request whose effect stands."""
         return json_answer(200, {"id": effect.name})
 
     def refuse(self, request: ApiRequest) -> Answer:

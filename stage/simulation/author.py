@@ -1,4 +1,4 @@
-"""What an author may say of the world around their stage, in a module of their own.
+"""The world around a stage as its author describes it, in a module of their own.
 
 The module may hold three names, each of them optional:
 
@@ -36,7 +36,7 @@ Payload = Callable[[Random], Mapping[str, Any]]
 def scenario_of(
     stage: StageDeclaration[Any, Any], module: object | None, *, sagas: int
 ) -> Scenario:
-    """What to simulate for a stage. Raises ConfigurationError with the fix."""
+    """The scenario to simulate for a stage. Raises ConfigurationError with the fix."""
     given: Mapping[str, object] = getattr(module, "apis", {})
     models: dict[str, type[ApiModel]] = {}
     known = {step.rules.peer for step in stage.steps if step.rules.peer}

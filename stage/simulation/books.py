@@ -52,7 +52,7 @@ class Effect(msgspec.Struct, kw_only=True):
 
 
 class Intent(NamedTuple):
-    """What a key says: one effect of a step, or its undoing."""
+    """The meaning of a key: one effect of a step, or its undoing."""
 
     saga: str
     stage: str
@@ -86,7 +86,7 @@ class Worked(NamedTuple):
 
 
 class Known(msgspec.Struct, kw_only=True):
-    """What is durable of one saga at one stage."""
+    """The durable facts of one saga at one stage."""
 
     row: SagaRow
     events: list[e.Event] = []
@@ -94,6 +94,10 @@ class Known(msgspec.Struct, kw_only=True):
     """The order in which steps were started."""
     turned: bool = False
     """It goes backward, or was buried."""
+    deferred: bool = False
+    """A caller may have been answered 202."""
+    asked: bool = False
+    """A neighbour asked to compensate it."""
     requests: dict[str, list[e.Request]] = {}
     """The requests whose intent is durable, by `step:do` and `step:undo`."""
     succeeded: set[str] = set()
@@ -292,7 +296,9 @@ class Books:
             known.flying.discard(event.step)
         match event:
             case e.Accepted():
-                known.deadline = event.deadline
+                known.deadline, known.deferred = event.deadline, event.deferred
+            case e.AnswerDeferred():
+                known.deferred = True
             case e.Recovered():
                 known.recovered += 1
                 early = self.early.get((stage, saga))
@@ -302,6 +308,8 @@ class Books:
                 known.flying.clear()
             case e.Tombstoned():
                 known.turned = True
+            case e.CompensationRequested():
+                known.asked = True
             case e.TurnedBack():
                 known.turned = True
                 self._turning_back(stage, known)
@@ -312,11 +320,17 @@ class Books:
                 known.flying.add(step.name)
                 forgiven = known.forgiven.get(step.name, 0)
                 most = step.execution.attempts_max
+                if self._past_pivot(plan, known) and step.kind is not StepKind.TRANSACTION:
+                    most = None  # rule 28: patience alone ends it
                 if most is not None and event.attempt - forgiven > most:
                     self.violate("I14", saga, f"{stage}/{step.name}: attempt {event.attempt}")
                 known.intents.add(f"{event.step}:do")
                 if event.request is not None:
                     known.requests.setdefault(f"{event.step}:do", []).append(event.request)
+            case e.StepTransient(may_stand=False) if (
+                plan.step(event.step).kind is not StepKind.TRANSACTION
+            ):
+                known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1  # rule 28
             case e.RequestPrepared():
                 way = "undo" if event.compensation else "do"
                 known.requests.setdefault(f"{event.step}:{way}", []).append(event.request)
@@ -371,7 +385,7 @@ class Books:
             self.violate("I11", saga, f"{stage}/{step.name} was started after the deadline")
 
     def _turning_back(self, stage: str, known: Known) -> None:
-        """Who said yes does not turn back by itself while all behind it stands (decision 0011)."""
+        """A stage that said yes does not turn back while all behind it stands (decision 0011)."""
         saga = known.row.id
         if (stage, saga) not in self.early:
             return
@@ -397,9 +411,12 @@ class Books:
         name = plan.steps[plan.pivot].name
         return name in known.succeeded or name in known.starts
 
+    def _past_pivot(self, plan: Plan, known: Known) -> bool:
+        return plan.pivot is not None and plan.steps[plan.pivot].name in known.succeeded
+
     def _undoing(self, stage: str, known: Known, plan: Plan, name: str) -> None:
         saga = known.row.id
-        if plan.pivot is not None and plan.steps[plan.pivot].name in known.succeeded:
+        if self._past_pivot(plan, known):
             self.violate("I6", saga, f"{stage}/{name} is compensated behind the pivot")
         mine = known.starts.get(name)
         if mine is None:
@@ -510,6 +527,24 @@ class Books:
             )
             for step in self.plans[stage].steps
         )
+
+    def deferred(self, stage: str, saga: str) -> None:
+        """A process that goes on answered 202: that is durable, so that the end notifies upstream.
+
+        One that stops answers 202 whatever is written: its callers ask the next one. So does one
+        that finds the saga parked: it ends by a verb, and upstream asks until then.
+        """
+        known = self.known.get((stage, saga))
+        if known is None or known.row.answered or known.row.parked:
+            return
+        if not known.deferred:
+            self.violate("I1", saga, f"{stage} answered 202, and did not write that down")
+
+    def said_undoing(self, stage: str, saga: str) -> None:
+        """A stage answered 202 to a request to compensate: it has to be durable by now."""
+        known = self.known.get((stage, saga))
+        if known is None or not (known.turned or known.asked):
+            self.violate("I1", saga, f"{stage} took on to compensate, and did not write it down")
 
     def said_undone(self, stage: str, saga: str) -> None:
         """A stage answered that nothing of the saga stands."""

@@ -12,27 +12,29 @@ import msgspec
 from stage.authoring.participant import StageParticipant
 from stage.core.commands import Activity
 from stage.core.errors import StaleEpoch, StoreUnavailable
-from stage.core.events import Event
+from stage.core.events import Event, Recovered
 from stage.core.states import SagaState
+from stage.engine.embedded.retention import Retention
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.stage import RunView
-from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Tx, Unit
+from stage.ports.store import Backlog, Entry, Filter, LostSaga, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
+from stage.simulation.replicas import ReplicaOwnership, SharedDatabase
+from stage.store.memory_database import MemoryReplica
 from stage.store.sole_owner import SoleOwner
 
 T = TypeVar("T")
 
-HOUSEKEEPING = "_close_batch"
-"""The unit of the engine that belongs to no saga: no point of a script."""
 COMMIT_SECONDS = (0.0005, 0.01)
 CHANGED_LOOK_SECONDS = 0.1
 
 
 class Disk:
-    """What the processes of one node share: the store itself, and whether it can be written."""
+    """The store that the processes of one node share, and whether it can be written."""
 
     def __init__(self, stage: str, store: Store, books: Books, faults: Faults, random: Random):
         self.stage = stage
@@ -45,7 +47,9 @@ class Disk:
         self.exclusive = False
         """Whether a process that was taken for dead can never come back to it."""
         self.full = False
-        """What is there can be read, and no unit becomes durable."""
+        """Stored sagas can be read, and no unit becomes durable."""
+        self.shared: SharedDatabase | None = None
+        """The database of its live processes, where it has several at a time."""
         self.unit: _Noted | None = None
         """The unit that runs now."""
 
@@ -61,7 +65,41 @@ class SimulatedStore:
         self._disk = disk
         self._process = process
         self._crash = crash
-        self._ownership = SimulatedOwnership(self)
+        self._store = disk.store
+        self._replica: MemoryReplica | None = None
+        self._ownership: Ownership = SimulatedOwnership(self)
+        if disk.shared is not None:
+            self._store, self._replica = disk.shared.replica()
+            self._ownership = ReplicaOwnership(self._replica, process, self._writable)
+
+    def leaves(self, saga_id: str, *, was_paused: bool) -> int | None:
+        """A message leaves the process; its registration, where it is one of several.
+
+        A message that a pause caught between the last look at the lease and the socket is not held
+        against the process: nothing can be done about it (decision 0013).
+        """
+        shared, replica = self._disk.shared, self._replica
+        if shared is None or replica is None:
+            return None
+        me = replica.me
+        if not was_paused:
+            shared.check_sends(self._process.name, saga_id, me)
+        shared.leaves(saga_id, me)
+        return me
+
+    def ends(self, saga_id: str, registration: int | None) -> None:
+        """The message with that registration is not waited for any more."""
+        if self._disk.shared is not None and registration is not None:
+            self._disk.shared.ends(saga_id, registration)
+
+    def busy_elsewhere(self, saga_id: str) -> bool:
+        """Whether another live process over this database has a message of it under way."""
+        shared, replica = self._disk.shared, self._replica
+        return (
+            shared is not None
+            and replica is not None
+            and shared.busy_elsewhere(saga_id, replica.me)
+        )
 
     @property
     def exclusive(self) -> bool:
@@ -69,7 +107,9 @@ class SimulatedStore:
         return self._disk.exclusive
 
     async def open(self) -> None:
-        """The disk has been opened."""
+        """Begin to use a disk that was opened before."""
+        if self._replica is not None:
+            await self._store.open()
 
     async def close(self) -> None:
         """The disk stays."""
@@ -79,7 +119,8 @@ class SimulatedStore:
     ) -> T:
         """See ports.store.Store."""
         disk, process, faults = self._disk, self._process, self._disk.faults
-        scripted = faults.scripted and getattr(work, "__name__", "") != HOUSEKEEPING
+        # Retention belongs to no saga: its units are no point of a script.
+        scripted = faults.scripted and not isinstance(getattr(work, "__self__", None), Retention)
         if scripted:
             await faults.pause(f"{process.name} before a unit")
         if process.held:
@@ -96,7 +137,7 @@ class SimulatedStore:
         struck = ""
 
         async def watched(unit: Unit) -> T:
-            note = _Noted(unit)
+            note = _Noted(unit, self._owned_elsewhere)
             disk.unit = note
             value = await work(note)
             noted.append(note)
@@ -114,7 +155,7 @@ class SimulatedStore:
             return value
 
         try:
-            value = await disk.store.transact(watched)
+            value = await self._store.transact(watched)
         except _Crashed:
             self._crash(process)
             await process.nothing()
@@ -125,12 +166,36 @@ class SimulatedStore:
         finally:
             disk.unit = None
         disk.books.committed(disk.stage, process.name, noted[-1].writes, noted[-1].works)
+        self._check_owner(noted[-1])
         if struck == "crash_after" or faults.happens("crash_after_commit"):
             self._crash(process)
             await process.nothing()
         if scripted:
             await faults.pause(f"{process.name} after a unit")
         return value
+
+    def _owned_elsewhere(self, saga_id: str) -> bool:
+        shared, replica = self._disk.shared, self._replica
+        return (
+            shared is not None
+            and replica is not None
+            and shared.owned_elsewhere(saga_id, replica.me)
+        )
+
+    def _check_owner(self, unit: _Noted) -> None:
+        shared, replica = self._disk.shared, self._replica
+        if shared is None or replica is None:
+            return
+        for saga_id in unit.trespasses:
+            shared.trespassed(self._process.name, saga_id)
+        for write in unit.writes:
+            if any(isinstance(event, Recovered) for event in write.events):
+                shared.check_takes_over(self._process.name, write.row.id, replica.me)
+
+    def _writable(self) -> None:
+        self._present()
+        if self._disk.full:
+            raise StoreUnavailable("the disk is full; nothing was written")
 
     def _present(self) -> None:
         if self._disk.away:
@@ -141,52 +206,69 @@ class SimulatedStore:
         if self._process.held:
             await self._process.gate()
         self._present()
-        return await self._disk.store.get(saga_id)
+        return await self._store.get(saga_id)
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         if self._process.held:
             await self._process.gate()
         self._present()
-        return await self._disk.store.entries(saga_id)
+        return await self._store.entries(saga_id)
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
         if self._process.held:
             await self._process.gate()
         self._present()
-        return await self._disk.store.page(which)
+        return await self._store.page(which)
 
     async def due(self, before: float, limit: int) -> list[str]:
         """See ports.store.Store."""
         if self._process.held:
             await self._process.gate()
         self._present()
-        return await self._disk.store.due(before, limit)
+        return await self._store.due(before, limit)
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store."""
         if self._process.held:
             await self._process.gate()
         self._present()
-        return await self._disk.store.count()
+        return await self._store.count()
 
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
         if self._process.held:
             await self._process.gate()
         self._present()
-        return await self._disk.store.backlog(now)
+        return await self._store.backlog(now)
+
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._disk.store.lost_sagas(limit)
 
     @property
     def codec(self) -> Codec:
         """See ports.store.Store."""
-        return self._disk.store.codec
+        return self._store.codec
 
     @property
     def ownership(self) -> Ownership:
         """See ports.store.Store."""
         return self._ownership
+
+    @property
+    def identity(self) -> Identity:
+        """See ports.store.Store."""
+        return self._disk.store.identity
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store."""
+        return self._disk.store.trouble
 
     @property
     def available(self) -> bool:
@@ -227,10 +309,13 @@ class _Crashed(Exception):
 class _Noted:
     """A unit that remembers what was written and which functions ran in it."""
 
-    __slots__ = ("_unit", "works", "writes")
+    __slots__ = ("_owned_elsewhere", "_unit", "trespasses", "works", "writes")
 
-    def __init__(self, unit: Unit) -> None:
+    def __init__(self, unit: Unit, owned_elsewhere: Callable[[str], bool]) -> None:
         self._unit = unit
+        self._owned_elsewhere = owned_elsewhere
+        self.trespasses: list[str] = []
+        """Sagas that were written though a live other process owned them."""
         self.writes: list[Written] = []
         self.works: list[Worked] = []
 
@@ -262,12 +347,19 @@ class _Noted:
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
         """See ports.store.Unit."""
+        elsewhere = self._owned_elsewhere(row.id)
         await self._unit.save(row, events, epoch=epoch)
+        if elsewhere:
+            self.trespasses.append(row.id)
         self.writes.append(Written(row, tuple(events), epoch))
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def keep_lost(self, lost: LostSaga) -> None:
+        """See ports.store.Unit."""
+        await self._unit.keep_lost(lost)
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit."""

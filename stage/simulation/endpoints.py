@@ -74,11 +74,15 @@ class Endpoints:
             replayed = " replayed" if (h.IDEMPOTENCY_REPLAYED, "true") in headers else ""
             books.tell(saga_id, stage, f"answers POST /sagas: {status} {outcome}{replayed}")
             books.answered(stage, saga_id, status, body, outcome, asked_at=asked_at)
+            if status == 202 and self._service.engine.ready:
+                books.deferred(stage, saga_id)
         elif request.path.endswith(COMPENSATE):
             saga_id = unquote(request.path.removeprefix(f"{RUN}/").removesuffix(COMPENSATE))
             books.tell(saga_id, stage, f"answers compensate: {status}")
             if status == 200:
                 books.said_undone(stage, saga_id)
+            elif status == 202:
+                books.said_undoing(stage, saga_id)
 
 
 def service_of(
@@ -88,7 +92,7 @@ def service_of(
     observer: DefectObserver,
     clock: Clock,
 ) -> Service:
-    """What the endpoints of a simulated stage work with: nothing of it waits in real time."""
+    """The service behind the endpoints of a simulated stage: it never waits in real time."""
     descriptor = Descriptor(
         name=participant.plan.stage, accepts={}, adds={}, compensation_window_seconds=0.0
     )

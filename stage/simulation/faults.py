@@ -36,6 +36,8 @@ KINDS: dict[str, tuple[float, float]] = {
     "crash": (0.02, 0.2),
     "drain": (0.01, 0.08),
     "zombie": (0.01, 0.1),
+    # of a stage: whether it has two processes over one database
+    "replicas": (0.3, 1.0),
     # of a client
     "repeat": (0.05, 0.4),
     "late_compensation": (0.05, 0.4),
@@ -56,6 +58,9 @@ END_LOST = "end_lost_behind_its_answer"
 """A crash between the answer 200 and the commit of the end: no fault of its own, but counted."""
 END_FOUND = "end_found_downstream"
 """Such an end that was found again by looking downstream, counted as well."""
+
+JOINED_ELSEWHERE = "joined_elsewhere"
+"""A saga offered to one process while another had a message of it under way; counted as well."""
 
 SWARM_SHARE = 0.45
 """The chance that a seed has a fault at all."""
@@ -80,7 +85,7 @@ class Faults(msgspec.Struct, kw_only=True):
         return True
 
     def point(self, sort: str, where: str) -> str:
-        """What a script lets strike at this durable write or message; a swarm has no script."""
+        """The fault of a script at this durable write or message; a swarm has no script."""
         return ""
 
     async def pause(self, where: str) -> None:

@@ -17,11 +17,13 @@ from typing import Any, TypeVar
 
 from stage.core.states import SagaState
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Entry, Filter, SagaRow, Store, Unit
+from stage.ports.store import Backlog, Entry, Filter, LostSaga, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
 from stage.store.sole_owner import SoleOwner
+from stage.store.sqlite.identity import DatabaseFile
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 
 T = TypeVar("T")
@@ -51,7 +53,7 @@ def file_store(path: Path, migrations: tuple[Traversable, ...], faults: Faults) 
     """A store on a SQLite file for a simulation."""
     return BlockingStore(
         SqliteStore(
-            path,
+            DatabaseFile(path=path, now=lambda: 0.0),  # older than any saga of its world
             migrations=migrations,
             limits=SqliteLimits(readers=1, retry_seconds=RETRY_SECONDS),
             factory=failing(faults),
@@ -91,7 +93,7 @@ class BlockingStore:
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
     ) -> T:
-        """See ports.store.Store. Whoever waits here is alone, so that no unit is held back."""
+        """See ports.store.Store. Only one caller waits here at a time, so no unit is held back."""
         return self._run(self._store.transact(work))
 
     async def get(self, saga_id: str) -> SagaRow | None:
@@ -118,6 +120,10 @@ class BlockingStore:
         """See ports.store.Store."""
         return self._run(self._store.backlog(now))
 
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """See ports.store.Store."""
+        return self._run(self._store.lost_sagas(limit))
+
     @property
     def codec(self) -> Codec:
         """See ports.store.Store."""
@@ -127,6 +133,16 @@ class BlockingStore:
     def ownership(self) -> Ownership:
         """See ports.store.Store."""
         return self._ownership
+
+    @property
+    def identity(self) -> Identity:
+        """See ports.store.Store."""
+        return self._store.identity
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store."""
+        return self._store.trouble
 
     @property
     def available(self) -> bool:

@@ -1,4 +1,4 @@
-"""What has to hold when a world has come to rest, held against the world's own books."""
+"""The invariants of a world that has come to rest, held against the world's own books."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from stage.core.states import ENDED, ParkCause, SagaState
 from stage.core.steps import Plan, Step, StepKind
 from stage.ports.store import Row, Unit
 from stage.simulation.books import Books, Known, Local
-from stage.simulation.neighbours import Order, Verdict
+from stage.simulation.neighbours import OTHER_AMOUNT, Order, Verdict
 from stage.simulation.node import Node
+from stage.wire.envelope import decode_envelope
 
 LAST_ANSWER_SECONDS = 40.0
 """More than the longest timeout of a message."""
@@ -151,7 +152,7 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
 
 
 def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> str:
-    """What in the world makes it right that a saga waits for a person; empty without a cause."""
+    """The cause in the world for which a saga waits for a person; empty without one."""
     match known.row.parked_cause:
         case ParkCause.LOST_RUNS if known.recovered > RECOVERIES_MAX:
             return "it was lost again and again"
@@ -235,7 +236,9 @@ def _client(books: Books, stage: str, order: Order, known: Known | None, *, wait
 def _payload(books: Books, order: Order) -> None:
     """I9: no effect ever came from another payload under the same id."""
     for (_, saga), known in books.known.items():
-        if saga == order.saga and known.row.envelope and b"666666" in known.row.envelope:
+        if saga != order.saga or not known.row.envelope:
+            continue
+        if decode_envelope(known.row.envelope).data.get("amount") == OTHER_AMOUNT:
             books.violate("I9", saga, "another payload under the same id took effect")
 
 

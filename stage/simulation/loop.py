@@ -72,7 +72,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.outside = Context()
         """Belongs to no process: what the network and the neighbours do."""
         self.complaints: list[str] = []
-        """What callbacks raised and nobody handled."""
+        """Errors of callbacks that nobody handled."""
         self.set_exception_handler(self._complain)
 
     def time(self) -> float:
@@ -182,16 +182,10 @@ class Process:
     def own(self, task: asyncio.Task[Any]) -> None:
         """A task was created in this process."""
         self._tasks[task] = None
-        task.add_done_callback(self._gone)
+        task.add_done_callback(self._forget)
 
-    def _gone(self, task: asyncio.Task[Any]) -> None:
+    def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
-        if task.cancelled() or not self.alive or (error := task.exception()) is None:
-            return
-        # Whoever awaits any other task is told; what the engine lets run by itself, nobody is.
-        name = getattr(task.get_coro(), "__qualname__", "")
-        if name.startswith(("LiveSagas._", "Recovery._")):
-            self._loop.complaints.append(f"{name} ended with {error!r}")
 
     def kill(self) -> None:
         """All its tasks die at once, in the order in which they were created."""

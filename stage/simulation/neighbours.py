@@ -35,10 +35,12 @@ ASKED_MAX = 5
 PATIENCE_SECONDS = (4.0, 60.0)
 DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
+OTHER_AMOUNT = 666_666
+"""The amount in another payload under the same id; no client asks for as much."""
 
 
 class Verdict(StrEnum):
-    """What a client believes of its saga."""
+    """The belief of a client about its saga."""
 
     OPEN = "open"
     EXECUTED = "executed"
@@ -228,7 +230,7 @@ class Client:
         if not order.accepted or order.buried:
             return
         trail = (TrailEntry(stage=CLIENT, at=format_instant(EPOCH)),)
-        data = {**order.data, "amount": 666_666, "other": True}
+        data = {**order.data, "amount": OTHER_AMOUNT, "other": True}
         body = encode_envelope(Envelope(saga_id=order.saga, data=data, trail=trail))
         status = 500
         for _ in range(ASKED_MAX):
@@ -270,7 +272,7 @@ class Tail:
         """Late failures: whether upstream has taken over."""
 
     def local(self, saga: str) -> Local:
-        """What it did for a saga."""
+        """Its local work for a saga."""
         return self._books.local.setdefault((TAIL, saga, ""), Local())
 
     async def serve(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:

@@ -21,6 +21,7 @@ from stage.outbound.transport import Transport
 from stage.ports.stage import Answer, Lost
 from stage.simulation.api import ApiModel, ApiRequest
 from stage.simulation.books import Books, read_key
+from stage.simulation.disk import SimulatedStore
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process, VirtualLoop
 from stage.wire import headers as h
@@ -55,6 +56,8 @@ class Network:
         self._apis: dict[str, ApiModel] = {}
         self.cut: set[frozenset[str]] = set()
         """Pairs of names that do not hear each other."""
+        self.down: set[str] = set()
+        """Names that take no connection: nothing sent to them arrives, for certain."""
         self._about: Counter[str] = Counter()
         self._numbers: dict[tuple[str, str, str], int] = {}
         self._sent = 0
@@ -199,6 +202,9 @@ class _Message:
             return
         if fault == "delay":
             travel = timeout + LATE_SECONDS
+        if self._target in network.down:
+            later(travel, self.settle, Lost(reason="connection refused", certain=True))
+            return
         if self._away():
             if random.random() < 0.5:
                 later(travel, self.settle, Lost(reason="connection refused", certain=True))
@@ -277,7 +283,7 @@ class _Message:
 
 
 class SimulatedTransport(Transport):
-    """What the PeerClient of one process sends with. Every message is held against the books."""
+    """The transport below the PeerClient of a process. Every message is held against the books."""
 
     def __init__(
         self,
@@ -286,16 +292,18 @@ class SimulatedTransport(Transport):
         stage: str,
         process: Process,
         crash: Callable[[Process], None],
+        store: SimulatedStore,
     ) -> None:
         super().__init__()
         self._crash = crash
+        self._store = store
         self._faults = network.faults
         self._network = network
         self._books = books
         self._stage = stage
         self._process = process
         self._in_flight: dict[str, list[str]] = {}
-        """What this process has under way, by saga: `do`, `undo`, `probe`."""
+        """Messages of this process under way, by saga: `do`, `undo`, `probe`."""
         self._doing: dict[str, list[tuple[str, str]]] = {}
 
     async def send(
@@ -307,9 +315,11 @@ class SimulatedTransport(Transport):
         body: bytes,
         timeout: float,
         tls: object = None,
+        fresh: bool = False,
     ) -> Answer | Lost:
         """See outbound.transport.Transport."""
-        if self._process.held:
+        was_paused = self._process.held
+        if was_paused:
             await self._process.gate()
         target, _, path = url.removeprefix(SCHEME).partition("/")
         path = f"/{path}"
@@ -319,6 +329,7 @@ class SimulatedTransport(Transport):
             where = f"{self._process.name} -> {target}{path}"
             await self._faults.pause(where)
             if self._process.held:
+                was_paused = True
                 await self._process.gate()
             fault = self._faults.point("message", where)
             if fault == "crash_before":
@@ -332,6 +343,7 @@ class SimulatedTransport(Transport):
             )
         if what == "do" and (target, path) in self._doing.setdefault(saga, []):
             self._books.violate("I2", saga, f"{self._stage} runs twice at the same time")
+        registration = self._store.leaves(saga, was_paused=was_paused)
         under_way.append(what)
         self._doing.setdefault(saga, []).append((target, path))
         try:
@@ -344,6 +356,7 @@ class SimulatedTransport(Transport):
                 await self._process.gate()
             return answer
         finally:
+            self._store.ends(saga, registration)
             under_way.remove(what)
             self._doing[saga].remove((target, path))
 

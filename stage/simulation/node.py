@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from random import Random
 
+from stage.core.errors import StoreUnavailable
 from stage.core.events import Verb
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers
 from stage.ports.engine import Snapshot
+from stage.ports.peers import PeerLimits
 from stage.ports.stage import Answer
 from stage.simulation.books import Books
 from stage.simulation.disk import Disk, SimulatedStore, WatchedStage
-from stage.simulation.endpoints import DefectObserver, Endpoints, Pairs, service_of
-from stage.simulation.faults import Faults
+from stage.simulation.endpoints import RUN, DefectObserver, Endpoints, Pairs, service_of
+from stage.simulation.faults import JOINED_ELSEWHERE, Faults
 from stage.simulation.loop import Process, VirtualClock, VirtualLoop
 from stage.simulation.network import SCHEME, Network, SimulatedTransport
+from stage.wire import headers as h
 
 DOWN_SECONDS = (0.05, 6.0)
 PAUSE_SECONDS = (0.5, 10.0)
@@ -27,10 +30,17 @@ DRAIN_SECONDS = 2.0
 class Neighbours:
     """Whom a stage may speak to, by name."""
 
-    def __init__(self, externals: list[str], upstreams: list[str], downstreams: list[str]) -> None:
+    def __init__(
+        self,
+        externals: list[str],
+        upstreams: list[str],
+        downstreams: list[str],
+        limits: Mapping[str, PeerLimits],
+    ) -> None:
         self.externals = externals
         self.upstreams = upstreams
         self.downstreams = downstreams
+        self.limits = limits
 
 
 class Node:
@@ -57,9 +67,23 @@ class Node:
         self._faults = faults
         self._books = books
         self._clock = VirtualClock(loop)
-        self._live: dict[Process, tuple[EmbeddedEngine, Endpoints]] = {}
+        self._live: dict[Process, tuple[EmbeddedEngine, Endpoints, SimulatedStore]] = {}
         self._started = 0
-        self._starting = False
+        self._starting = 0
+
+    @property
+    def processes(self) -> int:
+        """How many processes the stage has when nothing is wrong."""
+        return 1 if self.disk.shared is None else 2
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of them are there."""
+        return len(self._live) >= self.processes
+
+    def _any(self) -> Process:
+        live = list(self._live)
+        return live[0] if len(live) == 1 else self._random.choice(live)
 
     def serve(self, method: str, path: str, headers: Pairs, body: bytes) -> (
         Awaitable[Answer] | None
@@ -67,9 +91,10 @@ class Node:
         """A request arrives at one of the processes; None while there is none."""
         if not self._live:
             return None
-        process = self._random.choice(list(self._live)) if len(self._live) > 1 else None
-        process = process or next(iter(self._live))
-        endpoints = self._live[process][1]
+        process = self._any()
+        _, endpoints, store = self._live[process]
+        if path == RUN and store.busy_elsewhere(dict(headers)[h.IDEMPOTENCY_KEY]):
+            self._faults.struck[JOINED_ELSEWHERE] += 1
 
         async def answered() -> Answer:
             await process.gate()
@@ -85,7 +110,7 @@ class Node:
         process = Process(self._loop, f"{self.name}#{self._started}")
         store = SimulatedStore(self.disk, process, self.crash)
         client = PeerClient(
-            SimulatedTransport(self._network, self._books, self.name, process, self.crash),
+            SimulatedTransport(self._network, self._books, self.name, process, self.crash, store),
             clock=self._clock,
             monotonic=self._loop.time,
         )
@@ -94,23 +119,28 @@ class Node:
             externals={name: SCHEME + name for name in self._neighbours.externals},
             upstreams={name: SCHEME + name for name in self._neighbours.upstreams},
             downstreams={name: SCHEME + name for name in self._neighbours.downstreams},
+            limits=self._neighbours.limits,
         )
         observer = DefectObserver(self.name, self._books)
         engine = EmbeddedEngine(self._stage, store, peers, observer, clock=self._clock)
         service = service_of(self._stage, engine, peers.neighbours, observer, self._clock)
-        self._live[process] = engine, Endpoints(service, self._books)
+        self._live[process] = engine, Endpoints(service, self._books), store
         self._books.tell("", process.name, "starts")
-        _ = process.spawn(self._open(process, engine))
+        _ = process.spawn(self._open(process, engine, store))
         return process
 
-    async def _open(self, process: Process, engine: EmbeddedEngine) -> None:
+    async def _open(self, process: Process, engine: EmbeddedEngine, store: SimulatedStore) -> None:
+        await store.open()
         while True:
             try:
                 await engine.start()
                 return
-            except Exception as error:  # the database may be away at start
+            except StoreUnavailable as error:
                 self._books.tell("", process.name, f"cannot start: {error}")
                 await asyncio.sleep(0.5)
+            except Exception as error:
+                self._books.violate("defect", "", f"{process.name} cannot start: {error!r}")
+                return
 
     def crash(self, process: Process) -> None:
         """Kill a process; when it was the last one, another starts a while later."""
@@ -122,14 +152,14 @@ class Node:
         self._restart_later()
 
     def _restart_later(self) -> None:
-        if not self._live and not self._starting:
-            self._starting = True
+        while len(self._live) + self._starting < self.processes:
+            self._starting += 1
             down = self._random.uniform(*DOWN_SECONDS) if self._faults.on else 0.05
             self._loop.call_later(down, self._restart)
 
     def _restart(self) -> None:
-        self._starting = False
-        if not self._live:
+        self._starting -= 1
+        if not self.whole:
             self.start()
 
     @property
@@ -139,7 +169,7 @@ class Node:
 
     async def drain(self) -> None:
         """SIGTERM: finish what can be finished, then start anew."""
-        process = self.newest
+        process = self._any() if self._live else None
         if process is None or process.is_paused():
             return
         self._books.tell("", process.name, "drains")
@@ -154,6 +184,9 @@ class Node:
 
     async def haunt(self) -> None:
         """A process stops for a while (SIGSTOP), another takes over, and then it goes on."""
+        if self.processes > 1:
+            await self._freeze()
+            return
         process = self.newest
         if process is None or process.is_paused() or len(self._live) > 1:
             return
@@ -170,9 +203,21 @@ class Node:
         if process.alive and len(self._live) > 1:
             self.crash(process)
 
+    async def _freeze(self) -> None:
+        """One of several processes stops, for longer than its lease or not, and then goes on."""
+        process = self._any() if self._live else None
+        if process is None or process.is_paused():
+            return
+        process.pause()
+        self._books.tell("", process.name, "is paused")
+        await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
+        if process.alive:
+            self._books.tell("", process.name, "goes on")
+        process.resume()
+
     def operate(self, saga: str, verb: Verb) -> asyncio.Future[Snapshot | None] | None:
         """A verb of an operator, in the newest process; None while there is none."""
-        process = self.newest
+        process = self._any() if self._live else None
         if process is None or process.is_paused():
             return None
         return process.spawn(self._live[process][0].operate(saga, verb, dry_run=False))
@@ -180,12 +225,12 @@ class Node:
     @property
     def runs(self) -> int:
         """Runs in memory of all live processes."""
-        return sum(engine.live for engine, _ in self._live.values())
+        return sum(engine.live for engine, _, _ in self._live.values())
 
     def heal(self) -> None:
-        """The end of all faults: one process, running, on a disk that can be written."""
+        """The end of all faults: its processes run, on a disk that can be written."""
         self.disk.away = self.disk.full = False
-        for process in list(self._live)[:-1]:
+        for process in list(self._live)[: -self.processes]:
             process.resume()
             self.crash(process)
         for process in self._live:

@@ -86,7 +86,7 @@ class Operator:
         return EPOCH + self._loop.time()
 
     def _resolved(self, node: Node, known: Known) -> e.Resolved | None:
-        """What could not be undone by a call, a person undoes at the API, and says so."""
+        """A person undoes at the API what no call could undo, and says so."""
         plan, saga = self._books.plans[node.name], known.row.id
         for name in sorted(known.given_up):
             if plan.step(name).kind is StepKind.CALL and not self._network.about(saga):

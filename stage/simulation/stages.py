@@ -17,7 +17,7 @@ class Job(msgspec.Struct):
 
 
 class Receipt(msgspec.Struct):
-    """What an external API gives, and what a stage adds."""
+    """The answer of an external API, and the part that a stage adds."""
 
     id: str
 

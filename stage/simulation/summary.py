@@ -30,7 +30,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """What came of a range of seeds."""
+    """The results of a range of seeds."""
 
     seeds: int = 0
     sagas: int = 0
@@ -44,7 +44,7 @@ class Summary(msgspec.Struct, kw_only=True):
     states: Counter[str] = msgspec.field(default_factory=Counter)
     """How sagas ended, by stage and saga; `parked` beside the state."""
     verdicts: Counter[str] = msgspec.field(default_factory=Counter)
-    """What clients believe in the end."""
+    """The beliefs of clients in the end."""
     chains: Counter[str] = msgspec.field(default_factory=Counter)
     violations: int = 0
     failures: list[Failure] = []

@@ -7,6 +7,7 @@ import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ import msgspec
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.participant import StageParticipant
 from stage.core.steps import Plan, StepKind
+from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
@@ -24,13 +26,15 @@ from stage.simulation.books import Books, Violation
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.files import BlockingStore, file_store
 from stage.simulation.invariants import check
-from stage.simulation.loop import Stuck, VirtualLoop
+from stage.simulation.loop import Stuck, VirtualClock, VirtualLoop
 from stage.simulation.neighbours import CLIENT, TAIL, Client, Tail, Verdict
 from stage.simulation.network import Network
 from stage.simulation.node import Neighbours, Node
 from stage.simulation.operator import ROUNDS_MAX, Operator
+from stage.simulation.replicas import SharedDatabase
 from stage.simulation.transcript import Transcript
 from stage.store.memory import MemoryStore
+from stage.store.memory_database import MemoryDatabase
 
 ARRIVALS_SECONDS = (2.0, 30.0)
 CALM_AFTER_SECONDS = 15.0
@@ -46,7 +50,7 @@ Models = Mapping[str, type[ApiModel]]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What is simulated. `stage` is the author's; None takes the stages of `simulation.stages`.
+    """The parameters of a world. `stage` is the author's; None takes those of `stages.py`.
 
     `payload` makes the data of a saga from the dice. `folder` holds SQLite files; None keeps all
     in memory.
@@ -68,7 +72,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     faults: Callable[[Random], swarm.Faults] | None = None
     """Faults of a script in place of a swarm."""
     drive: Callable[[Any], Awaitable[None]] | None = None
-    """What is done in the World in place of sending sagas."""
+    """Drives the World in place of sending sagas."""
+    limits: Mapping[str, PeerLimits] = {}
+    """The limits of peers, by kind and name, as in `ports.peers`."""
     stands: str = ""
     """SQL for the sagas of which something stands in the author's tables; empty: not looked at."""
     folder: Path | None = None
@@ -171,9 +177,11 @@ class World:
     def _add_node(
         self, stage: StageDeclaration[Any, Any], upstream: str, downstream: Sequence[str]
     ) -> None:
-        store = self._store(stage)
+        shared = self._shared(stage)
+        store = self._store(stage, shared)
         self.stores.append(store)
         disk = Disk(stage.name, store, self.books, self.faults, self.random)
+        disk.shared = shared
         disk.exclusive = self.scenario.exclusive and "zombie" not in self.faults.rates
         bound: StageParticipant[Any, Any] = stage.bind(tuple(downstream))
         self.books.plans[stage.name] = bound.plan
@@ -186,7 +194,7 @@ class World:
         node = Node(
             WatchedStage(bound, disk),
             disk,
-            Neighbours(externals, [upstream], list(downstream)),
+            Neighbours(externals, [upstream], list(downstream), self.scenario.limits),
             self.network,
             self.loop,
             self.random,
@@ -196,8 +204,23 @@ class World:
         self.nodes.append(node)
         self.network.serve(node.name, node.serve)
 
-    def _store(self, stage: StageDeclaration[Any, Any]) -> Store:
-        folders = () if stage.migrations is None else (stage.migrations,)
+    def _shared(self, stage: StageDeclaration[Any, Any]) -> SharedDatabase | None:
+        """The database of several processes, where the dice fall so.
+
+        Where a lease can run out under a live process, nothing protects an API that ignores keys.
+        """
+        keyed = all(step.rules.idempotent for step in stage.steps)
+        kept = not {"store_away", "disk_full", "zombie"} & self.faults.rates.keys()
+        alone = self.scenario.folder is not None or not self.scenario.exclusive
+        if alone or not (keyed or kept) or not self.faults.happens("replicas"):
+            return None
+        database = MemoryDatabase(_folders(stage))
+        return SharedDatabase(stage.name, database, self.books, VirtualClock(self.loop))
+
+    def _store(self, stage: StageDeclaration[Any, Any], shared: SharedDatabase | None) -> Store:
+        folders = _folders(stage)
+        if shared is not None:
+            return MemoryStore(database=shared.database)
         if self.scenario.folder is None:
             return MemoryStore(migrations=folders)
         path = self.scenario.folder / f"{stage.name}-{self.seed}.db"
@@ -257,7 +280,8 @@ class World:
             await node.disk.store.open()
         self.faults.on = True
         for node in self.nodes:
-            node.start()
+            for _ in range(node.processes):
+                node.start()
         await asyncio.sleep(0.05)
         self._weather()
         if self.scenario.drive is not None:
@@ -316,7 +340,7 @@ class World:
         """
         spoken_of = self.network.spoken_of()
         return (
-            all(node.newest is not None for node in self.nodes)
+            all(node.whole for node in self.nodes)
             and not (spoken_of if silent else [one for one in spoken_of if not self._waits(one)])
             and all(order.done or self._waits(order.saga) for order in self.client.orders.values())
             and all(
@@ -330,7 +354,7 @@ class World:
         )
 
     def _waits(self, saga: str) -> bool:
-        """Who has a neighbour whose saga is parked asks it for ever."""
+        """A saga next to a parked one retries indefinitely."""
         return any(
             known is not None and known.row.parked
             for known in (self.books.known.get((node.name, saga)) for node in self.nodes)
@@ -349,7 +373,7 @@ class World:
             if not told and not self._waits(saga):
                 self.books.violate("I5", saga, "the tail's late failure is never taken over")
                 return
-        down = [node.name for node in self.nodes if node.newest is None]
+        down = [node.name for node in self.nodes if not node.whole]
         if down:
             self.books.violate("I5", "", f"{', '.join(down)} never comes back")
             return
@@ -419,6 +443,10 @@ class World:
             model.away = False
         for node in self.nodes:
             node.heal()
+
+
+def _folders(stage: StageDeclaration[Any, Any]) -> tuple[Traversable, ...]:
+    return () if stage.migrations is None else (stage.migrations,)
 
 
 async def _crash(node: Node) -> None:

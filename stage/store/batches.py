@@ -55,6 +55,8 @@ class Batches:
         """The number of the last batch that was sent to COMMIT."""
         self.available = True
         """False from the moment a write failed for want of the database until one succeeds."""
+        self.trouble = ""
+        """Why it is not available, where a unit met it within its transaction."""
 
     async def run(self, connection: Connection, batch: Sequence[Waiting]) -> Trouble | None:
         """Run a batch as one transaction, or its units one by one when the transaction broke.
@@ -90,15 +92,17 @@ class Batches:
         if len(batch) > 1:
             return await self.run_singly(connection, batch)
         if isinstance(last.error, StoreUnavailable):
-            self.available = False
+            self.available, self.trouble = False, str(last.error)
         return None
 
     async def _commit(self, connection: Connection, batch: Sequence[Waiting]) -> Trouble | None:
         failed = [waiting.error for waiting in batch if waiting.error is not None]
-        away = any(isinstance(error, StoreUnavailable) for error in failed)
+        away = next((error for error in failed if isinstance(error, StoreUnavailable)), None)
+        if away is not None:
+            self.trouble = str(away)
         if len(failed) == len(batch):
             await connection.drop()
-            if away:
+            if away is not None:
                 self.available = False
             return None
         self.number += 1
@@ -116,7 +120,7 @@ class Batches:
             return None
         except BaseException as error:
             return InDoubt(batch, self.number, error)
-        self.available = not away
+        self.available = away is None
         if self._committed is not None:
             self._committed(len(batch) - len(failed), perf_counter() - began)
         return None

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
+from itertools import islice
 from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
-from stage.core.events import Event
-from stage.core.states import SagaState
+from stage.core.events import CompensationRequested, Event, TurnedBack
+from stage.core.states import PARKED_IN_DOUBT, SagaState
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.ownership import HeldElsewhere, Ownership
-from stage.ports.store import Backlog, Entry, Filter, SagaRow, Tx, Unit
+from stage.ports.store import LOST_SAGAS_MAX, Backlog, Entry, Filter, LostSaga, SagaRow, Tx, Unit
 from stage.store.codec import PLAIN
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
@@ -152,10 +154,28 @@ class MemoryStore:
         accepted = [row.accepted_at for row in sagas if row.state in under_way and not row.parked]
         due = [row.due_at for row in sagas if row.due_at is not None and row.due_at <= now]
         return Backlog(
+            lost=len({each.saga_id for each in self._database.lost.values()}),
             parked=sum(bool(row.parked) for row in sagas),
+            parked_in_doubt=sum(row.parked_cause in PARKED_IN_DOUBT for row in sagas),
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
+            oldest_compensation_at=min(self._turned_back(), default=None),
         )
+
+    def _turned_back(self) -> Iterator[float]:
+        """When each saga turned back whose undo, or the message of it, is under way."""
+        undoing = (SagaState.ACTIVE, SagaState.COMPLETED)
+        for row in self._database.sagas.values():
+            if row.due_at is not None and row.state not in undoing:
+                journal = self._database.journal.get(row.id, ())
+                events = (rows.entry(row.id, each, self._codec).event for each in journal)
+                turns = (e.at for e in events if isinstance(e, TurnedBack | CompensationRequested))
+                yield from islice(turns, 1)
+
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """See ports.store.Store."""
+        found = sorted(self._database.lost.values(), key=lambda each: each.asked_at)
+        return found[:limit]
 
     @property
     def codec(self) -> Codec:
@@ -166,6 +186,16 @@ class MemoryStore:
     def ownership(self) -> Ownership:
         """See ports.store.Store."""
         return self._sole_owner if self._replica is None else self._replica
+
+    @property
+    def identity(self) -> Identity:
+        """See ports.store.Store."""
+        return self._database.identity
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store: there is never any."""
+        return ""
 
     @property
     def available(self) -> bool:
@@ -271,6 +301,14 @@ class _MemoryUnit:
         for number in mail:
             if (held := self._database.mail.pop(number, None)) is not None:
                 self._changes.append(partial(self._database.mail.__setitem__, number, held))
+
+    async def keep_lost(self, lost: LostSaga) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        held, key = self._database.lost, (lost.saga_id, lost.requested_by)
+        if key not in held and len(held) < LOST_SAGAS_MAX:
+            held[key] = lost
+            self._changes.append(partial(held.__delitem__, key))
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""

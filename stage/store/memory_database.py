@@ -9,8 +9,9 @@ from importlib.resources.abc import Traversable
 from typing import Final
 
 from stage.core.events import Event
+from stage.ports.identity import Identity
 from stage.ports.ownership import Mail
-from stage.ports.store import Row, SagaRow
+from stage.ports.store import LostSaga, Row, SagaRow
 from stage.store.drive import outside_loop
 from stage.store.sqlite import dialect
 from stage.store.sqlite.statements import statement
@@ -20,6 +21,9 @@ LOOK_SECONDS: Final = 0.05
 LEASE_SECONDS: Final = 10.0
 RENEWALS_PER_LEASE: Final = 4
 
+NAMELESS: Final = Identity(id="0" * 32, stage="", born_at=0.0)
+"""The identity of a database in memory that nobody gives another."""
+
 
 class MemoryDatabase:
     """Rows and journals in dicts, the author's tables in a SQLite database in memory.
@@ -28,7 +32,9 @@ class MemoryDatabase:
     registration that was not declared dead.
     """
 
-    def __init__(self, migrations: Sequence[Traversable] = ()) -> None:
+    def __init__(
+        self, migrations: Sequence[Traversable] = (), identity: Identity = NAMELESS
+    ) -> None:
         self._migrations = tuple(migrations)
         self.sagas: dict[str, SagaRow] = {}
         self.journal: dict[str, list[Row]] = {}
@@ -36,6 +42,10 @@ class MemoryDatabase:
         self.leases: dict[int, float] = {}
         self.mail: dict[int, tuple[int, Mail]] = {}
         """By number, each with the registration that it was left for."""
+        self.lost: dict[tuple[str, str], LostSaga] = {}
+        """By saga and neighbour."""
+        self.identity = identity
+        """It may be set while no store has it open."""
         self.connection: sqlite3.Connection | None = None
         self._registered = 0
         self._posted = 0
@@ -49,7 +59,7 @@ class MemoryDatabase:
 
     def discard(self) -> None:
         """Drop all that was written."""
-        for held in (self.sagas, self.journal, self.owners, self.leases, self.mail):
+        for held in (self.sagas, self.journal, self.owners, self.leases, self.mail, self.lost):
             held.clear()
         if self.connection is not None:
             self.connection.close()

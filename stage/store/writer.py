@@ -78,11 +78,17 @@ class Writer:
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
         self._current: Sequence[Waiting] = ()
+        self._trouble = ""
 
     @property
     def available(self) -> bool:
         """See ports.store.Store."""
         return self._batches.available
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store."""
+        return "" if self._batches.available else self._trouble or self._batches.trouble
 
     @property
     def queued(self) -> int:
@@ -182,6 +188,7 @@ class Writer:
         honest answer. All other units are answered at once.
         """
         self._batches.available = False
+        self._trouble = str(trouble.error)
         repeated = False
         while True:
             if isinstance(trouble, Away):
@@ -212,6 +219,7 @@ class Writer:
             try:
                 return await self._connections.reopen()
             except StoreUnavailable as error:
+                self._trouble = str(error)
                 self._queue.fail(error)
             await self._pause()
 

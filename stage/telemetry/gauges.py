@@ -26,6 +26,11 @@ class Running(Protocol):
         ...
 
     @property
+    def clock_jump(self) -> float:
+        """See `ports.engine.Engine`."""
+        ...
+
+    @property
     def live(self) -> int:
         """See `ports.engine.Engine`."""
         ...
@@ -61,10 +66,11 @@ class Gauges:
         self._breakers = breakers
         self._counts: dict[SagaState, int] | None = None
         self._backlog: Backlog | None = None
+        self._stale = False
         self._query: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
-        """Query the database. While it is away the gauges from it have no values.
+        """Query the database. While it is away the gauges from it keep their values.
 
         A caller that comes during a query shares it: it counts every saga there ever was.
         """
@@ -89,13 +95,23 @@ class Gauges:
                 return {(state.value,): count for state, count in counts.items()}
             case names.M_BREAKER:
                 return {(peer,): float(broken) for peer, broken in self._breakers().items()}
-            case names.M_PARKED | names.M_OLDEST | names.M_LAG:
+            case names.M_STALE:
+                return {(): float(self._stale)}
+            case (
+                names.M_PARKED | names.M_LOST | names.M_OLDEST | names.M_LAG | names.M_COMPENSATION
+            ):
                 backlog = self._backlog  # another thread may read
                 return {} if backlog is None else {(): self._of_backlog(name, backlog)}
             case names.M_RUNS:
                 return {(): self._engine.live}
             case names.M_IN_DOUBT:
-                return {(): self._engine.in_doubt}
+                backlog = self._backlog
+                # Without the database a parked doubt would seem to be settled.
+                return (
+                    {} if backlog is None else {(): self._engine.in_doubt + backlog.parked_in_doubt}
+                )
+            case names.M_CLOCK_JUMP:
+                return {(): self._engine.clock_jump}
             case names.M_READY:
                 return {(): float(self._engine.ready)}
             case names.M_QUEUE:
@@ -106,13 +122,20 @@ class Gauges:
         try:
             self._counts = await self._engine.count()
             self._backlog = await self._engine.backlog()
+            self._stale = False
         except Exception as error:
-            self._counts = self._backlog = None
+            self._stale = True  # the last known values stay, or alerts would resolve themselves
             if not isinstance(error, StoreUnavailable):
                 raise
 
     def _of_backlog(self, name: str, backlog: Backlog) -> float:
         if name == names.M_PARKED:
             return backlog.parked
-        since = backlog.oldest_accepted_at if name == names.M_OLDEST else backlog.longest_due_at
+        if name == names.M_LOST:
+            return backlog.lost
+        since = {
+            names.M_OLDEST: backlog.oldest_accepted_at,
+            names.M_LAG: backlog.longest_due_at,
+            names.M_COMPENSATION: backlog.oldest_compensation_at,
+        }[name]
         return 0.0 if since is None else max(0.0, self._clock.now() - since)

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from stage.core.commands import Activity
-from stage.core.event_table import EVENTS
+from stage.core.event_table import EVENTS, level_of
 from stage.core.events import Event, name_of
 from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names, visible
@@ -82,7 +82,7 @@ class LogListener:
     ) -> None:
         """Write the line."""
         name = name_of(event)
-        level, row = visible.LOG_EVENTS[name], EVENTS[type(event)]
+        level, row = visible.LEVELS[level_of(event)], EVENTS[type(event)]
         if self._leveled and not self._log.is_enabled_for(level):
             if row.final:
                 self._attempts.pop(saga_id, None)

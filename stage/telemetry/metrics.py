@@ -33,9 +33,10 @@ OUTCOMES: Final = {
 """How an attempt ended, by the event that ends it: an activity and a label."""
 ENDS: Final = {kind: row.outcome.value for kind, row in EVENTS.items() if row.outcome is not None}
 """The state that the saga ends in, by the event that ends it."""
+PARKS: Final = frozenset(kind for kind, row in EVENTS.items() if row.parks)
+"""The events from which a saga waits for a person."""
 _COUNTED: Final[Mapping[type[e.Event], str]] = {
     e.Accepted: names.M_SAGAS_ACCEPTED,
-    e.Parked: names.M_SAGAS_PARKED,
     e.Recovered: names.M_SAGAS_RECOVERED,
 }
 
@@ -89,7 +90,7 @@ class Metrics:
 
     def wants(self, kind: type[e.Event]) -> bool:
         """Events that are counted; the intents of attempts are not."""
-        return kind in OUTCOMES or kind in ENDS or kind in _COUNTED
+        return kind in OUTCOMES or kind in ENDS or kind in _COUNTED or kind in PARKS
 
     def happened(
         self,
@@ -99,8 +100,12 @@ class Metrics:
         trace: TraceContext,
         accepted_at: float | None = None,
     ) -> None:
-        """Count it."""
+        """Count it; a saga that was taken up from its rest was in no lost run."""
         kind = type(event)
+        if kind in PARKS:
+            self._count(names.M_SAGAS_PARKED)
+        if isinstance(event, e.Recovered) and event.rested:
+            return
         if (outcome := OUTCOMES.get(kind)) is not None:
             self._attempt_ended(saga_id, event, *outcome)
         elif (end := ENDS.get(kind)) is not None:

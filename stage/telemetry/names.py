@@ -115,11 +115,15 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
 M_SAGAS: Final = "stage.sagas"
 M_PARKED: Final = "stage.parked"
+M_LOST: Final = "stage.lost_sagas"
+M_STALE: Final = "stage.database.error"
 M_OLDEST: Final = "stage.oldest_unfinished"
 M_LAG: Final = "stage.due_lag"
+M_COMPENSATION: Final = "stage.oldest_compensation"
 M_RUNS: Final = "stage.runs"
 M_IN_DOUBT: Final = "stage.in_doubt"
 M_READY: Final = "stage.ready"
+M_CLOCK_JUMP: Final = "stage.clock.jump"
 M_QUEUE: Final = "stage.writer.queue"
 M_BREAKER: Final = "stage.breaker.open"
 M_SAGAS_ACCEPTED: Final = "stage.sagas.accepted"
@@ -142,6 +146,13 @@ _UNITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 METRICS: Final = {
     M_SAGAS: Metric(kind="gauge", labels=("state",), description="Sagas in the database by state."),
     M_PARKED: Metric(kind="gauge", description="Sagas that wait for a person."),
+    M_LOST: Metric(
+        kind="gauge", description="Sagas that neighbours know and the database has lost."
+    ),
+    M_STALE: Metric(
+        kind="gauge",
+        description="1 while the database cannot be read, and its gauges are the last known.",
+    ),
     M_OLDEST: Metric(
         kind="gauge",
         unit="s",
@@ -152,9 +163,21 @@ METRICS: Final = {
         unit="s",
         description="For how long the longest due saga has been due; 0 for none.",
     ),
+    M_COMPENSATION: Metric(
+        kind="gauge",
+        unit="s",
+        description="Time since the oldest undo under way began; 0 for none.",
+    ),
     M_RUNS: Metric(kind="gauge", description="Sagas that are being run in this process."),
-    M_IN_DOUBT: Metric(kind="gauge", description="Of these: steps whose last attempt is in doubt."),
+    M_IN_DOUBT: Metric(
+        kind="gauge", description="Steps in doubt of running sagas, and sagas parked for one."
+    ),
     M_READY: Metric(kind="gauge", description="1 while new sagas are accepted, otherwise 0."),
+    M_CLOCK_JUMP: Metric(
+        kind="gauge",
+        unit="s",
+        description="How far the wall clock jumped ahead and is not believed; 0 for not at all.",
+    ),
     M_QUEUE: Metric(kind="gauge", description="Units of work that wait for the writer."),
     M_BREAKER: Metric(
         kind="gauge",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from stage.core.event_table import EVENTS, NAMED
+from stage.core.event_table import EVENTS, NAMED, Level
 from stage.core.events import Event
 from stage.telemetry.names import (
     ACTIVITY,
@@ -68,9 +68,10 @@ def attributes_of(span: str) -> frozenset[str]:
 
 # --- log lines -----------------------------------------------------------------------------------
 
-LOG_EVENTS: Final = {
-    name: logging.getLevelNamesMapping()[row.level.upper()] for name, row in NAMED.items()
-}
+LEVELS: Final = {level: logging.getLevelNamesMapping()[level.upper()] for level in Level}
+"""The levels of core.event_table as the log knows them."""
+
+LOG_EVENTS: Final = {name: LEVELS[row.level] for name, row in NAMED.items()}
 """The events of the journal and the level of their line, as core.event_table has them."""
 
 LOG_NAMES_OTHERWISE: Final = frozenset({"span"})

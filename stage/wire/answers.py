@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from stage.wire.ending import Ending, EndingKind, RenderedAnswer
-from stage.wire.problem import Problem
+from stage.wire.problem import Problem, ProblemType
 from stage.wire.replies import encode_executed
 
 
@@ -16,20 +16,22 @@ def render_ending(ending: Ending) -> RenderedAnswer:
         case EndingKind.COMPLETED:
             return RenderedAnswer(status=200, body=encode_executed(ending.saga_id, ending.data))
         case EndingKind.FAILED:
-            status, title = 409, "Saga failed"
+            status, title, kind = 409, "Saga failed", ProblemType.FAILED
         case EndingKind.COMPENSATED:
-            status, title = 410, "Saga was compensated"
+            status, title, kind = 410, "Saga was compensated", ProblemType.COMPENSATED
         case EndingKind.FORGOTTEN:
-            status, title = 410, "Saga was forgotten"
+            status, title, kind = 410, "Saga was forgotten", ProblemType.FORGOTTEN
             hint = "compensate yourself; an operator here has taken over what may stand"
         case EndingKind.FAILED_TO_COMPENSATE:
             status, title = 500, "Saga failed and could not be undone"
+            kind = ProblemType.FAILED_TO_COMPENSATE
             hint = (
                 "ask to compensate and compensate yourself; an operator here has to settle the rest"
             )
         case _:
             assert_never(ending.kind)
     problem = Problem(
+        type=kind,
         status=status,
         title=title,
         detail=ending.reason or title,
@@ -39,5 +41,6 @@ def render_ending(ending: Ending) -> RenderedAnswer:
         trace_id=ending.trace_id,
         hint=hint,
         stands=ending.stands,
+        may_stand=ending.may_stand,
     )
     return RenderedAnswer(status=status, body=problem.encode())

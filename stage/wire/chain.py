@@ -59,6 +59,8 @@ class StageStory(msgspec.Struct, frozen=True, kw_only=True):
     next_action: str | None = None
     next_action_at: str | None = None
     stands: list[str] = []
+    may_stand: list[str] = []
+    standing: str | None = None
     trace_id: str | None = None
     events: list[ChainEvent] = []
 

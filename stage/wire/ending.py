@@ -27,8 +27,8 @@ class EndingKind(StrEnum):
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """The end of one saga. `data` holds what was added to the context, by the name of the stage.
 
-    `reason` is what neighbours may read. `stands` lists the steps of which an effect may stand,
-    None where nothing can.
+    `reason` is what neighbours may read. `stands` lists the steps whose effects stand, `may_stand`
+    those of which nobody knows; None where nothing can.
     """
 
     saga_id: str
@@ -36,6 +36,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     reason: str = ""
     stands: tuple[str, ...] | None = None
+    may_stand: tuple[str, ...] | None = None
     data: dict[str, Any] = {}
     trace_id: str | None = None
 

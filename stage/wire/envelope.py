@@ -40,6 +40,9 @@ _INSTANT_CHARS_MAX = 35
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
+ENVELOPE_GROWTH_BYTES = 256
+"""The growth of an envelope beside the output: a deadline, a name twice, an instant."""
+
 _ENVELOPE_MEMBERS = frozenset({"saga_id", "protocol", "deadline", "data", "trail"})
 _TRAIL_MEMBERS = frozenset({"stage", "at"})
 
@@ -155,6 +158,28 @@ def _decode_any(body: bytes, limits: Limits) -> Envelope:
         deadline=_deadline(told.get("deadline")),
         trail=_trail(told["trail"], limits) if "trail" in told else (),
     )
+
+
+def check_room(envelope: Envelope, size: int, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raise WireError (413, 422) when a stage cannot add to the envelope and hand it on.
+
+    Asked before any effect: behind it the neighbour's refusal would come too late. `size` is that
+    of the encoded envelope, in bytes.
+    """
+    most = limits.body_bytes_max - limits.adds_bytes_max - ENVELOPE_GROWTH_BYTES
+    if size > most:
+        raise WireError(
+            413,
+            "No room to add",
+            f"the envelope has {size} bytes; with what this stage adds it would be too large",
+            hint=f"send at most {most} bytes",
+        )
+    if len(envelope.trail) >= limits.trail_entries_max:
+        _refuse(
+            "trail",
+            f"has {len(envelope.trail)} entries, and no room for this stage",
+            f"a chain has at most {limits.trail_entries_max} stages: look for a ring",
+        )
 
 
 def encode_envelope(envelope: Envelope) -> bytes:

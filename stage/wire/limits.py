@@ -9,6 +9,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How much of anything is read from a neighbour. Whatever is larger is refused."""
 
     body_bytes_max: int = 1_048_576
+    adds_bytes_max: int = 65_536
+    """The largest output of one stage."""
     depth_max: int = 32
     """The outermost object counts as one."""
     string_chars_max: int = 65_536

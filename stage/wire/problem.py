@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
 import msgspec
 
@@ -19,10 +20,66 @@ STANDS_MAX = 64
 TRACE_ID_RE = re.compile(r"[0-9a-f]{32}")
 
 
+class ProblemType(StrEnum):
+    """The `type` of every problem that is sent here, one a case (protocol 3.3)."""
+
+    FAILED = "urn:saga-stage:problem:failed"
+    COMPENSATED = "urn:saga-stage:problem:compensated"
+    FORGOTTEN = "urn:saga-stage:problem:forgotten"
+    FAILED_TO_COMPENSATE = "urn:saga-stage:problem:failed-to-compensate"
+    CANNOT_COMPENSATE = "urn:saga-stage:problem:cannot-compensate"
+    ID_REUSED = "urn:saga-stage:problem:saga-id-reused"
+    OWN_MEMBER = "urn:saga-stage:problem:own-member-taken"
+    NOT_YOURS = "urn:saga-stage:problem:not-your-saga"
+    VERB_NOT_ALLOWED = "urn:saga-stage:problem:verb-not-allowed"
+    SAGA_LOST = "urn:saga-stage:problem:saga-lost"
+    DEFECT = "urn:saga-stage:problem:defect"
+    # Those below are the cases of their code alone.
+    NOT_READABLE = "urn:saga-stage:problem:not-readable"
+    NOT_KNOWN_WHO = "urn:saga-stage:problem:unauthenticated"
+    FORBIDDEN = "urn:saga-stage:problem:forbidden"
+    NOT_FOUND = "urn:saga-stage:problem:not-found"
+    METHOD = "urn:saga-stage:problem:method-not-allowed"
+    TOO_SLOW = "urn:saga-stage:problem:too-slow"
+    CONFLICT = "urn:saga-stage:problem:conflict"
+    GONE = "urn:saga-stage:problem:gone"
+    TOO_LARGE = "urn:saga-stage:problem:too-large"
+    CONTENT_TYPE = "urn:saga-stage:problem:content-type"
+    NOT_ACCEPTED = "urn:saga-stage:problem:not-accepted"
+    TOO_MANY = "urn:saga-stage:problem:too-many-requests"
+    UNKNOWN = "urn:saga-stage:problem:unknown"
+    ANSWER = "urn:saga-stage:problem:answer-not-understood"
+    NOT_NOW = "urn:saga-stage:problem:not-now"
+    DEADLINE_OVER = "urn:saga-stage:problem:deadline-over"
+
+
+TYPE_OF_STATUS: Final = {
+    400: ProblemType.NOT_READABLE,
+    401: ProblemType.NOT_KNOWN_WHO,
+    403: ProblemType.FORBIDDEN,
+    404: ProblemType.NOT_FOUND,
+    405: ProblemType.METHOD,
+    408: ProblemType.TOO_SLOW,
+    409: ProblemType.CONFLICT,
+    410: ProblemType.GONE,
+    413: ProblemType.TOO_LARGE,
+    415: ProblemType.CONTENT_TYPE,
+    422: ProblemType.NOT_ACCEPTED,
+    429: ProblemType.TOO_MANY,
+    500: ProblemType.UNKNOWN,
+    502: ProblemType.ANSWER,
+    503: ProblemType.NOT_NOW,
+    504: ProblemType.DEADLINE_OVER,
+}
+"""The type of a problem that names none of its own."""
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A problem document. `outcome` and `retryable` are always written, the rest when known.
 
-    `stands` lists what still stands after a compensation that failed. `status` is 0 in a problem
+    One without a type of its own is written with that of its code (TYPE_OF_STATUS).
+    `stands` lists what still stands after a compensation that failed, `may_stand` the effects of
+    which nobody knows. `status` is 0 in a problem
     that was received without one: the code of the answer itself holds.
     """
 
@@ -37,14 +94,23 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace_id: str | None = None
     hint: str | None = None
     stands: tuple[str, ...] | None = None
+    may_stand: tuple[str, ...] | None = None
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """All that stands or may stand, for those that only ask whether anything is left."""
+        return (*(self.stands or ()), *(self.may_stand or ()))
 
     def encode(self) -> bytes:
         """The body to send as `application/problem+json`. Never fails: text is made sendable."""
+        typed = self
+        if self.type == ABOUT_BLANK and self.status in TYPE_OF_STATUS:
+            typed = msgspec.structs.replace(self, type=TYPE_OF_STATUS[self.status])
         try:
-            return msgspec.json.encode(self)
+            return msgspec.json.encode(typed)
         except UnicodeEncodeError:
             # A lone surrogate, usually out of a foreign error text, has no UTF-8.
-            return msgspec.json.encode(_sendable(msgspec.to_builtins(self)))
+            return msgspec.json.encode(_sendable(msgspec.to_builtins(typed)))
 
 
 class WireError(Exception):
@@ -120,6 +186,7 @@ def decode_problem(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Problem | No
         trace_id=trace_id if trace_id and TRACE_ID_RE.fullmatch(trace_id) else None,
         hint=_text(members, "hint", limits.reason_chars_max),
         stands=_stands(members.get("stands"), limits.reason_chars_max),
+        may_stand=_stands(members.get("may_stand"), limits.reason_chars_max),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from stage.wire.envelope import refuse_unknown
+from stage.wire.envelope import format_instant, parse_instant, refuse_unknown
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
@@ -19,7 +19,7 @@ from stage.wire.strict_json import decode_object, encode_object
 from stage.wire.text import sendable
 
 _EXECUTED_MEMBERS = frozenset({"saga_id", "outcome", "data"})
-_COMPENSATE_MEMBERS = frozenset({"requested_by", "reason", "outcome"})
+_COMPENSATE_MEMBERS = frozenset({"requested_by", "reason", "outcome", "first_sent_at"})
 
 
 class ReplyKind(StrEnum):
@@ -122,12 +122,15 @@ class CompensateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     """The asker and the reason, which are shown and stored and decide nothing.
 
     `outcome` is the asker's own word: COMPENSATED says that nothing stands at it or behind it, so
-    that it need not be asked in turn. None says nothing.
+    that it need not be asked in turn. None says nothing. `first_sent_at` is when the saga was first
+    sent to the neighbour, or earlier, in seconds since the epoch: it shows one with another
+    database that it must have seen the saga.
     """
 
     requested_by: str = "unknown"
     reason: str = ""
     outcome: Outcome | None = None
+    first_sent_at: float | None = None
 
 
 def own_word(body: bytes, saga_id: str) -> Outcome | None:
@@ -212,7 +215,12 @@ def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) 
 
 
 def encode_compensate(
-    requested_by: str, reason: str, outcome: Outcome | None = None, limits: Limits = DEFAULT_LIMITS
+    requested_by: str,
+    reason: str,
+    outcome: Outcome | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    first_sent_at: float | None = None,
 ) -> bytes:
     """The body that asks to compensate. Text is cut to its limit: it must not stop the request."""
     request = CompensateRequest(
@@ -220,7 +228,10 @@ def encode_compensate(
         reason=sendable(reason, limits.reason_chars_max),
         outcome=outcome,
     )
-    return msgspec.json.encode(request)
+    members = msgspec.to_builtins(request)
+    if first_sent_at is not None:
+        members["first_sent_at"] = format_instant(first_sent_at)
+    return msgspec.json.encode(members)
 
 
 def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> CompensateRequest:
@@ -234,7 +245,18 @@ def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Compensat
         or "unknown",
         reason=_text(members, "reason", "", limits.reason_chars_max),
         outcome=_asker_outcome(members),
+        first_sent_at=_instant(members, "first_sent_at"),
     )
+
+
+def _instant(members: dict[str, Any], name: str) -> float | None:
+    if name not in members:
+        return None
+    value = members[name]
+    try:
+        return parse_instant(value if type(value) is str else "")
+    except ValueError as error:
+        raise WireError(422, "Request not accepted", f"{name} is {error}") from None
 
 
 def _asker_outcome(members: dict[str, Any]) -> Outcome | None:

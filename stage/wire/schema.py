@@ -78,6 +78,11 @@ COMPENSATE_REQUEST_SCHEMA: dict[str, Any] = {
             "description": "A stage or a person; unknown where it is left out",
         },
         "reason": {"type": "string", "maxLength": _L.reason_chars_max},
+        "first_sent_at": {
+            "type": "string",
+            "format": "date-time",
+            "description": "When the saga was first sent, or earlier; shows what a restore lost",
+        },
         "outcome": {
             "const": Outcome.COMPENSATED.value,
             "description": "The asker's word that nothing stands at it or behind it",
@@ -102,7 +107,12 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         "stands": {
             "type": "array",
             "items": {"type": "string"},
-            "description": "What still stands after a compensation that failed",
+            "description": "Effects that still stand after a compensation that failed",
+        },
+        "may_stand": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Effects of which nobody knows whether they stand",
         },
     },
 }

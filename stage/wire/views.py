@@ -25,13 +25,16 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
     compensation_attempts: int = 0
     last_error: str | None = None
     key: str | None = None
+    standing: str = ""
 
 
 class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a saga, its steps and its next action. Instants are RFC 3339.
 
-    `stands` names the effects that stand although they should not. `told_upstream` says how far
-    the word of a late failure has come.
+    `stands` names the effects that stand, of a saga that is over those that should not;
+    `may_stand` those of which nobody knows. `standing` is one word for all of it: `nothing`,
+    `stands`, `may_stand`, or `unknown` where the journal cannot be read here. `told_upstream` says
+    how far the word of a late failure has come.
     """
 
     saga_id: str
@@ -49,6 +52,8 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     next_action: str | None = None
     next_action_at: str | None = None
     stands: list[str] = []
+    may_stand: list[str] = []
+    standing: str | None = None
     steps: list[StepView] = []
     upstream: str | None = None
     told_upstream: str | None = None
@@ -57,10 +62,14 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JournalView(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal of a saga. Each entry has `seq`, `at`, `event`, and what the event holds."""
+    """The journal of a saga. Each entry has `seq`, `at`, `event`, and what the event holds.
+
+    `next` is the `after` to ask for to get the next page; None where these are the last.
+    """
 
     saga_id: str
     entries: list[dict[str, Any]]
+    next: int | None = None
 
 
 class SagaPage(msgspec.Struct, frozen=True, kw_only=True):

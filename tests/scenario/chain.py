@@ -96,14 +96,17 @@ class Chain:
         assert status == 200, body
 
     async def until(self, saga_id: str, holds: Callable[[Mapping[str, Any]], bool]) -> Any:
-        """The stage's view once that holds, by long polling."""
+        """The stage's view once that holds, looked at after every change of its journal."""
+        url, seen = f"{self.stage}/sagas/{saga_id}", 0
         for _ in range(200):
-            url = f"{self.stage}/sagas/{saga_id}"
             status, _, body = await self.request("GET", url)
             view = msgspec.json.decode(body) if status == 200 else {}
             if view and holds(view):
                 return view
-            await self.request("GET", url, Prefer="wait=1")
+            path = f"{url}?view=journal&after={seen}"
+            _, _, body = await self.request("GET", path, Prefer="wait=1")
+            entries = msgspec.json.decode(body).get("entries", [])
+            seen = entries[-1]["seq"] if entries else seen
         raise AssertionError(f"waited in vain: {view}")
 
     async def charges(self) -> tuple[int, int]:

@@ -50,11 +50,15 @@ async def test_five_requests_at_once_are_one_run(chain: Chain) -> None:
 
 
 async def test_another_payload_under_the_same_id_is_refused(chain: Chain) -> None:
-    """422, and nothing happens (rule 11)."""
+    """422, and nothing happens (rule 11); the outcome is that of the saga which has the id."""
     await chain.send("s-1")
     status, _, body = await chain.send("s-1", {**ORDER, "amount": 999})
     assert 422 == status
-    assert "not_executed" == decoded(body)["outcome"]
+    problem = decoded(body)
+    assert ("urn:saga-stage:problem:saga-id-reused", "executed") == (
+        problem["type"],
+        problem["outcome"],
+    )
     assert (1, 1) == await chain.charges()
 
 
@@ -169,7 +173,7 @@ async def test_the_deadline_that_is_over_on_arrival_is_504(chain: Chain) -> None
     )
 
 
-async def test_the_smaller_of_budget_and_deadline_holds(chain: Chain) -> None:
+async def test_the_budget_holds_where_it_is_given(chain: Chain) -> None:
     """Saga-Budget-Ms: 0 is over on arrival, whatever the deadline says."""
     status, _, _ = await chain.send("s-1", deadline=time.time() + 60, Saga_Budget_Ms="0")
     assert 504 == status

@@ -36,7 +36,7 @@ def chunk(first: int, last: int, sagas: int) -> Summary:
 
 
 def machine() -> dict[str, Any]:
-    """What ran it."""
+    """The machine that ran it."""
     return {
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -21,8 +21,10 @@ from stage.core.commands import Activity, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
 from stage.engine.embedded import commands
+from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.live_saga import LiveSaga
+from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.embedded.recovery import Recovery
 from stage.engine.saga import interpreter, sender
@@ -30,9 +32,13 @@ from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.opening import Opening
 from stage.engine.saga.sender import Sender
+from stage.inbound import compensate
+from stage.inbound.request import json_answer
 from stage.ports.engine import Reply
 from stage.ports.stage import Failed
-from stage.store import memory
+from stage.store import memory, memory_database
+from stage.wire.outcome import Outcome
+from stage.wire.views import Standing
 
 RESULT = msgspec.Raw(b'{"id":"planted"}')
 
@@ -424,6 +430,91 @@ def the_answer_differs_on_replay(patches: Patches) -> None:
         return accept
 
     patches.wrap(EmbeddedEngine, "accept", make)
+
+
+# --- several processes over one database ---------------------------------------------------------
+
+
+@further
+def every_process_takes_what_it_is_asked_for(patches: Patches) -> None:
+    """Rule 4 of ports.ownership: `take` does not ask whether a live other process owns it."""
+    patches.set(memory_database.MemoryReplica, "held_elsewhere", lambda self, saga_id: False)
+
+
+@further
+def the_writer_does_not_become_the_owner(patches: Patches) -> None:
+    """Rule 2 of ports.ownership: nobody owns what was just accepted."""
+    patches.set(memory._MemoryUnit, "_own", lambda self, saga_id, owner: None)
+
+
+@further
+def a_request_leaves_after_the_lease(patches: Patches) -> None:
+    """Decision 0013: nobody looks at the lease before a request leaves."""
+
+    async def assured(self: Any) -> None:
+        return None
+
+    patches.set(memory_database.MemoryReplica, "assured", assured)
+
+
+@further
+def the_dead_renew_their_lease(patches: Patches) -> None:
+    """Rule 3 of ports.ownership: a process that was declared dead goes on as if nothing was."""
+
+    async def renew(self: Any) -> bool:
+        self._database.leases[self.me] = self._now() + self._lease_seconds
+        return True
+
+    patches.set(memory_database.MemoryReplica, "renew", renew)
+
+
+@further
+def what_was_lost_goes_on(patches: Patches) -> None:
+    """Decision 0013: a process that was declared dead keeps its sagas under its new name."""
+    patches.set(LiveSagas, "lose_all", lambda self: None)
+
+
+@further
+def mail_counts_as_journaled(patches: Patches) -> None:
+    """Rule 5 of ports.ownership: it is answered for as soon as it lies in the mailbox."""
+
+    def make(original: Any) -> Any:
+        async def journaled(
+            self: Any, saga_id: str, event: Any, needless: Any, until: float
+        ) -> bool:
+            if await self._store.ownership.post(saga_id, event):
+                return True
+            return bool(await original(self, saga_id, event, needless, until))
+
+        return journaled
+
+    patches.wrap(Elsewhere, "journaled", make)
+
+
+@further
+def what_runs_elsewhere_is_called_not_executed(patches: Patches) -> None:
+    """Protocol 3.3: the database goes away while another process runs it, and that is a no."""
+    patches.set(commands, "_unread", lambda error: error)
+
+
+# --- the endpoints -------------------------------------------------------------------------------
+
+
+@further
+def what_cannot_be_undone_is_answered_202(patches: Patches) -> None:
+    """Protocol 3.4: behind the pivot the endpoint says that it is being undone, for ever."""
+    patches.set(compensate, "past_pivot", lambda plan, saga: False)
+
+
+@further
+def a_compensation_under_way_is_answered_200(patches: Patches) -> None:
+    """Protocol 3.4: the endpoint says `compensated` of a saga that is still being undone."""
+
+    def accepted(request: Any, *headers: Any) -> Any:
+        saga_id = request.parameters["saga_id"]
+        return json_answer(Standing(saga_id=saga_id, outcome=Outcome.COMPENSATED))
+
+    patches.set(compensate, "accepted", accepted)
 
 
 # --- failing compensation ------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from stage.simulation.faults import END_FOUND, END_LOST, KINDS
+from stage.simulation.faults import END_FOUND, END_LOST, JOINED_ELSEWHERE, KINDS
 from stage.simulation.summary import Summary, simulate_many
 from stage.simulation.world import Scenario, simulate_world
 from tests.kits import Strikes
@@ -47,6 +47,7 @@ def test_every_invariant_holds_in_every_world(first: int, strikes: Strikes) -> N
     strikes.report("sagas", summary.sagas, violations=summary.violations, seed=SEEDS)
     assert not summary.violations, first_failure(summary, SAGAS_PER_WORLD)
     assert summary.sagas == SEEDS_PER_TEST * SAGAS_PER_WORLD
+    assert summary.faults[JOINED_ELSEWHERE], "no duplicate reached another process"
     missing = [kind for kind in KINDS if not summary.faults[kind] and kind not in OF_FILES]
     assert not missing, f"these faults never struck: {missing}"
     for state in ("completed", "compensated", "failed_to_compensate", "parked"):
@@ -60,13 +61,25 @@ def test_an_end_that_is_lost_behind_its_answer_comes_again(more: frozenset[str])
     After the deadline it looks first.
     """
     dying = frozenset({"crash", "crash_before_commit"}) | more
-    scenario = Scenario(sagas=SAGAS_PER_WORLD, always=dying, without=frozenset({"zombie"}))
+    without = frozenset({"zombie", "replicas", "deadline"}) - more
+    scenario = Scenario(sagas=SAGAS_PER_WORLD, always=dying, without=without)
 
-    summary = simulate_many(range(60), scenario, files_every=0)
+    summary = simulate_many(range(100), scenario, files_every=0)
 
     assert not summary.violations, first_failure(summary, SAGAS_PER_WORLD)
     assert summary.faults[END_LOST] >= 3, "few processes died between an answer and its commit"
     assert bool(more) is bool(summary.faults[END_FOUND]), "only after a deadline it is looked for"
+
+
+def test_a_duplicate_that_reaches_another_process_joins() -> None:
+    """Two processes over one database: one charge, equal answers, whichever of them is asked."""
+    scenario = Scenario(sagas=20, always=frozenset({"replicas", "repeat", "zombie", "crash"}))
+
+    summary = simulate_many(range(60), scenario, files_every=0)
+
+    assert not summary.violations, first_failure(summary, 20)
+    assert summary.faults["replicas"] >= 60, "few stages had two processes"
+    assert summary.faults[JOINED_ELSEWHERE] >= 20, "few duplicates reached another process"
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))

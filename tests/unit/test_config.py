@@ -10,6 +10,8 @@ import pytest
 
 from stage.config import OTHER_VARIABLES, SETTINGS, Config, check_url, describe, load, redacted
 from stage.core.errors import ConfigurationError
+from stage.core.retry import PATIENCE_SECONDS
+from stage.wire.limits import DEFAULT_LIMITS
 
 GIVE = "give http://host:8080"
 USE = "use sqlite:///FILE, or sqlite:///:memory: to keep nothing"
@@ -48,6 +50,11 @@ def test_every_default_is_a_value_that_may_be_set() -> None:
         if default not in (None, "") and not setting.peers:
             assert setting.read(default) == default
             assert setting.read(str(default)) == default
+
+
+def test_what_a_stage_may_add_is_the_limit_of_the_protocol() -> None:
+    """The table imports nothing that starts slowly, so the number stands twice."""
+    assert DEFAULT_LIMITS.adds_bytes_max == Config().adds_bytes_max
 
 
 def test_nothing_set_gives_the_defaults() -> None:
@@ -296,3 +303,8 @@ def test_baggage_keys_are_tokens(keys: str) -> None:
     with pytest.raises(ConfigurationError, match="give for example tenant,region"):
         load({"baggage_keys": keys}, {})
     assert "tenant,region" == load({"baggage_keys": " tenant , region"}, {}).baggage_keys
+
+
+def test_the_patience_of_an_operator_is_by_default_that_of_the_core() -> None:
+    """The number stands twice: the table of settings may import nothing that starts slowly."""
+    assert PATIENCE_SECONDS == Config().compensation_patience_seconds

@@ -12,31 +12,36 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.errors import StoreUnavailable
 from stage.core.machine import asked_before, evolve
 from stage.core.questions import past_pivot
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.core.steps import StepKind
+from stage.core.unseen import Unseen, judge_unseen
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX
 from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries, loop_time
-from stage.engine.saga.context import context_with
+from stage.engine.saga.context import Context, context_of, context_with, upstream_of
 from stage.engine.saga.opening import Offer, OpenRequest
 from stage.ports.engine import (
     Busy,
     DeadlineOver,
     NotAllowed,
+    NotYours,
     PayloadDiffers,
     Reply,
+    SagaLost,
     Snapshot,
     Unsettled,
 )
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import SagaRow
-from stage.wire.envelope import Envelope, fingerprint
+from stage.wire.envelope import Envelope, check_room, fingerprint
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import CompensateRequest
@@ -64,24 +69,28 @@ class EmbeddedCommands(EmbeddedQueries):
         wait_seconds: float,
     ) -> Reply | None:
         """See `ports.engine.Commands`."""
+        # Long because every way in which a saga can be met stands in one loop.
         saga_id, until = envelope.saga_id, loop_time() + wait_seconds
         payload_hash = fingerprint(envelope)
+        exists = False  # whether the saga was seen: it may have been accepted for this very request
         while True:
             live = self._sagas.get(saga_id)
             joined = live is not None
             try:
                 if live is None:
                     self._refuse_flood()
-                    await self._check(envelope)
+                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
+                    await self._check(envelope, len(offer.context.envelope_bytes))
                     if saga_id in self._sagas:
                         continue  # it was opened for another request meanwhile
-                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
                     live = await self._open_offered(saga_id, offer, until)
                 elif not await self._joined(live, until):
                     continue
                 if live.context is None:
                     continue  # there was nothing to open, and it is gone by now
-                _check_same(saga_id, live.context.fingerprint, payload_hash)
+                assert live.saga is not None
+                exists = True
+                _check_same(live.context, live.saga.state, envelope, payload_hash)
                 replayed = live.replayed or (joined and _answered(live))
                 if respond_async and not _answered(live):
                     until = 0.0  # join a saga that runs already: deferred like any other
@@ -89,8 +98,12 @@ class EmbeddedCommands(EmbeddedQueries):
                 if row is not None or not live.lost:
                     return _reply(row, replayed=replayed)
             except HeldElsewhere:
-                until = 0.0 if respond_async else until
-            found = await self._answer_elsewhere(saga_id, payload_hash, until)
+                exists, until = True, 0.0 if respond_async else until
+            except (StoreUnavailable, Busy) as error:
+                if not exists:
+                    raise
+                raise _unread(error) from error
+            found = await self._answer_elsewhere(envelope, payload_hash, until)
             if found is not None:
                 return _reply(found, replayed=True)
 
@@ -121,23 +134,27 @@ class EmbeddedCommands(EmbeddedQueries):
         return live.row
 
     async def _answer_elsewhere(
-        self, saga_id: str, payload_hash: str, until: float
+        self, envelope: Envelope, payload_hash: str, until: float
     ) -> SagaRow | None:
         """The row of a saga that another replica runs; without an answer, 202 is journaled.
 
         None when no replica runs it any more.
         """
-        row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
-        if row is None:
-            return None
-        _check_same(saga_id, row.fingerprint, payload_hash)
-        if row.answered:
-            return row
-        deferred = e.AnswerDeferred(at=self._clock.now())
-        if await self._elsewhere.journaled(
-            saga_id, deferred, lambda saga: saga.deferred or saga.ended, until
-        ):
-            return await self._store.get(saga_id)
+        saga_id = envelope.saga_id
+        try:
+            row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
+            if row is None:
+                return None
+            _check_same(context_of(row, self._store.codec), row.state, envelope, payload_hash)
+            if row.answered:
+                return row
+            deferred = e.AnswerDeferred(at=self._clock.now())
+            if await self._elsewhere.journaled(
+                saga_id, deferred, lambda saga: saga.deferred or saga.ended, until
+            ):
+                return await self._store.get(saga_id)
+        except StoreUnavailable as error:
+            raise _unread(error) from error
         return None
 
     async def compensate(
@@ -150,19 +167,16 @@ class EmbeddedCommands(EmbeddedQueries):
     ) -> Snapshot:
         """See `ports.engine.Commands`."""
         until = loop_time() + wait_seconds
-        request = e.CompensationRequested(
-            at=self._clock.now(),
-            requested_by=asked.requested_by,
-            reason=asked.reason,
-            compensated=asked.outcome is Outcome.COMPENSATED,
-        )
+        opening = self._compensation(saga_id, asked, trace)
+        request = opening.signal
+        assert isinstance(request, e.CompensationRequested)
 
         def needless(saga: Saga) -> bool:
             return asked_before(self._plan, saga, request)
 
         while True:
             try:
-                live = await self._request_compensation(saga_id, request, trace, until)
+                live = await self._request_compensation(opening, until)
                 if live is None:
                     continue
                 if not self._decided(live):
@@ -170,31 +184,63 @@ class EmbeddedCommands(EmbeddedQueries):
                 if not live.lost or self._is_decided(live.saga):
                     return snapshot(live)
             except HeldElsewhere:
-                pass
+                held = await self._elsewhere.stored(saga_id)
+                if held is not None:
+                    self._opening.check(held.saga, request)
             if await self._elsewhere.journaled(saga_id, request, needless, until):
                 found = await self._elsewhere.snapshot_when(saga_id, until, self._is_decided)
                 if found is not None:
                     return found
 
-    async def _request_compensation(
-        self, saga_id: str, request: e.CompensationRequested, trace: TraceContext, until: float
-    ) -> LiveSaga | None:
+    def _compensation(
+        self, saga_id: str, asked: CompensateRequest, trace: TraceContext
+    ) -> OpenRequest:
+        request = e.CompensationRequested(
+            at=self._clock.now(),
+            requested_by=asked.requested_by,
+            reason=asked.reason,
+            compensated=asked.outcome is Outcome.COMPENSATED,
+        )
+        return OpenRequest(
+            saga_id=saga_id,
+            signal=request,
+            trace=trace,
+            unseen=self._judge(saga_id, asked),
+            first_sent_at=asked.first_sent_at,
+        )
+
+    async def _request_compensation(self, opening: OpenRequest, until: float) -> LiveSaga | None:
         """The live saga once the request is in its journal; None when it left memory before."""
-        live = self._sagas.get(saga_id)
+        request = opening.signal
+        assert isinstance(request, e.CompensationRequested)
+        live = self._sagas.get(opening.saga_id)
         if live is None:
-            live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=request, trace=trace))
+            live = self._sagas.open(opening)
             await self._opened(live, until)
+            if live.saga is None:
+                raise _lost(opening)
             return live
         if not await self._joined(live, until) or live.over or live.saga is None:
             return None
+        self._opening.check(live.saga, request)
         if not asked_before(self._plan, live.saga, request):
             try:
                 await self._durably(live, request, until)
             except NotLive:
                 return None
             if live.span is not None:
-                live.span.link(trace.traceparent)
+                live.span.link(opening.trace.traceparent)
         return live
+
+    def _judge(self, saga_id: str, asked: CompensateRequest) -> Unseen:
+        """The proof in the request, for a saga that is not in the database."""
+        return judge_unseen(
+            self._plan,
+            saga_id,
+            requested_by=asked.requested_by,
+            first_sent_at=asked.first_sent_at,
+            lost_before=self._store.identity.lost_before,
+        )
 
     async def operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
         """See `ports.engine.Commands`."""
@@ -238,7 +284,7 @@ class EmbeddedCommands(EmbeddedQueries):
         """
         try:
             await self._opened(live, until)
-        except (NotAllowed, Busy, DeadlineOver):
+        except (NotAllowed, Busy, DeadlineOver, SagaLost):
             return False
         return True
 
@@ -251,14 +297,16 @@ class EmbeddedCommands(EmbeddedQueries):
         if len(self._sagas) >= OPEN_PER_RUNNING_MAX * self._limits.sagas_max:
             raise Busy(f"{len(self._sagas)} sagas are in memory, the limit")
 
-    async def _check(self, envelope: Envelope) -> None:
+    async def _check(self, envelope: Envelope, size: int) -> None:
         """Refuse a payload that the stage does not take, unless it took the saga before.
 
         What `accepts` names may have changed since. A saga that ran is answered from its row:
-        `not_executed` would not be true of it.
+        `not_executed` would not be true of it. `size` is that of the envelope, in bytes.
         """
         try:
             self._participant.check(envelope.data)
+            if any(step.kind is StepKind.FORWARD for step in self._plan.steps):
+                check_room(envelope, size, self._limits.wire)
         except WireError:
             if await self._store.get(envelope.saga_id) is None:
                 raise
@@ -272,7 +320,9 @@ class EmbeddedCommands(EmbeddedQueries):
         respond_async: bool,
     ) -> Offer:
         now = self._clock.now()
-        if deadline is not None and deadline > now:
+        if deadline is None:
+            deadline = now + self._limits.deadline_seconds_default
+        if deadline > now:
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
         encoded = self._store.codec.encode_envelope(envelope)
         return Offer(
@@ -280,7 +330,7 @@ class EmbeddedCommands(EmbeddedQueries):
             accepted=e.Accepted(
                 at=now,
                 deadline=deadline,
-                upstream=envelope.trail[-1].stage if envelope.trail else "",
+                upstream=upstream_of(envelope),
                 deferred=respond_async,
                 baggage=trace.baggage,
             ),
@@ -302,10 +352,22 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
         raise Unsettled("the database did not answer in time")
 
 
-def _check_same(saga_id: str, known: str, payload_hash: str) -> None:
-    """Refuse another payload under the same id. A tombstone has no payload, and so no hash."""
-    if known and known != payload_hash:
-        raise PayloadDiffers(f"saga {saga_id} was accepted with other data")
+def _unread(error: Exception) -> Unsettled:
+    """The answer for a saga that is known to exist: `not_executed` would not be true of it."""
+    return Unsettled(f"the saga was accepted, and cannot be read now: {error}")
+
+
+def _check_same(context: Context, state: SagaState, envelope: Envelope, payload_hash: str) -> None:
+    """Refuse another neighbour's saga, and another payload under the same id.
+
+    The trail's last name tells who opened it. A tombstone, and a saga whose undo data was dropped,
+    have no trail; a tombstone has no payload either, and so no hash.
+    """
+    opener = context.trail[-1] if context.trail else ""
+    if opener and opener != upstream_of(envelope):
+        raise NotYours(f"saga {envelope.saga_id} was opened by another neighbour than you")
+    if context.fingerprint and context.fingerprint != payload_hash:
+        raise PayloadDiffers(f"saga {envelope.saga_id} was accepted with other data", state)
 
 
 def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
@@ -326,3 +388,17 @@ def _worth_an_answer(live: LiveSaga) -> bool:
 
 def _answered(live: LiveSaga) -> bool:
     return live.row is not None and live.row.answered
+
+
+def _lost(opening: OpenRequest) -> SagaLost:
+    """Why nothing is known of a saga that somebody asks to compensate."""
+    if opening.unseen is Unseen.LOST:
+        return SagaLost(
+            f"saga {opening.saga_id} was handed on from here, and is not in the database: it was"
+            " lost; an operator has to reconcile",
+            certain=True,
+        )
+    return SagaLost(
+        f"saga {opening.saga_id} is not in the database, and was sent before that was made or"
+        " restored: whether anything of it stands is not known"
+    )

@@ -32,11 +32,12 @@ class Elsewhere:
 
     def _snapshot(self, row: SagaRow, entries: list[Entry]) -> Snapshot:
         if row.closed_at is not None:
-            return Snapshot(row=row, saga=bare_saga(row))
+            return Snapshot(row=row, saga=bare_saga(row), readable=False)
         try:
             saga = self._interpreter.fold(row.id, entries)
         except JournalMismatch:
-            saga = bare_saga(row)  # what another version of the stage left behind
+            # Another version of the stage left it behind.
+            return Snapshot(row=row, saga=bare_saga(row), next_at=row.due_at, readable=False)
         return Snapshot(row=row, saga=saga, next_at=row.due_at)
 
     async def next_change(self, row: SagaRow, until: float) -> None:

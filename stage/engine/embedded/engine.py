@@ -6,7 +6,7 @@ of it; how that ended comes back into the inbox. Only one unit a saga is under w
 
 from __future__ import annotations
 
-from stage.engine.clock import SystemClock
+from stage.engine.clock import SystemClock, jump_of
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.lease import Lease
@@ -21,7 +21,7 @@ from stage.engine.saga.journal import Journal
 from stage.engine.saga.opening import Opening, OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy
+from stage.ports.engine import Busy, SagaLost
 from stage.ports.observer import Observer
 from stage.ports.peers import Peers
 from stage.ports.stage import Participant
@@ -94,7 +94,14 @@ class EmbeddedEngine(EmbeddedCommands):
     @property
     def ready(self) -> bool:
         """See `ports.engine.Engine`."""
-        return self._recovery.recovered and not self._leaving and self._store.available
+        if self._leaving or self._store.identity.awaits_release:
+            return False
+        return self._recovery.recovered and self._store.available
+
+    @property
+    def clock_jump(self) -> float:
+        """See `ports.engine.Engine`."""
+        return jump_of(self._clock)
 
     @property
     def live(self) -> int:
@@ -110,6 +117,11 @@ class EmbeddedEngine(EmbeddedCommands):
         """Refuse a new saga; one that was seen before is answered whatever the load."""
         if self._sagas.draining:
             raise Busy("draining: this process is about to stop", retry_after=2.0)
+        if self._store.identity.awaits_release:
+            raise SagaLost(
+                f"saga {request.saga_id} is not in the database, which was restored from a backup:"
+                " whether it was here before is not known until an operator has reconciled it"
+            )
         if not self._recovery.recovered:
             raise Busy("starting: unfinished sagas are being taken over")
         self._sagas.admit(request, self._limits.sagas_max)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from stage.core.retry import RetryPolicy
+from stage.wire.limits import DEFAULT_LIMITS, Limits
 
 STORE_RETRY = RetryPolicy(attempts_max=None, backoff_seconds_min=0.05, backoff_seconds_max=2.0)
 OPEN_SECONDS_MAX = 5.0
 """How much longer than they asked for callers wait for the database."""
 WRITTEN_SECONDS_MAX = 0.25
 """How long a query for the journal or a list waits for what was answered to be durable."""
+LOOK_AGAIN_SECONDS = 0.25
+"""How often a query that waits looks at a saga which rests outside of memory."""
 EVICT_AFTER_SECONDS = 5.0
 """A saga that rests longer than this leaves memory; the scan brings it back when it is due."""
 GIVE_WAY_SECONDS = 0.1
@@ -44,6 +47,10 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much the engine takes on. `sagas_max` bounds new sagas, never compensation."""
 
     sagas_max: int = 1_000
+    deadline_seconds_default: float = 60.0
+    """The budget of a saga whose caller gives none, so that an outage has an end (rule 28)."""
     compensation_reserve: float = 0.1
     """The share of a budget that is kept back for compensation."""
     compensation_window_seconds: float = 7 * 86_400.0
+    wire: Limits = DEFAULT_LIMITS
+    """Those of the context that is handed on, so that what downstream refuses is not accepted."""

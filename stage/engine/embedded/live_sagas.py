@@ -9,7 +9,7 @@ from typing import Any
 from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga, StepState
-from stage.core.states import ParkCause, Phase
+from stage.core.states import PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan, StepKind
 from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS
 from stage.engine.embedded.live_saga import LiveSaga, NotLive
@@ -19,10 +19,13 @@ from stage.engine.saga.interpreter import Outgoing, Transition
 from stage.engine.saga.opening import OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy, DeadlineOver, NotAllowed, Snapshot, Unsettled
+from stage.ports.engine import Busy, DeadlineOver, NotAllowed, SagaLost, Snapshot, Unsettled
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.stage import Failed
+
+REFUSALS = (StoreUnavailable, Busy, NotAllowed, DeadlineOver, SagaLost, HeldElsewhere)
+"""An outcome for the caller that asked, and no defect."""
 
 
 class LiveSagas:
@@ -71,10 +74,16 @@ class LiveSagas:
 
     @property
     def in_doubt(self) -> int:
-        """How many steps of the sagas in memory are in doubt. May be read from any thread."""
+        """How many steps of the sagas in memory are in doubt. May be read from any thread.
+
+        Not of those that are parked for a doubt: the store counts them.
+        """
         sagas = [live.saga for live in list(self._live.values()) if live.saga is not None]
         return sum(
-            self._in_doubt(name, step) for saga in sagas for name, step in saga.steps.items()
+            self._in_doubt(name, step)
+            for saga in sagas
+            if saga.parked_cause not in PARKED_IN_DOUBT
+            for name, step in saga.steps.items()
         )
 
     def _in_doubt(self, name: str, step: StepState) -> bool:
@@ -125,6 +134,8 @@ class LiveSagas:
             del self._tasks[done]
             if held is not None:
                 held.pop(done, None)
+            if not done.cancelled() and (error := done.exception()) is not None:
+                self._observer.defect("task", "", TraceContext(), error)
 
         task.add_done_callback(forget)
         return task
@@ -145,8 +156,8 @@ class LiveSagas:
                 outcome = await self._loop(live, transition)
         except StaleEpoch:
             live.lost, outcome = True, "taken_over"
-        except (StoreUnavailable, Busy, NotAllowed, DeadlineOver, HeldElsewhere) as error:
-            _fail(live, error)  # an outcome for the caller, and no defect
+        except REFUSALS as error:
+            _fail(live, error)
         except JournalMismatch as error:
             _fail(live, error)
             if not await self._units.park(live, ParkCause.JOURNAL_MISMATCH, str(error)):
@@ -244,6 +255,7 @@ def snapshot(live: LiveSaga) -> Snapshot:
         saga=live.saga,
         next_at=live.row.due_at if live.in_flight == 0 else None,
         running=live.in_flight > 0,
+        readable=live.row.closed_at is None,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
-from stage.ports.engine import Snapshot
+from stage.ports.engine import SagaLost, Snapshot
 from stage.ports.store import Backlog, Entry, Filter, SagaRow
 
 
@@ -24,21 +26,51 @@ class EmbeddedQueries:
 
     async def get_saga(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
         """See `ports.engine.Queries`."""
-        live, until = self._sagas.get(saga_id), loop_time() + wait_seconds
-        if live is not None and wait_seconds > 0 and not live.over:
-            await live.watch(until, lambda _: True)
+        until = loop_time() + wait_seconds
+        while True:
+            found = await self._now(saga_id)
+            if found is None or _needs_no_wait(found.saga) or loop_time() >= until:
+                return found
+            await self._changed(found, until, _needs_no_wait)
+
+    async def journal(self, saga_id: str, after: int = 0, wait_seconds: float = 0.0) -> list[Entry]:
+        """See `ports.engine.Queries`."""
+        until = loop_time() + wait_seconds
+
+        def is_longer(saga: Saga) -> bool:
+            return saga.length > after
+
+        while True:
+            await self._written()
+            entries = await self._store.entries(saga_id)
+            behind = [entry for entry in entries if entry.number > after]
+            if behind or not entries or loop_time() >= until:
+                return behind
+            found = await self._now(saga_id)
+            if found is None:
+                return behind
+            await self._changed(found, until, is_longer)
+
+    async def _now(self, saga_id: str) -> Snapshot | None:
+        live = self._sagas.get(saga_id)
         if live is not None and live.saga is not None and not live.lost:
             return snapshot(live)
         found = await self._elsewhere.stored(saga_id)
-        if wait_seconds > 0 and live is None and found is not None and found.row.due_at is not None:
-            await self._elsewhere.next_change(found.row, until)
-            found = await self._elsewhere.stored(saga_id)
+        if found is None and self._store.identity.awaits_release:
+            raise SagaLost(f"saga {saga_id} is not in the database, which was restored")
         return found
 
-    async def journal(self, saga_id: str) -> list[Entry]:
-        """See `ports.engine.Queries`."""
-        await self._written()
-        return await self._store.entries(saga_id)
+    async def _changed(self, found: Snapshot, until: float, wanted: Callable[[Saga], bool]) -> None:
+        """Return after a change that is wanted, or a while later: the saga may not be live."""
+        live = self._sagas.get(found.row.id)
+        if live is not None and not live.over and not live.lost:
+            await live.watch(until, lambda live: live.saga is not None and wanted(live.saga))
+            return
+        soon = min(until, loop_time() + limited.LOOK_AGAIN_SECONDS)
+        await self._elsewhere.next_change(found.row, soon)
+        if loop_time() < soon:
+            # No other replica runs it: it is due later, here.
+            await asyncio.sleep(soon - loop_time())
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See `ports.engine.Queries`."""
@@ -61,6 +93,11 @@ class EmbeddedQueries:
         """
         if self._store.available:
             await self._units.written(loop_time() + limited.WRITTEN_SECONDS_MAX)
+
+
+def _needs_no_wait(saga: Saga) -> bool:
+    """True of a saga that is over, or waits for a person."""
+    return saga.ended or bool(saga.parked) or saga.forgotten
 
 
 def loop_time() -> float:

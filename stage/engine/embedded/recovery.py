@@ -89,7 +89,10 @@ class Recovery:
                 self._more.clear()
                 await self._more.wait()
             await self._clock.sleep(RECOVERY_PAUSE_SECONDS)
-            self._open_some()
+            try:
+                self._open_some()
+            except Exception as error:
+                self._observer.defect("recovery", "", TraceContext(), error)
 
     def _room(self) -> int:
         """How many more sagas recovery may open beside new ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stage.core.errors import StoreUnavailable
+from stage.engine.clock import STEADY_SECONDS_MIN, jump_of
 from stage.engine.embedded.limits import (
     CLOSE_PAUSE_SECONDS_MAX,
     CLOSE_PAUSE_SECONDS_MIN,
@@ -40,8 +41,13 @@ class Retention:
 
     async def _close(self) -> None:
         loop = asyncio.get_running_loop()
+        # A process may have been started while the clock was wrong.
+        await self._clock.sleep(min(self._window_seconds, STEADY_SECONDS_MIN))
         while True:
             began = loop.time()
+            if jump_of(self._clock):  # what is dropped by a wrong clock is gone (rule 34)
+                await self._clock.sleep(CLOSE_PAUSE_SECONDS_MAX)
+                continue
             try:
                 closed = await self._store.transact(self._close_batch)
             except StoreUnavailable:

@@ -66,6 +66,11 @@ def context_with(
     )
 
 
+def upstream_of(envelope: Envelope) -> str:
+    """The neighbour that the envelope came from, by the trail's last name; empty without one."""
+    return envelope.trail[-1].stage if envelope.trail else ""
+
+
 def with_baggage(context: Context, entries: Sequence[Entry]) -> Context:
     """The context with the baggage that the saga was accepted with."""
     first = entries[0].event if entries else None

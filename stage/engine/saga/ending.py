@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from stage.core.questions import anything_stood
+from stage.core.questions import Standing, anything_stood, standing, standing_apart
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX
@@ -27,12 +27,14 @@ def ending_of(
         if output is UNSET:
             output = output_of(participant, saga, context, saga.updated_at)
         data = _added(participant, saga, output)
+    stands, may_stand = _standing(participant, saga, kind)
     return Ending(
         saga_id=saga.id,
         kind=kind,
         outcome=outcome,
         reason=saga.detail,
-        stands=_stands(participant, saga, kind),
+        stands=stands,
+        may_stand=may_stand,
         data=data,
         trace_id=context.trace.trace_id or None,
     )
@@ -49,16 +51,22 @@ def _kind_of(saga: Saga) -> tuple[EndingKind, Outcome]:
     return EndingKind.COMPENSATED if saga.requested_by else EndingKind.FAILED, outcome
 
 
-def _stands(participant: Participant, saga: Saga, kind: EndingKind) -> tuple[str, ...] | None:
-    if kind is EndingKind.FAILED_TO_COMPENSATE:
-        return saga.stands
-    if kind is EndingKind.FORGOTTEN:
-        return tuple(
-            name
-            for name, step in saga.steps.items()
-            if step.may_stand and participant.plan.step(name).compensatable
-        )
-    return None
+def _standing(
+    participant: Participant, saga: Saga, kind: EndingKind
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """The effects that stand and those that may; None where nothing can."""
+    plan = participant.plan
+    match kind:
+        case EndingKind.FAILED_TO_COMPENSATE:
+            stands, may_stand = standing_apart(plan, saga)
+        case EndingKind.FORGOTTEN:
+            left = [name for name, step in saga.steps.items() if step.may_stand]
+            left = [name for name in left if plan.step(name).compensatable]
+            may_stand = tuple(n for n in left if standing(saga, n) is Standing.MAY_STAND)
+            stands = tuple(name for name in left if name not in may_stand)
+        case _:
+            return None, None
+    return stands, may_stand or None
 
 
 def _added(participant: Participant, saga: Saga, output: msgspec.Raw | None) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.machine import asked_before, evolve
+from stage.core.machine import asked_before, at_rest, evolve
+from stage.core.questions import may_ask_to_compensate
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.core.unseen import Unseen
 from stage.core.verbs import refuse_verb
 from stage.engine.saga.context import Context, bare_saga, context_of, with_baggage
 from stage.engine.saga.cut_off import CutOff, cut_off
@@ -18,9 +20,9 @@ from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
-from stage.ports.engine import DeadlineOver, NotAllowed
+from stage.ports.engine import DeadlineOver, NotAllowed, NotYours
 from stage.ports.observer import Observer, Span, TraceContext
-from stage.ports.store import SagaRow, Unit
+from stage.ports.store import LostSaga, SagaRow, Unit
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +48,9 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
     signal: Signal | None = None
     trace: TraceContext = TraceContext()
     mail: tuple[int, ...] = ()
+    unseen: Unseen = Unseen.NEW
+    """What the request proves, should there be no such saga."""
+    first_sent_at: float | None = None
 
     @property
     def awaited(self) -> bool:
@@ -123,7 +128,7 @@ class Opening:
         """Go on with a saga under the next epoch: what was in flight is in doubt from here on."""
         now, held = self._clock.now(), saga.epoch
         at = min([now, *(event.at for event in asked)])
-        recovered = e.Recovered(at=at, epoch=held + 1)
+        recovered = e.Recovered(at=at, epoch=held + 1, rested=at_rest(self._plan, saga))
         for event in asked:
             self.check(evolve(self._plan, saga, recovered), event)
         span = self.begin_span(request, saga, context.trace, lost)
@@ -158,6 +163,9 @@ class Opening:
             self._admit(request)  # last: what is refused for another reason takes no place
             first = accepted
         elif isinstance(request.signal, e.CompensationRequested):
+            if request.unseen is not Unseen.NEW:
+                await self._keep_lost(unit, request, request.signal)
+                return None
             context = Context(
                 envelope=None, envelope_bytes=b"", fingerprint="", trace=request.trace
             )
@@ -173,6 +181,20 @@ class Opening:
         stored = self._journal.store(transition, context)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
+
+    async def _keep_lost(
+        self, unit: Unit, request: OpenRequest, signal: e.CompensationRequested
+    ) -> None:
+        """Keep the request for an operator: a tombstone would say that nothing stands."""
+        await unit.keep_lost(
+            LostSaga(
+                saga_id=request.saga_id,
+                requested_by=signal.requested_by,
+                reason=signal.reason,
+                asked_at=signal.at,
+                first_sent_at=request.first_sent_at,
+            )
+        )
 
     def begin_span(
         self,
@@ -197,7 +219,14 @@ class Opening:
         )
 
     def check(self, saga: Saga, event: e.Event) -> None:
-        """Raise NotAllowed for a verb that does not fit the saga as it stands."""
+        """Raise NotAllowed for a verb that does not fit the saga as it stands.
+
+        NotYours for a request to compensate of a neighbour that the saga does not belong to.
+        """
+        if isinstance(event, e.CompensationRequested) and not may_ask_to_compensate(
+            self._plan, saga, event.requested_by
+        ):
+            raise NotYours(f"saga {saga.id} was opened by another neighbour than you")
         if isinstance(event, e.Verb):
             reason = refuse_verb(self._plan, saga, event)
             if reason is not None:

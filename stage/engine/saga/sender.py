@@ -17,6 +17,7 @@ from stage.core.steps import Step, StepKind
 from stage.engine.saga.attempts import as_repeat, outcome_event, stored_requests
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Outgoing
+from stage.engine.saga.rates import Gate, Gates, Lane
 from stage.ports.clock import Clock
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import (
@@ -40,10 +41,18 @@ Journal = Callable[[e.Event], Awaitable[None]]
 """Makes an event durable before it returns."""
 
 FORWARD_COMPENSATION_TIMEOUT_SECONDS = 30.0
-ATTEMPTS_PER_PEER_MAX = 100
-"""Attempts to one peer at the same time; further ones wait, before their time-out begins."""
 TIMEOUT_MARGIN_SECONDS = 0.2
 """The transport's own timeout, which knows whether the request left, must come first."""
+
+
+UNANSWERED = e.StepTransient | e.StepInDoubt | e.ProbeFailed | e.CompensationDelayed | e.TellDelayed
+"""The ends of an attempt that a peer which is away, or comes back, would give it."""
+
+
+def _lane(saga: Saga, do: Do) -> Lane:
+    if saga.state is not SagaState.ACTIVE or do.activity is Activity.TELL:
+        return Lane.COMPENSATION
+    return Lane.RECOVERED if saga.epoch > 1 else Lane.NEW
 
 
 class Sender:
@@ -58,7 +67,7 @@ class Sender:
         self._neighbours = peers.neighbours
         self._ownership = ownership
         self._clock = clock
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._gates = Gates(peers.limits, clock.now)
 
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
@@ -68,18 +77,30 @@ class Sender:
         Nothing leaves while the lease of this replica is over: another one may run the saga by
         then. The wait ends when the lease is renewed, or with the task, when the saga is lost.
         """
-        do = outgoing.do
-        peer = self._plan.step(do.step).peer if do.step else self._upstream(saga)
-        slots = self._slots.get(peer)
-        if slots is None:
-            slots = self._slots[peer] = asyncio.Semaphore(ATTEMPTS_PER_PEER_MAX)
-        async with slots:
+        gate = self._gate(saga, outgoing.do)
+        budget = self._budget(saga) if outgoing.do.activity is Activity.EXECUTE else None
+        if not gate.enter_at_once():
+            try:
+                async with asyncio.timeout(budget):
+                    await gate.enter(_lane(saga, outgoing.do))
+            except TimeoutError:
+                return self._too_late(outgoing)
+        end: e.Outcome | None = None
+        try:
             await self._ownership.assured()
-            return await self._send(saga, context, outgoing, journal)
+            end = await self._send(saga, context, outgoing, journal)
+            return end
+        finally:
+            gate.leave(answered=None if end is None else not isinstance(end, UNANSWERED))
 
-    def _upstream(self, saga: Saga) -> str:
-        """The peer whose slots a notification of upstream takes; one not configured has none."""
-        return saga.upstream if self._neighbours.is_upstream(saga.upstream) else ""
+    def _gate(self, saga: Saga, do: Do) -> Gate:
+        """The way to the peer of an attempt; an upstream that is not configured shares one."""
+        if not do.step:
+            known = self._neighbours.is_upstream(saga.upstream)
+            return self._gates.of(f"upstreams.{saga.upstream}" if known else "")
+        step = self._plan.step(do.step)
+        kind = "externals" if step.kind is StepKind.CALL else "downstreams"
+        return self._gates.of(f"{kind}.{step.peer}")
 
     async def _send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
@@ -121,7 +142,8 @@ class Sender:
         budget: float | None,
         seconds: float,
     ) -> e.Outcome:
-        do, peer = outgoing.do, self._plan.step(outgoing.do.step).peer
+        # Long because the request of each turn is built where its intent became durable.
+        do, step = outgoing.do, self._plan.step(outgoing.do.step)
         stored = stored_requests(saga, do)
         turn, conversation = outgoing.turn, outgoing.conversation
         assert conversation is not None and turn is not None
@@ -134,17 +156,20 @@ class Sender:
         try:
             while isinstance(turn := as_repeat(do, turn, stored), Send):
                 request = await self._intended(do, turn, stored, journal)
+                if turn.ordinal > 1:
+                    self._gate(saga, do).charge()
                 await self._ownership.assured()
                 key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"
                 answer: Answer | Lost = await self._external.exchange(
                     ExternalRequest(
-                        peer=peer,
+                        peer=step.peer,
                         request=request,
                         key=key,
                         trace=outgoing.span.context,
                         budget=budget,
                         timeout=seconds,
                         breakable=do.activity is Activity.EXECUTE,
+                        repeatable=do.activity is not Activity.EXECUTE or step.idempotent,
                     )
                 )
                 turn = await conversation.resume(answer)
@@ -200,6 +225,7 @@ class Sender:
         reply: ForwardReply
         if isinstance(shown, ShownExecuted):
             await self._ownership.assured()
+            self._gate(saga, outgoing.do).charge()
             reply = await self._neighbours.forward(
                 step.peer, saga.id, outgoing.body, trace=trace, budget=None, timeout=timeout
             )
@@ -229,7 +255,11 @@ class Sender:
         reply = await self._neighbours.compensate(
             self._plan.step(name).peer,
             saga.id,
-            CompensateRequest(requested_by=self._plan.stage, reason=saga.detail),
+            CompensateRequest(
+                requested_by=self._plan.stage,
+                reason=saga.detail,
+                first_sent_at=saga.accepted_at,  # no later than that
+            ),
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )
@@ -253,6 +283,7 @@ class Sender:
                     retry_after=reply.retry_after,
                     not_understood=isinstance(reply, NotUnderstood),
                     denied=isinstance(reply, Lost) and reply.denied,
+                    certain=isinstance(reply, Lost) and reply.certain,
                 )
             case _:
                 assert_never(reply)

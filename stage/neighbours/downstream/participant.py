@@ -14,7 +14,15 @@ from typing import Any
 
 import msgspec
 
-from stage.neighbours.downstream.books import Answer, Books, Saga, Silence, State, answer_of
+from stage.neighbours.downstream.books import (
+    OUTCOMES,
+    Answer,
+    Books,
+    Saga,
+    Silence,
+    State,
+    answer_of,
+)
 from stage.neighbours.downstream.script import Script, ScriptName
 from stage.neighbours.downstream.upstream import Upstream
 from stage.neighbours.shared.scripts import Scripts
@@ -164,7 +172,7 @@ def _known(saga: Saga, envelope: Envelope) -> Answer | None:
     """The answer to a duplicate that has ended or must not run, or None if it may run."""
     if saga.fingerprint not in (None, fingerprint(envelope)):
         title = "This saga id was used with another payload"
-        return answer_of(_problem(saga.saga_id, saga.trace, 422, title))
+        return answer_of(_problem(saga.saga_id, saga.trace, 422, title, OUTCOMES[saga.state]))
     if saga.answer is not None and saga.state is not State.ACTIVE:
         return dataclasses.replace(saga.answer, headers={IDEMPOTENCY_REPLAYED: "true"})
     if saga.answer is None and saga.state is State.COMPENSATED:

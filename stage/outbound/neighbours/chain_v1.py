@@ -147,7 +147,12 @@ class ChainV1:
                 timeout=timeout,
                 credentials=self._credentials.get(peer),
                 headers=(_JSON,),
-                body=encode_compensate(request.requested_by, request.reason, request.outcome),
+                body=encode_compensate(
+                    request.requested_by,
+                    request.reason,
+                    request.outcome,
+                    first_sent_at=request.first_sent_at,
+                ),
             )
         )
         return answer if isinstance(answer, Lost) else read_compensate(answer, saga_id)
@@ -232,7 +237,7 @@ def read_compensate(answer: Answer, saga_id: str) -> CompensateReply:
             return InProgress(retry_after=answer.retry_after)
         case CompensateReplyKind.CANNOT:
             problem = decode_problem(answer.body)
-            stands = problem.stands if problem is not None and problem.stands else ()
+            stands = problem.left if problem is not None else ()
             return CannotCompensate(reason=_reason(answer), stands=tuple(stands))
         case CompensateReplyKind.NOT_UNDERSTOOD:
             return NotUnderstood(reason=_reason(answer), retry_after=answer.retry_after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Concatenate, Final, ParamSpec, TypeVar, cast
 
 import aiosqlite
@@ -41,6 +42,12 @@ class Bridge:
         # tests/unit/store/test_bridge.py fails when aiosqlite drops it. It has no types.
         answer = await self._thread._execute(work, self._raw, *arguments, **options)  # type: ignore[no-untyped-call]
         return cast(T, answer)
+
+    def interrupt(self) -> None:
+        """Let a statement that runs there end with an error. From any thread."""
+        if self._raw is not None:
+            with suppress(sqlite3.ProgrammingError):
+                self._raw.interrupt()
 
     async def close(self) -> None:
         """Close the connection and end the thread, after the work it still has to do."""

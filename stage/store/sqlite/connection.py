@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from typing import Final, TypeVar
 
 from stage.core.errors import StoreUnavailable
@@ -19,6 +20,7 @@ from stage.store.connection import CommitRefused, Connection
 from stage.store.drive import complete
 from stage.store.sqlite.bridge import Bridge
 from stage.store.sqlite.errors import unavailable
+from stage.store.sqlite.identity import Timeline
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.unit import run_unit
 
@@ -35,15 +37,21 @@ _CHECKPOINT: Final = statement("checkpoint")
 class SqliteConnection:
     """store.connection.Connection on one connection of sqlite3, in autocommit."""
 
-    __slots__ = ("_check_file", "_codec", "_raw")
+    __slots__ = ("_check_file", "_codec", "_number", "_raw", "_timeline")
 
     def __init__(
-        self, raw: sqlite3.Connection, codec: Codec, check_file: Callable[[], None]
+        self,
+        raw: sqlite3.Connection,
+        codec: Codec,
+        check_file: Callable[[], None],
+        timeline: Timeline,
     ) -> None:
         """`check_file` raises StoreUnavailable when the open file is not that of the path."""
         self._raw = raw
         self._codec = codec
         self._check_file = check_file
+        self._timeline = timeline
+        self._number = 0
 
     @property
     def in_transaction(self) -> bool:
@@ -55,7 +63,9 @@ class SqliteConnection:
         self._check_file()
         try:
             self._raw.execute(_BEGIN)
-        except sqlite3.Error as error:
+            self._timeline.check_foreign_writes(self._raw)
+        except (sqlite3.Error, StoreUnavailable) as error:
+            await self.drop()
             raise _away(error) from error
 
     async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
@@ -71,6 +81,7 @@ class SqliteConnection:
         """See store.connection.Connection."""
         try:
             self._raw.execute(_NUMBER, (number,))
+            self._number = number
         except sqlite3.Error as error:
             await self.drop()
             raise _away(error) from error
@@ -85,6 +96,7 @@ class SqliteConnection:
             # A deferred foreign key: refused, not in doubt, and the transaction is still open.
             self._raw.execute(_DROP)
             raise CommitRefused from error
+        self._timeline.number = self._number
 
     async def drop(self) -> None:
         """See store.connection.Connection."""
@@ -101,6 +113,7 @@ class SqliteConnection:
         try:
             landed = await self.last_number() == number
             if landed:
+                self._timeline.number = number
                 self._raw.execute(_CHECKPOINT)
         except sqlite3.Error as error:
             raise _away(error) from error
@@ -110,24 +123,26 @@ class SqliteConnection:
 class SqliteHome:
     """store.connection.Home: the thread of one connection."""
 
-    def __init__(self, bridge: Bridge, codec: Codec, check_file: Callable[[], None]) -> None:
+    def __init__(
+        self, bridge: Bridge, codec: Codec, check_file: Callable[[], None], timeline: Timeline
+    ) -> None:
         self._bridge = bridge
-        self._codec = codec
-        self._check_file = check_file
+        self._connection = partial(
+            SqliteConnection, codec=codec, check_file=check_file, timeline=timeline
+        )
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """See store.connection.Home. One hop, however much is done there."""
-        return await self._bridge.run(_run_here, self._codec, self._check_file, work)
+        return await self._bridge.run(_run_here, self._connection, work)
 
 
 def _run_here(
     raw: sqlite3.Connection,
-    codec: Codec,
-    check_file: Callable[[], None],
+    connection: Callable[[sqlite3.Connection], SqliteConnection],
     work: Callable[[Connection], Awaitable[T]],
 ) -> T:
-    return complete(work(SqliteConnection(raw, codec, check_file)))
+    return complete(work(connection(raw)))
 
 
-def _away(error: sqlite3.Error) -> StoreUnavailable:
+def _away(error: Exception) -> StoreUnavailable:
     return unavailable(error) or StoreUnavailable(f"SQLite: {error}")

@@ -14,6 +14,7 @@ from stage.ports.codec import Codec
 from stage.store.sqlite.bridge import Bridge
 from stage.store.sqlite.connection import SqliteHome
 from stage.store.sqlite.errors import unavailable
+from stage.store.sqlite.identity import Timeline
 from stage.store.sqlite.statements import statement
 
 P = ParamSpec("P")
@@ -23,14 +24,16 @@ STATEMENTS_CACHED: Final = 256
 """Prepared statements that a connection keeps: ours and the author's."""
 
 _WRITER_SETTINGS: Final = (
-    "busy_timeout",
     "journal_mode",
     "synchronous",
     "temp_store",
     "foreign_keys",
     "wal_autocheckpoint",
 )
-_READER_SETTINGS: Final = ("busy_timeout",)
+_READER_SETTINGS: Final = ()
+
+Check = Callable[[sqlite3.Connection], None]
+"""Raises when the file must not be used. It writes nothing."""
 
 
 class SqliteConnections:
@@ -47,16 +50,23 @@ class SqliteConnections:
         self._factory = factory
         self._readers_wanted = readers
         self._writer: Bridge | None = None
-        self._identity = (0, 0)
+        self._inode = (0, 0)
+        self.timeline = Timeline(path)
         self._readers: list[Bridge] = []
+        self._inspector: Bridge | None = None
         self._next_reader = 0
 
-    async def open(self, prepare: Callable[[sqlite3.Connection], None]) -> SqliteHome:
-        """Open the file, or make it, and `prepare` it before anything reads it."""
-        bridge = await self._connect("rwc")
+    async def open(
+        self, check: Check, prepare: Callable[[sqlite3.Connection], None], *, make: bool
+    ) -> SqliteHome:
+        """Open the file, or `make` it, and `prepare` it before anything reads it.
+
+        `check` raises before anything is written, when the file must not be used.
+        """
+        bridge = await self._connect("rwc" if make else "rw", check)
         await bridge.run(prepare)
         await self._connect_readers()
-        return SqliteHome(bridge, self._codec, self._check_file)
+        return self._home(bridge)
 
     async def reopen(self) -> SqliteHome:
         """See store.connection.Connections.
@@ -67,15 +77,22 @@ class SqliteConnections:
         await self.close()
         try:
             # Mode rw, not rwc: an empty file in place of a missing one would lose everything.
-            bridge = await self._connect("rw")
+            bridge = await self._connect("rw", self.timeline.check)
             await self._connect_readers()
         except (sqlite3.Error, OSError) as error:
             raise unavailable(error) or StoreUnavailable(f"SQLite: {error}") from error
-        return SqliteHome(bridge, self._codec, self._check_file)
+        return self._home(bridge)
+
+    def _home(self, bridge: Bridge) -> SqliteHome:
+        return SqliteHome(bridge, self._codec, self.check_file, self.timeline)
 
     async def close(self) -> None:
         """Close the readers, then the writer: the last one to close empties the log."""
         leaving, self._readers = self._readers, []
+        if self._inspector is not None:
+            self._inspector.interrupt()
+            leaving.append(self._inspector)
+            self._inspector = None
         if self._writer is not None:
             leaving.append(self._writer)
             self._writer = None
@@ -101,41 +118,72 @@ class SqliteConnections:
             # aiosqlite raises it for a connection that `reopen` closed meanwhile.
             raise StoreUnavailable(f"the database {self._path} is being reopened") from error
 
-    def _check_file(self) -> None:
+    async def inspect(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run long `work` on a connection of its own. Raises StoreUnavailable, also when closed."""
+        if self._inspector is not None or not self._readers:
+            raise StoreUnavailable(f"the database {self._path} is not open: try again later")
+        bridge = self._inspector = self._reader()
+        try:
+            await bridge.open()
+            return await bridge.run(work)
+        except (sqlite3.Error, ValueError) as error:
+            raise unavailable(error) or StoreUnavailable(f"SQLite: {error}") from error
+        finally:
+            if self._inspector is bridge:
+                self._inspector = None
+                await asyncio.shield(bridge.close())
+
+    def check_file(self) -> None:
         """Raises StoreUnavailable when a new connection would find another file than the open one.
 
         One stat: some microseconds a batch.
         """
         try:
-            same = _identity(self._path) == self._identity
+            same = _inode(self._path) == self._inode
         except OSError as error:
             raise StoreUnavailable(f"{error}: the database was removed; put it back") from error
         if not same:
             raise StoreUnavailable(f"the database {self._path} was replaced")
 
-    async def _connect(self, mode: str) -> Bridge:
-        bridge = Bridge(partial(_connect, self._path, mode, self._factory, _WRITER_SETTINGS))
+    async def _connect(self, mode: str, check: Check) -> Bridge:
+        connect = partial(_connect, self._path, mode, self._factory)
+        bridge = Bridge(partial(connect, _WRITER_SETTINGS, check))
         await bridge.open()
         self._writer = bridge
-        self._identity = await bridge.run(lambda _: _identity(self._path))
+        self._inode = await bridge.run(lambda _: _inode(self._path))
         return bridge
 
     async def _connect_readers(self) -> None:
         for _ in range(self._readers_wanted):
-            reader = Bridge(partial(_connect, self._path, "ro", self._factory, _READER_SETTINGS))
+            reader = self._reader()
             await reader.open()
             self._readers.append(reader)
 
+    def _reader(self) -> Bridge:
+        connect = partial(_connect, self._path, "ro", self._factory)
+        return Bridge(partial(connect, _READER_SETTINGS, _any_file))
 
-def _identity(path: Path) -> tuple[int, int]:
+
+def _any_file(connection: sqlite3.Connection) -> None:
+    """No check: the writer's connection has made it."""
+
+
+def _inode(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_dev, found.st_ino
 
 
 def _connect(
-    path: Path, mode: str, factory: type[sqlite3.Connection], settings: Sequence[str]
+    path: Path,
+    mode: str,
+    factory: type[sqlite3.Connection],
+    settings: Sequence[str],
+    check: Check,
 ) -> sqlite3.Connection:
-    """A connection in autocommit; `mode` is that of sqlite.org/uri.html: ro, rw or rwc."""
+    """A connection in autocommit; `mode` is that of sqlite.org/uri.html: ro, rw or rwc.
+
+    It is checked before its settings are made: the journal mode would change a foreign file.
+    """
     connection = sqlite3.connect(
         f"{path.as_uri()}?mode={mode}",
         uri=True,
@@ -144,6 +192,8 @@ def _connect(
         factory=factory,
     )
     try:
+        connection.execute(statement("busy_timeout")).fetchall()
+        check(connection)
         for name in settings:
             connection.execute(statement(name)).fetchall()
     except BaseException:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -47,6 +48,13 @@ def upgrade(
 ) -> list[Migration]:
     """See store.migrate."""
     return complete(migrate.upgrade(SqliteDialect(connection), folders, now=now))
+
+
+def upgrade_now(
+    connection: sqlite3.Connection, folders: Sequence[Traversable] = ()
+) -> list[Migration]:
+    """`upgrade`, as of now by the wall clock."""
+    return upgrade(connection, folders, now=time.time())
 
 
 def apply_authored(connection: sqlite3.Connection, folders: Sequence[Traversable]) -> None:

@@ -26,6 +26,14 @@ AWAY: Final = {
 }
 """Primary result codes that mean "away", each with its fix (sqlite.org/rescode.html)."""
 
+DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+"""Those of them that no waiting mends."""
+
+
+class DatabaseDamaged(StoreUnavailable):
+    """A page of the file cannot be understood. Other pages may still be readable."""
+
+
 _PRIMARY: Final = 0xFF
 """The lower byte of an extended result code is the primary one."""
 
@@ -37,7 +45,8 @@ def unavailable(error: BaseException) -> StoreUnavailable | None:
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None)
         if code is not None and (fix := AWAY.get(code & _PRIMARY)) is not None:
-            return StoreUnavailable(f"SQLite: {error}; {fix}")
+            kind = DatabaseDamaged if code & _PRIMARY in DAMAGED else StoreUnavailable
+            return kind(f"SQLite: {error}; {fix}")
     if isinstance(error, OSError):
         return StoreUnavailable(f"{error}: check the path and its folder")
     return None

@@ -1,4 +1,8 @@
-"""One process per database file, held by a lock on a file beside it."""
+"""One process per database file, held by a lock on a file beside it.
+
+The lock file also remembers how far the database had come, so that the next process notices when
+an older copy or another database was put in its place (rule 33).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,13 @@ import os
 from pathlib import Path
 
 from stage.core.errors import ConfigurationError
+from stage.store.sqlite.identity import Mark, parse_mark
+
+_BYTES_MAX = 256
 
 
 class FileLock:
-    """An exclusive lock on `<path>.lock`, which holds the pid of its owner.
+    """An exclusive lock on `<path>.lock`, which holds the pid of its owner, and a mark.
 
     The kernel releases it when the process dies. The file stays: removing it would let two
     processes hold two files of the same name.
@@ -20,6 +27,8 @@ class FileLock:
         self._database = path
         self._path = path
         self._descriptor: int | None = None
+        self.mark: Mark | None = None
+        """How far the database had come, as the process before this one left it."""
 
     def acquire(self) -> None:
         """Take the lock now. Raises ConfigurationError with the holder's pid. Blocks on disk."""
@@ -35,16 +44,27 @@ class FileLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            found = os.read(descriptor, _BYTES_MAX).decode("ascii", "replace")
+            holder = found.partition("\n")[0].strip().lstrip("0") or "unknown"
             os.close(descriptor)
             raise ConfigurationError(
                 f"the database {self._database} is in use by the process with pid {holder}"
                 f" (lock {self._path}). One process per file: stop that one, or give this one"
                 " another path"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self.mark = parse_mark(os.read(descriptor, _BYTES_MAX).decode("ascii", "replace"))
         self._descriptor = descriptor
+        self.remember(self.mark)
+
+    def remember(self, mark: Mark | None) -> None:
+        """Write the mark beside our pid. Raises OSError. No effect when the lock is not held."""
+        if self._descriptor is None:
+            return
+        text = f"{os.getpid():010}\n{'' if mark is None else mark.line()}\n".encode()
+        # One write, and never first an empty file: a process that dies here leaves a mark.
+        os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
+        self.mark = mark
 
     def release(self) -> None:
         """Release the lock; no effect when it is not held."""

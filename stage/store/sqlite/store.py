@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from stage.core.errors import ConfigurationError
 from stage.core.states import SagaState
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Unit
+from stage.ports.store import Backlog, Entry, Filter, LostSaga, Row, SagaRow, Unit
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
 from stage.store.queue import ThreadChannel
 from stage.store.sole_owner import SoleOwner
 from stage.store.sqlite import dialect, rows
 from stage.store.sqlite.connections import SqliteConnections
-from stage.store.sqlite.errors import unavailable
+from stage.store.sqlite.errors import DatabaseDamaged, unavailable
+from stage.store.sqlite.identity import (
+    DatabaseFile,
+    is_blank,
+    is_made,
+    read_identity,
+    refuse_foreign,
+    refuse_missing,
+    refuse_owner,
+    take,
+)
 from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.page import page_query
 from stage.store.sqlite.statements import statement
+from stage.store.sqlite.watch import FileWatch
 from stage.store.writer import Writer, WriterLimits
 
 T = TypeVar("T")
@@ -50,7 +65,7 @@ class SqliteStore:
 
     def __init__(
         self,
-        path: Path | str,
+        file: DatabaseFile | Path | str,
         *,
         migrations: Sequence[Traversable] = (),
         limits: SqliteLimits = DEFAULT_LIMITS,
@@ -59,7 +74,12 @@ class SqliteStore:
         codec: Codec = PLAIN,
     ) -> None:
         self._codec = codec
-        self._path = Path(path).absolute()
+        if not isinstance(file, DatabaseFile):
+            file = DatabaseFile(path=Path(file))
+        self._file = msgspec.structs.replace(file, path=file.path.absolute())
+        self._path = self._file.path
+        self.made = False
+        """True when `open` made the database."""
         self._migrations = tuple(migrations)
         self._lock = FileLock(self._path)
         self._ownership = SoleOwner(self.due)
@@ -69,13 +89,19 @@ class SqliteStore:
         self._writer = Writer(
             self._connections, ThreadChannel(), limits=limits, committed=committed
         )
+        self._watch = FileWatch(self._connections, self._lock, self._write_nothing)
 
     async def open(self, *, upgrade: bool = True) -> None:
         """See ports.store.Store. Without `upgrade` a pending migration is a ConfigurationError."""
-        await asyncio.to_thread(self._lock.acquire)
+        await asyncio.to_thread(self._acquire)
         try:
-            home = await self._connections.open(self._upgrade if upgrade else self._check)
+            home = await self._connections.open(
+                partial(refuse_foreign, file=self._file),
+                partial(self._prepare, dialect.upgrade_now if upgrade else dialect.check),
+                make=self.made,
+            )
             await self._writer.open(home)
+            self._watch.start()
         except BaseException as error:
             await self._connections.close()
             self._lock.release()
@@ -87,23 +113,55 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See ports.store.Store."""
+        await self._watch.stop()
         try:
             await self._writer.close()
         finally:
             await self._connections.close()
+            await asyncio.to_thread(self._let_go)
+
+    def _acquire(self) -> None:
+        """Take the lock on a file that is there, or may be made. Raises ConfigurationError."""
+        self.made = not is_made(self._path)
+        if self.made and self._file.must_exist:
+            refuse_missing(self._file, None)  # before there is a lock file in a folder of others
+        self._lock.acquire()
+        try:
+            if self.made:
+                refuse_missing(self._file, self._lock.mark)
+        except BaseException:
             self._lock.release()
+            raise
 
-    def _upgrade(self, connection: sqlite3.Connection) -> None:
-        dialect.upgrade(connection, self._migrations, now=time.time())
+    def _let_go(self) -> None:
+        with suppress(OSError):  # the mark of the last look stands there
+            self._lock.remember(self._connections.timeline.mark)
+        self._lock.release()
 
-    def _check(self, connection: sqlite3.Connection) -> None:
-        dialect.check(connection, self._migrations)
+    def _prepare(
+        self,
+        migrate: Callable[[sqlite3.Connection, Sequence[Traversable]], object],
+        connection: sqlite3.Connection,
+    ) -> None:
+        """Bring the schema up to date, and see whose database it is."""
+        refuse_owner(read_identity(connection), self._file)
+        self.made = is_blank(connection)
+        migrate(connection, self._migrations)
+        identity = take(connection, self._file, self._file.now())
+        self._connections.timeline.opened(connection, identity, self._lock.mark)
+
+    async def _write_nothing(self) -> None:
+        await self.transact(_nothing)
 
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
     ) -> T:
         """See ports.store.Store. A full queue raises StoreUnavailable at once."""
-        return await self._writer.transact(work, deferrable=deferrable)
+        try:
+            return await self._writer.transact(work, deferrable=deferrable)
+        except DatabaseDamaged as error:
+            self._watch.damaged(error)
+            raise
 
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
@@ -133,11 +191,34 @@ class SqliteStore:
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
         parked = await self._read("count_parked")
+        in_doubt = await self._read("count_parked_in_doubt")
         oldest = await self._read("oldest_unfinished")
         longest = await self._read("longest_due", now)
+        undo = await self._read("oldest_compensation")
+        lost = await self._read("count_lost")
         return Backlog(
-            parked=parked[0][0], oldest_accepted_at=oldest[0][0], longest_due_at=longest[0][0]
+            lost=lost[0][0],
+            parked=parked[0][0],
+            parked_in_doubt=in_doubt[0][0],
+            oldest_accepted_at=oldest[0][0],
+            longest_due_at=longest[0][0],
+            oldest_compensation_at=undo[0][0],
         )
+
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """See ports.store.Store."""
+        return [
+            LostSaga(
+                saga_id=saga_id,
+                requested_by=requested_by,
+                reason=reason,
+                first_sent_at=first_sent_at,
+                asked_at=asked_at,
+            )
+            for saga_id, requested_by, reason, first_sent_at, asked_at in await self._read(
+                "lost_sagas", limit
+            )
+        ]
 
     @property
     def queued(self) -> int:
@@ -157,10 +238,35 @@ class SqliteStore:
     @property
     def available(self) -> bool:
         """See ports.store.Store."""
-        return self._writer.available
+        return self._writer.available and not self._watch.trouble
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store."""
+        return self._watch.trouble or self._writer.trouble
+
+    @property
+    def identity(self) -> Identity:
+        """See ports.store.Store."""
+        identity = self._connections.timeline.identity
+        assert identity is not None, "the store was never opened"
+        return identity
+
+    @property
+    def path(self) -> Path:
+        """Where the file is: an absolute path."""
+        return self._path
 
     async def _read(self, name: str, *parameters: object) -> list[Row]:
-        return await self._connections.read(_fetch, name, parameters)
+        try:
+            return await self._connections.read(_fetch, name, parameters)
+        except DatabaseDamaged as error:
+            self._watch.damaged(error)
+            raise
+
+
+async def _nothing(unit: Unit) -> None:
+    """A unit that writes nothing but the number of its batch."""
 
 
 def _fetch(connection: sqlite3.Connection, name: str, parameters: Sequence[Any]) -> list[Row]:

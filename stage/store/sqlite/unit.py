@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from stage.core.events import Event
 from stage.ports.codec import Codec
-from stage.ports.store import Entry, SagaRow, Tx, Unit
+from stage.ports.store import LOST_SAGAS_MAX, Entry, LostSaga, SagaRow, Tx, Unit
 from stage.store.drive import drive
 from stage.store.errors import StatementRefused
 from stage.store.sqlite import rows
@@ -34,6 +34,7 @@ _INSERT: Final = statement("insert_saga")
 _SAVE: Final = statement("save_saga")
 _HELD: Final = statement("held_saga")
 _GET: Final = statement("get_saga")
+_KEEP_LOST: Final = statement("keep_lost")
 _CLOSABLE: Final = statement("closable_sagas")
 _CLOSE: Final = statement("close_saga")
 _DROP_JOURNAL: Final = statement("drop_journal")
@@ -110,6 +111,11 @@ class SqliteUnit:
             self._part.write(_DROP_JOURNAL, (saga_id,))
             self._part.write(_CLOSE, (saga_id, at))
         return len(found)
+
+    async def keep_lost(self, lost: LostSaga) -> None:
+        """See ports.store.Unit."""
+        values = (lost.saga_id, lost.requested_by, lost.reason, lost.first_sent_at, lost.asked_at)
+        self._part.write(_KEEP_LOST, (*values, LOST_SAGAS_MAX))
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""

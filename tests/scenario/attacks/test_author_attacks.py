@@ -164,7 +164,7 @@ async def test_a_connection_that_never_came_about_is_transient(tmp_path: Path) -
     """Nothing was written: certain, so a call that cannot be repeated in doubt is not parked."""
     stage = new_stage()
 
-    @stage.call(to="psp", timeout=0.4, idempotent=False, attempts_max=2)
+    @stage.call(to="psp", timeout=0.4, idempotent=False)
     async def charge(http: Http, saga: Saga[Order]) -> Any:
         return (await http.post("/do/charge", json={})).json()
 
@@ -175,7 +175,7 @@ async def test_a_connection_that_never_came_about_is_transient(tmp_path: Path) -
             taker.setblocking(False)
             taker.connect_ex(full.getsockname())
         url = f"http://{HOST}:{full.getsockname()[1]}"
-        options = {"externals": {"psp": url}, "wait_seconds_max": 3.0}
+        options: dict[str, Any] = {"externals": {"psp": url}, "deadline_seconds_default": 2.0}
         async with running_world(tmp_path, stage, **options) as (chain, _):
             await chain.send("s-1")
             view = await ended(chain, "s-1")

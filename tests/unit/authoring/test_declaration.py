@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+import pytest
+
 import stage.authoring
+from stage.authoring.declaration import StageDeclaration
+from stage.core.errors import DeclarationError
 
 DECLARED = """
 import sys
@@ -40,3 +45,20 @@ def test_no_import_is_hidden_from_the_linter() -> None:
     for file in Path(stage.authoring.__path__[0]).glob("*.py"):
         text = file.read_text()
         assert not [word for word in ("__import__", "import_module", "sys.modules") if word in text]
+
+
+class Nested(msgspec.Struct):
+    payment: str
+    amount: int
+
+
+class Renamed(msgspec.Struct, rename={"taken": "payment"}):
+    taken: str
+
+
+@pytest.mark.parametrize("accepts", [Nested, Renamed])
+def test_accepts_may_not_name_the_stages_own_member(accepts: type[msgspec.Struct]) -> None:
+    """A saga with that member is refused when it comes, so the stage would never run."""
+    with pytest.raises(DeclarationError, match="rename the member, or the stage"):
+        StageDeclaration("payment", accepts=accepts)
+    StageDeclaration("billing", accepts=accepts)

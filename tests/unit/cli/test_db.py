@@ -37,11 +37,13 @@ def db(verb: str, folder: Path) -> Done:
 
 def test_what_is_pending_is_shown_printed_and_applied(folder: Path) -> None:
     """`status` says 1 while something is pending; `upgrade` is done once."""
+    assert db("init", folder).status == 0
+    (folder / "sql" / "0002_more.sql").write_text("CREATE TABLE refund (id TEXT);\n")
     pending = db("status", folder)
-    assert pending.status == 1 and "sql/0001_payment" in pending.out and "pending" in pending.out
-    assert "CREATE TABLE payment (id TEXT);" in db("sql", folder).out
+    assert pending.status == 1 and "sql/0002_more" in pending.out and "pending" in pending.out
+    assert "CREATE TABLE refund (id TEXT);" in db("sql", folder).out
     applied = db("upgrade", folder)
-    assert applied.status == 0 and "applied sql/0001_payment" in applied.out
+    assert applied.status == 0 and "applied sql/0002_more" in applied.out
     assert db("upgrade", folder).out == "nothing is pending\n"
     assert db("sql", folder).out == ""
     assert db("status", folder).status == 0
@@ -49,7 +51,7 @@ def test_what_is_pending_is_shown_printed_and_applied(folder: Path) -> None:
 
 def test_a_schema_newer_than_the_code_is_refused(folder: Path) -> None:
     """One line that names the migration; `status` shows it and says 1."""
-    assert db("upgrade", folder).status == 0
+    assert db("init", folder).status == 0
     (folder / "sql" / "0001_payment.sql").unlink()
     refused = db("upgrade", folder)
     assert refused.status == 2 and refused.err.startswith("stage: ")
@@ -60,7 +62,7 @@ def test_a_schema_newer_than_the_code_is_refused(folder: Path) -> None:
 
 def test_a_file_in_use_is_refused(folder: Path) -> None:
     """One process per file."""
-    assert db("upgrade", folder).status == 0
+    assert db("init", folder).status == 0
     with (folder / "p.db.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         done = db("upgrade", folder)
@@ -69,9 +71,55 @@ def test_a_file_in_use_is_refused(folder: Path) -> None:
 
 def test_a_migration_that_fails_is_reported_and_changes_nothing(folder: Path) -> None:
     """The file and the reason, and what was applied before stays."""
+    assert db("init", folder).status == 0
     (folder / "sql" / "0002_wrong.sql").write_text("CREATE TABLE other (id TEXT); NONSENSE;")
     done = db("upgrade", folder)
     assert done.status == 2 and "sql/0002_wrong failed" in done.err
     with closing(sqlite3.connect(folder / "p.db")) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     assert "payment" in tables and "other" not in tables
+
+
+def test_a_database_is_made_by_name_alone(folder: Path) -> None:
+    """Only `init` makes one; the other verbs name it; a second `init` is refused."""
+    for verb in ("upgrade", "status", "sql"):
+        refused = db(verb, folder)
+        assert 2 == refused.status and "stage db init" in refused.err
+        assert not list(folder.glob("p.db*"))
+    made = db("init", folder)
+    assert 0 == made.status and str(folder / "p.db") in made.out and "payment" in made.out
+    again = db("init", folder)
+    assert 2 == again.status and "already" in again.err
+    shown = db("status", folder)
+    assert "stage payment" in shown.out and "generation 1" in shown.out
+
+
+def test_the_database_of_another_stage_is_refused(folder: Path) -> None:
+    """Every verb says whose it is, and what to do."""
+    assert 0 == db("init", folder).status
+    (folder / "pay.py").write_text(SOURCE.replace('Stage("payment"', 'Stage("billing"'))
+    for verb in ("upgrade", "status", "sql"):
+        refused = db(verb, folder)
+        assert 2 == refused.status
+        assert "'payment'" in refused.err and "'billing'" in refused.err and "path" in refused.err
+
+
+def test_a_backup_that_was_put_back_is_accepted_by_name(folder: Path) -> None:
+    """A new generation, which awaits a release; what it lacks is listed then."""
+    assert 0 == db("init", folder).status
+    done = stage(
+        *("db", "restored", "pay:payment", *DATABASE, "--as-of", "2026-11-23T02:30:00Z"),
+        cwd=folder,
+    )
+    assert 0 == done.status and "generation 2" in done.out, done
+    assert "generation 2" in db("status", folder).out
+    with closing(sqlite3.connect(folder / "p.db")) as connection:
+        connection.execute("INSERT INTO lost_saga VALUES ('o-7', 'shipping', 'late', NULL, 1.0)")
+        connection.commit()
+    released = stage(
+        "db", "released", "pay:payment", *DATABASE, "--reason", "asked all", cwd=folder
+    )
+    assert 0 == released.status and "asked all" in released.out
+    assert "o-7, asked for by shipping" in released.out
+    wrong = stage("db", "restored", "pay:payment", *DATABASE, "--as-of", "then", cwd=folder)
+    assert 2 == wrong.status and "RFC 3339" in wrong.err

@@ -202,7 +202,7 @@ def test_an_id_that_is_none_is_not_asked_for(served: Neighbour, saga_id: str) ->
         (200, "compensated", 0, "200 compensated: nothing of saga s-1 stands"),
         (410, "unknown", 0, "410 compensated"),
         (202, "in_progress", 0, "202 accepted: see `stage show s-1"),
-        (409, "unknown", 1, "409 cannot: it is so\nwhat stands: charge"),
+        (409, "unknown", 1, "409 cannot: it is so\nstands: charge"),
     ],
 )
 def test_compensate_asks_as_an_operator(
@@ -223,10 +223,13 @@ def test_compensate_asks_as_an_operator(
 def test_compensate_dry_shows_the_plan_and_asks_for_nothing(served: Neighbour) -> None:
     """Only the plan is fetched."""
     undo = {"step": "charge", "kind": "call", "peer": "psp", "prospect": "compensate"}
+    undo["standing"] = "may_stand"
     reported = {"saga_id": "s-1", "stage": "payment", "state": "completed", "steps": [undo]}
     served.answer("GET /sagas/s-1?view=plan", 200, json.dumps(reported).encode())
     done = stage("compensate", "s-1", "--reason", "x", "--dry-run", "--url", served.url)
-    assert (0, True) == (done.status, "charge  call  psp   compensated" in done.out), done
+    assert (0, True) == (done.status, "charge  call  psp   may stand  compensated" in done.out), (
+        done
+    )
     assert ["GET"] == [one.method for one in served.asked]
 
 

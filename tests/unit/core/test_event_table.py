@@ -26,12 +26,14 @@ def full(kind: type[Any]) -> e.Event:
     """An event of that type with a value in every member, private ones included."""
     values: dict[str, Any] = {
         "at": 1.0, "deadline": 9.0, "upstream": "order", "deferred": True, "baggage": SECRET,
-        "requested_by": "order", "reason": "why", "epoch": 2, "step": "charge", "attempt": 2,
+        "requested_by": "order", "reason": "why", "epoch": 2, "rested": True,
+        "step": "charge", "attempt": 2,
         "key": "k", "span": "ab", "request": e.Request(method="POST", path=f"/{SECRET}"),
         "ordinal": 2, "compensation": True, "result": msgspec.Raw(f'"{SECRET}"'.encode()),
         "may_stand": True, "retry_after": 1.0, "stands": ("charge",), "status": 202,
+        "certain": True, "away": True,
         "cause": ParkCause.DEFECT, "actor": "ops", "why": "because", "landed": True,
-        "changed": True, "certain": True, "anew": True, "new_key": True,
+        "changed": True, "anew": True, "new_key": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})

@@ -66,18 +66,18 @@ def test_a_no_in_doubt_behind_the_pivot_waits_for_a_person() -> None:
 
 def test_a_key_that_is_wrong_for_a_while_costs_time_and_no_attempts() -> None:
     """A gateway's 403 may hide an effect: the same request again, until the deadline."""
-    opened: list[e.Event] = [e.Accepted(at=0.0, upstream="order", deadline=900.0), *HELD[1:]]
+    opened: list[e.Event] = [e.Accepted(at=0.0, upstream="order", deadline=9_000.0), *HELD[1:]]
     saga, now = fold(PLAN, opened), 0.0
     for attempt in range(2, 30):
         denied = e.StepInDoubt(at=now, step=FORWARD, reason="answered 403", denied=True)
         saga = evolve(PLAN, saga, denied)
-        now += 10.0
+        now = saga.steps[FORWARD].due
         again = Do(activity=Activity.EXECUTE, step=FORWARD, attempt=attempt)
         assert again == only(PLAN, saga, now)
         saga = evolve(PLAN, saga, e.StepStarted(at=now, step=FORWARD, attempt=attempt))
     saga = evolve(PLAN, saga, e.StepInDoubt(at=now, step=FORWARD, denied=True))
 
-    turn = only(PLAN, saga, 900.0)
+    turn = only(PLAN, saga, 9_000.0)
 
     assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack)
 

@@ -74,6 +74,10 @@ def test_the_machine_parks_with_a_cause(
             ParkCause.UPSTREAM_CANNOT,
             [e.TellStarted(at=1.0, attempt=1), e.TellRefused(at=1.0, reason="no")],
         ),
+        (
+            ParkCause.UPSTREAM_AWAY,
+            [e.TellRefused(at=1.0, reason="no connection", cause=ParkCause.UPSTREAM_AWAY)],
+        ),
     ],
 )
 def test_an_end_that_needs_a_person_has_a_cause(cause: ParkCause, journal: list[e.Event]) -> None:

@@ -14,12 +14,13 @@ import msgspec
 import pytest
 
 from stage.core import events as e
+from stage.core.errors import StoreUnavailable
 from stage.core.states import SagaState
 from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import recovery
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.ports.engine import NotAllowed, PayloadDiffers, Reply, Snapshot
+from stage.ports.engine import NotAllowed, PayloadDiffers, Reply, Snapshot, Unsettled
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import ForwardReply
 from stage.ports.observer import TraceContext
@@ -450,3 +451,25 @@ async def test_mail_opens_a_saga_that_its_owner_has_claimed_and_not_opened(
         await each.stop()
         assert [] == each.observer.defects
     database.discard()
+
+
+async def test_a_saga_that_cannot_be_read_any_more_is_not_called_not_executed(
+    pair: Pair, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other replica runs it, and the database goes away while the caller waits: unknown."""
+    a, b = pair
+    first = await in_its_call(a, world)
+    second = asyncio.ensure_future(b.accept())
+    await asyncio.sleep(0.1)
+
+    async def away(saga_id: str) -> None:
+        raise StoreUnavailable("the database is away")
+
+    with monkeypatch.context() as during:
+        during.setattr(b.store, "get", away)
+        assert await a.compensate(wait_seconds=0.0) is not None
+        with pytest.raises(Unsettled):
+            await second
+    world.door.set()
+    reply = await first
+    assert reply is not None and 410 == reply.status

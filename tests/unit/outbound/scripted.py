@@ -35,6 +35,7 @@ class ScriptedTransport:
         body: bytes,
         timeout: float,
         tls: object = None,
+        fresh: bool = False,
     ) -> Answer | Lost:
         """Note what would have gone where."""
         self.sent.append(Sent(method, url, headers, body))

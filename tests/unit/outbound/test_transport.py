@@ -155,6 +155,22 @@ async def test_one_request_after_another_takes_one_connection(
     assert [["/a"], ["/b"], ["/a"]] == [peer.head(number)["x"] for number in range(3)]
 
 
+async def test_a_fresh_request_takes_a_connection_of_its_own(
+    peer: Peer, transport: Transport
+) -> None:
+    """One that was used before may be closed in the moment in which the request arrives."""
+    peer.script = [OK, OK, OK, OK]
+    await sent(transport, peer.url)
+    for number in (2, 3):
+        answer = await transport.send(
+            "POST", peer.url, headers=[], body=b"{}", timeout=SECONDS, fresh=True
+        )
+        assert isinstance(answer, Answer)
+        assert number == peer.connections
+    await sent(transport, peer.url)
+    assert 3 == peer.connections
+
+
 async def test_a_redirect_is_the_answer(peer: Peer, transport: Transport) -> None:
     """It is not followed: no answer makes us call an address of its choosing."""
     peer.script = [b"HTTP/1.1 307 No\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n", OK]

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
+from stage.core.events import Accepted, CompensationRequested, Event, TurnedBack
 from stage.core.states import ParkCause, SagaState
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Store, Unit
 from stage.store.errors import StatementRefused
@@ -483,6 +484,23 @@ async def test_the_backlog_counts_sagas_that_wait(store: Store) -> None:
     assert await store.backlog(AT) == Backlog(
         parked=1, oldest_accepted_at=AT - 7, longest_due_at=AT - 3
     )
+
+
+async def test_the_backlog_has_the_begin_of_the_oldest_compensation(store: Store) -> None:
+    """By the first turn of the saga, until upstream has been notified; a parked one waits apart."""
+    back, over = SagaState.COMPENSATING, SagaState.COMPENSATED
+    for made, turned in (
+        (row("active", due_at=AT), None),
+        (row("parked", state=back, due_at=None, parked="why"), AT - 90),
+        (row("told", state=over, due_at=None), AT - 80),
+        (row("telling", state=over, due_at=AT + 60), AT - 70),
+        (row("undoing", state=back, due_at=AT + 60), AT - 60),
+    ):
+        events: list[Event] = [Accepted(at=AT - 100)]
+        if turned is not None:
+            events += [TurnedBack(at=turned), CompensationRequested(at=AT)]
+        await store.transact(inserting(made.id, replace(made, length=len(events)), events))
+    assert AT - 70 == (await store.backlog(AT)).oldest_compensation_at
 
 
 # --- closing ---------------------------------------------------------------------------------

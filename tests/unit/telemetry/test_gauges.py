@@ -35,6 +35,8 @@ class Queried:
             raise sqlite3.OperationalError("no such table: saga")
         return {SagaState.ACTIVE: self.queries}
 
+    clock_jump = 0.0
+
     async def backlog(self) -> Backlog:
         """Nothing waits."""
         return Backlog(parked=0, oldest_accepted_at=None, longest_due_at=None)
@@ -53,16 +55,21 @@ async def test_gauges_stay_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch
     assert gauges.read(names.M_SAGAS)[(SagaState.ACTIVE.value,)] >= 3
 
 
-async def test_a_gauge_that_could_not_be_read_has_no_value() -> None:
-    """Not even as it was before."""
+async def test_a_gauge_that_could_not_be_read_keeps_its_value() -> None:
+    """An alert must not resolve itself because the database is damaged: an error gauge is up."""
     gauges = Gauges(engine := Queried(), SystemClock(), queued=lambda: 0, breakers=dict)
     await gauges.refresh()
     assert {(SagaState.ACTIVE.value,): 1} == gauges.read(names.M_SAGAS)
+    assert {(): 0.0} == gauges.read(names.M_STALE)
     with pytest.raises(sqlite3.OperationalError):
         await gauges.refresh()
     assert 2 == engine.queries
-    assert {} == gauges.read(names.M_SAGAS)
-    assert {} == gauges.read(names.M_PARKED)
+    assert {(SagaState.ACTIVE.value,): 1} == gauges.read(names.M_SAGAS)
+    assert {(): 0} == gauges.read(names.M_PARKED)
+    assert {(): 1.0} == gauges.read(names.M_STALE)
+    await gauges.refresh()
+    assert {(SagaState.ACTIVE.value,): 3} == gauges.read(names.M_SAGAS)
+    assert {(): 0.0} == gauges.read(names.M_STALE)
 
 
 async def test_callers_at_the_same_time_share_a_query() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 
 from stage.wire.limits import Limits
 from stage.wire.outcome import Outcome
-from stage.wire.problem import Problem, WireError, decode_problem
+from stage.wire.problem import (
+    TYPE_OF_STATUS,
+    Problem,
+    ProblemType,
+    WireError,
+    decode_problem,
+)
 from tests.unit.wire.strategies import bodies, objects, texts
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -36,6 +43,7 @@ def test_outcome_and_retryable_are_always_told() -> None:
     problem = Problem(title="No", status=409, outcome=Outcome.NOT_EXECUTED)
 
     assert {
+        "type": "urn:saga-stage:problem:conflict",
         "title": "No",
         "status": 409,
         "outcome": "not_executed",
@@ -67,7 +75,8 @@ def test_a_problem_comes_back_as_it_was(problem: Problem) -> None:
     told = decode_problem(problem.encode())
 
     assert told is not None
-    assert problem.type or "about:blank" == told.type
+    if problem.type != "about:blank":
+        assert problem.type or "about:blank" == told.type
     assert problem.encode() == (told if problem.type else _with_empty_type(told)).encode()
 
 
@@ -137,3 +146,21 @@ def test_reading_a_problem_never_raises(body: bytes) -> None:
 def test_members_of_any_type_never_raise(value: dict[str, Any]) -> None:
     """Nor do the right names with the wrong types."""
     decode_problem(json.dumps(value).encode())
+
+
+@pytest.mark.parametrize("status", sorted(TYPE_OF_STATUS))
+def test_a_problem_without_a_type_is_sent_with_that_of_its_code(status: int) -> None:
+    """No problem of ours leaves as `about:blank`: a caller can tell the cases apart."""
+    read = decode_problem(Problem(title="No", status=status, outcome=Outcome.UNKNOWN).encode())
+
+    assert read is not None
+    assert TYPE_OF_STATUS[status].value == read.type
+
+
+def test_every_type_is_a_urn_of_ours_and_documented() -> None:
+    """One row a case, and each in section 3.3."""
+    page = (Path(__file__).parents[3] / "docs" / "neighbour.md").read_text(encoding="utf-8")
+
+    for kind in ProblemType:
+        assert kind.value.startswith("urn:saga-stage:problem:")
+        assert f"`{kind.value.removeprefix('urn:saga-stage:problem:')}`" in page

@@ -118,6 +118,7 @@ def test_every_problem_fits_the_schema(outcome: Outcome) -> None:
         trace_id="0" * 32,
         hint="z",
         stands=("charge",),
+        may_stand=("notify",),
     )
 
     assert validator.is_valid(json.loads(least.encode()))
@@ -129,4 +130,6 @@ def test_the_schemas_name_the_members_of_the_structs() -> None:
     """A new member cannot be forgotten."""
     assert set(Envelope.__struct_fields__) == set(ENVELOPE_SCHEMA["properties"])
     assert {"saga_id", "outcome", "data"} == set(EXECUTED_SCHEMA["properties"])
-    assert {"requested_by", "reason", "outcome"} == set(COMPENSATE_REQUEST_SCHEMA["properties"])
+    assert {"requested_by", "reason", "outcome", "first_sent_at"} == set(
+        COMPENSATE_REQUEST_SCHEMA["properties"]
+    )

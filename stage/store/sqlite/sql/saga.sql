@@ -47,6 +47,10 @@ SELECT state, count(*) FROM saga GROUP BY state;
 -- The number of parked sagas.
 SELECT count(*) FROM saga WHERE parked <> '';
 
+-- name: count_parked_in_doubt
+-- The number of parked sagas that wait because of a doubt.
+SELECT count(*) FROM saga WHERE parked <> '' AND parked_cause IN ('in_doubt', 'pivot_in_doubt');
+
 -- name: oldest_unfinished
 -- The instant at which the oldest saga was accepted, of those under way and not parked.
 SELECT min(accepted_at) FROM saga
@@ -55,6 +59,16 @@ WHERE state IN ('active', 'compensating') AND parked = '';
 -- name: longest_due
 -- The instant since which the longest due saga needs a run, of those due at ?1.
 SELECT min(due_at) FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1;
+
+-- name: oldest_compensation
+-- The instant at which the first saga turned back, of those whose undo, or the message of it to
+-- upstream, is still under way. Of each journal only the entries before that instant are read.
+SELECT min((
+    SELECT at FROM journal
+    WHERE saga_id = saga.id AND name IN ('turned_back', 'compensation_requested')
+    ORDER BY number LIMIT 1
+)) FROM saga
+WHERE due_at IS NOT NULL AND state IN ('compensating', 'compensated', 'failed_to_compensate');
 
 -- name: closable_sagas
 -- Sagas that are over and have undo data left, last changed before ?1; at most ?2. The index is

@@ -1,0 +1,54 @@
+"""Log lines about database and clock: what is served, what goes away or jumps (rules 33, 34)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from stage.engine.clock import JUMP_SECONDS, jump_of
+from stage.ports.clock import Clock
+from stage.ports.store import Store
+from stage.store.sqlite.store import SqliteStore
+from stage.telemetry import logs
+from stage.wire.envelope import format_instant
+
+LOOK_SECONDS: Final = 0.25
+
+
+def tell_database(store: Store) -> None:
+    """One line at start: the absolute path and the identity. A warning where it was made anew."""
+    identity = store.identity
+    path = str(store.path) if isinstance(store, SqliteStore) else "memory"
+    made = isinstance(store, SqliteStore) and store.made
+    log = logs.default_logger()
+    say = log.warning if made else log.info
+    say(
+        "database_made" if made else "database_opened",
+        path=path,
+        database_id=identity.id,
+        generation=identity.generation,
+        born_at=format_instant(identity.born_at),
+        stage=identity.stage,
+    )
+
+
+async def tell_trouble(store: Store, clock: Clock) -> None:
+    """A line when the database goes away, when the reason changes, and when it is back.
+
+    Likewise when the wall clock jumps, and when it is believed again.
+    """
+    log, before, jumped = logs.default_logger(), "", 0.0
+    while True:
+        clock.now()  # reads it, also where nothing else does
+        jump = jump_of(clock)
+        if abs(jump - jumped) > JUMP_SECONDS:
+            log.warning("clock_jumped" if jump else "clock_believed", seconds=round(jump, 3))
+            jumped = jump
+        trouble = store.trouble
+        if trouble != before:
+            if trouble:
+                log.error("database_away", reason=trouble)
+            else:
+                log.warning("database_back")
+            before = trouble
+        await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,50 @@
+"""The proof in a request to compensate a saga that is not in the database (protocol 3.4).
+
+Pure. A saga that is not there was either never seen, and a tombstone is the right answer, or it
+was lost with an older database. The two look alike, so the request is asked for proof.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+from stage.core.steps import Plan, StepKind
+
+_UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+"""RFC 9562, section 5.7: the first 48 bits are milliseconds since the epoch."""
+
+
+class Unseen(StrEnum):
+    """A saga that is not in the database."""
+
+    NEW = "new"
+    """Nothing says that it was ever here."""
+    MAY_BE_LOST = "may_be_lost"
+    """It was sent before this database knew everything that was sent here."""
+    LOST = "lost"
+    """A stage behind this one has it from us."""
+
+
+def judge_unseen(
+    plan: Plan,
+    saga_id: str,
+    *,
+    requested_by: str,
+    first_sent_at: float | None,
+    lost_before: float,
+) -> Unseen:
+    """Whether it may be lost. Sagas sent before `lost_before` may be missing from the database."""
+    downstream = {step.peer for step in plan.steps if step.kind is StepKind.FORWARD}
+    if requested_by in downstream:
+        return Unseen.LOST
+    sent_at = first_sent_at if first_sent_at is not None else sent_at_of(saga_id)
+    if lost_before == float("inf") or (sent_at is not None and sent_at < lost_before):
+        return Unseen.MAY_BE_LOST
+    return Unseen.NEW
+
+
+def sent_at_of(saga_id: str) -> float | None:
+    """The instant in a UUIDv7, in seconds since the epoch; None for any other id."""
+    found = _UUID7.fullmatch(saga_id.lower())
+    return None if found is None else int(found[1] + found[2], 16) / 1000.0

@@ -1,0 +1,159 @@
+"""How much leaves to one peer: places, a rate, and turns that share both fairly (rule 29)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+
+from stage.ports.peers import PeerLimits
+
+BURST_SECONDS = 0.05
+"""The time for which a bucket saves up: more would be a storm after every silence."""
+TICK_SECONDS = 0.001
+"""The shortest wait for the rate."""
+ROUNDING = 1e-6
+"""The part of a token that the precision of the clock may hide."""
+FAILURES_MAX = 8
+"""Failures in a row after which a peer is taken to be away, and its places are halved."""
+UNLIMITED = PeerLimits()
+
+
+class Lane(StrEnum):
+    """Why an attempt is made. Each lane with attempts that wait gets every n-th turn."""
+
+    NEW = "new"
+    RECOVERED = "recovered"
+    COMPENSATION = "compensation"
+    """An undo, and the message of a late failure."""
+
+
+class TokenBucket:
+    """Lets `rate_per_second` requests leave; at most a moment's worth is saved up.
+
+    Instants are those of the caller. A clock that jumps costs a wait of one token at most.
+    """
+
+    def __init__(self, rate_per_second: float, now: float) -> None:
+        self._rate = rate_per_second
+        self._most = max(1.0, rate_per_second * BURST_SECONDS)
+        self._tokens = self._most
+        self._filled_at = now
+
+    def wait_seconds(self, now: float) -> float:
+        """Seconds until a request may leave; 0 when one may."""
+        self._tokens += max(0.0, now - self._filled_at) * self._rate
+        self._tokens = min(self._tokens, self._most)
+        self._filled_at = now
+        missing = 1.0 - self._tokens
+        return 0.0 if missing <= ROUNDING else missing / self._rate
+
+    def take(self) -> None:
+        """Count a request that leaves, also one that did not wait: it is owed then."""
+        self._tokens -= 1.0
+
+
+class Gate:
+    """The way to one peer. `enter` before an attempt and `leave` after it.
+
+    A peer that fails many times in a row gets fewer places, down to one, and one more with each
+    answer: thousands that waited for it do not come at once when it is back.
+    """
+
+    def __init__(self, limits: PeerLimits, now: Callable[[], float]) -> None:
+        self._limits = limits
+        self._now = now
+        self._bucket = (
+            None if limits.rate_per_second is None else TokenBucket(limits.rate_per_second, now())
+        )
+        self._lanes: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
+        """Attempts that wait. The lane that had a turn goes to the end."""
+        self._inside = 0
+        self._places = limits.concurrency_max
+        self._failures = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter_at_once(self) -> bool:
+        """Enter, where there is a place and nothing waits for it."""
+        if self._inside >= self._places or any(self._lanes.values()) or not self._token():
+            return False
+        self.charge()
+        self._inside += 1
+        return True
+
+    async def enter(self, lane: Lane) -> None:
+        """Wait for a place and for the rate; the turns go round the lanes."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lanes[lane].append(waiter)
+        self._admit()
+        if waiter.done():
+            return
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():  # admitted in the same moment
+                self._inside -= 1
+            self._admit()
+            raise
+
+    def leave(self, *, answered: bool | None) -> None:
+        """Give the place back. `answered` is None for an attempt of which nothing left."""
+        self._inside -= 1
+        if answered:
+            self._failures = 0
+            self._places = min(self._places + 1, self._limits.concurrency_max)
+        elif answered is False:
+            self._failures += 1
+            if self._failures >= FAILURES_MAX:
+                self._places = max(1, self._places // 2)
+        self._admit()
+
+    def charge(self) -> None:
+        """Count a further request of an attempt that is inside; the next one waits for it."""
+        if self._bucket is not None:
+            self._bucket.take()
+
+    def _admit(self) -> None:
+        """Let in as many as there are places and tokens for."""
+        while self._inside < self._places:
+            lane = next((lane for lane, waiting in self._lanes.items() if waiting), None)
+            if lane is None or not self._token():
+                return
+            waiter = self._lanes[lane].popleft()
+            if waiter.done():
+                continue  # stopped while it waited
+            self._lanes[lane] = self._lanes.pop(lane)
+            self.charge()
+            self._inside += 1
+            waiter.set_result(None)
+
+    def _token(self) -> bool:
+        """Whether the rate lets one more leave; otherwise it is tried again when it does."""
+        if self._bucket is None:
+            return True
+        wait = self._bucket.wait_seconds(self._now())
+        if wait > 0 and self._timer is None:
+            later = max(wait, TICK_SECONDS)
+            self._timer = asyncio.get_running_loop().call_later(later, self._tick)
+        return wait <= 0
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._admit()
+
+
+class Gates:
+    """One gate a peer, made when it is first used. `limits` by kind and name: `externals.psp`."""
+
+    def __init__(self, limits: Mapping[str, PeerLimits], now: Callable[[], float]) -> None:
+        self._limits = limits
+        self._now = now
+        self._gates: dict[str, Gate] = {}
+
+    def of(self, peer: str) -> Gate:
+        """The gate of that peer."""
+        gate = self._gates.get(peer)
+        if gate is None:
+            gate = self._gates[peer] = Gate(self._limits.get(peer, UNLIMITED), self._now)
+        return gate

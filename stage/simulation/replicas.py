@@ -1,0 +1,154 @@
+"""Several live processes over one database: their leases, and what no two of them may do at once.
+
+Here I8 is checked for replicas: a process sends and writes only for sagas that no live
+other one owns, and takes none over while its owner lives and has a request under way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from stage.core.events import Event
+from stage.ports.clock import Clock
+from stage.ports.ownership import Mail
+from stage.simulation.books import Books
+from stage.simulation.loop import Process
+from stage.store.memory import MemoryStore
+from stage.store.memory_database import MemoryDatabase, MemoryReplica
+
+LEASE_SECONDS = 3.0
+"""Shorter than many outages and pauses, so that processes are taken for dead that are not."""
+
+
+class SharedDatabase:
+    """The database of one stage with several processes, as the world sees it."""
+
+    def __init__(self, stage: str, database: MemoryDatabase, books: Books, clock: Clock) -> None:
+        self.database = database
+        self._stage = stage
+        self._books = books
+        self._clock = clock
+        self._under_way: Counter[tuple[str, int]] = Counter()
+        """Messages under way, by saga and by the registration under which they left."""
+
+    def replica(self) -> tuple[MemoryStore, MemoryReplica]:
+        """The store of one more process, and its registration."""
+        store = MemoryStore(
+            database=self.database,
+            exclusive=False,
+            clock=self._clock,
+            lease_seconds=LEASE_SECONDS,
+        )
+        ownership = store.ownership
+        assert isinstance(ownership, MemoryReplica)
+        return store, ownership
+
+    def _lives(self, registration: int | None) -> bool:
+        """Whether a lease is valid, without declaring anybody dead."""
+        until = None if registration is None else self.database.leases.get(registration)
+        return until is not None and until >= self._clock.now()
+
+    def check_sends(self, who: str, saga: str, registration: int) -> None:
+        """A process that was not paused on the way lets a message leave."""
+        if not self._lives(registration):
+            self._books.violate("I8", saga, f"{who} sends although its lease is over")
+        elif self.owned_elsewhere(saga, registration):
+            self._books.violate("I8", saga, f"{who} sends for a saga that another process owns")
+
+    def leaves(self, saga: str, registration: int) -> None:
+        """A message is under way."""
+        self._under_way[saga, registration] += 1
+
+    def ends(self, saga: str, registration: int) -> None:
+        """It was answered, or its sender does not wait for it any more."""
+        self._under_way[saga, registration] -= 1
+
+    def busy_elsewhere(self, saga: str, registration: int) -> bool:
+        """Whether a live other process has a message of that saga under way."""
+        return any(
+            count and about == saga and other != registration and self._lives(other)
+            for (about, other), count in self._under_way.items()
+        )
+
+    def owned_elsewhere(self, saga: str, registration: int) -> bool:
+        """Whether a live other process owns the saga."""
+        owner = self.database.owners.get(saga)
+        return owner != registration and self._lives(owner)
+
+    def trespassed(self, who: str, saga: str) -> None:
+        """A process wrote what a live other one owns: rule 4 of ports.ownership."""
+        self._books.violate("I8", saga, f"{who} wrote a saga that another process owns")
+
+    def check_takes_over(self, who: str, saga: str, registration: int) -> None:
+        """A process has taken a saga over."""
+        if self.busy_elsewhere(saga, registration):
+            self._books.violate(
+                "I8", saga, f"{who} took over while the owner lives and has a request under way"
+            )
+
+
+class ReplicaOwnership:
+    """ports.ownership.Ownership of one process, which may be paused, dead or without its disk."""
+
+    def __init__(
+        self, replica: MemoryReplica, process: Process, check_writable: Callable[[], None]
+    ) -> None:
+        """`check_writable` raises StoreUnavailable while nothing can be written."""
+        self._replica = replica
+        self._process = process
+        self._check_writable = check_writable
+
+    async def _door(self) -> None:
+        if self._process.held:
+            await self._process.gate()
+        self._check_writable()
+
+    @property
+    def sure(self) -> bool:
+        """See ports.ownership.Ownership."""
+        return self._replica.sure
+
+    async def assured(self) -> None:
+        """See ports.ownership.Ownership."""
+        await self._replica.assured()
+
+    @property
+    def renew_seconds(self) -> float | None:
+        """See ports.ownership.Ownership."""
+        return self._replica.renew_seconds
+
+    async def renew(self) -> bool:
+        """See ports.ownership.Ownership."""
+        await self._door()
+        return await self._replica.renew()
+
+    async def claim(self, now: float, limit: int) -> list[str]:
+        """See ports.ownership.Ownership."""
+        await self._door()
+        return await self._replica.claim(now, limit)
+
+    async def release(self, saga_ids: Sequence[str]) -> None:
+        """See ports.ownership.Ownership."""
+        await self._door()
+        await self._replica.release(saga_ids)
+
+    async def leave(self) -> None:
+        """See ports.ownership.Ownership."""
+        await self._door()
+        await self._replica.leave()
+
+    async def changed(self, saga_id: str, length: int, until: float) -> bool:
+        """See ports.ownership.Ownership."""
+        await self._door()
+        return await self._replica.changed(saga_id, length, until)
+
+    async def post(self, saga_id: str, event: Event) -> bool:
+        """See ports.ownership.Ownership."""
+        await self._door()
+        return await self._replica.post(saga_id, event)
+
+    async def mail(self) -> list[Mail]:
+        """See ports.ownership.Ownership."""
+        await self._door()
+        return await self._replica.mail()

@@ -1,0 +1,265 @@
+"""Whose a SQLite file is, and whether it is still the one that this process opened (rule 33).
+
+Three things can be put in the place of a database: nothing, another one, or an older copy of it.
+The file itself tells the first two apart by its identity. An older copy is told by the numbers of
+its batches, which only grow: the highest one is remembered here while the process runs, and in the
+lock file beside the database from one process to the next (`Mark`).
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.ports.identity import Identity
+from stage.store.sqlite.errors import unavailable
+from stage.store.sqlite.statements import statement
+
+_HEADER: Final = b"SQLite format 3\x00"
+
+
+class DatabaseFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The file that is asked for: where it is, whose it has to be, and whether it may be made."""
+
+    path: Path
+    stage: str = ""
+    """Empty: that of any stage."""
+    release: str = ""
+    must_exist: bool = False
+    now: Callable[[], float] = time.time
+    """The instant at which a database that is made was born."""
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a database had come: what the lock file holds of it."""
+
+    id: str
+    generation: int
+    number: int
+    """The highest number of a batch that was durable."""
+
+    def line(self) -> str:
+        """As it stands in the lock file: always as long, so that one write replaces it."""
+        return f"{self.id} {self.generation:010} {self.number:019}"
+
+
+_MARK: Final = re.compile(r"([0-9a-f]{32}) ([0-9]{10}) ([0-9]{19})")
+
+
+def parse_mark(text: str) -> Mark | None:
+    """The mark in the text of a lock file; None where there is none."""
+    found = _MARK.search(text)
+    if found is None:
+        return None
+    return Mark(id=found[1], generation=int(found[2]), number=int(found[3]))
+
+
+def is_made(path: Path) -> bool:
+    """Whether there is a file. Raises ConfigurationError for one that holds nothing.
+
+    An empty file is what a full disk, a wrong mount or a broken copy leaves of a database.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_HEADER))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigurationError(
+            f"the database {path} cannot be opened: {error.strerror or error}: check its mode"
+        ) from error
+    if not start:
+        raise ConfigurationError(
+            f"the database {path} is an empty file: put the database back, or make a new one with"
+            " `stage db init`"
+        )
+    return True
+
+
+def refuse_missing(file: DatabaseFile, mark: Mark | None) -> None:
+    """Raise ConfigurationError where no file is there and none may be made."""
+    if mark is not None:
+        raise ConfigurationError(
+            f"the database {file.path} was removed: {mark.number} batches were written to it. Put"
+            " it back, or make a new one with `stage db init`"
+        )
+    if file.must_exist:
+        raise ConfigurationError(
+            f"there is no database {file.path}: give the path of one, or make it with"
+            " `stage db init`"
+        )
+
+
+def read_identity(connection: sqlite3.Connection) -> Identity | None:
+    """The identity, or None where the file has none. Raises StoreUnavailable."""
+    try:
+        row = connection.execute(statement("get_identity")).fetchone()
+    except sqlite3.Error as error:
+        if (away := unavailable(error)) is not None:
+            raise away from error
+        return None  # there is no such table
+    return None if row is None else Identity(**dict(zip(_MEMBERS, row, strict=True)))
+
+
+_MEMBERS: Final = (
+    "id",
+    "stage",
+    "born_at",
+    "generation",
+    "release",
+    "restored_as_of",
+    "restored_at",
+    "released_at",
+)
+
+
+def write_identity(connection: sqlite3.Connection, identity: Identity) -> None:
+    """Write it. Raises sqlite3.Error."""
+    values = [getattr(identity, member) for member in _MEMBERS]
+    connection.execute(statement("put_identity"), values)
+
+
+def refuse_foreign(connection: sqlite3.Connection, file: DatabaseFile) -> None:
+    """Raise ConfigurationError for a file that holds something else than a stage's database.
+
+    A file without a single table is what a first start leaves that was killed at once.
+    """
+    if is_blank(connection):
+        if file.must_exist:
+            raise ConfigurationError(
+                f"{file.path} holds no table: put the database back, or make it with"
+                " `stage db init`"
+            )
+        return
+    (migrated,) = connection.execute(statement("has_migrations")).fetchone()
+    if not migrated:
+        raise ConfigurationError(f"{file.path} is not the database of a stage: give another path")
+
+
+def is_blank(connection: sqlite3.Connection) -> bool:
+    """Whether nothing was ever made in the database."""
+    (objects,) = connection.execute(statement("count_objects")).fetchone()
+    return not objects
+
+
+def refuse_owner(found: Identity | None, file: DatabaseFile) -> None:
+    """Raise ConfigurationError for the database of another stage."""
+    if found is not None and file.stage and found.stage and file.stage != found.stage:
+        raise ConfigurationError(
+            f"the database {file.path} is that of stage {found.stage!r}, and this is stage"
+            f" {file.stage!r}: give this one a path of its own"
+        )
+
+
+def take(connection: sqlite3.Connection, file: DatabaseFile, now: float) -> Identity:
+    """The identity of an upgraded database, which gets one if it has none.
+
+    Its release is written down where the file can be written to now.
+    """
+    found = read_identity(connection)
+    if found is None:
+        (born_at,) = connection.execute(statement("first_migrated")).fetchone()
+        found = Identity(
+            id=uuid.uuid4().hex,
+            stage=file.stage,
+            born_at=min(now, born_at or now),
+            release=file.release,
+        )
+        write_identity(connection, found)
+        return found
+    named = msgspec.structs.replace(
+        found, stage=file.stage or found.stage, release=file.release or found.release
+    )
+    if named != found:
+        try:
+            write_identity(connection, named)
+        except sqlite3.Error as error:
+            if unavailable(error) is None:
+                raise
+            return found  # it can be read and not written to; the writer waits for that
+    return named
+
+
+class Timeline:
+    """The identity that was opened and how far it came, against which the file is checked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.identity: Identity | None = None
+        self.number = 0
+        """The highest number of a batch that is certainly durable."""
+        self.version = 0
+        """SQLite's data version of the connection that writes, when it was last checked."""
+
+    @property
+    def mark(self) -> Mark | None:
+        """The content of the lock file."""
+        if self.identity is None:
+            return None
+        return Mark(id=self.identity.id, generation=self.identity.generation, number=self.number)
+
+    def opened(self, connection: sqlite3.Connection, identity: Identity, left: Mark | None) -> None:
+        """Begin with this identity. Raises ConfigurationError for one that the mark contradicts."""
+        number = last_number(connection)
+        self.version = _data_version(connection)
+        if left is not None and left.id != identity.id:
+            raise ConfigurationError(
+                f"{self._path} is not the database that was served from there: put that one back,"
+                " or accept this one with `stage db restored --as-of TIME`"
+            )
+        if left is not None and (identity.generation, number) < (left.generation, left.number):
+            raise ConfigurationError(
+                f"{self._path} is an older copy of its database: {left.number - number} batches are"
+                " missing. Put the newer one back, or accept this one with"
+                " `stage db restored --as-of TIME`"
+            )
+        self.identity, self.number = identity, number
+
+    def check(self, connection: sqlite3.Connection) -> None:
+        """As `compare`, on the connection that writes."""
+        self.compare(connection)
+        self.version = _data_version(connection)
+
+    def compare(self, connection: sqlite3.Connection) -> None:
+        """Raise StoreUnavailable unless the connection reads this identity and no older copy."""
+        known, number = self.identity, self.number  # before the file: the writer goes on
+        found = read_identity(connection)
+        assert known is not None
+        if found is None or found.id != known.id:
+            raise StoreUnavailable(
+                f"another database stands at {self._path}: put back the one that was opened, or"
+                " restart the stage to use this one"
+            )
+        if (found.generation, last_number(connection)) < (known.generation, number):
+            raise StoreUnavailable(
+                f"an older copy of the database stands at {self._path}: put back the newer one, or"
+                " stop the stage and accept the copy with `stage db restored --as-of TIME`"
+            )
+        if found.generation != known.generation:
+            raise StoreUnavailable(
+                f"the database {self._path} was restored under the running stage: restart it"
+            )
+
+    def check_foreign_writes(self, connection: sqlite3.Connection) -> None:
+        """As `check`, where another connection has written since."""
+        if _data_version(connection) != self.version:
+            self.check(connection)
+
+
+def last_number(connection: sqlite3.Connection) -> int:
+    """The number of the last batch that is durable."""
+    (number,) = connection.execute(statement("last_batch")).fetchone()
+    return int(number)
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute(statement("data_version")).fetchone()
+    return int(version)

@@ -1,0 +1,42 @@
+-- The identity of the database, and what tells a new file from a used one.
+
+-- name: get_identity
+-- The one row.
+SELECT id, stage, born_at, generation, release, restored_as_of, restored_at, released_at
+FROM stage_identity WHERE one = 1;
+
+-- name: put_identity
+-- Write the row, whether it is there or not.
+INSERT OR REPLACE INTO stage_identity (
+    one, id, stage, born_at, generation, release, restored_as_of, restored_at, released_at
+) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8);
+
+-- name: first_migrated
+-- When the first migration was applied: the birth of a database older than its identity.
+SELECT min(applied_at) FROM stage_migration;
+
+-- name: count_objects
+-- Tables, indexes, views and triggers; 0 in a file that nobody has written to.
+SELECT count(*) FROM sqlite_master;
+
+-- name: data_version
+-- Changes when another connection has written.
+PRAGMA data_version;
+
+-- name: quick_check
+-- Reads every page; `ok`, or the first thing that is wrong.
+PRAGMA quick_check(1);
+
+-- name: keep_lost
+-- Keep the first request of each neighbour, as long as fewer than ?6 are kept.
+INSERT OR IGNORE INTO lost_saga (saga_id, requested_by, reason, first_sent_at, asked_at)
+SELECT ?1, ?2, ?3, ?4, ?5 WHERE (SELECT count(*) FROM lost_saga) < ?6;
+
+-- name: lost_sagas
+-- What is kept, in the order in which it was asked.
+SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM lost_saga
+ORDER BY asked_at, saga_id LIMIT ?1;
+
+-- name: count_lost
+-- How many sagas are known to be lost.
+SELECT count(DISTINCT saga_id) FROM lost_saga;

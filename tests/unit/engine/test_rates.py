@@ -1,0 +1,241 @@
+"""Rule 29: places and a rate for each peer, shared fairly, and no storm when a peer comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from stage.core.retry import COMPENSATION
+from stage.engine.saga.rates import FAILURES_MAX, Gate, Gates, Lane, TokenBucket
+from stage.ports.peers import PeerLimits
+from stage.simulation.loop import VirtualLoop
+
+RATE = 10.0
+
+
+def leave_times(bucket: TokenBucket, until: float, *, step: float = 0.001) -> list[float]:
+    """When requests leave that are always waiting, from 0 on."""
+    left, ticks = [], 0
+    while (now := ticks * step) < until:
+        if bucket.wait_seconds(now) == 0:
+            bucket.take()
+            left.append(now)
+        ticks += 1
+    return left
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0, 10.0, 400.0])
+def test_in_no_window_more_leave_than_the_rate(rate: float) -> None:
+    """Nor fewer, while requests wait."""
+    left = leave_times(TokenBucket(rate, 0.0), 6.0)
+    burst = max(1.0, rate * 0.05)
+    for seconds in (0.5, 3.0):
+        for start in left:
+            inside = sum(start <= at < start + seconds for at in left)
+            assert inside <= rate * seconds + burst + 1e-6
+    assert rate * 6.0 - 1 <= len(left)
+
+
+def test_a_silence_saves_up_no_storm() -> None:
+    """After an hour without a request one may leave at once, not thousands."""
+    bucket = TokenBucket(RATE, 0.0)
+    assert 0 == bucket.wait_seconds(3_600.0)
+    bucket.take()
+    assert bucket.wait_seconds(3_600.0) == pytest.approx(1 / RATE)
+
+
+@pytest.mark.parametrize("jump", [-691_200.0, 691_200.0])
+def test_a_clock_that_jumps_costs_one_token(jump: float) -> None:
+    """By eight days, back or forth (rule 34)."""
+    bucket = TokenBucket(RATE, 1_000_000.0)
+    bucket.take()
+    assert bucket.wait_seconds(1_000_000.0 + jump) <= 1 / RATE
+    assert 0 == bucket.wait_seconds(1_000_000.0 + jump + 1 / RATE)
+
+
+def test_a_further_request_of_an_attempt_is_owed() -> None:
+    """It does not wait, so that its time-out goes on; the next attempt waits for both."""
+    bucket = TokenBucket(RATE, 0.0)
+    bucket.take()
+    bucket.take()
+    assert bucket.wait_seconds(0.0) == pytest.approx(2 / RATE)
+
+
+def gate(*, places: int = 100, rate: float | None = None) -> Gate:
+    limits = PeerLimits(concurrency_max=places, rate_per_second=rate)
+    return Gate(limits, asyncio.get_running_loop().time)
+
+
+async def test_no_more_are_inside_than_there_are_places() -> None:
+    """And each place that is given back is taken again."""
+    way, inside, most = gate(places=3), 0, 0
+
+    async def attempt() -> None:
+        nonlocal inside, most
+        await way.enter(Lane.NEW)
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0)
+        inside -= 1
+        way.leave(answered=True)
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(attempt() for _ in range(20)))
+
+    assert (3, 0) == (most, inside)
+    assert way.enter_at_once()
+
+
+async def test_the_lanes_take_turns() -> None:
+    """Thousands of undos do not keep new sagas out, nor the other way round."""
+    way, turns = gate(places=1), list[Lane]()
+    assert way.enter_at_once()
+
+    async def attempt(lane: Lane) -> None:
+        await way.enter(lane)
+        turns.append(lane)
+        way.leave(answered=True)
+
+    waiting = [Lane.COMPENSATION] * 100 + [Lane.NEW] * 5 + [Lane.RECOVERED] * 5
+    tasks = [asyncio.ensure_future(attempt(lane)) for lane in waiting]
+    await asyncio.sleep(0)
+    assert not way.enter_at_once()
+    way.leave(answered=True)
+    await asyncio.gather(*tasks)
+
+    assert {Lane.NEW: 5, Lane.RECOVERED: 5, Lane.COMPENSATION: 5} == Counter(turns[:15])
+    assert 110 == len(turns)
+
+
+async def test_attempts_that_are_stopped_leave_their_turns_to_others() -> None:
+    """All at once, as when a process stops, and before any of them has noticed."""
+    way = gate(places=1)
+    assert way.enter_at_once()
+    tasks = [asyncio.ensure_future(way.enter(Lane.COMPENSATION)) for _ in range(3)]
+    last = asyncio.ensure_future(way.enter(Lane.COMPENSATION))
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    way.leave(answered=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await last
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+async def test_an_attempt_that_is_stopped_while_it_waits_takes_no_place(admitted: bool) -> None:
+    """Whether or not its turn had come in the same moment."""
+    way = gate(places=1)
+    assert way.enter_at_once()
+    task = asyncio.ensure_future(way.enter(Lane.NEW))
+    await asyncio.sleep(0)
+    if admitted:
+        way.leave(answered=True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    if not admitted:
+        way.leave(answered=True)
+    assert way.enter_at_once()
+    assert not way.enter_at_once()
+
+
+async def test_a_peer_that_comes_back_is_not_stormed() -> None:
+    """Failures in a row take its places away, answers give them back one by one."""
+    way = gate(places=64)
+
+    def places() -> int:
+        taken = 0
+        while way.enter_at_once():
+            taken += 1
+        for _ in range(taken):
+            way.leave(answered=None)
+        return taken
+
+    assert 64 == places()
+    for _ in range(FAILURES_MAX + 10):
+        assert way.enter_at_once()
+        way.leave(answered=False)
+    assert 1 == places()
+    found = []
+    for _ in range(3):
+        for _ in range(places()):
+            assert way.enter_at_once()
+            way.leave(answered=True)
+        found.append(places())
+    assert [2, 4, 8] == found
+    assert way.enter_at_once()
+    way.leave(answered=False)
+    assert 8 == places()  # one failure among answers is none of an outage
+
+
+def test_the_rate_holds_for_all_lanes_together() -> None:
+    """Over ten seconds of a virtual clock, and everybody gets through."""
+    loop, left = VirtualLoop(), list[float]()
+
+    async def attempts() -> None:
+        way = gate(rate=RATE)
+
+        async def attempt(lane: Lane) -> None:
+            await way.enter(lane)
+            left.append(loop.time())
+            way.leave(answered=True)
+
+        await asyncio.gather(*(attempt(lane) for lane in [*Lane] * 50))
+
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(attempts())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+    assert 150 == len(left)
+    assert left[-1] - left[0] == pytest.approx(149 / RATE, rel=0.05)
+
+
+async def test_each_peer_has_a_gate_of_its_own() -> None:
+    """An API and a stage of the same name are two peers; the limits are those of the name."""
+    limits = {"externals.psp": PeerLimits(concurrency_max=1)}
+    gates = Gates(limits, asyncio.get_running_loop().time)
+    assert gates.of("externals.psp") is gates.of("externals.psp")
+    assert gates.of("externals.psp").enter_at_once()
+    assert not gates.of("externals.psp").enter_at_once()
+    assert gates.of("downstreams.psp").enter_at_once()
+
+
+UNDOS = 5_000
+
+
+@pytest.mark.parametrize("rate", [50.0, None])
+def test_5000_undos_against_an_api_that_answers_500_are_bounded(rate: float | None) -> None:
+    """By the rate where there is one; otherwise one attempt at a time is left of a hundred."""
+    loop, left, answer_seconds = VirtualLoop(), list[float](), 0.01
+
+    async def undo(way: Gate, number: int) -> None:
+        attempt = 0
+        while True:
+            attempt += 1
+            await way.enter(Lane.COMPENSATION)
+            left.append(loop.time())
+            await asyncio.sleep(answer_seconds)
+            way.leave(answered=False)
+            await asyncio.sleep(COMPENSATION.backoff_seconds(attempt, f"s-{number}"))
+
+    async def undos() -> None:
+        way = gate(rate=rate)
+        tasks = [asyncio.ensure_future(undo(way, number)) for number in range(UNDOS)]
+        await asyncio.sleep(20.0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(undos())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+    storm = 200  # the places at the start, halved with each further failure
+    most = rate * 20.0 + rate if rate is not None else 20.0 / answer_seconds + storm
+    assert most / 2 < len(left) <= most
