@@ -31,7 +31,9 @@ from stage.outbound.client import PeerClient
 from stage.outbound.credentials import Credentials
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
+from stage.ports.connection import Connection, connection_of
 from stage.ports.observer import Observer, TraceContext
+from stage.ports.peers import PeerLimits
 from stage.ports.stage import Participant
 from stage.ports.store import Store
 from stage.store.sqlite.store import SqliteStore
@@ -193,6 +195,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         downstreams=config.downstreams,
         upstreams=config.upstreams,
         credentials=credentials,
+        limits=peer_limits(config),
     )
     engine = EmbeddedEngine(
         participant,
@@ -244,6 +247,28 @@ def _adjusted(step: Step, config: Config) -> Step:
         if config.external_timeout_seconds_max is not None:
             timeout = min(timeout, config.external_timeout_seconds_max)
     return replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
+
+
+def peer_limits(config: Config) -> dict[str, PeerLimits]:
+    """How much each peer gets, by kind and name (rule 29)."""
+    kinds = {
+        "externals": config.externals,
+        "downstreams": config.downstreams,
+        "upstreams": config.upstreams,
+    }
+    return {
+        f"{kind}.{name}": _limits_of(connection_of(given))
+        for kind, peers in kinds.items()
+        for name, given in peers.items()
+    }
+
+
+def _limits_of(connection: Connection) -> PeerLimits:
+    usual, places = PeerLimits(), connection.concurrency_max
+    return PeerLimits(
+        concurrency_max=usual.concurrency_max if places is None else places,
+        rate_per_second=connection.rate_per_second,
+    )
 
 
 def _check_externals(plan: Plan, config: Config) -> None:

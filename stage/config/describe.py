@@ -44,13 +44,13 @@ def describe(config: Config) -> list[Line]:
 def _peer_lines(
     setting: str, peers: Mapping[str, str | Connection], origins: Mapping[str, str]
 ) -> Iterator[Line]:
-    """A line for each key that is set: URLs and names of files, never what is in them."""
+    """A line for each key that is set: names of files, never what is in them."""
     for name, given in peers.items():
         for key in PEER_KEYS:
             value = getattr(connection_of(given), key.name)
             place = f"{setting}.{name}" if key.name == URL else f"{setting}.{name}.{key.name}"
             if value:
-                yield Line(place, redacted(value), origins.get(place, PROGRAM))
+                yield Line(place, redacted(_shown(value)), origins.get(place, PROGRAM))
 
 
 def _shown(value: object) -> str:

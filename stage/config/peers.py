@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from stage.config.values import check_url, file_path
+from stage.config.values import check_url, count, file_path, rate_between
 from stage.ports.connection import Connection
 
 URL = "url"
@@ -31,6 +31,8 @@ PEER_KEYS = (
     PeerKey("ca_file", file_path, EVERY),
     PeerKey("client_cert", file_path, EVERY),
     PeerKey("client_key", file_path, EVERY),
+    PeerKey("concurrency_max", count(1, 100_000), EVERY),
+    PeerKey("rate_per_second", rate_between(0.01, 100_000), EVERY),
 )
 """The fields of `ports.connection.Connection`, in their order."""
 

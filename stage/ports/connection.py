@@ -12,6 +12,8 @@ class Connection:
     A file of credentials holds one line: a token in `token_file` and `bearer_file`, `user:password`
     in `basic_file`. `headers_file` holds one `Name: value` a line. `ca_file`, `client_cert` and
     `client_key` are PEM; a `client_cert` may hold its key. An empty path is not set.
+
+    `concurrency_max` and `rate_per_second` are its `ports.peers.PeerLimits`; None is the usual.
     """
 
     url: str
@@ -22,6 +24,8 @@ class Connection:
     ca_file: str = ""
     client_cert: str = ""
     client_key: str = ""
+    concurrency_max: int | None = None
+    rate_per_second: float | None = None
 
 
 def connection_of(given: str | Connection) -> Connection:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from stage.bootstrap.wiring import peer_limits
 from stage.config import describe, load
 from stage.config.peers import PEER_KEYS
 from stage.core.errors import ConfigurationError
 from stage.ports.connection import Connection
+from stage.ports.peers import PeerLimits
 
 PSP = "https://psp.example"
 
@@ -79,6 +81,9 @@ def test_the_environment_and_options_give_keys_too(tmp_path: Path) -> None:
         ('token_file = "x"', "'token_file' is not known: remove it"),
         ("bearer_file = 7", "7 is not a path: give the path of a file"),
         ('bearer_file = "a"\nbasic_file = "b"', "has bearer_file and basic_file"),
+        ("concurrency_max = 0", "0 is out of range: give 1 to 100000"),
+        ("rate_per_second = 0", "0 is out of range: give 0.01 to 100000 a second"),
+        ('rate_per_second = "fast"', "'fast' is not a number: give 0.01 to 100000 a second"),
         ('client_key = "a"', "has client_key without client_cert: add client_cert"),
     ],
 )
@@ -87,6 +92,25 @@ def test_a_wrong_table_is_refused_with_the_fix(tmp_path: Path, text: str, proble
     table = f'[externals.psp]\nurl = "{PSP}"\n{text}\n'
     (found,) = problems({}, {}, table, tmp_path)
     assert found.startswith("stage.toml line ") and problem in found
+
+
+def test_each_peer_has_the_limits_that_are_set_for_it(tmp_path: Path) -> None:
+    """By kind and name, as the gates look them up; the usual ones where nothing is set."""
+    file = tmp_path / "stage.toml"
+    file.write_text(
+        f'[externals.psp]\nurl = "{PSP}"\nconcurrency_max = 7\nrate_per_second = 2.5\n'
+        '[downstreams]\nshipping = "http://shipping:1"\n'
+        '[upstreams.order]\nurl = "http://order:1"\nrate_per_second = 30\n'
+    )
+    config = load({"downstreams": ("shipping.concurrency_max=3",)}, {}, file)
+    assert peer_limits(config) == {
+        "externals.psp": PeerLimits(concurrency_max=7, rate_per_second=2.5),
+        "downstreams.shipping": PeerLimits(concurrency_max=3),
+        "upstreams.order": PeerLimits(rate_per_second=30.0),
+    }
+    shown = {line.name: line.value for line in describe(config)}
+    assert "2.5" == shown["externals.psp.rate_per_second"]
+    assert "7" == shown["externals.psp.concurrency_max"]
 
 
 def test_a_peer_without_a_url_and_tls_without_https_are_refused() -> None:

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -147,7 +148,7 @@ async def test_a_wrong_file_is_refused_at_start_with_the_fix(
     tmp_path: Path, key: str, text: str, problem: str
 ) -> None:
     """Never with what it holds."""
-    given = {"url": "https://psp", key: secret(tmp_path / "file", text)}
+    given: dict[str, Any] = {"url": "https://psp", key: secret(tmp_path / "file", text)}
     with pytest.raises(ConfigurationError) as caught:
         await Credentials({"psp": credentials_of(Connection(**given))}, {}).open()
     assert problem in str(caught.value) and str(caught.value).startswith("externals.psp.")
