@@ -195,7 +195,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         downstreams=config.downstreams,
         upstreams=config.upstreams,
         credentials=credentials,
-        limits=peer_limits(config),
+        limits=_limits(config),
     )
     engine = EmbeddedEngine(
         participant,
@@ -249,7 +249,7 @@ def _adjusted(step: Step, config: Config) -> Step:
     return replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
 
 
-def peer_limits(config: Config) -> dict[str, PeerLimits]:
+def _limits(config: Config) -> dict[str, PeerLimits]:
     """How much each peer gets, by kind and name (rule 29)."""
     kinds = {
         "externals": config.externals,

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stage.bootstrap.wiring import peer_limits
+from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap import wiring
 from stage.config import describe, load
 from stage.config.peers import PEER_KEYS
 from stage.core.errors import ConfigurationError
+from stage.outbound.client import PeerClient
+from stage.outbound.peers import http_peers as real_peers
 from stage.ports.connection import Connection
-from stage.ports.peers import PeerLimits
+from stage.ports.peers import PeerLimits, Peers
 
 PSP = "https://psp.example"
 
@@ -94,7 +98,9 @@ def test_a_wrong_table_is_refused_with_the_fix(tmp_path: Path, text: str, proble
     assert found.startswith("stage.toml line ") and problem in found
 
 
-def test_each_peer_has_the_limits_that_are_set_for_it(tmp_path: Path) -> None:
+def test_each_peer_has_the_limits_that_are_set_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By kind and name, as the gates look them up; the usual ones where nothing is set."""
     file = tmp_path / "stage.toml"
     file.write_text(
@@ -103,7 +109,15 @@ def test_each_peer_has_the_limits_that_are_set_for_it(tmp_path: Path) -> None:
         '[upstreams.order]\nurl = "http://order:1"\nrate_per_second = 30\n'
     )
     config = load({"downstreams": ("shipping.concurrency_max=3",)}, {}, file)
-    assert peer_limits(config) == {
+    wired: dict[str, Any] = {}
+
+    def http_peers(client: PeerClient, **options: Any) -> Peers:
+        wired.update(options)
+        return real_peers(client, **options)
+
+    monkeypatch.setattr(wiring, "http_peers", http_peers)
+    wiring.wire(StageDeclaration("bank", accepts=dict[str, Any]), config)
+    assert wired["limits"] == {
         "externals.psp": PeerLimits(concurrency_max=7, rate_per_second=2.5),
         "downstreams.shipping": PeerLimits(concurrency_max=3),
         "upstreams.order": PeerLimits(rate_per_second=30.0),
