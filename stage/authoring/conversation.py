@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from stage.authoring.http import HeaderRefused
 from stage.authoring.outcomes import InDoubt, Refused, Transient
@@ -19,6 +20,8 @@ from stage.wire.http import SAFE_METHODS
 
 Encode = Callable[[Any], bytes]
 REASON_CHARS_MAX = 500
+EXITS = (SystemExit, KeyboardInterrupt)
+"""Raised by author code, they would end the process if they reached the event loop."""
 
 
 class FunctionConversation:
@@ -41,6 +44,8 @@ class FunctionConversation:
         self._transient_on = transient_on
         self._refused_on = refused_on
         self._context = contextvars.copy_context()
+        self._prepared = False
+        """Whether the function has handed a request out."""
         self._unsafe = False
         """Whether the request that is out can have an effect."""
         self._answered = 0
@@ -56,6 +61,8 @@ class FunctionConversation:
             return self._finish(stop.value)
         except (Refused, Transient, InDoubt, HeaderRefused) as error:
             return self._failed(error)
+        except EXITS as error:
+            return self._exited(error)
         except (Exception, asyncio.CancelledError):
             return Foreign()  # the function may only have wanted the event loop
         finally:
@@ -105,12 +112,14 @@ class FunctionConversation:
                 yielded = self._context.run(step, passed)
             except StopIteration as stop:
                 return self._finish(stop.value)
+            except EXITS as error:
+                return self._exited(error)
             except Exception as error:
                 return self._failed(error)
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 if stopped:
                     raise  # our own task is stopped, and the function with it
-                return self._failure(FailureKind.IN_DOUBT, "the function ended cancelled")
+                return self._defect("the function ended cancelled", error)
             if isinstance(yielded, Send):
                 return self._sending(yielded)
             try:
@@ -122,6 +131,7 @@ class FunctionConversation:
                 step = self._coroutine.throw
 
     def _sending(self, send: Send) -> Send:
+        self._prepared = True
         self._unsafe = send.request.method not in SAFE_METHODS
         return send
 
@@ -144,7 +154,17 @@ class FunctionConversation:
         if isinstance(error, HeaderRefused):
             # A defect: this request certainly did not leave (rule 4).
             return self._failure(FailureKind.TRANSIENT, reason, may_stand=self._answered > 0)
-        return self._failure(FailureKind.IN_DOUBT, f"{type(error).__name__}: {reason}")
+        return self._defect(f"{type(error).__name__}: {reason}", error)
+
+    def _defect(self, reason: str, error: BaseException) -> Failed:
+        """The function gave no outcome: certain as long as no request was prepared (rule 4)."""
+        kind = FailureKind.IN_DOUBT if self._prepared else FailureKind.DEFECT
+        return replace(self._failure(kind, reason), error=error)
+
+    def _exited(self, error: BaseException) -> Failed:
+        """An exit ends the step and not the process; a further attempt would exit too (rule 35)."""
+        kind = FailureKind.IN_DOUBT if self._prepared else FailureKind.REFUSED
+        return replace(self._failure(kind, f"the function exited: {error!r}"), error=error)
 
     def _failure(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from stage.authoring.conversation import FunctionConversation
+from stage.authoring.conversation import EXITS, FunctionConversation
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused, Transient
 from stage.authoring.payload import Codec
@@ -64,7 +66,8 @@ class StageParticipant(Generic[P, A]):
                 hint="leave that name to the stage: nothing that others wrote is overwritten",
                 type=ProblemType.OWN_MEMBER,
             )
-        self._accepts.from_data(data)
+        with exits_raised(self._plan.stage):
+            self._accepts.from_data(data)
 
     def check_result(self, step: str, result: msgspec.Raw) -> None:
         """See `ports.stage.Participant`."""
@@ -139,7 +142,8 @@ class StageParticipant(Generic[P, A]):
         adds = self._adds
         if adds.output is None:
             return None
-        value = adds.output(Saga(view, self._accepts))
+        with exits_raised("the output"):
+            value = adds.output(Saga(view, self._accepts))
         body = msgspec.json.encode(value) if adds.codec is None else adds.codec.to_json(value)
         if len(body) > adds.bytes_max:
             raise ValueError(
@@ -147,6 +151,15 @@ class StageParticipant(Generic[P, A]):
                 " or raise the setting"
             )
         return msgspec.Raw(body)
+
+
+@contextmanager
+def exits_raised(what: str) -> Iterator[None]:
+    """Let an exit or a cancellation out of a plain function be an error of it (rule 35)."""
+    try:
+        yield
+    except (*EXITS, asyncio.CancelledError) as error:
+        raise RuntimeError(f"{what} raised {error!r}") from error
 
 
 def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:

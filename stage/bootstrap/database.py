@@ -36,6 +36,7 @@ from stage.store.sqlite.identity import (
 from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.store import SqliteStore
+from stage.store.suspects import SuspectsPage
 from stage.telemetry.metrics import Metrics
 
 SQLITE = "sqlite:///"
@@ -69,10 +70,18 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
     )
 
 
-class Database:
-    """One SQLite file while no process serves from it, with its migrations: a context manager.
+def make_suspects(config: Config) -> SuspectsPage | None:
+    """The page of suspects beside the database; None for one that does not outlive the process."""
+    name = _sqlite_name(config)
+    return None if name == MEMORY else SuspectsPage(Path(name))
 
-    It holds the file's lock. The file has to exist, unless `make` is said.
+
+class Database:
+    """One SQLite file with its migrations, for commands: a context manager.
+
+    To look needs no lock. To change takes the lock of the file, so that no process serves from it
+    meanwhile; expansions alone are applied beside a stage that is up, in its pauses. The file has
+    to exist, unless `make` is said.
     """
 
     def __init__(self, file: DatabaseFile, folders: tuple[Path, ...], *, make: bool) -> None:
@@ -88,11 +97,13 @@ class Database:
                 raise ConfigurationError(
                     f"there is a database {path} already: `stage db upgrade` brings it up to date"
                 )
+            self._lock.acquire()
         elif not is_made(path):
             refuse_missing(msgspec.structs.replace(self._file, must_exist=True), None)
-        self._lock.acquire()
         try:
             self._connection = sqlite3.connect(path, isolation_level=None)
+            for name in ("busy_timeout", "no_checkpoint"):
+                self._connection.execute(statement(name)).fetchall()
             if not self._make:
                 refuse_foreign(self._connection, self._file)
                 refuse_owner(read_identity(self._connection), self._file)
@@ -125,11 +136,26 @@ class Database:
 
     def upgrade(self) -> list[Migration]:
         """Apply what is pending; what was applied. Raises ConfigurationError."""
+        pending = dialect.pending(self._connection, self._folders)
+        alone = True
+        try:
+            if not self._make:
+                self._lock.acquire()
+        except ConfigurationError as error:
+            alone = False
+            closed = [f"{one.owner}/{one.name}" for one in pending if not one.expands]
+            if closed or not pending:
+                what = f"{', '.join(closed)} is none" if closed else "nothing is pending"
+                raise ConfigurationError(
+                    f"{error}. Only expansions may be applied beside it, and {what}:"
+                    " stop the stage for it"
+                ) from error
         now = SystemClock().now()
         applied = dialect.upgrade(self._connection, self._folders, now=now)
-        identity = take(self._connection, self._file, now)
-        if self._make:
-            self._remember(identity)
+        if alone:
+            identity = take(self._connection, self._file, now)
+            if self._make:
+                self._remember(identity)
         return applied
 
     def restored(self, as_of: float) -> Identity:
@@ -159,6 +185,7 @@ class Database:
         return max(found.generation, known)
 
     def _write(self, change: Callable[[Identity, float], Identity]) -> Identity:
+        self._lock.acquire()
         found = self.identity
         if found is None:
             raise ConfigurationError(

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from aiohttp import web
 
 from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
 from stage.bootstrap.wiring import build_app
 from stage.config import Config
 from stage.core.errors import ConfigurationError
@@ -47,6 +48,8 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    latest = config.drain_delay_seconds + config.drain_seconds + EXIT_SECONDS_MAX
+    ExitGuard(latest, logs.report_forced_exit).start()
     await runner.setup()
     _collect_rarely()
     try:

@@ -14,8 +14,10 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from stage.authoring.declaration import StageDeclaration
+from stage.authoring.watched import Report, WatchedParticipant
+from stage.bootstrap.author_code import AuthorCodeWatch
 from stage.bootstrap.credentials import credentials_of
-from stage.bootstrap.database import make_store
+from stage.bootstrap.database import make_store, make_suspects
 from stage.bootstrap.database_log import tell_database, tell_trouble
 from stage.config import Config
 from stage.core.errors import ConfigurationError
@@ -119,6 +121,7 @@ class WiredStage:
         transport: Transport,
         gauges: Gauges,
         credentials: Credentials,
+        watch: AuthorCodeWatch,
     ) -> None:
         self.service = service
         """What the endpoints need."""
@@ -128,6 +131,7 @@ class WiredStage:
         self._transport = transport
         self._gauges = gauges
         self._credentials = credentials
+        self._watch = watch
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -141,21 +145,27 @@ class WiredStage:
             tell_trouble(self._store, self.service.clock)
         )
         try:
-            await self._transport.open()
-            try:
-                await self._engine.start()
-                report = partial(self.service.observer.defect, "watch", "", TraceContext())
-                fresh = asyncio.get_running_loop().create_task(self._gauges.keep_fresh(report))
+            async with self._watch.opened():
+                await self._transport.open()
                 try:
-                    yield
+                    await self._engine.start()
+                    async with self._fresh_gauges():
+                        yield
                 finally:
-                    fresh.cancel()
-            finally:
-                await self._engine.drain(0.0)
-                await self._transport.close()
+                    await self._engine.drain(0.0)
+                    await self._transport.close()
         finally:
             watching.cancel()
             await self._store.close()
+
+    @asynccontextmanager
+    async def _fresh_gauges(self) -> AsyncIterator[None]:
+        report = partial(self.service.observer.defect, "watch", "", TraceContext())
+        fresh = asyncio.get_running_loop().create_task(self._gauges.keep_fresh(report))
+        try:
+            yield
+        finally:
+            fresh.cancel()
 
     async def drain(self) -> None:
         """Let live sagas come to rest, as long as `drain_seconds` says."""
@@ -172,7 +182,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
     credentials = credentials_of(stage, config)
-    participant = stage.bind(
+    bound = stage.bind(
         tuple(config.downstreams),
         adjust=lambda step: _adjusted(step, config),
         patience_seconds=config.compensation_patience_seconds,
@@ -180,13 +190,14 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         operator_headers=credentials.names,
     )
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    _check_externals(participant.plan, config)
+    _check_externals(bound.plan, config)
     clock = SteadyClock()
     metrics = Metrics()
     if observer is None:
-        keys = config.baggage_keys.split(",") if config.baggage_keys else ()
-        observer = default_observer(tracer_provider, metrics, baggage_keys=keys)
+        observer = _observer(config, tracer_provider, metrics)
     store = make_store(stage, config, metrics)
+    watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
+    participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
     transport = Transport()
     client = PeerClient(transport, clock=clock, observer=observer)
     peers = http_peers(
@@ -209,6 +220,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
             compensation_window_seconds=config.compensation_window_seconds,
             wire=limits,
         ),
+        code=watch.code,
     )
     gauges = Gauges(
         engine,
@@ -229,7 +241,12 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         admission=Admission(config.requests_max),
         wait_seconds_max=config.wait_seconds_max,
     )
-    return WiredStage(config, service, engine, store, transport, gauges, credentials)
+    return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
+
+
+def _author_defects(observer: Observer) -> Report:
+    """Reports what a function of the author raised; the ids of its trace are bound already."""
+    return lambda saga_id, error: observer.defect("author", saga_id, TraceContext(), error)
 
 
 def _adjusted(step: Step, config: Config) -> Step:
@@ -247,6 +264,11 @@ def _adjusted(step: Step, config: Config) -> Step:
         if config.external_timeout_seconds_max is not None:
             timeout = min(timeout, config.external_timeout_seconds_max)
     return replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
+
+
+def _observer(config: Config, tracer_provider: TracerProvider | None, metrics: Metrics) -> Observer:
+    keys = config.baggage_keys.split(",") if config.baggage_keys else ()
+    return default_observer(tracer_provider, metrics, baggage_keys=keys)
 
 
 def _limits(config: Config) -> dict[str, PeerLimits]:

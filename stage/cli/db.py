@@ -38,7 +38,10 @@ def init(target: str, **given: Any) -> None:
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured(NEEDED)
 def upgrade(target: str, **given: Any) -> None:
-    """Apply what is pending, each file in a transaction of its own."""
+    """Apply what is pending, each file in a transaction of its own.
+
+    Expansions may be applied while the stage is up; for any other the stage has to be stopped.
+    """
     with _open(target, given) as database:
         applied = database.upgrade()
     for migration in applied:
@@ -51,7 +54,10 @@ def upgrade(target: str, **given: Any) -> None:
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured(NEEDED)
 def status(target: str, **given: Any) -> int:
-    """List the migrations. Exit status 1 when one is pending, changed or unknown."""
+    """List the migrations. Exit status 1 when one is pending, changed or unknown.
+
+    One that is ahead is an expansion of a later version, on which this one runs.
+    """
     from stage.cli.draw import table
     from stage.store.migrate import MigrationState
     from stage.wire.envelope import format_instant
@@ -73,7 +79,8 @@ def status(target: str, **given: Any) -> int:
             f" generation {identity.generation}, written by {identity.release or 'no release'}"
         )
     click.echo(table(("MIGRATION", "STATE", "APPLIED AT"), rows))
-    return 0 if all(line.state is MigrationState.APPLIED for line in lines) else NEGATIVE
+    fits = (MigrationState.APPLIED, MigrationState.AHEAD)
+    return 0 if all(line.state in fits for line in lines) else NEGATIVE
 
 
 @db.command()
@@ -121,7 +128,7 @@ def released(target: str, reason: str, **given: Any) -> None:
 
 @contextmanager
 def _open(target: str, given: dict[str, Any], *, make: bool = False) -> Iterator[Database]:
-    """The database, with the lock on its file held. Raises Failure for an error of SQLite."""
+    """The database of the stage. Raises Failure for an error of SQLite."""
     config = config_of(given)
 
     from stage.cli.target import find_stage

@@ -51,6 +51,7 @@ class Config:
     adds_bytes_max: int = 65_536
     drain_delay_seconds: float = 0.0
     drain_seconds: float = 20.0
+    stuck_seconds: float = 5.0
     concurrency_max: int = 1_000
     requests_max: int = 2_000
     compensation_window_seconds: float = 604_800.0
@@ -145,6 +146,12 @@ SETTINGS = (
         seconds_between(0, 3_600),
         "SECONDS",
         "How long running sagas may take to stop.",
+    ),
+    Setting(
+        "stuck_seconds",
+        seconds_between(0.5, 3_600),
+        "SECONDS",
+        "How long author code may keep all sagas waiting before it is reported.",
     ),
     Setting("concurrency_max", count(1), "N", "Sagas run at the same time."),
     Setting("requests_max", count(1), "N", "Requests answered at the same time; then 503."),

@@ -95,7 +95,9 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.Tombstoned: EventRow(
         wording="asked to compensate before it came", public=("requested_by", "reason")
     ),
-    e.Recovered: EventRow(wording="recovered", public=("epoch", "rested"), level=_WARNING),
+    e.Recovered: EventRow(
+        wording="recovered", public=("epoch", "rested", "innocent"), level=_WARNING
+    ),
     e.AnswerDeferred: EventRow(wording="answered 202"),
     e.CompensationRequested: EventRow(
         wording="asked to compensate", public=("requested_by", "reason", "compensated")
@@ -126,7 +128,8 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.StepRefused: _end("refused", _EXECUTE, "refused", "step", "reason", "may_stand", "said"),
     e.StepTransient: _end(
         "did not happen, again later", _EXECUTE, "transient",
-        "step", "reason", "retry_after", "may_stand", "denied", level=_WARNING, failed=True,
+        "step", "reason", "retry_after", "may_stand", "denied", "defect", level=_WARNING,
+        failed=True,
     ),
     e.StepInDoubt: _end(
         "in doubt", _EXECUTE, "in_doubt",

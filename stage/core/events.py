@@ -55,6 +55,8 @@ class Recovered(_Event, frozen=True, kw_only=True, tag="recovered"):
 
     epoch: int
     rested: bool = False
+    innocent: bool = False
+    """True when the process before died in the code of another saga (rule 35)."""
 
 
 class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
@@ -117,7 +119,8 @@ class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):
 class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     """The attempt certainly did not happen; it may be tried again.
 
-    `denied`, here and in the events below: the answer was 401 or 403, from whomever.
+    `denied`, here and in the events below: the answer was 401 or 403, from whomever. With `defect`
+    the author's code failed before it prepared a request (rule 4).
     """
 
     step: str
@@ -125,6 +128,7 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     retry_after: float | None = None
     may_stand: bool = False
     denied: bool = False
+    defect: bool = False
 
 
 class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):

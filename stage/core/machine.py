@@ -42,7 +42,7 @@ from stage.core.questions import (
     pivot_undecided,
     what_stands,
 )
-from stage.core.retry import NEIGHBOUR_COMPENSATION, PENDING, RetryPolicy
+from stage.core.retry import DEFECT, NEIGHBOUR_COMPENSATION, PENDING, RetryPolicy
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -190,8 +190,11 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
             steps[name] = replace(
                 step, phase=Phase.COMPENSATION_WAITING, compensation_doubted=True, due=event.at
             )
+        if event.innocent and step.phase in IN_FLIGHT:
+            steps[name] = _uncount(steps[name], step.phase)
     tell = Tell.DUE if saga.tell is Tell.IN_FLIGHT else saga.tell
-    lost = 0 if event.rested or _only_waits(plan, saga, event.at) else 1
+    rested = event.rested or event.innocent
+    lost = 0 if rested or _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
     return replace(saga, epoch=event.epoch, steps=steps, recoveries=recoveries, tell=tell)
 
@@ -204,6 +207,17 @@ def at_rest(plan: Plan, saga: Saga) -> bool:
     if any(step.phase in IN_FLIGHT for step in saga.steps.values()) or saga.tell is Tell.IN_FLIGHT:
         return False
     return all(isinstance(command, Rest) for command in decide(plan, saga, saga.updated_at))
+
+
+def _uncount(step: StepState, phase: Phase) -> StepState:
+    """An attempt that the code of another saga took down does not count (rule 35)."""
+    match phase:
+        case Phase.STARTED:
+            return replace(step, forgiven=step.forgiven + 1)
+        case Phase.PROBING:
+            return replace(step, probes=step.probes - 1)
+        case _:
+            return replace(step, compensation_forgiven=step.compensation_forgiven + 1)
 
 
 def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
@@ -323,7 +337,9 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     rules = plan.step(event.step)
     attempts = step.attempts + _uncounted(plan, event.step)
     # Rule 28: an outage costs time. A transaction has none: its attempts are those of its author.
-    free = rules.kind is not StepKind.TRANSACTION and not event.may_stand
+    # A defect without a deadline has them too: nothing else would end it.
+    endless = event.defect and saga.deadline is None
+    free = rules.kind is not StepKind.TRANSACTION and not event.may_stand and not endless
     waiting = replace(
         step,
         phase=Phase.WAITING,
@@ -333,7 +349,8 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
         since=step.since or event.at,
         error=event.reason,
     )
-    due = event.at + _wait(saga, event, attempts, rules.execution, waiting.since)
+    policy = DEFECT if event.defect else rules.execution
+    due = event.at + _wait(saga, event, attempts, policy, waiting.since)
     return _put(saga, event.step, _mendable(replace(waiting, due=due)))
 
 

@@ -14,6 +14,8 @@ class FailureKind(StrEnum):
     """It certainly did not happen."""
     IN_DOUBT = "in_doubt"
     """Nobody knows."""
+    DEFECT = "defect"
+    """The author's code failed before any request was prepared: it certainly did not happen."""
 
 
 TRANSIENT_CODES = frozenset({429})

@@ -46,6 +46,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 EXECUTION = RetryPolicy()
 """Default for transactions and calls."""
 
+DEFECT = RetryPolicy(attempts_max=None, backoff_seconds_max=60.0)
+"""Code that failed before it prepared a request: until the deadline, as it waits for a deploy."""
+
 SETTLEMENT = RetryPolicy(attempts_max=6, backoff_seconds_min=0.2)
 """Default for probes; twice "not there" ends them earlier."""
 

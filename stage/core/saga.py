@@ -26,8 +26,8 @@ class StepState(Struct, frozen=True, kw_only=True):
     not_there: int = 0
     compensation_attempts: int = 0
     forgiven: int = 0
-    """Attempts that do not count: those that certainly did not happen (rule 28), and those that an
-    operator let pass."""
+    """Attempts that do not count: those that certainly did not happen (rule 28), those that an
+    operator let pass, and those that the code of another saga took down (rule 35)."""
     compensation_forgiven: int = 0
     changed: bool = False
     """In doubt, and today's code makes another request than the one to be repeated."""

@@ -31,6 +31,8 @@ class ParkCause(StrEnum):
     """Behind the pivot the author's function that makes the output raised."""
     LOST_RUNS = "lost_runs"
     """Too many runs in a row were lost without progress (rule 15)."""
+    KILLS_PROCESS = "kills_process"
+    """Process after process died while the author's code for it ran (rule 35)."""
     FAILED_TO_COMPENSATE = "failed_to_compensate"
     """Everything was tried, and effects still stand (rule 12)."""
     UPSTREAM_CANNOT = "upstream_cannot"

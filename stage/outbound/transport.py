@@ -7,7 +7,6 @@ we want none of them, and it takes as long as all the rest.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from functools import lru_cache
 
@@ -21,6 +20,7 @@ from yarl import URL
 
 from stage.outbound.classify import EXPECTED, classify_exception
 from stage.ports.stage import Answer, Lost
+from stage.ports.time_limit import TimeLimit
 
 ANSWER_BYTES_MAX = 1_048_576
 CONNECT_SECONDS_MAX = 5.0
@@ -75,7 +75,7 @@ class Transport:
         try:
             target = self._target(method, url, tls)
             head = _head(target, headers, body)
-            async with asyncio.timeout(timeout):
+            async with TimeLimit(timeout):
                 connection = await _connect(connector, target, timeout)
                 try:
                     protocol = connection.protocol

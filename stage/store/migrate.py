@@ -6,6 +6,11 @@ migration `0001_payment`. A database takes its own file, and the common one wher
 was applied is recorded with its sha256 in `stage_migration`, by owner: `stage` for ours, the name
 of the folder for the author's.
 
+`0003_iban.expand.sql` only adds: the release before it runs on its schema too, and it may be
+applied while a stage is up. Any other file, with the word `contract` or without one, is applied
+while the stage stands still, and a release that does not know it refuses the database (decision
+0035). The word is part of the name, so that it is recorded.
+
 Order, names and states are decided here; a `Dialect` knows the database. The functions with a
 dialect await nothing else: where it blocks instead of suspending, so do they.
 """
@@ -27,7 +32,8 @@ OWNER: Final = "stage"
 """The owner of our own migrations."""
 
 _FILE: Final = re.compile(
-    r"(?P<name>(?P<number>\d{4})_[a-z0-9_]+)(?:\.(?P<dialect>sqlite|postgres))?\.sql"
+    r"(?P<name>(?P<number>\d{4})_[a-z0-9_]+(?:\.(?:expand|contract))?)"
+    r"(?:\.(?P<dialect>sqlite|postgres))?\.sql"
 )
 
 
@@ -40,6 +46,8 @@ class MigrationState(StrEnum):
     """Applied, and its file was edited since."""
     UNKNOWN = "unknown"
     """Applied, and there is no such file: the database is newer than the code."""
+    AHEAD = "ahead"
+    """The same of an expansion: this version runs on it."""
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +56,11 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     name: str
     sql: str
+
+    @property
+    def expands(self) -> bool:
+        """True when the release before it runs on its schema too."""
+        return expands(self.name)
 
     @property
     def sha256(self) -> str:
@@ -73,6 +86,11 @@ class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):
     applied_at: float | None = None
 
 
+def expands(name: str) -> bool:
+    """Whether the migration of that name only adds."""
+    return name.endswith(".expand")
+
+
 class Dialect(Protocol):
     """One database and how it applies and records migrations. It need not be safe to share."""
 
@@ -95,10 +113,11 @@ class Dialect(Protocol):
         ...
 
     async def apply(self, migration: Migration, now: float) -> None:
-        """Run a migration and record it, in one transaction.
+        """Run a migration and record it, in one transaction; nothing where it is recorded already.
 
-        Raises ConfigurationError for a statement that fails or that begins or ends a transaction;
-        then nothing of the file is applied.
+        A table may be rebuilt: foreign keys are not enforced meanwhile, and checked at the end.
+        Raises ConfigurationError for rows that then refer to nothing, and for a statement that
+        fails or that begins or ends a transaction; then nothing of the file is applied.
         """
         ...
 
@@ -108,19 +127,23 @@ async def status(dialect: Dialect, folders: Sequence[Traversable] = ()) -> list[
     return compare(await dialect.applied(), _collected(dialect, folders))
 
 
+async def pending(dialect: Dialect, folders: Sequence[Traversable] = ()) -> list[Migration]:
+    """The migrations to apply, in order. Writes nothing. Raises ConfigurationError."""
+    return pending_of(await dialect.applied(), _collected(dialect, folders))
+
+
 async def pending_sql(dialect: Dialect, folders: Sequence[Traversable] = ()) -> str:
     """The text of all pending migrations, for operators who apply them by hand."""
-    pending = pending_of(await dialect.applied(), _collected(dialect, folders))
     return "\n".join(
         f"-- {migration.owner}/{migration.name}\n{migration.sql.rstrip()}\n"
-        for migration in pending
+        for migration in await pending(dialect, folders)
     )
 
 
 async def check(dialect: Dialect, folders: Sequence[Traversable] = ()) -> None:
     """Raises ConfigurationError unless every migration is applied as it stands."""
-    if pending := pending_of(await dialect.applied(), _collected(dialect, folders)):
-        names = ", ".join(f"{migration.owner}/{migration.name}" for migration in pending)
+    if waiting := await pending(dialect, folders):
+        names = ", ".join(f"{migration.owner}/{migration.name}" for migration in waiting)
         raise ConfigurationError(f"migrations are pending: {names}. Run `stage db upgrade`")
 
 
@@ -133,10 +156,10 @@ async def upgrade(
     """
     known = _collected(dialect, folders)
     await dialect.prepare()
-    pending = pending_of(await dialect.applied(), known)
-    for migration in pending:
+    waiting = pending_of(await dialect.applied(), known)
+    for migration in waiting:
         await dialect.apply(migration, now)
-    return pending
+    return waiting
 
 
 def _collected(dialect: Dialect, folders: Sequence[Traversable]) -> list[Migration]:
@@ -180,7 +203,8 @@ def read_folder(owner: str, folder: Traversable, dialect: str) -> list[Migration
         if match is None:
             raise ConfigurationError(
                 f"the migration {owner}/{file.name} is misnamed: call it like 0001_payment.sql,"
-                " or 0001_payment.sqlite.sql for one database"
+                " 0001_payment.expand.sql where it only adds, or 0001_payment.sqlite.sql for one"
+                " database"
             )
         name = match["name"]
         _check_number(owner, match["number"], name, names)
@@ -233,7 +257,7 @@ def compare(applied: Iterable[Applied], known: Sequence[Migration]) -> list[Migr
         MigrationStatus(
             owner=record.owner,
             name=record.name,
-            state=MigrationState.UNKNOWN,
+            state=MigrationState.AHEAD if expands(record.name) else MigrationState.UNKNOWN,
             applied_at=record.applied_at,
         )
         for record in records.values()
@@ -242,7 +266,10 @@ def compare(applied: Iterable[Applied], known: Sequence[Migration]) -> list[Migr
 
 
 def pending_of(applied: Iterable[Applied], known: Sequence[Migration]) -> list[Migration]:
-    """The migrations to apply. Raises ConfigurationError for one that is changed or unknown."""
+    """The migrations to apply. Raises ConfigurationError for one that is changed or unknown.
+
+    An expansion that is not known is passed over: the code was taken back to the release before.
+    """
     states = compare(applied, known)
     for line in states:
         if line.state is MigrationState.UNKNOWN:
@@ -256,9 +283,9 @@ def pending_of(applied: Iterable[Applied], known: Sequence[Migration]) -> list[M
                 f"the migration {line.owner}/{line.name} was edited after it was applied:"
                 " restore the file, and put the change into a new one"
             )
-    # Without unknown ones, the lines are those of the known migrations, one each.
+    # The lines of the known migrations come first, one each.
     return [
         migration
-        for migration, line in zip(known, states, strict=True)
+        for migration, line in zip(known, states, strict=False)
         if line.state is MigrationState.PENDING
     ]

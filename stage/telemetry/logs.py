@@ -12,7 +12,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, Final, Literal
 
@@ -22,6 +22,7 @@ import structlog
 from stage.core.commands import Activity
 from stage.core.event_table import EVENTS, level_of
 from stage.core.events import Event, name_of
+from stage.ports.author_code import StuckCode
 from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names, visible
 from stage.telemetry.log_context import add_ids
@@ -128,6 +129,24 @@ class LogListener:
             return None, of_event
         attempt, span_id = known.get((activity, getattr(event, "step", "")), (None, ""))
         return attempt, of_event or span_id
+
+
+def report_stuck(code: StuckCode) -> None:
+    """Write which code is stuck, and where: of a stack the places alone, never its values."""
+    default_logger().error(
+        names.LOG_STUCK,
+        thread=code.thread.value,
+        saga_id=_printable(code.saga_id),
+        step=_printable(code.step),
+        seconds=code.seconds,
+        stack=list(code.stack),
+    )
+
+
+def report_forced_exit(stacks: Mapping[str, Sequence[str]]) -> None:
+    """Write which threads could not be stopped, and where they are."""
+    default_logger().error(names.LOG_EXIT_FORCED, stacks=dict(stacks))
+    sys.stderr.flush()
 
 
 def _leveled(log: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import Final
 from stage.core import events as e
 from stage.core.commands import Activity
 from stage.core.event_table import EVENTS
+from stage.ports.author_code import StuckCode
 from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names
 
@@ -119,6 +120,10 @@ class Metrics:
         """Count it by where; a route, whose name may come from outside, as `request`."""
         known = where in names.METRICS[names.M_DEFECTS].values
         self._count(names.M_DEFECTS, (where if known else "request",))
+
+    def stuck(self, code: StuckCode) -> None:
+        """Count code that does not come to an end."""
+        self._count(names.M_STUCK, (code.thread.value,))
 
     # --- store.writer ------------------------------------------------------------------------
 

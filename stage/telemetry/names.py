@@ -13,6 +13,7 @@ import msgspec
 
 from stage.core.commands import Activity
 from stage.core.event_table import NAMED
+from stage.ports.author_code import Thread
 
 SCOPE: Final = "stage"
 """The instrumentation scope of our spans, and the name of our logger."""
@@ -137,6 +138,7 @@ M_BATCH_UNITS: Final = "stage.writer.batch"
 M_COMMIT_DURATION: Final = "stage.writer.commit.duration"
 M_DENIED: Final = "stage.denied"
 M_DEFECTS: Final = "stage.defects"
+M_STUCK: Final = "stage.code.stuck"
 
 _SECONDS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0
@@ -231,8 +233,14 @@ METRICS: Final = {
     M_DEFECTS: Metric(
         kind="counter",
         labels=("where",),
-        values=("mail", "renew", "request", "retention", "run", "scan", "send", "watch"),
+        values=("author", "mail", "renew", "request", "retention", "run", "scan", "send", "watch"),
         description="Exceptions that should never have been raised.",
+    ),
+    M_STUCK: Metric(
+        kind="counter",
+        labels=("thread",),
+        values=tuple(Thread),
+        description="How often code did not come to an end, and all sagas waited for it.",
     ),
 }
 """Every metric: the table of docs/metrics.md, which is tested against it. No label holds an id."""
@@ -252,6 +260,12 @@ def prometheus_name(name: str) -> str:
 
 LOG_DEFECT: Final = "defect"
 """The line of an exception that should never have been raised."""
+LOG_STUCK: Final = "code_stuck"
+"""The line of code that does not come to an end: saga, step and stack (rule 35)."""
+LOG_SUSPECTS_OFF: Final = "suspects_not_kept"
+"""The line at start when the page of suspects cannot be mapped."""
+LOG_EXIT_FORCED: Final = "exit_forced"
+"""The last line of a process that could not be stopped in time."""
 LOG_FAST_OFF: Final = "fast_telemetry_off"
 """The line at start when the SDK does all by itself (telemetry.fast)."""
 FAST_VARIABLE: Final = "STAGE_FAST_TELEMETRY"

@@ -20,6 +20,7 @@ from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.opening import Opening, OpenRequest
 from stage.engine.saga.sender import Sender
+from stage.ports.author_code import UNWATCHED, AuthorCode
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, SagaLost
 from stage.ports.observer import Observer
@@ -43,13 +44,14 @@ class EmbeddedEngine(EmbeddedCommands):
         clock: Clock | None = None,
         limits: EngineLimits | None = None,
         render: Render = render_ending,
+        code: AuthorCode = UNWATCHED,
     ) -> None:
         """`render` makes the answer of a saga that ends; it is stored, and never made again."""
         clock, limits = clock or SystemClock(), limits or EngineLimits()
         ownership, window = store.ownership, limits.compensation_window_seconds
         interpreter = Interpreter(participant, observer, clock)
         journal = Journal(participant, observer, render)
-        opening = Opening(interpreter, journal, store.codec, observer, clock, self._admit)
+        opening = Opening(interpreter, journal, store.codec, observer, clock, self._admit, code)
         units = LiveUnits(interpreter, opening, journal, store, clock)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(participant.plan, units, sender, observer, clock)
@@ -68,6 +70,7 @@ class EmbeddedEngine(EmbeddedCommands):
         self._lease = Lease(sagas, ownership, observer, clock)
         self._recovery = Recovery(sagas, ownership, observer, clock, limits)
         self._retention = Retention(store, observer, clock, window)
+        self._code = code
         self._leaving = False
 
     async def start(self) -> None:
@@ -94,7 +97,7 @@ class EmbeddedEngine(EmbeddedCommands):
     @property
     def ready(self) -> bool:
         """See `ports.engine.Engine`."""
-        if self._leaving or self._store.identity.awaits_release:
+        if self._leaving or self._store.identity.awaits_release or self._code.stuck:
             return False
         return self._recovery.recovered and self._store.available
 

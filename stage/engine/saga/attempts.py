@@ -128,6 +128,8 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
                 retry_after=failed.retry_after,
                 may_stand=failed.may_stand,
             )
+        case FailureKind.DEFECT:
+            return e.StepTransient(at=at, step=do.step, reason=failed.reason, defect=True)
         case FailureKind.IN_DOUBT:
             return e.StepInDoubt(at=at, step=do.step, reason=failed.reason, changed=failed.changed)
         case _:

@@ -58,6 +58,8 @@ class Outgoing(msgspec.Struct, kw_only=True):
     conversation: Conversation | None = None
     turn: Turn | None = None
     body: bytes = b""
+    prepared: bool = False
+    """True once its function has handed out a request, in the event loop."""
 
 
 class Transition(msgspec.Struct, kw_only=True):

@@ -11,18 +11,22 @@ from stage.core.errors import JournalMismatch
 from stage.core.machine import asked_before, at_rest, evolve
 from stage.core.questions import may_ask_to_compensate
 from stage.core.saga import Saga
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
 from stage.core.verbs import refuse_verb
 from stage.engine.saga.context import Context, bare_saga, context_of, with_baggage
 from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
+from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.engine import DeadlineOver, NotAllowed, NotYours
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.store import LostSaga, SagaRow, Unit
+
+DEATHS_MAX = 2
+"""Processes that may die in the code of one saga: at the third start it waits for a person."""
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +35,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     context: Context
     accepted: e.Accepted
 
+
+_CHANGES_THE_WAY = (e.CompensationRequested, e.Verb)
 
 Signal = e.CompensationRequested | e.Verb | e.AnswerDeferred
 """An event that may be asked of a saga that exists."""
@@ -69,6 +75,7 @@ class Opening:
         observer: Observer,
         clock: Clock,
         admit: Callable[[OpenRequest], None],
+        code: AuthorCode,
     ) -> None:
         """`admit` raises Busy when a new saga is not to be taken on."""
         self._interpreter = interpreter
@@ -78,6 +85,7 @@ class Opening:
         self._observer = observer
         self._clock = clock
         self._admit = admit
+        self._code = code
 
     async def first(self, unit: Unit, request: OpenRequest) -> Stored | None:
         """The first unit: accept, bury, or take over. None when there is nothing to open.
@@ -128,9 +136,16 @@ class Opening:
         """Go on with a saga under the next epoch: what was in flight is in doubt from here on."""
         now, held = self._clock.now(), saga.epoch
         at = min([now, *(event.at for event in asked)])
-        recovered = e.Recovered(at=at, epoch=held + 1, rested=at_rest(self._plan, saga))
+        recovered = e.Recovered(
+            at=at,
+            epoch=held + 1,
+            rested=at_rest(self._plan, saga),
+            innocent=self._code.innocent(saga.id),
+        )
         for event in asked:
             self.check(evolve(self._plan, saga, recovered), event)
+        if not (saga.ended or any(isinstance(event, _CHANGES_THE_WAY) for event in asked)):
+            asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
         if saga.recoveries or not asked:
             # The new epoch is durable before anything is run, so that a saga that takes the process
@@ -155,6 +170,7 @@ class Opening:
         """A new saga: accept what is offered, or bury what was to be compensated."""
         saga = Saga(id=request.saga_id)
         first: e.Event
+        parked: list[e.Event] = []
         if request.offer is not None:
             context, accepted = request.offer.context, request.offer.accepted
             # Only of a new saga is it certain that nothing was executed.
@@ -162,6 +178,7 @@ class Opening:
                 raise DeadlineOver(f"the deadline of saga {saga.id} was over on arrival")
             self._admit(request)  # last: what is refused for another reason takes no place
             first = accepted
+            parked = self._parked_for_deaths(saga.id, accepted.at)
         elif isinstance(request.signal, e.CompensationRequested):
             if request.unseen is not Unseen.NEW:
                 await self._keep_lost(unit, request, request.signal)
@@ -177,7 +194,7 @@ class Opening:
         else:
             return None
         span = self.begin_span(request, saga, context.trace)
-        transition = await self._interpreter.advance(unit, saga, context, [first], span)
+        transition = await self._interpreter.advance(unit, saga, context, [first, *parked], span)
         stored = self._journal.store(transition, context)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
@@ -195,6 +212,20 @@ class Opening:
                 first_sent_at=request.first_sent_at,
             )
         )
+
+    def _parked_for_deaths(self, saga_id: str, at: float) -> list[e.Event]:
+        """Park a saga whose code took process after process down, before it runs again (rule 35).
+
+        A verb and a new request to compensate let it run: other code comes next, or mended code.
+        """
+        suspicion = self._code.suspicion(saga_id)
+        if suspicion is None or suspicion.deaths < DEATHS_MAX:
+            return []
+        reason = (
+            f"{suspicion.deaths} processes died while {suspicion.step} ran for it: mend that"
+            " function, then retry"
+        )
+        return [e.Parked(at=at, cause=ParkCause.KILLS_PROCESS, reason=reason)]
 
     def begin_span(
         self,

@@ -34,6 +34,7 @@ from stage.ports.neighbour import (
 from stage.ports.ownership import Ownership
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
+from stage.ports.time_limit import ARRIVED_SECONDS_MAX, TimeLimit
 from stage.wire.outcome import Outcome
 from stage.wire.replies import CompensateRequest
 
@@ -127,10 +128,12 @@ class Sender:
                 return self._too_late(outgoing)
             seconds = min(seconds, budget)
         try:
-            async with asyncio.timeout(seconds + TIMEOUT_MARGIN_SECONDS):
+            margin = TIMEOUT_MARGIN_SECONDS
+            async with TimeLimit(seconds + margin, ARRIVED_SECONDS_MAX + margin):
                 return await self._converse(saga, context, outgoing, journal, budget, seconds)
         except TimeoutError:
-            failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"no answer within {seconds:g} s")
+            kind = FailureKind.IN_DOUBT if outgoing.prepared else FailureKind.DEFECT
+            failed = Failed(kind=kind, reason=f"no answer within {seconds:g} s")
             return outcome_event(outgoing.do, failed, self._clock.now())
 
     async def _converse(
@@ -155,6 +158,7 @@ class Sender:
             turn = await conversation.proceed()
         try:
             while isinstance(turn := as_repeat(do, turn, stored), Send):
+                outgoing.prepared = True
                 request = await self._intended(do, turn, stored, journal)
                 if turn.ordinal > 1:
                     self._gate(saga, do).charge()

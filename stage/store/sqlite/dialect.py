@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final
@@ -41,6 +43,11 @@ def pending_sql(connection: sqlite3.Connection, folders: Sequence[Traversable] =
 def check(connection: sqlite3.Connection, folders: Sequence[Traversable] = ()) -> None:
     """See store.migrate."""
     complete(migrate.check(SqliteDialect(connection), folders))
+
+
+def pending(connection: sqlite3.Connection, folders: Sequence[Traversable] = ()) -> list[Migration]:
+    """See store.migrate."""
+    return complete(migrate.pending(SqliteDialect(connection), folders))
 
 
 def upgrade(
@@ -95,19 +102,52 @@ class SqliteDialect:
 
     async def apply(self, migration: Migration, now: float) -> None:
         """See store.migrate.Dialect."""
-        connection = self._connection
-        connection.execute(_BEGIN)
-        try:
-            _run(connection, migration)
-            connection.execute(
-                statement("record_migration"),
-                (migration.owner, migration.name, migration.sha256, now),
-            )
-            connection.execute(_COMMIT)
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute(_ROLLBACK)
-            raise
+        connection, key = self._connection, (migration.owner, migration.name)
+        with _foreign_keys_off(connection):
+            connection.execute(_BEGIN)
+            try:
+                if connection.execute(statement("has_migration"), key).fetchone() is None:
+                    before = _orphans(connection)
+                    _run(connection, migration)
+                    connection.execute(statement("record_migration"), (*key, migration.sha256, now))
+                    _check_references(migration, _orphans(connection) - before)
+                connection.execute(_COMMIT)
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute(_ROLLBACK)
+                raise
+
+
+def _check_references(migration: Migration, orphans: Counter[tuple[str, str]]) -> None:
+    """Raises ConfigurationError where the migration left rows that refer to nothing."""
+    if orphans:
+        child, parent = min(orphans)
+        raise ConfigurationError(
+            f"the migration {migration.owner}/{migration.name} failed: {orphans.total()} rows of"
+            f" {child} would refer to rows of {parent} that are not there; nothing of it was"
+            " applied. Mend the file: copy every row that is referred to"
+        )
+
+
+@contextmanager
+def _foreign_keys_off(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let a table be dropped and made anew without its child rows going with it.
+
+    The setting has no effect within a transaction (sqlite.org/pragma.html#pragma_foreign_keys).
+    """
+    (enforced,) = connection.execute(statement("foreign_keys_enforced")).fetchone()
+    connection.execute(statement("foreign_keys_off"))
+    try:
+        yield
+    finally:
+        if enforced:
+            connection.execute(statement("foreign_keys"))
+
+
+def _orphans(connection: sqlite3.Connection) -> Counter[tuple[str, str]]:
+    """How many rows of a table refer to rows of another one that are not there."""
+    rows = connection.execute(statement("foreign_key_check"))
+    return Counter((child, parent) for child, _, parent, _ in rows)
 
 
 def _run(connection: sqlite3.Connection, migration: Migration) -> None:

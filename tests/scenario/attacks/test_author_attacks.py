@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
 from aiohttp import web
 
 from stage import Http, Refused, Saga, Stage, Transient, Tx
@@ -70,6 +72,53 @@ async def test_a_call_that_ends_cancelled_is_in_doubt(tmp_path: Path) -> None:
         view = await ended(chain, "s-1")
         assert "compensated" == view["state"]
         assert 0 == world.count("charge")
+
+
+async def test_a_bug_before_the_first_request_is_no_doubt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing had left: repeated until the deadline, never parked, its place logged once (4)."""
+    stage = new_stage()
+    tried: list[int] = []
+
+    @stage.call(to="psp", idempotent=False, attempts_max=1)
+    async def charge(http: Http, saga: Saga[Order]) -> Any:
+        tried.append(saga.attempt)
+        raise KeyError("amount")
+
+    @charge.compensation
+    async def refund(http: Http, saga: Saga[Order], charge: Any) -> None:
+        await http.post("/undo/charge", json={})
+
+    async with running_world(tmp_path, stage, wait_seconds_max=4.0) as (chain, world):
+        await chain.send("s-1", deadline=time.time() + 2.0)
+        view = await ended(chain, "s-1")
+        assert ("compensated", False) == (view["state"], view["parked"]), view
+        events = await chain.events("s-1")
+    assert len(set(tried)) > 1  # for longer than its attempts last
+    assert "step_transient" in events and "step_in_doubt" not in events
+    assert [] == world.seen
+    lines = [each.getMessage() for each in caplog.records if "where=author" in each.getMessage()]
+    assert 1 == len(lines), lines
+    assert "test_author_attacks.py" in lines[0] and "KeyError" in lines[0] and "s-1" in lines[0]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+async def test_an_output_that_exits_turns_its_saga_back(
+    tmp_path: Path, error: BaseException
+) -> None:
+    """The process goes on, and so do the others (rule 35)."""
+    stage: Stage[Order, Charge] = Stage("payment", accepts=Order, adds=Charge)
+
+    @stage.output
+    def charged(saga: Saga[Order]) -> Charge:
+        if saga.input.order_id == "bad":
+            raise error
+        return Charge("c-1")
+
+    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
+        assert 409 == (await chain.send("s-1", {**ORDER, "order_id": "bad"}))[0]
+        assert 200 == (await chain.send("s-2"))[0]
 
 
 async def test_a_transaction_that_exits_fails_alone(tmp_path: Path) -> None:

@@ -60,13 +60,30 @@ def test_a_schema_newer_than_the_code_is_refused(folder: Path) -> None:
     assert shown.status == 1 and "unknown" in shown.out
 
 
-def test_a_file_in_use_is_refused(folder: Path) -> None:
-    """One process per file."""
+def test_a_contraction_is_refused_beside_a_stage_that_is_up(folder: Path) -> None:
+    """The lock is held: an expansion is applied all the same, anything else is not."""
     assert db("init", folder).status == 0
+    (folder / "sql" / "0002_more.expand.sql").write_text("ALTER TABLE payment ADD COLUMN more;")
     with (folder / "p.db.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         done = db("upgrade", folder)
-    assert done.status == 2 and "is in use" in done.err and len(done.err.splitlines()) == 1
+        assert done.status == 0 and "applied sql/0002_more.expand" in done.out, done.err
+        (folder / "sql" / "0003_less.contract.sql").write_text("ALTER TABLE payment DROP more;")
+        refused = db("upgrade", folder)
+        shown = db("status", folder)
+    assert refused.status == 2 and "is in use" in refused.err
+    assert "sql/0003_less.contract is none" in refused.err and len(refused.err.splitlines()) == 1
+    assert shown.status == 1 and "pending" in shown.out
+
+
+def test_a_release_runs_on_a_schema_that_is_one_expansion_ahead(folder: Path) -> None:
+    """The code is taken back to the release before: its additive migration stays, and harms not."""
+    (folder / "sql" / "0002_more.expand.sql").write_text("ALTER TABLE payment ADD COLUMN more;")
+    assert db("upgrade", folder).status == 0
+    (folder / "sql" / "0002_more.expand.sql").unlink()
+    shown = db("status", folder)
+    assert shown.status == 0 and "ahead" in shown.out
+    assert db("upgrade", folder).out == "nothing is pending\n"
 
 
 def test_a_migration_that_fails_is_reported_and_changes_nothing(folder: Path) -> None:

@@ -35,6 +35,7 @@ def full(kind: type[Any]) -> e.Event:
         "cause": ParkCause.DEFECT, "actor": "ops", "why": "because", "landed": True,
         "changed": True, "anew": True, "new_key": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
+        "innocent": True, "defect": True,
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})
     return event

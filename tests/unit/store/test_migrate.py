@@ -118,6 +118,68 @@ def test_a_newer_database_is_refused(connection: sqlite3.Connection, migrations:
         dialect.upgrade(connection, [migrations], now=2.0)
 
 
+REBUILD = """
+CREATE TABLE new_payment (saga_id TEXT PRIMARY KEY, amount REAL NOT NULL, parent TEXT);
+INSERT INTO new_payment SELECT saga_id, amount, parent FROM payment {which};
+DROP TABLE payment;
+ALTER TABLE new_payment RENAME TO payment;
+"""
+
+
+@pytest.fixture
+def with_child(connection: sqlite3.Connection, migrations: Path) -> sqlite3.Connection:
+    """Foreign keys enforced as the writer has them, and a row that goes when its parent goes."""
+    (migrations / "0002_item.sql").write_text(
+        "CREATE TABLE item (id, saga_id REFERENCES payment (saga_id) ON DELETE CASCADE);"
+    )
+    dialect.upgrade(connection, [migrations], now=1.0)
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("INSERT INTO payment (saga_id, amount) VALUES ('s-1', 100)")
+    connection.execute("INSERT INTO item VALUES (1, 's-1')")
+    return connection
+
+
+def test_a_table_that_is_rebuilt_keeps_its_child_rows(
+    with_child: sqlite3.Connection, migrations: Path
+) -> None:
+    """Create, copy, drop, rename: the drop deletes no row of another table."""
+    (migrations / "0003_rebuild.sql").write_text(REBUILD.format(which=""))
+    dialect.upgrade(with_child, [migrations], now=2.0)
+    assert with_child.execute("SELECT id, saga_id FROM item").fetchall() == [(1, "s-1")]
+    with pytest.raises(sqlite3.IntegrityError):  # enforced again
+        with_child.execute("INSERT INTO item VALUES (2, 'nobody')")
+
+
+def test_a_rebuild_that_loses_what_is_referred_to_is_refused(
+    with_child: sqlite3.Connection, migrations: Path
+) -> None:
+    """Nothing of the file is applied, and the message names both tables."""
+    (migrations / "0003_rebuild.sql").write_text(REBUILD.format(which="WHERE 0"))
+    with pytest.raises(ConfigurationError, match="1 rows of item would refer to rows of payment"):
+        dialect.upgrade(with_child, [migrations], now=2.0)
+    assert with_child.execute("SELECT count(*) FROM payment").fetchone() == (1,)
+    assert states(with_child, migrations)["migrations/0003_rebuild"] is MigrationState.PENDING
+
+
+def test_an_expansion_of_a_later_release_is_run_on(
+    connection: sqlite3.Connection, migrations: Path
+) -> None:
+    """A file that only adds is ahead; a contraction among it is refused as before."""
+    file = migrations / "0002_more.expand.sql"
+    file.write_text("ALTER TABLE payment ADD COLUMN more TEXT;")
+    dialect.upgrade(connection, [migrations], now=1.0)
+    file.unlink()
+    assert states(connection, migrations)["migrations/0002_more.expand"] is MigrationState.AHEAD
+    assert dialect.upgrade(connection, [migrations], now=2.0) == []
+    dialect.check(connection, [migrations])
+    other = migrations / "0003_less.contract.sql"
+    other.write_text("ALTER TABLE payment DROP COLUMN more;")
+    dialect.upgrade(connection, [migrations], now=3.0)
+    other.unlink()
+    with pytest.raises(ConfigurationError, match=r"0003_less.contract, which .* does not know"):
+        dialect.upgrade(connection, [migrations], now=4.0)
+
+
 @pytest.mark.parametrize(
     "files, lite, gres",
     [
@@ -128,6 +190,7 @@ def test_a_newer_database_is_refused(connection: sqlite3.Connection, migrations:
         (["0001_a.sql", "0001_a.postgres.sql", "0001_a.sqlite.sql"], "a.sqlite", "a.postgres"),
         (["0001_a.sql", "0002_b.postgres.sql"], "a", "a b.postgres"),
         (["0002_b.sqlite.sql", "0001_a.sql"], "a b.sqlite", "a"),
+        (["0001_a.expand.sqlite.sql", "0001_a.expand.sql"], "a.expand.sqlite", "a.expand"),
     ],
 )
 def test_a_database_takes_its_own_file(
@@ -139,7 +202,7 @@ def test_a_database_takes_its_own_file(
     for word, expected in (("sqlite", lite), ("postgres", gres)):
         found = authored([tmp_path], word)
         assert expected == " ".join(migration.sql for migration in found)
-        assert {"0001_a", "0002_b"} >= {migration.name for migration in found}
+        assert {"0001_a", "0001_a.expand", "0002_b"} >= {migration.name for migration in found}
 
 
 def test_two_folders_of_one_name_are_two_owners(tmp_path: Path) -> None:
@@ -158,6 +221,8 @@ def test_two_folders_of_one_name_are_two_owners(tmp_path: Path) -> None:
         (["1_a.sql"], "misnamed"),
         (["0001_A.sql"], "misnamed"),
         (["0001_a.mysql.sql"], "misnamed"),
+        (["0001_a.sqlite.expand.sql"], "0001_payment.expand.sql where it only adds"),
+        (["0001_a.expand.sql", "0001_a.sql"], "renumber"),
         (["0001_a.postgres.sql"], r"none for sqlite: add 0001_a.sqlite.sql"),
         (["0001_a.sql", "0001_b.sql"], "0001_a and 0001_b; renumber"),
         (["0001_a.sql", "0001_b.sqlite.sql"], "renumber"),

@@ -21,3 +21,23 @@ SELECT owner, name, sha256, applied_at FROM stage_migration ORDER BY applied_at,
 -- name: record_migration
 -- Written in the same transaction as the migration itself.
 INSERT INTO stage_migration (owner, name, sha256, applied_at) VALUES (?1, ?2, ?3, ?4);
+
+-- name: has_migration
+-- Whether a migration is recorded: another process may have applied it meanwhile.
+SELECT 1 FROM stage_migration WHERE owner = ?1 AND name = ?2;
+
+-- name: foreign_keys_enforced
+-- Whether this connection enforces foreign keys.
+PRAGMA foreign_keys;
+
+-- name: foreign_keys_off
+-- Let a table be rebuilt: dropping the old one would delete the rows that refer to it.
+PRAGMA foreign_keys = OFF;
+
+-- name: foreign_key_check
+-- The rows that refer to rows which are not there: table, rowid, table referred to, number.
+PRAGMA foreign_key_check;
+
+-- name: no_checkpoint
+-- Leave the write-ahead log to the stage that is up: only one connection is to reset it.
+PRAGMA wal_autocheckpoint = 0;

@@ -1,0 +1,194 @@
+"""The author's functions with a mark on each while it runs, and a report of each that raised.
+
+Every door from the engine to author code is here, so that no function runs unseen (rule 35).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from stage.authoring.outcomes import InDoubt, Refused, Transient
+from stage.core.commands import Activity
+from stage.core.errors import StageError
+from stage.core.steps import Plan
+from stage.ports.author_code import AuthorCode
+from stage.ports.stage import (
+    Answer,
+    Conversation,
+    Failed,
+    Finished,
+    Lost,
+    Participant,
+    RunView,
+    Turn,
+)
+from stage.ports.store import Tx
+from stage.wire.problem import WireError
+
+T = TypeVar("T")
+
+Report = Callable[[str, BaseException], None]
+"""Notified of a saga id and the exception that its author did not raise as an outcome."""
+
+SAGAS_REPORTED_MAX: Final = 10_000
+"""Sagas whose first traceback is remembered as reported; then the oldest is forgotten."""
+ACCEPTS: Final = "accepts"
+OUTPUT: Final = "output"
+
+_MEANT: Final = (Refused, Transient, InDoubt, StageError, WireError)
+"""Exceptions that say how a function ends: no defects."""
+
+
+class WatchedParticipant:
+    """ports.stage.Participant around another one."""
+
+    def __init__(self, participant: Participant, code: AuthorCode, report: Report) -> None:
+        self._participant = participant
+        self._code = code
+        self._report = report
+        self._reported: dict[str, None] = {}
+
+    @property
+    def plan(self) -> Plan:
+        """See ports.stage.Participant."""
+        return self._participant.plan
+
+    def check(self, data: Mapping[str, Any]) -> None:
+        """See ports.stage.Participant. The types of an author may run code of theirs."""
+        self._marked("", ACCEPTS, lambda: self._participant.check(data))
+
+    def check_result(self, step: str, result: msgspec.Raw) -> None:
+        """See ports.stage.Participant."""
+        self._marked("", step, lambda: self._participant.check_result(step, result))
+
+    async def run_transaction(
+        self, tx: Tx, activity: Activity, step: str, view: RunView
+    ) -> msgspec.Raw:
+        """See ports.stage.Participant."""
+        self._code.entered(view.id, step)
+        try:
+            return await self._participant.run_transaction(tx, activity, step, view)
+        except Exception as error:
+            self._raised(view.id, error)
+            raise
+        finally:
+            self._code.left(view.id, step, ended=True)
+
+    def explain(self, error: Exception) -> Failed:
+        """See ports.stage.Participant."""
+        return self._participant.explain(error)
+
+    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
+        """See ports.stage.Participant."""
+        made = self._marked(
+            view.id, step, lambda: self._participant.converse(activity, step, view), ended=False
+        )
+        return _WatchedConversation(made, view.id, step, self._code, self._raised)
+
+    def output(self, view: RunView) -> msgspec.Raw | None:
+        """See ports.stage.Participant."""
+        return self._marked(view.id, OUTPUT, lambda: self._participant.output(view))
+
+    def _marked(self, saga_id: str, step: str, work: Callable[[], T], *, ended: bool = True) -> T:
+        self._code.entered(saga_id, step)
+        try:
+            return work()
+        except Exception as error:
+            self._raised(saga_id, error)
+            raise
+        finally:
+            self._code.left(saga_id, step, ended=ended)
+
+    def _raised(self, saga_id: str, error: BaseException) -> None:
+        """Report the first traceback of a saga: a function that fails is tried again and again."""
+        if isinstance(error, _MEANT) or saga_id in self._reported:
+            return
+        while len(self._reported) >= SAGAS_REPORTED_MAX:
+            self._reported.pop(next(iter(self._reported)), None)
+        self._reported[saga_id] = None
+        self._report(saga_id, error)
+
+
+class _WatchedConversation:
+    """ports.stage.Conversation around another one. Marked while it computes, not while it waits."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        saga_id: str,
+        step: str,
+        code: AuthorCode,
+        raised: Report,
+    ) -> None:
+        self._conversation = conversation
+        self._saga_id = saga_id
+        self._step = step
+        self._code = code
+        self._raised = raised
+
+    def begin(self) -> Turn:
+        """See ports.stage.Conversation."""
+        turn: Turn | None = None
+        self.entered()
+        try:
+            turn = self._conversation.begin()
+        finally:
+            self.left(turn)
+        return turn
+
+    async def resume(self, answer: Answer | Lost) -> Turn:
+        """See ports.stage.Conversation."""
+        return await _Slices(self, self._conversation.resume(answer))
+
+    async def proceed(self) -> Turn:
+        """See ports.stage.Conversation."""
+        return await _Slices(self, self._conversation.proceed())
+
+    def close(self) -> None:
+        """See ports.stage.Conversation. The function may have a clean-up of its own."""
+        self.entered()
+        try:
+            self._conversation.close()
+        finally:
+            self.left(None)
+
+    def entered(self) -> None:
+        """The function begins or goes on."""
+        self._code.entered(self._saga_id, self._step)
+
+    def left(self, turn: Turn | None) -> None:
+        """It does not run any more; `turn` is what it came to, None while it awaits."""
+        ended = isinstance(turn, Finished | Failed)
+        self._code.left(self._saga_id, self._step, ended=ended)
+        if isinstance(turn, Failed) and turn.error is not None:
+            self._raised(self._saga_id, turn.error)
+
+
+class _Slices:
+    """Awaits a turn, and marks every slice of it that runs without awaiting."""
+
+    def __init__(self, watched: _WatchedConversation, turn: Coroutine[Any, Any, Turn]) -> None:
+        self._watched = watched
+        self._turn = turn
+
+    def __await__(self) -> Generator[Any, Any, Turn]:
+        watched, step = self._watched, self._turn.send
+        passed: Any = None
+        while True:
+            turn: Turn | None = None
+            watched.entered()
+            try:
+                yielded = step(passed)
+            except StopIteration as stop:
+                turn = stop.value
+                assert turn is not None
+                return turn
+            finally:
+                watched.left(turn)
+            try:
+                passed, step = (yield yielded), self._turn.send
+            except BaseException as error:  # of the loop, such as a cancellation
+                passed, step = error, self._turn.throw

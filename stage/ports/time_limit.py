@@ -1,0 +1,58 @@
+"""A time limit that an answer which has arrived beats (rule 35).
+
+A process that was frozen, or whose event loop was blocked, finds the timer over and the answer in
+the socket at once. `asyncio.timeout` cancels first, and takes an answer for lost that was there.
+Rooms on both sides of a port share this one, so that the outer limit never undoes what the inner
+one allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Final
+
+LATE_SECONDS: Final = 0.1
+"""A timer that fires so late says nothing of the peer: this process did not run meanwhile."""
+ARRIVED_SECONDS_MAX: Final = 0.25
+"""Then: time to read what has arrived."""
+
+
+class TimeLimit:
+    """`async with TimeLimit(seconds)`: raises TimeoutError like `asyncio.timeout`.
+
+    `arrived_seconds_max` is longer for an outer limit than for those within it.
+    """
+
+    __slots__ = ("_arrived", "_limit", "_seconds", "_timer")
+
+    def __init__(self, seconds: float, arrived_seconds_max: float = ARRIVED_SECONDS_MAX) -> None:
+        self._seconds = seconds
+        self._arrived = arrived_seconds_max
+        self._limit = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._seconds
+        self._timer = loop.call_at(due, self._is_due, due)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(kind, error, traceback)
+
+    def _is_due(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() - due > LATE_SECONDS:
+            self._timer = loop.call_later(self._arrived, self._is_over)
+        else:
+            self._is_over()
+
+    def _is_over(self) -> None:
+        """Cancel in the next round of the loop: what this round has read is passed on before."""
+        self._limit.reschedule(asyncio.get_running_loop().time())

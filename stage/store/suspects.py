@@ -1,0 +1,142 @@
+"""One mapped page beside the database: which author code runs, and in whose code processes died.
+
+A write to a mapped page costs no system call and outlives the process, though not the power: what
+is to be survived is a function that ends the process before anything of its saga is journaled
+(rule 35). The page has a slot for each thread that runs author code, and a list of suspects:
+
+    slots        1 saga step            what runs in that thread; zeros while nothing does
+    suspects     deaths saga step       one a function that ran at a death and has not ended since
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from stage.ports.author_code import Suspicion
+
+PAGE_BYTES: Final = 4096
+RECORD_BYTES: Final = 256
+"""A saga id has at most 128 characters; the name of a step is cut to fit."""
+SLOTS: Final = 3
+"""The writer's thread, the event loop, and the writer's thread after a reopen."""
+SUSPECTS_MAX: Final = PAGE_BYTES // RECORD_BYTES - SLOTS
+_STEP_BYTES_MAX: Final = 100
+_DEATHS_MAX: Final = 255
+_NOTHING: Final = b"\0"
+
+Key = tuple[str, str]
+"""Saga id and step."""
+
+
+class SuspectsPage:
+    """The record of `ports.author_code.AuthorCode`; not open, it keeps nothing."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._map: mmap.mmap | None = None
+        self._slots: dict[int, int] = {}
+        self._deaths: dict[Key, int] = {}
+        self._died_in: frozenset[str] = frozenset()
+
+    def open(self) -> None:
+        """Map the page and count the deaths it shows. Blocks on disk; raises OSError.
+
+        The lock of the database has to be held.
+        """
+        real = self._database.resolve()  # two names of one file are one file
+        path = real.with_name(real.name + ".running")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Written, not only extended: the first write to a hole ends the process on a full disk.
+            page = os.pread(descriptor, PAGE_BYTES, 0).ljust(PAGE_BYTES, _NOTHING)
+            os.pwrite(descriptor, page, 0)
+            self._map = mmap.mmap(descriptor, PAGE_BYTES)
+        finally:
+            os.close(descriptor)
+        records = [_decode(page, number) for number in range(SLOTS + SUSPECTS_MAX)]
+        self._deaths = dict(filter(None, records[SLOTS:]))
+        running = [record[0] for record in records[:SLOTS] if record is not None]
+        for key in running:
+            self._deaths[key] = min(self._deaths.pop(key, 0) + 1, _DEATHS_MAX)  # the latest last
+        self._died_in = frozenset(saga_id for saga_id, _ in running)
+        for slot in range(SLOTS):
+            self._map[slot * RECORD_BYTES] = 0
+        self._write_suspects()
+
+    def close(self) -> None:
+        """Unmap the page; the file stays."""
+        page, self._map = self._map, None
+        if page is not None:
+            page.close()
+
+    def entered(self, saga_id: str, step: str) -> None:
+        """See AuthorCode."""
+        page = self._map
+        if page is not None and saga_id:
+            record = _encode(1, saga_id, step)
+            start = self._slot() * RECORD_BYTES
+            page[start : start + len(record)] = record
+
+    def left(self, saga_id: str, step: str, *, ended: bool) -> None:
+        """See AuthorCode."""
+        page = self._map
+        if page is not None and saga_id:
+            page[self._slot() * RECORD_BYTES] = 0
+            if ended and self._deaths.pop((saga_id, step), None) is not None:
+                self._write_suspects()
+
+    def suspicion(self, saga_id: str) -> Suspicion | None:
+        """See AuthorCode."""
+        found = [
+            Suspicion(step=step, deaths=deaths)
+            for (suspect, step), deaths in list(self._deaths.items())
+            if suspect == saga_id
+        ]
+        return max(found, key=lambda each: each.deaths, default=None)
+
+    def innocent(self, saga_id: str) -> bool:
+        """See AuthorCode."""
+        return bool(self._died_in) and saga_id not in self._died_in
+
+    def _slot(self) -> int:
+        thread = threading.get_ident()
+        slot = self._slots.get(thread)
+        if slot is None:
+            slot = self._slots[thread] = len(self._slots) % SLOTS
+        return slot
+
+    def _write_suspects(self) -> None:
+        """Write the list anew; the suspects of the latest deaths, where they are too many."""
+        assert self._map is not None
+        kept = list(self._deaths.items())[-SUSPECTS_MAX:]
+        self._deaths = dict(kept)
+        records = [
+            _encode(deaths, saga_id, step).ljust(RECORD_BYTES, _NOTHING)
+            for (saga_id, step), deaths in kept
+        ]
+        text = b"".join(records).ljust(SUSPECTS_MAX * RECORD_BYTES, _NOTHING)
+        self._map[SLOTS * RECORD_BYTES :] = text
+
+
+def _encode(deaths: int, saga_id: str, step: str) -> bytes:
+    saga, name = saga_id.encode(), step.encode()[:_STEP_BYTES_MAX]
+    return bytes((deaths, len(saga))) + saga + bytes((len(name),)) + name
+
+
+def _decode(page: bytes, number: int) -> tuple[Key, int] | None:
+    """A record; None for an empty one, and for one that a death tore."""
+    start = number * RECORD_BYTES
+    record = page[start : start + RECORD_BYTES]
+    deaths, length = record[0], record[1]
+    if not deaths:
+        return None
+    saga, behind = record[2 : 2 + length], record[2 + length :]
+    try:
+        key = saga.decode(), behind[1 : 1 + behind[0]].decode()
+    except (UnicodeDecodeError, IndexError):
+        return None
+    return (key, deaths) if key[0] else None

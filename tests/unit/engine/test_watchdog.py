@@ -1,0 +1,95 @@
+"""The watchdog: what blocks a thread for long is reported once, with its saga, step and stack."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from stage.engine.watchdog import LOOK_SECONDS, Watchdog
+from stage.ports.author_code import UNWATCHED, StuckCode, Thread
+
+STUCK_SECONDS = 2 * LOOK_SECONDS
+WAIT_SECONDS_MAX = 10.0
+
+
+class Watched:
+    """A watchdog, and what it has reported."""
+
+    def __init__(self) -> None:
+        self.reports: list[StuckCode] = []
+        self.dog = Watchdog(UNWATCHED, self.reports.append, stuck_seconds=STUCK_SECONDS)
+
+    def author_code(self, until: Callable[[], object]) -> threading.Thread:
+        """A function of an author in a thread of its own, which ends when `until` does."""
+
+        def function() -> None:
+            self.dog.entered("s-1", "reserve")
+            until()
+            self.dog.left("s-1", "reserve", ended=True)
+
+        thread = threading.Thread(target=function)
+        thread.start()
+        return thread
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        while not holds():  # noqa: ASYNC110 - a thread does it
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[Watched]:
+    watched = Watched()
+    watched.dog.start()
+    yield watched
+    watched.dog.stop()
+
+
+async def test_a_function_that_does_not_end_is_reported_once(watched: Watched) -> None:
+    """While it lasts the stage is not ready; afterwards it is again."""
+    enough = threading.Event()
+    thread = watched.author_code(enough.wait)
+    await until(lambda: watched.reports)
+    await asyncio.sleep(3 * LOOK_SECONDS)
+    (report,) = watched.reports
+    assert (Thread.WRITER, "s-1", "reserve") == (report.thread, report.saga_id, report.step)
+    assert any("function" in call for call in report.stack), report.stack
+    assert watched.dog.stuck
+    enough.set()
+    await until(lambda: not watched.dog.stuck)
+    thread.join()
+
+
+async def test_many_short_functions_are_no_long_one(watched: Watched) -> None:
+    """Each look finds the thread at work, and another function in it."""
+
+    def work() -> None:
+        for _ in range(60):
+            watched.dog.entered("s-1", "reserve")
+            time.sleep(0.02)
+            watched.dog.left("s-1", "reserve", ended=True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    await until(lambda: not thread.is_alive())
+    assert [] == watched.reports
+
+
+@pytest.mark.blocking
+async def test_a_blocked_event_loop_is_reported_with_what_blocks_it(watched: Watched) -> None:
+    """Whether a function of a step blocks it, or code that is nobody's."""
+    for saga_id in ("s-1", ""):
+        if saga_id:
+            watched.dog.entered(saga_id, "charge")
+        time.sleep(STUCK_SECONDS + 4 * LOOK_SECONDS)  # noqa: ASYNC251 - that is what is tested
+        if saga_id:
+            watched.dog.left(saga_id, "charge", ended=False)
+        await until(lambda: not watched.dog.stuck)
+    assert [("s-1", "charge"), ("", "")] == [(one.saga_id, one.step) for one in watched.reports]
+    assert {Thread.LOOP} == {one.thread for one in watched.reports}
+    assert "test_a_blocked_event_loop" in watched.reports[0].stack[-1]

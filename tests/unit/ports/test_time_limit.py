@@ -1,0 +1,78 @@
+"""The time limit that an answer beats: of the outside only what had arrived counts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from stage.ports.time_limit import LATE_SECONDS, TimeLimit
+
+SECONDS = 0.1
+FROZEN_SECONDS = SECONDS + 3 * LATE_SECONDS
+
+
+async def test_a_peer_that_says_nothing_is_given_up_in_time() -> None:
+    """As by asyncio.timeout, and not later."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(TimeoutError):
+        async with TimeLimit(SECONDS):
+            await asyncio.sleep(60)
+    assert SECONDS <= loop.time() - began < SECONDS + LATE_SECONDS
+
+
+async def test_an_answer_in_the_round_of_the_timer_is_taken() -> None:
+    """Both become ready at once: what was read goes to the one who waits for it."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+    loop.call_later(SECONDS, answer.set_result, "yes")
+    async with TimeLimit(SECONDS):
+        assert "yes" == await answer
+
+
+@pytest.mark.blocking
+@pytest.mark.parametrize("limit", [TimeLimit, asyncio.timeout])
+async def test_an_answer_that_came_while_the_process_was_frozen_is_taken(
+    limit: type[TimeLimit],
+) -> None:
+    """The timer is over and the answer is there at once: asyncio.timeout loses it."""
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+
+    async def ask() -> bytes:
+        async with limit(SECONDS):
+            return await reader.readexactly(50_000)
+
+    asking = asyncio.ensure_future(ask())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    theirs.sendall(b"x" * 50_000)
+    time.sleep(FROZEN_SECONDS)  # noqa: ASYNC251 - as if the process had been stopped
+    try:
+        if limit is TimeLimit:
+            assert 50_000 == len(await asking)
+        else:
+            with pytest.raises(TimeoutError):
+                await asking
+    finally:
+        writer.close()
+        theirs.close()
+
+
+@pytest.mark.blocking
+async def test_a_frozen_process_does_not_wait_for_ever() -> None:
+    """Nothing had arrived: the limit is over soon after."""
+    asking = asyncio.ensure_future(_limited(asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    time.sleep(FROZEN_SECONDS)  # noqa: ASYNC251 - as if the process had been stopped
+    async with asyncio.timeout(2.0):
+        with pytest.raises(TimeoutError):
+            await asking
+
+
+async def _limited(work: object) -> None:
+    async with TimeLimit(SECONDS):
+        await work  # type: ignore[misc]  # a coroutine
