@@ -101,16 +101,7 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
     if do.activity is Activity.TELL:
         return e.TellDelayed(at=at, reason=failed.reason, retry_after=failed.retry_after)
     if do.activity is Activity.COMPENSATE:
-        certain = not (failed.may_stand or failed.changed or failed.kind is FailureKind.IN_DOUBT)
-        if failed.kind is FailureKind.REFUSED:
-            return e.CompensationRefused(at=at, step=do.step, reason=failed.reason, certain=certain)
-        return e.CompensationDelayed(
-            at=at,
-            step=do.step,
-            reason=failed.reason,
-            retry_after=failed.retry_after,
-            certain=certain,
-        )
+        return _undo_event(do, failed, at)
     match failed.kind:
         case FailureKind.REFUSED:
             return e.StepRefused(
@@ -134,3 +125,16 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
             return e.StepInDoubt(at=at, step=do.step, reason=failed.reason, changed=failed.changed)
         case _:
             assert_never(failed.kind)
+
+
+def _undo_event(do: Do, failed: Failed, at: float) -> e.Outcome:
+    certain = not (failed.may_stand or failed.changed or failed.kind is FailureKind.IN_DOUBT)
+    if failed.kind is FailureKind.REFUSED:
+        return e.CompensationRefused(at=at, step=do.step, reason=failed.reason, certain=certain)
+    return e.CompensationDelayed(
+        at=at,
+        step=do.step,
+        reason=failed.reason,
+        retry_after=failed.retry_after,
+        certain=certain,
+    )
