@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING
 from stage.core.version import __version__
 
 if TYPE_CHECKING:
-    from stage.authoring import Http, InDoubt, Refused, Response, Saga, Transient, Tx
+    from stage.authoring import (
+        Http,
+        InDoubt,
+        OutgoingRequest,
+        Refused,
+        Response,
+        Saga,
+        Transient,
+        Tx,
+    )
     from stage.serving import Stage
 
 __all__ = [
     "Http",
     "InDoubt",
+    "OutgoingRequest",
     "Refused",
     "Response",
     "Saga",

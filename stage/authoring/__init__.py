@@ -3,6 +3,7 @@
 from stage.authoring.http import Http, Response
 from stage.authoring.outcomes import InDoubt, Refused, Transient
 from stage.authoring.saga import Saga
+from stage.ports.credentials import OutgoingRequest
 from stage.ports.store import Tx
 
-__all__ = ["Http", "InDoubt", "Refused", "Response", "Saga", "Transient", "Tx"]
+__all__ = ["Http", "InDoubt", "OutgoingRequest", "Refused", "Response", "Saga", "Transient", "Tx"]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from stage.authoring.http import HeaderRefused
 from stage.authoring.outcomes import InDoubt, Refused, Transient
 from stage.core.outcome import FailureKind, classify_code
 from stage.ports.stage import Answer, Failed, Finished, Foreign, Lost, Send, Turn
@@ -58,7 +59,7 @@ class FunctionConversation:
             yielded = self._context.run(self._coroutine.send, None)
         except StopIteration as stop:
             return self._finish(stop.value)
-        except (Refused, Transient, InDoubt) as error:
+        except (Refused, Transient, InDoubt, HeaderRefused) as error:
             return self._failed(error)
         except EXITS as error:
             return self._exited(error)
@@ -150,6 +151,9 @@ class FunctionConversation:
             return self._failure(FailureKind.TRANSIENT, reason, error.retry_after, may_stand=before)
         if isinstance(error, InDoubt):
             return self._failure(FailureKind.IN_DOUBT, reason)
+        if isinstance(error, HeaderRefused):
+            # A defect: this request certainly did not leave (rule 4).
+            return self._failure(FailureKind.TRANSIENT, reason, may_stand=self._answered > 0)
         return self._defect(f"{type(error).__name__}: {reason}", error)
 
     def _defect(self, reason: str, error: BaseException) -> Failed:

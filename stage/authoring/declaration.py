@@ -18,6 +18,7 @@ from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep, check
 from stage.core.errors import DeclarationError
 from stage.core.retry import COMPENSATION, EXECUTION, PATIENCE_SECONDS, SETTLEMENT, RetryPolicy
 from stage.core.steps import Step, StepKind, plan_of
+from stage.ports.credentials import CredentialsFunction
 from stage.ports.store import Tx
 from stage.wire.limits import DEFAULT_LIMITS
 
@@ -57,6 +58,7 @@ class StageDeclaration(Generic[P, A]):
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.steps: list[DeclaredStep[Any]] = []
+        self.credentials_functions: dict[str, CredentialsFunction] = {}
         self._output: Callable[[Saga[P]], A] | None = None
 
     @overload
@@ -152,20 +154,46 @@ class StageDeclaration(Generic[P, A]):
         self._output = function
         return function
 
+    def credentials(self, to: str) -> Callable[[CredentialsFunction], CredentialsFunction]:
+        """Declare what the external API `to` is shown, where files of the operator do not do.
+
+        The function takes the `OutgoingRequest` and returns headers. It is called each time that
+        a request leaves, again for a repeat; what it returns is journaled nowhere (rule 30).
+        """
+
+        def declare(function: CredentialsFunction) -> CredentialsFunction:
+            check_function(self.name, function, ("request",))
+            if to in self.credentials_functions:
+                raise DeclarationError(
+                    f"stage {self.name!r} has two credentials functions for {to!r}: keep one"
+                )
+            self.credentials_functions[to] = function
+            return function
+
+        return declare
+
     def bind(
         self,
         downstreams: tuple[str, ...] = (),
         *,
         adjust: Callable[[Step], Step] | None = None,
+        operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
         patience_seconds: float = PATIENCE_SECONDS,
         adds_bytes_max: int = DEFAULT_LIMITS.adds_bytes_max,
     ) -> StageParticipant[P, A]:
         """The stage with its neighbours, checked. Raises DeclarationError with the fix.
 
         `adjust` changes the rules of each step, forwards included, as the operator configured.
+        `operator_headers` gives the headers that the operator sets for an external API.
         An undo is tried for `patience_seconds` before it waits for a person (rule 28).
         `adds_bytes_max` bounds the output, as JSON.
         """
+        called = {step.rules.peer for step in self.steps}
+        if nobody := sorted(set(self.credentials_functions) - called):
+            raise DeclarationError(
+                f"stage {self.name!r} has credentials for {nobody[0]!r}, which no step calls:"
+                " give the name that stands in to="
+            )
         if self.adds is not None and self._output is None:
             raise DeclarationError(
                 f"stage {self.name!r} says adds= but declares no output:"
@@ -176,7 +204,7 @@ class StageDeclaration(Generic[P, A]):
         if adjust is not None:
             plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
         adds = Adds(codec=self.adds, output=self._output, bytes_max=adds_bytes_max)
-        return StageParticipant(plan, self.steps, self.accepts, adds)
+        return StageParticipant(plan, self.steps, self.accepts, adds, operator_headers)
 
     def _add(self, step: D) -> D:
         self.steps.append(step)

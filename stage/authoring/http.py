@@ -13,17 +13,13 @@ from urllib.parse import urlencode
 import msgspec
 
 from stage.core.events import Request
+from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Send
 from stage.wire import headers as h
 
-RESERVED_HEADERS = frozenset(
-    name.lower()
-    for name in (
-        *(h.IDEMPOTENCY_KEY, h.TRACEPARENT, h.TRACESTATE, h.BAGGAGE, h.SAGA_ID, h.SAGA_BUDGET_MS),
-        *("Host", "Content-Length", "Transfer-Encoding", "Connection"),
-    )
-)
-"""Headers that are set for the author, in lower case."""
+
+class HeaderRefused(ValueError):
+    """A step set a header that is not its own: a defect, seen before the request leaves."""
 
 
 class Response:
@@ -70,10 +66,13 @@ class Exchange:
 class Http:
     """A client bound to one configured external API; paths are relative to its base URL.
 
-    The idempotency key, the trace context and the remaining budget are set by the engine.
+    The idempotency key, the trace context and the remaining budget are set by the engine, and
+    credentials by the operator (rule 30).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peer: str = "", operators: frozenset[str] = frozenset()) -> None:
+        self._peer = peer
+        self._operators = CREDENTIAL_HEADERS | operators
         self._sent = 0
 
     def get(self, path: str, **options: Any) -> Exchange:
@@ -108,7 +107,7 @@ class Http:
     ) -> Exchange:
         """Describe one request. `path` begins with a slash; give `json` or `data`, not both.
 
-        Raises ValueError for an absolute URL or a header that the engine sets itself.
+        Raises ValueError for an absolute URL or a header that the engine or the operator sets.
         """
         if not path.startswith("/") or path.startswith("//"):
             raise ValueError(
@@ -120,8 +119,13 @@ class Http:
         for name, value in given:
             if not all(isinstance(part, str) for part in (name, value)):
                 raise TypeError(f"header {name!r}: name and value must be str, not {value!r}")
-            if name.lower() in RESERVED_HEADERS:
-                raise ValueError(f"header {name!r} is set by the engine: leave it out")
+            if name.lower() in ENGINE_HEADERS:
+                raise HeaderRefused(f"header {name!r} is set by the engine: leave it out")
+            if name.lower() in self._operators:
+                raise HeaderRefused(
+                    f"header {name!r} is the operator's: leave it out of the step, and set"
+                    f" bearer_file, basic_file or headers_file in [externals.{self._peer}]"
+                )
         body = data
         if json is not None:
             body = msgspec.json.encode(json)

@@ -43,11 +43,13 @@ class StageParticipant(Generic[P, A]):
         steps: Iterable[DeclaredStep[Any]],
         accepts: Codec[P],
         adds: Adds[P, A],
+        operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
     ) -> None:
         self._plan = plan
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds
+        self._operator_headers = operator_headers
 
     @property
     def plan(self) -> Plan:
@@ -113,7 +115,8 @@ class StageParticipant(Generic[P, A]):
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         assert isinstance(declared, CallStep)
-        http, saga = Http(), Saga(view, self._accepts)
+        peer = declared.rules.peer
+        http, saga = Http(peer, self._operator_headers(peer)), Saga(view, self._accepts)
         encode: Callable[[Any], bytes] = declared.encode_result
         if activity is Activity.EXECUTE:
             coroutine = declared.function(http, saga)

@@ -16,6 +16,7 @@ from opentelemetry.trace import TracerProvider
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.watched import Report, WatchedParticipant
 from stage.bootstrap.author_code import AuthorCodeWatch
+from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
 from stage.bootstrap.database_log import tell_database, tell_trouble
 from stage.config import Config
@@ -29,9 +30,12 @@ from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
 from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
+from stage.outbound.credentials import Credentials
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
+from stage.ports.connection import Connection, connection_of
 from stage.ports.observer import Observer, TraceContext
+from stage.ports.peers import PeerLimits
 from stage.ports.stage import Participant
 from stage.ports.store import Store
 from stage.store.sqlite.store import SqliteStore
@@ -116,6 +120,7 @@ class WiredStage:
         store: Store,
         transport: Transport,
         gauges: Gauges,
+        credentials: Credentials,
         watch: AuthorCodeWatch,
     ) -> None:
         self.service = service
@@ -125,6 +130,7 @@ class WiredStage:
         self._store = store
         self._transport = transport
         self._gauges = gauges
+        self._credentials = credentials
         self._watch = watch
 
     @asynccontextmanager
@@ -132,6 +138,7 @@ class WiredStage:
         """Open the rooms, serve within, and close them in reverse order."""
         for ignored in self._config.ignored:
             logs.default_logger().warning("setting_ignored", detail=ignored)
+        await self._credentials.open()
         await self._store.open()
         tell_database(self._store)
         watching = asyncio.get_running_loop().create_task(
@@ -174,19 +181,20 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
     meter_provider: MeterProvider | None = None,
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
+    credentials = credentials_of(stage, config)
     bound = stage.bind(
         tuple(config.downstreams),
         adjust=lambda step: _adjusted(step, config),
         patience_seconds=config.compensation_patience_seconds,
         adds_bytes_max=config.adds_bytes_max,
+        operator_headers=credentials.names,
     )
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     _check_externals(bound.plan, config)
     clock = SteadyClock()
     metrics = Metrics()
     if observer is None:
-        keys = config.baggage_keys.split(",") if config.baggage_keys else ()
-        observer = default_observer(tracer_provider, metrics, baggage_keys=keys)
+        observer = _observer(config, tracer_provider, metrics)
     store = make_store(stage, config, metrics)
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
@@ -197,6 +205,8 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         externals=config.externals,
         downstreams=config.downstreams,
         upstreams=config.upstreams,
+        credentials=credentials,
+        limits=_limits(config),
     )
     engine = EmbeddedEngine(
         participant,
@@ -231,7 +241,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         admission=Admission(config.requests_max),
         wait_seconds_max=config.wait_seconds_max,
     )
-    return WiredStage(config, service, engine, store, transport, gauges, watch)
+    return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
 
 
 def _author_defects(observer: Observer) -> Report:
@@ -254,6 +264,33 @@ def _adjusted(step: Step, config: Config) -> Step:
         if config.external_timeout_seconds_max is not None:
             timeout = min(timeout, config.external_timeout_seconds_max)
     return replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
+
+
+def _observer(config: Config, tracer_provider: TracerProvider | None, metrics: Metrics) -> Observer:
+    keys = config.baggage_keys.split(",") if config.baggage_keys else ()
+    return default_observer(tracer_provider, metrics, baggage_keys=keys)
+
+
+def _limits(config: Config) -> dict[str, PeerLimits]:
+    """How much each peer gets, by kind and name (rule 29)."""
+    kinds = {
+        "externals": config.externals,
+        "downstreams": config.downstreams,
+        "upstreams": config.upstreams,
+    }
+    return {
+        f"{kind}.{name}": _limits_of(connection_of(given))
+        for kind, peers in kinds.items()
+        for name, given in peers.items()
+    }
+
+
+def _limits_of(connection: Connection) -> PeerLimits:
+    usual, places = PeerLimits(), connection.concurrency_max
+    return PeerLimits(
+        concurrency_max=usual.concurrency_max if places is None else places,
+        rate_per_second=connection.rate_per_second,
+    )
 
 
 def _check_externals(plan: Plan, config: Config) -> None:

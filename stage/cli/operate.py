@@ -53,13 +53,20 @@ def audited(function: F) -> F:
 @click.argument("saga_id", metavar="[ID]", required=False)
 @click.option("--all", "every", is_flag=True, help="Every saga that waits for --peer.")
 @click.option("--peer", metavar="NAME", help="The external API or neighbour that came back.")
+@click.option("--anew", is_flag=True, help="Let today's code make the request of an undo again.")
+@click.option("--new-key", is_flag=True, help="With --anew: under a new idempotency key.")
+@click.option("--step", default="", metavar="NAME", help="With --anew: of this step alone.")
 @audited
-def retry(
-    saga_id: str | None, every: bool, peer: str | None, url: str, reason: str, actor: str,
-    dry_run: bool,
-) -> int:  # fmt: skip
-    """Try again now; used attempts are forgiven. Give ID, or --all --peer NAME."""
-    order = {"actor": actor, "reason": reason, "dry_run": dry_run}
+def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given: Any) -> int:
+    """Try again now; used attempts are forgiven. Give ID, or --all --peer NAME.
+
+    A repeat sends the request that was stored. After a mend of its code, --anew sends the one that
+    today's code makes. --new-key is for an API that answers a known key with its old error: first
+    make sure that the undo has not landed, because the API takes the new key for another request.
+    """
+    order = {name: value for name, value in given.items() if value or name == "dry_run"}
+    if not given["anew"] and (given["new_key"] or given["step"]):
+        raise Failure("--new-key and --step belong to --anew: add it, or leave them out")
     if saga_id is not None and not every:
         return _operate(url, saga_id, "retry", order)
     if saga_id is not None or peer is None or not every:

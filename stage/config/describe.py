@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import NamedTuple
 
+from stage.config.peers import PEER_KEYS, URL
 from stage.config.settings import SETTINGS, Config
 from stage.config.values import redacted
+from stage.ports.connection import Connection, connection_of
 
 DEFAULT = "default"
 PROGRAM = "program"
@@ -27,9 +30,7 @@ def describe(config: Config) -> list[Line]:
     for setting in SETTINGS:
         value = getattr(config, setting.name)
         if setting.peers:
-            for name, url in value.items():
-                key = f"{setting.name}.{name}"
-                lines.append(Line(key, redacted(url), config.origins.get(key, PROGRAM)))
+            lines.extend(_peer_lines(setting.name, value, config.origins))
             if not value:
                 lines.append(Line(setting.name, "", DEFAULT))
             continue
@@ -38,6 +39,18 @@ def describe(config: Config) -> list[Line]:
             Line(setting.name, redacted(_shown(value)), config.origins.get(setting.name, origin))
         )
     return lines
+
+
+def _peer_lines(
+    setting: str, peers: Mapping[str, str | Connection], origins: Mapping[str, str]
+) -> Iterator[Line]:
+    """A line for each key that is set: names of files, never what is in them."""
+    for name, given in peers.items():
+        for key in PEER_KEYS:
+            value = getattr(connection_of(given), key.name)
+            place = f"{setting}.{name}" if key.name == URL else f"{setting}.{name}.{key.name}"
+            if value:
+                yield Line(place, redacted(_shown(value)), origins.get(place, PROGRAM))
 
 
 def _shown(value: object) -> str:

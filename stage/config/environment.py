@@ -21,6 +21,8 @@ NEAR = 0.75
 # What Kubernetes sets for every service whose name begins with "stage".
 _SERVICE_LINK = re.compile(r"STAGE_(?:\w+_)?(?:SERVICE_(?:HOST|PORT)|PORT_\d+_(?:TCP|UDP|SCTP))\w*")
 _SERVICE_LINK_PORT = re.compile(r"STAGE_(?:\w+_)?PORT")
+_NESTED = re.compile(rf"{PREFIX}(?P<peers>UPSTREAM|DOWNSTREAM|EXTERNAL)S?__\w*")
+"""As other programs write it. It must not be ignored: it may name a credential."""
 _SERVICE_LINK_URL = re.compile(r"(?:tcp|udp|sctp)://\S+")
 
 
@@ -38,6 +40,12 @@ def from_environment(
             ignored.append(
                 f"{origin}: is ignored, as Kubernetes sets it for a service (to be rid of it, set"
                 " enableServiceLinks: false in the pod)"
+            )
+        elif (nested := _NESTED.fullmatch(variable)) is not None:
+            peers = PREFIX + nested["peers"]
+            problems.append(
+                f"{origin}: is not known: keys of a peer stand in {peers}, as"
+                f" {peers}=NAME=URL,NAME.KEY=VALUE"
             )
         elif setting is None:
             meant = _nearest(variable, [*known, *OTHER_VARIABLES])

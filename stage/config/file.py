@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stage.config.given import Given, nearest
-from stage.config.settings import BY_NAME
+from stage.config.peers import PEER_KEYS
+from stage.config.settings import BY_NAME, Setting
+from stage.config.values import file_path
 
 FILE_BYTES_MAX = 1_048_576
+_PATHS = frozenset(key.name for key in PEER_KEYS if key.read is file_path)
 
 
 def from_file(path: str | Path | None, problems: list[str]) -> Iterator[Given]:
@@ -43,12 +46,29 @@ def from_file(path: str | Path | None, problems: list[str]) -> Iterator[Given]:
         elif not setting.peers:
             yield Given(setting, value, origin)
         elif isinstance(value, dict):
-            for name, url in value.items():
-                yield Given(setting, url, _place(shown, text, name, table=key), peer=name)
+            for name, given in value.items():
+                yield from _peer(setting, name, given, (Path(path).parent, shown, text))
         else:
             problems.append(
                 f'{origin}: {value!r} is not a table: write [{key}] and below it name = "URL"'
             )
+
+
+def _peer(
+    setting: Setting, name: str, value: object, where: tuple[Path, str, str]
+) -> Iterator[Given]:
+    """One peer: a URL, or a table. Its paths are relative to the folder of the file."""
+    folder, shown, text = where
+    if not isinstance(value, Mapping):
+        yield Given(setting, value, _place(shown, text, name, table=setting.name), peer=name)
+        return
+    if not value:
+        yield Given(setting, None, f"{shown} {setting.name}.{name}", peer=name)
+    for key, each in value.items():
+        origin = _place(shown, text, key, table=f"{setting.name}.{name}")
+        if key in _PATHS and isinstance(each, str) and each:
+            each = str(folder / each)
+        yield Given(setting, each, origin, peer=name, key=key)
 
 
 def _place(file: str, text: str, key: str, table: str = "") -> str:

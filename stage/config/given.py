@@ -1,28 +1,30 @@
-"""What a source gives, before it is judged, and how neighbours are written in it."""
+"""What a source gives, before it is judged, and how peers are written in it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from stage.config.peers import URL
 from stage.config.settings import Setting
 from stage.config.values import redacted
 
 
 class Given(NamedTuple):
-    """What one source gives for one setting; `peer` is the neighbour's name, or empty."""
+    """What one source gives for one setting: for a peer (`peer` is its name) for one `key`."""
 
     setting: Setting
     value: object
     origin: str
     peer: str = ""
+    key: str = URL
 
 
 def from_entries(
     setting: Setting, entries: list[Any], origin: str, problems: list[str]
 ) -> Iterator[Given]:
-    """Neighbours given as a list of NAME=URL."""
+    """Peers given as a list of NAME=URL and NAME.KEY=VALUE."""
     pairs = []
     for entry in entries:
         name, equals, url = str(entry).partition("=")
@@ -37,13 +39,20 @@ def from_entries(
 
 
 def from_pairs(setting: Setting, pairs: Any, origin: str, problems: list[str]) -> Iterator[Given]:
-    """Neighbours given as pairs of name and URL. A name that is given twice is a problem."""
+    """Peers given as pairs of NAME or NAME.KEY and a value, or of NAME and all of its keys.
+
+    A name that is given twice is a problem.
+    """
     seen: set[str] = set()
-    for name, url in pairs:
+    for name, value in pairs:
         if name in seen:
             problems.append(f"{origin}: {name!r} is given twice: keep one")
         seen.add(name)
-        yield Given(setting, url, origin, peer=name)
+        peer, dot, key = str(name).partition(".")
+        if isinstance(value, Mapping):
+            yield from (Given(setting, each, origin, name, key) for key, each in value.items())
+        else:
+            yield Given(setting, value, origin, peer, key if dot else URL)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """Loads the configuration from its origins.
 
 Later origins hold over earlier ones: the defaults, the file, the environment, the options.
-Neighbours are merged by name. All problems are collected and raised at once, each with its origin
-and its fix. A key or an option that is not known is refused: one that does nothing would be
+Peers are merged by name and key. All problems are collected and raised at once, each with its
+origin and its fix. A key or an option that is not known is refused: one that does nothing would be
 believed to do something.
 """
 
@@ -15,9 +15,10 @@ from typing import Any
 
 from stage.config.environment import from_environment
 from stage.config.file import from_file
-from stage.config.given import Given
+from stage.config.given import Given, nearest
 from stage.config.options import from_options
-from stage.config.settings import FILE_VARIABLE, Config
+from stage.config.peers import URL, keys_of, peer_of
+from stage.config.settings import FILE_VARIABLE, SETTINGS, Config
 from stage.config.values import peer_name
 from stage.core.errors import ConfigurationError
 
@@ -29,9 +30,9 @@ def load(
 ) -> Config:
     """The configuration from all origins.
 
-    `options` has the names of Config's fields; None is not given, neighbours are a sequence of
-    "NAME=URL" or a mapping. `file` is a stage.toml; without one, the variable STAGE_CONFIG may
-    name it. Raises ConfigurationError with one line a problem.
+    `options` has the names of Config's fields; None is not given, peers are a sequence of
+    "NAME=URL" and "NAME.KEY=VALUE", or a mapping. `file` is a stage.toml; without one, the
+    variable STAGE_CONFIG may name it. Raises ConfigurationError with one line a problem.
     """
     problems: list[str] = []
     ignored: list[str] = []
@@ -45,6 +46,7 @@ def load(
     )
     for given in everything:  # one after the other, so that problems stand in the order of origins
         _take(given, values, origins, problems)
+    _make_peers(values, origins, problems)
     _check_peers(values, origins, problems)
     if problems:
         raise ConfigurationError("\n".join(problems))
@@ -61,10 +63,29 @@ def _take(
             origins[setting.name] = given.origin
             return
         peer = peer_name(given.peer)
-        values.setdefault(setting.name, {})[peer] = setting.read(given.value)
-        origins[f"{setting.name}.{peer}"] = given.origin
+        keys = keys_of(setting.name)
+        if given.key not in keys:
+            raise ValueError(f"{given.key!r} is not known{nearest(given.key, keys)}")
+        parts = values.setdefault(setting.name, {}).setdefault(peer, {})
+        origins.setdefault(f"{setting.name}.{peer}", given.origin)
+        parts[given.key] = keys[given.key].read(given.value)
+        place = "" if given.key == URL else f".{given.key}"
+        origins[f"{setting.name}.{peer}{place}"] = given.origin
     except ValueError as error:
         problems.append(f"{given.origin}: {error}")
+
+
+def _make_peers(values: dict[str, Any], origins: Mapping[str, str], problems: list[str]) -> None:
+    """Make one value of the keys of each peer."""
+    if problems:
+        return  # a key that was refused is not missing
+    for setting in (each for each in SETTINGS if each.peers):
+        for peer, parts in values.get(setting.name, {}).items():
+            try:
+                values[setting.name][peer] = peer_of(parts)
+            except ValueError as error:
+                place = f"{setting.name}.{peer}"
+                problems.append(f"{origins[place]}: {place} {error}")
 
 
 def _check_peers(

@@ -20,6 +20,7 @@ from stage.config.values import (
     seconds_between,
     switch,
 )
+from stage.ports.connection import Connection
 
 PREFIX = "STAGE_"
 FILE_VARIABLE = "STAGE_CONFIG"
@@ -42,9 +43,9 @@ class Config:
     port: int = 8080
     database: str = "sqlite:///stage.db"
     database_must_exist: bool = False
-    upstreams: Mapping[str, str] = field(default_factory=dict)
-    downstreams: Mapping[str, str] = field(default_factory=dict)
-    externals: Mapping[str, str] = field(default_factory=dict)
+    upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
+    downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
+    externals: Mapping[str, str | Connection] = field(default_factory=dict)
     wait_seconds_max: float = 25.0
     deadline_seconds_default: float = 60.0
     adds_bytes_max: int = 65_536
@@ -72,8 +73,8 @@ class Setting(NamedTuple):
     """One thing that can be set: `read` makes its value of what was given, or raises ValueError.
 
     `flag` is the option, the variable and the key at once: `--drain-seconds`,
-    `STAGE_DRAIN_SECONDS`, `drain_seconds`. For neighbours it is in the singular, and the table of
-    the file and the field of Config are in the plural (`name`).
+    `STAGE_DRAIN_SECONDS`, `drain_seconds`. For peers it is in the singular, and the table of the
+    file and the field of Config are in the plural (`name`); `config.peers` has their keys.
     """
 
     name: str

@@ -36,6 +36,13 @@ def check_url(value: object) -> str:
     return value.rstrip("/")
 
 
+def file_path(value: object) -> str:
+    """The path of a file. Raises ValueError with the fix."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError(f"{value!r} is not a path: give the path of a file")
+    return value
+
+
 def redacted(text: str) -> str:
     """Text without the credentials that a URL in it may hold."""
     return _CREDENTIALS.sub("***@", text)
@@ -91,20 +98,29 @@ def count(least: int, most: int | None = None) -> Callable[[object], int]:
 
 def seconds_between(least: float, most: float) -> Callable[[object], float]:
     """Reads seconds from `least` to `most`, both included."""
-    bounds = f"{least:g} to {most:.15g} seconds"
+    return _number_between(least, most, "seconds")
+
+
+def rate_between(least: float, most: float) -> Callable[[object], float]:
+    """Reads how many a second, from `least` to `most`, both included."""
+    return _number_between(least, most, "a second")
+
+
+def _number_between(least: float, most: float, unit: str) -> Callable[[object], float]:
+    bounds = f"{least:g} to {most:.15g} {unit}"
 
     def read(value: object) -> float:
-        seconds = math.nan
+        number = math.nan
         if isinstance(value, str):
             with suppress(ValueError):
-                seconds = float(value)
+                number = float(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            seconds = float(value)
-        if not math.isfinite(seconds):
+            number = float(value)
+        if not math.isfinite(number):
             raise ValueError(f"{value!r} is not a number: give {bounds}")
-        if not least <= seconds <= most:
+        if not least <= number <= most:
             raise ValueError(f"{value!r} is out of range: give {bounds}")
-        return seconds
+        return number
 
     return read
 

@@ -132,7 +132,8 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         failed=True,
     ),
     e.StepInDoubt: _end(
-        "in doubt", _EXECUTE, "in_doubt", "step", "reason", "denied", level=_WARNING, failed=True
+        "in doubt", _EXECUTE, "in_doubt",
+        "step", "reason", "denied", "changed", level=_WARNING, failed=True,
     ),
     e.StepPending: _end("still running there", _EXECUTE, "pending", "step", "retry_after"),
     # --- probes ---
@@ -150,11 +151,12 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.CompensationSucceeded: _end("undone", _COMPENSATE, "succeeded", "step"),
     e.CompensationDelayed: _end(
         "again later", _COMPENSATE, "delayed",
-        "step", "reason", "retry_after", "not_understood", "denied", "certain", level=_WARNING,
-        failed=True,
+        "step", "reason", "retry_after", "not_understood", "denied", "certain",
+        level=_WARNING, failed=True,
     ),
     e.CompensationRefused: _end(
-        "cannot", _COMPENSATE, "refused", "step", "reason", "stands", level=_ERROR, failed=True
+        "cannot", _COMPENSATE, "refused",
+        "step", "reason", "stands", "certain", level=_ERROR, failed=True,
     ),
     # --- upstream ---
     e.TellStarted: _start("upstream is asked to compensate", _TELL, "attempt"),
@@ -168,7 +170,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         level=_ERROR, failed=True, final=True, parks=True,
     ),
     # --- the verbs of an operator ---
-    e.Retried: _verb("retry"),
+    e.Retried: _verb("retry", "anew", "new_key", "step"),
     e.Settled: _verb("settle", "step", "landed"),
     e.Resolved: _verb("resolve", "step"),
     e.Forgotten: _verb("forget"),

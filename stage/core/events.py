@@ -132,10 +132,15 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
 
 
 class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
-    """Nobody knows whether the attempt happened; it is to be settled (rule 5)."""
+    """Nobody knows whether the attempt happened; it is to be settled (rule 5).
+
+    `changed` says that today's code makes another request than the stored one, so that nothing
+    was sent this time (rule 31).
+    """
 
     step: str
     reason: str = ""
+    changed: bool = False
     denied: bool = False
 
 
@@ -213,11 +218,15 @@ class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_d
 
 
 class CompensationRefused(_Event, frozen=True, kw_only=True, tag="compensation_refused"):
-    """It cannot be undone: failed for good until an operator settles it (rule 14)."""
+    """It cannot be undone: failed for good until an operator settles it (rule 14).
+
+    `certain`: the attempt to undo had no effect.
+    """
 
     step: str
     reason: str = ""
     stands: tuple[str, ...] = ()
+    certain: bool = False
 
 
 class Completed(_Event, frozen=True, kw_only=True, tag="completed"):
@@ -278,7 +287,15 @@ class _Verb(_Event, frozen=True, kw_only=True):
 
 
 class Retried(_Verb, frozen=True, kw_only=True, tag="retried"):
-    """Steps that wait, are parked or failed for good are tried now; used attempts are forgiven."""
+    """Steps that wait, are parked or failed for good are tried now; used attempts are forgiven.
+
+    `anew` has the requests of undos made again by today's code, `new_key` under another key too;
+    an empty `step` means those of all undos that wait or failed (rule 31).
+    """
+
+    anew: bool = False
+    new_key: bool = False
+    step: str = ""
 
 
 class Settled(_Verb, frozen=True, kw_only=True, tag="settled"):

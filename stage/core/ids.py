@@ -13,12 +13,15 @@ class Direction(StrEnum):
 
 
 def idempotency_key(
-    saga_id: str, stage: str, step: str, direction: Direction, ordinal: int = 1
+    saga_id: str, stage: str, step: str, direction: Direction, ordinal: int = 1, number: int = 1
 ) -> str:
-    """The idempotency key of one effect: at most 241 characters (rule 2).
+    """The idempotency key of one effect: at most 251 characters (rule 2).
 
     Stage and step names hold no colon, so the key reads back from the right without doubt.
-    `ordinal` counts the requests that one function sends.
+    `ordinal` counts the requests that one function sends, `number` the keys that an operator has
+    ordered for an undo: `undo`, then `undo.2`.
     """
     key = f"{saga_id}:{stage}:{step}:{direction}"
+    if number > 1:
+        key = f"{key}.{number}"
     return key if ordinal == 1 else f"{key}:{ordinal}"

@@ -187,7 +187,9 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
                 due=event.at,
             )
         elif step.phase is Phase.COMPENSATING:
-            steps[name] = replace(step, phase=Phase.COMPENSATION_WAITING, due=event.at)
+            steps[name] = replace(
+                step, phase=Phase.COMPENSATION_WAITING, compensation_doubted=True, due=event.at
+            )
         if event.innocent and step.phase in IN_FLIGHT:
             steps[name] = _uncount(steps[name], step.phase)
     tell = Tell.DUE if saga.tell is Tell.IN_FLIGHT else saga.tell
@@ -335,7 +337,9 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     rules = plan.step(event.step)
     attempts = step.attempts + _uncounted(plan, event.step)
     # Rule 28: an outage costs time. A transaction has none: its attempts are those of its author.
-    free = rules.kind is not StepKind.TRANSACTION and not event.may_stand
+    # A defect without a deadline has them too: nothing else would end it.
+    endless = event.defect and saga.deadline is None
+    free = rules.kind is not StepKind.TRANSACTION and not event.may_stand and not endless
     waiting = replace(
         step,
         phase=Phase.WAITING,
@@ -347,7 +351,7 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     )
     policy = DEFECT if event.defect else rules.execution
     due = event.at + _wait(saga, event, attempts, policy, waiting.since)
-    return _put(saga, event.step, replace(waiting, due=due))
+    return _put(saga, event.step, _mendable(replace(waiting, due=due)))
 
 
 def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed) -> Saga:
@@ -371,7 +375,7 @@ def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
     doubted = step.doubted or event.may_stand
     said = event.reason if event.said else ""
     refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason, said=said)
-    return _put(saga, event.step, refused)
+    return _put(saga, event.step, _mendable(refused))
 
 
 def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
@@ -383,6 +387,7 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
         phase=Phase.IN_DOUBT,
         doubted=True,
         not_there=0,
+        changed=event.changed,
         # A rotated key costs time: until the deadline, if there is one (protocol 3.3).
         forgiven=step.forgiven + (event.denied and saga.deadline is not None),
         error=event.reason,
@@ -438,13 +443,25 @@ def _undo_again(plan: Plan, saga: Saga, event: e.CompensationDelayed) -> Saga:
         due=due,
         not_understood_since=_since(step.not_understood_since, event),
     )
-    return _put(saga, event.step, delayed)
+    return _put(saga, event.step, _mendable_compensation(delayed, event.certain))
 
 
 def _fail_to_undo(saga: Saga, event: e.CompensationRefused) -> Saga:
     step = _step(saga, event.step)
     failed = replace(step, phase=Phase.COMPENSATION_FAILED, error=event.reason, stands=event.stands)
-    return _put(saga, event.step, failed)
+    return _put(saga, event.step, _mendable_compensation(failed, event.certain))
+
+
+def _mendable(step: StepState) -> StepState:
+    """A request that certainly never had an effect is made again by today's code (rule 31)."""
+    return step if step.doubted else replace(step, requests=())
+
+
+def _mendable_compensation(step: StepState, certain: bool) -> StepState:
+    """The same for the request of an undo."""
+    if step.compensation_doubted or not certain:
+        return replace(step, compensation_doubted=True)
+    return replace(step, compensation_requests=())
 
 
 def _evolve_tell(
@@ -604,6 +621,9 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
     if known.phase is Phase.REFUSED:
         return _give_up(plan, saga, step, known.error, now)
     if known.phase is Phase.IN_DOUBT:
+        if known.changed:
+            changed = ParkCause.REQUEST_CHANGED
+            return Record(event=e.Parked(at=now, cause=changed, reason=known.error))
         if can_probe(step, known):
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
@@ -688,7 +708,9 @@ def _compensate(plan: Plan, step: Step, known: StepState, now: float) -> Command
     impatient = bool(since) and now - since >= plan.patience_seconds
     if impatient or step.compensation.exhausted(attempts - known.compensation_forgiven):
         reason = f"gave up after {attempts} attempts: {known.error}"
-        return Record(event=e.CompensationRefused(at=now, step=step.name, reason=reason))
+        certain = not known.compensation_doubted
+        spent = e.CompensationRefused(at=now, step=step.name, reason=reason, certain=certain)
+        return Record(event=spent)
     undo = Do(activity=Activity.COMPENSATE, step=step.name, attempt=attempts + 1)
     if known.phase is Phase.COMPENSATION_WAITING:
         return _when_due(known, undo, now)

@@ -29,6 +29,12 @@ class StepState(Struct, frozen=True, kw_only=True):
     """Attempts that do not count: those that certainly did not happen (rule 28), those that an
     operator let pass, and those that the code of another saga took down (rule 35)."""
     compensation_forgiven: int = 0
+    changed: bool = False
+    """In doubt, and today's code makes another request than the one to be repeated."""
+    compensation_doubted: bool = False
+    """Whether an attempt to undo it may have had an effect."""
+    compensation_keys: int = 1
+    """Keys that its undo has been sent under; an operator may order a new one."""
     pendings: int = 0
     """How often downstream answered 202."""
     not_understood_since: float | None = None

@@ -37,6 +37,8 @@ class ParkCause(StrEnum):
     """Everything was tried, and effects still stand (rule 12)."""
     UPSTREAM_CANNOT = "upstream_cannot"
     """Upstream answered that it cannot compensate (rule 22)."""
+    REQUEST_CHANGED = "request_changed"
+    """A call is in doubt, and today's code would repeat it as another request (rule 31)."""
     NOT_UNDERSTOOD = "not_understood"
     """A neighbour was asked to compensate and never answered in its own word (protocol 3.4)."""
     UPSTREAM_AWAY = "upstream_away"

@@ -3,6 +3,7 @@
 | Verb    | Allowed when                                     | Then                          |
 |---------|--------------------------------------------------|-------------------------------|
 | retry   | it waits, is parked, or failed to undo or tell   | all that is due is tried now  |
+|  --anew | the undo of a call waits or failed               | its request is made again     |
 | settle  | the step's outcome is in doubt                   | it landed, or it did not      |
 | resolve | the step could not be undone                     | it counts as undone           |
 | forget  | it is parked or has ended                        | nothing more is ever done     |
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
-from stage.core.steps import Plan
+from stage.core.steps import Plan, StepKind
 
 WAITING = frozenset({Phase.WAITING, Phase.IN_DOUBT, Phase.COMPENSATION_WAITING})
 
@@ -34,7 +35,7 @@ def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
         return "the saga is forgotten: nothing more can be done for it"
     match verb:
         case e.Retried():
-            return None if _can_retry(saga) else "nothing of it waits: there is nothing to retry"
+            return _refuse_retry(plan, saga, verb)
         case e.Settled():
             return _refuse_settle(plan, saga, verb)
         case e.Resolved():
@@ -45,6 +46,29 @@ def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
             return "it is still being worked on: compensate it, or wait until it is parked"
         case _:
             assert_never(verb)
+
+
+def _refuse_retry(plan: Plan, saga: Saga, verb: e.Retried) -> str | None:
+    if not _can_retry(saga):
+        return "nothing of it waits: there is nothing to retry"
+    if not verb.anew:
+        return None
+    waiting = [name for name, step in saga.steps.items() if _can_be_made_anew(plan, name, step)]
+    if not waiting:
+        return "no undo of a call waits or failed: only such a request can be made anew"
+    if verb.step and verb.step not in waiting:
+        return (
+            f"the undo of {verb.step!r} neither waits nor failed, or is no call; those that do:"
+            f" {', '.join(waiting)}"
+        )
+    if verb.new_key and not verb.step and len(waiting) > 1:
+        return f"a new key is ordered for one undo: name a step of {', '.join(waiting)}"
+    return None
+
+
+def _can_be_made_anew(plan: Plan, name: str, step: StepState) -> bool:
+    waits = step.phase in (Phase.COMPENSATION_WAITING, Phase.COMPENSATION_FAILED)
+    return waits and plan.step(name).kind is StepKind.CALL
 
 
 def _can_retry(saga: Saga) -> bool:
@@ -83,7 +107,7 @@ def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
     """The state after the verb."""
     match verb:
         case e.Retried():
-            return _retry(saga, verb)
+            return _retry(plan, saga, verb)
         case e.Settled():
             return _settle(saga, verb)
         case e.Resolved():
@@ -94,8 +118,11 @@ def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
             assert_never(verb)
 
 
-def _retry(saga: Saga, verb: e.Retried) -> Saga:
-    steps = {name: _forgive(step, verb.at, saga.state) for name, step in saga.steps.items()}
+def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
+    steps = {
+        name: _forgive(_anew(plan, name, step, verb), verb.at, saga.state)
+        for name, step in saga.steps.items()
+    }
     state, stands = saga.state, saga.stands
     if saga.state is SagaState.FAILED_TO_COMPENSATE and _failed(saga):
         state, stands = SagaState.COMPENSATING, ()
@@ -114,6 +141,14 @@ def _retry(saga: Saga, verb: e.Retried) -> Saga:
     )
 
 
+def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:
+    """The step with the request of its undo to be made again, where that was ordered (rule 31)."""
+    if not verb.anew or verb.step not in ("", name) or not _can_be_made_anew(plan, name, step):
+        return step
+    keys = step.compensation_keys + verb.new_key
+    return replace(step, compensation_requests=(), compensation_keys=keys)
+
+
 def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
     if step.phase is Phase.COMPENSATION_FAILED:
         step = replace(step, phase=Phase.COMPENSATION_WAITING, stands=())
@@ -124,6 +159,7 @@ def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
     return replace(
         step,
         due=at,
+        changed=False,
         probes=0,
         forgiven=step.attempts,
         compensation_forgiven=step.compensation_attempts,
@@ -144,7 +180,14 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
         phase = Phase.WAITING if saga.state is SagaState.ACTIVE else Phase.REFUSED
         if step.phase is Phase.REFUSED:
             phase = Phase.REFUSED
-        settled = replace(step, phase=phase, doubted=False, due=verb.at, forgiven=step.attempts)
+        settled = replace(
+            step,
+            phase=phase,
+            doubted=False,
+            requests=(),  # it never had an effect: today's code makes it again (rule 31)
+            due=verb.at,
+            forgiven=step.attempts,
+        )
     return replace(saga, steps={**saga.steps, verb.step: settled}, parked="", parked_cause=None)
 
 

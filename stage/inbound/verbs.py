@@ -22,7 +22,10 @@ ACTOR_CHARS_MAX = 128
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a verb. `step`, `landed` and `result` belong to settle, `step` to resolve too."""
+    """The body of a verb. `step`, `landed` and `result` belong to settle, `step` to resolve too.
+
+    `anew` and `new_key` belong to retry, and `step` to a retry anew.
+    """
 
     actor: str
     reason: str
@@ -30,13 +33,29 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     step: str = ""
     landed: bool | None = None
     result: Any = None
+    anew: bool = False
+    new_key: bool = False
 
 
 Make = Callable[[Order, float], e.Verb]
 
 
 def _retry(order: Order, at: float) -> e.Verb:
-    return e.Retried(at=at, actor=order.actor, why=order.reason)
+    if not order.anew and (order.new_key or order.step):
+        raise WireError(
+            422,
+            "Order incomplete",
+            "`new_key` and `step` belong to a retry that makes an undo's request anew",
+            hint='add "anew": true, or leave them out',
+        )
+    return e.Retried(
+        at=at,
+        actor=order.actor,
+        why=order.reason,
+        anew=order.anew,
+        new_key=order.new_key,
+        step=order.step,
+    )
 
 
 def _settle(order: Order, at: float) -> e.Verb:

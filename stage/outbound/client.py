@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -11,13 +13,18 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.outbound.breaker import Breaker
+from stage.outbound.credentials import NotShown, PeerCredentials
+from stage.outbound.secret_files import Shown
 from stage.ports.clock import Clock
+from stage.ports.credentials import OutgoingRequest
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire import headers as h
 from stage.wire.http import parse_retry_after
 
 SERVER_ERROR = 500
+CREDENTIALS_SHARE = 0.5
+"""A share of the timeout: credentials that are not there in time must not end as a timeout."""
 
 
 class BreakerUse(Enum):
@@ -50,6 +57,7 @@ class PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
     budget: float | None = None
     spanned: bool = True
+    credentials: PeerCredentials | None = None
     fresh: bool = False
 
 
@@ -64,6 +72,7 @@ class HttpTransport(Protocol):
         headers: list[tuple[str, str]],
         body: bytes,
         timeout: float,
+        tls: ssl.SSLContext | None = None,
         fresh: bool = False,
     ) -> Answer | Lost:
         """Send once and read the whole answer; `timeout` in seconds covers both.
@@ -100,8 +109,14 @@ class PeerClient:
 
     async def send(self, request: PeerRequest) -> Answer | Lost:
         """Send once, unless the breaker holds it back. See the law in `ports.external`."""
+        shown = Shown()
+        if request.credentials is not None:
+            try:
+                request, shown = await self._with_credentials(request, request.credentials)
+            except NotShown as error:
+                return Lost(reason=f"not sent: {request.peer}: {error}", certain=True)
         if request.breaker is BreakerUse.IGNORED:
-            return await self._send(request, None)
+            return await self._send(request, None, shown)
         breaker = self._breakers.get(request.peer)
         if breaker is None:
             breaker = self._breakers[request.peer] = Breaker(self._monotonic)
@@ -113,9 +128,32 @@ class PeerClient:
                     certain=True,
                     retry_after=left,
                 )
-        return await self._send(request, breaker)
+        return await self._send(request, breaker, shown)
 
-    async def _send(self, request: PeerRequest, breaker: Breaker | None) -> Answer | Lost:
+    async def _with_credentials(
+        self, request: PeerRequest, credentials: PeerCredentials
+    ) -> tuple[PeerRequest, Shown]:
+        """The request, and beside it what it is shown: no value that may be printed holds both.
+
+        Getting them takes of the time of the request. Raises NotShown.
+        """
+        outgoing = OutgoingRequest(
+            method=request.method, url=request.url, headers=request.headers, body=request.body
+        )
+        began = self._monotonic()
+        try:
+            async with asyncio.timeout(request.timeout * CREDENTIALS_SHARE):
+                shown = await credentials.show(outgoing)
+        except TimeoutError:
+            raise NotShown("its credentials were not there in time") from None
+        names = {name.lower() for name, _ in shown.headers}
+        headers = tuple(each for each in request.headers if each[0].lower() not in names)
+        left = request.timeout - (self._monotonic() - began)
+        return replace(request, headers=headers, timeout=left), shown
+
+    async def _send(
+        self, request: PeerRequest, breaker: Breaker | None, shown: Shown
+    ) -> Answer | Lost:
         """Send and record the end, also when the wait for the answer is cancelled."""
         span, trace = None, request.trace
         if self._observer is not None and request.spanned:
@@ -129,9 +167,15 @@ class PeerClient:
             answer = await self._transport.send(
                 request.method,
                 request.url,
-                headers=[*request.headers, *_budget(request.budget), *_trace(trace)],
+                headers=[
+                    *request.headers,
+                    *shown.headers,
+                    *_budget(request.budget),
+                    *_trace(trace),
+                ],
                 body=request.body,
                 timeout=request.timeout,
+                tls=shown.tls,
                 fresh=request.fresh,
             )
             if isinstance(answer, Lost):

@@ -7,11 +7,13 @@ we want none of them, and it takes as long as all the rest.
 
 from __future__ import annotations
 
+import ssl
 from functools import lru_cache
 
 import aiohttp
 from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
@@ -58,10 +60,12 @@ class Transport:
         headers: list[tuple[str, str]],
         body: bytes,
         timeout: float,
+        tls: ssl.SSLContext | None = None,
         fresh: bool = False,
     ) -> Answer | Lost:
         """Send once and read the whole answer; `timeout` in seconds covers both.
 
+        A connection is used again only under the same `tls`; None is the usual one.
         A `fresh` request gets a connection of its own. On one that was used before the peer may
         hang up in the moment in which the request arrives, and nobody knows what became of it.
         """
@@ -69,19 +73,10 @@ class Transport:
         connector = self._single if fresh else self._connector
         assert connector is not None, "open the transport first"
         try:
-            target = self._target(method, url)
+            target = self._target(method, url, tls)
             head = _head(target, headers, body)
             async with TimeLimit(timeout):
-                try:
-                    connection = await connector.connect(target, [], _limits(timeout))
-                    while connection.protocol is not None and connection.protocol.should_close:
-                        connection.close()  # an unsolicited answer waits there
-                        connection = await connector.connect(target, [], _limits(timeout))
-                except TimeoutError:
-                    shown = target.url.with_user(None)  # without the password, too
-                    raise aiohttp.ConnectionTimeoutError(
-                        f"Connection timeout to host {shown}"
-                    ) from None
+                connection = await _connect(connector, target, timeout)
                 try:
                     protocol = connection.protocol
                     assert protocol is not None
@@ -98,7 +93,22 @@ class Transport:
             return classify_exception(error)
 
 
-def _target(method: str, url: str) -> aiohttp.ClientRequest:
+async def _connect(
+    connector: aiohttp.TCPConnector, target: aiohttp.ClientRequest, timeout: float
+) -> Connection:
+    """A connection on which nothing waits. Without one in time nothing was written."""
+    try:
+        connection = await connector.connect(target, [], _limits(timeout))
+        while connection.protocol is not None and connection.protocol.should_close:
+            connection.close()  # an unsolicited answer waits there
+            connection = await connector.connect(target, [], _limits(timeout))
+    except TimeoutError:
+        shown = target.url.with_user(None)  # without the password, too
+        raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {shown}") from None
+    return connection
+
+
+def _target(method: str, url: str, tls: ssl.SSLContext | None = None) -> aiohttp.ClientRequest:
     """The address and the request line, as aiohttp has checked them. It is never sent itself.
 
     A stage has few of them: the paths of its APIs, and `/sagas`.
@@ -106,7 +116,7 @@ def _target(method: str, url: str) -> aiohttp.ClientRequest:
     where = URL(url, encoded=True)
     if where.scheme not in ("http", "https"):
         raise aiohttp.NonHttpUrlClientError(where.with_user(None))
-    return aiohttp.ClientRequest(method, where, headers=_OWN_HEADERS)
+    return aiohttp.ClientRequest(method, where, headers=_OWN_HEADERS, ssl=tls or True)
 
 
 def _head(

@@ -64,15 +64,17 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """The function ended without a result.
 
     `may_stand` is True when an earlier request of the same attempt was answered, so that some
-    effect may stand although the last one did not happen. `said` is True when the reason is the
-    author's own word, which neighbours may read. `error` is the exception of a function that gave
-    no outcome: for a report here, never for the journal or a neighbour.
+    effect may stand although the last one did not happen. `changed` is True when the function
+    wanted to repeat a request as another one, which was not sent. `said` is True when the reason
+    is the author's own word, which neighbours may read. `error` is the exception of a function that
+    gave no outcome: for a report here, never for the journal or a neighbour.
     """
 
     kind: FailureKind
     reason: str
     retry_after: float | None = None
     may_stand: bool = False
+    changed: bool = False
     said: bool = False
     error: BaseException | None = None
 

@@ -61,9 +61,12 @@ class Intent(NamedTuple):
 
 
 def read_key(key: str) -> Intent:
-    """The parts of a key `saga:stage:step:do` (see core.ids); further parts are an ordinal."""
+    """The parts of a key `saga:stage:step:do` (see core.ids); further parts are an ordinal.
+
+    `undo.2` is the second key of an undo, which an operator has ordered.
+    """
     saga, stage, step, direction = (*key.split(":", 4), "", "", "", "")[:4]
-    return Intent(saga, stage, step, direction == "undo")
+    return Intent(saga, stage, step, direction.partition(".")[0] == "undo")
 
 
 class Written(NamedTuple):

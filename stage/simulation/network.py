@@ -314,6 +314,7 @@ class SimulatedTransport(Transport):
         headers: Iterable[tuple[str, str]],
         body: bytes,
         timeout: float,
+        tls: object = None,
         fresh: bool = False,
     ) -> Answer | Lost:
         """See outbound.transport.Transport."""

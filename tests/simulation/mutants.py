@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from stage.authoring.participant import StageParticipant
 from stage.core import events as e
-from stage.core import machine, order, questions, retry, steps
+from stage.core import machine, order, questions, retry, steps, verbs
 from stage.core.commands import Activity, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
@@ -696,3 +696,35 @@ def a_lost_compensation_counts_as_done(patches: Patches) -> None:
         return outcome
 
     patches.wrap(sender, "outcome_event", make)
+
+
+# --- what was tried and is mended ----------------------------------------------------------------
+
+
+@further
+def a_call_in_doubt_is_retried_under_a_new_key(patches: Patches) -> None:
+    """Rules 2 and 31: an operator's retry gives a call another key, as an undo may have one."""
+
+    def make(original: Any) -> Any:
+        def key(self: Any, saga: Any, do: Any) -> str:
+            known = saga.steps.get(do.step)
+            again = do.activity is Activity.EXECUTE and known is not None and known.forgiven > 0
+            return f"{original(self, saga, do)}.2" if again else str(original(self, saga, do))
+
+        return key
+
+    patches.wrap(Interpreter, "_key", make)
+
+
+@further
+def a_call_in_doubt_is_made_anew(patches: Patches) -> None:
+    """Rule 31: after an operator's retry today's code makes a request that may have landed."""
+
+    def make(original: Any) -> Any:
+        def forgive(step: Any, at: float, state: Any) -> Any:
+            other = tuple(replace(each, body=each.body + b" ") for each in step.requests)
+            return replace(original(step, at, state), requests=other)
+
+        return forgive
+
+    patches.wrap(verbs, "_forgive", make)

@@ -12,7 +12,7 @@ from stage.core.errors import StageError
 from stage.core.outcome import FailureKind
 from stage.core.saga import Saga, StepState
 from stage.ports.observer import Span
-from stage.ports.stage import Failed, Finished, Turn
+from stage.ports.stage import Failed, Finished, Send, Turn
 from stage.wire.text import sendable
 
 
@@ -41,6 +41,34 @@ def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:
     if known is None or do.activity is Activity.PROBE:
         return ()
     return known.requests if do.activity is Activity.EXECUTE else known.compensation_requests
+
+
+def as_repeat(do: Do, turn: Turn, stored: tuple[e.Request, ...]) -> Turn:
+    """The turn, unless today's code would repeat a stored request as another one: then its end.
+
+    The stored body is repeated whatever the function computes today (rule 5). Another method or
+    path means that the function now does something else, and would take the answer to the stored
+    request for that to its own (rule 31). Queries are data, as bodies are.
+    """
+    if not isinstance(turn, Send) or turn.ordinal > len(stored):
+        return turn
+    before, now = stored[turn.ordinal - 1], turn.request
+    if (before.method, _path(before)) == (now.method, _path(now)):
+        return turn
+    backward = do.activity is Activity.COMPENSATE
+    mend = "retry it with --anew" if backward else "settle it, or deploy the code that sent it"
+    return Failed(
+        kind=FailureKind.REFUSED if backward else FailureKind.IN_DOUBT,
+        reason=(
+            f"not sent: {before.method} {_path(before)} may have had an effect, and today's code"
+            f" would send {now.method} {_path(now)} in its place: {mend}"
+        ),
+        changed=True,
+    )
+
+
+def _path(request: e.Request) -> str:
+    return request.path.partition("?")[0]
 
 
 def outcome_event(do: Do, turn: Turn, at: float) -> e.Outcome:
@@ -73,15 +101,7 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
     if do.activity is Activity.TELL:
         return e.TellDelayed(at=at, reason=failed.reason, retry_after=failed.retry_after)
     if do.activity is Activity.COMPENSATE:
-        if failed.kind is FailureKind.REFUSED:
-            return e.CompensationRefused(at=at, step=do.step, reason=failed.reason)
-        return e.CompensationDelayed(
-            at=at,
-            step=do.step,
-            reason=failed.reason,
-            retry_after=failed.retry_after,
-            certain=failed.kind is FailureKind.TRANSIENT and not failed.may_stand,
-        )
+        return _undo_event(do, failed, at)
     match failed.kind:
         case FailureKind.REFUSED:
             return e.StepRefused(
@@ -102,6 +122,19 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
         case FailureKind.DEFECT:
             return e.StepTransient(at=at, step=do.step, reason=failed.reason, defect=True)
         case FailureKind.IN_DOUBT:
-            return e.StepInDoubt(at=at, step=do.step, reason=failed.reason)
+            return e.StepInDoubt(at=at, step=do.step, reason=failed.reason, changed=failed.changed)
         case _:
             assert_never(failed.kind)
+
+
+def _undo_event(do: Do, failed: Failed, at: float) -> e.Outcome:
+    certain = not (failed.may_stand or failed.changed or failed.kind is FailureKind.IN_DOUBT)
+    if failed.kind is FailureKind.REFUSED:
+        return e.CompensationRefused(at=at, step=do.step, reason=failed.reason, certain=certain)
+    return e.CompensationDelayed(
+        at=at,
+        step=do.step,
+        reason=failed.reason,
+        retry_after=failed.retry_after,
+        certain=certain,
+    )

@@ -24,7 +24,12 @@ from stage.core.questions import past_pivot
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
-from stage.engine.saga.attempts import links_of, outcome_event, stored_requests
+from stage.engine.saga.attempts import (
+    as_repeat,
+    links_of,
+    outcome_event,
+    stored_requests,
+)
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
 from stage.ports.clock import Clock
 from stage.ports.observer import Attempt, Observer, Span, TraceContext
@@ -286,7 +291,10 @@ class Interpreter:
         except Exception as error:
             reason = f"{do.step} cannot be begun: {type(error).__name__}: {error}"
             return None, Failed(kind=FailureKind.REFUSED, reason=reason)
-        return conversation, conversation.begin()
+        turn = as_repeat(do, conversation.begin(), stored_requests(saga, do))
+        if isinstance(turn, Failed):
+            conversation.close()
+        return conversation, turn
 
     def _started(
         self, do: Do, key: str, span: Span, request: e.Request | None, now: float
@@ -331,8 +339,10 @@ class Interpreter:
             return self.participant.converse(do.activity, do.step, view)
 
     def _key(self, saga: Saga, do: Do) -> str:
-        direction = Direction.UNDO if do.activity is Activity.COMPENSATE else Direction.DO
-        return idempotency_key(saga.id, self.plan.stage, do.step, direction)
+        if do.activity is not Activity.COMPENSATE:
+            return idempotency_key(saga.id, self.plan.stage, do.step, Direction.DO)
+        number = saga.steps[do.step].compensation_keys
+        return idempotency_key(saga.id, self.plan.stage, do.step, Direction.UNDO, number=number)
 
     def _span(self, saga: Saga, do: Do, trace: TraceContext) -> Span:
         links: tuple[str, ...] = ()

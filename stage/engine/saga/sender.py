@@ -14,7 +14,7 @@ from stage.core.outcome import FailureKind
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import Step, StepKind
-from stage.engine.saga.attempts import outcome_event, stored_requests
+from stage.engine.saga.attempts import as_repeat, outcome_event, stored_requests
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Outgoing
 from stage.engine.saga.rates import Gate, Gates, Lane
@@ -157,7 +157,7 @@ class Sender:
             )
             turn = await conversation.proceed()
         try:
-            while isinstance(turn, Send):
+            while isinstance(turn := as_repeat(do, turn, stored), Send):
                 outgoing.prepared = True
                 request = await self._intended(do, turn, stored, journal)
                 if turn.ordinal > 1:

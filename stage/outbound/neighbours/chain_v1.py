@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from stage.outbound.client import BreakerUse, PeerClient, PeerRequest
+from stage.outbound.credentials import PeerCredentials
 from stage.ports.neighbour import (
     CannotCompensate,
     Compensated,
@@ -58,9 +59,15 @@ class ChainV1:
     """`ports.neighbour.Neighbours` over HTTP. The mappings are base URLs by name."""
 
     def __init__(
-        self, client: PeerClient, *, downstreams: Mapping[str, str], upstreams: Mapping[str, str]
+        self,
+        client: PeerClient,
+        *,
+        downstreams: Mapping[str, str],
+        upstreams: Mapping[str, str],
+        credentials: Mapping[str, PeerCredentials] | None = None,
     ) -> None:
         self._client = client
+        self._credentials = credentials or {}
         self._upstreams = frozenset(upstreams)
         addresses = {**upstreams, **downstreams}
         self._bases = {name: url.rstrip("/") for name, url in addresses.items()}
@@ -89,6 +96,7 @@ class ChainV1:
                 breaker=BreakerUse.GUARDED,
                 trace=trace,
                 timeout=timeout,
+                credentials=self._credentials.get(peer),
                 headers=(
                     _JSON,
                     (h.IDEMPOTENCY_KEY, saga_id),
@@ -113,6 +121,7 @@ class ChainV1:
                 breaker=BreakerUse.IGNORED,
                 trace=trace,
                 timeout=timeout,
+                credentials=self._credentials.get(peer),
             )
         )
         return answer if isinstance(answer, Lost) else read_outcome(answer, saga_id)
@@ -136,6 +145,7 @@ class ChainV1:
                 breaker=BreakerUse.RECORDED,
                 trace=trace,
                 timeout=timeout,
+                credentials=self._credentials.get(peer),
                 headers=(_JSON,),
                 body=encode_compensate(
                     request.requested_by,
@@ -167,6 +177,7 @@ class ChainV1:
                 breaker=BreakerUse.IGNORED,
                 trace=trace,
                 timeout=timeout,
+                credentials=self._credentials.get(peer),
                 headers=((CHAIN_ASKED, ",".join(asked)), (CHAIN_HOPS, str(hops))),
                 budget=timeout,
                 spanned=False,

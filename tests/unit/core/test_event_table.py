@@ -33,6 +33,7 @@ def full(kind: type[Any]) -> e.Event:
         "may_stand": True, "retry_after": 1.0, "stands": ("charge",), "status": 202,
         "certain": True, "away": True,
         "cause": ParkCause.DEFECT, "actor": "ops", "why": "because", "landed": True,
+        "changed": True, "anew": True, "new_key": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
         "innocent": True, "defect": True,
     }  # fmt: skip

@@ -52,8 +52,6 @@ class Batches(MemoryStore):
     def __init__(self) -> None:
         assert payment.migrations is not None
         super().__init__(migrations=(payment.migrations,))
-        self.cleaned = asyncio.Event()
-        """Set once retention has run: all further units belong to sagas."""
         self.together = asyncio.Barrier(BURST)
         self.units_together = 0
         """How many units from now on form one batch."""
@@ -69,7 +67,6 @@ class Batches(MemoryStore):
         try:
             return await super().transact(self._repeated(work) if self.twice else work)
         finally:
-            self.cleaned.set()
             if self.units_together:
                 self.units_together -= 1
                 await self.together.wait()
@@ -107,11 +104,9 @@ def downstream() -> Downstream:
 def running(store: Batches, downstream: Downstream) -> Made:
     @asynccontextmanager
     async def made(sagas_max: int = SAGAS_MAX) -> AsyncIterator[EmbeddedEngine]:
-        store.cleaned.clear()
         stage, limits = payment.bind(("shipping",)), EngineLimits(sagas_max=sagas_max)
         engine = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), limits=limits)
         await engine.start()
-        await store.cleaned.wait()
         yield engine
         await engine.drain(0.0)
 

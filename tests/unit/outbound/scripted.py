@@ -34,6 +34,7 @@ class ScriptedTransport:
         headers: list[tuple[str, str]],
         body: bytes,
         timeout: float,
+        tls: object = None,
         fresh: bool = False,
     ) -> Answer | Lost:
         """Note what would have gone where."""

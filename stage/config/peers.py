@@ -1,0 +1,59 @@
+"""Settings of one peer: a URL alone, or a table of keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from stage.config.values import check_url, count, file_path, rate_between
+from stage.ports.connection import Connection
+
+URL = "url"
+NEIGHBOURS = ("upstreams", "downstreams")
+EXTERNALS = ("externals",)
+EVERY = NEIGHBOURS + EXTERNALS
+
+
+class PeerKey(NamedTuple):
+    """One key of a peer's table; `settings` are those in which it may stand."""
+
+    name: str
+    read: Callable[[object], Any]
+    settings: tuple[str, ...]
+
+
+PEER_KEYS = (
+    PeerKey(URL, check_url, EVERY),
+    PeerKey("token_file", file_path, NEIGHBOURS),
+    PeerKey("bearer_file", file_path, EXTERNALS),
+    PeerKey("basic_file", file_path, EXTERNALS),
+    PeerKey("headers_file", file_path, EXTERNALS),
+    PeerKey("ca_file", file_path, EVERY),
+    PeerKey("client_cert", file_path, EVERY),
+    PeerKey("client_key", file_path, EVERY),
+    PeerKey("concurrency_max", count(1, 100_000), EVERY),
+    PeerKey("rate_per_second", rate_between(0.01, 100_000), EVERY),
+)
+"""The fields of `ports.connection.Connection`, in their order."""
+
+
+def keys_of(setting: str) -> dict[str, PeerKey]:
+    """The keys that a peer of that setting may have, by name."""
+    return {key.name: key for key in PEER_KEYS if setting in key.settings}
+
+
+def peer_of(parts: Mapping[str, Any]) -> str | Connection:
+    """The peer from the values of its keys. Raises ValueError with the fix."""
+    if URL not in parts:
+        raise ValueError('has no url: add it, for example url = "http://host:8080"')
+    if len(parts) == 1:
+        return str(parts[URL])
+    connection = Connection(**parts)
+    if connection.bearer_file and connection.basic_file:
+        raise ValueError("has bearer_file and basic_file, one header for both: keep one")
+    if connection.client_key and not connection.client_cert:
+        raise ValueError("has client_key without client_cert: add client_cert, or remove it")
+    tls = [name for name in ("ca_file", "client_cert") if parts.get(name)]
+    if tls and not connection.url.startswith("https:"):
+        raise ValueError(f"has {tls[0]}, which only TLS uses: give an https URL, or remove it")
+    return connection

@@ -1,0 +1,159 @@
+"""Credentials of peers: headers and TLS, added when a request leaves (rule 30).
+
+They come from files that are read anew when they change, and from an author's function. Nothing
+of them is in a journal, a log, a span, an error or a `repr`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from stage.core.errors import ConfigurationError
+from stage.outbound.secret_files import (
+    Mark,
+    Shown,
+    check_header,
+    exposed,
+    marks_of,
+    read_files,
+)
+from stage.ports.connection import Connection
+from stage.ports.credentials import CredentialsFunction, OutgoingRequest
+
+LOOK_SECONDS = 1.0
+"""How long a file is believed to be unchanged."""
+
+Headers = tuple[tuple[str, str], ...]
+Warn = Callable[[str], None]
+
+
+class NotShown(Exception):
+    """There are no credentials now: nothing left. The message holds no secret."""
+
+
+class PeerCredentials:
+    """The credentials of one peer. `open` reads them first; `place` names it in messages.
+
+    While a file cannot be read or understood, what it held before goes on being shown: a file is
+    often replaced in two steps. Only the first read is refused.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        connection: Connection,
+        function: CredentialsFunction | None = None,
+        *,
+        warn: Warn,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._place = place
+        self._connection = connection
+        self._function = function
+        self._warn = warn
+        self._monotonic = monotonic
+        self._marks: dict[str, Mark] = {}
+        self._shown = Shown()
+        self._look_at = 0.0
+        self._looking = asyncio.Lock()
+        self._warned = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the headers that the files give, in lower case."""
+        return frozenset(name.lower() for name, _ in self._shown.headers)
+
+    async def open(self) -> None:
+        """Read the files. Raises ConfigurationError with the fix; warns of one that others see."""
+        try:
+            await self._renew()
+        except ValueError as error:
+            raise ConfigurationError(f"{self._place}.{error}") from None
+        self._look_at = self._monotonic() + LOOK_SECONDS
+
+    async def show(self, request: OutgoingRequest) -> Shown:
+        """The credentials for that request. Raises NotShown."""
+        if self._monotonic() >= self._look_at:
+            await self._look()
+        if self._function is None:
+            return self._shown
+        return Shown((*self._shown.headers, *await _ask(self._function, request)), self._shown.tls)
+
+    async def _look(self) -> None:
+        async with self._looking:
+            if self._monotonic() < self._look_at:
+                return  # another request has just looked
+            try:
+                await self._renew()
+                self._warned = ""
+            except ValueError as error:
+                if self._warned != str(error):
+                    self._warned = str(error)
+                    self._warn(f"{self._place}.{error}; what it held before is still used")
+            self._look_at = self._monotonic() + LOOK_SECONDS
+
+    async def _renew(self) -> None:
+        for line in await asyncio.to_thread(self._read):
+            self._warn(f"{self._place}: {line}")
+
+    def _read(self) -> list[str]:
+        """Read what has changed; the lines of what is too open. Raises ValueError."""
+        marks = marks_of(self._connection)
+        if marks == self._marks:
+            return []
+        self._shown = read_files(self._connection)
+        self._marks = marks  # taken before reading: a change since then is seen at the next look
+        return exposed(self._connection, marks)
+
+
+class Credentials:
+    """The credentials of all peers of a stage; one that is shown nothing has none."""
+
+    def __init__(
+        self,
+        externals: Mapping[str, PeerCredentials],
+        neighbours: Mapping[str, PeerCredentials],
+    ) -> None:
+        self.externals = externals
+        self.neighbours = neighbours
+
+    async def open(self) -> None:
+        """Read all files. Raises ConfigurationError, one line a problem."""
+        problems = []
+        for each in (*self.externals.values(), *self.neighbours.values()):
+            try:
+                await each.open()
+            except ConfigurationError as error:
+                problems.append(str(error))
+        if problems:
+            raise ConfigurationError("\n".join(problems))
+
+    def names(self, external: str) -> frozenset[str]:
+        """The headers that the operator sets for an external API, in lower case."""
+        found = self.externals.get(external)
+        return frozenset() if found is None else found.names
+
+
+async def _ask(function: CredentialsFunction, request: OutgoingRequest) -> Headers:
+    """The headers of an author's function. The text of what it raises may hold a secret."""
+    try:
+        given = await function(request)
+    except Exception as error:
+        raise NotShown(f"its credentials function raised {_where(error)}") from None
+    if not isinstance(given, Mapping):
+        raise NotShown("its credentials function must return a mapping of headers")
+    try:
+        return tuple(check_header(name, value) for name, value in given.items())
+    except ValueError as error:
+        raise NotShown(f"its credentials function returned a wrong header: {error}") from None
+
+
+def _where(error: Exception) -> str:
+    """The type of the exception and the line that raised it, without its text."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    line = "" if frame is None else f" at line {frame.tb_lineno} of {frame.tb_frame.f_code.co_name}"
+    return f"{type(error).__name__}{line}"

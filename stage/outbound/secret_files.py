@@ -1,0 +1,181 @@
+"""Files of credentials and certificates: read, understood, and refused without quoting them."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import ssl
+import stat
+from collections.abc import Callable
+from typing import NamedTuple
+
+from stage.ports.connection import Connection
+from stage.ports.credentials import ENGINE_HEADERS
+
+FILE_BYTES_MAX = 65_536
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+SECRETS = ("token_file", "bearer_file", "basic_file", "headers_file", "client_key")
+PUBLIC = ("ca_file", "client_cert")
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+class Mark(NamedTuple):
+    """The identity of a file and of its contents: it differs when the file has changed."""
+
+    inode: int
+    size: int
+    changed_ns: int
+    mode: int
+
+
+class Shown(NamedTuple):
+    """The credentials that a peer is shown. Its `repr` has the names alone."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    tls: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        names = ", ".join(name for name, _ in self.headers)
+        return f"Shown({names}{', TLS' if self.tls else ''})"
+
+
+def marks_of(connection: Connection) -> dict[str, Mark]:
+    """The mark of each file, by key. Raises ValueError with the fix for one that is not there."""
+    marks: dict[str, Mark] = {}
+    for key in (*SECRETS, *PUBLIC):
+        if path := getattr(connection, key):
+            try:
+                found = os.stat(path)
+            except OSError as error:
+                raise ValueError(_unreadable(key, path, error)) from None
+            marks[key] = Mark(found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode)
+    return marks
+
+
+def exposed(connection: Connection, marks: dict[str, Mark]) -> list[str]:
+    """A line for each secret that other users of the machine may read."""
+    return [
+        f"{key} {getattr(connection, key)} may be read by others"
+        f" (mode {stat.S_IMODE(mark.mode):04o}): chmod 600 it"
+        for key, mark in marks.items()
+        if key in SECRETS and mark.mode & OTHERS
+    ]
+
+
+def read_files(connection: Connection) -> Shown:
+    """The contents of all files. Raises ValueError with the fix, without what a file holds."""
+    headers: list[tuple[str, str]] = []
+    for key, understand in _UNDERSTAND.items():
+        if path := getattr(connection, key):
+            try:
+                headers.extend(understand(_text(key, path)))
+            except _NotUnderstood as error:
+                raise ValueError(f"{key} {path} {error}") from None
+    names = [name.lower() for name, _ in headers]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"headers_file sets {twice!r}, which is set already: remove it there")
+    return Shown(tuple(headers), _tls(connection))
+
+
+def check_header(name: object, value: object) -> tuple[str, str]:
+    """A header that may be added. Raises ValueError that does not quote the value."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError("a header has no valid name: give Name: value")
+    if name.lower() in ENGINE_HEADERS:
+        raise ValueError(f"header {name!r} is set by the engine: leave it out")
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        raise ValueError(f"header {name!r} has no valid value: give one line of ASCII")
+    return name, value
+
+
+class _NotUnderstood(Exception):
+    """A file that says something else; the message has the fix."""
+
+
+def _text(key: str, path: str) -> str:
+    try:
+        with open(path, "rb") as stream:
+            body = stream.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ValueError(_unreadable(key, path, error)) from None
+    if len(body) > FILE_BYTES_MAX:
+        raise _NotUnderstood(f"is larger than {FILE_BYTES_MAX} bytes: shorten it")
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        raise _NotUnderstood("is not UTF-8: write it anew") from None
+
+
+def _unreadable(key: str, path: str, error: OSError) -> str:
+    return f"{key} {path} cannot be read ({error.strerror}): write it, readable by this user"
+
+
+def _bearer(text: str) -> list[tuple[str, str]]:
+    token = text.strip()
+    if not _TOKEN.fullmatch(token):
+        raise _NotUnderstood("holds no token: write one line of ASCII without spaces")
+    return [("Authorization", f"Bearer {token}")]
+
+
+def _basic(text: str) -> list[tuple[str, str]]:
+    pair = text.strip("\r\n")
+    if ":" not in pair or not pair.isprintable():
+        raise _NotUnderstood("holds no user and password: write one line user:password")
+    return [("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())]
+
+
+def _headers(text: str) -> list[tuple[str, str]]:
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+    found = []
+    for number, line in lines:
+        if not line or line.startswith("#"):
+            continue
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise _NotUnderstood(f"line {number} is no header: write Name: value")
+        try:
+            found.append(check_header(name.strip(), value.strip()))
+        except ValueError as error:
+            raise _NotUnderstood(f"line {number}: {error}") from None
+    if not found:
+        raise _NotUnderstood("holds no header: write Name: value")
+    return found
+
+
+_UNDERSTAND: dict[str, Callable[[str], list[tuple[str, str]]]] = {
+    "token_file": _bearer,
+    "bearer_file": _bearer,
+    "basic_file": _basic,
+    "headers_file": _headers,
+}
+
+
+def _tls(connection: Connection) -> ssl.SSLContext | None:
+    """The TLS context; None where the usual one does. Raises ValueError with the fix."""
+    if not connection.ca_file and not connection.client_cert:
+        return None
+    key = "ca_file"
+    try:
+        context = ssl.create_default_context(cafile=connection.ca_file or None)
+        context.set_alpn_protocols(("http/1.1",))
+        if connection.client_cert:
+            key = "client_cert"
+            context.load_cert_chain(
+                connection.client_cert, connection.client_key or None, password=_no_password
+            )
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"{key} {getattr(connection, key)} cannot be used ({reason}): give PEM, and the key"
+            " that belongs to the certificate"
+        ) from None
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")

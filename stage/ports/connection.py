@@ -1,0 +1,33 @@
+"""How one configured peer is reached: part of the configuration, so it imports nothing slow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """One peer. It names files and holds no secret, so that it may be shown.
+
+    A file of credentials holds one line: a token in `token_file` and `bearer_file`, `user:password`
+    in `basic_file`. `headers_file` holds one `Name: value` a line. `ca_file`, `client_cert` and
+    `client_key` are PEM; a `client_cert` may hold its key. An empty path is not set.
+
+    `concurrency_max` and `rate_per_second` are its `ports.peers.PeerLimits`; None is the usual.
+    """
+
+    url: str
+    token_file: str = ""
+    bearer_file: str = ""
+    basic_file: str = ""
+    headers_file: str = ""
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    concurrency_max: int | None = None
+    rate_per_second: float | None = None
+
+
+def connection_of(given: str | Connection) -> Connection:
+    """The connection; a plain string is a URL."""
+    return Connection(url=given) if isinstance(given, str) else given

@@ -1,0 +1,328 @@
+"""Credentials from files and functions: read anew on change, refused with the fix, never quoted."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from stage.core.errors import ConfigurationError
+from stage.core.events import Request
+from stage.outbound.client import PeerClient
+from stage.outbound.credentials import LOOK_SECONDS, Credentials, PeerCredentials
+from stage.outbound.peers import http_peers
+from stage.outbound.secret_files import Shown
+from stage.outbound.transport import Transport
+from stage.ports.connection import Connection
+from stage.ports.credentials import CredentialsFunction, OutgoingRequest
+from stage.ports.external import ExternalRequest
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Answer, Lost
+from tests.unit.outbound.scripted import FixedClock, ScriptedTransport, answered
+
+URL = "http://psp:1"
+CERTIFICATES = Path(__file__).parent / "certificates"
+REQUEST = OutgoingRequest(method="POST", url=URL + "/charges", headers=(), body=b"{}")
+
+
+class Seconds:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def secret(path: Path, text: str) -> str:
+    path.write_text(text)
+    path.chmod(0o600)
+    return str(path)
+
+
+def credentials_of(
+    connection: Connection,
+    function: CredentialsFunction | None = None,
+    seconds: Seconds | None = None,
+    warned: list[str] | None = None,
+) -> PeerCredentials:
+    return PeerCredentials(
+        "externals.psp",
+        connection,
+        function,
+        warn=(warned if warned is not None else []).append,
+        monotonic=seconds or Seconds(),
+    )
+
+
+async def shown(credentials: PeerCredentials) -> dict[str, str]:
+    return dict((await credentials.show(REQUEST)).headers)
+
+
+async def test_each_file_becomes_its_header(tmp_path: Path) -> None:
+    """A token and a bearer are the same to a peer; comments in a file of headers are left out."""
+    token = secret(tmp_path / "token", "abc\n")
+    basic = secret(tmp_path / "basic", "kim:p:w\n")
+    headers = secret(tmp_path / "headers", "# ours\nX-Api-Key: k1\n\nX-Tenant: t 1\n")
+    found = []
+    for connection in (
+        Connection(url=URL, token_file=token),
+        Connection(url=URL, bearer_file=token),
+        Connection(url=URL, basic_file=basic, headers_file=headers),
+    ):
+        credentials = credentials_of(connection)
+        await credentials.open()
+        found.append(await shown(credentials))
+    pair = "Basic " + base64.b64encode(b"kim:p:w").decode()
+    assert found == [
+        {"Authorization": "Bearer abc"},
+        {"Authorization": "Bearer abc"},
+        {"Authorization": pair, "X-Api-Key": "k1", "X-Tenant": "t 1"},
+    ]
+    assert frozenset({"authorization", "x-api-key", "x-tenant"}) == credentials.names
+
+
+async def test_a_rotated_file_is_shown_within_a_second(tmp_path: Path) -> None:
+    """Also when it is another file of the same size and time: the inode differs."""
+    path, seconds = tmp_path / "psp", Seconds()
+    credentials = credentials_of(
+        Connection(url=URL, bearer_file=secret(path, "old")), seconds=seconds
+    )
+    await credentials.open()
+    before = path.stat()
+    secret(tmp_path / "next", "new")
+    os.utime(tmp_path / "next", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "next").rename(path)
+    assert {"Authorization": "Bearer old"} == await shown(credentials)
+    seconds.now += LOOK_SECONDS
+    assert {"Authorization": "Bearer new"} == await shown(credentials)
+
+
+async def test_a_file_that_is_away_while_it_is_replaced_stops_nothing(tmp_path: Path) -> None:
+    """Its last contents are shown on, and the operator is warned once, without them."""
+    path, seconds, warned = tmp_path / "psp", Seconds(), list[str]()
+    credentials = credentials_of(
+        Connection(url=URL, bearer_file=secret(path, "old-token")), seconds=seconds, warned=warned
+    )
+    await credentials.open()
+    path.unlink()
+    for _ in range(3):
+        seconds.now += LOOK_SECONDS
+        assert {"Authorization": "Bearer old-token"} == await shown(credentials)
+    (line,) = warned
+    assert line.startswith(f"externals.psp.bearer_file {path} cannot be read")
+    secret(path, "two words")
+    seconds.now += LOOK_SECONDS
+    assert {"Authorization": "Bearer old-token"} == await shown(credentials)
+    assert "holds no token" in warned[1] and "two words" not in warned[1]
+    secret(path, "new-token")
+    seconds.now += LOOK_SECONDS
+    assert {"Authorization": "Bearer new-token"} == await shown(credentials)
+
+
+@pytest.mark.parametrize(
+    "key, text, problem",
+    [
+        ("bearer_file", "", "holds no token: write one line of ASCII without spaces"),
+        ("bearer_file", "s3cret\ns3cret", "holds no token"),
+        ("basic_file", "s3cret", "holds no user and password: write one line user:password"),
+        ("headers_file", "s3cret", "line 1 is no header: write Name: value"),
+        ("headers_file", "\n", "holds no header: write Name: value"),
+        ("headers_file", "Idempotency-Key: s3cret", "is set by the engine: leave it out"),
+        ("headers_file", "X: s3cret\nx: s3cret", "headers_file sets 'x', which is set already"),
+        ("client_cert", "s3cret", "cannot be used"),
+    ],
+)
+async def test_a_wrong_file_is_refused_at_start_with_the_fix(
+    tmp_path: Path, key: str, text: str, problem: str
+) -> None:
+    """Never with what it holds."""
+    given: dict[str, Any] = {"url": "https://psp", key: secret(tmp_path / "file", text)}
+    with pytest.raises(ConfigurationError) as caught:
+        await Credentials({"psp": credentials_of(Connection(**given))}, {}).open()
+    assert problem in str(caught.value) and str(caught.value).startswith("externals.psp.")
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_missing_file_is_refused_and_one_that_others_read_is_warned_of(
+    tmp_path: Path,
+) -> None:
+    """All problems at once; a file of mode 0644 is named with its fix."""
+    missing = Connection(url=URL, bearer_file=str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError) as caught:
+        await Credentials({"a": credentials_of(missing), "b": credentials_of(missing)}, {}).open()
+    assert len(str(caught.value).splitlines()) == 2
+    assert "cannot be read (No such file or directory)" in str(caught.value)
+    path, warned = tmp_path / "psp", list[str]()
+    path.write_text("token")
+    path.chmod(0o644)
+    await credentials_of(Connection(url=URL, bearer_file=str(path)), warned=warned).open()
+    assert warned == [
+        f"externals.psp: bearer_file {path} may be read by others (mode 0644): chmod 600 it"
+    ]
+
+
+def outgoing(*headers: tuple[str, str]) -> ExternalRequest:
+    request = Request(method="POST", path="/charges", headers=headers, body=b"{}")
+    return ExternalRequest(peer="psp", request=request, key="k", trace=TraceContext(), timeout=2.0)
+
+
+async def exchanged(
+    credentials: PeerCredentials, *headers: tuple[str, str]
+) -> tuple[Answer | Lost, list[dict[str, str]]]:
+    transport = ScriptedTransport(answered(200))
+    peers = http_peers(
+        PeerClient(transport, clock=FixedClock()),
+        externals={"psp": URL},
+        downstreams={},
+        upstreams={},
+        credentials=Credentials({"psp": credentials}, {}),
+    )
+    answer = await peers.external.exchange(outgoing(*headers))
+    return answer, [dict(sent.headers) for sent in transport.sent]
+
+
+async def test_a_journaled_credential_of_an_older_release_stays_behind(tmp_path: Path) -> None:
+    """The repeat goes out with that of today, and only with it."""
+    connection = Connection(url=URL, bearer_file=secret(tmp_path / "psp", "today"))
+    credentials = credentials_of(connection)
+    await credentials.open()
+    old = ("authorization", "Bearer yesterday"), ("Cookie", "c=1"), ("X-A", "1")
+    _, (sent,) = await exchanged(credentials, *old)
+    assert sent == {"X-A": "1", "Idempotency-Key": "k", "Authorization": "Bearer today"}
+
+
+async def test_a_neighbour_is_shown_its_token(tmp_path: Path) -> None:
+    """On every request of the protocol."""
+    connection = Connection(url=URL, token_file=secret(tmp_path / "shipping", "for-shipping"))
+    credentials = credentials_of(connection)
+    await credentials.open()
+    transport = ScriptedTransport(answered(500))
+    neighbours = http_peers(
+        PeerClient(transport, clock=FixedClock()),
+        externals={},
+        downstreams={"shipping": "http://shipping"},
+        upstreams={},
+        credentials=Credentials({}, {"shipping": credentials}),
+    ).neighbours
+    trace = TraceContext()
+    await neighbours.forward("shipping", "s", b"{}", trace=trace, budget=None, timeout=1.0)
+    await neighbours.get_outcome("shipping", "s", trace=trace, timeout=1.0)
+    await neighbours.get_chain("shipping", "s", asked=(), hops=1, timeout=1.0, trace=trace)
+    assert ["Bearer for-shipping"] * 3 == [dict(s.headers)["Authorization"] for s in transport.sent]
+
+
+async def test_a_function_of_the_author_signs_what_leaves() -> None:
+    """It sees the request as it leaves, the key among its headers."""
+
+    async def sign(request: OutgoingRequest) -> Mapping[str, str]:
+        return {"Signature": f"{request.method} {request.url} {dict(request.headers)}"}
+
+    _, (sent,) = await exchanged(credentials_of(Connection(url=URL), sign))
+    assert f"POST {URL}/charges {{'Idempotency-Key': 'k'}}" == sent["Signature"]
+
+
+async def broken(request: OutgoingRequest) -> Mapping[str, str]:
+    raise ValueError("s3cret")
+
+
+async def wrong(request: OutgoingRequest) -> Mapping[str, str]:
+    return {"X-Key": "s3cret\n"}
+
+
+@pytest.mark.parametrize("function", [broken, wrong])
+async def test_without_credentials_nothing_leaves_for_certain(
+    function: CredentialsFunction,
+) -> None:
+    """It is tried again, and its reason, which is journaled, does not quote what was raised."""
+    answer, sent = await exchanged(credentials_of(Connection(url=URL), function))
+    assert isinstance(answer, Lost) and answer.certain and not sent
+    assert answer.reason.startswith("not sent: psp: its credentials function ")
+    assert "s3cret" not in answer.reason
+
+
+def test_what_is_shown_is_not_shown_in_a_repr() -> None:
+    """A traceback with local variables is a log as well."""
+    assert "s3cret" not in repr(Shown((("Authorization", "s3cret"),)))
+
+
+@asynccontextmanager
+async def tls_server() -> AsyncIterator[TestServer]:
+    """Answers with the name of the client's certificate; without one it does not talk."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=CERTIFICATES / "ca.pem")
+    context.load_cert_chain(CERTIFICATES / "server.pem", CERTIFICATES / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def who(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        peer = request.transport.get_extra_info("peercert")
+        return web.json_response(dict(pair for (pair,) in peer["subject"])["commonName"])
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", who)
+    server = TestServer(app, host="127.0.0.1", scheme="https")
+    await server.start_server(ssl=context)
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+@asynccontextmanager
+async def opened_transport() -> AsyncIterator[Transport]:
+    transport = Transport()
+    await transport.open()
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+async def test_client_certificates_are_shown_and_read_anew(tmp_path: Path) -> None:
+    """After they are replaced a new connection is made; without the CA nothing leaves."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def put(name: str) -> None:
+        shutil.copy(CERTIFICATES / f"{name}.pem", cert)
+        shutil.copy(CERTIFICATES / f"{name}.key", key)
+
+    put("client")
+    seconds = Seconds()
+    async with tls_server() as server, opened_transport() as transport:
+        url = f"https://127.0.0.1:{server.port}"
+        connection = Connection(
+            url=url,
+            ca_file=str(CERTIFICATES / "ca.pem"),
+            client_cert=str(cert),
+            client_key=str(key),
+        )
+        credentials = credentials_of(connection, seconds=seconds)
+        await credentials.open()
+        external = http_peers(
+            PeerClient(transport, clock=FixedClock()),
+            externals={"psp": url, "bare": url},
+            downstreams={},
+            upstreams={},
+            credentials=Credentials({"psp": credentials}, {}),
+        ).external
+        names = []
+        for name in ("server", "client", "server"):
+            put(name)
+            seconds.now += LOOK_SECONDS
+            answer = await external.exchange(outgoing())
+            assert isinstance(answer, Answer), answer
+            names.append(answer.body)
+        assert [b'"server"', b'"client"', b'"server"'] == names
+        lost = await external.exchange(msgspec.structs.replace(outgoing(), peer="bare"))
+        assert isinstance(lost, Lost) and lost.certain
