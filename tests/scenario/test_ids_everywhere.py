@@ -130,7 +130,7 @@ async def test_what_an_author_logs_has_the_ids_of_its_saga(
 
 def of_sagas(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lines without those of the process, such as the one for its database."""
-    return [line for line in lines if "saga_id" in line]
+    return [line for line in lines if line.get("saga_id")]
 
 
 async def test_an_event_is_one_line_whatever_is_repeated(
@@ -145,7 +145,9 @@ async def test_an_event_is_one_line_whatever_is_repeated(
         await chain.send("s-1")
         assert journal == await chain.events("s-1")
     assert journal == [line["event"] for line in of_sagas(lines)]
-    assert {("s-1", trace_of(0))} == {(line["saga_id"], line["trace_id"]) for line in lines}
+    assert {("s-1", trace_of(0))} == {
+        (line["saga_id"], line["trace_id"]) for line in of_sagas(lines)
+    }
 
 
 async def test_a_defect_is_a_line_with_the_place_and_without_the_words(
