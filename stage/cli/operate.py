@@ -129,7 +129,7 @@ def forget(saga_id: str, url: str, reason: str, actor: str, dry_run: bool) -> in
 @click.argument("saga_id", metavar="ID")
 @url_option
 def plan(saga_id: str, url: str) -> int:
-    """Show what a compensation would do now, last step first. Nothing is changed."""
+    """Show what a compensation would do, last step first."""
     return print_plan(url, saga_id)
 
 
