@@ -152,7 +152,7 @@ async def test_a_neighbour_that_tells_nonsense_is_unknown(tmp_path: Path, answer
 
     async def told(request: web.Request) -> web.Response:
         if request.method == "POST":
-            return web.json_response({"data": {}})
+            return web.json_response({"outcome": "executed"})
         if answer == "hangs":
             await asyncio.sleep(30)
         if answer == "speaks for others":
