@@ -67,4 +67,4 @@ def test_the_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> N
     find = "import importlib.util, sys; print([*map(importlib.util.find_spec, sys.argv[1:])])"
     assert str([None] * len(NOT_INSTALLED)) == run("-c", find, *NOT_INSTALLED).decode().strip()
     report = msgspec.json.decode(run("-m", "stage", "demo", "--json"))
-    assert (True, 7) == (report["ok"], len(report["stories"]))
+    assert (True, 8) == (report["ok"], len(report["stories"]))

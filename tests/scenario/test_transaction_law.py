@@ -37,14 +37,15 @@ def escaping(folder: Path, how: str) -> Stage[Order, Order]:
 
 @pytest.mark.parametrize("how", ["http", "sleep"])
 async def test_it_is_stopped_with_the_reason_and_leaves_no_row(tmp_path: Path, how: str) -> None:
-    """The answer names the function and the rule; the row it had written is rolled back."""
+    """The answer names the function, the saga the rule; the row it had written is rolled back."""
     stage = escaping(tmp_path, how)
     async with running_chain(tmp_path, stage=stage) as chain:
         status, _, body = await chain.send("s-1")
         problem = msgspec.json.decode(body)
         assert (409, False) == (status, problem["retryable"])
         assert "reserve" in problem["detail"]
-        assert "a transaction may only await its own database" in problem["detail"]
+        reason = (await chain.view("s-1"))["reason"]
+        assert "a transaction may only await its own database" in reason
         assert await chain.shipped("s-1") is None
     with sqlite3.connect(tmp_path / "payment.db") as database:
         assert [(0,)] == database.execute("SELECT count(*) FROM note").fetchall()
