@@ -10,7 +10,7 @@ import click
 @click.option("--keep", is_flag=True, help="Leave the chain running and print its URLs.")
 @click.option("--otlp", metavar="URL", help="Send the traces of all services to this collector.")
 def demo(as_json: bool, keep: bool, otlp: str | None) -> int:
-    """Start a chain of services, run eight stories, balance the books.
+    """Run eight stories in a whole chain, balance the books.
 
     Exit status 0 only if every story ended as expected.
     """

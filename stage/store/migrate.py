@@ -9,7 +9,7 @@ of the folder for the author's.
 `0003_iban.expand.sql` only adds: the release before it runs on its schema too, and it may be
 applied while a stage is up. Any other file, with the word `contract` or without one, is applied
 while the stage stands still, and a release that does not know it refuses the database (decision
-0035). The word is part of the name, so that it is recorded.
+0021). The word is part of the name, so that it is recorded.
 
 Order, names and states are decided here; a `Dialect` knows the database. The functions with a
 dialect await nothing else: where it blocks instead of suspending, so do they.

@@ -1,4 +1,4 @@
-"""Decision records are one page of four sections, each with a number of its own."""
+"""Decision records are one page of four sections, numbered without gaps."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ def test_every_record_has_the_four_sections(root: Path, records: list[Path]) -> 
 
 
 def test_records_are_numbered(records: list[Path]) -> None:
-    """0001, 0002, ...: a number is used once. Work side by side takes ranges, so some are free."""
+    """0001, 0002, ...: a number is used once, and none is left out."""
     assert [] == [file.name for file in records if not DECISION_NAME.fullmatch(file.name)]
-    numbers = [file.name[:4] for file in records]
-    assert sorted(set(numbers)) == numbers
+    assert [f"{n:04}" for n in range(1, len(records) + 1)] == [file.name[:4] for file in records]
 
 
 @pytest.mark.parametrize("section", DECISION_SECTIONS)
