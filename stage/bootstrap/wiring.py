@@ -124,7 +124,7 @@ class WiredStage:
         watch: AuthorCodeWatch,
     ) -> None:
         self.service = service
-        """What the endpoints need."""
+        """The parts that the endpoints use."""
         self._config = config
         self._engine = engine
         self._store = store

@@ -27,7 +27,7 @@ _BEFORE_STEP = {
     Activity.COMPENSATE: "compensate ",
     Activity.TELL: "tell upstream",
 }
-"""What stands before the name of the step in the row of an attempt."""
+"""The word before the name of the step in the row of an attempt."""
 _AS_ASKED = frozenset({"succeeded", "delivered"})
 """Ends of attempts that need no word: the bar says it."""
 _FOREIGN = EventRow(wording="")

@@ -30,7 +30,7 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     """The properties that all events of one type share.
 
     `public` is the allowlist of members. `wording` is the phrase that a timeline shows. `starts`
-    and `ends` name the activity whose attempt the event starts or ends, `end` how it ended: the
+    and `ends` name the kind of attempt that the event starts or ends, `end` how it ended: the
     label of the metrics. `failed` says that a span which ends with it is an error: a refusal is a
     business no, an answer and no error. `outcome` is the state that the saga ends in. `final` says
     that no later event is expected to end an attempt of the saga. `parks` says that the saga

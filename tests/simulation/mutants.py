@@ -695,7 +695,7 @@ def a_lost_compensation_counts_as_done(patches: Patches) -> None:
 
         return outcome
 
-    patches.wrap(sender, "outcome_event", make)
+    patches.wrap(sender, "end_event", make)
 
 
 # --- what was tried and is mended ----------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from stage.authoring import Http, Response
 from stage.authoring.conversation import FunctionConversation
 from stage.core.events import Request
-from stage.core.outcome import FailureKind
+from stage.core.failure import FailureKind
 from stage.outbound.breaker import FAILURES_MAX
 from stage.ports.external import ExternalRequest
 from stage.ports.observer import TraceContext
