@@ -123,7 +123,7 @@ class Chain:
         raise AssertionError("nothing was charged")
 
     async def shipped(self, saga_id: str) -> dict[str, Any] | None:
-        """What shipping says of a saga."""
+        """The view of a saga at shipping."""
         found: dict[str, Any] | None = await self.get(f"{self.shipping}/sagas/{saga_id}")
         return found
 

@@ -13,7 +13,7 @@ from stage.core.states import ParkCause
 
 KINDS = get_args(e.Event)
 NEVER_PUBLIC = frozenset({"baggage", "request", "result"})
-"""What strangers chose, undo data and payloads."""
+"""Text of strangers, undo data and payloads."""
 SHOWN_OTHERWISE = frozenset({"at"})
 SECRET = "s3cret"
 

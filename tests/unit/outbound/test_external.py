@@ -64,7 +64,7 @@ async def charge(http: Http) -> Response:
 
 
 async def failure_of(answer: Answer) -> Failed:
-    """What a call comes to, whose request is answered so."""
+    """The failure of a call whose request is answered so."""
     conversation = FunctionConversation(
         charge(Http()), lambda value: b"null", transient_on=frozenset({503}), refused_on=frozenset()
     )

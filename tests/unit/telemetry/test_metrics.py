@@ -94,7 +94,7 @@ def test_no_label_holds_an_id() -> None:
     assert {"state", "peer", "outcome", "step", "activity", "where", "thread"} == labels
 
 
-def test_the_page_tells_of_every_metric() -> None:
+def test_the_page_names_every_metric() -> None:
     """By its name in Prometheus, with kind, labels and words; and of no other."""
     rows = {
         name: (kind, tuple(re.findall(r"`(\w+)`", labels)), text)
