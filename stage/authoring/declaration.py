@@ -89,7 +89,8 @@ class StageDeclaration(Generic[P, A]):
 
         return declare if function is None else declare(function)
 
-    def call(  # many parameters: each is a word of the author's, and all but `to` have a default
+    # Long because each parameter is a word of the author's; all but `to` have a default.
+    def call(
         self,
         *,
         to: str,

@@ -306,6 +306,7 @@ class SimulatedTransport(Transport):
         """Messages of this process under way, by saga: `do`, `undo`, `probe`."""
         self._doing: dict[str, list[tuple[str, str]]] = {}
 
+    # Long because the faults and checks of a message follow it from its process to its end.
     async def send(
         self,
         method: str,

@@ -69,7 +69,7 @@ class Transcript:
 
 def describe(event: Event) -> str:
     """One line for an event of the journal, such as `journal: step started: charge, attempt 2`."""
-    told = name_of(event).replace("_", " ")
+    name = name_of(event).replace("_", " ")
     parts = [getattr(event, "step", "")]
     for member, word in (("attempt", "attempt"), ("epoch", "epoch"), ("requested_by", "asked by")):
         if value := getattr(event, member, ""):
@@ -77,4 +77,4 @@ def describe(event: Event) -> str:
     parts.append(getattr(event, "reason", ""))
     parts.append(" ".join(getattr(event, "stands", ())))
     about = ", ".join(part for part in parts if part)
-    return f"journal: {told}{': ' if about else ''}{about}"[:CHARS_MAX]
+    return f"journal: {name}{': ' if about else ''}{about}"[:CHARS_MAX]

@@ -158,6 +158,7 @@ class AwayStore(MemoryStore):
         return await super().transact(work)
 
 
+# Long because the database goes away in the middle of the story.
 @pytest.mark.parametrize("who", ["accept", "compensate"])
 async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
     who: str, monkeypatch: pytest.MonkeyPatch

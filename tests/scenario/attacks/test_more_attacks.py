@@ -66,6 +66,7 @@ async def test_a_body_that_stalls_is_answered_408(tmp_path: Path) -> None:
         assert head.startswith(b"HTTP/1.1 408"), head
 
 
+# Long because the stage and its API are written out beside the story.
 async def test_a_defect_beside_a_call_in_flight_starts_no_compensation_beside_it(
     tmp_path: Path,
 ) -> None:
@@ -90,7 +91,6 @@ async def test_a_defect_beside_a_call_in_flight_starts_no_compensation_beside_it
         await http.post("/undo/slow", json={})
 
     late: list[str] = []
-
     asked: list[web.Request] = []
 
     async def hang(request: web.Request) -> web.Response:
