@@ -5,6 +5,8 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import NamedTuple
 
+from stage.core.describe import event_in_words
+from stage.core.event_table import public_members
 from stage.core.events import Event, encode_event, name_of
 
 VIOLATION = "VIOLATION"
@@ -68,13 +70,5 @@ class Transcript:
 
 
 def describe(event: Event) -> str:
-    """One line for an event of the journal, such as `journal: step started: charge, attempt 2`."""
-    name = name_of(event).replace("_", " ")
-    parts = [getattr(event, "step", "")]
-    for member, word in (("attempt", "attempt"), ("epoch", "epoch"), ("requested_by", "asked by")):
-        if value := getattr(event, member, ""):
-            parts.append(f"{word} {value}")
-    parts.append(getattr(event, "reason", ""))
-    parts.append(" ".join(getattr(event, "stands", ())))
-    about = ", ".join(part for part in parts if part)
-    return f"journal: {name}{': ' if about else ''}{about}"[:CHARS_MAX]
+    """One line for an event of the journal, such as `journal: charge: started, attempt 2`."""
+    return f"journal: {event_in_words(name_of(event), public_members(event))}"[:CHARS_MAX]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from stage.core import events as e
 from tests.kits import Strikes
 from tests.simulation.mutants import planted
 from tests.simulation.script import STRIKES, Played, Point, Script, play
@@ -54,17 +55,18 @@ def seed_of(name: str, chain: tuple[str, ...]) -> int:
     """The first seed at which the scenario goes as it is called: most do, at 0."""
     for seed in range(SEEDS_LOOKED_AT):
         played = follow(name, {}, seed=seed, chain=chain)
-        texts = [line.text for line in played.result.transcript.lines]
         if name != "compensated during the run":
             return seed
-        asked = next((n for n, text in enumerate(texts) if "compensation requested" in text), None)
-        if asked is None:
+        events = [line.what for line in played.result.transcript.lines]
+        asked = [n for n, event in enumerate(events) if isinstance(event, e.CompensationRequested)]
+        if not asked:
             continue
-        before = texts[:asked]
-        flying = sum("step started" in text for text in before) - sum(
-            "step succeeded: charge" in text or "step succeeded: forward" in text for text in before
+        before = events[: asked[0]]
+        flying = sum(isinstance(event, e.StepStarted) for event in before) - sum(
+            isinstance(event, e.StepSucceeded) and event.step.startswith(("charge", "forward"))
+            for event in before
         )
-        if flying > 0 and "journal: completed" not in before:
+        if flying > 0 and not any(isinstance(event, e.Completed) for event in before):
             return seed
     raise AssertionError(f"no seed in which it goes as it should: {name}")
 

@@ -9,6 +9,7 @@ import msgspec
 from stage.core import events as e
 from stage.core.commands import Activity, Do
 from stage.core.errors import StageError
+from stage.core.event_table import reason_of
 from stage.core.failure import FailureKind
 from stage.core.saga import Saga, StepState
 from stage.ports.observer import Span
@@ -32,7 +33,7 @@ def links_of(step: StepState, activity: Activity) -> tuple[str, ...]:
 
 def end_span(span: Span, event: e.Event) -> None:
     """End the span of an attempt with its end, which is durable by now."""
-    span.end(e.name_of(event), getattr(event, "reason", ""), at=event.at)
+    span.end(e.name_of(event), reason_of(event), at=event.at)
 
 
 def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:

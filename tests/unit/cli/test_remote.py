@@ -158,7 +158,7 @@ def test_a_saga_is_shown_whole(served: Neighbour) -> None:
     assert "1 attempt, 1 to compensate  last error: answered 500 [2J" in done.out
     assert "stands\n  charge\n" in done.out
     assert "next\n  compensate charge (attempt 2) at 2999-01-01T00:00:00.000Z (in " in done.out
-    assert "└─    +0.500 s  step_started            charge" in done.out
+    assert "└─    +0.500 s  charge: started" in done.out
     assert "\x1b" not in done.out
 
     reported = json.loads(stage("show", "s-1", "--url", served.url, "-o", "json").out)

@@ -6,7 +6,8 @@ import pytest
 
 from stage.cli.draw import MARKS
 from stage.cli.operate import PROSPECTS
-from stage.cli.waterfall import _BEFORE_STEP, draw_chain
+from stage.cli.waterfall import draw_chain
+from stage.core.describe import attempt_in_words
 from stage.core.event_table import NAMED
 from stage.core.forecast import Prospect
 from stage.core.states import Phase
@@ -48,7 +49,7 @@ def test_the_waterfall_draws_every_event_in_its_words(event: str) -> None:
     if attempt is None:
         assert row.wording in line
     elif row.starts is not None:
-        assert f"{_BEFORE_STEP[row.starts]}charge" in line
+        assert attempt_in_words(row.starts, "charge") in line
 
 
 @pytest.mark.parametrize("start", [name for name, row in NAMED.items() if row.starts])
