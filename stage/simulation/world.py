@@ -349,8 +349,10 @@ class World:
             )
             and (
                 self.tail is None
-                or not self.tail.failing
-                and all(told or self._waits(saga) for saga, told in self.tail.telling.items())
+                or (
+                    not self.tail.failing
+                    and all(told or self._waits(saga) for saga, told in self.tail.telling.items())
+                )
             )
         )
 
