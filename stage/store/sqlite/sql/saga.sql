@@ -49,7 +49,8 @@ SELECT count(*) FROM saga WHERE parked <> '';
 
 -- name: count_parked_in_doubt
 -- The number of parked sagas that wait because of a doubt.
-SELECT count(*) FROM saga WHERE parked <> '' AND parked_cause IN ('in_doubt', 'pivot_in_doubt');
+SELECT count(*) FROM saga
+WHERE parked <> '' AND parked_cause IN ('in_doubt', 'pivot_in_doubt', 'lost');
 
 -- name: oldest_unfinished
 -- The instant at which the oldest saga was accepted, of those under way and not parked.
