@@ -56,8 +56,12 @@ class RestoredChain:
         url = f"{self.chain.order}/orders"
         return (await self.chain.request("POST", url, body, Saga_Id=saga_id))[0]
 
-    def back_up(self) -> None:
-        """Copy the database as it is now, while payment is up."""
+    async def back_up(self) -> None:
+        """Copy the database while payment is up and all that was answered is in it.
+
+        An answer does not wait for the last commit (decision 0011); a list does.
+        """
+        await self.chain.get(f"{self.chain.stage}/sagas")
         with (
             closing(sqlite3.connect(self.path)) as now,
             closing(sqlite3.connect(self._copy)) as old,

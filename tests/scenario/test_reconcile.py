@@ -32,7 +32,7 @@ async def lose(world: RestoredChain, *saga_ids: str) -> None:
     """Complete these sagas after the backup, and put the backup back."""
     async with world.serving():
         assert 200 == await world.order("kept")
-        world.back_up()
+        await world.back_up()
         for saga_id in saga_ids:
             assert 200 == await world.order(saga_id)
     world.put_back()
@@ -102,7 +102,7 @@ async def test_a_request_that_came_while_it_was_unknown_is_carried_out(
 async def test_what_upstream_knows_to_be_undone_is_a_tombstone(world: RestoredChain) -> None:
     """It has our own word that nothing stands: no person is asked."""
     async with world.serving() as chain:
-        world.back_up()
+        await world.back_up()
         assert 200 == await world.order("s-1")
         url = f"{chain.order}/sagas/s-1/compensate"
         body = msgspec.json.encode({"requested_by": "operator", "reason": "no"})
@@ -159,7 +159,7 @@ async def test_a_saga_that_the_backup_has_in_another_state_is_reported(
     """The backup says completed; upstream knows that it was compensated since."""
     async with world.serving() as chain:
         assert 200 == await world.order("s-1")
-        world.back_up()
+        await world.back_up()
         url = f"{chain.order}/sagas/s-1/compensate"
         assert 200 == (await chain.request("POST", url, b'{"requested_by": "operator"}'))[0]
     world.put_back()
