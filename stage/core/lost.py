@@ -11,7 +11,8 @@ from __future__ import annotations
 import msgspec
 
 from stage.core import events as e
-from stage.core.states import ParkCause
+from stage.core.saga import Saga
+from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Plan, StepKind
 
 LOST = "lost with an older database: nobody knows whether it happened"
@@ -55,12 +56,37 @@ def journal_of(
     proof = nothing_stands(words)
     if proof is not None and asked is None:
         return [e.Tombstoned(at=at, requested_by=proof.neighbour, reason=f"lost here; {said}")]
-    lost: list[e.Event] = [e.Accepted(at=at, deadline=at, upstream=upstream, deferred=True)]
-    for step in plan.steps:
-        if step.kind is not StepKind.TRANSACTION:
-            lost.append(e.StepStarted(at=at, step=step.name, attempt=1))
-            lost.append(e.StepInDoubt(at=at, step=step.name, reason=LOST))
+    lost: list[e.Event] = [
+        e.Accepted(at=at, deadline=at, upstream=upstream, deferred=True),
+        *_doubts(plan, Saga(id=""), at),
+    ]
     if asked is not None:
         return [*lost, asked]
     reason = f"lost with an older database; {said}"
     return [*lost, e.Parked(at=at, cause=ParkCause.LOST, reason=reason)]
+
+
+def doubts_after_restore(
+    plan: Plan, saga: Saga, restored_at: float | None, at: float
+) -> list[e.Event]:
+    """What a saga of the backup may have done between the backup and its loss.
+
+    A saga that was on its way forward may have started each step that its journal does not know
+    to be done. Journaled once: what is written after the restore is known again.
+    """
+    if restored_at is None or saga.updated_at >= restored_at or saga.state is not SagaState.ACTIVE:
+        return []
+    return _doubts(plan, saga, at)
+
+
+def _doubts(plan: Plan, saga: Saga, at: float) -> list[e.Event]:
+    """A doubt for each step that leaves the process and is not known to have been started."""
+    doubts: list[e.Event] = []
+    for step in plan.steps:
+        known = saga.steps.get(step.name)
+        unknown = known is None or known.phase is Phase.WAITING
+        if unknown and step.kind is not StepKind.TRANSACTION:
+            attempt = 1 if known is None else known.attempts + 1
+            doubts.append(e.StepStarted(at=at, step=step.name, attempt=attempt))
+            doubts.append(e.StepInDoubt(at=at, step=step.name, reason=LOST))
+    return doubts
