@@ -68,6 +68,10 @@ class RestoredChain:
         ):
             now.backup(old)
 
+    def adopt_copy(self, copy: Path) -> None:
+        """Take this copy for the backup."""
+        shutil.copy(copy, self._copy)
+
     def put_back(self) -> None:
         """Put the copy back while payment is stopped, and say so."""
         for suffix in ("-wal", "-shm"):
