@@ -28,7 +28,7 @@ from stage.simulation.files import BlockingStore, file_store
 from stage.simulation.invariants import check
 from stage.simulation.loop import Stuck, VirtualClock, VirtualLoop
 from stage.simulation.neighbours import CLIENT, TAIL, Client, Tail, Verdict
-from stage.simulation.network import Network
+from stage.simulation.network import OUT_PAGES, OUT_REFUSED, OUT_SILENT, Network
 from stage.simulation.node import Neighbours, Node
 from stage.simulation.operator import ROUNDS_MAX, Operator
 from stage.simulation.replicas import SharedDatabase
@@ -45,6 +45,8 @@ SILENT_SECONDS = 1_250.0
 """For so long no message at all may be under way in a world at rest; see `_at_rest`."""
 LOOK_SECONDS = 2.0
 AWAY_SECONDS = (0.2, 8.0)
+OUTAGE_SECONDS = (60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 216_000.0)
+"""An outage is as long as one of these, or shorter: up to two and a half days."""
 
 Models = Mapping[str, type[ApiModel]]
 
@@ -317,6 +319,9 @@ class World:
         began = self.loop.time()
         until = began + REST_SECONDS_MAX
         while not self.books.violations:
+            if self.network.out:  # a long outage goes on while nothing else is wrong any more
+                began = self.loop.time()
+                until = began + REST_SECONDS_MAX
             if self._at_rest(silent=self.loop.time() < began + SILENT_SECONDS):
                 return
             if self.loop.time() > until:
@@ -340,7 +345,8 @@ class World:
         """
         spoken_of = self.network.spoken_of()
         return (
-            all(node.whole for node in self.nodes)
+            not self.network.out
+            and all(node.whole for node in self.nodes)
             and not (spoken_of if silent else [one for one in spoken_of if not self._waits(one)])
             and all(order.done or self._waits(order.saga) for order in self.client.orders.values())
             and all(
@@ -397,11 +403,13 @@ class World:
             often("crash", partial(_crash, node))
             often("drain", node.drain)
             often("zombie", node.haunt)
+            often("clock_jump", node.jump)
             often("store_away", partial(self._away, node.disk))
             often("disk_full", partial(self._full, node.disk))
         for model in self.apis:
             often("api_away", partial(self._away, model))
         often("partition", self._cut)
+        often("outage", self._outage)
         often("operator", self.operator.act)
 
     async def _strikes(self, kind: str, strike: Callable[[], Awaitable[None]]) -> None:
@@ -422,6 +430,16 @@ class World:
         await asyncio.sleep(self.random.uniform(*AWAY_SECONDS))
         what.away = False
         self.books.tell("", name, "is back")
+
+    async def _outage(self) -> None:
+        name = self.random.choice(self.network.names)
+        how = self.random.choice((OUT_REFUSED, OUT_SILENT, OUT_PAGES))
+        seconds = self.random.choice(OUTAGE_SECONDS) * self.random.uniform(0.1, 1.0)
+        self.books.tell("", name, f"is out for {seconds:.0f} s ({how})")
+        self.network.out[name] = how
+        await asyncio.sleep(seconds)
+        del self.network.out[name]
+        self.books.tell("", name, "is reachable again")
 
     async def _full(self, disk: Disk) -> None:
         self.books.tell("", disk.stage, "its disk is full")
