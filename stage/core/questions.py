@@ -143,7 +143,7 @@ def may_ask_to_compensate(plan: Plan, saga: Saga, asker: str) -> bool:
 
 
 def _added_by(saga: Saga, step: Step) -> Mapping[str, Any]:
-    """What the stages behind a forward added, by the name of each."""
+    """The additions of the stages behind a forward, each under its name."""
     known = saga.steps.get(step.name)
     if step.kind is not StepKind.FORWARD or known is None or known.result is None:
         return {}

@@ -116,8 +116,8 @@ async def test_a_stranger_learns_nothing_of_a_saga_that_is_undone_already(
     await chain.send("s-1", via="order")
     await chain.script(chain.shipping, script="compensate-flaky")  # twice, with a second between
     await chain.compensate("s-1", by="order", Prefer="wait=0")
-    while "compensation_delayed" not in await chain.events("s-1"):
-        await asyncio.sleep(0.01)  # noqa: ASYNC110
+    while "compensation_delayed" not in await chain.events("s-1"):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
     assert 403 == (await chain.compensate("s-1", by="web"))[0]
 
     await chain.until("s-1", lambda saga: saga["state"] == "compensated")
