@@ -511,7 +511,7 @@ class Books:
                 self.violate("I9", saga, f"{stage} answered {status} with other bytes")
         if status == 200 and self._closed.get((stage, saga), asked_at) < asked_at:
             self.violate("I6", saga, f"{stage} answered 200 after it had said it is undone")
-        if outcome == "not_executed" and status not in (422, 429, 503):
+        if outcome == "not_executed" and status not in (403, 422, 429, 503):
             self._refused[stage, saga] = f"{status} not_executed"
         if status in (409, 410):
             self._closed.setdefault((stage, saga), self._loop.time())
@@ -548,6 +548,12 @@ class Books:
         for step in self.plans[stage].steps:
             if step.compensatable and self.standing(stage, saga, step):
                 self.violate("I7", saga, f"{stage} said it is undone while {step.name} stands")
+
+    def strangers_answer(self, stage: str, saga: str, path: str, status: int) -> None:
+        """Another upstream was answered about a saga that it did not open; a tombstone is all's."""
+        known = self.known.get((stage, saga))
+        if known is None or not isinstance(known.events[0], e.Tombstoned):
+            self.violate("I9", saga, f"{stage} answered a stranger's POST {path}: {status}")
 
     def refused(self) -> Iterator[tuple[str, str, str]]:
         """Stage, saga and words of every answer that said not_executed for good."""

@@ -15,6 +15,8 @@ KINDS: dict[str, tuple[float, float]] = {
     "connection_refused": (0.01, 0.2),
     "delay": (0.02, 0.3),
     "duplicate": (0.02, 0.3),
+    # of the gateway before a stage or a neighbour
+    "gateway": (0.01, 0.15),
     # of a link, in events a second
     "partition": (0.02, 0.2),
     # of an external API
@@ -45,6 +47,8 @@ KINDS: dict[str, tuple[float, float]] = {
     "other_payload": (0.02, 0.2),
     "deadline": (0.1, 0.7),
     "not_waiting": (0.05, 0.5),
+    # of another upstream, which uses the ids of the client
+    "stranger": (0.05, 0.4),
     # of a person, in events a second; `forget` is of a verb
     "operator": (0.05, 0.5),
     "forget": (0.02, 0.1),

@@ -35,6 +35,11 @@ ASKED_MAX = 5
 PATIENCE_SECONDS = (4.0, 60.0)
 DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
+STRANGER = "web"
+"""Another upstream of the first stage, which counts its orders as the client does."""
+NOT_DONE = ("compensated", "not_executed")
+NO_CODES = frozenset({400, 409, 410, 413, 415, 422})
+"""Codes that say no: where a gateway may have said it, the stage is asked to compensate first."""
 OTHER_AMOUNT = 666_666
 """The amount in another payload under the same id; no client asks for as much."""
 
@@ -109,10 +114,8 @@ class Client:
 
     def begin(self, saga: str, data: Mapping[str, Any], deadline: float | None = None) -> Order:
         """A saga that is to be sent."""
-        now = EPOCH + self._loop.time()
-        trail = (TrailEntry(stage=CLIENT, at=format_instant(now)),)
-        envelope = Envelope(saga_id=saga, data=dict(data), deadline=deadline, trail=trail)
-        order = Order(saga=saga, body=encode_envelope(envelope), data=data, deadline=deadline)
+        body = _envelope(saga, data, CLIENT, deadline, now=EPOCH + self._loop.time())
+        order = Order(saga=saga, body=body, data=data, deadline=deadline)
         self.orders[saga] = order
         self._books.payloads[saga] = msgspec.json.encode(data)
         return order
@@ -136,6 +139,8 @@ class Client:
             whims.append(self._later(15.0, self.repeat, order))
         if faults.happens("other_payload"):
             whims.append(self._later(10.0, self._other, order))
+        if faults.happens("stranger"):
+            whims.append(self._later(20.0, self._stranger, order))
         await self.execute(order)
         if faults.happens("repeat"):
             await self.repeat(order)
@@ -164,19 +169,21 @@ class Client:
             answer = await self.post(order, order.body, wait=sync)
             if not order.open():  # we were told to compensate meanwhile
                 return
-            match answer:
-                case Answer(status=200):
+            match _word(answer, order.saga):
+                case 200, "executed":
                     order.accepted = True
                     order.verdict = Verdict.FAILED if order.asked else Verdict.EXECUTED
                     return
-                case Answer(status=409 | 410 | 400 | 422 | 504):
+                case (400 | 409 | 410 | 422 | 504) as status, outcome if outcome in NOT_DONE:
                     # What an earlier request of ours did is not undone by this answer, unless it
                     # says that nothing stands.
-                    order.accepted = order.accepted or answer.status in (409, 410)
+                    order.accepted = order.accepted or status in (409, 410)
                     order.verdict = Verdict.FAILED
                     return
-                case Answer(status=202):
+                case 202, "in_progress":
                     order.accepted = True
+                case status, _ if status in NO_CODES:
+                    until = 0.0  # a no in doubt: it is not repeated
             if self._loop.time() > until:
                 await self.undo(order)
                 return
@@ -211,11 +218,11 @@ class Client:
                 CLIENT, self._first, "POST", path, sent, body, TIMEOUT_SECONDS, order.saga
             )
             self._heard(order, "compensate", answer)
-            if isinstance(answer, Answer):
-                if answer.status in (200, 410):
+            match _word(answer, order.saga):
+                case ((200 | 410), outcome) if outcome in (*NOT_DONE, "unknown"):
                     order.verdict = Verdict.FAILED
                     return
-                if answer.status == 409:
+                case 409, "executed" | "unknown":
                     order.verdict = Verdict.STANDS
                     return
             wait = min(wait * 2, 20.0)
@@ -229,22 +236,40 @@ class Client:
         """Another payload under the same id, once the first was certainly taken."""
         if not order.accepted or order.buried:
             return
-        trail = (TrailEntry(stage=CLIENT, at=format_instant(EPOCH)),)
         data = {**order.data, "amount": OTHER_AMOUNT, "other": True}
-        body = encode_envelope(Envelope(saga_id=order.saga, data=data, trail=trail))
-        status = 500
+        body = _envelope(order.saga, data, CLIENT)
+        status, outcome = 500, ""
         for _ in range(ASKED_MAX):
-            if status != 500:
+            if outcome and status != 500:
                 break
             answer = await self.post(order, body, wait=True)
-            if isinstance(answer, Lost):
+            status, outcome = _word(answer, order.saga)
+            if not status:
                 return
-            status = answer.status
             await asyncio.sleep(1.0)  # 500: it stopped before it had looked, and does not know
-        if status not in (410, 422, 503):
+        if outcome and status not in (410, 422, 503):
             self._books.violate(
                 "I9", order.saga, f"another payload under the same id was answered {status}"
             )
+
+    async def _stranger(self, order: Order) -> None:
+        """Another upstream sends a saga of the same id and data, and then has it compensated."""
+        if not order.accepted or order.buried:
+            return
+        body = _envelope(order.saga, order.data, STRANGER)
+        await self._intrude(order, "/sagas", body, ((h.IDEMPOTENCY_KEY, order.saga),))
+        path = f"/sagas/{order.saga}/compensate"
+        await self._intrude(order, path, encode_compensate(STRANGER, "not its own"))
+
+    async def _intrude(self, order: Order, path: str, body: bytes, more: Headers = ()) -> None:
+        sent = [("Content-Type", h.CONTENT_JSON), *more]
+        answer = await self._network.carry(
+            STRANGER, self._first, "POST", path, sent, body, TIMEOUT_SECONDS, order.saga
+        )
+        status, outcome = _word(answer, order.saga)
+        self._books.tell(order.saga, STRANGER, f"POST {path} -> {status} {outcome}")
+        if outcome and status not in (403, 500, 503):
+            self._books.strangers_answer(self._first, order.saga, path, status)
 
 
 class Tail:
@@ -341,15 +366,51 @@ class Tail:
             answer = await self._network.carry(
                 TAIL, self._upstream, "POST", path, sent, body, TIMEOUT_SECONDS, saga
             )
-            if isinstance(answer, Answer) and answer.status in (200, 202, 409, 410):
+            status, outcome = _word(answer, saga)
+            if outcome and status in (200, 202, 409, 410):
                 self.telling[saga] = True
                 return
             await asyncio.sleep(self._random.uniform(0.2, 5.0))
 
 
+class _Stated(msgspec.Struct):
+    """The members of an answer that say whose it is."""
+
+    outcome: str = ""
+    saga_id: str = ""
+
+
+def _word(answer: Answer | Lost, saga: str) -> tuple[int, str]:
+    """The code of an answer, and the outcome that it states of this saga; 0 without an answer.
+
+    Read here once more on purpose: a neighbour that read with our own code would believe what a
+    broken stage believes.
+    """
+    if isinstance(answer, Lost):
+        return 0, ""
+    try:
+        stated = msgspec.json.decode(answer.body, type=_Stated)
+    except msgspec.DecodeError:
+        return answer.status, ""
+    return answer.status, stated.outcome if stated.saga_id in ("", saga) else ""
+
+
 def _undone(saga: str) -> Answer:
     shown = {"saga_id": saga, "outcome": Outcome.COMPENSATED}
     return Answer(status=200, body=msgspec.json.encode(shown))
+
+
+def _envelope(
+    saga: str,
+    data: Mapping[str, Any],
+    sender: str,
+    deadline: float | None = None,
+    *,
+    now: float = EPOCH,
+) -> bytes:
+    trail = (TrailEntry(stage=sender, at=format_instant(now)),)
+    envelope = Envelope(saga_id=saga, data=dict(data), deadline=deadline, trail=trail)
+    return encode_envelope(envelope)
 
 
 def _problem(status: int, saga: str, outcome: Outcome) -> Answer:

@@ -2,7 +2,8 @@
 
 Stages speak through the real `outbound.client.PeerClient`; only its transport is ours. What goes
 wrong is what a network does to HTTP: a request that never arrives, an answer that never does, a
-connection refused, a request that arrives long after its sender gave up, one that arrives twice.
+connection refused, a request that arrives long after its sender gave up, one that arrives twice, a
+gateway that answers for a stage which does the work or never hears of it.
 
 A request that was answered "not now" is not repeated by the network: whoever repeats requests on
 the way does so when it had no answer.
@@ -39,6 +40,17 @@ DELAY_SECONDS_STRICT = 0.145
 
 Two probes that do not find it are at least 0.15 s later: more than that nothing can protect.
 """
+GATEWAY_SECONDS = (0.0, 1.0)
+"""How long a gateway waits before it answers for what stands behind it."""
+PAGE = b"<html><body>Something went wrong</body></html>"
+OF_ANOTHER_SAGA = b'{"saga_id":"another","outcome":"compensated"}'
+PAGES = (
+    *(Answer(status=status, body=PAGE) for status in (200, 302, 400, 403, 404, 409, 410, 413)),
+    *(Answer(status=status, body=PAGE) for status in (422, 429, 502, 503, 504)),
+    *(Answer(status=status, body=OF_ANOTHER_SAGA) for status in (200, 409)),
+    Answer(status=200, body=b"{}"),
+)
+"""Answers of a gateway: none is the word of the neighbour on the saga (protocol 3.3)."""
 LATE_SECONDS = 0.1
 """How late a scripted delay or duplicate comes."""
 NOT_NOW = frozenset({429, 503})
@@ -217,6 +229,12 @@ class _Message:
             if random.random() < 0.5:
                 later(travel, self.settle, Lost(reason="connection broken"))
             return
+        if self._target in network._servers and faults.happens("gateway"):
+            page = random.choice(PAGES)
+            self._tell(f"(a gateway answers {page.status} {page.body[:1].decode()})")
+            later(travel + random.uniform(*GATEWAY_SECONDS), self.settle, page)
+            if random.random() < 0.5:
+                return  # what stands behind it never hears of the request
         if faults.happens("delay"):
             if self._strict:
                 travel = timeout + random.uniform(0.0, DELAY_SECONDS_STRICT)
