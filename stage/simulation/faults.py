@@ -23,6 +23,7 @@ KINDS: dict[str, tuple[float, float]] = {
     "api_refuses": (0.02, 0.3),
     "api_error": (0.01, 0.2),
     "api_busy": (0.01, 0.2),
+    "api_garbled": (0.01, 0.1),
     "undo_refused": (0.01, 0.1),
     "api_away": (0.02, 0.15),
     # of a store: of a unit, but for `store_away`, in events a second
