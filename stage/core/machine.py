@@ -101,7 +101,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         case e.RequestPrepared():
             return _prepare(saga, event)
         case e.StepRefused():
-            return _refuse(saga, event)
+            return _refuse(plan, saga, event)
         case e.StepTransient():
             return _fail_for_certain(plan, saga, event)
         case e.StepInDoubt():
@@ -383,8 +383,11 @@ def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed)
     return _put(saga, event.step, again)
 
 
-def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
+def _refuse(plan: Plan, saga: Saga, event: e.StepRefused) -> Saga:
     step = _known(saga, event.step)
+    if event.may_stand and must_be_looked_for(plan.step(event.step), step):
+        # Its yes may have been passed on, and a gateway may have said this no (decision 0011).
+        return _doubt(plan, saga, e.StepInDoubt(at=event.at, step=event.step, reason=event.reason))
     # An attempt before this one may have landed: doubt outlives the refusal.
     doubted = step.doubted or event.may_stand
     said = event.reason if event.said else ""

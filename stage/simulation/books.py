@@ -112,6 +112,8 @@ class Known(msgspec.Struct, kw_only=True):
     forgiven: dict[str, int] = {}
     """Attempts that an operator let pass, by step."""
     attempts: dict[str, int] = {}
+    refused: set[str] = set()
+    """Steps whose last attempt was a no."""
     answers: set[bytes] = set()
     """Every answer that was durable at some time."""
     deadline: float | None = None
@@ -294,6 +296,7 @@ class Books:
         self.tell(saga, who, event)
         if isinstance(event, _ENDS):
             known.flying.discard(event.step)
+            known.refused.discard(event.step)
         match event:
             case e.Accepted():
                 known.deadline, known.deferred = event.deadline, event.deferred
@@ -313,6 +316,7 @@ class Books:
             case e.TurnedBack():
                 known.turned = True
                 self._turning_back(stage, known)
+                self._giving_up(stage, known, event)
             case e.StepStarted():
                 step = plan.step(event.step)
                 self._started(stage, known, step, event.at)
@@ -331,6 +335,10 @@ class Books:
                 plan.step(event.step).kind is not StepKind.TRANSACTION
             ):
                 known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1  # rule 28
+            case e.StepRefused():
+                known.refused.add(event.step)
+            case e.StepPending():
+                known.attempts[event.step] -= 1  # downstream works on it: no attempt that failed
             case e.RequestPrepared():
                 way = "undo" if event.compensation else "do"
                 known.requests.setdefault(f"{event.step}:{way}", []).append(event.request)
@@ -355,6 +363,8 @@ class Books:
                 known.given_up.add(event.step)
             case e.StepInDoubt():
                 known.doubted.add(event.step)
+                if event.denied and known.deadline is not None:  # protocol 3.3, as an outage
+                    known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1
             case e.Retried():
                 known.mended = True
                 known.given_up.clear()
@@ -394,6 +404,21 @@ class Books:
         forwards = (step for step in self.plans[stage].steps if step.kind is StepKind.FORWARD)
         if all(self._done_at(step.peer, saga) for step in forwards):
             self.violate("I9", saga, f"{stage} said yes, and turned back though nobody asked")
+
+    def _giving_up(self, stage: str, known: Known, event: e.TurnedBack) -> None:
+        """A step is given up when it was refused, its deadline is over or its attempts are used up.
+
+        What costs time alone uses no attempt up (rule 28).
+        """
+        step = self.plans[stage].step(event.step) if event.step else None
+        if step is None or step.kind is StepKind.TRANSACTION or step.name in known.refused:
+            return
+        if known.mended or (known.deadline is not None and event.at >= known.deadline):
+            return
+        counted = known.attempts.get(step.name, 0) - known.forgiven.get(step.name, 0)
+        if not step.execution.exhausted(counted):
+            text = f"{stage}/{step.name} was given up after {counted} attempts: {event.reason}"
+            self.violate("I11", known.row.id, text)
 
     def _done_at(self, peer: str, saga: str) -> bool:
         """True while a downstream has done all of its part, and goes back on none of it."""
@@ -511,7 +536,7 @@ class Books:
                 self.violate("I9", saga, f"{stage} answered {status} with other bytes")
         if status == 200 and self._closed.get((stage, saga), asked_at) < asked_at:
             self.violate("I6", saga, f"{stage} answered 200 after it had said it is undone")
-        if outcome == "not_executed" and status not in (422, 429, 503):
+        if outcome == "not_executed" and status not in (403, 422, 429, 503):
             self._refused[stage, saga] = f"{status} not_executed"
         if status in (409, 410):
             self._closed.setdefault((stage, saga), self._loop.time())
@@ -548,6 +573,12 @@ class Books:
         for step in self.plans[stage].steps:
             if step.compensatable and self.standing(stage, saga, step):
                 self.violate("I7", saga, f"{stage} said it is undone while {step.name} stands")
+
+    def strangers_answer(self, stage: str, saga: str, path: str, status: int) -> None:
+        """Another upstream was answered about a saga that it did not open; a tombstone is all's."""
+        known = self.known.get((stage, saga))
+        if known is None or not isinstance(known.events[0], e.Tombstoned):
+            self.violate("I9", saga, f"{stage} answered a stranger's POST {path}: {status}")
 
     def refused(self) -> Iterator[tuple[str, str, str]]:
         """Stage, saga and words of every answer that said not_executed for good."""

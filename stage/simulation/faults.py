@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[float, float]] = {
     "api_refuses": (0.02, 0.3),
     "api_error": (0.01, 0.2),
     "api_busy": (0.01, 0.2),
+    "api_garbled": (0.01, 0.1),
     "undo_refused": (0.01, 0.1),
     "api_away": (0.02, 0.15),
     # of a store: of a unit, but for `store_away`, in events a second
@@ -56,6 +57,8 @@ KINDS: dict[str, tuple[float, float]] = {
     "other_payload": (0.02, 0.2),
     "deadline": (0.1, 0.7),
     "not_waiting": (0.05, 0.5),
+    # of another upstream, which uses the ids of the client
+    "stranger": (0.05, 0.4),
     # of a person, in events a second; `forget` is of a verb
     "operator": (0.05, 0.5),
     "forget": (0.02, 0.1),

@@ -38,6 +38,8 @@ DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
 PAUSE_SECONDS_MAX = 300.0
 """Between two requests to compensate, once nothing but a long outage is left of the faults."""
+STRANGER = "web"
+"""Another upstream of the first stage, which counts its orders as the client does."""
 OTHER_AMOUNT = 666_666
 """The amount in another payload under the same id; no client asks for as much."""
 
@@ -157,10 +159,8 @@ class Client:
 
     def begin(self, saga: str, data: Mapping[str, Any], deadline: float | None = None) -> Order:
         """A saga that is to be sent."""
-        now = EPOCH + self._loop.time()
-        trail = (TrailEntry(stage=CLIENT, at=format_instant(now)),)
-        envelope = Envelope(saga_id=saga, data=dict(data), deadline=deadline, trail=trail)
-        order = Order(saga=saga, body=encode_envelope(envelope), data=data, deadline=deadline)
+        body = _envelope(saga, data, CLIENT, deadline, now=EPOCH + self._loop.time())
+        order = Order(saga=saga, body=body, data=data, deadline=deadline)
         self.orders[saga] = order
         self._books.payloads[saga] = msgspec.json.encode(data)
         return order
@@ -184,6 +184,8 @@ class Client:
             whims.append(self._later(15.0, self.repeat, order))
         if faults.happens("other_payload"):
             whims.append(self._later(10.0, self._other, order))
+        if faults.happens("stranger"):
+            whims.append(self._later(20.0, self._stranger, order))
         await self.execute(order)
         if faults.happens("repeat"):
             await self.repeat(order)
@@ -289,9 +291,8 @@ class Client:
         """Another payload under the same id, once the first was certainly taken."""
         if not order.accepted or order.buried:
             return
-        trail = (TrailEntry(stage=CLIENT, at=format_instant(EPOCH)),)
         data = {**order.data, "amount": OTHER_AMOUNT, "other": True}
-        body = encode_envelope(Envelope(saga_id=order.saga, data=data, trail=trail))
+        body = _envelope(order.saga, data, CLIENT)
         for _ in range(ASKED_MAX):
             answer = await self.post(order, body, wait=True)
             if own_word(answer, order.saga, AGREED) in (Outcome.EXECUTED, Outcome.IN_PROGRESS):
@@ -301,6 +302,26 @@ class Client:
             if isinstance(answer, Lost) or answer.status in REFUSED_PAYLOAD:
                 return
             await asyncio.sleep(1.0)  # it stopped before it had looked, or a gateway answered
+
+    async def _stranger(self, order: Order) -> None:
+        """Another upstream sends a saga of the same id and data, and then has it compensated."""
+        if not order.accepted or order.buried:
+            return
+        body = _envelope(order.saga, order.data, STRANGER)
+        await self._intrude(order, "/sagas", body, ((h.IDEMPOTENCY_KEY, order.saga),))
+        path = f"/sagas/{order.saga}/compensate"
+        await self._intrude(order, path, encode_compensate(STRANGER, "not its own"))
+
+    async def _intrude(self, order: Order, path: str, body: bytes, more: Headers = ()) -> None:
+        sent = [("Content-Type", h.CONTENT_JSON), *more]
+        answer = await self._network.carry(
+            STRANGER, self._first, "POST", path, sent, body, TIMEOUT_SECONDS, order.saga
+        )
+        word = own_word(answer, order.saga, AGREED if path == "/sagas" else AGREED_UNDO)
+        status = _status(answer)
+        self._books.tell(order.saga, STRANGER, f"POST {path} -> {status} {word}")
+        if word is not None and status not in NOT_NOW:
+            self._books.strangers_answer(self._first, order.saga, path, status)
 
 
 class Tail:
@@ -412,6 +433,19 @@ def _status(answer: Answer | Lost) -> int:
 def _undone(saga: str) -> Answer:
     shown = {"saga_id": saga, "outcome": Outcome.COMPENSATED}
     return Answer(status=200, body=msgspec.json.encode(shown))
+
+
+def _envelope(
+    saga: str,
+    data: Mapping[str, Any],
+    sender: str,
+    deadline: float | None = None,
+    *,
+    now: float = EPOCH,
+) -> bytes:
+    trail = (TrailEntry(stage=sender, at=format_instant(now)),)
+    envelope = Envelope(saga_id=saga, data=dict(data), deadline=deadline, trail=trail)
+    return encode_envelope(envelope)
 
 
 def _problem(status: int, saga: str, outcome: Outcome) -> Answer:

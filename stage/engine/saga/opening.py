@@ -107,6 +107,8 @@ class Opening:
                 raise
             return self._replay(request, row, context, bare_saga(row))
         context = with_baggage(context, entries)
+        if isinstance(request.signal, e.CompensationRequested):
+            self.check(saga, request.signal)  # also where the request would change nothing
         asked = self._asked(saga, request)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
@@ -261,7 +263,9 @@ class Opening:
         if isinstance(event, e.CompensationRequested) and not may_ask_to_compensate(
             self._plan, saga, event.requested_by
         ):
-            raise NotYours(f"saga {saga.id} was opened by another neighbour than you")
+            raise NotYours(
+                f"saga {saga.id} was neither opened by {event.requested_by} nor handed on to it"
+            )
         if isinstance(event, e.Verb):
             reason = refuse_verb(self._plan, saga, event)
             if reason is not None:

@@ -52,6 +52,20 @@ def test_a_no_in_doubt_turns_back_and_is_compensated_there_first() -> None:
     assert UNDO == only(PLAN, evolve(PLAN, saga, turn.event), 0.0)
 
 
+def test_a_no_in_doubt_does_not_take_back_a_yes_that_may_have_been_passed_on() -> None:
+    """A run was lost behind its answer, and a gateway says no: the same again (decision 0011)."""
+    lost = e.Recovered(at=0.0, epoch=2)
+    again = e.StepStarted(at=0.0, step=FORWARD, attempt=2)
+    saga = fold(PLAN, [*HELD, lost, again, NO_IN_DOUBT])
+    due = saga.steps[FORWARD].due
+    assert Do(activity=Activity.EXECUTE, step=FORWARD, attempt=3) == only(PLAN, saga, due)
+
+    third = e.StepStarted(at=due, step=FORWARD, attempt=3)
+    own_word = e.StepRefused(at=due, step=FORWARD, reason="answered 409", said=True)
+    turn = only(PLAN, fold(PLAN, [third, own_word], saga), due)
+    assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack)
+
+
 def test_a_no_in_doubt_behind_the_pivot_waits_for_a_person() -> None:
     """There is no way back, and a retry sends the same again (rule 20)."""
     saga = fold(PIVOTED, [*HELD, NO_IN_DOUBT])
