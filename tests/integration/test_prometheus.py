@@ -83,7 +83,7 @@ ALERTS = {
     "StageFailedToCompensate": {
         'stage_sagas_ended_total{outcome="failed_to_compensate"}': ("0x25 1x40", "0x65"),
     },
-    "StageSagaParked": {"stage_parked": ("0x20 2x40", "0x65")},
+    "StageSagaParked": {'stage_parked{cause="in_doubt"}': ("0x20 2x40", "0x65")},
     "StageCompensationDelayed": {"stage_oldest_compensation_seconds": ("0+60x65", "0+10x65")},
     "StageSagasRefused": {
         'stage_sagas_ended_total{outcome="completed"}': ("0+1x65", "0+9x65"),
