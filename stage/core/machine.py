@@ -131,7 +131,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         case e.TellStarted() | e.TellDelivered() | e.TellDelayed() | e.TellRefused():
             return _evolve_tell(saga, event)
         case e.Parked():
-            return replace(saga, parked=event.reason, parked_cause=event.cause)
+            return _park(saga, event)
         case e.Retried() | e.Settled() | e.Resolved() | e.Forgotten():
             return verbs.evolve_verb(plan, saga, event)
         case _:
@@ -172,6 +172,12 @@ def _fail_to_compensate(saga: Saga, event: e.FailedToCompensate) -> Saga:
         parked_cause=ParkCause.FAILED_TO_COMPENSATE,
     )
     return _tell_if_due(failed)
+
+
+def _park(saga: Saga, event: e.Parked) -> Saga:
+    """It waits for a person, and its callers do not: they may be answered 202 from here on."""
+    deferred = saga.deferred or not saga.ended
+    return replace(saga, parked=event.reason, parked_cause=event.cause, deferred=deferred)
 
 
 def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:

@@ -20,6 +20,9 @@ from stage.wire.envelope import format_instant
 from stage.wire.problem import WireError
 from stage.wire.views import JournalView, SagaView, StepView
 
+JOURNAL_BYTES_MAX = 262_144
+"""A page of the journal ends behind the entry that exceeds it."""
+
 
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     """The forecast of a compensation. `upstream` would be notified.
@@ -119,15 +122,21 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
     )
 
 
-def journal_view(saga_id: str, entries: list[Entry], *, more: bool = False) -> JournalView:
-    """The journal with the public members of its events (core.event_table) and no others.
+def journal_view(saga_id: str, entries: list[Entry], limit: int | None = None) -> JournalView:
+    """A page of the journal with the public members of its events (core.event_table), no others.
 
-    `more` says that there are entries behind these.
+    It ends after `limit` entries, or with the one that makes it larger than JOURNAL_BYTES_MAX.
     """
+    shown: list[dict[str, object]] = []
+    size = 0
+    for entry in entries[:limit]:
+        shown.append(_entry(entry))
+        size += len(msgspec.json.encode(shown[-1]))
+        if size > JOURNAL_BYTES_MAX:
+            break
+    more = len(shown) < len(entries)
     return JournalView(
-        saga_id=saga_id,
-        entries=[_entry(entry) for entry in entries],
-        next=entries[-1].number if more else None,
+        saga_id=saga_id, entries=shown, next=entries[len(shown) - 1].number if more else None
     )
 
 

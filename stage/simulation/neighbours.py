@@ -268,6 +268,8 @@ class Tail:
         self._answers: dict[str, Answer] = {}
         self._bodies: dict[str, bytes] = {}
         self._late: list[asyncio.Task[None]] = []
+        self.failing: set[str] = set()
+        """Sagas that it said yes to, and will fail: no world is at rest before it has."""
         self.late_failures: dict[str, bool] = {}
         """Late failures: whether upstream has taken over."""
 
@@ -303,6 +305,7 @@ class Tail:
                 self._answers[saga] = Answer(status=200, body=encode_executed(saga, {TAIL: {}}))
                 self._books.said_yes.add((TAIL, saga))
                 if self._faults.happens("tail_fails_late"):
+                    self.failing.add(saga)
                     self._late.append(self._loop.create_task(self._fail_late(saga)))
         return self._answers[saga]
 
@@ -323,6 +326,7 @@ class Tail:
     async def _fail_late(self, saga: str) -> None:
         """It said yes, fails, undoes its part, and asks upstream until that answers."""
         await asyncio.sleep(self._random.uniform(*LATE_SECONDS))
+        self.failing.discard(saga)
         if self.local(saga).done == self.local(saga).undone:
             return
         self._books.tell(saga, TAIL, "fails late")

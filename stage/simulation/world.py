@@ -349,7 +349,12 @@ class World:
             )
             and (
                 self.tail is None
-                or all(over or self._waits(saga) for saga, over in self.tail.late_failures.items())
+                or (
+                    not self.tail.failing
+                    and all(
+                        over or self._waits(saga) for saga, over in self.tail.late_failures.items()
+                    )
+                )
             )
         )
 

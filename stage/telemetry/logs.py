@@ -143,6 +143,11 @@ def report_stuck(code: StuckCode) -> None:
     )
 
 
+def report_turned_away(connections: int) -> None:
+    """Write how many connections were refused since the last such line."""
+    default_logger().warning(names.LOG_TURNED_AWAY, connections=connections)
+
+
 def report_forced_exit(stacks: Mapping[str, Sequence[str]]) -> None:
     """Write which threads could not be stopped, and where they are."""
     default_logger().error(names.LOG_EXIT_FORCED, stacks=dict(stacks))

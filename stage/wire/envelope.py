@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
-from stage.wire.limits import DEFAULT_LIMITS, Limits
+from stage.wire.limits import DEFAULT_LIMITS, VALUE_BYTES_MIN, Limits
 from stage.wire.problem import WireError
 from stage.wire.strict_json import (
     decode_object,
@@ -23,6 +23,7 @@ from stage.wire.strict_json import (
     members_kept,
     members_written,
     quoted,
+    values_kept,
 )
 
 PROTOCOL = 1
@@ -88,6 +89,8 @@ class _Sent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _usual = msgspec.json.Decoder(_Usual)
+_CONTROL_VALUES_MAX = 3 * DEFAULT_LIMITS.trail_entries_max + 8
+"""Those of the envelope that are not data: three a stage in the trail."""
 _USUAL_LEVELS = 3
 """The envelope, its trail, and an entry of it."""
 
@@ -111,6 +114,8 @@ def _decode_usual(body: bytes, limits: Limits) -> Envelope | None:
     if size > limits.body_bytes_max or size > limits.string_chars_max:
         return None
     if limits.depth_max < _USUAL_LEVELS or may_be_rounded(body):
+        return None
+    if body.count(b",") > limits.values_max:
         return None
     try:
         given = _usual.decode(body)
@@ -173,6 +178,13 @@ def check_room(envelope: Envelope, size: int, limits: Limits = DEFAULT_LIMITS) -
             "No room to add",
             f"the envelope has {size} bytes; with what this stage adds it would be too large",
             hint=f"send at most {most} bytes",
+        )
+    room = limits.values_max - limits.adds_values_max - _CONTROL_VALUES_MAX
+    if size > room * VALUE_BYTES_MIN and values_kept(envelope.data) > room:
+        _refuse(
+            "data",
+            f"holds more than {room} members and items, and no room for what this stage adds",
+            f"send at most {room}",
         )
     if len(envelope.trail) >= limits.trail_entries_max:
         _refuse(

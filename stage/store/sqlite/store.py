@@ -36,7 +36,7 @@ from stage.store.sqlite.identity import (
     refuse_owner,
     take,
 )
-from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.lock import FileLock, make_private
 from stage.store.sqlite.page import page_query
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.watch import FileWatch
@@ -129,6 +129,7 @@ class SqliteStore:
         try:
             if self.made:
                 refuse_missing(self._file, self._lock.mark)
+                make_private(self._path)
         except BaseException:
             self._lock.release()
             raise

@@ -227,3 +227,14 @@ def test_openapi_is_printed_with_or_without_a_stage(module: Path) -> None:
     named = json.loads(stage("openapi", "pay", cwd=module).out)
     assert "/sagas" in plain["paths"]
     assert "payment" in named["info"]["title"]
+
+
+def test_a_file_in_the_working_directory_is_not_the_standard_library(module: Path) -> None:
+    """The stage there is found, and a `secrets.py` beside it is not run in place of Python's."""
+    for name in ("secrets", "json", "asyncio", "sqlite3"):
+        (module / f"{name}.py").write_text("raise SystemExit('run in place of the library')")
+
+    done = stage("openapi", "pay:payment", cwd=module)
+
+    assert 0 == done.status, done.err
+    assert "run in place" not in done.err

@@ -6,6 +6,7 @@ The peer is a socket that says scripted bytes, so that it can say what no server
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -279,6 +280,16 @@ async def test_what_comes_before_the_answer_is_passed_over(
     answer = await sent(transport, peer.url)
     assert isinstance(answer, Answer)
     assert 200 == answer.status
+
+
+async def test_interim_answers_without_end_are_in_doubt(peer: Peer, transport: Transport) -> None:
+    """They are counted: reading them as they came held the event loop for 32 s."""
+    peer.script = [b"HTTP/1.1 100 Continue\r\n\r\n" * 200_000 + OK]
+    began = time.process_time()
+    lost = await sent(transport, peer.url)
+    assert isinstance(lost, Lost) and not lost.certain, lost
+    assert "1xx" in lost.reason
+    assert 1.0 > time.process_time() - began
 
 
 async def test_an_answer_without_a_length_ends_with_its_connection(

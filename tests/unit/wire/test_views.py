@@ -116,6 +116,8 @@ def test_the_limits_are_those_of_the_protocol() -> None:
     assert (
         Limits(
             body_bytes_max=1_048_576,
+            values_max=20_000,
+            adds_values_max=2_000,
             depth_max=32,
             string_chars_max=65_536,
             trail_entries_max=64,
