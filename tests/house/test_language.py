@@ -109,6 +109,13 @@ def test_a_sentence_that_begins_with_a_clause_is_seen(sentence: str) -> None:
     assert 1 == len(free_relatives("docs/x.md", f"{sentence}\n"))
 
 
+def test_the_name_of_a_test_that_begins_with_a_clause_is_seen() -> None:
+    """It is a sentence too."""
+    source = '"""Made."""\n\ndef test_what_is_parked_waits() -> None: ...\n'
+
+    assert 1 == len(free_relatives("tests/x.py", source))
+
+
 @pytest.mark.parametrize(
     "page", ["## What is promised\n", "What is due?\n", "A saga knows what it is.\n", "`Else`\n"]
 )

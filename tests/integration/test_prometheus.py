@@ -64,7 +64,7 @@ def promtool(*arguments: str, stdin: bytes = b"") -> str:
 
 @pytest.mark.blocking
 @needs_promtool
-async def test_what_a_stage_prints_pleases_promtool(tmp_path: Path) -> None:
+async def test_the_page_of_a_stage_pleases_promtool(tmp_path: Path) -> None:
     """`promtool check metrics` parses it and has nothing to say about names and help."""
     async with running_chain(tmp_path) as chain:
         await chain.send("s-1")

@@ -136,7 +136,7 @@ async def test_every_metric_of_the_table_is_there_from_the_start(tmp_path: Path)
     assert wanted <= {family.name for family in families}
 
 
-async def test_whoever_asks_for_what_there_is_not_gets_plain_text(tmp_path: Path) -> None:
+async def test_an_accept_header_that_is_none_gets_plain_text(tmp_path: Path) -> None:
     """A version that is none is no defect of ours: it would wake somebody."""
     async with running_chain(tmp_path) as chain:
         for accept in (f"{OPEN_METRICS}; version=abc", 'text/plain; version="1.0.0"', ",;=,"):

@@ -65,7 +65,7 @@ def test_every_member_is_public_by_name_or_private(kind: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_private_is_not_shown(kind: type[Any]) -> None:
+def test_exactly_the_public_members_come_out(kind: type[Any]) -> None:
     """Of an event with a value in every member exactly the public ones come out."""
     shown = public_members(full(kind))
 
