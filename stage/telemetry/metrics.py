@@ -14,7 +14,7 @@ from typing import Final
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.core.event_table import EVENTS
+from stage.core.event_table import EVENTS, park_cause_of
 from stage.ports.author_code import StuckCode
 from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names
@@ -105,8 +105,8 @@ class Metrics:
     ) -> None:
         """Count it; a saga that was taken up from its rest was in no lost run."""
         kind = type(event)
-        if kind in PARKS:
-            self._count(names.M_SAGAS_PARKED)
+        if (cause := park_cause_of(event)) is not None:
+            self._count(names.M_SAGAS_PARKED, (cause.value,))
         if isinstance(event, e.Recovered) and event.rested:
             return
         if (outcome := ATTEMPT_ENDS.get(kind)) is not None:
