@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Final
 
@@ -34,12 +35,9 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-def _monotonic() -> float:
-    """Seconds since the start of the machine, those that it was suspended included."""
-    return time.clock_gettime(_STEADY_ID)
-
-
 _STEADY_ID: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_monotonic: Final[Callable[[], float]] = partial(time.clock_gettime, _STEADY_ID)
+"""Seconds since the start of the machine, those that it was suspended included."""
 
 
 class SteadyClock(SystemClock):
@@ -71,7 +69,14 @@ class SteadyClock(SystemClock):
         """Seconds since the epoch, UTC."""
         with self._lock:
             at = self._monotonic()
-            seen = self._wall() - at
+            wall = self._wall()
+            seen = wall - at
+            if (
+                -JUMP_SECONDS <= seen - self._seen <= JUMP_SECONDS
+                and -JUMP_SECONDS <= seen - self._believed <= JUMP_SECONDS
+            ):  # nothing jumped: the usual case, a dozen times a saga
+                self._read_at, self._seen, self._believed = at, seen, seen
+                return wall
             if abs(seen - self._seen) > JUMP_SECONDS:
                 self._steady_since = at
             self._seen = seen

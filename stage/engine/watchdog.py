@@ -12,7 +12,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from threading import get_ident
+from typing import Final, Protocol
 
 from stage.ports.author_code import StuckCode, Suspicion, Thread
 
@@ -41,9 +42,8 @@ class Record(Protocol):
         ...
 
 
-class _Mark(NamedTuple):
-    saga_id: str
-    step: str
+_Mark = tuple[str, str]
+"""Saga id and step: a new object for each piece of code that runs, and told apart by that."""
 
 
 class Watchdog:
@@ -71,12 +71,12 @@ class Watchdog:
 
     def entered(self, saga_id: str, step: str) -> None:
         """See AuthorCode."""
-        self._running[threading.get_ident()] = _Mark(saga_id, step)
+        self._running[get_ident()] = (saga_id, step)
         self._record.entered(saga_id, step)
 
     def left(self, saga_id: str, step: str, *, ended: bool) -> None:
         """See AuthorCode."""
-        self._running.pop(threading.get_ident(), None)
+        self._running.pop(get_ident(), None)
         self._record.left(saga_id, step, ended=ended)
 
     @property
@@ -87,7 +87,7 @@ class Watchdog:
     def start(self) -> None:
         """Begin to look."""
         self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
+        self._loop_thread = get_ident()
         threading.Thread(target=self._watch, name="stage-watchdog", daemon=True).start()
 
     def stop(self) -> None:
@@ -107,7 +107,7 @@ class Watchdog:
                 return ()
         self._unanswered += 1
         if self._unanswered == self._looks_max:
-            mark = self._running.get(self._loop_thread) or _Mark("", "")
+            mark = self._running.get(self._loop_thread, ("", ""))
             self._tell(Thread.LOOP, self._loop_thread, mark, self._unanswered)
         return (Thread.LOOP,) if self._unanswered >= self._looks_max else ()
 
@@ -131,12 +131,13 @@ class Watchdog:
 
     def _tell(self, which: Thread, thread: int, mark: _Mark, looks: int) -> None:
         frame = sys._current_frames().get(thread)
+        saga_id, step = mark
         calls = traceback.extract_stack(frame)[-STACK_CALLS_MAX:] if frame is not None else []
         self._report(
             StuckCode(
                 thread=which,
-                saga_id=mark.saga_id,
-                step=mark.step,
+                saga_id=saga_id,
+                step=step,
                 seconds=looks * LOOK_SECONDS,
                 stack=tuple(f"{call.filename}:{call.lineno} {call.name}" for call in calls),
             )

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 from pathlib import Path
+from threading import get_ident
 from typing import Final
 
 from stage.ports.author_code import Suspicion
@@ -39,6 +39,7 @@ class SuspectsPage:
         self._database = database
         self._map: mmap.mmap | None = None
         self._slots: dict[int, int] = {}
+        """Where the slot of a thread begins in the page."""
         self._deaths: dict[Key, int] = {}
         self._died_in: frozenset[str] = frozenset()
 
@@ -78,19 +79,25 @@ class SuspectsPage:
         page = self._map
         if page is not None and saga_id:
             record = _encode(1, saga_id, step)
-            start = self._slot() * RECORD_BYTES
+            start = self._slots.get(get_ident())
+            if start is None:
+                start = self._new_slot()
             page[start : start + len(record)] = record
 
     def left(self, saga_id: str, step: str, *, ended: bool) -> None:
         """See AuthorCode."""
         page = self._map
         if page is not None and saga_id:
-            page[self._slot() * RECORD_BYTES] = 0
-            if ended and self._deaths.pop((saga_id, step), None) is not None:
+            start = self._slots.get(get_ident())
+            if start is not None:
+                page[start] = 0
+            if ended and self._deaths and self._deaths.pop((saga_id, step), None) is not None:
                 self._write_suspects()
 
     def suspicion(self, saga_id: str) -> Suspicion | None:
         """See AuthorCode."""
+        if not self._deaths:
+            return None
         found = [
             Suspicion(step=step, deaths=deaths)
             for (suspect, step), deaths in list(self._deaths.items())
@@ -102,12 +109,9 @@ class SuspectsPage:
         """See AuthorCode."""
         return bool(self._died_in) and saga_id not in self._died_in
 
-    def _slot(self) -> int:
-        thread = threading.get_ident()
-        slot = self._slots.get(thread)
-        if slot is None:
-            slot = self._slots[thread] = len(self._slots) % SLOTS
-        return slot
+    def _new_slot(self) -> int:
+        start = self._slots[get_ident()] = len(self._slots) % SLOTS * RECORD_BYTES
+        return start
 
     def _write_suspects(self) -> None:
         """Write the list anew; the suspects of the latest deaths, where they are too many."""
@@ -124,7 +128,7 @@ class SuspectsPage:
 
 def _encode(deaths: int, saga_id: str, step: str) -> bytes:
     saga, name = saga_id.encode(), step.encode()[:_STEP_BYTES_MAX]
-    return bytes((deaths, len(saga))) + saga + bytes((len(name),)) + name
+    return b"%c%c%b%c%b" % (deaths, len(saga), saga, len(name), name)
 
 
 def _decode(page: bytes, number: int) -> tuple[Key, int] | None:
