@@ -47,31 +47,27 @@ class StageParticipant(Generic[P, A]):
         adds: Adds[P, A],
         operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
     ) -> None:
-        self._plan = plan
+        self.plan = plan
+        """The steps, forwards included."""
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds
         self._operator_headers = operator_headers
 
-    @property
-    def plan(self) -> Plan:
-        """The steps, forwards included."""
-        return self._plan
-
     def check(self, data: Mapping[str, Any]) -> None:
         """See `ports.stage.Participant`."""
-        if self._plan.stage in data:
+        if self.plan.stage in data:
             raise WireError(
                 422,
                 "Own member taken",
-                f"data already holds a member {self._plan.stage!r}, the name of this stage",
+                f"data already holds a member {self.plan.stage!r}, the name of this stage",
                 hint="leave that name to the stage: nothing that others wrote is overwritten",
                 type=ProblemType.OWN_MEMBER,
             )
         try:
             self._accepts.from_data(data)
         except EXITS_OF_FUNCTIONS as error:
-            raise exit_raised(self._plan.stage, error) from error
+            raise exit_raised(self.plan.stage, error) from error
 
     def check_result(self, step: str, result: msgspec.Raw) -> None:
         """See `ports.stage.Participant`."""

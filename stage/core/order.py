@@ -28,10 +28,10 @@ def backward(plan: Plan) -> Iterator[Step]:
 
 def wave_of(plan: Plan, name: str) -> frozenset[str]:
     """The names of the steps that run at the same time as that one, itself included."""
-    index = plan.by_name[name]
-    for wave in plan.waves:
-        if index in wave:
-            return frozenset(plan.steps[other].name for other in wave)
+    for wave in waves(plan):
+        names = frozenset(step.name for step in wave)
+        if name in names:
+            return names
     raise KeyError(name)
 
 

@@ -51,14 +51,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     waves: tuple[tuple[int, ...], ...]
     """Indexes of the steps that run at the same time, in order; ask core.order, which reads it."""
-    by_name: dict[str, int]
+    by_name: dict[str, Step]
     pivot: int | None = None
     patience_seconds: float = retry.PATIENCE_SECONDS
     """How long an undo, a late failure and a step behind the pivot are tried (rule 28)."""
 
     def step(self, name: str) -> Step:
         """The step of that name. Raises KeyError."""
-        return self.steps[self.by_name[name]]
+        return self.by_name[name]
 
 
 def forward_to(peer: str) -> Step:
@@ -92,11 +92,11 @@ def plan_of(stage: str, steps: tuple[Step, ...], downstreams: tuple[str, ...] = 
                 " starting with a letter"
             )
     every = (*steps, *(forward_to(peer) for peer in downstreams))
-    by_name: dict[str, int] = {}
-    for index, step in enumerate(every):
+    by_name: dict[str, Step] = {}
+    for step in every:
         if step.name in by_name:
             raise DeclarationError(f"stage {stage!r} has two steps named {step.name!r}: rename one")
-        by_name[step.name] = index
+        by_name[step.name] = step
     pivots = [index for index, step in enumerate(every) if step.pivot]
     if len(pivots) > 1:
         names = ", ".join(every[index].name for index in pivots)

@@ -11,11 +11,11 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Final, Protocol
 
-from stage.ports.author_code import StuckCode, Suspicion, Thread
+from stage.ports.author_code import Mark, StuckCode, Suspicion, Thread
 
 LOOK_SECONDS: Final = 0.25
 STACK_CALLS_MAX: Final = 12
@@ -23,7 +23,10 @@ STACK_CALLS_MAX: Final = 12
 
 
 class Record(Protocol):
-    """The part of `ports.author_code.AuthorCode` that has to outlive the process."""
+    """The part of `ports.author_code.AuthorCode` that knows what runs, and what ran at a death."""
+
+    running: Mapping[int, Mark]
+    """The code that runs now, by thread: each piece has a mark of its own, the same object."""
 
     def entered(self, saga_id: str, step: str) -> None:
         """See AuthorCode."""
@@ -42,10 +45,6 @@ class Record(Protocol):
         ...
 
 
-_Mark = tuple[str, str]
-"""Saga id and step: a new object for each piece of code that runs, and told apart by that."""
-
-
 class Watchdog:
     """ports.author_code.AuthorCode. `start` it in the event loop that it watches."""
 
@@ -53,12 +52,10 @@ class Watchdog:
         self, record: Record, report: Callable[[StuckCode], None], *, stuck_seconds: float
     ) -> None:
         """`report` is called once a stuck piece of code, in the watchdog's thread."""
-        self._record = record
         self._report = report
         self._looks_max = max(2, round(stuck_seconds / LOOK_SECONDS))
-        self._running: dict[int, _Mark] = {}
-        """The code that runs now, by thread."""
-        self._seen: dict[int, tuple[_Mark, int]] = {}
+        self._running = record.running
+        self._seen: dict[int, tuple[Mark, int]] = {}
         """The code that the last look found, and how many looks in a row have found it."""
         self._unanswered = 0
         """Looks in a row that the event loop did not answer."""
@@ -66,18 +63,11 @@ class Watchdog:
         self._stopped = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
+        # A saga calls these some twenty times, so no method here passes the call on.
+        self.entered = record.entered
+        self.left = record.left
         self.suspicion = record.suspicion
         self.innocent = record.innocent
-
-    def entered(self, saga_id: str, step: str) -> None:
-        """See AuthorCode."""
-        self._running[get_ident()] = (saga_id, step)
-        self._record.entered(saga_id, step)
-
-    def left(self, saga_id: str, step: str, *, ended: bool) -> None:
-        """See AuthorCode."""
-        self._running.pop(get_ident(), None)
-        self._record.left(saga_id, step, ended=ended)
 
     @property
     def stuck(self) -> bool:
@@ -129,7 +119,7 @@ class Watchdog:
                 stuck = (Thread.WRITER,)
         return stuck
 
-    def _tell(self, which: Thread, thread: int, mark: _Mark, looks: int) -> None:
+    def _tell(self, which: Thread, thread: int, mark: Mark, looks: int) -> None:
         frame = sys._current_frames().get(thread)
         saga_id, step = mark
         calls = traceback.extract_stack(frame)[-STACK_CALLS_MAX:] if frame is not None else []

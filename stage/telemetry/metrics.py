@@ -29,9 +29,11 @@ Hook = Callable[[str, Labels, float], None]
 
 
 OUTCOMES: Final = {
-    kind: (row.ends, row.end) for kind, row in EVENTS.items() if row.ends is not None
+    kind: (row.ends, row.ends.value, row.end)
+    for kind, row in EVENTS.items()
+    if row.ends is not None
 }
-"""How an attempt ended, by the event that ends it: an activity and a label."""
+"""How an attempt ended, by the event that ends it: its activity, and the labels of both."""
 ENDS: Final = {kind: row.outcome.value for kind, row in EVENTS.items() if row.outcome is not None}
 """The state that the saga ends in, by the event that ends it."""
 PARKS: Final = frozenset(kind for kind, row in EVENTS.items() if row.parks)
@@ -105,15 +107,13 @@ class Metrics:
         kind = type(event)
         if kind in PARKS:
             self._count(names.M_SAGAS_PARKED)
-        if isinstance(event, e.Recovered) and event.rested:
-            return
         if (outcome := OUTCOMES.get(kind)) is not None:
             self._attempt_ended(saga_id, event, *outcome)
         elif (end := ENDS.get(kind)) is not None:
             self._count(names.M_SAGAS_ENDED, (end,))
             if accepted_at is not None:
                 self._observe(names.M_SAGA_DURATION, (end,), max(0.0, event.at - accepted_at))
-        elif (name := _COUNTED.get(kind)) is not None:
+        elif (name := _COUNTED.get(kind)) is not None and not getattr(event, "rested", False):
             self._count(name)
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
@@ -135,10 +135,10 @@ class Metrics:
     # -----------------------------------------------------------------------------------------
 
     def _attempt_ended(
-        self, saga_id: str, event: e.Event, activity: Activity, outcome: str
+        self, saga_id: str, event: e.Event, activity: Activity, label: str, outcome: str
     ) -> None:
         step: str = getattr(event, "step", TELL_STEP)
-        labels = (step, activity.value, outcome)
+        labels = (step, label, outcome)
         self._count(names.M_ATTEMPTS, labels)
         if getattr(event, "denied", False):
             self._count(names.M_DENIED, (step,))
