@@ -82,14 +82,19 @@ class WatchedParticipant:
 
     def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
         """See ports.stage.Participant."""
-        self._code.entered(view.id, step)
+        # A coroutine that is made has not begun. But the result to be undone is read, and its type
+        # may run code of the author's.
+        reads = activity is Activity.COMPENSATE
+        if reads:
+            self._code.entered(view.id, step)
         try:
             made = self._participant.converse(activity, step, view)
         except Exception as error:
             self._raised(view.id, error)
             raise
         finally:
-            self._code.left(view.id, step, ended=False)
+            if reads:
+                self._code.left(view.id, step, ended=False)
         return _WatchedConversation(made, view.id, step, self._code, self._raised)
 
     def output(self, view: RunView) -> msgspec.Raw | None:

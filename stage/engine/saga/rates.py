@@ -78,9 +78,12 @@ class Gate:
 
     def enter_at_once(self) -> bool:
         """Enter, where there is a place and nothing waits for it."""
-        if self._inside >= self._places or self._waiting or not self._token():
+        if self._inside >= self._places or self._waiting:
             return False
-        self.charge()
+        if self._bucket is not None:
+            if not self._token():
+                return False
+            self._bucket.take()
         self._inside += 1
         return True
 
