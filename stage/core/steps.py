@@ -49,8 +49,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     stage: str
     steps: tuple[Step, ...]
-    waves: tuple[tuple[int, ...], ...]
-    """Indexes of the steps that run at the same time, in order; ask core.order, which reads it."""
+    waves: tuple[tuple[Step, ...], ...]
+    """The steps that run at the same time, in order; ask core.order, which reads it."""
     by_name: dict[str, Step]
     pivot: int | None = None
     patience_seconds: float = retry.PATIENCE_SECONDS
@@ -128,11 +128,11 @@ def _check_pivot(stage: str, steps: tuple[Step, ...], pivot: int) -> None:
             )
 
 
-def _waves(steps: tuple[Step, ...]) -> tuple[tuple[int, ...], ...]:
-    waves: list[tuple[int, ...]] = []
-    for index, step in enumerate(steps):
-        if waves and step.group and steps[waves[-1][-1]].group == step.group:
-            waves[-1] = (*waves[-1], index)
+def _waves(steps: tuple[Step, ...]) -> tuple[tuple[Step, ...], ...]:
+    waves: list[tuple[Step, ...]] = []
+    for step in steps:
+        if waves and step.group and waves[-1][-1].group == step.group:
+            waves[-1] = (*waves[-1], step)
         else:
-            waves.append((index,))
+            waves.append((step,))
     return tuple(waves)

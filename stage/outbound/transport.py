@@ -173,8 +173,8 @@ async def _converse(
 
 def _encoded(target: aiohttp.ClientRequest, head: CIMultiDict[str]) -> bytes:
     """The head as it is written. Raises ValueError where a line would hold another one."""
-    lines = [f"{target.method} {target.url.raw_path_qs} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in head.items()]
+    request_line = f"{target.method} {target.url.raw_path_qs} HTTP/1.1"
+    lines = [request_line, *map(": ".join, head.items())]
     text = "".join(lines)
     if not text.isprintable() and _CONTROL.search(text):
         raise ValueError("a header or the request line holds a control character")

@@ -32,7 +32,7 @@ _NOTHING: Final = b"\0"
 
 
 class SuspectsPage:
-    """The record of `ports.author_code.AuthorCode`; not open, it keeps what runs, and no suspect."""
+    """The record of `ports.author_code.AuthorCode`. Not open, it keeps only what runs now."""
 
     def __init__(self, database: Path | None) -> None:
         """`database` is None for one that does not outlive the process, and has no page."""
