@@ -565,7 +565,8 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
         lost = e.Parked(at=now, cause=ParkCause.LOST_RUNS, reason=reason)
         return (Record(event=lost),)
     moves = _go_forward if saga.state is SagaState.ACTIVE else _go_back
-    return _gather(moves(plan, saga, now))
+    found = moves(plan, saga, now)
+    return (found[0],) if len(found) == 1 else _gather(found)  # most waves have one step
 
 
 def _gather(moves: Sequence[Command]) -> tuple[Command, ...]:

@@ -36,11 +36,12 @@ def wave_of(plan: Plan, name: str) -> frozenset[str]:
 
 def next_forward(plan: Plan, saga: Saga) -> list[Step]:
     """The steps that have to succeed before the next wave may start; empty when all have."""
+    steps, succeeded = saga.steps, Phase.SUCCEEDED
     for wave in plan.waves:
         unfinished: list[Step] = []
         for step in wave:
-            known = saga.steps.get(step.name)
-            if known is None or known.phase is not Phase.SUCCEEDED:
+            known = steps.get(step.name)
+            if known is None or known.phase is not succeeded:
                 unfinished.append(step)
         if unfinished:
             return unfinished

@@ -11,7 +11,7 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from threading import get_ident
 from typing import Final, Protocol
 
@@ -25,7 +25,7 @@ STACK_CALLS_MAX: Final = 12
 class Record(Protocol):
     """The part of `ports.author_code.AuthorCode` that knows what runs, and what ran at a death."""
 
-    running: Mapping[int, Mark]
+    running: dict[int, Mark]
     """The code that runs now, by thread: each piece has a mark of its own, the same object."""
 
     def entered(self, saga_id: str, step: str) -> None:
