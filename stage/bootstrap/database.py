@@ -70,10 +70,10 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
     )
 
 
-def make_suspects(config: Config) -> SuspectsPage | None:
-    """The page of suspects beside the database; None for one that does not outlive the process."""
+def make_suspects(config: Config) -> SuspectsPage:
+    """The record of author code, with its page beside a database that outlives the process."""
     name = _sqlite_name(config)
-    return None if name == MEMORY else SuspectsPage(Path(name))
+    return SuspectsPage(None if name == MEMORY else Path(name))
 
 
 class Database:
