@@ -131,6 +131,7 @@ class SqliteConnections:
         finally:
             if self._inspector is bridge:
                 self._inspector = None
+                bridge.interrupt()  # nobody waits for the work of a wait that was cancelled
                 await asyncio.shield(bridge.close())
 
     def check_file(self) -> None:
