@@ -38,6 +38,8 @@ DUE = "SELECT count(*) FROM saga WHERE due_at IS NOT NULL OR state IN ('active',
 CHARGES = """
 SELECT saga_id, sum(made), sum(made) - sum(refunded), sum(mismatched) FROM charge GROUP BY saga_id
 """
+NAMED = ("made", "renamed", "removed")
+"""Events after which a name may be lost."""
 KEPT = (0.0, 0.5, 0.9, 1.0)
 """The share of un-synced writes that a cut leaves on the disk."""
 
@@ -184,7 +186,7 @@ def instants(recording: Sequence[Event], dice: random.Random, cuts: int) -> list
         for number, event in enumerate(recording)
         if event.what == "wrote" and event.path.endswith(".db")
     ]
-    named = [number for number, event in enumerate(recording) if event.what in ("made", "removed")]
+    named = [number for number, event in enumerate(recording) if event.what in NAMED]
     sent = [number for number, event in enumerate(recording) if event.what == "sent"]
     found = named[: cuts // 4] + dice.sample(copied, min(len(copied), cuts // 8))
     found += dice.sample(sent, cuts // 2)
@@ -343,6 +345,17 @@ def test_what_was_not_synced_may_be_gone() -> None:
     assert {} == found(removed, 1.0)
     removed.play(Event("synced", str(FOLDER)))
     assert {} == found(removed, 0.0)
+
+
+def test_a_rename_is_whole_or_not_at_all() -> None:
+    """Until the folder is synced the file has its old name or its new one, and all its content."""
+    new = f"{FOLDER}/new.db"
+    renamed = (*MADE, *SYNCED, Event("renamed", new, FILE.encode()))
+    disk = played(*renamed)
+    assert {FILE: b"aa"} == found(disk, 0.0)
+    assert {new: b"aa"} == found(disk, 1.0)
+    for synced in ((Event("synced", str(FOLDER)),), (Event("syncing", new), Event("synced", new))):
+        assert {new: b"aa"} == found(played(*renamed, *synced), 0.0)
 
 
 def test_a_sync_covers_what_was_written_before_it_began() -> None:

@@ -122,7 +122,7 @@ class FileWatch:
         """Read the whole file once, on a connection of its own. Begin again after a reopening."""
         while True:
             try:
-                found = await self._connections.inspect(_quick_check)
+                found = await self._connections.inspect(self._read_all)
             except DatabaseDamaged as error:
                 return self.damaged(error)
             except StoreUnavailable:
@@ -131,6 +131,14 @@ class FileWatch:
             if found != "ok":
                 self.damage = f"the file is damaged: {found}: restore it from a backup"
             return None
+
+    def _read_all(self, connection: sqlite3.Connection) -> str:
+        """In the thread of the inspection. What stands in place of the file says nothing of it."""
+        self._connections.check_file()
+        self._connections.timeline.compare(connection)
+        found = _quick_check(connection)
+        self._connections.check_file()
+        return found
 
 
 def _quick_check(connection: sqlite3.Connection) -> str:
