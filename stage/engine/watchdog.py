@@ -101,10 +101,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
-            self.look()
+            self.look_once()
 
-    def look(self) -> None:
-        """Look once. The thread does so until it is stopped."""
+    def look_once(self) -> None:
+        """Look at the loop and the other threads, as the thread does until it is stopped."""
         self._stuck = frozenset((*self._look_at_loop(), *self._look_at_writer()))
 
     def _look_at_loop(self) -> tuple[Thread, ...]:

@@ -38,6 +38,9 @@ DUE = "SELECT count(*) FROM saga WHERE due_at IS NOT NULL OR state IN ('active',
 CHARGES = """
 SELECT saga_id, sum(made), sum(made) - sum(refunded), sum(mismatched) FROM charge GROUP BY saga_id
 """
+EVENTS_AFTER_MAKING = 12
+"""Until the first writes of a database that is whole: its change to a write-ahead log."""
+CUTS_OF_MAKING = 4
 NAMED = ("made", "renamed", "removed")
 """Events after which a name may be lost."""
 KEPT = (0.0, 0.5, 0.9, 1.0)
@@ -244,6 +247,29 @@ def test_nothing_that_was_acknowledged_is_lost(
     assert disk.torn
     assert disk.lost_names
     assert CUTS == cuts.total()
+
+
+@pytest.mark.timeout(240)
+def test_a_first_start_may_lose_its_power_at_any_event(
+    recording: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    """There is no database, or a whole one: the next start finds or makes it (rule 33)."""
+    folder, happened = recording
+    dice, disk = random.Random(SEED), Disk(folder)
+    ready = [event.what for event in happened].index("renamed") + EVENTS_AFTER_MAKING
+    found: Counter[bool] = Counter()
+    for number, event in enumerate(happened[:ready]):
+        if event.what != "sent":
+            disk.play(event)
+        for cut in range(CUTS_OF_MAKING):
+            place = tmp_path / f"{number}-{cut}"
+            put(place, disk.after_power_loss(dice, dice.choice(KEPT)))
+            found[(place / "payment.db").exists()] += 1
+            asyncio.run(open_store(place / "payment.db"))
+            assert [] == broken(place / "payment.db", {})
+            shutil.rmtree(place)
+    assert {True, False} == set(found)
+    assert ready * CUTS_OF_MAKING == found.total()
 
 
 @pytest.mark.kit("F7")

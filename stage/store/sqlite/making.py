@@ -22,7 +22,7 @@ from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.statements import statement
 
 UNFINISHED: Final = ".making"
-"""Added to the name of a database that is being made. What a crash leaves there is made anew."""
+"""Added to the name of a database that is being made. The rest of a crash is removed."""
 _LOGS: Final = ("-wal", "-journal")
 
 

@@ -82,7 +82,7 @@ class FileWatch:
             try:
                 await self._connections.read(self._look)
             except (StoreUnavailable, sqlite3.Error, OSError):
-                # Of the lock file too, which may be on the same full disk: it is looked at again.
+                # An OSError of the lock file, say, which may be on the same full disk.
                 self._begin_probe()  # so that the writer meets it too
             self._probe_if_idle()
 
@@ -133,7 +133,7 @@ class FileWatch:
             return None
 
     def _read_all(self, connection: sqlite3.Connection) -> str:
-        """In the thread of the inspection. What stands in place of the file says nothing of it."""
+        """In the thread of the inspection. A file in place of ours is no damage of ours."""
         self._connections.check_file()
         self._connections.timeline.compare(connection)
         found = _quick_check(connection)

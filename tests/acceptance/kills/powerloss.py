@@ -37,7 +37,7 @@ class Event(NamedTuple):
     what: str
     path: str
     data: bytes = b""
-    """What was written or sent; of a file that was renamed, its old name."""
+    """Bytes that were written or sent; the old name of a file that was renamed."""
     offset: int = 0
     thread: int = 0
 

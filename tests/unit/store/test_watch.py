@@ -79,7 +79,7 @@ async def test_the_file_is_looked_at_while_all_of_it_is_read(
 async def test_a_reading_that_a_reopening_broke_off_is_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faulty: type[Faulty]
 ) -> None:
-    """What it finds then is still found."""
+    """Its finding is not lost."""
     readings: list[str] = []
 
     def reading(connection: sqlite3.Connection) -> str:
