@@ -59,6 +59,11 @@ class Watchdog:
         """The code that the last look found, and how many looks in a row have found it."""
         self._unanswered = 0
         """Looks in a row that the event loop did not answer."""
+        self._question = self._answer = 0
+        """The number of the last question to the event loop, and of the last that it answered.
+
+        Each is written by one thread alone. A loop may answer before the question is counted.
+        """
         self._stuck: frozenset[Thread] = frozenset()
         self._stopped = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -86,13 +91,19 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
-            self._stuck = frozenset((*self._look_at_loop(), *self._look_at_writer()))
+            self.look_once()
+
+    def look_once(self) -> None:
+        """Look at the loop and the other threads, as the thread does until it is stopped."""
+        self._stuck = frozenset((*self._look_at_loop(), *self._look_at_writer()))
 
     def _look_at_loop(self) -> tuple[Thread, ...]:
         assert self._loop is not None
-        if self._unanswered == 0:
+        if self._answer == self._question:
+            self._unanswered = 0
+            self._question += 1
             try:
-                self._loop.call_soon_threadsafe(self._answered)
+                self._loop.call_soon_threadsafe(self._answered, self._question)
             except RuntimeError:  # it is closed
                 return ()
         self._unanswered += 1
@@ -101,8 +112,8 @@ class Watchdog:
             self._tell(Thread.LOOP, self._loop_thread, mark, self._unanswered)
         return (Thread.LOOP,) if self._unanswered >= self._looks_max else ()
 
-    def _answered(self) -> None:
-        self._unanswered = 0
+    def _answered(self, question: int) -> None:
+        self._answer = question
 
     def _look_at_writer(self) -> tuple[Thread, ...]:
         before, self._seen = self._seen, {}
