@@ -16,7 +16,7 @@ from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep
 from stage.core.commands import Activity
-from stage.core.outcome import FailureKind
+from stage.core.failure import FailureKind
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
 from stage.ports.store import Tx

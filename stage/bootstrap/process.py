@@ -76,7 +76,7 @@ async def _listen(runner: web.AppRunner, config: Config) -> None:
 
 
 def _collect_rarely() -> None:
-    """What is here now stays for good; what a saga makes mostly dies with it, uncollected."""
+    """Keep the objects of the start for good; those of a saga mostly die with it, uncollected."""
     gc.freeze()
     gc.set_threshold(GC_OBJECTS_MIN)
 

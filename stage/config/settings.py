@@ -204,6 +204,6 @@ SETTINGS = (
         "Members of W3C baggage to pass on; by default none.",
     ),
 )
-"""What can be set, in the order in which it is shown."""
+"""All settings, in the order in which they are shown."""
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}

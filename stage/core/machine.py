@@ -80,7 +80,8 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
     return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)
 
 
-def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:  # one arm an event, for assert_never
+# Long because each event has its arm, and assert_never sees that none is missing.
+def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
     match event:  # what happens most comes first: folding is on the way of every request
         case e.StepStarted():
             return _start(saga, event)
@@ -107,14 +108,14 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:  # one arm an event
         case e.TurnedBack():
             return _turn_back(saga, event)
         case e.CompensationStarted():
-            return _undo(saga, event)
+            return _start_compensation(saga, event)
         case e.CompensationSucceeded():
             step = _step(saga, event.step)
             return _put(saga, event.step, replace(step, phase=Phase.COMPENSATED, error=""))
         case e.CompensationDelayed():
-            return _undo_again(plan, saga, event)
+            return _delay_compensation(plan, saga, event)
         case e.CompensationRefused():
-            return _fail_to_undo(saga, event)
+            return _refuse_compensation(saga, event)
         case e.Compensated():
             return _tell_if_due(replace(saga, state=SagaState.COMPENSATED))
         case e.FailedToCompensate():
@@ -130,7 +131,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:  # one arm an event
         case e.TellStarted() | e.TellDelivered() | e.TellDelayed() | e.TellRefused():
             return _evolve_tell(saga, event)
         case e.Parked():
-            return replace(saga, parked=event.reason, parked_cause=event.cause)
+            return _park(saga, event)
         case e.Retried() | e.Settled() | e.Resolved() | e.Forgotten():
             return verbs.evolve_verb(plan, saga, event)
         case _:
@@ -171,6 +172,12 @@ def _fail_to_compensate(saga: Saga, event: e.FailedToCompensate) -> Saga:
         parked_cause=ParkCause.FAILED_TO_COMPENSATE,
     )
     return _tell_if_due(failed)
+
+
+def _park(saga: Saga, event: e.Parked) -> Saga:
+    """It waits for a person, and its callers do not: they may be answered 202 from here on."""
+    deferred = saga.deferred or not saga.ended
+    return replace(saga, parked=event.reason, parked_cause=event.cause, deferred=deferred)
 
 
 def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
@@ -243,8 +250,8 @@ def _turn_back(saga: Saga, event: e.TurnedBack) -> Saga:
 
 
 def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:
-    undone = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
-    if undone or saga.forgotten or past_pivot(plan, saga):
+    over = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
+    if over or saga.forgotten or past_pivot(plan, saga):
         return saga
     if pivot_undecided(plan, saga):
         return replace(
@@ -417,9 +424,9 @@ def _probe(saga: Saga, event: e.ProbeStarted) -> Saga:
     return _put(saga, event.step, probing)
 
 
-def _undo(saga: Saga, event: e.CompensationStarted) -> Saga:
+def _start_compensation(saga: Saga, event: e.CompensationStarted) -> Saga:
     step = _step(saga, event.step)
-    undoing = replace(
+    compensating = replace(
         step,
         phase=Phase.COMPENSATING,
         compensation_attempts=event.attempt,
@@ -428,10 +435,10 @@ def _undo(saga: Saga, event: e.CompensationStarted) -> Saga:
         compensation_requests=step.compensation_requests
         or ((event.request,) if event.request else ()),
     )
-    return _put(saga, event.step, undoing)
+    return _put(saga, event.step, compensating)
 
 
-def _undo_again(plan: Plan, saga: Saga, event: e.CompensationDelayed) -> Saga:
+def _delay_compensation(plan: Plan, saga: Saga, event: e.CompensationDelayed) -> Saga:
     step = _step(saga, event.step)
     policy = plan.step(event.step).compensation
     due = event.at + _wait(saga, event, step.compensation_attempts, policy, step.compensation_since)
@@ -446,7 +453,7 @@ def _undo_again(plan: Plan, saga: Saga, event: e.CompensationDelayed) -> Saga:
     return _put(saga, event.step, _mendable_compensation(delayed, event.certain))
 
 
-def _fail_to_undo(saga: Saga, event: e.CompensationRefused) -> Saga:
+def _refuse_compensation(saga: Saga, event: e.CompensationRefused) -> Saga:
     step = _step(saga, event.step)
     failed = replace(step, phase=Phase.COMPENSATION_FAILED, error=event.reason, stands=event.stands)
     return _put(saga, event.step, _mendable_compensation(failed, event.certain))
@@ -458,7 +465,7 @@ def _mendable(step: StepState) -> StepState:
 
 
 def _mendable_compensation(step: StepState, certain: bool) -> StepState:
-    """The same for the request of an undo."""
+    """The same for the request of a compensation."""
     if step.compensation_doubted or not certain:
         return replace(step, compensation_doubted=True)
     return replace(step, compensation_requests=())
@@ -711,10 +718,10 @@ def _compensate(plan: Plan, step: Step, known: StepState, now: float) -> Command
         certain = not known.compensation_doubted
         spent = e.CompensationRefused(at=now, step=step.name, reason=reason, certain=certain)
         return Record(event=spent)
-    undo = Do(activity=Activity.COMPENSATE, step=step.name, attempt=attempts + 1)
+    compensate = Do(activity=Activity.COMPENSATE, step=step.name, attempt=attempts + 1)
     if known.phase is Phase.COMPENSATION_WAITING:
-        return _when_due(known, undo, now)
-    return undo
+        return _when_due(known, compensate, now)
+    return compensate
 
 
 def _never_understood(since: float | None, now: float) -> bool:

@@ -193,13 +193,13 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
 
 def _resolve(saga: Saga, verb: e.Resolved) -> Saga:
     names = [verb.step] if verb.step else _failed(saga)
-    undone = {
+    compensated = {
         name: replace(saga.steps[name], phase=Phase.COMPENSATED, error="", stands=())
         for name in names
     }
     return replace(
         saga,
-        steps={**saga.steps, **undone},
+        steps={**saga.steps, **compensated},
         state=SagaState.COMPENSATING,
         stands=(),
         parked="",

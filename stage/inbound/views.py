@@ -7,7 +7,7 @@ import msgspec
 from stage.core.describe import next_action
 from stage.core.event_table import public_members
 from stage.core.events import name_of
-from stage.core.forecast import Undo, forecast
+from stage.core.forecast import ForecastLine, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.questions import standing, standing_apart, standing_of_saga
 from stage.core.states import ParkCause, SagaState, Tell
@@ -33,7 +33,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     saga_id: str
     stage: str
     state: SagaState
-    steps: list[Undo]
+    steps: list[ForecastLine]
     standing: str
     upstream: str | None = msgspec.field(default=None, name="tells")
 
@@ -96,7 +96,7 @@ def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
     """The key under which the API of the step knows its effect."""
     if step.kind is not StepKind.CALL:
         return None
-    return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.DO)
+    return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.EXECUTE)
 
 
 def row_view(service: Service, row: SagaRow) -> SagaView:

@@ -297,7 +297,7 @@ class Books:
         match event:
             case e.Accepted():
                 known.deadline, known.deferred = event.deadline, event.deferred
-            case e.AnswerDeferred():
+            case e.AnswerDeferred() | e.Parked():
                 known.deferred = True
             case e.Recovered():
                 known.recovered += 1
@@ -529,15 +529,9 @@ class Books:
         )
 
     def deferred(self, stage: str, saga: str) -> None:
-        """A process that goes on answered 202: that is durable, so that the end notifies upstream.
-
-        One that stops answers 202 whatever is written: its callers ask the next one. So does one
-        that finds the saga parked: it ends by a verb, and upstream asks until then.
-        """
+        """A stage answered 202: that is durable, so that the end notifies upstream (0007)."""
         known = self.known.get((stage, saga))
-        if known is None or known.row.answered or known.row.parked:
-            return
-        if not known.deferred:
+        if known is not None and not known.deferred:
             self.violate("I1", saga, f"{stage} answered 202, and did not write that down")
 
     def said_undoing(self, stage: str, saga: str) -> None:

@@ -31,7 +31,7 @@ CLIENT = "client"
 TAIL = "tail"
 TIMEOUT_SECONDS = 28.0
 ASKED_MAX = 5
-"""How often a client asks that is told nothing."""
+"""How often a client asks while it gets no answer."""
 PATIENCE_SECONDS = (4.0, 60.0)
 DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
@@ -58,7 +58,7 @@ class Order(msgspec.Struct, kw_only=True):
     data: Mapping[str, Any]
     deadline: float | None = None
     verdict: Verdict = Verdict.OPEN
-    told: bool = False
+    asked_back: bool = False
     """The stage asked us to compensate."""
     asked: bool = False
     """We asked the stage to compensate."""
@@ -99,10 +99,10 @@ class Client:
         saga = path.removeprefix("/sagas/").removesuffix("/compensate")
         order = self.orders.get(saga)
         if order is not None:
-            order.told = True
+            order.asked_back = True
             if order.verdict is Verdict.EXECUTED or order.verdict is Verdict.OPEN:
                 order.verdict = Verdict.FAILED
-            self._books.tell(saga, CLIENT, "is told to compensate")
+            self._books.tell(saga, CLIENT, "is asked to compensate")
         return _undone(saga)
 
     # --- one saga --------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Client:
         sync = not self._faults.happens("not_waiting")
         while order.open():
             answer = await self.post(order, order.body, wait=sync)
-            if not order.open():  # we were told to compensate meanwhile
+            if not order.open():  # the stage asked us to compensate meanwhile
                 return
             match answer:
                 case Answer(status=200):
@@ -170,7 +170,7 @@ class Client:
                     order.verdict = Verdict.FAILED if order.asked else Verdict.EXECUTED
                     return
                 case Answer(status=409 | 410 | 400 | 422 | 504):
-                    # What an earlier request of ours did is not undone by this answer, unless it
+                    # This answer does not undo the effect of an earlier request of ours, unless it
                     # says that nothing stands.
                     order.accepted = order.accepted or answer.status in (409, 410)
                     order.verdict = Verdict.FAILED
@@ -268,7 +268,9 @@ class Tail:
         self._answers: dict[str, Answer] = {}
         self._bodies: dict[str, bytes] = {}
         self._late: list[asyncio.Task[None]] = []
-        self.telling: dict[str, bool] = {}
+        self.failing: set[str] = set()
+        """Sagas that it said yes to, and will fail: no world is at rest before it has."""
+        self.late_failures: dict[str, bool] = {}
         """Late failures: whether upstream has taken over."""
 
     def local(self, saga: str) -> Local:
@@ -303,6 +305,7 @@ class Tail:
                 self._answers[saga] = Answer(status=200, body=encode_executed(saga, {TAIL: {}}))
                 self._books.said_yes.add((TAIL, saga))
                 if self._faults.happens("tail_fails_late"):
+                    self.failing.add(saga)
                     self._late.append(self._loop.create_task(self._fail_late(saga)))
         return self._answers[saga]
 
@@ -323,12 +326,13 @@ class Tail:
     async def _fail_late(self, saga: str) -> None:
         """It said yes, fails, undoes its part, and asks upstream until that answers."""
         await asyncio.sleep(self._random.uniform(*LATE_SECONDS))
+        self.failing.discard(saga)
         if self.local(saga).done == self.local(saga).undone:
             return
         self._books.tell(saga, TAIL, "fails late")
         self._undo(saga)
         self._answers[saga] = _problem(410, saga, Outcome.COMPENSATED)
-        self.telling[saga] = False
+        self.late_failures[saga] = False
         path = f"/sagas/{saga}/compensate"
         word = Outcome.COMPENSATED if self._random.random() < 0.5 else None
         body = encode_compensate(TAIL, "failed late", word)
@@ -338,7 +342,7 @@ class Tail:
                 TAIL, self._upstream, "POST", path, sent, body, TIMEOUT_SECONDS, saga
             )
             if isinstance(answer, Answer) and answer.status in (200, 202, 409, 410):
-                self.telling[saga] = True
+                self.late_failures[saga] = True
                 return
             await asyncio.sleep(self._random.uniform(0.2, 5.0))
 
@@ -349,5 +353,5 @@ def _undone(saga: str) -> Answer:
 
 
 def _problem(status: int, saga: str, outcome: Outcome) -> Answer:
-    told = Problem(status=status, title="No", outcome=outcome, saga_id=saga)
-    return Answer(status=status, body=told.encode())
+    problem = Problem(status=status, title="No", outcome=outcome, saga_id=saga)
+    return Answer(status=status, body=problem.encode())

@@ -1,7 +1,7 @@
 """The simulated network: messages are lost, delayed, repeated and cut off, as the seed says.
 
-Stages speak through the real `outbound.client.PeerClient`; only its transport is ours. What goes
-wrong is what a network does to HTTP: a request that never arrives, an answer that never does, a
+Stages speak through the real `outbound.client.PeerClient`; only its transport is ours. It
+has the faults of a network under HTTP: a request that never arrives, an answer that never does, a
 connection refused, a request that arrives long after its sender gave up, one that arrives twice.
 
 A request that was answered "not now" is not repeated by the network: whoever repeats requests on
@@ -306,6 +306,7 @@ class SimulatedTransport(Transport):
         """Messages of this process under way, by saga: `do`, `undo`, `probe`."""
         self._doing: dict[str, list[tuple[str, str]]] = {}
 
+    # Long because the faults and checks of a message follow it from its process to its end.
     async def send(
         self,
         method: str,

@@ -130,7 +130,7 @@ class World:
         self.client = Client(
             self.nodes[0].name, self.network, loop, self.random, self.faults, self.books
         )
-        self.network.serve(CLIENT, lambda *told: self.client.serve(*told))
+        self.network.serve(CLIENT, lambda *request: self.client.serve(*request))
         self.operator = Operator(
             self.nodes, self.network, loop, self.random, self.faults, self.books
         )
@@ -159,7 +159,7 @@ class World:
                 names[-1], self.network, self.loop, self.random, self.faults, self.books
             )
             tail = self.tail
-            self.network.serve(TAIL, lambda *told: tail.serve(*told))
+            self.network.serve(TAIL, lambda *request: tail.serve(*request))
 
     def _chain(self) -> list[tuple[StageDeclaration[Any, Any], str]]:
         if self.scenario.stage is not None:
@@ -349,7 +349,12 @@ class World:
             )
             and (
                 self.tail is None
-                or all(told or self._waits(saga) for saga, told in self.tail.telling.items())
+                or (
+                    not self.tail.failing
+                    and all(
+                        over or self._waits(saga) for saga, over in self.tail.late_failures.items()
+                    )
+                )
             )
         )
 
@@ -369,8 +374,8 @@ class World:
             if not order.done and not self._waits(order.saga):
                 self.books.violate("I5", order.saga, f"the client waits for ever: {order.verdict}")
                 return
-        for saga, told in self.tail.telling.items() if self.tail is not None else ():
-            if not told and not self._waits(saga):
+        for saga, over in self.tail.late_failures.items() if self.tail is not None else ():
+            if not over and not self._waits(saga):
                 self.books.violate("I5", saga, "the tail's late failure is never taken over")
                 return
         down = [node.name for node in self.nodes if not node.whole]

@@ -69,7 +69,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Usual(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What nearly every body is, as the C decoder checks it. Unset is what the body leaves out."""
+    """The form of nearly every body, as the C decoder checks it; a member left out is unset."""
 
     saga_id: str
     data: dict[str, Any]
@@ -118,12 +118,12 @@ def _decode_usual(body: bytes, limits: Limits) -> Envelope | None:
     if body.count(b",") > limits.values_max:
         return None
     try:
-        told = _usual.decode(body)
-        members = 2 + members_kept(told.data, limits, levels_above=1)
-        members += (told.protocol is not msgspec.UNSET) + (told.deadline is not msgspec.UNSET)
+        given = _usual.decode(body)
+        members = 2 + members_kept(given.data, limits, levels_above=1)
+        members += (given.protocol is not msgspec.UNSET) + (given.deadline is not msgspec.UNSET)
         trail: tuple[TrailEntry, ...] = ()
-        if told.trail is not msgspec.UNSET:
-            trail = told.trail
+        if given.trail is not msgspec.UNSET:
+            trail = given.trail
             members += 1 + len(_TRAIL_MEMBERS) * len(trail)
         if members != members_written(body) or len(trail) > limits.trail_entries_max:
             return None
@@ -132,9 +132,9 @@ def _decode_usual(body: bytes, limits: Limits) -> Envelope | None:
                 return None
             _datetime_of(entry.at)
         return Envelope(
-            saga_id=check_saga_id(told.saga_id, limits),
-            data=told.data,
-            deadline=None if told.deadline is msgspec.UNSET else _deadline(told.deadline),
+            saga_id=check_saga_id(given.saga_id, limits),
+            data=given.data,
+            deadline=None if given.deadline is msgspec.UNSET else _deadline(given.deadline),
             trail=trail,
         )
     except (WireError, msgspec.MsgspecError, ValueError, RecursionError):
@@ -143,25 +143,25 @@ def _decode_usual(body: bytes, limits: Limits) -> Envelope | None:
 
 def _decode_any(body: bytes, limits: Limits) -> Envelope:
     """The envelope in any body, member by member: what is wrong is named."""
-    told = decode_object(body, limits)
-    refuse_unknown(told, _ENVELOPE_MEMBERS, "the envelope", "put what stages share under data")
-    if "saga_id" not in told:
+    given = decode_object(body, limits)
+    refuse_unknown(given, _ENVELOPE_MEMBERS, "the envelope", "put what stages share under data")
+    if "saga_id" not in given:
         _refuse("saga_id", "is missing")
-    if "data" not in told:
+    if "data" not in given:
         _refuse("data", "is missing")
-    data = told["data"]
+    data = given["data"]
     if type(data) is not dict:
         _refuse("data", "is not an object")
-    saga_id = _checked_saga_id(told["saga_id"], limits)
-    protocol = told.get("protocol", PROTOCOL)
+    saga_id = _checked_saga_id(given["saga_id"], limits)
+    protocol = given.get("protocol", PROTOCOL)
     # 1.0 is the same number in JSON; true is not.
     if type(protocol) not in (int, float) or protocol != PROTOCOL:
         _refuse("protocol", "is not a protocol that is spoken here", f"send {PROTOCOL}")
     return Envelope(
         saga_id=saga_id,
         data=data,
-        deadline=_deadline(told.get("deadline")),
-        trail=_trail(told["trail"], limits) if "trail" in told else (),
+        deadline=_deadline(given.get("deadline")),
+        trail=_trail(given["trail"], limits) if "trail" in given else (),
     )
 
 
@@ -214,7 +214,7 @@ def encode_envelope(envelope: Envelope) -> bytes:
 
 
 def fingerprint(envelope: Envelope) -> str:
-    """What identifies the payload, as SHA-256 in hexadecimal: the saga id and the data.
+    """The identity of the payload, as SHA-256 in hexadecimal: the saga id and the data.
 
     Not the deadline or the trail: a retry may carry fresh ones. Neither the order of members
     counts nor how a number is written: 1, 1.0 and 1e0 are one number.
@@ -271,12 +271,12 @@ def _datetime_of(text: str) -> datetime:
 
 
 def refuse_unknown(
-    told: Mapping[str, Any], known: frozenset[str], place: str, hint: str | None = None
+    given: Mapping[str, Any], known: frozenset[str], place: str, hint: str | None = None
 ) -> None:
     """Raise WireError (422) that names the members which the protocol does not."""
-    if told.keys() <= known:
+    if given.keys() <= known:
         return
-    name = min(told.keys() - known)
+    name = min(given.keys() - known)
     raise WireError(
         422,
         "Unknown member",

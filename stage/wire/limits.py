@@ -6,7 +6,7 @@ import msgspec
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of anything is read from a neighbour. Whatever is larger is refused."""
+    """How much of anything is read from a neighbour. Anything larger is refused."""
 
     body_bytes_max: int = 1_048_576
     adds_bytes_max: int = 65_536

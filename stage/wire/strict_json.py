@@ -277,19 +277,7 @@ def _explain(body: bytes, limits: Limits) -> NoReturn:
     except RecursionError:
         _refuse_depth(limits)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            raise WireError(
-                400,
-                "Text behind the value",
-                f"more text begins at character {error.pos}",
-                hint="send one JSON object and nothing else",
-            ) from None
-        raise WireError(
-            400,
-            "Not JSON",
-            f"{error.msg} at character {error.pos}",
-            hint="send one JSON object (RFC 8259)",
-        ) from None
+        raise _not_json(error) from None
     if _LONE_SURROGATE.search(text):
         raise WireError(
             400,
@@ -298,6 +286,22 @@ def _explain(body: bytes, limits: Limits) -> NoReturn:
             hint="escape characters beyond U+FFFF as two halves, or send them as UTF-8",
         )
     _refuse_number()
+
+
+def _not_json(error: json.JSONDecodeError) -> WireError:
+    if error.msg == "Extra data":
+        return WireError(
+            400,
+            "Text behind the value",
+            f"more text begins at character {error.pos}",
+            hint="send one JSON object and nothing else",
+        )
+    return WireError(
+        400,
+        "Not JSON",
+        f"{error.msg} at character {error.pos}",
+        hint="send one JSON object (RFC 8259)",
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -16,7 +16,7 @@ OF_NAMED_TUPLES = frozenset({"_replace", "_asdict", "_fields", "_make"})
 
 
 def touched(source: str) -> Iterator[str]:
-    """What a module takes of the library that is private, or changes in it."""
+    """The private names that a module takes of the library, and its changes to it."""
     tree = ast.parse(source)
     of_library: set[str] = set()
     for node in ast.walk(tree):

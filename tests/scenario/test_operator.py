@@ -142,8 +142,8 @@ async def test_who_asks_again_does_not_stir_what_waits_for_a_person(tmp_path: Pa
         assert asked == await chain.events("s-1")
         assert (await chain.view("s-1"))["parked"]
         plan = await chain.get(f"{chain.stage}/sagas/s-1?view=plan")
-        told = {undo["step"]: undo["prospect"] for undo in plan["steps"]}
-        assert "settle_first" == told["charge"]
+        prospects = {line["step"]: line["prospect"] for line in plan["steps"]}
+        assert "settle_first" == prospects["charge"]
 
 
 async def test_settle_as_landed_lets_the_saga_go_on(tmp_path: Path) -> None:
@@ -175,15 +175,15 @@ async def test_settle_as_not_landed_repeats_the_call(tmp_path: Path) -> None:
         assert (1, 1) == await chain.charges()
 
 
-async def test_plan_tells_what_a_compensation_would_do(chain: Chain) -> None:
+async def test_plan_shows_what_a_compensation_would_do(chain: Chain) -> None:
     """Downstream first, then the charge, then the reservation; nothing happens."""
     await chain.send("s-1")
     plan = await chain.get(f"{chain.stage}/sagas/s-1?view=plan")
-    told = [(undo["step"], undo["prospect"]) for undo in plan["steps"]]
+    lines = [(line["step"], line["prospect"]) for line in plan["steps"]]
     assert [
         ("forward:shipping", "compensate"),
         ("record", "nothing"),
         ("charge", "compensate"),
         ("reserve", "compensate"),
-    ] == told
+    ] == lines
     assert (1, 1) == await chain.charges()

@@ -50,6 +50,6 @@ def test_what_was_planted_is_gone_afterwards() -> None:
 
 
 def test_a_defect_that_would_change_nothing_cannot_be_planted() -> None:
-    """What a defect replaces has to be there: a rule that moved must not make it idle."""
+    """The rule that a defect replaces has to be there: one that moved must not make it idle."""
     with pytest.raises(AttributeError, match="would change nothing"):
         Patches().set(machine, "no_such_rule", None)

@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_table_and_the_fields_are_the_same() -> None:
-    """What can be set is what there is; the words of the file, options and variables agree."""
+    """Every field can be set; the words of the file, options and variables agree."""
     names = [field.name for field in fields(Config) if field.name not in ("origins", "ignored")]
     assert [setting.name for setting in SETTINGS] == names
     by_name = {setting.name: setting for setting in SETTINGS}
@@ -299,7 +299,7 @@ def test_credentials_are_never_shown() -> None:
 
 @pytest.mark.parametrize("keys", ["tenant,", "", "ten ant", "a=b", "é"])
 def test_baggage_keys_are_tokens(keys: str) -> None:
-    """What could never be the key of a member is refused, not ignored."""
+    """A text that could never be the key of a member is refused, not ignored."""
     with pytest.raises(ConfigurationError, match="give for example tenant,region"):
         load({"baggage_keys": keys}, {})
     assert "tenant,region" == load({"baggage_keys": " tenant , region"}, {}).baggage_keys

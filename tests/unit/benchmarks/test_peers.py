@@ -1,4 +1,4 @@
-"""What is computed and said of other systems, and the path by which their ingress is loaded."""
+"""The figures and words about other systems, and the path by which their ingress is loaded."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def test_without_the_stage_nothing_is_compared() -> None:
 
 
 def test_the_table_has_a_line_for_each_that_was_measured() -> None:
-    """What could not be had is left out of it."""
-    told = table(samples("stage", 2000.0) + samples(DBOS.name, 25.0), [OURS, *SYSTEMS], [1, WIDE])
-    lines = told.splitlines()
+    """A system that could not be had is left out of it."""
+    text = table(samples("stage", 2000.0) + samples(DBOS.name, 25.0), [OURS, *SYSTEMS], [1, WIDE])
+    lines = text.splitlines()
     assert 4 == len(lines)
     assert "| stage (SQLite) | 2000/s | 2000/s | 2.0 ms |" == lines[2]
     assert lines[3].startswith(f"| {DBOS.title} | 25/s")
 
 
-def test_every_system_is_told_fairly() -> None:
-    """What it promises, what it does not; the stage as well."""
-    told = words([OURS, *SYSTEMS])
-    assert len(SYSTEMS) + 1 == told.count("promises: ") == told.count("does not: ")
+def test_every_system_is_described_fairly() -> None:
+    """Its promises and its gaps; those of the stage as well."""
+    text = words([OURS, *SYSTEMS])
+    assert len(SYSTEMS) + 1 == text.count("promises: ") == text.count("does not: ")
     assert all(len(each.promises) > 50 and len(each.lacks) > 50 for each in (OURS, *SYSTEMS))
 
 

@@ -67,7 +67,7 @@ def failed(done: Done, *words: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    """What starts slowly is imported by the verb that needs it (0.15 s for --help)."""
+    """A slow import belongs to the verb that needs it (0.15 s for --help)."""
     program = (
         "import json, sys\n"
         "from stage.cli.root import run\n"

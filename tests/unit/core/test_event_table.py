@@ -13,7 +13,7 @@ from stage.core.states import ParkCause
 
 KINDS = get_args(e.Event)
 NEVER_PUBLIC = frozenset({"baggage", "request", "result"})
-"""What strangers chose, undo data and payloads."""
+"""Text of strangers, undo data and payloads."""
 SHOWN_OTHERWISE = frozenset({"at"})
 SECRET = "s3cret"
 
@@ -85,7 +85,7 @@ def test_an_event_starts_an_attempt_or_ends_one_or_neither(kind: type[Any]) -> N
     """The end of an attempt has a label, is progress, and is exactly what `Outcome` lists."""
     row: EventRow = EVENTS[kind]
 
-    assert (row.ends is not None) is (kind in get_args(e.Outcome))
+    assert (row.ends is not None) is (kind in get_args(e.AttemptEnd))
     assert bool(row.end) is (row.ends is not None)
     assert row.starts is None or row.ends is None
     assert row.wording == row.wording.strip() != ""

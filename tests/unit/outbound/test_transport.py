@@ -105,7 +105,7 @@ async def sent(
 async def test_a_request_says_who_sends_it_and_what_it_holds(
     peer: Peer, transport: Transport
 ) -> None:
-    """What is usual is there once, and nothing else."""
+    """The usual headers are there once, and no others."""
     await sent(transport, f"{peer.url}/charges?a=%2F", headers=[("Content-Type", "text/x")])
     assert peer.requests[0].startswith(b"POST /charges?a=%2F HTTP/1.1\r\n")
     assert peer.requests[0].endswith(b"\r\n\r\n{}")
@@ -122,7 +122,7 @@ async def test_a_request_says_who_sends_it_and_what_it_holds(
 async def test_what_is_given_takes_the_place_of_what_is_usual(
     peer: Peer, transport: Transport
 ) -> None:
-    """Whatever the case of its letters; and of two with one name the last holds."""
+    """In any case of its letters; and of two with one name the last holds."""
     peer.script = [OK, OK]
     given = [("ACCEPT", "text/plain"), ("content-type", "a/b"), ("user-agent", "me")]
     await sent(transport, peer.url, headers=[*given, ("Content-Type", "c/d")])
@@ -182,7 +182,7 @@ async def test_a_redirect_is_the_answer(peer: Peer, transport: Transport) -> Non
 
 
 async def test_a_cookie_is_not_kept(peer: Peer, transport: Transport) -> None:
-    """What one saga was given is not shown by the next."""
+    """The cookie of one saga is not shown by the next."""
     peer.script = [b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n", OK]
     await sent(transport, peer.url)
     await sent(transport, peer.url)
@@ -261,7 +261,7 @@ async def test_the_time_also_holds_for_the_rest_of_an_answer(
 async def test_who_is_cancelled_leaves_no_connection_behind(
     peer: Peer, transport: Transport
 ) -> None:
-    """What comes on it would be taken for another answer."""
+    """Its late bytes would be taken for another answer."""
     peer.script = [HOLD, OK]
     task = asyncio.create_task(sent(transport, peer.url))
     await peer.asked.wait()
@@ -314,7 +314,7 @@ async def test_an_answer_in_pieces_is_read_whole(peer: Peer, transport: Transpor
 
 
 async def test_the_answer_to_head_has_no_body(peer: Peer, transport: Transport) -> None:
-    """Whatever length it tells."""
+    """Even if it announces a length."""
     peer.script = [b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", OK]
     answer = await sent(transport, peer.url, method="HEAD", body=b"")
     assert isinstance(answer, Answer)
@@ -375,7 +375,7 @@ async def test_no_method_holds_more_than_a_method(
 
 
 async def test_only_http_is_spoken(peer: Peer, transport: Transport) -> None:
-    """Whatever the address says it is."""
+    """Another scheme in the address makes no difference."""
     assert isinstance(await sent(transport, peer.url.replace("http:", "ftp:")), Lost)
     assert 0 == peer.connections
 
@@ -393,7 +393,7 @@ async def test_credentials_in_the_url_are_sent_as_a_header(
 
 
 async def test_an_answer_that_nobody_asked_for_is_not_taken() -> None:
-    """What a peer says on an idle connection is not the answer to the next request."""
+    """Bytes on an idle connection are not the answer to the next request."""
     stray = asyncio.Event()
     connections = 0
 

@@ -165,7 +165,7 @@ async def _thread(unit: Unit) -> None:
 async def test_a_foreign_await_stops_the_unit(
     store: Store, escape: Callable[[Unit], Awaitable[None]]
 ) -> None:
-    """Whatever is awaited, the error says what and why, nothing stays, and the store goes on."""
+    """The error says what was awaited and why not, nothing stays, and the store goes on."""
 
     async def unit(unit: Unit) -> None:
         await unit.tx.execute("INSERT INTO payment (saga_id, amount) VALUES ('a', 5)")

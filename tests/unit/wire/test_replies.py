@@ -193,7 +193,7 @@ def test_the_asker_may_say_that_nothing_stands_there() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"requested_by":"","reason":""}'])
 def test_a_request_to_compensate_may_be_empty(body: bytes) -> None:
-    """Who asks without a name is unknown."""
+    """A caller without a name is unknown."""
     assert CompensateRequest(requested_by="unknown", reason="") == decode_compensate(body)
 
 

@@ -84,7 +84,7 @@ def test_a_usual_body_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_member_named_twice_is_told() -> None:
+def test_the_member_named_twice_is_reported() -> None:
     """The message names the member, escaped."""
     with pytest.raises(WireError) as caught:
         decode_object('{"\\u00e9":1,"é":2}'.encode())
