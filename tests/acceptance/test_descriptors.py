@@ -55,7 +55,7 @@ async def test_more_connections_than_descriptors_stop_no_saga(
                 held.append(await asyncio.open_connection(LOOPBACK, port))
         for _, writer in held[: CONNECTIONS // 2]:
             writer.write(b"GET /hea")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.0)
         data = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
         replies = [
             await client.post(f"{url(port)}/sagas", {"saga_id": f"few-{n}", "data": data})

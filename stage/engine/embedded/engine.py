@@ -111,6 +111,10 @@ class EmbeddedEngine(EmbeddedCommands):
         """See `ports.engine.Engine`."""
         return len(self._sagas)
 
+    def offers_wait_seconds(self) -> float:
+        """How long the oldest saga that is offered has waited for the writer."""
+        return self._sagas.offers_wait_seconds()
+
     @property
     def in_doubt(self) -> int:
         """See `ports.engine.Engine`."""
