@@ -258,6 +258,7 @@ def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
         sagas_max=config.concurrency_max,
         deadline_seconds_default=config.deadline_seconds_default,
         compensation_window_seconds=config.compensation_window_seconds,
+        upstreams=frozenset(config.upstreams),
         wire=wire,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from stage.engine.saga.tombstones import UNKNOWN
 from tests.scenario.chain import SERVICE, Chain, running_chain
 
 PLACES = 40
@@ -84,3 +85,43 @@ async def test_a_compensation_is_not_shed_with_the_starts(chain: Chain) -> None:
     assert 200 == (await chain.compensate("s-1"))[0]
     assert 1.0 > time.monotonic() - began
     assert (1, 0) == await chain.charges()
+
+
+async def tombstoned(chain: Chain, by: str, count: int) -> list[int]:
+    """The codes that one caller gets who compensates so many ids that nobody has seen."""
+    return [
+        (await chain.compensate(f"{by}-{n}", by=by, reason="x" * 1_000))[0] for n in range(count)
+    ]
+
+
+async def test_a_stranger_cannot_bar_ids_by_the_thousand(chain: Chain) -> None:
+    """A few get a tombstone, the others 503 and nothing is written; upstream still leaves its own,
+    and ids that were guessed in vain run."""
+    codes = await tombstoned(chain, "guess", 100)
+    assert {200, 503} == set(codes)
+    assert UNKNOWN.burst + 5 > codes.count(200)
+    assert codes.index(503) == codes.count(200)
+    assert 200 == (await chain.compensate("s-1", by="order"))[0]
+    assert 410 == (await chain.send("s-1"))[0]
+    assert 410 == (await chain.send("guess-0"))[0]
+    assert 200 == (await chain.send("guess-99"))[0]
+    status, headers, body = await chain.compensate("guess-98", by="another-guess")
+    assert (503, "not_executed") == (status, msgspec.json.decode(body)["outcome"])
+    assert int(headers["Retry-After"]) >= 1
+
+
+async def test_a_saga_that_was_seen_is_compensated_whatever_is_left(chain: Chain) -> None:
+    """The allowance is for ids that were never seen alone, and tombstones are asked for free."""
+    await chain.send("s-1")
+    codes = await tombstoned(chain, "guess", 50)
+    assert 503 == codes[-1]
+    assert 200 == (await chain.compensate("guess-0", by="guess"))[0]
+    assert 200 == (await chain.compensate("s-1", by="unknown"))[0]
+    assert (1, 0) == await chain.charges()
+
+
+async def test_a_tombstone_is_small(chain: Chain) -> None:
+    """Its reason is cut: 9 KB each were kept for ever."""
+    await chain.compensate("s-1", reason="\N{SNOWMAN}" * 1_000)
+    view = await chain.view("s-1")
+    assert 100 == len(view["reason"])
