@@ -18,6 +18,7 @@ from stage.engine.saga.context import Context, bare_saga, context_of, with_bagga
 from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
+from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
@@ -77,7 +78,7 @@ class Opening:
         admit: Callable[[OpenRequest], None],
         code: AuthorCode,
     ) -> None:
-        """`admit` raises Busy when a new saga is not to be taken on."""
+        """`admit` raises Busy for a new saga, or a tombstone, that is not to be taken on."""
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._journal = journal
@@ -189,13 +190,14 @@ class Opening:
             if request.unseen is not Unseen.NEW:
                 await self._keep_lost(unit, request, request.signal)
                 return None
+            self._admit(request)
             context = Context(
                 envelope=None, envelope_bytes=b"", fingerprint="", trace=request.trace
             )
             first = e.Tombstoned(
                 at=request.signal.at,
                 requested_by=request.signal.requested_by or "unknown",
-                reason=request.signal.reason,
+                reason=request.signal.reason[:REASON_CHARS_MAX],
             )
         else:
             return None
