@@ -693,7 +693,8 @@ def _give_up(plan: Plan, saga: Saga, step: Step, reason: str, now: float) -> Com
     """Backward where that is still possible; behind the pivot a person has to look."""
     known = saga.steps.get(step.name)
     unsettled_pivot = step.pivot and known is not None and known.doubted
-    if unsettled_pivot:
+    # The pivot of a lost saga is in doubt although steps before it were never heard of (rule 33).
+    if unsettled_pivot or pivot_undecided(plan, saga):
         text = f"the pivot is in doubt: {step.name}: {reason}"
         return Record(event=e.Parked(at=now, cause=ParkCause.PIVOT_IN_DOUBT, reason=text))
     if past_pivot(plan, saga):
