@@ -28,7 +28,6 @@ def db() -> None:
 def init(target: str, **given: Any) -> None:
     """Make the database. One that is there already is refused."""
     with _open(target, given, make=True) as database:
-        database.upgrade()
         identity = database.identity
         assert identity is not None
         click.echo(f"made {database.path}: database {identity.id} of stage {identity.stage}")

@@ -41,7 +41,8 @@ async def query_saga(service: Service, request: Request) -> Answer:
             hint="leave it out, or view=journal, view=plan, view=chain",
         )
     wait, _ = wait_of(request, 0.0, service.wait_seconds_max)
-    snapshot = await service.engine.get_saga(saga_id, wait)
+    with service.admission.watch(wait) as seconds:
+        snapshot = await service.engine.get_saga(saga_id, seconds)
     if snapshot is None:
         raise never_seen(saga_id)
     return json_answer(view_of_snapshot(service, snapshot))
@@ -61,7 +62,8 @@ async def _journal(service: Service, request: Request, saga_id: str) -> Answer:
             hint=f"after is the `next` of the page before; limit is 1 to {JOURNAL_PAGE_MAX}",
         ) from None
     wait, _ = wait_of(request, 0.0, service.wait_seconds_max)
-    entries = await service.engine.journal(saga_id, after, wait)
+    with service.admission.watch(wait) as seconds:
+        entries = await service.engine.journal(saga_id, after, seconds)
     if not entries and await service.engine.get_saga(saga_id) is None:
         raise never_seen(saga_id)
     return json_answer(journal_view(saga_id, entries, limit))

@@ -19,6 +19,7 @@ from stage.engine.saga.context import Context, bare_saga, context_of, with_bagga
 from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
+from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
 from stage.ports.engine import DeadlineOver, NotAllowed, NotYours
@@ -77,7 +78,7 @@ class Opening:
         admit: Callable[[OpenRequest], None],
         code: AuthorCode,
     ) -> None:
-        """`admit` raises Busy when a new saga is not to be taken on."""
+        """`admit` raises Busy for a new saga, or a tombstone, that is not to be taken on."""
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._journal = journal
@@ -108,6 +109,8 @@ class Opening:
                 raise
             return self._replay(request, row, context, bare_saga(row))
         context = with_baggage(context, entries)
+        if isinstance(request.signal, e.CompensationRequested):
+            self.check(saga, request.signal)  # also where the request would change nothing
         asked = self._asked(saga, request)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
@@ -190,13 +193,14 @@ class Opening:
             if request.unseen is not Unseen.NEW:
                 await self._keep_lost(unit, request, request.signal)
                 return None
+            self._admit(request)
             context = Context(
                 envelope=None, envelope_bytes=b"", fingerprint="", trace=request.trace
             )
             first = e.Tombstoned(
                 at=request.signal.at,
                 requested_by=request.signal.requested_by or "unknown",
-                reason=request.signal.reason,
+                reason=request.signal.reason[:REASON_CHARS_MAX],
             )
         else:
             return None
@@ -264,7 +268,9 @@ class Opening:
         if isinstance(event, e.CompensationRequested) and not may_ask_to_compensate(
             self._plan, saga, event.requested_by
         ):
-            raise NotYours(f"saga {saga.id} was opened by another neighbour than you")
+            raise NotYours(
+                f"saga {saga.id} was neither opened by {event.requested_by} nor handed on to it"
+            )
         if isinstance(event, e.Verb):
             reason = refuse_verb(self._plan, saga, event)
             if reason is not None:

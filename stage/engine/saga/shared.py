@@ -1,4 +1,4 @@
-"""What a stage and one neighbour both know of a saga, for a neighbour that lost it (rule 33)."""
+"""The part of a saga that one neighbour knows too, for when it lost its own (rule 33)."""
 
 from __future__ import annotations
 

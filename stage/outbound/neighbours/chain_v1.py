@@ -214,13 +214,16 @@ class ChainV1:
 
 def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
     """The meaning of an answer to `POST /sagas` (protocol 3.3)."""
+    wrong = ""
+    if answer.status == OK:  # nearly all answers are a yes: it is read once
+        try:
+            data = decode_executed(answer.body, saga_id, DEFAULT_LIMITS)
+            return Executed(data=msgspec.Raw(msgspec.json.encode(data)))
+        except WireError as error:
+            wrong = str(error)
     match kind_of_reply(answer.status, answer.body, saga_id):
         case ReplyKind.EXECUTED:
-            try:
-                data = decode_executed(answer.body, saga_id, DEFAULT_LIMITS)
-            except WireError as error:
-                return Lost(reason=f"answered 200 with a body that is not understood: {error}")
-            return Executed(data=msgspec.Raw(msgspec.json.encode(data)))
+            return Lost(reason=f"answered 200 with a body that is not understood: {wrong}")
         case ReplyKind.ACCEPTED:
             return InProgress(retry_after=answer.retry_after)
         case ReplyKind.REFUSED | ReplyKind.GONE:

@@ -1,4 +1,12 @@
--- The identity of the database, and what tells a new file from a used one.
+-- The identity of the database, what tells a new file from a used one, and how one is made.
+
+-- name: journal_in_memory
+-- A database that is being made needs no file to take a migration back.
+PRAGMA journal_mode = MEMORY;
+
+-- name: sync_never
+-- It is synced once it is whole.
+PRAGMA synchronous = OFF;
 
 -- name: get_identity
 -- The one row.
