@@ -16,7 +16,7 @@ KINDS: dict[str, tuple[float, float]] = {
     "delay": (0.02, 0.3),
     "duplicate": (0.02, 0.3),
     # of the gateway before a stage or a neighbour
-    "gateway": (0.01, 0.15),
+    "gateway": (0.02, 0.3),
     # of a link, in events a second
     "partition": (0.02, 0.2),
     # of an external API

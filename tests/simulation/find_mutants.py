@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
+import tests.simulation.mutants_around  # noqa: F401 - registers its defects
 from stage.simulation.world import Result, Scenario, simulate_world
 from tests.simulation.level_l import EVIDENCE, commit, machine, write
-from tests.simulation.mutants import FURTHER, MUTANTS, planted
+from tests.simulation.mutants import ALWAYS, FURTHER, MUTANTS, planted
 
 SEEDS_MAX = 2_000
 SAGAS = 10
@@ -26,7 +27,7 @@ FILE = "mutants.json"
 
 def find(name: str, seeds: Iterable[int] = range(SEEDS_MAX), sagas: int = SAGAS) -> Result | None:
     """The first world in which the planted defect is found; None when none is."""
-    scenario = Scenario(sagas=sagas)
+    scenario = Scenario(sagas=sagas, always=ALWAYS.get(name, frozenset()))
     for seed in seeds:
         with planted(name):
             result = simulate_world(seed, scenario)

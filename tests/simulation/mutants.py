@@ -76,12 +76,24 @@ MUTANTS: dict[str, Plant] = {}
 """The twenty-five of F4."""
 FURTHER: dict[str, Plant] = {}
 """More of the same."""
+ALWAYS: dict[str, frozenset[str]] = {}
+"""The faults that the worlds always have in which a defect is looked for, where few have them."""
 
 
 def mutant(plant: Plant) -> Plant:
     """Register a planted defect under the name of its function."""
     MUTANTS[plant.__name__] = plant
     return plant
+
+
+def mutant_under(*faults: str) -> Callable[[Plant], Plant]:
+    """Register a planted defect that shows where these faults come together."""
+
+    def register(plant: Plant) -> Plant:
+        ALWAYS[plant.__name__] = frozenset(faults)
+        return mutant(plant)
+
+    return register
 
 
 def further(plant: Plant) -> Plant:
