@@ -33,7 +33,7 @@ from stage.store.sqlite.identity import (
     take,
     write_identity,
 )
-from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.lock import FileLock, make_private
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.store import SqliteStore
 from stage.store.suspects import SuspectsPage
@@ -98,6 +98,7 @@ class Database:
                     f"there is a database {path} already: `stage db upgrade` brings it up to date"
                 )
             self._lock.acquire()
+            make_private(path)
         elif not is_made(path):
             refuse_missing(msgspec.structs.replace(self._file, must_exist=True), None)
         try:

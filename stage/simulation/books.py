@@ -13,6 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core import events as e
+from stage.core.commands import Activity
+from stage.core.event_table import EVENTS
 from stage.core.order import wave_of
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -292,11 +294,11 @@ class Books:
 
     def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
         saga = known.row.id
-        plan = self.plans[stage]
         self.tell(saga, who, event)
-        if isinstance(event, _ENDS):
-            known.flying.discard(event.step)
-            known.refused.discard(event.step)
+        if EVENTS[type(event)].ends is Activity.EXECUTE:
+            step_name = getattr(event, "step", "")
+            known.flying.discard(step_name)
+            known.refused.discard(step_name)
         match event:
             case e.Accepted():
                 known.deadline, known.deferred = event.deadline, event.deferred
@@ -317,6 +319,32 @@ class Books:
                 known.turned = True
                 self._turning_back(stage, known)
                 self._giving_up(stage, known, event)
+            case e.Forgotten():
+                known.forgotten = True
+            case e.Retried() | e.Resolved() | e.Settled():
+                self._verb(known, event)
+            case _:
+                self._forward_event(stage, known, event)
+
+    def _verb(self, known: Known, event: e.Retried | e.Resolved | e.Settled) -> None:
+        """A person mended it: used attempts are forgiven."""
+        match event:
+            case e.Retried():
+                known.mended = True
+                known.given_up.clear()
+                known.forgiven.update(known.attempts)
+            case e.Resolved():
+                known.mended = True
+                known.given_up.discard(event.step)
+            case e.Settled():
+                known.doubted.discard(event.step)
+                known.forgiven.update(known.attempts)
+                if event.landed:
+                    known.succeeded.add(event.step)
+
+    def _forward_event(self, stage: str, known: Known, event: e.Event) -> None:
+        saga, plan = known.row.id, self.plans[stage]
+        match event:
             case e.StepStarted():
                 step = plan.step(event.step)
                 self._started(stage, known, step, event.at)
@@ -353,6 +381,16 @@ class Books:
                 known.doubted.discard(event.step)
             case e.ProbeStarted():
                 known.intents.add(f"{event.step}:probe")
+            case e.StepInDoubt():
+                known.doubted.add(event.step)
+                if event.denied and known.deadline is not None:  # protocol 3.3, as an outage
+                    known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1
+            case _:
+                self._backward_event(stage, known, event)
+
+    def _backward_event(self, stage: str, known: Known, event: e.Event) -> None:
+        plan = self.plans[stage]
+        match event:
             case e.CompensationStarted():
                 known.turned = True
                 self._undoing(stage, known, plan, event.step)
@@ -361,24 +399,6 @@ class Books:
                     known.requests.setdefault(f"{event.step}:undo", []).append(event.request)
             case e.CompensationRefused():
                 known.given_up.add(event.step)
-            case e.StepInDoubt():
-                known.doubted.add(event.step)
-                if event.denied and known.deadline is not None:  # protocol 3.3, as an outage
-                    known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1
-            case e.Retried():
-                known.mended = True
-                known.given_up.clear()
-                known.forgiven.update(known.attempts)
-            case e.Resolved():
-                known.mended = True
-                known.given_up.discard(event.step)
-            case e.Settled():
-                known.doubted.discard(event.step)
-                known.forgiven.update(known.attempts)
-                if event.landed:
-                    known.succeeded.add(event.step)
-            case e.Forgotten():
-                known.forgotten = True
             case e.TellStarted():
                 known.intents.add(":tell")
 
@@ -583,9 +603,6 @@ class Books:
     def refused(self) -> Iterator[tuple[str, str, str]]:
         """Stage, saga and words of every answer that said not_executed for good."""
         return ((stage, saga, words) for (stage, saga), words in self._refused.items())
-
-
-_ENDS = (e.StepSucceeded, e.StepRefused, e.StepTransient, e.StepInDoubt, e.StepPending)
 
 
 def _same(request: e.Request, stored: e.Request) -> bool:

@@ -15,8 +15,12 @@ KINDS: dict[str, tuple[float, float]] = {
     "connection_refused": (0.01, 0.2),
     "delay": (0.02, 0.3),
     "duplicate": (0.02, 0.3),
-    # of the gateway before a stage or a neighbour
-    "gateway": (0.02, 0.3),
+    # of a message, by a gateway: it answers without passing on, before the one behind it does, in
+    # its place, or puts another code over the answer
+    "gateway_answers": (0.01, 0.25),
+    "gateway_gives_up": (0.01, 0.25),
+    "gateway_replaces": (0.01, 0.25),
+    "gateway_rewrites": (0.01, 0.25),
     # of a link, in events a second
     "partition": (0.02, 0.2),
     # of an external API
@@ -41,6 +45,11 @@ KINDS: dict[str, tuple[float, float]] = {
     "zombie": (0.01, 0.1),
     # of a stage: whether it has two processes over one database
     "replicas": (0.3, 1.0),
+    # of the clocks: of a stage, whether it is wrong by minutes; of a process, in events a second
+    "skew": (0.3, 1.0),
+    "clock_jump": (0.02, 0.2),
+    # of anybody, in events a second: nothing of it answers, for up to three days
+    "outage": (0.005, 0.03),
     # of a client
     "repeat": (0.05, 0.4),
     "late_compensation": (0.05, 0.4),

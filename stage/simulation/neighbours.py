@@ -14,7 +14,7 @@ from stage.ports.stage import Answer, Lost
 from stage.simulation.books import Books, Local
 from stage.simulation.faults import Faults
 from stage.simulation.loop import EPOCH, VirtualLoop
-from stage.simulation.network import Headers, Network
+from stage.simulation.network import NOT_NOW, Headers, Network
 from stage.wire import headers as h
 from stage.wire.envelope import (
     Envelope,
@@ -30,16 +30,16 @@ from stage.wire.replies import encode_compensate, encode_executed
 CLIENT = "client"
 TAIL = "tail"
 TIMEOUT_SECONDS = 28.0
+REFUSED_PAYLOAD = frozenset({410, 422, 503})
 ASKED_MAX = 5
-"""How often a client asks that is told nothing."""
+"""How often a client asks while it gets no answer."""
 PATIENCE_SECONDS = (4.0, 60.0)
 DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
+PAUSE_SECONDS_MAX = 300.0
+"""Between two requests to compensate, once nothing but a long outage is left of the faults."""
 STRANGER = "web"
 """Another upstream of the first stage, which counts its orders as the client does."""
-NOT_DONE = ("compensated", "not_executed")
-NO_CODES = frozenset({400, 409, 410, 413, 415, 422})
-"""Codes that say no: where a gateway may have said it, the stage is asked to compensate first."""
 OTHER_AMOUNT = 666_666
 """The amount in another payload under the same id; no client asks for as much."""
 
@@ -55,6 +55,51 @@ class Verdict(StrEnum):
     """The stage said that it cannot compensate."""
 
 
+AGREED: dict[int, tuple[Outcome, ...]] = {
+    200: (Outcome.EXECUTED,),
+    202: (Outcome.IN_PROGRESS,),
+    400: (Outcome.NOT_EXECUTED,),
+    409: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED),
+    410: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED),
+    413: (Outcome.NOT_EXECUTED,),
+    415: (Outcome.NOT_EXECUTED,),
+    422: (Outcome.NOT_EXECUTED,),
+    429: (Outcome.NOT_EXECUTED,),
+    503: (Outcome.NOT_EXECUTED,),
+    504: (Outcome.NOT_EXECUTED,),
+}
+"""Which outcomes agree with a code, of an answer to `POST /sagas` (protocol 3.3)."""
+AGREED_UNDO: dict[int, tuple[Outcome, ...]] = {
+    200: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED),
+    202: (Outcome.IN_PROGRESS,),
+    409: (Outcome.EXECUTED, Outcome.UNKNOWN),
+    410: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED, Outcome.UNKNOWN),
+}
+"""The same of an answer to a request to compensate (protocol 3.4)."""
+GONE = 410
+IN_DOUBT = frozenset({400, 409, 410, 413, 415, 422})
+"""A no in doubt, where the body does not say so: it is compensated, not repeated."""
+
+
+def own_word(
+    answer: Answer | Lost, saga: str, agreed: Mapping[int, tuple[Outcome, ...]]
+) -> Outcome | None:
+    """The outcome that an answer states of this saga in agreement with its code, if it does.
+
+    Read apart from `stage.wire.replies`, as a witness of it.
+    """
+    if isinstance(answer, Lost):
+        return None
+    try:
+        stated = msgspec.json.decode(answer.body)
+        if stated.get("saga_id", saga) != saga:
+            return None
+        outcome = Outcome(stated["outcome"])
+    except (msgspec.DecodeError, AttributeError, KeyError, ValueError):
+        return None
+    return outcome if outcome in agreed.get(answer.status, ()) else None
+
+
 class Order(msgspec.Struct, kw_only=True):
     """One saga as its client sees it."""
 
@@ -63,7 +108,7 @@ class Order(msgspec.Struct, kw_only=True):
     data: Mapping[str, Any]
     deadline: float | None = None
     verdict: Verdict = Verdict.OPEN
-    told: bool = False
+    asked_back: bool = False
     """The stage asked us to compensate."""
     asked: bool = False
     """We asked the stage to compensate."""
@@ -104,10 +149,10 @@ class Client:
         saga = path.removeprefix("/sagas/").removesuffix("/compensate")
         order = self.orders.get(saga)
         if order is not None:
-            order.told = True
+            order.asked_back = True
             if order.verdict is Verdict.EXECUTED or order.verdict is Verdict.OPEN:
                 order.verdict = Verdict.FAILED
-            self._books.tell(saga, CLIENT, "is told to compensate")
+            self._books.tell(saga, CLIENT, "is asked to compensate")
         return _undone(saga)
 
     # --- one saga --------------------------------------------------------------------------------
@@ -167,23 +212,28 @@ class Client:
         sync = not self._faults.happens("not_waiting")
         while order.open():
             answer = await self.post(order, order.body, wait=sync)
-            if not order.open():  # we were told to compensate meanwhile
+            if not order.open():  # the stage asked us to compensate meanwhile
                 return
-            match _word(answer, order.saga):
-                case 200, "executed":
+            word = own_word(answer, order.saga, AGREED)
+            status = _status(answer)
+            match word:
+                case Outcome.EXECUTED:
                     order.accepted = True
                     order.verdict = Verdict.FAILED if order.asked else Verdict.EXECUTED
                     return
-                case (400 | 409 | 410 | 422 | 504) as status, outcome if outcome in NOT_DONE:
-                    # What an earlier request of ours did is not undone by this answer, unless it
+                case Outcome.COMPENSATED | Outcome.NOT_EXECUTED if status not in NOT_NOW:
+                    # This answer does not undo the effect of an earlier request of ours, unless it
                     # says that nothing stands.
                     order.accepted = order.accepted or status in (409, 410)
                     order.verdict = Verdict.FAILED
                     return
-                case 202, "in_progress":
+                case Outcome.IN_PROGRESS:
                     order.accepted = True
-                case status, _ if status in NO_CODES:
-                    until = 0.0  # a no in doubt: it is not repeated
+                case None if status in IN_DOUBT:
+                    await self.undo(order)
+                    return
+                case _:
+                    pass
             if self._loop.time() > until:
                 await self.undo(order)
                 return
@@ -218,14 +268,19 @@ class Client:
                 CLIENT, self._first, "POST", path, sent, body, TIMEOUT_SECONDS, order.saga
             )
             self._heard(order, "compensate", answer)
-            match _word(answer, order.saga):
-                case ((200 | 410), outcome) if outcome in (*NOT_DONE, "unknown"):
+            match own_word(answer, order.saga, AGREED_UNDO):
+                case Outcome.COMPENSATED | Outcome.NOT_EXECUTED:
                     order.verdict = Verdict.FAILED
                     return
-                case 409, "executed" | "unknown":
+                case Outcome.UNKNOWN if _status(answer) == GONE:  # an operator there took it over
+                    order.verdict = Verdict.FAILED
+                    return
+                case Outcome.EXECUTED | Outcome.UNKNOWN:
                     order.verdict = Verdict.STANDS
                     return
-            wait = min(wait * 2, 20.0)
+                case _:
+                    pass
+            wait = min(wait * 2, 20.0 if self._faults.on else PAUSE_SECONDS_MAX)
             await asyncio.sleep(self._random.uniform(0.5, 1.0) * wait)
 
     async def repeat(self, order: Order) -> None:
@@ -238,19 +293,15 @@ class Client:
             return
         data = {**order.data, "amount": OTHER_AMOUNT, "other": True}
         body = _envelope(order.saga, data, CLIENT)
-        status, outcome = 500, ""
         for _ in range(ASKED_MAX):
-            if outcome and status != 500:
-                break
             answer = await self.post(order, body, wait=True)
-            status, outcome = _word(answer, order.saga)
-            if not status:
+            if own_word(answer, order.saga, AGREED) in (Outcome.EXECUTED, Outcome.IN_PROGRESS):
+                self._books.violate(
+                    "I9", order.saga, f"another payload under the same id was answered {answer}"
+                )
+            if isinstance(answer, Lost) or answer.status in REFUSED_PAYLOAD:
                 return
-            await asyncio.sleep(1.0)  # 500: it stopped before it had looked, and does not know
-        if outcome and status not in (410, 422, 503):
-            self._books.violate(
-                "I9", order.saga, f"another payload under the same id was answered {status}"
-            )
+            await asyncio.sleep(1.0)  # it stopped before it had looked, or a gateway answered
 
     async def _stranger(self, order: Order) -> None:
         """Another upstream sends a saga of the same id and data, and then has it compensated."""
@@ -266,9 +317,10 @@ class Client:
         answer = await self._network.carry(
             STRANGER, self._first, "POST", path, sent, body, TIMEOUT_SECONDS, order.saga
         )
-        status, outcome = _word(answer, order.saga)
-        self._books.tell(order.saga, STRANGER, f"POST {path} -> {status} {outcome}")
-        if outcome and status not in (403, 500, 503):
+        word = own_word(answer, order.saga, AGREED if path == "/sagas" else AGREED_UNDO)
+        status = _status(answer)
+        self._books.tell(order.saga, STRANGER, f"POST {path} -> {status} {word}")
+        if word is not None and status not in NOT_NOW:
             self._books.strangers_answer(self._first, order.saga, path, status)
 
 
@@ -295,7 +347,7 @@ class Tail:
         self._late: list[asyncio.Task[None]] = []
         self.failing: set[str] = set()
         """Sagas that it said yes to, and will fail: no world is at rest before it has."""
-        self.telling: dict[str, bool] = {}
+        self.late_failures: dict[str, bool] = {}
         """Late failures: whether upstream has taken over."""
 
     def local(self, saga: str) -> Local:
@@ -357,42 +409,25 @@ class Tail:
         self._books.tell(saga, TAIL, "fails late")
         self._undo(saga)
         self._answers[saga] = _problem(410, saga, Outcome.COMPENSATED)
-        self.telling[saga] = False
+        self.late_failures[saga] = False
         path = f"/sagas/{saga}/compensate"
         word = Outcome.COMPENSATED if self._random.random() < 0.5 else None
         body = encode_compensate(TAIL, "failed late", word)
         sent: Sequence[tuple[str, str]] = [("Content-Type", h.CONTENT_JSON)]
+        wait = 5.0
         while True:
             answer = await self._network.carry(
                 TAIL, self._upstream, "POST", path, sent, body, TIMEOUT_SECONDS, saga
             )
-            status, outcome = _word(answer, saga)
-            if outcome and status in (200, 202, 409, 410):
-                self.telling[saga] = True
+            if own_word(answer, saga, AGREED_UNDO) is not None:
+                self.late_failures[saga] = True
                 return
-            await asyncio.sleep(self._random.uniform(0.2, 5.0))
+            wait = min(wait * 2, 5.0 if self._faults.on else PAUSE_SECONDS_MAX)
+            await asyncio.sleep(self._random.uniform(0.04, 1.0) * wait)
 
 
-class _Stated(msgspec.Struct):
-    """The members of an answer that say whose it is."""
-
-    outcome: str = ""
-    saga_id: str = ""
-
-
-def _word(answer: Answer | Lost, saga: str) -> tuple[int, str]:
-    """The code of an answer, and the outcome that it states of this saga; 0 without an answer.
-
-    Read here once more on purpose: a neighbour that read with our own code would believe what a
-    broken stage believes.
-    """
-    if isinstance(answer, Lost):
-        return 0, ""
-    try:
-        stated = msgspec.json.decode(answer.body, type=_Stated)
-    except msgspec.DecodeError:
-        return answer.status, ""
-    return answer.status, stated.outcome if stated.saga_id in ("", saga) else ""
+def _status(answer: Answer | Lost) -> int:
+    return 0 if isinstance(answer, Lost) else answer.status
 
 
 def _undone(saga: str) -> Answer:
@@ -414,5 +449,5 @@ def _envelope(
 
 
 def _problem(status: int, saga: str, outcome: Outcome) -> Answer:
-    told = Problem(status=status, title="No", outcome=outcome, saga_id=saga)
-    return Answer(status=status, body=told.encode())
+    problem = Problem(status=status, title="No", outcome=outcome, saga_id=saga)
+    return Answer(status=status, body=problem.encode())

@@ -14,18 +14,17 @@ from stage.authoring.conversation import FunctionConversation
 from stage.core import events as e
 from stage.core import machine
 from stage.core.commands import Activity, Do, Record
-from stage.core.outcome import FailureKind
-from stage.core.steps import StepKind
+from stage.core.failure import FailureKind
 from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.saga import opening
 from stage.engine.saga.sender import Sender
 from stage.outbound.neighbours import chain_v1
-from stage.ports.stage import Answer
 from stage.wire import replies
 from stage.wire.replies import CompensateReplyKind, ReplyKind
 from tests.simulation.mutants import Patches, _evolved, mutant, mutant_under
 
+GATEWAYS = ("gateway_answers", "gateway_gives_up", "gateway_replaces", "gateway_rewrites")
 UNDOS_MAX = 5
 """The attempts after which the broken undo gives up."""
 
@@ -62,14 +61,14 @@ def a_no_in_doubt_leaves_no_doubt(patches: Patches) -> None:
     _evolved(patches, change)
 
 
-@mutant_under("gateway")
+@mutant_under(*GATEWAYS)
 def a_gateways_504_is_too_late(patches: Patches) -> None:
     """Protocol 3.3: the time-out of a gateway says that downstream did nothing."""
     late = ReplyKind.TOO_LATE
     _read(patches, "kind_of_reply", lambda code, _: late if code == 504 else None)
 
 
-@mutant_under("gateway")
+@mutant_under(*GATEWAYS)
 def a_gateways_403_is_a_no(patches: Patches) -> None:
     """Protocol 3.3: a key that a gateway does not know has kept downstream from its work."""
     no = ReplyKind.REFUSED
@@ -87,40 +86,40 @@ def a_page_is_a_yes(patches: Patches) -> None:
     )
 
 
-@mutant_under("gateway", "late_compensation")
+@mutant_under(*GATEWAYS, "late_compensation")
 def a_login_page_undoes(patches: Patches) -> None:
     """Protocol 3.4: any 200 says that nothing of the saga stands there."""
     done = CompensateReplyKind.COMPENSATED
     _read(patches, "kind_of_compensate_reply", lambda code, _: done if code == 200 else None)
 
 
-@mutant_under("gateway", "late_compensation")
+@mutant_under(*GATEWAYS, "late_compensation")
 def a_bare_410_undoes(patches: Patches) -> None:
     """Protocol 3.4: gone is gone, whoever says it."""
     done = CompensateReplyKind.COMPENSATED
     _read(patches, "kind_of_compensate_reply", lambda code, _: done if code == 410 else None)
 
 
-@mutant_under("gateway", "late_compensation")
+@mutant_under(*GATEWAYS, "late_compensation")
 def a_word_on_another_saga_is_believed(patches: Patches) -> None:
     """Protocol 3.3: the saga that an answer speaks of is not looked at."""
 
     def make(original: Any) -> Any:
         def word(body: bytes, saga_id: str) -> Any:
-            return original(body.replace(b'"another"', f'"{saga_id}"'.encode()), saga_id)
+            return original(body.replace(f"{saga_id}-other".encode(), saga_id.encode()), saga_id)
 
         return word
 
     patches.wrap(replies, "own_word", make)
 
 
-@mutant_under("gateway", "crash", "crash_before_commit", "deadline")
+@mutant_under(*GATEWAYS, "crash", "crash_before_commit", "deadline")
 def a_gateways_404_is_not_there(patches: Patches) -> None:
     """Decision 0011: where a gateway shows nothing, downstream has done nothing."""
     _read(patches, "kind_of_saga_view", lambda code, _: ReplyKind.GONE if code != 200 else None)
 
 
-@mutant_under("gateway", "crash", "crash_before_commit")
+@mutant_under(*GATEWAYS, "crash", "crash_before_commit")
 def a_gateways_no_takes_a_yes_back(patches: Patches) -> None:
     """Decision 0011: after a lost run a bare no turns back what was answered 200."""
 
@@ -137,7 +136,7 @@ def a_gateways_no_takes_a_yes_back(patches: Patches) -> None:
     patches.wrap(machine, "_refuse", make)
 
 
-@mutant_under("gateway", "tail_fails_late")
+@mutant_under(*GATEWAYS, "tail_fails_late")
 def a_gateway_hears_of_the_late_failure(patches: Patches) -> None:
     """Rule 22: upstream counts as told when anything at all was answered."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
-from stage.core.outcome import FailureKind
+from stage.core.failure import FailureKind
 from stage.core.saga import Saga, StepState
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan, StepKind
@@ -19,7 +19,7 @@ from stage.engine.embedded.limits import (
 )
 from stage.engine.embedded.live_saga import LiveSaga, NotLive
 from stage.engine.embedded.live_units import LiveUnits
-from stage.engine.saga.attempts import outcome_event
+from stage.engine.saga.attempts import end_event
 from stage.engine.saga.interpreter import Outgoing, Transition
 from stage.engine.saga.opening import OpenRequest
 from stage.engine.saga.sender import Sender
@@ -259,7 +259,7 @@ class LiveSagas:
         except Exception as error:  # a defect of ours; the attempt may have left
             self._report_defect(live, "send", error)
             failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"defect: {error!r}")
-            event = outcome_event(outgoing.do, failed, self._clock.now())
+            event = end_event(outgoing.do, failed, self._clock.now())
         finally:
             live.in_flight -= 1
         live.post(event, outgoing.span)

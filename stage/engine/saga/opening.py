@@ -55,7 +55,7 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
     trace: TraceContext = TraceContext()
     mail: tuple[int, ...] = ()
     unseen: Unseen = Unseen.NEW
-    """What the request proves, should there be no such saga."""
+    """The proof that the request brings, in case there is no such saga."""
     first_sent_at: float | None = None
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from stage.core.errors import ConfigurationError
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
@@ -36,7 +36,7 @@ from stage.store.sqlite.identity import (
     refuse_owner,
     take,
 )
-from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.lock import FileLock, make_private
 from stage.store.sqlite.page import page_query
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.watch import FileWatch
@@ -129,6 +129,7 @@ class SqliteStore:
         try:
             if self.made:
                 refuse_missing(self._file, self._lock.mark)
+                make_private(self._path)
         except BaseException:
             self._lock.release()
             raise
@@ -191,15 +192,13 @@ class SqliteStore:
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
         parked = await self._read("count_parked")
-        in_doubt = await self._read("count_parked_in_doubt")
         oldest = await self._read("oldest_unfinished")
         longest = await self._read("longest_due", now)
         undo = await self._read("oldest_compensation")
         lost = await self._read("count_lost")
         return Backlog(
             lost=lost[0][0],
-            parked=parked[0][0],
-            parked_in_doubt=in_doubt[0][0],
+            parked={ParkCause(cause): count for cause, count in parked},
             oldest_accepted_at=oldest[0][0],
             longest_due_at=longest[0][0],
             oldest_compensation_at=undo[0][0],
