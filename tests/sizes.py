@@ -136,7 +136,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
 
 CALLS_MIN = {"fdatasync": 20, "pwrite64": 100, "send": 20}
 """How many calls of each kind the scenario of F6 makes at least."""
-DEFECTS = 25
+DEFECTS = 40
 """The defects that F4 asks for; further ones are counted apart."""
 
 TIER, SIZES = chosen(os.environ)

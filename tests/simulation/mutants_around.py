@@ -68,13 +68,6 @@ def a_gateways_504_is_too_late(patches: Patches) -> None:
     _read(patches, "kind_of_reply", lambda code, _: late if code == 504 else None)
 
 
-@mutant_under(*GATEWAYS)
-def a_gateways_403_is_a_no(patches: Patches) -> None:
-    """Protocol 3.3: a key that a gateway does not know has kept downstream from its work."""
-    no = ReplyKind.REFUSED
-    _read(patches, "kind_of_reply", lambda code, _: no if code == 403 else None)
-
-
 @mutant
 def a_page_is_a_yes(patches: Patches) -> None:
     """Protocol 3.3: a maintenance page says 200, and the saga completes."""
@@ -111,29 +104,6 @@ def a_word_on_another_saga_is_believed(patches: Patches) -> None:
         return word
 
     patches.wrap(replies, "own_word", make)
-
-
-@mutant_under(*GATEWAYS, "crash", "crash_before_commit", "deadline")
-def a_gateways_404_is_not_there(patches: Patches) -> None:
-    """Decision 0011: where a gateway shows nothing, downstream has done nothing."""
-    _read(patches, "kind_of_saga_view", lambda code, _: ReplyKind.GONE if code != 200 else None)
-
-
-@mutant_under(*GATEWAYS, "crash", "crash_before_commit")
-def a_gateways_no_takes_a_yes_back(patches: Patches) -> None:
-    """Decision 0011: after a lost run a bare no turns back what was answered 200."""
-
-    def make(original: Any) -> Any:
-        def refuse(plan: Any, saga: Any, event: Any) -> Any:
-            step = saga.steps.get(event.step)
-            if step is None:
-                return original(plan, saga, event)
-            steps = {**saga.steps, event.step: replace(step, cut_off=False)}
-            return original(plan, replace(saga, steps=steps), event)
-
-        return refuse
-
-    patches.wrap(machine, "_refuse", make)
 
 
 @mutant_under(*GATEWAYS, "tail_fails_late")
