@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from stage.authoring.outcomes import InDoubt, Refused, Transient
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.errors import StageError
 from stage.core.steps import Plan
 from stage.ports.author_code import AuthorCode
@@ -65,12 +65,12 @@ class WatchedParticipant:
         self._marked("", step, lambda: self._participant.check_result(step, result))
 
     async def run_transaction(
-        self, tx: Tx, activity: Activity, step: str, view: RunView
+        self, tx: Tx, kind: AttemptKind, step: str, view: RunView
     ) -> msgspec.Raw:
         """See ports.stage.Participant."""
         self._code.entered(view.id, step)
         try:
-            return await self._participant.run_transaction(tx, activity, step, view)
+            return await self._participant.run_transaction(tx, kind, step, view)
         except Exception as error:
             self._raised(view.id, error)
             raise
@@ -81,10 +81,10 @@ class WatchedParticipant:
         """See ports.stage.Participant."""
         return self._participant.explain(error)
 
-    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
+    def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """See ports.stage.Participant."""
         made = self._marked(
-            view.id, step, lambda: self._participant.converse(activity, step, view), ended=False
+            view.id, step, lambda: self._participant.converse(kind, step, view), ended=False
         )
         return _WatchedConversation(made, view.id, step, self._code, self._raised)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS
 from stage.core.order import wave_of
 from stage.core.states import SagaState
@@ -295,7 +295,7 @@ class Books:
     def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
         saga = known.row.id
         self.tell(saga, who, event)
-        if EVENTS[type(event)].ends is Activity.EXECUTE:
+        if EVENTS[type(event)].ends is AttemptKind.EXECUTE:
             step_name = getattr(event, "step", "")
             known.flying.discard(step_name)
             known.refused.discard(step_name)

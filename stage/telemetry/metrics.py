@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Final
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS, park_cause_of
 from stage.ports.author_code import StuckCode
 from stage.ports.observer import Attempt, TraceContext
@@ -78,7 +78,7 @@ class Metrics:
                 self.histograms[name] = {} if metric.labels else {(): Histogram(metric.bounds)}
         self.observed: Hook | None = None
         """Called with every observation: a distribution cannot be read off later."""
-        self._began: dict[tuple[str, Activity, str], float] = {}
+        self._began: dict[tuple[str, AttemptKind, str], float] = {}
 
     # --- telemetry.compose.Listener ----------------------------------------------------------
 
@@ -88,8 +88,8 @@ class Metrics:
         if len(began) >= ATTEMPTS_REMEMBERED_MAX:
             with suppress(RuntimeError, StopIteration):  # another thread may write too
                 began.pop(next(iter(began)), None)
-        step = TELL_STEP if attempt.activity is Activity.TELL else attempt.step
-        began[attempt.saga_id, attempt.activity, step] = perf_counter()
+        step = TELL_STEP if attempt.kind is AttemptKind.TELL else attempt.step
+        began[attempt.saga_id, attempt.kind, step] = perf_counter()
 
     def wants(self, kind: type[e.Event]) -> bool:
         """Events that are counted; the intents of attempts are not."""
@@ -136,15 +136,13 @@ class Metrics:
 
     # -----------------------------------------------------------------------------------------
 
-    def _attempt_ended(
-        self, saga_id: str, event: e.Event, activity: Activity, outcome: str
-    ) -> None:
+    def _attempt_ended(self, saga_id: str, event: e.Event, kind: AttemptKind, outcome: str) -> None:
         step: str = getattr(event, "step", TELL_STEP)
-        labels = (step, activity.value, outcome)
+        labels = (step, kind.value, outcome)
         self._count(names.M_ATTEMPTS, labels)
         if getattr(event, "denied", False):
             self._count(names.M_DENIED, (step,))
-        began = self._began.pop((saga_id, activity, step), None)
+        began = self._began.pop((saga_id, kind, step), None)
         if began is not None:
             self._observe(names.M_ATTEMPT_DURATION, labels, perf_counter() - began)
 
