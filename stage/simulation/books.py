@@ -346,19 +346,7 @@ class Books:
         saga, plan = known.row.id, self.plans[stage]
         match event:
             case e.StepStarted():
-                step = plan.step(event.step)
-                self._started(stage, known, step, event.at)
-                known.attempts[step.name] = event.attempt
-                known.flying.add(step.name)
-                forgiven = known.forgiven.get(step.name, 0)
-                most = step.execution.attempts_max
-                if self._past_pivot(plan, known) and step.kind is not StepKind.TRANSACTION:
-                    most = None  # rule 28: patience alone ends it
-                if most is not None and event.attempt - forgiven > most:
-                    self.violate("I14", saga, f"{stage}/{step.name}: attempt {event.attempt}")
-                known.intents.add(f"{event.step}:do")
-                if event.request is not None:
-                    known.requests.setdefault(f"{event.step}:do", []).append(event.request)
+                self._attempted(stage, known, event)
             case e.StepTransient(may_stand=False) if (
                 plan.step(event.step).kind is not StepKind.TRANSACTION
             ):
@@ -387,6 +375,22 @@ class Books:
                     known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1
             case _:
                 self._backward_event(stage, known, event)
+
+    def _attempted(self, stage: str, known: Known, event: e.StepStarted) -> None:
+        plan = self.plans[stage]
+        step = plan.step(event.step)
+        self._started(stage, known, step, event.at)
+        known.attempts[step.name] = event.attempt
+        known.flying.add(step.name)
+        forgiven = known.forgiven.get(step.name, 0)
+        most = step.execution.attempts_max
+        if self._past_pivot(plan, known) and step.kind is not StepKind.TRANSACTION:
+            most = None  # rule 28: patience alone ends it
+        if most is not None and event.attempt - forgiven > most:
+            self.violate("I14", known.row.id, f"{stage}/{step.name}: attempt {event.attempt}")
+        known.intents.add(f"{event.step}:do")
+        if event.request is not None:
+            known.requests.setdefault(f"{event.step}:do", []).append(event.request)
 
     def _backward_event(self, stage: str, known: Known, event: e.Event) -> None:
         plan = self.plans[stage]
