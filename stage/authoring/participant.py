@@ -14,7 +14,7 @@ from stage.authoring.outcomes import Refused, Transient
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.failure import FailureKind
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
@@ -87,12 +87,12 @@ class StageParticipant(Generic[P, A]):
             ) from error
 
     async def run_transaction(
-        self, tx: Tx, activity: Activity, step: str, view: RunView
+        self, tx: Tx, kind: AttemptKind, step: str, view: RunView
     ) -> msgspec.Raw:
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         saga = Saga(view, self._accepts)
-        if activity is Activity.COMPENSATE:
+        if kind is AttemptKind.COMPENSATE:
             assert declared.compensating is not None  # the machine asks only where there is one
             await declared.compensating(tx, saga)
             return msgspec.Raw(b"null")
@@ -113,16 +113,16 @@ class StageParticipant(Generic[P, A]):
                     kind=FailureKind.TRANSIENT, reason=f"{type(error).__name__}: {reason}"
                 )
 
-    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
+    def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         assert isinstance(declared, CallStep)
         peer = declared.rules.peer
         http, saga = Http(peer, self._operator_headers(peer)), Saga(view, self._accepts)
         encode: Callable[[Any], bytes] = declared.encode_result
-        if activity is Activity.EXECUTE:
+        if kind is AttemptKind.EXECUTE:
             coroutine = declared.function(http, saga)
-        elif activity is Activity.PROBE:
+        elif kind is AttemptKind.PROBE:
             assert declared.probing is not None
             coroutine = declared.probing(http, saga)
             encode = _encode_found(declared)

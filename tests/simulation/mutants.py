@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from stage.authoring.participant import StageParticipant
 from stage.core import events as e
 from stage.core import machine, order, questions, retry, steps, verbs
-from stage.core.commands import Activity, Do, Record
+from stage.core.commands import AttemptKind, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
 from stage.engine.embedded import commands
@@ -641,7 +641,7 @@ def the_deadline_cuts_compensation(patches: Patches) -> None:
         def go_back(plan: Any, saga: Any, now: float) -> Any:
             for move in original(plan, saga, now):
                 late = saga.deadline is not None and now >= saga.deadline
-                if late and isinstance(move, Do) and move.activity is Activity.COMPENSATE:
+                if late and isinstance(move, Do) and move.kind is AttemptKind.COMPENSATE:
                     yield Record(
                         event=e.CompensationRefused(at=now, step=move.step, reason="too late")
                     )
@@ -701,7 +701,7 @@ def a_lost_compensation_counts_as_done(patches: Patches) -> None:
 
     def make(original: Any) -> Any:
         def end(do: Any, turn: Any, at: float) -> Any:
-            if do.activity is Activity.COMPENSATE and isinstance(turn, Failed):
+            if do.kind is AttemptKind.COMPENSATE and isinstance(turn, Failed):
                 return e.CompensationSucceeded(at=at, step=do.step)
             return original(do, turn, at)
 
@@ -720,7 +720,7 @@ def a_call_in_doubt_is_retried_under_a_new_key(patches: Patches) -> None:
     def make(original: Any) -> Any:
         def key(self: Any, saga: Any, do: Any) -> str:
             known = saga.steps.get(do.step)
-            again = do.activity is Activity.EXECUTE and known is not None and known.forgiven > 0
+            again = do.kind is AttemptKind.EXECUTE and known is not None and known.forgiven > 0
             return f"{original(self, saga, do)}.2" if again else str(original(self, saga, do))
 
         return key
