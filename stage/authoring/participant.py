@@ -15,7 +15,9 @@ from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep
 from stage.core.commands import AttemptKind
+from stage.core.errors import StageError
 from stage.core.failure import FailureKind
+from stage.core.raised import raised
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
 from stage.ports.store import Tx
@@ -109,9 +111,7 @@ class StageParticipant(Generic[P, A]):
                     kind=FailureKind.TRANSIENT, reason=reason, retry_after=error.retry_after
                 )
             case _:
-                return Failed(
-                    kind=FailureKind.TRANSIENT, reason=f"{type(error).__name__}: {reason}"
-                )
+                return Failed(kind=FailureKind.TRANSIENT, reason=raised(error))
 
     def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """See `ports.stage.Participant`."""
@@ -150,19 +150,19 @@ class StageParticipant(Generic[P, A]):
             raise exit_raised("the output", error) from error
         body = msgspec.json.encode(value) if adds.codec is None else adds.codec.to_json(value)
         if len(body) > adds.bytes_max:
-            raise ValueError(
+            raise StageError(
                 f"it has {len(body)} bytes, adds_bytes_max is {adds.bytes_max}: add less,"
                 " or raise the setting"
             )
         most = DEFAULT_LIMITS.adds_values_max
         if len(body) > most * VALUE_BYTES_MIN and values_kept(msgspec.json.decode(body)) > most:
-            raise ValueError(f"it has more than {most} members and items: add less")
+            raise StageError(f"it has more than {most} members and items: add less")
         return msgspec.Raw(body)
 
 
-def exit_raised(what: str, error: BaseException) -> RuntimeError:
+def exit_raised(what: str, error: BaseException) -> StageError:
     """The error that an exit or a cancellation out of a plain function is (rule 35)."""
-    return RuntimeError(f"{what} raised {error!r}")
+    return StageError(f"{what} raised {raised(error)}")
 
 
 def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:

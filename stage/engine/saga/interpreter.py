@@ -21,6 +21,7 @@ from stage.core.failure import FailureKind
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import Impossible, decide, evolve
 from stage.core.questions import past_pivot
+from stage.core.raised import raised
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
@@ -173,7 +174,7 @@ class Interpreter:
         try:
             self._output(done, context, completed.at, run)
         except Exception as error:
-            reason = sendable(f"the output raised {type(error).__name__}: {error}")
+            reason = sendable(f"the output raised {raised(error)}")
             if past_pivot(self.plan, done.saga):
                 cause = ParkCause.OUTPUT_FAILED
                 return e.Parked(at=completed.at, cause=cause, reason=reason)
@@ -260,7 +261,7 @@ class Interpreter:
         except Exception as error:
             return participant.explain(error)
         except BaseException as error:  # a function that exits ends its step, not the process
-            return Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {error!r}")
+            return Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {raised(error)}")
         return Finished(result=result)
 
     def _prepare(
@@ -290,7 +291,7 @@ class Interpreter:
                     outgoing.body = enriched(self.plan.stage, done.saga, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
-                    reason = f"the output raised {type(error).__name__}: {error}"
+                    reason = f"the output raised {raised(error)}"
                     outgoing.turn = Failed(kind=FailureKind.REFUSED, reason=reason)
         self._record(done, self._started(do, key, span, request, now))
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
@@ -307,7 +308,7 @@ class Interpreter:
         try:
             conversation = self.converse(saga, context, do, key, now, span)
         except Exception as error:
-            reason = f"{do.step} cannot be begun: {type(error).__name__}: {error}"
+            reason = f"{do.step} cannot be begun: {raised(error)}"
             return None, Failed(kind=FailureKind.REFUSED, reason=reason)
         turn = as_repeat(do, conversation.begin(), stored_requests(saga, do))
         if isinstance(turn, Failed):
