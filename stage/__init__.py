@@ -1,4 +1,4 @@
-"""What authors import: the stage, the saga, the client and the transaction, and how a step ends.
+"""The names that authors import: the stage, the saga, the client, the ends of a step.
 
 The names are imported when first used, so that code that needs one room alone (the
 neighbours need `stage.wire`) does not load the others.

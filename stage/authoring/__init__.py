@@ -1,4 +1,4 @@
-"""What the author of a stage declares. `Stage` itself, which can be served, is in `stage`."""
+"""The declarations of an author. `Stage` itself, which can be served, is in `stage`."""
 
 from stage.authoring.http import Http, Response
 from stage.authoring.outcomes import InDoubt, Refused, Transient

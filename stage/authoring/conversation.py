@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from stage.authoring.http import HeaderRefused
 from stage.authoring.outcomes import InDoubt, Refused, Transient
-from stage.core.outcome import FailureKind, classify_code
+from stage.core.failure import FailureKind, classify_code
 from stage.ports.stage import Answer, Failed, Finished, Foreign, Lost, Send, Turn
 from stage.wire.http import SAFE_METHODS
 

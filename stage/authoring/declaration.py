@@ -74,8 +74,8 @@ class StageDeclaration(Generic[P, A]):
         """Declare a local transaction `async def step(tx, saga)`.
 
         It may await `tx` and nothing else. It succeeds when it returns, is refused when it raises
-        Refused, and is rolled back and tried again, at most `attempts_max` times, when it raises
-        anything else.
+        Refused, and is tried again in a new database transaction, at most `attempts_max` times,
+        when it raises anything else.
         """
 
         def declare(function: Callable[..., Any]) -> TransactionStep[Any]:
@@ -89,7 +89,8 @@ class StageDeclaration(Generic[P, A]):
 
         return declare if function is None else declare(function)
 
-    def call(  # many parameters: each is a word of the author's, and all but `to` have a default
+    # Long because each parameter is a word of the author's; all but `to` have a default.
+    def call(
         self,
         *,
         to: str,

@@ -1,4 +1,4 @@
-"""What a step's function raises when it does not succeed. Any other exception is in doubt."""
+"""The exceptions with which a step's function does not succeed. Any other exception is in doubt."""
 
 from __future__ import annotations
 

@@ -16,11 +16,13 @@ from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep
 from stage.core.commands import Activity
-from stage.core.outcome import FailureKind
+from stage.core.failure import FailureKind
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
 from stage.ports.store import Tx
+from stage.wire.limits import DEFAULT_LIMITS, VALUE_BYTES_MIN
 from stage.wire.problem import ProblemType, WireError
+from stage.wire.strict_json import values_kept
 
 P = TypeVar("P")
 A = TypeVar("A")
@@ -150,6 +152,9 @@ class StageParticipant(Generic[P, A]):
                 f"it has {len(body)} bytes, adds_bytes_max is {adds.bytes_max}: add less,"
                 " or raise the setting"
             )
+        most = DEFAULT_LIMITS.adds_values_max
+        if len(body) > most * VALUE_BYTES_MIN and values_kept(msgspec.json.decode(body)) > most:
+            raise ValueError(f"it has more than {most} members and items: add less")
         return msgspec.Raw(body)
 
 

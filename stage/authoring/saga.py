@@ -71,7 +71,7 @@ class Saga(Generic[P]):
     def key_of(self, step: HasResult[Any] | Callable[..., Any]) -> str:
         """The idempotency key under which that step was done; a compensation refunds by it."""
         name = getattr(step, "name", "")
-        return idempotency_key(self._view.id, self._view.stage, name, Direction.DO)
+        return idempotency_key(self._view.id, self._view.stage, name, Direction.EXECUTE)
 
     @property
     def attempt(self) -> int:
@@ -79,7 +79,7 @@ class Saga(Generic[P]):
         return self._view.attempt
 
     def result(self, step: HasResult[R] | Callable[..., Any]) -> R:
-        """What that step returned. Raises LookupError when it has no result (yet)."""
+        """The result of that step. Raises LookupError when it has no result (yet)."""
         name = getattr(step, "name", "")
         body = self._view.results.get(name)
         if body is None:

@@ -11,16 +11,16 @@ from typing import Any, Literal, cast
 from aiohttp import web
 
 from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap.descriptors import connections_max
 from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
 from stage.bootstrap.wiring import build_app
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.inbound.aiohttp import SERVICE
+from stage.inbound.aiohttp_server import BoundedRunner, ServerLimits
 from stage.telemetry import logs, sdk
 
 LogFormat = Literal["json", "console", "auto"]
-LINGERING_SECONDS = 1.0
-"""How long what is left of a refused body is read, before the connection is closed."""
 LISTEN_BACKLOG = 1024
 GC_OBJECTS_MIN = 20_000
 """New containers between two collections: Python's 700 are made by less than one saga."""
@@ -41,9 +41,8 @@ def serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
 
 async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     app = build_app(stage, config)
-    runner = web.AppRunner(
-        app, handle_signals=False, access_log=None, lingering_time=LINGERING_SECONDS
-    )
+    limits = ServerLimits(connections_max=connections_max(config))
+    runner = BoundedRunner(app, limits, logs.report_turned_away)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -64,7 +63,9 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
 
 
 async def _listen(runner: web.AppRunner, config: Config) -> None:
-    site = web.TCPSite(runner, config.host, config.port, backlog=LISTEN_BACKLOG)
+    # So many may be accepted at once, before any of them can be turned away.
+    backlog = min(LISTEN_BACKLOG, connections_max(config) // 4)
+    site = web.TCPSite(runner, config.host, config.port, backlog=backlog)
     try:
         await site.start()
     except OSError as error:
@@ -75,7 +76,7 @@ async def _listen(runner: web.AppRunner, config: Config) -> None:
 
 
 def _collect_rarely() -> None:
-    """What is here now stays for good; what a saga makes mostly dies with it, uncollected."""
+    """Keep the objects of the start for good; those of a saga mostly die with it, uncollected."""
     gc.freeze()
     gc.set_threshold(GC_OBJECTS_MIN)
 

@@ -46,7 +46,7 @@ from stage.telemetry.gauges import Gauges
 from stage.telemetry.meters import bridge
 from stage.telemetry.metrics import Metrics
 from stage.wire.descriptor import Descriptor
-from stage.wire.limits import DEFAULT_LIMITS
+from stage.wire.limits import DEFAULT_LIMITS, Limits
 
 
 def build_app(
@@ -124,7 +124,7 @@ class WiredStage:
         watch: AuthorCodeWatch,
     ) -> None:
         self.service = service
-        """What the endpoints need."""
+        """The parts that the endpoints use."""
         self._config = config
         self._engine = engine
         self._store = store
@@ -172,7 +172,8 @@ class WiredStage:
         await self._engine.drain(self._config.drain_seconds)
 
 
-def wire(  # over 40 lines: a list of rooms in the order in which they need each other
+# Long because it lists the rooms in the order in which they need each other.
+def wire(
     stage: StageDeclaration[Any, Any],
     config: Config,
     *,
@@ -214,12 +215,7 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         peers,
         observer,
         clock=clock,
-        limits=EngineLimits(
-            sagas_max=config.concurrency_max,
-            deadline_seconds_default=config.deadline_seconds_default,
-            compensation_window_seconds=config.compensation_window_seconds,
-            wire=limits,
-        ),
+        limits=_engine_limits(config, limits),
         code=watch.code,
     )
     gauges = Gauges(
@@ -242,6 +238,15 @@ def wire(  # over 40 lines: a list of rooms in the order in which they need each
         wait_seconds_max=config.wait_seconds_max,
     )
     return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
+
+
+def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
+    return EngineLimits(
+        sagas_max=config.concurrency_max,
+        deadline_seconds_default=config.deadline_seconds_default,
+        compensation_window_seconds=config.compensation_window_seconds,
+        wire=wire,
+    )
 
 
 def _author_defects(observer: Observer) -> Report:

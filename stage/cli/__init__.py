@@ -1,1 +1,1 @@
-"""The command line: one file a group of verbs. What starts slowly is imported when it is needed."""
+"""The command line: one file a group of verbs. Slow imports wait until they are needed."""

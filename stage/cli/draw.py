@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stage.cli.failure import one_line
+from stage.core.describe import event_in_words
 from stage.core.questions import Standing
 from stage.wire.envelope import parse_instant
 from stage.wire.views import SagaPage, SagaView, StepView
@@ -44,7 +45,7 @@ def draw_page(page: SagaPage) -> str:
     rows = [
         (
             saga.saga_id,
-            saga.state + (" (parked)" if saga.parked else ""),
+            saga.state + _parked(saga),
             saga.outcome.value,
             saga.updated_at,
             saga.parked_reason or saga.next_action or saga.next_action_at or "",
@@ -95,8 +96,14 @@ def _standing(saga: SagaView) -> list[str]:
 
 
 def _state(saga: SagaView) -> str:
-    parked = f", parked: {_cell(saga.parked_reason or '')}" if saga.parked else ""
-    return f"{_cell(saga.state)} ({saga.outcome.value}){parked}"
+    why = f": {_cell(saga.parked_reason or '')}" if saga.parked else ""
+    return f"{_cell(saga.state)} ({saga.outcome.value}){_cell(_parked(saga))}{why}"
+
+
+def _parked(saga: SagaView) -> str:
+    if not saga.parked:
+        return ""
+    return f", parked ({saga.parked_cause})" if saga.parked_cause else ", parked"
 
 
 def _steps(steps: Sequence[StepView]) -> list[str]:
@@ -138,27 +145,9 @@ def _history(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         branch = "└─" if number == len(entries) else "├─"
         at = _instant(entry.get("at"))
         after = f"{at - first:+9.3f} s" if at is not None and first is not None else " " * 11
-        lines.append(f"  {branch} {after}  {_entry(entry)}")
+        words = event_in_words(str(entry.get("event", "?")), entry)
+        lines.append(f"  {branch} {after}  {_cell(words)}")
     return lines
-
-
-def _entry(entry: Mapping[str, Any]) -> str:
-    words = [f"{entry.get('event', '?')!s:<23}"]
-    if step := entry.get("step"):
-        words.append(str(step))
-    if isinstance(entry.get("attempt"), int) and entry["attempt"] > 1:
-        words.append(f"attempt {entry['attempt']}")
-    if by := entry.get("requested_by"):
-        words.append(f"by {by}")
-    if stands := entry.get("stands"):
-        words.append(f"stands: {', '.join(map(str, stands))}")
-    if isinstance(landed := entry.get("landed"), bool):
-        words.append("as landed" if landed else "as not landed")
-    if actor := entry.get("actor"):
-        words.append(f"by {actor}")
-    if reason := entry.get("reason") or entry.get("why"):
-        words.append(f"({reason})")
-    return _cell(" ".join(words))
 
 
 def _instant(text: object) -> float | None:

@@ -148,13 +148,13 @@ def print_plan(url: str, saga_id: str) -> int:
     click.echo(f"saga {plan['saga_id']} at {plan['stage']} is {plan['state']}")
     rows = [
         (
-            undo["step"],
-            undo["kind"],
-            undo["peer"] or "-",
-            undo.get("standing", "-").replace("_", " "),
-            PROSPECTS[undo["prospect"]],
+            line["step"],
+            line["kind"],
+            line["peer"] or "-",
+            line.get("standing", "-").replace("_", " "),
+            PROSPECTS[line["prospect"]],
         )
-        for undo in plan["steps"]
+        for line in plan["steps"]
     ]
     nothing = "nothing stands" if plan.get("standing") != "unknown" else UNREADABLE
     click.echo(table(("STEP", "KIND", "PEER", "NOW", "WOULD BE"), rows) if rows else nothing)

@@ -87,7 +87,7 @@ def _simulate_worlds(seeds: range, scenario: Scenario, named: str) -> int:
         if result.violations:
             failed.append(result)
 
-    summary = simulate_many(seeds, scenario, files_every=0, told=keep_failed)
+    summary = simulate_many(seeds, scenario, files_every=0, each=keep_failed)
     click.echo(_draw(summary, failed))
     if not summary.states["completed"]:
         click.echo("no saga completed: check the payloads and the model (docs/simulate.md)")

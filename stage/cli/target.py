@@ -51,7 +51,7 @@ def find_stage(target: str) -> StageDeclaration[Any, Any]:
 def _import(name: str) -> Any:
     here = os.getcwd()
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)  # last: a file there never stands in for the standard library
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

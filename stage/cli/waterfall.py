@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from stage.core.commands import Activity
+from stage.core.describe import attempt_in_words
 from stage.core.event_table import NAMED, EventRow, Level
 from stage.core.events import Recovered
 from stage.core.questions import Standing
@@ -21,13 +22,6 @@ BAR_CHARS = 32
 LABEL_CHARS = 40
 REASON_CHARS = 60
 RECOVERED = str(Recovered.__struct_config__.tag)
-_BEFORE_STEP = {
-    Activity.EXECUTE: "",
-    Activity.PROBE: "probe ",
-    Activity.COMPENSATE: "compensate ",
-    Activity.TELL: "tell upstream",
-}
-"""What stands before the name of the step in the row of an attempt."""
 _AS_ASKED = frozenset({"succeeded", "delivered"})
 """Ends of attempts that need no word: the bar says it."""
 _FOREIGN = EventRow(wording="")
@@ -110,7 +104,7 @@ def _rows(story: StageStory, depth: int) -> Iterable[_Row]:
 
 def _begun(event: ChainEvent, activity: Activity) -> str:
     again = f" #{event.attempt}" if event.attempt is not None and event.attempt > 1 else ""
-    return f"{_BEFORE_STEP[activity]}{event.step}{again}"
+    return f"{attempt_in_words(activity, event.step)}{again}"
 
 
 def _undeclared(event: ChainEvent) -> str:
@@ -159,7 +153,8 @@ def _ends(stages: Sequence[StageStory]) -> list[str]:
             continue
         line = f"{_plain(story.stage)}: {_plain(story.state or '?')}"
         if story.parked_reason:
-            line += f", parked: {_plain(story.parked_reason)}"
+            cause = f" ({_plain(story.parked_cause)})" if story.parked_cause else ""
+            line += f", parked{cause}: {_plain(story.parked_reason)}"
         if story.next_action:
             line += f", next: {_plain(story.next_action)}"
         if story.stands:

@@ -1,4 +1,4 @@
-"""What is in force and where it comes from: the lines of `stage config`."""
+"""The settings in force and their sources: the lines of `stage config`."""
 
 from __future__ import annotations
 

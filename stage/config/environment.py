@@ -18,7 +18,7 @@ NEAR = 0.75
 """How alike (difflib's ratio, without the prefix) a slip and the name that was meant are at least.
 `PROT` and `PORT` are at 0.75, `HOSTNAME` and `HOST` at 0.67."""
 
-# What Kubernetes sets for every service whose name begins with "stage".
+# Kubernetes sets these for every service whose name begins with "stage".
 _SERVICE_LINK = re.compile(r"STAGE_(?:\w+_)?(?:SERVICE_(?:HOST|PORT)|PORT_\d+_(?:TCP|UDP|SCTP))\w*")
 _SERVICE_LINK_PORT = re.compile(r"STAGE_(?:\w+_)?PORT")
 _NESTED = re.compile(rf"{PREFIX}(?P<peers>UPSTREAM|DOWNSTREAM|EXTERNAL)S?__\w*")

@@ -16,7 +16,7 @@ _PATHS = frozenset(key.name for key in PEER_KEYS if key.read is file_path)
 
 
 def from_file(path: str | Path | None, problems: list[str]) -> Iterator[Given]:
-    """The settings of a file; nothing without a path. What is not known is a problem."""
+    """The settings of a file; nothing without a path. An unknown name is a problem."""
     if path is None:
         return
     import tomllib

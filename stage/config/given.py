@@ -1,4 +1,4 @@
-"""What a source gives, before it is judged, and how peers are written in it."""
+"""The values of a source, before they are judged, and how peers are written in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stage.config.values import redacted
 
 
 class Given(NamedTuple):
-    """What one source gives for one setting: for a peer (`peer` is its name) for one `key`."""
+    """The value that one source gives for one setting; `peer` and `key` are set for a peer's."""
 
     setting: Setting
     value: object

@@ -9,7 +9,7 @@ from stage.config.settings import BY_NAME
 
 
 def from_options(options: Mapping[str, object], problems: list[str]) -> Iterator[Given]:
-    """The settings that are given; None is not given. What is not known is a problem."""
+    """The settings that are given; None is not given. An unknown name is a problem."""
     for name, value in options.items():
         setting = BY_NAME.get(name)
         if setting is None:

@@ -54,6 +54,7 @@ class Config:
     stuck_seconds: float = 5.0
     concurrency_max: int = 1_000
     requests_max: int = 2_000
+    connections_max: int = 4_000
     compensation_window_seconds: float = 604_800.0
     compensation_patience_seconds: float = 259_200.0
     attempts_max: int | None = None
@@ -155,6 +156,7 @@ SETTINGS = (
     ),
     Setting("concurrency_max", count(1), "N", "Sagas run at the same time."),
     Setting("requests_max", count(1), "N", "Requests answered at the same time; then 503."),
+    Setting("connections_max", count(8, 65_536), "N", "Connections open at the same time."),
     Setting(
         "compensation_window_seconds",
         seconds_between(0, 3_650 * DAY),
@@ -202,6 +204,6 @@ SETTINGS = (
         "Members of W3C baggage to pass on; by default none.",
     ),
 )
-"""What can be set, in the order in which it is shown."""
+"""All settings, in the order in which they are shown."""
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}

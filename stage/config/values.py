@@ -1,4 +1,4 @@
-"""What a value may be: each reads text or a TOML value, or raises ValueError with the fix."""
+"""The kinds of values: each reads text or a TOML value, or raises ValueError with the fix."""
 
 from __future__ import annotations
 

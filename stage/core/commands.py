@@ -25,7 +25,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Do(msgspec.Struct, frozen=True, kw_only=True):
-    """Do this for that step now. `attempt` counts from 1 within the activity."""
+    """Do this for that step now. `attempt` counts the attempts of its kind, from 1."""
 
     activity: Activity
     step: str = ""

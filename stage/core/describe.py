@@ -1,8 +1,12 @@
-"""Says in words what a saga does next: for operators, drawn from the machine itself."""
+"""Says in words what a saga did and does next, from the table of events and the machine itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.event_table import NAMED
 from stage.core.events import name_of
 from stage.core.machine import decide
 from stage.core.saga import Saga
@@ -14,6 +18,57 @@ VERBS = {
     Phase.PROBING: "probing",
     Phase.COMPENSATING: "compensating",
 }
+
+_BEFORE_STEP = {
+    Activity.EXECUTE: "",
+    Activity.PROBE: "probe ",
+    Activity.COMPENSATE: "compensate ",
+    Activity.TELL: "tell upstream",
+}
+
+
+def attempt_in_words(activity: Activity, step: str) -> str:
+    """An attempt as timelines name it, such as `charge`, `probe charge` or `tell upstream`."""
+    return f"{_BEFORE_STEP[activity]}{step}"
+
+
+def event_in_words(name: str, members: Mapping[str, Any]) -> str:
+    """An event of a journal in one line, such as `compensate charge: started, attempt 2`.
+
+    Only members that the table makes public are shown, whatever is given. A name that the table
+    does not know is shown as it is: a neighbour may use its own.
+    """
+    row = NAMED.get(name)
+    wording = name if row is None else row.wording
+    public = ("step",) if row is None else row.public
+    given = {member: members[member] for member in public if members.get(member) is not None}
+    step = str(given.get("step", ""))
+    if row is not None and (activity := row.starts or row.ends) is not None:
+        said = f"{attempt_in_words(activity, step)}: {wording}"
+    else:
+        said = f"{wording}: {step}" if step else wording
+    words = [said, *(_IN_WORDS[each](given[each]) for each in given if each in _IN_WORDS)]
+    reason = given.get("reason") or given.get("why")
+    return ", ".join(filter(None, words)) + (f" ({reason})" if reason else "")
+
+
+def _by(name: object) -> str:
+    return f"by {name}" if name else ""
+
+
+def _stands(names: object) -> str:
+    return f"stands: {', '.join(map(str, names))}" if isinstance(names, list | tuple) else ""
+
+
+_IN_WORDS: Mapping[str, Callable[[Any], str]] = {
+    "attempt": lambda number: "" if number == 1 else f"attempt {number}",
+    "epoch": lambda number: f"as run {number}",
+    "requested_by": _by,
+    "actor": _by,
+    "stands": _stands,
+    "landed": lambda landed: "as landed" if landed else "as not landed",
+}
+"""The words of a member, where its value alone would not be understood."""
 
 
 def next_action(plan: Plan, saga: Saga, now: float) -> tuple[str, float | None] | None:

@@ -14,7 +14,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 
 
 class Level(StrEnum):
@@ -29,8 +29,9 @@ class Level(StrEnum):
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     """The properties that all events of one type share.
 
-    `public` is the allowlist of members. `wording` is the phrase that a timeline shows. `starts`
-    and `ends` name the activity whose attempt the event starts or ends, `end` how it ended: the
+    `public` is the allowlist of members. `wording` is the phrase that a timeline shows,
+    behind the name of the attempt where there is one (core.describe). `starts`
+    and `ends` name the kind of attempt that the event starts or ends, `end` how it ended: the
     label of the metrics. `failed` says that a span which ends with it is an error: a refusal is a
     business no, an answer and no error. `outcome` is the state that the saga ends in. `final` says
     that no later event is expected to end an attempt of the saga. `parks` says that the saga
@@ -137,7 +138,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     ),
     e.StepPending: _end("still running there", _EXECUTE, "pending", "step", "retry_after"),
     # --- probes ---
-    e.ProbeStarted: _start("probe started", _PROBE, "step"),
+    e.ProbeStarted: _start("started", _PROBE, "step"),
     e.ProbeFound: _end("found", _PROBE, "found", "step"),
     e.ProbeNotThere: _end("not there", _PROBE, "not_there", "step"),
     e.ProbeFailed: _end(
@@ -145,9 +146,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         "step", "reason", "retry_after", level=_WARNING, failed=True,
     ),
     # --- compensation ---
-    e.CompensationStarted: _start(
-        "compensation started", _COMPENSATE, "step", "attempt", "key"
-    ),
+    e.CompensationStarted: _start("started", _COMPENSATE, "step", "attempt", "key"),
     e.CompensationSucceeded: _end("undone", _COMPENSATE, "succeeded", "step"),
     e.CompensationDelayed: _end(
         "again later", _COMPENSATE, "delayed",
@@ -159,8 +158,8 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         "step", "reason", "stands", "certain", level=_ERROR, failed=True,
     ),
     # --- upstream ---
-    e.TellStarted: _start("upstream is asked to compensate", _TELL, "attempt"),
-    e.TellDelivered: _end("upstream has taken over", _TELL, "delivered", "status", final=True),
+    e.TellStarted: _start("started", _TELL, "attempt"),
+    e.TellDelivered: _end("taken over", _TELL, "delivered", "status", final=True),
     e.TellDelayed: _end(
         "again later", _TELL, "delayed",
         "reason", "retry_after", "not_understood", "denied", level=_WARNING, failed=True,
@@ -199,6 +198,22 @@ def level_of(event: e.Event) -> Level:
     if isinstance(event, e.Recovered) and event.rested:
         return Level.DEBUG
     return EVENTS[type(event)].level
+
+
+def park_cause_of(event: e.Event) -> ParkCause | None:
+    """Why the saga waits for a person from this event on; None when it does not."""
+    if not EVENTS[type(event)].parks:
+        return None
+    cause: ParkCause = getattr(event, "cause", ParkCause.FAILED_TO_COMPENSATE)
+    return cause
+
+
+_REASONED: Final = frozenset(kind for kind, row in EVENTS.items() if "reason" in row.public)
+
+
+def reason_of(event: e.Event) -> str:
+    """The reason of the event where its row makes it public, or an empty text."""
+    return getattr(event, "reason", "") if type(event) in _REASONED else ""
 
 
 def public_members(event: e.Event) -> dict[str, Any]:

@@ -319,13 +319,13 @@ class Forgotten(_Verb, frozen=True, kw_only=True, tag="forgotten"):
 Verb = Retried | Settled | Resolved | Forgotten
 """The acts that an operator can do."""
 
-Outcome = (
+AttemptEnd = (
     StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
     | ProbeFound | ProbeNotThere | ProbeFailed
     | CompensationSucceeded | CompensationDelayed | CompensationRefused
     | TellDelivered | TellDelayed | TellRefused
 )  # fmt: skip
-"""How an attempt can end."""
+"""The events that end an attempt."""
 
 Event = (
     Accepted | Tombstoned | Recovered | AnswerDeferred | CompensationRequested

@@ -39,7 +39,7 @@ class Prospect(StrEnum):
     """It failed to be undone, or is behind the pivot: a person has to."""
 
 
-class Undo(msgspec.Struct, frozen=True, kw_only=True):
+class ForecastLine(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the forecast, in the order in which it would happen."""
 
     step: str
@@ -50,19 +50,19 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True):
     """A word of `questions.Standing`."""
 
 
-def forecast(plan: Plan, saga: Saga) -> list[Undo]:
+def forecast(plan: Plan, saga: Saga) -> list[ForecastLine]:
     """The steps that would be looked at, last started first (rule 7). Nothing is changed."""
     certain = None
     if past_pivot(plan, saga):
         certain = Prospect.CANNOT
     elif pivot_undecided(plan, saga):
         certain = Prospect.PIVOT_FIRST
-    lines: list[Undo] = []
+    lines: list[ForecastLine] = []
     for step in backward(plan):
         known = saga.steps.get(step.name)
         if known is not None and _matters(known):
             lines.append(
-                Undo(
+                ForecastLine(
                     step=step.name,
                     kind=step.kind.value,
                     peer=step.peer,

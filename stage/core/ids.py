@@ -6,10 +6,10 @@ from enum import StrEnum
 
 
 class Direction(StrEnum):
-    """Whether a key belongs to doing a step or to undoing it."""
+    """Whether a key belongs to the execution of a step or to its compensation."""
 
-    DO = "do"
-    UNDO = "undo"
+    EXECUTE = "do"
+    COMPENSATE = "undo"
 
 
 def idempotency_key(
@@ -19,7 +19,7 @@ def idempotency_key(
 
     Stage and step names hold no colon, so the key reads back from the right without doubt.
     `ordinal` counts the requests that one function sends, `number` the keys that an operator has
-    ordered for an undo: `undo`, then `undo.2`.
+    ordered for a compensation: `undo`, then `undo.2`.
     """
     key = f"{saga_id}:{stage}:{step}:{direction}"
     if number > 1:

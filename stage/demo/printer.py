@@ -6,6 +6,7 @@ import sys
 from datetime import datetime
 from typing import Any
 
+from stage.core.describe import event_in_words
 from stage.demo.accounts import Account
 from stage.demo.chain import Chain
 from stage.demo.story import Expected
@@ -43,7 +44,7 @@ class Printer:
         first = _instant(account.journal[0]) if account.journal else 0.0
         for entry in account.journal:
             after = (_instant(entry) - first) * 1000
-            self._print(f"    ├─ {after:7.0f} ms  {_line(entry)}")
+            self._print(f"    ├─ {after:7.0f} ms  {event_in_words(entry['event'], entry)}")
         for text, holds in account.checks:
             mark = self._coloured(GREEN, "✓") if holds else self._coloured(RED, "✗")
             self._print(f"    │  {mark} {text}")
@@ -94,16 +95,3 @@ class Printer:
 
 def _instant(entry: dict[str, Any]) -> float:
     return datetime.fromisoformat(entry["at"]).timestamp()
-
-
-def _line(entry: dict[str, Any]) -> str:
-    """One entry of the journal in words."""
-    what = entry["event"].replace("_", " ")
-    about = entry.get("step", "")
-    attempt = f" #{entry['attempt']}" if entry.get("attempt", 1) > 1 else ""
-    reason = entry.get("reason") or ""
-    if entry["event"] == "compensation_requested":
-        about = f"by {entry.get('requested_by', '?')}"
-    if entry["event"] == "recovered":
-        about = f"as run {entry.get('epoch')}"
-    return f"{what:<24} {about}{attempt}{'  · ' + reason if reason else ''}".rstrip()

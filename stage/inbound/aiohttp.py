@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDict
 
+from stage.inbound.aiohttp_server import SERVER_HEADER
 from stage.inbound.dispatch import UNKNOWN_ROUTE, answer
 from stage.inbound.problems import of_status, problem_answer
 from stage.inbound.read import not_readable, too_large, too_slow
@@ -22,7 +23,8 @@ SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 
 def make_app() -> web.Application:
     """The application without its keys; `SERVICE` must be set before it starts."""
-    app = web.Application(middlewares=[_others])
+    # No body is decompressed, whatever route it comes to: none of ours takes such a one.
+    app = web.Application(middlewares=[_others], handler_args={"auto_decompress": False})
     for route in ROUTES:
         app.router.add_route(route.method, route.template, partial(_handle, route))
     return app
@@ -62,7 +64,7 @@ async def _others(request: web.Request, handler: Handler) -> web.StreamResponse:
     )
     if not responses:
         return _response(answered, request)
-    for name, value in answered.headers:
+    for name, value in (*answered.headers, SERVER_HEADER):
         responses[0].headers.setdefault(name, value)
     return responses[0]
 
@@ -111,13 +113,14 @@ async def _read_body(service: Service, request: web.Request) -> bytes:
         raise too_slow(service.body_seconds_max) from None
     except RequestPayloadError as error:
         raise not_readable(str(error)) from None
+    except ConnectionError:  # the caller has gone: no defect, and there is nobody to answer
+        raise not_readable("the connection was closed within the body") from None
     return b"".join(parts)
 
 
 def _response(answered: Answer, request: web.Request) -> web.Response:
-    response = web.Response(
-        status=answered.status, body=answered.body, headers=CIMultiDict(answered.headers)
-    )
+    headers = CIMultiDict((*answered.headers, SERVER_HEADER))
+    response = web.Response(status=answered.status, body=answered.body, headers=headers)
     if answered.close:
         response.force_close()
     return response

@@ -63,8 +63,7 @@ async def _journal(service: Service, request: Request, saga_id: str) -> Answer:
     entries = await service.engine.journal(saga_id, after, wait)
     if not entries and await service.engine.get_saga(saga_id) is None:
         raise never_seen(saga_id)
-    more = len(entries) > limit
-    return json_answer(journal_view(saga_id, entries[:limit], more=more))
+    return json_answer(journal_view(saga_id, entries, limit))
 
 
 def _whole_number(query: dict[str, list[str]], name: str, default: int, least: int) -> int:

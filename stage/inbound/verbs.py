@@ -14,11 +14,13 @@ from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.inbound.views import never_seen, view_of_snapshot
 from stage.ports.engine import NotAllowed
+from stage.wire.limits import Limits
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
 from stage.wire.strict_json import decode_object
 
 ACTOR_CHARS_MAX = 128
+STEP_CHARS_MAX = 256
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,7 +109,7 @@ async def forget(service: Service, request: Request) -> Answer:
 async def _operate(service: Service, request: Request, make: Make) -> Answer:
     """Do what the operator asks and answer with the saga as it stands, or would stand, after."""
     saga_id = saga_id_of(request)
-    order = _decode(decode_object(await read_json(request), service.limits))
+    order = _decode(decode_object(await read_json(request), service.limits), service.limits)
     verb = make(order, service.clock.now())
     if isinstance(verb, e.Settled) and verb.landed:
         service.participant.check_result(verb.step, verb.result)
@@ -120,7 +122,7 @@ async def _operate(service: Service, request: Request, make: Make) -> Answer:
     return json_answer(view_of_snapshot(service, snapshot))
 
 
-def _decode(members: dict[str, Any]) -> Order:
+def _decode(members: dict[str, Any], limits: Limits) -> Order:
     try:
         order = msgspec.convert(members, Order)
     except msgspec.ValidationError as error:
@@ -133,6 +135,14 @@ def _decode(members: dict[str, Any]) -> Order:
             "Order incomplete",
             "actor and reason must not be empty",
             hint="they are kept with the saga, so that others can see who did what and why",
+        )
+    if len(order.reason) > limits.reason_chars_max or len(order.step) > STEP_CHARS_MAX:
+        raise WireError(
+            422,
+            "Order not understood",
+            f"the reason has {len(order.reason)} characters, or no step has such a name",
+            hint=f"give a reason of at most {limits.reason_chars_max} characters; every view of"
+            " the journal shows it",
         )
     return order
 

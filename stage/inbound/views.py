@@ -7,7 +7,7 @@ import msgspec
 from stage.core.describe import next_action
 from stage.core.event_table import public_members
 from stage.core.events import name_of
-from stage.core.forecast import Undo, forecast
+from stage.core.forecast import ForecastLine, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.questions import standing, standing_apart, standing_of_saga
 from stage.core.states import ParkCause, SagaState, Tell
@@ -20,6 +20,9 @@ from stage.wire.envelope import format_instant
 from stage.wire.problem import WireError
 from stage.wire.views import JournalView, SagaView, StepView
 
+JOURNAL_BYTES_MAX = 262_144
+"""A page of the journal ends behind the entry that exceeds it."""
+
 
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     """The forecast of a compensation. `upstream` would be notified.
@@ -30,7 +33,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     saga_id: str
     stage: str
     state: SagaState
-    steps: list[Undo]
+    steps: list[ForecastLine]
     standing: str
     upstream: str | None = msgspec.field(default=None, name="tells")
 
@@ -93,7 +96,7 @@ def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
     """The key under which the API of the step knows its effect."""
     if step.kind is not StepKind.CALL:
         return None
-    return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.DO)
+    return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.EXECUTE)
 
 
 def row_view(service: Service, row: SagaRow) -> SagaView:
@@ -119,15 +122,21 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
     )
 
 
-def journal_view(saga_id: str, entries: list[Entry], *, more: bool = False) -> JournalView:
-    """The journal with the public members of its events (core.event_table) and no others.
+def journal_view(saga_id: str, entries: list[Entry], limit: int | None = None) -> JournalView:
+    """A page of the journal with the public members of its events (core.event_table), no others.
 
-    `more` says that there are entries behind these.
+    It ends after `limit` entries, or with the one that makes it larger than JOURNAL_BYTES_MAX.
     """
+    shown: list[dict[str, object]] = []
+    size = 0
+    for entry in entries[:limit]:
+        shown.append(_entry(entry))
+        size += len(msgspec.json.encode(shown[-1]))
+        if size > JOURNAL_BYTES_MAX:
+            break
+    more = len(shown) < len(entries)
     return JournalView(
-        saga_id=saga_id,
-        entries=[_entry(entry) for entry in entries],
-        next=entries[-1].number if more else None,
+        saga_id=saga_id, entries=shown, next=entries[len(shown) - 1].number if more else None
     )
 
 

@@ -28,7 +28,7 @@ CREDENTIALS_SHARE = 0.5
 
 
 class BreakerUse(Enum):
-    """What a request has to do with the breaker of its peer."""
+    """The part that the breaker of its peer plays in a request."""
 
     GUARDED = "guarded"
     """It is held back while the breaker is open, and its end is recorded."""
@@ -39,7 +39,7 @@ class BreakerUse(Enum):
 
 
 class PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send to which peer.
+    """A request to a peer.
 
     `route` is the template of the path for the name of the span, empty where there is none. With
     `budget` (seconds left) the header Saga-Budget-Ms is sent. A request that is not `spanned` has

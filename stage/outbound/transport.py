@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import StreamWriter
+from aiohttp.http import HttpProcessingError, StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -23,6 +23,8 @@ from stage.ports.stage import Answer, Lost
 from stage.ports.time_limit import TimeLimit
 
 ANSWER_BYTES_MAX = 1_048_576
+INTERIM_ANSWERS_MAX = 8
+"""Answers 1xx before the answer. One server sends one or two."""
 CONNECT_SECONDS_MAX = 5.0
 CONNECT_SHARE = 0.9
 """A share of the timeout: a connection that never came about must not end as a timeout."""
@@ -152,7 +154,11 @@ async def _converse(
     await writer.write(body, drain=False)
     writer.set_eof()
     message, content = await protocol.read()
+    interim = 0
     while 100 <= message.code <= 199 and message.code != 101:  # not the answer yet
+        interim += 1
+        if interim > INTERIM_ANSWERS_MAX:
+            raise HttpProcessingError(message=f"more than {INTERIM_ANSWERS_MAX} answers 1xx")
         message, content = await protocol.read()
     encoding = message.headers.get(hdrs.CONTENT_ENCODING, "identity")
     if encoding.lower() != "identity":

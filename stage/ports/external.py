@@ -1,4 +1,4 @@
-"""External APIs: one request out, one answer or none back. What may be lost is a value.
+"""External APIs: one request out, one answer or none back. A loss is a value.
 
 The law: nothing is raised for what the API or the network does. An implementation sends a request
 at most once, follows no redirect, reads no more than its limit, and returns within the timeout.

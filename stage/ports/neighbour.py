@@ -1,4 +1,4 @@
-"""The neighbours, upstream and downstream. Whatever may be lost is a value.
+"""The neighbours, upstream and downstream. A loss is a value.
 
 The law: nothing is raised for what the neighbour or the network does. An implementation sends a
 request at most once, follows no redirect, reads no more than its limit, and returns within the
@@ -97,8 +97,8 @@ class Neighbours(Protocol):
     ) -> OutcomeReply:
         """Ask downstream what became of a saga: `GET /sagas/{id}`, which starts nothing.
 
-        `NotExecuted` is the neighbour's own no, or says that it serves no sagas. Whatever does
-        not speak of the saga is `Lost`.
+        `NotExecuted` is the neighbour's own no, or says that it serves no sagas. An answer
+        that does not speak of the saga is `Lost`.
         """
         ...
 

@@ -15,7 +15,7 @@ import msgspec
 
 from stage.core.commands import Activity
 from stage.core.events import Request
-from stage.core.outcome import FailureKind
+from stage.core.failure import FailureKind
 from stage.core.steps import Plan
 from stage.ports.store import Tx
 
@@ -87,7 +87,7 @@ Turn = Send | Finished | Failed | Foreign
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
-    """What a function may know of its saga. `now` is the instant at which it was called."""
+    """The saga as a function may know it. `now` is the instant at which it was called."""
 
     id: str
     stage: str
@@ -159,7 +159,7 @@ class Participant(Protocol):
         ...
 
     def explain(self, error: Exception) -> Failed:
-        """What an exception out of a transaction means: refused or transient, never in doubt."""
+        """The meaning of an exception in a transaction: refused or transient, never in doubt."""
         ...
 
     def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
@@ -167,7 +167,7 @@ class Participant(Protocol):
         ...
 
     def output(self, view: RunView) -> msgspec.Raw | None:
-        """What the stage adds to the data, as JSON; None when it adds nothing.
+        """The addition of the stage to the data, as JSON; None when it adds nothing.
 
         Raises what the author's function raises, and ValueError for more than may be added.
         """

@@ -19,7 +19,7 @@ The law, for every store (`tests/unit/store` holds each one to it):
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -103,9 +103,8 @@ class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The sagas that wait, for monitoring. Instants in seconds since the epoch; None for none."""
 
-    parked: int
-    parked_in_doubt: int = 0
-    """Parked sagas that wait because of a doubt; `parked` counts them too."""
+    parked: Mapping[ParkCause, int]
+    """Parked sagas by cause; a cause without one is left out."""
     oldest_accepted_at: float | None
     """That of the oldest saga that is under way and not parked."""
     longest_due_at: float | None

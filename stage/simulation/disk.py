@@ -114,6 +114,7 @@ class SimulatedStore:
     async def close(self) -> None:
         """The disk stays."""
 
+    # Long because the faults of a unit strike one after the other, before, in and after it.
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
     ) -> T:

@@ -74,7 +74,7 @@ class Endpoints:
             replayed = " replayed" if (h.IDEMPOTENCY_REPLAYED, "true") in headers else ""
             books.tell(saga_id, stage, f"answers POST /sagas: {status} {outcome}{replayed}")
             books.answered(stage, saga_id, status, body, outcome, asked_at=asked_at)
-            if status == 202 and self._service.engine.ready:
+            if status == 202:
                 books.deferred(stage, saga_id)
         elif request.path.endswith(COMPENSATE):
             saga_id = unquote(request.path.removeprefix(f"{RUN}/").removesuffix(COMPENSATE))

@@ -1,6 +1,6 @@
 """The operator of a simulated chain: looks at the world, and uses the verbs truthfully (rule 14).
 
-What a person says is true: a step is settled as landed when its effect was made, and resolved only
+A person tells the truth: a step is settled as landed when its effect was made, and resolved only
 after it was undone by hand. So a verb may change how a saga ends, and never what may stand.
 """
 

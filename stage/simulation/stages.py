@@ -10,7 +10,7 @@ import msgspec
 from stage import Http, Refused, Saga, Stage, Transient, Tx
 
 
-class Job(msgspec.Struct):
+class Purchase(msgspec.Struct):
     """The payload of the simulated chain."""
 
     amount: int
@@ -38,21 +38,22 @@ async def _look(http: Http, path: str) -> Receipt | None:
 
 
 async def _undo(http: Http, path: str, receipt: Receipt | None) -> None:
-    told = None if receipt is None else receipt.id
-    answer = await http.post(path, json={"id": told})
+    made = None if receipt is None else receipt.id
+    answer = await http.post(path, json={"id": made})
     if answer.status == 402:
         raise Refused("cannot be undone")
     if answer.status >= 400:
         raise Transient(f"answered {answer.status}")
+    answer.json()  # a page of a gateway is no answer of the API
 
 
 def _local(stage: Stage[Any, Any], name: str, *, undo: bool = True) -> None:
     """A transaction that writes to the ledger, and its compensation."""
 
-    async def work(tx: Tx, saga: Saga[Job]) -> None:
+    async def work(tx: Tx, saga: Saga[Purchase]) -> None:
         await tx.execute(INSERT, saga.id, name, 0)
 
-    async def back(tx: Tx, saga: Saga[Job]) -> None:
+    async def back(tx: Tx, saga: Saga[Purchase]) -> None:
         await tx.execute(INSERT, saga.id, name, 1)
 
     work.__name__ = name
@@ -66,13 +67,13 @@ def _call(
 ) -> None:
     """A call with what belongs to it."""
 
-    async def work(http: Http, saga: Saga[Job]) -> Receipt:
+    async def work(http: Http, saga: Saga[Purchase]) -> Receipt:
         return await _ask(http, f"/{name}", saga.input.amount)
 
-    async def find(http: Http, saga: Saga[Job]) -> Receipt | None:
+    async def find(http: Http, saga: Saga[Purchase]) -> Receipt | None:
         return await _look(http, f"/{name}")
 
-    async def back(http: Http, saga: Saga[Job], receipt: Receipt | None) -> None:
+    async def back(http: Http, saga: Saga[Purchase], receipt: Receipt | None) -> None:
         await _undo(http, f"/{name}/undo", receipt)
 
     work.__name__ = name
@@ -84,10 +85,10 @@ def _call(
 
 
 def _stage(name: str) -> Stage[Any, Any]:
-    stage: Stage[Any, Any] = Stage(name, accepts=Job, adds=Receipt, migrations="migrations")
+    stage: Stage[Any, Any] = Stage(name, accepts=Purchase, adds=Receipt, migrations="migrations")
 
     @stage.output
-    def added(saga: Saga[Job]) -> Receipt:
+    def added(saga: Saga[Purchase]) -> Receipt:
         return Receipt(saga.id)
 
     return stage

@@ -97,7 +97,7 @@ def simulate_many(
     scenario: Scenario,
     *,
     files_every: int = FILES_EVERY,
-    told: Callable[[Result], None] = lambda result: None,
+    each: Callable[[Result], None] = lambda result: None,
 ) -> Summary:
     """Simulate one world a seed; every so many have their stores in SQLite files (0: none)."""
     summary = Summary()
@@ -108,7 +108,7 @@ def simulate_many(
         else:
             result = simulate_world(seed, scenario)
         summary.add(result)
-        told(result)
+        each(result)
     return summary
 
 

@@ -1,14 +1,16 @@
-"""What happened, in virtual time, as a person reads it."""
+"""The story of a simulated world, in virtual time, as a person reads it."""
 
 from __future__ import annotations
 
 from hashlib import sha256
 from typing import NamedTuple
 
+from stage.core.describe import event_in_words
+from stage.core.event_table import public_members
 from stage.core.events import Event, encode_event, name_of
 
 VIOLATION = "VIOLATION"
-"""Who says that something does not hold."""
+"""The speaker of a line that says that something does not hold."""
 CHARS_MAX = 160
 LINES_MAX = 400
 """Lines of one saga that are shown at most; the middle is left out."""
@@ -24,7 +26,7 @@ class Line(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What happened, in one line. Events are put into words only when somebody reads."""
+        """The line in words. Events are put into words only when somebody reads."""
         return self.what if isinstance(self.what, str) else describe(self.what)
 
 
@@ -40,14 +42,14 @@ class Transcript:
 
     def digest(self) -> str:
         """A hash of everything that happened, to the last bit of every event."""
-        told = sha256()
+        digest = sha256()
         for line in self.lines:
             what = line.what.encode() if isinstance(line.what, str) else encode_event(line.what)
-            told.update(f"{line.at!r} {line.saga} {line.who} ".encode() + what + b"\n")
-        return told.hexdigest()
+            digest.update(f"{line.at!r} {line.saga} {line.who} ".encode() + what + b"\n")
+        return digest.hexdigest()
 
     def history(self, saga: str) -> list[str]:
-        """What concerns one saga until something is wrong: its lines, and those of all."""
+        """The lines of one saga until something is wrong, with those that concern all sagas."""
         own = [line.at for line in self.lines if line.saga == saga]
         if not own:
             return []
@@ -59,22 +61,14 @@ class Transcript:
             if line.saga == saga or (not line.saga and first <= line.at <= last)
         ]
         width = max(len(line.who) for line in shown)
-        told = [f"{line.at:9.3f}  {line.who:<{width}}  {line.text}" for line in shown]
-        if len(told) > LINES_MAX:
+        text = [f"{line.at:9.3f}  {line.who:<{width}}  {line.text}" for line in shown]
+        if len(text) > LINES_MAX:
             half = LINES_MAX // 2
-            left_out = f"           ... {len(told) - 2 * half} lines left out ..."
-            told = [*told[:half], left_out, *told[-half:]]
-        return told
+            left_out = f"           ... {len(text) - 2 * half} lines left out ..."
+            text = [*text[:half], left_out, *text[-half:]]
+        return text
 
 
 def describe(event: Event) -> str:
-    """One line for an event of the journal, such as `journal: step started: charge, attempt 2`."""
-    told = name_of(event).replace("_", " ")
-    parts = [getattr(event, "step", "")]
-    for member, word in (("attempt", "attempt"), ("epoch", "epoch"), ("requested_by", "asked by")):
-        if value := getattr(event, member, ""):
-            parts.append(f"{word} {value}")
-    parts.append(getattr(event, "reason", ""))
-    parts.append(" ".join(getattr(event, "stands", ())))
-    about = ", ".join(part for part in parts if part)
-    return f"journal: {told}{': ' if about else ''}{about}"[:CHARS_MAX]
+    """One line for an event of the journal, such as `journal: charge: started, attempt 2`."""
+    return f"journal: {event_in_words(name_of(event), public_members(event))}"[:CHARS_MAX]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import CompensationRequested, Event, TurnedBack
-from stage.core.states import PARKED_IN_DOUBT, SagaState
+from stage.core.states import SagaState
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
@@ -155,8 +156,7 @@ class MemoryStore:
         due = [row.due_at for row in sagas if row.due_at is not None and row.due_at <= now]
         return Backlog(
             lost=len({each.saga_id for each in self._database.lost.values()}),
-            parked=sum(bool(row.parked) for row in sagas),
-            parked_in_doubt=sum(row.parked_cause in PARKED_IN_DOUBT for row in sagas),
+            parked=Counter(row.parked_cause for row in sagas if row.parked_cause is not None),
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
             oldest_compensation_at=min(self._turned_back(), default=None),

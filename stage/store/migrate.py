@@ -2,8 +2,8 @@
 
 A file is named `0001_payment.sql`: a number of four digits, then words. Where databases differ, a
 file may be for one of them, `0001_payment.sqlite.sql` or `0001_payment.postgres.sql`: all are the
-migration `0001_payment`. A database takes its own file, and the common one where it has none. What
-was applied is recorded with its sha256 in `stage_migration`, by owner: `stage` for ours, the name
+migration `0001_payment`. A database takes its own file, and the common one where it has none. Each
+one applied is recorded with its sha256 in `stage_migration`, by owner: `stage` for ours, the name
 of the folder for the author's.
 
 `0003_iban.expand.sql` only adds: the release before it runs on its schema too, and it may be

@@ -49,7 +49,7 @@ class SuspectsPage:
         """
         real = self._database.resolve()  # two names of one file are one file
         path = real.with_name(real.name + ".running")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             # Written, not only extended: the first write to a hole ends the process on a full disk.
             page = os.pread(descriptor, PAGE_BYTES, 0).ljust(PAGE_BYTES, _NOTHING)

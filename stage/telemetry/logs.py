@@ -143,6 +143,11 @@ def report_stuck(code: StuckCode) -> None:
     )
 
 
+def report_turned_away(connections: int) -> None:
+    """Write how many connections were refused since the last such line."""
+    default_logger().warning(names.LOG_TURNED_AWAY, connections=connections)
+
+
 def report_forced_exit(stacks: Mapping[str, Sequence[str]]) -> None:
     """Write which threads could not be stopped, and where they are."""
     default_logger().error(names.LOG_EXIT_FORCED, stacks=dict(stacks))
@@ -247,19 +252,21 @@ def configure(
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+    root = logging.getLogger()
+    root.handlers[:] = [_foreign(out, before, [render] if console else [render, _decoded])]
+    root.setLevel(max(threshold, logging.WARNING))
+
+
+def _foreign(out: Any, before: list[Any], last: list[Any]) -> logging.Handler:
+    """Writes the records of other libraries in the form of our lines."""
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *before],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([render] if console else [render, _decoded]),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(max(threshold, logging.WARNING))
+    return handler
 
 
 def render_json(_logger: Any, _method: str, fields: Fields) -> bytes:

@@ -14,7 +14,7 @@ from typing import Final
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.core.event_table import EVENTS
+from stage.core.event_table import EVENTS, park_cause_of
 from stage.ports.author_code import StuckCode
 from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names
@@ -28,11 +28,13 @@ Hook = Callable[[str, Labels, float], None]
 """Called with each observation: the name of the metric, its labels, its value."""
 
 
-OUTCOMES: Final = {
+ATTEMPT_ENDS: Final = {
     kind: (row.ends, row.end) for kind, row in EVENTS.items() if row.ends is not None
 }
-"""How an attempt ended, by the event that ends it: an activity and a label."""
-ENDS: Final = {kind: row.outcome.value for kind, row in EVENTS.items() if row.outcome is not None}
+"""The kind and the end of an attempt, by the event that ends it."""
+SAGA_ENDS: Final = {
+    kind: row.outcome.value for kind, row in EVENTS.items() if row.outcome is not None
+}
 """The state that the saga ends in, by the event that ends it."""
 PARKS: Final = frozenset(kind for kind, row in EVENTS.items() if row.parks)
 """The events from which a saga waits for a person."""
@@ -91,7 +93,7 @@ class Metrics:
 
     def wants(self, kind: type[e.Event]) -> bool:
         """Events that are counted; the intents of attempts are not."""
-        return kind in OUTCOMES or kind in ENDS or kind in _COUNTED or kind in PARKS
+        return kind in ATTEMPT_ENDS or kind in SAGA_ENDS or kind in _COUNTED or kind in PARKS
 
     def happened(
         self,
@@ -103,13 +105,13 @@ class Metrics:
     ) -> None:
         """Count it; a saga that was taken up from its rest was in no lost run."""
         kind = type(event)
-        if kind in PARKS:
-            self._count(names.M_SAGAS_PARKED)
+        if (cause := park_cause_of(event)) is not None:
+            self._count(names.M_SAGAS_PARKED, (cause.value,))
         if isinstance(event, e.Recovered) and event.rested:
             return
-        if (outcome := OUTCOMES.get(kind)) is not None:
+        if (outcome := ATTEMPT_ENDS.get(kind)) is not None:
             self._attempt_ended(saga_id, event, *outcome)
-        elif (end := ENDS.get(kind)) is not None:
+        elif (end := SAGA_ENDS.get(kind)) is not None:
             self._count(names.M_SAGAS_ENDED, (end,))
             if accepted_at is not None:
                 self._observe(names.M_SAGA_DURATION, (end,), max(0.0, event.at - accepted_at))

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
-from stage.wire.limits import DEFAULT_LIMITS, Limits
+from stage.wire.limits import DEFAULT_LIMITS, VALUE_BYTES_MIN, Limits
 from stage.wire.problem import WireError
 from stage.wire.strict_json import (
     decode_object,
@@ -23,6 +23,7 @@ from stage.wire.strict_json import (
     members_kept,
     members_written,
     quoted,
+    values_kept,
 )
 
 PROTOCOL = 1
@@ -68,7 +69,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Usual(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What nearly every body is, as the C decoder checks it. Unset is what the body leaves out."""
+    """The form of nearly every body, as the C decoder checks it; a member left out is unset."""
 
     saga_id: str
     data: dict[str, Any]
@@ -88,6 +89,8 @@ class _Sent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _usual = msgspec.json.Decoder(_Usual)
+_CONTROL_VALUES_MAX = 3 * DEFAULT_LIMITS.trail_entries_max + 8
+"""Those of the envelope that are not data: three a stage in the trail."""
 _USUAL_LEVELS = 3
 """The envelope, its trail, and an entry of it."""
 
@@ -112,13 +115,15 @@ def _decode_usual(body: bytes, limits: Limits) -> Envelope | None:
         return None
     if limits.depth_max < _USUAL_LEVELS or may_be_rounded(body):
         return None
+    if body.count(b",") > limits.values_max:
+        return None
     try:
-        told = _usual.decode(body)
-        members = 2 + members_kept(told.data, limits, levels_above=1)
-        members += (told.protocol is not msgspec.UNSET) + (told.deadline is not msgspec.UNSET)
+        given = _usual.decode(body)
+        members = 2 + members_kept(given.data, limits, levels_above=1)
+        members += (given.protocol is not msgspec.UNSET) + (given.deadline is not msgspec.UNSET)
         trail: tuple[TrailEntry, ...] = ()
-        if told.trail is not msgspec.UNSET:
-            trail = told.trail
+        if given.trail is not msgspec.UNSET:
+            trail = given.trail
             members += 1 + len(_TRAIL_MEMBERS) * len(trail)
         if members != members_written(body) or len(trail) > limits.trail_entries_max:
             return None
@@ -127,9 +132,9 @@ def _decode_usual(body: bytes, limits: Limits) -> Envelope | None:
                 return None
             _datetime_of(entry.at)
         return Envelope(
-            saga_id=check_saga_id(told.saga_id, limits),
-            data=told.data,
-            deadline=None if told.deadline is msgspec.UNSET else _deadline(told.deadline),
+            saga_id=check_saga_id(given.saga_id, limits),
+            data=given.data,
+            deadline=None if given.deadline is msgspec.UNSET else _deadline(given.deadline),
             trail=trail,
         )
     except (WireError, msgspec.MsgspecError, ValueError, RecursionError):
@@ -138,25 +143,25 @@ def _decode_usual(body: bytes, limits: Limits) -> Envelope | None:
 
 def _decode_any(body: bytes, limits: Limits) -> Envelope:
     """The envelope in any body, member by member: what is wrong is named."""
-    told = decode_object(body, limits)
-    refuse_unknown(told, _ENVELOPE_MEMBERS, "the envelope", "put what stages share under data")
-    if "saga_id" not in told:
+    given = decode_object(body, limits)
+    refuse_unknown(given, _ENVELOPE_MEMBERS, "the envelope", "put what stages share under data")
+    if "saga_id" not in given:
         _refuse("saga_id", "is missing")
-    if "data" not in told:
+    if "data" not in given:
         _refuse("data", "is missing")
-    data = told["data"]
+    data = given["data"]
     if type(data) is not dict:
         _refuse("data", "is not an object")
-    saga_id = _checked_saga_id(told["saga_id"], limits)
-    protocol = told.get("protocol", PROTOCOL)
+    saga_id = _checked_saga_id(given["saga_id"], limits)
+    protocol = given.get("protocol", PROTOCOL)
     # 1.0 is the same number in JSON; true is not.
     if type(protocol) not in (int, float) or protocol != PROTOCOL:
         _refuse("protocol", "is not a protocol that is spoken here", f"send {PROTOCOL}")
     return Envelope(
         saga_id=saga_id,
         data=data,
-        deadline=_deadline(told.get("deadline")),
-        trail=_trail(told["trail"], limits) if "trail" in told else (),
+        deadline=_deadline(given.get("deadline")),
+        trail=_trail(given["trail"], limits) if "trail" in given else (),
     )
 
 
@@ -173,6 +178,13 @@ def check_room(envelope: Envelope, size: int, limits: Limits = DEFAULT_LIMITS) -
             "No room to add",
             f"the envelope has {size} bytes; with what this stage adds it would be too large",
             hint=f"send at most {most} bytes",
+        )
+    room = limits.values_max - limits.adds_values_max - _CONTROL_VALUES_MAX
+    if size > room * VALUE_BYTES_MIN and values_kept(envelope.data) > room:
+        _refuse(
+            "data",
+            f"holds more than {room} members and items, and no room for what this stage adds",
+            f"send at most {room}",
         )
     if len(envelope.trail) >= limits.trail_entries_max:
         _refuse(
@@ -202,7 +214,7 @@ def encode_envelope(envelope: Envelope) -> bytes:
 
 
 def fingerprint(envelope: Envelope) -> str:
-    """What identifies the payload, as SHA-256 in hexadecimal: the saga id and the data.
+    """The identity of the payload, as SHA-256 in hexadecimal: the saga id and the data.
 
     Not the deadline or the trail: a retry may carry fresh ones. Neither the order of members
     counts nor how a number is written: 1, 1.0 and 1e0 are one number.
@@ -259,12 +271,12 @@ def _datetime_of(text: str) -> datetime:
 
 
 def refuse_unknown(
-    told: Mapping[str, Any], known: frozenset[str], place: str, hint: str | None = None
+    given: Mapping[str, Any], known: frozenset[str], place: str, hint: str | None = None
 ) -> None:
     """Raise WireError (422) that names the members which the protocol does not."""
-    if told.keys() <= known:
+    if given.keys() <= known:
         return
-    name = min(told.keys() - known)
+    name = min(given.keys() - known)
     raise WireError(
         422,
         "Unknown member",

@@ -36,8 +36,9 @@ _USUAL_CONTENT_TYPES = frozenset(
 )
 _BUDGET = re.compile(r"[0-9]{1,15}")
 _SECONDS = re.compile(r"[0-9]{1,9}")
-# One element of a list, commas in quoted strings included.
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+# One element of a list, commas in quoted strings included. A string that is not closed takes all
+# that follows, so that no character is looked at twice.
+_ELEMENT = re.compile(r'(?:[^,"]++|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))++')
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - a token of RFC 9110, 5.6.2
 _PREFERENCE = re.compile(
     rf'[ \t]*+({_TOKEN})[ \t]*+(?:=[ \t]*+({_TOKEN}|"(?:[^"\\]|\\.)*")?)?[ \t]*+(?:;.*)?'

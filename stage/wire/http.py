@@ -1,4 +1,4 @@
-"""What HTTP itself says and both sides of the protocol rely on (RFC 9110)."""
+"""The rules of HTTP itself that both sides of the protocol rely on (RFC 9110)."""
 
 from __future__ import annotations
 

@@ -6,11 +6,15 @@ import msgspec
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of anything is read from a neighbour. Whatever is larger is refused."""
+    """How much of anything is read from a neighbour. Anything larger is refused."""
 
     body_bytes_max: int = 1_048_576
     adds_bytes_max: int = 65_536
     """The largest output of one stage."""
+    values_max: int = 20_000
+    """Members and items in one body: each costs time in the event loop, however small it is."""
+    adds_values_max: int = 2_000
+    """Those of the output of one stage."""
     depth_max: int = 32
     """The outermost object counts as one."""
     string_chars_max: int = 65_536
@@ -23,3 +27,5 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_LIMITS = Limits()
+VALUE_BYTES_MIN = 2
+"""A member or an item has one character at least, and a comma behind it or a bracket."""

@@ -1,4 +1,4 @@
-"""What became of a saga, as told to a neighbour: the one member that decides what it does next."""
+"""The outcome of a saga, in the one member that decides what a neighbour does next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What stands of a saga at the stage that answers, and behind it (protocol 3.3)."""
+    """The part of a saga that stands at the stage that answers and behind it (protocol 3.3)."""
 
     NOT_EXECUTED = "not_executed"
     """Nothing happened."""

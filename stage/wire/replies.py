@@ -23,7 +23,7 @@ _COMPENSATE_MEMBERS = frozenset({"requested_by", "reason", "outcome", "first_sen
 
 
 class ReplyKind(StrEnum):
-    """What an answer to `POST /sagas` means for the caller."""
+    """The meaning of an answer to `POST /sagas` for the caller."""
 
     EXECUTED = "executed"
     ACCEPTED = "accepted"
@@ -43,7 +43,7 @@ class ReplyKind(StrEnum):
 
 
 class CompensateReplyKind(StrEnum):
-    """What an answer to `POST /sagas/{id}/compensate` means for the caller."""
+    """The meaning of an answer to `POST /sagas/{id}/compensate` for the caller."""
 
     COMPENSATED = "compensated"
     ACCEPTED = "accepted"
@@ -152,7 +152,7 @@ def own_word(body: bytes, saga_id: str) -> Outcome | None:
 
 
 def kind_of_reply(status: int, body: bytes, saga_id: str) -> ReplyKind:
-    """What an answer to `POST /sagas` means. Only the neighbour's own word is believed."""
+    """The meaning of an answer to `POST /sagas`. Only the neighbour's own word is believed."""
     outcome = own_word(body, saga_id)
     if outcome is not None and (status, outcome) in REPLIES:
         return REPLIES[status, outcome]
@@ -160,7 +160,7 @@ def kind_of_reply(status: int, body: bytes, saga_id: str) -> ReplyKind:
 
 
 def kind_of_compensate_reply(status: int, body: bytes, saga_id: str) -> CompensateReplyKind:
-    """What an answer to `compensate` means. Only the neighbour's own word is believed."""
+    """The meaning of an answer to `compensate`. Only the neighbour's own word is believed."""
     outcome = own_word(body, saga_id)
     if outcome is not None and (status, outcome) in COMPENSATE_REPLIES:
         return COMPENSATE_REPLIES[status, outcome]
@@ -169,7 +169,7 @@ def kind_of_compensate_reply(status: int, body: bytes, saga_id: str) -> Compensa
 
 
 def kind_of_saga_view(status: int, body: bytes, saga_id: str) -> ReplyKind:
-    """What an answer to `GET /sagas/{id}` shows: EXECUTED, ACCEPTED (it runs), GONE or UNKNOWN.
+    """The meaning of an answer to `GET /sagas/{id}`: EXECUTED, ACCEPTED (it runs), GONE or UNKNOWN.
 
     GONE is the neighbour's own word that it is not done there, or that it shows no sagas. An error
     that does not speak of the saga is UNKNOWN: something between us may have answered.
@@ -190,7 +190,7 @@ def encode_executed(saga_id: str, data: dict[str, Any]) -> bytes:
 
 
 def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
-    """What a neighbour's 200 says was added, by the name of the stage.
+    """The additions in a neighbour's 200, by the name of the stage.
 
     A simple neighbour may leave out `saga_id`, and `data` when it adds nothing. It may not leave
     out `outcome`: a maintenance page is a 200 too. Raises WireError (502, outcome unknown) for

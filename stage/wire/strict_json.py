@@ -3,8 +3,8 @@
 Codes: 413 for a body over its limit; 400 for what is not I-JSON: empty, a byte order mark, not
 UTF-8, not JSON, NaN and Infinity, text behind the value, a member named twice, a lone surrogate, a
 number that a double does not hold as it is written (protocol 3.1); 422 for good JSON that we do
-not take: not an object, too deep, a string too long. JSON that is nested too deep to be parsed at
-all is too deep (422), whatever stands behind.
+not take: not an object, too deep, too many values, a string too long. JSON that is nested too deep
+or holds too many values to be parsed at all is 422, whatever stands behind.
 
 A double holds a number when reading it and writing it again gives the same number: integers up to
 2**53 - 1 either way, decimals of at most 15 significant digits and many longer ones. Any other
@@ -43,6 +43,8 @@ _MAY_BE_ROUNDED = re.compile(rb"[:,\[ \t\r\n]-?(?:[0-9.]{17}|[0-9.]+[eE])")
 # The same for what our own encoder wrote: a float that is a whole number, such as 1.0 or 1e22.
 _WHOLE_FLOAT = re.compile(rb"[:,\[]-?[0-9]+(?:\.0[,\]}]|(?:\.[0-9]+)?e)")
 
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder(order="deterministic")
 
@@ -56,6 +58,7 @@ def decode_object(body: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any
             f"the body has {len(body)} bytes",
             hint=f"send at most {limits.body_bytes_max} bytes",
         )
+    refuse_flood(body, limits)
     try:
         value = _decoder.decode(body)
     except RecursionError:
@@ -76,6 +79,16 @@ def decode_object(body: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any
     if may_be_rounded(body):
         refuse_rounded(body, limits)
     return value
+
+
+def refuse_flood(body: bytes, limits: Limits) -> None:
+    """Raise WireError (422) for a body of too many values, before they are made.
+
+    Making 350,000 of them takes 0.3 s. Every comma outside of a string stands behind a value.
+    """
+    most = limits.values_max
+    if body.count(b",") >= most and _STRING.sub(b"", body).count(b",") >= most:
+        _refuse_values(limits)
 
 
 def may_be_rounded(body: bytes) -> bool:
@@ -100,13 +113,18 @@ def members_written(body: bytes) -> int:
 def members_kept(root: dict[str, Any], limits: Limits, levels_above: int = 0) -> int:
     """The number of members of a decoded object and of all below it, level by level.
 
-    Raises WireError for an object that is too deep, and for integers that are too large.
+    Raises WireError for an object that is too deep or holds too many values, and for integers that
+    are too large.
     """
     members = 0
+    left = limits.values_max
     level: list[Any] = [root]
     for _ in range(limits.depth_max - levels_above):
         below: list[Any] = []
         for node in level:
+            left -= len(node)
+            if left < 0:
+                _refuse_values(limits)
             if type(node) is dict:
                 members += len(node)
                 node = node.values()
@@ -120,6 +138,18 @@ def members_kept(root: dict[str, Any], limits: Limits, levels_above: int = 0) ->
             return members
         level = below
     _refuse_depth(limits)
+
+
+def values_kept(root: Any) -> int:
+    """The number of members and items of decoded JSON, at every level."""
+    values = 0
+    nodes: list[Any] = [root] if isinstance(root, dict | list) else []
+    while nodes:
+        node = nodes.pop()
+        values += len(node)
+        below = node.values() if type(node) is dict else node
+        nodes.extend(item for item in below if type(item) is dict or type(item) is list)
+    return values
 
 
 def encode_object(value: Any, data: Any) -> bytes:
@@ -247,19 +277,7 @@ def _explain(body: bytes, limits: Limits) -> NoReturn:
     except RecursionError:
         _refuse_depth(limits)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            raise WireError(
-                400,
-                "Text behind the value",
-                f"more text begins at character {error.pos}",
-                hint="send one JSON object and nothing else",
-            ) from None
-        raise WireError(
-            400,
-            "Not JSON",
-            f"{error.msg} at character {error.pos}",
-            hint="send one JSON object (RFC 8259)",
-        ) from None
+        raise _not_json(error) from None
     if _LONE_SURROGATE.search(text):
         raise WireError(
             400,
@@ -268,6 +286,22 @@ def _explain(body: bytes, limits: Limits) -> NoReturn:
             hint="escape characters beyond U+FFFF as two halves, or send them as UTF-8",
         )
     _refuse_number()
+
+
+def _not_json(error: json.JSONDecodeError) -> WireError:
+    if error.msg == "Extra data":
+        return WireError(
+            400,
+            "Text behind the value",
+            f"more text begins at character {error.pos}",
+            hint="send one JSON object and nothing else",
+        )
+    return WireError(
+        400,
+        "Not JSON",
+        f"{error.msg} at character {error.pos}",
+        hint="send one JSON object (RFC 8259)",
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -296,6 +330,15 @@ def _refuse_depth(limits: Limits) -> NoReturn:
         "Nested too deep",
         f"the body is nested deeper than {limits.depth_max} levels",
         hint=f"send at most {limits.depth_max} levels, the outermost object counted",
+    )
+
+
+def _refuse_values(limits: Limits) -> NoReturn:
+    raise WireError(
+        422,
+        "Too many values",
+        f"the body holds more than {limits.values_max} members and items",
+        hint=f"send at most {limits.values_max}; put long lists elsewhere, and send their address",
     )
 
 

@@ -360,7 +360,7 @@ MADE = (Event("made", FILE), Event("wrote", FILE, b"aa"))
 SYNCED = (Event("syncing", FILE), Event("synced", FILE))
 
 
-def test_what_was_not_synced_may_be_gone() -> None:
+def test_a_write_that_was_not_synced_may_be_gone() -> None:
     """A file, a write and a removal: each until its sync."""
     assert {} == found(played(*MADE), 0.0)
     written = played(*MADE, *SYNCED, Event("wrote", FILE, b"bb", 2))

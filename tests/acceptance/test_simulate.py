@@ -51,7 +51,7 @@ async def test_a_broken_refund_is_found_with_its_shortest_history() -> None:
     history = [line for line in out.splitlines() if re.match(r"  +\d+\.\d{3}  ", line)]
     assert 5 < len(history) < 80
     assert any("EFFECT made for payment/charge" in line for line in history)
-    assert any("journal: compensation succeeded: charge" in line for line in history)
+    assert any("journal: compensate charge: undone" in line for line in history)
     assert not any("EFFECT undone" in line for line in history)
     replay = re.search(r"^replay: stage simulate (.*)$", out, re.MULTILINE)
     assert replay is not None
@@ -62,7 +62,7 @@ async def test_a_broken_refund_is_found_with_its_shortest_history() -> None:
     assert history == [line for line in output.splitlines() if re.match(r"  +\d+\.\d{3}  ", line)]
 
 
-async def test_what_cannot_be_simulated_is_said_in_one_line() -> None:
+async def test_a_stage_that_cannot_be_simulated_is_refused_in_one_line() -> None:
     """A fault that there is not, a model that there is not."""
     for arguments, message in (
         (("--without", "rain"), "there is no fault 'rain'"),

@@ -26,7 +26,7 @@ VARIABLES = {
 }
 
 
-def told_names() -> set[str]:
+def printed_names() -> set[str]:
     """Every name of a series that a stage prints."""
     return {
         names.prometheus_name(name) + ending
@@ -42,7 +42,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def queries(board: dict[str, Any]) -> Iterator[str]:
-    """What its panels ask for, its variables filled in."""
+    """The queries of its panels, its variables filled in."""
     for panel in board["panels"]:
         for target in panel.get("targets", ()):
             query: str = target["expr"]
@@ -52,7 +52,7 @@ def queries(board: dict[str, Any]) -> Iterator[str]:
 
 
 def promtool(*arguments: str, stdin: bytes = b"") -> str:
-    """What it says; it must be content and have nothing to advise."""
+    """The output of promtool; it must be content and have nothing to advise."""
     assert PROMTOOL is not None
     done = subprocess.run(
         [PROMTOOL, *arguments], input=stdin, capture_output=True, timeout=60, check=False
@@ -64,7 +64,7 @@ def promtool(*arguments: str, stdin: bytes = b"") -> str:
 
 @pytest.mark.blocking
 @needs_promtool
-async def test_what_a_stage_prints_pleases_promtool(tmp_path: Path) -> None:
+async def test_the_page_of_a_stage_pleases_promtool(tmp_path: Path) -> None:
     """`promtool check metrics` parses it and has nothing to say about names and help."""
     async with running_chain(tmp_path) as chain:
         await chain.send("s-1")
@@ -83,7 +83,7 @@ ALERTS = {
     "StageFailedToCompensate": {
         'stage_sagas_ended_total{outcome="failed_to_compensate"}': ("0x25 1x40", "0x65"),
     },
-    "StageSagaParked": {"stage_parked": ("0x20 2x40", "0x65")},
+    "StageSagaParked": {'stage_parked{cause="in_doubt"}': ("0x20 2x40", "0x65")},
     "StageCompensationDelayed": {"stage_oldest_compensation_seconds": ("0+60x65", "0+10x65")},
     "StageSagasRefused": {
         'stage_sagas_ended_total{outcome="completed"}': ("0+1x65", "0+9x65"),
@@ -159,12 +159,12 @@ def test_every_query_of_the_dashboard_is_a_query(tmp_path: Path) -> None:
     assert f"{len(rules)} rules found" in promtool("check", "rules", str(file))
 
 
-def test_the_dashboard_and_the_alerts_ask_for_what_is_told() -> None:
+def test_the_dashboard_and_the_alerts_ask_for_metrics_that_exist() -> None:
     """A name that no stage prints would be an empty panel, and an alert that never fires."""
     alerts = (ROOT / "examples/prometheus/alerts.yaml").read_text()
     expressions = [*queries(dashboard()), *re.findall(r"expr: (.+)", alerts)]
     asked = {name for text in expressions for name in re.findall(r"\bstage_\w+", text)}
-    assert asked <= told_names()
+    assert asked <= printed_names()
     judged = {name.removesuffix("_bucket") for name in asked}
     assert "stage_writer_commit_duration_seconds" in judged
 

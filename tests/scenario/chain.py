@@ -123,7 +123,7 @@ class Chain:
         raise AssertionError("nothing was charged")
 
     async def shipped(self, saga_id: str) -> dict[str, Any] | None:
-        """What shipping says of a saga."""
+        """The view of a saga at shipping."""
         found: dict[str, Any] | None = await self.get(f"{self.shipping}/sagas/{saga_id}")
         return found
 
@@ -139,22 +139,20 @@ async def running_chain(
     more_downstreams: Mapping[str, str] | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    shipping_calls_itself: str = "shipping",
     **options: Any,
 ) -> AsyncIterator[Chain]:
     """Start all four; `options` are those of `Config`."""
     # Bound from here on: a port that is only known to be free is somebody else's a moment later.
     doors = {name: socket.create_server((HOST, 0)) for name in SERVICES}
     urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
-    config = Config(
-        service_name="payment",
-        **{
-            "database": f"sqlite:///{folder / 'payment.db'}",
-            "upstreams": {"order": urls["order"]},
-            "downstreams": {"shipping": urls["shipping"], **(more_downstreams or {})},
-            "externals": {"psp": urls["psp"]},
-            **options,
-        },
-    )
+    usual: dict[str, Any] = {
+        "database": f"sqlite:///{folder / 'payment.db'}",
+        "upstreams": {"order": urls["order"]},
+        "downstreams": {"shipping": urls["shipping"], **(more_downstreams or {})},
+        "externals": {"psp": urls["psp"]},
+    }
+    config = Config(service_name="payment", **{**usual, **options})
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         chain = Chain(session, urls)
@@ -163,7 +161,7 @@ async def running_chain(
         )
         apps = {
             "psp": psp_service.make_app(),
-            "shipping": make_downstream(name="shipping", upstream=urls["payment"]),
+            "shipping": make_downstream(name=shipping_calls_itself, upstream=urls["payment"]),
             "order": make_upstream(name="order", stage=urls["payment"]),
             "payment": chain.app,
         }

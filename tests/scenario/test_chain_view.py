@@ -32,7 +32,7 @@ async def chain(tmp_path: Path) -> AsyncIterator[Chain]:
 
 
 async def story(chain: Chain, saga_id: str, **headers: str) -> ChainView:
-    """What the stage tells of the chain."""
+    """The chain as the stage shows it."""
     url = f"{chain.stage}/sagas/{saga_id}?view=chain"
     status, _, body = await chain.request("GET", url, None, **headers)
     assert 200 == status, body
@@ -47,11 +47,11 @@ async def ordered(chain: Chain) -> None:
 
 
 def known(view: ChainView) -> list[tuple[str, bool]]:
-    """The stages in order, and whether they told anything."""
+    """The stages in order, and whether anything is known of them."""
     return [(each.stage, each.known) for each in view.stages]
 
 
-async def test_the_stage_tells_the_whole_chain_in_order(chain: Chain) -> None:
+async def test_the_stage_shows_the_whole_chain_in_order(chain: Chain) -> None:
     """From the head to the tail, each by its own books, under one trace id."""
     await ordered(chain)
     view = await story(chain, "s-1")
@@ -62,7 +62,7 @@ async def test_the_stage_tells_the_whole_chain_in_order(chain: Chain) -> None:
     assert ["accepted", "step_succeeded", "step_started"] == events[:3]
 
 
-async def test_no_payload_and_no_undo_data_is_told(chain: Chain) -> None:
+async def test_no_payload_and_no_undo_data_is_shown(chain: Chain) -> None:
     """A neighbour's neighbour has no business with them (3.1)."""
     await chain.send("s-1")
     url = f"{chain.stage}/sagas/s-1?view=chain"
@@ -77,7 +77,7 @@ async def test_a_late_failure_is_drawn_down_and_back_up(chain: Chain) -> None:
     await ordered(chain)
     await chain.until("s-1", lambda saga: saga["told_upstream"] == "delivered")
     picture = draw_chain(await story(chain, "s-1"), link="https://traces.example/t")
-    told = [
+    expected = [
         ("order", "order pending"), ("payment", "▶ charge"), ("payment", "▶ forward:shipping"),
         ("shipping", "failed after"), ("payment", "◀ compensate charge"),
         ("payment", "◀ tell upstream"),
@@ -86,7 +86,7 @@ async def test_a_late_failure_is_drawn_down_and_back_up(chain: Chain) -> None:
     rows = picture.splitlines()
     places = [
         next(n for n, row in enumerate(rows) if row.startswith(stage) and what in row)
-        for stage, what in told
+        for stage, what in expected
     ]
     assert sorted(places) == places, picture
     assert "by shipping: failed after it had answered" in picture
@@ -99,7 +99,7 @@ async def test_an_unknown_saga_stays_404(chain: Chain) -> None:
     assert 404 == status
 
 
-async def test_who_never_saw_the_saga_is_unknown(chain: Chain) -> None:
+async def test_a_stage_that_never_saw_the_saga_is_unknown(chain: Chain) -> None:
     """Downstream refuses nothing and knows nothing: compensated here before it was handed on."""
     await chain.script(chain.psp, script="refuse")
     await chain.send("s-1")
@@ -109,7 +109,7 @@ async def test_who_never_saw_the_saga_is_unknown(chain: Chain) -> None:
 
 
 async def test_nobody_is_asked_twice(chain: Chain) -> None:
-    """Who was asked already is left out: a ring comes to its end."""
+    """A stage that was asked already is left out: a ring comes to its end."""
     await ordered(chain)
     view = await story(chain, "s-1", **{CHAIN_ASKED: "order,shipping"})
     assert [("payment", True)] == known(view)
@@ -147,10 +147,10 @@ def strange(saga_id: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("answer", [*strange("s-1"), "hangs", "down", "speaks for others"])
-async def test_a_neighbour_that_tells_nonsense_is_unknown(tmp_path: Path, answer: str) -> None:
+async def test_a_neighbour_that_answers_nonsense_is_unknown(tmp_path: Path, answer: str) -> None:
     """Validated and capped like a request (rule 27), and waited for within a limit."""
 
-    async def told(request: web.Request) -> web.Response:
+    async def answered(request: web.Request) -> web.Response:
         if request.method == "POST":
             return web.json_response({"outcome": "executed"})
         if answer == "hangs":
@@ -163,7 +163,7 @@ async def test_a_neighbour_that_tells_nonsense_is_unknown(tmp_path: Path, answer
         return web.Response(body=body, content_type="application/json")
 
     app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", told)
+    app.router.add_route("*", "/{tail:.*}", answered)
     server = TestServer(app, host=HOST)
     await server.start_server(shutdown_timeout=0.1)
     peers = {"oddity": f"http://{HOST}:{server.port}"}

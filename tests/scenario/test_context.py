@@ -73,8 +73,31 @@ async def test_a_trail_without_room_is_refused_before_the_charge(chain: Chain) -
     assert (0, 0) == await chain.charges()
 
 
+async def test_a_context_without_room_for_values_is_refused_before_the_charge(chain: Chain) -> None:
+    """422: with what this stage adds it would have more members than the next one takes."""
+    items = DEFAULT_LIMITS.values_max - DEFAULT_LIMITS.adds_values_max
+    status, _, body = await chain.send("s-1", {**ORDER, "items": [0] * items})
+
+    assert (422, True) == (status, b"no room" in body), body
+    assert (0, 0) == await chain.charges()
+
+
 class Order(msgspec.Struct):
     order_id: str
+
+
+async def test_an_output_of_too_many_values_turns_back(tmp_path: Path) -> None:
+    """It is not handed on: downstream would refuse the context after the effects."""
+    stage = Stage("payment", accepts=Order, adds=list[int])
+
+    @stage.output
+    def added(saga: Saga[Order]) -> list[int]:
+        return [0] * (DEFAULT_LIMITS.adds_values_max + 1)
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        assert "members and items" in (await chain.view("s-1"))["reason"]
+        assert await chain.shipped("s-1") is None
 
 
 async def test_an_output_that_is_too_large_turns_back(tmp_path: Path) -> None:

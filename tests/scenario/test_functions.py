@@ -1,4 +1,4 @@
-"""What authors write in a call, and what it means: several requests, other bytes, other clients."""
+"""The functions of calls as authors write them: several requests, other bytes, other clients."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ async def test_a_trail_that_ends_with_an_api_is_no_upstream(chain: Chain) -> Non
 
 
 async def test_a_failure_after_a_202_is_told_upstream(chain: Chain) -> None:
-    """Who was told "still running" does not wait for an answer any more (rule 22)."""
+    """An upstream that was answered "still running" no longer waits for an answer (rule 22)."""
     await chain.script(chain.shipping, script="refuse")
     assert 202 == (await chain.send("s-1", via="order", Prefer="respond-async"))[0]
     await chain.until("s-1", lambda saga: saga["told_upstream"] == "delivered")

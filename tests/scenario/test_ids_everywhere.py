@@ -33,7 +33,7 @@ def parent_of(number: int) -> str:
 
 
 class Order(msgspec.Struct):
-    """What the stage accepts."""
+    """The payload that the stage accepts."""
 
     order_id: str
 
@@ -67,7 +67,7 @@ def talking_stage(*, refuses: bool = True) -> Stage[Any, Any]:
 
 
 class Records(logging.Handler):
-    """What a host's handler gets."""
+    """The records that a host's handler gets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def records() -> Iterator[Records]:
 
 @pytest.fixture
 def lines() -> Iterator[list[dict[str, Any]]]:
-    """What a host's structlog writes, configured by the host."""
+    """The lines that a host's structlog writes, configured by the host."""
     lines: list[dict[str, Any]] = []
 
     def keep(_logger: object, _method: str, fields: Any) -> Any:
@@ -103,7 +103,7 @@ def lines() -> Iterator[list[dict[str, Any]]]:
     structlog.reset_defaults()
 
 
-async def test_what_an_author_logs_has_the_ids_of_its_saga(
+async def test_a_line_of_an_author_has_the_ids_of_its_saga(
     tmp_path: Path, records: Records, lines: list[dict[str, Any]]
 ) -> None:
     """In the writer's thread and in the event loop, with many sagas at the same time."""
@@ -153,7 +153,7 @@ async def test_an_event_is_one_line_whatever_is_repeated(
 async def test_a_defect_is_a_line_with_the_place_and_without_the_words(
     lines: list[dict[str, Any]], chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What raised is found by trace id; its message may quote a payload and is left out."""
+    """The exception is found by trace id; its message may quote a payload and is left out."""
 
     async def broken(*_: object, **__: object) -> None:
         raise RuntimeError("card 4111")
@@ -192,8 +192,8 @@ async def test_every_answer_about_a_saga_names_it_and_its_trace(chain: Chain) ->
         (410, "POST", stage, order, {}),
     ]
     for number, (code, method, url, body, more) in enumerate(asked):
-        told = {"traceparent": parent_of(number), **more}
-        status, headers, answer = await chain.request(method, url, body, **told)
+        sent = {"traceparent": parent_of(number), **more}
+        status, headers, answer = await chain.request(method, url, body, **sent)
         about = f"{method} {url} {body!r}: {status} {answer!r}"
         assert code == status, about
         assert trace_of(number) == headers["Trace-Id"], about
@@ -206,7 +206,7 @@ async def test_every_answer_about_a_saga_names_it_and_its_trace(chain: Chain) ->
 async def test_a_run_that_nobody_asked_for_has_the_ids_too(
     tmp_path: Path, records: Records
 ) -> None:
-    """What is taken over after a crash logs under its own saga and trace."""
+    """A saga taken over after a crash logs under its own id and trace."""
     async with TestServer(psp.make_app(), host=HOST) as api:
         url = f"http://{HOST}:{api.port}"
         options: dict[str, Any] = {"externals": {"psp": url}, "drain_seconds": 0.0}
@@ -224,8 +224,8 @@ async def test_a_run_that_nobody_asked_for_has_the_ids_too(
             for number in range(2):
                 await chain.until(f"s-{number}", lambda view: view["state"] == "compensated")
     said = {f"erase s-{number}": (f"s-{number}", trace_of(number)) for number in range(2)}
-    told = {what: ids for what, *ids in records.got}
-    assert said == {what: tuple(told[what]) for what in said}
+    logged = {what: ids for what, *ids in records.got}
+    assert said == {what: tuple(logged[what]) for what in said}
     assert all(trace == trace_of(int(saga[2:])) for _, saga, trace in records.got)
 
 

@@ -1,4 +1,4 @@
-"""What /metrics says of a chain that was used, against the books of its neighbours."""
+"""The page /metrics of a chain that was used, against the books of its neighbours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Scraped(dict[tuple[str, frozenset[tuple[str, str]]], float]):
 
 
 async def scrape(chain: Chain) -> Scraped:
-    """What Prometheus would read now."""
+    """The page as Prometheus would read it now."""
     status, headers, body = await chain.request("GET", f"{chain.stage}/metrics")
     assert (200, "text/plain; version=0.0.4; charset=utf-8") == (status, headers["Content-Type"])
     return Scraped(
@@ -85,20 +85,21 @@ async def test_it_counts_what_happened(tmp_path: Path) -> None:
     commits = found.value("stage_writer_commit_duration_seconds_count")
     units = found.value("stage_writer_batch_sum")
     assert commits and units and 4 * 2 <= commits < units  # an end goes with what comes next
-    for name in ("parked", "runs", "in_doubt", "oldest_unfinished_seconds", "due_lag_seconds"):
+    assert 0 == found.value("stage_parked", cause="defect")
+    for name in ("runs", "in_doubt", "oldest_unfinished_seconds", "due_lag_seconds"):
         assert 0 == found.value(f"stage_{name}")
     assert 1 == found.value("stage_ready")
     assert 0 == found.value("stage_breaker_open", peer="psp")
 
 
-async def test_it_tells_of_what_waits(tmp_path: Path) -> None:
+async def test_sagas_that_wait_are_counted(tmp_path: Path) -> None:
     """A saga that waits for a person, then one in the middle of a call that hangs."""
     async with running_chain(tmp_path) as chain:
         await chain.script(chain.shipping, script="refuse")
         await chain.script(chain.psp, script="refund-fails")
         await chain.send("s-1")
         found = await scrape(chain)
-        assert 1 == found.value("stage_parked")
+        assert 1 == found.value("stage_parked", cause="failed_to_compensate")
         assert 1 == found.value("stage_sagas_ended_total", outcome="failed_to_compensate")
         assert 0 == found.value("stage_oldest_unfinished_seconds")
         await chain.script(chain.psp, script="hang", times=1)
@@ -135,7 +136,7 @@ async def test_every_metric_of_the_table_is_there_from_the_start(tmp_path: Path)
     assert wanted <= {family.name for family in families}
 
 
-async def test_whoever_asks_for_what_there_is_not_gets_plain_text(tmp_path: Path) -> None:
+async def test_an_accept_header_that_is_none_gets_plain_text(tmp_path: Path) -> None:
     """A version that is none is no defect of ours: it would wake somebody."""
     async with running_chain(tmp_path) as chain:
         for accept in (f"{OPEN_METRICS}; version=abc", 'text/plain; version="1.0.0"', ",;=,"):
@@ -145,8 +146,8 @@ async def test_whoever_asks_for_what_there_is_not_gets_plain_text(tmp_path: Path
     assert 0 == found.value("stage_defects_total", where="request")
 
 
-async def test_while_the_database_is_away_the_rest_is_told(tmp_path: Path) -> None:
-    """Whoever watches must see that it is not ready, and not that there are no sagas."""
+async def test_while_the_database_is_away_the_rest_is_shown(tmp_path: Path) -> None:
+    """A watcher must see that it is not ready, and not that there are no sagas."""
     async with running_chain(tmp_path) as chain:
         await chain.send("s-1")
         (tmp_path / "payment.db").rename(tmp_path / "away.db")
@@ -158,7 +159,7 @@ async def test_while_the_database_is_away_the_rest_is_told(tmp_path: Path) -> No
 
 
 def points_of(collected: MetricsData) -> dict[tuple[str, frozenset[tuple[str, Any]]], DataPointT]:
-    """What a provider collected, by name and attributes."""
+    """The points that a provider collected, by name and attributes."""
     return {
         (metric.name, frozenset((point.attributes or {}).items())): point
         for resource in collected.resource_metrics
@@ -196,7 +197,7 @@ async def test_a_meter_provider_gets_the_same_numbers(tmp_path: Path) -> None:
     assert "s" == found[names.M_SAGA_DURATION].unit
 
 
-async def test_two_stages_of_one_process_are_told_apart(tmp_path: Path) -> None:
+async def test_two_stages_of_one_process_are_apart(tmp_path: Path) -> None:
     """A host that mounts both has one provider, which takes an instrument of a name only once."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
@@ -215,16 +216,16 @@ async def test_two_stages_of_one_process_are_told_apart(tmp_path: Path) -> None:
         for saga_id in ("s-2", "s-3"):
             assert 200 == (await second.send(saga_id))[0]
         await first.events("s-1")
-        await second.events("s-3")  # the end of a saga is told of once it is written down
+        await second.events("s-3")  # the end of a saga is counted once it is written down
         collected = await asyncio.to_thread(reader.get_metrics_data)
         provider.shutdown()
     assert collected is not None
     points = points_of(collected)
     for stage, expected in (("payment", 1), ("billing", 2)):
-        told = (names.STAGE, stage)
-        accepted = points[names.M_SAGAS_ACCEPTED, frozenset({told})]
+        own = (names.STAGE, stage)
+        accepted = points[names.M_SAGAS_ACCEPTED, frozenset({own})]
         assert isinstance(accepted, NumberDataPoint) and expected == accepted.value
-        lasted = points[names.M_SAGA_DURATION, frozenset({told, ("outcome", "completed")})]
+        lasted = points[names.M_SAGA_DURATION, frozenset({own, ("outcome", "completed")})]
         assert isinstance(lasted, HistogramDataPoint) and expected == lasted.count
 
 

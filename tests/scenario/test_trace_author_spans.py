@@ -51,6 +51,7 @@ def spans(request: pytest.FixtureRequest) -> SpanCollector:
     return made
 
 
+# Long because every sort of function has a span of its own.
 def traced(tracer: Tracer) -> Stage[Order, Charge]:
     """A stage whose every function has a span of its own around what it does."""
     stage = Stage("payment", accepts=Order, adds=Charge)

@@ -161,8 +161,8 @@ async def test_a_late_failure_is_undone_in_the_trace_of_the_saga(
     undoing.links_to_only(*steps, asked)
     spans.one("compensate forward:shipping").below(undoing).links_to_only(steps[3])
     spans.one("compensate charge").below(undoing).links_to_only(steps[1])
-    telling = spans.one("tell order", outcome="tell_delivered").below(undoing)
-    spans.one(COMPENSATE, peer="order").below(telling)
+    notified = spans.one("tell order", outcome="tell_delivered").below(undoing)
+    spans.one(COMPENSATE, peer="order").below(notified)
     server = spans.one(EXECUTE, kind="server")
     assert (server.trace_id, server.span_id) in asked.links  # the other way round as well
 

@@ -37,7 +37,7 @@ def escaping(folder: Path, how: str) -> Stage[Order, Order]:
 
 @pytest.mark.parametrize("how", ["http", "sleep"])
 async def test_it_is_stopped_with_the_reason_and_leaves_no_row(tmp_path: Path, how: str) -> None:
-    """The answer names the function, the saga the rule; the row it had written is rolled back."""
+    """The answer names the function, the saga the rule; the database transaction is rolled back."""
     stage = escaping(tmp_path, how)
     async with running_chain(tmp_path, stage=stage) as chain:
         status, _, body = await chain.send("s-1")

@@ -3,7 +3,7 @@
 The working group's harness (test/test.py of the specification's repository) sends headers to a
 service and looks at what the service sends on. Each case here has the name of theirs; what is
 sent goes out as raw bytes, so that space around values and repeated headers arrive as written.
-Whatever the headers, the saga runs: trace context is never a reason for a 4xx.
+The saga runs with any headers: trace context is never a reason for a 4xx.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class Relay:
 
 
 class Order(msgspec.Struct):
-    """What the stage accepts."""
+    """The payload that the stage accepts."""
 
     order_id: str
 
@@ -261,7 +261,7 @@ async def relay() -> AsyncIterator[Relay]:
 
 
 def valued(headers: list[tuple[str, str]], name: str) -> list[str]:
-    return [value for told, value in headers if told == name]
+    return [value for header, value in headers if header == name]
 
 
 def test_every_case_of_the_validator_is_here() -> None:
@@ -278,9 +278,9 @@ async def test_w3c(name: str, relay: Relay, strikes: Strikes) -> None:
         assert (200, SENT_ON) == (status, len(sent_on)), case
         span_ids = set()
         for headers in sent_on:
-            (told,) = valued(headers, "traceparent")
-            found = TRACEPARENT.fullmatch(told)
-            assert found is not None, told
+            (traceparent,) = valued(headers, "traceparent")
+            found = TRACEPARENT.fullmatch(traceparent)
+            assert found is not None, traceparent
             trace_id, span_id, flags = found.groups()
             assert int(trace_id, 16) and int(span_id, 16) and span_id != SPAN
             span_ids.add(span_id)
@@ -296,7 +296,7 @@ async def test_w3c(name: str, relay: Relay, strikes: Strikes) -> None:
 
 
 async def test_baggage_is_not_sent_on(relay: Relay) -> None:
-    """What strangers put into it would reach every peer."""
+    """Otherwise a stranger's baggage would reach every peer."""
     headers = (("traceparent", PARENT), ("baggage", "user=kim,secret=4111"))
     status, sent_on = await relay.send("s-1", headers)
     assert 200 == status

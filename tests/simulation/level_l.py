@@ -68,19 +68,19 @@ def write(name: str, document: dict[str, Any]) -> Path:
 
 def _counts(summary: Summary) -> dict[str, Any]:
     """The counts, each in the order of its names; the chains, which are many, come last."""
-    told = msgspec.to_builtins(summary)
+    counts = msgspec.to_builtins(summary)
     ordered = {
         name: dict(sorted(value.items())) if isinstance(value, dict) else value
-        for name, value in told.items()
+        for name, value in counts.items()
     }
     return {**ordered, "chains": ordered.pop("chains")}
 
 
-def simulate(first: int, seeds: int, sagas: int, jobs: int) -> Summary:
+def simulate(first: int, seeds: int, sagas: int, processes: int) -> Summary:
     """All seeds, in chunks over processes; says how it goes."""
     whole = Summary()
     starts = range(first, first + seeds, CHUNK_SEEDS)
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(processes) as pool:
         parts: Iterator[Summary] = pool.map(
             chunk,
             starts,
@@ -101,10 +101,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=20_000)
     parser.add_argument("--sagas", type=int, default=50)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     began, when = time.perf_counter(), datetime.now(UTC)
-    summary = simulate(given.first, given.seeds, given.sagas, given.jobs)
+    summary = simulate(given.first, given.seeds, given.sagas, given.processes)
     seconds = time.perf_counter() - began
     document = {
         "what": "F1: simulated sagas over seeds, swarm faults, safety then liveness phase",

@@ -476,7 +476,7 @@ def what_was_lost_goes_on(patches: Patches) -> None:
 
 @further
 def mail_counts_as_journaled(patches: Patches) -> None:
-    """Rule 5 of ports.ownership: it is answered for as soon as it lies in the mailbox."""
+    """Rule 5 of ports.ownership: it is answered for as soon as the mail is sent."""
 
     def make(original: Any) -> Any:
         async def journaled(
@@ -616,7 +616,7 @@ def the_deadline_is_not_checked(patches: Patches) -> None:
 
 
 @further
-def a_yes_that_may_have_been_told_is_not_looked_for(patches: Patches) -> None:
+def a_yes_that_may_have_been_given_is_not_looked_for(patches: Patches) -> None:
     """Decision 0011: after the deadline what was in flight downstream is compensated unseen."""
     patches.set(machine, "must_be_looked_for", lambda step, known: False)
 
@@ -649,7 +649,7 @@ def a_late_failure_is_not_told_upstream(patches: Patches) -> None:
 
 @further
 def a_message_counts_as_delivered_without_an_answer(patches: Patches) -> None:
-    """Rule 22: upstream is told once, and believed to have heard it."""
+    """Rule 22: upstream is asked once, and believed to have heard it."""
 
     def make(original: Any) -> Any:
         async def tell(self: Any, saga: Any, outgoing: Any) -> Any:
@@ -688,14 +688,14 @@ def a_lost_compensation_counts_as_done(patches: Patches) -> None:
     """Rule 13: an undo without an answer is not repeated."""
 
     def make(original: Any) -> Any:
-        def outcome(do: Any, turn: Any, at: float) -> Any:
+        def end(do: Any, turn: Any, at: float) -> Any:
             if do.activity is Activity.COMPENSATE and isinstance(turn, Failed):
                 return e.CompensationSucceeded(at=at, step=do.step)
             return original(do, turn, at)
 
-        return outcome
+        return end
 
-    patches.wrap(sender, "outcome_event", make)
+    patches.wrap(sender, "end_event", make)
 
 
 # --- what was tried and is mended ----------------------------------------------------------------

@@ -25,7 +25,7 @@ PREEMPTIONS_MAX = 2
 TURN_SECONDS = 4.0
 """Virtual seconds that an operation may take; one that waits for another goes on later."""
 SETTLE_SECONDS = 1.2
-"""What a process that has just started is given to take over what is unfinished."""
+"""The time in which a process that has just started takes over unfinished sagas."""
 LAST_SECONDS = 120.0
 """Virtual seconds after which an operation that has not ended is stuck."""
 PAUSES_MAX = 200

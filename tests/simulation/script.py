@@ -24,7 +24,7 @@ STRIKES: Mapping[str, tuple[str, ...]] = {
     "message": (*CRASHES, *ON_THE_WAY),
     "request": ON_THE_WAY,
 }
-"""What can strike at which sort of point. A neighbour does not crash: it is a model."""
+"""The strikes that each sort of point allows. A neighbour does not crash: it is a model."""
 
 
 class Point(NamedTuple):
@@ -42,12 +42,12 @@ class Script(Faults, kw_only=True):
     strikes: dict[int, str]
     whims: set[str]
     first: dict[str, str]
-    """What strikes at the first point whose `where` ends so; it belongs to the scenario."""
+    """The strikes of the scenario itself, by the end of the `where` of a point; at the first."""
     points: list[Point] = field(default_factory=list)
     hit: dict[int, str] = field(default_factory=dict)
-    """What struck where, without what belongs to the scenario."""
+    """The strikes by point, without those of the scenario itself."""
     own: set[int] = field(default_factory=set)
-    """Where what belongs to the scenario struck."""
+    """The points at which the scenario itself struck."""
 
     def happens(self, kind: str) -> bool:
         """A whim happens at its first opportunity, and then no more."""

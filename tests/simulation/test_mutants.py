@@ -40,7 +40,7 @@ def test_a_planted_defect_is_found(name: str, strikes: Strikes) -> None:
     assert result is not None, f"{name} was not found at seed {seed} nor in {SEEDS} others"
 
 
-def test_what_was_planted_is_gone_afterwards() -> None:
+def test_a_planted_defect_is_gone_afterwards() -> None:
     """Everything that was replaced is put back."""
     before = {name: value for name, value in vars(machine).items() if callable(value)}
     for name in (*MUTANTS, *FURTHER):
@@ -50,6 +50,6 @@ def test_what_was_planted_is_gone_afterwards() -> None:
 
 
 def test_a_defect_that_would_change_nothing_cannot_be_planted() -> None:
-    """What a defect replaces has to be there: a rule that moved must not make it idle."""
+    """The rule that a defect replaces has to be there: one that moved must not make it idle."""
     with pytest.raises(AttributeError, match="would change nothing"):
         Patches().set(machine, "no_such_rule", None)

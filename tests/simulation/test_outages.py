@@ -194,11 +194,11 @@ def test_an_upstream_that_is_away_is_notified_when_it_is_back(seconds: float) ->
         order = await begin(world, "s0-0", HOUR)
         world.network.down.add(CLIENT)
         await asyncio.sleep(seconds)
-        assert not order.told
+        assert not order.asked_back
         assert refused(world, CLIENT) >= 2, "the outage never struck"
         world.network.down.clear()
         await ended(world, order, SagaState.COMPENSATED, LAG_SECONDS)
-        assert order.told
+        assert order.asked_back
 
     play(Case(CLIENT), drive, models={API: Refusing})
 

@@ -55,11 +55,11 @@ def test_every_schedule_ends_as_it_should(first: str, second: str, strikes: Stri
 def test_a_preemption_really_takes_the_turn() -> None:
     """The same order with and without one is not the same history, and the pauses differ."""
     order = ("execute", "compensate", "duplicate", "recover", "zombie")
-    told = {
+    digests = {
         preemptions: run(Schedule(order, preemptions)).result.transcript.digest()
         for preemptions in ((), ((0, 1),), ((0, 2),), ((0, 3),), ((0, 1), (1, 1)))
     }
-    assert 5 == len(set(told.values()))
+    assert 5 == len(set(digests.values()))
     assert 0 == run(Schedule(order, ((0, 150),))).missed
 
 

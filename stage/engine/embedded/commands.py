@@ -95,8 +95,11 @@ class EmbeddedCommands(EmbeddedQueries):
                 if respond_async and not _answered(live):
                     until = 0.0  # join a saga that runs already: deferred like any other
                 row = await self._answer(live, until)
-                if row is not None or not live.lost:
+                if row is not None or (live.saga.deferred and not live.lost):
                     return _reply(row, replayed=replayed)
+                if not live.lost:  # it left memory first: what 202 says is journaled by opening it
+                    respond_async = True
+                    continue
             except HeldElsewhere:
                 exists, until = True, 0.0 if respond_async else until
             except (StoreUnavailable, Busy) as error:
@@ -117,10 +120,10 @@ class EmbeddedCommands(EmbeddedQueries):
         return live
 
     async def _answer(self, live: LiveSaga, until: float) -> SagaRow | None:
-        """The row once it holds an answer; None when the caller may be answered 202.
+        """The row once it holds an answer; None when the caller is answered 202, or `live` is over.
 
-        That is journaled before it is said, so the end of the saga knows whether the caller
-        still waits for it or has to be notified.
+        A 202 is journaled before it is said (decision 0007), so the end of the saga knows whether
+        the caller still waits for it or has to be notified.
         """
         while not _answered(live):
             assert live.saga is not None

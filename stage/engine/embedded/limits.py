@@ -10,6 +10,8 @@ from stage.wire.limits import DEFAULT_LIMITS, Limits
 STORE_RETRY = RetryPolicy(attempts_max=None, backoff_seconds_min=0.05, backoff_seconds_max=2.0)
 OPEN_SECONDS_MAX = 5.0
 """How much longer than they asked for callers wait for the database."""
+DEFER_SECONDS_MAX = 1.0
+"""How long a process that stops waits until what 202 says to its callers is journaled."""
 WRITTEN_SECONDS_MAX = 0.25
 """How long a query for the journal or a list waits for what was answered to be durable."""
 LOOK_AGAIN_SECONDS = 0.25

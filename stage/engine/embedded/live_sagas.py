@@ -6,15 +6,20 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from stage.core import events as e
 from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
-from stage.core.outcome import FailureKind
+from stage.core.failure import FailureKind
 from stage.core.saga import Saga, StepState
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan, StepKind
-from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, GIVE_WAY_SECONDS
+from stage.engine.embedded.limits import (
+    DEFER_SECONDS_MAX,
+    EVICT_AFTER_SECONDS,
+    GIVE_WAY_SECONDS,
+)
 from stage.engine.embedded.live_saga import LiveSaga, NotLive
 from stage.engine.embedded.live_units import LiveUnits
-from stage.engine.saga.attempts import outcome_event
+from stage.engine.saga.attempts import end_event
 from stage.engine.saga.interpreter import Outgoing, Transition
 from stage.engine.saga.opening import OpenRequest
 from stage.engine.saga.sender import Sender
@@ -44,7 +49,7 @@ class LiveSagas:
         """In the order in which they began: a set of tasks has another order in every run."""
         self._asking: dict[OpenRequest, None] = {}
         """Offers that are neither taken on nor refused yet."""
-        self.draining = False
+        self.draining = self._stopped = False
         self.left: Callable[[LiveSaga], None] = lambda _: None
         """Called with every saga that leaves memory."""
         self.rests: Callable[[str], None] = lambda _: None
@@ -98,7 +103,12 @@ class LiveSagas:
         return self._live.get(saga_id)
 
     def open(self, request: OpenRequest, *, recovered: bool = False) -> LiveSaga:
-        """Open a saga in a task of its own; `LiveSaga.opened` is done when it is there."""
+        """Open a saga in a task of its own; `LiveSaga.opened` is done when it is there.
+
+        Raises Unsettled once the engine has stopped.
+        """
+        if self._stopped:
+            raise Unsettled("the process is stopping")
         live = LiveSaga(request)
         live.recovered = recovered
         if request.offer is not None:
@@ -119,9 +129,19 @@ class LiveSagas:
             live.rouse()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
+        await self._defer_callers()
+        self._stopped = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _defer_callers(self) -> None:
+        """Journal that callers are answered 202 whose sagas are still under way."""
+        now = self._clock.now()
+        waited_for = [live for live in self._live.values() if not live.over and _owes_a_word(live)]
+        words = [live.post_durably(e.AnswerDeferred(at=now)) for live in waited_for]
+        if words:
+            await asyncio.wait(words, timeout=DEFER_SECONDS_MAX)
 
     def _spawn(
         self, work: Coroutine[Any, Any, None], held: dict[asyncio.Task[None], None] | None = None
@@ -186,7 +206,9 @@ class LiveSagas:
                 sending = self._spawn(self._send(live, live.saga, outgoing), live.sends)
                 live.sends[sending] = None
             if not live.inbox and live.in_flight == 0 and self._may_leave(live, transition):
-                return "rests"
+                if not _owes_a_word(live):
+                    return "rests"
+                live.post(e.AnswerDeferred(at=self._clock.now()))
             wait = None
             if transition.rest_until is not None:
                 wait = transition.rest_until - self._clock.now()
@@ -237,7 +259,7 @@ class LiveSagas:
         except Exception as error:  # a defect of ours; the attempt may have left
             self._report_defect(live, "send", error)
             failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"defect: {error!r}")
-            event = outcome_event(outgoing.do, failed, self._clock.now())
+            event = end_event(outgoing.do, failed, self._clock.now())
         finally:
             live.in_flight -= 1
         live.post(event, outgoing.span)
@@ -257,6 +279,15 @@ def snapshot(live: LiveSaga) -> Snapshot:
         running=live.in_flight > 0,
         readable=live.row.closed_at is None,
     )
+
+
+def _owes_a_word(live: LiveSaga) -> bool:
+    """True while callers wait who will be answered 202, which is not journaled yet.
+
+    A process that stops does so for all of them at once; each would otherwise open the saga anew.
+    """
+    saga = live.saga
+    return live.watched and saga is not None and not (saga.deferred or saga.ended)
 
 
 def _fail(live: LiveSaga, error: Exception) -> None:

@@ -9,7 +9,8 @@ import msgspec
 from stage.core import events as e
 from stage.core.commands import Activity, Do
 from stage.core.errors import StageError
-from stage.core.outcome import FailureKind
+from stage.core.event_table import reason_of
+from stage.core.failure import FailureKind
 from stage.core.saga import Saga, StepState
 from stage.ports.observer import Span
 from stage.ports.stage import Failed, Finished, Send, Turn
@@ -32,7 +33,7 @@ def links_of(step: StepState, activity: Activity) -> tuple[str, ...]:
 
 def end_span(span: Span, event: e.Event) -> None:
     """End the span of an attempt with its end, which is durable by now."""
-    span.end(e.name_of(event), getattr(event, "reason", ""), at=event.at)
+    span.end(e.name_of(event), reason_of(event), at=event.at)
 
 
 def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:
@@ -71,7 +72,7 @@ def _path(request: e.Request) -> str:
     return request.path.partition("?")[0]
 
 
-def outcome_event(do: Do, turn: Turn, at: float) -> e.Outcome:
+def end_event(do: Do, turn: Turn, at: float) -> e.AttemptEnd:
     """The event that the end of an author's function becomes in the journal."""
     match turn:
         case Finished():
@@ -93,7 +94,7 @@ def outcome_event(do: Do, turn: Turn, at: float) -> e.Outcome:
             raise StageError(f"step {do.step!r} has not ended: {turn!r}")
 
 
-def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
+def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
     if do.activity is Activity.PROBE:
         return e.ProbeFailed(
             at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
@@ -101,7 +102,7 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
     if do.activity is Activity.TELL:
         return e.TellDelayed(at=at, reason=failed.reason, retry_after=failed.retry_after)
     if do.activity is Activity.COMPENSATE:
-        return _undo_event(do, failed, at)
+        return _compensation_event(do, failed, at)
     match failed.kind:
         case FailureKind.REFUSED:
             return e.StepRefused(
@@ -127,7 +128,7 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.Outcome:
             assert_never(failed.kind)
 
 
-def _undo_event(do: Do, failed: Failed, at: float) -> e.Outcome:
+def _compensation_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
     certain = not (failed.may_stand or failed.changed or failed.kind is FailureKind.IN_DOUBT)
     if failed.kind is FailureKind.REFUSED:
         return e.CompensationRefused(at=at, step=do.step, reason=failed.reason, certain=certain)

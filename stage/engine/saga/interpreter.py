@@ -17,17 +17,17 @@ from msgspec import UNSET
 from stage.core import events as e
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
+from stage.core.failure import FailureKind
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import Impossible, decide, evolve
-from stage.core.outcome import FailureKind
 from stage.core.questions import past_pivot
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
 from stage.engine.saga.attempts import (
     as_repeat,
+    end_event,
     links_of,
-    outcome_event,
     stored_requests,
 )
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
@@ -219,7 +219,7 @@ class Interpreter:
             )
             self._record(done, started)
         turn = await self._run_transaction(unit, do, view, span)
-        event = outcome_event(do, turn, self._clock.now())
+        event = end_event(do, turn, self._clock.now())
         if isinstance(event, e.StepSucceeded):
             event = msgspec.structs.replace(event, span=span.span_id)
         self._record(done, event)
@@ -276,7 +276,7 @@ class Interpreter:
                     outgoing.turn = Failed(kind=FailureKind.REFUSED, reason=reason)
         self._record(done, self._started(do, key, span, request, now))
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
-            event = outcome_event(do, outgoing.turn, self._clock.now())
+            event = end_event(do, outgoing.turn, self._clock.now())
             self._record(done, event)
             done.ended.append((span, event))
         else:
@@ -340,9 +340,11 @@ class Interpreter:
 
     def _key(self, saga: Saga, do: Do) -> str:
         if do.activity is not Activity.COMPENSATE:
-            return idempotency_key(saga.id, self.plan.stage, do.step, Direction.DO)
+            return idempotency_key(saga.id, self.plan.stage, do.step, Direction.EXECUTE)
         number = saga.steps[do.step].compensation_keys
-        return idempotency_key(saga.id, self.plan.stage, do.step, Direction.UNDO, number=number)
+        return idempotency_key(
+            saga.id, self.plan.stage, do.step, Direction.COMPENSATE, number=number
+        )
 
     def _span(self, saga: Saga, do: Do, trace: TraceContext) -> Span:
         links: tuple[str, ...] = ()

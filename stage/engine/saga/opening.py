@@ -55,7 +55,7 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
     trace: TraceContext = TraceContext()
     mail: tuple[int, ...] = ()
     unseen: Unseen = Unseen.NEW
-    """What the request proves, should there be no such saga."""
+    """The proof that the request brings, in case there is no such saga."""
     first_sent_at: float | None = None
 
     @property
@@ -107,13 +107,18 @@ class Opening:
                 raise
             return self._replay(request, row, context, bare_saga(row))
         context = with_baggage(context, entries)
-        asked = self._asked(saga, request.signal)
+        if isinstance(request.signal, e.CompensationRequested):
+            self.check(saga, request.signal)  # also where the request would change nothing
+        asked = self._asked(saga, request)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
         return await self._take_over(unit, request, saga, context, asked, cut_off(entries))
 
-    def _asked(self, saga: Saga, signal: Signal | None) -> list[e.Event]:
-        """The signal, unless it changes nothing of the saga."""
+    def _asked(self, saga: Saga, request: OpenRequest) -> list[e.Event]:
+        """The signal, unless it changes nothing of the saga; for a caller told 202, that."""
+        signal, offer = request.signal, request.offer
+        if offer is not None and offer.accepted.deferred:
+            signal = e.AnswerDeferred(at=offer.accepted.at)
         match signal:
             case None:
                 return []
@@ -144,10 +149,11 @@ class Opening:
         )
         for event in asked:
             self.check(evolve(self._plan, saga, recovered), event)
-        if not (saga.ended or any(isinstance(event, _CHANGES_THE_WAY) for event in asked)):
+        turned = any(isinstance(event, _CHANGES_THE_WAY) for event in asked)
+        if not (saga.ended or turned):
             asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
-        if saga.recoveries or not asked:
+        if saga.recoveries or not turned:
             # The new epoch is durable before anything is run, so that a saga that takes the process
             # down with it is seen to do so (rule 15).
             transition = self._interpreter.note(saga, [recovered, *asked], now)
@@ -257,7 +263,9 @@ class Opening:
         if isinstance(event, e.CompensationRequested) and not may_ask_to_compensate(
             self._plan, saga, event.requested_by
         ):
-            raise NotYours(f"saga {saga.id} was opened by another neighbour than you")
+            raise NotYours(
+                f"saga {saga.id} was neither opened by {event.requested_by} nor handed on to it"
+            )
         if isinstance(event, e.Verb):
             reason = refuse_verb(self._plan, saga, event)
             if reason is not None:

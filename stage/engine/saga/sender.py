@@ -10,11 +10,11 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.commands import Activity, Do
-from stage.core.outcome import FailureKind
+from stage.core.failure import FailureKind
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import Step, StepKind
-from stage.engine.saga.attempts import as_repeat, outcome_event, stored_requests
+from stage.engine.saga.attempts import as_repeat, end_event, stored_requests
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Outgoing
 from stage.engine.saga.rates import Gate, Gates, Lane
@@ -72,7 +72,7 @@ class Sender:
 
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
-    ) -> e.Outcome:
+    ) -> e.AttemptEnd:
         """Send one attempt; its end as an event, which ends its span once it is durable.
 
         Nothing leaves while the lease of this replica is over: another one may run the saga by
@@ -86,7 +86,7 @@ class Sender:
                     await gate.enter(_lane(saga, outgoing.do))
             except TimeoutError:
                 return self._too_late(outgoing)
-        end: e.Outcome | None = None
+        end: e.AttemptEnd | None = None
         try:
             await self._ownership.assured()
             end = await self._send(saga, context, outgoing, journal)
@@ -105,7 +105,7 @@ class Sender:
 
     async def _send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
-    ) -> e.Outcome:
+    ) -> e.AttemptEnd:
         do = outgoing.do
         if do.activity is Activity.TELL:
             return await self._tell(saga, outgoing)
@@ -119,7 +119,7 @@ class Sender:
 
     async def _call(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
-    ) -> e.Outcome:
+    ) -> e.AttemptEnd:
         step = self._plan.step(outgoing.do.step)
         budget = None if outgoing.do.activity is Activity.COMPENSATE else self._budget(saga)
         seconds = step.timeout_seconds
@@ -134,7 +134,7 @@ class Sender:
         except TimeoutError:
             kind = FailureKind.IN_DOUBT if outgoing.prepared else FailureKind.DEFECT
             failed = Failed(kind=kind, reason=f"no answer within {seconds:g} s")
-            return outcome_event(outgoing.do, failed, self._clock.now())
+            return end_event(outgoing.do, failed, self._clock.now())
 
     async def _converse(
         self,
@@ -144,7 +144,7 @@ class Sender:
         journal: Journal,
         budget: float | None,
         seconds: float,
-    ) -> e.Outcome:
+    ) -> e.AttemptEnd:
         # Long because the request of each turn is built where its intent became durable.
         do, step = outgoing.do, self._plan.step(outgoing.do.step)
         stored = stored_requests(saga, do)
@@ -179,7 +179,7 @@ class Sender:
                 turn = await conversation.resume(answer)
         finally:
             conversation.close()
-        return outcome_event(do, turn, self._clock.now())
+        return end_event(do, turn, self._clock.now())
 
     async def _intended(
         self, do: Do, turn: Send, stored: tuple[e.Request, ...], journal: Journal
@@ -199,7 +199,7 @@ class Sender:
             )
         return turn.request
 
-    async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+    async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
         step = self._plan.step(outgoing.do.step)
         budget = self._budget(saga)
         seconds = step.timeout_seconds
@@ -217,7 +217,7 @@ class Sender:
         )
         return _end_of_forward(step, reply, self._clock.now())
 
-    async def _get_outcome(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+    async def _get_outcome(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
         """Ask downstream for its answer again, if it shows that it is done: that starts nothing.
 
         From there on only a word on the saga itself says that it is not done.
@@ -254,7 +254,7 @@ class Sender:
             case _:
                 assert_never(reply)
 
-    async def _compensate_downstream(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+    async def _compensate_downstream(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
         name = outgoing.do.step
         reply = await self._neighbours.compensate(
             self._plan.step(name).peer,
@@ -292,7 +292,7 @@ class Sender:
             case _:
                 assert_never(reply)
 
-    async def _tell(self, saga: Saga, outgoing: Outgoing) -> e.Outcome:
+    async def _tell(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
         if not self._neighbours.is_upstream(saga.upstream):
             reason = f"no upstream {saga.upstream!r} is configured: add --upstream NAME=URL, retry"
             return e.TellRefused(at=self._clock.now(), reason=reason)
@@ -326,16 +326,16 @@ class Sender:
             case _:
                 assert_never(reply)
 
-    def _too_late(self, outgoing: Outgoing) -> e.Outcome:
+    def _too_late(self, outgoing: Outgoing) -> e.AttemptEnd:
         """Nothing leaves after the deadline (rule 19), though its intent is in the journal."""
         failed = Failed(kind=FailureKind.TRANSIENT, reason="the deadline was over before it left")
-        return outcome_event(outgoing.do, failed, self._clock.now())
+        return end_event(outgoing.do, failed, self._clock.now())
 
     def _budget(self, saga: Saga) -> float | None:
         return None if saga.deadline is None else max(0.0, saga.deadline - self._clock.now())
 
 
-def _end_of_forward(step: Step, reply: ForwardReply, at: float) -> e.Outcome:
+def _end_of_forward(step: Step, reply: ForwardReply, at: float) -> e.AttemptEnd:
     """The event for downstream's answer to `POST /sagas` (protocol 3.3)."""
     match reply:
         case Executed():

@@ -1,6 +1,6 @@
 """Version 1 of the protocol as it is spoken to neighbours.
 
-What an answer means stands in the `read_…` functions, which are pure. The class only sends.
+The `read_…` functions give an answer its meaning and are pure. The class only sends.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class ChainV1:
 
 
 def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
-    """What an answer to `POST /sagas` means (protocol 3.3)."""
+    """The meaning of an answer to `POST /sagas` (protocol 3.3)."""
     match kind_of_reply(answer.status, answer.body, saga_id):
         case ReplyKind.EXECUTED:
             try:
@@ -215,7 +215,7 @@ def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
 
 
 def read_outcome(answer: Answer, saga_id: str) -> OutcomeReply:
-    """What an answer to `GET /sagas/{id}` means. Only a word on the saga itself counts."""
+    """The meaning of an answer to `GET /sagas/{id}`. Only a word on the saga itself counts."""
     match kind_of_saga_view(answer.status, answer.body, saga_id):
         case ReplyKind.EXECUTED:
             return ShownExecuted()
@@ -229,7 +229,7 @@ def read_outcome(answer: Answer, saga_id: str) -> OutcomeReply:
 
 
 def read_compensate(answer: Answer, saga_id: str) -> CompensateReply:
-    """What an answer to `POST /sagas/{id}/compensate` means (protocol 3.4)."""
+    """The meaning of an answer to `POST /sagas/{id}/compensate` (protocol 3.4)."""
     match kind_of_compensate_reply(answer.status, answer.body, saga_id):
         case CompensateReplyKind.COMPENSATED:
             return Compensated()
@@ -248,7 +248,7 @@ def read_compensate(answer: Answer, saga_id: str) -> CompensateReply:
 
 
 def read_chain(answer: Answer, saga_id: str) -> ChainView | Lost:
-    """What an answer to `GET /sagas/{id}?view=chain` holds."""
+    """The chain in an answer to `GET /sagas/{id}?view=chain`."""
     if answer.status != OK:
         return Lost(reason=_reason(answer))
     try:

@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from stage.core.errors import ConfigurationError
 from stage.store.sqlite.identity import Mark, parse_mark
 
+PRIVATE = 0o600
+"""Of every file beside the database: it holds payloads, and nobody else's process may lock it."""
+
 _BYTES_MAX = 256
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+"""A link in place of the file would have us write into what it points to."""
+
+
+def make_private(database: Path) -> None:
+    """Make the file, empty and for nobody else to read, where there is none. Raises OSError.
+
+    SQLite gives its log and its index the mode of the database, whatever the umask.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(database.resolve(), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
 
 
 class FileLock:
@@ -35,11 +50,14 @@ class FileLock:
         real = self._database.resolve()  # two names of one file are one file
         self._path = real.with_name(real.name + ".lock")
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._path, _FLAGS, PRIVATE)
+            with suppress(PermissionError):  # another user's, who may let us write to it
+                os.fchmod(descriptor, PRIVATE)  # an older release made it readable for all
         except OSError as error:
             raise ConfigurationError(
                 f"the database {self._database} cannot be locked: {error}."
-                " Give a path in a folder that exists and may be written to"
+                " Give a path in a folder that exists and may be written to, where"
+                f" {self._path.name} is a file of yours and no symbolic link"
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

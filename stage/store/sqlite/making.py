@@ -18,7 +18,7 @@ from stage.core.errors import ConfigurationError
 from stage.store.sqlite import dialect
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.identity import DatabaseFile, take
-from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.lock import FileLock, make_private
 from stage.store.sqlite.statements import statement
 
 UNFINISHED: Final = ".making"
@@ -37,6 +37,7 @@ def make_database(file: DatabaseFile, folders: Sequence[Traversable], lock: File
     _refuse_left_log(path)
     try:
         unfinished.unlink(missing_ok=True)
+        make_private(unfinished)
         _fill(unfinished, file, folders)
         _sync(unfinished)
         lock.forget()

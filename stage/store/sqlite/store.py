@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from stage.core.errors import ConfigurationError
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
@@ -194,15 +194,13 @@ class SqliteStore:
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
         parked = await self._read("count_parked")
-        in_doubt = await self._read("count_parked_in_doubt")
         oldest = await self._read("oldest_unfinished")
         longest = await self._read("longest_due", now)
         undo = await self._read("oldest_compensation")
         lost = await self._read("count_lost")
         return Backlog(
             lost=lost[0][0],
-            parked=parked[0][0],
-            parked_in_doubt=in_doubt[0][0],
+            parked={ParkCause(cause): count for cause, count in parked},
             oldest_accepted_at=oldest[0][0],
             longest_due_at=longest[0][0],
             oldest_compensation_at=undo[0][0],

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder=folder,
         )
         result = asyncio.run(run(trial, tell))
-    report = told(trial, result)
+    report = report_of(trial, result)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=2) + "\n")
@@ -63,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tell(line: str) -> None:
-    """Progress, for who waits."""
+    """Show progress to the person who waits."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
-def told(trial: Trial, result: Result) -> dict[str, Any]:
+def report_of(trial: Trial, result: Result) -> dict[str, Any]:
     """The result with what is needed to judge and repeat it."""
     repeat = (
         f"python -m tests.acceptance.kills --kills {trial.kills} --sagas {trial.sagas}"
@@ -108,7 +108,7 @@ def commit() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on; no name."""
+    """The machine of the trial, without its name."""
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),

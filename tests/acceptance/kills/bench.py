@@ -76,15 +76,15 @@ class Tail:
 
 
 class Head:
-    """Order in its smallest form: remembers which sagas it was told to compensate."""
+    """Order in its smallest form: remembers the sagas that it was asked to compensate."""
 
     def __init__(self) -> None:
-        self.told: set[str] = set()
+        self.asked_back: set[str] = set()
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
         while (request := await read_message(reader)) is not None:
-            self.told.add(request.start.split("/")[2])
+            self.asked_back.add(request.start.split("/")[2])
             writer.write(answer_bytes(200, b'{"outcome":"compensated"}'))
             await writer.drain()
 
@@ -98,11 +98,17 @@ class Bench:
         self.database = folder / "payment.db"
         self.port, *self._ports = free_ports(4)
         world, tail, head = (f"http://{LOOPBACK}:{port}" for port in self._ports)
-        told = ["payment", "--port", str(self.port), "--database", f"sqlite:///{self.database}"]
-        told += ["--upstream", f"order={head}", "--downstream", f"shipping={tail}"]
-        told += ["--external", f"world={world}", *options]
+        arguments = [
+            "payment",
+            "--port",
+            str(self.port),
+            "--database",
+            f"sqlite:///{self.database}",
+        ]
+        arguments += ["--upstream", f"order={head}", "--downstream", f"shipping={tail}"]
+        arguments += ["--external", f"world={world}", *options]
         log = folder / "stage.log"
-        self.stage = Server("payment", "tests.acceptance.kills.stages", told, log)
+        self.stage = Server("payment", "tests.acceptance.kills.stages", arguments, log)
         self.world: World
         self.tail: Tail
         self.head: Head
@@ -176,5 +182,5 @@ def placing(saga_id: str) -> bytes:
 
 def undoing(saga_id: str, by: str) -> bytes:
     """The request to compensate a saga."""
-    told = {"requested_by": by, "reason": "late"}
-    return request_bytes("POST", f"/sagas/{saga_id}/compensate", msgspec.json.encode(told))
+    body = {"requested_by": by, "reason": "late"}
+    return request_bytes("POST", f"/sagas/{saga_id}/compensate", msgspec.json.encode(body))

@@ -58,7 +58,7 @@ class Violation:
 
 @dataclass(slots=True)
 class Books:
-    """What came out."""
+    """The result of a trial, as all books tell it."""
 
     outcomes: dict[str, int]
     world: dict[str, int]
@@ -243,15 +243,15 @@ def story(folder: Path, saga_id: str) -> str:
         lines += [f"  world: {dict(row)}" for row in found]
     with (folder / "faults.jsonl").open() as record:
         lines += [
-            f"  network: {told['at']:.3f} {told['link']} {told['what']} {told['request']}"
-            for told in map(json.loads, record)
-            if told["saga_id"] == saga_id
+            f"  network: {fault['at']:.3f} {fault['link']} {fault['what']} {fault['request']}"
+            for fault in map(json.loads, record)
+            if fault["saga_id"] == saga_id
         ]
     return "\n".join(lines)
 
 
 def _brief(event: bytes) -> str:
-    told: dict[str, Any] = json.loads(event)
-    name = told.pop("event")
-    kept = {key: value for key, value in told.items() if key not in ("at", "request", "span")}
+    members: dict[str, Any] = json.loads(event)
+    name = members.pop("event")
+    kept = {key: value for key, value in members.items() if key not in ("at", "request", "span")}
     return f"{name} {kept}"

@@ -37,7 +37,7 @@ class Stuck(Exception):
 
 @dataclass(slots=True)
 class Struck:
-    """What one kill did."""
+    """The effect of one kill."""
 
     syscall: str
     number: int
@@ -156,5 +156,5 @@ def _judge(bench: Bench, struck: Struck) -> None:
             if done != 1 or done - undone != stands:
                 struck.wrong.append(f"{saga_id}: {step} done {done}, undone {undone}")
     # Whether downstream's request counts as upstream's news is the protocol's: 3.4.
-    if LATE not in bench.head.told:
+    if LATE not in bench.head.asked_back:
         struck.wrong.append("upstream was not told of the late failure")

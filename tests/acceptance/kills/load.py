@@ -29,7 +29,7 @@ ENDED = frozenset({"completed", "compensated", "failed_to_compensate"})
 
 
 class Kind(StrEnum):
-    """What happens to a saga beside its request."""
+    """The fate of a saga beside its request."""
 
     PLAIN = "plain"
     WITHDRAWN = "withdrawn"

@@ -47,7 +47,7 @@ class NotRecorded(Exception):
 
 
 def events(trace: Path, folder: Path) -> Iterator[Event]:
-    """What a recording says of the files of a database in that folder, and what was sent."""
+    """The writes to the files of a database in that folder, and the messages sent, as recorded."""
     syncing: dict[int, str] = {}
     with trace.open() as lines:
         for line in lines:
@@ -109,7 +109,7 @@ def _ours(path: str, folder: Path) -> bool:
 
 @dataclass(slots=True, eq=False)
 class File:
-    """What is on the platter, and what has been written since, in order."""
+    """The bytes on the platter, and the writes since, in order."""
 
     synced: bytearray = field(default_factory=bytearray)
     pending: list[Event] = field(default_factory=list)

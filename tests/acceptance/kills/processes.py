@@ -42,7 +42,7 @@ class Server:
     ) -> None:
         self.name = name
         self.pid = 0
-        """Of the child that lives, or 0."""
+        """The id of the child that lives, or 0."""
         self.ends: list[int] = []
         """How its children have ended: exit statuses, signals as negative numbers."""
         self.listening = asyncio.Event()
@@ -86,8 +86,8 @@ class Server:
         assert self._zygote is not None and self._zygote.stdin is not None
         assert self.ended.is_set(), f"{self.name} lives"
         self._forked = asyncio.get_running_loop().create_future()
-        told = json.dumps({"run": list(self._arguments), "held": held})
-        self._zygote.stdin.write(told.encode() + b"\n")
+        order = json.dumps({"run": list(self._arguments), "held": held})
+        self._zygote.stdin.write(order.encode() + b"\n")
         async with asyncio.timeout(START_SECONDS_MAX):
             return await self._forked
 

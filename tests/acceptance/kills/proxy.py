@@ -53,8 +53,8 @@ class Record:
         """One line, for those who look for a saga."""
         found = SAGA_ID.search(request.raw)
         saga_id = "" if found is None else found.group().decode()
-        told = {"at": time.time(), "link": link, "what": what, "saga_id": saga_id}
-        self._file.write(json.dumps({**told, "request": request.start}) + "\n")
+        fault = {"at": time.time(), "link": link, "what": what, "saga_id": saga_id}
+        self._file.write(json.dumps({**fault, "request": request.start}) + "\n")
 
 
 class Link:

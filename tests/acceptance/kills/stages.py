@@ -22,20 +22,20 @@ REFUSED_PERCENT = 6
 
 
 class Order(msgspec.Struct):
-    """What the client hands over."""
+    """The order that the client hands over."""
 
     order_id: str
     amount: int
 
 
 class Charge(msgspec.Struct):
-    """What payment adds."""
+    """The addition of payment."""
 
     charge_id: str
 
 
 class Parcel(msgspec.Struct):
-    """What shipping adds."""
+    """The addition of shipping."""
 
     parcel_id: str
 
@@ -120,7 +120,7 @@ async def strike_out(tx: Tx, saga: Saga[Order]) -> None:
 
 @payment.output
 def charged(saga: Saga[Order]) -> Charge:
-    """What the stages after us may want to know."""
+    """The charge, for the stages after us."""
     return saga.result(charge)
 
 
@@ -150,7 +150,7 @@ async def recall(tx: Tx, saga: Saga[Order]) -> None:
 
 @shipping.output
 def dispatched(saga: Saga[Order]) -> Parcel:
-    """What the client may want to know."""
+    """The parcel, for the client."""
     return Parcel(parcel_id=f"p-{saga.id}")
 
 

@@ -20,11 +20,11 @@ INTENTS = frozenset(
 )
 """Entries that announce something which has left the process, or was about to."""
 RECOVERED = """
-WITH told AS (
+WITH fault AS (
     SELECT name, at, lag(name) OVER saga AS before, lag(event) OVER saga AS event
     FROM journal WINDOW saga AS (PARTITION BY saga_id ORDER BY number)
 )
-SELECT at, before, json_extract(event, '$.step') FROM told WHERE name = 'recovered'
+SELECT at, before, json_extract(event, '$.step') FROM fault WHERE name = 'recovered'
 """
 
 
@@ -41,7 +41,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strikes:
-    """What the kills hit. Kills count once, sagas as often as they were hit."""
+    """The hits of the kills. Kills count once, sagas as often as they were hit."""
 
     kills: dict[str, int]
     """Kills by process."""
@@ -79,7 +79,7 @@ def strikes(folder: Path, stages: Iterable[str], kills: Sequence[Kill]) -> Strik
 
 
 def faults(record: Path) -> dict[str, int]:
-    """What the proxy did, by kind."""
+    """The faults of the proxy, by kind."""
     with record.open() as lines:
         return dict(Counter(json.loads(line)["what"] for line in lines))
 
@@ -90,14 +90,14 @@ def _carried(record: Path, kills: Sequence[Kill]) -> int:
     struck: set[int] = set()
     with record.open() as lines:
         for line in lines:
-            told = json.loads(line)
-            if told["what"] != "target_went_away":
+            fault = json.loads(line)
+            if fault["what"] != "target_went_away":
                 continue
-            target = told["link"].partition("-")[2]
+            target = fault["link"].partition("-")[2]
             before = [
                 number
-                for at, number, process in times[: bisect_right(times, (told["at"] + 0.05,))][-20:]
-                if process == target and told["at"] - at < 1.0
+                for at, number, process in times[: bisect_right(times, (fault["at"] + 0.05,))][-20:]
+                if process == target and fault["at"] - at < 1.0
             ]
             struck.update(before[-1:])
     return len(struck)

@@ -53,7 +53,7 @@ LINKS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What is to be done. Everything random comes from the seed."""
+    """The plan of a trial. Everything random comes from the seed."""
 
     kills: int
     sagas: int
@@ -68,7 +68,7 @@ class Trial:
 
 @dataclass(slots=True)
 class Result:
-    """What came out of a trial."""
+    """The result of a trial."""
 
     seconds: float = 0.0
     kills: int = 0
@@ -163,7 +163,7 @@ class Reaper:
 async def run(
     trial: Trial, tell: Callable[[str], None], placed: list[Placed] | None = None
 ) -> Result:
-    """Run a trial and read its books. What the client knows is added to `placed`."""
+    """Run a trial and read its books. The client adds its sagas to `placed`."""
     began = time.monotonic()
     ports = dict(zip((*KILLED, *LINKS), free_ports(len(KILLED) + len(LINKS)), strict=True))
     servers = {name: _server(name, trial, ports) for name in KILLED}
@@ -204,9 +204,9 @@ def _server(name: str, trial: Trial, ports: dict[str, int]) -> Server:
     folder, log = trial.folder, trial.folder / f"{name}.log"
     port = ["--port", str(ports[name])]
     if name == "world":
-        told = [*port, "--books", str(folder / "world.db"), "--seed", str(trial.seed)]
-        return Server(name, "tests.acceptance.kills.world", told, log)
-    told = [name, *port, "--database", f"sqlite:///{folder / name}.db"]
+        arguments = [*port, "--books", str(folder / "world.db"), "--seed", str(trial.seed)]
+        return Server(name, "tests.acceptance.kills.world", arguments, log)
+    arguments = [name, *port, "--database", f"sqlite:///{folder / name}.db"]
     environment = {"OTEL_BSP_SCHEDULE_DELAY": str(EXPORT_DELAY_MS)}
     if trial.collector:
         environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = trial.collector
@@ -215,16 +215,16 @@ def _server(name: str, trial: Trial, ports: dict[str, int]) -> Server:
         if here == name:
             kind = {"world": "external", "order": "upstream"}.get(there, "downstream")
             kind = "upstream" if link == "shipping-payment" else kind
-            told += [f"--{kind}", f"{there}=http://127.0.0.1:{ports[link]}"]
-    return Server(name, "tests.acceptance.kills.stages", told, log, environment)
+            arguments += [f"--{kind}", f"{there}=http://127.0.0.1:{ports[link]}"]
+    return Server(name, "tests.acceptance.kills.stages", arguments, log, environment)
 
 
 def _proxy(trial: Trial, ports: dict[str, int]) -> Server:
-    told = ["--seed", str(trial.seed), "--record", str(trial.folder / "faults.jsonl")]
+    arguments = ["--seed", str(trial.seed), "--record", str(trial.folder / "faults.jsonl")]
     for link in LINKS:
-        told += ["--link", f"{link}={ports[link]}:{ports[link.partition('-')[2]]}"]
+        arguments += ["--link", f"{link}={ports[link]}:{ports[link.partition('-')[2]]}"]
     log = trial.folder / "proxy.log"
-    return Server("proxy", "tests.acceptance.kills.proxy", told, log)
+    return Server("proxy", "tests.acceptance.kills.proxy", arguments, log)
 
 
 async def _watch(load: Load, reaper: Reaper, tell: Callable[[str], None]) -> None:
@@ -288,16 +288,16 @@ def _judge(
     result.broken = dict(
         Counter(promise for promise, _ in {(v.promise, v.saga_id) for v in read.violations})
     )
-    told: set[str] = set()
+    shown: set[str] = set()
     for violation in read.violations:
         result.stories.append(f"{violation.promise}: {violation.saga_id}: {violation.what}")
-        if violation.saga_id not in told and len(told) < 5:
-            told.add(violation.saga_id)
+        if violation.saga_id not in shown and len(shown) < 5:
+            shown.add(violation.saga_id)
             result.stories.append(bookkeeping.story(trial.folder, violation.saga_id))
 
 
 def _judge_processes(servers: Iterable[Server], result: Result) -> None:
-    """Nobody dies but by our hand, and who is told to stop, stops."""
+    """Nobody dies but by our hand, and a process that is asked to stop stops."""
     for server in servers:
         *killed, _ = server.ends
         if crashed := [status for status in killed if status != -signal.SIGKILL]:

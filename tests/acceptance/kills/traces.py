@@ -1,7 +1,7 @@
 """The traces after a trial: whether what a recovery continued and a compensation undid is linked.
 
 A process that is killed takes with it the spans that have not left, so a span is asked for only
-when its process lived on for EXPORTED_SECONDS. What it links to may be lost: a link is an id.
+when its process lived on for EXPORTED_SECONDS. The target of its link may be lost: a link is an id.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Entry = dict[str, Any]
 
 @dataclass(slots=True)
 class Traces:
-    """What was looked at, and what was wrong with it."""
+    """The counts of the traces that were looked at, and their faults."""
 
     recovered: int = 0
     compensated: int = 0
@@ -53,10 +53,10 @@ def check(folder: Path, kills: Sequence[Kill], seen: Iterable[SpanSeen]) -> Trac
 
 def _sagas(books: sqlite3.Connection) -> Iterator[tuple[str, str, list[Entry]]]:
     for saga_id, traceparent in books.execute("SELECT id, traceparent FROM saga"):
-        told = books.execute(
+        found = books.execute(
             "SELECT event FROM journal WHERE saga_id = ? ORDER BY number", (saga_id,)
         )
-        yield saga_id, traceparent[3:35], [json.loads(event) for (event,) in told]
+        yield saga_id, traceparent[3:35], [json.loads(event) for (event,) in found]
 
 
 def _wrong(

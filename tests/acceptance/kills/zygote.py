@@ -43,20 +43,20 @@ def main() -> None:
             os.read(woken, READ_BYTES_MAX)
             _reap(alive)
         if 0 in ready:
-            if not (told := os.read(0, READ_BYTES_MAX)):
+            if not (read := os.read(0, READ_BYTES_MAX)):
                 break
-            *lines, rest = (rest + told).split(b"\n")
+            *lines, rest = (rest + read).split(b"\n")
             alive.update(_fork(program, json.loads(line)) for line in lines)
     for pid in alive:
         os.kill(pid, signal.SIGKILL)
 
 
-def _fork(program: Main, told: dict[str, Any]) -> int:
+def _fork(program: Main, order: dict[str, Any]) -> int:
     # A tracer may be there before the child waits for its signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     pid = os.fork()
     if pid == 0:
-        _child(program, told["run"], held=told["held"])
+        _child(program, order["run"], held=order["held"])
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     _say(f"forked {pid}")
     return pid

@@ -172,7 +172,7 @@ async def test_a_result_that_is_not_of_its_type_is_found_when_it_is_made(tmp_pat
 
 
 async def test_an_output_that_raises_turns_the_saga_back(tmp_path: Path) -> None:
-    """What the author's function raises is a failure of the saga, not a defect of the engine."""
+    """An exception of the author's function fails the saga; it is no defect of the engine."""
     stage: Stage[Order, Charge] = Stage("payment", accepts=Order, adds=Charge)
 
     @stage.call(to="psp", attempts_max=1)
@@ -259,7 +259,7 @@ async def test_a_clean_up_that_awaits_does_not_hurry_the_compensation(tmp_path: 
 
 
 async def test_a_reason_has_a_limit(tmp_path: Path) -> None:
-    """What an author's exception says is stored and sent on: it has a limit (rule 26)."""
+    """The text of an author's exception is stored and sent on: it has a limit (rule 26)."""
     stage = new_stage()
 
     @stage.transaction

@@ -114,7 +114,7 @@ class SlowStore(MemoryStore):
         return value
 
 
-async def test_who_is_told_not_executed_at_the_stop_was_not_accepted(tmp_path: Path) -> None:
+async def test_no_accepted_saga_is_answered_not_executed_at_the_stop(tmp_path: Path) -> None:
     """503 says not_executed: not while the accept is on its way to the disk (3.3, rule 8)."""
     store = SlowStore(migrations=migration_folders(payment))
     client = PeerClient(Transport(), clock=SystemClock())
@@ -134,13 +134,15 @@ async def test_who_is_told_not_executed_at_the_stop_was_not_accepted(tmp_path: P
     await asyncio.sleep(0.1)
     assert await store.get("s-1") is not None  # the strike is between the commit and its news
     await engine.drain(0.0)
-    told: Any = None
+    answer: Any = None
     try:
-        told = await accepting
+        answer = await accepting
     except (Busy, Unsettled) as error:
-        told = error
+        answer = error
     await store.close()
-    assert not isinstance(told, Busy), f"accepted durably, and told 503 not_executed: {told}"
+    assert not isinstance(answer, Busy), (
+        f"accepted durably, and answered 503 not_executed: {answer}"
+    )
 
 
 class AwayStore(MemoryStore):
@@ -156,6 +158,7 @@ class AwayStore(MemoryStore):
         return await super().transact(work)
 
 
+# Long because the database goes away in the middle of the story.
 @pytest.mark.parametrize("who", ["accept", "compensate"])
 async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
     who: str, monkeypatch: pytest.MonkeyPatch

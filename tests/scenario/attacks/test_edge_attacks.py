@@ -61,8 +61,8 @@ async def test_a_duplicate_of_a_finished_saga_is_replayed_when_full(tmp_path: Pa
 
 async def test_a_deadline_at_the_edge_of_time_is_no_defect(chain: Chain) -> None:
     """Control fields are checked at the door: never 500 (rule 25)."""
-    told = {"saga_id": "s-1", "data": ORDER, "deadline": "9999-12-31T23:59:59-01:00"}
-    body = msgspec.json.encode(told)
+    envelope = {"saga_id": "s-1", "data": ORDER, "deadline": "9999-12-31T23:59:59-01:00"}
+    body = msgspec.json.encode(envelope)
     status, _, body = await chain.request("POST", f"{chain.stage}/sagas", body)
     assert 500 != status, body
 

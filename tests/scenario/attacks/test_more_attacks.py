@@ -37,7 +37,7 @@ async def test_a_file_by_another_name_is_the_same_file(tmp_path: Path) -> None:
 
 
 async def test_a_database_that_was_removed_is_away(tmp_path: Path) -> None:
-    """What is written to a file that nobody can open again is not durable: no 200 for it."""
+    """A write to a file that nobody can open again is not durable: no 200 for it."""
 
     def remove() -> None:
         for file in tmp_path.glob("payment.db*"):
@@ -66,6 +66,7 @@ async def test_a_body_that_stalls_is_answered_408(tmp_path: Path) -> None:
         assert head.startswith(b"HTTP/1.1 408"), head
 
 
+# Long because the stage and its API are written out beside the story.
 async def test_a_defect_beside_a_call_in_flight_starts_no_compensation_beside_it(
     tmp_path: Path,
 ) -> None:
@@ -90,7 +91,6 @@ async def test_a_defect_beside_a_call_in_flight_starts_no_compensation_beside_it
         await http.post("/undo/slow", json={})
 
     late: list[str] = []
-
     asked: list[web.Request] = []
 
     async def hang(request: web.Request) -> web.Response:
@@ -117,7 +117,7 @@ async def test_a_defect_beside_a_call_in_flight_starts_no_compensation_beside_it
         assert [] == beside, world.seen
 
 
-async def test_a_late_failure_that_nobody_can_be_told_is_visible(tmp_path: Path) -> None:
+async def test_a_late_failure_without_a_known_upstream_is_visible(tmp_path: Path) -> None:
     """202 was said to a caller that is not configured: a person has to see it (rule 22)."""
     async with running_chain(tmp_path) as chain:
         await chain.script(chain.shipping, script="refuse")

@@ -7,7 +7,7 @@ import pytest
 from stage.authoring.conversation import FunctionConversation
 from stage.authoring.http import HeaderRefused, Http
 from stage.core.errors import DeclarationError
-from stage.core.outcome import FailureKind
+from stage.core.failure import FailureKind
 from stage.demo.payment import Order
 from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Failed, Send

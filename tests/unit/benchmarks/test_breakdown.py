@@ -1,4 +1,4 @@
-"""What is computed from samples of a running process, and from collectors of all sorts."""
+"""The figures computed from samples of a running process, and from collectors of all sorts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from benchmarks.throughput import WIDE
 
 
 def test_a_sample_counts_for_the_innermost_part() -> None:
-    """What a part calls of the standard library is its own; what nobody called is the rest."""
-    told = (
+    """A part owns its calls of the standard library; a call of nobody counts as the rest."""
+    stack = (
         "serve (stage/bootstrap.py:1);handle (aiohttp/web_app.py:3);advance (stage/engine/x.py:4)"
     )
-    assert "the engine" == part_of(f"{told};loads (json/decoder.py:5)")
-    assert "HTTP in (aiohttp)" == part_of(told.rpartition(";")[0])
+    assert "the engine" == part_of(f"{stack};loads (json/decoder.py:5)")
+    assert "HTTP in (aiohttp)" == part_of(stack.rpartition(";")[0])
     assert REST == part_of("run (asyncio/runners.py:1)")
 
 

@@ -1,4 +1,4 @@
-"""What is computed from the measurements of growth."""
+"""The figures computed from the measurements of growth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is computed and said of other systems, and the path by which their ingress is loaded."""
+"""The figures and words about other systems, and the path by which their ingress is loaded."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ def test_without_the_stage_nothing_is_compared() -> None:
 
 
 def test_the_table_has_a_line_for_each_that_was_measured() -> None:
-    """What could not be had is left out of it."""
-    told = table(samples("stage", 2000.0) + samples(DBOS.name, 25.0), [OURS, *SYSTEMS], [1, WIDE])
-    lines = told.splitlines()
+    """A system that could not be had is left out of it."""
+    text = table(samples("stage", 2000.0) + samples(DBOS.name, 25.0), [OURS, *SYSTEMS], [1, WIDE])
+    lines = text.splitlines()
     assert 4 == len(lines)
     assert "| stage (SQLite) | 2000/s | 2000/s | 2.0 ms |" == lines[2]
     assert lines[3].startswith(f"| {DBOS.title} | 25/s")
 
 
-def test_every_system_is_told_fairly() -> None:
-    """What it promises, what it does not; the stage as well."""
-    told = words([OURS, *SYSTEMS])
-    assert len(SYSTEMS) + 1 == told.count("promises: ") == told.count("does not: ")
+def test_every_system_is_described_fairly() -> None:
+    """Its promises and its gaps; those of the stage as well."""
+    text = words([OURS, *SYSTEMS])
+    assert len(SYSTEMS) + 1 == text.count("promises: ") == text.count("does not: ")
     assert all(len(each.promises) > 50 and len(each.lacks) > 50 for each in (OURS, *SYSTEMS))
 
 
-def test_what_is_installed_is_not_installed_again(tmp_path: Path) -> None:
+def test_an_installed_package_is_not_installed_again(tmp_path: Path) -> None:
     """Unless other packages are wanted."""
     installed: list[str] = []
     for wanted in (["a==1"], ["a==1"], ["a==2"]):
@@ -67,7 +67,7 @@ def test_what_is_installed_is_not_installed_again(tmp_path: Path) -> None:
     assert 2 == len(installed)
 
 
-def test_what_cannot_be_installed_is_missing_with_a_reason(tmp_path: Path) -> None:
+def test_a_package_that_cannot_be_installed_is_missing_with_a_reason(tmp_path: Path) -> None:
     """So that the rest can be measured."""
     with pytest.raises(Missing, match="thing could not be installed: no such luck"):
         tools.run(["sh", "-c", "echo no such luck >&2; exit 1"], "thing")

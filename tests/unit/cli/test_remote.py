@@ -98,7 +98,7 @@ def test_send_reads_stdin_and_makes_an_id(served: Neighbour) -> None:
 def test_send_says_the_outcome_that_the_code_means(
     served: Neighbour, status: int, reported: Outcome, outcome: str
 ) -> None:
-    """What the table of the protocol does not name is unknown, whatever the text says."""
+    """An answer that the table of the protocol does not name is unknown, with any text."""
     served.answer("POST /sagas", status, problem(status, reported))
     done = stage("send", served.url, "{}")
     assert (done.status, done.out.split("  ")[0]) == (1, outcome)
@@ -158,7 +158,7 @@ def test_a_saga_is_shown_whole(served: Neighbour) -> None:
     assert "1 attempt, 1 to compensate  last error: answered 500 [2J" in done.out
     assert "stands\n  charge\n" in done.out
     assert "next\n  compensate charge (attempt 2) at 2999-01-01T00:00:00.000Z (in " in done.out
-    assert "└─    +0.500 s  step_started            charge" in done.out
+    assert "└─    +0.500 s  charge: started" in done.out
     assert "\x1b" not in done.out
 
     reported = json.loads(stage("show", "s-1", "--url", served.url, "-o", "json").out)
@@ -173,7 +173,7 @@ def test_a_saga_never_seen_is_a_no(served: Neighbour) -> None:
 
 
 def test_a_server_that_is_no_stage_is_reported(served: Neighbour) -> None:
-    """Whatever it answers."""
+    """Even if it answers 200."""
     served.answer("GET /sagas?limit=50", 200, b"<html>hello</html>")
     done = stage("sagas", "--url", served.url)
     assert done.status == 2 and "does not answer like a stage" in done.err

@@ -67,7 +67,7 @@ def failed(done: Done, *words: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    """What starts slowly is imported by the verb that needs it (0.15 s for --help)."""
+    """A slow import belongs to the verb that needs it (0.15 s for --help)."""
     program = (
         "import json, sys\n"
         "from stage.cli.root import run\n"
@@ -227,3 +227,14 @@ def test_openapi_is_printed_with_or_without_a_stage(module: Path) -> None:
     named = json.loads(stage("openapi", "pay", cwd=module).out)
     assert "/sagas" in plain["paths"]
     assert "payment" in named["info"]["title"]
+
+
+def test_a_file_in_the_working_directory_is_not_the_standard_library(module: Path) -> None:
+    """The stage there is found, and a `secrets.py` beside it is not run in place of Python's."""
+    for name in ("secrets", "json", "asyncio", "sqlite3"):
+        (module / f"{name}.py").write_text("raise SystemExit('run in place of the library')")
+
+    done = stage("openapi", "pay:payment", cwd=module)
+
+    assert 0 == done.status, done.err
+    assert "run in place" not in done.err

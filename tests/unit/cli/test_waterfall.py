@@ -74,7 +74,7 @@ def test_a_stage_that_did_not_answer_is_named_below() -> None:
 
 
 def test_foreign_words_drive_no_terminal() -> None:
-    """What a neighbour says is text: no control characters, cut to a length."""
+    """The words of a neighbour are text: no control characters, cut to a length."""
     bad = StageStory(stage="x", state="a\x1b]0;b\x07", events=[at(0, "e\x1b[2J" * 100)])
     drawn = "\n".join(picture(bad))
     assert "\x1b" not in drawn

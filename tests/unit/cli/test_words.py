@@ -1,4 +1,4 @@
-"""What the command line draws by name has a name for everything there is, and for nothing else."""
+"""The command line has a word for every name that it draws, and for no other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 
 from stage.cli.draw import MARKS
 from stage.cli.operate import PROSPECTS
-from stage.cli.waterfall import _BEFORE_STEP, draw_chain
+from stage.cli.waterfall import draw_chain
+from stage.core.describe import attempt_in_words
 from stage.core.event_table import NAMED
 from stage.core.forecast import Prospect
 from stage.core.states import Phase
@@ -29,11 +30,11 @@ def test_every_phase_of_a_step_has_a_mark() -> None:
 
 def rows_of(*events: str) -> list[str]:
     """The lines that the waterfall draws for these events, all of step `charge`."""
-    told = [
+    drawn = [
         ChainEvent(at=f"2026-01-01T00:00:0{n}Z", event=event, step="charge")
         for n, event in enumerate(events)
     ]
-    view = ChainView(saga_id="s-1", stages=[StageStory(stage="payment", events=told)])
+    view = ChainView(saga_id="s-1", stages=[StageStory(stage="payment", events=drawn)])
     return draw_chain(view).split("\n\n")[1].splitlines()
 
 
@@ -48,12 +49,12 @@ def test_the_waterfall_draws_every_event_in_its_words(event: str) -> None:
     if attempt is None:
         assert row.wording in line
     elif row.starts is not None:
-        assert f"{_BEFORE_STEP[row.starts]}charge" in line
+        assert attempt_in_words(row.starts, "charge") in line
 
 
 @pytest.mark.parametrize("start", [name for name, row in NAMED.items() if row.starts])
 def test_the_end_of_an_attempt_closes_the_row_of_its_start(start: str) -> None:
-    """Whatever the end: a start and its end are one line, and it took a second."""
+    """A start and any end of it are one line, and it took a second."""
     for end in (name for name, row in NAMED.items() if row.ends is NAMED[start].starts):
         (line,) = rows_of(start, end)
         assert "+1000 ms" in line, end

@@ -1,4 +1,4 @@
-"""What `stage plan` tells of the way back."""
+"""The way back as `stage plan` shows it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELD = (
 PAYING = e.StepStarted(at=1.0, step="pay", attempt=1)
 
 
-def told(*events: e.Event) -> list[tuple[str, str]]:
+def prospects(*events: e.Event) -> list[tuple[str, str]]:
     """Step and prospect, in the order of the way back."""
     plan, saga = plans.pivoted(), Saga(id="s-1")
     for event in events:
@@ -29,7 +29,7 @@ def told(*events: e.Event) -> list[tuple[str, str]]:
 
 
 def test_before_the_pivot_what_was_done_is_undone() -> None:
-    assert [("hold", "compensate")] == told(*HELD)
+    assert [("hold", "compensate")] == prospects(*HELD)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_while_the_pivot_is_undecided_so_is_all_that_was_before_it(
     after: tuple[e.Event, ...],
 ) -> None:
     """A plan that says `compensated` of money that may have left would be believed (rule 20)."""
-    assert [("pay", "pivot_first"), ("hold", "pivot_first")] == told(*HELD, PAYING, *after)
+    assert [("pay", "pivot_first"), ("hold", "pivot_first")] == prospects(*HELD, PAYING, *after)
 
 
 def test_behind_the_pivot_only_a_person_can() -> None:
     landed = e.StepSucceeded(at=2.0, step="pay", result=ONE)
-    assert [("pay", "cannot"), ("hold", "cannot")] == told(*HELD, PAYING, landed)
+    assert [("pay", "cannot"), ("hold", "cannot")] == prospects(*HELD, PAYING, landed)
 
 
 def test_the_command_has_words_for_each() -> None:

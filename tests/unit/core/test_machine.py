@@ -29,7 +29,7 @@ def fold(plan: Plan, *events: e.Event) -> Saga:
 
 @pytest.mark.parametrize("plan_of", [plans.usual, plans.unprobed, plans.grouped, plans.pivoted])
 def test_under_faults_the_world_agrees_with_the_saga(plan_of: Callable[[], Plan]) -> None:
-    """Whatever is lost: completed means everything once, compensated means nothing (I2, I5, I7)."""
+    """Under any loss, completed means everything once, compensated nothing (I2, I5, I7)."""
     states: set[SagaState] = set()
     for seed in range(SEEDS):
         driver = Driver(plan_of(), seed)
@@ -136,7 +136,7 @@ def test_a_late_failure_is_told_upstream() -> None:
     assert (Do(activity=Activity.TELL),) == decide(plan, saga, 2.0)
 
 
-def test_upstream_that_waits_for_the_answer_is_not_told_beside_it() -> None:
+def test_upstream_that_waits_for_the_answer_is_not_asked_beside_it() -> None:
     """A refusal in the first run comes back as the answer; nobody is called."""
     plan = plans.usual()
     saga = fold(
@@ -233,7 +233,7 @@ def test_a_forward_that_was_lost_is_looked_for_after_the_deadline() -> None:
 
 
 def test_a_forward_that_was_lost_is_looked_for_when_its_attempts_are_used_up() -> None:
-    """Without a deadline just the same. What a person has settled is looked for no more."""
+    """Without a deadline just the same. A forward that a person settled is looked for no more."""
     plan = plans.usual()
     saga = fold(plan, *HANDED_ON, e.Recovered(at=5.0, epoch=2))
     most = plan.step(FORWARD).execution.attempts_max
@@ -273,7 +273,7 @@ def test_before_the_deadline_a_forward_that_was_lost_is_repeated() -> None:
         assert (LOOK,) == decide(plan, evolve(plan, saga, lost), 11.0)
 
 
-def test_what_downstream_does_not_show_is_turned_back() -> None:
+def test_a_forward_that_downstream_does_not_show_is_turned_back() -> None:
     """One "no" is enough: downstream knows what it did. Then it is compensated there as well."""
     plan = plans.usual()
     saga = fold(

@@ -137,5 +137,7 @@ def test_the_order_is_refused_where_it_fits_nothing() -> None:
 
 def test_every_key_that_was_ordered_is_another() -> None:
     """The first is as it always was (rule 2)."""
-    keys = [idempotency_key("s", "payment", "charge", Direction.UNDO, number=n) for n in (1, 2, 3)]
+    keys = [
+        idempotency_key("s", "payment", "charge", Direction.COMPENSATE, number=n) for n in (1, 2, 3)
+    ]
     assert keys == [f"s:payment:charge:{end}" for end in ("undo", "undo.2", "undo.3")]

@@ -39,7 +39,7 @@ def test_forward_a_wave_waits_for_the_one_before() -> None:
 
 
 def test_backward_the_last_wave_comes_first() -> None:
-    """What was never started, has no compensation or is undone is passed over (rule 7)."""
+    """A step never started, without compensation or compensated is passed over (rule 7)."""
     plan = plans.grouped()
     saga = succeeded("north", "south", "book")
 

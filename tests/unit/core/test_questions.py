@@ -1,4 +1,4 @@
-"""What stands, what may stand, and what nobody can know."""
+"""Effects that stand, that may stand, and that nobody can know of."""
 
 from __future__ import annotations
 

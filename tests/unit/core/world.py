@@ -18,7 +18,7 @@ COMMANDS_MAX = 3_000
 
 
 class World:
-    """What really stands outside, by step. It honours keys: an effect happens at most once.
+    """The effects that stand outside, by step. It honours keys: an effect happens at most once.
 
     A compensation that comes first leaves a tombstone, so that a late effect is refused.
     """
@@ -59,7 +59,7 @@ class Driver:
         self.saga = Saga(id=f"seed-{seed}")
         self.journal: list[e.Event] = []
         self.in_flight: list[tuple[Do, bool]] = []
-        """What left, and whether its effect has already taken place."""
+        """The attempts that left, and whether their effect has already taken place."""
         self.faults = True
         self.started_after_deadline: list[str] = []
         self.record(e.Accepted(at=self.now, deadline=deadline, upstream="order"))

@@ -6,6 +6,9 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.event_table import EVENTS, public_members
+from stage.inbound.views import JOURNAL_BYTES_MAX, journal_view
+from stage.ports.store import Entry
+from stage.wire.views import encode_view
 
 PRIVATE = {"baggage", "request", "result"}
 """Never shown: the caller's baggage, requests with headers and bodies, payloads."""
@@ -26,3 +29,18 @@ def test_no_event_makes_a_private_member_public() -> None:
     shown = {member for row in EVENTS.values() for member in row.public}
     assert {"step", "reason", "upstream"} <= shown
     assert set() == shown & PRIVATE
+
+
+def test_a_page_of_the_journal_is_bounded_in_bytes() -> None:
+    """It ends behind the entry that makes it too large, and says where the next one begins."""
+    event = e.StepRefused(at=1.0, step="charge", reason="x" * 60_000)
+    entries = [Entry(number=n, epoch=1, event=event) for n in range(1, 101)]
+    seen: list[int] = []
+    while True:
+        page = journal_view("s-1", entries[len(seen) :], 1_000)
+        assert JOURNAL_BYTES_MAX + 70_000 > len(encode_view(page))
+        seen += [entry["seq"] for entry in page.entries]
+        if page.next is None:
+            break
+        assert seen[-1] == page.next
+    assert list(range(1, 101)) == seen

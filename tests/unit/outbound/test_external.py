@@ -7,7 +7,7 @@ import pytest
 from stage.authoring import Http, Response
 from stage.authoring.conversation import FunctionConversation
 from stage.core.events import Request
-from stage.core.outcome import FailureKind
+from stage.core.failure import FailureKind
 from stage.outbound.breaker import FAILURES_MAX
 from stage.ports.external import ExternalRequest
 from stage.ports.observer import TraceContext
@@ -64,7 +64,7 @@ async def charge(http: Http) -> Response:
 
 
 async def failure_of(answer: Answer) -> Failed:
-    """What a call comes to, whose request is answered so."""
+    """The failure of a call whose request is answered so."""
     conversation = FunctionConversation(
         charge(Http()), lambda value: b"null", transient_on=frozenset({503}), refused_on=frozenset()
     )

@@ -6,6 +6,7 @@ The peer is a socket that says scripted bytes, so that it can say what no server
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -104,7 +105,7 @@ async def sent(
 async def test_a_request_says_who_sends_it_and_what_it_holds(
     peer: Peer, transport: Transport
 ) -> None:
-    """What is usual is there once, and nothing else."""
+    """The usual headers are there once, and no others."""
     await sent(transport, f"{peer.url}/charges?a=%2F", headers=[("Content-Type", "text/x")])
     assert peer.requests[0].startswith(b"POST /charges?a=%2F HTTP/1.1\r\n")
     assert peer.requests[0].endswith(b"\r\n\r\n{}")
@@ -118,10 +119,10 @@ async def test_a_request_says_who_sends_it_and_what_it_holds(
     }
 
 
-async def test_what_is_given_takes_the_place_of_what_is_usual(
+async def test_a_given_header_takes_the_place_of_the_usual_one(
     peer: Peer, transport: Transport
 ) -> None:
-    """Whatever the case of its letters; and of two with one name the last holds."""
+    """In any case of its letters; and of two with one name the last holds."""
     peer.script = [OK, OK]
     given = [("ACCEPT", "text/plain"), ("content-type", "a/b"), ("user-agent", "me")]
     await sent(transport, peer.url, headers=[*given, ("Content-Type", "c/d")])
@@ -181,7 +182,7 @@ async def test_a_redirect_is_the_answer(peer: Peer, transport: Transport) -> Non
 
 
 async def test_a_cookie_is_not_kept(peer: Peer, transport: Transport) -> None:
-    """What one saga was given is not shown by the next."""
+    """The cookie of one saga is not shown by the next."""
     peer.script = [b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n", OK]
     await sent(transport, peer.url)
     await sent(transport, peer.url)
@@ -210,7 +211,7 @@ async def test_an_answer_that_breaks_off_leaves_doubt(peer: Peer, transport: Tra
     assert not lost.certain
 
 
-async def test_what_is_not_http_leaves_doubt(peer: Peer, transport: Transport) -> None:
+async def test_bytes_that_are_no_http_leave_doubt(peer: Peer, transport: Transport) -> None:
     """Somebody took the request."""
     peer.script = [b"220 mail.example ESMTP\r\n"]
     lost = await sent(transport, peer.url)
@@ -257,10 +258,10 @@ async def test_the_time_also_holds_for_the_rest_of_an_answer(
     assert "timeout" == lost.error
 
 
-async def test_who_is_cancelled_leaves_no_connection_behind(
+async def test_a_cancelled_request_leaves_no_connection_behind(
     peer: Peer, transport: Transport
 ) -> None:
-    """What comes on it would be taken for another answer."""
+    """Its late bytes would be taken for another answer."""
     peer.script = [HOLD, OK]
     task = asyncio.create_task(sent(transport, peer.url))
     await peer.asked.wait()
@@ -271,14 +272,22 @@ async def test_who_is_cancelled_leaves_no_connection_behind(
     assert 2 == peer.connections
 
 
-async def test_what_comes_before_the_answer_is_passed_over(
-    peer: Peer, transport: Transport
-) -> None:
+async def test_bytes_before_the_answer_are_passed_over(peer: Peer, transport: Transport) -> None:
     """Hints and words of patience are not answers."""
     peer.script = [b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK]
     answer = await sent(transport, peer.url)
     assert isinstance(answer, Answer)
     assert 200 == answer.status
+
+
+async def test_interim_answers_without_end_are_in_doubt(peer: Peer, transport: Transport) -> None:
+    """They are counted: reading them as they came held the event loop for 32 s."""
+    peer.script = [b"HTTP/1.1 100 Continue\r\n\r\n" * 200_000 + OK]
+    began = time.process_time()
+    lost = await sent(transport, peer.url)
+    assert isinstance(lost, Lost) and not lost.certain, lost
+    assert "1xx" in lost.reason
+    assert 1.0 > time.process_time() - began
 
 
 async def test_an_answer_without_a_length_ends_with_its_connection(
@@ -303,7 +312,7 @@ async def test_an_answer_in_pieces_is_read_whole(peer: Peer, transport: Transpor
 
 
 async def test_the_answer_to_head_has_no_body(peer: Peer, transport: Transport) -> None:
-    """Whatever length it tells."""
+    """Even if it announces a length."""
     peer.script = [b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", OK]
     answer = await sent(transport, peer.url, method="HEAD", body=b"")
     assert isinstance(answer, Answer)
@@ -364,7 +373,7 @@ async def test_no_method_holds_more_than_a_method(
 
 
 async def test_only_http_is_spoken(peer: Peer, transport: Transport) -> None:
-    """Whatever the address says it is."""
+    """Another scheme in the address makes no difference."""
     assert isinstance(await sent(transport, peer.url.replace("http:", "ftp:")), Lost)
     assert 0 == peer.connections
 
@@ -382,7 +391,7 @@ async def test_credentials_in_the_url_are_sent_as_a_header(
 
 
 async def test_an_answer_that_nobody_asked_for_is_not_taken() -> None:
-    """What a peer says on an idle connection is not the answer to the next request."""
+    """Bytes on an idle connection are not the answer to the next request."""
     stray = asyncio.Event()
     connections = 0
 

@@ -30,17 +30,17 @@ def test_a_year_passes_at_once(loop: VirtualLoop) -> None:
 
 def test_timers_of_one_instant_run_in_the_order_in_which_they_were_set(loop: VirtualLoop) -> None:
     """So that a seed gives the same world."""
-    told: list[int] = []
+    fired: list[int] = []
     for number in range(50):
-        loop.call_later(1.0, told.append, number)
-    cancelled = loop.call_later(1.0, told.append, 99)
+        loop.call_later(1.0, fired.append, number)
+    cancelled = loop.call_later(1.0, fired.append, 99)
     cancelled.cancel()
     loop.run_until_complete(asyncio.sleep(2.0))
-    assert list(range(50)) == told
+    assert list(range(50)) == fired
     assert cancelled.cancelled()
 
 
-def test_who_waits_for_what_never_comes_is_said_to_be_stuck(loop: VirtualLoop) -> None:
+def test_a_wait_for_something_that_never_comes_is_stuck(loop: VirtualLoop) -> None:
     """A deadlock is an error and no endless wait."""
     with pytest.raises(Stuck):
         loop.run_until_complete(loop.create_future())
@@ -56,12 +56,12 @@ def test_a_failing_callback_is_a_complaint(loop: VirtualLoop) -> None:
 
 def test_a_dead_process_does_nothing_more(loop: VirtualLoop) -> None:
     """Its tasks are cancelled, and what they make afterwards dies too."""
-    told: list[str] = []
+    ticks: list[str] = []
 
     async def tick(name: str) -> None:
         while True:
             await asyncio.sleep(1.0)
-            told.append(name)
+            ticks.append(name)
 
     async def story() -> None:
         one, other = Process(loop, "one"), Process(loop, "other")
@@ -73,25 +73,25 @@ def test_a_dead_process_does_nothing_more(loop: VirtualLoop) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     loop.run_until_complete(story())
-    assert ["one", "other", "one", "other", "other", "other"] == told
+    assert ["one", "other", "one", "other", "other", "other"] == ticks
 
 
 def test_a_paused_process_stands_at_its_next_door(loop: VirtualLoop) -> None:
     """And goes on from there when it is resumed."""
-    told: list[float] = []
+    passed: list[float] = []
 
     async def work(process: Process) -> None:
         await process.gate()
-        told.append(loop.time())
+        passed.append(loop.time())
 
     async def story() -> None:
         process = Process(loop, "one")
         process.pause()
         task = process.spawn(work(process))
         await asyncio.sleep(5.0)
-        assert [] == told and process.held
+        assert [] == passed and process.held
         process.resume()
         await task
 
     loop.run_until_complete(story())
-    assert [5.0] == told
+    assert [5.0] == passed

@@ -93,7 +93,7 @@ class Order(msgspec.Struct):
 
 
 def test_payloads_are_made_up_from_the_types() -> None:
-    """What is made up is accepted, and differs."""
+    """Each payload is accepted, and they differ."""
     stage: Stage[Order, None] = Stage("orders", accepts=Order)
     payload, random = payload_of(stage), Random(1)
     made = [payload(random) for _ in range(50)]
@@ -103,19 +103,19 @@ def test_payloads_are_made_up_from_the_types() -> None:
     assert any(data["items"] for data in made)
 
 
-def test_what_does_not_fit_the_stage_is_said_with_the_fix() -> None:
+def test_a_model_that_does_not_fit_is_refused_with_the_fix() -> None:
     """An API that is never called, a model of another class, a payload that is not accepted."""
-    for module, told in (
+    for module, message in (
         (SimpleNamespace(apis={"bank": ApiModel}), "never calls; it calls: psp"),
         (SimpleNamespace(apis={"psp": dict}), "derived from stage.simulation.ApiModel"),
         (SimpleNamespace(payload=lambda random: {}), "does not accept"),
     ):
-        with pytest.raises(ConfigurationError, match=told):
+        with pytest.raises(ConfigurationError, match=message):
             scenario_of(payment, module, sagas=1)
 
 
 def test_a_swarm_leaves_the_dice_as_they_fall() -> None:
-    """What is taken away or added changes nothing else of the seed."""
+    """A fault kind taken away or added changes nothing else of the seed."""
     plain, spared = draw(Random(7)), draw(Random(7), without=frozenset({"crash"}))
     forced = draw(Random(7), always=frozenset(KINDS))
     assert {kind: rate for kind, rate in plain.rates.items() if kind != "crash"} == spared.rates

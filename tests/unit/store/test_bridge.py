@@ -32,7 +32,7 @@ async def test_a_whole_function_runs_in_the_thread_of_the_connection() -> None:
     assert first[1] != threading.get_ident()
 
 
-async def test_what_connecting_raises_is_raised() -> None:
+async def test_an_error_of_connecting_is_raised() -> None:
     """A connection that cannot be made leaves no thread behind."""
 
     def connect() -> sqlite3.Connection:

@@ -16,6 +16,7 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.ports.store import Filter, Store, Unit
+from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from tests.unit.store.given import accepted, inserting, row, until
 
@@ -244,3 +245,46 @@ def test_both_stores_are_stores(tmp_path: Path) -> None:
 
     stores: list[Store] = [SqliteStore(tmp_path / "stage.db"), MemoryStore()]
     assert [store.available for store in stores] == [True, True]
+
+
+def mode_of(file: Path) -> int:
+    return file.stat().st_mode & 0o777
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {file.name: mode_of(file) for file in folder.iterdir()}
+
+
+async def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    """Database, log, index and lock, whatever the umask: they hold payloads."""
+    before = os.umask(0)
+    try:
+        store = SqliteStore(tmp_path / "a.db")
+        await store.open()
+        try:
+            modes = modes_in(tmp_path)
+        finally:
+            await store.close()
+    finally:
+        os.umask(before)
+    assert {"a.db", "a.db-wal", "a.db-shm", "a.db.lock"} == set(modes)
+    assert {0o600} == set(modes.values()), modes
+
+
+async def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """It would have us write into what it points to."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "a.db.lock").symlink_to(victim)
+    with pytest.raises(ConfigurationError, match="symbolic link"):
+        await SqliteStore(tmp_path / "a.db").open()
+    assert "precious" == victim.read_text()
+
+
+def test_the_lock_of_an_older_release_becomes_private(tmp_path: Path) -> None:
+    """It was readable, so that any user could hold it and keep the stage from starting."""
+    (tmp_path / "a.db.lock").touch(0o644)
+    lock = FileLock(tmp_path / "a.db")
+    lock.acquire()
+    lock.release()
+    assert 0o600 == mode_of(tmp_path / "a.db.lock")

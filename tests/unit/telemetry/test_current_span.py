@@ -68,7 +68,7 @@ def test_nothing_of_the_request_that_happened_to_bring_the_saga_is_there() -> No
 def test_where_nothing_is_traced_nothing_becomes_current(
     make: Callable[[], NullObserver | OtelObserver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does it cost anything: the manager is one and the same for all."""
+    """Nor does it cost anything: the context manager is one and the same for all."""
     monkeypatch.setattr("stage.telemetry.spans.CurrentSpan", None)  # is not even made
     span = make().attempt(an_attempt(parent=PARENT))
     assert type(span) is PassthroughSpan

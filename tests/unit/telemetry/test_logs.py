@@ -79,13 +79,13 @@ def test_a_line_holds_the_ids_of_its_saga(lines: Lines) -> None:
     ]
 
 
-def test_an_outcome_names_the_attempt_that_it_ends(lines: Lines) -> None:
+def test_an_end_names_its_attempt(lines: Lines) -> None:
     """Events that end an attempt have neither its number nor its span; the line has both."""
     observer = compose(NullObserver(), listener := logs.LogListener())
     listener.attempted(an_attempt(number=3), "b" * 16)
     listener.attempted(an_attempt(activity=Activity.COMPENSATE), "c" * 16)
-    telling = an_attempt(step="tell_upstream", activity=Activity.TELL, number=2)
-    listener.attempted(telling, "d" * 16)
+    notifying = an_attempt(step="tell_upstream", activity=Activity.TELL, number=2)
+    listener.attempted(notifying, "d" * 16)
     observer.happened("s-1", "payment", e.StepInDoubt(at=AT, step="charge"), CONTEXT)
     observer.happened("s-1", "payment", e.CompensationSucceeded(at=AT, step="charge"), CONTEXT)
     observer.happened("s-1", "payment", e.CompensationRequested(at=AT), CONTEXT)

@@ -13,7 +13,7 @@ from stage.core.commands import Activity
 from stage.ports.observer import TraceContext
 from stage.telemetry import metrics as measured
 from stage.telemetry import names
-from stage.telemetry.metrics import ENDS, OUTCOMES, Histogram, Metrics
+from stage.telemetry.metrics import ATTEMPT_ENDS, SAGA_ENDS, Histogram, Metrics
 from tests.unit.telemetry.given import an_attempt
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -28,8 +28,8 @@ def happened(metrics: Metrics, event: e.Event, saga_id: str = "s-1") -> None:
 
 def test_every_end_of_an_attempt_is_counted() -> None:
     """A new outcome is a new value of the label, not a gap."""
-    assert set(get_args(e.Outcome)) == set(OUTCOMES)
-    assert set(names.METRICS[names.M_SAGAS_ENDED].values) == set(ENDS.values())
+    assert set(get_args(e.AttemptEnd)) == set(ATTEMPT_ENDS)
+    assert set(names.METRICS[names.M_SAGAS_ENDED].values) == set(SAGA_ENDS.values())
 
 
 def test_an_attempt_lasts_from_its_begin_to_its_end() -> None:
@@ -91,10 +91,10 @@ def test_an_upper_bound_belongs_to_its_bucket() -> None:
 def test_no_label_holds_an_id() -> None:
     """Cardinality is that of steps, peers and outcomes."""
     labels = {label for metric in names.METRICS.values() for label in metric.labels}
-    assert {"state", "peer", "outcome", "step", "activity", "where", "thread"} == labels
+    assert {"state", "cause", "peer", "outcome", "step", "activity", "where", "thread"} == labels
 
 
-def test_the_page_tells_of_every_metric() -> None:
+def test_the_page_names_every_metric() -> None:
     """By its name in Prometheus, with kind, labels and words; and of no other."""
     rows = {
         name: (kind, tuple(re.findall(r"`(\w+)`", labels)), text)
@@ -115,5 +115,5 @@ def test_events_that_nothing_counts_are_not_wanted() -> None:
     """The intents of attempts, and what people did; a new kind of event has to be judged here."""
     metrics = Metrics()
     deaf = {kind for kind in get_args(e.Event) if not metrics.wants(kind)}
-    counted = {*OUTCOMES, *ENDS, e.Accepted, e.Parked, e.Recovered}
+    counted = {*ATTEMPT_ENDS, *SAGA_ENDS, e.Accepted, e.Parked, e.Recovered}
     assert set(get_args(e.Event)) - counted == deaf and e.StepStarted in deaf

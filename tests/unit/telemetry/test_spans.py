@@ -345,7 +345,7 @@ def test_a_link_may_come_later(collected: Collected) -> None:
     "outcome,code,failed",
     [("201", 201, False), ("404", 404, True), ("503", 503, True), ("timeout", None, True)],
 )
-def test_a_client_span_tells_how_its_request_ended(
+def test_a_client_span_shows_how_its_request_ended(
     collected: Collected, outcome: str, code: int | None, failed: bool
 ) -> None:
     """A code, or one word; 4xx are errors for a client (HTTP conventions)."""

@@ -1,4 +1,4 @@
-"""What hypothesis draws: JSON values, saga ids, envelopes, and bodies that are nearly right."""
+"""The strategies of hypothesis: JSON values, saga ids, envelopes, bodies that are nearly right."""
 
 from __future__ import annotations
 

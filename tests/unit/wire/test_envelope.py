@@ -112,14 +112,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("change, told", WRONG, ids=[str(change)[:60] for change, _ in WRONG])
-def test_a_wrong_control_member_is_refused(change: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize("change, named", WRONG, ids=[str(change)[:60] for change, _ in WRONG])
+def test_a_wrong_control_member_is_refused(change: dict[str, Any], named: str) -> None:
     """422, and the message names the member."""
     with pytest.raises(WireError) as caught:
         decode_envelope(msgspec.json.encode(GOOD | change))
 
     assert 422 == caught.value.status
-    assert told in caught.value.detail
+    assert named in caught.value.detail
 
 
 @pytest.mark.parametrize("name", ["saga_id", "data"])
@@ -136,7 +136,7 @@ def test_a_missing_member_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("body, status, title", NOT_STRICT_JSON[:60])
 def test_a_malformed_body_is_no_envelope(body: bytes, status: int, title: str) -> None:
-    """What is not strict JSON is refused before anything is looked at."""
+    """A body that is not strict JSON is refused before anything is looked at."""
     with pytest.raises(WireError) as caught:
         decode_envelope(body)
 
@@ -193,7 +193,7 @@ def test_the_usual_body_is_read_as_any_other(envelope: Envelope) -> None:
 )
 @pytest.mark.parametrize("body", [body for body, _, _ in NOT_STRICT_JSON])
 def test_the_short_way_refuses_as_the_long_one(place: bytes, body: bytes) -> None:
-    """Whatever stands wherever: the same code and the same title, or none."""
+    """Both refuse with the same code and the same title, or neither refuses."""
     short, long = (
         refusal_of(decode_envelope, with_version(place % body, version))
         for version in (b"1", b"1.0")

@@ -52,7 +52,7 @@ def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
 
 @given(st.text(max_size=70), st.floats(0, 4e9))
 def test_retry_after_never_raises(value: str, now: float) -> None:
-    """Whatever stands there."""
+    """Any text is a number of seconds within the limit, or none."""
     seconds = parse_retry_after(value, now)
 
     assert seconds is None or 0.0 <= seconds <= RETRY_AFTER_SECONDS_MAX

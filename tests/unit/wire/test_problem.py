@@ -38,7 +38,7 @@ problems = st.builds(
 )
 
 
-def test_outcome_and_retryable_are_always_told() -> None:
+def test_outcome_and_retryable_are_always_written() -> None:
     """The members that decide are written even when they hold the default; unknown ids are not."""
     problem = Problem(title="No", status=409, outcome=Outcome.NOT_EXECUTED)
 
@@ -72,12 +72,12 @@ def test_a_wire_error_becomes_a_problem_with_ids() -> None:
 @given(problems)
 def test_a_problem_comes_back_as_it_was(problem: Problem) -> None:
     """Reading what was written loses nothing; an empty type is the blank one."""
-    told = decode_problem(problem.encode())
+    decoded = decode_problem(problem.encode())
 
-    assert told is not None
+    assert decoded is not None
     if problem.type != "about:blank":
-        assert problem.type or "about:blank" == told.type
-    assert problem.encode() == (told if problem.type else _with_empty_type(told)).encode()
+        assert problem.type or "about:blank" == decoded.type
+    assert problem.encode() == (decoded if problem.type else _with_empty_type(decoded)).encode()
 
 
 def _with_empty_type(problem: Problem) -> Problem:
@@ -92,10 +92,10 @@ def test_a_problem_can_be_sent_whatever_its_text() -> None:
         title="No", status=500, detail="a\ud800b", outcome=Outcome.UNKNOWN, stands=("\udfff",)
     )
 
-    told = decode_problem(problem.encode())
+    decoded = decode_problem(problem.encode())
 
-    assert told is not None
-    assert ("a?b", ("?",)) == (told.detail, told.stands)
+    assert decoded is not None
+    assert ("a?b", ("?",)) == (decoded.detail, decoded.stands)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_problem_can_be_sent_whatever_its_text() -> None:
     [b"", b"x", b"[]", b"null", b'"x"', b"{}", b'{"error":"x"}', b'{"status":"409"}', b"\xff",
      b'{"outcome":[]}', b'{"title":1,"status":true,"detail":null,"outcome":"done"}', b"[" * 9_999],
 )  # fmt: skip
-def test_what_is_no_problem_is_none(body: bytes) -> None:
+def test_a_body_that_is_no_problem_is_none(body: bytes) -> None:
     """Not JSON, not an object, or none of the members that make a problem."""
     assert decode_problem(body) is None
 
@@ -126,11 +126,11 @@ def test_a_problem_is_cut_to_its_limits() -> None:
         {"title": "t" * 999, "detail": "d" * 9_999, "stands": ["s" * 9_999] * 99}
     ).encode()
 
-    told = decode_problem(body)
+    decoded = decode_problem(body)
 
-    assert told is not None
-    assert (256, 1_000, 64) == (len(told.title), len(told.detail), len(told.stands or ()))
-    assert {1_000} == {len(item) for item in told.stands or ()}
+    assert decoded is not None
+    assert (256, 1_000, 64) == (len(decoded.title), len(decoded.detail), len(decoded.stands or ()))
+    assert {1_000} == {len(item) for item in decoded.stands or ()}
     assert decode_problem(body, Limits(body_bytes_max=100)) is None
 
 

@@ -60,7 +60,7 @@ VIEW = SagaView(
     ],
 )
 def test_a_view_comes_back_as_it_was(view: msgspec.Struct) -> None:
-    """What an endpoint shows, a neighbour reads."""
+    """A neighbour reads the view that an endpoint shows."""
     assert view == decode_view(encode_view(view), type(view))
 
 
@@ -78,7 +78,7 @@ def test_a_newer_neighbour_may_show_more() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"saga_id":1}', b"[]", b"<html>", b"{" * 9_999])
-def test_what_is_no_view_is_unknown(body: bytes) -> None:
+def test_a_body_that_is_no_view_is_unknown(body: bytes) -> None:
     """The neighbour's state stays unknown."""
     with pytest.raises(WireError) as caught:
         decode_view(body, SagaView)
@@ -93,7 +93,7 @@ def test_any_bytes_are_a_view_or_a_wire_error(body: bytes) -> None:
         decode_view(body, SagaView)
 
 
-def test_the_descriptor_tells_all_limits() -> None:
+def test_the_descriptor_names_all_limits() -> None:
     """The same descriptor, the same bytes, and every limit by name."""
     descriptor = Descriptor(
         name="payment",
@@ -101,10 +101,10 @@ def test_the_descriptor_tells_all_limits() -> None:
         adds={"type": "object"},
         compensation_window_seconds=604_800.0,
     )
-    told = json.loads(descriptor.encode())
+    members = json.loads(descriptor.encode())
 
-    assert ("payment", 1, None) == (told["name"], told["protocol"], told["pivot"])
-    assert msgspec.structs.asdict(DEFAULT_LIMITS) == told["limits"]
+    assert ("payment", 1, None) == (members["name"], members["protocol"], members["pivot"])
+    assert msgspec.structs.asdict(DEFAULT_LIMITS) == members["limits"]
     assert (
         descriptor.encode()
         == msgspec.structs.replace(descriptor, accepts={"a": 1, "type": "object"}).encode()
@@ -116,6 +116,8 @@ def test_the_limits_are_those_of_the_protocol() -> None:
     assert (
         Limits(
             body_bytes_max=1_048_576,
+            values_max=20_000,
+            adds_values_max=2_000,
             depth_max=32,
             string_chars_max=65_536,
             trail_entries_max=64,

@@ -1,4 +1,4 @@
-"""The outcomes of an attempt, and the one table from HTTP codes of external APIs to them."""
+"""The kinds of failure that an attempt ends in, and the one table from HTTP codes to them."""
 
 from __future__ import annotations
 

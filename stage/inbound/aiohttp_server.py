@@ -1,0 +1,296 @@
+"""aiohttp's server with limits: how many connections, and how long one may keep us waiting.
+
+aiohttp waits for the rest of a head for an hour, and for ever for a client that reads no answer.
+Only the methods of `asyncio.Protocol` and the public ones of aiohttp are overridden here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from stage.inbound.problems import of_status
+from stage.inbound.request import PROBLEM_JSON
+from stage.wire.outcome import Outcome
+from stage.wire.problem import Problem
+
+SWEEP_SECONDS = 1.0
+"""How often connections are looked at: each limit of time is exceeded by at most so much."""
+REPORT_SECONDS = 10.0
+SERVER_HEADER = ("Server", "stage")
+"""Without versions: they would say which defects to try."""
+
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one connection, and of all together. Times in seconds."""
+
+    connections_max: int = 4_000
+    head_seconds_max: float = 10.0
+    """From the first byte of a request, or the beginning of a connection, to the end of its
+    head."""
+    answer_seconds_max: float = 10.0
+    """How long an answer may wait for its reader."""
+    idle_seconds_max: float = 75.0
+    """Longer than the 60 s after which proxies let go: who closes first loses no request."""
+    lingering_seconds_max: float = 1.0
+    """How long the rest of a refused body is read."""
+
+
+class BoundedProtocol(web.RequestHandler):
+    """One connection. It counts as waiting while no request of it is being answered."""
+
+    __slots__ = ("_head_since", "_server", "_turned_away", "_unread_since")
+
+    def __init__(self, server: BoundedServer, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._server = server
+        self._head_since: float | None = None
+        self._unread_since: float | None = None
+        self._turned_away = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol. Beyond the limit of connections it is answered 503 at once."""
+        assert isinstance(transport, asyncio.Transport)
+        if not self._server.has_room():
+            self._turned_away = True
+            transport.write(_TURNED_AWAY)
+            transport.close()
+            return
+        super().connection_made(transport)
+        self._head_since = self._server.waits(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self._turned_away:
+            return
+        if self._head_since is None and self._server.is_waiting(self):
+            self._head_since = self._server.now()
+        super().data_received(data)
+
+    def eof_received(self) -> None:
+        """See asyncio.Protocol."""
+        if not self._turned_away:
+            super().eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio.Protocol."""
+        if not self._turned_away:
+            self._server.forget(self)
+            super().connection_lost(exc)
+
+    def begins(self) -> None:
+        """A whole head has come in, and its request is answered from here on."""
+        self._head_since = None
+        self._server.forget(self)
+
+    def ends(self) -> None:
+        """The answer is made; it is written next."""
+        if self.transport is not None:
+            self._server.waits(self)
+
+    def give_way(self) -> None:
+        """Close a connection that waits, because another one needs its place."""
+        self._server.forget(self)
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            _reset(self.transport)
+        self.force_close()
+
+    def check(self, now: float, limits: ServerLimits) -> None:
+        """Abort a connection whose head or whose reader is too slow."""
+        transport = self.transport
+        if transport is None:
+            return
+        if transport.get_write_buffer_size() == 0:
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        unread, head = self._unread_since, self._head_since
+        if (unread is not None and now - unread >= limits.answer_seconds_max) or (
+            head is not None and now - head >= limits.head_seconds_max
+        ):
+            _reset(transport)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The problem for what the parser refuses, or what no handler caught.
+
+        Neither the answer nor a line of the log quotes it: a head holds credentials.
+        """
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun already")
+        if isinstance(exc, Exception) and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.log_exception("a request was not answered: %s", type(exc).__name__)
+            problem = _unanswered(status)
+        else:
+            problem = of_status(status, "Not HTTP", "the request is not HTTP as RFC 9112 has it")
+        response = web.Response(
+            status=status, body=problem.encode(), headers=[PROBLEM_JSON, SERVER_HEADER]
+        )
+        response.force_close()
+        return response
+
+
+class BoundedServer(web.Server):
+    """Makes the connections and watches over all of them.
+
+    `report` is called with the number of connections that were turned away, at most once in
+    REPORT_SECONDS.
+    """
+
+    def __init__(
+        self, server: web.Server, limits: ServerLimits, report: Callable[[int], None]
+    ) -> None:
+        """`server` is aiohttp's own, of which the handler and its requests are taken."""
+        super().__init__(_counted(server.request_handler), request_factory=server.request_factory)
+        self._limits = limits
+        self._report = report
+        self._waiting: dict[BoundedProtocol, None] = {}
+        """In the order in which they began to wait."""
+        self._turned_away = 0
+        self._reported_at = float("-inf")
+        self._sweeping = False
+
+    def __call__(self) -> web.RequestHandler:
+        """A connection that is about to be made."""
+        return BoundedProtocol(
+            self,
+            loop=asyncio.get_running_loop(),
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=self._limits.idle_seconds_max,
+            lingering_time=self._limits.lingering_seconds_max,
+        )
+
+    def now(self) -> float:
+        """By the event loop's clock."""
+        return asyncio.get_running_loop().time()
+
+    def has_room(self) -> bool:
+        """True when one more connection may stay; the one that waits longest gives way to it."""
+        if len(self.connections) < self._limits.connections_max:
+            return True
+        for waiting in self._waiting:
+            waiting.give_way()
+            return True
+        self._turned_away += 1
+        self._tell()
+        return False
+
+    def waits(self, protocol: BoundedProtocol) -> float:
+        """From now on no request of that connection is being answered; returns the time."""
+        self._waiting[protocol] = None
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        return self.now()
+
+    def is_waiting(self, protocol: BoundedProtocol) -> bool:
+        """Whether no request of that connection is being answered."""
+        return protocol in self._waiting
+
+    def forget(self, protocol: BoundedProtocol) -> None:
+        """That connection is busy, or gone."""
+        self._waiting.pop(protocol, None)
+
+    def _sweep(self) -> None:
+        now = self.now()
+        open_ = self.connections
+        for protocol in open_:
+            if isinstance(protocol, BoundedProtocol):
+                protocol.check(now, self._limits)
+        self._tell()
+        self._sweeping = bool(open_)
+        if self._sweeping:
+            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    def _tell(self) -> None:
+        now = self.now()
+        if self._turned_away and now - self._reported_at >= REPORT_SECONDS:
+            self._reported_at = now
+            count, self._turned_away = self._turned_away, 0
+            self._report(count)
+
+
+class BoundedRunner(web.AppRunner):
+    """web.AppRunner whose server has limits."""
+
+    __slots__ = ("_bounded", "_report")
+
+    def __init__(
+        self, app: web.Application, limits: ServerLimits, report: Callable[[int], None]
+    ) -> None:
+        super().__init__(app, handle_signals=False, access_log=None)
+        self._bounded = limits
+        self._report = report
+
+    async def _make_server(self) -> web.Server:
+        return BoundedServer(await super()._make_server(), self._bounded, self._report)
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Drop the connection with all that waits in it, that in the kernel included."""
+    found = transport.get_extra_info("socket")
+    if found is not None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    transport.abort()
+
+
+def _counted(handler: Handler) -> Handler:
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        protocol = request.protocol
+        assert isinstance(protocol, BoundedProtocol)
+        protocol.begins()
+        try:
+            return await handler(request)
+        finally:
+            protocol.ends()
+
+    return handle
+
+
+def _unanswered(status: int) -> Problem:
+    return Problem(
+        status=status,
+        title="Not answered",
+        detail="a defect; whether anything was executed is not known",
+        outcome=Outcome.UNKNOWN,
+        retryable=True,
+        hint="retry under the same saga id",
+    )
+
+
+def _raw_503() -> bytes:
+    problem = Problem(
+        status=503,
+        title="Not now",
+        detail="too many connections are open",
+        outcome=Outcome.NOT_EXECUTED,
+        retryable=True,
+        hint="retry under the same saga id after Retry-After seconds",
+    )
+    body = problem.encode()
+    head = (
+        f"HTTP/1.1 503 Service Unavailable\r\n{PROBLEM_JSON[0]}: {PROBLEM_JSON[1]}\r\n"
+        f"Server: stage\r\nRetry-After: 1\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_TURNED_AWAY = _raw_503()

@@ -1,0 +1,267 @@
+"""Clients that send slowly, read nothing or open too much, against the server of `stage serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+
+from stage.bootstrap import build_app
+from stage.config import Config
+from stage.demo.payment import payment
+from stage.inbound.aiohttp import SERVICE
+from stage.inbound.aiohttp_server import BoundedRunner, ServerLimits
+from stage.telemetry.null import NullObserver
+from tests.scenario.chain import HOST
+
+SECONDS = 0.5
+"""Instead of ten."""
+GONE_SECONDS = SECONDS + 2.0
+"""The time, one sweep, and room for a busy machine."""
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Served:
+    """One stage behind a real port, and the connections that a test opens to it."""
+
+    def __init__(self, port: int, app: web.Application, server: web.Server) -> None:
+        self.port = port
+        self.app = app
+        self.server = server
+        self.turned_away: list[int] = []
+        self.clients: list[Client] = []
+
+    async def connect(self) -> Client:
+        self.clients.append(await asyncio.open_connection(HOST, self.port))
+        return self.clients[-1]
+
+    async def say(self, data: bytes) -> Client:
+        """A new connection, and these bytes on it."""
+        client = await self.connect()
+        client[1].write(data)
+        return client
+
+    async def healthy(self) -> bool:
+        reader, writer = await self.say(HEAD)
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        return head.startswith(b"HTTP/1.1 200")
+
+
+class Defects(NullObserver):
+    """Keeps what counts as a defect."""
+
+    def __init__(self) -> None:
+        self.raised: list[BaseException] = []
+
+    def defect(self, where: str, saga_id: str, trace: object, error: BaseException) -> None:
+        self.raised.append(error)
+
+
+@asynccontextmanager
+async def serving(folder: Path, connections_max: int = 1_000) -> AsyncIterator[Served]:
+    with socket.create_server((HOST, 0)) as free:
+        dead = f"http://{HOST}:{free.getsockname()[1]}"
+    config = Config(
+        database=f"sqlite:///{folder / 'payment.db'}",
+        externals={"psp": dead},
+        downstreams={"shipping": dead},
+    )
+    app = build_app(payment, config, observer=Defects())
+    limits = ServerLimits(
+        connections_max=connections_max, head_seconds_max=SECONDS, answer_seconds_max=SECONDS
+    )
+    turned_away: list[int] = []
+    runner = BoundedRunner(app, limits, turned_away.append)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    assert runner.server is not None
+    served = Served(runner.addresses[0][1], app, runner.server)
+    served.turned_away = turned_away
+    try:
+        yield served
+    finally:
+        for _, writer in served.clients:
+            writer.close()
+        await runner.cleanup()
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    """Whether the server closed the connection, within GONE_SECONDS."""
+    with suppress(ConnectionError):
+        try:
+            async with asyncio.timeout(GONE_SECONDS):
+                while await reader.read(65_536):
+                    pass
+        except TimeoutError:
+            return False
+    return True
+
+
+def defects(served: Served) -> list[BaseException]:
+    observer = served.app[SERVICE].observer
+    assert isinstance(observer, Defects)
+    return observer.raised
+
+
+async def test_a_head_that_comes_byte_by_byte_is_cut_off(tmp_path: Path) -> None:
+    """100 of them, on new connections and behind a request that was answered."""
+    async with serving(tmp_path) as served:
+        fresh = [await served.say(b"GET /hea") for _ in range(50)]
+        used = [await served.say(HEAD) for _ in range(50)]
+        for reader, writer in used:
+            await reader.readuntil(b'"ok"}')
+            writer.write(b"GET /hea")
+
+        async def drip(writer: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                while not writer.is_closing():
+                    writer.write(b"l")
+                    await asyncio.sleep(0.1)
+
+        drips = [asyncio.create_task(drip(writer)) for _, writer in (*fresh, *used)]
+        assert await served.healthy()
+        assert all(await asyncio.gather(*(ended(reader) for reader, _ in (*fresh, *used))))
+        for task in drips:
+            task.cancel()
+        assert await served.healthy()
+
+
+async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        reader, _ = await served.connect()
+        assert await ended(reader)
+
+
+async def test_a_connection_between_two_requests_is_kept(tmp_path: Path) -> None:
+    """For as long as proxies keep theirs, which is longer than a head may take."""
+    async with serving(tmp_path) as served:
+        reader, writer = await served.say(HEAD)
+        await reader.readuntil(b'"ok"}')
+        await asyncio.sleep(SECONDS + 1.2)
+        writer.write(HEAD)
+        async with asyncio.timeout(5):
+            assert b"200" in await reader.readuntil(b'"ok"}')
+
+
+async def test_an_answer_that_nobody_reads_is_given_up(tmp_path: Path) -> None:
+    """The connection is aborted: what waits in our memory is bounded in time."""
+    async with serving(tmp_path) as served:
+        ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+        clients = [await served.connect() for _ in range(20)]
+        for _, writer in clients:
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(ask * 400)
+        await asyncio.sleep(0.2)
+        assert 20 == len(served.server.connections)  # all are stuck
+        for _ in range(150):
+            if not served.server.connections:
+                break
+            await asyncio.sleep(0.1)
+        assert 0 == len(served.server.connections)
+        assert await served.healthy()
+
+
+async def test_beyond_the_limit_the_connection_that_waits_longest_gives_way(
+    tmp_path: Path,
+) -> None:
+    """So 200 connections that say nothing keep nobody out."""
+    async with serving(tmp_path, connections_max=50) as served:
+        silent = [await served.connect() for _ in range(200)]
+        for _ in range(20):
+            assert await served.healthy()
+        assert await ended(silent[0][0])
+        assert [] == served.turned_away
+
+
+async def test_where_all_are_busy_a_new_connection_is_answered_503(tmp_path: Path) -> None:
+    """With Retry-After, and a line of the log says how many."""
+    async with serving(tmp_path, connections_max=10) as served:
+        body = b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        busy = [await served.say(body + b"Content-Length: 100\r\n\r\n{") for _ in range(10)]
+        await asyncio.sleep(0.2)
+        reader, _ = await served.connect()
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        head, _, problem = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503") and b"Retry-After: 1" in head
+        assert "not_executed" == msgspec.json.decode(problem)["outcome"]
+        assert [1] == served.turned_away
+        for _, writer in busy:
+            writer.close()
+
+
+def _lines(record: pytest.LogCaptureFixture) -> str:
+    return "\n".join(record.handler.format(each) for each in record.records)
+
+
+MALFORMED: tuple[Callable[[], bytes], ...] = (
+    lambda: b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer s3cret\r\nBad Header\r\n\r\n",
+    lambda: b"GET / HTTP/1.1\r\nAuthorization: Bearer s3cret\x01\r\n\r\n",
+    lambda: b"GET / HTTP/1.1\r\nAuthorization: s3cret" + b"x" * 9_000 + b"\r\n\r\n",
+    lambda: b"G\xffT / HTTP/1.1\r\nAuthorization: s3cret\r\n\r\n",
+    lambda: b"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: s3cret\r\nContent-Length: x\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("made", MALFORMED)
+async def test_bytes_that_are_no_http_get_a_problem_and_are_quoted_nowhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, made: Callable[[], bytes]
+) -> None:
+    """400 as application/problem+json; aiohttp printed the head, credentials included."""
+    caplog.set_level(logging.INFO)
+    async with serving(tmp_path) as served:
+        reader, _ = await served.say(made())
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        head, _, problem = answer.partition(b"\r\n\r\n")
+        assert b"400" == head.split()[1], answer
+        assert b"application/problem+json" in head
+        assert "not_executed" == msgspec.json.decode(problem)["outcome"]
+        assert b"aiohttp" not in answer and b"Python" not in answer
+        assert "s3cret" not in _lines(caplog) and b"s3cret" not in answer
+        assert [] == defects(served)
+
+
+async def test_a_client_that_hangs_up_within_its_body_is_no_defect(tmp_path: Path) -> None:
+    """It pages nobody."""
+    async with serving(tmp_path) as served:
+        for length in (
+            b"Content-Length: 100\r\n\r\n{",
+            b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+        ):
+            head = b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            _, writer = await served.say(head + length)
+            await asyncio.sleep(0.1)
+            writer.transport.abort()
+        await asyncio.sleep(0.3)
+        assert [] == defects(served)
+
+
+@pytest.mark.parametrize("path", ["/sagas", "/sagas/s-1/compensate", "/nowhere", "/healthz"])
+async def test_a_compressed_body_is_never_unpacked(tmp_path: Path, path: str) -> None:
+    """20 MiB of zeros in 20 KiB: less than 0.1 s of CPU, and no saga."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = packer.compress(bytes(20 << 20)) + packer.flush()
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    async with serving(tmp_path) as served, aiohttp.ClientSession() as session:
+        url = f"http://{HOST}:{served.port}{path}"
+        async with session.post(url, data=b"{}", headers=headers) as response:
+            await response.read()
+        began = time.process_time()
+        async with session.post(url, data=bomb, headers=headers) as response:
+            assert response.status in ({415} if "sagas" in path else {404, 405})
+            assert "stage" == response.headers["Server"]
+        assert 0.1 > time.process_time() - began
