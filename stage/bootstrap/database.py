@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -71,10 +71,10 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
     )
 
 
-def make_suspects(config: Config) -> SuspectsPage | None:
-    """The page of suspects beside the database; None for one that does not outlive the process."""
+def make_suspects(config: Config) -> SuspectsPage:
+    """The record of author code, with its page beside a database that outlives the process."""
     name = _sqlite_name(config)
-    return None if name == MEMORY else SuspectsPage(Path(name))
+    return SuspectsPage(None if name == MEMORY else Path(name))
 
 
 class Database:
@@ -180,8 +180,32 @@ class Database:
             )
         )
 
-    def released(self) -> Identity:
-        """Vouch for the generation: a saga that is not in the database was never here."""
+    def reconciled(self, answers: Mapping[str, str]) -> None:
+        """Remember which neighbours were asked, with what each of them answered."""
+        self._lock.acquire()
+        now, identity = SystemClock().now(), self.identity
+        generation = 0 if identity is None else identity.generation
+        for neighbour, answer in answers.items():
+            values = (generation, neighbour, answer, now)
+            self._connection.execute(statement("put_reconciled"), values)
+
+    def unreconciled(self, neighbours: Iterable[str]) -> list[str]:
+        """The neighbours that were not asked since the backup was put back."""
+        identity = self.identity
+        generation = 0 if identity is None else identity.generation
+        found = self._connection.execute(statement("get_reconciled"), (generation,))
+        return sorted(set(neighbours) - {neighbour for neighbour, _, _ in found})
+
+    def released(self, neighbours: Iterable[str] = ()) -> Identity:
+        """Vouch for the generation: a saga that is not in the database was never here.
+
+        Raises ConfigurationError while one of these neighbours was not asked.
+        """
+        if missing := self.unreconciled(neighbours):
+            raise ConfigurationError(
+                f"{', '.join(missing)} was not asked for the sagas since the backup: run"
+                " `stage reconcile` first"
+            )
         return self._write(lambda found, now: msgspec.structs.replace(found, released_at=now))
 
     def lost_sagas(self) -> list[Row]:

@@ -45,7 +45,7 @@ from stage.core.questions import (
 )
 from stage.core.retry import DEFECT, NEIGHBOUR_COMPENSATION, PENDING, RetryPolicy
 from stage.core.saga import Saga, StepState
-from stage.core.states import IN_FLIGHT, ParkCause, Phase, SagaState, Tell
+from stage.core.states import ENDED, IN_FLIGHT, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 RECOVERIES_MAX = 10
@@ -74,7 +74,7 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
     if step and step not in plan.by_name:
         raise Impossible(f"saga {saga.id}: there is no step {step!r}")
     after = _evolve(plan, saga, event)
-    if after.deadline is not None and past_pivot(plan, after):
+    if plan.pivot is not None and after.deadline is not None and past_pivot(plan, after):
         after = replace(after, deadline=None)  # no way back: time must not stop the way forward
     # Only what an attempt or a person brought about is progress: not what keeps being asked.
     recoveries = 0 if type(event) in PROGRESS else after.recoveries
@@ -557,7 +557,7 @@ def _wait(
 
 def _uncounted(plan: Plan, name: str) -> int:
     """A transaction's start is not journaled apart: its attempt counts when it ends."""
-    return 1 if plan.step(name).kind is StepKind.TRANSACTION else 0
+    return 1 if plan.by_name[name].kind is StepKind.TRANSACTION else 0
 
 
 def _known(saga: Saga, name: str) -> StepState:
@@ -583,7 +583,7 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
     """The commands for now. Never empty: with nothing to do it is one `Rest`."""
     if saga.forgotten:
         return (Rest(),)
-    if saga.ended:
+    if saga.state in ENDED:
         return (_tell(plan, saga, now),)
     if saga.parked:
         return (Rest(),)
@@ -592,7 +592,8 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
         lost = e.Parked(at=now, cause=ParkCause.LOST_RUNS, reason=reason)
         return (Record(event=lost),)
     moves = _go_forward if saga.state is SagaState.ACTIVE else _go_back
-    return _gather(moves(plan, saga, now))
+    found = moves(plan, saga, now)
+    return (found[0],) if len(found) == 1 else _gather(found)  # most waves have one step
 
 
 def _gather(moves: Sequence[Command]) -> tuple[Command, ...]:
@@ -692,7 +693,8 @@ def _give_up(plan: Plan, saga: Saga, step: Step, reason: str, now: float) -> Com
     """Backward where that is still possible; behind the pivot a person has to look."""
     known = saga.steps.get(step.name)
     unsettled_pivot = step.pivot and known is not None and known.doubted
-    if unsettled_pivot:
+    # The pivot of a lost saga is in doubt although steps before it were never heard of (rule 33).
+    if unsettled_pivot or pivot_undecided(plan, saga):
         text = f"the pivot is in doubt: {step.name}: {reason}"
         return Record(event=e.Parked(at=now, cause=ParkCause.PIVOT_IN_DOUBT, reason=text))
     if past_pivot(plan, saga):

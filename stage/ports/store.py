@@ -124,6 +124,18 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 50
 
 
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sagas a page of changes holds: those behind the last change of the page before.
+
+    The first page begins at an instant and an empty id. A saga that changes meanwhile moves to the
+    end, so that no change is missed.
+    """
+
+    at: float
+    saga_id: str = ""
+    limit: int = 50
+
+
 class Tx(Protocol):
     """The interface of a transaction function: the database's own SQL and placeholders."""
 
@@ -228,6 +240,10 @@ class Store(Protocol):
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """At most `which.limit` rows in the order of their ids. `envelope` may be left empty."""
+        ...
+
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """Rows that changed, in the order of `updated_at` and id; closed sagas are left out."""
         ...
 
     async def due(self, before: float, limit: int) -> list[str]:

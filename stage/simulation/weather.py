@@ -21,7 +21,7 @@ OUTAGE_SECONDS = (60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 216_000.0)
 
 
 class Weather:
-    """Crashes, drains, partitions, outages, clocks that jump, and databases, disks and APIs that are away for a while."""
+    """Crashes, drains, partitions, outages, jumps of clocks, and what is away for a while."""
 
     def __init__(
         self,

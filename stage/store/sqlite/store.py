@@ -18,7 +18,7 @@ from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Entry, Filter, LostSaga, Row, SagaRow, Unit
+from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, Row, SagaRow, Unit
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
 from stage.store.queue import ThreadChannel
@@ -180,6 +180,11 @@ class SqliteStore:
         """See ports.store.Store. `envelope` is left empty."""
         name, parameters = page_query(which)
         found = await self._read(name, *parameters)
+        return [rows.saga_row(row, self._codec) for row in found]
+
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """See ports.store.Store."""
+        found = await self._read("page_changed", since.at, since.saga_id, since.limit)
         return [rows.saga_row(row, self._codec) for row in found]
 
     async def due(self, before: float, limit: int) -> list[str]:

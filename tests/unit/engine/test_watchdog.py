@@ -11,7 +11,8 @@ import pytest
 
 from stage.engine import watchdog
 from stage.engine.watchdog import LOOK_SECONDS, Watchdog
-from stage.ports.author_code import UNWATCHED, StuckCode, Thread
+from stage.ports.author_code import StuckCode, Thread
+from stage.store.suspects import SuspectsPage
 
 STUCK_SECONDS = 2 * LOOK_SECONDS
 """Two looks."""
@@ -23,7 +24,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.reports: list[StuckCode] = []
-        self.dog = Watchdog(UNWATCHED, self.reports.append, stuck_seconds=STUCK_SECONDS)
+        self.dog = Watchdog(SuspectsPage(None), self.reports.append, stuck_seconds=STUCK_SECONDS)
 
     def author_code(self, until: Callable[[], object]) -> threading.Thread:
         """A function of an author in a thread of its own, which ends when `until` does."""
