@@ -107,7 +107,7 @@ class Metrics:
     ) -> None:
         """Count it; a saga that was taken up from its rest was in no lost run."""
         kind = type(event)
-        if (cause := park_cause_of(event)) is not None:
+        if kind in PARKS and (cause := park_cause_of(event)) is not None:
             self._count(names.M_SAGAS_PARKED, (cause.value,))
         if (ended := ATTEMPT_ENDS.get(kind)) is not None:
             self._attempt_ended(saga_id, event, *ended)

@@ -603,7 +603,7 @@ def handed_on_before_the_result_is_durable(patches: Patches) -> None:
     def make(original: Any) -> Any:
         def waves(every: Any) -> Any:
             ordered = original(every)
-            if len(ordered) > 1 and every[ordered[-1][0]].kind is StepKind.FORWARD:
+            if len(ordered) > 1 and ordered[-1][0].kind is StepKind.FORWARD:
                 return (*ordered[:-2], ordered[-2] + ordered[-1])
             return ordered
 
@@ -613,8 +613,19 @@ def handed_on_before_the_result_is_durable(patches: Patches) -> None:
     patches.wrap(
         StageParticipant,
         "output",
-        lambda original: lambda self, view: RESULT if self._output is not None else None,
+        lambda original: lambda self, view: RESULT if self._adds.output is not None else None,
     )
+
+
+@further
+def an_output_is_kept_for_all_sagas(patches: Patches) -> None:
+    """Decision 0034: a saga is answered with the output of another one."""
+    kept: dict[Any, Any] = {}
+
+    def make(original: Any) -> Any:
+        return lambda self, done, *more: kept.setdefault(self, original(self, done, *more))
+
+    patches.wrap(Interpreter, "_output", make)
 
 
 @mutant

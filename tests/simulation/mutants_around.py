@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from stage.authoring.conversation import FunctionConversation
 from stage.core import events as e
 from stage.core import machine
-from stage.core.commands import Activity, Do, Record
+from stage.core.commands import AttemptKind, Do, Record
 from stage.core.failure import FailureKind
 from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
@@ -146,9 +146,9 @@ def an_undo_gives_up_in_an_outage(patches: Patches) -> None:
     """Rule 28: an undo that cannot be made now is given up after a few attempts."""
 
     def make(original: Any) -> Any:
-        def compensate(plan: Any, step: Any, known: Any, now: float) -> Any:
-            move = original(plan, step, known, now)
-            again = isinstance(move, Do) and move.activity is Activity.COMPENSATE
+        def compensate(plan: Any, saga: Any, step: Any, now: float) -> Any:
+            move = original(plan, saga, step, now)
+            again = isinstance(move, Do) and move.kind is AttemptKind.COMPENSATE
             if again and move.attempt > UNDOS_MAX:
                 refused = e.CompensationRefused(at=now, step=step.name, reason="away", certain=True)
                 return Record(event=refused)
