@@ -53,6 +53,7 @@ async def reconcile(
     return found
 
 
+# Long because it wires the rooms that a question to the neighbours needs, and closes them.
 async def _ask(
     stage: StageDeclaration[Any, Any],
     config: Config,

@@ -19,7 +19,7 @@ LOST = "lost with an older database: nobody knows whether it happened"
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """The word of one neighbour on a saga. `nothing_stands` concerns its own part alone."""
+    """The word of one neighbour on a saga. `nothing_stands` is its word on its own part."""
 
     neighbour: str
     from_upstream: bool
@@ -69,7 +69,7 @@ def journal_of(
 def doubts_after_restore(
     plan: Plan, saga: Saga, restored_at: float | None, at: float
 ) -> list[e.Event]:
-    """Doubts about the time between the backup and the loss of the database.
+    """The events that a saga of the backup may have lost between the backup and its loss.
 
     A saga that was on its way forward may have started each step that its journal does not know
     to be done. Journaled once: what is written after the restore is known again.

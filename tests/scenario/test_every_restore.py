@@ -1,7 +1,7 @@
 """F23: the database is restored, swapped, emptied, removed or damaged at every step of a saga.
 
 The saga completes at order, payment and shipping. The database that takes the place of payment's
-is a copy from after each of its commits. Whatever payment then says, it never says that nothing
+is a copy from after each of its commits. Payment then never says that nothing
 stands while a charge or a parcel does; and what it lost is undone once it was reconciled.
 """
 
@@ -44,7 +44,7 @@ NEIGHBOURS = ("order", "shipping")
 
 
 class Fault(StrEnum):
-    """What happens to the database."""
+    """The change to the database."""
 
     RESTORED = "restored"
     UNSAID = "an older copy, and nobody says so"

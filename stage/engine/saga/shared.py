@@ -1,4 +1,4 @@
-"""The part of a saga that one neighbour knows too, for when it lost its own (rule 33)."""
+"""The knowledge that a stage shares with a neighbour which lost the saga (rule 33)."""
 
 from __future__ import annotations
 
