@@ -46,8 +46,10 @@ class StageParticipant(Generic[P, A]):
         accepts: Codec[P],
         adds: Adds[P, A],
         operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
+        supersedes: StageParticipant[Any, Any] | None = None,
     ) -> None:
         self._plan = plan
+        self._supersedes = supersedes
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds
@@ -57,6 +59,11 @@ class StageParticipant(Generic[P, A]):
     def plan(self) -> Plan:
         """The steps, forwards included."""
         return self._plan
+
+    @property
+    def supersedes(self) -> StageParticipant[Any, Any] | None:
+        """See `ports.stage.Participant`."""
+        return self._supersedes
 
     def check(self, data: Mapping[str, Any]) -> None:
         """See `ports.stage.Participant`."""

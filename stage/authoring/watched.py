@@ -50,11 +50,18 @@ class WatchedParticipant:
         self._code = code
         self._report = report
         self._reported: dict[str, None] = {}
+        before = participant.supersedes
+        self._supersedes = None if before is None else WatchedParticipant(before, code, report)
 
     @property
     def plan(self) -> Plan:
         """See ports.stage.Participant."""
         return self._participant.plan
+
+    @property
+    def supersedes(self) -> WatchedParticipant | None:
+        """See ports.stage.Participant."""
+        return self._supersedes
 
     def check(self, data: Mapping[str, Any]) -> None:
         """See ports.stage.Participant. The types of an author may run code of theirs."""

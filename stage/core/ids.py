@@ -12,6 +12,15 @@ class Direction(StrEnum):
     COMPENSATE = "undo"
 
 
+def undo_key(key: str, number: int = 1) -> str:
+    """The key of the compensation of an effect that was made under `key` (rule 32).
+
+    `number` counts the keys that an operator has ordered for it: `undo`, then `undo.2`.
+    """
+    undo = f"{key.removesuffix(f':{Direction.EXECUTE}')}:{Direction.COMPENSATE}"
+    return undo if number == 1 else f"{undo}.{number}"
+
+
 def idempotency_key(
     saga_id: str, stage: str, step: str, direction: Direction, ordinal: int = 1, number: int = 1
 ) -> str:

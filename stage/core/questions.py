@@ -65,8 +65,12 @@ def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, 
 
 
 def standing_of_saga(plan: Plan, saga: Saga, *, dropped: bool = False) -> Standing:
-    """One word for the whole saga. `dropped` says that its journal cannot be read here."""
-    if dropped and saga.state is not SagaState.COMPENSATED:
+    """One word for the whole saga. `dropped` says that its journal cannot be read here.
+
+    Of a saga that fits no version declared here the journal tells what was done, and nobody here
+    knows what that means (rule 32).
+    """
+    if (dropped or (plan.misfit and not saga.ended)) and saga.state is not SagaState.COMPENSATED:
         return Standing.UNKNOWN
     stands, may_stand = standing_apart(plan, saga)
     if stands or saga.state is SagaState.COMPLETED:
@@ -132,7 +136,8 @@ def may_ask_to_compensate(plan: Plan, saga: Saga, asker: str) -> bool:
     """
     if not saga.upstream or asker in (saga.upstream, *ASKERS_OF_ANY_SAGA):
         return True
-    return FORWARD_PREFIX + asker in plan.by_name or STAGE_NAME.fullmatch(asker) is None
+    downstream = plan.peers_renamed.get(asker, asker)
+    return FORWARD_PREFIX + downstream in plan.by_name or STAGE_NAME.fullmatch(asker) is None
 
 
 def anything_stood(saga: Saga) -> bool:

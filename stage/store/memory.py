@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import CompensationRequested, Event, TurnedBack
 from stage.core.states import PARKED_IN_DOUBT, SagaState
+from stage.core.steps import VERSION_MAX
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
@@ -136,9 +137,9 @@ class MemoryStore:
         found = [row for _, row in sorted(self._database.sagas.items()) if _matches(row, which)]
         return found[: which.limit]
 
-    async def due(self, before: float, limit: int) -> list[str]:
+    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return await self._database.due(before, limit)
+        return await self._database.due(before, limit, version)
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""
@@ -147,13 +148,15 @@ class MemoryStore:
             found[row.state] += 1
         return found
 
-    async def backlog(self, now: float) -> Backlog:
+    async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
         sagas = self._database.sagas.values()
         under_way = (SagaState.ACTIVE, SagaState.COMPENSATING)
         accepted = [row.accepted_at for row in sagas if row.state in under_way and not row.parked]
-        due = [row.due_at for row in sagas if row.due_at is not None and row.due_at <= now]
+        ours = [row for row in sagas if row.version <= version]
+        due = [row.due_at for row in ours if row.due_at is not None and row.due_at <= now]
         return Backlog(
+            newer=sum(row.due_at is not None and row.version > version for row in sagas),
             lost=len({each.saga_id for each in self._database.lost.values()}),
             parked=sum(bool(row.parked) for row in sagas),
             parked_in_doubt=sum(row.parked_cause in PARKED_IN_DOUBT for row in sagas),

@@ -98,7 +98,12 @@ class Gauges:
             case names.M_STALE:
                 return {(): float(self._stale)}
             case (
-                names.M_PARKED | names.M_LOST | names.M_OLDEST | names.M_LAG | names.M_COMPENSATION
+                names.M_PARKED
+                | names.M_NEWER
+                | names.M_LOST
+                | names.M_OLDEST
+                | names.M_LAG
+                | names.M_COMPENSATION
             ):
                 backlog = self._backlog  # another thread may read
                 return {} if backlog is None else {(): self._of_backlog(name, backlog)}
@@ -131,6 +136,8 @@ class Gauges:
     def _of_backlog(self, name: str, backlog: Backlog) -> float:
         if name == names.M_PARKED:
             return backlog.parked
+        if name == names.M_NEWER:
+            return backlog.newer
         if name == names.M_LOST:
             return backlog.lost
         since = {

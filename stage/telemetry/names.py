@@ -116,6 +116,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
 M_SAGAS: Final = "stage.sagas"
 M_PARKED: Final = "stage.parked"
+M_NEWER: Final = "stage.newer_sagas"
 M_LOST: Final = "stage.lost_sagas"
 M_STALE: Final = "stage.database.error"
 M_OLDEST: Final = "stage.oldest_unfinished"
@@ -148,6 +149,10 @@ _UNITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 METRICS: Final = {
     M_SAGAS: Metric(kind="gauge", labels=("state",), description="Sagas in the database by state."),
     M_PARKED: Metric(kind="gauge", description="Sagas that wait for a person."),
+    M_NEWER: Metric(
+        kind="gauge",
+        description="Sagas of a newer version of the stage, which this release leaves alone.",
+    ),
     M_LOST: Metric(
         kind="gauge", description="Sagas that neighbours know and the database has lost."
     ),

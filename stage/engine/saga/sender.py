@@ -99,7 +99,7 @@ class Sender:
         if not do.step:
             known = self._neighbours.is_upstream(saga.upstream)
             return self._gates.of(f"upstreams.{saga.upstream}" if known else "")
-        step = self._plan.step(do.step)
+        step = saga.under(self._plan).step(do.step)
         kind = "externals" if step.kind is StepKind.CALL else "downstreams"
         return self._gates.of(f"{kind}.{step.peer}")
 
@@ -109,7 +109,7 @@ class Sender:
         do = outgoing.do
         if do.activity is Activity.TELL:
             return await self._tell(saga, outgoing)
-        if self._plan.step(do.step).kind is StepKind.CALL:
+        if saga.under(self._plan).step(do.step).kind is StepKind.CALL:
             return await self._call(saga, context, outgoing, journal)
         if do.activity is Activity.EXECUTE:
             return await self._forward(saga, outgoing)
@@ -120,7 +120,7 @@ class Sender:
     async def _call(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.AttemptEnd:
-        step = self._plan.step(outgoing.do.step)
+        step = saga.under(self._plan).step(outgoing.do.step)
         budget = None if outgoing.do.activity is Activity.COMPENSATE else self._budget(saga)
         seconds = step.timeout_seconds
         if outgoing.do.activity is Activity.EXECUTE and budget is not None:
@@ -146,7 +146,8 @@ class Sender:
         seconds: float,
     ) -> e.AttemptEnd:
         # Long because the request of each turn is built where its intent became durable.
-        do, step = outgoing.do, self._plan.step(outgoing.do.step)
+        do = outgoing.do
+        step = saga.under(self._plan).step(do.step)
         stored = stored_requests(saga, do)
         turn, conversation = outgoing.turn, outgoing.conversation
         assert conversation is not None and turn is not None
@@ -200,7 +201,7 @@ class Sender:
         return turn.request
 
     async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
-        step = self._plan.step(outgoing.do.step)
+        step = saga.under(self._plan).step(outgoing.do.step)
         budget = self._budget(saga)
         seconds = step.timeout_seconds
         if budget is not None:
@@ -223,7 +224,7 @@ class Sender:
         From there on only a word on the saga itself says that it is not done.
         """
         name = outgoing.do.step
-        step = self._plan.step(name)
+        step = saga.under(self._plan).step(name)
         trace, timeout = outgoing.span.context, step.timeout_seconds
         shown = await self._neighbours.get_outcome(step.peer, saga.id, trace=trace, timeout=timeout)
         reply: ForwardReply
@@ -255,12 +256,12 @@ class Sender:
                 assert_never(reply)
 
     async def _compensate_downstream(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
-        name = outgoing.do.step
+        name, plan = outgoing.do.step, saga.under(self._plan)
         reply = await self._neighbours.compensate(
-            self._plan.step(name).peer,
+            plan.step(name).peer,
             saga.id,
             CompensateRequest(
-                requested_by=self._plan.stage,
+                requested_by=plan.stage,
                 reason=saga.detail,
                 first_sent_at=saga.accepted_at,  # no later than that
             ),
@@ -300,7 +301,7 @@ class Sender:
             saga.upstream,
             saga.id,
             CompensateRequest(
-                requested_by=self._plan.stage,
+                requested_by=saga.under(self._plan).stage,
                 reason=saga.detail,
                 outcome=Outcome.COMPENSATED if saga.state is SagaState.COMPENSATED else None,
             ),

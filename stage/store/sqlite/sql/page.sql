@@ -5,7 +5,8 @@
 -- All sagas; with ?3 = 0 only those that are not parked.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
+    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
 FROM saga
 WHERE id > ?1 AND (?3 IS NULL OR parked = '')
 ORDER BY id LIMIT ?2;
@@ -14,7 +15,8 @@ ORDER BY id LIMIT ?2;
 -- Parked sagas; ?3 is a JSON array of states, or NULL for all.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
+    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
 FROM saga
 WHERE parked <> '' AND id > ?1
     AND (?3 IS NULL OR state IN (SELECT value FROM json_each(?3)))
@@ -24,7 +26,8 @@ ORDER BY id LIMIT ?2;
 -- Sagas in the states of the JSON array ?3; with ?4 = 0 only those that are not parked.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
+    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
 FROM saga
 WHERE state IN (SELECT value FROM json_each(?3)) AND id > ?1 AND (?4 IS NULL OR parked = '')
 ORDER BY id LIMIT ?2;
