@@ -21,6 +21,11 @@ def undo_key(key: str, number: int = 1) -> str:
     return undo if number == 1 else f"{undo}.{number}"
 
 
+def step_of_key(key: str, saga_id: str, stage: str) -> str:
+    """The name of the step that an execution key was made for."""
+    return key.removeprefix(f"{saga_id}:{stage}:").removesuffix(f":{Direction.EXECUTE}")
+
+
 def idempotency_key(
     saga_id: str, stage: str, step: str, direction: Direction, ordinal: int = 1, number: int = 1
 ) -> str:

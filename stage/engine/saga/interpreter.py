@@ -19,7 +19,7 @@ from stage.core.bindings import binding_of
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
-from stage.core.ids import Direction, idempotency_key, undo_key
+from stage.core.ids import Direction, idempotency_key, step_of_key, undo_key
 from stage.core.machine import Impossible, decide, evolve
 from stage.core.questions import past_pivot
 from stage.core.saga import Saga
@@ -187,7 +187,22 @@ class Interpreter:
 
     def _record(self, done: Transition, event: e.Event) -> None:
         done.saga = evolve(done.saga.under(self.plan), done.saga, event)
-        done.events.append(event)
+        done.events.append(self._as_journaled(done.saga, event))
+
+    def _as_journaled(self, saga: Saga, event: e.Event) -> e.Event:
+        """A step keeps the name that it was journaled with, so that a release may be rolled back.
+
+        That name stands in its key (rule 32).
+        """
+        plan = saga.under(self.plan)
+        if not plan.renamed:
+            return event
+        today: str = getattr(event, "step", "")
+        known = saga.steps.get(today)
+        if known is None or not known.key:
+            return event
+        before = step_of_key(known.key, saga.id, plan.stage)
+        return event if before == today else msgspec.structs.replace(event, step=before)
 
     async def _do(
         self,
