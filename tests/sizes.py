@@ -47,6 +47,8 @@ class Sizes:
     """F16: sagas placed while they are collected."""
     gateway_sagas: int
     """F20: sagas placed with nginx between all neighbours."""
+    deploy_stride: int
+    """F22: of the pairs of versions."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -67,6 +69,7 @@ TIERS = {
         traced_kills=8,
         traced_sagas=500,
         gateway_sagas=200,
+        deploy_stride=7,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -83,6 +86,7 @@ TIERS = {
         traced_kills=14,
         traced_sagas=1_000,
         gateway_sagas=500,
+        deploy_stride=1,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -131,6 +135,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F15": Kit("W3C trace context", {"cases": 41}),
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
+        "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),
     }
 
 

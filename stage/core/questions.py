@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from stage.core.names import STAGE_NAME
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase, SagaState
+from stage.core.states import IN_FLIGHT, Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 PROBES_NOT_THERE_MIN = 2
@@ -59,7 +59,11 @@ def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, 
     if saga.ended:
         names = what_stands(plan, saga)
     else:
-        names = tuple(name for name, step in saga.steps.items() if step.may_stand)
+        # What was in flight when the process died is in doubt, whether or not it is taken over.
+        lost = IN_FLIGHT if plan.misfit else frozenset()
+        names = tuple(
+            name for name, step in saga.steps.items() if step.may_stand or step.phase in lost
+        )
     may_stand = tuple(name for name in names if standing(saga, name) is Standing.MAY_STAND)
     return tuple(name for name in names if name not in may_stand), may_stand
 

@@ -36,8 +36,6 @@ class Versions:
         if not isinstance(first, e.Accepted):
             return Saga(id=saga_id)
         declared = self._by_version.get(first.version)
-        if declared is not None and first.plan_hash == self._hashes[first.version]:
-            return Saga(id=saga_id, plan=self._plan(declared))
         bound = bound_steps(events)
         newest = self.newest.plan
         if declared is None:
@@ -48,6 +46,8 @@ class Versions:
             if not differs:
                 return Saga(id=saga_id, plan=self._plan(declared))
             why = f"it does not fit stage {newest.stage!r} as it is declared now: {differs}"
+            if first.plan_hash == self._hashes[first.version]:
+                why = f"{why} (it was accepted so, and another release ran it since)"
         if first.version <= newest.version:
             why = f"{why}; {MEND}"
         return Saga(id=saga_id, plan=journaled_plan(newest, first.version, bound, why))
