@@ -207,6 +207,7 @@ class StageDeclaration(Generic[P, A]):
         An undo is tried for `patience_seconds` before it waits for a person (rule 28).
         `adds_bytes_max` bounds the output, as JSON.
         """
+        # Long because the checks of a whole declaration stand in one place.
         called = {step.rules.peer for step in self.steps}
         if nobody := sorted(set(self.credentials_functions) - called):
             raise DeclarationError(

@@ -38,8 +38,10 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def binding_of(step: Step) -> Binding:
-    """What the first event of a step binds."""
-    return Binding(kind=step.kind, peer=step.peer, undo=step.compensatable, pivot=step.pivot)
+    """The binding that the first event of a step holds."""
+    return Binding(
+        kind=step.kind, peer=step.peer, compensatable=step.compensatable, pivot=step.pivot
+    )
 
 
 def hash_of(plan: Plan) -> str:
@@ -80,7 +82,7 @@ def _difference(plan: Plan, saga_id: str, name: str, bound: Bound) -> str:
             f"step {name!r} was a {_words(before.kind, before.peer)},"
             f" and is a {_words(step.kind, step.peer)} now"
         )
-    if before.undo and not step.compensatable:
+    if before.compensatable and not step.compensatable:
         return f"step {name!r} had a compensation, and has none now"
     if before.pivot != step.pivot:
         return f"step {name!r} was {'' if before.pivot else 'not '}the pivot"
@@ -120,7 +122,7 @@ def _step(newest: Plan, name: str, bound: Bound) -> Step:
             name=name,
             kind=before.kind,
             peer=before.peer,
-            compensatable=before.undo,
+            compensatable=before.compensatable,
             pivot=before.pivot,
         )
     if name in newest.by_name:

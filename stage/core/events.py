@@ -26,13 +26,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The nature of a step when it began; its first event holds it, so that it stays (rule 32).
 
-    `undo` says that it had a compensation. A transaction has no `peer`. The key of a call stands
+    A transaction has no `peer`. The key of a call stands
     in the event itself.
     """
 
     kind: StepKind = StepKind.TRANSACTION
     peer: str = ""
-    undo: bool = False
+    compensatable: bool = False
     pivot: bool = False
 
 

@@ -12,13 +12,13 @@ class Direction(StrEnum):
     COMPENSATE = "undo"
 
 
-def undo_key(key: str, number: int = 1) -> str:
+def compensation_key(key: str, number: int = 1) -> str:
     """The key of the compensation of an effect that was made under `key` (rule 32).
 
     `number` counts the keys that an operator has ordered for it: `undo`, then `undo.2`.
     """
-    undo = f"{key.removesuffix(f':{Direction.EXECUTE}')}:{Direction.COMPENSATE}"
-    return undo if number == 1 else f"{undo}.{number}"
+    made = f"{key.removesuffix(f':{Direction.EXECUTE}')}:{Direction.COMPENSATE}"
+    return made if number == 1 else f"{made}.{number}"
 
 
 def step_of_key(key: str, saga_id: str, stage: str) -> str:

@@ -597,7 +597,7 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
 
 
 def _misfit(plan: Plan, now: float) -> Record:
-    """Rule 32: no step is run by code that may not be its own. What is decided is recorded."""
+    """Rule 32: no step is run by code that may not be its own; decisions are still recorded."""
     return Record(event=e.Parked(at=now, cause=ParkCause.MISFIT, reason=plan.misfit))
 
 

@@ -59,7 +59,7 @@ def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, 
     if saga.ended:
         names = what_stands(plan, saga)
     else:
-        # What was in flight when the process died is in doubt, whether or not it is taken over.
+        # An attempt in flight when the process died is in doubt, whether or not it is taken over.
         lost = IN_FLIGHT if plan.misfit else frozenset()
         names = tuple(
             name for name, step in saga.steps.items() if step.may_stand or step.phase in lost

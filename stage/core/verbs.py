@@ -253,7 +253,7 @@ def _resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> Saga:
 
 
 def _abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> Saga:
-    """What is given up counts as failed, and the saga goes back: its end reports what stands."""
+    """The undo of these steps counts as failed; the saga goes back, and its end reports them."""
     names = [verb.step] if verb.step else _left(plan, saga)
     failed = {
         name: replace(saga.steps[name], phase=Phase.COMPENSATION_FAILED, error="abandoned")

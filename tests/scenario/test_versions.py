@@ -128,7 +128,7 @@ async def test_a_stage_renamed_while_a_charge_is_in_doubt_makes_one_charge(world
 
 
 async def test_a_release_without_the_compensation_never_says_compensated(world: World) -> None:
-    """Rolled back: 409 with what stands. The release that knows how undoes it after a retry."""
+    """Deployed again: 409 with what stands. The release that knows how undoes it after a retry."""
     await completed(world, payment())
     async with world.release(payment(undo=False)) as chain:
         await unknown(chain, "reserve", "charge", "forward:shipping")
@@ -189,7 +189,7 @@ async def test_a_saga_that_fits_no_version_ends_when_it_was_undone_by_hand(world
         assert ("compensated", "nothing") == (view["state"], view["standing"])
 
 
-async def test_a_rolled_back_release_leaves_the_sagas_of_a_newer_one_alone(world: World) -> None:
+async def test_an_older_release_leaves_the_sagas_of_a_newer_one_alone(world: World) -> None:
     """Not due for it, counted, shown, and no verb; a request to compensate is kept for later."""
     before = payment()
     newer = payment(version=2, step="collect", supersedes=before)

@@ -66,6 +66,7 @@ def release(
     **lineage: Any,
 ) -> Stage[Order, Order]:
     """One version: what differs from the first is given."""
+    # Long because a declaration is a list of functions.
     stage: Stage[Order, Order] = Stage(name, accepts=Order, **lineage)
 
     def transaction(called: str, *, undone: bool) -> None:
@@ -206,7 +207,7 @@ class World:
 
     @property
     def stands(self) -> set[str]:
-        """What stands out there: a charge, a shipment."""
+        """The effects that stand out there: a charge, a shipment."""
         charges = {"charge" for stands in self.charged.values() if stands} - self.final
         return charges | ({"forward:shipping"} if self.shipped else set())
 
@@ -291,7 +292,7 @@ async def retried(engine: EmbeddedEngine) -> Snapshot | None:
 
 
 def judge(name: str, world: World, found: Snapshot | None, *, asked_for: bool) -> list[str]:
-    """What is wrong with the picture that this release gives, by the books of the world."""
+    """The faults of the picture that this release gives, by the books of the world."""
     wrong = list(world.wrong)
     if len(world.charged) > 1:
         wrong.append(f"charged {len(world.charged)} times: {sorted(world.charged)}")

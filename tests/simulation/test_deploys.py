@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core import bindings
-from stage.core.ids import Direction, idempotency_key, undo_key
+from stage.core.ids import Direction, compensation_key, idempotency_key
 from stage.core.saga import Saga
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.versions import Versions
@@ -73,7 +73,7 @@ def a_changed_peer_undoes_an_old_saga(patch: pytest.MonkeyPatch) -> None:
 
 def a_lost_compensation_is_nothing_to_undo(patch: pytest.MonkeyPatch) -> None:
     """A release without it says compensated."""
-    _difference_of(patch, lambda bound, step: replace(bound, undo=False))
+    _difference_of(patch, lambda bound, step: replace(bound, compensatable=False))
 
 
 def a_newer_saga_is_taken_up(patch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def the_key_is_made_from_todays_name(patch: pytest.MonkeyPatch) -> None:
     def key(self: Interpreter, saga: Saga, do: Any) -> str:
         stage = saga.under(self.plan).stage
         made = idempotency_key(saga.id, stage, do.step, Direction.EXECUTE)
-        return undo_key(made) if do.activity == "compensate" else made
+        return compensation_key(made) if do.activity == "compensate" else made
 
     patch.setattr(Interpreter, "_key", key)
 

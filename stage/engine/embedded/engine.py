@@ -48,6 +48,7 @@ class EmbeddedEngine(EmbeddedCommands):
         code: AuthorCode = UNWATCHED,
     ) -> None:
         """`render` makes the answer of a saga that ends; it is stored, and never made again."""
+        # Long because it lists the parts in the order in which they need each other.
         clock, limits = clock or SystemClock(), limits or EngineLimits()
         ownership, window = store.ownership, limits.compensation_window_seconds
         versions = Versions(participant)

@@ -19,7 +19,7 @@ from stage.core.bindings import binding_of
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
-from stage.core.ids import Direction, idempotency_key, step_of_key, undo_key
+from stage.core.ids import Direction, compensation_key, idempotency_key, step_of_key
 from stage.core.machine import Impossible, decide, evolve
 from stage.core.questions import past_pivot
 from stage.core.saga import Saga
@@ -190,7 +190,7 @@ class Interpreter:
         done.events.append(self._as_journaled(done.saga, event))
 
     def _as_journaled(self, saga: Saga, event: e.Event) -> e.Event:
-        """A step keeps the name that it was journaled with, so that a release may be rolled back.
+        """A step keeps the name that it was journaled with, so that an older release can go on.
 
         That name stands in its key (rule 32).
         """
@@ -285,6 +285,7 @@ class Interpreter:
         self, done: Transition, context: Context, do: Do, now: float, trace: TraceContext
     ) -> None:
         """Write down the intent of a call, a probe, a forward or their compensation."""
+        # Long because each kind of request is made where its intent is written.
         step = done.saga.under(self.plan).step(do.step)
         span = self._span(done.saga, do, trace)
         key = self._key(done.saga, do)
@@ -390,7 +391,7 @@ class Interpreter:
             key = idempotency_key(saga.id, stage, do.step, Direction.EXECUTE)
         if known is None or do.activity is not Activity.COMPENSATE:
             return key
-        return undo_key(key, known.compensation_keys)
+        return compensation_key(key, known.compensation_keys)
 
     def _span(self, saga: Saga, do: Do, trace: TraceContext) -> Span:
         links: tuple[str, ...] = ()
