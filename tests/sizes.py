@@ -49,6 +49,8 @@ class Sizes:
     """F20: sagas placed with nginx between all neighbours."""
     deploy_stride: int
     """F22: of the pairs of versions."""
+    restore_stride: int
+    """F23: of the commits of a saga after which the database is a copy from then."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -70,6 +72,7 @@ TIERS = {
         traced_sagas=500,
         gateway_sagas=200,
         deploy_stride=7,
+        restore_stride=2,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -87,6 +90,7 @@ TIERS = {
         traced_sagas=1_000,
         gateway_sagas=500,
         deploy_stride=1,
+        restore_stride=1,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -136,9 +140,12 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
         "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),
+        "F23": Kit("databases restored or gone bad", {"faults": 20 // sizes.restore_stride}),
     }
 
 
+COMMITS_MIN = 3
+"""F23: commits of a saga that completes, at least."""
 CALLS_MIN = {"fdatasync": 20, "pwrite64": 100, "send": 20}
 """How many calls of each kind the scenario of F6 makes at least."""
 DEFECTS = 25

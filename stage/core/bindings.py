@@ -104,8 +104,8 @@ def journaled_plan(newest: Plan, version: int, bound: Mapping[str, Bound], why: 
     return replace(
         newest,
         steps=steps,
-        waves=tuple((index,) for index in range(len(steps))),
-        by_name={step.name: index for index, step in enumerate(steps)},
+        waves=tuple((step,) for step in steps),
+        by_name={step.name: step for step in steps},
         pivot=pivots[0] if pivots else None,
         version=version,
         misfit=why,

@@ -62,7 +62,7 @@ async def answer(service: Service, request: Request, endpoint: Endpoint, route: 
         span.end("cancelled")
         raise
     except Exception as error:
-        known = answer_of_error(request, error)
+        known = answer_of_error(request, error, service.jitter())
         if known is None:
             raised = type(error).__name__
             where = f"{request.method} {route}"

@@ -20,7 +20,7 @@ from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Entry, Filter, LostSaga, SagaRow, Store, Unit
+from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
 from stage.store.sole_owner import SoleOwner
@@ -108,6 +108,10 @@ class BlockingStore:
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
         return self._run(self._store.page(which))
+
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """See ports.store.Store."""
+        return self._run(self._store.changed(since))
 
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""

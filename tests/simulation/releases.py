@@ -189,6 +189,10 @@ class World:
         shown = ShownExecuted() if self.shipped else NotExecuted(reason="never seen")
         return await self._passes("look", lambda: shown)
 
+    async def get_shared(self, peer: str, asker: str, **_: Any) -> Any:
+        """See ports.neighbour.Neighbours."""
+        raise AssertionError("nobody asks")
+
     async def get_chain(self, peer: str, saga_id: str, **_: Any) -> Any:
         """See ports.neighbour.Neighbours."""
         raise AssertionError("nobody asks")

@@ -102,7 +102,7 @@ def _difference_of(patch: pytest.MonkeyPatch, change: Callable[[Any, Any], Any])
     original = bindings._difference
 
     def blind(plan: Any, saga_id: str, name: str, bound: Any) -> str:
-        step = plan.steps[plan.by_name[name]] if name in plan.by_name else None
+        step = plan.by_name.get(name)
         if step is not None and bound.binding is not None:
             bound = replace(bound, binding=change(bound.binding, step))
         return original(plan, saga_id, name, bound)

@@ -69,8 +69,8 @@ class Transition(msgspec.Struct, kw_only=True):
     """Where the unit left the saga, the events it appended, and what is to be sent.
 
     `ended` are the spans of attempts that ended within the unit: it may still be undone or
-    repeated, so they are ended once it is durable. `output` is what the stage adds, where that
-    was asked for.
+    repeated, so they are ended once it is durable. `output` is what the stage adds, once that was
+    asked for: downstream and the answer get the same.
     """
 
     saga: Saga
@@ -116,16 +116,18 @@ class Interpreter:
         context: Context,
         events: Sequence[e.Event],
         run: Span,
+        output: Output = UNSET,
     ) -> Transition:
         """Journal the events, then act until nothing is left to do here.
 
-        `run` is the span of the live saga, below which those of the attempts stand.
+        `run` is the span of the live saga, below which those of the attempts stand. `output` is
+        that of the transitions before, where it is known.
         """
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
         for event in events:
             self._record(done, event)
+        now = self._clock.now()
         for _ in range(DECISIONS_MAX):
-            now = self._clock.now()
             for command in decide(done.saga.under(self.plan), done.saga, now):
                 match command:
                     case Record(event=e.Completed() as completed):
@@ -133,7 +135,7 @@ class Interpreter:
                     case Record():
                         self._record(done, command.event)
                     case Do():
-                        await self._do(unit, done, context, command, now, run.context)
+                        now = await self._do(unit, done, context, command, now, run.context)
                     case Rest():
                         done.rest_until = command.until
                         return done
@@ -142,7 +144,12 @@ class Interpreter:
         raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
 
     def conclude(
-        self, saga: Saga, context: Context, events: Sequence[e.Event], run: Span
+        self,
+        saga: Saga,
+        context: Context,
+        events: Sequence[e.Event],
+        run: Span,
+        output: Output = UNSET,
     ) -> Transition | None:
         """The end of a saga that completes with these answers of downstream; None if it does not.
 
@@ -154,7 +161,7 @@ class Interpreter:
             for event in events
         ):
             return None
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
         for event in events:
             self._record(done, event)
         match decide(plan, done.saga, self._clock.now()):
@@ -174,9 +181,7 @@ class Interpreter:
     ) -> e.Event:
         """Completed, unless the output fails, which the answer needs."""
         try:
-            with run.current():
-                participant = self.versions.of(done.saga)
-                done.output = output_of(participant, done.saga, context, completed.at)
+            self._output(done, context, completed.at, run)
         except Exception as error:
             reason = sendable(f"the output raised {type(error).__name__}: {error}")
             if past_pivot(done.saga.under(self.plan), done.saga):
@@ -184,6 +189,16 @@ class Interpreter:
                 return e.Parked(at=completed.at, cause=cause, reason=reason)
             return e.TurnedBack(at=completed.at, reason=reason)
         return completed
+
+    def _output(
+        self, done: Transition, context: Context, now: float, span: Span
+    ) -> msgspec.Raw | None:
+        """The output of the stage, asked for once. Raises what the author's function raises."""
+        if done.output is UNSET:
+            with span.current():
+                participant = self.versions.of(done.saga)
+                done.output = output_of(participant, done.saga, context, now)
+        return done.output
 
     def _record(self, done: Transition, event: e.Event) -> None:
         done.saga = evolve(done.saga.under(self.plan), done.saga, event)
@@ -212,13 +227,15 @@ class Interpreter:
         do: Do,
         now: float,
         trace: TraceContext,
-    ) -> None:
+    ) -> float:
+        """Do it; the time afterwards, which only the functions of an author take."""
         if do.activity is Activity.TELL:
             self._tell(done, do, now, trace)
-        elif done.saga.under(self.plan).step(do.step).kind is StepKind.TRANSACTION:
-            await self._transact(unit, done, context, do, now, trace)
-        else:
-            self._prepare(done, context, do, now, trace)
+            return now
+        if done.saga.under(self.plan).by_name[do.step].kind is StepKind.TRANSACTION:
+            return await self._transact(unit, done, context, do, now, trace)
+        self._prepare(done, context, do, now, trace)
+        return now
 
     async def _transact(
         self,
@@ -228,8 +245,8 @@ class Interpreter:
         do: Do,
         now: float,
         trace: TraceContext,
-    ) -> None:
-        """Run a transaction or its compensation in this unit, and record how it ended."""
+    ) -> float:
+        """Run a transaction or its compensation in this unit, and record how and when it ended."""
         span = self._span(done.saga, do, trace)
         view = view_of(
             done.saga.under(self.plan).stage,
@@ -252,6 +269,7 @@ class Interpreter:
         event = self._binding(done.saga, event)
         self._record(done, event)
         done.ended.append((span, event))
+        return event.at
 
     def _binding(self, saga: Saga, event: e.Event) -> e.Event:
         """The first event of a transaction, with what it binds; any other as it is (rule 32)."""
@@ -286,7 +304,7 @@ class Interpreter:
     ) -> None:
         """Write down the intent of a call, a probe, a forward or their compensation."""
         # Long because each kind of request is made where its intent is written.
-        step = done.saga.under(self.plan).step(do.step)
+        step = done.saga.under(self.plan).by_name[do.step]
         span = self._span(done.saga, do, trace)
         key = self._key(done.saga, do)
         outgoing = Outgoing(do=do, span=span, key=key)
@@ -305,10 +323,9 @@ class Interpreter:
                 outgoing.body = stored[0].body
             else:
                 try:
-                    with span.current():
-                        outgoing.body = enriched(
-                            self.versions.of(done.saga), done.saga, context, now
-                        )
+                    output = self._output(done, context, now, span)
+                    stage = done.saga.under(self.plan).stage
+                    outgoing.body = enriched(stage, done.saga, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
                     reason = f"the output raised {type(error).__name__}: {error}"
@@ -398,7 +415,7 @@ class Interpreter:
         peer, plan = saga.upstream, saga.under(self.plan)
         if do.step:
             known = saga.steps.get(do.step)
-            peer = plan.step(do.step).peer
+            peer = plan.by_name[do.step].peer
             if known is not None:
                 links = links_of(known, do.activity)
         elif saga.tell_span:
