@@ -108,7 +108,7 @@ FAMILY: dict[str, Stage[Order, Order]] = {
     "step renamed": release(step="collect"),
     "step renamed, and said": release(step="collect", renamed={"charge": "collect"}),
     "other api": release(to="psp2"),
-    "api renamed, and said": release(to="psp2", peers_renamed={"psp": "psp2"}),
+    "api renamed, and said": release(to="psp1", peers_renamed={"psp": "psp1"}),
     "compensation lost": release(undo=False),
     "step added first": release(first="audit"),
     "step added last": release(last="note"),
@@ -117,7 +117,7 @@ FAMILY: dict[str, Stage[Order, Order]] = {
     "version 2 after 1": release(version=2, to="psp2", step="collect", supersedes=BASE),
     "stage renamed": release("payments", version=2, supersedes=BASE),
 }
-SAME_API = {"api renamed, and said": {"psp2": "psp"}}
+SAME_API = {"api renamed, and said": {"psp1": "psp"}}
 """Releases that only call an API by another name."""
 
 
