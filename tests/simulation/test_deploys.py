@@ -92,7 +92,7 @@ def the_key_is_made_from_todays_name(patch: pytest.MonkeyPatch) -> None:
     def key(self: Interpreter, saga: Saga, do: Any) -> str:
         stage = saga.under(self.plan).stage
         made = idempotency_key(saga.id, stage, do.step, Direction.EXECUTE)
-        return compensation_key(made) if do.activity == "compensate" else made
+        return compensation_key(made) if do.kind == "compensate" else made
 
     patch.setattr(Interpreter, "_key", key)
 

@@ -126,7 +126,7 @@ class Journal:
             saga_id=saga.id,
             stage=plan.stage,
             step=lost.step or "tell_upstream",
-            activity=lost.activity,
+            kind=lost.kind,
             number=lost.attempt,
             peer=_peer(plan, lost.step) if lost.step else saga.upstream,
             parent=stored.context.trace,
