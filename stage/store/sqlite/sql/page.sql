@@ -15,7 +15,8 @@ ORDER BY id LIMIT ?2;
 -- Sagas that changed at ?1 or later and behind the saga (?1, ?2), with their envelopes.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
+    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
 FROM saga
 WHERE closed_at IS NULL AND (updated_at, id) > (?1, ?2)
 ORDER BY updated_at, id LIMIT ?3;
