@@ -13,7 +13,7 @@ import msgspec
 
 from stage.core.names import STAGE_NAME
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase, SagaState
+from stage.core.states import IN_FLIGHT, Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 PROBES_NOT_THERE_MIN = 2
@@ -63,14 +63,22 @@ def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, 
     if saga.ended:
         names = what_stands(plan, saga)
     else:
-        names = tuple(name for name, step in saga.steps.items() if step.may_stand)
+        # An attempt in flight when the process died is in doubt, whether or not it is taken over.
+        lost = IN_FLIGHT if plan.misfit else frozenset()
+        names = tuple(
+            name for name, step in saga.steps.items() if step.may_stand or step.phase in lost
+        )
     may_stand = tuple(name for name in names if standing(saga, name) is Standing.MAY_STAND)
     return tuple(name for name in names if name not in may_stand), may_stand
 
 
 def standing_of_saga(plan: Plan, saga: Saga, *, dropped: bool = False) -> Standing:
-    """One word for the whole saga. `dropped` says that its journal cannot be read here."""
-    if dropped and saga.state is not SagaState.COMPENSATED:
+    """One word for the whole saga. `dropped` says that its journal cannot be read here.
+
+    Of a saga that fits no version declared here the journal tells what was done, and nobody here
+    knows what that means (rule 32).
+    """
+    if (dropped or (plan.misfit and not saga.ended)) and saga.state is not SagaState.COMPENSATED:
         return Standing.UNKNOWN
     stands, may_stand = standing_apart(plan, saga)
     if stands or saga.state is SagaState.COMPLETED:
@@ -137,7 +145,8 @@ def may_ask_to_compensate(plan: Plan, saga: Saga, asker: str) -> bool:
     """
     if not saga.upstream or asker in (saga.upstream, *ASKERS_OF_ANY_SAGA):
         return True
-    if FORWARD_PREFIX + asker in plan.by_name or STAGE_NAME.fullmatch(asker) is None:
+    downstream = plan.peers_renamed.get(asker, asker)
+    if FORWARD_PREFIX + downstream in plan.by_name or STAGE_NAME.fullmatch(asker) is None:
         return True
     return any(asker in _added_by(saga, step) for step in plan.steps)
 

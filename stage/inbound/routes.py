@@ -14,7 +14,7 @@ from stage.inbound.platform import descriptor, healthz, metrics, readyz
 from stage.inbound.request import Answer, Request
 from stage.inbound.sagas import list_sagas, query_saga
 from stage.inbound.service import Service
-from stage.inbound.verbs import forget, resolve, retry, settle
+from stage.inbound.verbs import abandon, forget, resolve, retry, settle
 
 Endpoint = Callable[[Service, Request], Awaitable[Answer]]
 
@@ -36,6 +36,7 @@ ROUTES = (
     Route("POST", "/sagas/{saga_id}/retry", retry, "retry"),
     Route("POST", "/sagas/{saga_id}/settle", settle, "settle"),
     Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve"),
+    Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon"),
     Route("POST", "/sagas/{saga_id}/forget", forget, "forget"),
     Route("GET", "/.well-known/stage", descriptor, "descriptor"),
     Route("GET", "/healthz", healthz, "healthz"),
