@@ -386,6 +386,8 @@ class WatchedStage(StageParticipant[Any, Any]):
     def __init__(self, bound: StageParticipant[Any, Any], disk: Disk) -> None:
         self.__dict__.update(vars(bound))
         self._disk = disk
+        before = bound.supersedes
+        self.supersedes = None if before is None else WatchedStage(before, disk)
 
     async def run_transaction(
         self, tx: Tx, kind: AttemptKind, step: str, view: RunView
