@@ -95,6 +95,8 @@ class Database:
     def __enter__(self) -> Self:
         path = self._file.path
         if self._make:
+            if path.is_dir():
+                raise ConfigurationError(f"{path} is a folder: give the path of a file in it")
             if path.exists() and path.stat().st_size:
                 raise ConfigurationError(
                     f"there is a database {path} already: `stage db upgrade` brings it up to date"
