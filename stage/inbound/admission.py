@@ -18,7 +18,7 @@ RETRY_AFTER_SECONDS = 1.0
 JOINS_MAX = 16
 """Requests that may wait for the answer of one saga: the one that runs it, and retries of it."""
 SHARE = 0.5
-"""Of the places, for one caller of several, and for all together that are not configured."""
+"""The part of the places for one caller of several, and for all that are not configured."""
 
 
 class TooManyJoined(Exception):

@@ -1,4 +1,4 @@
-"""Who asks: the one place that names the caller, for the shares of rule 37.
+"""The caller: the one place that names the caller, for the shares of rule 37.
 
 Until callers authenticate a name is a claim, and names that nobody configured are one caller.
 """
