@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -15,7 +14,7 @@ from stage.authoring.outcomes import Refused, Transient
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.errors import StageError
 from stage.core.failure import FailureKind
 from stage.core.raised import raised
@@ -28,6 +27,9 @@ from stage.wire.strict_json import values_kept
 
 P = TypeVar("P")
 A = TypeVar("A")
+
+EXITS_OF_FUNCTIONS: Final = (*EXITS, asyncio.CancelledError)
+"""Exceptions of a plain function of the author that must not end more than that function."""
 
 
 class Adds(msgspec.Struct, Generic[P, A], frozen=True, kw_only=True):
@@ -49,29 +51,27 @@ class StageParticipant(Generic[P, A]):
         adds: Adds[P, A],
         operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
     ) -> None:
-        self._plan = plan
+        self.plan = plan
+        """The steps, forwards included."""
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds
         self._operator_headers = operator_headers
 
-    @property
-    def plan(self) -> Plan:
-        """The steps, forwards included."""
-        return self._plan
-
     def check(self, data: Mapping[str, Any]) -> None:
         """See `ports.stage.Participant`."""
-        if self._plan.stage in data:
+        if self.plan.stage in data:
             raise WireError(
                 422,
                 "Own member taken",
-                f"data already holds a member {self._plan.stage!r}, the name of this stage",
+                f"data already holds a member {self.plan.stage!r}, the name of this stage",
                 hint="leave that name to the stage: nothing that others wrote is overwritten",
                 type=ProblemType.OWN_MEMBER,
             )
-        with exits_raised(self._plan.stage):
+        try:
             self._accepts.from_data(data)
+        except EXITS_OF_FUNCTIONS as error:
+            raise exit_raised(self.plan.stage, error) from error
 
     def check_result(self, step: str, result: msgspec.Raw) -> None:
         """See `ports.stage.Participant`."""
@@ -89,12 +89,12 @@ class StageParticipant(Generic[P, A]):
             ) from error
 
     async def run_transaction(
-        self, tx: Tx, activity: Activity, step: str, view: RunView
+        self, tx: Tx, kind: AttemptKind, step: str, view: RunView
     ) -> msgspec.Raw:
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         saga = Saga(view, self._accepts)
-        if activity is Activity.COMPENSATE:
+        if kind is AttemptKind.COMPENSATE:
             assert declared.compensating is not None  # the machine asks only where there is one
             await declared.compensating(tx, saga)
             return msgspec.Raw(b"null")
@@ -113,16 +113,16 @@ class StageParticipant(Generic[P, A]):
             case _:
                 return Failed(kind=FailureKind.TRANSIENT, reason=raised(error))
 
-    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
+    def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         assert isinstance(declared, CallStep)
         peer = declared.rules.peer
         http, saga = Http(peer, self._operator_headers(peer)), Saga(view, self._accepts)
         encode: Callable[[Any], bytes] = declared.encode_result
-        if activity is Activity.EXECUTE:
+        if kind is AttemptKind.EXECUTE:
             coroutine = declared.function(http, saga)
-        elif activity is Activity.PROBE:
+        elif kind is AttemptKind.PROBE:
             assert declared.probing is not None
             coroutine = declared.probing(http, saga)
             encode = _encode_found(declared)
@@ -144,8 +144,10 @@ class StageParticipant(Generic[P, A]):
         adds = self._adds
         if adds.output is None:
             return None
-        with exits_raised("the output"):
+        try:
             value = adds.output(Saga(view, self._accepts))
+        except EXITS_OF_FUNCTIONS as error:
+            raise exit_raised("the output", error) from error
         body = msgspec.json.encode(value) if adds.codec is None else adds.codec.to_json(value)
         if len(body) > adds.bytes_max:
             raise StageError(
@@ -158,13 +160,9 @@ class StageParticipant(Generic[P, A]):
         return msgspec.Raw(body)
 
 
-@contextmanager
-def exits_raised(what: str) -> Iterator[None]:
-    """Let an exit or a cancellation out of a plain function be an error of it (rule 35)."""
-    try:
-        yield
-    except (*EXITS, asyncio.CancelledError) as error:
-        raise StageError(f"{what} raised {raised(error)}") from error
+def exit_raised(what: str, error: BaseException) -> StageError:
+    """The error that an exit or a cancellation out of a plain function is (rule 35)."""
+    return StageError(f"{what} raised {raised(error)}")
 
 
 def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:

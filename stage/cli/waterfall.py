@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.describe import attempt_in_words
 from stage.core.event_table import NAMED, EventRow, Level
 from stage.core.events import Recovered
@@ -102,9 +102,9 @@ def _rows(story: StageStory, depth: int) -> Iterable[_Row]:
     return rows
 
 
-def _begun(event: ChainEvent, activity: Activity) -> str:
+def _begun(event: ChainEvent, kind: AttemptKind) -> str:
     again = f" #{event.attempt}" if event.attempt is not None and event.attempt > 1 else ""
-    return f"{attempt_in_words(activity, event.step)}{again}"
+    return f"{attempt_in_words(kind, event.step)}{again}"
 
 
 def _undeclared(event: ChainEvent) -> str:
@@ -114,7 +114,7 @@ def _undeclared(event: ChainEvent) -> str:
 
 def _is_backward(event: ChainEvent) -> bool:
     row = NAMED[event.event]
-    return (row.starts or row.ends) in (Activity.COMPENSATE, Activity.TELL)
+    return (row.starts or row.ends) in (AttemptKind.COMPENSATE, AttemptKind.TELL)
 
 
 def _note(word: str, event: ChainEvent) -> str:
@@ -153,7 +153,8 @@ def _ends(stages: Sequence[StageStory]) -> list[str]:
             continue
         line = f"{_plain(story.stage)}: {_plain(story.state or '?')}"
         if story.parked_reason:
-            line += f", parked: {_plain(story.parked_reason)}"
+            cause = f" ({_plain(story.parked_cause)})" if story.parked_cause else ""
+            line += f", parked{cause}: {_plain(story.parked_reason)}"
         if story.next_action:
             line += f", next: {_plain(story.next_action)}"
         if story.stands:

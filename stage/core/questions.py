@@ -5,7 +5,11 @@ Nothing here changes a saga or decides what is done; the machine does both, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
+
+import msgspec
 
 from stage.core.names import STAGE_NAME
 from stage.core.saga import Saga, StepState
@@ -128,11 +132,23 @@ def may_ask_to_compensate(plan: Plan, saga: Saga, asker: str) -> bool:
     """True unless the asker has the name of a neighbour that the saga does not belong to.
 
     A saga belongs to the upstream that opened it; downstream and operators may ask as well. One
-    that came without a name belongs to nobody.
+    that came without a name belongs to nobody. A downstream is known by the name under which it is
+    configured, and by the one under which it added to this saga (decision 0033).
     """
     if not saga.upstream or asker in (saga.upstream, *ASKERS_OF_ANY_SAGA):
         return True
-    return FORWARD_PREFIX + asker in plan.by_name or STAGE_NAME.fullmatch(asker) is None
+    if FORWARD_PREFIX + asker in plan.by_name or STAGE_NAME.fullmatch(asker) is None:
+        return True
+    return any(asker in _added_by(saga, step) for step in plan.steps)
+
+
+def _added_by(saga: Saga, step: Step) -> Mapping[str, Any]:
+    """The additions of the stages behind a forward, each under its name."""
+    known = saga.steps.get(step.name)
+    if step.kind is not StepKind.FORWARD or known is None or known.result is None:
+        return {}
+    added = msgspec.json.decode(known.result)
+    return added if isinstance(added, dict) else {}
 
 
 def anything_stood(saga: Saga) -> bool:

@@ -42,7 +42,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of one connection, and of all of them. Times in seconds."""
+    """The limits of one connection, and of all together. Times in seconds."""
 
     connections_max: int = 4_000
     head_seconds_max: float = 10.0

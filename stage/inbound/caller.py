@@ -1,4 +1,4 @@
-"""The caller: the one place that names the caller, for the shares of rule 37.
+"""The one place that names the caller of a request, for the shares of rule 37.
 
 Until callers authenticate a name is a claim, and names that nobody configured are one caller.
 """

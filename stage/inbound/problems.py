@@ -77,7 +77,8 @@ def refusal(error: PayloadDiffers | DeadlineOver | NotYours) -> WireError:
             403,
             "Not your saga",
             str(error),
-            hint="nothing was done for you; use a saga id of your own",
+            hint="nothing was done for you; use a saga id of your own, and ask to compensate under"
+            " the name that you have in its trail, or that this stage has configured for you",
             type=ProblemType.NOT_YOURS,
         )
     return WireError(

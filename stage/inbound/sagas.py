@@ -7,6 +7,7 @@ from stage.inbound.chain import chain
 from stage.inbound.read import saga_id_of, wait_of
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
+from stage.inbound.shared import shared_sagas
 from stage.inbound.views import journal_view, never_seen, plan_view, row_view, view_of_snapshot
 from stage.ports.store import Filter
 from stage.wire.problem import WireError
@@ -76,8 +77,13 @@ def _whole_number(query: dict[str, list[str]], name: str, default: int, least: i
 
 
 async def list_sagas(service: Service, request: Request) -> Answer:
-    """By `?state=` (repeatable) and `?parked=`; `?after=` is the last id of the page before."""
+    """By `?state=` (repeatable) and `?parked=`; `?after=` is the last id of the page before.
+
+    With `?since=` the list is another one: that of a neighbour (inbound.shared).
+    """
     query = request.query_values()
+    if "since" in query:
+        return await shared_sagas(service, request)
     try:
         states = tuple(SagaState(state) for state in query.get("state", []))
         limit = min(_whole_number(query, "limit", 50, least=1), PAGE_MAX)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from stage.authoring.participant import StageParticipant
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event, Recovered
 from stage.core.states import SagaState
@@ -19,7 +19,7 @@ from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.stage import RunView
-from stage.ports.store import Backlog, Entry, Filter, LostSaga, SagaRow, Store, Tx, Unit
+from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
@@ -223,6 +223,13 @@ class SimulatedStore:
         self._present()
         return await self._store.page(which)
 
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.changed(since)
+
     async def due(self, before: float, limit: int) -> list[str]:
         """See ports.store.Store."""
         if self._process.held:
@@ -380,11 +387,11 @@ class WatchedStage(StageParticipant[Any, Any]):
         self._disk = disk
 
     async def run_transaction(
-        self, tx: Tx, activity: Activity, step: str, view: RunView
+        self, tx: Tx, kind: AttemptKind, step: str, view: RunView
     ) -> msgspec.Raw:
         """See ports.stage.Participant."""
-        result = await super().run_transaction(tx, activity, step, view)
+        result = await super().run_transaction(tx, kind, step, view)
         if self._disk.unit is not None:
-            undo = activity is Activity.COMPENSATE
+            undo = kind is AttemptKind.COMPENSATE
             self._disk.unit.works.append(Worked(view.id, step, undo))
         return result

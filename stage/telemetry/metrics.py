@@ -13,8 +13,8 @@ from time import perf_counter
 from typing import Final
 
 from stage.core import events as e
-from stage.core.commands import Activity
-from stage.core.event_table import EVENTS
+from stage.core.commands import AttemptKind
+from stage.core.event_table import EVENTS, park_cause_of
 from stage.ports.author_code import StuckCode
 from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names
@@ -29,9 +29,11 @@ Hook = Callable[[str, Labels, float], None]
 
 
 ATTEMPT_ENDS: Final = {
-    kind: (row.ends, row.end) for kind, row in EVENTS.items() if row.ends is not None
+    kind: (row.ends, row.ends.value, row.end)
+    for kind, row in EVENTS.items()
+    if row.ends is not None
 }
-"""The kind and the end of an attempt, by the event that ends it."""
+"""The end of an attempt, by the event that ends it: its kind, and the labels of both."""
 SAGA_ENDS: Final = {
     kind: row.outcome.value for kind, row in EVENTS.items() if row.outcome is not None
 }
@@ -78,7 +80,7 @@ class Metrics:
                 self.histograms[name] = {} if metric.labels else {(): Histogram(metric.bounds)}
         self.observed: Hook | None = None
         """Called with every observation: a distribution cannot be read off later."""
-        self._began: dict[tuple[str, Activity, str], float] = {}
+        self._began: dict[tuple[str, AttemptKind, str], float] = {}
 
     # --- telemetry.compose.Listener ----------------------------------------------------------
 
@@ -88,8 +90,8 @@ class Metrics:
         if len(began) >= ATTEMPTS_REMEMBERED_MAX:
             with suppress(RuntimeError, StopIteration):  # another thread may write too
                 began.pop(next(iter(began)), None)
-        step = TELL_STEP if attempt.activity is Activity.TELL else attempt.step
-        began[attempt.saga_id, attempt.activity, step] = perf_counter()
+        step = TELL_STEP if attempt.kind is AttemptKind.TELL else attempt.step
+        began[attempt.saga_id, attempt.kind, step] = perf_counter()
 
     def wants(self, kind: type[e.Event]) -> bool:
         """Events that are counted; the intents of attempts are not."""
@@ -105,17 +107,15 @@ class Metrics:
     ) -> None:
         """Count it; a saga that was taken up from its rest was in no lost run."""
         kind = type(event)
-        if kind in PARKS:
-            self._count(names.M_SAGAS_PARKED)
-        if isinstance(event, e.Recovered) and event.rested:
-            return
-        if (outcome := ATTEMPT_ENDS.get(kind)) is not None:
-            self._attempt_ended(saga_id, event, *outcome)
+        if kind in PARKS and (cause := park_cause_of(event)) is not None:
+            self._count(names.M_SAGAS_PARKED, (cause.value,))
+        if (ended := ATTEMPT_ENDS.get(kind)) is not None:
+            self._attempt_ended(saga_id, event, *ended)
         elif (end := SAGA_ENDS.get(kind)) is not None:
             self._count(names.M_SAGAS_ENDED, (end,))
             if accepted_at is not None:
                 self._observe(names.M_SAGA_DURATION, (end,), max(0.0, event.at - accepted_at))
-        elif (name := _COUNTED.get(kind)) is not None:
+        elif (name := _COUNTED.get(kind)) is not None and not getattr(event, "rested", False):
             self._count(name)
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
@@ -137,14 +137,14 @@ class Metrics:
     # -----------------------------------------------------------------------------------------
 
     def _attempt_ended(
-        self, saga_id: str, event: e.Event, activity: Activity, outcome: str
+        self, saga_id: str, event: e.Event, kind: AttemptKind, label: str, outcome: str
     ) -> None:
         step: str = getattr(event, "step", TELL_STEP)
-        labels = (step, activity.value, outcome)
+        labels = (step, label, outcome)
         self._count(names.M_ATTEMPTS, labels)
         if getattr(event, "denied", False):
             self._count(names.M_DENIED, (step,))
-        began = self._began.pop((saga_id, activity, step), None)
+        began = self._began.pop((saga_id, kind, step), None)
         if began is not None:
             self._observe(names.M_ATTEMPT_DURATION, labels, perf_counter() - began)
 

@@ -139,6 +139,7 @@ async def running_chain(
     more_downstreams: Mapping[str, str] | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    shipping_calls_itself: str = "shipping",
     **options: Any,
 ) -> AsyncIterator[Chain]:
     """Start all four; `options` are those of `Config`."""
@@ -160,7 +161,7 @@ async def running_chain(
         )
         apps = {
             "psp": psp_service.make_app(),
-            "shipping": make_downstream(name="shipping", upstream=urls["payment"]),
+            "shipping": make_downstream(name=shipping_calls_itself, upstream=urls["payment"]),
             "order": make_upstream(name="order", stage=urls["payment"]),
             "payment": chain.app,
         }

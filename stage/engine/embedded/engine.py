@@ -53,7 +53,7 @@ class EmbeddedEngine(EmbeddedCommands):
         ownership, window = store.ownership, limits.compensation_window_seconds
         interpreter = Interpreter(participant, observer, clock)
         journal = Journal(participant, observer, render)
-        opening = Opening(interpreter, journal, store.codec, observer, clock, self._admit, code)
+        opening = Opening(interpreter, journal, store, observer, clock, self._admit, code)
         units = LiveUnits(interpreter, opening, journal, store, clock)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(participant.plan, units, sender, observer, clock)

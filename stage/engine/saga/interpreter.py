@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from stage.core import events as e
-from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
 from stage.core.ids import Direction, idempotency_key
@@ -67,8 +67,8 @@ class Transition(msgspec.Struct, kw_only=True):
     """Where the unit left the saga, the events it appended, and what is to be sent.
 
     `ended` are the spans of attempts that ended within the unit: it may still be undone or
-    repeated, so they are ended once it is durable. `output` is what the stage adds, where that
-    was asked for.
+    repeated, so they are ended once it is durable. `output` is what the stage adds, once that was
+    asked for: downstream and the answer get the same.
     """
 
     saga: Saga
@@ -108,16 +108,18 @@ class Interpreter:
         context: Context,
         events: Sequence[e.Event],
         run: Span,
+        output: Output = UNSET,
     ) -> Transition:
         """Journal the events, then act until nothing is left to do here.
 
-        `run` is the span of the live saga, below which those of the attempts stand.
+        `run` is the span of the live saga, below which those of the attempts stand. `output` is
+        that of the transitions before, where it is known.
         """
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
         for event in events:
             self._record(done, event)
+        now = self._clock.now()
         for _ in range(DECISIONS_MAX):
-            now = self._clock.now()
             for command in decide(self.plan, done.saga, now):
                 match command:
                     case Record(event=e.Completed() as completed):
@@ -125,7 +127,7 @@ class Interpreter:
                     case Record():
                         self._record(done, command.event)
                     case Do():
-                        await self._do(unit, done, context, command, now, run.context)
+                        now = await self._do(unit, done, context, command, now, run.context)
                     case Rest():
                         done.rest_until = command.until
                         return done
@@ -134,7 +136,12 @@ class Interpreter:
         raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
 
     def conclude(
-        self, saga: Saga, context: Context, events: Sequence[e.Event], run: Span
+        self,
+        saga: Saga,
+        context: Context,
+        events: Sequence[e.Event],
+        run: Span,
+        output: Output = UNSET,
     ) -> Transition | None:
         """The end of a saga that completes with these answers of downstream; None if it does not.
 
@@ -145,7 +152,7 @@ class Interpreter:
             for event in events
         ):
             return None
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
         for event in events:
             self._record(done, event)
         match decide(self.plan, done.saga, self._clock.now()):
@@ -165,8 +172,7 @@ class Interpreter:
     ) -> e.Event:
         """Completed, unless the output fails, which the answer needs."""
         try:
-            with run.current():
-                done.output = output_of(self.participant, done.saga, context, completed.at)
+            self._output(done, context, completed.at, run)
         except Exception as error:
             reason = sendable(f"the output raised {raised(error)}")
             if past_pivot(self.plan, done.saga):
@@ -174,6 +180,15 @@ class Interpreter:
                 return e.Parked(at=completed.at, cause=cause, reason=reason)
             return e.TurnedBack(at=completed.at, reason=reason)
         return completed
+
+    def _output(
+        self, done: Transition, context: Context, now: float, span: Span
+    ) -> msgspec.Raw | None:
+        """The output of the stage, asked for once. Raises what the author's function raises."""
+        if done.output is UNSET:
+            with span.current():
+                done.output = output_of(self.participant, done.saga, context, now)
+        return done.output
 
     def _record(self, done: Transition, event: e.Event) -> None:
         done.saga = evolve(self.plan, done.saga, event)
@@ -187,13 +202,15 @@ class Interpreter:
         do: Do,
         now: float,
         trace: TraceContext,
-    ) -> None:
-        if do.activity is Activity.TELL:
+    ) -> float:
+        """Do it; the time afterwards, which only the functions of an author take."""
+        if do.kind is AttemptKind.TELL:
             self._tell(done, do, now, trace)
-        elif self.plan.step(do.step).kind is StepKind.TRANSACTION:
-            await self._transact(unit, done, context, do, now, trace)
-        else:
-            self._prepare(done, context, do, now, trace)
+            return now
+        if self.plan.by_name[do.step].kind is StepKind.TRANSACTION:
+            return await self._transact(unit, done, context, do, now, trace)
+        self._prepare(done, context, do, now, trace)
+        return now
 
     async def _transact(
         self,
@@ -203,8 +220,8 @@ class Interpreter:
         do: Do,
         now: float,
         trace: TraceContext,
-    ) -> None:
-        """Run a transaction or its compensation in this unit, and record how it ended."""
+    ) -> float:
+        """Run a transaction or its compensation in this unit, and record how and when it ended."""
         span = self._span(done.saga, do, trace)
         view = view_of(
             self.plan.stage,
@@ -214,7 +231,7 @@ class Interpreter:
             attempt=do.attempt,
             now=now,
         )
-        if do.activity is Activity.COMPENSATE:
+        if do.kind is AttemptKind.COMPENSATE:
             started = e.CompensationStarted(
                 at=now, step=do.step, attempt=do.attempt, span=span.span_id
             )
@@ -225,6 +242,7 @@ class Interpreter:
             event = msgspec.structs.replace(event, span=span.span_id)
         self._record(done, event)
         done.ended.append((span, event))
+        return event.at
 
     async def _run_transaction(
         self, unit: Unit, do: Do, view: RunView, span: Span
@@ -234,7 +252,7 @@ class Interpreter:
         try:
             with span.current():
                 result = await unit.attempt(
-                    lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
+                    lambda: participant.run_transaction(unit.tx, do.kind, do.step, view)
                 )
         except (StoreUnavailable, StaleEpoch):
             raise
@@ -250,7 +268,7 @@ class Interpreter:
         self, done: Transition, context: Context, do: Do, now: float, trace: TraceContext
     ) -> None:
         """Write down the intent of a call, a probe, a forward or their compensation."""
-        step = self.plan.step(do.step)
+        step = self.plan.by_name[do.step]
         span = self._span(done.saga, do, trace)
         key = self._key(done.saga, do)
         outgoing = Outgoing(do=do, span=span, key=key)
@@ -261,16 +279,16 @@ class Interpreter:
             )
             if isinstance(outgoing.turn, Send) and not stored_requests(done.saga, do):
                 request = outgoing.turn.request
-        elif do.activity is Activity.PROBE:
+        elif do.kind is AttemptKind.PROBE:
             outgoing.body = done.saga.steps[do.step].requests[0].body
-        elif do.activity is Activity.EXECUTE:
+        elif do.kind is AttemptKind.EXECUTE:
             stored = stored_requests(done.saga, do)
             if stored:
                 outgoing.body = stored[0].body
             else:
                 try:
-                    with span.current():
-                        outgoing.body = enriched(self.participant, done.saga, context, now)
+                    output = self._output(done, context, now, span)
+                    outgoing.body = enriched(self.plan.stage, done.saga, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
                     reason = f"the output raised {raised(error)}"
@@ -300,8 +318,8 @@ class Interpreter:
     def _started(
         self, do: Do, key: str, span: Span, request: e.Request | None, now: float
     ) -> e.Event:
-        match do.activity:
-            case Activity.EXECUTE:
+        match do.kind:
+            case AttemptKind.EXECUTE:
                 return e.StepStarted(
                     at=now,
                     step=do.step,
@@ -310,9 +328,9 @@ class Interpreter:
                     span=span.span_id,
                     request=request,
                 )
-            case Activity.PROBE:
+            case AttemptKind.PROBE:
                 return e.ProbeStarted(at=now, step=do.step, span=span.span_id)
-            case Activity.COMPENSATE:
+            case AttemptKind.COMPENSATE:
                 return e.CompensationStarted(
                     at=now,
                     step=do.step,
@@ -321,10 +339,10 @@ class Interpreter:
                     span=span.span_id,
                     request=request,
                 )
-            case Activity.TELL:
+            case AttemptKind.TELL:
                 return e.TellStarted(at=now, attempt=do.attempt, span=span.span_id)
             case _:
-                assert_never(do.activity)
+                assert_never(do.kind)
 
     def _tell(self, done: Transition, do: Do, now: float, trace: TraceContext) -> None:
         span = self._span(done.saga, do, trace)
@@ -337,10 +355,10 @@ class Interpreter:
         """A conversation with the author's function for that call, all of it under that span."""
         view = view_of(self.plan.stage, saga, context, key=key, attempt=do.attempt, now=now)
         with span.current():  # a conversation keeps the context in which it was made
-            return self.participant.converse(do.activity, do.step, view)
+            return self.participant.converse(do.kind, do.step, view)
 
     def _key(self, saga: Saga, do: Do) -> str:
-        if do.activity is not Activity.COMPENSATE:
+        if do.kind is not AttemptKind.COMPENSATE:
             return idempotency_key(saga.id, self.plan.stage, do.step, Direction.EXECUTE)
         number = saga.steps[do.step].compensation_keys
         return idempotency_key(
@@ -352,9 +370,9 @@ class Interpreter:
         peer = saga.upstream
         if do.step:
             known = saga.steps.get(do.step)
-            peer = self.plan.step(do.step).peer
+            peer = self.plan.by_name[do.step].peer
             if known is not None:
-                links = links_of(known, do.activity)
+                links = links_of(known, do.kind)
         elif saga.tell_span:
             links = (saga.tell_span,)
         return self._observer.attempt(
@@ -362,7 +380,7 @@ class Interpreter:
                 saga_id=saga.id,
                 stage=self.plan.stage,
                 step=do.step or "tell_upstream",
-                activity=do.activity,
+                kind=do.kind,
                 number=do.attempt,
                 peer=peer,
                 parent=trace,

@@ -218,7 +218,7 @@ MALFORMED: tuple[Callable[[], bytes], ...] = (
 
 
 @pytest.mark.parametrize("made", MALFORMED)
-async def test_what_is_not_http_gets_a_problem_and_is_quoted_nowhere(
+async def test_bytes_that_are_no_http_get_a_problem_and_are_quoted_nowhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, made: Callable[[], bytes]
 ) -> None:
     """400 as application/problem+json; aiohttp printed the head, credentials included."""
