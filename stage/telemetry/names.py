@@ -159,7 +159,8 @@ METRICS: Final = {
     M_LOST: Metric(
         kind="gauge",
         description=(
-            "Sagas that neighbours asked for, that the database has lost, and that were not adopted."
+            "Sagas that neighbours asked for, that the database has lost,"
+            " and that were not adopted."
         ),
     ),
     M_STALE: Metric(
