@@ -16,6 +16,7 @@ from opentelemetry.trace import TracerProvider
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.watched import Report, WatchedParticipant
 from stage.bootstrap.author_code import AuthorCodeWatch
+from stage.bootstrap.callers import callers_of, open_callers
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
 from stage.bootstrap.database_log import tell_database, tell_trouble
@@ -25,9 +26,12 @@ from stage.core.steps import Plan, Step, StepKind
 from stage.engine.clock import SteadyClock
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
+from stage.inbound.accept_files import TokenCallers
 from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
+from stage.inbound.caller import Claims
+from stage.inbound.front_door import Hosts
 from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
 from stage.outbound.credentials import Credentials
@@ -121,6 +125,7 @@ class WiredStage:
         transport: Transport,
         gauges: Gauges,
         credentials: Credentials,
+        callers: TokenCallers | Claims,
         watch: AuthorCodeWatch,
     ) -> None:
         self.service = service
@@ -131,6 +136,7 @@ class WiredStage:
         self._transport = transport
         self._gauges = gauges
         self._credentials = credentials
+        self._callers = callers
         self._watch = watch
 
     @asynccontextmanager
@@ -139,6 +145,7 @@ class WiredStage:
         for ignored in self._config.ignored:
             logs.default_logger().warning("setting_ignored", detail=ignored)
         await self._credentials.open()
+        await open_callers(self._callers)
         await self._store.open()
         tell_database(self._store)
         watching = asyncio.get_running_loop().create_task(
@@ -183,6 +190,7 @@ def wire(
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
     credentials = credentials_of(stage, config)
+    callers = callers_of(config)
     bound = stage.bind(
         tuple(config.downstreams),
         adjust=lambda step: _adjusted(step, config),
@@ -236,8 +244,12 @@ def wire(
         metrics=Exposition(metrics, gauges).write,
         admission=Admission(config.requests_max),
         wait_seconds_max=config.wait_seconds_max,
+        callers=callers,
+        hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
     )
-    return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
+    return WiredStage(
+        config, service, engine, store, transport, gauges, credentials, callers, watch
+    )
 
 
 def _engine_limits(config: Config, wire: Limits) -> EngineLimits:

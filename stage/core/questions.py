@@ -6,8 +6,10 @@ Nothing here changes a saga or decides what is done; the machine does both, and 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import assert_never
 
 from stage.core.names import STAGE_NAME
+from stage.core.requester import Requester
 from stage.core.saga import Saga, StepState
 from stage.core.states import Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -124,15 +126,27 @@ def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
     return tuple(names)
 
 
-def may_ask_to_compensate(plan: Plan, saga: Saga, asker: str) -> bool:
-    """True unless the asker has the name of a neighbour that the saga does not belong to.
+def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
+    """Whether that caller may see the saga and ask to compensate it (rule 36).
 
-    A saga belongs to the upstream that opened it; downstream and operators may ask as well. One
-    that came without a name belongs to nobody.
+    It belongs to the upstream that opened it, to the downstreams that it was handed to, and to
+    operators. A tombstone, and a saga whose journal was dropped, belong to all: of neither can
+    anything follow. Where callers have no names, a saga that came without one belongs to nobody.
     """
-    if not saga.upstream or asker in (saga.upstream, *ASKERS_OF_ANY_SAGA):
-        return True
-    return FORWARD_PREFIX + asker in plan.by_name or STAGE_NAME.fullmatch(asker) is None
+    nothing_follows = not (saga.upstream or saga.steps) and saga.state is not SagaState.ACTIVE
+    match requester:
+        case Requester.OPERATOR:
+            return True
+        case Requester.UPSTREAM:
+            return nothing_follows or saga.upstream == name
+        case Requester.DOWNSTREAM:
+            return nothing_follows or FORWARD_PREFIX + name in saga.steps
+        case Requester.CLAIMED:
+            if not saga.upstream or name in (saga.upstream, *ASKERS_OF_ANY_SAGA):
+                return True
+            return FORWARD_PREFIX + name in plan.by_name or STAGE_NAME.fullmatch(name) is None
+        case _:
+            assert_never(requester)
 
 
 def anything_stood(saga: Saga) -> bool:

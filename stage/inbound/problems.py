@@ -14,6 +14,7 @@ from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
 
+CHALLENGE = ("WWW-Authenticate", "Bearer")
 HINTS = {
     404: "GET /openapi.json lists the endpoints",
     405: "see the Allow header",
@@ -34,7 +35,8 @@ def answer_of_error(request: Request, error: Exception) -> Answer | None:
     """The answer for an error that the ports and the protocol name; None for any other."""
     match error:
         case WireError():
-            answer = problem_answer(request, error.problem())
+            challenge = (CHALLENGE,) if error.status == 401 else ()
+            answer = problem_answer(request, error.problem(), *challenge)
             # The rest of a body that is late may never come.
             return replace(answer, close=True) if error.status == 408 else answer
         case PayloadDiffers() | DeadlineOver() | NotYours():

@@ -9,7 +9,7 @@ import msgspec
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
 from stage.core.machine import asked_before, at_rest, evolve
-from stage.core.questions import may_ask_to_compensate
+from stage.core.questions import belongs_to
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
@@ -258,8 +258,8 @@ class Opening:
 
         NotYours for a request to compensate of a neighbour that the saga does not belong to.
         """
-        if isinstance(event, e.CompensationRequested) and not may_ask_to_compensate(
-            self._plan, saga, event.requested_by
+        if isinstance(event, e.CompensationRequested) and not belongs_to(
+            self._plan, saga, event.requester, event.requested_by
         ):
             raise NotYours(f"saga {saga.id} was opened by another neighbour than you")
         if isinstance(event, e.Verb):

@@ -12,6 +12,7 @@ from stage.neighbours.downstream.books import Answer, Silence
 from stage.neighbours.downstream.participant import Participant
 from stage.neighbours.downstream.script import Script, scripts_with
 from stage.neighbours.downstream.upstream import Upstream
+from stage.neighbours.shared.keys import Keys
 from stage.neighbours.shared.problems import problems
 from stage.neighbours.shared.scripts import decode_script
 from stage.neighbours.shared.silence import drop, hang
@@ -32,6 +33,7 @@ def make_app(
     name: str,
     upstream: str,
     script: Script | None = None,
+    keys: Keys = Keys(),  # noqa: B008 - it is frozen
     tracer_provider: TracerProvider | None = None,
 ) -> web.Application:
     """The neighbour called `name`, whose upstream stage is at the URL `upstream`.
@@ -39,7 +41,7 @@ def make_app(
     The `tracer_provider` makes the spans; without one there are none.
     """
     spans = Spans(tracer_provider)
-    above = Upstream(upstream, spans)
+    above = Upstream(upstream, spans, keys)
     participant = Participant(name, scripts_with(script), above)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
@@ -48,7 +50,7 @@ def make_app(
             await participant.close()
 
     app = web.Application(
-        middlewares=[traced, problems], client_max_size=DEFAULT_LIMITS.body_bytes_max
+        middlewares=[traced, problems, keys.guard()], client_max_size=DEFAULT_LIMITS.body_bytes_max
     )
     app[PARTICIPANT] = participant
     app[SPANS] = spans

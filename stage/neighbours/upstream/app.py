@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from opentelemetry.trace import TracerProvider
 
+from stage.neighbours.shared.keys import Keys
 from stage.neighbours.shared.problems import RETRY_AFTER_SECONDS, problem_response, problems
 from stage.neighbours.shared.scripts import decode_script
 from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
@@ -44,6 +45,7 @@ def make_app(
     budget_seconds: float = BUDGET_SECONDS,
     patience_seconds: float = PATIENCE_SECONDS,
     script: Script | None = None,
+    keys: Keys = Keys(),  # noqa: B008 - it is frozen
     tracer_provider: TracerProvider | None = None,
 ) -> web.Application:
     """The neighbour called `name`, whose downstream stage is at the URL `stage`.
@@ -52,7 +54,7 @@ def make_app(
     `tracer_provider` makes the spans; without one there are none.
     """
     spans = Spans(tracer_provider)
-    client = StageClient(stage, patience_seconds, spans)
+    client = StageClient(stage, patience_seconds, spans, keys)
     head = Head(name, client, scripts_with(script), budget_seconds)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
@@ -61,7 +63,7 @@ def make_app(
             await head.close()
 
     app = web.Application(
-        middlewares=[traced, problems], client_max_size=DEFAULT_LIMITS.body_bytes_max
+        middlewares=[traced, problems, keys.guard()], client_max_size=DEFAULT_LIMITS.body_bytes_max
     )
     app[HEAD] = head
     app[SPANS] = spans
