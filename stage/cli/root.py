@@ -18,6 +18,7 @@ from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
+from stage.cli.keys import keys
 from stage.cli.operate import forget, plan, resolve, retry, settle
 from stage.cli.sagas import sagas, show
 from stage.cli.send import send
@@ -37,7 +38,7 @@ def cli() -> None:
 COMMANDS = (
     *(demo, serve, db, send, sagas, show, trace, plan),
     *(compensate, retry, settle, resolve, forget),
-    *(config, openapi, simulate),
+    *(config, keys, openapi, simulate),
 )
 for command in COMMANDS:
     cli.add_command(command)
