@@ -47,6 +47,8 @@ class Sizes:
     """F16: sagas placed while they are collected."""
     gateway_sagas: int
     """F20: sagas placed with nginx between all neighbours."""
+    restore_stride: int
+    """F23: of the commits of a saga after which the database is a copy from then."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -67,6 +69,7 @@ TIERS = {
         traced_kills=8,
         traced_sagas=500,
         gateway_sagas=200,
+        restore_stride=2,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -83,6 +86,7 @@ TIERS = {
         traced_kills=14,
         traced_sagas=1_000,
         gateway_sagas=500,
+        restore_stride=1,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -131,9 +135,12 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F15": Kit("W3C trace context", {"cases": 41}),
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
+        "F23": Kit("databases restored or gone bad", {"faults": 20 // sizes.restore_stride}),
     }
 
 
+COMMITS_MIN = 3
+"""F23: commits of a saga that completes, at least."""
 CALLS_MIN = {"fdatasync": 20, "pwrite64": 100, "send": 20}
 """How many calls of each kind the scenario of F6 makes at least."""
 DEFECTS = 25

@@ -72,7 +72,7 @@ class Http:
 
     def __init__(self, peer: str = "", operators: frozenset[str] = frozenset()) -> None:
         self._peer = peer
-        self._operators = CREDENTIAL_HEADERS | operators
+        self._operators = operators
         self._sent = 0
 
     def get(self, path: str, **options: Any) -> Exchange:
@@ -121,7 +121,7 @@ class Http:
                 raise TypeError(f"header {name!r}: name and value must be str, not {value!r}")
             if name.lower() in ENGINE_HEADERS:
                 raise HeaderRefused(f"header {name!r} is set by the engine: leave it out")
-            if name.lower() in self._operators:
+            if name.lower() in CREDENTIAL_HEADERS or name.lower() in self._operators:
                 raise HeaderRefused(
                     f"header {name!r} is the operator's: leave it out of the step, and set"
                     f" bearer_file, basic_file or headers_file in [externals.{self._peer}]"

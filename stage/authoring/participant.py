@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -27,6 +26,9 @@ from stage.wire.strict_json import values_kept
 P = TypeVar("P")
 A = TypeVar("A")
 
+EXITS_OF_FUNCTIONS: Final = (*EXITS, asyncio.CancelledError)
+"""Exceptions of a plain function of the author that must not end more than that function."""
+
 
 class Adds(msgspec.Struct, Generic[P, A], frozen=True, kw_only=True):
     """The output of the stage: its type, its function, and its largest size."""
@@ -47,29 +49,27 @@ class StageParticipant(Generic[P, A]):
         adds: Adds[P, A],
         operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
     ) -> None:
-        self._plan = plan
+        self.plan = plan
+        """The steps, forwards included."""
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds
         self._operator_headers = operator_headers
 
-    @property
-    def plan(self) -> Plan:
-        """The steps, forwards included."""
-        return self._plan
-
     def check(self, data: Mapping[str, Any]) -> None:
         """See `ports.stage.Participant`."""
-        if self._plan.stage in data:
+        if self.plan.stage in data:
             raise WireError(
                 422,
                 "Own member taken",
-                f"data already holds a member {self._plan.stage!r}, the name of this stage",
+                f"data already holds a member {self.plan.stage!r}, the name of this stage",
                 hint="leave that name to the stage: nothing that others wrote is overwritten",
                 type=ProblemType.OWN_MEMBER,
             )
-        with exits_raised(self._plan.stage):
+        try:
             self._accepts.from_data(data)
+        except EXITS_OF_FUNCTIONS as error:
+            raise exit_raised(self.plan.stage, error) from error
 
     def check_result(self, step: str, result: msgspec.Raw) -> None:
         """See `ports.stage.Participant`."""
@@ -144,8 +144,10 @@ class StageParticipant(Generic[P, A]):
         adds = self._adds
         if adds.output is None:
             return None
-        with exits_raised("the output"):
+        try:
             value = adds.output(Saga(view, self._accepts))
+        except EXITS_OF_FUNCTIONS as error:
+            raise exit_raised("the output", error) from error
         body = msgspec.json.encode(value) if adds.codec is None else adds.codec.to_json(value)
         if len(body) > adds.bytes_max:
             raise ValueError(
@@ -158,13 +160,9 @@ class StageParticipant(Generic[P, A]):
         return msgspec.Raw(body)
 
 
-@contextmanager
-def exits_raised(what: str) -> Iterator[None]:
-    """Let an exit or a cancellation out of a plain function be an error of it (rule 35)."""
-    try:
-        yield
-    except (*EXITS, asyncio.CancelledError) as error:
-        raise RuntimeError(f"{what} raised {error!r}") from error
+def exit_raised(what: str, error: BaseException) -> RuntimeError:
+    """The error that an exit or a cancellation out of a plain function is (rule 35)."""
+    return RuntimeError(f"{what} raised {error!r}")
 
 
 def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -10,6 +11,10 @@ from stage.core.errors import DeclarationError
 from stage.wire.problem import WireError
 
 P = TypeVar("P")
+
+_CHARS_MAX = 300
+_QUOTED = re.compile(r"Invalid (?:enum )?value .*", re.DOTALL)
+"""msgspec quotes a value that is none of those which an enum or a union has."""
 
 
 class Codec(Generic[P]):
@@ -41,7 +46,7 @@ class Codec(Generic[P]):
             raise WireError(
                 422,
                 "Payload not accepted",
-                f"data: {_first_line(error)}",
+                f"data: {_mistake_in(error)}",
                 hint="GET /.well-known/stage shows the JSON Schema of what is accepted",
             ) from error
 
@@ -82,5 +87,15 @@ def _pydantic_adapter(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _mistake_in(error: Exception) -> str:
+    """Which member is wrong and how, without its value: a neighbour reads it (rule 38)."""
+    if isinstance(error, msgspec.ValidationError):
+        what, at, path = " ".join(str(error).split()).partition(" - at ")
+        if error.__cause__ is not None:  # the text is that of the author's own check
+            what = type(error.__cause__).__name__
+        return f"{_QUOTED.sub('Invalid value', what)[:_CHARS_MAX]}{at}{path}"
+    if hasattr(error, "errors"):  # pydantic's, whose text quotes the input
+        mistakes = error.errors(include_url=False, include_context=False, include_input=False)
+        named = (f"{each['type']} at {'.'.join(map(str, each['loc']))}" for each in mistakes)
+        return "; ".join(named)[:_CHARS_MAX]
+    return type(error).__name__

@@ -6,14 +6,13 @@ Every door from the engine to author code is here, so that no function runs unse
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 
 from stage.authoring.outcomes import InDoubt, Refused, Transient
 from stage.core.commands import Activity
 from stage.core.errors import StageError
-from stage.core.steps import Plan
 from stage.ports.author_code import AuthorCode
 from stage.ports.stage import (
     Answer,
@@ -28,6 +27,7 @@ from stage.ports.stage import (
 from stage.ports.store import Tx
 from stage.wire.problem import WireError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Report = Callable[[str, BaseException], None]
@@ -38,6 +38,8 @@ SAGAS_REPORTED_MAX: Final = 10_000
 ACCEPTS: Final = "accepts"
 OUTPUT: Final = "output"
 
+_OVER: Final = (Finished, Failed)
+"""The turns with which a function is over."""
 _MEANT: Final = (Refused, Transient, InDoubt, StageError, WireError)
 """Exceptions that say how a function ends: no defects."""
 
@@ -46,23 +48,20 @@ class WatchedParticipant:
     """ports.stage.Participant around another one."""
 
     def __init__(self, participant: Participant, code: AuthorCode, report: Report) -> None:
+        self.plan = participant.plan
+        """See ports.stage.Participant."""
         self._participant = participant
         self._code = code
         self._report = report
         self._reported: dict[str, None] = {}
 
-    @property
-    def plan(self) -> Plan:
-        """See ports.stage.Participant."""
-        return self._participant.plan
-
     def check(self, data: Mapping[str, Any]) -> None:
         """See ports.stage.Participant. The types of an author may run code of theirs."""
-        self._marked("", ACCEPTS, lambda: self._participant.check(data))
+        self._marked("", ACCEPTS, self._participant.check, data)
 
     def check_result(self, step: str, result: msgspec.Raw) -> None:
         """See ports.stage.Participant."""
-        self._marked("", step, lambda: self._participant.check_result(step, result))
+        self._marked("", step, self._participant.check_result, step, result)
 
     async def run_transaction(
         self, tx: Tx, activity: Activity, step: str, view: RunView
@@ -83,24 +82,36 @@ class WatchedParticipant:
 
     def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
         """See ports.stage.Participant."""
-        made = self._marked(
-            view.id, step, lambda: self._participant.converse(activity, step, view), ended=False
-        )
+        # A coroutine that is made has not begun. But the result to be undone is read, and its type
+        # may run code of the author's.
+        reads = activity is Activity.COMPENSATE
+        if reads:
+            self._code.entered(view.id, step)
+        try:
+            made = self._participant.converse(activity, step, view)
+        except Exception as error:
+            self._raised(view.id, error)
+            raise
+        finally:
+            if reads:
+                self._code.left(view.id, step, ended=False)
         return _WatchedConversation(made, view.id, step, self._code, self._raised)
 
     def output(self, view: RunView) -> msgspec.Raw | None:
         """See ports.stage.Participant."""
-        return self._marked(view.id, OUTPUT, lambda: self._participant.output(view))
+        return self._marked(view.id, OUTPUT, self._participant.output, view)
 
-    def _marked(self, saga_id: str, step: str, work: Callable[[], T], *, ended: bool = True) -> T:
+    def _marked(
+        self, saga_id: str, step: str, work: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> T:
         self._code.entered(saga_id, step)
         try:
-            return work()
+            return work(*args, **options)
         except Exception as error:
             self._raised(saga_id, error)
             raise
         finally:
-            self._code.left(saga_id, step, ended=ended)
+            self._code.left(saga_id, step, ended=True)
 
     def _raised(self, saga_id: str, error: BaseException) -> None:
         """Report the first traceback of a saga: a function that fails is tried again and again."""
@@ -128,6 +139,8 @@ class _WatchedConversation:
         self._step = step
         self._code = code
         self._raised = raised
+        self._ended = False
+        """True once the function is over: nothing of it runs any more."""
 
     def begin(self) -> Turn:
         """See ports.stage.Conversation."""
@@ -149,6 +162,9 @@ class _WatchedConversation:
 
     def close(self) -> None:
         """See ports.stage.Conversation. The function may have a clean-up of its own."""
+        if self._ended:
+            self._conversation.close()
+            return
         self.entered()
         try:
             self._conversation.close()
@@ -161,8 +177,8 @@ class _WatchedConversation:
 
     def left(self, turn: Turn | None) -> None:
         """It does not run any more; `turn` is what it came to, None while it awaits."""
-        ended = isinstance(turn, Finished | Failed)
-        self._code.left(self._saga_id, self._step, ended=ended)
+        self._ended = isinstance(turn, _OVER)
+        self._code.left(self._saga_id, self._step, ended=self._ended)
         if isinstance(turn, Failed) and turn.error is not None:
             self._raised(self._saga_id, turn.error)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from stage.engine.watchdog import Watchdog
-from stage.ports.author_code import UNWATCHED, StuckCode
+from stage.ports.author_code import StuckCode
 from stage.store.suspects import SuspectsPage
 from stage.telemetry import logs, names
 from stage.telemetry.metrics import Metrics
@@ -16,30 +16,25 @@ from stage.telemetry.metrics import Metrics
 class AuthorCodeWatch:
     """Opened while the database is open: its lock guards the page too."""
 
-    def __init__(
-        self, page: SuspectsPage | None, metrics: Metrics, *, stuck_seconds: float
-    ) -> None:
-        """`page` is None for a database that does not outlive the process."""
+    def __init__(self, page: SuspectsPage, metrics: Metrics, *, stuck_seconds: float) -> None:
         self._page = page
         self._metrics = metrics
-        self.code = Watchdog(page or UNWATCHED, self._report, stuck_seconds=stuck_seconds)
+        self.code = Watchdog(page, self._report, stuck_seconds=stuck_seconds)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Watch within."""
-        if self._page is not None:
-            try:
-                await asyncio.to_thread(self._page.open)
-            except OSError as error:  # to serve without it is better than not to serve
-                detail = f"the page of suspects cannot be mapped: {error}"
-                logs.default_logger().warning(names.LOG_SUSPECTS_OFF, detail=detail)
+        try:
+            await asyncio.to_thread(self._page.open)
+        except OSError as error:  # to serve without it is better than not to serve
+            detail = f"the page of suspects cannot be mapped: {error}"
+            logs.default_logger().warning(names.LOG_SUSPECTS_OFF, detail=detail)
         self.code.start()
         try:
             yield
         finally:
             self.code.stop()
-            if self._page is not None:
-                self._page.close()
+            self._page.close()
 
     def _report(self, stuck: StuckCode) -> None:
         self._metrics.stuck(stuck)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -26,14 +26,15 @@ from stage.store.sqlite.identity import (
     Mark,
     is_made,
     last_number,
+    missing,
     read_identity,
     refuse_foreign,
-    refuse_missing,
     refuse_owner,
     take,
     write_identity,
 )
-from stage.store.sqlite.lock import FileLock, make_private
+from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.making import make_database
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.store import SqliteStore
 from stage.store.suspects import SuspectsPage
@@ -70,10 +71,10 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
     )
 
 
-def make_suspects(config: Config) -> SuspectsPage | None:
-    """The page of suspects beside the database; None for one that does not outlive the process."""
+def make_suspects(config: Config) -> SuspectsPage:
+    """The record of author code, with its page beside a database that outlives the process."""
     name = _sqlite_name(config)
-    return None if name == MEMORY else SuspectsPage(Path(name))
+    return SuspectsPage(None if name == MEMORY else Path(name))
 
 
 class Database:
@@ -81,7 +82,7 @@ class Database:
 
     To look needs no lock. To change takes the lock of the file, so that no process serves from it
     meanwhile; expansions alone are applied beside a stage that is up, in its pauses. The file has
-    to exist, unless `make` is said.
+    to exist; with `make` it must not, and is made.
     """
 
     def __init__(self, file: DatabaseFile, folders: tuple[Path, ...], *, make: bool) -> None:
@@ -98,20 +99,31 @@ class Database:
                     f"there is a database {path} already: `stage db upgrade` brings it up to date"
                 )
             self._lock.acquire()
-            make_private(path)
         elif not is_made(path):
-            refuse_missing(msgspec.structs.replace(self._file, must_exist=True), None)
+            raise missing(path)
         try:
-            self._connection = sqlite3.connect(path, isolation_level=None)
-            for name in ("busy_timeout", "no_checkpoint"):
-                self._connection.execute(statement(name)).fetchall()
-            if not self._make:
-                refuse_foreign(self._connection, self._file)
-                refuse_owner(read_identity(self._connection), self._file)
+            if self._make:
+                make_database(self._file, self._folders, self._lock)
+            self._connect()
         except BaseException:
             self._lock.release()
             raise
         return self
+
+    def _connect(self) -> None:
+        """Raises ConfigurationError for a file that is not that of the stage."""
+        self._connection = sqlite3.connect(self._file.path, isolation_level=None)
+        try:
+            for name in ("busy_timeout", "no_checkpoint"):
+                self._connection.execute(statement(name)).fetchall()
+            refuse_foreign(self._connection, self._file)
+            found = read_identity(self._connection)
+            refuse_owner(found, self._file)
+            if self._make and found is not None:
+                self._remember(found)
+        except BaseException:
+            self._connection.close()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
@@ -140,8 +152,7 @@ class Database:
         pending = dialect.pending(self._connection, self._folders)
         alone = True
         try:
-            if not self._make:
-                self._lock.acquire()
+            self._lock.acquire()
         except ConfigurationError as error:
             alone = False
             closed = [f"{one.owner}/{one.name}" for one in pending if not one.expands]
@@ -154,9 +165,7 @@ class Database:
         now = SystemClock().now()
         applied = dialect.upgrade(self._connection, self._folders, now=now)
         if alone:
-            identity = take(self._connection, self._file, now)
-            if self._make:
-                self._remember(identity)
+            take(self._connection, self._file, now)
         return applied
 
     def restored(self, as_of: float) -> Identity:
@@ -171,8 +180,32 @@ class Database:
             )
         )
 
-    def released(self) -> Identity:
-        """Vouch for the generation: a saga that is not in the database was never here."""
+    def reconciled(self, answers: Mapping[str, str]) -> None:
+        """Remember which neighbours were asked, with what each of them answered."""
+        self._lock.acquire()
+        now, identity = SystemClock().now(), self.identity
+        generation = 0 if identity is None else identity.generation
+        for neighbour, answer in answers.items():
+            values = (generation, neighbour, answer, now)
+            self._connection.execute(statement("put_reconciled"), values)
+
+    def unreconciled(self, neighbours: Iterable[str]) -> list[str]:
+        """The neighbours that were not asked since the backup was put back."""
+        identity = self.identity
+        generation = 0 if identity is None else identity.generation
+        found = self._connection.execute(statement("get_reconciled"), (generation,))
+        return sorted(set(neighbours) - {neighbour for neighbour, _, _ in found})
+
+    def released(self, neighbours: Iterable[str] = ()) -> Identity:
+        """Vouch for the generation: a saga that is not in the database was never here.
+
+        Raises ConfigurationError while one of these neighbours was not asked.
+        """
+        if missing := self.unreconciled(neighbours):
+            raise ConfigurationError(
+                f"{', '.join(missing)} was not asked for the sagas since the backup: run"
+                " `stage reconcile` first"
+            )
         return self._write(lambda found, now: msgspec.structs.replace(found, released_at=now))
 
     def lost_sagas(self) -> list[Row]:

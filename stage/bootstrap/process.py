@@ -64,9 +64,9 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
         app[SERVICE].engine.leave_rotation()
         await asyncio.sleep(config.drain_delay_seconds)
     finally:
-        await runner.cleanup()
         if beside is not None:
-            beside.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)  # before the lock is let go: then it is another's
+        await runner.cleanup()
 
 
 def _tell(port: int, admin_port: int | None, config: Config) -> None:

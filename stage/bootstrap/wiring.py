@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from random import random
 from typing import Any
 
 from aiohttp import web
@@ -32,6 +33,7 @@ from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
 from stage.inbound.caller import Claims
 from stage.inbound.front_door import Hosts
+from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
 from stage.outbound.credentials import Credentials
@@ -156,7 +158,7 @@ class WiredStage:
                 await self._transport.open()
                 try:
                     await self._engine.start()
-                    async with self._fresh_gauges():
+                    async with self._fresh_gauges(), self._watched_load():
                         yield
                 finally:
                     await self._engine.drain(0.0)
@@ -173,6 +175,16 @@ class WiredStage:
             yield
         finally:
             fresh.cancel()
+
+    @asynccontextmanager
+    async def _watched_load(self) -> AsyncIterator[None]:
+        overload = self.service.admission.overload
+        waited = self._engine.offers_wait_seconds
+        watching = asyncio.get_running_loop().create_task(watch_load(overload, waited))
+        try:
+            yield
+        finally:
+            watching.cancel()
 
     async def drain(self) -> None:
         """Let live sagas come to rest, as long as `drain_seconds` says."""
@@ -242,7 +254,8 @@ def wire(
         limits=limits,
         neighbours=peers.neighbours,
         metrics=Exposition(metrics, gauges).write,
-        admission=Admission(config.requests_max),
+        admission=Admission(config.requests_max, callers=config.upstreams),
+        jitter=random,
         wait_seconds_max=config.wait_seconds_max,
         callers=callers,
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
@@ -257,6 +270,7 @@ def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
         sagas_max=config.concurrency_max,
         deadline_seconds_default=config.deadline_seconds_default,
         compensation_window_seconds=config.compensation_window_seconds,
+        upstreams=frozenset(config.upstreams),
         wire=wire,
     )
 

@@ -28,7 +28,6 @@ def db() -> None:
 def init(target: str, **given: Any) -> None:
     """Make the database. One that is there already is refused."""
     with _open(target, given, make=True) as database:
-        database.upgrade()
         identity = database.identity
         assert identity is not None
         click.echo(f"made {database.path}: database {identity.id} of stage {identity.stage}")
@@ -109,20 +108,22 @@ def restored(target: str, as_of: str, **given: Any) -> None:
         identity = database.restored(instant)
         click.echo(
             f"generation {identity.generation} of {database.path} begins with the backup of"
-            f" {as_of}. Until `stage db released` sagas that are not in it are answered 503"
+            f" {as_of}. Until `stage reconcile` and `stage db released` sagas that are not in"
+            " it are answered 503"
         )
 
 
 @db.command()
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
-@configured(NEEDED)
+@configured((*NEEDED, "upstreams", "downstreams"))
 @click.option("--reason", required=True, help="Why nothing is lost any more.")
 def released(target: str, reason: str, **given: Any) -> None:
     """Vouch for a restored database: a saga that is not in it was never here."""
+    config = config_of(given)
     with _open(target, given) as database:
         for saga_id, requested_by, why in database.lost_sagas():
             click.echo(f"lost: {saga_id}, asked for by {requested_by}: {why}")
-        identity = database.released()
+        identity = database.released((*config.upstreams, *config.downstreams))
         click.echo(f"generation {identity.generation} of {database.path} is released: {reason}")
 
 

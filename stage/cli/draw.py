@@ -45,7 +45,7 @@ def draw_page(page: SagaPage) -> str:
     rows = [
         (
             saga.saga_id,
-            saga.state + (" (parked)" if saga.parked else ""),
+            saga.state + _parked(saga),
             saga.outcome.value,
             saga.updated_at,
             saga.parked_reason or saga.next_action or saga.next_action_at or "",
@@ -96,8 +96,14 @@ def _standing(saga: SagaView) -> list[str]:
 
 
 def _state(saga: SagaView) -> str:
-    parked = f", parked: {_cell(saga.parked_reason or '')}" if saga.parked else ""
-    return f"{_cell(saga.state)} ({saga.outcome.value}){parked}"
+    why = f": {_cell(saga.parked_reason or '')}" if saga.parked else ""
+    return f"{_cell(saga.state)} ({saga.outcome.value}){_cell(_parked(saga))}{why}"
+
+
+def _parked(saga: SagaView) -> str:
+    if not saga.parked:
+        return ""
+    return f", parked ({saga.parked_cause})" if saga.parked_cause else ", parked"
 
 
 def _steps(steps: Sequence[StepView]) -> list[str]:

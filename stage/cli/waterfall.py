@@ -153,7 +153,8 @@ def _ends(stages: Sequence[StageStory]) -> list[str]:
             continue
         line = f"{_plain(story.stage)}: {_plain(story.state or '?')}"
         if story.parked_reason:
-            line += f", parked: {_plain(story.parked_reason)}"
+            cause = f" ({_plain(story.parked_cause)})" if story.parked_cause else ""
+            line += f", parked{cause}: {_plain(story.parked_reason)}"
         if story.next_action:
             line += f", next: {_plain(story.next_action)}"
         if story.stands:

@@ -14,7 +14,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 
 
 class Level(StrEnum):
@@ -198,6 +198,14 @@ def level_of(event: e.Event) -> Level:
     if isinstance(event, e.Recovered) and event.rested:
         return Level.DEBUG
     return EVENTS[type(event)].level
+
+
+def park_cause_of(event: e.Event) -> ParkCause | None:
+    """Why the saga waits for a person from this event on; None when it does not."""
+    if not EVENTS[type(event)].parks:
+        return None
+    cause: ParkCause = getattr(event, "cause", ParkCause.FAILED_TO_COMPENSATE)
+    return cause
 
 
 _REASONED: Final = frozenset(kind for kind, row in EVENTS.items() if "reason" in row.public)

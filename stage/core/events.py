@@ -7,6 +7,7 @@ link to it (rule 23).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, get_args
 
 import msgspec
@@ -346,9 +347,8 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
-def encode_event(event: Event) -> bytes:
-    """The journal's bytes of an event."""
-    return _encoder.encode(event)
+encode_event: Final[Callable[[Event], bytes]] = _encoder.encode
+"""The journal's bytes of an event."""
 
 
 def decode_event(body: bytes) -> Event:

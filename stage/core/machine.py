@@ -31,6 +31,7 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core import verbs
+from stage.core.age import age_at, is_due, lasted
 from stage.core.commands import Activity, Command, Do, Record, Rest
 from stage.core.event_table import PROGRESS
 from stage.core.order import next_backward, next_forward
@@ -44,7 +45,7 @@ from stage.core.questions import (
 )
 from stage.core.retry import DEFECT, NEIGHBOUR_COMPENSATION, PENDING, RetryPolicy
 from stage.core.saga import Saga, StepState
-from stage.core.states import IN_FLIGHT, ParkCause, Phase, SagaState, Tell
+from stage.core.states import ENDED, IN_FLIGHT, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 RECOVERIES_MAX = 10
@@ -73,11 +74,17 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
     if step and step not in plan.by_name:
         raise Impossible(f"saga {saga.id}: there is no step {step!r}")
     after = _evolve(plan, saga, event)
-    if after.deadline is not None and past_pivot(plan, after):
+    if plan.pivot is not None and after.deadline is not None and past_pivot(plan, after):
         after = replace(after, deadline=None)  # no way back: time must not stop the way forward
     # Only what an attempt or a person brought about is progress: not what keeps being asked.
     recoveries = 0 if type(event) in PROGRESS else after.recoveries
-    return replace(after, length=saga.length + 1, updated_at=event.at, recoveries=recoveries)
+    return replace(
+        after,
+        length=saga.length + 1,
+        updated_at=event.at,
+        age=age_at(saga, event.at),
+        recoveries=recoveries,
+    )
 
 
 # Long because each event has its arm, and assert_never sees that none is missing.
@@ -94,7 +101,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         case e.RequestPrepared():
             return _prepare(saga, event)
         case e.StepRefused():
-            return _refuse(saga, event)
+            return _refuse(plan, saga, event)
         case e.StepTransient():
             return _fail_for_certain(plan, saga, event)
         case e.StepInDoubt():
@@ -301,7 +308,7 @@ def _start(saga: Saga, event: e.StepStarted) -> Saga:
         started = StepState(
             phase=Phase.STARTED,
             order=len(saga.steps),
-            since=event.at,
+            since=age_at(saga, event.at),
             span=event.span,
             requests=requests,
         )
@@ -353,7 +360,7 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
         attempts=attempts,
         forgiven=step.forgiven + free,
         doubted=step.doubted or event.may_stand,
-        since=step.since or event.at,
+        since=age_at(saga, event.at) if step.since is None else step.since,
         error=event.reason,
     )
     policy = DEFECT if event.defect else rules.execution
@@ -364,7 +371,7 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
 def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed) -> Saga:
     step = _step(saga, event.step)
     wait = plan.step(event.step).settlement.backoff_seconds(
-        step.probes, f"{saga.id}/{event.step}/probe", event.at - step.since
+        step.probes, f"{saga.id}/{event.step}/probe", lasted(saga, step.since, event.at)
     )
     if isinstance(event, e.ProbeFailed):
         wait = max(wait, min(event.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX))
@@ -376,8 +383,11 @@ def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed)
     return _put(saga, event.step, again)
 
 
-def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
+def _refuse(plan: Plan, saga: Saga, event: e.StepRefused) -> Saga:
     step = _known(saga, event.step)
+    if event.may_stand and must_be_looked_for(plan.step(event.step), step):
+        # Its yes may have been passed on, and a gateway may have said this no (decision 0011).
+        return _doubt(plan, saga, e.StepInDoubt(at=event.at, step=event.step, reason=event.reason))
     # An attempt before this one may have landed: doubt outlives the refusal.
     doubted = step.doubted or event.may_stand
     said = event.reason if event.said else ""
@@ -388,7 +398,9 @@ def _refuse(saga: Saga, event: e.StepRefused) -> Saga:
 def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
     step = _step(saga, event.step)
     policy = plan.step(event.step).execution
-    wait = policy.backoff_seconds(step.attempts, f"{saga.id}/{event.step}", event.at - step.since)
+    wait = policy.backoff_seconds(
+        step.attempts, f"{saga.id}/{event.step}", lasted(saga, step.since, event.at)
+    )
     doubtful = replace(
         step,
         phase=Phase.IN_DOUBT,
@@ -426,11 +438,14 @@ def _probe(saga: Saga, event: e.ProbeStarted) -> Saga:
 
 def _start_compensation(saga: Saga, event: e.CompensationStarted) -> Saga:
     step = _step(saga, event.step)
+    since = step.compensation_since
+    if since is None:
+        since = age_at(saga, event.at)
     compensating = replace(
         step,
         phase=Phase.COMPENSATING,
         compensation_attempts=event.attempt,
-        compensation_since=step.compensation_since or event.at,
+        compensation_since=since,
         compensation_span=event.span,
         compensation_requests=step.compensation_requests
         or ((event.request,) if event.request else ()),
@@ -448,7 +463,7 @@ def _delay_compensation(plan: Plan, saga: Saga, event: e.CompensationDelayed) ->
         compensation_forgiven=step.compensation_forgiven + event.certain,
         error=event.reason,
         due=due,
-        not_understood_since=_since(step.not_understood_since, event),
+        not_understood_since=_since(saga, step.not_understood_since, event),
     )
     return _put(saga, event.step, _mendable_compensation(delayed, event.certain))
 
@@ -476,11 +491,12 @@ def _evolve_tell(
 ) -> Saga:
     match event:
         case e.TellStarted():
+            since = age_at(saga, event.at) if saga.tell_since is None else saga.tell_since
             return replace(
                 saga,
                 tell=Tell.IN_FLIGHT,
                 tell_attempts=event.attempt,
-                tell_since=saga.tell_since or event.at,
+                tell_since=since,
                 tell_span=event.span,
             )
         case e.TellDelivered():
@@ -494,7 +510,7 @@ def _evolve_tell(
                 tell=Tell.DUE,
                 tell_due=due,
                 tell_error=event.reason,
-                tell_not_understood_since=_since(saga.tell_not_understood_since, event),
+                tell_not_understood_since=_since(saga, saga.tell_not_understood_since, event),
             )
         case e.TellRefused():
             return replace(
@@ -516,11 +532,13 @@ def _tell_if_due(saga: Saga) -> Saga:
     return replace(saga, tell=Tell.DUE, tell_due=saga.updated_at)
 
 
-def _since(since: float | None, event: e.CompensationDelayed | e.TellDelayed) -> float | None:
-    """When answers began that are not the neighbour's own word; any other end starts it anew."""
+def _since(
+    saga: Saga, since: float | None, event: e.CompensationDelayed | e.TellDelayed
+) -> float | None:
+    """The age when answers began that are nobody's own word; any other end starts it anew."""
     if not event.not_understood:
         return None
-    return event.at if since is None else since
+    return age_at(saga, event.at) if since is None else since
 
 
 def _wait(
@@ -528,16 +546,18 @@ def _wait(
     event: e.StepTransient | e.StepPending | e.CompensationDelayed | e.TellDelayed,
     attempts: int,
     policy: RetryPolicy,
-    since: float,
+    since: float | None,
 ) -> float:
     asked = min(event.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX)
     where = event.step if not isinstance(event, e.TellDelayed) else "tell"
-    return max(asked, policy.backoff_seconds(attempts, f"{saga.id}/{where}", event.at - since))
+    return max(
+        asked, policy.backoff_seconds(attempts, f"{saga.id}/{where}", lasted(saga, since, event.at))
+    )
 
 
 def _uncounted(plan: Plan, name: str) -> int:
     """A transaction's start is not journaled apart: its attempt counts when it ends."""
-    return 1 if plan.step(name).kind is StepKind.TRANSACTION else 0
+    return 1 if plan.by_name[name].kind is StepKind.TRANSACTION else 0
 
 
 def _known(saga: Saga, name: str) -> StepState:
@@ -563,7 +583,7 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
     """The commands for now. Never empty: with nothing to do it is one `Rest`."""
     if saga.forgotten:
         return (Rest(),)
-    if saga.ended:
+    if saga.state in ENDED:
         return (_tell(plan, saga, now),)
     if saga.parked:
         return (Rest(),)
@@ -572,7 +592,8 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
         lost = e.Parked(at=now, cause=ParkCause.LOST_RUNS, reason=reason)
         return (Record(event=lost),)
     moves = _go_forward if saga.state is SagaState.ACTIVE else _go_back
-    return _gather(moves(plan, saga, now))
+    found = moves(plan, saga, now)
+    return (found[0],) if len(found) == 1 else _gather(found)  # most waves have one step
 
 
 def _gather(moves: Sequence[Command]) -> tuple[Command, ...]:
@@ -596,13 +617,13 @@ def _gather(moves: Sequence[Command]) -> tuple[Command, ...]:
 def _tell(plan: Plan, saga: Saga, now: float) -> Command:
     if saga.tell is not Tell.DUE:
         return Rest()
-    if saga.tell_since and now - saga.tell_since >= plan.patience_seconds:
+    if lasted(saga, saga.tell_since, now) >= plan.patience_seconds:
         reason = f"not reached in {saga.tell_attempts} attempts: {saga.tell_error}"
         cause = ParkCause.UPSTREAM_AWAY
         return Record(event=e.TellRefused(at=now, reason=reason, cause=cause))
-    if now < saga.tell_due:
+    if not is_due(saga.tell_due, now):
         return Rest(until=saga.tell_due)
-    if _never_understood(saga.tell_not_understood_since, now):
+    if _never_understood(saga, saga.tell_not_understood_since, now):
         cause = ParkCause.NOT_UNDERSTOOD
         return Record(event=e.TellRefused(at=now, reason=saga.tell_error, cause=cause))
     return Do(activity=Activity.TELL, attempt=saga.tell_attempts + 1)
@@ -634,7 +655,7 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
         if can_probe(step, known):
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
-            return _look_or_park(plan, step, known, now)
+            return _look_or_park(plan, saga, step, known, now)
     spent = _spent(plan, saga, step, known, now)
     if (spent or too_late) and must_be_looked_for(step, known):
         return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
@@ -653,7 +674,7 @@ def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> 
     Attempts count where an effect may stand. Behind the pivot there is no way back, and only
     patience ends what leaves the process.
     """
-    if now - known.since >= plan.patience_seconds:
+    if lasted(saga, known.since, now) >= plan.patience_seconds:
         return True
     if past_pivot(plan, saga) and step.kind is not StepKind.TRANSACTION:
         return False
@@ -661,9 +682,9 @@ def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> 
     return step.execution.exhausted(attempts) or PENDING.exhausted(known.pendings)
 
 
-def _look_or_park(plan: Plan, step: Step, known: StepState, now: float) -> Command:
+def _look_or_park(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> Command:
     """A call that may not be repeated is looked for while patience lasts, then waits."""
-    if step.probed and now - known.since < plan.patience_seconds:
+    if step.probed and lasted(saga, known.since, now) < plan.patience_seconds:
         return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
     return _park_in_doubt(step, known, now)
 
@@ -672,7 +693,8 @@ def _give_up(plan: Plan, saga: Saga, step: Step, reason: str, now: float) -> Com
     """Backward where that is still possible; behind the pivot a person has to look."""
     known = saga.steps.get(step.name)
     unsettled_pivot = step.pivot and known is not None and known.doubted
-    if unsettled_pivot:
+    # The pivot of a lost saga is in doubt although steps before it were never heard of (rule 33).
+    if unsettled_pivot or pivot_undecided(plan, saga):
         text = f"the pivot is in doubt: {step.name}: {reason}"
         return Record(event=e.Parked(at=now, cause=ParkCause.PIVOT_IN_DOUBT, reason=text))
     if past_pivot(plan, saga):
@@ -693,26 +715,27 @@ def _go_back(plan: Plan, saga: Saga, now: float) -> list[Command]:
     if any(known.phase in (Phase.STARTED, Phase.PROBING) for known in saga.steps.values()):
         return [Rest()]  # rule 10: compensation never runs beside execution
     if steps := next_backward(plan, saga):
-        return [_compensate(plan, step, saga.steps[step.name], now) for step in steps]
+        return [_compensate(plan, saga, step, now) for step in steps]
     if stands := what_stands(plan, saga):
         return [Record(event=e.FailedToCompensate(at=now, stands=stands))]
     return [Record(event=e.Compensated(at=now))]
 
 
-def _compensate(plan: Plan, step: Step, known: StepState, now: float) -> Command:
+def _compensate(plan: Plan, saga: Saga, step: Step, now: float) -> Command:
     """The next move for one step on the way back."""
+    known = saga.steps[step.name]
     if known.phase is Phase.COMPENSATING:
         return Rest()
     if known.phase is Phase.IN_DOUBT:
         if can_probe(step, known):
             return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
         if must_be_settled(step, known):
-            return _look_or_park(plan, step, known, now)
-    if _never_understood(known.not_understood_since, now):
+            return _look_or_park(plan, saga, step, known, now)
+    if _never_understood(saga, known.not_understood_since, now):
         text = f"{step.peer} does not answer compensate in its own word: {known.error}"
         return Record(event=e.Parked(at=now, cause=ParkCause.NOT_UNDERSTOOD, reason=text))
-    attempts, since = known.compensation_attempts, known.compensation_since
-    impatient = bool(since) and now - since >= plan.patience_seconds
+    attempts = known.compensation_attempts
+    impatient = lasted(saga, known.compensation_since, now) >= plan.patience_seconds
     if impatient or step.compensation.exhausted(attempts - known.compensation_forgiven):
         reason = f"gave up after {attempts} attempts: {known.error}"
         certain = not known.compensation_doubted
@@ -724,11 +747,11 @@ def _compensate(plan: Plan, step: Step, known: StepState, now: float) -> Command
     return compensate
 
 
-def _never_understood(since: float | None, now: float) -> bool:
-    return since is not None and now >= since + NOT_UNDERSTOOD_SECONDS_MAX
+def _never_understood(saga: Saga, since: float | None, now: float) -> bool:
+    return lasted(saga, since, now) >= NOT_UNDERSTOOD_SECONDS_MAX
 
 
 def _when_due(known: StepState, command: Do, now: float, deadline: float | None = None) -> Command:
-    if now >= known.due:
+    if is_due(known.due, now):
         return command
     return Rest(until=known.due if deadline is None else min(known.due, deadline))

@@ -16,33 +16,32 @@ from stage.core.steps import Plan, Step
 
 def waves(plan: Plan) -> tuple[tuple[Step, ...], ...]:
     """The steps of the plan in the order of execution, grouped by what runs at the same time."""
-    return tuple(tuple(plan.steps[index] for index in wave) for wave in plan.waves)
+    return plan.waves
 
 
 def backward(plan: Plan) -> Iterator[Step]:
     """Every step in the order in which it is looked at on the way back (rule 7)."""
     for wave in reversed(plan.waves):
-        for index in wave:
-            yield plan.steps[index]
+        yield from wave
 
 
 def wave_of(plan: Plan, name: str) -> frozenset[str]:
     """The names of the steps that run at the same time as that one, itself included."""
-    index = plan.by_name[name]
     for wave in plan.waves:
-        if index in wave:
-            return frozenset(plan.steps[other].name for other in wave)
+        names = frozenset(step.name for step in wave)
+        if name in names:
+            return names
     raise KeyError(name)
 
 
 def next_forward(plan: Plan, saga: Saga) -> list[Step]:
     """The steps that have to succeed before the next wave may start; empty when all have."""
+    steps, succeeded = saga.steps, Phase.SUCCEEDED
     for wave in plan.waves:
         unfinished: list[Step] = []
-        for index in wave:
-            step = plan.steps[index]
-            known = saga.steps.get(step.name)
-            if known is None or known.phase is not Phase.SUCCEEDED:
+        for step in wave:
+            known = steps.get(step.name)
+            if known is None or known.phase is not succeeded:
                 unfinished.append(step)
         if unfinished:
             return unfinished
@@ -53,8 +52,7 @@ def next_backward(plan: Plan, saga: Saga) -> list[Step]:
     """The started steps that have to be compensated before those of the wave before (rule 7)."""
     for wave in reversed(plan.waves):
         unfinished: list[Step] = []
-        for index in wave:
-            step = plan.steps[index]
+        for step in wave:
             known = saga.steps.get(step.name)
             if known is not None and needs_compensation(step, known):
                 unfinished.append(step)

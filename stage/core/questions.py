@@ -5,8 +5,11 @@ Nothing here changes a saga or decides what is done; the machine does both, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import assert_never
+from typing import Any, assert_never
+
+import msgspec
 
 from stage.core.names import STAGE_NAME
 from stage.core.requester import Requester
@@ -131,7 +134,8 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
 
     It belongs to the upstream that opened it, to the downstreams that it was handed to, and to
     operators. A tombstone, and a saga whose journal was dropped, belong to all: of neither can
-    anything follow. Where callers have no names, a saga that came without one belongs to nobody.
+    anything follow. Where callers have no names, a saga that came without one belongs to nobody,
+    and a downstream is also known by the name under which it added to it (decision 0033).
     """
     nothing_follows = not (saga.upstream or saga.steps) and saga.state is not SagaState.ACTIVE
     match requester:
@@ -144,9 +148,20 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
         case Requester.CLAIMED:
             if not saga.upstream or name in (saga.upstream, *ASKERS_OF_ANY_SAGA):
                 return True
-            return FORWARD_PREFIX + name in plan.by_name or STAGE_NAME.fullmatch(name) is None
+            if FORWARD_PREFIX + name in plan.by_name or STAGE_NAME.fullmatch(name) is None:
+                return True
+            return any(name in _added_by(saga, step) for step in plan.steps)
         case _:
             assert_never(requester)
+
+
+def _added_by(saga: Saga, step: Step) -> Mapping[str, Any]:
+    """The additions of the stages behind a forward, each under its name."""
+    known = saga.steps.get(step.name)
+    if step.kind is not StepKind.FORWARD or known is None or known.result is None:
+        return {}
+    added = msgspec.json.decode(known.result)
+    return added if isinstance(added, dict) else {}
 
 
 def anything_stood(saga: Saga) -> bool:

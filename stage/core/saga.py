@@ -38,11 +38,12 @@ class StepState(Struct, frozen=True, kw_only=True):
     pendings: int = 0
     """How often downstream answered 202."""
     not_understood_since: float | None = None
-    """When answers to compensate began that are not in the neighbour's own word."""
-    since: float = 0.0
-    """When the first attempt started, or an operator ordered it anew: patience begins there."""
-    compensation_since: float = 0.0
-    """The same of the undo; 0 before its first attempt."""
+    """The age of the saga when answers to compensate began that are not in the neighbour's own
+    word. This age, and the next two, are seconds as in `core.age`."""
+    since: float | None = None
+    """Its age at the first attempt, or when an operator ordered it anew: patience begins there."""
+    compensation_since: float | None = None
+    """The same of the undo; None before its first attempt."""
     due: float = 0.0
     result: Raw | None = None
     error: str = ""
@@ -74,6 +75,8 @@ class Saga(Struct, frozen=True, kw_only=True):
     """Number of journal entries folded."""
     accepted_at: float = 0.0
     updated_at: float = 0.0
+    age: float = 0.0
+    """Seconds that it had lived at its last entry: see `core.age`."""
     deadline: float | None = None
     upstream: str = ""
     steps: dict[str, StepState] = {}
@@ -98,8 +101,8 @@ class Saga(Struct, frozen=True, kw_only=True):
     tell: Tell = Tell.NO
     tell_attempts: int = 0
     tell_due: float = 0.0
-    tell_since: float = 0.0
-    """When upstream was notified first; 0 before that."""
+    tell_since: float | None = None
+    """Its age when upstream was notified first; None before that."""
     tell_span: str = ""
     tell_error: str = ""
     tell_not_understood_since: float | None = None

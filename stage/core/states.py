@@ -43,13 +43,15 @@ class ParkCause(StrEnum):
     """A neighbour was asked to compensate and never answered in its own word (protocol 3.4)."""
     UPSTREAM_AWAY = "upstream_away"
     """Upstream could not be notified of a late failure while patience lasted (rule 28)."""
+    LOST = "lost"
+    """The database lost it; it was adopted from the words of its neighbours (rule 33)."""
     JOURNAL_MISMATCH = "journal_mismatch"
     """The journal does not fit the stage as it is declared now."""
     DEFECT = "defect"
     """Code of ours or of the author raised an error that no rule covers."""
 
 
-PARKED_IN_DOUBT = frozenset({ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT})
+PARKED_IN_DOUBT = frozenset({ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT, ParkCause.LOST})
 """The causes of which the doubt about a step is one."""
 
 

@@ -49,16 +49,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     stage: str
     steps: tuple[Step, ...]
-    waves: tuple[tuple[int, ...], ...]
-    """Indexes of the steps that run at the same time, in order; ask core.order, which reads it."""
-    by_name: dict[str, int]
+    waves: tuple[tuple[Step, ...], ...]
+    """The steps that run at the same time, in order; ask core.order, which reads it."""
+    by_name: dict[str, Step]
     pivot: int | None = None
     patience_seconds: float = retry.PATIENCE_SECONDS
     """How long an undo, a late failure and a step behind the pivot are tried (rule 28)."""
 
     def step(self, name: str) -> Step:
         """The step of that name. Raises KeyError."""
-        return self.steps[self.by_name[name]]
+        return self.by_name[name]
 
 
 def forward_to(peer: str) -> Step:
@@ -92,11 +92,11 @@ def plan_of(stage: str, steps: tuple[Step, ...], downstreams: tuple[str, ...] = 
                 " starting with a letter"
             )
     every = (*steps, *(forward_to(peer) for peer in downstreams))
-    by_name: dict[str, int] = {}
-    for index, step in enumerate(every):
+    by_name: dict[str, Step] = {}
+    for step in every:
         if step.name in by_name:
             raise DeclarationError(f"stage {stage!r} has two steps named {step.name!r}: rename one")
-        by_name[step.name] = index
+        by_name[step.name] = step
     pivots = [index for index, step in enumerate(every) if step.pivot]
     if len(pivots) > 1:
         names = ", ".join(every[index].name for index in pivots)
@@ -128,11 +128,11 @@ def _check_pivot(stage: str, steps: tuple[Step, ...], pivot: int) -> None:
             )
 
 
-def _waves(steps: tuple[Step, ...]) -> tuple[tuple[int, ...], ...]:
-    waves: list[tuple[int, ...]] = []
-    for index, step in enumerate(steps):
-        if waves and step.group and steps[waves[-1][-1]].group == step.group:
-            waves[-1] = (*waves[-1], index)
+def _waves(steps: tuple[Step, ...]) -> tuple[tuple[Step, ...], ...]:
+    waves: list[tuple[Step, ...]] = []
+    for step in steps:
+        if waves and step.group and waves[-1][-1].group == step.group:
+            waves[-1] = (*waves[-1], step)
         else:
-            waves.append((index,))
+            waves.append((step,))
     return tuple(waves)

@@ -18,6 +18,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.age import age_at
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import Plan, StepKind
@@ -119,8 +120,9 @@ def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
 
 
 def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
+    age = age_at(saga, verb.at)
     steps = {
-        name: _forgive(_anew(plan, name, step, verb), verb.at, saga.state)
+        name: _forgive(_anew(plan, name, step, verb), verb.at, age, saga.state)
         for name, step in saga.steps.items()
     }
     state, stands = saga.state, saga.stands
@@ -137,7 +139,7 @@ def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
         tell=tell,
         tell_due=verb.at,
         tell_not_understood_since=None,
-        tell_since=0.0,
+        tell_since=None,
     )
 
 
@@ -149,7 +151,7 @@ def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:
     return replace(step, compensation_requests=(), compensation_keys=keys)
 
 
-def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
+def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepState:
     if step.phase is Phase.COMPENSATION_FAILED:
         step = replace(step, phase=Phase.COMPENSATION_WAITING, stands=())
     elif step.phase is Phase.REFUSED and state is SagaState.ACTIVE:
@@ -165,8 +167,8 @@ def _forgive(step: StepState, at: float, state: SagaState) -> StepState:
         compensation_forgiven=step.compensation_attempts,
         pendings=0,
         not_understood_since=None,
-        since=at,
-        compensation_since=0.0,
+        since=age,
+        compensation_since=None,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Final
 
@@ -13,6 +15,8 @@ from stage.ports.clock import Clock
 JUMP_SECONDS: Final = 1.0
 """A wall clock that moves further than that against the monotonic one was set. Clocks that are
 slewed move by half a thousandth (ntpd's limit), so between two reads by much less."""
+CLOSE_SECONDS: Final = 0.05
+"""So close to what is believed the wall clock is the time here as it is."""
 STEADY_SECONDS_MIN: Final = 600.0
 STEADY_SECONDS_MAX: Final = 86_400.0
 """After a jump the wall clock is believed again when it was steady for as long as it jumped, within
@@ -34,12 +38,9 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-def _monotonic() -> float:
-    """Seconds since the start of the machine, those that it was suspended included."""
-    return time.clock_gettime(_STEADY_ID)
-
-
 _STEADY_ID: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_monotonic: Final[Callable[[], float]] = partial(time.clock_gettime, _STEADY_ID)
+"""Seconds since the start of the machine, those that it was suspended included."""
 
 
 class SteadyClock(SystemClock):
@@ -60,6 +61,8 @@ class SteadyClock(SystemClock):
         self._read_at = self._steady_since = monotonic()
         self._believed = self._seen = wall() - self._read_at
         """The distance to the monotonic clock: as it is believed, and as the wall clock has it."""
+        self._agreed = self._seen
+        """The same while both agree, or no number while they do not."""
 
     @property
     def jump(self) -> float:
@@ -69,14 +72,20 @@ class SteadyClock(SystemClock):
 
     def now(self) -> float:
         """Seconds since the epoch, UTC."""
+        at, wall = self._monotonic(), self._wall()
+        if abs(wall - at - self._agreed) < CLOSE_SECONDS:
+            return wall  # a dozen times a saga: nothing is written, so nothing is locked
+        return self._follow(at, wall - at)
+
+    def _follow(self, at: float, seen: float) -> float:
+        """The time here when the wall clock has moved against the monotonic one, or is ahead."""
         with self._lock:
-            at = self._monotonic()
-            seen = self._wall() - at
             if abs(seen - self._seen) > JUMP_SECONDS:
                 self._steady_since = at
             self._seen = seen
             self._believed += self._correction(at, seen - self._believed)
             self._read_at = at
+            self._agreed = seen if abs(seen - self._believed) < CLOSE_SECONDS else math.nan
             return at + self._believed
 
     def _correction(self, at: float, ahead: float) -> float:

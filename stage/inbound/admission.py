@@ -1,30 +1,109 @@
-"""How many requests to run sagas are let in at the same time. Compensation is never shed."""
+"""Which requests to run sagas are let in, and which may wait for an answer (rule 37).
+
+Compensation is never shed.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from stage.inbound.overload import Overload
 from stage.ports.engine import Busy
 
 REQUESTS_MAX = 2_000
 RETRY_AFTER_SECONDS = 1.0
+JOINS_MAX = 16
+"""Requests that may wait for the answer of one saga: the one that runs it, and retries of it."""
+STRANGERS = ""
+"""The caller of every name that is not configured: together they are one."""
+SHARE = 0.5
+"""Of the places, for one caller of several, and for all together that are not configured."""
+
+
+class TooManyJoined(Exception):
+    """As many requests wait for the answer of that saga as may: ask again later."""
+
+    retry_after = RETRY_AFTER_SECONDS
 
 
 class Admission:
-    """Counts the requests that wait for a saga; touched from the event loop only.
+    """Counts the requests that wait for a saga; touched from the event loop only."""
 
-    `with admission:` holds one place. Raises Busy, before anything happened, when all are taken.
-    """
-
-    def __init__(self, requests_max: int = REQUESTS_MAX) -> None:
+    def __init__(
+        self,
+        requests_max: int = REQUESTS_MAX,
+        callers: Iterable[str] = (),
+        joins_max: int = JOINS_MAX,
+    ) -> None:
+        """`callers` are the names that are configured: one alone may take all places."""
+        self.overload = Overload()
+        self.callers = frozenset(callers)
         self._requests_max = requests_max
+        self._joins_max = joins_max
+        share = int(requests_max * SHARE)
+        self._share = share if len(self.callers) > 1 else requests_max
+        self._strangers_share = share if self.callers else requests_max
         self._waiting = 0
+        self._watching = 0
+        self._by_caller: Counter[str] = Counter()
+        self._by_saga: Counter[str] = Counter()
 
-    def __enter__(self) -> None:
+    def start(self) -> None:
+        """Let a request to run a saga in, before its body is read. Raises Busy."""
         if self._waiting >= self._requests_max:
             raise Busy(
                 f"{self._waiting} requests are waiting, the limit",
                 retry_after=RETRY_AFTER_SECONDS,
             )
-        self._waiting += 1
+        if not self.overload.admits():
+            raise Busy("there is more to do than can be done", retry_after=RETRY_AFTER_SECONDS)
 
-    def __exit__(self, *_: object) -> None:
-        self._waiting -= 1
+    @contextmanager
+    def place(self, saga_id: str, named: str) -> Iterator[None]:
+        """Hold a place while the answer of that saga is waited for. `named` is its upstream.
+
+        Raises Busy when the caller has its share, and TooManyJoined.
+        """
+        caller = named if named in self.callers else STRANGERS
+        share = self._share if caller else self._strangers_share
+        if self._by_saga[saga_id] >= self._joins_max:
+            raise TooManyJoined(f"{self._joins_max} requests wait for that saga, the limit")
+        if self._by_caller[caller] >= share or self._waiting >= self._requests_max:
+            who = caller or "callers that are not configured"
+            raise Busy(
+                f"{self._by_caller[caller]} requests of {who} are waiting, the limit",
+                retry_after=RETRY_AFTER_SECONDS,
+            )
+        self._waiting += 1
+        self._by_caller[caller] += 1
+        self._by_saga[saga_id] += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            _drop(self._by_caller, caller)
+            _drop(self._by_saga, saga_id)
+
+    @contextmanager
+    def watch(self, seconds: float) -> Iterator[float]:
+        """How long a query or a compensation may wait that wants to wait for that long.
+
+        None is refused: where too many wait it is answered at once with what there is. They take
+        no place of a start, and starts take none of theirs.
+        """
+        if seconds <= 0.0 or self._watching >= self._requests_max:
+            yield 0.0
+            return
+        self._watching += 1
+        try:
+            yield seconds
+        finally:
+            self._watching -= 1
+
+
+def _drop(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

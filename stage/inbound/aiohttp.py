@@ -10,7 +10,6 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDict
 
-from stage.inbound.aiohttp_server import SERVER_HEADER
 from stage.inbound.dispatch import UNKNOWN_ROUTE, answer
 from stage.inbound.local import user_of
 from stage.inbound.problems import of_status, problem_answer
@@ -19,6 +18,8 @@ from stage.inbound.request import Answer, Door, Request
 from stage.inbound.routes import ROUTES, Route, open_route
 from stage.inbound.service import Service
 
+SERVER_HEADER = ("Server", "stage")
+"""Without versions: they would say which defects to try."""
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 
 
@@ -160,4 +161,4 @@ def _response(answered: Answer, request: web.Request) -> web.Response:
     return response
 
 
-__all__ = ["DOORS", "SERVICE", "make_app"]
+__all__ = ["DOORS", "SERVER_HEADER", "SERVICE", "make_app"]

@@ -7,15 +7,19 @@ Only the methods of `asyncio.Protocol` and the public ones of aiohttp are overri
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from random import random
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
 
+from stage.inbound.aiohttp import SERVER_HEADER, SERVICE
+from stage.inbound.overload import Overload
 from stage.inbound.problems import of_status
 from stage.inbound.request import PROBLEM_JSON
 from stage.wire.outcome import Outcome
@@ -24,16 +28,21 @@ from stage.wire.problem import Problem
 SWEEP_SECONDS = 1.0
 """How often connections are looked at: each limit of time is exceeded by at most so much."""
 REPORT_SECONDS = 10.0
-SERVER_HEADER = ("Server", "stage")
-"""Without versions: they would say which defects to try."""
+GIVE_WAY_SECONDS = 0.5
+"""A connection that has waited for less gives way to no other one."""
 
+SHED_SECONDS = 0.5
+"""How long, at least, a start that is shed waits for its answer; twice as long at most."""
+_START = b"POST /sagas HTTP/1.1\r\n"
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
+_FRAMED_OTHERWISE = re.compile(rb"\n(?:transfer-encoding|expect|upgrade)[ \t]*:", re.IGNORECASE)
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one connection, and all of them, may take. Times in seconds."""
+    """The limits of one connection, and of all together. Times in seconds."""
 
     connections_max: int = 4_000
     head_seconds_max: float = 10.0
@@ -61,7 +70,7 @@ class BoundedProtocol(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol. Beyond the limit of connections it is answered 503 at once."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         if not self._server.has_room():
             self._turned_away = True
             transport.write(_TURNED_AWAY)
@@ -75,8 +84,30 @@ class BoundedProtocol(web.RequestHandler):
         if self._turned_away:
             return
         if self._head_since is None and self._server.is_waiting(self):
+            if self._server.overload.sheds and is_whole_start(data):
+                self._shed()
+                return
             self._head_since = self._server.now()
         super().data_received(data)
+
+    def _shed(self) -> None:
+        """Refuse a start without parsing it, and a while later.
+
+        To parse one costs a tenth of a saga, and a client that asks again at once would ask for
+        nothing else to be done. Meanwhile it is not read.
+        """
+        self._server.overload.shed += 1
+        self._server.forget(self)  # it does not give way: it will be answered
+        if self.transport is not None:
+            self.transport.pause_reading()
+            seconds = SHED_SECONDS * (1.0 + random())
+            asyncio.get_running_loop().call_later(seconds, self._answer_shed)
+
+    def _answer_shed(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(_SHED[int(random() * len(_SHED))])
+            self.transport.resume_reading()
+            self._server.waits(self)
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
@@ -146,6 +177,22 @@ class BoundedProtocol(web.RequestHandler):
         return response
 
 
+def is_whole_start(data: bytes) -> bool:
+    """Whether the bytes are exactly one `POST /sagas`, head and body.
+
+    Anything else is left to the parser: a start that came in pieces, or below a prefix.
+    """
+    if not data.startswith(_START):
+        return False
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return False
+    lengths = _LENGTH.findall(data, 0, end + 2)
+    if _FRAMED_OTHERWISE.search(data, 0, end):
+        return False
+    return len(lengths) == 1 and len(data) == end + 4 + int(lengths[0])
+
+
 class BoundedServer(web.Server):
     """Makes the connections and watches over all of them.
 
@@ -154,14 +201,19 @@ class BoundedServer(web.Server):
     """
 
     def __init__(
-        self, server: web.Server, limits: ServerLimits, report: Callable[[int], None]
+        self,
+        server: web.Server,
+        limits: ServerLimits,
+        report: Callable[[int], None],
+        overload: Overload,
     ) -> None:
         """`server` is aiohttp's own, of which the handler and its requests are taken."""
         super().__init__(_counted(server.request_handler), request_factory=server.request_factory)
+        self.overload = overload
         self._limits = limits
         self._report = report
-        self._waiting: dict[BoundedProtocol, None] = {}
-        """In the order in which they began to wait."""
+        self._waiting: dict[BoundedProtocol, float] = {}
+        """Since when, in the order in which they began to wait."""
         self._turned_away = 0
         self._reported_at = float("-inf")
         self._sweeping = False
@@ -185,7 +237,9 @@ class BoundedServer(web.Server):
         """True when one more connection may stay; the one that waits longest gives way to it."""
         if len(self.connections) < self._limits.connections_max:
             return True
-        for waiting in self._waiting:
+        for waiting, since in self._waiting.items():
+            if self.now() - since < GIVE_WAY_SECONDS:
+                break  # its request may be there already, and not read
             waiting.give_way()
             return True
         self._turned_away += 1
@@ -194,11 +248,11 @@ class BoundedServer(web.Server):
 
     def waits(self, protocol: BoundedProtocol) -> float:
         """From now on no request of that connection is being answered; returns the time."""
-        self._waiting[protocol] = None
+        now = self._waiting[protocol] = self.now()
         if not self._sweeping:
             self._sweeping = True
             asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-        return self.now()
+        return now
 
     def is_waiting(self, protocol: BoundedProtocol) -> bool:
         """Whether no request of that connection is being answered."""
@@ -240,7 +294,9 @@ class BoundedRunner(web.AppRunner):
         self._report = report
 
     async def _make_server(self) -> web.Server:
-        return BoundedServer(await super()._make_server(), self._bounded, self._report)
+        made = await super()._make_server()
+        overload = self.app[SERVICE].admission.overload
+        return BoundedServer(made, self._bounded, self._report, overload)
 
 
 def _reset(transport: asyncio.Transport) -> None:
@@ -275,22 +331,26 @@ def _unanswered(status: int) -> Problem:
     )
 
 
-def _raw_503() -> bytes:
+def _raw_503(detail: str, retry_after: int, *more: str) -> bytes:
     problem = Problem(
         status=503,
         title="Not now",
-        detail="too many connections are open",
+        detail=detail,
         outcome=Outcome.NOT_EXECUTED,
         retryable=True,
         hint="retry under the same saga id after Retry-After seconds",
     )
     body = problem.encode()
     head = (
-        f"HTTP/1.1 503 Service Unavailable\r\n{PROBLEM_JSON[0]}: {PROBLEM_JSON[1]}\r\n"
-        f"Server: stage\r\nRetry-After: 1\r\nContent-Length: {len(body)}\r\n"
-        "Connection: close\r\n\r\n"
+        "HTTP/1.1 503 Service Unavailable",
+        f"{PROBLEM_JSON[0]}: {PROBLEM_JSON[1]}",
+        f"Retry-After: {retry_after}",
+        f"Content-Length: {len(body)}",
+        "Server: stage",
+        *more,
     )
-    return head.encode() + body
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
 
-_TURNED_AWAY = _raw_503()
+_TURNED_AWAY = _raw_503("too many connections are open", 1, "Connection: close")
+_SHED = tuple(_raw_503("there is more to do than can be done", n) for n in (1, 2, 3))

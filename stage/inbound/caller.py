@@ -102,6 +102,13 @@ def requester_of(principal: Principal) -> Requester:
             return Requester.CLAIMED
 
 
+def not_here() -> WireError:
+    """404 for what only another port serves."""
+    return WireError(
+        404, "Not Found", "this port has the protocol alone", hint="ask at the admin port"
+    )
+
+
 def not_yours(detail: str) -> WireError:
     """403 for a saga of another caller, or in another caller's name."""
     return WireError(

@@ -116,6 +116,7 @@ async def _own(service: Service, snapshot: Snapshot) -> StageStory:
         state=view.state,
         outcome=view.outcome,
         parked_reason=view.parked_reason,
+        parked_cause=view.parked_cause,
         next_action=view.next_action,
         next_action_at=view.next_action_at,
         stands=view.stands,

@@ -31,13 +31,14 @@ async def compensate(service: Service, request: Request) -> Answer:
     steps = service.participant.plan.by_name
     if asked.outcome is None and FORWARD_PREFIX + asked.requested_by in steps:
         wait = 0.0  # it is asked in turn, and may hold a lock until this is answered
-    snapshot = await service.engine.compensate(
-        saga_id,
-        asked=asked,
-        requester=requester,
-        trace=request.about.span.context,
-        wait_seconds=0.0 if respond_async else wait,
-    )
+    with service.admission.watch(0.0 if respond_async else wait) as seconds:
+        snapshot = await service.engine.compensate(
+            saga_id,
+            asked=asked,
+            requester=requester,
+            trace=request.about.span.context,
+            wait_seconds=seconds,
+        )
     link_saga(request, snapshot.row.traceparent)
     saga = snapshot.saga
     if saga.forgotten and snapshot.row.answer_status is not None:

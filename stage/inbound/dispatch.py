@@ -6,15 +6,14 @@ import asyncio
 
 from msgspec.structs import replace
 
-from stage.inbound.caller import permit
+from stage.inbound.caller import not_here, permit
 from stage.inbound.front_door import check_page, check_posted
-from stage.inbound.problems import HINTS, answer_of_error, defect, of_status, problem_answer
+from stage.inbound.problems import answer_of_error, defect, of_status, problem_answer
 from stage.inbound.request import Answer, Door, Request
 from stage.inbound.routes import Found, Route, find, open_route
 from stage.inbound.service import Service
 from stage.wire import headers as h
 from stage.wire.envelope import SAGA_ID_RE
-from stage.wire.problem import WireError
 
 UNKNOWN_ROUTE = "/?"
 """The route in spans and metrics of a request that fits no template."""
@@ -67,7 +66,7 @@ async def answer(service: Service, request: Request, route: Route, path: str) ->
         span.end("cancelled")
         raise
     except Exception as error:
-        known = answer_of_error(request, error)
+        known = answer_of_error(request, error, service.jitter())
         if known is None:
             raised = type(error).__name__
             where = f"{request.method} {path}"
@@ -83,7 +82,7 @@ def _admit(service: Service, request: Request, route: Route) -> None:
     service.hosts.check(request)
     check_page(request)
     if request.door is Door.PUBLIC and not route.protocol:
-        raise WireError(404, "Not Found", "this port has the protocol alone", hint=HINTS[404])
+        raise not_here()
     permit(request.about.principal, route.who)
     if route.json:
         check_posted(request)

@@ -14,6 +14,7 @@ from stage.wire.envelope import decode_envelope
 async def execute(service: Service, request: Request) -> Answer:
     """Accept, join or replay; answer when the saga has ended, or 202 when the wait ran out."""
     about = request.about
+    service.admission.start()  # before the body is read, so that it costs little
     body = await read_json(request)
     envelope = decode_envelope(body, service.limits)
     saga_id = about.saga_id = envelope.saga_id
@@ -23,7 +24,8 @@ async def execute(service: Service, request: Request) -> Answer:
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, ()), saga_id)
     deadline = deadline_of(request, envelope.deadline, service.clock.now())
     wait, respond_async = wait_of(request, service.wait_seconds_max, service.wait_seconds_max)
-    with service.admission:
+    upstream = envelope.trail[-1].stage if envelope.trail else ""
+    with service.admission.place(saga_id, upstream):
         reply = await service.engine.accept(
             envelope,
             trace=about.span.context,

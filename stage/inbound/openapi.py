@@ -26,6 +26,7 @@ from stage.wire.chain import ChainView
 from stage.wire.descriptor import Descriptor
 from stage.wire.outcome import Outcome
 from stage.wire.problem import CONTENT_TYPE
+from stage.wire.shared import SharedPage, SharedSaga
 from stage.wire.views import JournalView, SagaPage, SagaView, Standing
 
 HTML = ("Content-Type", "text/html; charset=utf-8")
@@ -33,6 +34,8 @@ REFERENCE = "#/components/schemas/"
 NAMES = {
     SagaView: "Saga",
     SagaPage: "Page",
+    SharedPage: "SharedPage",
+    SharedSaga: "SharedSaga",
     JournalView: "Journal",
     PlanView: "Plan",
     ChainView: "Chain",

@@ -77,7 +77,9 @@ VIEW = _query("view", {"type": "string", "enum": ["journal", "plan", "chain"]})
 LIST = (
     _query("state", {"type": "array", "items": TEXT}, explode=True),
     _query("parked", {"type": "string", "enum": ["true", "false"]}),
-    _query("after", TEXT, description="The last saga id of the page before"),
+    _query("since", TEXT, description="For neighbours: shared sagas that changed since, RFC 3339"),
+    _query("with", TEXT, description="With since: the name of the neighbour that asks"),
+    _query("after", TEXT, description="The last saga id, or the `next`, of the page before"),
     _query("limit", {"type": "integer", "minimum": 1, "maximum": 500}),
 )
 
@@ -135,8 +137,12 @@ def _read(id: str, summary: str, schema: str, **more: Any) -> Operation:  # noqa
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/sagas"): EXECUTE,
-    ("GET", "/sagas"): _read(
-        "list", "One page of sagas", "Page", parameters=LIST, problems={**MALFORMED, **UNAVAILABLE}
+    ("GET", "/sagas"): Operation(
+        id="list",
+        summary="One page of sagas; with `since` those that are shared with a neighbour",
+        parameters=LIST,
+        answers={200: ("One page of sagas", ("Page", "SharedPage"))},
+        problems={**MALFORMED, **UNAVAILABLE},
     ),
     ("GET", "/sagas/{saga_id}"): Operation(
         id="query",

@@ -7,6 +7,7 @@ from math import ceil
 from msgspec.structs import replace
 
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
+from stage.inbound.admission import TooManyJoined
 from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.request import PROBLEM_JSON, Answer, Request
 from stage.ports.engine import Busy, DeadlineOver, NotYours, PayloadDiffers, SagaLost, Unsettled
@@ -15,6 +16,8 @@ from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
 
 CHALLENGE = ("WWW-Authenticate", "Bearer")
+RETRY_SPREAD = 2.0
+"""Up to so many times the usual pause is added."""
 HINTS = {
     404: "GET /openapi.json lists the endpoints",
     405: "see the Allow header",
@@ -31,8 +34,11 @@ def problem_answer(request: Request, problem: Problem, *headers: tuple[str, str]
     return Answer(status=problem.status, headers=(PROBLEM_JSON, *headers), body=problem.encode())
 
 
-def answer_of_error(request: Request, error: Exception) -> Answer | None:
-    """The answer for an error that the ports and the protocol name; None for any other."""
+def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> Answer | None:
+    """The answer for an error that the ports and the protocol name; None for any other.
+
+    `jitter` (0 to 1) spreads the `Retry-After` of what is not taken on now.
+    """
     match error:
         case WireError():
             challenge = (CHALLENGE,) if error.status == 401 else ()
@@ -47,8 +53,9 @@ def answer_of_error(request: Request, error: Exception) -> Answer | None:
         case SagaLost():
             return problem_answer(request, _lost(error), (h.RETRY_AFTER, "30"))
         case Busy() | StoreUnavailable():
-            seconds = max(1, ceil(getattr(error, "retry_after", 1.0)))
-            return problem_answer(request, _not_now(error), (h.RETRY_AFTER, str(seconds)))
+            return problem_answer(request, _not_now(error), _retry_after(error, jitter))
+        case TooManyJoined():
+            return problem_answer(request, _joined(error), _retry_after(error, jitter))
         case JournalMismatch():
             return problem_answer(request, defect(str(error)))
         case _:
@@ -72,7 +79,8 @@ def refusal(error: PayloadDiffers | DeadlineOver | NotYours) -> WireError:
             403,
             "Not your saga",
             str(error),
-            hint="nothing was done for you; use a saga id of your own",
+            hint="nothing was done for you; use a saga id of your own, and ask to compensate under"
+            " the name that you have in its trail, or that this stage has configured for you",
             type=ProblemType.NOT_YOURS,
         )
     return WireError(
@@ -122,6 +130,23 @@ def _lost(error: SagaLost) -> Problem:
         outcome=Outcome.UNKNOWN,
         retryable=not error.certain,
         hint="an operator of this stage was alerted, and has to reconcile it with its neighbours",
+    )
+
+
+def _retry_after(error: Exception, jitter: float) -> tuple[str, str]:
+    seconds = getattr(error, "retry_after", 1.0) * (1.0 + RETRY_SPREAD * jitter)
+    return h.RETRY_AFTER, str(max(1, ceil(seconds)))
+
+
+def _joined(error: TooManyJoined) -> Problem:
+    """503 that says nothing of the saga: it runs, so `not_executed` would not be true of it."""
+    return Problem(
+        status=503,
+        title="Too many wait for it",
+        detail=str(error),
+        outcome=Outcome.UNKNOWN,
+        retryable=True,
+        hint="retry under the same saga id after Retry-After seconds, or GET the saga",
     )
 
 

@@ -39,13 +39,12 @@ class Route(msgspec.Struct, frozen=True):
 _ANYONE = frozenset({Who.ANYONE})
 _SHOWN = frozenset({Who.UPSTREAM, Who.DOWNSTREAM, Who.VIEWER})
 _COMPENSATES = frozenset({Who.UPSTREAM, Who.DOWNSTREAM, Who.OPERATOR})
-_VIEWERS = frozenset({Who.VIEWER})
 _OPERATORS = frozenset({Who.OPERATOR})
 _ADMINS = frozenset({Who.ADMIN})
 
 ROUTES = (
     Route("POST", "/sagas", execute, "execute", frozenset({Who.UPSTREAM}), protocol=True),
-    Route("GET", "/sagas", list_sagas, "list", _VIEWERS),
+    Route("GET", "/sagas", list_sagas, "list", _SHOWN, protocol=True),  # ?since= is the protocol's
     Route("GET", "/sagas/{saga_id}", query_saga, "query", _SHOWN, protocol=True),
     Route(
         *("POST", "/sagas/{saga_id}/compensate", compensate, "compensate", _COMPENSATES),

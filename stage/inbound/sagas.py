@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from stage.core.questions import belongs_to
 from stage.core.states import SagaState
-from stage.inbound.caller import not_yours, permit, requester_of
+from stage.inbound.caller import not_here, not_yours, permit, requester_of
 from stage.inbound.chain import chain
 from stage.inbound.principal import NEIGHBOURS, Who
 from stage.inbound.read import saga_id_of, wait_of
-from stage.inbound.request import Answer, Request, json_answer
+from stage.inbound.request import Answer, Door, Request, json_answer
 from stage.inbound.service import Service
+from stage.inbound.shared import shared_sagas
 from stage.inbound.views import journal_view, never_seen, plan_view, row_view, view_of_snapshot
 from stage.ports.engine import Snapshot
 from stage.ports.store import Filter
@@ -45,7 +46,9 @@ async def query_saga(service: Service, request: Request) -> Answer:
     wait, _ = wait_of(request, 0.0, service.wait_seconds_max)
     if wait and request.about.principal.kind in NEIGHBOURS:
         await _own(service, request, saga_id)  # before it may wait
-    return json_answer(view_of_snapshot(service, await _own(service, request, saga_id, wait)))
+    with service.admission.watch(wait) as seconds:
+        snapshot = await _own(service, request, saga_id, seconds)
+    return json_answer(view_of_snapshot(service, snapshot))
 
 
 async def _own(
@@ -79,7 +82,8 @@ async def _journal(service: Service, request: Request, saga_id: str) -> Answer:
             hint=f"after is the `next` of the page before; limit is 1 to {JOURNAL_PAGE_MAX}",
         ) from None
     wait, _ = wait_of(request, 0.0, service.wait_seconds_max)
-    entries = await service.engine.journal(saga_id, after, wait)
+    with service.admission.watch(wait) as seconds:
+        entries = await service.engine.journal(saga_id, after, seconds)
     if not entries and await service.engine.get_saga(saga_id) is None:
         raise never_seen(saga_id)
     return json_answer(journal_view(saga_id, entries, limit))
@@ -93,8 +97,16 @@ def _whole_number(query: dict[str, list[str]], name: str, default: int, least: i
 
 
 async def list_sagas(service: Service, request: Request) -> Answer:
-    """By `?state=` (repeatable) and `?parked=`; `?after=` is the last id of the page before."""
+    """By `?state=` (repeatable) and `?parked=`; `?after=` is the last id of the page before.
+
+    With `?since=` the list is another one: that of a neighbour (inbound.shared).
+    """
     query = request.query_values()
+    if "since" in query:
+        return await shared_sagas(service, request)
+    if request.door is Door.PUBLIC:
+        raise not_here()
+    permit(request.about.principal, VIEWERS)
     try:
         states = tuple(SagaState(state) for state in query.get("state", []))
         limit = min(_whole_number(query, "limit", 50, least=1), PAGE_MAX)

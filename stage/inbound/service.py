@@ -17,6 +17,12 @@ from stage.ports.stage import Participant
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import Limits
 
+
+def steady() -> float:
+    """No jitter: a run with one seed stays the same."""
+    return 0.0
+
+
 Write = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Writes the metrics in the format that an `Accept` header names: text and content type."""
 
@@ -33,6 +39,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     neighbours: Neighbours
     metrics: Write
     admission: Admission = msgspec.field(default_factory=Admission)
+    jitter: Callable[[], float] = steady
+    """From 0 to 1: spreads `Retry-After`, so that those who were refused come back apart."""
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
     callers: Callers = msgspec.field(default_factory=Claims)

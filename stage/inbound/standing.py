@@ -28,5 +28,7 @@ def accepted(request: Request, location: str, *headers: tuple[str, str]) -> Answ
 def link_saga(request: Request, traceparent: str) -> None:
     """Link the request to the trace of its saga, where it came in another one."""
     span = request.about.span
+    if traceparent == span.context.traceparent:
+        return  # it opened the saga
     if TraceContext(traceparent=traceparent).trace_id != span.trace_id:
         span.link(traceparent)

@@ -38,7 +38,7 @@ class Breaker:
 
         A request that may leave while the breaker is open is the trial, and must be `record`ed.
         """
-        if not self.is_open:
+        if self._failures < FAILURES_MAX:
             return None
         left = self._open_until - self._now()
         if left > 0:

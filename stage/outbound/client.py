@@ -109,7 +109,7 @@ class PeerClient:
 
     async def send(self, request: PeerRequest) -> Answer | Lost:
         """Send once, unless the breaker holds it back. See the law in `ports.external`."""
-        shown = Shown()
+        shown = _NOTHING_SHOWN
         if request.credentials is not None:
             try:
                 request, shown = await self._with_credentials(request, request.credentials)
@@ -167,12 +167,7 @@ class PeerClient:
             answer = await self._transport.send(
                 request.method,
                 request.url,
-                headers=[
-                    *request.headers,
-                    *shown.headers,
-                    *_budget(request.budget),
-                    *_trace(trace),
-                ],
+                headers=_headers(request, shown, trace),
                 body=request.body,
                 timeout=request.timeout,
                 tls=shown.tls,
@@ -192,17 +187,23 @@ class PeerClient:
 
     def _with_retry_after(self, answer: Answer) -> Answer:
         for name, value in answer.headers:
-            if name.lower() == _RETRY_AFTER:
+            if len(name) == _RETRY_AFTER_CHARS and name.lower() == _RETRY_AFTER:
                 seconds = parse_retry_after(value, self._clock.now())
                 return replace(answer, retry_after=seconds)
         return answer
 
 
+_NOTHING_SHOWN = Shown()
 _RETRY_AFTER = h.RETRY_AFTER.lower()
+_RETRY_AFTER_CHARS = len(_RETRY_AFTER)
+"""Lengths are compared first: answers have many headers, and few have this one."""
 
 
-def _trace(trace: TraceContext) -> list[tuple[str, str]]:
-    headers = []
+def _headers(request: PeerRequest, shown: Shown, trace: TraceContext) -> list[tuple[str, str]]:
+    """All headers of a request: its own, what it is shown, its budget, its trace."""
+    headers = [*request.headers, *shown.headers]
+    if request.budget is not None:
+        headers.append((h.SAGA_BUDGET_MS, str(max(0, int(request.budget * 1000)))))
     if trace.traceparent:
         headers.append((h.TRACEPARENT, trace.traceparent))
         if trace.tracestate:
@@ -210,7 +211,3 @@ def _trace(trace: TraceContext) -> list[tuple[str, str]]:
     if trace.baggage:
         headers.append((h.BAGGAGE, trace.baggage))
     return headers
-
-
-def _budget(budget: float | None) -> list[tuple[str, str]]:
-    return [] if budget is None else [(h.SAGA_BUDGET_MS, str(max(0, int(budget * 1000))))]

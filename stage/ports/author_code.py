@@ -11,6 +11,9 @@ from typing import Final, Protocol
 
 import msgspec
 
+Mark = tuple[str, str]
+"""A saga id and a step; the id is empty where no saga is known yet."""
+
 
 class Suspicion(msgspec.Struct, frozen=True, kw_only=True):
     """So many processes died while that function of the saga ran, and it has not ended since."""

@@ -11,9 +11,10 @@ from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.ports.observer import TraceContext
-from stage.ports.store import Backlog, Entry, Filter, SagaRow
+from stage.ports.store import Backlog, Changes, Entry, Filter, SagaRow
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
+from stage.wire.shared import SharedSaga
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     next_at: float | None = None
     running: bool = False
     readable: bool = True
+
+
+class SharedSagas(msgspec.Struct, frozen=True, kw_only=True):
+    """Sagas that a stage shares with a neighbour; `next` is where the page behind them begins."""
+
+    sagas: list[SharedSaga]
+    next: Changes | None = None
 
 
 class Commands(Protocol):
@@ -110,6 +118,13 @@ class Queries(Protocol):
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """A list of sagas."""
+        ...
+
+    async def shared(self, neighbour: str, since: Changes) -> SharedSagas:
+        """A page of the sagas that changed since then and that this stage shares with a neighbour.
+
+        Raises SagaLost while the database awaits its release: the list would not be whole.
+        """
         ...
 
     async def count(self) -> dict[SagaState, int]:

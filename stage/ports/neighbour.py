@@ -15,6 +15,7 @@ from stage.ports.observer import TraceContext
 from stage.ports.stage import Lost
 from stage.wire.chain import ChainView
 from stage.wire.replies import CompensateRequest
+from stage.wire.shared import SharedPage
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +113,12 @@ class Neighbours(Protocol):
         timeout: float,
     ) -> CompensateReply:
         """Ask a neighbour to compensate: `POST /sagas/{id}/compensate`."""
+        ...
+
+    async def get_shared(
+        self, peer: str, asker: str, *, since: float, after: str, timeout: float
+    ) -> SharedPage | Lost:
+        """Get a page of the sagas that this stage, `asker`, shares with a neighbour (3.8)."""
         ...
 
     async def get_chain(

@@ -67,8 +67,9 @@ class Ownership(Protocol):
     async def claim(self, now: float, limit: int) -> list[str]:
         """Ids of sagas that need a run and have no live owner; from now on they are ours.
 
-        Those that are due by `now`, the longest due first, and all whose owner is dead: a saga
-        that ran when its process ended is due at once.
+        Those that are due by `now`, the longest due first, those due at an instant that only a
+        wrong clock can have written (`core.age.is_due`), and all whose owner is dead: a saga that
+        ran when its process ended is due at once.
         """
         ...
 

@@ -19,7 +19,7 @@ The law, for every store (`tests/unit/store` holds each one to it):
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -103,9 +103,8 @@ class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The sagas that wait, for monitoring. Instants in seconds since the epoch; None for none."""
 
-    parked: int
-    parked_in_doubt: int = 0
-    """Parked sagas that wait because of a doubt; `parked` counts them too."""
+    parked: Mapping[ParkCause, int]
+    """Parked sagas by cause; a cause without one is left out."""
     oldest_accepted_at: float | None
     """That of the oldest saga that is under way and not parked."""
     longest_due_at: float | None
@@ -122,6 +121,18 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     states: tuple[SagaState, ...] = ()
     parked: bool | None = None
     after: str = ""
+    limit: int = 50
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sagas a page of changes holds: those behind the last change of the page before.
+
+    The first page begins at an instant and an empty id. A saga that changes meanwhile moves to the
+    end, so that no change is missed.
+    """
+
+    at: float
+    saga_id: str = ""
     limit: int = 50
 
 
@@ -229,6 +240,10 @@ class Store(Protocol):
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """At most `which.limit` rows in the order of their ids. `envelope` may be left empty."""
+        ...
+
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """Rows that changed, in the order of `updated_at` and id; closed sagas are left out."""
         ...
 
     async def due(self, before: float, limit: int) -> list[str]:

@@ -24,18 +24,20 @@ class TimeLimit:
     `arrived_seconds_max` is longer for an outer limit than for those within it.
     """
 
-    __slots__ = ("_arrived", "_limit", "_seconds", "_timer")
+    __slots__ = ("_arrived", "_cancelling", "_over", "_seconds", "_task", "_timer")
 
     def __init__(self, seconds: float, arrived_seconds_max: float = ARRIVED_SECONDS_MAX) -> None:
         self._seconds = seconds
         self._arrived = arrived_seconds_max
-        self._limit = asyncio.timeout(None)
+        self._over = False
 
     async def __aenter__(self) -> None:
-        await self._limit.__aenter__()
+        task = asyncio.current_task()
+        assert task is not None, "a time limit is of a task"
+        self._task, self._cancelling = task, task.cancelling()
         loop = asyncio.get_running_loop()
         due = loop.time() + self._seconds
-        self._timer = loop.call_at(due, self._is_due, due)
+        self._timer: asyncio.Handle = loop.call_at(due, self._is_due, due)
 
     async def __aexit__(
         self,
@@ -44,7 +46,10 @@ class TimeLimit:
         traceback: TracebackType | None,
     ) -> None:
         self._timer.cancel()
-        await self._limit.__aexit__(kind, error, traceback)
+        # As `asyncio.timeout` has it: a task that others cancelled too is not late, but stopped.
+        late = self._over and self._task.uncancel() <= self._cancelling
+        if late and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
     def _is_due(self, due: float) -> None:
         loop = asyncio.get_running_loop()
@@ -55,4 +60,8 @@ class TimeLimit:
 
     def _is_over(self) -> None:
         """Cancel in the next round of the loop: what this round has read is passed on before."""
-        self._limit.reschedule(asyncio.get_running_loop().time())
+        self._timer = asyncio.get_running_loop().call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        self._over = True
+        self._task.cancel()

@@ -66,6 +66,8 @@ class ApiModel:
             effect.refused = True
             return self._say(request, self.refuse(request))
         self.books.make(effect, honours_keys=self.honours_keys)
+        if self.faults.happens("api_garbled"):
+            return self._say(request, Answer(status=200, body=b"<html>done</html>"))
         return self._say(request, self.made(request, effect))
 
     def _will(self, key: str, fault: str) -> bool:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core import events as e
+from stage.core.commands import Activity
+from stage.core.event_table import EVENTS
 from stage.core.order import wave_of
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -112,6 +114,8 @@ class Known(msgspec.Struct, kw_only=True):
     forgiven: dict[str, int] = {}
     """Attempts that an operator let pass, by step."""
     attempts: dict[str, int] = {}
+    refused: set[str] = set()
+    """Steps whose last attempt was a no."""
     answers: set[bytes] = set()
     """Every answer that was durable at some time."""
     deadline: float | None = None
@@ -290,10 +294,11 @@ class Books:
 
     def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
         saga = known.row.id
-        plan = self.plans[stage]
         self.tell(saga, who, event)
-        if isinstance(event, _ENDS):
-            known.flying.discard(event.step)
+        if EVENTS[type(event)].ends is Activity.EXECUTE:
+            step_name = getattr(event, "step", "")
+            known.flying.discard(step_name)
+            known.refused.discard(step_name)
         match event:
             case e.Accepted():
                 known.deadline, known.deferred = event.deadline, event.deferred
@@ -313,6 +318,33 @@ class Books:
             case e.TurnedBack():
                 known.turned = True
                 self._turning_back(stage, known)
+                self._giving_up(stage, known, event)
+            case e.Forgotten():
+                known.forgotten = True
+            case e.Retried() | e.Resolved() | e.Settled():
+                self._verb(known, event)
+            case _:
+                self._forward_event(stage, known, event)
+
+    def _verb(self, known: Known, event: e.Retried | e.Resolved | e.Settled) -> None:
+        """A person mended it: used attempts are forgiven."""
+        match event:
+            case e.Retried():
+                known.mended = True
+                known.given_up.clear()
+                known.forgiven.update(known.attempts)
+            case e.Resolved():
+                known.mended = True
+                known.given_up.discard(event.step)
+            case e.Settled():
+                known.doubted.discard(event.step)
+                known.forgiven.update(known.attempts)
+                if event.landed:
+                    known.succeeded.add(event.step)
+
+    def _forward_event(self, stage: str, known: Known, event: e.Event) -> None:
+        saga, plan = known.row.id, self.plans[stage]
+        match event:
             case e.StepStarted():
                 step = plan.step(event.step)
                 self._started(stage, known, step, event.at)
@@ -331,6 +363,10 @@ class Books:
                 plan.step(event.step).kind is not StepKind.TRANSACTION
             ):
                 known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1  # rule 28
+            case e.StepRefused():
+                known.refused.add(event.step)
+            case e.StepPending():
+                known.attempts[event.step] -= 1  # downstream works on it: no attempt that failed
             case e.RequestPrepared():
                 way = "undo" if event.compensation else "do"
                 known.requests.setdefault(f"{event.step}:{way}", []).append(event.request)
@@ -345,6 +381,16 @@ class Books:
                 known.doubted.discard(event.step)
             case e.ProbeStarted():
                 known.intents.add(f"{event.step}:probe")
+            case e.StepInDoubt():
+                known.doubted.add(event.step)
+                if event.denied and known.deadline is not None:  # protocol 3.3, as an outage
+                    known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1
+            case _:
+                self._backward_event(stage, known, event)
+
+    def _backward_event(self, stage: str, known: Known, event: e.Event) -> None:
+        plan = self.plans[stage]
+        match event:
             case e.CompensationStarted():
                 known.turned = True
                 self._undoing(stage, known, plan, event.step)
@@ -353,22 +399,6 @@ class Books:
                     known.requests.setdefault(f"{event.step}:undo", []).append(event.request)
             case e.CompensationRefused():
                 known.given_up.add(event.step)
-            case e.StepInDoubt():
-                known.doubted.add(event.step)
-            case e.Retried():
-                known.mended = True
-                known.given_up.clear()
-                known.forgiven.update(known.attempts)
-            case e.Resolved():
-                known.mended = True
-                known.given_up.discard(event.step)
-            case e.Settled():
-                known.doubted.discard(event.step)
-                known.forgiven.update(known.attempts)
-                if event.landed:
-                    known.succeeded.add(event.step)
-            case e.Forgotten():
-                known.forgotten = True
             case e.TellStarted():
                 known.intents.add(":tell")
 
@@ -394,6 +424,21 @@ class Books:
         forwards = (step for step in self.plans[stage].steps if step.kind is StepKind.FORWARD)
         if all(self._done_at(step.peer, saga) for step in forwards):
             self.violate("I9", saga, f"{stage} said yes, and turned back though nobody asked")
+
+    def _giving_up(self, stage: str, known: Known, event: e.TurnedBack) -> None:
+        """A step is given up when it was refused, its deadline is over or its attempts are used up.
+
+        What costs time alone uses no attempt up (rule 28).
+        """
+        step = self.plans[stage].step(event.step) if event.step else None
+        if step is None or step.kind is StepKind.TRANSACTION or step.name in known.refused:
+            return
+        if known.mended or (known.deadline is not None and event.at >= known.deadline):
+            return
+        counted = known.attempts.get(step.name, 0) - known.forgiven.get(step.name, 0)
+        if not step.execution.exhausted(counted):
+            text = f"{stage}/{step.name} was given up after {counted} attempts: {event.reason}"
+            self.violate("I11", known.row.id, text)
 
     def _done_at(self, peer: str, saga: str) -> bool:
         """True while a downstream has done all of its part, and goes back on none of it."""
@@ -511,7 +556,7 @@ class Books:
                 self.violate("I9", saga, f"{stage} answered {status} with other bytes")
         if status == 200 and self._closed.get((stage, saga), asked_at) < asked_at:
             self.violate("I6", saga, f"{stage} answered 200 after it had said it is undone")
-        if outcome == "not_executed" and status not in (422, 429, 503):
+        if outcome == "not_executed" and status not in (403, 422, 429, 503):
             self._refused[stage, saga] = f"{status} not_executed"
         if status in (409, 410):
             self._closed.setdefault((stage, saga), self._loop.time())
@@ -549,12 +594,15 @@ class Books:
             if step.compensatable and self.standing(stage, saga, step):
                 self.violate("I7", saga, f"{stage} said it is undone while {step.name} stands")
 
+    def strangers_answer(self, stage: str, saga: str, path: str, status: int) -> None:
+        """Another upstream was answered about a saga that it did not open; a tombstone is all's."""
+        known = self.known.get((stage, saga))
+        if known is None or not isinstance(known.events[0], e.Tombstoned):
+            self.violate("I9", saga, f"{stage} answered a stranger's POST {path}: {status}")
+
     def refused(self) -> Iterator[tuple[str, str, str]]:
         """Stage, saga and words of every answer that said not_executed for good."""
         return ((stage, saga, words) for (stage, saga), words in self._refused.items())
-
-
-_ENDS = (e.StepSucceeded, e.StepRefused, e.StepTransient, e.StepInDoubt, e.StepPending)
 
 
 def _same(request: e.Request, stored: e.Request) -> bool:

@@ -19,7 +19,7 @@ from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.stage import RunView
-from stage.ports.store import Backlog, Entry, Filter, LostSaga, SagaRow, Store, Tx, Unit
+from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Store, Tx, Unit
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
@@ -222,6 +222,13 @@ class SimulatedStore:
             await self._process.gate()
         self._present()
         return await self._store.page(which)
+
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.changed(since)
 
     async def due(self, before: float, limit: int) -> list[str]:
         """See ports.store.Store."""

@@ -15,12 +15,19 @@ KINDS: dict[str, tuple[float, float]] = {
     "connection_refused": (0.01, 0.2),
     "delay": (0.02, 0.3),
     "duplicate": (0.02, 0.3),
+    # of a message, by a gateway: it answers without passing on, before the one behind it does, in
+    # its place, or puts another code over the answer
+    "gateway_answers": (0.01, 0.25),
+    "gateway_gives_up": (0.01, 0.25),
+    "gateway_replaces": (0.01, 0.25),
+    "gateway_rewrites": (0.01, 0.25),
     # of a link, in events a second
     "partition": (0.02, 0.2),
     # of an external API
     "api_refuses": (0.02, 0.3),
     "api_error": (0.01, 0.2),
     "api_busy": (0.01, 0.2),
+    "api_garbled": (0.01, 0.1),
     "undo_refused": (0.01, 0.1),
     "api_away": (0.02, 0.15),
     # of a store: of a unit, but for `store_away`, in events a second
@@ -38,6 +45,11 @@ KINDS: dict[str, tuple[float, float]] = {
     "zombie": (0.01, 0.1),
     # of a stage: whether it has two processes over one database
     "replicas": (0.3, 1.0),
+    # of the clocks: of a stage, whether it is wrong by minutes; of a process, in events a second
+    "skew": (0.3, 1.0),
+    "clock_jump": (0.02, 0.2),
+    # of anybody, in events a second: nothing of it answers, for up to three days
+    "outage": (0.005, 0.03),
     # of a client
     "repeat": (0.05, 0.4),
     "late_compensation": (0.05, 0.4),
@@ -45,6 +57,8 @@ KINDS: dict[str, tuple[float, float]] = {
     "other_payload": (0.02, 0.2),
     "deadline": (0.1, 0.7),
     "not_waiting": (0.05, 0.5),
+    # of another upstream, which uses the ids of the client
+    "stranger": (0.05, 0.4),
     # of a person, in events a second; `forget` is of a verb
     "operator": (0.05, 0.5),
     "forget": (0.02, 0.1),

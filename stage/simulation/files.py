@@ -19,7 +19,7 @@ from stage.core.states import SagaState
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Entry, Filter, LostSaga, SagaRow, Store, Unit
+from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Store, Unit
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
 from stage.store.sole_owner import SoleOwner
@@ -107,6 +107,10 @@ class BlockingStore:
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
         return self._run(self._store.page(which))
+
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """See ports.store.Store."""
+        return self._run(self._store.changed(since))
 
     async def due(self, before: float, limit: int) -> list[str]:
         """See ports.store.Store."""

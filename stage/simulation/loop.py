@@ -13,6 +13,8 @@ from contextvars import Context, ContextVar, copy_context
 from heapq import heappop, heappush
 from typing import Any, TypeVar
 
+from stage.engine.clock import SteadyClock
+
 T = TypeVar("T")
 
 EPOCH = 1_700_000_000.0
@@ -152,6 +154,18 @@ class VirtualClock:
     def now(self) -> float:
         """Seconds since the epoch, UTC."""
         return EPOCH + self._loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that many virtual seconds."""
+        await asyncio.sleep(max(seconds, 0.0))
+
+
+class WallClock(SteadyClock):
+    """The clock of one process, as in reality: a wall clock that may be wrong, made steady."""
+
+    def __init__(self, loop: VirtualLoop, ahead: Callable[[], float]) -> None:
+        """`ahead` is by how many seconds the wall clock of the machine is wrong now."""
+        super().__init__(wall=lambda: EPOCH + loop.time() + ahead(), monotonic=loop.time)
 
     async def sleep(self, seconds: float) -> None:
         """Return after that many virtual seconds."""

@@ -14,7 +14,7 @@ from stage.ports.stage import Answer, Lost
 from stage.simulation.books import Books, Local
 from stage.simulation.faults import Faults
 from stage.simulation.loop import EPOCH, VirtualLoop
-from stage.simulation.network import Headers, Network
+from stage.simulation.network import NOT_NOW, Headers, Network
 from stage.wire import headers as h
 from stage.wire.envelope import (
     Envelope,
@@ -30,11 +30,16 @@ from stage.wire.replies import encode_compensate, encode_executed
 CLIENT = "client"
 TAIL = "tail"
 TIMEOUT_SECONDS = 28.0
+REFUSED_PAYLOAD = frozenset({410, 422, 503})
 ASKED_MAX = 5
 """How often a client asks while it gets no answer."""
 PATIENCE_SECONDS = (4.0, 60.0)
 DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
+PAUSE_SECONDS_MAX = 300.0
+"""Between two requests to compensate, once nothing but a long outage is left of the faults."""
+STRANGER = "web"
+"""Another upstream of the first stage, which counts its orders as the client does."""
 OTHER_AMOUNT = 666_666
 """The amount in another payload under the same id; no client asks for as much."""
 
@@ -48,6 +53,51 @@ class Verdict(StrEnum):
     """Nothing of it stands behind the client."""
     STANDS = "stands"
     """The stage said that it cannot compensate."""
+
+
+AGREED: dict[int, tuple[Outcome, ...]] = {
+    200: (Outcome.EXECUTED,),
+    202: (Outcome.IN_PROGRESS,),
+    400: (Outcome.NOT_EXECUTED,),
+    409: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED),
+    410: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED),
+    413: (Outcome.NOT_EXECUTED,),
+    415: (Outcome.NOT_EXECUTED,),
+    422: (Outcome.NOT_EXECUTED,),
+    429: (Outcome.NOT_EXECUTED,),
+    503: (Outcome.NOT_EXECUTED,),
+    504: (Outcome.NOT_EXECUTED,),
+}
+"""Which outcomes agree with a code, of an answer to `POST /sagas` (protocol 3.3)."""
+AGREED_UNDO: dict[int, tuple[Outcome, ...]] = {
+    200: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED),
+    202: (Outcome.IN_PROGRESS,),
+    409: (Outcome.EXECUTED, Outcome.UNKNOWN),
+    410: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED, Outcome.UNKNOWN),
+}
+"""The same of an answer to a request to compensate (protocol 3.4)."""
+GONE = 410
+IN_DOUBT = frozenset({400, 409, 410, 413, 415, 422})
+"""A no in doubt, where the body does not say so: it is compensated, not repeated."""
+
+
+def own_word(
+    answer: Answer | Lost, saga: str, agreed: Mapping[int, tuple[Outcome, ...]]
+) -> Outcome | None:
+    """The outcome that an answer states of this saga in agreement with its code, if it does.
+
+    Read apart from `stage.wire.replies`, as a witness of it.
+    """
+    if isinstance(answer, Lost):
+        return None
+    try:
+        stated = msgspec.json.decode(answer.body)
+        if stated.get("saga_id", saga) != saga:
+            return None
+        outcome = Outcome(stated["outcome"])
+    except (msgspec.DecodeError, AttributeError, KeyError, ValueError):
+        return None
+    return outcome if outcome in agreed.get(answer.status, ()) else None
 
 
 class Order(msgspec.Struct, kw_only=True):
@@ -109,10 +159,8 @@ class Client:
 
     def begin(self, saga: str, data: Mapping[str, Any], deadline: float | None = None) -> Order:
         """A saga that is to be sent."""
-        now = EPOCH + self._loop.time()
-        trail = (TrailEntry(stage=CLIENT, at=format_instant(now)),)
-        envelope = Envelope(saga_id=saga, data=dict(data), deadline=deadline, trail=trail)
-        order = Order(saga=saga, body=encode_envelope(envelope), data=data, deadline=deadline)
+        body = _envelope(saga, data, CLIENT, deadline, now=EPOCH + self._loop.time())
+        order = Order(saga=saga, body=body, data=data, deadline=deadline)
         self.orders[saga] = order
         self._books.payloads[saga] = msgspec.json.encode(data)
         return order
@@ -136,6 +184,8 @@ class Client:
             whims.append(self._later(15.0, self.repeat, order))
         if faults.happens("other_payload"):
             whims.append(self._later(10.0, self._other, order))
+        if faults.happens("stranger"):
+            whims.append(self._later(20.0, self._stranger, order))
         await self.execute(order)
         if faults.happens("repeat"):
             await self.repeat(order)
@@ -164,19 +214,26 @@ class Client:
             answer = await self.post(order, order.body, wait=sync)
             if not order.open():  # the stage asked us to compensate meanwhile
                 return
-            match answer:
-                case Answer(status=200):
+            word = own_word(answer, order.saga, AGREED)
+            status = _status(answer)
+            match word:
+                case Outcome.EXECUTED:
                     order.accepted = True
                     order.verdict = Verdict.FAILED if order.asked else Verdict.EXECUTED
                     return
-                case Answer(status=409 | 410 | 400 | 422 | 504):
+                case Outcome.COMPENSATED | Outcome.NOT_EXECUTED if status not in NOT_NOW:
                     # This answer does not undo the effect of an earlier request of ours, unless it
                     # says that nothing stands.
-                    order.accepted = order.accepted or answer.status in (409, 410)
+                    order.accepted = order.accepted or status in (409, 410)
                     order.verdict = Verdict.FAILED
                     return
-                case Answer(status=202):
+                case Outcome.IN_PROGRESS:
                     order.accepted = True
+                case None if status in IN_DOUBT:
+                    await self.undo(order)
+                    return
+                case _:
+                    pass
             if self._loop.time() > until:
                 await self.undo(order)
                 return
@@ -211,14 +268,19 @@ class Client:
                 CLIENT, self._first, "POST", path, sent, body, TIMEOUT_SECONDS, order.saga
             )
             self._heard(order, "compensate", answer)
-            if isinstance(answer, Answer):
-                if answer.status in (200, 410):
+            match own_word(answer, order.saga, AGREED_UNDO):
+                case Outcome.COMPENSATED | Outcome.NOT_EXECUTED:
                     order.verdict = Verdict.FAILED
                     return
-                if answer.status == 409:
+                case Outcome.UNKNOWN if _status(answer) == GONE:  # an operator there took it over
+                    order.verdict = Verdict.FAILED
+                    return
+                case Outcome.EXECUTED | Outcome.UNKNOWN:
                     order.verdict = Verdict.STANDS
                     return
-            wait = min(wait * 2, 20.0)
+                case _:
+                    pass
+            wait = min(wait * 2, 20.0 if self._faults.on else PAUSE_SECONDS_MAX)
             await asyncio.sleep(self._random.uniform(0.5, 1.0) * wait)
 
     async def repeat(self, order: Order) -> None:
@@ -229,22 +291,37 @@ class Client:
         """Another payload under the same id, once the first was certainly taken."""
         if not order.accepted or order.buried:
             return
-        trail = (TrailEntry(stage=CLIENT, at=format_instant(EPOCH)),)
         data = {**order.data, "amount": OTHER_AMOUNT, "other": True}
-        body = encode_envelope(Envelope(saga_id=order.saga, data=data, trail=trail))
-        status = 500
+        body = _envelope(order.saga, data, CLIENT)
         for _ in range(ASKED_MAX):
-            if status != 500:
-                break
             answer = await self.post(order, body, wait=True)
-            if isinstance(answer, Lost):
+            if own_word(answer, order.saga, AGREED) in (Outcome.EXECUTED, Outcome.IN_PROGRESS):
+                self._books.violate(
+                    "I9", order.saga, f"another payload under the same id was answered {answer}"
+                )
+            if isinstance(answer, Lost) or answer.status in REFUSED_PAYLOAD:
                 return
-            status = answer.status
-            await asyncio.sleep(1.0)  # 500: it stopped before it had looked, and does not know
-        if status not in (410, 422, 503):
-            self._books.violate(
-                "I9", order.saga, f"another payload under the same id was answered {status}"
-            )
+            await asyncio.sleep(1.0)  # it stopped before it had looked, or a gateway answered
+
+    async def _stranger(self, order: Order) -> None:
+        """Another upstream sends a saga of the same id and data, and then has it compensated."""
+        if not order.accepted or order.buried:
+            return
+        body = _envelope(order.saga, order.data, STRANGER)
+        await self._intrude(order, "/sagas", body, ((h.IDEMPOTENCY_KEY, order.saga),))
+        path = f"/sagas/{order.saga}/compensate"
+        await self._intrude(order, path, encode_compensate(STRANGER, "not its own"))
+
+    async def _intrude(self, order: Order, path: str, body: bytes, more: Headers = ()) -> None:
+        sent = [("Content-Type", h.CONTENT_JSON), *more]
+        answer = await self._network.carry(
+            STRANGER, self._first, "POST", path, sent, body, TIMEOUT_SECONDS, order.saga
+        )
+        word = own_word(answer, order.saga, AGREED if path == "/sagas" else AGREED_UNDO)
+        status = _status(answer)
+        self._books.tell(order.saga, STRANGER, f"POST {path} -> {status} {word}")
+        if word is not None and status not in NOT_NOW:
+            self._books.strangers_answer(self._first, order.saga, path, status)
 
 
 class Tail:
@@ -337,19 +414,38 @@ class Tail:
         word = Outcome.COMPENSATED if self._random.random() < 0.5 else None
         body = encode_compensate(TAIL, "failed late", word)
         sent: Sequence[tuple[str, str]] = [("Content-Type", h.CONTENT_JSON)]
+        wait = 5.0
         while True:
             answer = await self._network.carry(
                 TAIL, self._upstream, "POST", path, sent, body, TIMEOUT_SECONDS, saga
             )
-            if isinstance(answer, Answer) and answer.status in (200, 202, 409, 410):
+            if own_word(answer, saga, AGREED_UNDO) is not None:
                 self.late_failures[saga] = True
                 return
-            await asyncio.sleep(self._random.uniform(0.2, 5.0))
+            wait = min(wait * 2, 5.0 if self._faults.on else PAUSE_SECONDS_MAX)
+            await asyncio.sleep(self._random.uniform(0.04, 1.0) * wait)
+
+
+def _status(answer: Answer | Lost) -> int:
+    return 0 if isinstance(answer, Lost) else answer.status
 
 
 def _undone(saga: str) -> Answer:
     shown = {"saga_id": saga, "outcome": Outcome.COMPENSATED}
     return Answer(status=200, body=msgspec.json.encode(shown))
+
+
+def _envelope(
+    saga: str,
+    data: Mapping[str, Any],
+    sender: str,
+    deadline: float | None = None,
+    *,
+    now: float = EPOCH,
+) -> bytes:
+    trail = (TrailEntry(stage=sender, at=format_instant(now)),)
+    envelope = Envelope(saga_id=saga, data=dict(data), deadline=deadline, trail=trail)
+    return encode_envelope(envelope)
 
 
 def _problem(status: int, saga: str, outcome: Outcome) -> Answer:

@@ -2,7 +2,8 @@
 
 Stages speak through the real `outbound.client.PeerClient`; only its transport is ours. It
 has the faults of a network under HTTP: a request that never arrives, an answer that never does, a
-connection refused, a request that arrives long after its sender gave up, one that arrives twice.
+connection refused, a request that arrives long after its sender gave up, one that arrives twice,
+and gateways that answer for others.
 
 A request that was answered "not now" is not repeated by the network: whoever repeats requests on
 the way does so when it had no answer.
@@ -19,6 +20,7 @@ from stage.core import events as e
 from stage.core.steps import FORWARD_PREFIX
 from stage.outbound.transport import Transport
 from stage.ports.stage import Answer, Lost
+from stage.simulation import gateway
 from stage.simulation.api import ApiModel, ApiRequest
 from stage.simulation.books import Books, read_key
 from stage.simulation.disk import SimulatedStore
@@ -42,6 +44,8 @@ Two probes that do not find it are at least 0.15 s later: more than that nothing
 LATE_SECONDS = 0.1
 """How late a scripted delay or duplicate comes."""
 NOT_NOW = frozenset({429, 503})
+OUT_REFUSED, OUT_SILENT, OUT_PAGES = "refused", "silent", "pages"
+"""The ways in which somebody is away: no connection, no sign, or the pages of a gateway."""
 
 
 class Network:
@@ -58,6 +62,8 @@ class Network:
         """Pairs of names that do not hear each other."""
         self.down: set[str] = set()
         """Names that take no connection: nothing sent to them arrives, for certain."""
+        self.out: dict[str, str] = {}
+        """Names that are away for long, and what is heard of them: OUT_REFUSED, ..."""
         self._about: Counter[str] = Counter()
         self._numbers: dict[tuple[str, str, str], int] = {}
         self._sent = 0
@@ -202,7 +208,13 @@ class _Message:
             return
         if fault == "delay":
             travel = timeout + LATE_SECONDS
-        if self._target in network.down:
+        out = network.out.get(self._target)
+        if out == OUT_SILENT:
+            return
+        if out == OUT_PAGES:
+            later(travel, self.settle, gateway.away(random))
+            return
+        if self._target in network.down or out == OUT_REFUSED:
             later(travel, self.settle, Lost(reason="connection refused", certain=True))
             return
         if self._away():
@@ -217,7 +229,13 @@ class _Message:
             if random.random() < 0.5:
                 later(travel, self.settle, Lost(reason="connection broken"))
             return
-        if faults.happens("delay"):
+        if faults.happens("gateway_answers"):
+            later(travel, self.settle, self._page(asked=False))
+            return
+        given_up = faults.happens("gateway_gives_up")
+        if given_up:
+            later(random.uniform(travel, timeout), self._give_up)
+        if not (given_up and self._strict) and faults.happens("delay"):
             if self._strict:
                 travel = timeout + random.uniform(0.0, DELAY_SECONDS_STRICT)
             else:
@@ -225,6 +243,24 @@ class _Message:
             self._tell(f"(the request takes {travel:.1f} s)")
         network.off(self._saga)
         later(travel, self._arrive, True)
+
+    def _page(self, *, asked: bool) -> Answer:
+        """What a gateway says in place of the target."""
+        if self._target in self._network._apis:
+            answer = gateway.page_of_api(self._network._random, asked=asked)
+        else:
+            answer = gateway.page(self._network._random, self._saga)
+        self._tell(f"(a gateway says {answer.status})")
+        return answer
+
+    def _rewritable(self, answer: Answer) -> bool:
+        """A "not now" under the code of a no is a lie that nobody could see."""
+        return self._target not in self._network._apis and answer.status not in NOT_NOW
+
+    def _give_up(self) -> None:
+        """A gateway's time is over while the target works, or before it has begun."""
+        if not self._answer.done():
+            self.settle(self._page(asked=True))
 
     def _arrive(self, first: bool) -> None:
         network = self._network
@@ -279,6 +315,11 @@ class _Message:
             if random.random() < 0.5:
                 later(travel, self.settle, Lost(reason="connection broken"))
             return
+        if faults.happens("gateway_replaces"):
+            answer = self._page(asked=True)
+        elif self._rewritable(answer) and faults.happens("gateway_rewrites"):
+            answer = gateway.rewritten(random, answer)
+            self._tell(f"(a gateway puts {answer.status} over it)")
         later(travel, self.settle, answer)
 
 

@@ -18,13 +18,17 @@ from stage.simulation.books import Books
 from stage.simulation.disk import Disk, SimulatedStore, WatchedStage
 from stage.simulation.endpoints import RUN, DefectObserver, Endpoints, Pairs, service_of
 from stage.simulation.faults import JOINED_ELSEWHERE, Faults
-from stage.simulation.loop import Process, VirtualClock, VirtualLoop
+from stage.simulation.loop import Process, VirtualLoop, WallClock
 from stage.simulation.network import SCHEME, Network, SimulatedTransport
 from stage.wire import headers as h
 
 DOWN_SECONDS = (0.05, 6.0)
 PAUSE_SECONDS = (0.5, 10.0)
 DRAIN_SECONDS = 2.0
+SKEW_SECONDS_MAX = 120.0
+JUMP_SECONDS = (-3_600.0, 30 * 86_400.0)
+WRONG_SECONDS = (0.2, 30.0)
+"""For so long a clock that has jumped is wrong."""
 
 
 class Neighbours:
@@ -66,7 +70,10 @@ class Node:
         self._random = random
         self._faults = faults
         self._books = books
-        self._clock = VirtualClock(loop)
+        self.ahead = 0.0
+        """By how many seconds the wall clock of its machine is wrong."""
+        if faults.happens("skew"):
+            self.ahead = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
         self._live: dict[Process, tuple[EmbeddedEngine, Endpoints, SimulatedStore]] = {}
         self._started = 0
         self._starting = 0
@@ -109,9 +116,10 @@ class Node:
         self._started += 1
         process = Process(self._loop, f"{self.name}#{self._started}")
         store = SimulatedStore(self.disk, process, self.crash)
+        clock = WallClock(self._loop, lambda: self.ahead)
         client = PeerClient(
             SimulatedTransport(self._network, self._books, self.name, process, self.crash, store),
-            clock=self._clock,
+            clock=clock,
             monotonic=self._loop.time,
         )
         peers = http_peers(
@@ -122,8 +130,8 @@ class Node:
             limits=self._neighbours.limits,
         )
         observer = DefectObserver(self.name, self._books)
-        engine = EmbeddedEngine(self._stage, store, peers, observer, clock=self._clock)
-        service = service_of(self._stage, engine, peers.neighbours, observer, self._clock)
+        engine = EmbeddedEngine(self._stage, store, peers, observer, clock=clock)
+        service = service_of(self._stage, engine, peers.neighbours, observer, clock)
         self._live[process] = engine, Endpoints(service, self._books), store
         self._books.tell("", process.name, "starts")
         _ = process.spawn(self._open(process, engine, store))
@@ -214,6 +222,15 @@ class Node:
         if process.alive:
             self._books.tell("", process.name, "goes on")
         process.resume()
+
+    async def jump(self) -> None:
+        """The wall clock of its machine is set wrong for a while, and set right again."""
+        wrong = self._random.uniform(*JUMP_SECONDS)
+        self._books.tell("", self.name, f"its clock jumps by {wrong:.0f} s")
+        self.ahead += wrong
+        await asyncio.sleep(self._random.uniform(*WRONG_SECONDS))
+        self.ahead -= wrong
+        self._books.tell("", self.name, "its clock is right again")
 
     def operate(self, saga: str, verb: Verb) -> asyncio.Future[Snapshot | None] | None:
         """A verb of an operator, in the newest process; None while there is none."""

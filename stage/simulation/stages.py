@@ -44,6 +44,7 @@ async def _undo(http: Http, path: str, receipt: Receipt | None) -> None:
         raise Refused("cannot be undone")
     if answer.status >= 400:
         raise Transient(f"answered {answer.status}")
+    answer.json()  # a page of a gateway is no answer of the API
 
 
 def _local(stage: Stage[Any, Any], name: str, *, undo: bool = True) -> None:

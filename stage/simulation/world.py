@@ -6,7 +6,7 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from random import Random
@@ -32,7 +32,9 @@ from stage.simulation.network import Network
 from stage.simulation.node import Neighbours, Node
 from stage.simulation.operator import ROUNDS_MAX, Operator
 from stage.simulation.replicas import SharedDatabase
+from stage.simulation.rest import Rest
 from stage.simulation.transcript import Transcript
+from stage.simulation.weather import Weather
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 
@@ -42,9 +44,8 @@ CALM_AFTER_SECONDS = 15.0
 REST_SECONDS_MAX = 2_500.0
 """A world that has not come to rest by then, without faults, is stuck."""
 SILENT_SECONDS = 1_250.0
-"""For so long no message at all may be under way in a world at rest; see `_at_rest`."""
+"""For so long no message at all may be under way in a world at rest; see `rest.Rest`."""
 LOOK_SECONDS = 2.0
-AWAY_SECONDS = (0.2, 8.0)
 
 Models = Mapping[str, type[ApiModel]]
 
@@ -134,6 +135,8 @@ class World:
         self.operator = Operator(
             self.nodes, self.network, loop, self.random, self.faults, self.books
         )
+        self.rest = Rest(self.nodes, self.client, self.tail, self.network, self.books)
+        self.weather = Weather(self.nodes, self.apis, self.network, loop, self.random, self.books)
 
     # --- building --------------------------------------------------------------------------------
 
@@ -283,14 +286,14 @@ class World:
             for _ in range(node.processes):
                 node.start()
         await asyncio.sleep(0.05)
-        self._weather()
+        self.weather.begin(self.operator.act)
         if self.scenario.drive is not None:
             await self.scenario.drive(self)
         else:
             await self._send_all()
         if not self.books.violations:
             await asyncio.sleep(self.random.uniform(0.0, CALM_AFTER_SECONDS))
-        self._calm()
+        self.weather.calm()
         await self._rest()
         if "operator" in self.faults.rates:
             await self._clear_desks()
@@ -317,10 +320,13 @@ class World:
         began = self.loop.time()
         until = began + REST_SECONDS_MAX
         while not self.books.violations:
-            if self._at_rest(silent=self.loop.time() < began + SILENT_SECONDS):
+            if self.network.out:  # a long outage goes on while nothing else is wrong any more
+                began = self.loop.time()
+                until = began + REST_SECONDS_MAX
+            if self.rest.reached(silent=self.loop.time() < began + SILENT_SECONDS):
                 return
             if self.loop.time() > until:
-                self._stuck()
+                self.rest.report()
                 return
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -332,132 +338,9 @@ class World:
             await self.operator.clear_desk()
             await self._rest()
 
-    def _at_rest(self, *, silent: bool) -> bool:
-        """Every process is back, no message is under way, and nothing is due.
-
-        A saga that waits for a person is asked for ever by its neighbours, and where several do,
-        no instant is `silent`; it still tells upstream.
-        """
-        spoken_of = self.network.spoken_of()
-        return (
-            all(node.whole for node in self.nodes)
-            and not (spoken_of if silent else [one for one in spoken_of if not self._waits(one)])
-            and all(order.done or self._waits(order.saga) for order in self.client.orders.values())
-            and all(
-                known.row.due_at is None or (self._waits(saga) and not known.row.parked)
-                for (_, saga), known in self.books.known.items()
-            )
-            and (
-                self.tail is None
-                or (
-                    not self.tail.failing
-                    and all(
-                        over or self._waits(saga) for saga, over in self.tail.late_failures.items()
-                    )
-                )
-            )
-        )
-
-    def _waits(self, saga: str) -> bool:
-        """A saga next to a parked one retries indefinitely."""
-        return any(
-            known is not None and known.row.parked
-            for known in (self.books.known.get((node.name, saga)) for node in self.nodes)
-        )
-
-    def _stuck(self) -> None:
-        for (stage, saga), known in self.books.known.items():
-            if known.row.due_at is not None and (known.row.parked or not self._waits(saga)):
-                self.books.violate("I5", saga, f"{stage} is {known.row.state} and never rests")
-                return
-        for order in self.client.orders.values():
-            if not order.done and not self._waits(order.saga):
-                self.books.violate("I5", order.saga, f"the client waits for ever: {order.verdict}")
-                return
-        for saga, over in self.tail.late_failures.items() if self.tail is not None else ():
-            if not over and not self._waits(saga):
-                self.books.violate("I5", saga, "the tail's late failure is never taken over")
-                return
-        down = [node.name for node in self.nodes if not node.whole]
-        if down:
-            self.books.violate("I5", "", f"{', '.join(down)} never comes back")
-            return
-        spoken_of = [saga for saga in self.network.spoken_of() if not self._waits(saga)]
-        self.books.violate("I5", "", f"messages of {spoken_of} are on their way for ever")
-
-    # --- weather ---------------------------------------------------------------------------------
-
-    def _weather(self) -> None:
-        """The faults that come by themselves."""
-
-        def often(kind: str, strike: Callable[[], Awaitable[None]]) -> None:
-            self.tasks.append(self.loop.create_task(self._strikes(kind, strike)))
-
-        for node in self.nodes:
-            often("crash", partial(_crash, node))
-            often("drain", node.drain)
-            often("zombie", node.haunt)
-            often("store_away", partial(self._away, node.disk))
-            often("disk_full", partial(self._full, node.disk))
-        for model in self.apis:
-            often("api_away", partial(self._away, model))
-        often("partition", self._cut)
-        often("operator", self.operator.act)
-
-    async def _strikes(self, kind: str, strike: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            wait = self.faults.next_in(kind)
-            if wait is None:
-                return
-            await asyncio.sleep(wait)
-            if not self.faults.on:
-                return
-            self.faults.struck[kind] += 1
-            await strike()
-
-    async def _away(self, what: Any) -> None:
-        name = getattr(what, "name", None) or f"database of {what.stage}"
-        self.books.tell("", name, "goes away")
-        what.away = True
-        await asyncio.sleep(self.random.uniform(*AWAY_SECONDS))
-        what.away = False
-        self.books.tell("", name, "is back")
-
-    async def _full(self, disk: Disk) -> None:
-        self.books.tell("", disk.stage, "its disk is full")
-        disk.full = True
-        await asyncio.sleep(self.random.uniform(*AWAY_SECONDS))
-        disk.full = False
-        self.books.tell("", disk.stage, "its disk has room again")
-
-    async def _cut(self) -> None:
-        one, other = self.random.sample(self.network.names, 2)
-        pair = frozenset({one, other})
-        self.books.tell("", "network", f"{one} and {other} do not hear each other")
-        self.network.cut.add(pair)
-        await asyncio.sleep(self.random.uniform(*AWAY_SECONDS))
-        self.network.cut.discard(pair)
-        self.books.tell("", "network", f"{one} and {other} hear each other again")
-
-    def _calm(self) -> None:
-        """From here on nothing goes wrong any more."""
-        self.books.tell("", "world", "no more faults")
-        self.faults.on = False
-        self.network.cut.clear()
-        for model in self.apis:
-            model.away = False
-        for node in self.nodes:
-            node.heal()
-
 
 def _folders(stage: StageDeclaration[Any, Any]) -> tuple[Traversable, ...]:
     return () if stage.migrations is None else (stage.migrations,)
-
-
-async def _crash(node: Node) -> None:
-    process = node.newest
-    if process is not None:
-        node.crash(process)
 
 
 async def _turns() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
@@ -18,12 +19,22 @@ from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import CompensationRequested, Event, TurnedBack
-from stage.core.states import PARKED_IN_DOUBT, SagaState
+from stage.core.states import SagaState
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import HeldElsewhere, Ownership
-from stage.ports.store import LOST_SAGAS_MAX, Backlog, Entry, Filter, LostSaga, SagaRow, Tx, Unit
+from stage.ports.store import (
+    LOST_SAGAS_MAX,
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    LostSaga,
+    SagaRow,
+    Tx,
+    Unit,
+)
 from stage.store.codec import PLAIN
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
@@ -136,6 +147,14 @@ class MemoryStore:
         found = [row for _, row in sorted(self._database.sagas.items()) if _matches(row, which)]
         return found[: which.limit]
 
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """See ports.store.Store."""
+        behind = (since.at, since.saga_id)
+        sagas = self._database.sagas.values()
+        found = [row for row in sagas if (row.updated_at, row.id) > behind]
+        found.sort(key=lambda row: (row.updated_at, row.id))
+        return [row for row in found if row.closed_at is None][: since.limit]
+
     async def due(self, before: float, limit: int) -> list[str]:
         """See ports.store.Store."""
         return await self._database.due(before, limit)
@@ -149,14 +168,13 @@ class MemoryStore:
 
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
-        sagas = self._database.sagas.values()
+        sagas, known = self._database.sagas.values(), self._database.sagas.keys()
         under_way = (SagaState.ACTIVE, SagaState.COMPENSATING)
         accepted = [row.accepted_at for row in sagas if row.state in under_way and not row.parked]
         due = [row.due_at for row in sagas if row.due_at is not None and row.due_at <= now]
         return Backlog(
-            lost=len({each.saga_id for each in self._database.lost.values()}),
-            parked=sum(bool(row.parked) for row in sagas),
-            parked_in_doubt=sum(row.parked_cause in PARKED_IN_DOUBT for row in sagas),
+            lost=len({each.saga_id for each in self._database.lost.values()} - known),
+            parked=Counter(row.parked_cause for row in sagas if row.parked_cause is not None),
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
             oldest_compensation_at=min(self._turned_back(), default=None),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final
 
+from stage.core.age import is_due
 from stage.core.events import Event
 from stage.ports.identity import Identity
 from stage.ports.ownership import Mail
@@ -176,7 +177,7 @@ class MemoryReplica:
             if self.held_elsewhere(row.id):
                 return False
             owner = owners.get(row.id)
-            return due_at <= now or (owner is not None and owner != self.me)
+            return is_due(due_at, now) or (owner is not None and owner != self.me)
 
         found = database.needing_a_run(wanted, limit)
         owners.update(dict.fromkeys(found, self.me))

@@ -12,41 +12,46 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 from pathlib import Path
+from struct import Struct
+from threading import get_ident
 from typing import Final
 
-from stage.ports.author_code import Suspicion
+from stage.ports.author_code import Mark, Suspicion
 
 PAGE_BYTES: Final = 4096
 RECORD_BYTES: Final = 256
-"""A saga id has at most 128 characters; the name of a step is cut to fit."""
+"""A saga id has at most 128 characters, all ASCII; the name of a step is cut to fit."""
 SLOTS: Final = 3
 """The writer's thread, the event loop, and the writer's thread after a reopen."""
 SUSPECTS_MAX: Final = PAGE_BYTES // RECORD_BYTES - SLOTS
-_STEP_BYTES_MAX: Final = 100
+_RECORD: Final = Struct("B128s100s")
+"""Deaths, the saga and the step; zeros fill up what is shorter."""
 _DEATHS_MAX: Final = 255
 _NOTHING: Final = b"\0"
 
-Key = tuple[str, str]
-"""Saga id and step."""
-
 
 class SuspectsPage:
-    """The record of `ports.author_code.AuthorCode`; not open, it keeps nothing."""
+    """The record of `ports.author_code.AuthorCode`. Not open, it keeps only what runs now."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path | None) -> None:
+        """`database` is None for one that does not outlive the process, and has no page."""
         self._database = database
+        self.running: dict[int, Mark] = {}
+        """The code that runs now, by thread; kept without a page too."""
         self._map: mmap.mmap | None = None
         self._slots: dict[int, int] = {}
-        self._deaths: dict[Key, int] = {}
+        """Where the slot of a thread begins in the page."""
+        self._deaths: dict[Mark, int] = {}
         self._died_in: frozenset[str] = frozenset()
 
     def open(self) -> None:
         """Map the page and count the deaths it shows. Blocks on disk; raises OSError.
 
-        The lock of the database has to be held.
+        The lock of the database has to be held. Without a database there is nothing to open.
         """
+        if self._database is None:
+            return
         real = self._database.resolve()  # two names of one file are one file
         path = real.with_name(real.name + ".running")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -75,22 +80,29 @@ class SuspectsPage:
 
     def entered(self, saga_id: str, step: str) -> None:
         """See AuthorCode."""
-        page = self._map
+        thread, page = get_ident(), self._map
+        self.running[thread] = (saga_id, step)  # a new object: the watchdog tells them apart
         if page is not None and saga_id:
-            record = _encode(1, saga_id, step)
-            start = self._slot() * RECORD_BYTES
-            page[start : start + len(record)] = record
+            start = self._slots.get(thread)
+            if start is None:
+                start = self._slots[thread] = len(self._slots) % SLOTS * RECORD_BYTES
+            _RECORD.pack_into(page, start, 1, saga_id.encode(), step.encode())
 
     def left(self, saga_id: str, step: str, *, ended: bool) -> None:
         """See AuthorCode."""
-        page = self._map
+        thread, page = get_ident(), self._map
+        self.running.pop(thread, None)
         if page is not None and saga_id:
-            page[self._slot() * RECORD_BYTES] = 0
-            if ended and self._deaths.pop((saga_id, step), None) is not None:
+            start = self._slots.get(thread)
+            if start is not None:
+                page[start] = 0
+            if ended and self._deaths and self._deaths.pop((saga_id, step), None) is not None:
                 self._write_suspects()
 
     def suspicion(self, saga_id: str) -> Suspicion | None:
         """See AuthorCode."""
+        if not self._deaths:
+            return None
         found = [
             Suspicion(step=step, deaths=deaths)
             for (suspect, step), deaths in list(self._deaths.items())
@@ -102,41 +114,26 @@ class SuspectsPage:
         """See AuthorCode."""
         return bool(self._died_in) and saga_id not in self._died_in
 
-    def _slot(self) -> int:
-        thread = threading.get_ident()
-        slot = self._slots.get(thread)
-        if slot is None:
-            slot = self._slots[thread] = len(self._slots) % SLOTS
-        return slot
-
     def _write_suspects(self) -> None:
         """Write the list anew; the suspects of the latest deaths, where they are too many."""
         assert self._map is not None
         kept = list(self._deaths.items())[-SUSPECTS_MAX:]
         self._deaths = dict(kept)
         records = [
-            _encode(deaths, saga_id, step).ljust(RECORD_BYTES, _NOTHING)
+            _RECORD.pack(deaths, saga_id.encode(), step.encode()).ljust(RECORD_BYTES, _NOTHING)
             for (saga_id, step), deaths in kept
         ]
         text = b"".join(records).ljust(SUSPECTS_MAX * RECORD_BYTES, _NOTHING)
         self._map[SLOTS * RECORD_BYTES :] = text
 
 
-def _encode(deaths: int, saga_id: str, step: str) -> bytes:
-    saga, name = saga_id.encode(), step.encode()[:_STEP_BYTES_MAX]
-    return bytes((deaths, len(saga))) + saga + bytes((len(name),)) + name
-
-
-def _decode(page: bytes, number: int) -> tuple[Key, int] | None:
+def _decode(page: bytes, number: int) -> tuple[Mark, int] | None:
     """A record; None for an empty one, and for one that a death tore."""
-    start = number * RECORD_BYTES
-    record = page[start : start + RECORD_BYTES]
-    deaths, length = record[0], record[1]
+    deaths, saga, step = _RECORD.unpack_from(page, number * RECORD_BYTES)
     if not deaths:
         return None
-    saga, behind = record[2 : 2 + length], record[2 + length :]
     try:
-        key = saga.decode(), behind[1 : 1 + behind[0]].decode()
-    except (UnicodeDecodeError, IndexError):
+        key = saga.rstrip(_NOTHING).decode(), step.rstrip(_NOTHING).decode()
+    except UnicodeDecodeError:
         return None
     return (key, deaths) if key[0] else None

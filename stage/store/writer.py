@@ -108,9 +108,9 @@ class Writer:
         if self._task is not None:
             await asyncio.shield(self._task)
 
-    async def transact(
+    def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
-    ) -> T:
+    ) -> asyncio.Future[T]:
         """See ports.store.Store. Raises StoreUnavailable at once when the queue is full."""
         if self._closing or self._task is None:
             raise StoreUnavailable("the store is closed: nothing was written")
@@ -121,7 +121,7 @@ class Writer:
             )
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(Waiting(work, future, deferrable))
-        return await future
+        return future
 
     async def _run(self, home: Home) -> None:
         """The life of the writer: `_drain` returns trouble, or None when the store is closed."""

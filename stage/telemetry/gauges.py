@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from stage.core.errors import StoreUnavailable
-from stage.core.states import SagaState
+from stage.core.states import PARKED_IN_DOUBT, ParkCause, SagaState
 from stage.ports.clock import Clock
 from stage.ports.store import Backlog
 from stage.telemetry import names
@@ -97,9 +97,10 @@ class Gauges:
                 return {(peer,): float(broken) for peer, broken in self._breakers().items()}
             case names.M_STALE:
                 return {(): float(self._stale)}
-            case (
-                names.M_PARKED | names.M_LOST | names.M_OLDEST | names.M_LAG | names.M_COMPENSATION
-            ):
+            case names.M_PARKED:
+                backlog = self._backlog  # another thread may read
+                return {} if backlog is None else _by_cause(backlog)
+            case names.M_LOST | names.M_OLDEST | names.M_LAG | names.M_COMPENSATION:
                 backlog = self._backlog  # another thread may read
                 return {} if backlog is None else {(): self._of_backlog(name, backlog)}
             case names.M_RUNS:
@@ -107,9 +108,10 @@ class Gauges:
             case names.M_IN_DOUBT:
                 backlog = self._backlog
                 # Without the database a parked doubt would seem to be settled.
-                return (
-                    {} if backlog is None else {(): self._engine.in_doubt + backlog.parked_in_doubt}
-                )
+                if backlog is None:
+                    return {}
+                doubts = sum(backlog.parked.get(cause, 0) for cause in PARKED_IN_DOUBT)
+                return {(): self._engine.in_doubt + doubts}
             case names.M_CLOCK_JUMP:
                 return {(): self._engine.clock_jump}
             case names.M_READY:
@@ -129,8 +131,6 @@ class Gauges:
                 raise
 
     def _of_backlog(self, name: str, backlog: Backlog) -> float:
-        if name == names.M_PARKED:
-            return backlog.parked
         if name == names.M_LOST:
             return backlog.lost
         since = {
@@ -139,3 +139,8 @@ class Gauges:
             names.M_COMPENSATION: backlog.oldest_compensation_at,
         }[name]
         return 0.0 if since is None else max(0.0, self._clock.now() - since)
+
+
+def _by_cause(backlog: Backlog) -> dict[Labels, float]:
+    """Every cause, with 0 where no saga waits for it: a series that ends resolves no alert."""
+    return {(cause.value,): backlog.parked.get(cause, 0) for cause in ParkCause}

@@ -14,7 +14,7 @@ from typing import Final
 
 from stage.core import events as e
 from stage.core.commands import Activity
-from stage.core.event_table import EVENTS
+from stage.core.event_table import EVENTS, park_cause_of
 from stage.ports.author_code import StuckCode
 from stage.ports.observer import Attempt, TraceContext
 from stage.telemetry import names
@@ -29,9 +29,11 @@ Hook = Callable[[str, Labels, float], None]
 
 
 ATTEMPT_ENDS: Final = {
-    kind: (row.ends, row.end) for kind, row in EVENTS.items() if row.ends is not None
+    kind: (row.ends, row.ends.value, row.end)
+    for kind, row in EVENTS.items()
+    if row.ends is not None
 }
-"""The kind and the end of an attempt, by the event that ends it."""
+"""The end of an attempt, by the event that ends it: its activity, and the labels of both."""
 SAGA_ENDS: Final = {
     kind: row.outcome.value for kind, row in EVENTS.items() if row.outcome is not None
 }
@@ -105,17 +107,15 @@ class Metrics:
     ) -> None:
         """Count it; a saga that was taken up from its rest was in no lost run."""
         kind = type(event)
-        if kind in PARKS:
-            self._count(names.M_SAGAS_PARKED)
-        if isinstance(event, e.Recovered) and event.rested:
-            return
-        if (outcome := ATTEMPT_ENDS.get(kind)) is not None:
-            self._attempt_ended(saga_id, event, *outcome)
+        if (cause := park_cause_of(event)) is not None:
+            self._count(names.M_SAGAS_PARKED, (cause.value,))
+        if (ended := ATTEMPT_ENDS.get(kind)) is not None:
+            self._attempt_ended(saga_id, event, *ended)
         elif (end := SAGA_ENDS.get(kind)) is not None:
             self._count(names.M_SAGAS_ENDED, (end,))
             if accepted_at is not None:
                 self._observe(names.M_SAGA_DURATION, (end,), max(0.0, event.at - accepted_at))
-        elif (name := _COUNTED.get(kind)) is not None:
+        elif (name := _COUNTED.get(kind)) is not None and not getattr(event, "rested", False):
             self._count(name)
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
@@ -137,10 +137,10 @@ class Metrics:
     # -----------------------------------------------------------------------------------------
 
     def _attempt_ended(
-        self, saga_id: str, event: e.Event, activity: Activity, outcome: str
+        self, saga_id: str, event: e.Event, activity: Activity, label: str, outcome: str
     ) -> None:
         step: str = getattr(event, "step", TELL_STEP)
-        labels = (step, activity.value, outcome)
+        labels = (step, label, outcome)
         self._count(names.M_ATTEMPTS, labels)
         if getattr(event, "denied", False):
             self._count(names.M_DENIED, (step,))

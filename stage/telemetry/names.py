@@ -13,6 +13,7 @@ import msgspec
 
 from stage.core.commands import Activity
 from stage.core.event_table import NAMED
+from stage.core.states import ParkCause
 from stage.ports.author_code import Thread
 
 SCOPE: Final = "stage"
@@ -147,7 +148,9 @@ _UNITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 METRICS: Final = {
     M_SAGAS: Metric(kind="gauge", labels=("state",), description="Sagas in the database by state."),
-    M_PARKED: Metric(kind="gauge", description="Sagas that wait for a person."),
+    M_PARKED: Metric(
+        kind="gauge", labels=("cause",), description="Sagas that wait for a person, by why."
+    ),
     M_LOST: Metric(
         kind="gauge", description="Sagas that neighbours know and the database has lost."
     ),
@@ -193,7 +196,12 @@ METRICS: Final = {
         values=("completed", "compensated", "failed_to_compensate"),
         description="Sagas that came to an end, by which.",
     ),
-    M_SAGAS_PARKED: Metric(kind="counter", description="How often a saga was parked for a person."),
+    M_SAGAS_PARKED: Metric(
+        kind="counter",
+        labels=("cause",),
+        values=tuple(ParkCause),
+        description="How often a saga was parked for a person, by why.",
+    ),
     M_SAGAS_RECOVERED: Metric(
         kind="counter", description="How often a saga was taken over from a run that was lost."
     ),

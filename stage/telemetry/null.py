@@ -20,25 +20,19 @@ _NOTHING_CURRENT: Final = nullcontext()
 class PassthroughSpan:
     """A span that is never recorded: its context is the one it was given (ports.observer.Span)."""
 
-    __slots__ = ("_context",)
+    __slots__ = ("context",)
+
+    span_id = ""
+    """Empty: no span of ours will ever be found under an id."""
 
     def __init__(self, context: TraceContext) -> None:
-        self._context = context
-
-    @property
-    def span_id(self) -> str:
-        """Empty: no span of ours will ever be found under an id."""
-        return ""
+        self.context = context
+        """The context that came in."""
 
     @property
     def trace_id(self) -> str:
         """The trace that is passed on; empty when there is none."""
-        return self._context.trace_id
-
-    @property
-    def context(self) -> TraceContext:
-        """The context that came in."""
-        return self._context
+        return self.context.trace_id
 
     def current(self) -> AbstractContextManager[None]:
         """Nothing is traced: nothing becomes current."""

@@ -179,7 +179,7 @@ class OtelObserver:
 
     def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
         """See `ports.observer.Observer`."""
-        if self._idle():
+        if self._waits or self._idle():
             return self._passed_on(parent)
         # The query is the author's, and may hold a secret.
         bare, mark, _ = url.partition("?")
@@ -198,7 +198,7 @@ class OtelObserver:
 
     def attempt(self, attempt: Attempt) -> Span:
         """See `ports.observer.Observer`."""
-        if self._idle():
+        if self._waits or self._idle():
             return self._passed_on(attempt.parent)
         # Internal: the requests that it sends have client spans below it.
         name = names.attempt_span(attempt.activity, attempt.step, attempt.peer)

@@ -56,6 +56,7 @@ class StageStory(msgspec.Struct, frozen=True, kw_only=True):
     state: str | None = None
     outcome: Outcome | None = None
     parked_reason: str | None = None
+    parked_cause: str | None = None
     next_action: str | None = None
     next_action_at: str | None = None
     stands: list[str] = []

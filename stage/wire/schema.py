@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stage.wire.envelope import PROTOCOL
+from stage.wire.envelope import PROTOCOL, STAGE_NAME_RE
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.outcome import Outcome
 
@@ -30,7 +30,7 @@ SAGA_ID_SCHEMA: dict[str, Any] = {
 }
 STAGE_NAME_SCHEMA: dict[str, Any] = {
     "type": "string",
-    "pattern": f"^[a-z][a-z0-9_-]{{0,{_L.stage_name_chars_max - 1}}}$",
+    "pattern": f"^{STAGE_NAME_RE.pattern}$",
 }
 
 ENVELOPE_SCHEMA: dict[str, Any] = {

@@ -172,10 +172,10 @@ def encode_object(value: Any, data: Any) -> bytes:
 def encode_canonical(data: Any) -> bytes:
     """The JSON of data in which equal numbers are written in one way: 1, 1.0 and 1e0 are 1.
 
-    For comparing payloads: JSON libraries write a number that they read as they like. Raises
-    ValueError as `encode_object` does.
+    For comparing payloads that `decode_object` has read: JSON libraries write a number that they
+    read as they like.
     """
-    body = encode_object(data, data)
+    body = _encoder.encode(data)
     return body if _WHOLE_FLOAT.search(body) is None else _encoder.encode(_whole(data))
 
 
@@ -215,18 +215,23 @@ def _check_strings(root: dict[str, Any], limits: Limits) -> None:
 
 
 def _check_sayable(root: Any) -> None:
-    nodes: list[Any] = [root]
-    while nodes:
-        node = nodes.pop()
-        kind = type(node)
-        if kind is dict:
-            nodes.extend(node.values())
-        elif kind is list or kind is tuple:
-            nodes.extend(node)
-        elif (kind is float and not math.isfinite(node)) or (
-            kind is int and not INTEGER_MIN <= node <= INTEGER_MAX
-        ):
-            raise ValueError("JSON holds no NaN, no Infinity and no integer beyond 2**53 - 1")
+    level: list[Any] = [(root,)]
+    while level:
+        below: list[Any] = []
+        for node in level:
+            for item in node.values() if type(node) is dict else node:
+                kind = type(item)
+                if kind is str:
+                    continue
+                if kind is dict or kind is list or kind is tuple:
+                    below.append(item)
+                elif (kind is float and not math.isfinite(item)) or (
+                    kind is int and not INTEGER_MIN <= item <= INTEGER_MAX
+                ):
+                    raise ValueError(
+                        "JSON holds no NaN, no Infinity and no integer beyond 2**53 - 1"
+                    )
+        level = below
 
 
 def _refuse_duplicates(body: bytes, limits: Limits) -> None:

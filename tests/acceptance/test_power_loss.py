@@ -38,6 +38,11 @@ DUE = "SELECT count(*) FROM saga WHERE due_at IS NOT NULL OR state IN ('active',
 CHARGES = """
 SELECT saga_id, sum(made), sum(made) - sum(refunded), sum(mismatched) FROM charge GROUP BY saga_id
 """
+EVENTS_AFTER_MAKING = 12
+"""Until the first writes of a database that is whole: its change to a write-ahead log."""
+CUTS_OF_MAKING = 4
+NAMED = ("made", "renamed", "removed")
+"""Events after which a name may be lost."""
 KEPT = (0.0, 0.5, 0.9, 1.0)
 """The share of un-synced writes that a cut leaves on the disk."""
 
@@ -184,7 +189,7 @@ def instants(recording: Sequence[Event], dice: random.Random, cuts: int) -> list
         for number, event in enumerate(recording)
         if event.what == "wrote" and event.path.endswith(".db")
     ]
-    named = [number for number, event in enumerate(recording) if event.what in ("made", "removed")]
+    named = [number for number, event in enumerate(recording) if event.what in NAMED]
     sent = [number for number, event in enumerate(recording) if event.what == "sent"]
     found = named[: cuts // 4] + dice.sample(copied, min(len(copied), cuts // 8))
     found += dice.sample(sent, cuts // 2)
@@ -242,6 +247,29 @@ def test_nothing_that_was_acknowledged_is_lost(
     assert disk.torn
     assert disk.lost_names
     assert CUTS == cuts.total()
+
+
+@pytest.mark.timeout(240)
+def test_a_first_start_may_lose_its_power_at_any_event(
+    recording: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    """There is no database, or a whole one: the next start finds or makes it (rule 33)."""
+    folder, happened = recording
+    dice, disk = random.Random(SEED), Disk(folder)
+    ready = [event.what for event in happened].index("renamed") + EVENTS_AFTER_MAKING
+    found: Counter[bool] = Counter()
+    for number, event in enumerate(happened[:ready]):
+        if event.what != "sent":
+            disk.play(event)
+        for cut in range(CUTS_OF_MAKING):
+            place = tmp_path / f"{number}-{cut}"
+            put(place, disk.after_power_loss(dice, dice.choice(KEPT)))
+            found[(place / "payment.db").exists()] += 1
+            asyncio.run(open_store(place / "payment.db"))
+            assert [] == broken(place / "payment.db", {})
+            shutil.rmtree(place)
+    assert {True, False} == set(found)
+    assert ready * CUTS_OF_MAKING == found.total()
 
 
 @pytest.mark.kit("F7")
@@ -332,7 +360,7 @@ MADE = (Event("made", FILE), Event("wrote", FILE, b"aa"))
 SYNCED = (Event("syncing", FILE), Event("synced", FILE))
 
 
-def test_what_was_not_synced_may_be_gone() -> None:
+def test_a_write_that_was_not_synced_may_be_gone() -> None:
     """A file, a write and a removal: each until its sync."""
     assert {} == found(played(*MADE), 0.0)
     written = played(*MADE, *SYNCED, Event("wrote", FILE, b"bb", 2))
@@ -343,6 +371,17 @@ def test_what_was_not_synced_may_be_gone() -> None:
     assert {} == found(removed, 1.0)
     removed.play(Event("synced", str(FOLDER)))
     assert {} == found(removed, 0.0)
+
+
+def test_a_rename_is_whole_or_not_at_all() -> None:
+    """Until the folder is synced the file has its old name or its new one, and all its content."""
+    new = f"{FOLDER}/new.db"
+    renamed = (*MADE, *SYNCED, Event("renamed", new, FILE.encode()))
+    disk = played(*renamed)
+    assert {FILE: b"aa"} == found(disk, 0.0)
+    assert {new: b"aa"} == found(disk, 1.0)
+    for synced in ((Event("synced", str(FOLDER)),), (Event("syncing", new), Event("synced", new))):
+        assert {new: b"aa"} == found(played(*renamed, *synced), 0.0)
 
 
 def test_a_sync_covers_what_was_written_before_it_began() -> None:

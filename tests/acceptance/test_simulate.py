@@ -62,7 +62,7 @@ async def test_a_broken_refund_is_found_with_its_shortest_history() -> None:
     assert history == [line for line in output.splitlines() if re.match(r"  +\d+\.\d{3}  ", line)]
 
 
-async def test_what_cannot_be_simulated_is_said_in_one_line() -> None:
+async def test_a_stage_that_cannot_be_simulated_is_refused_in_one_line() -> None:
     """A fault that there is not, a model that there is not."""
     for arguments, message in (
         (("--without", "rain"), "there is no fault 'rain'"),

@@ -129,6 +129,7 @@ FREE_RELATIVE = re.compile(
     + r"(?:(?:Who|Whoever|Whatever|What|Of the|Of these|Of a|Of what|Else)\b[^.?!|]*)(?=[.!:]|\Z)",
     re.MULTILINE,
 )
+CLAUSE_FIRST = re.compile(r"test_(?:who|whoever|what|whatever)_")
 OUTCOME_OF_AN_ATTEMPT = re.compile(
     r"\boutcomes? of (?:an|the|each|every|its|one|that) attempts?\b|\battempt's outcome\b"
     r"|\bhow an attempt ended: one of|\bfour outcomes\b",
@@ -233,8 +234,10 @@ def names_renamed(name: str, text: str) -> list[str]:
 
 
 def free_relatives(name: str, text: str) -> list[str]:
-    """Sentences that begin with a clause where a noun should stand."""
-    return [
+    """Sentences, the names of tests among them, that begin with a clause instead of a noun."""
+    tests = defined(text) if name.endswith(".py") else ()
+    named = [f"{line}: {own}" for line, _, own in tests if CLAUSE_FIRST.match(own)]
+    return named + [
         f"{first + passage.count(chr(10), 0, match.start())}: {match[0][:50]!r}"
         for first, passage in prose(name, text)
         for match in FREE_RELATIVE.finditer(passage)

@@ -68,7 +68,7 @@ def test_a_number_that_is_nowhere_is_seen(root: Path, template: str) -> None:
 @pytest.mark.parametrize(
     "text", ["RFC 9562, section 5.7", "the p99 of it", '{"protocol": 1}', "protocol 1", "3.9 ms"]
 )
-def test_what_only_looks_like_a_citation_is_let_through(text: str) -> None:
+def test_a_text_that_only_looks_like_a_citation_is_let_through(text: str) -> None:
     """Sections of an RFC, percentiles, versions and measurements are no citations."""
     assert [] == list(cited(text))
 

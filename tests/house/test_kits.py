@@ -28,6 +28,7 @@ LEVEL_G = {
     "F15": {"cases": 41},
     "F16": {"kills": 14},
     "F20": {"sagas": 500},
+    "F23": {"faults": 20},
 }
 """The sizes that docs/guarantees.md promises, by figure and unit."""
 ONE = {"F7": Kit("losses of power", {"cuts": 20, "recoveries": 2})}
@@ -129,6 +130,6 @@ def test_a_run_that_lacks_kits_ends_red(root: Path) -> None:
 
     *_, last = result.stdout.splitlines()
     assert 1 == result.returncode, result.stdout
-    assert "1 passed" in last and "12 errors" in last
+    assert "1 passed" in last and "13 errors" in last
     assert "F4 (planted defects found): 1 of 25 defects" in result.stdout
     assert "F1 (simulated sagas) did not run" in result.stdout

@@ -40,7 +40,7 @@ def test_an_entry_that_is_not_pinned_is_seen(entry: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["build", "run"])
-def test_what_the_tests_run_with_is_what_runs(root: Path, name: str) -> None:
+def test_the_smaller_lists_agree_with_that_of_the_tests(root: Path, name: str) -> None:
     """dev.txt holds every entry of build.txt and run.txt, with the same version and hashes."""
     smaller = (root / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     dev = (root / "requirements" / "dev.txt").read_text(encoding="utf-8")

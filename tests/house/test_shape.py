@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grimp
 
+from tests.house.judged import broken
 from tests.house.shape import circles, too_long
 
 # Contracts that still have exceptions.
@@ -18,6 +19,13 @@ def function_of(lines: int, *, first: str = "", above: str = "") -> str:
     body = [first] if first else []
     body += ["    x = 1"] * (lines - 1 - len(body))
     return "\n".join([*([above] if above else []), "def planted():", *body]) + "\n"
+
+
+def test_no_function_is_too_long(root: Path, project_files: list[Path]) -> None:
+    """The rule holds for the product, its tests and its neighbours."""
+    names = [str(file.relative_to(root)) for file in project_files if file.suffix == ".py"]
+
+    assert {} == broken(root, names, lambda _, source: too_long(source))
 
 
 def test_a_long_function_is_seen() -> None:

@@ -64,7 +64,7 @@ def promtool(*arguments: str, stdin: bytes = b"") -> str:
 
 @pytest.mark.blocking
 @needs_promtool
-async def test_what_a_stage_prints_pleases_promtool(tmp_path: Path) -> None:
+async def test_the_page_of_a_stage_pleases_promtool(tmp_path: Path) -> None:
     """`promtool check metrics` parses it and has nothing to say about names and help."""
     async with running_chain(tmp_path) as chain:
         await chain.send("s-1")
@@ -83,7 +83,7 @@ ALERTS = {
     "StageFailedToCompensate": {
         'stage_sagas_ended_total{outcome="failed_to_compensate"}': ("0x25 1x40", "0x65"),
     },
-    "StageSagaParked": {"stage_parked": ("0x20 2x40", "0x65")},
+    "StageSagaParked": {'stage_parked{cause="in_doubt"}': ("0x20 2x40", "0x65")},
     "StageCompensationDelayed": {"stage_oldest_compensation_seconds": ("0+60x65", "0+10x65")},
     "StageSagasRefused": {
         'stage_sagas_ended_total{outcome="completed"}': ("0+1x65", "0+9x65"),

@@ -144,6 +144,7 @@ async def running_chain(
     orchestrators: Mapping[str, Connection] | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    shipping_calls_itself: str = "shipping",
     **options: Any,
 ) -> AsyncIterator[Chain]:
     """Start all four; `options` are those of `Config`, `keys` those of the stubs."""
@@ -171,7 +172,9 @@ async def running_chain(
         apps = {
             "psp": psp_service.make_app(),
             "shipping": make_downstream(
-                name="shipping", upstream=urls["payment"], keys=shown.get("shipping", Keys())
+                name=shipping_calls_itself,
+                upstream=urls["payment"],
+                keys=shown.get("shipping", Keys()),
             ),
             "order": make_upstream(
                 name="order", stage=urls["payment"], keys=shown.get("order", Keys())

@@ -73,7 +73,7 @@ async def test_a_no_that_is_not_shipping_s_own_is_compensated_there_first(
 
 
 @pytest.mark.parametrize("code, body", UNKNOWN)
-async def test_what_a_gateway_says_for_shipping_is_unknown_and_asked_again(
+async def test_an_answer_of_a_gateway_for_shipping_is_unknown_and_asked_again(
     chain: Chain, code: int, body: str
 ) -> None:
     """Shipping has done it, and its own answer counts once it comes through."""

@@ -106,7 +106,7 @@ async def test_a_refund_that_fails_for_good_is_reported_and_does_not_stop_the_ot
     assert "compensated" == phases["reserve"] == phases["forward:shipping"]
 
 
-async def test_what_downstream_cannot_undo_is_listed(chain: Chain) -> None:
+async def test_an_effect_that_downstream_cannot_undo_is_listed(chain: Chain) -> None:
     """Downstream answers 409: we undo ourselves and pass its list on."""
     await chain.script(chain.shipping, script="compensate-fails")
     await chain.send("s-1")

@@ -99,7 +99,7 @@ async def test_an_unknown_saga_stays_404(chain: Chain) -> None:
     assert 404 == status
 
 
-async def test_who_never_saw_the_saga_is_unknown(chain: Chain) -> None:
+async def test_a_stage_that_never_saw_the_saga_is_unknown(chain: Chain) -> None:
     """Downstream refuses nothing and knows nothing: compensated here before it was handed on."""
     await chain.script(chain.psp, script="refuse")
     await chain.send("s-1")

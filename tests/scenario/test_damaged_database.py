@@ -56,6 +56,8 @@ async def test_damaged_pages_make_it_not_ready_for_good(tmp_path: Path) -> None:
     """
     async with running_chain(tmp_path) as chain:
         assert 200 == (await chain.send("s-1"))[0]
+        # The answer does not wait for the last commit (decision 0011).
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
         assert "1.0" == await value(chain, 'stage_sagas{state="completed"}')
         assert 200 == await ready(chain)
         damage(tmp_path / "payment.db")

@@ -103,7 +103,7 @@ def lines() -> Iterator[list[dict[str, Any]]]:
     structlog.reset_defaults()
 
 
-async def test_what_an_author_logs_has_the_ids_of_its_saga(
+async def test_a_line_of_an_author_has_the_ids_of_its_saga(
     tmp_path: Path, records: Records, lines: list[dict[str, Any]]
 ) -> None:
     """In the writer's thread and in the event loop, with many sagas at the same time."""

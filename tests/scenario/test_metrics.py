@@ -85,7 +85,8 @@ async def test_it_counts_what_happened(tmp_path: Path) -> None:
     commits = found.value("stage_writer_commit_duration_seconds_count")
     units = found.value("stage_writer_batch_sum")
     assert commits and units and 4 * 2 <= commits < units  # an end goes with what comes next
-    for name in ("parked", "runs", "in_doubt", "oldest_unfinished_seconds", "due_lag_seconds"):
+    assert 0 == found.value("stage_parked", cause="defect")
+    for name in ("runs", "in_doubt", "oldest_unfinished_seconds", "due_lag_seconds"):
         assert 0 == found.value(f"stage_{name}")
     assert 1 == found.value("stage_ready")
     assert 0 == found.value("stage_breaker_open", peer="psp")
@@ -98,7 +99,7 @@ async def test_sagas_that_wait_are_counted(tmp_path: Path) -> None:
         await chain.script(chain.psp, script="refund-fails")
         await chain.send("s-1")
         found = await scrape(chain)
-        assert 1 == found.value("stage_parked")
+        assert 1 == found.value("stage_parked", cause="failed_to_compensate")
         assert 1 == found.value("stage_sagas_ended_total", outcome="failed_to_compensate")
         assert 0 == found.value("stage_oldest_unfinished_seconds")
         await chain.script(chain.psp, script="hang", times=1)
@@ -135,7 +136,7 @@ async def test_every_metric_of_the_table_is_there_from_the_start(tmp_path: Path)
     assert wanted <= {family.name for family in families}
 
 
-async def test_whoever_asks_for_what_there_is_not_gets_plain_text(tmp_path: Path) -> None:
+async def test_an_accept_header_that_is_none_gets_plain_text(tmp_path: Path) -> None:
     """A version that is none is no defect of ours: it would wake somebody."""
     async with running_chain(tmp_path) as chain:
         for accept in (f"{OPEN_METRICS}; version=abc", 'text/plain; version="1.0.0"', ",;=,"):

@@ -128,7 +128,7 @@ def undoable() -> Stage[Order, Order]:
     return stage
 
 
-async def test_who_asks_again_does_not_stir_what_waits_for_a_person(tmp_path: Path) -> None:
+async def test_a_repeated_request_does_not_stir_a_parked_saga(tmp_path: Path) -> None:
     """Neighbours ask until they are answered: one entry for the first, none for the others."""
     async with running_chain(tmp_path, stage=undoable()) as chain:
         await chain.script(chain.psp, script="effect-then-drop")

@@ -94,7 +94,7 @@ async def lasting_shipping() -> AsyncIterator[str]:
         await server.close()
 
 
-async def test_what_downstream_did_is_found_after_the_deadline(tmp_path: Path) -> None:
+async def test_the_effect_of_downstream_is_found_after_the_deadline(tmp_path: Path) -> None:
     """The stage was away until then: it looks, gets the answer again, and starts nothing."""
     async with lasting_shipping() as shipping, ClientSession() as session:
 

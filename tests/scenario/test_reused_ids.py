@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,37 @@ async def test_its_own_neighbours_and_operators_may_undo_it(chain: Chain, by: st
     assert (await chain.compensate("s-1", by=by))[0] in (200, 202)
     await chain.until("s-1", lambda saga: saga["state"] == "compensated")
     assert (1, 0) == await chain.charges()
+
+
+async def test_a_stranger_learns_nothing_of_a_saga_that_is_undone_already(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request would change nothing, and is refused all the same, in memory and out of it."""
+    monkeypatch.setattr("stage.engine.embedded.live_sagas.EVICT_AFTER_SECONDS", 0.0)
+    await chain.send("s-1", via="order")
+    await chain.script(chain.shipping, script="compensate-flaky")  # twice, with a second between
+    await chain.compensate("s-1", by="order", Prefer="wait=0")
+    while "compensation_delayed" not in await chain.events("s-1"):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert 403 == (await chain.compensate("s-1", by="web"))[0]
+
+    await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    assert 403 == (await chain.compensate("s-1", by="web"))[0]
+    assert (1, 0) == await chain.charges()
+
+
+async def test_a_downstream_configured_under_another_name_may_fail_late(tmp_path: Path) -> None:
+    """It is known by the name under which it added to the saga; a third name is refused."""
+    async with running_chain(tmp_path, shipping_calls_itself="parcels") as chain:
+        await chain.script(chain.shipping, script="late-failure", seconds=0.05)
+        assert 200 == (await chain.send("s-1", via="order"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+        assert (1, 0) == await chain.charges()
+
+        await chain.script(chain.shipping, script="accept")
+        assert 200 == (await chain.send("s-2", via="order"))[0]
+        assert 403 == (await chain.compensate("s-2", by="web"))[0]
+        assert (2, 1) == await chain.charges()
 
 
 async def test_another_upstream_is_refused_after_a_restart(tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ async def test_a_saga_that_could_not_be_undone_counts_as_parked(chain: Chain) ->
     await chain.send("s-1")
     found = await scrape(chain)
 
-    assert 1 == found.value("stage_parked")
-    assert 1 == found.value("stage_sagas_parked_total")
+    assert 1 == found.value("stage_parked", cause="failed_to_compensate")
+    assert 1 == found.value("stage_sagas_parked_total", cause="failed_to_compensate")
 
 
 def unrepeatable() -> Stage[Order, Any]:
@@ -88,7 +88,7 @@ async def test_a_parked_doubt_is_in_doubt(tmp_path: Path) -> None:
         found = await scrape(chain)
         assert 0 == found.value("stage_runs")
         assert 1 == found.value("stage_in_doubt")
-        assert 1 == found.value("stage_sagas_parked_total")
+        assert 1 == found.value("stage_sagas_parked_total", cause="in_doubt")
     async with running_chain(tmp_path, stage=unrepeatable()) as chain:
         assert 1 == (await scrape(chain)).value("stage_in_doubt")
 

@@ -476,7 +476,7 @@ def what_was_lost_goes_on(patches: Patches) -> None:
 
 @further
 def mail_counts_as_journaled(patches: Patches) -> None:
-    """Rule 5 of ports.ownership: it is answered for as soon as it lies in the mailbox."""
+    """Rule 5 of ports.ownership: it is answered for as soon as the mail is sent."""
 
     def make(original: Any) -> Any:
         async def journaled(

@@ -40,7 +40,7 @@ def test_a_planted_defect_is_found(name: str, strikes: Strikes) -> None:
     assert result is not None, f"{name} was not found at seed {seed} nor in {SEEDS} others"
 
 
-def test_what_was_planted_is_gone_afterwards() -> None:
+def test_a_planted_defect_is_gone_afterwards() -> None:
     """Everything that was replaced is put back."""
     before = {name: value for name, value in vars(machine).items() if callable(value)}
     for name in (*MUTANTS, *FURTHER):

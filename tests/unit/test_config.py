@@ -52,7 +52,7 @@ def test_every_default_is_a_value_that_may_be_set() -> None:
             assert setting.read(str(default)) == default
 
 
-def test_what_a_stage_may_add_is_the_limit_of_the_protocol() -> None:
+def test_the_addition_of_a_stage_has_the_limit_of_the_protocol() -> None:
     """The table imports nothing that starts slowly, so the number stands twice."""
     assert DEFAULT_LIMITS.adds_bytes_max == Config().adds_bytes_max
 
@@ -119,7 +119,7 @@ def test_all_problems_are_reported_at_once_each_with_origin_and_fix(file: Path) 
     assert not any("secret" in line or "pw" in line for line in reported)
 
 
-def test_what_is_not_known_is_refused_with_the_nearest_name(file: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_one(file: Path) -> None:
     """In the file, in the environment, and where a program calls `load`."""
     file.write_text('downstream = "x"\n')
     assert problems({}, {}, file) == [

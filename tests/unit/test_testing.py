@@ -97,7 +97,7 @@ def test_matchers_that_hold_can_be_chained() -> None:
         lambda: Spans([RUN, RUN]).is_one_trace(),
     ],
 )
-def test_what_does_not_hold_is_said(wrong: Callable[[], object]) -> None:
+def test_a_broken_expectation_is_said(wrong: Callable[[], object]) -> None:
     """With the names of what it is about."""
     with pytest.raises(AssertionError, match=r"step|saga|spans"):
         wrong()

@@ -57,6 +57,7 @@ class EmbeddedCommands(EmbeddedQueries):
         super().__init__(parts)
         self._participant = parts.participant
         self._plan = parts.participant.plan
+        self._forwards = any(step.kind is StepKind.FORWARD for step in self._plan.steps)
         self._opening = parts.opening
         self._limits = parts.limits
 
@@ -315,7 +316,7 @@ class EmbeddedCommands(EmbeddedQueries):
         """
         try:
             self._participant.check(envelope.data)
-            if any(step.kind is StepKind.FORWARD for step in self._plan.steps):
+            if self._forwards:
                 check_room(envelope, size, self._limits.wire)
         except WireError:
             if await self._store.get(envelope.saga_id) is None:

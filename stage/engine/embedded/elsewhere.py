@@ -25,9 +25,11 @@ class Elsewhere:
     async def stored(self, saga_id: str) -> Snapshot | None:
         """The saga as it is stored; None when it was never seen."""
         row = await self._store.get(saga_id)
-        if row is None:
-            return None
-        entries = [] if row.closed_at is not None else await self._store.entries(saga_id)
+        return None if row is None else await self.snapshot_of(row)
+
+    async def snapshot_of(self, row: SagaRow) -> Snapshot:
+        """The saga of a row that was read, with the journal that is stored by now."""
+        entries = [] if row.closed_at is not None else await self._store.entries(row.id)
         return self._snapshot(row, entries)
 
     def _snapshot(self, row: SagaRow, entries: list[Entry]) -> Snapshot:

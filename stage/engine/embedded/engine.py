@@ -6,6 +6,7 @@ of it; how that ended comes back into the inbox. Only one unit a saga is under w
 
 from __future__ import annotations
 
+from stage.core.events import CompensationRequested
 from stage.engine.clock import SystemClock, jump_of
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.elsewhere import Elsewhere
@@ -20,6 +21,7 @@ from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.opening import Opening, OpenRequest
 from stage.engine.saga.sender import Sender
+from stage.engine.saga.tombstones import TombstoneShares
 from stage.ports.author_code import UNWATCHED, AuthorCode
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, SagaLost
@@ -51,7 +53,7 @@ class EmbeddedEngine(EmbeddedCommands):
         ownership, window = store.ownership, limits.compensation_window_seconds
         interpreter = Interpreter(participant, observer, clock)
         journal = Journal(participant, observer, render)
-        opening = Opening(interpreter, journal, store.codec, observer, clock, self._admit, code)
+        opening = Opening(interpreter, journal, store, observer, clock, self._admit, code)
         units = LiveUnits(interpreter, opening, journal, store, clock)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(participant.plan, units, sender, observer, clock)
@@ -70,6 +72,7 @@ class EmbeddedEngine(EmbeddedCommands):
         self._lease = Lease(sagas, ownership, observer, clock)
         self._recovery = Recovery(sagas, ownership, observer, clock, limits)
         self._retention = Retention(store, observer, clock, window)
+        self._tombstones = TombstoneShares(limits.upstreams)
         self._code = code
         self._leaving = False
 
@@ -111,13 +114,21 @@ class EmbeddedEngine(EmbeddedCommands):
         """See `ports.engine.Engine`."""
         return len(self._sagas)
 
+    def offers_wait_seconds(self) -> float:
+        """How long the oldest saga that is offered has waited for the writer."""
+        return self._sagas.offers_wait_seconds()
+
     @property
     def in_doubt(self) -> int:
         """See `ports.engine.Engine`."""
         return self._sagas.in_doubt
 
     def _admit(self, request: OpenRequest) -> None:
-        """Refuse a new saga; one that was seen before is answered whatever the load."""
+        """Refuse a new saga, or a tombstone; a saga that was seen before is always answered."""
+        if isinstance(request.signal, CompensationRequested):
+            if request.awaited:  # what another replica sent was taken there
+                self._tombstones.take(request.signal.requested_by, request.signal.at)
+            return
         if self._sagas.draining:
             raise Busy("draining: this process is about to stop", retry_after=2.0)
         if self._store.identity.awaits_release:

@@ -54,5 +54,7 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     compensation_reserve: float = 0.1
     """The share of a budget that is kept back for compensation."""
     compensation_window_seconds: float = 7 * 86_400.0
+    upstreams: frozenset[str] = frozenset()
+    """The names that are configured: each has its share of what callers may take (rule 37)."""
     wire: Limits = DEFAULT_LIMITS
     """Those of the context that is handed on, so that what downstream refuses is not accepted."""

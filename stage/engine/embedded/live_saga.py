@@ -6,9 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from msgspec import UNSET
+
 from stage.core import events as e
 from stage.core.saga import Saga
-from stage.engine.saga.context import Context
+from stage.engine.saga.context import Context, Output
 from stage.engine.saga.journal import Stored
 from stage.engine.saga.opening import OpenRequest
 from stage.ports.observer import Span
@@ -51,6 +53,8 @@ class LiveSaga:
         self.context: Context | None = None
         self.row: SagaRow | None = None
         self.span: Span | None = None
+        self.output: Output = UNSET
+        """The output of the stage, where this run has asked for it."""
         self.inbox: deque[InboxItem] = deque()
         self.in_flight = 0
         self.sends: dict[asyncio.Task[None], None] = {}
@@ -72,6 +76,7 @@ class LiveSaga:
     def go_on_from(self, stored: Stored) -> None:
         """Take what the last unit left, and wake the callers that wait for it."""
         self.saga, self.context, self.row = stored.transition.saga, stored.context, stored.row
+        self.output = stored.transition.output
         self.replayed = self.replayed or stored.replayed
         if stored.span is not None:
             self.span = stored.span

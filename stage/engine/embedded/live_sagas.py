@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from stage.core import events as e
@@ -47,8 +48,9 @@ class LiveSagas:
         self._live: dict[str, LiveSaga] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         """In the order in which they began: a set of tasks has another order in every run."""
-        self._asking: dict[OpenRequest, None] = {}
-        """Offers that are neither taken on nor refused yet."""
+        self._asking: dict[OpenRequest, float] = {}
+        """Offers that are neither taken on nor refused yet, and since when they wait, by the event
+        loop's clock."""
         self.draining = self._stopped = False
         self.left: Callable[[LiveSaga], None] = lambda _: None
         """Called with every saga that leaves memory."""
@@ -76,6 +78,14 @@ class LiveSagas:
         if request in self._asking and running >= sagas_max:
             raise Busy(f"{running} sagas are running, the limit")
         self._asking.pop(request, None)
+
+    def offers_wait_seconds(self) -> float:
+        """How long the oldest of the offers that are neither taken on nor refused has waited."""
+        # The writer's thread takes them out meanwhile.
+        with suppress(RuntimeError):
+            for since in self._asking.values():
+                return asyncio.get_running_loop().time() - since
+        return 0.0
 
     @property
     def in_doubt(self) -> int:
@@ -112,7 +122,7 @@ class LiveSagas:
         live = LiveSaga(request)
         live.recovered = recovered
         if request.offer is not None:
-            self._asking[request] = None
+            self._asking[request] = asyncio.get_running_loop().time()
         self._live[request.saga_id] = live
         _ = self._spawn(self._run(live))
         return live

@@ -72,7 +72,7 @@ class LiveUnits:
     async def advance(self, live: LiveSaga, items: Sequence[InboxItem]) -> Transition:
         """Journal what is in the inbox and act on it, in one unit."""
         assert live.saga is not None and live.context is not None
-        saga, context = live.saga, live.context
+        saga, context, output = live.saga, live.context, live.output
         mail = [item.mail for item in items if item.mail is not None]
         items = self._allowed(saga, items)
         events = [item.event for item in items]
@@ -81,13 +81,13 @@ class LiveUnits:
         span = live.span
 
         if events and self._store.ownership.sure:  # otherwise a stale saga would answer (rule 17)
-            transition = self._interpreter.conclude(saga, context, events, span)
+            transition = self._interpreter.conclude(saga, context, events, span, output)
             if transition is not None:
                 await self._conclude(live, transition, items)
                 return transition
 
         async def work(unit: Unit) -> Stored:
-            transition = await self._interpreter.advance(unit, saga, context, events, span)
+            transition = await self._interpreter.advance(unit, saga, context, events, span, output)
             stored = self._journal.store(transition, context, in_flight=live.in_flight > 0)
             # A saga that was taken over and has only to wait is not due now any more.
             due_moved = live.row is not None and stored.row.due_at != live.row.due_at
@@ -129,7 +129,10 @@ class LiveUnits:
 
     def _allowed(self, saga: Saga, items: Sequence[InboxItem]) -> Sequence[InboxItem]:
         """The items without those verbs that do not fit, whose senders get the reason."""
-        if not any(isinstance(item.event, e.Verb) for item in items):
+        for item in items:
+            if isinstance(item.event, e.Verb):
+                break
+        else:
             return items
         allowed: list[InboxItem] = []
         for item in items:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
-from stage.ports.engine import SagaLost, Snapshot
-from stage.ports.store import Backlog, Entry, Filter, SagaRow
+from stage.engine.saga.context import context_of
+from stage.engine.saga.shared import shared_with
+from stage.ports.engine import SagaLost, SharedSagas, Snapshot
+from stage.ports.store import Backlog, Changes, Entry, Filter, SagaRow
+from stage.wire.shared import SHARED_BYTES_MAX, SharedSaga
 
 
 class EmbeddedQueries:
@@ -76,6 +81,25 @@ class EmbeddedQueries:
         """See `ports.engine.Queries`."""
         await self._written()
         return await self._store.page(which)
+
+    async def shared(self, neighbour: str, since: Changes) -> SharedSagas:
+        """See `ports.engine.Queries`."""
+        if self._store.identity.awaits_release:
+            raise SagaLost("the database was restored: which sagas were shared is not known here")
+        await self._written()
+        rows = await self._store.changed(since)
+        found: list[SharedSaga] = []
+        size = 0
+        for number, row in enumerate(rows, start=1):
+            context = context_of(row, self._store.codec)
+            saga = shared_with(neighbour, await self._elsewhere.snapshot_of(row), context)
+            if saga is not None:
+                found.append(saga)
+                size += len(context.envelope_bytes)
+            if number == since.limit or size > SHARED_BYTES_MAX:
+                behind = replace(since, at=row.updated_at, saga_id=row.id)
+                return SharedSagas(sagas=found, next=behind)
+        return SharedSagas(sagas=found)
 
     async def count(self) -> dict[SagaState, int]:
         """See `ports.engine.Queries`."""

@@ -54,7 +54,7 @@ def as_repeat(do: Do, turn: Turn, stored: tuple[e.Request, ...]) -> Turn:
     if not isinstance(turn, Send) or turn.ordinal > len(stored):
         return turn
     before, now = stored[turn.ordinal - 1], turn.request
-    if (before.method, _path(before)) == (now.method, _path(now)):
+    if before is now or (before.method, _path(before)) == (now.method, _path(now)):
         return turn
     backward = do.activity is Activity.COMPENSATE
     mend = "retry it with --anew" if backward else "settle it, or deploy the code that sent it"

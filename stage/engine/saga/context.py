@@ -102,7 +102,7 @@ def view_of(
     return RunView(
         id=saga.id,
         stage=stage,
-        data=context.data,
+        data=context.envelope.data if context.envelope is not None else {},
         trail=context.trail,
         results={name: step.result for name, step in saga.steps.items() if step.result is not None},
         deadline=saga.deadline,
@@ -113,16 +113,14 @@ def view_of(
     )
 
 
-def enriched(participant: Participant, saga: Saga, context: Context, now: float) -> bytes:
+def enriched(stage: str, saga: Saga, context: Context, output: msgspec.Raw | None) -> bytes:
     """The envelope for downstream: the data with our output, the trail with our name."""
     envelope = context.envelope
     assert envelope is not None  # a tombstone never goes forward
-    name = participant.plan.stage
-    output = output_of(participant, saga, context, now)
     data = dict(envelope.data)
     if output is not None:
-        data[name] = msgspec.json.decode(output)
-    passed = TrailEntry(stage=name, at=format_instant(saga.accepted_at))
+        data[stage] = msgspec.json.decode(output)
+    passed = TrailEntry(stage=stage, at=format_instant(saga.accepted_at))
     return encode_envelope(
         Envelope(
             saga_id=saga.id,

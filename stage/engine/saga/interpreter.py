@@ -66,8 +66,8 @@ class Transition(msgspec.Struct, kw_only=True):
     """Where the unit left the saga, the events it appended, and what is to be sent.
 
     `ended` are the spans of attempts that ended within the unit: it may still be undone or
-    repeated, so they are ended once it is durable. `output` is what the stage adds, where that
-    was asked for.
+    repeated, so they are ended once it is durable. `output` is what the stage adds, once that was
+    asked for: downstream and the answer get the same.
     """
 
     saga: Saga
@@ -107,16 +107,18 @@ class Interpreter:
         context: Context,
         events: Sequence[e.Event],
         run: Span,
+        output: Output = UNSET,
     ) -> Transition:
         """Journal the events, then act until nothing is left to do here.
 
-        `run` is the span of the live saga, below which those of the attempts stand.
+        `run` is the span of the live saga, below which those of the attempts stand. `output` is
+        that of the transitions before, where it is known.
         """
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
         for event in events:
             self._record(done, event)
+        now = self._clock.now()
         for _ in range(DECISIONS_MAX):
-            now = self._clock.now()
             for command in decide(self.plan, done.saga, now):
                 match command:
                     case Record(event=e.Completed() as completed):
@@ -124,7 +126,7 @@ class Interpreter:
                     case Record():
                         self._record(done, command.event)
                     case Do():
-                        await self._do(unit, done, context, command, now, run.context)
+                        now = await self._do(unit, done, context, command, now, run.context)
                     case Rest():
                         done.rest_until = command.until
                         return done
@@ -133,7 +135,12 @@ class Interpreter:
         raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
 
     def conclude(
-        self, saga: Saga, context: Context, events: Sequence[e.Event], run: Span
+        self,
+        saga: Saga,
+        context: Context,
+        events: Sequence[e.Event],
+        run: Span,
+        output: Output = UNSET,
     ) -> Transition | None:
         """The end of a saga that completes with these answers of downstream; None if it does not.
 
@@ -144,7 +151,7 @@ class Interpreter:
             for event in events
         ):
             return None
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
         for event in events:
             self._record(done, event)
         match decide(self.plan, done.saga, self._clock.now()):
@@ -164,8 +171,7 @@ class Interpreter:
     ) -> e.Event:
         """Completed, unless the output fails, which the answer needs."""
         try:
-            with run.current():
-                done.output = output_of(self.participant, done.saga, context, completed.at)
+            self._output(done, context, completed.at, run)
         except Exception as error:
             reason = sendable(f"the output raised {type(error).__name__}: {error}")
             if past_pivot(self.plan, done.saga):
@@ -173,6 +179,15 @@ class Interpreter:
                 return e.Parked(at=completed.at, cause=cause, reason=reason)
             return e.TurnedBack(at=completed.at, reason=reason)
         return completed
+
+    def _output(
+        self, done: Transition, context: Context, now: float, span: Span
+    ) -> msgspec.Raw | None:
+        """The output of the stage, asked for once. Raises what the author's function raises."""
+        if done.output is UNSET:
+            with span.current():
+                done.output = output_of(self.participant, done.saga, context, now)
+        return done.output
 
     def _record(self, done: Transition, event: e.Event) -> None:
         done.saga = evolve(self.plan, done.saga, event)
@@ -186,13 +201,15 @@ class Interpreter:
         do: Do,
         now: float,
         trace: TraceContext,
-    ) -> None:
+    ) -> float:
+        """Do it; the time afterwards, which only the functions of an author take."""
         if do.activity is Activity.TELL:
             self._tell(done, do, now, trace)
-        elif self.plan.step(do.step).kind is StepKind.TRANSACTION:
-            await self._transact(unit, done, context, do, now, trace)
-        else:
-            self._prepare(done, context, do, now, trace)
+            return now
+        if self.plan.by_name[do.step].kind is StepKind.TRANSACTION:
+            return await self._transact(unit, done, context, do, now, trace)
+        self._prepare(done, context, do, now, trace)
+        return now
 
     async def _transact(
         self,
@@ -202,8 +219,8 @@ class Interpreter:
         do: Do,
         now: float,
         trace: TraceContext,
-    ) -> None:
-        """Run a transaction or its compensation in this unit, and record how it ended."""
+    ) -> float:
+        """Run a transaction or its compensation in this unit, and record how and when it ended."""
         span = self._span(done.saga, do, trace)
         view = view_of(
             self.plan.stage,
@@ -224,6 +241,7 @@ class Interpreter:
             event = msgspec.structs.replace(event, span=span.span_id)
         self._record(done, event)
         done.ended.append((span, event))
+        return event.at
 
     async def _run_transaction(
         self, unit: Unit, do: Do, view: RunView, span: Span
@@ -249,7 +267,7 @@ class Interpreter:
         self, done: Transition, context: Context, do: Do, now: float, trace: TraceContext
     ) -> None:
         """Write down the intent of a call, a probe, a forward or their compensation."""
-        step = self.plan.step(do.step)
+        step = self.plan.by_name[do.step]
         span = self._span(done.saga, do, trace)
         key = self._key(done.saga, do)
         outgoing = Outgoing(do=do, span=span, key=key)
@@ -268,8 +286,8 @@ class Interpreter:
                 outgoing.body = stored[0].body
             else:
                 try:
-                    with span.current():
-                        outgoing.body = enriched(self.participant, done.saga, context, now)
+                    output = self._output(done, context, now, span)
+                    outgoing.body = enriched(self.plan.stage, done.saga, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
                     reason = f"the output raised {type(error).__name__}: {error}"
@@ -351,7 +369,7 @@ class Interpreter:
         peer = saga.upstream
         if do.step:
             known = saga.steps.get(do.step)
-            peer = self.plan.step(do.step).peer
+            peer = self.plan.by_name[do.step].peer
             if known is not None:
                 links = links_of(known, do.activity)
         elif saga.tell_span:

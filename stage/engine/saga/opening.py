@@ -8,6 +8,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
+from stage.core.lost import doubts_after_restore
 from stage.core.machine import asked_before, at_rest, evolve
 from stage.core.questions import belongs_to
 from stage.core.saga import Saga
@@ -18,12 +19,12 @@ from stage.engine.saga.context import Context, bare_saga, context_of, with_bagga
 from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
+from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
-from stage.ports.codec import Codec
 from stage.ports.engine import DeadlineOver, NotAllowed, NotYours
 from stage.ports.observer import Observer, Span, TraceContext
-from stage.ports.store import LostSaga, SagaRow, Unit
+from stage.ports.store import LostSaga, SagaRow, Store, Unit
 
 DEATHS_MAX = 2
 """Processes that may die in the code of one saga: at the third start it waits for a person."""
@@ -71,17 +72,18 @@ class Opening:
         self,
         interpreter: Interpreter,
         journal: Journal,
-        codec: Codec,
+        store: Store,
         observer: Observer,
         clock: Clock,
         admit: Callable[[OpenRequest], None],
         code: AuthorCode,
     ) -> None:
-        """`admit` raises Busy when a new saga is not to be taken on."""
+        """`admit` raises Busy for a new saga, or a tombstone, that is not to be taken on."""
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._journal = journal
-        self._codec = codec
+        self._codec = store.codec
+        self._store = store
         self._observer = observer
         self._clock = clock
         self._admit = admit
@@ -107,6 +109,8 @@ class Opening:
                 raise
             return self._replay(request, row, context, bare_saga(row))
         context = with_baggage(context, entries)
+        if isinstance(request.signal, e.CompensationRequested):
+            self.check(saga, request.signal)  # also where the request would change nothing
         asked = self._asked(saga, request)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
@@ -148,6 +152,8 @@ class Opening:
         for event in asked:
             self.check(evolve(self._plan, saga, recovered), event)
         turned = any(isinstance(event, _CHANGES_THE_WAY) for event in asked)
+        restored_at = self._store.identity.restored_at
+        asked = [*doubts_after_restore(self._plan, saga, restored_at, at), *asked]
         if not (saga.ended or turned):
             asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
@@ -187,13 +193,14 @@ class Opening:
             if request.unseen is not Unseen.NEW:
                 await self._keep_lost(unit, request, request.signal)
                 return None
+            self._admit(request)
             context = Context(
                 envelope=None, envelope_bytes=b"", fingerprint="", trace=request.trace
             )
             first = e.Tombstoned(
                 at=request.signal.at,
                 requested_by=request.signal.requested_by or "unknown",
-                reason=request.signal.reason,
+                reason=request.signal.reason[:REASON_CHARS_MAX],
             )
         else:
             return None
@@ -261,7 +268,9 @@ class Opening:
         if isinstance(event, e.CompensationRequested) and not belongs_to(
             self._plan, saga, event.requester, event.requested_by
         ):
-            raise NotYours(f"saga {saga.id} was opened by another neighbour than you")
+            raise NotYours(
+                f"saga {saga.id} was neither opened by {event.requested_by} nor handed on to it"
+            )
         if isinstance(event, e.Verb):
             reason = refuse_verb(self._plan, saga, event)
             if reason is not None:

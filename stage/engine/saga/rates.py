@@ -69,6 +69,8 @@ class Gate:
         )
         self._lanes: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
         """Attempts that wait. The lane that had a turn goes to the end."""
+        self._waiting = 0
+        """How many attempts wait in all lanes."""
         self._inside = 0
         self._places = limits.concurrency_max
         self._failures = 0
@@ -76,9 +78,12 @@ class Gate:
 
     def enter_at_once(self) -> bool:
         """Enter, where there is a place and nothing waits for it."""
-        if self._inside >= self._places or any(self._lanes.values()) or not self._token():
+        if self._inside >= self._places or self._waiting:
             return False
-        self.charge()
+        if self._bucket is not None:
+            if not self._token():
+                return False
+            self._bucket.take()
         self._inside += 1
         return True
 
@@ -86,6 +91,7 @@ class Gate:
         """Wait for a place and for the rate; the turns go round the lanes."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lanes[lane].append(waiter)
+        self._waiting += 1
         self._admit()
         if waiter.done():
             return
@@ -107,7 +113,8 @@ class Gate:
             self._failures += 1
             if self._failures >= FAILURES_MAX:
                 self._places = max(1, self._places // 2)
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     def charge(self) -> None:
         """Count a further request of an attempt that is inside; the next one waits for it."""
@@ -116,11 +123,12 @@ class Gate:
 
     def _admit(self) -> None:
         """Let in as many as there are places and tokens for."""
-        while self._inside < self._places:
-            lane = next((lane for lane, waiting in self._lanes.items() if waiting), None)
-            if lane is None or not self._token():
+        while self._waiting and self._inside < self._places:
+            if not self._token():
                 return
+            lane = next(lane for lane, waiting in self._lanes.items() if waiting)
             waiter = self._lanes[lane].popleft()
+            self._waiting -= 1
             if waiter.done():
                 continue  # stopped while it waited
             self._lanes[lane] = self._lanes.pop(lane)

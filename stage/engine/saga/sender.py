@@ -45,8 +45,12 @@ FORWARD_COMPENSATION_TIMEOUT_SECONDS = 30.0
 TIMEOUT_MARGIN_SECONDS = 0.2
 """The transport's own timeout, which knows whether the request left, must come first."""
 
+_KINDS = {StepKind.CALL: "externals", StepKind.FORWARD: "downstreams"}
+"""The kind of the peer of a step, as the limits of peers name it."""
 
-UNANSWERED = e.StepTransient | e.StepInDoubt | e.ProbeFailed | e.CompensationDelayed | e.TellDelayed
+UNANSWERED = (
+    e.StepTransient, e.StepInDoubt, e.ProbeFailed, e.CompensationDelayed, e.TellDelayed,
+)  # fmt: skip
 """The ends of an attempt that a peer which is away, or comes back, would give it."""
 
 
@@ -69,6 +73,11 @@ class Sender:
         self._ownership = ownership
         self._clock = clock
         self._gates = Gates(peers.limits, clock.now)
+        self._gate_of_step = {
+            step.name: self._gates.of(f"{_KINDS[step.kind]}.{step.peer}")
+            for step in self._plan.steps
+            if step.kind in _KINDS
+        }
 
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
@@ -79,8 +88,8 @@ class Sender:
         then. The wait ends when the lease is renewed, or with the task, when the saga is lost.
         """
         gate = self._gate(saga, outgoing.do)
-        budget = self._budget(saga) if outgoing.do.activity is Activity.EXECUTE else None
         if not gate.enter_at_once():
+            budget = self._budget(saga) if outgoing.do.activity is Activity.EXECUTE else None
             try:
                 async with asyncio.timeout(budget):
                     await gate.enter(_lane(saga, outgoing.do))
@@ -96,31 +105,29 @@ class Sender:
 
     def _gate(self, saga: Saga, do: Do) -> Gate:
         """The way to the peer of an attempt; an upstream that is not configured shares one."""
-        if not do.step:
-            known = self._neighbours.is_upstream(saga.upstream)
-            return self._gates.of(f"upstreams.{saga.upstream}" if known else "")
-        step = self._plan.step(do.step)
-        kind = "externals" if step.kind is StepKind.CALL else "downstreams"
-        return self._gates.of(f"{kind}.{step.peer}")
+        if do.step:
+            return self._gate_of_step[do.step]
+        known = self._neighbours.is_upstream(saga.upstream)
+        return self._gates.of(f"upstreams.{saga.upstream}" if known else "")
 
-    async def _send(
+    def _send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
-    ) -> e.AttemptEnd:
+    ) -> Awaitable[e.AttemptEnd]:
         do = outgoing.do
         if do.activity is Activity.TELL:
-            return await self._tell(saga, outgoing)
-        if self._plan.step(do.step).kind is StepKind.CALL:
-            return await self._call(saga, context, outgoing, journal)
+            return self._tell(saga, outgoing)
+        if self._plan.by_name[do.step].kind is StepKind.CALL:
+            return self._call(saga, context, outgoing, journal)
         if do.activity is Activity.EXECUTE:
-            return await self._forward(saga, outgoing)
+            return self._forward(saga, outgoing)
         if do.activity is Activity.PROBE:
-            return await self._get_outcome(saga, outgoing)
-        return await self._compensate_downstream(saga, outgoing)
+            return self._get_outcome(saga, outgoing)
+        return self._compensate_downstream(saga, outgoing)
 
     async def _call(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.AttemptEnd:
-        step = self._plan.step(outgoing.do.step)
+        step = self._plan.by_name[outgoing.do.step]
         budget = None if outgoing.do.activity is Activity.COMPENSATE else self._budget(saga)
         seconds = step.timeout_seconds
         if outgoing.do.activity is Activity.EXECUTE and budget is not None:
@@ -146,7 +153,7 @@ class Sender:
         seconds: float,
     ) -> e.AttemptEnd:
         # Long because the request of each turn is built where its intent became durable.
-        do, step = outgoing.do, self._plan.step(outgoing.do.step)
+        do, step = outgoing.do, self._plan.by_name[outgoing.do.step]
         stored = stored_requests(saga, do)
         turn, conversation = outgoing.turn, outgoing.conversation
         assert conversation is not None and turn is not None
@@ -200,7 +207,7 @@ class Sender:
         return turn.request
 
     async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
-        step = self._plan.step(outgoing.do.step)
+        step = self._plan.by_name[outgoing.do.step]
         budget = self._budget(saga)
         seconds = step.timeout_seconds
         if budget is not None:

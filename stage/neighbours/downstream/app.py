@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from opentelemetry.trace import TracerProvider
 
-from stage.neighbours.downstream.books import Answer, Silence
+from stage.neighbours.downstream.books import OUTCOMES, Answer, Silence
 from stage.neighbours.downstream.participant import Participant
 from stage.neighbours.downstream.script import Script, scripts_with
 from stage.neighbours.downstream.upstream import Upstream
 from stage.neighbours.shared.keys import Keys
 from stage.neighbours.shared.problems import problems
 from stage.neighbours.shared.scripts import decode_script
+from stage.neighbours.shared.shared_sagas import shared_page
 from stage.neighbours.shared.silence import drop, hang
 from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
 from stage.wire import headers as h
@@ -23,6 +24,7 @@ from stage.wire.envelope import check_saga_id, decode_envelope
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.problem import WireError
 from stage.wire.replies import decode_compensate
+from stage.wire.shared import Side
 from stage.wire.views import encode_view
 
 PARTICIPANT = web.AppKey("PARTICIPANT", Participant)
@@ -97,8 +99,19 @@ async def post_compensate(request: web.Request) -> web.Response:
 
 
 async def get_sagas(request: web.Request) -> web.Response:
-    """The books: `{"sagas": [...]}` in the order in which they were first seen."""
-    sagas = [saga.as_json() for saga in request.app[PARTICIPANT].books]
+    """The books: `{"sagas": [...]}` in the order in which they were first seen.
+
+    With `?since=` those that are shared with the stage.
+    """
+    participant = request.app[PARTICIPANT]
+    if "since" in request.query:
+        shared = [
+            (saga.envelope, OUTCOMES[saga.state])
+            for saga in participant.books
+            if saga.envelope is not None
+        ]
+        return shared_page(request, participant.name, Side.DOWNSTREAM, shared)
+    sagas = [saga.as_json() for saga in participant.books]
     return web.json_response({"sagas": sagas})
 
 

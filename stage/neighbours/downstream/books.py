@@ -11,7 +11,7 @@ from typing import Any
 
 from stage.neighbours.shared.trace import Trace
 from stage.wire.chain import ChainEvent, StageStory
-from stage.wire.envelope import format_instant
+from stage.wire.envelope import Envelope, format_instant
 from stage.wire.outcome import Outcome
 from stage.wire.problem import CONTENT_TYPE, Problem, WireError
 
@@ -75,8 +75,8 @@ class Saga:
     state: State = State.ACTIVE
     fingerprint: str | None = None
     """The hash of its envelope. None: only its compensation was ever seen."""
-    received: dict[str, Any] = field(default_factory=dict)
-    """The context as it came from upstream."""
+    envelope: Envelope | None = None
+    """As it came from upstream; None where only its compensation was ever seen."""
     executed: int = 0
     """How often the effect was made. More than once is a defect of the stage."""
     standing: int = 0
@@ -175,7 +175,7 @@ class Saga:
             "compensations": self.compensations,
             "told_upstream": self.told_upstream,
             "events": self.events,
-            "data": self.received,
+            "data": {} if self.envelope is None else self.envelope.data,
         }
 
 

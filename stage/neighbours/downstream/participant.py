@@ -70,7 +70,7 @@ class Participant:
             saga = self.books.open(envelope.saga_id, trace)
             saga.requests = 1
         saga.fingerprint = fingerprint(envelope)
-        saga.received = envelope.data
+        saga.envelope = envelope
         return await self._run(saga, self.scripts.script_for(saga.saga_id))
 
     def compensate(self, saga_id: str, asked: CompensateRequest, trace: Trace) -> Answer:

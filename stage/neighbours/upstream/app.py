@@ -10,6 +10,7 @@ from opentelemetry.trace import TracerProvider
 from stage.neighbours.shared.keys import Keys
 from stage.neighbours.shared.problems import RETRY_AFTER_SECONDS, problem_response, problems
 from stage.neighbours.shared.scripts import decode_script
+from stage.neighbours.shared.shared_sagas import shared_page
 from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
 from stage.neighbours.upstream.books import Saga, State
 from stage.neighbours.upstream.head import Head
@@ -22,6 +23,7 @@ from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, WireError
 from stage.wire.replies import decode_compensate
+from stage.wire.shared import Side
 from stage.wire.strict_json import decode_object
 from stage.wire.views import encode_view
 
@@ -35,6 +37,11 @@ ORDER_CODES = {
     State.COMPENSATED: 409,
     State.FAILED_TO_COMPENSATE: 500,
 }
+OF_THE_STAGE = {
+    State.COMPLETED: Outcome.EXECUTED,
+    State.COMPENSATED: Outcome.COMPENSATED,
+}
+"""The word of the stage that this neighbour certainly has, by the state of the saga here."""
 COMPENSATE_CODES = {State.COMPENSATED: 200, State.FAILED_TO_COMPENSATE: 409}
 
 
@@ -135,8 +142,19 @@ async def post_compensate(request: web.Request) -> web.Response:
 
 
 async def get_sagas(request: web.Request) -> web.Response:
-    """All sagas: `{"sagas": [...]}` in the order in which they were first seen."""
-    return web.json_response({"sagas": [saga.as_json() for saga in request.app[HEAD]]})
+    """All sagas: `{"sagas": [...]}` in the order in which they were first seen.
+
+    With `?since=` those that were sent to the stage.
+    """
+    head = request.app[HEAD]
+    if "since" in request.query:
+        shared = [
+            (saga.envelope, OF_THE_STAGE.get(saga.state, Outcome.UNKNOWN))
+            for saga in head
+            if saga.envelope is not None and saga.attempts
+        ]
+        return shared_page(request, head.name, Side.UPSTREAM, shared)
+    return web.json_response({"sagas": [saga.as_json() for saga in head]})
 
 
 async def get_saga(request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stage.neighbours.shared.trace import Trace
 from stage.wire.chain import ChainEvent, StageStory
-from stage.wire.envelope import format_instant
+from stage.wire.envelope import Envelope, format_instant
 from stage.wire.outcome import Outcome
 
 EVENTS_MAX = 200
@@ -55,6 +55,8 @@ class Saga:
     """The context as far as it is known. None: only a compensation was ever seen (a tombstone)."""
     asked: dict[str, Any] | None = None
     """The order as it was posted."""
+    envelope: Envelope | None = None
+    """The envelope for the stage."""
     ends_at: float = 0.0
     """When the budget is gone, by the clock of the event loop."""
     state: State = State.ACTIVE
@@ -74,9 +76,10 @@ class Saga:
         self.events.append({"at": format_instant(time.time()), "what": what})
         del self.events[:-EVENTS_MAX]
 
-    def begin(self, order: dict[str, Any], ends_at: float) -> None:
+    def begin(self, order: dict[str, Any], envelope: Envelope, ends_at: float) -> None:
         """Make the effect of this neighbour: the order is on the books, pending."""
         self.asked = self.data = order
+        self.envelope = envelope
         self.ends_at = ends_at
         self.order = OrderState.PENDING
         self.note("order pending")

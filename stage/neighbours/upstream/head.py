@@ -74,7 +74,7 @@ class Head:
             deadline=round(now + budget_seconds, 3),
             trail=(TrailEntry(stage=self.name, at=format_instant(now)),),
         )
-        saga.begin(order, asyncio.get_running_loop().time() + budget_seconds)
+        saga.begin(order, envelope, asyncio.get_running_loop().time() + budget_seconds)
         saga.run = asyncio.create_task(self._conversation.run(saga, envelope), name=saga_id)
         return saga
 

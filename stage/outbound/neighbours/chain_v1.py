@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import assert_never
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -30,6 +30,7 @@ from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire import headers as h
 from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS, ChainView, decode_chain
+from stage.wire.envelope import format_instant
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.problem import WireError, decode_problem
 from stage.wire.replies import (
@@ -43,6 +44,7 @@ from stage.wire.replies import (
     kind_of_reply,
     kind_of_saga_view,
 )
+from stage.wire.shared import SharedPage, decode_shared
 
 REASON_CHARS_MAX = 300
 SAGAS = "/sagas"
@@ -185,19 +187,43 @@ class ChainV1:
         )
         return answer if isinstance(answer, Lost) else read_chain(answer, saga_id)
 
+    async def get_shared(
+        self, peer: str, asker: str, *, since: float, after: str, timeout: float
+    ) -> SharedPage | Lost:
+        """See `ports.neighbour.Neighbours`. No saga is on its way: no span, and no breaker."""
+        asked = {"since": format_instant(since), "with": asker}
+        query = urlencode({**asked, "after": after} if after else asked)
+        answer = await self._client.send(
+            PeerRequest(
+                peer=peer,
+                method="GET",
+                url=f"{self._bases[peer]}{SAGAS}?{query}",
+                route=SAGAS,
+                breaker=BreakerUse.IGNORED,
+                trace=TraceContext(),
+                timeout=timeout,
+                credentials=self._credentials.get(peer),
+                spanned=False,
+            )
+        )
+        return answer if isinstance(answer, Lost) else read_shared(answer, asker)
+
     def _url(self, peer: str, saga_id: str) -> str:
         return f"{self._bases[peer]}/sagas/{quote(saga_id, safe='~:')}"
 
 
 def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
     """The meaning of an answer to `POST /sagas` (protocol 3.3)."""
+    wrong = ""
+    if answer.status == OK:  # nearly all answers are a yes: it is read once
+        try:
+            data = decode_executed(answer.body, saga_id, DEFAULT_LIMITS)
+            return Executed(data=msgspec.Raw(msgspec.json.encode(data)))
+        except WireError as error:
+            wrong = str(error)
     match kind_of_reply(answer.status, answer.body, saga_id):
         case ReplyKind.EXECUTED:
-            try:
-                data = decode_executed(answer.body, saga_id, DEFAULT_LIMITS)
-            except WireError as error:
-                return Lost(reason=f"answered 200 with a body that is not understood: {error}")
-            return Executed(data=msgspec.Raw(msgspec.json.encode(data)))
+            return Lost(reason=f"answered 200 with a body that is not understood: {wrong}")
         case ReplyKind.ACCEPTED:
             return InProgress(retry_after=answer.retry_after)
         case ReplyKind.REFUSED | ReplyKind.GONE:
@@ -253,6 +279,16 @@ def read_chain(answer: Answer, saga_id: str) -> ChainView | Lost:
         return Lost(reason=_reason(answer))
     try:
         return decode_chain(answer.body, saga_id)
+    except WireError as error:
+        return Lost(reason=str(error))
+
+
+def read_shared(answer: Answer, asker: str) -> SharedPage | Lost:
+    """The page in an answer to `GET /sagas?since=`."""
+    if answer.status != OK:
+        return Lost(reason=_reason(answer), retry_after=answer.retry_after)
+    try:
+        return decode_shared(answer.body, asker)
     except WireError as error:
         return Lost(reason=str(error))
 

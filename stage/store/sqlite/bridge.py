@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,13 +22,25 @@ class Bridge:
         self._connect = connect
         self._raw: sqlite3.Connection | None = None
         self._thread: Final = aiosqlite.Connection(self._connected, iter_chunk_size=64)
+        self._opening: asyncio.Task[None] | None = None
 
     def _connected(self) -> sqlite3.Connection:
         self._raw = self._connect()
         return self._raw
 
     async def open(self) -> None:
-        """Start the thread and connect. Raises the error of `connect`, and then the thread ends."""
+        """Start the thread and connect. Raises the error of `connect`, and then the thread ends.
+
+        Cancelling the wait closes the connection once it is made.
+        """
+        self._opening = asyncio.get_running_loop().create_task(self._start())
+        try:
+            await asyncio.shield(self._opening)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
         _ = await self._thread
 
     async def run(
@@ -50,5 +63,11 @@ class Bridge:
                 self._raw.interrupt()
 
     async def close(self) -> None:
-        """Close the connection and end the thread, after the work it still has to do."""
+        """Close the connection and end the thread, after the work it still has to do.
+
+        A connection that is still being made is waited for: aiosqlite would leave it open.
+        """
+        if self._opening is not None:
+            with suppress(Exception):  # `open` raises it
+                await asyncio.shield(self._opening)
         await self._thread.close()

@@ -56,14 +56,12 @@ class SqliteConnections:
         self._inspector: Bridge | None = None
         self._next_reader = 0
 
-    async def open(
-        self, check: Check, prepare: Callable[[sqlite3.Connection], None], *, make: bool
-    ) -> SqliteHome:
-        """Open the file, or `make` it, and `prepare` it before anything reads it.
+    async def open(self, check: Check, prepare: Callable[[sqlite3.Connection], None]) -> SqliteHome:
+        """Open the file that is there, and `prepare` it before anything reads it.
 
         `check` raises before anything is written, when the file must not be used.
         """
-        bridge = await self._connect("rwc" if make else "rw", check)
+        bridge = await self._connect(check)
         await bridge.run(prepare)
         await self._connect_readers()
         return self._home(bridge)
@@ -76,8 +74,7 @@ class SqliteConnections:
         """
         await self.close()
         try:
-            # Mode rw, not rwc: an empty file in place of a missing one would lose everything.
-            bridge = await self._connect("rw", self.timeline.check)
+            bridge = await self._connect(self.timeline.check)
             await self._connect_readers()
         except (sqlite3.Error, OSError) as error:
             raise unavailable(error) or StoreUnavailable(f"SQLite: {error}") from error
@@ -131,6 +128,7 @@ class SqliteConnections:
         finally:
             if self._inspector is bridge:
                 self._inspector = None
+                bridge.interrupt()  # nobody waits for the work of a wait that was cancelled
                 await asyncio.shield(bridge.close())
 
     def check_file(self) -> None:
@@ -145,8 +143,9 @@ class SqliteConnections:
         if not same:
             raise StoreUnavailable(f"the database {self._path} was replaced")
 
-    async def _connect(self, mode: str, check: Check) -> Bridge:
-        connect = partial(_connect, self._path, mode, self._factory)
+    async def _connect(self, check: Check) -> Bridge:
+        # Mode rw, not rwc: an empty file in place of a missing one would lose everything.
+        connect = partial(_connect, self._path, "rw", self._factory)
         bridge = Bridge(partial(connect, _WRITER_SETTINGS, check))
         await bridge.open()
         self._writer = bridge
@@ -180,7 +179,7 @@ def _connect(
     settings: Sequence[str],
     check: Check,
 ) -> sqlite3.Connection:
-    """A connection in autocommit; `mode` is that of sqlite.org/uri.html: ro, rw or rwc.
+    """A connection in autocommit; `mode` is that of sqlite.org/uri.html: ro or rw.
 
     It is checked before its settings are made: the journal mode would change a foreign file.
     """

@@ -65,7 +65,8 @@ def parse_mark(text: str) -> Mark | None:
 def is_made(path: Path) -> bool:
     """Whether there is a file. Raises ConfigurationError for one that holds nothing.
 
-    An empty file is what a full disk, a wrong mount or a broken copy leaves of a database.
+    An empty file is what a full disk, a wrong mount or a broken copy leaves of a database. A stage
+    that was stopped while it made one leaves none: see making.py.
     """
     try:
         with path.open("rb") as file:
@@ -84,17 +85,19 @@ def is_made(path: Path) -> bool:
     return True
 
 
-def refuse_missing(file: DatabaseFile, mark: Mark | None) -> None:
-    """Raise ConfigurationError where no file is there and none may be made."""
+def missing(path: Path) -> ConfigurationError:
+    """The error where no file is there and none may be made."""
+    return ConfigurationError(
+        f"there is no database {path}: give the path of one, or make it with `stage db init`"
+    )
+
+
+def refuse_removed(path: Path, mark: Mark | None) -> None:
+    """Raise ConfigurationError for a file that is not there, though it was served."""
     if mark is not None:
         raise ConfigurationError(
-            f"the database {file.path} was removed: {mark.number} batches were written to it. Put"
+            f"the database {path} was removed: {mark.number} batches were written to it. Put"
             " it back, or make a new one with `stage db init`"
-        )
-    if file.must_exist:
-        raise ConfigurationError(
-            f"there is no database {file.path}: give the path of one, or make it with"
-            " `stage db init`"
         )
 
 
@@ -128,26 +131,16 @@ def write_identity(connection: sqlite3.Connection, identity: Identity) -> None:
 
 
 def refuse_foreign(connection: sqlite3.Connection, file: DatabaseFile) -> None:
-    """Raise ConfigurationError for a file that holds something else than a stage's database.
-
-    A file without a single table is what a first start leaves that was killed at once.
-    """
-    if is_blank(connection):
-        if file.must_exist:
-            raise ConfigurationError(
-                f"{file.path} holds no table: put the database back, or make it with"
-                " `stage db init`"
-            )
-        return
+    """Raise ConfigurationError for a file that holds something else than a stage's database."""
+    (objects,) = connection.execute(statement("count_objects")).fetchone()
+    if not objects:
+        raise ConfigurationError(
+            f"{file.path} holds no table: put the database back, or remove this file and make a new"
+            " one with `stage db init`"
+        )
     (migrated,) = connection.execute(statement("has_migrations")).fetchone()
     if not migrated:
         raise ConfigurationError(f"{file.path} is not the database of a stage: give another path")
-
-
-def is_blank(connection: sqlite3.Connection) -> bool:
-    """Whether nothing was ever made in the database."""
-    (objects,) = connection.execute(statement("count_objects")).fetchone()
-    return not objects
 
 
 def refuse_owner(found: Identity | None, file: DatabaseFile) -> None:

@@ -84,6 +84,12 @@ class FileLock:
         os.ftruncate(self._descriptor, len(text))
         self.mark = mark
 
+    def forget(self) -> None:
+        """Let no mark stand there, durably. Raises OSError. No effect where there is none."""
+        if self._descriptor is not None and self.mark is not None:
+            self.remember(None)
+            os.fsync(self._descriptor)
+
     def release(self) -> None:
         """Release the lock; no effect when it is not held."""
         if self._descriptor is not None:

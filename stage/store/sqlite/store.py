@@ -14,11 +14,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from stage.core.errors import ConfigurationError
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Entry, Filter, LostSaga, Row, SagaRow, Unit
+from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, Row, SagaRow, Unit
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
 from stage.store.queue import ThreadChannel
@@ -28,15 +28,16 @@ from stage.store.sqlite.connections import SqliteConnections
 from stage.store.sqlite.errors import DatabaseDamaged, unavailable
 from stage.store.sqlite.identity import (
     DatabaseFile,
-    is_blank,
     is_made,
+    missing,
     read_identity,
     refuse_foreign,
-    refuse_missing,
     refuse_owner,
+    refuse_removed,
     take,
 )
-from stage.store.sqlite.lock import FileLock, make_private
+from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.making import make_database
 from stage.store.sqlite.page import page_query
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.watch import FileWatch
@@ -92,13 +93,15 @@ class SqliteStore:
         self._watch = FileWatch(self._connections, self._lock, self._write_nothing)
 
     async def open(self, *, upgrade: bool = True) -> None:
-        """See ports.store.Store. Without `upgrade` a pending migration is a ConfigurationError."""
-        await asyncio.to_thread(self._acquire)
+        """See ports.store.Store. Without `upgrade` nothing is made.
+
+        Then a file that is not there is a ConfigurationError, and a migration that is pending.
+        """
+        await asyncio.to_thread(self._acquire, may_make=upgrade and not self._file.must_exist)
         try:
             home = await self._connections.open(
                 partial(refuse_foreign, file=self._file),
                 partial(self._prepare, dialect.upgrade_now if upgrade else dialect.check),
-                make=self.made,
             )
             await self._writer.open(home)
             self._watch.start()
@@ -120,16 +123,16 @@ class SqliteStore:
             await self._connections.close()
             await asyncio.to_thread(self._let_go)
 
-    def _acquire(self) -> None:
-        """Take the lock on a file that is there, or may be made. Raises ConfigurationError."""
-        self.made = not is_made(self._path)
-        if self.made and self._file.must_exist:
-            refuse_missing(self._file, None)  # before there is a lock file in a folder of others
+    def _acquire(self, *, may_make: bool) -> None:
+        """Take the lock on a file that is there, or is made now. Raises ConfigurationError."""
+        if not is_made(self._path) and not may_make:
+            raise missing(self._path)  # before there is a lock file in a folder of others
         self._lock.acquire()
         try:
-            if self.made:
-                refuse_missing(self._file, self._lock.mark)
-                make_private(self._path)
+            if not is_made(self._path):  # the process before us may have made it meanwhile
+                refuse_removed(self._path, self._lock.mark)
+                make_database(self._file, self._migrations, self._lock)
+                self.made = True
         except BaseException:
             self._lock.release()
             raise
@@ -146,7 +149,6 @@ class SqliteStore:
     ) -> None:
         """Bring the schema up to date, and see whose database it is."""
         refuse_owner(read_identity(connection), self._file)
-        self.made = is_blank(connection)
         migrate(connection, self._migrations)
         identity = take(connection, self._file, self._file.now())
         self._connections.timeline.opened(connection, identity, self._lock.mark)
@@ -180,6 +182,11 @@ class SqliteStore:
         found = await self._read(name, *parameters)
         return [rows.saga_row(row, self._codec) for row in found]
 
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """See ports.store.Store."""
+        found = await self._read("page_changed", since.at, since.saga_id, since.limit)
+        return [rows.saga_row(row, self._codec) for row in found]
+
     async def due(self, before: float, limit: int) -> list[str]:
         """See ports.store.Store."""
         return [row[0] for row in await self._read("due_sagas", before, limit)]
@@ -192,15 +199,13 @@ class SqliteStore:
     async def backlog(self, now: float) -> Backlog:
         """See ports.store.Store."""
         parked = await self._read("count_parked")
-        in_doubt = await self._read("count_parked_in_doubt")
         oldest = await self._read("oldest_unfinished")
         longest = await self._read("longest_due", now)
         undo = await self._read("oldest_compensation")
         lost = await self._read("count_lost")
         return Backlog(
             lost=lost[0][0],
-            parked=parked[0][0],
-            parked_in_doubt=in_doubt[0][0],
+            parked={ParkCause(cause): count for cause, count in parked},
             oldest_accepted_at=oldest[0][0],
             longest_due_at=longest[0][0],
             oldest_compensation_at=undo[0][0],

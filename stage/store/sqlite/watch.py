@@ -15,6 +15,7 @@ from typing import Final
 
 from stage.core.errors import StoreUnavailable
 from stage.store.sqlite.connections import SqliteConnections
+from stage.store.sqlite.errors import DatabaseDamaged
 from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.statements import statement
 
@@ -40,6 +41,7 @@ class FileWatch:
         self._lock = lock
         self._write_nothing = write_nothing
         self._number = 0
+        self._inspection: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._probed_at = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -55,30 +57,32 @@ class FileWatch:
         return f"a write takes longer than {PROBE_SECONDS_MAX:g} s: look at the disk" * late
 
     def start(self) -> None:
-        """Begin to watch, with a check of the whole file."""
-        self._probed_at = asyncio.get_running_loop().time()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="stage-file-watch")
+        """Begin to watch, and to check the whole file beside it."""
+        loop = asyncio.get_running_loop()
+        self._probed_at = loop.time()
+        self._task = loop.create_task(self._run(), name="stage-file-watch")
+        self._inspection = loop.create_task(self._inspect(), name="stage-file-inspection")
 
     async def stop(self) -> None:
-        """Watch no more, and remember how far the file came. A look under way is finished."""
-        for task in (self._task, self._probe):
+        """Watch no more. A look under way is finished, an inspection is broken off."""
+        for task in (self._task, self._inspection, self._probe):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError, StoreUnavailable):
                     await task
-        self._task = self._probe = None
+        self._task = self._inspection = self._probe = None
 
     def damaged(self, error: StoreUnavailable) -> None:
         """A statement met a damaged page."""
         self.damage = self.damage or str(error)
 
     async def _run(self) -> None:
-        await self._inspect()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self._connections.read(self._look)
-            except StoreUnavailable:
+            except (StoreUnavailable, sqlite3.Error, OSError):
+                # An OSError of the lock file, say, which may be on the same full disk.
                 self._begin_probe()  # so that the writer meets it too
             self._probe_if_idle()
 
@@ -115,11 +119,26 @@ class FileWatch:
         return asyncio.get_running_loop().time() - self._probed_at > PROBE_SECONDS_MAX
 
     async def _inspect(self) -> None:
-        """Read the whole file once, on a connection of its own."""
-        with suppress(StoreUnavailable):
-            found = await self._connections.inspect(_quick_check)
+        """Read the whole file once, on a connection of its own. Begin again after a reopening."""
+        while True:
+            try:
+                found = await self._connections.inspect(self._read_all)
+            except DatabaseDamaged as error:
+                return self.damaged(error)
+            except StoreUnavailable:
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
             if found != "ok":
                 self.damage = f"the file is damaged: {found}: restore it from a backup"
+            return None
+
+    def _read_all(self, connection: sqlite3.Connection) -> str:
+        """In the thread of the inspection. A file in place of ours is no damage of ours."""
+        self._connections.check_file()
+        self._connections.timeline.compare(connection)
+        found = _quick_check(connection)
+        self._connections.check_file()
+        return found
 
 
 def _quick_check(connection: sqlite3.Connection) -> str:

@@ -8,6 +8,7 @@ import signal
 from asyncio.subprocess import DEVNULL, Process
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
@@ -103,4 +104,6 @@ async def _open(port: int) -> bool:
     except OSError:
         return False
     writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
     return True

@@ -3,7 +3,8 @@
 At a cut every file holds what was synced, and any subset of what was written since: a write may be
 gone, whole, or torn at a sector. The same holds for names: a file that was made or removed since
 the last sync of its folder (or, for one that was made, of itself, as ext4 and xfs do it) may or
-may not be there. Shared memory is gone. docs/decisions/0010 says why it is done this way.
+may not be there. One that was renamed has either its old name or its new one. Shared memory is
+gone. docs/decisions/0010 says why it is done this way.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ _DESCRIPTOR = re.compile(r"^-?\w+<((?:\\x[0-9a-f]{2})*)>")
 
 
 class Event(NamedTuple):
-    """One thing that happened: made, removed, wrote, cut, syncing, synced or sent."""
+    """One thing that happened: made, renamed, removed, wrote, cut, syncing, synced or sent."""
 
     what: str
     path: str
     data: bytes = b""
+    """Bytes that were written or sent; the old name of a file that was renamed."""
     offset: int = 0
     thread: int = 0
 
@@ -92,7 +94,7 @@ def _event(thread: int, name: str, rest: str, line: str) -> Iterator[Event]:
         case "unlink":
             yield Event("removed", texts[0][0].decode())
         case "rename":
-            raise NotRecorded(line[:200])
+            yield Event("renamed", texts[1][0].decode(), texts[0][0])
 
 
 def _bytes(hexadecimal: str) -> bytes:
@@ -120,8 +122,9 @@ class Disk:
         self._folder = str(folder)
         self._now: dict[str, File] = {}
         self._durable: dict[str, File] = {}
-        self._names: list[tuple[str, File | None]] = []
-        """Names that were given (a file) or taken (None) since the folder was synced."""
+        self._names: list[tuple[str, File | None, str]] = []
+        """Names that were given (a file) or taken (None) since the folder was synced; for a file
+        that was renamed, its old name too."""
         self._covered: dict[int, list[Event]] = {}
         """By thread: what its sync, which is under way, will have made durable."""
         self.dropped: Counter[str] = Counter()
@@ -133,10 +136,14 @@ class Disk:
         match event.what:
             case "made" if event.path not in self._now:
                 file = self._now[event.path] = File()
-                self._names.append((event.path, file))
+                self._names.append((event.path, file, ""))
             case "removed":
                 self._now.pop(event.path, None)
-                self._names.append((event.path, None))
+                self._names.append((event.path, None, ""))
+            case "renamed":
+                old = event.data.decode()
+                file = self._now[event.path] = self._now.pop(old)
+                self._names.append((event.path, file, old))
             case "wrote" | "cut":
                 self._now[event.path].pending.append(event)
             case "syncing" if event.path != self._folder:
@@ -149,18 +156,21 @@ class Disk:
                 for done in self._covered.pop(event.thread):
                     _apply(file.synced, done)
                     file.pending.remove(done)
+                for _, _, old in (name for name in self._names if name[1] is file):
+                    self._durable.pop(old, None)
                 self._durable[event.path] = file
                 self._names = [name for name in self._names if name[1] is not file]
 
     def after_power_loss(self, dice: random.Random, kept: float) -> dict[str, bytes]:
         """The files as they may be found, by path; `kept` is the share of what was not synced."""
         names = dict(self._durable)
-        for path, file in self._names:
+        for path, file, old in self._names:
             if dice.random() >= kept:
                 self.lost_names += 1
             elif file is None:
                 names.pop(path, None)
             else:
+                names.pop(old, None)
                 names[path] = file
         return {path: self._found(file, dice, kept) for path, file in names.items()}
 

@@ -57,7 +57,7 @@ def test_every_system_is_described_fairly() -> None:
     assert all(len(each.promises) > 50 and len(each.lacks) > 50 for each in (OURS, *SYSTEMS))
 
 
-def test_what_is_installed_is_not_installed_again(tmp_path: Path) -> None:
+def test_an_installed_package_is_not_installed_again(tmp_path: Path) -> None:
     """Unless other packages are wanted."""
     installed: list[str] = []
     for wanted in (["a==1"], ["a==1"], ["a==2"]):
@@ -67,7 +67,7 @@ def test_what_is_installed_is_not_installed_again(tmp_path: Path) -> None:
     assert 2 == len(installed)
 
 
-def test_what_cannot_be_installed_is_missing_with_a_reason(tmp_path: Path) -> None:
+def test_a_package_that_cannot_be_installed_is_missing_with_a_reason(tmp_path: Path) -> None:
     """So that the rest can be measured."""
     with pytest.raises(Missing, match="thing could not be installed: no such luck"):
         tools.run(["sh", "-c", "echo no such luck >&2; exit 1"], "thing")

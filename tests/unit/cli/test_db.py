@@ -35,7 +35,7 @@ def db(verb: str, folder: Path) -> Done:
     return stage("db", verb, "pay:payment", *DATABASE, cwd=folder)
 
 
-def test_what_is_pending_is_shown_printed_and_applied(folder: Path) -> None:
+def test_a_pending_migration_is_shown_printed_and_applied(folder: Path) -> None:
     """`status` says 1 while something is pending; `upgrade` is done once."""
     assert db("init", folder).status == 0
     (folder / "sql" / "0002_more.sql").write_text("CREATE TABLE refund (id TEXT);\n")

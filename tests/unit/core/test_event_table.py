@@ -8,7 +8,14 @@ import msgspec
 import pytest
 
 from stage.core import events as e
-from stage.core.event_table import EVENTS, NAMED, PROGRESS, EventRow, public_members
+from stage.core.event_table import (
+    EVENTS,
+    NAMED,
+    PROGRESS,
+    EventRow,
+    park_cause_of,
+    public_members,
+)
 from stage.core.requester import Requester
 from stage.core.states import ParkCause
 
@@ -59,7 +66,7 @@ def test_every_member_is_public_by_name_or_private(kind: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_private_is_not_shown(kind: type[Any]) -> None:
+def test_exactly_the_public_members_come_out(kind: type[Any]) -> None:
     """Of an event with a value in every member exactly the public ones come out."""
     shown = public_members(full(kind))
 
@@ -99,3 +106,17 @@ def test_every_activity_can_start_and_end() -> None:
     for activity in started:
         assert len([row for row in EVENTS.values() if row.ends is activity]) >= 2
     assert started == {row.ends for row in EVENTS.values() if row.ends is not None}
+
+
+def test_an_event_that_parks_has_a_cause() -> None:
+    """Metrics count by it; a cause of its own stands in the event, the usual one in the rules."""
+    assert ParkCause.FAILED_TO_COMPENSATE is park_cause_of(
+        e.FailedToCompensate(at=1.0, stands=("charge",))
+    )
+    assert ParkCause.LOST_RUNS is park_cause_of(
+        e.Parked(at=1.0, cause=ParkCause.LOST_RUNS, reason="why")
+    )
+    assert ParkCause.UPSTREAM_AWAY is park_cause_of(
+        e.TellRefused(at=1.0, cause=ParkCause.UPSTREAM_AWAY)
+    )
+    assert park_cause_of(e.Completed(at=1.0)) is None

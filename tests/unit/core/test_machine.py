@@ -273,7 +273,7 @@ def test_before_the_deadline_a_forward_that_was_lost_is_repeated() -> None:
         assert (LOOK,) == decide(plan, evolve(plan, saga, lost), 11.0)
 
 
-def test_what_downstream_does_not_show_is_turned_back() -> None:
+def test_a_forward_that_downstream_does_not_show_is_turned_back() -> None:
     """One "no" is enough: downstream knows what it did. Then it is compensated there as well."""
     plan = plans.usual()
     saga = fold(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stage.core import events as e
+from stage.core.age import lasted
 from stage.core.commands import Activity, Do, Record, Rest
 from stage.core.machine import decide, evolve
 from stage.core.retry import EXECUTION, OUTAGE_BACKOFF_SECONDS_MAX, PATIENCE_SECONDS
@@ -144,7 +145,11 @@ def test_an_undo_is_tried_until_patience_ends(certain: bool) -> None:
     assert isinstance(given_up, Record) and isinstance(given_up.event, e.CompensationRefused)
     assert "503" in given_up.event.reason
     since = saga.steps["charge"].compensation_since
-    assert PATIENCE_SECONDS <= now - since <= PATIENCE_SECONDS + OUTAGE_BACKOFF_SECONDS_MAX
+    assert (
+        PATIENCE_SECONDS
+        <= lasted(saga, since, now)
+        <= PATIENCE_SECONDS + OUTAGE_BACKOFF_SECONDS_MAX
+    )
     assert 800 < attempts < 2_500
 
     retried = evolve(plan, saga, e.Retried(at=now, actor="ops", why="it is back"))

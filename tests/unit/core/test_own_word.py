@@ -52,6 +52,20 @@ def test_a_no_in_doubt_turns_back_and_is_compensated_there_first() -> None:
     assert UNDO == only(PLAN, evolve(PLAN, saga, turn.event), 0.0)
 
 
+def test_a_no_in_doubt_does_not_take_back_a_yes_that_may_have_been_passed_on() -> None:
+    """A run was lost behind its answer, and a gateway says no: the same again (decision 0011)."""
+    lost = e.Recovered(at=0.0, epoch=2)
+    again = e.StepStarted(at=0.0, step=FORWARD, attempt=2)
+    saga = fold(PLAN, [*HELD, lost, again, NO_IN_DOUBT])
+    due = saga.steps[FORWARD].due
+    assert Do(activity=Activity.EXECUTE, step=FORWARD, attempt=3) == only(PLAN, saga, due)
+
+    third = e.StepStarted(at=due, step=FORWARD, attempt=3)
+    own_word = e.StepRefused(at=due, step=FORWARD, reason="answered 409", said=True)
+    turn = only(PLAN, fold(PLAN, [third, own_word], saga), due)
+    assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack)
+
+
 def test_a_no_in_doubt_behind_the_pivot_waits_for_a_person() -> None:
     """There is no way back, and a retry sends the same again (rule 20)."""
     saga = fold(PIVOTED, [*HELD, NO_IN_DOUBT])
@@ -94,19 +108,21 @@ def misread(at: float, attempt: int) -> list[e.Event]:
 
 def test_answers_that_are_nobody_s_word_are_asked_again_for_a_while_then_park_it() -> None:
     """With what was answered; a retry of the operator asks again (protocol 3.4)."""
-    back = fold(PLAN, [*DONE, e.TurnedBack(at=0.0), *misread(0.0, 1)])
-    late = fold(PLAN, misread(NOT_UNDERSTOOD_SECONDS_MAX - 100.0, 2), back)
-    again = NOT_UNDERSTOOD_SECONDS_MAX - 1.0
-    assert Do(activity=Activity.COMPENSATE, step=FORWARD, attempt=3) == only(PLAN, late, again)
+    late = fold(PLAN, [*DONE, e.TurnedBack(at=0.0)])
+    for attempt, at in enumerate(range(0, int(NOT_UNDERSTOOD_SECONDS_MAX), 300), 1):
+        again = Do(activity=Activity.COMPENSATE, step=FORWARD, attempt=attempt)
+        assert again == only(PLAN, late, float(at))
+        late = fold(PLAN, misread(float(at), attempt), late)
 
     park = only(PLAN, late, NOT_UNDERSTOOD_SECONDS_MAX)
 
     assert isinstance(park, Record) and isinstance(park.event, e.Parked)
     assert ParkCause.NOT_UNDERSTOOD is park.event.cause
     assert "out" in park.event.reason and "answered 200" in park.event.reason
-    at = NOT_UNDERSTOOD_SECONDS_MAX
-    retried = fold(PLAN, [park.event, e.Retried(at=at, actor="kim", why="mended")], late)
-    assert Do(activity=Activity.COMPENSATE, step=FORWARD, attempt=3) == only(PLAN, retried, at)
+    over = NOT_UNDERSTOOD_SECONDS_MAX
+    retried = fold(PLAN, [park.event, e.Retried(at=over, actor="kim", why="mended")], late)
+    again = Do(activity=Activity.COMPENSATE, step=FORWARD, attempt=attempt + 1)
+    assert again == only(PLAN, retried, over)
 
 
 def test_an_answer_in_the_word_of_the_neighbour_begins_the_time_anew() -> None:
@@ -125,11 +141,13 @@ def test_an_upstream_that_never_answers_in_its_own_word_waits_for_a_person() -> 
         e.CompensationRequested(at=0.0, requested_by="out", compensated=True),
         e.CompensationSucceeded(at=0.0, step="hold"),
         e.Compensated(at=0.0),
-        e.TellStarted(at=0.0, attempt=1),
-        e.TellDelayed(at=0.0, reason="answered 200", not_understood=True),
     ]
     saga = fold(PLAN, late)
-    assert Do(activity=Activity.TELL, attempt=2) == only(PLAN, saga, 1000.0)
+    for attempt, at in enumerate(range(0, int(NOT_UNDERSTOOD_SECONDS_MAX), 300), 1):
+        assert Do(activity=Activity.TELL, attempt=attempt) == only(PLAN, saga, float(at))
+        saga = evolve(PLAN, saga, e.TellStarted(at=float(at), attempt=attempt))
+        answer = e.TellDelayed(at=float(at), reason="answered 200", not_understood=True)
+        saga = evolve(PLAN, saga, answer)
 
     end = only(PLAN, saga, NOT_UNDERSTOOD_SECONDS_MAX)
 
@@ -137,7 +155,7 @@ def test_an_upstream_that_never_answers_in_its_own_word_waits_for_a_person() -> 
     saga = evolve(PLAN, saga, end.event)
     assert (ParkCause.NOT_UNDERSTOOD, Tell.REFUSED) == (saga.parked_cause, saga.tell)
     saga = evolve(PLAN, saga, e.Retried(at=4000.0, actor="kim", why="mended"))
-    assert Do(activity=Activity.TELL, attempt=2) == only(PLAN, saga, 4000.0)
+    assert Do(activity=Activity.TELL, attempt=attempt + 1) == only(PLAN, saga, 4000.0)
 
 
 @pytest.mark.parametrize("compensated, asked", [(True, "hold"), (False, FORWARD)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from stage.core import events as e
@@ -101,3 +104,12 @@ def test_a_verb_that_unparks_a_saga_removes_the_cause_too(freed: e.Event) -> Non
     saga = fold(plans.usual(), *UNDO_FAILED, freed)
 
     assert ("", None) == (saga.parked, saga.parked_cause)
+
+
+def test_the_page_for_operators_says_what_to_do_for_each_cause() -> None:
+    """One row a cause: an alert that names one leads to its mend."""
+    page = Path(__file__).parents[3].joinpath("docs", "operator.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("\n### Parked sagas\n")
+    table = section.partition("\n## ")[0]
+
+    assert set(ParkCause) == set(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE))

@@ -35,6 +35,7 @@ from stage.telemetry.null import NullObserver
 from stage.wire.chain import ChainView
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
+from stage.wire.shared import SharedPage
 
 ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
 SAGAS = 20
@@ -85,6 +86,10 @@ class Agreeable:
     ) -> CompensateReply:
         """Done."""
         return Compensated()
+
+    async def get_shared(self, peer: str, asker: str, **_: Any) -> SharedPage | Lost:
+        """Nobody asks."""
+        raise NotImplementedError
 
     async def get_chain(self, peer: str, saga_id: str, **_: Any) -> ChainView | Lost:
         """Nobody asks here."""

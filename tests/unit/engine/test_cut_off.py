@@ -22,7 +22,7 @@ def started(step: str, span: str, attempt: int = 1) -> e.Event:
     return e.StepStarted(at=AT, step=step, attempt=attempt, span=span)
 
 
-def test_what_began_and_did_not_end_was_cut_off() -> None:
+def test_an_attempt_that_began_and_did_not_end_was_cut_off() -> None:
     """Every sort of attempt, several at the same time."""
     assert [
         ("charge", Activity.EXECUTE, 2, ONE),

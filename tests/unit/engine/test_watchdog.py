@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from stage.engine import watchdog
 from stage.engine.watchdog import LOOK_SECONDS, Watchdog
-from stage.ports.author_code import UNWATCHED, StuckCode, Thread
+from stage.ports.author_code import StuckCode, Thread
+from stage.store.suspects import SuspectsPage
 
 STUCK_SECONDS = 2 * LOOK_SECONDS
+"""Two looks."""
 WAIT_SECONDS_MAX = 10.0
 
 
@@ -21,7 +24,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.reports: list[StuckCode] = []
-        self.dog = Watchdog(UNWATCHED, self.reports.append, stuck_seconds=STUCK_SECONDS)
+        self.dog = Watchdog(SuspectsPage(None), self.reports.append, stuck_seconds=STUCK_SECONDS)
 
     def author_code(self, until: Callable[[], object]) -> threading.Thread:
         """A function of an author in a thread of its own, which ends when `until` does."""
@@ -50,19 +53,63 @@ async def watched() -> AsyncIterator[Watched]:
     watched.dog.stop()
 
 
-async def test_a_function_that_does_not_end_is_reported_once(watched: Watched) -> None:
+@pytest.fixture
+async def by_hand(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+    """It looks only when the test says so: a slow machine changes nothing."""
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 3_600.0)
+    watched = Watched()
+    watched.dog.start()
+    yield watched
+    watched.dog.stop()
+
+
+async def looks(watched: Watched, count: int) -> None:
+    """So many looks, each of which the event loop answers."""
+    for _ in range(count):
+        watched.dog.look_once()
+        await asyncio.sleep(0)
+
+
+async def test_a_function_that_does_not_end_is_reported_once(by_hand: Watched) -> None:
     """While it lasts the stage is not ready; afterwards it is again."""
-    enough = threading.Event()
-    thread = watched.author_code(enough.wait)
-    await until(lambda: watched.reports)
-    await asyncio.sleep(3 * LOOK_SECONDS)
-    (report,) = watched.reports
+    entered, enough = threading.Event(), threading.Event()
+
+    def never_ending() -> None:
+        entered.set()
+        enough.wait(WAIT_SECONDS_MAX)
+
+    thread = by_hand.author_code(never_ending)
+    assert entered.wait(WAIT_SECONDS_MAX)
+    await looks(by_hand, 1)
+    stuck = [by_hand.dog.stuck]
+    await looks(by_hand, 4)
+    (report,) = by_hand.reports
     assert (Thread.WRITER, "s-1", "reserve") == (report.thread, report.saga_id, report.step)
-    assert any("function" in call for call in report.stack), report.stack
-    assert watched.dog.stuck
+    assert any("never_ending" in call for call in report.stack), report.stack
+    stuck.append(by_hand.dog.stuck)
     enough.set()
-    await until(lambda: not watched.dog.stuck)
     thread.join()
+    await looks(by_hand, 1)
+    stuck.append(by_hand.dog.stuck)
+    assert [False, True, False] == stuck
+
+
+async def test_a_loop_that_answers_at_once_is_asked_again(
+    by_hand: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread may run before that of the watchdog goes on: the answer must not get lost."""
+    loop = asyncio.get_running_loop()
+    asked: list[int] = []
+
+    def at_once(answer: Callable[[int], None], question: int) -> None:
+        asked.append(question)
+        answer(question)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", at_once)
+    await looks(by_hand, 5)
+    assert 5 == len(set(asked))
+    assert not by_hand.dog.stuck
+    assert [] == by_hand.reports
 
 
 async def test_many_short_functions_are_no_long_one(watched: Watched) -> None:

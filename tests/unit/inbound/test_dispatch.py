@@ -125,7 +125,7 @@ def test_every_route_is_found_by_its_own_template(route: Any) -> None:
         ("GET", "/sagas/s-1/retry", ("POST",)),
     ],
 )
-def test_what_no_template_fits_is_not_found(method: str, path: str, allowed: Any) -> None:
+def test_a_path_that_fits_no_template_is_not_found(method: str, path: str, allowed: Any) -> None:
     assert allowed == find(method, path)
 
 

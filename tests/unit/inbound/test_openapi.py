@@ -66,7 +66,7 @@ def test_saga_and_page_have_their_fields() -> None:
         (Executed, document()["components"]["schemas"]["Executed"]),
     ],
 )
-def test_what_is_narrower_than_a_struct_has_its_members(
+def test_a_schema_narrower_than_a_struct_has_its_members(
     kind: type[msgspec.Struct], known: dict[str, Any]
 ) -> None:
     """These hold patterns and bounds that the decoders check, so they are written beside them."""
@@ -82,6 +82,6 @@ def test_data_is_what_the_stage_accepts() -> None:
     assert {"$ref": "#/components/schemas/Adds"} == added["payment"]
 
 
-def test_what_neighbours_serve_is_a_callback() -> None:
+def test_an_endpoint_of_a_neighbour_is_a_callback() -> None:
     callbacks = document()["paths"]["/sagas"]["post"]["callbacks"]
     assert {"downstream_execute", "downstream_compensate", "upstream_compensate"} == set(callbacks)

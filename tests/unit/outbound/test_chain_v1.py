@@ -54,7 +54,7 @@ async def get_outcome(neighbours: Neighbours, saga_id: str = SAGA) -> OutcomeRep
         (Lost(reason="no answer"), Lost(reason="no answer")),
     ],
 )
-async def test_what_downstream_shows_is_read(answer: Answer | Lost, reply: OutcomeReply) -> None:
+async def test_the_view_of_downstream_is_read(answer: Answer | Lost, reply: OutcomeReply) -> None:
     """A GET of that saga, and nothing else; what is no word on the saga is as good as lost."""
     transport = ScriptedTransport(answer)
     assert reply == await get_outcome(neighbours_over(transport))

@@ -252,7 +252,7 @@ async def test_without_credentials_nothing_leaves_for_certain(
     assert "s3cret" not in answer.reason
 
 
-def test_what_is_shown_is_not_shown_in_a_repr() -> None:
+def test_a_credential_is_not_shown_in_a_repr() -> None:
     """A traceback with local variables is a log as well."""
     assert "s3cret" not in repr(Shown((("Authorization", "s3cret"),)))
 

@@ -119,7 +119,7 @@ async def test_a_request_says_who_sends_it_and_what_it_holds(
     }
 
 
-async def test_what_is_given_takes_the_place_of_what_is_usual(
+async def test_a_given_header_takes_the_place_of_the_usual_one(
     peer: Peer, transport: Transport
 ) -> None:
     """In any case of its letters; and of two with one name the last holds."""
@@ -211,7 +211,7 @@ async def test_an_answer_that_breaks_off_leaves_doubt(peer: Peer, transport: Tra
     assert not lost.certain
 
 
-async def test_what_is_not_http_leaves_doubt(peer: Peer, transport: Transport) -> None:
+async def test_bytes_that_are_no_http_leave_doubt(peer: Peer, transport: Transport) -> None:
     """Somebody took the request."""
     peer.script = [b"220 mail.example ESMTP\r\n"]
     lost = await sent(transport, peer.url)
@@ -258,7 +258,7 @@ async def test_the_time_also_holds_for_the_rest_of_an_answer(
     assert "timeout" == lost.error
 
 
-async def test_who_is_cancelled_leaves_no_connection_behind(
+async def test_a_cancelled_request_leaves_no_connection_behind(
     peer: Peer, transport: Transport
 ) -> None:
     """Its late bytes would be taken for another answer."""
@@ -272,9 +272,7 @@ async def test_who_is_cancelled_leaves_no_connection_behind(
     assert 2 == peer.connections
 
 
-async def test_what_comes_before_the_answer_is_passed_over(
-    peer: Peer, transport: Transport
-) -> None:
+async def test_bytes_before_the_answer_are_passed_over(peer: Peer, transport: Transport) -> None:
     """Hints and words of patience are not answers."""
     peer.script = [b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK]
     answer = await sent(transport, peer.url)

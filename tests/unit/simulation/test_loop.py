@@ -40,7 +40,7 @@ def test_timers_of_one_instant_run_in_the_order_in_which_they_were_set(loop: Vir
     assert cancelled.cancelled()
 
 
-def test_who_waits_for_what_never_comes_is_said_to_be_stuck(loop: VirtualLoop) -> None:
+def test_a_wait_for_something_that_never_comes_is_stuck(loop: VirtualLoop) -> None:
     """A deadlock is an error and no endless wait."""
     with pytest.raises(Stuck):
         loop.run_until_complete(loop.create_future())

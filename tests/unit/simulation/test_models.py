@@ -103,7 +103,7 @@ def test_payloads_are_made_up_from_the_types() -> None:
     assert any(data["items"] for data in made)
 
 
-def test_what_does_not_fit_the_stage_is_said_with_the_fix() -> None:
+def test_a_model_that_does_not_fit_is_refused_with_the_fix() -> None:
     """An API that is never called, a model of another class, a payload that is not accepted."""
     for module, message in (
         (SimpleNamespace(apis={"bank": ApiModel}), "never calls; it calls: psp"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 
@@ -31,7 +32,7 @@ async def test_a_whole_function_runs_in_the_thread_of_the_connection() -> None:
     assert first[1] != threading.get_ident()
 
 
-async def test_what_connecting_raises_is_raised() -> None:
+async def test_an_error_of_connecting_is_raised() -> None:
     """A connection that cannot be made leaves no thread behind."""
 
     def connect() -> sqlite3.Connection:
@@ -44,3 +45,52 @@ async def test_what_connecting_raises_is_raised() -> None:
     for thread in new:
         thread.join(5)
     assert not any(thread.is_alive() for thread in new)
+
+
+class Slow:
+    """A connection that takes until `enough` to be made, and the connections that were made."""
+
+    def __init__(self) -> None:
+        self.began, self.enough = threading.Event(), threading.Event()
+        self.made: list[sqlite3.Connection] = []
+
+    def connect(self) -> sqlite3.Connection:
+        self.began.set()
+        self.enough.wait(5)
+        self.made.append(sqlite3.connect(":memory:", check_same_thread=False))
+        return self.made[-1]
+
+
+def is_open(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return False
+    return True
+
+
+async def test_a_connection_that_is_being_made_is_closed_too() -> None:
+    """As a reopening does with an inspection that has just begun."""
+    slow = Slow()
+    bridge = Bridge(slow.connect)
+    opening = asyncio.ensure_future(bridge.open())
+    await asyncio.to_thread(slow.began.wait, 5)
+    closing = asyncio.ensure_future(bridge.close())
+    await asyncio.sleep(0)
+    slow.enough.set()
+    await asyncio.wait_for(closing, 5)
+    await opening
+    assert [False] == [is_open(each) for each in slow.made]
+
+
+async def test_a_wait_for_a_connection_that_is_cancelled_leaves_none_open() -> None:
+    """The thread goes on connecting: what it makes is closed before the wait ends."""
+    slow = Slow()
+    opening = asyncio.ensure_future(Bridge(slow.connect).open())
+    await asyncio.to_thread(slow.began.wait, 5)
+    opening.cancel()
+    await asyncio.sleep(0)
+    slow.enough.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert [False] == [is_open(each) for each in slow.made]

@@ -81,7 +81,7 @@ async def opened(store: Opened) -> AsyncIterator[Opened]:
 
 
 @pytest.mark.parametrize("codec", [PLAIN, Mirror()], ids=["plain", "mirror"])
-def test_what_was_encoded_is_decoded_equal(codec: Codec) -> None:
+def test_an_encoded_value_is_decoded_equal(codec: Codec) -> None:
     """Each kind; an envelope is never empty, which would make a tombstone of it."""
     event = e.StepSucceeded(at=AT, step="charge", result=msgspec.Raw(b'{"id":"c-1"}'))
     assert codec.encode_envelope(ENVELOPE)

@@ -470,11 +470,11 @@ async def test_sagas_are_counted_by_state(store: Store) -> None:
 async def test_the_backlog_counts_sagas_that_wait(store: Store) -> None:
     """A parked saga counts as parked only; one that is over or due later does not wait."""
     assert await store.backlog(AT) == Backlog(
-        parked=0, oldest_accepted_at=None, longest_due_at=None
+        parked={}, oldest_accepted_at=None, longest_due_at=None
     )
     compensating = SagaState.COMPENSATING
     for made in (
-        replace(row("a", parked="why", due_at=None), accepted_at=AT - 9),
+        replace(row("a", parked="why", parked_cause=ParkCause.DEFECT), accepted_at=AT - 9),
         replace(row("b", due_at=AT + 1), accepted_at=AT - 7),
         replace(row("c", state=SagaState.COMPLETED, due_at=None), accepted_at=AT - 8),
         replace(row("d", state=compensating, due_at=AT - 2), accepted_at=AT - 5),
@@ -482,7 +482,7 @@ async def test_the_backlog_counts_sagas_that_wait(store: Store) -> None:
     ):
         await store.transact(inserting(made.id, made))
     assert await store.backlog(AT) == Backlog(
-        parked=1, oldest_accepted_at=AT - 7, longest_due_at=AT - 3
+        parked={ParkCause.DEFECT: 1}, oldest_accepted_at=AT - 7, longest_due_at=AT - 3
     )
 
 
@@ -491,7 +491,7 @@ async def test_the_backlog_has_the_begin_of_the_oldest_compensation(store: Store
     back, over = SagaState.COMPENSATING, SagaState.COMPENSATED
     for made, turned in (
         (row("active", due_at=AT), None),
-        (row("parked", state=back, due_at=None, parked="why"), AT - 90),
+        (row("parked", state=back, parked="why", parked_cause=ParkCause.DEFECT), AT - 90),
         (row("told", state=over, due_at=None), AT - 80),
         (row("telling", state=over, due_at=AT + 60), AT - 70),
         (row("undoing", state=back, due_at=AT + 60), AT - 60),

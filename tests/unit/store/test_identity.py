@@ -106,6 +106,17 @@ async def test_an_empty_file_is_no_database(tmp_path: Path) -> None:
     assert 0 == (tmp_path / "stage.db").stat().st_size
 
 
+async def test_a_file_without_a_table_is_no_database(tmp_path: Path) -> None:
+    """A stage that was stopped while it made one leaves none."""
+    path = tmp_path / "stage.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 7")
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"holds no table.*stage db init"):
+        await named(path).open()
+    assert before == path.read_bytes() != b""
+
+
 async def test_a_database_of_somebody_else_is_refused(tmp_path: Path) -> None:
     """A file with tables, and none of ours."""
     path = tmp_path / "stage.db"

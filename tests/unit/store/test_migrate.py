@@ -36,9 +36,10 @@ def test_ours_come_first_and_all_are_recorded(
     assert [(one.owner, one.name) for one in done] == [
         ("stage", "0001_stage"),
         ("stage", "0002_identity"),
+        ("stage", "0003_reconcile.expand"),
         ("migrations", "0001_payment"),
     ]
-    assert [line.applied_at for line in dialect.status(connection, [migrations])] == [5.5, 5.5, 5.5]
+    assert {line.applied_at for line in dialect.status(connection, [migrations])} == {5.5}
     assert set(states(connection, migrations).values()) == {MigrationState.APPLIED}
     assert dialect.upgrade(connection, [migrations], now=6.5) == []
 

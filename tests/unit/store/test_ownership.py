@@ -127,7 +127,7 @@ async def test_alone_nothing_is_held_elsewhere(store: Store) -> None:
 # --- 1, 2, 4: one owner ----------------------------------------------------------------------
 
 
-async def test_what_a_live_replica_owns_is_held_elsewhere(replicas: Replicas) -> None:
+async def test_a_saga_of_a_live_replica_is_held_elsewhere(replicas: Replicas) -> None:
     """For the other one alone, and for `claim` too."""
     with pytest.raises(HeldElsewhere):
         await take(replicas.b)
@@ -160,7 +160,7 @@ async def test_a_unit_that_is_rolled_back_changes_no_owner(replicas: Replicas) -
         await take(replicas.b)
 
 
-async def test_what_is_released_belongs_to_whoever_claims_it_when_it_is_due(
+async def test_a_released_saga_belongs_to_the_replica_that_claims_it_when_due(
     replicas: Replicas,
 ) -> None:
     """Not before: it rests."""
@@ -204,7 +204,7 @@ async def test_a_lease_that_nobody_saw_end_is_renewed(replicas: Replicas) -> Non
         await take(replicas.b)
 
 
-async def test_what_a_dead_replica_owned_is_taken_at_once(replicas: Replicas) -> None:
+async def test_a_saga_of_a_dead_replica_is_taken_at_once(replicas: Replicas) -> None:
     """By a request as well, and the stale epoch is refused from then on."""
     await replicas.outlive_a()
     found = await take(replicas.b)

@@ -40,6 +40,7 @@ def connection() -> Iterator[sqlite3.Connection]:
         ("count_sagas", "COVERING INDEX saga_state"),
         ("page_all", "sqlite_autoindex_saga_1 (id>?)"),
         ("page_parked", "saga_parked (id>?)"),
+        ("page_changed", "saga_changed ((updated_at,id)>(?,?))"),
     ],
 )
 def test_it_is_found_by_its_index(connection: sqlite3.Connection, name: str, index: str) -> None:

@@ -185,8 +185,14 @@ async def test_readers_cannot_write(tmp_path: Path) -> None:
 async def test_pending_migrations_are_refused_without_upgrade(
     tmp_path: Path, migrations: Path
 ) -> None:
-    """Opened without upgrade, pending migrations are a ConfigurationError, and nothing is held."""
+    """Opened without upgrade nothing is made or migrated: a ConfigurationError; nothing is held."""
     path = tmp_path / "stage.db"
+    with pytest.raises(ConfigurationError, match="stage db init"):
+        await SqliteStore(path).open(upgrade=False)
+    assert not path.exists()
+    store = SqliteStore(path)
+    await store.open()
+    await store.close()
     with pytest.raises(ConfigurationError, match="stage db upgrade"):
         await SqliteStore(path, migrations=[migrations]).open(upgrade=False)
     store = SqliteStore(path, migrations=[migrations])

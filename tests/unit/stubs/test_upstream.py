@@ -334,7 +334,7 @@ async def test_a_saga_that_cannot_be_compensated_there_is_reported(
     assert "released" == (await seen(client))["order"]
 
 
-async def test_what_only_goes_forward_there_keeps_its_order(
+async def test_a_stage_that_only_goes_forward_keeps_its_order(
     stage: FakeStage, upstream: Upstream
 ) -> None:
     """Behind the pivot: an order taken back would be a charge without an order."""

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from stage.core.states import SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.engine.clock import SystemClock
 from stage.ports.store import Backlog
 from stage.telemetry import gauges as measured
@@ -39,7 +39,7 @@ class Queried:
 
     async def backlog(self) -> Backlog:
         """Nothing waits."""
-        return Backlog(parked=0, oldest_accepted_at=None, longest_due_at=None)
+        return Backlog(parked={ParkCause.IN_DOUBT: 2}, oldest_accepted_at=None, longest_due_at=None)
 
 
 async def test_gauges_stay_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,9 @@ async def test_a_gauge_that_could_not_be_read_keeps_its_value() -> None:
         await gauges.refresh()
     assert 2 == engine.queries
     assert {(SagaState.ACTIVE.value,): 1} == gauges.read(names.M_SAGAS)
-    assert {(): 0} == gauges.read(names.M_PARKED)
+    parked = gauges.read(names.M_PARKED)
+    assert (2, 0) == (parked["in_doubt",], parked["defect",])
+    assert {(cause.value,) for cause in ParkCause} == set(parked)
     assert {(): 1.0} == gauges.read(names.M_STALE)
     await gauges.refresh()
     assert {(SagaState.ACTIVE.value,): 3} == gauges.read(names.M_SAGAS)

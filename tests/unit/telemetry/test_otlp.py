@@ -277,7 +277,7 @@ def test_an_sdk_that_sends_more_is_left_to_itself(monkeypatch: pytest.MonkeyPatc
         max_size=5,
     )
 )
-def test_whatever_attributes_there_are(attributes: list[dict[str, Any]]) -> None:
+def test_any_attributes_are_encoded_as_by_the_sdk(attributes: list[dict[str, Any]]) -> None:
     """The bytes are the SDK's."""
     maker = made()
     for each in attributes:

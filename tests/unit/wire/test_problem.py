@@ -103,7 +103,7 @@ def test_a_problem_can_be_sent_whatever_its_text() -> None:
     [b"", b"x", b"[]", b"null", b'"x"', b"{}", b'{"error":"x"}', b'{"status":"409"}', b"\xff",
      b'{"outcome":[]}', b'{"title":1,"status":true,"detail":null,"outcome":"done"}', b"[" * 9_999],
 )  # fmt: skip
-def test_what_is_no_problem_is_none(body: bytes) -> None:
+def test_a_body_that_is_no_problem_is_none(body: bytes) -> None:
     """Not JSON, not an object, or none of the members that make a problem."""
     assert decode_problem(body) is None
 

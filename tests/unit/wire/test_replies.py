@@ -111,7 +111,7 @@ def test_compensate_is_asked_again_until_the_neighbour_itself_answers(body: byte
 
 
 @given(saga_ids, objects)
-def test_what_was_added_comes_back(saga_id: str, data: dict[str, Any]) -> None:
+def test_an_addition_comes_back(saga_id: str, data: dict[str, Any]) -> None:
     """A stage is understood by a stage."""
     assert data == decode_executed(encode_executed(saga_id, data), saga_id)
 
@@ -247,6 +247,6 @@ def test_a_wrong_request_to_compensate_is_refused(body: bytes, status: int) -> N
         (500, b'{"outcome":"not_executed"}', "unknown"),
     ],
 )
-def test_what_a_shown_saga_means(status: int, body: bytes, kind: str) -> None:
+def test_the_answer_to_a_look_up_is_read(status: int, body: bytes, kind: str) -> None:
     """A no is only the neighbour's own word on the saga: a gateway says 404 and 403 as well."""
     assert kind == kind_of_saga_view(status, body, "s-1")

@@ -97,7 +97,7 @@ def test_a_schema_is_a_schema(name: str) -> None:
 
 
 @given(envelopes)
-def test_what_is_written_fits_the_schema(envelope: Envelope) -> None:
+def test_a_written_body_fits_the_schema(envelope: Envelope) -> None:
     """Every envelope that is sent."""
     assert Draft202012Validator(ENVELOPE_SCHEMA).is_valid(json.loads(encode_envelope(envelope)))
 

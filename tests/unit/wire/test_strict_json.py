@@ -130,7 +130,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 
 
 @given(objects)
-def test_what_is_written_is_read_back(value: dict[str, Any]) -> None:
+def test_a_written_value_is_read_back(value: dict[str, Any]) -> None:
     """Encoding and decoding lose nothing."""
     assert value == decode_object(encode_object(value, value))
 
@@ -184,7 +184,7 @@ def _ring() -> dict[str, Any]:
         _ring(),
     ],
 )
-def test_what_json_cannot_say_is_not_written(value: dict[str, Any]) -> None:
+def test_a_value_that_json_cannot_say_is_not_written(value: dict[str, Any]) -> None:
     """NaN would become null without a word; it is an error instead."""
     with pytest.raises(ValueError):  # noqa: PT011 - the type is the contract
         encode_object(value, value)

@@ -78,7 +78,7 @@ def test_a_newer_neighbour_may_show_more() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"saga_id":1}', b"[]", b"<html>", b"{" * 9_999])
-def test_what_is_no_view_is_unknown(body: bytes) -> None:
+def test_a_body_that_is_no_view_is_unknown(body: bytes) -> None:
     """The neighbour's state stays unknown."""
     with pytest.raises(WireError) as caught:
         decode_view(body, SagaView)

@@ -1,4 +1,12 @@
--- The identity of the database, and what tells a new file from a used one.
+-- The identity of the database, what tells a new file from a used one, and how one is made.
+
+-- name: journal_in_memory
+-- A database that is being made needs no file to take a migration back.
+PRAGMA journal_mode = MEMORY;
+
+-- name: sync_never
+-- It is synced once it is whole.
+PRAGMA synchronous = OFF;
 
 -- name: get_identity
 -- The one row.
@@ -38,5 +46,15 @@ SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM lost_saga
 ORDER BY asked_at, saga_id LIMIT ?1;
 
 -- name: count_lost
--- How many sagas are known to be lost.
-SELECT count(DISTINCT saga_id) FROM lost_saga;
+-- How many sagas are known to be lost and were not adopted.
+SELECT count(DISTINCT saga_id) FROM lost_saga
+WHERE NOT EXISTS (SELECT 1 FROM saga WHERE id = lost_saga.saga_id);
+
+-- name: put_reconciled
+-- Remember that a neighbour was asked in this generation, and what it answered.
+INSERT OR REPLACE INTO stage_reconciled (generation, neighbour, answer, at)
+VALUES (?1, ?2, ?3, ?4);
+
+-- name: get_reconciled
+-- The neighbours that were asked in this generation.
+SELECT neighbour, answer, at FROM stage_reconciled WHERE generation = ?1 ORDER BY neighbour;

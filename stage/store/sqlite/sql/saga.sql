@@ -44,12 +44,8 @@ SELECT id FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 ORDER BY due_at, i
 SELECT state, count(*) FROM saga GROUP BY state;
 
 -- name: count_parked
--- The number of parked sagas.
-SELECT count(*) FROM saga WHERE parked <> '';
-
--- name: count_parked_in_doubt
--- The number of parked sagas that wait because of a doubt.
-SELECT count(*) FROM saga WHERE parked <> '' AND parked_cause IN ('in_doubt', 'pivot_in_doubt');
+-- The number of parked sagas by cause.
+SELECT parked_cause, count(*) FROM saga WHERE parked <> '' GROUP BY parked_cause;
 
 -- name: oldest_unfinished
 -- The instant at which the oldest saga was accepted, of those under way and not parked.

@@ -1,0 +1,98 @@
+"""Wires what `stage reconcile` needs: the store of a stopped stage, and its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap.credentials import credentials_of
+from stage.bootstrap.database import make_store, open_database
+from stage.config import Config
+from stage.core.errors import ConfigurationError
+from stage.engine.clock import SystemClock
+from stage.engine.reconcile import Reconciler, Reconciliation
+from stage.engine.saga.adoption import Adoption
+from stage.engine.saga.interpreter import Interpreter
+from stage.engine.saga.journal import Journal
+from stage.outbound.client import PeerClient
+from stage.outbound.peers import http_peers
+from stage.outbound.transport import Transport
+from stage.telemetry.null import NullObserver
+from stage.wire.answers import render_ending
+
+MARGIN_SECONDS = 3600.0
+"""Neighbours are asked from this long before the backup: their clocks are others."""
+
+
+async def reconcile(
+    stage: StageDeclaration[Any, Any],
+    config: Config,
+    *,
+    since: float | None,
+    without: Mapping[str, str],
+    dry_run: bool,
+) -> Reconciliation:
+    """Ask the neighbours, adopt what was lost, and remember who was asked.
+
+    `without` names neighbours that are not asked, with the reason. Raises ConfigurationError.
+    """
+    peers = tuple(dict.fromkeys((*config.upstreams, *config.downstreams)))
+    if unknown := sorted(without.keys() - set(peers)):
+        raise ConfigurationError(
+            f"{', '.join(unknown)} is no neighbour; the neighbours are {', '.join(peers) or 'none'}"
+        )
+    asked = [peer for peer in peers if peer not in without]
+    found = await _ask(stage, config, asked, since=since, dry_run=dry_run)
+    if not dry_run:
+        answers = {peer: f"{count} sagas" for peer, count in found.asked.items()}
+        with open_database(stage, config) as database:
+            database.reconciled({**answers, **without})
+    return found
+
+
+async def _ask(
+    stage: StageDeclaration[Any, Any],
+    config: Config,
+    peers: list[str],
+    *,
+    since: float | None,
+    dry_run: bool,
+) -> Reconciliation:
+    credentials = credentials_of(stage, config)
+    clock, observer = SystemClock(), NullObserver()
+    transport = Transport()
+    neighbours = http_peers(
+        PeerClient(transport, clock=clock, observer=observer),
+        externals={},
+        downstreams=config.downstreams,
+        upstreams=config.upstreams,
+        credentials=credentials,
+    ).neighbours
+    participant = stage.bind(
+        tuple(config.downstreams), patience_seconds=config.compensation_patience_seconds
+    )
+    store = make_store(stage, config)
+    await credentials.open()
+    await store.open()
+    try:
+        await transport.open()
+        adoption = Adoption(
+            Interpreter(participant, observer, clock),
+            Journal(participant, observer, render_ending),
+            store.codec,
+        )
+        reconciler = Reconciler(stage.name, store, neighbours, adoption, clock)
+        as_of = store.identity.restored_as_of if since is None else since
+        if as_of is None:
+            raise ConfigurationError(
+                "the database was not restored: give --since, the instant from which sagas are"
+                " missing"
+            )
+        found = await reconciler.ask(peers, as_of - MARGIN_SECONDS)
+        if not dry_run:
+            await reconciler.adopt(found)
+        return found
+    finally:
+        await transport.close()
+        await store.close()

@@ -1,0 +1,93 @@
+"""`stage reconcile`: ask the neighbours for sagas that a restored database lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stage.cli.failure import NEGATIVE, Failure
+from stage.cli.options import config_of, configured
+
+if TYPE_CHECKING:
+    from stage.engine.reconcile import Reconciliation
+
+NEEDED = ("database", "upstreams", "downstreams")
+
+
+@click.command(short_help="Find the sagas that a restored database lost.")
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@configured(NEEDED)
+@click.option("--since", metavar="TIME", help="The age of the backup, if it was not said.")
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="NAME=REASON",
+    help="Do not ask this neighbour, and say why. Repeatable.",
+)
+@click.option("--dry-run", is_flag=True, help="Ask and show, and change nothing.")
+def reconcile(
+    target: str, since: str | None, without: tuple[str, ...], dry_run: bool, **given: Any
+) -> int:
+    """Ask every neighbour for its sagas since the backup, and adopt those that are missing.
+
+    The stage has to be stopped. Exit status 1 when a neighbour did not answer.
+    """
+    import asyncio
+
+    from stage.bootstrap import reconcile as reconciled
+    from stage.cli.target import find_stage
+    from stage.wire.envelope import parse_instant
+
+    config = config_of(given)
+    reasons = dict(_reason(each) for each in without)
+    try:
+        instant = None if since is None else parse_instant(since)
+    except ValueError as error:
+        raise Failure(f"--since is {error}: give for example 2026-11-23T02:30:00Z") from error
+    found = asyncio.run(
+        reconciled(find_stage(target), config, since=instant, without=reasons, dry_run=dry_run)
+    )
+    _show(found, dry_run=dry_run)
+    return NEGATIVE if found.unanswered else 0
+
+
+def _reason(text: str) -> tuple[str, str]:
+    name, equals, reason = text.partition("=")
+    if not (equals and name and reason.strip()):
+        raise Failure(f"--without {text!r} has no reason: give NAME=REASON")
+    return name, reason.strip()
+
+
+def _show(found: Reconciliation, *, dry_run: bool) -> None:
+    from stage.cli.draw import table
+
+    for peer, count in found.asked.items():
+        click.echo(f"{peer} lists {count} sagas")
+    for peer, reason in found.unanswered.items():
+        click.echo(f"{peer} was not asked: {reason}. Ask again, or give --without {peer}=REASON")
+    rows = [
+        (
+            saga.id,
+            ", ".join(f"{word.neighbour}: {word.said}" for word in saga.words) or "no one",
+            _becomes(saga),
+        )
+        for saga in found.lost
+    ]
+    if rows:
+        click.echo(table(("LOST SAGA", "SAID", "WOULD BE" if dry_run else "IS"), rows))
+    for each in found.differences:
+        click.echo(
+            f"saga {each.saga_id} is {each.state} here, and {each.neighbour} says {each.said}:"
+            " look at both, then `stage compensate` or `stage show`"
+        )
+    if not (rows or found.differences):
+        click.echo("nothing is missing")
+
+
+def _becomes(saga: Any) -> str:
+    if not saga.may_stand:
+        return "compensated: nothing stands"
+    if saga.asked is not None:
+        return f"to be compensated, as {saga.asked.requested_by} asked"
+    return "parked: may stand"

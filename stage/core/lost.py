@@ -1,0 +1,92 @@
+"""A saga that the database lost: the journal that says what its neighbours say (rule 33).
+
+Pure. The neighbours remember a saga that a restored database does not have. Local transactions of
+it are gone with the journal, in the same file. What it did elsewhere may stand: each call and each
+hand-over is in doubt, whatever its neighbours say of their own part. The one certain case is an
+upstream that has the word of this stage that nothing stands here, while no downstream differs.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.saga import Saga
+from stage.core.states import ParkCause, Phase, SagaState
+from stage.core.steps import Plan, StepKind
+
+LOST = "lost with an older database: nobody knows whether it happened"
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """What one neighbour says of a saga. `nothing_stands` is its word on its own part."""
+
+    neighbour: str
+    from_upstream: bool
+    said: str
+    nothing_stands: bool
+
+
+def nothing_stands(words: tuple[Word, ...]) -> Word | None:
+    """The word of upstream that proves it; None where something may stand here.
+
+    The word of a downstream proves nothing about this stage: it may have been compensated first,
+    and this stage lost before its own turn came.
+    """
+    if any(not word.nothing_stands for word in words):
+        return None
+    return next((word for word in words if word.from_upstream), None)
+
+
+def journal_of(
+    plan: Plan,
+    words: tuple[Word, ...],
+    *,
+    upstream: str,
+    asked: e.CompensationRequested | None,
+    at: float,
+) -> list[e.Event]:
+    """The first entries of a lost saga that is adopted.
+
+    `asked` is a request to compensate that came while the saga was unknown: it is carried out.
+    Without one the saga waits for a person. Its deadline is over, so that it never goes forward.
+    """
+    said = "; ".join(f"{word.neighbour} says {word.said}" for word in words)
+    said = said or "no neighbour lists it"
+    proof = nothing_stands(words)
+    if proof is not None and asked is None:
+        return [e.Tombstoned(at=at, requested_by=proof.neighbour, reason=f"lost here; {said}")]
+    lost: list[e.Event] = [
+        e.Accepted(at=at, deadline=at, upstream=upstream, deferred=True),
+        *_doubts(plan, Saga(id=""), at),
+    ]
+    if asked is not None:
+        return [*lost, asked]
+    reason = f"lost with an older database; {said}"
+    return [*lost, e.Parked(at=at, cause=ParkCause.LOST, reason=reason)]
+
+
+def doubts_after_restore(
+    plan: Plan, saga: Saga, restored_at: float | None, at: float
+) -> list[e.Event]:
+    """What a saga of the backup may have done between the backup and its loss.
+
+    A saga that was on its way forward may have started each step that its journal does not know
+    to be done. Journaled once: what is written after the restore is known again.
+    """
+    if restored_at is None or saga.updated_at >= restored_at or saga.state is not SagaState.ACTIVE:
+        return []
+    return _doubts(plan, saga, at)
+
+
+def _doubts(plan: Plan, saga: Saga, at: float) -> list[e.Event]:
+    """A doubt for each step that leaves the process and is not known to have been started."""
+    doubts: list[e.Event] = []
+    for step in plan.steps:
+        known = saga.steps.get(step.name)
+        unknown = known is None or known.phase is Phase.WAITING
+        if unknown and step.kind is not StepKind.TRANSACTION:
+            attempt = 1 if known is None else known.attempts + 1
+            doubts.append(e.StepStarted(at=at, step=step.name, attempt=attempt))
+            doubts.append(e.StepInDoubt(at=at, step=step.name, reason=LOST))
+    return doubts

@@ -1,0 +1,161 @@
+"""Asks every neighbour for the sagas that it shares with this stage, and adopts what was lost.
+
+Runs while the stage is stopped, on a database that was restored (rule 33). Nothing of a saga that
+is in the database is changed; where a neighbour says something else of it, that is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
+
+from stage.core import events as e
+from stage.core.errors import ConfigurationError
+from stage.core.lost import Word
+from stage.core.states import SagaState
+from stage.engine.saga.adoption import Adoption, LostSaga, as_it_came
+from stage.ports.clock import Clock
+from stage.ports.neighbour import Neighbours
+from stage.ports.stage import Lost
+from stage.ports.store import LOST_SAGAS_MAX, SagaRow, Store
+from stage.wire.envelope import Envelope
+from stage.wire.outcome import Outcome
+from stage.wire.problem import WireError
+from stage.wire.shared import SharedSaga, Side
+
+ASK_SECONDS_MAX = 30.0
+"""For one page of one neighbour."""
+LOST_MAX = 100_000
+"""Lost sagas of one reconciliation, which are held in memory until all neighbours were asked."""
+NOTHING_STANDS = frozenset({Outcome.COMPENSATED, Outcome.NOT_EXECUTED})
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A saga that is in the database, and of which a neighbour says something else."""
+
+    saga_id: str
+    state: SagaState
+    neighbour: str
+    said: Outcome
+
+
+class Reconciliation(msgspec.Struct, kw_only=True):
+    """What the neighbours said. `unanswered` has the reason why one could not be asked."""
+
+    asked: dict[str, int] = {}
+    """How many sagas each neighbour listed."""
+    unanswered: dict[str, str] = {}
+    lost: list[LostSaga] = []
+    differences: list[Difference] = []
+
+
+class Reconciler:
+    """Reconciles one database with its neighbours."""
+
+    def __init__(
+        self, stage: str, store: Store, neighbours: Neighbours, adoption: Adoption, clock: Clock
+    ) -> None:
+        self._stage = stage
+        self._store = store
+        self._neighbours = neighbours
+        self._adoption = adoption
+        self._clock = clock
+
+    async def ask(self, peers: Sequence[str], since: float) -> Reconciliation:
+        """Ask each neighbour for the sagas that changed since then. Changes nothing."""
+        found = Reconciliation()
+        lost: dict[str, LostSaga] = {}
+        for peer in peers:
+            await self._ask_one(peer, since, found, lost)
+        await self._requested(lost)
+        found.lost = sorted(lost.values(), key=lambda saga: saga.id)
+        return found
+
+    async def adopt(self, found: Reconciliation) -> int:
+        """Write every lost saga; how many were written."""
+        written = 0
+        for saga in found.lost:
+            unit = partial(self._adoption.write, lost=saga, now=self._clock.now())
+            written += await self._store.transact(unit)
+        return written
+
+    async def _ask_one(
+        self, peer: str, since: float, found: Reconciliation, lost: dict[str, LostSaga]
+    ) -> None:
+        after, listed = "", 0
+        while True:
+            page = await self._neighbours.get_shared(
+                peer, self._stage, since=since, after=after, timeout=ASK_SECONDS_MAX
+            )
+            if isinstance(page, Lost):
+                found.unanswered[peer] = page.reason
+                return
+            for saga in page.sagas:
+                await self._hear(peer, saga, found, lost)
+            listed += len(page.sagas)
+            if page.next is None:
+                found.asked[peer] = listed
+                return
+            if page.next == after:
+                found.unanswered[peer] = "gives the same page again"
+                return
+            after = page.next
+
+    async def _hear(
+        self, peer: str, saga: SharedSaga, found: Reconciliation, lost: dict[str, LostSaga]
+    ) -> None:
+        """Take in what a neighbour says of one saga."""
+        row = await self._store.get(saga.saga_id)
+        if row is not None:
+            if _differs(row, saga):
+                found.differences.append(
+                    Difference(saga_id=row.id, state=row.state, neighbour=peer, said=saga.outcome)
+                )
+            return
+        word = Word(
+            neighbour=peer,
+            from_upstream=saga.side is Side.UPSTREAM,
+            said=saga.outcome.value,
+            nothing_stands=saga.outcome in NOTHING_STANDS,
+        )
+        known = lost.get(saga.saga_id) or LostSaga(id=saga.saga_id)
+        if saga.saga_id not in lost and len(lost) >= LOST_MAX:
+            raise ConfigurationError(
+                f"more than {LOST_MAX} sagas were lost: put a newer backup back, or reconcile from"
+                " a later --since first"
+            )
+        given = self._envelope(saga)
+        # Upstream has it as it came; that of downstream went through this stage.
+        first, second = (given, known.envelope) if word.from_upstream else (known.envelope, given)
+        envelope = first or second
+        lost[saga.saga_id] = replace(known, words=(*known.words, word), envelope=envelope)
+
+    def _envelope(self, saga: SharedSaga) -> Envelope | None:
+        """The envelope as it came here; None where it is not there or cannot be read."""
+        try:
+            sent = saga.sent
+        except WireError:
+            return None
+        if sent is None or saga.side is Side.UPSTREAM:
+            return sent
+        return as_it_came(sent, self._stage)
+
+    async def _requested(self, lost: dict[str, LostSaga]) -> None:
+        """Take in the requests to compensate that came while a saga was not known."""
+        for kept in await self._store.lost_sagas(LOST_SAGAS_MAX):
+            known = lost.get(kept.saga_id) or LostSaga(id=kept.saga_id)
+            if known.asked is None and await self._store.get(kept.saga_id) is None:
+                asked = e.CompensationRequested(
+                    at=self._clock.now(), requested_by=kept.requested_by, reason=kept.reason
+                )
+                lost[kept.saga_id] = replace(known, asked=asked)
+
+
+def _differs(row: SagaRow, saga: SharedSaga) -> bool:
+    """Whether what stands there and what stands here cannot both be the end."""
+    here = row.state in (SagaState.ACTIVE, SagaState.COMPLETED)
+    there = saga.outcome not in NOTHING_STANDS
+    return here != there and row.state is not SagaState.COMPENSATING

@@ -1,0 +1,83 @@
+"""A saga that the database lost, written anew from the words of its neighbours (rule 33)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.lost import Word, journal_of, nothing_stands
+from stage.core.saga import Saga
+from stage.engine.saga.context import Context, context_with, upstream_of
+from stage.engine.saga.interpreter import Interpreter
+from stage.engine.saga.journal import Journal, Stored
+from stage.ports.codec import Codec
+from stage.ports.observer import TraceContext
+from stage.ports.store import Unit
+from stage.wire.envelope import Envelope, TrailEntry, fingerprint, format_instant
+
+
+class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a saga that is not in the database."""
+
+    id: str
+    words: tuple[Word, ...] = ()
+    envelope: Envelope | None = None
+    """The envelope that it came in; None where no neighbour could give it."""
+    asked: e.CompensationRequested | None = None
+    """The first request to compensate that was made of it."""
+
+    @property
+    def may_stand(self) -> bool:
+        """False where upstream has the word of this stage that nothing stands here."""
+        return self.asked is not None or nothing_stands(self.words) is None
+
+    @property
+    def upstream(self) -> str:
+        """The neighbour that opened it; empty where no one can tell."""
+        if self.envelope is not None:
+            return upstream_of(self.envelope)
+        return next((word.neighbour for word in self.words if word.from_upstream), "")
+
+
+class Adoption:
+    """Writes lost sagas, each in a unit of its own."""
+
+    def __init__(self, interpreter: Interpreter, journal: Journal, codec: Codec) -> None:
+        self._interpreter = interpreter
+        self._journal = journal
+        self._codec = codec
+
+    def stored(self, lost: LostSaga, now: float) -> Stored:
+        """The row and the journal that it gets."""
+        plan = self._interpreter.plan
+        events = journal_of(plan, lost.words, upstream=lost.upstream, asked=lost.asked, at=now)
+        context = self._context(lost, now) if lost.may_stand else _tombstone()
+        transition = self._interpreter.note(Saga(id=lost.id), events, now)
+        return self._journal.store(transition, context)
+
+    async def write(self, unit: Unit, lost: LostSaga, now: float) -> bool:
+        """Write it; False for a saga that is in the database after all, which stays as it is."""
+        if await unit.load(lost.id) is not None:
+            return False
+        await self._journal.write(unit, self.stored(lost, now), epoch=None)
+        return True
+
+    def _context(self, lost: LostSaga, now: float) -> Context:
+        envelope = lost.envelope
+        known = "" if envelope is None else fingerprint(envelope)
+        if envelope is None:
+            trail = (TrailEntry(stage=lost.upstream, at=format_instant(now)),)
+            envelope = Envelope(saga_id=lost.id, data={}, trail=trail if lost.upstream else ())
+        return context_with(envelope, self._codec.encode_envelope(envelope), known, TraceContext())
+
+
+def as_it_came(envelope: Envelope, stage: str) -> Envelope:
+    """The envelope that this stage accepted, from the one that it handed on."""
+    if not envelope.trail or envelope.trail[-1].stage != stage:
+        return envelope
+    data = {name: value for name, value in envelope.data.items() if name != stage}
+    return msgspec.structs.replace(envelope, data=data, trail=envelope.trail[:-1])
+
+
+def _tombstone() -> Context:
+    return Context(envelope=None, envelope_bytes=b"", fingerprint="", trace=TraceContext())

@@ -1,0 +1,68 @@
+"""What a stage and one neighbour both know of a saga, for a neighbour that lost it (rule 33)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stage.core.questions import Standing, standing
+from stage.core.saga import Saga
+from stage.core.states import SagaState
+from stage.core.steps import FORWARD_PREFIX
+from stage.engine.saga.context import Context, upstream_of
+from stage.ports.engine import Snapshot
+from stage.wire.envelope import encode_envelope, format_instant
+from stage.wire.outcome import Outcome
+from stage.wire.shared import ENVELOPE_BYTES_MAX, SharedSaga, Side
+
+OF_THIS_STAGE = {
+    SagaState.ACTIVE: Outcome.IN_PROGRESS,
+    SagaState.COMPENSATING: Outcome.IN_PROGRESS,
+    SagaState.COMPLETED: Outcome.EXECUTED,
+    SagaState.COMPENSATED: Outcome.COMPENSATED,
+    SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
+}
+"""The outcome for the neighbour that opened the saga here."""
+OF_THE_FORWARD = {
+    Standing.STANDS: Outcome.EXECUTED,
+    Standing.MAY_STAND: Outcome.UNKNOWN,
+    Standing.UNKNOWN: Outcome.UNKNOWN,
+    Standing.NOTHING: Outcome.COMPENSATED,
+}
+"""The outcome for a neighbour that the saga was handed to: what its answers said."""
+
+
+def shared_with(neighbour: str, snapshot: Snapshot, context: Context) -> SharedSaga | None:
+    """The saga for that neighbour, or None where it has no part in it.
+
+    A saga that cannot be read by this version of the stage is shown to the upstream that opened
+    it, with an unknown outcome; to whom else it was handed is not known.
+    """
+    saga, envelope = snapshot.saga, context.envelope
+    if envelope is None:
+        return None  # a tombstone: nothing was ever done for it
+    if upstream_of(envelope) == neighbour:
+        outcome = OF_THIS_STAGE[saga.state] if snapshot.readable else Outcome.UNKNOWN
+        return _item(snapshot, Side.DOWNSTREAM, outcome, encode_envelope(envelope))
+    name = FORWARD_PREFIX + neighbour
+    if name not in saga.steps:
+        return None
+    outcome = OF_THE_FORWARD[standing(saga, name)]
+    return _item(snapshot, Side.UPSTREAM, outcome, _handed_on(saga, name))
+
+
+def _handed_on(saga: Saga, name: str) -> bytes:
+    """The body that was sent, which is dropped once it certainly had no effect."""
+    requests = saga.steps[name].requests
+    return requests[0].body if requests else b""
+
+
+def _item(snapshot: Snapshot, side: Side, outcome: Outcome, envelope: bytes) -> SharedSaga:
+    fits = 0 < len(envelope) <= ENVELOPE_BYTES_MAX
+    return SharedSaga(
+        saga_id=snapshot.row.id,
+        side=side,
+        outcome=outcome,
+        accepted_at=format_instant(snapshot.row.accepted_at),
+        updated_at=format_instant(snapshot.row.updated_at),
+        envelope=msgspec.json.decode(envelope) if fits else None,
+    )

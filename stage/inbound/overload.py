@@ -1,0 +1,90 @@
+"""How many sagas may be started a second, learnt from how late we are (rule 37).
+
+An event loop or a writer with too much to do answers everybody late, compensations included. So
+starts are shed while it is late: additive increase and multiplicative decrease of a rate. It is a
+rate and no number of places, because sagas that hang at a neighbour take places and no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+
+TICK_SECONDS = 0.1
+LATE_SECONDS = 0.1
+"""A tick that comes so much too late is a sign of too much work."""
+LATE_TICKS = 3
+"""So many of them in a row: one alone is a pause of the machine. One that is five times as late
+counts for all."""
+DECREASE = 0.9
+INCREASE = 1.02
+RECOVERY = 1.2
+"""While nothing is shed, the limit is forgotten fast."""
+RATE_MIN = 100.0
+"""Starts a second that are always admitted: a slow machine is no reason to refuse everybody."""
+RATE_FREE = 20_000.0
+"""Beyond it there is no limit any more."""
+BURST_SECONDS = 0.1
+
+
+class Overload:
+    """The limit of one process. Touched from the event loop only. Times in seconds."""
+
+    def __init__(self) -> None:
+        self.rate = inf
+        self.shed = 0
+        """How many starts were shed, in all."""
+        self._tokens = 0.0
+        self._admitted = 0
+        self._shed_before = 0
+        self._late = 0
+        self._usual = 0.0
+        """Starts a second that were admitted, over the last ticks."""
+
+    @property
+    def sheds(self) -> bool:
+        """True when the next start would be shed."""
+        return self._tokens < 1.0 and self.rate < inf
+
+    def admits(self) -> bool:
+        """Take one start on, or count it as shed."""
+        if self.sheds:
+            self.shed += 1
+            return False
+        self._tokens -= 1.0
+        self._admitted += 1
+        return True
+
+    def tick(self, late: float, waited: float = 0.0) -> None:
+        """TICK_SECONDS have passed, and `late` seconds more.
+
+        The oldest start that the writer has not taken on has `waited` so long.
+        """
+        passed = TICK_SECONDS + late
+        self._usual += 0.3 * (self._admitted / passed - self._usual)
+        shed_lately = self.shed > self._shed_before
+        self._admitted, self._shed_before = 0, self.shed
+        behind = max(late, waited)
+        self._late = self._late + 1 if behind > LATE_SECONDS else 0
+        if behind > 5 * LATE_SECONDS:
+            self._late = LATE_TICKS
+        if self._late >= LATE_TICKS:
+            self.rate = max(RATE_MIN, min(self.rate, self._usual) * DECREASE)
+            self._late = 0  # it takes a while to be felt
+        elif self.rate < inf and not self._late:
+            self.rate *= INCREASE if shed_lately else RECOVERY
+            if self.rate > RATE_FREE:
+                self.rate = inf
+        if self.rate < inf:
+            most = max(1.0, self.rate * BURST_SECONDS)
+            self._tokens = min(most, max(0.0, self._tokens) + self.rate * passed)
+
+
+async def watch_load(overload: Overload, waited: Callable[[], float]) -> None:
+    """Tick for ever. `waited` says how long the oldest start has waited for the writer."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + TICK_SECONDS
+        await asyncio.sleep(TICK_SECONDS)
+        overload.tick(max(0.0, loop.time() - due), waited())

@@ -1,0 +1,64 @@
+"""The gateways of a simulated world: they answer for a neighbour or an API that is behind them.
+
+What they say is never the word of the one behind them. It may come before the request was passed
+on, while the one behind works, or in place of its answer, under any code and with any body but a
+true one about this saga.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+from stage.ports.stage import Answer
+from stage.wire.outcome import Outcome
+
+HTML = (("Content-Type", "text/html"),)
+JSON = (("Content-Type", "application/json"),)
+PAGE = b"<html><body><h1>Sorry</h1></body></html>"
+
+NEIGHBOUR_CODES = (
+    200, 202, 204, 302, 400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 422, 425, 429, 500, 502,
+    503, 504, 520,
+)  # fmt: skip
+"""What gateways in front of neighbours say by themselves."""
+API_CODES_BEFORE = (401, 403, 429, 502, 503, 504)
+"""A gateway in front of an API that passed nothing on: an author may take a 4xx for a no."""
+API_CODES_AFTER = (200, 502, 503, 504)
+"""The same, when the API was asked: a login page, and what a time-out makes of an answer."""
+REWRITTEN = (404, 500, 502, 503, 504)
+"""Codes that a gateway puts over an answer whose body it lets through."""
+
+
+def page(random: Random, saga: str) -> Answer:
+    """An answer to a neighbour that no neighbour gave."""
+    status = random.choice(NEIGHBOUR_CODES)
+    retry = (("Retry-After", str(random.randint(0, 3))),) if status in (429, 503) else ()
+    match random.randrange(5):
+        case 0:
+            return Answer(status=status, headers=retry)
+        case 1:
+            body = msgspec.json.encode({"message": "no route", "code": status})
+            return Answer(status=status, headers=(*JSON, *retry), body=body)
+        case 2:
+            about = {"saga_id": f"{saga}-other", "outcome": random.choice(list(Outcome))}
+            return Answer(status=status, headers=(*JSON, *retry), body=msgspec.json.encode(about))
+        case _:
+            return Answer(status=status, headers=(*HTML, *retry), body=PAGE)
+
+
+def away(random: Random) -> Answer:
+    """The page of a gateway that does not reach what is behind it."""
+    return Answer(status=random.choice((502, 503, 504)), headers=HTML, body=PAGE)
+
+
+def page_of_api(random: Random, *, asked: bool) -> Answer:
+    """An answer for an external API; `asked` says whether the API had the request."""
+    status = random.choice(API_CODES_AFTER if asked else API_CODES_BEFORE)
+    return Answer(status=status, headers=HTML, body=PAGE)
+
+
+def rewritten(random: Random, answer: Answer) -> Answer:
+    """A neighbour's own body under a code that it did not give."""
+    return Answer(status=random.choice(REWRITTEN), headers=answer.headers, body=answer.body)

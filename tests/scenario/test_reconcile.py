@@ -1,0 +1,263 @@
+"""What a restored database lacks is asked of the neighbours, and nothing stands unseen (case 8)."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stage.bootstrap import open_database
+from stage.core.errors import ConfigurationError
+from stage.demo.payment import payment
+from tests.scenario.chain import Chain, running_chain
+from tests.scenario.restored import RestoredChain, restored_chain
+
+pytestmark = pytest.mark.blocking
+
+SINCE = "since=2020-01-01T00:00:00Z"
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[RestoredChain]:
+    async with restored_chain(tmp_path) as running:
+        yield running
+
+
+async def lose(world: RestoredChain, *saga_ids: str) -> None:
+    """Complete these sagas after the backup, and put the backup back."""
+    async with world.serving():
+        assert 200 == await world.order("kept")
+        await world.back_up()
+        for saga_id in saga_ids:
+            assert 200 == await world.order(saga_id)
+    world.put_back()
+
+
+async def compensated(chain: Chain, saga_id: str) -> dict[str, Any]:
+    """The view of the saga once it is compensated."""
+    view: dict[str, Any] = await chain.until(saga_id, lambda view: view["state"] == "compensated")
+    return view
+
+
+async def test_a_lost_saga_is_adopted_and_shown_as_may_stand(world: RestoredChain) -> None:
+    """Its neighbours say executed: it waits for a person, and no answer says that nothing stands.
+
+    Its own id is answered 202, never run again.
+    """
+    await lose(world, "s-1")
+    found = await world.reconcile()
+    assert {"order": 2, "shipping": 2} == found.asked
+    assert ["s-1"] == [saga.id for saga in found.lost]
+    async with world.serving() as chain:
+        view = await chain.view("s-1")
+        assert ("active", "lost", "may_stand") == (
+            view["state"], view["parked_cause"], view["standing"],
+        )  # fmt: skip
+        assert ["charge", "forward:shipping"] == sorted(view["may_stand"])
+        assert "order says executed; shipping says executed" in view["parked_reason"]
+        assert 202 == (await chain.send("s-1"))[0]
+        assert (2, 2) == await chain.charges()
+
+
+async def test_an_adopted_saga_is_undone_without_its_results(world: RestoredChain) -> None:
+    """Upstream asks: shipping is compensated, and the charge is refunded by its key alone."""
+    await lose(world, "s-1")
+    await world.reconcile()
+    async with world.serving() as chain:
+        status, _, _ = await chain.compensate("s-1")
+        assert status in (200, 202)
+        await compensated(chain, "s-1")
+        assert (2, 1) == await chain.charges()
+        shipped = await chain.shipped("s-1")
+        assert shipped is not None and 0 == shipped["standing"]
+        kept = await chain.shipped("kept")
+        assert kept is not None and 1 == kept["standing"]
+
+
+async def test_a_request_that_came_while_it_was_unknown_is_carried_out(
+    world: RestoredChain,
+) -> None:
+    """503 to upstream and 409 to downstream are kept over a restart; reconcile has them undone."""
+    await lose(world, "s-1", "s-2")
+    async with world.serving() as chain:
+        assert 503 == (await chain.compensate("s-1"))[0]
+        assert 409 == (await chain.compensate("s-2", by="shipping"))[0]
+    async with world.serving() as chain:
+        _, _, metrics = await chain.request("GET", f"{chain.stage}/metrics")
+        assert b"\nstage_lost_sagas 2.0\n" in metrics
+    await world.reconcile()
+    async with world.serving() as chain:
+        await compensated(chain, "s-1")
+        await compensated(chain, "s-2")
+        assert (3, 1) == await chain.charges()
+        _, _, metrics = await chain.request("GET", f"{chain.stage}/metrics")
+        assert b"\nstage_lost_sagas 0.0\n" in metrics
+
+
+async def test_what_upstream_knows_to_be_undone_is_a_tombstone(world: RestoredChain) -> None:
+    """It has our own word that nothing stands: no person is asked."""
+    async with world.serving() as chain:
+        await world.back_up()
+        assert 200 == await world.order("s-1")
+        url = f"{chain.order}/sagas/s-1/compensate"
+        body = msgspec.json.encode({"requested_by": "operator", "reason": "no"})
+        assert 200 == (await chain.request("POST", url, body))[0]
+    world.put_back()
+    found = await world.reconcile()
+    assert [False] == [saga.may_stand for saga in found.lost]
+    async with world.serving() as chain:
+        assert "compensated" == (await chain.view("s-1"))["state"]
+        assert (1, 0) == await chain.charges()
+
+
+async def test_a_dry_run_changes_nothing(world: RestoredChain) -> None:
+    """It shows what would be adopted."""
+    await lose(world, "s-1")
+    assert 1 == len((await world.reconcile(dry_run=True)).lost)
+    with closing(sqlite3.connect(world.path)) as connection:
+        assert [("kept",)] == connection.execute("SELECT id FROM saga").fetchall()
+    with pytest.raises(ConfigurationError, match="order, shipping was not asked"):
+        world.release()
+
+
+async def test_a_release_needs_the_word_of_every_neighbour(world: RestoredChain) -> None:
+    """One that cannot be asked has to be left out by name, with a reason."""
+    await lose(world)
+    found = await world.reconcile(shipping="its disk burnt")
+    assert {"order"} == found.asked.keys()
+    world.release()
+    async with world.serving() as chain:
+        assert 200 == (await chain.request("GET", f"{chain.stage}/readyz"))[0]
+
+
+async def test_each_restore_has_to_be_reconciled_anew(world: RestoredChain) -> None:
+    """What was asked in the generation before proves nothing."""
+    await lose(world)
+    await world.reconcile()
+    world.put_back()
+    with pytest.raises(ConfigurationError, match="stage reconcile"):
+        world.release()
+
+
+async def test_a_second_reconciliation_changes_nothing(world: RestoredChain) -> None:
+    """What was adopted is known."""
+    await lose(world, "s-1")
+    await world.reconcile()
+    found = await world.reconcile()
+    assert [] == found.lost
+    assert [] == found.differences
+
+
+async def test_a_saga_that_the_backup_has_in_another_state_is_reported(
+    world: RestoredChain,
+) -> None:
+    """The backup says completed; upstream knows that it was compensated since."""
+    async with world.serving() as chain:
+        assert 200 == await world.order("s-1")
+        await world.back_up()
+        url = f"{chain.order}/sagas/s-1/compensate"
+        assert 200 == (await chain.request("POST", url, b'{"requested_by": "operator"}'))[0]
+    world.put_back()
+    found = await world.reconcile()
+    assert {("s-1", "order"), ("s-1", "shipping")} == {
+        (each.saga_id, each.neighbour) for each in found.differences
+    }
+
+
+# --- the list itself ---------------------------------------------------------------------------
+
+
+async def shared(chain: Chain, query: str) -> tuple[int, dict[str, Any]]:
+    """The list that a neighbour gets."""
+    status, _, body = await chain.request("GET", f"{chain.stage}/sagas?{query}")
+    return status, msgspec.json.decode(body)
+
+
+@pytest.fixture
+async def chain(tmp_path: Path) -> AsyncIterator[Chain]:
+    async with running_chain(tmp_path) as running:
+        yield running
+
+
+async def test_a_neighbour_gets_the_sagas_that_it_shares(chain: Chain) -> None:
+    """From upstream those that it opened, from downstream those that were handed to it."""
+    assert 200 == (await chain.send("s-1"))[0]
+    assert 200 == (await chain.send("s-2", via="other"))[0]
+    for asker, ids, side in (
+        ("order", ["s-1"], "downstream"),
+        ("other", ["s-2"], "downstream"),
+        ("shipping", ["s-1", "s-2"], "upstream"),
+        ("stranger", [], ""),
+    ):
+        status, page = await shared(chain, f"{SINCE}&with={asker}")
+        assert (200, asker) == (status, page["shared_with"])
+        assert [(each, side, "executed") for each in ids] == [
+            (saga["saga_id"], saga["side"], saga["outcome"]) for saga in page["sagas"]
+        ]
+    _, page = await shared(chain, f"{SINCE}&with=shipping")
+    assert {"saga_id", "protocol", "data", "trail", "deadline"} == page["sagas"][0][
+        "envelope"
+    ].keys()
+    assert "payment" in page["sagas"][0]["envelope"]["data"], "as it was handed on"
+    _, page = await shared(chain, f"{SINCE}&with=order")
+    assert "payment" not in page["sagas"][0]["envelope"]["data"], "as it came"
+    assert [] == (await shared(chain, "since=2100-01-01T00:00:00Z&with=order"))[1]["sagas"]
+
+
+async def test_the_list_is_paged_and_misses_no_saga(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`next` is the `after` of the next page; also a page without a shared saga has one."""
+    monkeypatch.setattr("stage.inbound.shared.SHARED_PAGE_MAX", 2)
+    for number in range(5):
+        via = "other" if number in (2, 3) else "order"
+        assert 200 == (await chain.send(f"s-{number}", via=via))[0]
+    found, pages, after = [], 0, ""
+    while True:
+        status, page = await shared(chain, f"{SINCE}&with=order{after}")
+        assert 200 == status
+        found += [saga["saga_id"] for saga in page["sagas"]]
+        pages += 1
+        if page["next"] is None:
+            break
+        after = f"&after={page['next']}"
+    assert (["s-0", "s-1", "s-4"], 3) == (found, pages)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "since=yesterday&with=order",
+        f"{SINCE}",
+        f"{SINCE}&with=No Name",
+        f"{SINCE}&with=order&after=x",
+        f"{SINCE}&with=order&after=1e400/x",
+    ],
+)
+async def test_a_query_that_is_not_understood_is_refused(chain: Chain, query: str) -> None:
+    """400 with the fix."""
+    status, problem = await shared(chain, query.replace(" ", "%20"))
+    assert 400 == status
+    assert problem["hint"]
+
+
+async def test_a_stage_that_was_restored_itself_gives_no_list(world: RestoredChain) -> None:
+    """Its list would not be whole: 503, so that the neighbour asks again after the release."""
+    await lose(world, "s-1")
+    async with world.serving() as chain:
+        status, problem = await shared(chain, f"{SINCE}&with=order")
+        assert (503, "unknown") == (status, problem["outcome"])
+    await world.reconcile()
+    world.release()
+    async with world.serving() as chain:
+        status, page = await shared(chain, f"{SINCE}&with=shipping")
+        assert {"s-1": "unknown", "kept": "executed"} == {
+            saga["saga_id"]: saga["outcome"] for saga in page["sagas"]
+        }
+    with open_database(payment, world.config) as database:
+        assert [] == database.unreconciled(("order", "shipping"))

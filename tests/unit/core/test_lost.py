@@ -1,0 +1,167 @@
+"""A saga that the database lost: what its neighbours say, and what may stand here (rule 33)."""
+
+from __future__ import annotations
+
+import pytest
+
+from stage.core import events as e
+from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.lost import Word, doubts_after_restore, journal_of, nothing_stands
+from stage.core.machine import decide, evolve
+from stage.core.questions import Standing, standing, standing_of_saga
+from stage.core.saga import Saga
+from stage.core.states import ParkCause, Phase, SagaState
+from stage.core.steps import Plan, StepKind
+from tests.unit.core import plans
+
+ASKED = e.CompensationRequested(at=5.0, requested_by="order", reason="no")
+
+
+def word(said: str, *, upstream: bool) -> Word:
+    """The word of order or of shipping."""
+    return Word(
+        neighbour="order" if upstream else "shipping",
+        from_upstream=upstream,
+        said=said,
+        nothing_stands=said in ("compensated", "not_executed"),
+    )
+
+
+def adopted(plan: Plan, *words: Word, asked: e.CompensationRequested | None = None) -> Saga:
+    """The saga that the journal of the words folds to."""
+    saga = Saga(id="s-1")
+    for event in journal_of(plan, words, upstream="order", asked=asked, at=5.0):
+        saga = evolve(plan, saga, event)
+    return saga
+
+
+@pytest.mark.parametrize(
+    "above, below, proved",
+    [
+        ("compensated", None, True),
+        ("not_executed", None, True),
+        ("compensated", "compensated", True),
+        (None, "compensated", False),
+        ("executed", "compensated", False),
+        ("unknown", "compensated", False),
+        ("in_progress", None, False),
+        ("compensated", "executed", False),
+        ("compensated", "unknown", False),
+        (None, None, False),
+    ],
+)
+def test_only_upstream_proves_that_nothing_stands_here(
+    above: str | None, below: str | None, proved: bool
+) -> None:
+    """It has our own answer. A downstream that differs outweighs it, and proves nothing alone."""
+    words = [word(above, upstream=True)] if above else []
+    words += [word(below, upstream=False)] if below else []
+
+    saga = adopted(plans.usual(), *words)
+
+    assert proved is (nothing_stands(tuple(words)) is not None)
+    assert proved is saga.tombstone
+    expected = Standing.NOTHING if proved else Standing.MAY_STAND
+    assert expected is standing_of_saga(plans.usual(), saga)
+
+
+@pytest.mark.parametrize("plan", [plans.usual(), plans.unprobed(), plans.grouped()])
+def test_every_effect_outside_may_stand_until_somebody_asks(plan: Plan) -> None:
+    """It waits for a person: nothing goes forward and nothing is said to be gone."""
+    saga = adopted(plan, word("executed", upstream=False))
+
+    assert (SagaState.ACTIVE, ParkCause.LOST) == (saga.state, saga.parked_cause)
+    assert (Rest(),) == decide(plan, saga, 1e9)
+    for step in plan.steps:
+        local = step.kind is StepKind.TRANSACTION
+        expected = Standing.NOTHING if local else Standing.MAY_STAND
+        assert expected is standing(saga, step.name)
+
+
+def test_a_request_to_compensate_goes_from_the_tail_to_the_head() -> None:
+    """Downstream first, then the call, which is looked for under its key before it is undone."""
+    saga = adopted(plans.usual(), asked=ASKED)
+
+    (first,) = decide(plans.usual(), saga, 5.0)
+    assert Do(activity=Activity.COMPENSATE, step="forward:shipping", attempt=1) == first
+    for event in (
+        e.CompensationStarted(at=6.0, step="forward:shipping", attempt=1),
+        e.CompensationSucceeded(at=6.0, step="forward:shipping"),
+    ):
+        saga = evolve(plans.usual(), saga, event)
+    (second,) = decide(plans.usual(), saga, 9.0)
+    assert (Activity.PROBE, "charge") == (getattr(second, "activity", None), second.step)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "plan", [plans.usual(), plans.unprobed(), plans.grouped(), plans.pivoted()]
+)
+@pytest.mark.parametrize("way", [ASKED, e.Retried(at=6.0, actor="kim", why="x")])
+def test_a_lost_saga_never_goes_forward(plan: Plan, way: e.Event) -> None:
+    """Its deadline is over: on the way there may be probes, and no attempt to execute."""
+    saga = evolve(plan, adopted(plan), way)
+    for _ in range(20):
+        commands = decide(plan, saga, 7.0)
+        assert not [c for c in commands if isinstance(c, Do) and c.activity is Activity.EXECUTE]
+        if not isinstance(commands[0], Record):
+            break
+        saga = evolve(plan, saga, commands[0].event)
+
+
+def active(*events: e.Event) -> Saga:
+    """A saga of a backup, last changed at 1.0."""
+    saga = Saga(id="s-1")
+    for event in (e.Accepted(at=1.0, deadline=60.0, upstream="order"), *events):
+        saga = evolve(plans.usual(), saga, event)
+    return saga
+
+
+CHARGED = e.StepSucceeded(at=1.0, step="charge")
+
+
+@pytest.mark.parametrize(
+    "journal, restored_at, doubted",
+    [
+        ((), 2.0, ["charge", "forward:shipping"]),
+        ((e.StepStarted(at=1.0, step="charge", attempt=1),), 2.0, ["forward:shipping"]),
+        ((e.StepStarted(at=1.0, step="charge", attempt=1), CHARGED), 2.0, ["forward:shipping"]),
+        (
+            (
+                e.StepStarted(at=1.0, step="charge", attempt=1),
+                e.StepTransient(at=1.0, step="charge", reason="away"),
+            ),
+            2.0,
+            ["charge", "forward:shipping"],
+        ),
+        ((e.TurnedBack(at=1.0, reason="no"),), 2.0, []),
+        ((), 1.0, []),
+        ((), None, []),
+    ],
+)
+def test_a_saga_of_the_backup_may_have_gone_further(
+    journal: tuple[e.Event, ...], restored_at: float | None, doubted: list[str]
+) -> None:
+    """Each step that leaves the process and was not known to be done; once, and forward alone."""
+    saga = active(*journal)
+
+    for event in doubts_after_restore(plans.usual(), saga, restored_at, 5.0):
+        saga = evolve(plans.usual(), saga, event)
+
+    found = [name for name, step in saga.steps.items() if step.phase is Phase.IN_DOUBT]
+    assert doubted == found
+    assert [] == doubts_after_restore(plans.usual(), saga, restored_at, 6.0) or not doubted
+
+
+def test_a_pivot_that_was_lost_is_in_doubt_and_nothing_is_undone_around_it() -> None:
+    """Rule 20: nobody knows whether it happened, so that neither way is open."""
+    plan = plans.pivoted()
+    saga = evolve(plan, adopted(plan), ASKED)
+    saga = evolve(plan, saga, e.Retried(at=6.0, actor="kim", why="x"))
+    for _ in range(20):
+        commands = decide(plan, saga, 1e9)
+        for command in commands:
+            assert not (isinstance(command, Do) and command.activity is Activity.COMPENSATE)
+        if isinstance(commands[0], Record):
+            saga = evolve(plan, saga, commands[0].event)
+    assert ParkCause.PIVOT_IN_DOUBT is saga.parked_cause
+    assert SagaState.ACTIVE is saga.state

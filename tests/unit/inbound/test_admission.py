@@ -1,0 +1,131 @@
+"""Admission: places, joins and waits of each caller, and the rate of starts (rule 37)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from math import inf
+
+import pytest
+
+from stage.inbound.admission import JOINS_MAX, Admission, TooManyJoined
+from stage.inbound.aiohttp_server import is_whole_start
+from stage.inbound.overload import LATE_TICKS, RATE_MIN, TICK_SECONDS, Overload
+from stage.ports.engine import Busy
+
+LATE = 0.3
+
+
+def test_duplicates_of_one_saga_leave_places_for_others() -> None:
+    """As many as may join it, and no more; a place that is given back is free again."""
+    admission = Admission(100, callers=["order"])
+    with ExitStack() as held:
+        for _ in range(JOINS_MAX):
+            held.enter_context(admission.place("s-1", "order"))
+        with pytest.raises(TooManyJoined), admission.place("s-1", "order"):
+            pass
+        with admission.place("s-2", "order"):
+            pass
+    with admission.place("s-1", "order"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "callers, named, places",
+    [
+        ([], "any", 10),
+        (["order"], "order", 10),
+        (["order"], "stranger", 5),
+        (["order", "shop"], "order", 5),
+        (["order", "shop"], "", 5),
+    ],
+)
+def test_one_caller_gets_its_share(callers: list[str], named: str, places: int) -> None:
+    """One that is alone gets all; names that nobody configured are one caller together."""
+    admission = Admission(10, callers=callers)
+    with ExitStack() as held:
+        for n in range(places):
+            held.enter_context(admission.place(f"s-{n}", named if named != "stranger" else f"x{n}"))
+        with pytest.raises(Busy), admission.place("s-more", named):
+            pass
+        for other in set(callers) - {named}:
+            with admission.place("s-other", other):
+                pass
+
+
+def test_waits_beyond_the_limit_are_cut_and_refuse_nobody() -> None:
+    """Queries and compensations that wait take no place of a start, and no start one of theirs."""
+    admission = Admission(2)
+    with ExitStack() as held:
+        assert [5.0, 5.0, 0.0] == [held.enter_context(admission.watch(5.0)) for _ in range(3)]
+        with admission.place("s-1", ""), admission.place("s-2", ""):
+            pass
+    with admission.watch(5.0) as seconds:
+        assert 5.0 == seconds
+
+
+def run(overload: Overload, seconds: float, offered: float, capacity: float) -> float:
+    """Starts a second that are admitted. The loop is late by the work that waits in it."""
+    admitted, backlog, passed, late = 0, 0.0, 0.0, 0.0
+    while passed < seconds:
+        tick = TICK_SECONDS + late
+        now = sum(overload.admits() for _ in range(int(offered * tick)))
+        admitted, passed = admitted + now, passed + tick
+        backlog = max(0.0, backlog + now - capacity * tick)
+        late = backlog / capacity
+        overload.tick(late)
+    return admitted / passed
+
+
+def test_five_times_the_load_is_shed_to_what_can_be_done() -> None:
+    overload = Overload()
+    run(overload, 10, offered=2_000, capacity=400)
+    assert 0.9 * 400 < run(overload, 60, offered=2_000, capacity=400) < 1.1 * 400
+    assert overload.shed > 0
+
+
+def test_a_pause_of_the_machine_sheds_nothing() -> None:
+    """One late tick, or two, are no overload."""
+    overload = Overload()
+    for late in [LATE, LATE, 0.0] * 10:
+        assert all(overload.admits() for _ in range(50))
+        overload.tick(late)
+    assert inf == overload.rate
+
+
+def test_a_slow_machine_still_admits_some() -> None:
+    overload = Overload()
+    for _ in range(50 * LATE_TICKS):
+        overload.tick(10.0)
+    assert RATE_MIN == overload.rate
+    assert overload.admits()
+
+
+def test_after_the_load_is_gone_there_is_no_limit() -> None:
+    overload = Overload()
+    run(overload, 10, offered=2_000, capacity=400)
+    run(overload, 10, offered=10, capacity=400)
+    assert inf == overload.rate
+
+
+START = b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        START[:-1],
+        START + b"x",
+        START[:30],
+        START.replace(b"/sagas", b"/sagas/s-1/compensate"),
+        START.replace(b"POST", b"GET"),
+        START.replace(b"Host: x", b"Content-Length: 2"),
+        START.replace(b"Host: x", b"transfer-encoding: chunked"),
+        START.replace(b"Host: x", b"Expect: 100-continue"),
+        START.replace(b"Content-Length: 2", b"Content-Length: 0x2"),
+        START.replace(b"Content-Length: 2", b"Content-Length: +2"),
+    ],
+)
+def test_only_a_whole_start_is_shed_without_the_parser(data: bytes) -> None:
+    """A compensation never; a body that is framed in another way is the parser's to refuse."""
+    assert is_whole_start(START)
+    assert not is_whole_start(data)

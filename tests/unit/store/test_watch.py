@@ -1,0 +1,124 @@
+"""The watch of the open file goes on whatever it meets, and reads the whole file once."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from stage.store.sqlite import watch
+from stage.store.sqlite.identity import Mark
+from stage.store.sqlite.store import SqliteLimits, SqliteStore
+from tests.unit.store.conftest import Faulty
+from tests.unit.store.given import inserting, until
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks follow each other closely."""
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.02)
+
+
+async def test_a_lock_file_that_cannot_be_written_to_does_not_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is on the disk that is full. The mark is written when there is room, and the store closes.
+
+    Meanwhile a file that is removed is noticed as ever.
+    """
+    path = tmp_path / "stage.db"
+    store = SqliteStore(path, limits=SqliteLimits(retry_seconds=0.01))
+    await store.open()
+    refused: list[Mark | None] = []
+    remember = store._lock.remember
+
+    def full(mark: Mark | None) -> None:
+        refused.append(mark)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store._lock, "remember", full)
+    await store.transact(inserting("a"))
+    await until(lambda: len(refused) > 1)
+    path.rename(tmp_path / "away.db")
+    await until(lambda: not store.available)
+    (tmp_path / "away.db").rename(path)
+    await until(lambda: store.available)
+    monkeypatch.setattr(store._lock, "remember", remember)
+    await store.transact(inserting("b"))
+    await until(lambda: store._lock.mark == store._connections.timeline.mark)
+    await store.close()
+
+
+async def test_the_file_is_looked_at_while_all_of_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a large file takes long. Closing does not wait for it."""
+    reading = threading.Event()
+
+    def long(connection: sqlite3.Connection) -> str:
+        reading.set()
+        return str(connection.execute(ENDLESS).fetchone())
+
+    monkeypatch.setattr(watch, "_quick_check", long)
+    store = SqliteStore(tmp_path / "stage.db", limits=SqliteLimits(retry_seconds=0.01))
+    await store.open()
+    await asyncio.to_thread(reading.wait, 5)
+    await store.transact(inserting("a"))
+    await until(lambda: store._lock.mark == store._connections.timeline.mark)
+    async with asyncio.timeout(5):
+        await store.close()
+
+
+async def test_a_reading_that_a_reopening_broke_off_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faulty: type[Faulty]
+) -> None:
+    """Its finding is not lost."""
+    readings: list[str] = []
+
+    def reading(connection: sqlite3.Connection) -> str:
+        readings.append("begun")
+        if len(readings) == 1:
+            connection.execute(ENDLESS).fetchone()
+        return "page 7 is never used"
+
+    monkeypatch.setattr(watch, "_quick_check", reading)
+    store = SqliteStore(
+        tmp_path / "stage.db", factory=faulty, limits=SqliteLimits(retry_seconds=0.01)
+    )
+    await store.open()
+    try:
+        await until(lambda: len(readings) == 1)
+        faulty.plan[:] = ["landed"]
+        await store.transact(inserting("a"))
+        await until(lambda: "page 7 is never used" in store.trouble)
+        assert ["landed"] == faulty.struck
+        assert 2 == len(readings)
+    finally:
+        await store.close()
+
+
+async def test_damage_that_the_reading_raises_is_damage_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite lists what it finds, or gives up on the first page that it cannot read."""
+
+    def raising(connection: sqlite3.Connection) -> str:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    monkeypatch.setattr(watch, "_quick_check", raising)
+    store = SqliteStore(tmp_path / "stage.db")
+    await store.open()
+    try:
+        await until(lambda: "restore it from a backup" in store.trouble)
+        assert not store.available
+    finally:
+        await store.close()
