@@ -57,6 +57,7 @@ class TokenCallers:
         self._marks: dict[str, Mark] = {}
         self._accepted: dict[str, tuple[bytes, ...]] = {}
         self._warned: dict[str, str] = {}
+        self._said: list[str] = []
         self._looked_at = float("-inf")
         self._looking = asyncio.Lock()
 
@@ -81,11 +82,14 @@ class TokenCallers:
             return local(request.local_user)
         stranger = PLATFORM if request.door is Door.ADMIN else STRANGER
         token = bearer_of(request.headers.getall(AUTHORIZATION, ()))
-        await self._look(LOOK_SECONDS)
+        if self._monotonic() - self._looked_at >= LOOK_SECONDS:
+            await self._look(LOOK_SECONDS)
         if token is None:
             return stranger
         found = self._principal(token)
-        if found is None and await self._look(LOOK_AGAIN_SECONDS):
+        if found is None:  # it may have been written just now
+            await asyncio.sleep(self._looked_at + LOOK_AGAIN_SECONDS - self._monotonic())
+            await self._look(LOOK_AGAIN_SECONDS)
             found = self._principal(token)
         return stranger if found is None else found
 
@@ -97,17 +101,19 @@ class TokenCallers:
                 found = file.principal
         return found
 
-    async def _look(self, seconds: float) -> bool:
-        """Read what has changed, unless that was done `seconds` ago; whether it looked."""
-        if self._monotonic() - self._looked_at < seconds:
-            return False
+    async def _look(self, seconds: float) -> None:
+        """Read what has changed, unless another request did that within the last `seconds`."""
         async with self._looking:
             if self._monotonic() - self._looked_at < seconds:
-                return True  # another request has just looked
+                return
             self._looked_at = self._monotonic()
-            for problem in (await asyncio.to_thread(self._read)) + self._twice():
+            for problem in await asyncio.to_thread(self._read):
                 self._warn(f"{problem}; what it held before still counts")
-        return True
+            twice = self._twice()
+            for problem in twice:
+                if problem not in self._said:
+                    self._warn(problem)
+            self._said = twice
 
     def _read(self) -> list[str]:
         """Read each file that has changed; a line for each that is wrong, said once."""

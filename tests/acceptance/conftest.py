@@ -24,5 +24,5 @@ async def processes(tmp_path: Path) -> AsyncIterator[Chain]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    async with Client() as talking:
+    async with Client(processes.payment.url, processes.keys) as talking:
         yield talking
