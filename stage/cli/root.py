@@ -18,7 +18,7 @@ from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
-from stage.cli.keys import keys
+from stage.cli.tokens import keys
 from stage.cli.operate import forget, plan, resolve, retry, settle
 from stage.cli.reconcile import reconcile
 from stage.cli.sagas import sagas, show

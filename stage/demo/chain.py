@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stage.core.errors import StageError
-from stage.demo.keys import Keys
+from stage.demo.tokens import Keys
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS_MAX = 20.0

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from stage.demo.chain import ChainError, Service
-from stage.demo.keys import Keys
+from stage.demo.tokens import Keys
 from stage.demo.trace import StorySpan
 from stage.wire.headers import TRACEPARENT
 from stage.wire.tokens import AUTHORIZATION, BEARER

@@ -23,7 +23,7 @@ from stage.demo import psp as psp_service
 from stage.demo.payment import payment
 from stage.inbound.aiohttp import SERVICE
 from stage.neighbours.downstream.app import make_app as make_downstream
-from stage.neighbours.shared.keys import Keys
+from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.upstream.app import make_app as make_upstream
 from stage.ports.connection import Connection
 from stage.wire.envelope import Envelope, TrailEntry, encode_envelope

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import hdrs
 
 from stage.neighbours.downstream.books import Saga
-from stage.neighbours.shared.keys import Keys
+from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.spans import Spans
 from stage.wire.headers import CONTENT_JSON, RETRY_AFTER
 from stage.wire.http import parse_retry_after

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from aiohttp import web
 from opentelemetry.trace import TracerProvider
 
-from stage.neighbours.shared.keys import Keys, read_keys
+from stage.neighbours.shared.tokens import Keys, read_keys
 from stage.neighbours.shared.serve import serve
 from stage.neighbours.shared.spans import make_provider, shut_down
 from stage.wire.envelope import STAGE_NAME_RE

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from opentelemetry.trace import TracerProvider
 
-from stage.neighbours.shared.keys import Keys
+from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.problems import RETRY_AFTER_SECONDS, problem_response, problems
 from stage.neighbours.shared.scripts import decode_script
 from stage.neighbours.shared.shared_sagas import shared_page

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from stage.neighbours.shared.keys import Keys
+from stage.neighbours.shared.tokens import Keys
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator, Role
 from stage.wire.tokens import accept_line, digest_of

@@ -49,7 +49,7 @@ async def test_every_link_of_the_chain_shows_a_token(named: Chain) -> None:
     assert (1, 0) == await named.charges()
 
 
-async def test_a_stranger_is_told_nothing(named: Chain) -> None:
+async def test_a_stranger_learns_nothing(named: Chain) -> None:
     """No token, a wrong one, one in another scheme: 401, and no effect."""
     for shown in ("", bearer("x" * 43), f"Basic {token_of('order')}"):
         status, headers, body = await named.send("s-1", Authorization=shown)
