@@ -148,7 +148,7 @@ COMMITS_MIN = 3
 """F23: commits of a saga that completes, at least."""
 CALLS_MIN = {"fdatasync": 20, "pwrite64": 100, "send": 20}
 """How many calls of each kind the scenario of F6 makes at least."""
-DEFECTS = 25
+DEFECTS = 40
 """The defects that F4 asks for; further ones are counted apart."""
 
 TIER, SIZES = chosen(os.environ)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from stage.authoring.http import HeaderRefused
 from stage.authoring.outcomes import InDoubt, Refused, Transient
 from stage.core.failure import FailureKind, classify_code
+from stage.core.raised import raised
 from stage.ports.stage import Answer, Failed, Finished, Foreign, Lost, Send, Turn
 from stage.wire.http import SAFE_METHODS
 
@@ -155,7 +156,7 @@ class FunctionConversation:
         if isinstance(error, HeaderRefused):
             # A defect: this request certainly did not leave (rule 4).
             return self._failure(FailureKind.TRANSIENT, reason, may_stand=self._answered > 0)
-        return self._defect(f"{type(error).__name__}: {reason}", error)
+        return self._defect(raised(error), error)
 
     def _defect(self, reason: str, error: BaseException) -> Failed:
         """The function gave no outcome: certain as long as no request was prepared (rule 4)."""
@@ -165,7 +166,7 @@ class FunctionConversation:
     def _exited(self, error: BaseException) -> Failed:
         """An exit ends the step and not the process; a further attempt would exit too (rule 35)."""
         kind = FailureKind.IN_DOUBT if self._prepared else FailureKind.REFUSED
-        return replace(self._failure(kind, f"the function exited: {error!r}"), error=error)
+        return replace(self._failure(kind, f"the function exited: {raised(error)}"), error=error)
 
     def _failure(
         self,

@@ -14,8 +14,10 @@ from stage.authoring.outcomes import Refused, Transient
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
+from stage.core.errors import StageError
 from stage.core.failure import FailureKind
+from stage.core.raised import raised
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
 from stage.ports.store import Tx
@@ -87,12 +89,12 @@ class StageParticipant(Generic[P, A]):
             ) from error
 
     async def run_transaction(
-        self, tx: Tx, activity: Activity, step: str, view: RunView
+        self, tx: Tx, kind: AttemptKind, step: str, view: RunView
     ) -> msgspec.Raw:
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         saga = Saga(view, self._accepts)
-        if activity is Activity.COMPENSATE:
+        if kind is AttemptKind.COMPENSATE:
             assert declared.compensating is not None  # the machine asks only where there is one
             await declared.compensating(tx, saga)
             return msgspec.Raw(b"null")
@@ -109,20 +111,18 @@ class StageParticipant(Generic[P, A]):
                     kind=FailureKind.TRANSIENT, reason=reason, retry_after=error.retry_after
                 )
             case _:
-                return Failed(
-                    kind=FailureKind.TRANSIENT, reason=f"{type(error).__name__}: {reason}"
-                )
+                return Failed(kind=FailureKind.TRANSIENT, reason=raised(error))
 
-    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
+    def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         assert isinstance(declared, CallStep)
         peer = declared.rules.peer
         http, saga = Http(peer, self._operator_headers(peer)), Saga(view, self._accepts)
         encode: Callable[[Any], bytes] = declared.encode_result
-        if activity is Activity.EXECUTE:
+        if kind is AttemptKind.EXECUTE:
             coroutine = declared.function(http, saga)
-        elif activity is Activity.PROBE:
+        elif kind is AttemptKind.PROBE:
             assert declared.probing is not None
             coroutine = declared.probing(http, saga)
             encode = _encode_found(declared)
@@ -150,19 +150,19 @@ class StageParticipant(Generic[P, A]):
             raise exit_raised("the output", error) from error
         body = msgspec.json.encode(value) if adds.codec is None else adds.codec.to_json(value)
         if len(body) > adds.bytes_max:
-            raise ValueError(
+            raise StageError(
                 f"it has {len(body)} bytes, adds_bytes_max is {adds.bytes_max}: add less,"
                 " or raise the setting"
             )
         most = DEFAULT_LIMITS.adds_values_max
         if len(body) > most * VALUE_BYTES_MIN and values_kept(msgspec.json.decode(body)) > most:
-            raise ValueError(f"it has more than {most} members and items: add less")
+            raise StageError(f"it has more than {most} members and items: add less")
         return msgspec.Raw(body)
 
 
-def exit_raised(what: str, error: BaseException) -> RuntimeError:
+def exit_raised(what: str, error: BaseException) -> StageError:
     """The error that an exit or a cancellation out of a plain function is (rule 35)."""
-    return RuntimeError(f"{what} raised {error!r}")
+    return StageError(f"{what} raised {raised(error)}")
 
 
 def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:

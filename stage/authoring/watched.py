@@ -11,7 +11,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import msgspec
 
 from stage.authoring.outcomes import InDoubt, Refused, Transient
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.errors import StageError
 from stage.ports.author_code import AuthorCode
 from stage.ports.stage import (
@@ -64,12 +64,12 @@ class WatchedParticipant:
         self._marked("", step, self._participant.check_result, step, result)
 
     async def run_transaction(
-        self, tx: Tx, activity: Activity, step: str, view: RunView
+        self, tx: Tx, kind: AttemptKind, step: str, view: RunView
     ) -> msgspec.Raw:
         """See ports.stage.Participant."""
         self._code.entered(view.id, step)
         try:
-            return await self._participant.run_transaction(tx, activity, step, view)
+            return await self._participant.run_transaction(tx, kind, step, view)
         except Exception as error:
             self._raised(view.id, error)
             raise
@@ -80,15 +80,15 @@ class WatchedParticipant:
         """See ports.stage.Participant."""
         return self._participant.explain(error)
 
-    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
+    def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """See ports.stage.Participant."""
         # A coroutine that is made has not begun. But the result to be undone is read, and its type
         # may run code of the author's.
-        reads = activity is Activity.COMPENSATE
+        reads = kind is AttemptKind.COMPENSATE
         if reads:
             self._code.entered(view.id, step)
         try:
-            made = self._participant.converse(activity, step, view)
+            made = self._participant.converse(kind, step, view)
         except Exception as error:
             self._raised(view.id, error)
             raise

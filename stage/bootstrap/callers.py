@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.inbound.accept_files import AcceptFile, TokenCallers
-from stage.inbound.caller import Claims
+from stage.inbound.caller import Callers, Claims
 from stage.inbound.principal import Kind, Principal
 from stage.ports.connection import connection_of
 from stage.telemetry import logs
@@ -27,15 +27,15 @@ def callers_of(config: Config) -> TokenCallers | Claims:
     return TokenCallers(tuple(_accept_files(config)), warn=_warn)
 
 
-async def open_callers(callers: TokenCallers | Claims) -> None:
+async def open_callers(callers: Callers) -> None:
     """Read the files. Raises ConfigurationError."""
-    if isinstance(callers, Claims):
+    if isinstance(callers, TokenCallers):
+        await callers.open()
+    else:
         _warn(
             "auth is none: everybody who reaches the port may start, compensate, settle and forget"
             " every saga, under any name"
         )
-        return
-    await callers.open()
 
 
 def check_loopback(config: Config) -> None:

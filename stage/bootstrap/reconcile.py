@@ -18,6 +18,8 @@ from stage.engine.saga.journal import Journal
 from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
+from stage.ports.clock import Clock
+from stage.ports.store import Store
 from stage.telemetry.null import NullObserver
 from stage.wire.answers import render_ending
 
@@ -51,6 +53,7 @@ async def reconcile(
     return found
 
 
+# Long because it wires the rooms that a question to the neighbours needs, and closes them.
 async def _ask(
     stage: StageDeclaration[Any, Any],
     config: Config,
@@ -60,28 +63,20 @@ async def _ask(
     dry_run: bool,
 ) -> Reconciliation:
     credentials = credentials_of(stage, config)
-    clock, observer = SystemClock(), NullObserver()
-    transport = Transport()
+    clock, transport = SystemClock(), Transport()
     neighbours = http_peers(
-        PeerClient(transport, clock=clock, observer=observer),
+        PeerClient(transport, clock=clock, observer=NullObserver()),
         externals={},
         downstreams=config.downstreams,
         upstreams=config.upstreams,
         credentials=credentials,
     ).neighbours
-    participant = stage.bind(
-        tuple(config.downstreams), patience_seconds=config.compensation_patience_seconds
-    )
     store = make_store(stage, config)
     await credentials.open()
     await store.open()
     try:
         await transport.open()
-        adoption = Adoption(
-            Interpreter(participant, observer, clock),
-            Journal(participant, observer, render_ending),
-            store.codec,
-        )
+        adoption = _adoption(stage, config, store, clock)
         reconciler = Reconciler(stage.name, store, neighbours, adoption, clock)
         as_of = store.identity.restored_as_of if since is None else since
         if as_of is None:
@@ -96,3 +91,17 @@ async def _ask(
     finally:
         await transport.close()
         await store.close()
+
+
+def _adoption(
+    stage: StageDeclaration[Any, Any], config: Config, store: Store, clock: Clock
+) -> Adoption:
+    observer = NullObserver()
+    participant = stage.bind(
+        tuple(config.downstreams), patience_seconds=config.compensation_patience_seconds
+    )
+    return Adoption(
+        Interpreter(participant, observer, clock),
+        Journal(participant, observer, render_ending),
+        store.codec,
+    )

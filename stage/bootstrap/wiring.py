@@ -27,11 +27,9 @@ from stage.core.steps import Plan, Step, StepKind
 from stage.engine.clock import SteadyClock
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
-from stage.inbound.accept_files import TokenCallers
 from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
-from stage.inbound.caller import Claims
 from stage.inbound.front_door import Hosts
 from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
@@ -127,7 +125,6 @@ class WiredStage:
         transport: Transport,
         gauges: Gauges,
         credentials: Credentials,
-        callers: TokenCallers | Claims,
         watch: AuthorCodeWatch,
     ) -> None:
         self.service = service
@@ -138,7 +135,6 @@ class WiredStage:
         self._transport = transport
         self._gauges = gauges
         self._credentials = credentials
-        self._callers = callers
         self._watch = watch
 
     @asynccontextmanager
@@ -147,7 +143,7 @@ class WiredStage:
         for ignored in self._config.ignored:
             logs.default_logger().warning("setting_ignored", detail=ignored)
         await self._credentials.open()
-        await open_callers(self._callers)
+        await open_callers(self.service.callers)
         await self._store.open()
         tell_database(self._store)
         watching = asyncio.get_running_loop().create_task(
@@ -202,7 +198,6 @@ def wire(
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
     credentials = credentials_of(stage, config)
-    callers = callers_of(config)
     bound = stage.bind(
         tuple(config.downstreams),
         adjust=lambda step: _adjusted(step, config),
@@ -257,12 +252,10 @@ def wire(
         admission=Admission(config.requests_max, callers=config.upstreams),
         jitter=random,
         wait_seconds_max=config.wait_seconds_max,
-        callers=callers,
+        callers=callers_of(config),
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
     )
-    return WiredStage(
-        config, service, engine, store, transport, gauges, credentials, callers, watch
-    )
+    return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
 
 
 def _engine_limits(config: Config, wire: Limits) -> EngineLimits:

@@ -18,7 +18,6 @@ from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
-from stage.cli.tokens import keys
 from stage.cli.operate import forget, plan, resolve, retry, settle
 from stage.cli.reconcile import reconcile
 from stage.cli.sagas import sagas, show
@@ -26,6 +25,7 @@ from stage.cli.send import send
 from stage.cli.serve import serve
 from stage.cli.settings import config, openapi
 from stage.cli.simulate import simulate
+from stage.cli.tokens import keys
 from stage.cli.trace import trace
 from stage.core.errors import StageError
 

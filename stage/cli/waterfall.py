@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.describe import attempt_in_words
 from stage.core.event_table import NAMED, EventRow, Level
 from stage.core.events import Recovered
@@ -102,9 +102,9 @@ def _rows(story: StageStory, depth: int) -> Iterable[_Row]:
     return rows
 
 
-def _begun(event: ChainEvent, activity: Activity) -> str:
+def _begun(event: ChainEvent, kind: AttemptKind) -> str:
     again = f" #{event.attempt}" if event.attempt is not None and event.attempt > 1 else ""
-    return f"{attempt_in_words(activity, event.step)}{again}"
+    return f"{attempt_in_words(kind, event.step)}{again}"
 
 
 def _undeclared(event: ChainEvent) -> str:
@@ -114,7 +114,7 @@ def _undeclared(event: ChainEvent) -> str:
 
 def _is_backward(event: ChainEvent) -> bool:
     row = NAMED[event.event]
-    return (row.starts or row.ends) in (Activity.COMPENSATE, Activity.TELL)
+    return (row.starts or row.ends) in (AttemptKind.COMPENSATE, AttemptKind.TELL)
 
 
 def _note(word: str, event: ChainEvent) -> str:

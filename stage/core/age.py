@@ -13,7 +13,7 @@ from typing import Final
 from stage.core.saga import Saga
 
 GAP_SECONDS_MAX: Final = 600.0
-"""What the time between two entries counts at most: the longest wait, and a slow attempt."""
+"""The most that the time between two entries counts: the longest wait, and a slow attempt."""
 WAIT_SECONDS_MAX: Final = 600.0
 """No policy waits for so long: an instant further ahead came from a clock that was wrong."""
 

@@ -9,7 +9,7 @@ import msgspec
 from stage.core.events import Event
 
 
-class Activity(StrEnum):
+class AttemptKind(StrEnum):
     """The kinds of attempt: three for a step, and `tell` for the saga."""
 
     EXECUTE = "execute"
@@ -27,7 +27,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 class Do(msgspec.Struct, frozen=True, kw_only=True):
     """Do this for that step now. `attempt` counts the attempts of its kind, from 1."""
 
-    activity: Activity
+    kind: AttemptKind
     step: str = ""
     attempt: int = 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.event_table import NAMED
 from stage.core.events import name_of
 from stage.core.machine import decide
@@ -20,16 +20,16 @@ VERBS = {
 }
 
 _BEFORE_STEP = {
-    Activity.EXECUTE: "",
-    Activity.PROBE: "probe ",
-    Activity.COMPENSATE: "compensate ",
-    Activity.TELL: "tell upstream",
+    AttemptKind.EXECUTE: "",
+    AttemptKind.PROBE: "probe ",
+    AttemptKind.COMPENSATE: "compensate ",
+    AttemptKind.TELL: "tell upstream",
 }
 
 
-def attempt_in_words(activity: Activity, step: str) -> str:
+def attempt_in_words(kind: AttemptKind, step: str) -> str:
     """An attempt as timelines name it, such as `charge`, `probe charge` or `tell upstream`."""
-    return f"{_BEFORE_STEP[activity]}{step}"
+    return f"{_BEFORE_STEP[kind]}{step}"
 
 
 def event_in_words(name: str, members: Mapping[str, Any]) -> str:
@@ -43,8 +43,8 @@ def event_in_words(name: str, members: Mapping[str, Any]) -> str:
     public = ("step",) if row is None else row.public
     given = {member: members[member] for member in public if members.get(member) is not None}
     step = str(given.get("step", ""))
-    if row is not None and (activity := row.starts or row.ends) is not None:
-        said = f"{attempt_in_words(activity, step)}: {wording}"
+    if row is not None and (kind := row.starts or row.ends) is not None:
+        said = f"{attempt_in_words(kind, step)}: {wording}"
     else:
         said = f"{wording}: {step}" if step else wording
     words = [said, *(_IN_WORDS[each](given[each]) for each in given if each in _IN_WORDS)]
@@ -112,6 +112,6 @@ def _in_flight(saga: Saga) -> list[str]:
 
 
 def _describe(do: Do, saga: Saga) -> str:
-    if do.activity is Activity.TELL:
+    if do.kind is AttemptKind.TELL:
         return f"tell {saga.upstream} to compensate (attempt {do.attempt})"
-    return f"{do.activity.value} {do.step} (attempt {do.attempt})"
+    return f"{do.kind.value} {do.step} (attempt {do.attempt})"

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.states import ParkCause, SagaState
 
 
@@ -42,8 +42,8 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     wording: str
     public: tuple[str, ...] = ()
     level: Level = Level.INFO
-    starts: Activity | None = None
-    ends: Activity | None = None
+    starts: AttemptKind | None = None
+    ends: AttemptKind | None = None
     end: str = ""
     failed: bool = False
     outcome: SagaState | None = None
@@ -52,13 +52,13 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     progress: bool = False
 
 
-def _start(wording: str, activity: Activity, *public: str) -> EventRow:
-    return EventRow(wording=wording, starts=activity, public=(*public, "span"))
+def _start(wording: str, kind: AttemptKind, *public: str) -> EventRow:
+    return EventRow(wording=wording, starts=kind, public=(*public, "span"))
 
 
 def _end(
     wording: str,
-    activity: Activity,
+    kind: AttemptKind,
     end: str,
     *public: str,
     level: Level = Level.INFO,
@@ -68,7 +68,7 @@ def _end(
 ) -> EventRow:
     return EventRow(
         wording=wording,
-        ends=activity,
+        ends=kind,
         end=end,
         parks=parks,
         public=public,
@@ -86,8 +86,8 @@ def _verb(wording: str, *public: str) -> EventRow:
     )
 
 
-_EXECUTE, _PROBE = Activity.EXECUTE, Activity.PROBE
-_COMPENSATE, _TELL = Activity.COMPENSATE, Activity.TELL
+_EXECUTE, _PROBE = AttemptKind.EXECUTE, AttemptKind.PROBE
+_COMPENSATE, _TELL = AttemptKind.COMPENSATE, AttemptKind.TELL
 _WARNING, _ERROR = Level.WARNING, Level.ERROR
 
 EVENTS: Final[dict[type[e.Event], EventRow]] = {

@@ -1,7 +1,7 @@
 """A saga that the database lost: the journal that says what its neighbours say (rule 33).
 
 Pure. The neighbours remember a saga that a restored database does not have. Local transactions of
-it are gone with the journal, in the same file. What it did elsewhere may stand: each call and each
+it are gone with the journal, in the same file. Its effects elsewhere may stand: each call and each
 hand-over is in doubt, whatever its neighbours say of their own part. The one certain case is an
 upstream that has the word of this stage that nothing stands here, while no downstream differs.
 """
@@ -19,7 +19,7 @@ LOST = "lost with an older database: nobody knows whether it happened"
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """What one neighbour says of a saga. `nothing_stands` is its word on its own part."""
+    """The word of one neighbour on a saga. `nothing_stands` is its word on its own part."""
 
     neighbour: str
     from_upstream: bool
@@ -69,7 +69,7 @@ def journal_of(
 def doubts_after_restore(
     plan: Plan, saga: Saga, restored_at: float | None, at: float
 ) -> list[e.Event]:
-    """What a saga of the backup may have done between the backup and its loss.
+    """The events that a saga of the backup may have lost between the backup and its loss.
 
     A saga that was on its way forward may have started each step that its journal does not know
     to be done. Journaled once: what is written after the restore is known again.

@@ -32,7 +32,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core import verbs
 from stage.core.age import age_at, is_due, lasted
-from stage.core.commands import Activity, Command, Do, Record, Rest
+from stage.core.commands import AttemptKind, Command, Do, Record, Rest
 from stage.core.event_table import PROGRESS
 from stage.core.order import next_backward, next_forward
 from stage.core.questions import (
@@ -626,7 +626,7 @@ def _tell(plan: Plan, saga: Saga, now: float) -> Command:
     if _never_understood(saga, saga.tell_not_understood_since, now):
         cause = ParkCause.NOT_UNDERSTOOD
         return Record(event=e.TellRefused(at=now, reason=saga.tell_error, cause=cause))
-    return Do(activity=Activity.TELL, attempt=saga.tell_attempts + 1)
+    return Do(kind=AttemptKind.TELL, attempt=saga.tell_attempts + 1)
 
 
 def _go_forward(plan: Plan, saga: Saga, now: float) -> list[Command]:
@@ -643,7 +643,7 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
     if known is None:
         if too_late:
             return _give_up(plan, saga, step, "the deadline passed", now)
-        return Do(activity=Activity.EXECUTE, step=step.name)
+        return Do(kind=AttemptKind.EXECUTE, step=step.name)
     if known.phase in IN_FLIGHT:
         return Rest()
     if known.phase is Phase.REFUSED:
@@ -653,18 +653,18 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
             changed = ParkCause.REQUEST_CHANGED
             return Record(event=e.Parked(at=now, cause=changed, reason=known.error))
         if can_probe(step, known):
-            return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
+            return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
         if must_be_settled(step, known):
             return _look_or_park(plan, saga, step, known, now)
     spent = _spent(plan, saga, step, known, now)
     if (spent or too_late) and must_be_looked_for(step, known):
-        return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
+        return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
     if spent:
         reason = f"{known.attempts} attempts: {known.error}"
         return _give_up(plan, saga, step, reason, now)
     if too_late:
         return _give_up(plan, saga, step, f"the deadline passed: {known.error}", now)
-    again = Do(activity=Activity.EXECUTE, step=step.name, attempt=known.attempts + 1)
+    again = Do(kind=AttemptKind.EXECUTE, step=step.name, attempt=known.attempts + 1)
     return _when_due(known, again, now, saga.deadline)
 
 
@@ -685,7 +685,7 @@ def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> 
 def _look_or_park(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> Command:
     """A call that may not be repeated is looked for while patience lasts, then waits."""
     if step.probed and lasted(saga, known.since, now) < plan.patience_seconds:
-        return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
+        return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
     return _park_in_doubt(step, known, now)
 
 
@@ -728,7 +728,7 @@ def _compensate(plan: Plan, saga: Saga, step: Step, now: float) -> Command:
         return Rest()
     if known.phase is Phase.IN_DOUBT:
         if can_probe(step, known):
-            return _when_due(known, Do(activity=Activity.PROBE, step=step.name), now)
+            return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
         if must_be_settled(step, known):
             return _look_or_park(plan, saga, step, known, now)
     if _never_understood(saga, known.not_understood_since, now):
@@ -741,7 +741,7 @@ def _compensate(plan: Plan, saga: Saga, step: Step, now: float) -> Command:
         certain = not known.compensation_doubted
         spent = e.CompensationRefused(at=now, step=step.name, reason=reason, certain=certain)
         return Record(event=spent)
-    compensate = Do(activity=Activity.COMPENSATE, step=step.name, attempt=attempts + 1)
+    compensate = Do(kind=AttemptKind.COMPENSATE, step=step.name, attempt=attempts + 1)
     if known.phase is Phase.COMPENSATION_WAITING:
         return _when_due(known, compensate, now)
     return compensate

@@ -1,4 +1,4 @@
-"""What a caller is to a saga, by which it may or may not ask to compensate it."""
+"""The relation of a caller to a saga, by which it may or may not ask to compensate it."""
 
 from __future__ import annotations
 

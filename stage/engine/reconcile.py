@@ -43,7 +43,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reconciliation(msgspec.Struct, kw_only=True):
-    """What the neighbours said. `unanswered` has the reason why one could not be asked."""
+    """The answers of the neighbours. `unanswered` has the reason why one could not be asked."""
 
     asked: dict[str, int] = {}
     """How many sagas each neighbour listed."""

@@ -19,7 +19,7 @@ JOINS_MAX = 16
 STRANGERS = ""
 """The caller of every name that is not configured: together they are one."""
 SHARE = 0.5
-"""Of the places, for one caller of several, and for all together that are not configured."""
+"""The part of the places for one caller of several, and for all that are not configured."""
 
 
 class TooManyJoined(Exception):

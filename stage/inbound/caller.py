@@ -1,7 +1,7 @@
-"""Who asks: finds the principal of a request, and refuses what it may not do (rule 36).
+"""Finds the principal of a request, and refuses what it may not do (rule 36).
 
-The table of routes names, for each endpoint, those who may call it. What a neighbour may do with
-one saga follows from whose it is.
+The table of routes names, for each endpoint, those who may call it. Whether a neighbour
+may see and compensate one saga follows from its owner.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def as_requester(
 
 
 def requester_of(principal: Principal) -> Requester:
-    """What the principal is to a saga."""
+    """The relation of the principal to sagas."""
     match principal.kind:
         case Kind.UPSTREAM:
             return Requester.UPSTREAM

@@ -1,4 +1,4 @@
-"""What holds for every request, whoever sends it: no web page of a stranger may send one.
+"""The checks of every request, whoever sends it: no web page of a stranger may send one.
 
 A browser sends what a page asks it to, also to addresses that only its user reaches, and a page may
 point a name of its own at any address. Both are seen in headers that no page can change.

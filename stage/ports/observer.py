@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.events import Event
 
 
@@ -44,7 +44,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     saga_id: str
     stage: str
     step: str
-    activity: Activity
+    kind: AttemptKind
     number: int
     peer: str
     parent: TraceContext

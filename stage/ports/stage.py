@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.events import Request
 from stage.core.failure import FailureKind
 from stage.core.steps import Plan
@@ -149,7 +149,7 @@ class Participant(Protocol):
         ...
 
     async def run_transaction(
-        self, tx: Tx, activity: Activity, step: str, view: RunView
+        self, tx: Tx, kind: AttemptKind, step: str, view: RunView
     ) -> msgspec.Raw:
         """Run a transaction or its compensation; its result as JSON.
 
@@ -162,7 +162,7 @@ class Participant(Protocol):
         """The meaning of an exception in a transaction: refused or transient, never in doubt."""
         ...
 
-    def converse(self, activity: Activity, step: str, view: RunView) -> Conversation:
+    def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """A conversation for a call, its probe or its compensation."""
         ...
 

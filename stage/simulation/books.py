@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS
 from stage.core.order import wave_of
 from stage.core.states import SagaState
@@ -295,7 +295,7 @@ class Books:
     def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
         saga = known.row.id
         self.tell(saga, who, event)
-        if EVENTS[type(event)].ends is Activity.EXECUTE:
+        if EVENTS[type(event)].ends is AttemptKind.EXECUTE:
             step_name = getattr(event, "step", "")
             known.flying.discard(step_name)
             known.refused.discard(step_name)
@@ -346,19 +346,7 @@ class Books:
         saga, plan = known.row.id, self.plans[stage]
         match event:
             case e.StepStarted():
-                step = plan.step(event.step)
-                self._started(stage, known, step, event.at)
-                known.attempts[step.name] = event.attempt
-                known.flying.add(step.name)
-                forgiven = known.forgiven.get(step.name, 0)
-                most = step.execution.attempts_max
-                if self._past_pivot(plan, known) and step.kind is not StepKind.TRANSACTION:
-                    most = None  # rule 28: patience alone ends it
-                if most is not None and event.attempt - forgiven > most:
-                    self.violate("I14", saga, f"{stage}/{step.name}: attempt {event.attempt}")
-                known.intents.add(f"{event.step}:do")
-                if event.request is not None:
-                    known.requests.setdefault(f"{event.step}:do", []).append(event.request)
+                self._attempted(stage, known, event)
             case e.StepTransient(may_stand=False) if (
                 plan.step(event.step).kind is not StepKind.TRANSACTION
             ):
@@ -387,6 +375,22 @@ class Books:
                     known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1
             case _:
                 self._backward_event(stage, known, event)
+
+    def _attempted(self, stage: str, known: Known, event: e.StepStarted) -> None:
+        plan = self.plans[stage]
+        step = plan.step(event.step)
+        self._started(stage, known, step, event.at)
+        known.attempts[step.name] = event.attempt
+        known.flying.add(step.name)
+        forgiven = known.forgiven.get(step.name, 0)
+        most = step.execution.attempts_max
+        if self._past_pivot(plan, known) and step.kind is not StepKind.TRANSACTION:
+            most = None  # rule 28: patience alone ends it
+        if most is not None and event.attempt - forgiven > most:
+            self.violate("I14", known.row.id, f"{stage}/{step.name}: attempt {event.attempt}")
+        known.intents.add(f"{event.step}:do")
+        if event.request is not None:
+            known.requests.setdefault(f"{event.step}:do", []).append(event.request)
 
     def _backward_event(self, stage: str, known: Known, event: e.Event) -> None:
         plan = self.plans[stage]
@@ -552,7 +556,8 @@ class Books:
             if status == 200:
                 self.said_yes.add((stage, saga))
             before = self._answers.setdefault((stage, saga, status), body)
-            if before != body:
+            taken_over = known is not None and known.forgotten  # a person answers for it from then
+            if before != body and not taken_over:
                 self.violate("I9", saga, f"{stage} answered {status} with other bytes")
         if status == 200 and self._closed.get((stage, saga), asked_at) < asked_at:
             self.violate("I6", saga, f"{stage} answered 200 after it had said it is undone")

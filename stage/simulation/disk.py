@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from stage.authoring.participant import StageParticipant
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event, Recovered
 from stage.core.states import SagaState
@@ -387,11 +387,11 @@ class WatchedStage(StageParticipant[Any, Any]):
         self._disk = disk
 
     async def run_transaction(
-        self, tx: Tx, activity: Activity, step: str, view: RunView
+        self, tx: Tx, kind: AttemptKind, step: str, view: RunView
     ) -> msgspec.Raw:
         """See ports.stage.Participant."""
-        result = await super().run_transaction(tx, activity, step, view)
+        result = await super().run_transaction(tx, kind, step, view)
         if self._disk.unit is not None:
-            undo = activity is Activity.COMPENSATE
+            undo = kind is AttemptKind.COMPENSATE
             self._disk.unit.works.append(Worked(view.id, step, undo))
         return result

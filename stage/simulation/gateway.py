@@ -1,6 +1,6 @@
 """The gateways of a simulated world: they answer for a neighbour or an API that is behind them.
 
-What they say is never the word of the one behind them. It may come before the request was passed
+Their answer is never the word of the one behind them. It may come before the request was passed
 on, while the one behind works, or in place of its answer, under any code and with any body but a
 true one about this saga.
 """
@@ -22,7 +22,7 @@ NEIGHBOUR_CODES = (
     200, 202, 204, 302, 400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 422, 425, 429, 500, 502,
     503, 504, 520,
 )  # fmt: skip
-"""What gateways in front of neighbours say by themselves."""
+"""The answers that gateways in front of neighbours give by themselves."""
 API_CODES_BEFORE = (401, 403, 429, 502, 503, 504)
 """A gateway in front of an API that passed nothing on: an author may take a 4xx for a no."""
 API_CODES_AFTER = (200, 502, 503, 504)

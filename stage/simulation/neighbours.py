@@ -38,6 +38,8 @@ DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
 PAUSE_SECONDS_MAX = 300.0
 """Between two requests to compensate, once nothing but a long outage is left of the faults."""
+SAYS_SOMETHING = frozenset({200, 202, 409, 410, 422})
+"""Codes that tell a stranger something of a saga; a gateway puts 404 or a 5xx over a 403."""
 STRANGER = "web"
 """Another upstream of the first stage, which counts its orders as the client does."""
 OTHER_AMOUNT = 666_666
@@ -320,7 +322,7 @@ class Client:
         word = own_word(answer, order.saga, AGREED if path == "/sagas" else AGREED_UNDO)
         status = _status(answer)
         self._books.tell(order.saga, STRANGER, f"POST {path} -> {status} {word}")
-        if word is not None and status not in NOT_NOW:
+        if word is not None and status in SAYS_SOMETHING:
             self._books.strangers_answer(self._first, order.saga, path, status)
 
 

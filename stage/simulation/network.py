@@ -197,6 +197,7 @@ class _Message:
         api = network._apis.get(self._target)
         return api is not None and api.away
 
+    # Long because the fates of a request stand in the order in which they may meet it.
     def leave(self, timeout: float, fault: str) -> None:
         """Decide what becomes of the request."""
         network = self._network
@@ -245,7 +246,7 @@ class _Message:
         later(travel, self._arrive, True)
 
     def _page(self, *, asked: bool) -> Answer:
-        """What a gateway says in place of the target."""
+        """The answer of a gateway in place of the target."""
         if self._target in self._network._apis:
             answer = gateway.page_of_api(self._network._random, asked=asked)
         else:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final, Literal
 import msgspec
 import structlog
 
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS, level_of
 from stage.core.events import Event, name_of
 from stage.ports.author_code import StuckCode
@@ -52,11 +52,11 @@ class LogListener:
         self._log = logger if logger is not None else default_logger()
         self._leveled = _leveled(self._log)
         self._fixed = _fixed(self._log)
-        self._attempts: dict[str, dict[tuple[Activity, str], tuple[int, str]]] = {}
+        self._attempts: dict[str, dict[tuple[AttemptKind, str], tuple[int, str]]] = {}
 
     def attempted(self, attempt: Attempt, span_id: str) -> None:
         """Remember the attempt: the event that ends it names neither number nor span."""
-        saga_id, activity = attempt.saga_id, attempt.activity
+        saga_id, kind = attempt.saga_id, attempt.kind
         known = self._attempts.get(saga_id)
         if known is None:
             if len(self._attempts) >= SAGAS_REMEMBERED_MAX:
@@ -64,8 +64,8 @@ class LogListener:
                 with suppress(RuntimeError, StopIteration):
                     self._attempts.pop(next(iter(self._attempts)), None)
             known = self._attempts.setdefault(saga_id, {})
-        step = "" if activity is Activity.TELL else attempt.step
-        known[activity, step] = (attempt.number, span_id)
+        step = "" if kind is AttemptKind.TELL else attempt.step
+        known[kind, step] = (attempt.number, span_id)
 
     def wants(self, kind: type[Event]) -> bool:
         """False below a level that never changes, unless the event ends what is remembered."""
@@ -121,13 +121,13 @@ class LogListener:
         self._log.error(names.LOG_DEFECT, **fields)
 
     def _attempt_of(
-        self, saga_id: str, activity: Activity | None, event: Event
+        self, saga_id: str, kind: AttemptKind | None, event: Event
     ) -> tuple[int | None, str]:
         known = self._attempts.get(saga_id)
         of_event: str = getattr(event, "span", "")
-        if activity is None or known is None:
+        if kind is None or known is None:
             return None, of_event
-        attempt, span_id = known.get((activity, getattr(event, "step", "")), (None, ""))
+        attempt, span_id = known.get((kind, getattr(event, "step", "")), (None, ""))
         return attempt, of_event or span_id
 
 

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Final
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS, park_cause_of
 from stage.ports.author_code import StuckCode
 from stage.ports.observer import Attempt, TraceContext
@@ -33,7 +33,7 @@ ATTEMPT_ENDS: Final = {
     for kind, row in EVENTS.items()
     if row.ends is not None
 }
-"""The end of an attempt, by the event that ends it: its activity, and the labels of both."""
+"""The end of an attempt, by the event that ends it: its kind, and the labels of both."""
 SAGA_ENDS: Final = {
     kind: row.outcome.value for kind, row in EVENTS.items() if row.outcome is not None
 }
@@ -80,7 +80,7 @@ class Metrics:
                 self.histograms[name] = {} if metric.labels else {(): Histogram(metric.bounds)}
         self.observed: Hook | None = None
         """Called with every observation: a distribution cannot be read off later."""
-        self._began: dict[tuple[str, Activity, str], float] = {}
+        self._began: dict[tuple[str, AttemptKind, str], float] = {}
 
     # --- telemetry.compose.Listener ----------------------------------------------------------
 
@@ -90,8 +90,8 @@ class Metrics:
         if len(began) >= ATTEMPTS_REMEMBERED_MAX:
             with suppress(RuntimeError, StopIteration):  # another thread may write too
                 began.pop(next(iter(began)), None)
-        step = TELL_STEP if attempt.activity is Activity.TELL else attempt.step
-        began[attempt.saga_id, attempt.activity, step] = perf_counter()
+        step = TELL_STEP if attempt.kind is AttemptKind.TELL else attempt.step
+        began[attempt.saga_id, attempt.kind, step] = perf_counter()
 
     def wants(self, kind: type[e.Event]) -> bool:
         """Events that are counted; the intents of attempts are not."""
@@ -107,7 +107,7 @@ class Metrics:
     ) -> None:
         """Count it; a saga that was taken up from its rest was in no lost run."""
         kind = type(event)
-        if (cause := park_cause_of(event)) is not None:
+        if kind in PARKS and (cause := park_cause_of(event)) is not None:
             self._count(names.M_SAGAS_PARKED, (cause.value,))
         if (ended := ATTEMPT_ENDS.get(kind)) is not None:
             self._attempt_ended(saga_id, event, *ended)
@@ -137,14 +137,14 @@ class Metrics:
     # -----------------------------------------------------------------------------------------
 
     def _attempt_ended(
-        self, saga_id: str, event: e.Event, activity: Activity, label: str, outcome: str
+        self, saga_id: str, event: e.Event, kind: AttemptKind, label: str, outcome: str
     ) -> None:
         step: str = getattr(event, "step", TELL_STEP)
         labels = (step, label, outcome)
         self._count(names.M_ATTEMPTS, labels)
         if getattr(event, "denied", False):
             self._count(names.M_DENIED, (step,))
-        began = self._began.pop((saga_id, activity, step), None)
+        began = self._began.pop((saga_id, kind, step), None)
         if began is not None:
             self._observe(names.M_ATTEMPT_DURATION, labels, perf_counter() - began)
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.event_table import NAMED
 from stage.core.states import ParkCause
 from stage.ports.author_code import Thread
@@ -36,10 +36,10 @@ OTHER_METHOD: Final = "_OTHER"
 UNMATCHED_ROUTE: Final = "/?"
 
 ATTEMPT_VERBS: Final = {
-    Activity.EXECUTE: "step",
-    Activity.PROBE: "probe",
-    Activity.COMPENSATE: "compensate",
-    Activity.TELL: "tell",
+    AttemptKind.EXECUTE: "step",
+    AttemptKind.PROBE: "probe",
+    AttemptKind.COMPENSATE: "compensate",
+    AttemptKind.TELL: "tell",
 }
 
 
@@ -59,9 +59,9 @@ def run_span(stage: str) -> str:
     return f"saga {stage}"
 
 
-def attempt_span(activity: Activity, step: str, peer: str) -> str:
+def attempt_span(kind: AttemptKind, step: str, peer: str) -> str:
     """`step charge`, `probe charge`, `compensate charge`, `tell order`."""
-    return f"{ATTEMPT_VERBS[activity]} {peer if activity is Activity.TELL else step}"
+    return f"{ATTEMPT_VERBS[kind]} {peer if kind is AttemptKind.TELL else step}"
 
 
 # --- attributes of spans -------------------------------------------------------------------------

@@ -201,7 +201,7 @@ class OtelObserver:
         if self._waits or self._idle():
             return self._passed_on(attempt.parent)
         # Internal: the requests that it sends have client spans below it.
-        name = names.attempt_span(attempt.activity, attempt.step, attempt.peer)
+        name = names.attempt_span(attempt.kind, attempt.step, attempt.peer)
         return self._start(name, INTERNAL, attempt.parent, attempt.links, _attempt(attempt))
 
     def cut_off(self, attempt: Attempt, *, span_id: str, began: float, ended: float) -> None:
@@ -211,7 +211,7 @@ class OtelObserver:
             return
         with suppress(Exception), override_span_id(int(span_id, 16)):
             span = self._tracer.start_span(
-                names.attempt_span(attempt.activity, attempt.step, attempt.peer),
+                names.attempt_span(attempt.kind, attempt.step, attempt.peer),
                 context=_context(below),
                 kind=INTERNAL.kind,
                 links=parse_links(below, attempt.links),
@@ -283,7 +283,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         names.SAGA_ID: attempt.saga_id,
         names.STAGE: attempt.stage,
         names.STEP: attempt.step,
-        names.ACTIVITY: attempt.activity.value,
+        names.ACTIVITY: attempt.kind.value,
         names.ATTEMPT: attempt.number,
     }
     if attempt.peer:

@@ -79,8 +79,8 @@ WORDS = {
     ),
     "activity": _word(
         r"\bactivit(?:y|ies)\b",
-        "",
-        fine=r"Temporal|Step Functions",
+        r"activity|activities",
+        fine=r"Temporal|Step Functions|^ACTIVITY ",
         files=("docs/metrics.md", "docs/tracing.md"),
         reason="what Temporal calls it; and the label of metrics and spans that says which of"
         " execute, probe, compensate and tell an attempt is",

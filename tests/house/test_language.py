@@ -50,6 +50,7 @@ def test_a_word_that_may_stand_somewhere_has_a_reason() -> None:
         '"""Made."""\n\ndef undo_step() -> None: ...\n',
         '"""A workflow of steps."""\n',
         '"""An activity of the stage."""\n',
+        '"""Made."""\n\nclass Activity: ...\n',
         '"""A job that runs."""\n',
         '"""Made."""\n\nclass SagaManager: ...\n',
         '"""Made."""\n\ndef helper() -> None: ...\n',

@@ -134,6 +134,7 @@ ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
 
 
 @asynccontextmanager
+# Long because it lists the four services and all that a test may choose of them.
 async def running_chain(
     folder: Path,
     *,

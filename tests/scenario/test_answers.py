@@ -196,4 +196,6 @@ async def test_neighbours_are_not_shown_addresses_or_texts_of_exceptions(tmp_pat
         assert parcel is not None
         for text in (raised, refused, msgspec.json.encode(parcel["compensations"])):
             assert not any(word.encode() in text for word in (secret, address, "ValueError"))
-        assert secret in (await chain.view("s-1"))["reason"]
+        reason = (await chain.view("s-1"))["reason"]
+        assert "ValueError in reserve (test_answers.py:" in reason
+        assert secret not in reason

@@ -115,6 +115,26 @@ async def test_an_output_that_is_too_large_turns_back(tmp_path: Path) -> None:
         assert await chain.shipped("s-1") is None
 
 
+async def test_the_answer_has_the_output_that_went_downstream(tmp_path: Path) -> None:
+    """Also where the function would give another value each time: it is asked once."""
+    stage = Stage("payment", accepts=Order, adds=str)
+    asked: list[str] = []
+
+    @stage.output
+    def added(saga: Saga[Order]) -> str:
+        asked.append(saga.id)
+        return f"number {len(asked)}"
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        status, _, body = await chain.send("s-1")
+        shipped = await chain.shipped("s-1")
+    assert 200 == status
+    assert shipped is not None
+    assert "number 1" == shipped["data"]["payment"]
+    assert "number 1" == msgspec.json.decode(body)["data"]["payment"]
+    assert ["s-1"] == asked
+
+
 @pytest.mark.parametrize("wrong", [-120.0, 120.0])
 async def test_a_neighbour_with_a_slow_clock_is_served(chain: Chain, wrong: float) -> None:
     """Two minutes slow or fast: the budget in its header holds, by our own clock."""

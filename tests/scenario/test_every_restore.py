@@ -1,25 +1,37 @@
 """F23: the database is restored, swapped, emptied, removed or damaged at every step of a saga.
 
 The saga completes at order, payment and shipping. The database that takes the place of payment's
-is a copy from after each of its commits. Whatever payment then says, it never says that nothing
+is a copy from after each of its commits. Payment then never says that nothing
 stands while a charge or a parcel does; and what it lost is undone once it was reconciled.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from stage.core import events as e
+from stage.core import lost, unseen
 from stage.core.errors import ConfigurationError
+from stage.core.saga import Saga
+from stage.core.steps import Plan
+from stage.core.unseen import Unseen
+from stage.engine.embedded import commands
+from stage.engine.reconcile import Reconciler
+from stage.engine.saga import opening
+from stage.ports.identity import Identity
 from stage.telemetry.metrics import Metrics
+from stage.wire.shared import SharedSaga, Side
 from tests.kits import Strikes
 from tests.scenario.chain import Chain
 from tests.scenario.restored import RestoredChain, restored_chain
@@ -28,9 +40,11 @@ from tests.sizes import COMMITS_MIN, SIZES
 
 pytestmark = pytest.mark.blocking
 
+NEIGHBOURS = ("order", "shipping")
+
 
 class Fault(StrEnum):
-    """What happens to the database."""
+    """The change to the database."""
 
     RESTORED = "restored"
     UNSAID = "an older copy, and nobody says so"
@@ -127,8 +141,20 @@ async def test_a_restored_database_says_nothing_false_and_gets_all_undone(
 
     Number 0 is a copy from before the saga came.
     """
+    wrong, left = await restored(tmp_path, monkeypatch, number, by)
+    strikes.report("faults", 1, violations=wrong + bool(left), seed=number)
+    assert (0, 0) == (wrong, left)
+
+
+async def restored(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, by: str, **without: str
+) -> tuple[int, int]:
+    """How often payment said something false, and what stands after all was undone.
+
+    With neighbours left out nobody asks before the release: what is asked then is kept, and undone.
+    """
     wrong = 0
-    async with after_commit(tmp_path, max(number, 1), monkeypatch) as (world, copy, _):
+    async with after_commit(folder, max(number, 1), monkeypatch) as (world, copy, _):
         if number:
             world.adopt_copy(copy)
         else:
@@ -136,15 +162,109 @@ async def test_a_restored_database_says_nothing_false_and_gets_all_undone(
         world.put_back()
         async with world.serving() as chain:
             assert 2 == await standing(chain), "both effects stand when the fault strikes"
-            wrong += await says_nothing_stands(chain, by) and await standing(chain) > 0
-        await world.reconcile()
+            if not without:
+                wrong += await says_nothing_stands(chain, by) and await standing(chain) > 0
+        await world.reconcile(dry_run=False, **without)
         world.release()
         async with world.serving() as chain:
-            await chain.compensate("s-1", by="order")
-            await chain.until("s-1", lambda view: view["state"] == "compensated")
-            left = await standing(chain)
-    strikes.report("faults", 1, violations=wrong + bool(left), seed=number)
-    assert (0, 0) == (wrong, left)
+            wrong += await says_nothing_stands(chain, by) and await standing(chain) > 0
+            if len(without) < len(NEIGHBOURS):
+                await chain.compensate("s-1", by="order")
+                await chain.until("s-1", lambda view: view["state"] == "compensated")
+            return wrong, await standing(chain)
+
+
+async def test_a_release_without_a_single_neighbour_still_heeds_downstream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shipping has the saga from here: 409, although an operator vouched for the database."""
+    wrong, left = await restored(
+        tmp_path, monkeypatch, 0, "shipping", **dict.fromkeys(NEIGHBOURS, "x")
+    )
+    assert (0, 2) == (wrong, left)
+
+
+# --- planted defects: the kit has to find each ---------------------------------------------------
+
+
+def unknown_is_gone(patches: pytest.MonkeyPatch) -> None:
+    """A restored database answers 200 for a saga that is not in it."""
+    patches.setattr(Identity, "lost_before", -math.inf)
+
+
+def downstream_is_anybody(patches: pytest.MonkeyPatch) -> None:
+    """That a stage behind this one asks proves nothing."""
+    judge = unseen.judge_unseen
+
+    def forgetful(plan: Plan, saga_id: str, *, requested_by: str, **rest: float | None) -> Unseen:
+        return judge(plan, saga_id, requested_by="", **rest)  # type: ignore[arg-type]
+
+    patches.setattr(commands, "judge_unseen", forgetful)
+
+
+def the_word_of_downstream_is_dropped(patches: pytest.MonkeyPatch) -> None:
+    """Reconcile forgets what downstream says was executed."""
+    hear = Reconciler._hear
+
+    async def deaf(self: Reconciler, peer: str, saga: SharedSaga, *rest: Any) -> None:
+        if saga.side is not Side.DOWNSTREAM:
+            await hear(self, peer, saga, *rest)
+
+    patches.setattr(Reconciler, "_hear", deaf)
+
+
+def the_backup_is_the_whole_truth(patches: pytest.MonkeyPatch) -> None:
+    """A saga under way in the backup went no further than its journal says."""
+    patches.setattr(opening, "doubts_after_restore", lambda *_: [])
+
+
+def adopted_with_calls_alone(patches: pytest.MonkeyPatch) -> None:
+    """A lost saga gets a journal in which nothing was handed on."""
+    doubts = lost._doubts
+
+    def short(plan: Plan, saga: Saga, at: float) -> list[e.Event]:
+        return [
+            each
+            for each in doubts(plan, saga, at)
+            if "forward" not in str(getattr(each, "step", ""))
+        ]
+
+    patches.setattr(lost, "_doubts", short)
+
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+PLANTED: dict[Plant, tuple[int, str, tuple[str, ...]]] = {
+    unknown_is_gone: (0, "order", ()),
+    downstream_is_anybody: (0, "shipping", ("order", "shipping")),
+    the_word_of_downstream_is_dropped: (0, "order", ("order",)),
+    the_backup_is_the_whole_truth: (1, "order", ()),
+    adopted_with_calls_alone: (0, "order", ()),
+}
+"""Each with the copy, the asker, and the neighbours that are left out, where it is found."""
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+async def test_a_planted_defect_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Plant
+) -> None:
+    """With it something false is said or something stays; without it neither."""
+    number, by, left_out = PLANTED[plant]
+    without = dict.fromkeys(left_out, "left out")
+    expected = (0, 2) if len(left_out) == len(NEIGHBOURS) else (0, 0)
+    assert expected == await restored(made(tmp_path / "sound"), monkeypatch, number, by, **without)
+    with pytest.MonkeyPatch.context() as patches:
+        plant(patches)
+        try:
+            found = await restored(made(tmp_path / "broken"), monkeypatch, number, by, **without)
+        except AssertionError:
+            return  # it is not undone in time, or never
+    assert expected != found
+
+
+def made(folder: Path) -> Path:
+    """A new folder."""
+    folder.mkdir()
+    return folder
 
 
 async def before_it_came(world: RestoredChain, copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a restored database lacks is asked of the neighbours, and nothing stands unseen (case 8)."""
+"""A restored database asks the neighbours for what it lacks: nothing stands unseen (case 8)."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_a_request_that_came_while_it_was_unknown_is_carried_out(
         assert b"\nstage_lost_sagas 0.0\n" in metrics
 
 
-async def test_what_upstream_knows_to_be_undone_is_a_tombstone(world: RestoredChain) -> None:
+async def test_a_saga_that_upstream_knows_to_be_undone_is_a_tombstone(world: RestoredChain) -> None:
     """It has our own word that nothing stands: no person is asked."""
     async with world.serving() as chain:
         await world.back_up()
@@ -136,7 +136,7 @@ async def test_a_release_needs_the_word_of_every_neighbour(world: RestoredChain)
 
 
 async def test_each_restore_has_to_be_reconciled_anew(world: RestoredChain) -> None:
-    """What was asked in the generation before proves nothing."""
+    """The answers to the generation before prove nothing."""
     await lose(world)
     await world.reconcile()
     world.put_back()
@@ -145,7 +145,7 @@ async def test_each_restore_has_to_be_reconciled_anew(world: RestoredChain) -> N
 
 
 async def test_a_second_reconciliation_changes_nothing(world: RestoredChain) -> None:
-    """What was adopted is known."""
+    """An adopted saga is known."""
     await lose(world, "s-1")
     await world.reconcile()
     found = await world.reconcile()

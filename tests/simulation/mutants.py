@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from stage.authoring.participant import StageParticipant
 from stage.core import events as e
 from stage.core import machine, order, questions, retry, steps, verbs
-from stage.core.commands import Activity, Do, Record
+from stage.core.commands import AttemptKind, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
 from stage.engine.embedded import commands
@@ -73,15 +73,27 @@ class Patches:
 _ABSENT = object()
 Plant = Callable[[Patches], None]
 MUTANTS: dict[str, Plant] = {}
-"""The twenty-five of F4."""
+"""The forty of F4; fifteen of them stand in `mutants_around`."""
 FURTHER: dict[str, Plant] = {}
 """More of the same."""
+ALWAYS: dict[str, frozenset[str]] = {}
+"""The faults that the worlds always have in which a defect is looked for, where few have them."""
 
 
 def mutant(plant: Plant) -> Plant:
     """Register a planted defect under the name of its function."""
     MUTANTS[plant.__name__] = plant
     return plant
+
+
+def mutant_under(*faults: str) -> Callable[[Plant], Plant]:
+    """Register a planted defect that shows where these faults come together."""
+
+    def register(plant: Plant) -> Plant:
+        ALWAYS[plant.__name__] = frozenset(faults)
+        return mutant(plant)
+
+    return register
 
 
 def further(plant: Plant) -> Plant:
@@ -591,7 +603,7 @@ def handed_on_before_the_result_is_durable(patches: Patches) -> None:
     def make(original: Any) -> Any:
         def waves(every: Any) -> Any:
             ordered = original(every)
-            if len(ordered) > 1 and every[ordered[-1][0]].kind is StepKind.FORWARD:
+            if len(ordered) > 1 and ordered[-1][0].kind is StepKind.FORWARD:
                 return (*ordered[:-2], ordered[-2] + ordered[-1])
             return ordered
 
@@ -601,8 +613,19 @@ def handed_on_before_the_result_is_durable(patches: Patches) -> None:
     patches.wrap(
         StageParticipant,
         "output",
-        lambda original: lambda self, view: RESULT if self._output is not None else None,
+        lambda original: lambda self, view: RESULT if self._adds.output is not None else None,
     )
+
+
+@further
+def an_output_is_kept_for_all_sagas(patches: Patches) -> None:
+    """Decision 0034: a saga is answered with the output of another one."""
+    kept: dict[Any, Any] = {}
+
+    def make(original: Any) -> Any:
+        return lambda self, done, *more: kept.setdefault(self, original(self, done, *more))
+
+    patches.wrap(Interpreter, "_output", make)
 
 
 @mutant
@@ -629,7 +652,7 @@ def the_deadline_cuts_compensation(patches: Patches) -> None:
         def go_back(plan: Any, saga: Any, now: float) -> Any:
             for move in original(plan, saga, now):
                 late = saga.deadline is not None and now >= saga.deadline
-                if late and isinstance(move, Do) and move.activity is Activity.COMPENSATE:
+                if late and isinstance(move, Do) and move.kind is AttemptKind.COMPENSATE:
                     yield Record(
                         event=e.CompensationRefused(at=now, step=move.step, reason="too late")
                     )
@@ -689,7 +712,7 @@ def a_lost_compensation_counts_as_done(patches: Patches) -> None:
 
     def make(original: Any) -> Any:
         def end(do: Any, turn: Any, at: float) -> Any:
-            if do.activity is Activity.COMPENSATE and isinstance(turn, Failed):
+            if do.kind is AttemptKind.COMPENSATE and isinstance(turn, Failed):
                 return e.CompensationSucceeded(at=at, step=do.step)
             return original(do, turn, at)
 
@@ -708,7 +731,7 @@ def a_call_in_doubt_is_retried_under_a_new_key(patches: Patches) -> None:
     def make(original: Any) -> Any:
         def key(self: Any, saga: Any, do: Any) -> str:
             known = saga.steps.get(do.step)
-            again = do.activity is Activity.EXECUTE and known is not None and known.forgiven > 0
+            again = do.kind is AttemptKind.EXECUTE and known is not None and known.forgiven > 0
             return f"{original(self, saga, do)}.2" if again else str(original(self, saga, do))
 
         return key

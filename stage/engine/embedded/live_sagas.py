@@ -10,6 +10,7 @@ from typing import Any
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
+from stage.core.raised import raised
 from stage.core.saga import Saga, StepState
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan, StepKind
@@ -195,7 +196,7 @@ class LiveSagas:
         except Exception as error:
             self._report_defect(live, "run", error)
             _fail(live, error)
-            await self._units.park(live, ParkCause.DEFECT, f"{type(error).__name__}: {error}")
+            await self._units.park(live, ParkCause.DEFECT, raised(error))
             outcome = "defect"
         finally:
             self._leave(live, outcome)
@@ -268,7 +269,7 @@ class LiveSagas:
             return
         except Exception as error:  # a defect of ours; the attempt may have left
             self._report_defect(live, "send", error)
-            failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"defect: {error!r}")
+            failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"defect: {raised(error)}")
             event = end_event(outgoing.do, failed, self._clock.now())
         finally:
             live.in_flight -= 1

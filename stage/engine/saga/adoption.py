@@ -17,7 +17,7 @@ from stage.wire.envelope import Envelope, TrailEntry, fingerprint, format_instan
 
 
 class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a saga that is not in the database."""
+    """The words of the neighbours on a saga that is not in the database."""
 
     id: str
     words: tuple[Word, ...] = ()

@@ -7,7 +7,7 @@ from typing import assert_never
 import msgspec
 
 from stage.core import events as e
-from stage.core.commands import Activity, Do
+from stage.core.commands import AttemptKind, Do
 from stage.core.errors import StageError
 from stage.core.event_table import reason_of
 from stage.core.failure import FailureKind
@@ -17,17 +17,17 @@ from stage.ports.stage import Failed, Finished, Send, Turn
 from stage.wire.text import sendable
 
 
-def links_of(step: StepState, activity: Activity) -> tuple[str, ...]:
+def links_of(step: StepState, kind: AttemptKind) -> tuple[str, ...]:
     """The attempts that a further one of the same step repeats, looks for or compensates."""
-    match activity:
-        case Activity.PROBE:
+    match kind:
+        case AttemptKind.PROBE:
             spans = step.span, step.probe_span
-        case Activity.COMPENSATE:
+        case AttemptKind.COMPENSATE:
             spans = step.span, step.compensation_span
-        case Activity.EXECUTE | Activity.TELL:
+        case AttemptKind.EXECUTE | AttemptKind.TELL:
             spans = step.span, ""
         case _:
-            assert_never(activity)
+            assert_never(kind)
     return tuple(filter(None, spans))
 
 
@@ -39,9 +39,9 @@ def end_span(span: Span, event: e.Event) -> None:
 def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:
     """The requests of that attempt whose intent is durable; a repeat sends the same bytes."""
     known = saga.steps.get(do.step)
-    if known is None or do.activity is Activity.PROBE:
+    if known is None or do.kind is AttemptKind.PROBE:
         return ()
-    return known.requests if do.activity is Activity.EXECUTE else known.compensation_requests
+    return known.requests if do.kind is AttemptKind.EXECUTE else known.compensation_requests
 
 
 def as_repeat(do: Do, turn: Turn, stored: tuple[e.Request, ...]) -> Turn:
@@ -56,7 +56,7 @@ def as_repeat(do: Do, turn: Turn, stored: tuple[e.Request, ...]) -> Turn:
     before, now = stored[turn.ordinal - 1], turn.request
     if before is now or (before.method, _path(before)) == (now.method, _path(now)):
         return turn
-    backward = do.activity is Activity.COMPENSATE
+    backward = do.kind is AttemptKind.COMPENSATE
     mend = "retry it with --anew" if backward else "settle it, or deploy the code that sent it"
     return Failed(
         kind=FailureKind.REFUSED if backward else FailureKind.IN_DOUBT,
@@ -76,17 +76,17 @@ def end_event(do: Do, turn: Turn, at: float) -> e.AttemptEnd:
     """The event that the end of an author's function becomes in the journal."""
     match turn:
         case Finished():
-            match do.activity:
-                case Activity.EXECUTE:
+            match do.kind:
+                case AttemptKind.EXECUTE:
                     return e.StepSucceeded(at=at, step=do.step, result=turn.result)
-                case Activity.PROBE:
+                case AttemptKind.PROBE:
                     if bytes(turn.result) == b"null":
                         return e.ProbeNotThere(at=at, step=do.step)
                     return e.ProbeFound(at=at, step=do.step, result=turn.result)
-                case Activity.COMPENSATE | Activity.TELL:
+                case AttemptKind.COMPENSATE | AttemptKind.TELL:
                     return e.CompensationSucceeded(at=at, step=do.step)
                 case _:
-                    assert_never(do.activity)
+                    assert_never(do.kind)
         case Failed():
             cut = msgspec.structs.replace(turn, reason=sendable(turn.reason))
             return _failure_event(do, cut, at)
@@ -95,13 +95,13 @@ def end_event(do: Do, turn: Turn, at: float) -> e.AttemptEnd:
 
 
 def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
-    if do.activity is Activity.PROBE:
+    if do.kind is AttemptKind.PROBE:
         return e.ProbeFailed(
             at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
         )
-    if do.activity is Activity.TELL:
+    if do.kind is AttemptKind.TELL:
         return e.TellDelayed(at=at, reason=failed.reason, retry_after=failed.retry_after)
-    if do.activity is Activity.COMPENSATE:
+    if do.kind is AttemptKind.COMPENSATE:
         return _compensation_event(do, failed, at)
     match failed.kind:
         case FailureKind.REFUSED:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS
 from stage.ports.store import Entry
 
@@ -19,7 +19,7 @@ class CutOff(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     step: str
-    activity: Activity
+    kind: AttemptKind
     attempt: int
     span: str
     began: float
@@ -32,7 +32,7 @@ def cut_off(entries: Sequence[Entry]) -> tuple[CutOff, ...]:
     Those that were open at a takeover before were reported then, and are not reported again.
     """
     open_: dict[str, CutOff] = {}
-    latest: dict[tuple[str, Activity], str] = {}
+    latest: dict[tuple[str, AttemptKind], str] = {}
     for entry in entries:
         event = entry.event
         row = EVENTS[type(event)]
@@ -42,7 +42,7 @@ def cut_off(entries: Sequence[Entry]) -> tuple[CutOff, ...]:
             step = getattr(event, "step", "")
             open_.pop(step, None)
             if isinstance(event, e.StepSucceeded) and event.span:
-                latest[step, Activity.EXECUTE] = event.span
+                latest[step, AttemptKind.EXECUTE] = event.span
         elif isinstance(event, e.Recovered):
             open_.clear()
     return tuple(each for each in open_.values() if each.span)
@@ -50,20 +50,20 @@ def cut_off(entries: Sequence[Entry]) -> tuple[CutOff, ...]:
 
 def _begin(
     open_: dict[str, CutOff],
-    latest: dict[tuple[str, Activity], str],
+    latest: dict[tuple[str, AttemptKind], str],
     event: e.Event,
-    activity: Activity,
+    kind: AttemptKind,
 ) -> None:
     step: str = getattr(event, "step", "")
     span: str = getattr(event, "span", "")
-    of_step = Activity.TELL if activity is Activity.TELL else Activity.EXECUTE
-    links = dict.fromkeys((latest.get((step, of_step), ""), latest.get((step, activity), "")))
+    of_step = AttemptKind.TELL if kind is AttemptKind.TELL else AttemptKind.EXECUTE
+    links = dict.fromkeys((latest.get((step, of_step), ""), latest.get((step, kind), "")))
     open_[step] = CutOff(
         step=step,
-        activity=activity,
+        kind=kind,
         attempt=getattr(event, "attempt", 1),
         span=span,
         began=event.at,
         links=tuple(filter(None, links)),
     )
-    latest[step, activity] = span
+    latest[step, kind] = span

@@ -15,12 +15,13 @@ import msgspec
 from msgspec import UNSET
 
 from stage.core import events as e
-from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import Impossible, decide, evolve
 from stage.core.questions import past_pivot
+from stage.core.raised import raised
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import FORWARD_PREFIX, StepKind
@@ -173,7 +174,7 @@ class Interpreter:
         try:
             self._output(done, context, completed.at, run)
         except Exception as error:
-            reason = sendable(f"the output raised {type(error).__name__}: {error}")
+            reason = sendable(f"the output raised {raised(error)}")
             if past_pivot(self.plan, done.saga):
                 cause = ParkCause.OUTPUT_FAILED
                 return e.Parked(at=completed.at, cause=cause, reason=reason)
@@ -203,7 +204,7 @@ class Interpreter:
         trace: TraceContext,
     ) -> float:
         """Do it; the time afterwards, which only the functions of an author take."""
-        if do.activity is Activity.TELL:
+        if do.kind is AttemptKind.TELL:
             self._tell(done, do, now, trace)
             return now
         if self.plan.by_name[do.step].kind is StepKind.TRANSACTION:
@@ -230,7 +231,7 @@ class Interpreter:
             attempt=do.attempt,
             now=now,
         )
-        if do.activity is Activity.COMPENSATE:
+        if do.kind is AttemptKind.COMPENSATE:
             started = e.CompensationStarted(
                 at=now, step=do.step, attempt=do.attempt, span=span.span_id
             )
@@ -251,7 +252,7 @@ class Interpreter:
         try:
             with span.current():
                 result = await unit.attempt(
-                    lambda: participant.run_transaction(unit.tx, do.activity, do.step, view)
+                    lambda: participant.run_transaction(unit.tx, do.kind, do.step, view)
                 )
         except (StoreUnavailable, StaleEpoch):
             raise
@@ -260,7 +261,7 @@ class Interpreter:
         except Exception as error:
             return participant.explain(error)
         except BaseException as error:  # a function that exits ends its step, not the process
-            return Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {error!r}")
+            return Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {raised(error)}")
         return Finished(result=result)
 
     def _prepare(
@@ -278,9 +279,9 @@ class Interpreter:
             )
             if isinstance(outgoing.turn, Send) and not stored_requests(done.saga, do):
                 request = outgoing.turn.request
-        elif do.activity is Activity.PROBE:
+        elif do.kind is AttemptKind.PROBE:
             outgoing.body = done.saga.steps[do.step].requests[0].body
-        elif do.activity is Activity.EXECUTE:
+        elif do.kind is AttemptKind.EXECUTE:
             stored = stored_requests(done.saga, do)
             if stored:
                 outgoing.body = stored[0].body
@@ -290,7 +291,7 @@ class Interpreter:
                     outgoing.body = enriched(self.plan.stage, done.saga, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
-                    reason = f"the output raised {type(error).__name__}: {error}"
+                    reason = f"the output raised {raised(error)}"
                     outgoing.turn = Failed(kind=FailureKind.REFUSED, reason=reason)
         self._record(done, self._started(do, key, span, request, now))
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
@@ -307,7 +308,7 @@ class Interpreter:
         try:
             conversation = self.converse(saga, context, do, key, now, span)
         except Exception as error:
-            reason = f"{do.step} cannot be begun: {type(error).__name__}: {error}"
+            reason = f"{do.step} cannot be begun: {raised(error)}"
             return None, Failed(kind=FailureKind.REFUSED, reason=reason)
         turn = as_repeat(do, conversation.begin(), stored_requests(saga, do))
         if isinstance(turn, Failed):
@@ -317,8 +318,8 @@ class Interpreter:
     def _started(
         self, do: Do, key: str, span: Span, request: e.Request | None, now: float
     ) -> e.Event:
-        match do.activity:
-            case Activity.EXECUTE:
+        match do.kind:
+            case AttemptKind.EXECUTE:
                 return e.StepStarted(
                     at=now,
                     step=do.step,
@@ -327,9 +328,9 @@ class Interpreter:
                     span=span.span_id,
                     request=request,
                 )
-            case Activity.PROBE:
+            case AttemptKind.PROBE:
                 return e.ProbeStarted(at=now, step=do.step, span=span.span_id)
-            case Activity.COMPENSATE:
+            case AttemptKind.COMPENSATE:
                 return e.CompensationStarted(
                     at=now,
                     step=do.step,
@@ -338,10 +339,10 @@ class Interpreter:
                     span=span.span_id,
                     request=request,
                 )
-            case Activity.TELL:
+            case AttemptKind.TELL:
                 return e.TellStarted(at=now, attempt=do.attempt, span=span.span_id)
             case _:
-                assert_never(do.activity)
+                assert_never(do.kind)
 
     def _tell(self, done: Transition, do: Do, now: float, trace: TraceContext) -> None:
         span = self._span(done.saga, do, trace)
@@ -354,10 +355,10 @@ class Interpreter:
         """A conversation with the author's function for that call, all of it under that span."""
         view = view_of(self.plan.stage, saga, context, key=key, attempt=do.attempt, now=now)
         with span.current():  # a conversation keeps the context in which it was made
-            return self.participant.converse(do.activity, do.step, view)
+            return self.participant.converse(do.kind, do.step, view)
 
     def _key(self, saga: Saga, do: Do) -> str:
-        if do.activity is not Activity.COMPENSATE:
+        if do.kind is not AttemptKind.COMPENSATE:
             return idempotency_key(saga.id, self.plan.stage, do.step, Direction.EXECUTE)
         number = saga.steps[do.step].compensation_keys
         return idempotency_key(
@@ -371,7 +372,7 @@ class Interpreter:
             known = saga.steps.get(do.step)
             peer = self.plan.by_name[do.step].peer
             if known is not None:
-                links = links_of(known, do.activity)
+                links = links_of(known, do.kind)
         elif saga.tell_span:
             links = (saga.tell_span,)
         return self._observer.attempt(
@@ -379,7 +380,7 @@ class Interpreter:
                 saga_id=saga.id,
                 stage=self.plan.stage,
                 step=do.step or "tell_upstream",
-                activity=do.activity,
+                kind=do.kind,
                 number=do.attempt,
                 peer=peer,
                 parent=trace,

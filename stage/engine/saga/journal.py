@@ -123,7 +123,7 @@ class Journal:
             saga_id=saga.id,
             stage=self._plan.stage,
             step=lost.step or "tell_upstream",
-            activity=lost.activity,
+            kind=lost.kind,
             number=lost.attempt,
             peer=self._plan.step(lost.step).peer if lost.step else saga.upstream,
             parent=stored.context.trace,

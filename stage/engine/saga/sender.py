@@ -9,7 +9,7 @@ from typing import assert_never
 import msgspec
 
 from stage.core import events as e
-from stage.core.commands import Activity, Do
+from stage.core.commands import AttemptKind, Do
 from stage.core.failure import FailureKind
 from stage.core.saga import Saga
 from stage.core.states import SagaState
@@ -55,7 +55,7 @@ UNANSWERED = (
 
 
 def _lane(saga: Saga, do: Do) -> Lane:
-    if saga.state is not SagaState.ACTIVE or do.activity is Activity.TELL:
+    if saga.state is not SagaState.ACTIVE or do.kind is AttemptKind.TELL:
         return Lane.COMPENSATION
     return Lane.RECOVERED if saga.epoch > 1 else Lane.NEW
 
@@ -89,7 +89,7 @@ class Sender:
         """
         gate = self._gate(saga, outgoing.do)
         if not gate.enter_at_once():
-            budget = self._budget(saga) if outgoing.do.activity is Activity.EXECUTE else None
+            budget = self._budget(saga) if outgoing.do.kind is AttemptKind.EXECUTE else None
             try:
                 async with asyncio.timeout(budget):
                     await gate.enter(_lane(saga, outgoing.do))
@@ -114,13 +114,13 @@ class Sender:
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> Awaitable[e.AttemptEnd]:
         do = outgoing.do
-        if do.activity is Activity.TELL:
+        if do.kind is AttemptKind.TELL:
             return self._tell(saga, outgoing)
         if self._plan.by_name[do.step].kind is StepKind.CALL:
             return self._call(saga, context, outgoing, journal)
-        if do.activity is Activity.EXECUTE:
+        if do.kind is AttemptKind.EXECUTE:
             return self._forward(saga, outgoing)
-        if do.activity is Activity.PROBE:
+        if do.kind is AttemptKind.PROBE:
             return self._get_outcome(saga, outgoing)
         return self._compensate_downstream(saga, outgoing)
 
@@ -128,9 +128,9 @@ class Sender:
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.AttemptEnd:
         step = self._plan.by_name[outgoing.do.step]
-        budget = None if outgoing.do.activity is Activity.COMPENSATE else self._budget(saga)
+        budget = None if outgoing.do.kind is AttemptKind.COMPENSATE else self._budget(saga)
         seconds = step.timeout_seconds
-        if outgoing.do.activity is Activity.EXECUTE and budget is not None:
+        if outgoing.do.kind is AttemptKind.EXECUTE and budget is not None:
             if budget <= 0:
                 return self._too_late(outgoing)
             seconds = min(seconds, budget)
@@ -179,8 +179,8 @@ class Sender:
                         trace=outgoing.span.context,
                         budget=budget,
                         timeout=seconds,
-                        breakable=do.activity is Activity.EXECUTE,
-                        repeatable=do.activity is not Activity.EXECUTE or step.idempotent,
+                        breakable=do.kind is AttemptKind.EXECUTE,
+                        repeatable=do.kind is not AttemptKind.EXECUTE or step.idempotent,
                     )
                 )
                 turn = await conversation.resume(answer)
@@ -194,14 +194,14 @@ class Sender:
         """The request of that turn, its intent durable; a repeat sends the stored bytes."""
         if turn.ordinal <= len(stored):
             return stored[turn.ordinal - 1]
-        if do.activity is not Activity.PROBE:
+        if do.kind is not AttemptKind.PROBE:
             await journal(
                 e.RequestPrepared(
                     at=self._clock.now(),
                     step=do.step,
                     ordinal=turn.ordinal,
                     request=turn.request,
-                    compensation=do.activity is Activity.COMPENSATE,
+                    compensation=do.kind is AttemptKind.COMPENSATE,
                 )
             )
         return turn.request

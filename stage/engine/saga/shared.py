@@ -1,4 +1,4 @@
-"""What a stage and one neighbour both know of a saga, for a neighbour that lost it (rule 33)."""
+"""The knowledge that a stage shares with a neighbour which lost the saga (rule 33)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from stage.ports.engine import Busy
 
 STRANGERS = ""
 REASON_CHARS_MAX = 100
-"""Of the reason that a tombstone keeps: nobody has to find anything out about it."""
+"""The part of the reason that a tombstone keeps: nobody has to find anything out about it."""
 IDLE_SECONDS_MAX = 3_600.0
 """A clock that jumps gives no more than an hour's worth."""
 
@@ -39,7 +39,7 @@ class TombstoneShares:
         """Without `upstreams`, callers have no names, and all are one that is known."""
         self._upstreams = upstreams
         self._left: dict[str, tuple[float, float]] = {}
-        """What a caller has left, and when that was counted."""
+        """The tombstones that a caller has left, and when they were counted."""
 
     def take(self, asker: str, now: float) -> None:
         """One tombstone for that asker at that instant. Raises Busy."""

@@ -12,12 +12,12 @@ from stage.neighbours.downstream.books import OUTCOMES, Answer, Silence
 from stage.neighbours.downstream.participant import Participant
 from stage.neighbours.downstream.script import Script, scripts_with
 from stage.neighbours.downstream.upstream import Upstream
-from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.problems import problems
 from stage.neighbours.shared.scripts import decode_script
 from stage.neighbours.shared.shared_sagas import shared_page
 from stage.neighbours.shared.silence import drop, hang
 from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
+from stage.neighbours.shared.tokens import Keys
 from stage.wire import headers as h
 from stage.wire.chain import ChainView
 from stage.wire.envelope import check_saga_id, decode_envelope

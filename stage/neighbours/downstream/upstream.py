@@ -11,8 +11,8 @@ import aiohttp
 from aiohttp import hdrs
 
 from stage.neighbours.downstream.books import Saga
-from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.spans import Spans
+from stage.neighbours.shared.tokens import Keys
 from stage.wire.headers import CONTENT_JSON, RETRY_AFTER
 from stage.wire.http import parse_retry_after
 from stage.wire.limits import DEFAULT_LIMITS

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from aiohttp import web
 from opentelemetry.trace import TracerProvider
 
-from stage.neighbours.shared.tokens import Keys, read_keys
 from stage.neighbours.shared.serve import serve
 from stage.neighbours.shared.spans import make_provider, shut_down
+from stage.neighbours.shared.tokens import Keys, read_keys
 from stage.wire.envelope import STAGE_NAME_RE
 
 MakeApp = Callable[[TracerProvider | None, Keys], web.Application]

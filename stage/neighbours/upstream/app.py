@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from opentelemetry.trace import TracerProvider
 
-from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.problems import RETRY_AFTER_SECONDS, problem_response, problems
 from stage.neighbours.shared.scripts import decode_script
 from stage.neighbours.shared.shared_sagas import shared_page
 from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
+from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.upstream.books import Saga, State
 from stage.neighbours.upstream.head import Head
 from stage.neighbours.upstream.script import Script, scripts_with
@@ -75,6 +75,11 @@ def make_app(
     app[HEAD] = head
     app[SPANS] = spans
     app.cleanup_ctx.append(live)
+    _add_routes(app)
+    return app
+
+
+def _add_routes(app: web.Application) -> None:
     app.add_routes(
         [
             web.post("/orders", post_order),
@@ -85,7 +90,6 @@ def make_app(
             web.get("/script", get_scripts),
         ]
     )
-    return app
 
 
 async def post_order(request: web.Request) -> web.Response:

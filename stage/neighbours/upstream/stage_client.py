@@ -14,8 +14,8 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.spans import ClientRequest, Spans
+from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.trace import Trace
 from stage.wire.envelope import Envelope, encode_envelope
 from stage.wire.headers import (

@@ -33,7 +33,7 @@ ROTATED_OUT = "r" * 43
 
 
 class Defect(NamedTuple):
-    """What is wrong with what is shown. `who` is all that the caller counts as all the same."""
+    """A caller with something wrong. `who` is all that the caller counts as all the same."""
 
     name: str
     shown: Callable[[], str]
@@ -153,7 +153,7 @@ async def test_every_defect_at_every_route_is_refused_without_effect(
 
 
 def ids_of(route: Route, defect: Defect) -> tuple[str, ...]:
-    """The sagas that are reached for. What nobody owns yet is nobody's: there is no defect."""
+    """The sagas that are reached for. There is no defect where nobody owns the saga yet."""
     if "{saga_id}" not in route.template and route.name != "execute":
         return ("",)
     own_name = defect.name == "foreign saga" or (route.name == "query" and defect.refused == 403)

@@ -1,4 +1,4 @@
-"""What a web page of a stranger sends is refused, whoever opens it and whatever it shows."""
+"""A request from a web page of a stranger is refused, whoever opens it, in any mode."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_a_page_compensates_nothing(chain: Chain, headers: dict[str, str])
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
 async def test_an_empty_post_says_that_it_is_json(chain: Chain, content_type: str) -> None:
-    """What a page may post without asking first is 415, with a body or without."""
+    """The types that a page may post without asking first are 415, with a body or without."""
     assert 200 == (await chain.send("s-1"))[0]
     url = f"{chain.stage}/sagas/s-1/compensate"
     headers = {"Content-Type": content_type} if content_type else {}

@@ -81,7 +81,7 @@ def test_an_undo_is_not_given_up_by_a_process_that_starts_with_a_wrong_clock() -
 
 
 def test_days_without_a_process_use_up_no_patience() -> None:
-    """What was not tried is not given up."""
+    """A compensation that was not tried is not given up."""
     saga = fold(UNDOING)
     saga = evolve(PLAN, saga, e.CompensationDelayed(at=1_002.0, step="hold", reason="away"))
 

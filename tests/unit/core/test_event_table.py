@@ -100,11 +100,11 @@ def test_an_event_starts_an_attempt_or_ends_one_or_neither(kind: type[Any]) -> N
     assert (kind in PROGRESS) is (row.ends is not None or kind in get_args(e.Verb))
 
 
-def test_every_activity_can_start_and_end() -> None:
+def test_every_kind_of_attempt_can_start_and_end() -> None:
     """An attempt that starts can end in at least two ways."""
     started = {row.starts for row in EVENTS.values() if row.starts is not None}
-    for activity in started:
-        assert len([row for row in EVENTS.values() if row.ends is activity]) >= 2
+    for kind in started:
+        assert len([row for row in EVENTS.values() if row.ends is kind]) >= 2
     assert started == {row.ends for row in EVENTS.values() if row.ends is not None}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stage.core import events as e
-from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.lost import Word, doubts_after_restore, journal_of, nothing_stands
 from stage.core.machine import decide, evolve
 from stage.core.questions import Standing, standing, standing_of_saga
@@ -83,14 +83,14 @@ def test_a_request_to_compensate_goes_from_the_tail_to_the_head() -> None:
     saga = adopted(plans.usual(), asked=ASKED)
 
     (first,) = decide(plans.usual(), saga, 5.0)
-    assert Do(activity=Activity.COMPENSATE, step="forward:shipping", attempt=1) == first
+    assert Do(kind=AttemptKind.COMPENSATE, step="forward:shipping", attempt=1) == first
     for event in (
         e.CompensationStarted(at=6.0, step="forward:shipping", attempt=1),
         e.CompensationSucceeded(at=6.0, step="forward:shipping"),
     ):
         saga = evolve(plans.usual(), saga, event)
     (second,) = decide(plans.usual(), saga, 9.0)
-    assert (Activity.PROBE, "charge") == (getattr(second, "activity", None), second.step)  # type: ignore[union-attr]
+    assert Do(kind=AttemptKind.PROBE, step="charge") == second
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_lost_saga_never_goes_forward(plan: Plan, way: e.Event) -> None:
     saga = evolve(plan, adopted(plan), way)
     for _ in range(20):
         commands = decide(plan, saga, 7.0)
-        assert not [c for c in commands if isinstance(c, Do) and c.activity is Activity.EXECUTE]
+        assert not [c for c in commands if isinstance(c, Do) and c.kind is AttemptKind.EXECUTE]
         if not isinstance(commands[0], Record):
             break
         saga = evolve(plan, saga, commands[0].event)
@@ -160,7 +160,7 @@ def test_a_pivot_that_was_lost_is_in_doubt_and_nothing_is_undone_around_it() -> 
     for _ in range(20):
         commands = decide(plan, saga, 1e9)
         for command in commands:
-            assert not (isinstance(command, Do) and command.activity is Activity.COMPENSATE)
+            assert not (isinstance(command, Do) and command.kind is AttemptKind.COMPENSATE)
         if isinstance(commands[0], Record):
             saga = evolve(plan, saga, commands[0].event)
     assert ParkCause.PIVOT_IN_DOUBT is saga.parked_cause

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.machine import RECOVERIES_MAX, decide, evolve
 from stage.core.retry import NEIGHBOUR_SETTLEMENT
 from stage.core.saga import Saga
@@ -77,7 +77,7 @@ def test_compensation_never_runs_beside_execution() -> None:
     )
     assert (Rest(),) == decide(plan, saga, 3.0)
     saga = evolve(plan, saga, e.StepSucceeded(at=3.0, step="charge", result=ONE))
-    assert (Do(activity=Activity.COMPENSATE, step="charge"),) == decide(plan, saga, 3.0)
+    assert (Do(kind=AttemptKind.COMPENSATE, step="charge"),) == decide(plan, saga, 3.0)
 
 
 def test_a_step_that_failed_in_doubt_is_compensated_too() -> None:
@@ -95,7 +95,7 @@ def test_a_step_that_failed_in_doubt_is_compensated_too() -> None:
     (turn,) = decide(plan, saga, 3.0)
     assert isinstance(turn, Record)
     saga = evolve(plan, saga, turn.event)
-    assert (Do(activity=Activity.COMPENSATE, step="charge"),) == decide(plan, saga, 3.0)
+    assert (Do(kind=AttemptKind.COMPENSATE, step="charge"),) == decide(plan, saga, 3.0)
 
 
 def test_not_there_is_believed_only_when_said_twice() -> None:
@@ -110,10 +110,10 @@ def test_not_there_is_believed_only_when_said_twice() -> None:
         e.ProbeStarted(at=2.0, step="charge"),
         e.ProbeNotThere(at=2.0, step="charge"),
     )
-    assert (Do(activity=Activity.PROBE, step="charge"),) == decide(plan, saga, 9.0)
+    assert (Do(kind=AttemptKind.PROBE, step="charge"),) == decide(plan, saga, 9.0)
     saga = evolve(plan, saga, e.ProbeStarted(at=9.0, step="charge"))
     saga = evolve(plan, saga, e.ProbeNotThere(at=9.0, step="charge"))
-    assert (Do(activity=Activity.EXECUTE, step="charge", attempt=2),) == decide(plan, saga, 19.0)
+    assert (Do(kind=AttemptKind.EXECUTE, step="charge", attempt=2),) == decide(plan, saga, 19.0)
 
 
 def test_a_late_failure_is_told_upstream() -> None:
@@ -133,7 +133,7 @@ def test_a_late_failure_is_told_upstream() -> None:
         e.Compensated(at=2.0),
     )
     assert Tell.DUE is saga.tell
-    assert (Do(activity=Activity.TELL),) == decide(plan, saga, 2.0)
+    assert (Do(kind=AttemptKind.TELL),) == decide(plan, saga, 2.0)
 
 
 def test_upstream_that_waits_for_the_answer_is_not_asked_beside_it() -> None:
@@ -163,7 +163,7 @@ def test_a_failed_compensation_does_not_stop_the_others() -> None:
         e.CompensationStarted(at=1.0, step="charge", attempt=1),
         e.CompensationRefused(at=1.0, step="charge", reason="no refunds"),
     )
-    assert (Do(activity=Activity.COMPENSATE, step="reserve"),) == decide(plan, saga, 1.0)
+    assert (Do(kind=AttemptKind.COMPENSATE, step="reserve"),) == decide(plan, saga, 1.0)
     saga = evolve(plan, saga, e.CompensationSucceeded(at=1.0, step="reserve"))
     (end,) = decide(plan, saga, 1.0)
     assert Record(event=e.FailedToCompensate(at=1.0, stands=("charge",))) == end
@@ -180,7 +180,7 @@ def test_behind_the_pivot_nothing_is_undone() -> None:
         e.CompensationRequested(at=1.0, requested_by="order"),
     )
     assert SagaState.ACTIVE is saga.state
-    assert (Do(activity=Activity.EXECUTE, step="note"),) == decide(plan, saga, 1.0)
+    assert (Do(kind=AttemptKind.EXECUTE, step="note"),) == decide(plan, saga, 1.0)
 
 
 def test_a_crash_loop_is_parked() -> None:
@@ -210,7 +210,7 @@ def test_restarts_during_a_long_wait_are_no_crash_loop() -> None:
 
 
 FORWARD = "forward:shipping"
-LOOK = Do(activity=Activity.PROBE, step=FORWARD)
+LOOK = Do(kind=AttemptKind.PROBE, step=FORWARD)
 HANDED_ON: tuple[e.Event, ...] = (
     e.Accepted(at=1.0, deadline=10.0),
     e.StepSucceeded(at=1.0, step="reserve", result=ONE),
@@ -263,7 +263,7 @@ def test_before_the_deadline_a_forward_that_was_lost_is_repeated() -> None:
     """The same bytes get the same answer, and no look is needed; nor is one forgotten later."""
     plan = plans.usual()
     saga = fold(plan, *HANDED_ON, e.Recovered(at=5.0, epoch=2))
-    assert (Do(activity=Activity.EXECUTE, step=FORWARD, attempt=2),) == decide(plan, saga, 5.0)
+    assert (Do(kind=AttemptKind.EXECUTE, step=FORWARD, attempt=2),) == decide(plan, saga, 5.0)
     again = e.StepStarted(at=5.0, step=FORWARD, attempt=2)
     saga = evolve(plan, saga, again)
     for lost in (
@@ -286,7 +286,7 @@ def test_a_forward_that_downstream_does_not_show_is_turned_back() -> None:
     (turned,) = decide(plan, saga, 20.0)
     assert isinstance(turned, Record) and isinstance(turned.event, e.TurnedBack)
     saga = evolve(plan, saga, turned.event)
-    assert (Do(activity=Activity.COMPENSATE, step=FORWARD),) == decide(plan, saga, 20.0)
+    assert (Do(kind=AttemptKind.COMPENSATE, step=FORWARD),) == decide(plan, saga, 20.0)
 
 
 def test_looking_downstream_comes_to_an_end() -> None:
@@ -323,4 +323,4 @@ def test_a_crash_puts_what_was_in_flight_in_doubt() -> None:
         e.Recovered(at=5.0, epoch=2),
     )
     assert Phase.IN_DOUBT is saga.steps["charge"].phase
-    assert (Do(activity=Activity.PROBE, step="charge"),) == decide(plan, saga, 5.0)
+    assert (Do(kind=AttemptKind.PROBE, step="charge"),) == decide(plan, saga, 5.0)

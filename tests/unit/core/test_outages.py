@@ -6,7 +6,7 @@ import pytest
 
 from stage.core import events as e
 from stage.core.age import lasted
-from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.machine import decide, evolve
 from stage.core.retry import EXECUTION, OUTAGE_BACKOFF_SECONDS_MAX, PATIENCE_SECONDS
 from stage.core.saga import Saga
@@ -41,7 +41,7 @@ def outage(plan: Plan, saga: Saga, step: str, *, until: float) -> tuple[Saga, fl
         match decide(plan, saga, now):
             case (Rest(until=float() as due),):
                 now = due
-            case (Do(activity=Activity.EXECUTE, attempt=attempt),):
+            case (Do(kind=AttemptKind.EXECUTE, attempt=attempt),):
                 attempts += 1
                 started = e.StepStarted(at=now, step=step, attempt=attempt)
                 refused = e.StepTransient(at=now, step=step, reason="no connection")
@@ -120,7 +120,7 @@ def undoing(plan: Plan, saga: Saga, delayed: e.CompensationDelayed) -> tuple[Sag
         match decide(plan, saga, now):
             case (Rest(until=float() as due),):
                 now = due
-            case (Do(activity=Activity.COMPENSATE, attempt=attempt),):
+            case (Do(kind=AttemptKind.COMPENSATE, attempt=attempt),):
                 attempts += 1
                 started = e.CompensationStarted(at=now, step="charge", attempt=attempt)
                 ended = e.CompensationDelayed(
@@ -153,7 +153,7 @@ def test_an_undo_is_tried_until_patience_ends(certain: bool) -> None:
     assert 800 < attempts < 2_500
 
     retried = evolve(plan, saga, e.Retried(at=now, actor="ops", why="it is back"))
-    assert (Do(activity=Activity.COMPENSATE, step="charge", attempt=attempts + 1),) == decide(
+    assert (Do(kind=AttemptKind.COMPENSATE, step="charge", attempt=attempts + 1),) == decide(
         plan, retried, now
     )
 
@@ -209,7 +209,7 @@ def test_a_late_failure_is_sent_up_until_patience_ends() -> None:
     assert (Rest(),) == decide(plan, saga, now)
     saga = evolve(plan, saga, e.Retried(at=now, actor="ops", why="it is back"))
     (tell,) = decide(plan, saga, now)
-    assert isinstance(tell, Do) and Activity.TELL is tell.activity
+    assert isinstance(tell, Do) and AttemptKind.TELL is tell.kind
 
 
 BEHIND = plan_of(
@@ -248,7 +248,7 @@ def test_behind_the_pivot_a_doubt_is_repeated_until_patience_ends() -> None:
             e.StepInDoubt(at=10.0 * attempt, step="book", reason="500"),
         )
 
-    again = Do(activity=Activity.EXECUTE, step="book", attempt=7)
+    again = Do(kind=AttemptKind.EXECUTE, step="book", attempt=7)
     assert (again,) == decide(BEHIND, saga, 2 * DEADLINE)
 
 
@@ -263,7 +263,7 @@ def test_a_call_that_may_not_be_repeated_is_looked_for_until_patience_ends() -> 
         match decide(plan, saga, now):
             case (Rest(until=float() as due),):
                 now = due
-            case (Do(activity=Activity.PROBE),):
+            case (Do(kind=AttemptKind.PROBE),):
                 probes += 1
                 failed = e.ProbeFailed(at=now, step="charge", reason="no connection")
                 saga = fold_on(plan, saga, e.ProbeStarted(at=now, step="charge"), failed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stage.core import events as e
-from stage.core.commands import Activity, Command, Do, Record, Rest
+from stage.core.commands import AttemptKind, Command, Do, Record, Rest
 from stage.core.machine import NOT_UNDERSTOOD_SECONDS_MAX, asked_before, decide, evolve
 from stage.core.retry import PENDING
 from stage.core.saga import Saga
@@ -28,7 +28,7 @@ DONE: list[e.Event] = [
     e.StepSucceeded(at=0.0, step=FORWARD, result=ONE),
     e.Completed(at=0.0),
 ]
-UNDO = Do(activity=Activity.COMPENSATE, step=FORWARD)
+UNDO = Do(kind=AttemptKind.COMPENSATE, step=FORWARD)
 
 
 def fold(plan: Plan, events: list[e.Event], saga: Saga | None = None) -> Saga:
@@ -58,7 +58,7 @@ def test_a_no_in_doubt_does_not_take_back_a_yes_that_may_have_been_passed_on() -
     again = e.StepStarted(at=0.0, step=FORWARD, attempt=2)
     saga = fold(PLAN, [*HELD, lost, again, NO_IN_DOUBT])
     due = saga.steps[FORWARD].due
-    assert Do(activity=Activity.EXECUTE, step=FORWARD, attempt=3) == only(PLAN, saga, due)
+    assert Do(kind=AttemptKind.EXECUTE, step=FORWARD, attempt=3) == only(PLAN, saga, due)
 
     third = e.StepStarted(at=due, step=FORWARD, attempt=3)
     own_word = e.StepRefused(at=due, step=FORWARD, reason="answered 409", said=True)
@@ -75,7 +75,7 @@ def test_a_no_in_doubt_behind_the_pivot_waits_for_a_person() -> None:
 
     retried = fold(PIVOTED, [park.event, e.Retried(at=1.0, actor="kim", why="up")], saga)
 
-    assert Do(activity=Activity.EXECUTE, step=FORWARD, attempt=2) == only(PIVOTED, retried, 1.0)
+    assert Do(kind=AttemptKind.EXECUTE, step=FORWARD, attempt=2) == only(PIVOTED, retried, 1.0)
 
 
 def test_a_key_that_is_wrong_for_a_while_costs_time_and_no_attempts() -> None:
@@ -86,7 +86,7 @@ def test_a_key_that_is_wrong_for_a_while_costs_time_and_no_attempts() -> None:
         denied = e.StepInDoubt(at=now, step=FORWARD, reason="answered 403", denied=True)
         saga = evolve(PLAN, saga, denied)
         now = saga.steps[FORWARD].due
-        again = Do(activity=Activity.EXECUTE, step=FORWARD, attempt=attempt)
+        again = Do(kind=AttemptKind.EXECUTE, step=FORWARD, attempt=attempt)
         assert again == only(PLAN, saga, now)
         saga = evolve(PLAN, saga, e.StepStarted(at=now, step=FORWARD, attempt=attempt))
     saga = evolve(PLAN, saga, e.StepInDoubt(at=now, step=FORWARD, denied=True))
@@ -110,7 +110,7 @@ def test_answers_that_are_nobody_s_word_are_asked_again_for_a_while_then_park_it
     """With what was answered; a retry of the operator asks again (protocol 3.4)."""
     late = fold(PLAN, [*DONE, e.TurnedBack(at=0.0)])
     for attempt, at in enumerate(range(0, int(NOT_UNDERSTOOD_SECONDS_MAX), 300), 1):
-        again = Do(activity=Activity.COMPENSATE, step=FORWARD, attempt=attempt)
+        again = Do(kind=AttemptKind.COMPENSATE, step=FORWARD, attempt=attempt)
         assert again == only(PLAN, late, float(at))
         late = fold(PLAN, misread(float(at), attempt), late)
 
@@ -121,7 +121,7 @@ def test_answers_that_are_nobody_s_word_are_asked_again_for_a_while_then_park_it
     assert "out" in park.event.reason and "answered 200" in park.event.reason
     over = NOT_UNDERSTOOD_SECONDS_MAX
     retried = fold(PLAN, [park.event, e.Retried(at=over, actor="kim", why="mended")], late)
-    again = Do(activity=Activity.COMPENSATE, step=FORWARD, attempt=attempt + 1)
+    again = Do(kind=AttemptKind.COMPENSATE, step=FORWARD, attempt=attempt + 1)
     assert again == only(PLAN, retried, over)
 
 
@@ -144,7 +144,7 @@ def test_an_upstream_that_never_answers_in_its_own_word_waits_for_a_person() -> 
     ]
     saga = fold(PLAN, late)
     for attempt, at in enumerate(range(0, int(NOT_UNDERSTOOD_SECONDS_MAX), 300), 1):
-        assert Do(activity=Activity.TELL, attempt=attempt) == only(PLAN, saga, float(at))
+        assert Do(kind=AttemptKind.TELL, attempt=attempt) == only(PLAN, saga, float(at))
         saga = evolve(PLAN, saga, e.TellStarted(at=float(at), attempt=attempt))
         answer = e.TellDelayed(at=float(at), reason="answered 200", not_understood=True)
         saga = evolve(PLAN, saga, answer)
@@ -155,7 +155,7 @@ def test_an_upstream_that_never_answers_in_its_own_word_waits_for_a_person() -> 
     saga = evolve(PLAN, saga, end.event)
     assert (ParkCause.NOT_UNDERSTOOD, Tell.REFUSED) == (saga.parked_cause, saga.tell)
     saga = evolve(PLAN, saga, e.Retried(at=4000.0, actor="kim", why="mended"))
-    assert Do(activity=Activity.TELL, attempt=attempt + 1) == only(PLAN, saga, 4000.0)
+    assert Do(kind=AttemptKind.TELL, attempt=attempt + 1) == only(PLAN, saga, 4000.0)
 
 
 @pytest.mark.parametrize("compensated, asked", [(True, "hold"), (False, FORWARD)])
@@ -167,7 +167,7 @@ def test_downstream_s_word_that_nothing_stands_there_spares_asking_it(
     saga = fold(PLAN, [*DONE, request])
 
     assert SagaState.COMPENSATING is saga.state
-    assert Do(activity=Activity.COMPENSATE, step=asked) == only(PLAN, saga, 1.0)
+    assert Do(kind=AttemptKind.COMPENSATE, step=asked) == only(PLAN, saga, 1.0)
     assert asked_before(PLAN, saga, request)
 
 
@@ -180,7 +180,7 @@ def test_the_word_that_nothing_stands_settles_an_undo_that_waits() -> None:
     saga = evolve(PLAN, saga, word)
 
     assert Phase.COMPENSATED is saga.steps[FORWARD].phase
-    assert Do(activity=Activity.COMPENSATE, step="hold") == only(PLAN, saga, 9.0)
+    assert Do(kind=AttemptKind.COMPENSATE, step="hold") == only(PLAN, saga, 9.0)
 
 
 def test_the_word_does_not_count_while_our_own_request_is_under_way() -> None:

@@ -7,7 +7,7 @@ from random import Random
 import msgspec
 
 from stage.core import events as e
-from stage.core.commands import Activity, Do, Record, Rest
+from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.machine import decide, evolve
 from stage.core.saga import Saga
 from stage.core.states import SagaState, Tell
@@ -83,36 +83,36 @@ class Driver:
 
     def effect(self, do: Do) -> bool:
         """Let it take place in the world; False when the world refuses."""
-        if do.activity is Activity.EXECUTE:
+        if do.kind is AttemptKind.EXECUTE:
             return self.world.do(do.step)
-        if do.activity is Activity.COMPENSATE:
+        if do.kind is AttemptKind.COMPENSATE:
             self.world.undo(do.step)
         return True
 
     def start(self, do: Do) -> None:
         """Journal the intent; a transaction takes place with its event, whole or not at all."""
-        if do.activity is Activity.TELL:
+        if do.kind is AttemptKind.TELL:
             self.record(e.TellStarted(at=self.now, attempt=do.attempt))
             self.record(e.TellDelivered(at=self.now))
             return
         deadline = self.saga.deadline
-        if do.activity is Activity.EXECUTE and deadline is not None and self.now >= deadline:
+        if do.kind is AttemptKind.EXECUTE and deadline is not None and self.now >= deadline:
             self.started_after_deadline.append(do.step)
         if self.plan.step(do.step).kind is StepKind.TRANSACTION:
             self.transact(do)
             return
-        match do.activity:
-            case Activity.EXECUTE:
+        match do.kind:
+            case AttemptKind.EXECUTE:
                 self.record(e.StepStarted(at=self.now, step=do.step, attempt=do.attempt))
-            case Activity.PROBE:
+            case AttemptKind.PROBE:
                 self.record(e.ProbeStarted(at=self.now, step=do.step))
-            case Activity.COMPENSATE:
+            case AttemptKind.COMPENSATE:
                 self.record(e.CompensationStarted(at=self.now, step=do.step, attempt=do.attempt))
         self.in_flight.append((do, False))
 
     def transact(self, do: Do) -> None:
         """A local transaction and the event that says so are one write."""
-        if do.activity is Activity.COMPENSATE:
+        if do.kind is AttemptKind.COMPENSATE:
             self.record(e.CompensationStarted(at=self.now, step=do.step, attempt=do.attempt))
             if self.happens(0.1):
                 self.record(e.CompensationDelayed(at=self.now, step=do.step, reason="busy"))
@@ -132,7 +132,7 @@ class Driver:
         at, name = self.now, do.step
         landed = not self.happens(0.3) and self.effect(do)
         lost = self.happens(0.4)
-        if do.activity is Activity.EXECUTE:
+        if do.kind is AttemptKind.EXECUTE:
             if lost:
                 self.record(e.StepInDoubt(at=at, step=name, reason="no answer"))
             elif landed:
@@ -141,7 +141,7 @@ class Driver:
                 self.record(e.StepRefused(at=at, step=name, reason="no"))
             else:
                 self.record(e.StepTransient(at=at, step=name, reason="refused connection"))
-        elif do.activity is Activity.PROBE:
+        elif do.kind is AttemptKind.PROBE:
             if lost:
                 self.record(e.ProbeFailed(at=at, step=name, reason="no answer"))
             elif name in self.world.standing:

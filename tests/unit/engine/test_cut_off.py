@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.engine.saga.cut_off import cut_off
 from stage.ports.store import Entry
 
@@ -13,9 +13,9 @@ AT = 1_795_400_000.0
 ONE, TWO, THREE = "1" * 16, "2" * 16, "3" * 16
 
 
-def open_after(*events: e.Event) -> list[tuple[str, Activity, int, str]]:
+def open_after(*events: e.Event) -> list[tuple[str, AttemptKind, int, str]]:
     entries = [Entry(number=number, epoch=1, event=event) for number, event in enumerate(events, 1)]
-    return [(each.step, each.activity, each.attempt, each.span) for each in cut_off(entries)]
+    return [(each.step, each.kind, each.attempt, each.span) for each in cut_off(entries)]
 
 
 def started(step: str, span: str, attempt: int = 1) -> e.Event:
@@ -25,9 +25,9 @@ def started(step: str, span: str, attempt: int = 1) -> e.Event:
 def test_an_attempt_that_began_and_did_not_end_was_cut_off() -> None:
     """Every sort of attempt, several at the same time."""
     assert [
-        ("charge", Activity.EXECUTE, 2, ONE),
-        ("quote", Activity.COMPENSATE, 3, TWO),
-        ("", Activity.TELL, 1, THREE),
+        ("charge", AttemptKind.EXECUTE, 2, ONE),
+        ("quote", AttemptKind.COMPENSATE, 3, TWO),
+        ("", AttemptKind.TELL, 1, THREE),
     ] == open_after(
         started("charge", ONE, 2),
         e.CompensationStarted(at=AT, step="quote", attempt=3, span=TWO),
@@ -53,7 +53,7 @@ def test_attempts_that_ended_or_were_reported_before_are_not_reported(end: e.Eve
 
 def test_a_probe_takes_the_place_of_the_attempt_it_looks_for() -> None:
     """That one had ended in doubt before."""
-    assert [("charge", Activity.PROBE, 1, TWO)] == open_after(
+    assert [("charge", AttemptKind.PROBE, 1, TWO)] == open_after(
         started("charge", ONE),
         e.StepInDoubt(at=AT, step="charge"),
         e.ProbeStarted(at=AT, step="charge", span=TWO),

@@ -363,6 +363,14 @@ async def test_no_header_holds_another(
     assert [] == peer.requests
 
 
+async def test_a_header_may_hold_a_tab_and_letters_of_any_kind(
+    peer: Peer, transport: Transport
+) -> None:
+    """They hold no other header."""
+    assert isinstance(await sent(transport, peer.url, headers=[("X", "a\tb\u00e9")]), Answer)
+    assert 1 == len(peer.requests)
+
+
 @pytest.mark.parametrize("method", ["G ET", "GET /other HTTP/1.1\r\nX:", "G\0ET"])
 async def test_no_method_holds_more_than_a_method(
     peer: Peer, transport: Transport, method: str

@@ -96,7 +96,7 @@ def test_wherever_it_is_stopped_the_next_start_has_a_whole_database(
     assert [path.name] == names(path)
 
 
-def test_what_a_kill_left_is_made_anew(path: Path) -> None:
+def test_the_rest_of_a_kill_is_made_anew(path: Path) -> None:
     """Half a database under the other name is no obstacle, and is gone afterwards."""
     with closing(sqlite3.connect(path.with_name(path.name + UNFINISHED))) as connection:
         connection.execute("CREATE TABLE saga (half TEXT)")

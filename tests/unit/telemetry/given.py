@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.ports.observer import Attempt, TraceContext
 
 
 def an_attempt(
     saga_id: str = "s-1",
     step: str = "charge",
-    activity: Activity = Activity.EXECUTE,
+    kind: AttemptKind = AttemptKind.EXECUTE,
     number: int = 1,
     *,
     peer: str = "psp",
@@ -23,7 +23,7 @@ def an_attempt(
         saga_id=saga_id,
         stage="payment",
         step=step,
-        activity=activity,
+        kind=kind,
         number=number,
         peer=peer,
         parent=parent or TraceContext(),

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.states import ParkCause
 from stage.ports.observer import TraceContext
 from stage.telemetry import logs
@@ -83,8 +83,8 @@ def test_an_end_names_its_attempt(lines: Lines) -> None:
     """Events that end an attempt have neither its number nor its span; the line has both."""
     observer = compose(NullObserver(), listener := logs.LogListener())
     listener.attempted(an_attempt(number=3), "b" * 16)
-    listener.attempted(an_attempt(activity=Activity.COMPENSATE), "c" * 16)
-    notifying = an_attempt(step="tell_upstream", activity=Activity.TELL, number=2)
+    listener.attempted(an_attempt(kind=AttemptKind.COMPENSATE), "c" * 16)
+    notifying = an_attempt(step="tell_upstream", kind=AttemptKind.TELL, number=2)
     listener.attempted(notifying, "d" * 16)
     observer.happened("s-1", "payment", e.StepInDoubt(at=AT, step="charge"), CONTEXT)
     observer.happened("s-1", "payment", e.CompensationSucceeded(at=AT, step="charge"), CONTEXT)

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.ports.observer import TraceContext
 from stage.telemetry import metrics as measured
 from stage.telemetry import names
@@ -46,7 +46,7 @@ def test_an_attempt_lasts_from_its_begin_to_its_end() -> None:
 def test_telling_upstream_is_an_attempt_too() -> None:
     """It belongs to no step; whichever name it begins under, it ends under one."""
     metrics = Metrics()
-    metrics.attempted(an_attempt(step="order", activity=Activity.TELL), "")
+    metrics.attempted(an_attempt(step="order", kind=AttemptKind.TELL), "")
     happened(metrics, e.TellDelivered(at=AT))
     labels = (measured.TELL_STEP, "tell", "delivered")
     assert 1 == sum(metrics.histograms[names.M_ATTEMPT_DURATION][labels].counts)

@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from stage.core import events as e
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS as EVENT_ROWS
 from stage.telemetry import names, visible
 
@@ -33,10 +33,10 @@ def test_span_names_have_few_values() -> None:
     assert names.request_span("POST", "/sagas") == "POST /sagas"
     assert names.request_span("BREW", "/sagas") == "HTTP /sagas"
     assert names.request_span("GET", names.UNMATCHED_ROUTE) == "GET"
-    assert names.attempt_span(Activity.EXECUTE, "charge", "psp") == "step charge"
-    assert names.attempt_span(Activity.PROBE, "charge", "psp") == "probe charge"
-    assert names.attempt_span(Activity.COMPENSATE, "charge", "psp") == "compensate charge"
-    assert names.attempt_span(Activity.TELL, "tell_upstream", "order") == "tell order"
+    assert names.attempt_span(AttemptKind.EXECUTE, "charge", "psp") == "step charge"
+    assert names.attempt_span(AttemptKind.PROBE, "charge", "psp") == "probe charge"
+    assert names.attempt_span(AttemptKind.COMPENSATE, "charge", "psp") == "compensate charge"
+    assert names.attempt_span(AttemptKind.TELL, "tell_upstream", "order") == "tell order"
 
 
 def test_every_failed_outcome_is_something_that_ends_a_span() -> None:

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import SpanKind, StatusCode
 
-from stage.core.commands import Activity
+from stage.core.commands import AttemptKind
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.telemetry import names, visible
 from stage.telemetry.id_generator import StageIdGenerator
@@ -60,12 +60,10 @@ def attempt(
     observer: Observer,
     parent: TraceContext,
     links: Sequence[str] = (),
-    activity: Activity = Activity.EXECUTE,
+    kind: AttemptKind = AttemptKind.EXECUTE,
     peer: str = "psp",
 ) -> Span:
-    return observer.attempt(
-        an_attempt(activity=activity, number=2, peer=peer, parent=parent, links=links)
-    )
+    return observer.attempt(an_attempt(kind=kind, number=2, peer=peer, parent=parent, links=links))
 
 
 def span_id(span: ReadableSpan) -> str:
@@ -113,7 +111,7 @@ def test_a_span_links_to_those_that_it_continues_or_undoes(collected: Collected)
     one, two = "a" * 16, "b" * 16
     links = [one, two, one, "", "0" * 16, "nonsense", "A" * 16]
     collected.observer.run("s-1", "payment", stored, links).end("active")
-    attempt(collected.observer, stored, [one], Activity.COMPENSATE).end("compensation_succeeded")
+    attempt(collected.observer, stored, [one], AttemptKind.COMPENSATE).end("compensation_succeeded")
 
     def linked(name: str) -> list[tuple[str, str]]:
         found = collected.one(name).links
@@ -127,7 +125,7 @@ def test_spans_have_the_attributes_of_their_attempt(collected: Collected) -> Non
     """The attributes, the outcome, and the failure."""
     stored = TraceContext(traceparent=PARENT)
     attempt(collected.observer, stored).end("step_in_doubt", "x" * 1_000)
-    attempt(collected.observer, stored, (), Activity.PROBE, "").end("probe_found")
+    attempt(collected.observer, stored, (), AttemptKind.PROBE, "").end("probe_found")
     doubt, probe = collected.one("step charge"), collected.one("probe charge")
     assert doubt.attributes is not None and probe.attributes is not None
     assert {

@@ -81,7 +81,7 @@ def test_a_cursor_comes_back_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "1e400/x", "nan/x", "-1/x", "1.5", "/x"])
-def test_what_is_no_cursor_is_refused(text: str) -> None:
+def test_a_text_that_is_no_cursor_is_refused(text: str) -> None:
     """With a reason, and never an instant that is none."""
     with pytest.raises(ValueError, match="after"):
         parse_cursor(text)

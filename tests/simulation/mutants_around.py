@@ -1,0 +1,223 @@
+"""Planted defects of what lies around a saga: gateways, outages, strangers, processes that stop.
+
+They are registered as those of `mutants` are; each breaks one rule of decisions 0015 to 0033.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from stage.authoring.conversation import FunctionConversation
+from stage.core import events as e
+from stage.core import machine
+from stage.core.commands import AttemptKind, Do, Record
+from stage.core.failure import FailureKind
+from stage.engine.embedded import commands
+from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.saga import opening
+from stage.engine.saga.sender import Sender
+from stage.outbound.neighbours import chain_v1
+from stage.wire import replies
+from stage.wire.replies import CompensateReplyKind, ReplyKind
+from tests.simulation.mutants import Patches, _evolved, mutant, mutant_under
+
+GATEWAYS = ("gateway_answers", "gateway_gives_up", "gateway_replaces", "gateway_rewrites")
+UNDOS_MAX = 5
+"""The attempts after which the broken undo gives up."""
+
+# --- gateways: only the neighbour's own word counts (decision 0015) ------------------------------
+
+
+def _read(patches: Patches, name: str, read: Callable[[int, bytes], Any]) -> None:
+    """Let an answer mean what `read` makes of its code and body, where that is not None."""
+
+    def make(original: Any) -> Any:
+        def kind(status: int, body: bytes, saga_id: str) -> Any:
+            found = read(status, body)
+            return original(status, body, saga_id) if found is None else found
+
+        return kind
+
+    patches.wrap(chain_v1, name, make)
+
+
+@mutant
+def a_bare_no_is_believed(patches: Patches) -> None:
+    """Protocol 3.3: a gateway's 400 or 409 counts as downstream's own no."""
+    no = ReplyKind.REFUSED
+    _read(patches, "kind_of_reply", lambda code, _: no if code in replies.IN_DOUBT_CODES else None)
+
+
+@mutant
+def a_no_in_doubt_leaves_no_doubt(patches: Patches) -> None:
+    """Protocol 3.3: after a gateway's no downstream is not asked to compensate."""
+
+    def change(plan: Any, saga: Any, event: Any) -> Any:
+        return replace(event, may_stand=False) if isinstance(event, e.StepRefused) else event
+
+    _evolved(patches, change)
+
+
+@mutant_under(*GATEWAYS)
+def a_gateways_504_is_too_late(patches: Patches) -> None:
+    """Protocol 3.3: the time-out of a gateway says that downstream did nothing."""
+    late = ReplyKind.TOO_LATE
+    _read(patches, "kind_of_reply", lambda code, _: late if code == 504 else None)
+
+
+@mutant
+def a_page_is_a_yes(patches: Patches) -> None:
+    """Protocol 3.3: a maintenance page says 200, and the saga completes."""
+    _read(patches, "kind_of_reply", lambda code, _: ReplyKind.EXECUTED if code == 200 else None)
+    patches.wrap(
+        chain_v1,
+        "decode_executed",
+        lambda original: lambda body, *more: original(body, *more) if b"executed" in body else {},
+    )
+
+
+@mutant_under(*GATEWAYS, "late_compensation")
+def a_login_page_undoes(patches: Patches) -> None:
+    """Protocol 3.4: any 200 says that nothing of the saga stands there."""
+    done = CompensateReplyKind.COMPENSATED
+    _read(patches, "kind_of_compensate_reply", lambda code, _: done if code == 200 else None)
+
+
+@mutant_under(*GATEWAYS, "late_compensation")
+def a_bare_410_undoes(patches: Patches) -> None:
+    """Protocol 3.4: gone is gone, whoever says it."""
+    done = CompensateReplyKind.COMPENSATED
+    _read(patches, "kind_of_compensate_reply", lambda code, _: done if code == 410 else None)
+
+
+@mutant_under(*GATEWAYS, "late_compensation")
+def a_word_on_another_saga_is_believed(patches: Patches) -> None:
+    """Protocol 3.3: the saga that an answer speaks of is not looked at."""
+
+    def make(original: Any) -> Any:
+        def word(body: bytes, saga_id: str) -> Any:
+            return original(body.replace(f"{saga_id}-other".encode(), saga_id.encode()), saga_id)
+
+        return word
+
+    patches.wrap(replies, "own_word", make)
+
+
+@mutant_under(*GATEWAYS, "tail_fails_late")
+def a_gateway_hears_of_the_late_failure(patches: Patches) -> None:
+    """Rule 22: upstream counts as told when anything at all was answered."""
+
+    def make(original: Any) -> Any:
+        async def tell(self: Any, saga: Any, outgoing: Any) -> Any:
+            event = await original(self, saga, outgoing)
+            if isinstance(event, e.TellDelayed) and event.not_understood:
+                return e.TellDelivered(at=event.at)
+            return event
+
+        return tell
+
+    patches.wrap(Sender, "_tell", make)
+
+
+# --- outages and defects: what costs time, and what is in doubt (rules 4 and 28) -----------------
+
+
+@mutant
+def an_attempt_that_never_happened_is_counted(patches: Patches) -> None:
+    """Rule 28: an outage uses attempts up."""
+
+    def make(original: Any) -> Any:
+        def fail(plan: Any, saga: Any, event: Any) -> Any:
+            after, before = original(plan, saga, event), saga.steps.get(event.step)
+            forgiven = 0 if before is None else before.forgiven
+            step = replace(after.steps[event.step], forgiven=forgiven)
+            return replace(after, steps={**after.steps, event.step: step})
+
+        return fail
+
+    patches.wrap(machine, "_fail_for_certain", make)
+
+
+@mutant
+def an_undo_gives_up_in_an_outage(patches: Patches) -> None:
+    """Rule 28: an undo that cannot be made now is given up after a few attempts."""
+
+    def make(original: Any) -> Any:
+        def compensate(plan: Any, saga: Any, step: Any, now: float) -> Any:
+            move = original(plan, saga, step, now)
+            again = isinstance(move, Do) and move.kind is AttemptKind.COMPENSATE
+            if again and move.attempt > UNDOS_MAX:
+                refused = e.CompensationRefused(at=now, step=step.name, reason="away", certain=True)
+                return Record(event=refused)
+            return move
+
+        return compensate
+
+    patches.wrap(machine, "_compensate", make)
+
+
+@mutant
+def a_defect_behind_the_request_is_certain(patches: Patches) -> None:
+    """Rule 4: a function that fails on its answer has had no effect."""
+
+    def make(original: Any) -> Any:
+        def defect(self: Any, reason: str, error: BaseException) -> Any:
+            failed = original(self, reason, error)
+            return replace(failed, kind=FailureKind.DEFECT)
+
+        return defect
+
+    patches.wrap(FunctionConversation, "_defect", make)
+
+
+# --- who asks (decisions 0023 and 0033, protocol 3.4) --------------------------------------------
+
+
+@mutant
+def a_strangers_compensate_is_obeyed(patches: Patches) -> None:
+    """Decision 0023: whoever names the id may have the saga compensated."""
+    patches.set(opening, "may_ask_to_compensate", lambda plan, saga, asker: True)
+
+
+@mutant
+def another_upstream_gets_the_answer(patches: Patches) -> None:
+    """Decision 0023: a saga is replayed to whoever sends its id and data."""
+
+    def make(original: Any) -> Any:
+        def check(context: Any, *more: Any) -> None:
+            original(replace(context, trail=()), *more)
+
+        return check
+
+    patches.wrap(commands, "_check_same", make)
+
+
+@mutant
+def an_asker_without_its_word_is_believed(patches: Patches) -> None:
+    """Protocol 3.4: a downstream that asks has compensated itself, whether it says so or not."""
+
+    def make(original: Any) -> Any:
+        return lambda plan, saga, event: original(plan, saga, replace(event, compensated=True))
+
+    patches.wrap(machine, "_request_compensation", make)
+
+
+# --- processes that stop (decision 0032) ---------------------------------------------------------
+
+
+@mutant
+def a_process_that_stops_says_202_to_all(patches: Patches) -> None:
+    """Decision 0007: its callers ask the next process anyway, so nothing is written down."""
+
+    def make(original: Any) -> Any:
+        async def accept(self: Any, envelope: Any, **options: Any) -> Any:
+            if self._sagas.draining and envelope.saga_id in self._sagas:
+                return None
+            return await original(self, envelope, **options)
+
+        return accept
+
+    patches.wrap(EmbeddedEngine, "accept", make)

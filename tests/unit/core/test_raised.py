@@ -1,0 +1,25 @@
+"""An exception is told by its type and its place, never by its text (rule 38)."""
+
+from __future__ import annotations
+
+from stage.core.errors import StageError
+from stage.core.raised import raised
+
+CARD = "4111111111111111"
+
+
+def test_the_type_and_the_place_are_told() -> None:
+    try:
+        raise ValueError(f"cannot read {CARD}")
+    except ValueError as error:
+        told = raised(error)
+    assert told.startswith("ValueError in test_the_type_and_the_place_are_told (test_raised.py:")
+    assert CARD not in told
+
+
+def test_an_error_of_ours_says_its_fix() -> None:
+    assert "StageError: add less" == raised(StageError("add less"))
+
+
+def test_an_exception_that_was_never_raised_has_a_type() -> None:
+    assert "KeyError" == raised(KeyError(CARD))
