@@ -133,8 +133,8 @@ class Chain:
 ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
 
 
-@asynccontextmanager
 # Long because it lists the four services and all that a test may choose of them.
+@asynccontextmanager
 async def running_chain(
     folder: Path,
     *,
