@@ -135,6 +135,7 @@ class Chain:
 
     async def start(self) -> None:
         """Start all of them at the same time. Raises ChainError."""
+        await asyncio.to_thread(self.keys.write)
         await asyncio.gather(*(service.start() for service in self.services))
 
     async def spans_left(self) -> None:

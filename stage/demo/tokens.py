@@ -17,6 +17,9 @@ class Keys:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._tokens = {link: token_urlsafe(TOKEN_BYTES) for link in LINKS}
+
+    def write(self) -> None:
+        """Write all files."""
         for link, token in self._tokens.items():
             for path, text in (
                 (self.token_file(link), token),
