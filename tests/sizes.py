@@ -49,6 +49,8 @@ class Sizes:
     """F20: sagas placed with nginx between all neighbours."""
     replays: int
     """F17: times that a recorded request is sent again, by its owner and by a stranger in turn."""
+    deploy_stride: int
+    """F22: of the pairs of versions."""
     restore_stride: int
     """F23: of the commits of a saga after which the database is a copy from then."""
     seed: int = 1
@@ -72,6 +74,7 @@ TIERS = {
         traced_sagas=500,
         gateway_sagas=200,
         replays=200,
+        deploy_stride=7,
         restore_stride=2,
     ),
     "prove": Sizes(
@@ -90,6 +93,7 @@ TIERS = {
         traced_sagas=1_000,
         gateway_sagas=500,
         replays=10_000,
+        deploy_stride=1,
         restore_stride=1,
     ),
 }
@@ -140,6 +144,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
         "F17": Kit("wrong credentials at every route", {"refusals": 200, "replays": sizes.replays}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
+        "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),
         "F23": Kit("databases restored or gone bad", {"faults": 20 // sizes.restore_stride}),
     }
 

@@ -68,6 +68,7 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
         stage=stage.name,
         release=__version__,
         must_exist=config.database_must_exist,
+        former=tuple(each.name for each in stage.family()),
     )
 
 

@@ -15,6 +15,7 @@ from stage.engine.reconcile import Reconciler, Reconciliation
 from stage.engine.saga.adoption import Adoption
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
+from stage.engine.saga.versions import Versions
 from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
@@ -100,8 +101,9 @@ def _adoption(
     participant = stage.bind(
         tuple(config.downstreams), patience_seconds=config.compensation_patience_seconds
     )
+    versions = Versions(participant)
     return Adoption(
-        Interpreter(participant, observer, clock),
-        Journal(participant, observer, render_ending),
+        Interpreter(versions, observer, clock),
+        Journal(versions, observer, render_ending),
         store.codec,
     )

@@ -20,7 +20,7 @@ from stage.bootstrap.author_code import AuthorCodeWatch
 from stage.bootstrap.callers import callers_of, open_callers
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
-from stage.bootstrap.database_log import tell_database, tell_trouble
+from stage.bootstrap.database_log import tell_database, tell_newer, tell_trouble
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
@@ -40,7 +40,7 @@ from stage.outbound.transport import Transport
 from stage.ports.connection import Connection, connection_of
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.peers import PeerLimits
-from stage.ports.stage import Participant
+from stage.ports.stage import Participant, family_of
 from stage.ports.store import Store
 from stage.store.sqlite.store import SqliteStore
 from stage.telemetry import logs
@@ -154,6 +154,7 @@ class WiredStage:
                 await self._transport.open()
                 try:
                     await self._engine.start()
+                    await tell_newer(self._engine)
                     async with self._fresh_gauges(), self._watched_load():
                         yield
                 finally:
@@ -206,7 +207,8 @@ def wire(
         operator_headers=credentials.names,
     )
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    _check_externals(bound.plan, config)
+    for version in family_of(bound):
+        _check_externals(version.plan, config)
     clock = SteadyClock()
     metrics = Metrics()
     if observer is None:

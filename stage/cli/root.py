@@ -18,7 +18,7 @@ from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
-from stage.cli.operate import forget, plan, resolve, retry, settle
+from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
 from stage.cli.reconcile import reconcile
 from stage.cli.sagas import sagas, show
 from stage.cli.send import send
@@ -38,7 +38,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(demo, serve, db, send, sagas, show, trace, plan),
-    *(compensate, retry, settle, resolve, forget, reconcile),
+    *(compensate, retry, settle, resolve, abandon, forget, reconcile),
     *(config, keys, openapi, simulate),
 )
 for command in COMMANDS:

@@ -14,7 +14,7 @@ import msgspec
 from stage.core.names import STAGE_NAME
 from stage.core.requester import Requester
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase, SagaState
+from stage.core.states import IN_FLIGHT, Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 PROBES_NOT_THERE_MIN = 2
@@ -64,14 +64,22 @@ def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, 
     if saga.ended:
         names = what_stands(plan, saga)
     else:
-        names = tuple(name for name, step in saga.steps.items() if step.may_stand)
+        # An attempt in flight when the process died is in doubt, whether or not it is taken over.
+        lost = IN_FLIGHT if plan.misfit else frozenset()
+        names = tuple(
+            name for name, step in saga.steps.items() if step.may_stand or step.phase in lost
+        )
     may_stand = tuple(name for name in names if standing(saga, name) is Standing.MAY_STAND)
     return tuple(name for name in names if name not in may_stand), may_stand
 
 
 def standing_of_saga(plan: Plan, saga: Saga, *, dropped: bool = False) -> Standing:
-    """One word for the whole saga. `dropped` says that its journal cannot be read here."""
-    if dropped and saga.state is not SagaState.COMPENSATED:
+    """One word for the whole saga. `dropped` says that its journal cannot be read here.
+
+    Of a saga that fits no version declared here the journal tells what was done, and nobody here
+    knows what that means (rule 32).
+    """
+    if (dropped or (plan.misfit and not saga.ended)) and saga.state is not SagaState.COMPENSATED:
         return Standing.UNKNOWN
     stands, may_stand = standing_apart(plan, saga)
     if stands or saga.state is SagaState.COMPLETED:
@@ -144,11 +152,13 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
         case Requester.UPSTREAM:
             return nothing_follows or saga.upstream == name
         case Requester.DOWNSTREAM:
-            return nothing_follows or FORWARD_PREFIX + name in saga.steps
+            names = {name, *(old for old, new in plan.peers_renamed.items() if new == name)}
+            return nothing_follows or any(FORWARD_PREFIX + each in saga.steps for each in names)
         case Requester.CLAIMED:
             if not saga.upstream or name in (saga.upstream, *ASKERS_OF_ANY_SAGA):
                 return True
-            if FORWARD_PREFIX + name in plan.by_name or STAGE_NAME.fullmatch(name) is None:
+            downstream = plan.peers_renamed.get(name, name)
+            if FORWARD_PREFIX + downstream in plan.by_name or STAGE_NAME.fullmatch(name) is None:
                 return True
             return any(name in _added_by(saga, step) for step in plan.steps)
         case _:

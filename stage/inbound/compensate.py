@@ -46,9 +46,10 @@ async def compensate(service: Service, request: Request) -> Answer:
     if saga.state is SagaState.COMPENSATED:
         return json_answer(Standing(saga_id=saga_id, outcome=Outcome.COMPENSATED))
     closed = snapshot.row.closed_at is not None
-    behind = past_pivot(service.participant.plan, saga)
-    if closed or behind or saga.state is SagaState.FAILED_TO_COMPENSATE:
-        return problem_answer(request, _cannot(service.participant.plan, snapshot))
+    plan = saga.under(service.participant.plan)
+    misfit = bool(plan.misfit) and not plan.newer
+    if closed or misfit or past_pivot(plan, saga) or saga.state is SagaState.FAILED_TO_COMPENSATE:
+        return problem_answer(request, _cannot(plan, snapshot))
     return accepted(request, f"../{saga_id}")
 
 
@@ -59,6 +60,10 @@ def _cannot(plan: Plan, snapshot: Snapshot) -> Problem:
         detail = f"stage {stage} could not undo: {', '.join(saga.stands)}"
         outcome = Outcome.UNKNOWN
         hint = "compensate yourself; an operator here has to settle what stands"
+    elif plan.misfit:
+        detail = f"no version of stage {stage} that runs now knows how to undo it"
+        outcome = Outcome.UNKNOWN
+        hint = "the request is kept; an operator here has to deploy that version, or to end it"
     elif snapshot.row.closed_at is not None:
         detail = f"stage {stage} completed it longer ago than its compensation window"
         outcome = Outcome.EXECUTED

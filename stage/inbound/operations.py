@@ -165,6 +165,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/sagas/{saga_id}/resolve"): _verb(
         "resolve", "Say that what still stands was undone by hand"
     ),
+    ("POST", "/sagas/{saga_id}/abandon"): _verb(
+        "abandon", "Give up undoing, and end with what stands"
+    ),
     ("POST", "/sagas/{saga_id}/forget"): _verb(
         "forget", "Erase the payloads and results of a saga that has ended"
     ),

@@ -15,7 +15,7 @@ from stage.inbound.principal import Who
 from stage.inbound.request import Answer, Request
 from stage.inbound.sagas import list_sagas, query_saga
 from stage.inbound.service import Service
-from stage.inbound.verbs import forget, resolve, retry, settle
+from stage.inbound.verbs import abandon, forget, resolve, retry, settle
 
 Endpoint = Callable[[Service, Request], Awaitable[Answer]]
 
@@ -53,6 +53,7 @@ ROUTES = (
     Route("POST", "/sagas/{saga_id}/retry", retry, "retry", _OPERATORS),
     Route("POST", "/sagas/{saga_id}/settle", settle, "settle", _ADMINS),
     Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve", _ADMINS),
+    Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon", _ADMINS),
     Route("POST", "/sagas/{saga_id}/forget", forget, "forget", _ADMINS),
     Route("GET", "/.well-known/stage", descriptor, "descriptor", _SHOWN, protocol=True),
     Route("GET", "/healthz", healthz, "healthz", _ANYONE),

@@ -62,7 +62,8 @@ async def _own(
     if snapshot is None:
         raise never_seen(saga_id)
     principal = request.about.principal
-    plan, requester = service.participant.plan, requester_of(principal)
+    plan = snapshot.saga.under(service.participant.plan)
+    requester = requester_of(principal)
     if not belongs_to(plan, snapshot.saga, requester, principal.name):
         raise not_yours(f"saga {saga_id} is another caller's than {principal.name!r}")
     return snapshot

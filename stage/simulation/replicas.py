@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from stage.core.events import Event
+from stage.core.steps import VERSION_MAX
 from stage.ports.clock import Clock
 from stage.ports.ownership import Mail
 from stage.simulation.books import Books
@@ -123,10 +124,10 @@ class ReplicaOwnership:
         await self._door()
         return await self._replica.renew()
 
-    async def claim(self, now: float, limit: int) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership."""
         await self._door()
-        return await self._replica.claim(now, limit)
+        return await self._replica.claim(now, limit, version)
 
     async def release(self, saga_ids: Sequence[str]) -> None:
         """See ports.ownership.Ownership."""

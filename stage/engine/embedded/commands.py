@@ -56,7 +56,7 @@ class EmbeddedCommands(EmbeddedQueries):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._participant = parts.participant
-        self._plan = parts.participant.plan
+        self._plan_hash = parts.plan_hash
         self._forwards = any(step.kind is StepKind.FORWARD for step in self._plan.steps)
         self._opening = parts.opening
         self._limits = parts.limits
@@ -178,7 +178,7 @@ class EmbeddedCommands(EmbeddedQueries):
         assert isinstance(request, e.CompensationRequested)
 
         def needless(saga: Saga) -> bool:
-            return asked_before(self._plan, saga, request)
+            return asked_before(saga.under(self._plan), saga, request)
 
         while True:
             try:
@@ -234,7 +234,7 @@ class EmbeddedCommands(EmbeddedQueries):
         if not await self._joined(live, until) or live.over or live.saga is None:
             return None
         self._opening.check(live.saga, request)
-        if not asked_before(self._plan, live.saga, request):
+        if not asked_before(live.saga.under(self._plan), live.saga, request):
             try:
                 await self._durably(live, request, until)
             except NotLive:
@@ -260,7 +260,7 @@ class EmbeddedCommands(EmbeddedQueries):
             if now is None:
                 return None
             self._opening.check(now.saga, verb)
-            return replace(now, saga=evolve(self._plan, now.saga, verb))
+            return replace(now, saga=evolve(now.saga.under(self._plan), now.saga, verb))
         soon = loop_time()
         while True:
             try:
@@ -344,6 +344,8 @@ class EmbeddedCommands(EmbeddedQueries):
                 upstream=upstream_of(envelope),
                 deferred=respond_async,
                 baggage=trace.baggage,
+                version=self._plan.version,
+                plan_hash=self._plan_hash,
             ),
         )
 
@@ -354,7 +356,8 @@ class EmbeddedCommands(EmbeddedQueries):
         """True when waiting for the compensation would not change the answer."""
         if saga is None or saga.parked or saga.forgotten or saga.state in COMPENSATION_OVER:
             return True
-        return past_pivot(self._plan, saga)
+        plan = saga.under(self._plan)
+        return plan.newer or past_pivot(plan, saga)
 
 
 async def _within(future: asyncio.Future[None], until: float) -> None:

@@ -91,6 +91,7 @@ def bare_saga(row: SagaRow) -> Saga:
         deadline=row.deadline,
         parked=row.parked,
         parked_cause=row.parked_cause,
+        version=row.version,
         was_completed=row.state is SagaState.COMPLETED,
     )
 
@@ -105,6 +106,7 @@ def view_of(
         data=context.envelope.data if context.envelope is not None else {},
         trail=context.trail,
         results={name: step.result for name, step in saga.steps.items() if step.result is not None},
+        keys={name: step.key for name, step in saga.steps.items() if step.key},
         deadline=saga.deadline,
         budget=None if saga.deadline is None else max(0.0, saga.deadline - now),
         key=key,

@@ -15,6 +15,7 @@ import msgspec
 
 from stage.core.errors import ConfigurationError
 from stage.core.states import ParkCause, SagaState
+from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
@@ -187,23 +188,25 @@ class SqliteStore:
         found = await self._read("page_changed", since.at, since.saga_id, since.limit)
         return [rows.saga_row(row, self._codec) for row in found]
 
-    async def due(self, before: float, limit: int) -> list[str]:
+    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return [row[0] for row in await self._read("due_sagas", before, limit)]
+        return [row[0] for row in await self._read("due_sagas", before, limit, version)]
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""
         found: dict[str, int] = dict(await self._read("count_sagas"))
         return {state: found.get(state.value, 0) for state in SagaState}
 
-    async def backlog(self, now: float) -> Backlog:
+    async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
         parked = await self._read("count_parked")
         oldest = await self._read("oldest_unfinished")
-        longest = await self._read("longest_due", now)
+        longest = await self._read("longest_due", now, version)
         undo = await self._read("oldest_compensation")
         lost = await self._read("count_lost")
+        newer = await self._read("count_newer", version)
         return Backlog(
+            newer=newer[0][0],
             lost=lost[0][0],
             parked={ParkCause(cause): count for cause, count in parked},
             oldest_accepted_at=oldest[0][0],

@@ -140,3 +140,24 @@ def test_a_backup_that_was_put_back_is_accepted_by_name(folder: Path) -> None:
     assert "o-7, asked for by shipping" in released.out
     wrong = stage("db", "restored", "pay:payment", *DATABASE, "--as-of", "then", cwd=folder)
     assert 2 == wrong.status and "RFC 3339" in wrong.err
+
+
+def test_a_neighbour_that_does_not_answer_is_named_and_can_be_left_out(folder: Path) -> None:
+    """Exit status 1 and the reason; the release is refused until it was asked or left out."""
+    away = ("--upstream", "order=http://127.0.0.1:1")
+    db("init", folder)
+    stage(
+        *("db", "restored", "pay:payment", *DATABASE, "--as-of", "2026-11-23T02:30:00Z"),
+        cwd=folder,
+    )
+    asked = stage("reconcile", "pay:payment", *DATABASE, *away, cwd=folder)
+    assert 1 == asked.status
+    assert "order was not asked" in asked.out and "--without order=REASON" in asked.out
+    release = ("db", "released", "pay:payment", *DATABASE, *away, "--reason", "x")
+    refused = stage(*release, cwd=folder)
+    assert 2 == refused.status and "stage reconcile" in refused.err
+    bare = stage("reconcile", "pay:payment", *DATABASE, *away, "--without", "order", cwd=folder)
+    assert 2 == bare.status and "NAME=REASON" in bare.err
+    without = ("--without", "order=its books were read")
+    assert 0 == stage("reconcile", "pay:payment", *DATABASE, *away, *without, cwd=folder).status
+    assert 0 == stage(*release, cwd=folder).status
