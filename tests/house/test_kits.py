@@ -28,6 +28,7 @@ LEVEL_G = {
     "F15": {"cases": 41},
     "F16": {"kills": 14},
     "F20": {"sagas": 500},
+    "F17": {"replays": 10_000},
     "F22": {"deploys": 1_000},
     "F23": {"faults": 20},
 }
