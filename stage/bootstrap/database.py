@@ -11,6 +11,7 @@ from uuid import uuid4
 import msgspec
 
 from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap.database_log import report_waiting
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.version import __version__
@@ -68,6 +69,8 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
         stage=stage.name,
         release=__version__,
         must_exist=config.database_must_exist,
+        lock_wait_seconds=config.lock_wait_seconds,
+        waiting=report_waiting,
         former=tuple(each.name for each in stage.family()),
     )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -47,13 +49,14 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     app = build_app(stage, config)
     limits = ServerLimits(connections_max=connections_max(config))
     runner = BoundedRunner(app, limits, logs.report_turned_away)
-    stopping = asyncio.Event()
+    started, stopping = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, partial(_hear, started, stopping))
     latest = config.drain_delay_seconds + config.drain_seconds + EXIT_SECONDS_MAX
     ExitGuard(latest, logs.report_forced_exit).start()
     await runner.setup()
+    started.set()
     _collect_rarely()
     beside = await _listen_beside(runner, config)
     try:
@@ -67,6 +70,20 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
         if beside is not None:
             beside.unlink(missing_ok=True)  # before the lock is let go: then it is another's
         await runner.cleanup()
+
+
+def _hear(started: asyncio.Event, stopping: asyncio.Event) -> None:
+    """End a stage that serves in order, and one that is still starting at once.
+
+    A start may wait for the database for an hour. Nothing has been answered yet, and every step of
+    a start survives a kill; to cancel it would release the lock under a migration in a thread. The
+    default action of the signal would not do: the kernel keeps it from the first process of a
+    container.
+    """
+    if started.is_set():
+        stopping.set()
+    else:
+        os._exit(0)
 
 
 def _tell(port: int, admin_port: int | None, config: Config) -> None:

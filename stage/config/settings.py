@@ -56,6 +56,7 @@ class Config:
     allowed_hosts: str = ""
     database: str = "sqlite:///stage.db"
     database_must_exist: bool = False
+    lock_wait_seconds: float = 0.0
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     externals: Mapping[str, str | Connection] = field(default_factory=dict)
@@ -146,6 +147,12 @@ SETTINGS = (
         "",
         "Refuse to start where there is no database, instead of making one.",
         switch=True,
+    ),
+    Setting(
+        "lock_wait_seconds",
+        seconds_between(0, 3_600),
+        "SECONDS",
+        "How long to wait at start for the process that has the database.",
     ),
     Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
     Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),
