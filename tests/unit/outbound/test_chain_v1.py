@@ -116,7 +116,7 @@ async def test_a_no_counts_only_in_the_word_of_the_neighbour(
         ),
         (
             answered(409, b'{"status":409,"outcome":"executed","stands":["charge"]}'),
-            CannotCompensate(reason="answered 409: ", stands=("charge",)),
+            CannotCompensate(reason="answered 409", stands=("charge",)),
         ),
         (answered(503, b"", ("Retry-After", "9")), Lost(reason="answered 503", retry_after=9.0)),
         (answered(404), NotUnderstood(reason="answered 404")),
