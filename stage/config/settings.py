@@ -107,7 +107,12 @@ SETTINGS = (
     Setting("service_name", peer_name, "NAME", "Name in traces; by default that of the stage."),
     Setting("host", host, "HOST", "Address to listen on."),
     Setting("port", count(0, 65_535), "PORT", "Port to listen on; 0 takes a free one."),
-    Setting("database", database, "URL", "sqlite:///FILE, or sqlite:///:memory:."),
+    Setting(
+        "database",
+        database,
+        "URL",
+        "sqlite:///FILE, postgresql://HOST/NAME, or sqlite:///:memory:.",
+    ),
     Setting(
         "database_must_exist",
         switch,
