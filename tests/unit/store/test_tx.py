@@ -99,7 +99,7 @@ async def test_a_second_statement_is_refused(store: Store, sql: str) -> None:
         await unit.tx.execute(sql)
 
     errors = (sqlite3.Warning, sqlite3.ProgrammingError, asyncpg.PostgresSyntaxError)
-    with pytest.raises(errors, match="one statement|multiple commands"):
+    with pytest.raises(errors, match=r"one statement|multiple commands"):
         await store.transact(unit)
     assert await payments(store) == []
 
