@@ -5,8 +5,9 @@ from __future__ import annotations
 from stage.core.questions import past_pivot, standing_apart
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan
+from stage.inbound.caller import as_requester
 from stage.inbound.problems import problem_answer
-from stage.inbound.read import check_type, read_any, saga_id_of, wait_of
+from stage.inbound.read import read_json, saga_id_of, wait_of
 from stage.inbound.request import PROBLEM_JSON, Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.inbound.standing import accepted, link_saga
@@ -22,17 +23,21 @@ WAIT_SECONDS = 10.0
 async def compensate(service: Service, request: Request) -> Answer:
     """Make the request durable, wait a while for the end, and say how it stands."""
     saga_id = saga_id_of(request)
-    body = await read_any(request)
-    if body:
-        check_type(request)
-    asked = decode_compensate(body, service.limits)
+    body = await read_json(request)
+    asked, requester = as_requester(
+        request.about.principal, decode_compensate(body, service.limits)
+    )
     wait, respond_async = wait_of(request, WAIT_SECONDS, service.wait_seconds_max)
     steps = service.participant.plan.by_name
     if asked.outcome is None and FORWARD_PREFIX + asked.requested_by in steps:
         wait = 0.0  # it is asked in turn, and may hold a lock until this is answered
     with service.admission.watch(0.0 if respond_async else wait) as seconds:
         snapshot = await service.engine.compensate(
-            saga_id, asked=asked, trace=request.about.span.context, wait_seconds=seconds
+            saga_id,
+            asked=asked,
+            requester=requester,
+            trace=request.about.span.context,
+            wait_seconds=seconds,
         )
     link_saga(request, snapshot.row.traceparent)
     saga = snapshot.saga

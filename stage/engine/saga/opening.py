@@ -10,7 +10,7 @@ from stage.core import events as e
 from stage.core.errors import JournalMismatch
 from stage.core.lost import doubts_after_restore
 from stage.core.machine import asked_before, at_rest, evolve
-from stage.core.questions import may_ask_to_compensate
+from stage.core.questions import belongs_to
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
@@ -292,8 +292,8 @@ class Opening:
 
         NotYours for a request to compensate of a neighbour that the saga does not belong to.
         """
-        if isinstance(event, e.CompensationRequested) and not may_ask_to_compensate(
-            saga.under(self._plan), saga, event.requested_by
+        if isinstance(event, e.CompensationRequested) and not belongs_to(
+            saga.under(self._plan), saga, event.requester, event.requested_by
         ):
             raise NotYours(
                 f"saga {saga.id} was neither opened by {event.requested_by} nor handed on to it"
