@@ -89,7 +89,11 @@ WORDS = {
         r"\bjobs?\b",
         r"jobs?",
         fine=r"database",
-        files=("tests/integration/test_prometheus.py", "docs/deploy.md", "docs/decisions/0081-*.md"),
+        files=(
+            "tests/integration/test_prometheus.py",
+            "docs/deploy.md",
+            "docs/decisions/0081-*.md",
+        ),
         reason="what Prometheus calls a target, and Kubernetes a pod that ends",
     ),
     "manager": _word(
