@@ -18,9 +18,11 @@ from stage.core.version import __version__
 from stage.engine.clock import SystemClock
 from stage.ports.identity import Identity
 from stage.ports.store import LOST_SAGAS_MAX, Row, Store
+from stage.store.batches import Committed
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.store.migrate import Migration, MigrationStatus
+from stage.store.postgres.address import POSTGRESQL, DatabaseServer
 from stage.store.sqlite import dialect
 from stage.store.sqlite.identity import (
     DatabaseFile,
@@ -50,12 +52,40 @@ def make_store(
 ) -> Store:
     """The store that the database URL names. Raises ConfigurationError."""
     committed = None if metrics is None else metrics.committed
+    if config.database.startswith(POSTGRESQL):
+        return make_postgres_store(
+            database_server(stage, config), migration_folders(stage), committed
+        )
     name = _sqlite_name(config)
     if name == MEMORY:
         born = Identity(id=uuid4().hex, stage=stage.name, born_at=SystemClock().now())
         return MemoryStore(database=MemoryDatabase(migration_folders(stage), born))
     return SqliteStore(
         database_file(stage, config), migrations=migration_folders(stage), committed=committed
+    )
+
+
+def make_postgres_store(
+    server: DatabaseServer, folders: tuple[Path, ...], committed: Committed | None
+) -> Store:
+    """The store on a server. Raises ConfigurationError where its driver is not installed."""
+    try:
+        from stage.store.postgres.store import PostgresStore
+    except ImportError as error:
+        raise ConfigurationError(
+            "a postgresql:// database needs asyncpg: pip install 'saga-stage[postgres]'"
+        ) from error
+    return PostgresStore(server, migrations=folders, committed=committed)
+
+
+def database_server(stage: StageDeclaration[Any, Any], config: Config) -> DatabaseServer:
+    """The configured server, and whose the database has to be."""
+    return DatabaseServer(
+        url=config.database,
+        stage=stage.name,
+        release=__version__,
+        must_exist=config.database_must_exist,
+        former=tuple(each.name for each in stage.family()),
     )
 
 
@@ -77,6 +107,8 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
 
 def make_suspects(config: Config) -> SuspectsPage:
     """The record of author code, with its page beside a database that outlives the process."""
+    if config.database.startswith(POSTGRESQL):
+        return SuspectsPage(None)  # there is no file that a page could stand beside
     name = _sqlite_name(config)
     return SuspectsPage(None if name == MEMORY else Path(name))
 
@@ -98,6 +130,8 @@ class Database:
     def __enter__(self) -> Self:
         path = self._file.path
         if self._make:
+            if path.is_dir():
+                raise ConfigurationError(f"{path} is a folder: give the path of a file in it")
             if path.exists() and path.stat().st_size:
                 raise ConfigurationError(
                     f"there is a database {path} already: `stage db upgrade` brings it up to date"

@@ -80,6 +80,7 @@ class Journal:
             ),
             row=parked,
             transition=Transition(
+                plan=self._plan,
                 saga=bare_saga(parked),
                 events=[e.Parked(at=now, cause=cause, reason=reason)],
                 outgoing=[],
@@ -104,7 +105,7 @@ class Journal:
     def report(self, stored: Stored) -> None:
         """Report what has become durable: ended attempts, lost ones, and every event."""
         saga_id = stored.row.id
-        stage = stored.transition.saga.under(self._plan).stage
+        stage = stored.transition.plan.stage
         for span, event in stored.transition.ended:
             end_span(span, event)
         for lost in stored.cut_off:
@@ -120,8 +121,7 @@ class Journal:
 
     def _report_cut_off(self, stored: Stored, lost: CutOff) -> None:
         """Report an attempt that its own process could not report: it is gone."""
-        saga = stored.transition.saga
-        plan = saga.under(self._plan)
+        saga, plan = stored.transition.saga, stored.transition.plan
         attempt = Attempt(
             saga_id=saga.id,
             stage=plan.stage,

@@ -200,7 +200,8 @@ class Opening:
         """Nothing is to be run: the saga answers from what is stored."""
         if request.signal is not None:
             self.check(saga, request.signal)
-        transition = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        plan = saga.under(self._plan)
+        transition = Transition(plan=plan, saga=saga, events=[], outgoing=[], rest_until=None)
         return Stored(context=context, row=row, transition=transition, replayed=True)
 
     async def _begin(self, unit: Unit, request: OpenRequest) -> Stored | None:
