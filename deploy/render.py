@@ -24,7 +24,8 @@ HEAD = "# Rendered from deploy/helm by deploy/render.py: change it there, and ru
 
 def demo() -> dict[str, Any]:
     """The values of the payment stage of the demo."""
-    return helm_python.values_from_yaml(DEMO.read_text(encoding="utf-8"))
+    values: dict[str, Any] = helm_python.values_from_yaml(DEMO.read_text(encoding="utf-8"))
+    return values
 
 
 def manifests(values: dict[str, Any]) -> dict[str, str]:
