@@ -17,6 +17,7 @@ from stage.wire.replies import decode_compensate
 from stage.wire.views import Standing
 
 WAIT_SECONDS = 10.0
+GONE = 410
 
 
 async def compensate(service: Service, request: Request) -> Answer:
@@ -36,43 +37,58 @@ async def compensate(service: Service, request: Request) -> Answer:
         )
     link_saga(request, snapshot.row.traceparent)
     saga = snapshot.saga
-    if saga.forgotten and snapshot.row.answer_status is not None:
-        return Answer(status=410, headers=(PROBLEM_JSON,), body=snapshot.row.answer_body)
     if saga.state is SagaState.COMPENSATED:
         return json_answer(Standing(saga_id=saga_id, outcome=Outcome.COMPENSATED))
-    closed = snapshot.row.closed_at is not None
+    if snapshot.row.answer_status == GONE:  # forgotten while it waited for a person
+        return Answer(status=GONE, headers=(PROBLEM_JSON,), body=snapshot.row.answer_body)
+    over = snapshot.row.closed_at is not None or saga.forgotten
     behind = past_pivot(service.participant.plan, saga)
-    if closed or behind or saga.state is SagaState.FAILED_TO_COMPENSATE:
+    if over or behind or saga.state is SagaState.FAILED_TO_COMPENSATE:
         return problem_answer(request, _cannot(service.participant.plan, snapshot))
     return accepted(request, f"../{saga_id}")
 
 
 def _cannot(plan: Plan, snapshot: Snapshot) -> Problem:
-    stage, saga = plan.stage, snapshot.saga
+    saga = snapshot.saga
     stands, may_stand = standing_apart(plan, saga)
-    if saga.state is SagaState.FAILED_TO_COMPENSATE:
-        detail = f"stage {stage} could not undo: {', '.join(saga.stands)}"
-        outcome = Outcome.UNKNOWN
-        hint = "compensate yourself; an operator here has to settle what stands"
-    elif snapshot.row.closed_at is not None:
-        detail = f"stage {stage} completed it longer ago than its compensation window"
-        outcome = Outcome.EXECUTED
-        hint = "GET /.well-known/stage shows the window; this saga cannot be undone any more"
-    else:
-        detail = f"stage {stage} is behind its pivot and only goes forward"
-        outcome = Outcome.EXECUTED
+    failed = saga.state is SagaState.FAILED_TO_COMPENSATE
+    if not failed and snapshot.row.closed_at is None:  # it is completed, and all of it stands
         stands = tuple(name for name in sorted(saga.steps) if name not in may_stand)
-        hint = "this saga cannot be undone any more; GET it to see how it goes on"
+    detail, hint = _why_not(plan, snapshot)
     return Problem(
         type=ProblemType.CANNOT_COMPENSATE,
         status=409,
         title="Cannot compensate",
         detail=detail,
-        outcome=outcome,
+        outcome=Outcome.UNKNOWN if failed else Outcome.EXECUTED,
         retryable=False,
         saga_id=saga.id,
         trace_id=snapshot.row.trace.trace_id or None,
         hint=hint,
         stands=stands,
         may_stand=may_stand or None,
+    )
+
+
+def _why_not(plan: Plan, snapshot: Snapshot) -> tuple[str, str]:
+    """Why it cannot be compensated, and what to do."""
+    stage, saga = plan.stage, snapshot.saga
+    if saga.state is SagaState.FAILED_TO_COMPENSATE:
+        return (
+            f"stage {stage} could not undo: {', '.join(saga.stands)}",
+            "compensate yourself; an operator here has to settle what stands",
+        )
+    if snapshot.row.closed_at is not None:
+        return (
+            f"stage {stage} completed it longer ago than its compensation window",
+            "GET /.well-known/stage shows the window; this saga cannot be undone any more",
+        )
+    if saga.forgotten:
+        return (
+            f"stage {stage} completed it, and its operator has closed it",
+            "this saga cannot be undone any more: ask the operator of that stage",
+        )
+    return (
+        f"stage {stage} is behind its pivot and only goes forward",
+        "this saga cannot be undone any more; GET it to see how it goes on",
     )

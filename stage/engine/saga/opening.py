@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -65,6 +66,15 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
         return self.offer is not None or (self.signal is not None and not self.mail)
 
 
+class _Found(NamedTuple):
+    """A stored saga that is to be run; `lost` are its attempts in flight when it was lost."""
+
+    row: SagaRow
+    saga: Saga
+    context: Context
+    lost: tuple[CutOff, ...]
+
+
 class Opening:
     """Opens sagas; each method runs within a unit of the store."""
 
@@ -114,7 +124,8 @@ class Opening:
         asked = self._asked(saga, request)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
-        return await self._take_over(unit, request, saga, context, asked, cut_off(entries))
+        found = _Found(row=row, saga=saga, context=context, lost=cut_off(entries))
+        return await self._take_over(unit, request, found, asked)
 
     def _asked(self, saga: Saga, request: OpenRequest) -> list[e.Event]:
         """The signal, unless it changes nothing of the saga; for a caller told 202, that."""
@@ -135,12 +146,11 @@ class Opening:
         self,
         unit: Unit,
         request: OpenRequest,
-        saga: Saga,
-        context: Context,
+        found: _Found,
         asked: list[e.Event],
-        lost: tuple[CutOff, ...],
     ) -> Stored:
         """Go on with a saga under the next epoch: what was in flight is in doubt from here on."""
+        saga, context, lost = found.saga, found.context, found.lost
         now, held = self._clock.now(), saga.epoch
         at = min([now, *(event.at for event in asked)])
         recovered = e.Recovered(
@@ -165,7 +175,7 @@ class Opening:
             transition = await self._interpreter.advance(
                 unit, saga, context, [recovered, *asked], span
             )
-        stored = self._journal.store(transition, context)
+        stored = self._journal.store(transition, context, before=found.row)
         await self._journal.write(unit, stored, epoch=held, mail=request.mail)
         return msgspec.structs.replace(stored, span=span, cut_off=lost)
 
@@ -206,7 +216,7 @@ class Opening:
             return None
         span = self.begin_span(request, saga, context.trace)
         transition = await self._interpreter.advance(unit, saga, context, [first, *parked], span)
-        stored = self._journal.store(transition, context)
+        stored = self._journal.store(transition, context, before=None)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
 
