@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test prove check fix sim mutants kills bench backend
+.PHONY: help demo quick test prove check fix sim mutants kills bench backend floors
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,3 +87,11 @@ $(VENV)/.ready: requirements/build.txt requirements/dev.txt pyproject.toml
 	@$(PIP) install --require-hashes --no-build-isolation --use-pep517 -r requirements/dev.txt
 	@$(PIP) install --no-deps --no-index --no-build-isolation --editable .
 	@touch $@
+
+# The lowest versions that we say we run with, without hashes: those of the newest are pinned.
+floors: ## tell the stories of the demo with the lowest versions that are allowed
+	@$(PYTHON) -m venv --clear .venv-floors
+	@sed 's/>=/==/' requirements/run.in > .venv-floors/floors.txt
+	@.venv-floors/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+	    install -r .venv-floors/floors.txt
+	@PYTHONPATH=. .venv-floors/bin/python -m stage demo

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
 from stage.authoring.http import Http
+from stage.authoring.lineage import Lineage
 from stage.authoring.participant import Adds, StageParticipant
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
@@ -37,6 +38,11 @@ class StageDeclaration(Generic[P, A]):
     `accepts` is the payload type, decoded from the context's data; `adds` the type that the
     `output` function returns, added to the data under the stage's name. `migrations` is a folder
     of SQL files beside the declaring module.
+
+    A saga keeps the `version` that accepted it. `supersedes` is the stage as it was declared before
+    with a lower one: its sagas go on under it, and new ones run here. Within one version,
+    `renamed={"wire": "transfer"}` says that a step only has another name now, and
+    `peers_renamed={"psp": "psp2"}` the same of an external API or a downstream (rule 32).
     """
 
     def __init__(
@@ -46,9 +52,21 @@ class StageDeclaration(Generic[P, A]):
         accepts: type[P],
         adds: type[A] | None = None,
         migrations: str | Path | None = None,
+        version: int = 1,
+        supersedes: StageDeclaration[Any, Any] | None = None,
+        renamed: Mapping[str, str] | None = None,
+        peers_renamed: Mapping[str, str] | None = None,
     ) -> None:
         plan_of(name, ())  # refuses a bad name here, where its line is
         self.name = name
+        self.lineage: Lineage = Lineage(
+            name=name,
+            version=version,
+            supersedes=None if supersedes is None else supersedes.lineage,
+            renamed=dict(renamed or {}),
+            peers_renamed=dict(peers_renamed or {}),
+        )
+        self.supersedes = supersedes
         self.accepts: Codec[P] = Codec(accepts)
         if name in self.accepts.members():
             raise DeclarationError(
@@ -189,6 +207,7 @@ class StageDeclaration(Generic[P, A]):
         An undo is tried for `patience_seconds` before it waits for a person (rule 28).
         `adds_bytes_max` bounds the output, as JSON.
         """
+        # Long because the checks of a whole declaration stand in one place.
         called = {step.rules.peer for step in self.steps}
         if nobody := sorted(set(self.credentials_functions) - called):
             raise DeclarationError(
@@ -201,11 +220,28 @@ class StageDeclaration(Generic[P, A]):
                 f" write a function under @{self.name}.output"
             )
         plan = plan_of(self.name, tuple(step.as_step() for step in self.steps), downstreams)
+        plan = self.lineage.applied_to(plan)
         plan = msgspec.structs.replace(plan, patience_seconds=patience_seconds)
         if adjust is not None:
             plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
         adds = Adds(codec=self.adds, output=self._output, bytes_max=adds_bytes_max)
-        return StageParticipant(plan, self.steps, self.accepts, adds, operator_headers)
+        before: StageParticipant[Any, Any] | None = None
+        if self.supersedes is not None:
+            before = self.supersedes.bind(
+                downstreams,
+                adjust=adjust,
+                operator_headers=operator_headers,
+                patience_seconds=patience_seconds,
+                adds_bytes_max=adds_bytes_max,
+            )
+        return StageParticipant(plan, self.steps, self.accepts, adds, operator_headers, before)
+
+    def family(self) -> Iterator[StageDeclaration[Any, Any]]:
+        """This stage, and those that it supersedes, the newest first."""
+        each: StageDeclaration[Any, Any] | None = self
+        while each is not None:
+            yield each
+            each = each.supersedes
 
     def _add(self, step: D) -> D:
         self.steps.append(step)

@@ -50,9 +50,12 @@ class StageParticipant(Generic[P, A]):
         accepts: Codec[P],
         adds: Adds[P, A],
         operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
+        supersedes: StageParticipant[Any, Any] | None = None,
     ) -> None:
         self.plan = plan
         """The steps, forwards included."""
+        self.supersedes = supersedes
+        """The version before, if it is declared."""
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds

@@ -71,7 +71,8 @@ class Saga(Generic[P]):
     def key_of(self, step: HasResult[Any] | Callable[..., Any]) -> str:
         """The idempotency key under which that step was done; a compensation refunds by it."""
         name = getattr(step, "name", "")
-        return idempotency_key(self._view.id, self._view.stage, name, Direction.EXECUTE)
+        key = self._view.keys.get(name)
+        return key or idempotency_key(self._view.id, self._view.stage, name, Direction.EXECUTE)
 
     @property
     def attempt(self) -> int:

@@ -54,6 +54,11 @@ class WatchedParticipant:
         self._code = code
         self._report = report
         self._reported: dict[str, None] = {}
+        before = participant.supersedes
+        self.supersedes: Participant | None = (
+            None if before is None else WatchedParticipant(before, code, report)
+        )
+        """See ports.stage.Participant."""
 
     def check(self, data: Mapping[str, Any]) -> None:
         """See ports.stage.Participant. The types of an author may run code of theirs."""

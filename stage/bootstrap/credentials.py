@@ -15,8 +15,13 @@ from stage.telemetry import logs
 
 def credentials_of(stage: StageDeclaration[Any, Any], config: Config) -> Credentials:
     """The credentials for the peers of the stage; `open` them before the first request leaves."""
+    functions = {
+        name: function
+        for each in reversed(list(stage.family()))
+        for name, function in each.credentials_functions.items()
+    }
     return Credentials(
-        _each("externals", config.externals, stage.credentials_functions),
+        _each("externals", config.externals, functions),
         {
             **_each("upstreams", config.upstreams, {}),
             **_each("downstreams", config.downstreams, {}),

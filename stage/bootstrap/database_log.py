@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from stage.core.errors import StoreUnavailable
 from stage.engine.clock import JUMP_SECONDS, jump_of
 from stage.ports.clock import Clock
+from stage.ports.engine import Queries
 from stage.ports.store import Store
 from stage.store.sqlite.store import SqliteStore
 from stage.telemetry import logs
@@ -30,6 +32,21 @@ def tell_database(store: Store) -> None:
         born_at=format_instant(identity.born_at),
         stage=identity.stage,
     )
+
+
+def report_waiting(reason: str) -> None:
+    """One line at start when another process has the database and is waited for."""
+    logs.default_logger().warning("database_awaited", reason=reason)
+
+
+async def tell_newer(queries: Queries) -> None:
+    """A warning at start about sagas of a newer release: they wait for it (rule 32)."""
+    try:
+        newer = (await queries.backlog()).newer
+    except StoreUnavailable:
+        return  # the gauge shows them later
+    if newer:
+        logs.default_logger().warning("sagas_of_a_newer_version", count=newer)
 
 
 async def tell_trouble(store: Store, clock: Clock) -> None:

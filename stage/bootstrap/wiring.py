@@ -17,9 +17,10 @@ from opentelemetry.trace import TracerProvider
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.watched import Report, WatchedParticipant
 from stage.bootstrap.author_code import AuthorCodeWatch
+from stage.bootstrap.callers import callers_of, open_callers
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
-from stage.bootstrap.database_log import tell_database, tell_trouble
+from stage.bootstrap.database_log import tell_database, tell_newer, tell_trouble
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
@@ -29,6 +30,7 @@ from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
+from stage.inbound.front_door import Hosts
 from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
@@ -38,7 +40,7 @@ from stage.outbound.transport import Transport
 from stage.ports.connection import Connection, connection_of
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.peers import PeerLimits
-from stage.ports.stage import Participant
+from stage.ports.stage import Participant, family_of
 from stage.ports.store import Store
 from stage.store.sqlite.store import SqliteStore
 from stage.telemetry import logs
@@ -141,6 +143,7 @@ class WiredStage:
         for ignored in self._config.ignored:
             logs.default_logger().warning("setting_ignored", detail=ignored)
         await self._credentials.open()
+        await open_callers(self.service.callers)
         await self._store.open()
         tell_database(self._store)
         watching = asyncio.get_running_loop().create_task(
@@ -151,6 +154,7 @@ class WiredStage:
                 await self._transport.open()
                 try:
                     await self._engine.start()
+                    await tell_newer(self._engine)
                     async with self._fresh_gauges(), self._watched_load():
                         yield
                 finally:
@@ -203,7 +207,8 @@ def wire(
         operator_headers=credentials.names,
     )
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    _check_externals(bound.plan, config)
+    for version in family_of(bound):
+        _check_externals(version.plan, config)
     clock = SteadyClock()
     metrics = Metrics()
     if observer is None:
@@ -249,6 +254,8 @@ def wire(
         admission=Admission(config.requests_max, callers=config.upstreams),
         jitter=random,
         wait_seconds_max=config.wait_seconds_max,
+        callers=callers_of(config),
+        hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
     )
     return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
 

@@ -1,4 +1,4 @@
-"""The operator's verbs: `stage retry|settle|resolve|forget`, and `stage plan`."""
+"""The operator's verbs: `stage retry|settle|resolve|abandon|forget`, and `stage plan`."""
 
 from __future__ import annotations
 
@@ -117,6 +117,19 @@ def resolve(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run:
     return _operate(url, saga_id, "resolve", order)
 
 
+@click.command(short_help="Give up undoing: it ends with what stands, and upstream is told.")
+@click.argument("saga_id", metavar="ID")
+@click.option("--step", default="", metavar="NAME", help="One step; without it all that is left.")
+@audited
+def abandon(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
+    """End a saga that cannot be undone: its peer, or the version that knows how, is gone for good.
+
+    What stands is reported, here and upstream. With --step the other steps are still undone.
+    """
+    order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
+    return _operate(url, saga_id, "abandon", order)
+
+
 @click.command(short_help="Give a saga up: what stands stays, a tombstone remains.")
 @click.argument("saga_id", metavar="ID")
 @audited
@@ -156,6 +169,8 @@ def print_plan(url: str, saga_id: str) -> int:
         )
         for line in plan["steps"]
     ]
+    if rows and plan.get("standing") == "unknown":
+        click.echo("no version of the stage that runs there knows how to undo it; as journaled:")
     nothing = "nothing stands" if plan.get("standing") != "unknown" else UNREADABLE
     click.echo(table(("STEP", "KIND", "PEER", "NOW", "WOULD BE"), rows) if rows else nothing)
     return 0

@@ -7,7 +7,7 @@ StageError                 everything that this project raises on purpose
 ├── StoreUnavailable       the database is away; nothing was written
 │   └── CommitInDoubt      it went away for good during the commit; ask for the saga's state
 ├── StaleEpoch             another runner took this saga over; our write was refused (rule 17)
-└── JournalMismatch        the journal holds what this version of the stage does not know
+└── JournalMismatch        the journal holds what cannot follow, whatever the plan
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ class StaleEpoch(StageError):
 
 
 class JournalMismatch(StageError):
-    """The journal names steps or events that this version of the stage does not have."""
+    """The journal holds an event that cannot follow, under its own plan too."""

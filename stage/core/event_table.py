@@ -92,7 +92,9 @@ _WARNING, _ERROR = Level.WARNING, Level.ERROR
 
 EVENTS: Final[dict[type[e.Event], EventRow]] = {
     # --- the saga ---
-    e.Accepted: EventRow(wording="accepted", public=("deadline", "upstream", "deferred")),
+    e.Accepted: EventRow(
+        wording="accepted", public=("deadline", "upstream", "deferred", "version")
+    ),
     e.Tombstoned: EventRow(
         wording="asked to compensate before it came", public=("requested_by", "reason")
     ),
@@ -101,7 +103,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     ),
     e.AnswerDeferred: EventRow(wording="answered 202"),
     e.CompensationRequested: EventRow(
-        wording="asked to compensate", public=("requested_by", "reason", "compensated")
+        wording="asked to compensate", public=("requested_by", "requester", "reason", "compensated")
     ),
     e.TurnedBack: EventRow(wording="turns back", public=("step", "reason"), level=_WARNING),
     e.Completed: EventRow(wording="completed", outcome=SagaState.COMPLETED, final=True),
@@ -172,6 +174,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.Retried: _verb("retry", "anew", "new_key", "step"),
     e.Settled: _verb("settle", "step", "landed"),
     e.Resolved: _verb("resolve", "step"),
+    e.Abandoned: _verb("abandon", "step"),
     e.Forgotten: _verb("forget"),
 }  # fmt: skip
 """The row of every event; tests hold that none is missing."""

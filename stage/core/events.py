@@ -12,7 +12,8 @@ from typing import Final, get_args
 
 import msgspec
 
-from stage.core.states import ParkCause
+from stage.core.requester import Requester
+from stage.core.states import ParkCause, StepKind
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -24,6 +25,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     body: bytes = b""
 
 
+class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The nature of a step when it began; its first event holds it, so that it stays (rule 32).
+
+    A transaction has no `peer`. The key of a call stands
+    in the event itself.
+    """
+
+    kind: StepKind = StepKind.TRANSACTION
+    peer: str = ""
+    compensatable: bool = False
+    pivot: bool = False
+
+
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
     at: float
 
@@ -31,13 +45,16 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_
 class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
     """The saga was durably accepted. `upstream` is the neighbour to notify of a late failure.
 
-    `baggage` is the part of the W3C baggage of the request that is passed on.
+    `baggage` is the part of the W3C baggage of the request that is passed on. `version` is that of
+    the stage, which the saga keeps, and `plan_hash` that of its plan (core.bindings).
     """
 
     deadline: float | None = None
     upstream: str = ""
     deferred: bool = False
     baggage: str = ""
+    version: int = 1
+    plan_hash: str = ""
 
 
 class Tombstoned(_Event, frozen=True, kw_only=True, tag="tombstoned"):
@@ -67,10 +84,12 @@ class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
 class CompensationRequested(_Event, frozen=True, kw_only=True, tag="compensation_requested"):
     """A neighbour or an operator asked to undo the saga.
 
-    `compensated` is the word of a downstream that nothing stands at it or behind it.
+    `compensated` is the word of a downstream that nothing stands at it or behind it. `requester`
+    is what the one that asks is to the saga (rule 36).
     """
 
     requested_by: str = ""
+    requester: Requester = Requester.CLAIMED
     reason: str = ""
     compensated: bool = False
 
@@ -83,6 +102,7 @@ class StepStarted(_Event, frozen=True, kw_only=True, tag="step_started"):
     key: str = ""
     span: str = ""
     request: Request | None = None
+    bound: Binding | None = None
 
 
 class RequestPrepared(_Event, frozen=True, kw_only=True, tag="request_prepared"):
@@ -103,6 +123,7 @@ class StepSucceeded(_Event, frozen=True, kw_only=True, tag="step_succeeded"):
     step: str
     result: msgspec.Raw = msgspec.Raw(b"null")
     span: str = ""
+    bound: Binding | None = None
 
 
 class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):
@@ -115,6 +136,7 @@ class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):
     reason: str = ""
     may_stand: bool = False
     said: bool = False
+    bound: Binding | None = None
 
 
 class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
@@ -130,6 +152,7 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     may_stand: bool = False
     denied: bool = False
     defect: bool = False
+    bound: Binding | None = None
 
 
 class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
@@ -313,11 +336,17 @@ class Resolved(_Verb, frozen=True, kw_only=True, tag="resolved"):
     step: str = ""
 
 
+class Abandoned(_Verb, frozen=True, kw_only=True, tag="abandoned"):
+    """A person gave up undoing a step: what stands of it is reported; an empty `step` means all."""
+
+    step: str = ""
+
+
 class Forgotten(_Verb, frozen=True, kw_only=True, tag="forgotten"):
     """A person gave the saga up: its effects stay, nothing more is done, a tombstone remains."""
 
 
-Verb = Retried | Settled | Resolved | Forgotten
+Verb = Retried | Settled | Resolved | Abandoned | Forgotten
 """The acts that an operator can do."""
 
 AttemptEnd = (
@@ -336,7 +365,7 @@ Event = (
     | CompensationSucceeded | CompensationDelayed | CompensationRefused
     | TellDelivered | TellDelayed | TellRefused
     | TurnedBack | Completed | Compensated | FailedToCompensate | Parked
-    | Retried | Settled | Resolved | Forgotten
+    | Retried | Settled | Resolved | Abandoned | Forgotten
 )  # fmt: skip
 
 _NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in get_args(Event)}

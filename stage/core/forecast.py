@@ -36,7 +36,7 @@ class Prospect(StrEnum):
     NOTHING = "nothing"
     """Nothing to undo is declared for it."""
     CANNOT = "cannot"
-    """It failed to be undone, or is behind the pivot: a person has to."""
+    """It failed to be undone, is behind the pivot, or fits no version here: a person has to."""
 
 
 class ForecastLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class ForecastLine(msgspec.Struct, frozen=True, kw_only=True):
 def forecast(plan: Plan, saga: Saga) -> list[ForecastLine]:
     """The steps that would be looked at, last started first (rule 7). Nothing is changed."""
     certain = None
-    if past_pivot(plan, saga):
+    if plan.misfit or past_pivot(plan, saga):
         certain = Prospect.CANNOT
     elif pivot_undecided(plan, saga):
         certain = Prospect.PIVOT_FIRST

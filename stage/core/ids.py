@@ -12,6 +12,20 @@ class Direction(StrEnum):
     COMPENSATE = "undo"
 
 
+def compensation_key(key: str, number: int = 1) -> str:
+    """The key of the compensation of an effect that was made under `key` (rule 32).
+
+    `number` counts the keys that an operator has ordered for it: `undo`, then `undo.2`.
+    """
+    made = f"{key.removesuffix(f':{Direction.EXECUTE}')}:{Direction.COMPENSATE}"
+    return made if number == 1 else f"{made}.{number}"
+
+
+def step_of_key(key: str, saga_id: str, stage: str) -> str:
+    """The name of the step that an execution key was made for."""
+    return key.removeprefix(f"{saga_id}:{stage}:").removesuffix(f":{Direction.EXECUTE}")
+
+
 def idempotency_key(
     saga_id: str, stage: str, step: str, direction: Direction, ordinal: int = 1, number: int = 1
 ) -> str:

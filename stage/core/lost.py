@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from stage.core import events as e
+from stage.core.bindings import binding_of
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Plan, StepKind
@@ -57,7 +58,7 @@ def journal_of(
     if proof is not None and asked is None:
         return [e.Tombstoned(at=at, requested_by=proof.neighbour, reason=f"lost here; {said}")]
     lost: list[e.Event] = [
-        e.Accepted(at=at, deadline=at, upstream=upstream, deferred=True),
+        e.Accepted(at=at, deadline=at, upstream=upstream, deferred=True, version=plan.version),
         *_doubts(plan, Saga(id=""), at),
     ]
     if asked is not None:
@@ -87,6 +88,7 @@ def _doubts(plan: Plan, saga: Saga, at: float) -> list[e.Event]:
         unknown = known is None or known.phase is Phase.WAITING
         if unknown and step.kind is not StepKind.TRANSACTION:
             attempt = 1 if known is None else known.attempts + 1
-            doubts.append(e.StepStarted(at=at, step=step.name, attempt=attempt))
+            bound = binding_of(step) if known is None else None
+            doubts.append(e.StepStarted(at=at, step=step.name, attempt=attempt, bound=bound))
             doubts.append(e.StepInDoubt(at=at, step=step.name, reason=LOST))
     return doubts

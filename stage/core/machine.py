@@ -34,6 +34,7 @@ from stage.core import verbs
 from stage.core.age import age_at, is_due, lasted
 from stage.core.commands import AttemptKind, Command, Do, Record, Rest
 from stage.core.event_table import PROGRESS
+from stage.core.ids import Direction, idempotency_key
 from stage.core.order import next_backward, next_forward
 from stage.core.questions import (
     can_probe,
@@ -72,8 +73,9 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
     """The state after the event. Raises Impossible for an event that cannot follow."""
     step = getattr(event, "step", "")
     if step and step not in plan.by_name:
-        raise Impossible(f"saga {saga.id}: there is no step {step!r}")
-    after = _evolve(plan, saga, event)
+        after = _evolve_renamed(plan, saga, event, step)
+    else:
+        after = _evolve(plan, saga, event)
     if plan.pivot is not None and after.deadline is not None and past_pivot(plan, after):
         after = replace(after, deadline=None)  # no way back: time must not stop the way forward
     # Only what an attempt or a person brought about is progress: not what keeps being asked.
@@ -85,6 +87,19 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         age=age_at(saga, event.at),
         recoveries=recoveries,
     )
+
+
+def _evolve_renamed(plan: Plan, saga: Saga, event: e.Event, before: str) -> Saga:
+    """A step that has another name today; the key of its effect keeps the old one (rule 32)."""
+    if isinstance(event, e.TurnedBack):
+        return _evolve(plan, saga, event)  # a step that may never have been started
+    today = plan.renamed.get(before)
+    if today is None:
+        raise Impossible(f"saga {saga.id}: there is no step {before!r}")
+    after = _evolve(plan, saga, replace(event, step=today))
+    known = _step(after, today)
+    key = known.key or idempotency_key(saga.id, plan.stage, before, Direction.EXECUTE)
+    return _put(after, today, replace(known, key=key))
 
 
 # Long because each event has its arm, and assert_never sees that none is missing.
@@ -139,7 +154,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
             return _evolve_tell(saga, event)
         case e.Parked():
             return _park(saga, event)
-        case e.Retried() | e.Settled() | e.Resolved() | e.Forgotten():
+        case e.Retried() | e.Settled() | e.Resolved() | e.Abandoned() | e.Forgotten():
             return verbs.evolve_verb(plan, saga, event)
         case _:
             assert_never(event)
@@ -155,6 +170,7 @@ def _accept(saga: Saga, event: e.Accepted) -> Saga:
         deadline=event.deadline,
         upstream=event.upstream,
         deferred=event.deferred,
+        version=event.version,
     )
 
 
@@ -268,7 +284,7 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
             requested_by=saga.requested_by or event.requested_by or "unknown",
         )
     steps = dict(saga.steps)
-    forward = FORWARD_PREFIX + event.requested_by
+    forward = FORWARD_PREFIX + plan.peers_renamed.get(event.requested_by, event.requested_by)
     known = steps.get(forward) if forward in plan.by_name else None
     if known is not None and event.compensated and known.phase not in IN_FLIGHT:
         steps[forward] = replace(known, phase=Phase.COMPENSATED, error="")
@@ -311,6 +327,7 @@ def _start(saga: Saga, event: e.StepStarted) -> Saga:
             since=age_at(saga, event.at),
             span=event.span,
             requests=requests,
+            key=event.key,
         )
     else:
         started = replace(
@@ -581,7 +598,7 @@ def _put(saga: Saga, name: str, step: StepState) -> Saga:
 
 def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
     """The commands for now. Never empty: with nothing to do it is one `Rest`."""
-    if saga.forgotten:
+    if saga.forgotten or plan.newer:
         return (Rest(),)
     if saga.state in ENDED:
         return (_tell(plan, saga, now),)
@@ -591,9 +608,22 @@ def decide(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
         reason = f"{saga.recoveries} runs in a row were lost without progress"
         lost = e.Parked(at=now, cause=ParkCause.LOST_RUNS, reason=reason)
         return (Record(event=lost),)
-    moves = _go_forward if saga.state is SagaState.ACTIVE else _go_back
-    found = moves(plan, saga, now)
+    active = saga.state is SagaState.ACTIVE
+    if plan.misfit:
+        return _decide_misfit(plan, saga, now) if not active else (_misfit(plan, now),)
+    found = (_go_forward if active else _go_back)(plan, saga, now)
     return (found[0],) if len(found) == 1 else _gather(found)  # most waves have one step
+
+
+def _decide_misfit(plan: Plan, saga: Saga, now: float) -> tuple[Command, ...]:
+    """On the way back what is known to be undone, or given up, is recorded; nothing is done."""
+    backward = _gather(_go_back(plan, saga, now))
+    return backward if isinstance(backward[0], Record) else (_misfit(plan, now),)
+
+
+def _misfit(plan: Plan, now: float) -> Record:
+    """Rule 32: no step is run by code that may not be its own."""
+    return Record(event=e.Parked(at=now, cause=ParkCause.MISFIT, reason=plan.misfit))
 
 
 def _gather(moves: Sequence[Command]) -> tuple[Command, ...]:

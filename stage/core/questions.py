@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
 from stage.core.names import STAGE_NAME
+from stage.core.requester import Requester
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase, SagaState
+from stage.core.states import IN_FLIGHT, Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 PROBES_NOT_THERE_MIN = 2
@@ -63,14 +64,22 @@ def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, 
     if saga.ended:
         names = what_stands(plan, saga)
     else:
-        names = tuple(name for name, step in saga.steps.items() if step.may_stand)
+        # An attempt in flight when the process died is in doubt, whether or not it is taken over.
+        lost = IN_FLIGHT if plan.misfit else frozenset()
+        names = tuple(
+            name for name, step in saga.steps.items() if step.may_stand or step.phase in lost
+        )
     may_stand = tuple(name for name in names if standing(saga, name) is Standing.MAY_STAND)
     return tuple(name for name in names if name not in may_stand), may_stand
 
 
 def standing_of_saga(plan: Plan, saga: Saga, *, dropped: bool = False) -> Standing:
-    """One word for the whole saga. `dropped` says that its journal cannot be read here."""
-    if dropped and saga.state is not SagaState.COMPENSATED:
+    """One word for the whole saga. `dropped` says that its journal cannot be read here.
+
+    Of a saga that fits no version declared here the journal tells what was done, and nobody here
+    knows what that means (rule 32).
+    """
+    if (dropped or (plan.misfit and not saga.ended)) and saga.state is not SagaState.COMPENSATED:
         return Standing.UNKNOWN
     stands, may_stand = standing_apart(plan, saga)
     if stands or saga.state is SagaState.COMPLETED:
@@ -128,18 +137,32 @@ def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
     return tuple(names)
 
 
-def may_ask_to_compensate(plan: Plan, saga: Saga, asker: str) -> bool:
-    """True unless the asker has the name of a neighbour that the saga does not belong to.
+def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
+    """Whether that caller may see the saga and ask to compensate it (rule 36).
 
-    A saga belongs to the upstream that opened it; downstream and operators may ask as well. One
-    that came without a name belongs to nobody. A downstream is known by the name under which it is
-    configured, and by the one under which it added to this saga (decision 0033).
+    It belongs to the upstream that opened it, to the downstreams that it was handed to, and to
+    operators. A tombstone, and a saga whose journal was dropped, belong to all: of neither can
+    anything follow. Where callers have no names, a saga that came without one belongs to nobody,
+    and a downstream is also known by the name under which it added to it (decision 0033).
     """
-    if not saga.upstream or asker in (saga.upstream, *ASKERS_OF_ANY_SAGA):
-        return True
-    if FORWARD_PREFIX + asker in plan.by_name or STAGE_NAME.fullmatch(asker) is None:
-        return True
-    return any(asker in _added_by(saga, step) for step in plan.steps)
+    nothing_follows = not (saga.upstream or saga.steps) and saga.state is not SagaState.ACTIVE
+    match requester:
+        case Requester.OPERATOR:
+            return True
+        case Requester.UPSTREAM:
+            return nothing_follows or saga.upstream == name
+        case Requester.DOWNSTREAM:
+            names = {name, *(old for old, new in plan.peers_renamed.items() if new == name)}
+            return nothing_follows or any(FORWARD_PREFIX + each in saga.steps for each in names)
+        case Requester.CLAIMED:
+            if not saga.upstream or name in (saga.upstream, *ASKERS_OF_ANY_SAGA):
+                return True
+            downstream = plan.peers_renamed.get(name, name)
+            if FORWARD_PREFIX + downstream in plan.by_name or STAGE_NAME.fullmatch(name) is None:
+                return True
+            return any(name in _added_by(saga, step) for step in plan.steps)
+        case _:
+            assert_never(requester)
 
 
 def _added_by(saga: Saga, step: Step) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from msgspec import Raw, Struct
 
 from stage.core.events import Request
 from stage.core.states import ENDED, ParkCause, Phase, SagaState, Tell
+from stage.core.steps import Plan
 
 
 class StepState(Struct, frozen=True, kw_only=True):
@@ -19,6 +20,8 @@ class StepState(Struct, frozen=True, kw_only=True):
 
     phase: Phase
     order: int
+    key: str = ""
+    """The idempotency key that the journal binds; empty where today's name of the step makes it."""
     attempts: int = 1
     doubted: bool = False
     cut_off: bool = False
@@ -79,6 +82,10 @@ class Saga(Struct, frozen=True, kw_only=True):
     """Seconds that it had lived at its last entry: see `core.age`."""
     deadline: float | None = None
     upstream: str = ""
+    version: int = 1
+    """The version of the stage that accepted it."""
+    plan: Plan | None = None
+    """Its plan where that is not the plan of the newest version (rule 32)."""
     steps: dict[str, StepState] = {}
     reason: str = ""
     """Why it was turned back, for people here."""
@@ -106,6 +113,10 @@ class Saga(Struct, frozen=True, kw_only=True):
     tell_span: str = ""
     tell_error: str = ""
     tell_not_understood_since: float | None = None
+
+    def under(self, newest: Plan) -> Plan:
+        """The plan that it runs under: that of the newest version, unless it has its own."""
+        return newest if self.plan is None else self.plan
 
     @property
     def ended(self) -> bool:

@@ -43,16 +43,26 @@ class ParkCause(StrEnum):
     """A neighbour was asked to compensate and never answered in its own word (protocol 3.4)."""
     UPSTREAM_AWAY = "upstream_away"
     """Upstream could not be notified of a late failure while patience lasted (rule 28)."""
+    MISFIT = "misfit"
+    """No version that is declared here fits what its journal binds (rule 32)."""
     LOST = "lost"
     """The database lost it; it was adopted from the words of its neighbours (rule 33)."""
     JOURNAL_MISMATCH = "journal_mismatch"
-    """The journal does not fit the stage as it is declared now."""
+    """The journal holds what cannot follow, whatever the plan."""
     DEFECT = "defect"
     """Code of ours or of the author raised an error that no rule covers."""
 
 
 PARKED_IN_DOUBT = frozenset({ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT, ParkCause.LOST})
 """The causes of which the doubt about a step is one."""
+
+
+class StepKind(StrEnum):
+    """The kind of work of a step; only calls and forwards leave the process."""
+
+    TRANSACTION = "transaction"
+    CALL = "call"
+    FORWARD = "forward"
 
 
 class Phase(StrEnum):

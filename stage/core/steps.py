@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
 from stage.core import retry
 from stage.core.errors import DeclarationError
 from stage.core.names import STAGE_NAME, STEP_NAME
 from stage.core.retry import RetryPolicy
+from stage.core.states import StepKind as StepKind
 
 FORWARD_PREFIX = "forward:"
-
-
-class StepKind(StrEnum):
-    """The kind of work of a step; only calls and forwards leave the process."""
-
-    TRANSACTION = "transaction"
-    CALL = "call"
-    FORWARD = "forward"
+VERSION_MAX = 2**31 - 1
+"""The largest version of a stage."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +48,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     pivot: int | None = None
     patience_seconds: float = retry.PATIENCE_SECONDS
     """How long an undo, a late failure and a step behind the pivot are tried (rule 28)."""
+    version: int = 1
+    """The version of the stage; a saga keeps that which accepted it (rule 32)."""
+    renamed: dict[str, str] = {}
+    """Today's names of steps by those that journals of this version may still hold."""
+    peers_renamed: dict[str, str] = {}
+    """The same of external APIs and downstream stages."""
+    misfit: str = ""
+    """Set where the plan was made from a journal, with the reason: no step of it can be run."""
+    newer: bool = False
+    """True of a misfit that a newer release accepted: it is left to that."""
 
     def step(self, name: str) -> Step:
         """The step of that name. Raises KeyError."""

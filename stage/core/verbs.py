@@ -5,10 +5,13 @@
 | retry   | it waits, is parked, or failed to undo or tell   | all that is due is tried now  |
 |  --anew | the undo of a call waits or failed               | its request is made again     |
 | settle  | the step's outcome is in doubt                   | it landed, or it did not      |
-| resolve | the step could not be undone                     | it counts as undone           |
+| resolve | the step could not be undone, or its undo waits  | it counts as undone           |
+| abandon | it is parked, or an undo waits                   | it ends with what stands      |
 | forget  | it is parked or has ended                        | nothing more is ever done     |
 
-No verb acts while an attempt is in flight: its outcome would contradict the person.
+No verb acts while an attempt is in flight: its outcome would contradict the person. A saga that
+fits no version declared here (rule 32) cannot be retried, and everything of it may be resolved or
+abandoned; one that a newer release accepted is left to that.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.age import age_at
+from stage.core.questions import past_pivot
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import Plan, StepKind
@@ -34,13 +38,17 @@ def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
         return f"an attempt is in flight ({what}): wait until it has ended, then ask again"
     if saga.forgotten:
         return "the saga is forgotten: nothing more can be done for it"
+    if plan.newer:
+        return f"{plan.misfit}: it goes on when that release is deployed again"
     match verb:
         case e.Retried():
             return _refuse_retry(plan, saga, verb)
         case e.Settled():
             return _refuse_settle(plan, saga, verb)
         case e.Resolved():
-            return _refuse_resolve(saga, verb)
+            return _refuse_resolve(plan, saga, verb)
+        case e.Abandoned():
+            return _refuse_abandon(plan, saga, verb)
         case e.Forgotten():
             if saga.parked or saga.ended:
                 return None
@@ -50,6 +58,8 @@ def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
 
 
 def _refuse_retry(plan: Plan, saga: Saga, verb: e.Retried) -> str | None:
+    if plan.misfit and not saga.ended:
+        return f"{plan.misfit}; until then it can only be settled, resolved, abandoned or forgotten"
     if not _can_retry(saga):
         return "nothing of it waits: there is nothing to retry"
     if not verb.anew:
@@ -91,12 +101,45 @@ def _in_doubt(step: StepState) -> bool:
     return step.doubted and step.phase in (Phase.IN_DOUBT, Phase.WAITING, Phase.REFUSED)
 
 
-def _refuse_resolve(saga: Saga, verb: e.Resolved) -> str | None:
-    failed = _failed(saga)
-    if not failed:
-        return "nothing of it failed to be undone: there is nothing to resolve"
-    if verb.step and verb.step not in failed:
-        return f"step {verb.step!r} did not fail to be undone; those that did: {', '.join(failed)}"
+def _refuse_resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> str | None:
+    names = _resolvable(plan, saga)
+    if not names:
+        return "nothing of it failed to be undone, or waits to be: there is nothing to resolve"
+    if verb.step and verb.step not in names:
+        return (
+            f"the undo of {verb.step!r} neither failed nor waits; those that do: {', '.join(names)}"
+        )
+    return None
+
+
+def _resolvable(plan: Plan, saga: Saga) -> list[str]:
+    """The steps that a person may have undone by hand: ours has failed, waits, or cannot begin."""
+    if plan.misfit and not saga.ended:
+        return _left(plan, saga)
+    phases = (Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING)
+    return [name for name, step in saga.steps.items() if step.phase in phases]
+
+
+def _left(plan: Plan, saga: Saga) -> list[str]:
+    """The steps whose effects may stand and should not; behind the pivot, all that may stand."""
+    final = past_pivot(plan, saga)
+    return [
+        name
+        for name, step in saga.steps.items()
+        if step.may_stand and (final or step.doubted or plan.step(name).compensatable)
+    ]
+
+
+def _refuse_abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> str | None:
+    if saga.ended:
+        return "it has ended, and upstream is notified of what stands: nothing is left to abandon"
+    if not saga.parked and saga.state is SagaState.ACTIVE:
+        return "it is still on its way forward: compensate it, or wait until it is parked"
+    left = _left(plan, saga)
+    if verb.step and verb.step not in left:
+        return f"nothing of step {verb.step!r} has to be undone; of these: {', '.join(left)}"
+    if verb.step and past_pivot(plan, saga):
+        return "it is behind its pivot, where no step is undone: abandon it whole"
     return None
 
 
@@ -112,7 +155,9 @@ def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
         case e.Settled():
             return _settle(saga, verb)
         case e.Resolved():
-            return _resolve(saga, verb)
+            return _resolve(plan, saga, verb)
+        case e.Abandoned():
+            return _abandon(plan, saga, verb)
         case e.Forgotten():
             return replace(saga, forgotten=True, parked="", parked_cause=None, tell=Tell.NO)
         case _:
@@ -193,8 +238,8 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
     return replace(saga, steps={**saga.steps, verb.step: settled}, parked="", parked_cause=None)
 
 
-def _resolve(saga: Saga, verb: e.Resolved) -> Saga:
-    names = [verb.step] if verb.step else _failed(saga)
+def _resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> Saga:
+    names = [verb.step] if verb.step else _resolvable(plan, saga)
     compensated = {
         name: replace(saga.steps[name], phase=Phase.COMPENSATED, error="", stands=())
         for name in names
@@ -204,6 +249,24 @@ def _resolve(saga: Saga, verb: e.Resolved) -> Saga:
         steps={**saga.steps, **compensated},
         state=SagaState.COMPENSATING,
         stands=(),
+        parked="",
+        parked_cause=None,
+    )
+
+
+def _abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> Saga:
+    """The undo of these steps counts as failed; the saga goes back, and its end reports them."""
+    names = [verb.step] if verb.step else _left(plan, saga)
+    failed = {
+        name: replace(saga.steps[name], phase=Phase.COMPENSATION_FAILED, error="abandoned")
+        for name in names
+    }
+    return replace(
+        saga,
+        steps={**saga.steps, **failed},
+        state=SagaState.COMPENSATING,
+        reason=saga.reason or f"abandoned: {verb.why}",
+        detail=saga.detail or "an operator has abandoned it",
         parked="",
         parked_cause=None,
     )

@@ -70,7 +70,7 @@ def _neighbours(
     service: Service, snapshot: Snapshot, asked: tuple[str, ...]
 ) -> tuple[list[str], list[str]]:
     """The configured upstream that the saga came from, and the downstreams; each not yet asked."""
-    plan = service.participant.plan
+    plan = snapshot.saga.under(service.participant.plan)
     upstream = snapshot.saga.upstream
     before = [upstream] if upstream and service.neighbours.is_upstream(upstream) else []
     behind = [step.peer for step in plan.steps if step.kind is StepKind.FORWARD]

@@ -1,4 +1,4 @@
-"""The operator's verbs: retry, settle, resolve, forget. Each takes an actor and a reason."""
+"""The operator's verbs: retry, settle, resolve, abandon, forget; each with actor and reason."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import msgspec
 
 from stage.core import events as e
+from stage.core.errors import JournalMismatch
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import read_json, saga_id_of
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.inbound.views import never_seen, view_of_snapshot
 from stage.ports.engine import NotAllowed
+from stage.ports.stage import family_of
 from stage.wire.limits import Limits
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
@@ -24,13 +26,15 @@ STEP_CHARS_MAX = 256
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a verb. `step`, `landed` and `result` belong to settle, `step` to resolve too.
+    """The body of a verb. `step`, `landed` and `result` belong to settle, `step` to resolve
+    and abandon too.
 
-    `anew` and `new_key` belong to retry, and `step` to a retry anew.
+    `anew` and `new_key` belong to retry, and `step` to a retry anew. `actor` counts only where
+    callers have no names: otherwise it is the principal.
     """
 
-    actor: str
     reason: str
+    actor: str = ""
     dry_run: bool = False
     step: str = ""
     landed: bool | None = None
@@ -82,6 +86,10 @@ def _resolve(order: Order, at: float) -> e.Verb:
     return e.Resolved(at=at, actor=order.actor, why=order.reason, step=order.step)
 
 
+def _abandon(order: Order, at: float) -> e.Verb:
+    return e.Abandoned(at=at, actor=order.actor, why=order.reason, step=order.step)
+
+
 def _forget(order: Order, at: float) -> e.Verb:
     return e.Forgotten(at=at, actor=order.actor, why=order.reason)
 
@@ -101,6 +109,11 @@ async def resolve(service: Service, request: Request) -> Answer:
     return await _operate(service, request, _resolve)
 
 
+async def abandon(service: Service, request: Request) -> Answer:
+    """End it with what stands, which upstream is notified of."""
+    return await _operate(service, request, _abandon)
+
+
 async def forget(service: Service, request: Request) -> Answer:
     """Erase the payloads and results of a saga that has ended."""
     return await _operate(service, request, _forget)
@@ -109,17 +122,30 @@ async def forget(service: Service, request: Request) -> Answer:
 async def _operate(service: Service, request: Request, make: Make) -> Answer:
     """Do what the operator asks and answer with the saga as it stands, or would stand, after."""
     saga_id = saga_id_of(request)
-    order = _decode(decode_object(await read_json(request), service.limits), service.limits)
+    members = decode_object(await read_json(request), service.limits)
+    if request.about.principal.name:
+        members["actor"] = request.about.principal.name
+    order = _decode(members, service.limits)
     verb = make(order, service.clock.now())
     if isinstance(verb, e.Settled) and verb.landed:
-        service.participant.check_result(verb.step, verb.result)
+        await _check_result(service, saga_id, verb)
     try:
         snapshot = await service.engine.operate(saga_id, verb, dry_run=order.dry_run)
-    except NotAllowed as error:
+    except (NotAllowed, JournalMismatch) as error:
         return problem_answer(request, _not_allowed(saga_id, str(error)))
     if snapshot is None:
         raise never_seen(saga_id)
     return json_answer(view_of_snapshot(service, snapshot))
+
+
+async def _check_result(service: Service, saga_id: str, verb: e.Settled) -> None:
+    """Refuse a result that the step would not have returned, by the version that the saga has."""
+    snapshot = await service.engine.get_saga(saga_id)
+    if snapshot is None or snapshot.saga.under(service.participant.plan).misfit:
+        return  # no function here knows it
+    for each in family_of(service.participant):
+        if each.plan.version == snapshot.saga.version:
+            each.check_result(verb.step, verb.result)
 
 
 def _decode(members: dict[str, Any], limits: Limits) -> Order:

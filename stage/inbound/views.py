@@ -40,7 +40,8 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
 
 def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
     """The saga with its steps and its next action."""
-    plan, saga, row = service.participant.plan, snapshot.saga, snapshot.row
+    saga, row = snapshot.saga, snapshot.row
+    plan = saga.under(service.participant.plan)
     action = next_action(plan, saga, service.clock.now())
     text, at = action if action is not None else (None, None)
     if at is None and text is not None and not snapshot.running and snapshot.next_at is not None:
@@ -96,6 +97,9 @@ def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
     """The key under which the API of the step knows its effect."""
     if step.kind is not StepKind.CALL:
         return None
+    known = snapshot.saga.steps.get(step.name)
+    if known is not None and known.key:
+        return known.key
     return idempotency_key(snapshot.saga.id, plan.stage, step.name, Direction.EXECUTE)
 
 
@@ -113,6 +117,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         accepted_at=format_instant(row.accepted_at),
         updated_at=format_instant(row.updated_at),
         deadline=None if row.deadline is None else format_instant(row.deadline),
+        version=row.version,
         trace_id=row.trace.trace_id or None,
         next_action=None,
         next_action_at=None if row.due_at is None else format_instant(row.due_at),
@@ -153,7 +158,8 @@ def _entry(entry: Entry) -> dict[str, object]:
 
 def plan_view(service: Service, snapshot: Snapshot) -> PlanView:
     """The forecast of a compensation asked for now; it changes nothing."""
-    plan, saga = service.participant.plan, snapshot.saga
+    saga = snapshot.saga
+    plan = saga.under(service.participant.plan)
     return PlanView(
         saga_id=saga.id,
         stage=plan.stage,

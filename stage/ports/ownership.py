@@ -26,6 +26,7 @@ import msgspec
 
 from stage.core.errors import StageError
 from stage.core.events import Event
+from stage.core.steps import VERSION_MAX
 
 
 class HeldElsewhere(StageError):
@@ -64,12 +65,13 @@ class Ownership(Protocol):
         """
         ...
 
-    async def claim(self, now: float, limit: int) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """Ids of sagas that need a run and have no live owner; from now on they are ours.
 
         Those that are due by `now`, the longest due first, those due at an instant that only a
         wrong clock can have written (`core.age.is_due`), and all whose owner is dead: a saga that
-        ran when its process ended is due at once.
+        ran when its process ended is due at once. Those that a newer `version` of the stage
+        accepted are left to it (rule 32).
         """
         ...
 

@@ -8,7 +8,7 @@ until it wants to send a request (`Send`), waits for something else (`Foreign`) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -94,6 +94,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     data: Mapping[str, Any]
     trail: tuple[str, ...]
     results: Mapping[str, msgspec.Raw]
+    keys: Mapping[str, str]
+    """The journaled keys of steps; one that is missing follows from the names (rule 32)."""
     deadline: float | None
     budget: float | None
     """Seconds left, or None without a deadline."""
@@ -130,11 +132,16 @@ class Conversation(Protocol):
 
 
 class Participant(Protocol):
-    """One stage: its plan and what its steps do."""
+    """One version of a stage: its plan and what its steps do."""
 
     @property
     def plan(self) -> Plan:
         """The steps, forwards included."""
+        ...
+
+    @property
+    def supersedes(self) -> Participant | None:
+        """The version before, under which the sagas go on that it accepted (rule 32)."""
         ...
 
     def check(self, data: Mapping[str, Any]) -> None:
@@ -172,3 +179,11 @@ class Participant(Protocol):
         Raises what the author's function raises, and ValueError for more than may be added.
         """
         ...
+
+
+def family_of(newest: Participant) -> Iterator[Participant]:
+    """The stage with those that it supersedes, the newest first."""
+    each: Participant | None = newest
+    while each is not None:
+        yield each
+        each = each.supersedes

@@ -26,6 +26,7 @@ import msgspec
 
 from stage.core.events import Event
 from stage.core.states import ParkCause, SagaState
+from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.observer import TraceContext
@@ -55,6 +56,8 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     accepted_at: float
     updated_at: float
     fingerprint: str = ""
+    version: int = 1
+    """The version of the stage that accepted it."""
     parked: str = ""
     parked_cause: ParkCause | None = None
     due_at: float | None = None
@@ -111,6 +114,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The longest due instant of the sagas that need a run by now."""
     oldest_compensation_at: float | None = None
     """When the first of those sagas turned back that still undo something, or notify upstream."""
+    newer: int = 0
+    """Sagas that need a run by a newer version of the stage, and get none here (rule 32)."""
     lost: int = 0
     """Sagas that neighbours know and the database does not."""
 
@@ -246,16 +251,19 @@ class Store(Protocol):
         """Rows that changed, in the order of `updated_at` and id; closed sagas are left out."""
         ...
 
-    async def due(self, before: float, limit: int) -> list[str]:
-        """Ids of sagas whose `due_at` is at or before that instant, the longest due first."""
+    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
+        """Ids of sagas whose `due_at` is at or before that instant, the longest due first.
+
+        Those that a newer `version` of the stage accepted are not among them.
+        """
         ...
 
     async def count(self) -> dict[SagaState, int]:
         """How many sagas there are in each state."""
         ...
 
-    async def backlog(self, now: float) -> Backlog:
-        """The sagas that wait at that instant."""
+    async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
+        """The sagas that wait at that instant, seen by that version of the stage."""
         ...
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:

@@ -14,6 +14,7 @@ from stage.core.commands import AttemptKind
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event, Recovered
 from stage.core.states import SagaState
+from stage.core.steps import VERSION_MAX
 from stage.engine.embedded.retention import Retention
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
@@ -230,12 +231,12 @@ class SimulatedStore:
         self._present()
         return await self._store.changed(since)
 
-    async def due(self, before: float, limit: int) -> list[str]:
+    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
         if self._process.held:
             await self._process.gate()
         self._present()
-        return await self._store.due(before, limit)
+        return await self._store.due(before, limit, version)
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store."""
@@ -244,12 +245,12 @@ class SimulatedStore:
         self._present()
         return await self._store.count()
 
-    async def backlog(self, now: float) -> Backlog:
+    async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
         if self._process.held:
             await self._process.gate()
         self._present()
-        return await self._store.backlog(now)
+        return await self._store.backlog(now, version)
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """See ports.store.Store."""
@@ -385,6 +386,8 @@ class WatchedStage(StageParticipant[Any, Any]):
     def __init__(self, bound: StageParticipant[Any, Any], disk: Disk) -> None:
         self.__dict__.update(vars(bound))
         self._disk = disk
+        before = bound.supersedes
+        self.supersedes = None if before is None else WatchedStage(before, disk)
 
     async def run_transaction(
         self, tx: Tx, kind: AttemptKind, step: str, view: RunView

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stage.core.states import SagaState
+from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
@@ -112,17 +113,17 @@ class BlockingStore:
         """See ports.store.Store."""
         return self._run(self._store.changed(since))
 
-    async def due(self, before: float, limit: int) -> list[str]:
+    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return self._run(self._store.due(before, limit))
+        return self._run(self._store.due(before, limit, version))
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store."""
         return self._run(self._store.count())
 
-    async def backlog(self, now: float) -> Backlog:
+    async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
-        return self._run(self._store.backlog(now))
+        return self._run(self._store.backlog(now, version))
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """See ports.store.Store."""

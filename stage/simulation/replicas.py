@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from stage.core.events import Event
+from stage.core.steps import VERSION_MAX
 from stage.ports.ownership import Mail
 from stage.simulation.books import Books
 from stage.simulation.loop import STILL_SECONDS, Process, VirtualClock, VirtualLoop
@@ -139,10 +140,10 @@ class ReplicaOwnership:
         self._shared.prolong(self._replica.me)
         return alive
 
-    async def claim(self, now: float, limit: int) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership."""
         await self._door()
-        return await self._replica.claim(now, limit)
+        return await self._replica.claim(now, limit, version)
 
     async def release(self, saga_ids: Sequence[str]) -> None:
         """See ports.ownership.Ownership."""

@@ -55,6 +55,7 @@ class Weather:
         for node in self._nodes:
             often("crash", partial(_crash, node))
             often("drain", node.drain)
+            often("deploy", node.deploy)
             often("zombie", node.haunt)
             often("clock_jump", node.jump)
             often("store_away", partial(self._away, node.disk))

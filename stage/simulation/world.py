@@ -171,13 +171,18 @@ class World:
             return [(self.scenario.stage, "own")]
         if self.scenario.chain:
             named = zip(self.scenario.chain, stages.NAMES, strict=False)
-            return [(_made(kind, name), kind) for kind, name in named]
+            return [(self._made(kind, name), kind) for kind, name in named]
         kinds = ["plain", "bundle", "sequence", "unkeyed"]
         length = self.random.choice((1, 1, 2, 2, 3))
         chosen = [self.random.choice(kinds) for _ in range(length)]
         if self.random.random() < 0.2:
             chosen[-1] = "pivotal"
-        return [(_made(kind, name), kind) for kind, name in zip(chosen, stages.NAMES, strict=False)]
+        named = zip(chosen, stages.NAMES, strict=False)
+        return [(self._made(kind, name), kind) for kind, name in named]
+
+    def _made(self, kind: str, name: str) -> StageDeclaration[Any, Any]:
+        """The newest version of a stage: the second one where releases are deployed."""
+        return _second(kind, name) if "deploy" in self.faults.rates else _first(kind, name)
 
     def _add_node(
         self, stage: StageDeclaration[Any, Any], upstream: str, downstream: Sequence[str]
@@ -196,8 +201,14 @@ class World:
             model = kind(name, self.books, self.faults)
             self.apis.append(model)
             self.network.serve_api(model)
+        releases = [WatchedStage(bound, disk)]
+        before = bound.supersedes
+        while before is not None:
+            self.books.earlier_plans[stage.name, before.plan.version] = before.plan
+            releases.insert(0, WatchedStage(before, disk))
+            before = before.supersedes
         node = Node(
-            WatchedStage(bound, disk),
+            releases,
             disk,
             Neighbours(externals, [upstream], list(downstream), self.scenario.limits),
             self.network,
@@ -358,8 +369,13 @@ def _model_of(api: str, plan: Plan) -> type[ApiModel]:
 
 
 @lru_cache(maxsize=64)
-def _made(kind: str, name: str) -> StageDeclaration[Any, Any]:
+def _first(kind: str, name: str) -> StageDeclaration[Any, Any]:
     return stages.KINDS[kind](name)
+
+
+@lru_cache(maxsize=64)
+def _second(kind: str, name: str) -> StageDeclaration[Any, Any]:
+    return stages.KINDS[kind](name, _first(kind, name))
 
 
 __all__ = ["Result", "Scenario", "Verdict", "simulate_world"]

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import CompensationRequested, Event, TurnedBack
 from stage.core.states import SagaState
+from stage.core.steps import VERSION_MAX
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
@@ -155,9 +156,9 @@ class MemoryStore:
         found.sort(key=lambda row: (row.updated_at, row.id))
         return [row for row in found if row.closed_at is None][: since.limit]
 
-    async def due(self, before: float, limit: int) -> list[str]:
+    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return await self._database.due(before, limit)
+        return await self._database.due(before, limit, version)
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""
@@ -166,13 +167,15 @@ class MemoryStore:
             found[row.state] += 1
         return found
 
-    async def backlog(self, now: float) -> Backlog:
+    async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
         sagas, known = self._database.sagas.values(), self._database.sagas.keys()
         under_way = (SagaState.ACTIVE, SagaState.COMPENSATING)
         accepted = [row.accepted_at for row in sagas if row.state in under_way and not row.parked]
-        due = [row.due_at for row in sagas if row.due_at is not None and row.due_at <= now]
+        ours = [row for row in sagas if row.version <= version]
+        due = [row.due_at for row in ours if row.due_at is not None and row.due_at <= now]
         return Backlog(
+            newer=sum(row.due_at is not None and row.version > version for row in sagas),
             lost=len({each.saga_id for each in self._database.lost.values()} - known),
             parked=Counter(row.parked_cause for row in sagas if row.parked_cause is not None),
             oldest_accepted_at=min(accepted, default=None),

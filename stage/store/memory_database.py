@@ -10,6 +10,7 @@ from typing import Final
 
 from stage.core.age import is_due
 from stage.core.events import Event
+from stage.core.steps import VERSION_MAX
 from stage.ports.identity import Identity
 from stage.ports.ownership import Mail
 from stage.ports.store import LostSaga, Row, SagaRow
@@ -70,9 +71,9 @@ class MemoryDatabase:
         if self.connection is not None:
             self.connection.close()
 
-    async def due(self, before: float, limit: int) -> list[str]:
+    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return self.needing_a_run(lambda row, due_at: due_at <= before, limit)
+        return self.needing_a_run(lambda row, at: at <= before and row.version <= version, limit)
 
     def needing_a_run(self, wanted: Callable[[SagaRow, float], bool], limit: int) -> list[str]:
         """Ids of at most so many sagas with an instant that is wanted, the longest due first."""
@@ -169,12 +170,12 @@ class MemoryReplica:
         self._database.leases[self.me] = self._now() + self._lease_seconds
         return alive
 
-    async def claim(self, now: float, limit: int) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership."""
         database, owners = self._database, self._database.owners
 
         def wanted(row: SagaRow, due_at: float) -> bool:
-            if self.held_elsewhere(row.id):
+            if row.version > version or self.held_elsewhere(row.id):
                 return False
             owner = owners.get(row.id)
             return is_due(due_at, now) or (owner is not None and owner != self.me)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from stage.core.events import Event
+from stage.core.steps import VERSION_MAX
 from stage.ports.ownership import Mail
 
-Due = Callable[[float, int], Awaitable[list[str]]]
-"""Ids of sagas that need a run by an instant, at most so many: `Store.due`."""
+Due = Callable[[float, int, int], Awaitable[list[str]]]
+"""Ids of sagas that need a run by an instant, at most so many, up to a version: `Store.due`."""
 
 
 class SoleOwner:
@@ -36,9 +37,9 @@ class SoleOwner:
         """See ports.ownership.Ownership."""
         return True
 
-    async def claim(self, now: float, limit: int) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership. The first claim finds all that the process before left."""
-        found = await self._due(now if self._claimed else float("inf"), limit)
+        found = await self._due(now if self._claimed else float("inf"), limit, version)
         self._claimed = True
         return found
 

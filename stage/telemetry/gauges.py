@@ -100,7 +100,7 @@ class Gauges:
             case names.M_PARKED:
                 backlog = self._backlog  # another thread may read
                 return {} if backlog is None else _by_cause(backlog)
-            case names.M_LOST | names.M_OLDEST | names.M_LAG | names.M_COMPENSATION:
+            case names.M_NEWER | names.M_LOST | names.M_OLDEST | names.M_LAG | names.M_COMPENSATION:
                 backlog = self._backlog  # another thread may read
                 return {} if backlog is None else {(): self._of_backlog(name, backlog)}
             case names.M_RUNS:
@@ -131,6 +131,8 @@ class Gauges:
                 raise
 
     def _of_backlog(self, name: str, backlog: Backlog) -> float:
+        if name == names.M_NEWER:
+            return backlog.newer
         if name == names.M_LOST:
             return backlog.lost
         since = {

@@ -117,6 +117,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
 M_SAGAS: Final = "stage.sagas"
 M_PARKED: Final = "stage.parked"
+M_NEWER: Final = "stage.newer_sagas"
 M_LOST: Final = "stage.lost_sagas"
 M_STALE: Final = "stage.database.error"
 M_OLDEST: Final = "stage.oldest_unfinished"
@@ -151,8 +152,16 @@ METRICS: Final = {
     M_PARKED: Metric(
         kind="gauge", labels=("cause",), description="Sagas that wait for a person, by why."
     ),
+    M_NEWER: Metric(
+        kind="gauge",
+        description="Sagas of a newer version of the stage, which this release leaves alone.",
+    ),
     M_LOST: Metric(
-        kind="gauge", description="Sagas that neighbours know and the database has lost."
+        kind="gauge",
+        description=(
+            "Sagas that neighbours asked for, that the database has lost,"
+            " and that were not adopted."
+        ),
     ),
     M_STALE: Metric(
         kind="gauge",

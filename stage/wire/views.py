@@ -33,8 +33,9 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
 
     `stands` names the effects that stand, of a saga that is over those that should not;
     `may_stand` those of which nobody knows. `standing` is one word for all of it: `nothing`,
-    `stands`, `may_stand`, or `unknown` where the journal cannot be read here. `told_upstream` says
-    how far the word of a late failure has come.
+    `stands`, `may_stand`, or `unknown` where the journal cannot be read here, or fits no version of
+    the stage that is declared here. `told_upstream` says how far the word of a late failure has
+    come. `version` is that of the stage which accepted it.
     """
 
     saga_id: str
@@ -48,6 +49,7 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     accepted_at: str
     updated_at: str
     deadline: str | None = None
+    version: int = 1
     trace_id: str | None = None
     next_action: str | None = None
     next_action_at: str | None = None

@@ -243,10 +243,9 @@ async def test_a_finished_saga_of_another_version_is_answered_as_before(tmp_path
         assert (410, gone) == (status, body)
         assert 200 == (await chain.compensate("s-2"))[0]
         status, _, body = await chain.compensate("s-1")  # nobody knows here how to undo it
-        assert (500, "unknown") == (status, msgspec.json.decode(body)["outcome"])
-        # It is over, so it cannot be parked: an alert is the only way to hear of it here.
-        _, _, metrics = await chain.request("GET", f"{chain.stage}/metrics")
-        assert b'stage_defects_total{where="run"} 1.0' in metrics
+        assert (409, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+        view = await chain.view("s-1")
+        assert ("misfit", "unknown") == (view["parked_cause"], view["standing"])
 
 
 async def test_asking_for_a_saga_of_another_version_parks_it_once(tmp_path: Path) -> None:
@@ -256,10 +255,11 @@ async def test_asking_for_a_saga_of_another_version_parks_it_once(tmp_path: Path
         await chain.until("s-1", lambda saga: saga["parked"])
         before = await chain.events("s-1")
         for _ in range(3):
-            assert 500 == (await chain.send("s-1"))[0]
-            assert 500 == (await chain.compensate("s-1"))[0]
+            assert 202 == (await chain.send("s-1"))[0]
+            assert 409 == (await chain.compensate("s-1"))[0]
             await asyncio.sleep(0.1)  # it would be parked behind the answer
-        assert before == await chain.events("s-1")
+        asked = ["recovered", "compensation_requested", "parked"]  # once, and kept
+        assert [*before, *asked] == await chain.events("s-1")
 
 
 async def test_a_payload_that_a_newer_version_refuses_is_answered_if_it_was_taken_before(

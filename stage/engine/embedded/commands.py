@@ -15,6 +15,7 @@ from stage.core import events as e
 from stage.core.errors import StoreUnavailable
 from stage.core.machine import asked_before, evolve
 from stage.core.questions import past_pivot
+from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
@@ -55,7 +56,7 @@ class EmbeddedCommands(EmbeddedQueries):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._participant = parts.participant
-        self._plan = parts.participant.plan
+        self._plan_hash = parts.plan_hash
         self._forwards = any(step.kind is StepKind.FORWARD for step in self._plan.steps)
         self._opening = parts.opening
         self._limits = parts.limits
@@ -166,17 +167,18 @@ class EmbeddedCommands(EmbeddedQueries):
         saga_id: str,
         *,
         asked: CompensateRequest,
+        requester: Requester = Requester.CLAIMED,
         trace: TraceContext,
         wait_seconds: float,
     ) -> Snapshot:
         """See `ports.engine.Commands`."""
         until = loop_time() + wait_seconds
-        opening = self._compensation(saga_id, asked, trace)
+        opening = self._compensation(saga_id, asked, requester, trace)
         request = opening.signal
         assert isinstance(request, e.CompensationRequested)
 
         def needless(saga: Saga) -> bool:
-            return asked_before(self._plan, saga, request)
+            return asked_before(saga.under(self._plan), saga, request)
 
         while True:
             try:
@@ -197,11 +199,16 @@ class EmbeddedCommands(EmbeddedQueries):
                     return found
 
     def _compensation(
-        self, saga_id: str, asked: CompensateRequest, trace: TraceContext
+        self,
+        saga_id: str,
+        asked: CompensateRequest,
+        requester: Requester,
+        trace: TraceContext,
     ) -> OpenRequest:
         request = e.CompensationRequested(
             at=self._clock.now(),
             requested_by=asked.requested_by,
+            requester=requester,
             reason=asked.reason,
             compensated=asked.outcome is Outcome.COMPENSATED,
         )
@@ -227,7 +234,7 @@ class EmbeddedCommands(EmbeddedQueries):
         if not await self._joined(live, until) or live.over or live.saga is None:
             return None
         self._opening.check(live.saga, request)
-        if not asked_before(self._plan, live.saga, request):
+        if not asked_before(live.saga.under(self._plan), live.saga, request):
             try:
                 await self._durably(live, request, until)
             except NotLive:
@@ -253,7 +260,7 @@ class EmbeddedCommands(EmbeddedQueries):
             if now is None:
                 return None
             self._opening.check(now.saga, verb)
-            return replace(now, saga=evolve(self._plan, now.saga, verb))
+            return replace(now, saga=evolve(now.saga.under(self._plan), now.saga, verb))
         soon = loop_time()
         while True:
             try:
@@ -337,6 +344,8 @@ class EmbeddedCommands(EmbeddedQueries):
                 upstream=upstream_of(envelope),
                 deferred=respond_async,
                 baggage=trace.baggage,
+                version=self._plan.version,
+                plan_hash=self._plan_hash,
             ),
         )
 
@@ -347,7 +356,8 @@ class EmbeddedCommands(EmbeddedQueries):
         """True when waiting for the compensation would not change the answer."""
         if saga is None or saga.parked or saga.forgotten or saga.state in COMPENSATION_OVER:
             return True
-        return past_pivot(self._plan, saga)
+        plan = saga.under(self._plan)
+        return plan.newer or past_pivot(plan, saga)
 
 
 async def _within(future: asyncio.Future[None], until: float) -> None:

@@ -22,6 +22,7 @@ from stage.engine.saga.journal import Journal
 from stage.engine.saga.opening import Opening, OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.engine.saga.tombstones import TombstoneShares
+from stage.engine.saga.versions import Versions
 from stage.ports.author_code import UNWATCHED, AuthorCode
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, SagaLost
@@ -49,10 +50,12 @@ class EmbeddedEngine(EmbeddedCommands):
         code: AuthorCode = UNWATCHED,
     ) -> None:
         """`render` makes the answer of a saga that ends; it is stored, and never made again."""
+        # Long because it lists the parts in the order in which they need each other.
         clock, limits = clock or SystemClock(), limits or EngineLimits()
         ownership, window = store.ownership, limits.compensation_window_seconds
-        interpreter = Interpreter(participant, observer, clock)
-        journal = Journal(participant, observer, render)
+        versions = Versions(participant)
+        interpreter = Interpreter(versions, observer, clock)
+        journal = Journal(versions, observer, render)
         opening = Opening(interpreter, journal, store, observer, clock, self._admit, code)
         units = LiveUnits(interpreter, opening, journal, store, clock)
         sender = Sender(interpreter, peers, ownership, clock)
@@ -60,6 +63,7 @@ class EmbeddedEngine(EmbeddedCommands):
         super().__init__(
             Parts(
                 participant=participant,
+                plan_hash=versions.plan_hash,
                 opening=opening,
                 sagas=sagas,
                 units=units,
@@ -70,7 +74,9 @@ class EmbeddedEngine(EmbeddedCommands):
             )
         )
         self._lease = Lease(sagas, ownership, observer, clock)
-        self._recovery = Recovery(sagas, ownership, observer, clock, limits)
+        self._recovery = Recovery(
+            sagas, ownership, observer, clock, limits, participant.plan.version
+        )
         self._retention = Retention(store, observer, clock, window)
         self._tombstones = TombstoneShares(limits.upstreams)
         self._code = code

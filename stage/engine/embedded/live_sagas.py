@@ -31,7 +31,9 @@ from stage.ports.observer import Observer, TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.stage import Failed
 
-REFUSALS = (StoreUnavailable, Busy, NotAllowed, DeadlineOver, SagaLost, HeldElsewhere)
+REFUSALS = (
+    StoreUnavailable, Busy, NotAllowed, DeadlineOver, SagaLost, Unsettled, HeldElsewhere,
+)  # fmt: skip
 """An outcome for the caller that asked, and no defect."""
 
 
@@ -96,16 +98,16 @@ class LiveSagas:
         """
         sagas = [live.saga for live in list(self._live.values()) if live.saga is not None]
         return sum(
-            self._in_doubt(name, step)
+            self._in_doubt(saga, name, step)
             for saga in sagas
             if saga.parked_cause not in PARKED_IN_DOUBT
             for name, step in saga.steps.items()
         )
 
-    def _in_doubt(self, name: str, step: StepState) -> bool:
+    def _in_doubt(self, saga: Saga, name: str, step: StepState) -> bool:
         """In doubt, being probed, or a call that is repeated because it was in doubt."""
         repeated = step.phase is Phase.STARTED and step.doubted
-        if repeated and self._plan.step(name).kind is StepKind.CALL:
+        if repeated and saga.under(self._plan).step(name).kind is StepKind.CALL:
             return True
         return step.phase in (Phase.IN_DOUBT, Phase.PROBING)
 

@@ -146,7 +146,7 @@ class LiveUnits:
                 if item.durable is not None and not item.durable.done():
                     item.durable.set_exception(error)
                 continue
-            saga = evolve(self._plan, saga, item.event)
+            saga = evolve(saga.under(self._plan), saga, item.event)
             allowed.append(item)
         return allowed
 

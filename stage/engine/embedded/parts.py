@@ -18,6 +18,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of one engine."""
 
     participant: Participant
+    plan_hash: str
     opening: Opening
     sagas: LiveSagas
     units: LiveUnits

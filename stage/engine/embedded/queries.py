@@ -27,6 +27,7 @@ class EmbeddedQueries:
         self._units = parts.units
         self._elsewhere = parts.elsewhere
         self._store = parts.store
+        self._plan = parts.participant.plan
         self._clock = parts.clock
 
     async def get_saga(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
@@ -108,7 +109,7 @@ class EmbeddedQueries:
 
     async def backlog(self) -> Backlog:
         """See `ports.engine.Queries`."""
-        return await self._store.backlog(self._clock.now())
+        return await self._store.backlog(self._clock.now(), self._plan.version)
 
     async def _written(self) -> None:
         """Let a query find what was answered before, unless that takes long.

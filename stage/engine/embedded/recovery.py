@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 
 from stage.core.errors import StoreUnavailable
+from stage.core.steps import VERSION_MAX
 from stage.engine.embedded.limits import (
     DUE_IDS_MAX,
     RECOVERY_BURST,
@@ -33,12 +34,15 @@ class Recovery:
         observer: Observer,
         clock: Clock,
         limits: EngineLimits,
+        version: int = VERSION_MAX,
     ) -> None:
+        """Sagas of a newer `version` than that of this release are left alone (rule 32)."""
         self._sagas = sagas
         self._ownership = ownership
         self._observer = observer
         self._clock = clock
         self._limits = limits
+        self._version = version
         self._backlog: deque[str] = deque()
         """Claimed sagas, to be opened as soon as there is room."""
         self._more = asyncio.Event()
@@ -53,11 +57,14 @@ class Recovery:
 
     async def start(self) -> None:
         """Claim every unfinished saga, begin to open them, and begin the rounds."""
-        self._backlog.extend(await self._ownership.claim(self._clock.now(), RECOVERY_IDS_MAX))
+        self._backlog.extend(await self._claim(RECOVERY_IDS_MAX))
         self.recovered = True
         self._open_some()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(each) for each in (self._recover(), self._scan())]
+
+    async def _claim(self, limit: int) -> list[str]:
+        return await self._ownership.claim(self._clock.now(), limit, self._version)
 
     def stop(self) -> None:
         """Begin no further round."""
@@ -105,7 +112,7 @@ class Recovery:
             if self._backlog:
                 continue
             try:
-                self._backlog.extend(await self._ownership.claim(self._clock.now(), DUE_IDS_MAX))
+                self._backlog.extend(await self._claim(DUE_IDS_MAX))
                 self._more.set()
             except StoreUnavailable:
                 pass  # it is looked for again

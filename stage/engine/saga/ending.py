@@ -10,7 +10,7 @@ from msgspec import UNSET
 from stage.core.questions import Standing, anything_stood, standing, standing_apart
 from stage.core.saga import Saga
 from stage.core.states import SagaState
-from stage.core.steps import FORWARD_PREFIX
+from stage.core.steps import FORWARD_PREFIX, Plan
 from stage.engine.saga.context import Context, Output, output_of
 from stage.ports.stage import Participant
 from stage.wire.ending import Ending, EndingKind
@@ -27,7 +27,7 @@ def ending_of(
         if output is UNSET:
             output = output_of(participant, saga, context, saga.updated_at)
         data = _added(participant, saga, output)
-    stands, may_stand = _standing(participant, saga, kind)
+    stands, may_stand = _standing(saga.under(participant.plan), saga, kind)
     return Ending(
         saga_id=saga.id,
         kind=kind,
@@ -52,10 +52,9 @@ def _kind_of(saga: Saga) -> tuple[EndingKind, Outcome]:
 
 
 def _standing(
-    participant: Participant, saga: Saga, kind: EndingKind
+    plan: Plan, saga: Saga, kind: EndingKind
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """The effects that stand and those that may; None where nothing can."""
-    plan = participant.plan
     match kind:
         case EndingKind.FAILED_TO_COMPENSATE:
             stands, may_stand = standing_apart(plan, saga)

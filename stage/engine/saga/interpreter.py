@@ -15,16 +15,17 @@ import msgspec
 from msgspec import UNSET
 
 from stage.core import events as e
+from stage.core.bindings import binding_of
 from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
-from stage.core.ids import Direction, idempotency_key
+from stage.core.ids import Direction, compensation_key, idempotency_key, step_of_key
 from stage.core.machine import Impossible, decide, evolve
 from stage.core.questions import past_pivot
 from stage.core.raised import raised
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
-from stage.core.steps import FORWARD_PREFIX, StepKind
+from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
 from stage.engine.saga.attempts import (
     as_repeat,
     end_event,
@@ -32,6 +33,7 @@ from stage.engine.saga.attempts import (
     stored_requests,
 )
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
+from stage.engine.saga.versions import Versions
 from stage.ports.clock import Clock
 from stage.ports.observer import Attempt, Observer, Span, TraceContext
 from stage.ports.stage import (
@@ -42,6 +44,7 @@ from stage.ports.stage import (
     RunView,
     Send,
     Turn,
+    family_of,
 )
 from stage.ports.store import Entry, Unit
 from stage.wire.text import sendable
@@ -66,11 +69,12 @@ class Outgoing(msgspec.Struct, kw_only=True):
 class Transition(msgspec.Struct, kw_only=True):
     """Where the unit left the saga, the events it appended, and what is to be sent.
 
-    `ended` are the spans of attempts that ended within the unit: it may still be undone or
-    repeated, so they are ended once it is durable. `output` is what the stage adds, once that was
-    asked for: downstream and the answer get the same.
+    `plan` is that which the saga runs under. `ended` are the spans of attempts that ended within
+    the unit: it may still be undone or repeated, so they are ended once it is durable. `output` is
+    what the stage adds, once that was asked for: downstream and the answer get the same.
     """
 
+    plan: Plan
     saga: Saga
     events: list[e.Event]
     outgoing: list[Outgoing]
@@ -82,22 +86,28 @@ class Transition(msgspec.Struct, kw_only=True):
 class Interpreter:
     """Advances the sagas of one stage."""
 
-    def __init__(self, participant: Participant, observer: Observer, clock: Clock) -> None:
-        self.participant = participant
-        self.plan = participant.plan
+    def __init__(self, versions: Versions, observer: Observer, clock: Clock) -> None:
+        self.versions = versions
+        self.plan = versions.newest.plan
+        """That of the newest version; a saga may run under another one (`Saga.under`)."""
+        self._bindings: dict[int, dict[str, e.Binding]] = {
+            each.plan.version: {step.name: binding_of(step) for step in each.plan.steps}
+            for each in family_of(versions.newest)
+        }
         self._observer = observer
         self._clock = clock
 
     def fold(self, saga_id: str, entries: Sequence[Entry]) -> Saga:
         """The state of a saga from its journal. Raises JournalMismatch."""
-        saga = Saga(id=saga_id)
+        saga = self.versions.begin(saga_id, entries)
+        plan = saga.under(self.plan)
         try:
             for entry in entries:
-                saga = evolve(self.plan, saga, entry.event)
+                saga = evolve(plan, saga, entry.event)
         except (Impossible, KeyError) as error:
             raise JournalMismatch(
                 f"the journal of saga {saga_id} does not fit stage {self.plan.stage!r} as it is"
-                f" declared now ({error}): run it with the version that wrote it, or settle it"
+                f" declared now ({error}): deploy the version that wrote it, or forget the saga"
             ) from error
         return saga
 
@@ -115,12 +125,15 @@ class Interpreter:
         `run` is the span of the live saga, below which those of the attempts stand. `output` is
         that of the transitions before, where it is known.
         """
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
+        plan = saga.under(self.plan)
+        done = Transition(
+            plan=plan, saga=saga, events=[], outgoing=[], rest_until=None, output=output
+        )
         for event in events:
             self._record(done, event)
         now = self._clock.now()
         for _ in range(DECISIONS_MAX):
-            for command in decide(self.plan, done.saga, now):
+            for command in decide(plan, done.saga, now):
                 match command:
                     case Record(event=e.Completed() as completed):
                         self._record(done, self._complete(done, context, completed, run))
@@ -147,22 +160,26 @@ class Interpreter:
 
         Nothing is sent or run for it: it has only to be written down.
         """
-        if len(saga.steps) < len(self.plan.steps) or not all(
+        plan = saga.under(self.plan)
+        if len(saga.steps) < len(plan.steps) or not all(
             isinstance(event, e.StepSucceeded) and event.step.startswith(FORWARD_PREFIX)
             for event in events
         ):
             return None
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
+        done = Transition(
+            plan=plan, saga=saga, events=[], outgoing=[], rest_until=None, output=output
+        )
         for event in events:
             self._record(done, event)
-        match decide(self.plan, done.saga, self._clock.now()):
+        match decide(plan, done.saga, self._clock.now()):
             case (Record(event=e.Completed() as completed),):
                 self._record(done, self._complete(done, context, completed, run))
         return done if done.saga.state is SagaState.COMPLETED else None
 
     def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Transition:
         """Fold the events and act on none of them yet; the saga is due at once."""
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=now)
+        plan = saga.under(self.plan)
+        done = Transition(plan=plan, saga=saga, events=[], outgoing=[], rest_until=now)
         for event in events:
             self._record(done, event)
         return done
@@ -175,7 +192,7 @@ class Interpreter:
             self._output(done, context, completed.at, run)
         except Exception as error:
             reason = sendable(f"the output raised {raised(error)}")
-            if past_pivot(self.plan, done.saga):
+            if past_pivot(done.plan, done.saga):
                 cause = ParkCause.OUTPUT_FAILED
                 return e.Parked(at=completed.at, cause=cause, reason=reason)
             return e.TurnedBack(at=completed.at, reason=reason)
@@ -187,11 +204,14 @@ class Interpreter:
         """The output of the stage, asked for once. Raises what the author's function raises."""
         if done.output is UNSET:
             with span.current():
-                done.output = output_of(self.participant, done.saga, context, now)
+                participant = self.versions.of(done.saga)
+                done.output = output_of(participant, done.saga, context, now)
         return done.output
 
     def _record(self, done: Transition, event: e.Event) -> None:
-        done.saga = evolve(self.plan, done.saga, event)
+        done.saga = evolve(done.plan, done.saga, event)
+        if done.plan.renamed:
+            event = _as_journaled(done.plan, done.saga, event)
         done.events.append(event)
 
     async def _do(
@@ -207,7 +227,7 @@ class Interpreter:
         if do.kind is AttemptKind.TELL:
             self._tell(done, do, now, trace)
             return now
-        if self.plan.by_name[do.step].kind is StepKind.TRANSACTION:
+        if done.plan.by_name[do.step].kind is StepKind.TRANSACTION:
             return await self._transact(unit, done, context, do, now, trace)
         self._prepare(done, context, do, now, trace)
         return now
@@ -222,12 +242,12 @@ class Interpreter:
         trace: TraceContext,
     ) -> float:
         """Run a transaction or its compensation in this unit, and record how and when it ended."""
-        span = self._span(done.saga, do, trace)
+        span = self._span(done, do, trace)
         view = view_of(
-            self.plan.stage,
+            done.plan.stage,
             done.saga,
             context,
-            key=self._key(done.saga, do),
+            key=self._key(done, do),
             attempt=do.attempt,
             now=now,
         )
@@ -236,19 +256,29 @@ class Interpreter:
                 at=now, step=do.step, attempt=do.attempt, span=span.span_id
             )
             self._record(done, started)
-        turn = await self._run_transaction(unit, do, view, span)
-        event = end_event(do, turn, self._clock.now())
+        participant = self.versions.of(done.saga)
+        turn = await self._run_transaction(participant, unit, do, view, span)
+        event: e.Event = end_event(do, turn, self._clock.now())
         if isinstance(event, e.StepSucceeded):
             event = msgspec.structs.replace(event, span=span.span_id)
+        event = self._binding(done.saga, event)
         self._record(done, event)
         done.ended.append((span, event))
         return event.at
 
+    def _binding(self, saga: Saga, event: e.Event) -> e.Event:
+        """The first event of a transaction, with what it binds; any other as it is (rule 32)."""
+        match event:
+            case e.StepSucceeded() | e.StepRefused() | e.StepTransient():
+                if event.step not in saga.steps:
+                    bound = self._bindings[saga.version][event.step]
+                    return msgspec.structs.replace(event, bound=bound)
+        return event
+
     async def _run_transaction(
-        self, unit: Unit, do: Do, view: RunView, span: Span
+        self, participant: Participant, unit: Unit, do: Do, view: RunView, span: Span
     ) -> Finished | Failed:
         """How the author's function ended; what it wrote is undone where it failed."""
-        participant = self.participant
         try:
             with span.current():
                 result = await unit.attempt(
@@ -268,9 +298,10 @@ class Interpreter:
         self, done: Transition, context: Context, do: Do, now: float, trace: TraceContext
     ) -> None:
         """Write down the intent of a call, a probe, a forward or their compensation."""
-        step = self.plan.by_name[do.step]
-        span = self._span(done.saga, do, trace)
-        key = self._key(done.saga, do)
+        # Long because each kind of request is made where its intent is written.
+        step = done.plan.by_name[do.step]
+        span = self._span(done, do, trace)
+        key = self._key(done, do)
         outgoing = Outgoing(do=do, span=span, key=key)
         request: e.Request | None = None
         if step.kind is StepKind.CALL:
@@ -288,12 +319,16 @@ class Interpreter:
             else:
                 try:
                     output = self._output(done, context, now, span)
-                    outgoing.body = enriched(self.plan.stage, done.saga, context, output)
+                    outgoing.body = enriched(done.plan.stage, done.saga, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
                     reason = f"the output raised {raised(error)}"
                     outgoing.turn = Failed(kind=FailureKind.REFUSED, reason=reason)
-        self._record(done, self._started(do, key, span, request, now))
+        started = self._started(do, key, span, request, now)
+        if isinstance(started, e.StepStarted) and do.step not in done.saga.steps:
+            bound = self._bindings[done.saga.version][do.step]
+            started = msgspec.structs.replace(started, bound=bound)
+        self._record(done, started)
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
             event = end_event(do, outgoing.turn, self._clock.now())
             self._record(done, event)
@@ -345,7 +380,7 @@ class Interpreter:
                 assert_never(do.kind)
 
     def _tell(self, done: Transition, do: Do, now: float, trace: TraceContext) -> None:
-        span = self._span(done.saga, do, trace)
+        span = self._span(done, do, trace)
         self._record(done, self._started(do, "", span, None, now))
         done.outgoing.append(Outgoing(do=do, span=span, key=""))
 
@@ -353,24 +388,28 @@ class Interpreter:
         self, saga: Saga, context: Context, do: Do, key: str, now: float, span: Span
     ) -> Conversation:
         """A conversation with the author's function for that call, all of it under that span."""
-        view = view_of(self.plan.stage, saga, context, key=key, attempt=do.attempt, now=now)
+        stage = saga.under(self.plan).stage
+        view = view_of(stage, saga, context, key=key, attempt=do.attempt, now=now)
         with span.current():  # a conversation keeps the context in which it was made
-            return self.participant.converse(do.kind, do.step, view)
+            return self.versions.of(saga).converse(do.kind, do.step, view)
 
-    def _key(self, saga: Saga, do: Do) -> str:
-        if do.kind is not AttemptKind.COMPENSATE:
-            return idempotency_key(saga.id, self.plan.stage, do.step, Direction.EXECUTE)
-        number = saga.steps[do.step].compensation_keys
-        return idempotency_key(
-            saga.id, self.plan.stage, do.step, Direction.COMPENSATE, number=number
-        )
+    def _key(self, done: Transition, do: Do) -> str:
+        """The key that the journal binds, or that the names make; that of an undo follows it."""
+        known = done.saga.steps.get(do.step)
+        key = known.key if known is not None else ""
+        if not key:
+            key = idempotency_key(done.saga.id, done.plan.stage, do.step, Direction.EXECUTE)
+        if known is None or do.kind is not AttemptKind.COMPENSATE:
+            return key
+        return compensation_key(key, known.compensation_keys)
 
-    def _span(self, saga: Saga, do: Do, trace: TraceContext) -> Span:
+    def _span(self, done: Transition, do: Do, trace: TraceContext) -> Span:
         links: tuple[str, ...] = ()
+        plan, saga = done.plan, done.saga
         peer = saga.upstream
         if do.step:
             known = saga.steps.get(do.step)
-            peer = self.plan.by_name[do.step].peer
+            peer = plan.by_name[do.step].peer
             if known is not None:
                 links = links_of(known, do.kind)
         elif saga.tell_span:
@@ -378,7 +417,7 @@ class Interpreter:
         return self._observer.attempt(
             Attempt(
                 saga_id=saga.id,
-                stage=self.plan.stage,
+                stage=plan.stage,
                 step=do.step or "tell_upstream",
                 kind=do.kind,
                 number=do.attempt,
@@ -387,3 +426,16 @@ class Interpreter:
                 links=links,
             )
         )
+
+
+def _as_journaled(plan: Plan, saga: Saga, event: e.Event) -> e.Event:
+    """A step keeps the name that it was journaled with, so that an older release can go on.
+
+    That name stands in its key (rule 32).
+    """
+    today: str = getattr(event, "step", "")
+    known = saga.steps.get(today)
+    if known is None or not known.key:
+        return event
+    before = step_of_key(known.key, saga.id, plan.stage)
+    return event if before == today else msgspec.structs.replace(event, step=before)

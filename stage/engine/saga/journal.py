@@ -15,13 +15,14 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState, Tell
+from stage.core.steps import Plan
 from stage.engine.saga.attempts import end_span
 from stage.engine.saga.context import Context, Output, bare_saga
 from stage.engine.saga.cut_off import CutOff
 from stage.engine.saga.ending import ending_of
 from stage.engine.saga.interpreter import Transition
+from stage.engine.saga.versions import Versions
 from stage.ports.observer import Attempt, Observer, Span
-from stage.ports.stage import Participant
 from stage.ports.store import SagaRow, Unit
 from stage.wire.ending import Render
 from stage.wire.text import sendable
@@ -47,9 +48,9 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 class Journal:
     """Writes the journals of one stage."""
 
-    def __init__(self, participant: Participant, observer: Observer, render: Render) -> None:
-        self._participant = participant
-        self._plan = participant.plan
+    def __init__(self, versions: Versions, observer: Observer, render: Render) -> None:
+        self._versions = versions
+        self._plan = versions.newest.plan
         self._observer = observer
         self._render = render
 
@@ -90,6 +91,7 @@ class Journal:
             ),
             row=parked,
             transition=Transition(
+                plan=self._plan,
                 saga=bare_saga(parked),
                 events=[e.Parked(at=now, cause=cause, reason=reason)],
                 outgoing=[],
@@ -114,6 +116,7 @@ class Journal:
     def report(self, stored: Stored) -> None:
         """Report what has become durable: ended attempts, lost ones, and every event."""
         saga_id = stored.row.id
+        stage = stored.transition.plan.stage
         for span, event in stored.transition.ended:
             end_span(span, event)
         for lost in stored.cut_off:
@@ -121,7 +124,7 @@ class Journal:
         for event in stored.transition.events:
             self._observer.happened(
                 saga_id,
-                self._plan.stage,
+                stage,
                 event,
                 stored.context.trace,
                 accepted_at=stored.row.accepted_at,
@@ -129,14 +132,14 @@ class Journal:
 
     def _report_cut_off(self, stored: Stored, lost: CutOff) -> None:
         """Report an attempt that its own process could not report: it is gone."""
-        saga = stored.transition.saga
+        saga, plan = stored.transition.saga, stored.transition.plan
         attempt = Attempt(
             saga_id=saga.id,
-            stage=self._plan.stage,
+            stage=plan.stage,
             step=lost.step or "tell_upstream",
             kind=lost.kind,
             number=lost.attempt,
-            peer=self._plan.step(lost.step).peer if lost.step else saga.upstream,
+            peer=_peer(plan, lost.step) if lost.step else saga.upstream,
             parent=stored.context.trace,
             links=lost.links,
         )
@@ -170,6 +173,7 @@ class Journal:
             accepted_at=saga.accepted_at,
             updated_at=saga.updated_at,
             fingerprint=context.fingerprint,
+            version=saga.version,
             parked=saga.parked,
             parked_cause=saga.parked_cause,
             due_at=_due_at(saga, transition.rest_until, running),
@@ -186,8 +190,13 @@ class Journal:
     ) -> tuple[int | None, bytes]:
         if not (saga.ended or saga.forgotten):
             return None, b""
-        answer = self._render(ending_of(self._participant, saga, context, output))
+        answer = self._render(ending_of(self._versions.of(saga), saga, context, output))
         return answer.status, answer.body
+
+
+def _peer(plan: Plan, step: str) -> str:
+    """The peer of a step by its journaled name."""
+    return plan.step(plan.renamed.get(step, step)).peer
 
 
 def _due_at(saga: Saga, rest_until: float | None, running: bool) -> float | None:

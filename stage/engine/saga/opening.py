@@ -11,7 +11,7 @@ from stage.core import events as e
 from stage.core.errors import JournalMismatch
 from stage.core.lost import doubts_after_restore
 from stage.core.machine import asked_before, at_rest, evolve
-from stage.core.questions import may_ask_to_compensate
+from stage.core.questions import belongs_to
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
@@ -23,7 +23,7 @@ from stage.engine.saga.journal import Journal, Stored
 from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
-from stage.ports.engine import DeadlineOver, NotAllowed, NotYours
+from stage.ports.engine import DeadlineOver, NotAllowed, NotYours, Unsettled
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.store import LostSaga, SagaRow, Store, Unit
 
@@ -122,9 +122,11 @@ class Opening:
         if isinstance(request.signal, e.CompensationRequested):
             self.check(saga, request.signal)  # also where the request would change nothing
         asked = self._asked(saga, request)
+        found = _Found(row=row, saga=saga, context=context, lost=cut_off(entries))
+        if saga.under(self._plan).newer:
+            return await self._leave_alone(unit, request, found, asked)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
-        found = _Found(row=row, saga=saga, context=context, lost=cut_off(entries))
         return await self._take_over(unit, request, found, asked)
 
     def _asked(self, saga: Saga, request: OpenRequest) -> list[e.Event]:
@@ -136,7 +138,7 @@ class Opening:
             case None:
                 return []
             case e.CompensationRequested():
-                return [] if asked_before(self._plan, saga, signal) else [signal]
+                return [] if asked_before(saga.under(self._plan), saga, signal) else [signal]
             case e.AnswerDeferred():
                 return [] if saga.ended or saga.deferred else [signal]
             case _:
@@ -152,18 +154,19 @@ class Opening:
         """Go on with a saga under the next epoch: what was in flight is in doubt from here on."""
         saga, context, lost = found.saga, found.context, found.lost
         now, held = self._clock.now(), saga.epoch
+        plan = saga.under(self._plan)
         at = min([now, *(event.at for event in asked)])
         recovered = e.Recovered(
             at=at,
             epoch=held + 1,
-            rested=at_rest(self._plan, saga),
+            rested=at_rest(plan, saga),
             innocent=self._code.innocent(saga.id),
         )
         for event in asked:
-            self.check(evolve(self._plan, saga, recovered), event)
+            self.check(evolve(plan, saga, recovered), event)
         turned = any(isinstance(event, _CHANGES_THE_WAY) for event in asked)
         restored_at = self._store.identity.restored_at
-        asked = [*doubts_after_restore(self._plan, saga, restored_at, at), *asked]
+        asked = [*doubts_after_restore(plan, saga, restored_at, at), *asked]
         if not (saga.ended or turned):
             asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
@@ -179,11 +182,30 @@ class Opening:
         await self._journal.write(unit, stored, epoch=held, mail=request.mail)
         return msgspec.structs.replace(stored, span=span, cut_off=lost)
 
+    async def _leave_alone(
+        self, unit: Unit, request: OpenRequest, found: _Found, asked: list[e.Event]
+    ) -> Stored:
+        """A newer release accepted it, and goes on with it; a request to compensate is kept."""
+        row, saga, context = found.row, found.saga, found.context
+        kept = [event for event in asked if isinstance(event, e.CompensationRequested)]
+        for event in kept:
+            self.check(saga, event)
+        if not kept:
+            if request.offer is not None and not row.answered:
+                raise Unsettled(f"{saga.under(self._plan).misfit}: it goes on there")
+            return self._replay(request, row, context, saga)
+        transition = self._interpreter.note(saga, kept, self._clock.now())
+        stored = self._journal.store(transition, context, before=row)
+        await self._journal.write(unit, stored, epoch=saga.epoch, mail=request.mail)
+        transition.rest_until = None  # it is due, and not here
+        return msgspec.structs.replace(stored, replayed=True)
+
     def _replay(self, request: OpenRequest, row: SagaRow, context: Context, saga: Saga) -> Stored:
         """Nothing is to be run: the saga answers from what is stored."""
         if request.signal is not None:
             self.check(saga, request.signal)
-        transition = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        plan = saga.under(self._plan)
+        transition = Transition(plan=plan, saga=saga, events=[], outgoing=[], rest_until=None)
         return Stored(context=context, row=row, transition=transition, replayed=True)
 
     async def _begin(self, unit: Unit, request: OpenRequest) -> Stored | None:
@@ -267,7 +289,7 @@ class Opening:
         if asked.traceparent != trace.traceparent:
             links.append(asked.traceparent)
         return self._observer.run(
-            request.saga_id, self._plan.stage, trace, [link for link in links if link]
+            request.saga_id, saga.under(self._plan).stage, trace, [link for link in links if link]
         )
 
     def check(self, saga: Saga, event: e.Event) -> None:
@@ -275,14 +297,14 @@ class Opening:
 
         NotYours for a request to compensate of a neighbour that the saga does not belong to.
         """
-        if isinstance(event, e.CompensationRequested) and not may_ask_to_compensate(
-            self._plan, saga, event.requested_by
+        if isinstance(event, e.CompensationRequested) and not belongs_to(
+            saga.under(self._plan), saga, event.requester, event.requested_by
         ):
             raise NotYours(
                 f"saga {saga.id} was neither opened by {event.requested_by} nor handed on to it"
             )
         if isinstance(event, e.Verb):
-            reason = refuse_verb(self._plan, saga, event)
+            reason = refuse_verb(saga.under(self._plan), saga, event)
             if reason is not None:
                 raise NotAllowed(reason)
 

@@ -105,8 +105,11 @@ class Sender:
 
     def _gate(self, saga: Saga, do: Do) -> Gate:
         """The way to the peer of an attempt; an upstream that is not configured shares one."""
-        if do.step:
+        if do.step and saga.plan is None:
             return self._gate_of_step[do.step]
+        if do.step:
+            step = saga.under(self._plan).step(do.step)
+            return self._gates.of(f"{_KINDS[step.kind]}.{step.peer}")
         known = self._neighbours.is_upstream(saga.upstream)
         return self._gates.of(f"upstreams.{saga.upstream}" if known else "")
 
@@ -116,7 +119,7 @@ class Sender:
         do = outgoing.do
         if do.kind is AttemptKind.TELL:
             return self._tell(saga, outgoing)
-        if self._plan.by_name[do.step].kind is StepKind.CALL:
+        if saga.under(self._plan).by_name[do.step].kind is StepKind.CALL:
             return self._call(saga, context, outgoing, journal)
         if do.kind is AttemptKind.EXECUTE:
             return self._forward(saga, outgoing)
@@ -127,7 +130,7 @@ class Sender:
     async def _call(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.AttemptEnd:
-        step = self._plan.by_name[outgoing.do.step]
+        step = saga.under(self._plan).step(outgoing.do.step)
         budget = None if outgoing.do.kind is AttemptKind.COMPENSATE else self._budget(saga)
         seconds = step.timeout_seconds
         if outgoing.do.kind is AttemptKind.EXECUTE and budget is not None:
@@ -153,7 +156,8 @@ class Sender:
         seconds: float,
     ) -> e.AttemptEnd:
         # Long because the request of each turn is built where its intent became durable.
-        do, step = outgoing.do, self._plan.by_name[outgoing.do.step]
+        do = outgoing.do
+        step = saga.under(self._plan).step(do.step)
         stored = stored_requests(saga, do)
         turn, conversation = outgoing.turn, outgoing.conversation
         assert conversation is not None and turn is not None
@@ -207,7 +211,7 @@ class Sender:
         return turn.request
 
     async def _forward(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
-        step = self._plan.by_name[outgoing.do.step]
+        step = saga.under(self._plan).step(outgoing.do.step)
         budget = self._budget(saga)
         seconds = step.timeout_seconds
         if budget is not None:
@@ -230,7 +234,7 @@ class Sender:
         From there on only a word on the saga itself says that it is not done.
         """
         name = outgoing.do.step
-        step = self._plan.step(name)
+        step = saga.under(self._plan).step(name)
         trace, timeout = outgoing.span.context, step.timeout_seconds
         shown = await self._neighbours.get_outcome(step.peer, saga.id, trace=trace, timeout=timeout)
         reply: ForwardReply
@@ -262,12 +266,12 @@ class Sender:
                 assert_never(reply)
 
     async def _compensate_downstream(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
-        name = outgoing.do.step
+        name, plan = outgoing.do.step, saga.under(self._plan)
         reply = await self._neighbours.compensate(
-            self._plan.step(name).peer,
+            plan.step(name).peer,
             saga.id,
             CompensateRequest(
-                requested_by=self._plan.stage,
+                requested_by=plan.stage,
                 reason=saga.detail,
                 first_sent_at=saga.accepted_at,  # no later than that
             ),
@@ -307,7 +311,7 @@ class Sender:
             saga.upstream,
             saga.id,
             CompensateRequest(
-                requested_by=self._plan.stage,
+                requested_by=saga.under(self._plan).stage,
                 reason=saga.detail,
                 outcome=Outcome.COMPENSATED if saga.state is SagaState.COMPENSATED else None,
             ),

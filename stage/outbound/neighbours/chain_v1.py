@@ -304,7 +304,6 @@ def _lost(answer: Answer, *, certain: bool = False) -> Lost:
 
 def _reason(answer: Answer) -> str:
     problem = decode_problem(answer.body)
-    if problem is None:
-        return f"answered {answer.status}"
-    text = problem.detail or problem.title
-    return f"answered {answer.status}: {text}"[:REASON_CHARS_MAX]
+    text = "" if problem is None else problem.detail or problem.title
+    said = f": {text}" if text else ""
+    return f"answered {answer.status}{said}"[:REASON_CHARS_MAX]

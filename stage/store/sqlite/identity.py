@@ -34,6 +34,12 @@ class DatabaseFile(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: that of any stage."""
     release: str = ""
     must_exist: bool = False
+    former: tuple[str, ...] = ()
+    """Names that the stage had before: a database keeps the one that it was made under."""
+    lock_wait_seconds: float = 0.0
+    """How long to wait at start for the process that has the file."""
+    waiting: Callable[[str], None] = lambda reason: None
+    """Notified once, with the reason, when the wait begins."""
     now: Callable[[], float] = time.time
     """The instant at which a database that is made was born."""
 
@@ -145,10 +151,12 @@ def refuse_foreign(connection: sqlite3.Connection, file: DatabaseFile) -> None:
 
 def refuse_owner(found: Identity | None, file: DatabaseFile) -> None:
     """Raise ConfigurationError for the database of another stage."""
-    if found is not None and file.stage and found.stage and file.stage != found.stage:
+    names = ("", file.stage, *file.former)
+    if found is not None and file.stage and found.stage not in names:
         raise ConfigurationError(
             f"the database {file.path} is that of stage {found.stage!r}, and this is stage"
-            f" {file.stage!r}: give this one a path of its own"
+            f" {file.stage!r}: give this one a path of its own, or declare that stage as"
+            " supersedes= where it is this one's former name"
         )
 
 
@@ -169,7 +177,7 @@ def take(connection: sqlite3.Connection, file: DatabaseFile, now: float) -> Iden
         write_identity(connection, found)
         return found
     named = msgspec.structs.replace(
-        found, stage=file.stage or found.stage, release=file.release or found.release
+        found, stage=found.stage or file.stage, release=file.release or found.release
     )
     if named != found:
         try:

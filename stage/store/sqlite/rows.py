@@ -16,7 +16,7 @@ _CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for caus
 
 
 def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
-    """The parameters ?1 to ?16 of `insert_saga` and `save_saga`."""
+    """The parameters ?1 to ?17 of `insert_saga` and `save_saga`."""
     return (
         row.id,
         f"{row.state}",  # an exact str: sqlite3 looks for an adapter of any other type
@@ -34,6 +34,7 @@ def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
         row.answer_status,
         codec.encode_answer(row.id, row.answer_body),
         row.parked_cause.value if row.parked_cause is not None else "",
+        row.version,
     )
 
 
@@ -57,6 +58,7 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
         answer_body=codec.decode_answer(row[0], row[14]),
         closed_at=row[15],
         parked_cause=_CAUSES[row[16]],
+        version=row[17],
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from stage.core.errors import ConfigurationError
 from stage.core.states import ParkCause, SagaState
+from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
@@ -36,7 +37,7 @@ from stage.store.sqlite.identity import (
     refuse_removed,
     take,
 )
-from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
 from stage.store.sqlite.making import make_database
 from stage.store.sqlite.page import page_query
 from stage.store.sqlite.statements import statement
@@ -97,7 +98,7 @@ class SqliteStore:
 
         Then a file that is not there is a ConfigurationError, and a migration that is pending.
         """
-        await asyncio.to_thread(self._acquire, may_make=upgrade and not self._file.must_exist)
+        await self._take_turn(may_make=upgrade and not self._file.must_exist)
         try:
             home = await self._connections.open(
                 partial(refuse_foreign, file=self._file),
@@ -122,6 +123,23 @@ class SqliteStore:
         finally:
             await self._connections.close()
             await asyncio.to_thread(self._let_go)
+
+    async def _take_turn(self, *, may_make: bool) -> None:
+        """Take the lock, and wait for the process that has it as long as the file says."""
+        loop, waiting = asyncio.get_running_loop(), False
+        until = loop.time() + self._file.lock_wait_seconds
+        while True:
+            try:
+                await asyncio.to_thread(self._acquire, may_make=may_make)
+            except DatabaseInUse as error:
+                if loop.time() >= until:
+                    raise
+                if not waiting:
+                    self._file.waiting(str(error))
+                    waiting = True
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                return
 
     def _acquire(self, *, may_make: bool) -> None:
         """Take the lock on a file that is there, or is made now. Raises ConfigurationError."""
@@ -187,23 +205,25 @@ class SqliteStore:
         found = await self._read("page_changed", since.at, since.saga_id, since.limit)
         return [rows.saga_row(row, self._codec) for row in found]
 
-    async def due(self, before: float, limit: int) -> list[str]:
+    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return [row[0] for row in await self._read("due_sagas", before, limit)]
+        return [row[0] for row in await self._read("due_sagas", before, limit, version)]
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""
         found: dict[str, int] = dict(await self._read("count_sagas"))
         return {state: found.get(state.value, 0) for state in SagaState}
 
-    async def backlog(self, now: float) -> Backlog:
+    async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
         parked = await self._read("count_parked")
         oldest = await self._read("oldest_unfinished")
-        longest = await self._read("longest_due", now)
+        longest = await self._read("longest_due", now, version)
         undo = await self._read("oldest_compensation")
         lost = await self._read("count_lost")
+        newer = await self._read("count_newer", version)
         return Backlog(
+            newer=newer[0][0],
             lost=lost[0][0],
             parked={ParkCause(cause): count for cause, count in parked},
             oldest_accepted_at=oldest[0][0],

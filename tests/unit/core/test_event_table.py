@@ -16,11 +16,12 @@ from stage.core.event_table import (
     park_cause_of,
     public_members,
 )
+from stage.core.requester import Requester
 from stage.core.states import ParkCause
 
 KINDS = get_args(e.Event)
-NEVER_PUBLIC = frozenset({"baggage", "request", "result"})
-"""Text of strangers, undo data and payloads."""
+NEVER_PUBLIC = frozenset({"baggage", "request", "result", "bound", "plan_hash"})
+"""Text of strangers, undo data and payloads, and what only rule 32 compares."""
 SHOWN_OTHERWISE = frozenset({"at"})
 SECRET = "s3cret"
 
@@ -36,13 +37,14 @@ def full(kind: type[Any]) -> e.Event:
         "requested_by": "order", "reason": "why", "epoch": 2, "rested": True,
         "step": "charge", "attempt": 2,
         "key": "k", "span": "ab", "request": e.Request(method="POST", path=f"/{SECRET}"),
+        "version": 2, "plan_hash": SECRET, "bound": e.Binding(peer=SECRET),
         "ordinal": 2, "compensation": True, "result": msgspec.Raw(f'"{SECRET}"'.encode()),
         "may_stand": True, "retry_after": 1.0, "stands": ("charge",), "status": 202,
         "certain": True, "away": True,
         "cause": ParkCause.DEFECT, "actor": "ops", "why": "because", "landed": True,
         "changed": True, "anew": True, "new_key": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
-        "innocent": True, "defect": True,
+        "innocent": True, "defect": True, "requester": Requester.UPSTREAM,
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})
     return event

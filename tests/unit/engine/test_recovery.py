@@ -81,7 +81,7 @@ class Due:
         self.ids = [f"s{number:05}" for number in range(due)]
         self.closable = closable
 
-    async def due(self, before: float, limit: int) -> list[str]:
+    async def due(self, before: float, limit: int, version: int) -> list[str]:
         """All of them, and none at the next scan."""
         found, self.ids = self.ids, []
         return found

@@ -51,4 +51,6 @@ def test_it_is_found_by_its_index(connection: sqlite3.Connection, name: str, ind
 
     assert plan[0].endswith(index), plan
     # Those that are due at the same instant may be sorted among themselves.
-    assert not [step for step in plan if "TEMP B-TREE" in step and "RIGHT PART" not in step]
+    # The parked ones are grouped by their cause once they are found.
+    allowed = "GROUP BY" if name == "count_parked" else "RIGHT PART"
+    assert not [step for step in plan if "TEMP B-TREE" in step and allowed not in step]

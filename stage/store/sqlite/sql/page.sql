@@ -5,7 +5,8 @@
 -- All sagas; with ?3 = 0 only those that are not parked.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
+    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
 FROM saga
 WHERE id > ?1 AND (?3 IS NULL OR parked = '')
 ORDER BY id LIMIT ?2;
@@ -14,7 +15,8 @@ ORDER BY id LIMIT ?2;
 -- Sagas that changed at ?1 or later and behind the saga (?1, ?2), with their envelopes.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
+    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
 FROM saga
 WHERE closed_at IS NULL AND (updated_at, id) > (?1, ?2)
 ORDER BY updated_at, id LIMIT ?3;
@@ -23,7 +25,8 @@ ORDER BY updated_at, id LIMIT ?3;
 -- Parked sagas; ?3 is a JSON array of states, or NULL for all.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
+    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
 FROM saga
 WHERE parked <> '' AND id > ?1
     AND (?3 IS NULL OR state IN (SELECT value FROM json_each(?3)))
@@ -33,7 +36,8 @@ ORDER BY id LIMIT ?2;
 -- Sagas in the states of the JSON array ?3; with ?4 = 0 only those that are not parked.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
+    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
 FROM saga
 WHERE state IN (SELECT value FROM json_each(?3)) AND id > ?1 AND (?4 IS NULL OR parked = '')
 ORDER BY id LIMIT ?2;

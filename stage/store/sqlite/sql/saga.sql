@@ -4,17 +4,17 @@
 -- Write the row of a new saga. A primary key conflict says that the id exists.
 INSERT INTO saga (
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    envelope, traceparent, tracestate, answer_status, answer_body, parked_cause
-) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16);
+    envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version
+) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17);
 
 -- name: save_saga
--- Replace the row if it still has the epoch of the caller (?17) and the journal the length that
--- the caller continues (?18). No changed row means that it has not.
+-- Replace the row if it still has the epoch of the caller (?18) and the journal the length that
+-- the caller continues (?19). No changed row means that it has not.
 UPDATE saga SET
     state = ?2, epoch = ?3, length = ?4, accepted_at = ?5, updated_at = ?6, fingerprint = ?7,
     parked = ?8, due_at = ?9, deadline = ?10, envelope = ?11, traceparent = ?12,
-    tracestate = ?13, answer_status = ?14, answer_body = ?15, parked_cause = ?16
-WHERE id = ?1 AND epoch = ?17 AND length = ?18;
+    tracestate = ?13, answer_status = ?14, answer_body = ?15, parked_cause = ?16, version = ?17
+WHERE id = ?1 AND epoch = ?18 AND length = ?19;
 
 -- name: held_saga
 -- The epoch and the length of a saga, for the reason why a save was refused.
@@ -24,7 +24,8 @@ SELECT epoch, length FROM saga WHERE id = ?1;
 -- The whole row of one saga.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause
+    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
 FROM saga WHERE id = ?1;
 
 -- name: append_entries
@@ -36,8 +37,13 @@ INSERT INTO journal (saga_id, number, epoch, at, name, event) VALUES (?, ?, ?, ?
 SELECT number, epoch, event FROM journal WHERE saga_id = ?1 ORDER BY number;
 
 -- name: due_sagas
--- The sagas that need a run at or before ?1, the longest due first.
-SELECT id FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2;
+-- The sagas that need a run at or before ?1, by version ?3 or an older one, the longest due first.
+SELECT id FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 AND version <= ?3
+ORDER BY due_at, id LIMIT ?2;
+
+-- name: count_newer
+-- The number of sagas that need a run by a newer version than ?1.
+SELECT count(*) FROM saga WHERE due_at IS NOT NULL AND version > ?1;
 
 -- name: count_sagas
 -- The number of sagas in each state, read from an index alone.
@@ -53,8 +59,9 @@ SELECT min(accepted_at) FROM saga
 WHERE state IN ('active', 'compensating') AND parked = '';
 
 -- name: longest_due
--- The instant since which the longest due saga needs a run, of those due at ?1.
-SELECT min(due_at) FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1;
+-- The instant since which the longest due saga needs a run, of those due at ?1 for version
+-- ?2 or an older one.
+SELECT min(due_at) FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 AND version <= ?2;
 
 -- name: oldest_compensation
 -- The instant at which the first saga turned back, of those whose undo, or the message of it to

@@ -1,0 +1,234 @@
+"""Deploys with sagas in flight: each keeps the plan that accepted it (rule 32).
+
+The world outlives the releases: what was charged and refunded is read from its own books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stage.core.errors import ConfigurationError
+from tests.scenario.chain import Chain
+from tests.scenario.releases import World, payment, world_around
+
+VERBS: dict[str, dict[str, Any]] = {
+    "retry": {},
+    "settle": {"step": "charge", "landed": False},
+    "resolve": {},
+    "abandon": {},
+    "forget": {},
+}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """The world around the stage."""
+    async with world_around(tmp_path) as made:
+        yield made
+
+
+async def do(chain: Chain, saga_id: str, verb: str, **order: Any) -> tuple[int, dict[str, Any]]:
+    """A verb of an operator."""
+    body = msgspec.json.encode({"actor": "kim", "reason": "ticket 17", **order})
+    status, _, answer = await chain.request("POST", f"{chain.stage}/sagas/{saga_id}/{verb}", body)
+    return status, msgspec.json.decode(answer)
+
+
+async def in_doubt(world: World, stage: Any) -> None:
+    """A saga of that release whose charge has landed, without an answer, when it goes."""
+    async with world.release(stage) as chain:
+        await chain.script(chain.psp, script="effect-then-hang")
+        assert 202 == (await chain.send("s-1", Prefer="wait=0"))[0]
+        await chain.until_charged()
+    await chain.script(chain.psp, script="ok")
+
+
+async def completed(world: World, stage: Any) -> None:
+    """A saga of that release that has completed."""
+    async with world.release(stage) as chain:
+        assert 200 == (await chain.send("s-1"))[0]
+    assert (1, 1) == await world.standing("psp")
+
+
+async def unknown(chain: Chain, *stands: str) -> None:
+    """A request to compensate is answered with what stands, kept, and shown (protocol 3.4)."""
+    status, _, body = await chain.compensate("s-1")
+    problem = msgspec.json.decode(body)
+    assert (409, "unknown") == (status, problem["outcome"])
+    assert list(stands) == [*problem["stands"], *problem.get("may_stand", [])]
+    view = await chain.view("s-1")
+    assert (True, "misfit", "unknown") == (
+        view["parked"], view["parked_cause"], view["standing"],
+    )  # fmt: skip
+    assert list(stands) == [*view["stands"], *view["may_stand"]]
+    plan = await chain.get(f"{chain.stage}/sagas/s-1?view=plan")
+    assert "unknown" == plan["standing"]
+    assert set(stands) <= {line["step"] for line in plan["steps"]}
+    assert {"cannot"} == {line["prospect"] for line in plan["steps"]}
+    assert 1 == (await chain.events("s-1")).count("compensation_requested")
+
+
+async def test_a_saga_goes_on_under_the_version_that_accepted_it(world: World) -> None:
+    """In doubt at a deploy: settled where it was made. New sagas run under the new version."""
+    before = payment()
+    await in_doubt(world, before)
+    after = payment(version=2, to="psp2", step="collect", supersedes=before)
+    async with world.release(after) as chain:
+        view = await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        assert 1 == view["version"]
+        assert ["reserve", "charge", "forward:shipping"] == [step["name"] for step in view["steps"]]
+        assert 200 == (await chain.send("s-2"))[0]
+        assert 2 == (await chain.view("s-2"))["version"]
+    assert ((1, 1), (1, 1)) == (await world.standing("psp"), await world.standing("psp2"))
+
+
+async def test_refunds_of_earlier_sagas_go_to_the_api_that_charged_them(world: World) -> None:
+    """`to="psp"` became `psp2`: the charge of before is refunded at psp."""
+    before = payment()
+    await completed(world, before)
+    async with world.release(payment(version=2, to="psp2", supersedes=before)) as chain:
+        assert 200 == (await chain.compensate("s-1"))[0]
+    assert ((1, 0), (0, 0)) == (await world.standing("psp"), await world.standing("psp2"))
+
+
+async def test_an_api_that_changed_unsaid_is_not_asked_for_the_refund(world: World) -> None:
+    """It never charged: parked, and done by the release that knows whom to ask."""
+    await completed(world, payment())
+    async with world.release(payment(to="psp2")) as chain:
+        await unknown(chain, "reserve", "charge", "forward:shipping")
+        assert (
+            "was a call to 'psp', and is a call to 'psp2' now"
+            in (await chain.view("s-1"))["parked_reason"]
+        )
+    assert ((1, 1), (0, 0)) == (await world.standing("psp"), await world.standing("psp2"))
+    async with world.release(payment(to="psp2", peers_renamed={"psp": "psp2"}),
+                             externals={"psp2": world.chain.psp}) as chain:  # fmt: skip
+        assert 200 == (await do(chain, "s-1", "retry"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    assert (1, 0) == await world.standing("psp")
+
+
+async def test_a_stage_renamed_while_a_charge_is_in_doubt_makes_one_charge(world: World) -> None:
+    """The key is that of the journal; a rename that nobody declared does not even start."""
+    before = payment()
+    await in_doubt(world, before)
+    with pytest.raises(ConfigurationError, match="supersedes= where it is this one's former name"):
+        async with world.release(payment("payments")):
+            raise AssertionError("started")
+    async with world.release(payment("payments", version=2, supersedes=before)) as chain:
+        view = await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        assert "s-1:payment:charge:do" == view["steps"][1]["key"]
+        assert 200 == (await chain.compensate("s-1"))[0]
+    assert (1, 0) == await world.standing("psp")
+
+
+async def test_a_release_without_the_compensation_never_says_compensated(world: World) -> None:
+    """Deployed again: 409 with what stands. The release that knows how undoes it after a retry."""
+    await completed(world, payment())
+    async with world.release(payment(undo=False)) as chain:
+        await unknown(chain, "reserve", "charge", "forward:shipping")
+        await unknown(chain, "reserve", "charge", "forward:shipping")  # asked again, kept once
+    assert (1, 1) == await world.standing("psp")
+    async with world.release(payment()) as chain:
+        assert 200 == (await do(chain, "s-1", "retry"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    assert (1, 0) == await world.standing("psp")
+
+
+async def test_a_renamed_step_is_shown_as_it_stands_and_no_verb_fails(world: World) -> None:
+    """`show`, `plan` and `compensate` tell what the journal binds; every verb is answered."""
+    await completed(world, payment())
+    async with world.release(payment(step="collect")) as chain:
+        await unknown(chain, "reserve", "charge", "forward:shipping")
+        for verb, order in VERBS.items():
+            status, answer = await do(chain, "s-1", verb, dry_run=True, **order)
+            assert status == (409 if verb in ("retry", "settle") else 200), answer
+        assert 200 == (await do(chain, "s-1", "resolve", step="charge"))[0]
+        await unknown(chain, "reserve", "forward:shipping")
+
+
+async def test_a_step_with_another_name_keeps_the_key_of_its_journal(world: World) -> None:
+    """`renamed=` says that it is the same thing: one charge, refunded under its own key."""
+    await in_doubt(world, payment())
+    async with world.release(payment(step="collect", renamed={"charge": "collect"})) as chain:
+        view = await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        assert ("collect", "s-1:payment:charge:do") == (
+            view["steps"][1]["name"], view["steps"][1]["key"],
+        )  # fmt: skip
+        assert 200 == (await chain.compensate("s-1"))[0]
+    assert (1, 0) == await world.standing("psp")
+
+
+async def test_a_saga_whose_version_is_declared_nowhere_is_ended_by_abandon(world: World) -> None:
+    """Parked at once; what stands is reported here, and upstream is notified."""
+    await in_doubt(world, payment())
+    async with world.release(payment(version=2)) as chain:
+        view = await chain.until("s-1", lambda saga: saga["parked"])
+        assert (
+            "version 1 of stage 'payment' accepted it, not declared here" in view["parked_reason"]
+        )
+        assert ["charge"] == view["may_stand"]
+        assert 200 == (await do(chain, "s-1", "abandon"))[0]
+        view = await chain.until("s-1", lambda saga: saga["told_upstream"] == "delivered")
+        assert ("failed_to_compensate", ["charge"]) == (view["state"], view["may_stand"])
+    assert (1, 1) == await world.standing("psp")
+
+
+async def test_a_saga_that_fits_no_version_ends_when_it_was_undone_by_hand(world: World) -> None:
+    """`resolve` counts all of it as undone, and upstream hears that nothing stands."""
+    await in_doubt(world, payment())
+    async with world.release(payment(version=2)) as chain:
+        await chain.until("s-1", lambda saga: saga["parked"])
+        assert 200 == (await do(chain, "s-1", "resolve"))[0]
+        view = await chain.until("s-1", lambda saga: saga["told_upstream"] == "delivered")
+        assert ("compensated", "nothing") == (view["state"], view["standing"])
+
+
+async def test_an_older_release_leaves_the_sagas_of_a_newer_one_alone(world: World) -> None:
+    """Not due for it, counted, shown, and no verb; a request to compensate is kept for later."""
+    before = payment()
+    newer = payment(version=2, step="collect", supersedes=before)
+    await in_doubt(world, newer)
+    async with world.release(before) as chain:
+        journal = await chain.events("s-1")
+        assert 200 == (await chain.send("s-2"))[0]
+        status, _, body = await chain.send("s-1")
+        assert (500, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+        for verb, order in VERBS.items():
+            assert 409 == (await do(chain, "s-1", verb, **order))[0], verb
+        assert journal == await chain.events("s-1")
+        view = await chain.view("s-1")
+        assert (False, "unknown", 2) == (view["parked"], view["standing"], view["version"])
+        _, _, metrics = await chain.request("GET", f"{chain.stage}/metrics")
+        assert b"stage_newer_sagas 1.0" in metrics
+        assert 202 == (await chain.compensate("s-1"))[0]
+        assert 202 == (await chain.compensate("s-1"))[0]
+        assert [*journal, "compensation_requested"] == await chain.events("s-1")
+    async with world.release(newer) as chain:
+        await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    assert (2, 1) == await world.standing("psp")
+
+
+async def test_a_downstream_that_is_gone_for_good_is_given_up_and_the_rest_undone(
+    world: World,
+) -> None:
+    """`abandon --step`: the charge is refunded, and the end reports what stands downstream."""
+    await completed(world, payment())
+    async with world.release(payment(), downstreams={"shipping": "http://127.0.0.1:9"}) as chain:
+        assert 202 == (await chain.compensate("s-1", Prefer="wait=1"))[0]
+        forward = "forward:shipping"
+        for _ in range(50):
+            status, answer = await do(chain, "s-1", "abandon", step=forward)
+            if status == 200:
+                break  # refused while an attempt is in flight
+        assert 200 == status, answer
+        view = await chain.until("s-1", lambda saga: saga["state"] == "failed_to_compensate")
+        assert [forward] == [*view["stands"], *view["may_stand"]]
+        status, _, body = await chain.compensate("s-1")
+        assert (409, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+    assert (1, 0) == await world.standing("psp")
