@@ -571,8 +571,7 @@ class Books:
             if status == 200:
                 self.said_yes.add((stage, saga))
             before = self._answers.setdefault((stage, saga, status), body)
-            taken_over = known is not None and known.forgotten  # a person answers for it from then
-            if before != body and not taken_over:
+            if before != body:
                 self.violate("I9", saga, f"{stage} answered {status} with other bytes")
         if status == 200 and self._closed.get((stage, saga), asked_at) < asked_at:
             self.violate("I6", saga, f"{stage} answered 200 after it had said it is undone")

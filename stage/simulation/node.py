@@ -72,10 +72,11 @@ class Node:
         self._random = random
         self._faults = faults
         self._books = books
-        self.ahead = 0.0
-        """By how many seconds the wall clock of its machine is wrong."""
+        self._skew = 0.0
         if faults.happens("skew"):
-            self.ahead = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
+            self._skew = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
+        self.ahead = self._skew
+        """By how many seconds the wall clock of its machine is wrong."""
         self._live: dict[Process, tuple[EmbeddedEngine, Endpoints, SimulatedStore]] = {}
         self._runs_release: dict[Process, int] = {}
         self._started = 0
@@ -114,6 +115,14 @@ class Node:
 
         return process.spawn(answered())
 
+    def _ahead(self) -> float:
+        """By how many seconds the clock is wrong that a process of it goes by.
+
+        Processes that share a database take the time from it (rule 34): it may be wrong by
+        minutes, but no two of them differ by the jump in which one of them was started.
+        """
+        return self.ahead if self.disk.shared is None else self._skew
+
     def start(self) -> Process:
         """A new process over the same disk; it takes over what is unfinished."""
         self._started += 1
@@ -121,7 +130,7 @@ class Node:
         self._runs_release[process] = self._release
         stage = self._releases[self._release]
         store = SimulatedStore(self.disk, process, self.crash)
-        clock = WallClock(self._loop, lambda: self.ahead)
+        clock = WallClock(self._loop, self._ahead)
         client = PeerClient(
             SimulatedTransport(self._network, self._books, self.name, process, self.crash, store),
             clock=clock,

@@ -26,7 +26,7 @@ from stage.simulation.books import Books, Violation
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.files import BlockingStore, file_store
 from stage.simulation.invariants import check
-from stage.simulation.loop import Stuck, VirtualClock, VirtualLoop
+from stage.simulation.loop import STILL_SECONDS, Stuck, VirtualLoop
 from stage.simulation.neighbours import CLIENT, TAIL, Client, Tail, Verdict
 from stage.simulation.network import Network
 from stage.simulation.node import Neighbours, Node
@@ -46,6 +46,8 @@ REST_SECONDS_MAX = 2_500.0
 SILENT_SECONDS = 1_250.0
 """For so long no message at all may be under way in a world at rest; see `rest.Rest`."""
 LOOK_SECONDS = 2.0
+STILL_AFTER_SECONDS = 30.0
+"""A world in which only an outage goes on is still by then: every process is back."""
 
 Models = Mapping[str, type[ApiModel]]
 
@@ -229,7 +231,7 @@ class World:
         if alone or not (keyed or kept) or not self.faults.happens("replicas"):
             return None
         database = MemoryDatabase(_folders(stage))
-        return SharedDatabase(stage.name, database, self.books, VirtualClock(self.loop))
+        return SharedDatabase(stage.name, database, self.books, self.loop)
 
     def _store(self, stage: StageDeclaration[Any, Any], shared: SharedDatabase | None) -> Store:
         folders = _folders(stage)
@@ -328,18 +330,19 @@ class World:
         return {"amount": self.random.randint(1, 1000)}
 
     async def _rest(self) -> None:
-        began = self.loop.time()
+        calm = began = self.loop.time()
         until = began + REST_SECONDS_MAX
         while not self.books.violations:
             if self.network.out:  # a long outage goes on while nothing else is wrong any more
                 began = self.loop.time()
                 until = began + REST_SECONDS_MAX
+            self.loop.still = bool(self.network.out) and began > calm + STILL_AFTER_SECONDS
             if self.rest.reached(silent=self.loop.time() < began + SILENT_SECONDS):
                 return
             if self.loop.time() > until:
                 self.rest.report()
                 return
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(STILL_SECONDS if self.loop.still else LOOK_SECONDS)
 
     async def _clear_desks(self) -> None:
         """A person works off what waits, until nothing does that a verb could mend."""
