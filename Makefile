@@ -12,8 +12,9 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books
-	@$(BIN)/stage demo
+demo: DATABASE ?= sqlite
+demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books (DATABASE=postgres)
+	@$(BIN)/stage demo --database $(DATABASE)
 
 # Rooms that need no process of their own; new rooms are in.
 quick: $(VENV)/.ready ## run the unit tests of the rooms, for the inner loop

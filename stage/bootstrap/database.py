@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 import msgspec
@@ -43,8 +43,12 @@ from stage.store.sqlite.store import SqliteStore
 from stage.store.suspects import SuspectsPage
 from stage.telemetry.metrics import Metrics
 
+if TYPE_CHECKING:
+    from stage.bootstrap.server_database import ServerDatabase
+
 SQLITE = "sqlite:///"
 MEMORY = ":memory:"
+DRIVER_MISSING = "a postgresql:// database needs asyncpg: pip install 'saga-stage[postgres]'"
 
 
 def make_store(
@@ -72,10 +76,19 @@ def make_postgres_store(
     try:
         from stage.store.postgres.store import PostgresStore
     except ImportError as error:
-        raise ConfigurationError(
-            "a postgresql:// database needs asyncpg: pip install 'saga-stage[postgres]'"
-        ) from error
+        raise ConfigurationError(DRIVER_MISSING) from error
     return PostgresStore(server, migrations=folders, committed=committed)
+
+
+def open_server_database(
+    server: DatabaseServer, folders: tuple[Path, ...], *, make: bool
+) -> ServerDatabase:
+    """The database on a server, for commands. Raises ConfigurationError without its driver."""
+    try:
+        from stage.bootstrap.server_database import ServerDatabase
+    except ImportError as error:
+        raise ConfigurationError(DRIVER_MISSING) from error
+    return ServerDatabase(server, folders, make=make)
 
 
 def database_server(stage: StageDeclaration[Any, Any], config: Config) -> DatabaseServer:
@@ -275,8 +288,12 @@ class Database:
 
 def open_database(
     stage: StageDeclaration[Any, Any], config: Config, *, make: bool = False
-) -> Database:
+) -> Database | ServerDatabase:
     """The configured database, for commands. Raises ConfigurationError."""
+    if config.database.startswith(POSTGRESQL):
+        return open_server_database(
+            database_server(stage, config), migration_folders(stage), make=make
+        )
     return Database(database_file(stage, config), migration_folders(stage), make=make)
 
 

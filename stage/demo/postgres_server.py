@@ -96,7 +96,7 @@ class Server:
 
 
 @contextmanager
-def running(programs: Path | None = None, *settings: str) -> Iterator[Server]:
+def running(*settings: str, programs: Path | None = None) -> Iterator[Server]:
     """A server that is stopped and forgotten at the end; it syncs nothing unless told to."""
     folder = Path(tempfile.mkdtemp(prefix="stage-postgres-"))
     server = Server(programs or wheel(), folder, *(settings or ("fsync=off",)))

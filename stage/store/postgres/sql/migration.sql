@@ -56,3 +56,16 @@ WHERE one = 1;
 -- name: begin_upgrade
 -- Read what others have committed while this one waited for the lock.
 BEGIN ISOLATION LEVEL READ COMMITTED;
+
+-- name: put_reconciled
+-- Remember that a neighbour was asked in this generation, and what it answered.
+INSERT INTO stage.reconciled (generation, neighbour, answer, at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (generation, neighbour) DO UPDATE SET answer = $3, at = $4;
+
+-- name: get_reconciled
+-- The neighbours that were asked in this generation.
+SELECT neighbour FROM stage.reconciled WHERE generation = $1 ORDER BY neighbour;
+
+-- name: live_replicas
+-- The names of those that serve now.
+SELECT name FROM stage.replica WHERE NOT dead AND lease_until >= clock_timestamp() ORDER BY id;
