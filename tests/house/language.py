@@ -92,7 +92,7 @@ WORDS = {
         files=(
             "tests/integration/test_prometheus.py",
             "docs/deploy.md",
-            "docs/decisions/0081-*.md",
+            "docs/decisions/0038-*.md",
         ),
         reason="what Prometheus calls a target, and Kubernetes a pod that ends",
     ),

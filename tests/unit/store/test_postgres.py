@@ -39,7 +39,8 @@ async def test_a_commit_whose_answer_is_lost_is_settled_by_its_number(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch, landed: bool
 ) -> None:
     """The unit is durable once, whether the server had committed it or not."""
-    real, cut = Link.commit, []
+    real = Link.commit
+    cut: list[bool] = []
 
     async def commit(link: Link) -> str:
         if cut:
