@@ -1,4 +1,4 @@
-"""What errors of PostgreSQL mean: the one door for them, with its tables.
+"""The meaning of errors of PostgreSQL: the one door for them, with its tables.
 
 An error that is in no table is a mistake in a statement: it stays itself and reaches only the unit
 whose statement it was.

@@ -135,7 +135,7 @@ class PostgresReplica:
         """See ports.ownership.Ownership."""
         return await self._looks.changed(saga_id, length, until)
 
-    async def look(self, saga_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
+    async def lengths(self, saga_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
         """Number of entries of these sagas, and whether a live other replica owns them."""
         found = await self._pool.fetch("look", await self.registered(), list(saga_ids))
         return {saga_id: (length, elsewhere) for saga_id, length, elsewhere in found}
@@ -189,7 +189,9 @@ class _Looks:
     async def _look(self) -> None:
         while asked := dict(self._waiting):
             try:
-                found = await self._replica.look(sorted({saga_id for saga_id, _ in asked.values()}))
+                found = await self._replica.lengths(
+                    sorted({saga_id for saga_id, _ in asked.values()})
+                )
             except Exception as error:
                 for waiter in asked:
                     if not waiter.done():
