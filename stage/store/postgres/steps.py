@@ -1,7 +1,7 @@
 """Runs a unit step by step within the event loop, which it cannot see.
 
 Every method of a unit that needs the server awaits one `Asked`: the unit's coroutine hands it out,
-the writer awaits the server, and the answer goes back in. Whatever else a unit awaits is an escape,
+the writer awaits the server, and the answer goes back in. Any other await of a unit is an escape,
 as in `store.drive`.
 """
 
