@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test prove check fix sim mutants kills bench backend
+.PHONY: help demo quick test prove check fix sim mutants kills bench backend deploy floors
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,17 @@ backend: $(VENV)/.ready .venv-backend/.ready ## send the demo's traces to a real
 	    install --no-deps --require-hashes -r requirements/backend.txt
 	@touch $@
 
+# Its tools have some 100 MB, Helm's own code among them, so they get an environment of their own.
+deploy: $(VENV)/.ready .venv-deploy/.ready ## let the tools of their platforms judge deploy/
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/acceptance/judged_deploy.py
+
+.venv-deploy/.ready: requirements/deploy.txt
+	@echo "Installing the tools that judge deploy/ ..."
+	@$(PYTHON) -m venv --clear .venv-deploy
+	@.venv-deploy/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+	    install --no-deps --require-hashes --only-binary :all: -r requirements/deploy.txt
+	@touch $@
+
 check: $(VENV)/.ready ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
@@ -88,3 +99,11 @@ $(VENV)/.ready: requirements/build.txt requirements/dev.txt pyproject.toml
 	@$(PIP) install --require-hashes --no-build-isolation --use-pep517 -r requirements/dev.txt
 	@$(PIP) install --no-deps --no-index --no-build-isolation --editable .
 	@touch $@
+
+# The lowest versions that we say we run with, without hashes: those of the newest are pinned.
+floors: ## tell the stories of the demo with the lowest versions that are allowed
+	@$(PYTHON) -m venv --clear .venv-floors
+	@sed 's/>=/==/' requirements/run.in > .venv-floors/floors.txt
+	@.venv-floors/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+	    install -r .venv-floors/floors.txt
+	@PYTHONPATH=. .venv-floors/bin/python -m stage demo

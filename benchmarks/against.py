@@ -10,9 +10,12 @@ different times cannot say on a shared machine.
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -24,6 +27,13 @@ from benchmarks.processes import free_port
 from benchmarks.throughput import Sample, measure
 
 ROOT = Path(__file__).resolve().parent.parent
+OWN_COMMAND_SECONDS_MAX = 30.0
+OWN_COMMAND = """
+import json, pathlib, sys
+from benchmarks.contestants import STAGE, Place
+place = Place(folder=pathlib.Path(sys.argv[1]), neighbours=sys.argv[2])
+print(json.dumps(STAGE.command(place, int(sys.argv[3]))))
+"""
 
 
 def main() -> int:
@@ -60,13 +70,25 @@ def main() -> int:
 
 def of_checkout(name: str, checkout: Path) -> Contestant:
     """The stage as that checkout has it, run by the interpreter of this one."""
+    environment = {**STAGE.environment, "PYTHONPATH": str(checkout)}
 
     def command(place: Place, port: int) -> list[str]:
-        python, *words = STAGE.command(place, port)
+        python, *words = _own_command(environment, place, port)
         return [python, "-P", *words]  # without -P the working directory would come first
 
-    environment = {**STAGE.environment, "PYTHONPATH": str(checkout)}
     return replace(STAGE, name=name, title=name, command=command, environment=environment)
+
+
+def _own_command(environment: Mapping[str, str], place: Place, port: int) -> list[str]:
+    """The command line as the checkout itself writes it: options come and go between two."""
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", OWN_COMMAND, place.folder, place.neighbours, str(port)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=OWN_COMMAND_SECONDS_MAX,
+    )
+    return [str(word) for word in json.loads(found.stdout)]
 
 
 def ratios(samples: Sequence[Sample], width: int) -> tuple[float, float]:

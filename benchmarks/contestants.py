@@ -96,7 +96,7 @@ def stage_command(
     """Serve a stage. `external` is another psp's URL, `downstream` a path of the neighbours."""
     return [
         sys.executable, "-m", "stage", "serve", target,
-        "--port", str(port),
+        "--port", str(port), "--auth", "none",
         "--database", f"sqlite:///{place.folder / 'stage.db'}",
         "--external", f"psp={external or place.neighbours}",
         "--downstream", f"shipping={place.neighbours}{downstream}",

@@ -47,6 +47,8 @@ class Sizes:
     """F16: sagas placed while they are collected."""
     gateway_sagas: int
     """F20: sagas placed with nginx between all neighbours."""
+    replays: int
+    """F17: times that a recorded request is sent again, by its owner and by a stranger in turn."""
     deploy_stride: int
     """F22: of the pairs of versions."""
     restore_stride: int
@@ -71,6 +73,7 @@ TIERS = {
         traced_kills=8,
         traced_sagas=500,
         gateway_sagas=200,
+        replays=200,
         deploy_stride=7,
         restore_stride=2,
     ),
@@ -89,6 +92,7 @@ TIERS = {
         traced_kills=14,
         traced_sagas=1_000,
         gateway_sagas=500,
+        replays=10_000,
         deploy_stride=1,
         restore_stride=1,
     ),
@@ -138,6 +142,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F14": Kit("SIGTERM under load", {"times": sizes.times}),
         "F15": Kit("W3C trace context", {"cases": 41}),
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
+        "F17": Kit("wrong credentials at every route", {"refusals": 200, "replays": sizes.replays}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
         "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),
         "F23": Kit("databases restored or gone bad", {"faults": 20 // sizes.restore_stride}),

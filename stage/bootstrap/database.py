@@ -11,6 +11,7 @@ from uuid import uuid4
 import msgspec
 
 from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap.database_log import report_waiting
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.version import __version__
@@ -111,6 +112,8 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
         stage=stage.name,
         release=__version__,
         must_exist=config.database_must_exist,
+        lock_wait_seconds=config.lock_wait_seconds,
+        waiting=report_waiting,
         former=tuple(each.name for each in stage.family()),
     )
 
@@ -140,6 +143,8 @@ class Database:
     def __enter__(self) -> Self:
         path = self._file.path
         if self._make:
+            if path.is_dir():
+                raise ConfigurationError(f"{path} is a folder: give the path of a file in it")
             if path.exists() and path.stat().st_size:
                 raise ConfigurationError(
                     f"there is a database {path} already: `stage db upgrade` brings it up to date"

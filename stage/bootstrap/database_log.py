@@ -31,6 +31,11 @@ def tell_database(store: Store) -> None:
     )
 
 
+def report_waiting(reason: str) -> None:
+    """One line at start when another process has the database and is waited for."""
+    logs.default_logger().warning("database_awaited", reason=reason)
+
+
 async def tell_newer(queries: Queries) -> None:
     """A warning at start about sagas of a newer release: they wait for it (rule 32)."""
     try:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from aiohttp import web
 
 from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap.callers import check_loopback
 from stage.bootstrap.descriptors import connections_max
 from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
 from stage.bootstrap.wiring import build_app
-from stage.config import Config
+from stage.config import Config, local_socket
 from stage.core.errors import ConfigurationError
-from stage.inbound.aiohttp import SERVICE
+from stage.inbound.aiohttp import DOORS, SERVICE, Doors
 from stage.inbound.aiohttp_server import BoundedRunner, ServerLimits
+from stage.inbound.local import open_socket
 from stage.telemetry import logs, sdk
 
 LogFormat = Literal["json", "console", "auto"]
@@ -40,39 +45,94 @@ def serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
 
 
 async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
+    check_loopback(config)
     app = build_app(stage, config)
     limits = ServerLimits(connections_max=connections_max(config))
     runner = BoundedRunner(app, limits, logs.report_turned_away)
-    stopping = asyncio.Event()
+    started, stopping = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, partial(_hear, started, stopping))
     latest = config.drain_delay_seconds + config.drain_seconds + EXIT_SECONDS_MAX
     ExitGuard(latest, logs.report_forced_exit).start()
     await runner.setup()
+    started.set()
     _collect_rarely()
+    beside = await _listen_beside(runner, config)
     try:
-        await _listen(runner, config)
-        print(f"listening on http://{config.host}:{runner.addresses[0][1]}", flush=True)
+        port = await _listen(runner, config, app[DOORS])
+        _tell(port, app[DOORS].admin_port, config)
         await stopping.wait()
         # Not ready at once, serving on until the load balancer has seen it.
         app[SERVICE].engine.leave_rotation()
         await asyncio.sleep(config.drain_delay_seconds)
     finally:
+        if beside is not None:
+            beside.unlink(missing_ok=True)  # before the lock is let go: then it is another's
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, config: Config) -> None:
+def _hear(started: asyncio.Event, stopping: asyncio.Event) -> None:
+    """End a stage that serves in order, and one that is still starting at once.
+
+    A start may wait for the database for an hour. Nothing has been answered yet, and every step of
+    a start survives a kill; to cancel it would release the lock under a migration in a thread. The
+    default action of the signal would not do: the kernel keeps it from the first process of a
+    container.
+    """
+    if started.is_set():
+        stopping.set()
+    else:
+        os._exit(0)
+
+
+def _tell(port: int, admin_port: int | None, config: Config) -> None:
+    print(f"listening on http://{config.host}:{port}", flush=True)
+    if admin_port is not None:
+        print(f"admin on http://{config.host}:{admin_port}", flush=True)
+
+
+async def _listen(runner: web.AppRunner, config: Config, doors: Doors) -> int:
+    """Open the port, whose number it returns, and the admin port where there is one."""
     # So many may be accepted at once, before any of them can be turned away.
     backlog = min(LISTEN_BACKLOG, connections_max(config) // 4)
-    site = web.TCPSite(runner, config.host, config.port, backlog=backlog)
+    if config.admin_port is not None:
+        doors.admin_port = await _listen_at(runner, config.host, config.admin_port, backlog)
+    return await _listen_at(runner, config.host, config.port, backlog)
+
+
+async def _listen_at(runner: web.AppRunner, host: str, port: int, backlog: int) -> int:
+    """Open one port and return its number. Raises ConfigurationError."""
+    site = web.TCPSite(runner, host, port, backlog=backlog)
     try:
         await site.start()
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen on {config.host}:{config.port}: {error.strerror or error}:"
-            " choose another --port, or stop what uses it"
+            f"cannot listen on {host}:{port}: {error.strerror or error}:"
+            " choose another --port or --admin-port, or stop what uses it"
         ) from error
+    opened: int = runner.addresses[-1][1]
+    return opened
+
+
+async def _listen_beside(runner: web.AppRunner, config: Config) -> Path | None:
+    """Open the socket beside the database, for operators on this machine; its path.
+
+    None for a database in memory, and where the system allows no socket there.
+    """
+    path = local_socket(config.database)
+    if path is None:
+        return None
+    try:
+        opened = open_socket(path)
+    except OSError as error:
+        logs.default_logger().warning(
+            "no_local_socket",
+            detail=f"{path}: {error.strerror or error}; operators on this machine need a token",
+        )
+        return None
+    await web.SockSite(runner, opened).start()
+    return path
 
 
 def _collect_rarely() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from stage.authoring.declaration import StageDeclaration
@@ -41,6 +42,11 @@ async def reconcile(
     `without` names neighbours that are not asked, with the reason. Raises ConfigurationError.
     """
     peers = tuple(dict.fromkeys((*config.upstreams, *config.downstreams)))
+    if not peers:
+        raise ConfigurationError(
+            "no neighbour is configured, so nobody would be asked: give every --upstream and"
+            " --downstream of the stage"
+        )
     if unknown := sorted(without.keys() - set(peers)):
         raise ConfigurationError(
             f"{', '.join(unknown)} is no neighbour; the neighbours are {', '.join(peers) or 'none'}"
@@ -72,7 +78,7 @@ async def _ask(
         upstreams=config.upstreams,
         credentials=credentials,
     ).neighbours
-    store = make_store(stage, config)
+    store = make_store(stage, replace(config, database_must_exist=True))
     await credentials.open()
     await store.open()
     try:

@@ -17,6 +17,7 @@ from opentelemetry.trace import TracerProvider
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.watched import Report, WatchedParticipant
 from stage.bootstrap.author_code import AuthorCodeWatch
+from stage.bootstrap.callers import callers_of, open_callers
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
 from stage.bootstrap.database_log import tell_database, tell_newer, tell_trouble
@@ -29,6 +30,7 @@ from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
+from stage.inbound.front_door import Hosts
 from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
@@ -140,6 +142,7 @@ class WiredStage:
         for ignored in self._config.ignored:
             logs.default_logger().warning("setting_ignored", detail=ignored)
         await self._credentials.open()
+        await open_callers(self.service.callers)
         await self._store.open()
         tell_database(self._store)
         watching = asyncio.get_running_loop().create_task(
@@ -250,6 +253,8 @@ def wire(
         admission=Admission(config.requests_max, callers=config.upstreams),
         jitter=random,
         wait_seconds_max=config.wait_seconds_max,
+        callers=callers_of(config),
+        hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
     )
     return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
 

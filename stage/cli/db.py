@@ -96,7 +96,7 @@ def sql(target: str, **given: Any) -> None:
 @db.command()
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured(NEEDED)
-@click.option("--as-of", required=True, metavar="TIME", help="How old the backup is, RFC 3339.")
+@click.option("--as-of", required=True, metavar="TIME", help="When the backup was made, RFC 3339.")
 def restored(target: str, as_of: str, **given: Any) -> None:
     """Accept a backup that was put back. Unknown sagas are answered 503 until `released`."""
     from stage.wire.envelope import parse_instant
@@ -118,13 +118,22 @@ def restored(target: str, as_of: str, **given: Any) -> None:
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured((*NEEDED, "upstreams", "downstreams"))
 @click.option("--reason", required=True, help="Why nothing is lost any more.")
-def released(target: str, reason: str, **given: Any) -> None:
+@click.option("--no-neighbours", is_flag=True, help="This stage has none to ask.")
+def released(target: str, reason: str, no_neighbours: bool, **given: Any) -> None:
     """Vouch for a restored database: a saga that is not in it was never here."""
     config = config_of(given)
+    neighbours = (*config.upstreams, *config.downstreams)
     with _open(target, given) as database:
+        identity = database.identity
+        waits = identity is not None and identity.awaits_release
+        if waits and not neighbours and not no_neighbours:
+            raise Failure(
+                "no neighbour is configured, so nobody knows who had to be asked: give every"
+                " --upstream and --downstream of the stage, or --no-neighbours where it has none"
+            )
         for saga_id, requested_by, why in database.lost_sagas():
             click.echo(f"lost: {saga_id}, asked for by {requested_by}: {why}")
-        identity = database.released((*config.upstreams, *config.downstreams))
+        identity = database.released(neighbours)
         click.echo(f"generation {identity.generation} of {database.path} is released: {reason}")
 
 
@@ -142,12 +151,12 @@ def _open(
     import sqlite3
 
     from stage.bootstrap import open_database
+    from stage.store.sqlite.errors import unavailable
 
     try:
         with open_database(stage, config, make=make) as database:
             yield database
     except sqlite3.Error as error:
         raise Failure(
-            f"the database {config.database} cannot be used: {error}:"
-            " give the path of a SQLite file that may be written to"
+            f"the database {config.database} cannot be used: {unavailable(error) or error}"
         ) from error

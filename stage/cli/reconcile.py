@@ -18,7 +18,7 @@ NEEDED = ("database", "upstreams", "downstreams")
 @click.command(short_help="Find the sagas that a restored database lost.")
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured(NEEDED)
-@click.option("--since", metavar="TIME", help="The age of the backup, if it was not said.")
+@click.option("--since", metavar="TIME", help="When the backup was made, if that was not said.")
 @click.option(
     "--without",
     multiple=True,
@@ -81,7 +81,7 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
             f"saga {each.saga_id} is {each.state} here, and {each.neighbour} says {each.said}:"
             " look at both, then `stage compensate` or `stage show`"
         )
-    if not (rows or found.differences):
+    if not (rows or found.differences or found.unanswered):
         click.echo("nothing is missing")
 
 

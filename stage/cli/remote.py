@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
 from stage.cli.failure import FAILED, NEGATIVE, Failure, one_line
-from stage.config import check_url
+from stage.config import Config, check_url, load, local_socket
+from stage.core.errors import StageError
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     import msgspec
 
 V = TypeVar("V", bound="msgspec.Struct")
+F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 ANSWER_SECONDS_MAX = 70.0
@@ -23,14 +27,64 @@ ANSWER_SECONDS_MAX = 70.0
 CONNECT_SECONDS_MAX = 5.0
 ANSWER_BYTES_MAX = 8_388_608
 
-url_option = click.option(
-    "--url",
-    envvar="STAGE_URL",
-    default=DEFAULT_URL,
-    show_default=True,
-    metavar="URL",
-    help="Where the stage is served.  [STAGE_URL]",
-)
+UNIX = "unix:"
+TOKEN_FILE = "stage.token_file"  # noqa: S105 - a key of click's context
+TOKEN_BYTES_MAX = 65_536
+
+
+def url_option(function: F) -> F:
+    """Add `--url` and `--token-file`: where the stage is served, and what it is shown."""
+    return token_file_option(
+        click.option(
+            "--url",
+            envvar="STAGE_URL",
+            callback=_url,
+            metavar="URL",
+            help="Where the stage is served: by default the socket beside the database, or"
+            f" {DEFAULT_URL}; unix:FILE is a socket.  [STAGE_URL]",
+        )(function)
+    )
+
+
+def token_file_option(function: F) -> F:
+    """Add `--token-file`, which `exchange` reads for itself."""
+    return click.option(
+        "--token-file",
+        envvar="STAGE_TOKEN_FILE",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep_token_file,
+        help="The token to show to the stage.  [STAGE_TOKEN_FILE]",
+    )(function)
+
+
+def _keep_token_file(context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    context.meta[TOKEN_FILE] = value
+
+
+def _url(_context: click.Context, _option: click.Parameter, value: str | None) -> str:
+    """The URL that is given, the socket if a stage listens there, otherwise the usual port."""
+    if value:
+        return value
+    path = local_socket(_database())
+    if path is not None and path.is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
+            try:
+                tried.connect(str(path))
+            except OSError:
+                return DEFAULT_URL  # a stage that was killed left it behind
+        return f"{UNIX}{path}"
+    return DEFAULT_URL
+
+
+def _database() -> str:
+    """The database of the stage here, by the same origins as `stage serve` without options."""
+    try:
+        return load({}, os.environ).database
+    except StageError:
+        return Config().database
+
+
 output_option = click.option(
     "-o",
     "--output",
@@ -73,12 +127,14 @@ def exchange(
     from http.client import HTTPException
     from urllib.parse import urlsplit
 
-    base = checked_url(url)
+    base = url if url.startswith(UNIX) else checked_url(url)
+    shown = _token_headers()
     connection = _connected(base)
     try:
         try:
-            path = urlsplit(base).path + path
-            connection.request(method, path, body=body, headers=dict(headers or {}))
+            if not base.startswith(UNIX):
+                path = urlsplit(base).path + path
+            connection.request(method, path, body=body, headers={**(headers or {}), **shown})
             response = connection.getresponse()
             answer = response.read(ANSWER_BYTES_MAX + 1)
         except (OSError, HTTPException) as error:
@@ -101,12 +157,18 @@ def _connected(base: str) -> HTTPConnection:
     from http.client import HTTPConnection, HTTPSConnection
     from urllib.parse import urlsplit
 
-    parts = urlsplit(base)
-    assert parts.hostname is not None  # check_url saw it
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=CONNECT_SECONDS_MAX)
+    connection: HTTPConnection
     try:
-        connection.connect()
+        if base.startswith(UNIX):
+            connection = HTTPConnection("localhost")
+            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.sock.connect(base.removeprefix(UNIX))
+        else:
+            parts = urlsplit(base)
+            assert parts.hostname is not None  # check_url saw it
+            kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+            connection = kind(parts.hostname, parts.port, timeout=CONNECT_SECONDS_MAX)
+            connection.connect()
     except OSError as error:
         connection.close()
         raise Failure(
@@ -115,6 +177,24 @@ def _connected(base: str) -> HTTPConnection:
         ) from error
     connection.sock.settimeout(ANSWER_SECONDS_MAX)
     return connection
+
+
+def _token_headers() -> dict[str, str]:
+    """The header that shows the token of --token-file. Raises Failure."""
+    context = click.get_current_context(silent=True)
+    path = None if context is None else context.meta.get(TOKEN_FILE)
+    if not path:
+        return {}
+    try:
+        with open(path, "rb") as stream:
+            token = stream.read(TOKEN_BYTES_MAX).strip().decode("ascii")
+    except (OSError, UnicodeDecodeError):
+        raise Failure(
+            f"option --token-file: {path} cannot be read: give the file that `stage keys new` wrote"
+        ) from None
+    if not token.isprintable() or not token or " " in token:
+        raise Failure(f"option --token-file: {path} holds no token: one line of ASCII")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def fetch(url: str, path: str, kind: type[V]) -> V:

@@ -25,6 +25,7 @@ from stage.cli.send import send
 from stage.cli.serve import serve
 from stage.cli.settings import config, openapi
 from stage.cli.simulate import simulate
+from stage.cli.tokens import keys
 from stage.cli.trace import trace
 from stage.core.errors import StageError
 
@@ -38,7 +39,7 @@ def cli() -> None:
 COMMANDS = (
     *(demo, serve, db, send, sagas, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile),
-    *(config, openapi, simulate),
+    *(config, keys, openapi, simulate),
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stage.cli.failure import NEGATIVE, Failure, one_line
+from stage.cli.remote import token_file_option
 
 if TYPE_CHECKING:
     from stage.wire.envelope import Envelope
@@ -23,9 +24,16 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How long the saga may take.",
 )
+@click.option("--as", "sender", metavar="NAME", help="The upstream whose token is shown.")
+@token_file_option
 @click.option("--async", "respond_async", is_flag=True, help="Do not wait for the end.")
 def send(
-    url: str, json: str, saga_id: str | None, deadline: float | None, respond_async: bool
+    url: str,
+    json: str,
+    saga_id: str | None,
+    deadline: float | None,
+    sender: str | None,
+    respond_async: bool,
 ) -> int:
     """Send a saga with the payload JSON (- reads it from stdin) to the stage at URL.
 
@@ -37,7 +45,7 @@ def send(
     from stage.wire.envelope import encode_envelope
 
     body = sys.stdin.buffer.read() if json == "-" else json.encode("utf-8", "surrogateescape")
-    envelope = _envelope(body, saga_id, deadline)
+    envelope = _envelope(body, saga_id, deadline, sender)
     saga_id = envelope.saga_id
     headers = {"Content-Type": h.CONTENT_JSON, h.IDEMPOTENCY_KEY: saga_id}
     if deadline is not None:
@@ -58,11 +66,19 @@ def send(
     return 0 if outcome == "executed" else NEGATIVE
 
 
-def _envelope(body: bytes, saga_id: str | None, deadline: float | None) -> Envelope:
+def _envelope(
+    body: bytes, saga_id: str | None, deadline: float | None, sender: str | None
+) -> Envelope:
     """The envelope of a new saga. Raises Failure for a payload or an id that is not accepted."""
     import time
 
-    from stage.wire.envelope import Envelope, check_saga_id, new_saga_id
+    from stage.wire.envelope import (
+        Envelope,
+        TrailEntry,
+        check_saga_id,
+        format_instant,
+        new_saga_id,
+    )
     from stage.wire.problem import WireError
     from stage.wire.strict_json import decode_object
 
@@ -70,6 +86,7 @@ def _envelope(body: bytes, saga_id: str | None, deadline: float | None) -> Envel
         return Envelope(
             saga_id=new_saga_id() if saga_id is None else check_saga_id(saga_id),
             data=decode_object(body),
+            trail=(TrailEntry(stage=sender, at=format_instant(time.time())),) if sender else (),
             deadline=None if deadline is None else time.time() + deadline,
         )
     except WireError as error:

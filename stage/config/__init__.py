@@ -2,6 +2,7 @@
 
 from stage.config.describe import describe
 from stage.config.load import load
+from stage.config.local import local_socket
 from stage.config.settings import OTHER_VARIABLES, SETTINGS, Config, Setting
 from stage.config.values import check_url, redacted
 
@@ -13,5 +14,6 @@ __all__ = [
     "check_url",
     "describe",
     "load",
+    "local_socket",
     "redacted",
 ]

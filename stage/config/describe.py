@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import NamedTuple
 
-from stage.config.peers import PEER_KEYS, URL
+from stage.config.peers import URL, keys_of
 from stage.config.settings import SETTINGS, Config
 from stage.config.values import redacted
 from stage.ports.connection import Connection, connection_of
+from stage.ports.operator import Operator
 
 DEFAULT = "default"
 PROGRAM = "program"
@@ -42,12 +43,15 @@ def describe(config: Config) -> list[Line]:
 
 
 def _peer_lines(
-    setting: str, peers: Mapping[str, str | Connection], origins: Mapping[str, str]
+    setting: str,
+    peers: Mapping[str, str | Connection | Operator],
+    origins: Mapping[str, str],
 ) -> Iterator[Line]:
     """A line for each key that is set: names of files, never what is in them."""
     for name, given in peers.items():
-        for key in PEER_KEYS:
-            value = getattr(connection_of(given), key.name)
+        shown = given if isinstance(given, Operator) else connection_of(given)
+        for key in keys_of(setting).values():
+            value = getattr(shown, key.name)
             place = f"{setting}.{name}" if key.name == URL else f"{setting}.{name}.{key.name}"
             if value:
                 yield Line(place, redacted(_shown(value)), origins.get(place, PROGRAM))

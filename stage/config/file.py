@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stage.config.given import Given, nearest
-from stage.config.peers import PEER_KEYS
+from stage.config.peers import OPERATOR_KEYS, PEER_KEYS
 from stage.config.settings import BY_NAME, Setting
 from stage.config.values import file_path
 
 FILE_BYTES_MAX = 1_048_576
-_PATHS = frozenset(key.name for key in PEER_KEYS if key.read is file_path)
+_PATHS = frozenset(key.name for key in (*PEER_KEYS, *OPERATOR_KEYS) if key.read is file_path)
 
 
 def from_file(path: str | Path | None, problems: list[str]) -> Iterator[Given]:

@@ -82,7 +82,7 @@ def _make_peers(values: dict[str, Any], origins: Mapping[str, str], problems: li
     for setting in (each for each in SETTINGS if each.peers):
         for peer, parts in values.get(setting.name, {}).items():
             try:
-                values[setting.name][peer] = peer_of(parts)
+                values[setting.name][peer] = peer_of(setting.name, parts)
             except ValueError as error:
                 place = f"{setting.name}.{peer}"
                 problems.append(f"{origins[place]}: {place} {error}")

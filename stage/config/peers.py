@@ -1,17 +1,19 @@
-"""Settings of one peer: a URL alone, or a table of keys."""
+"""Settings of one peer or operator: a URL alone, or a table of keys."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from stage.config.values import check_url, count, file_path, rate_between
+from stage.config.values import check_url, count, file_path, one_of, rate_between
 from stage.ports.connection import Connection
+from stage.ports.operator import Operator, Role
 
 URL = "url"
 NEIGHBOURS = ("upstreams", "downstreams")
 EXTERNALS = ("externals",)
 EVERY = NEIGHBOURS + EXTERNALS
+OPERATORS = ("operators",)
 
 
 class PeerKey(NamedTuple):
@@ -25,6 +27,7 @@ class PeerKey(NamedTuple):
 PEER_KEYS = (
     PeerKey(URL, check_url, EVERY),
     PeerKey("token_file", file_path, NEIGHBOURS),
+    PeerKey("accept_file", file_path, NEIGHBOURS),
     PeerKey("bearer_file", file_path, EXTERNALS),
     PeerKey("basic_file", file_path, EXTERNALS),
     PeerKey("headers_file", file_path, EXTERNALS),
@@ -35,18 +38,28 @@ PEER_KEYS = (
     PeerKey("rate_per_second", rate_between(0.01, 100_000), EVERY),
 )
 """The fields of `ports.connection.Connection`, in their order."""
+OPERATOR_KEYS = (
+    PeerKey("accept_file", file_path, OPERATORS),
+    PeerKey("role", one_of(*Role), OPERATORS),
+)
+"""The fields of `ports.operator.Operator`, in their order."""
 
 
 def keys_of(setting: str) -> dict[str, PeerKey]:
     """The keys that a peer of that setting may have, by name."""
-    return {key.name: key for key in PEER_KEYS if setting in key.settings}
+    return {key.name: key for key in (*PEER_KEYS, *OPERATOR_KEYS) if setting in key.settings}
 
 
-def peer_of(parts: Mapping[str, Any]) -> str | Connection:
-    """The peer from the values of its keys. Raises ValueError with the fix."""
-    if URL not in parts:
+def peer_of(setting: str, parts: Mapping[str, Any]) -> str | Connection | Operator:
+    """The peer or operator from the values of its keys. Raises ValueError with the fix."""
+    if setting in OPERATORS:
+        if "accept_file" not in parts:
+            raise ValueError("has no accept_file: `stage keys new NAME` writes one")
+        return Operator(accept_file=parts["accept_file"], role=Role(parts.get("role", Role.VIEWER)))
+    orchestrator = setting == "upstreams" and "accept_file" in parts
+    if URL not in parts and not orchestrator:
         raise ValueError('has no url: add it, for example url = "http://host:8080"')
-    if len(parts) == 1:
+    if URL in parts and len(parts) == 1:
         return str(parts[URL])
     connection = Connection(**parts)
     if connection.bearer_file and connection.basic_file:

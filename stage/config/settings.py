@@ -15,16 +15,26 @@ from stage.config.values import (
     count,
     database,
     host,
+    host_names,
     one_of,
     peer_name,
     seconds_between,
     switch,
 )
 from stage.ports.connection import Connection
+from stage.ports.operator import Operator
 
 PREFIX = "STAGE_"
 FILE_VARIABLE = "STAGE_CONFIG"
-OTHER_VARIABLES = frozenset({FILE_VARIABLE, "STAGE_URL", "STAGE_TRACE_URL", "STAGE_FAST_TELEMETRY"})
+OTHER_VARIABLES = frozenset(
+    {
+        FILE_VARIABLE,
+        "STAGE_URL",
+        "STAGE_TOKEN_FILE",
+        "STAGE_TRACE_URL",
+        "STAGE_FAST_TELEMETRY",
+    }
+)
 """Variables of ours that are not part of the configuration of a stage."""
 
 
@@ -41,11 +51,16 @@ class Config:
     """The `service.name` of traces and metrics; empty: the name of the stage."""
     host: str = "127.0.0.1"
     port: int = 8080
+    admin_port: int | None = None
+    auth: str = "tokens"
+    allowed_hosts: str = ""
     database: str = "sqlite:///stage.db"
     database_must_exist: bool = False
+    lock_wait_seconds: float = 0.0
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     externals: Mapping[str, str | Connection] = field(default_factory=dict)
+    operators: Mapping[str, Operator] = field(default_factory=dict)
     wait_seconds_max: float = 25.0
     deadline_seconds_default: float = 60.0
     adds_bytes_max: int = 65_536
@@ -108,6 +123,24 @@ SETTINGS = (
     Setting("host", host, "HOST", "Address to listen on."),
     Setting("port", count(0, 65_535), "PORT", "Port to listen on; 0 takes a free one."),
     Setting(
+        "admin_port",
+        count(0, 65_535),
+        "PORT",
+        "Port of its own for health, metrics and operators; the other has the protocol alone.",
+    ),
+    Setting(
+        "auth",
+        one_of("tokens", "none"),
+        "MODE",
+        "tokens, or none: everybody is believed, on loopback only.",
+    ),
+    Setting(
+        "allowed_hosts",
+        host_names,
+        "HOST,HOST",
+        "Names in the Host header beside those of loopback and of --host.",
+    ),
+    Setting(
         "database",
         database,
         "URL",
@@ -120,9 +153,22 @@ SETTINGS = (
         "Refuse to start where there is no database, instead of making one.",
         switch=True,
     ),
+    Setting(
+        "lock_wait_seconds",
+        seconds_between(0, 3_600),
+        "SECONDS",
+        "How long to wait at start for the process that has the database.",
+    ),
     Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
     Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),
     Setting("externals", check_url, "NAME=URL", "An external API that is called.", peers=True),
+    Setting(
+        "operators",
+        check_url,
+        "NAME.KEY=VALUE",
+        "A person or program with a role: accept_file and role.",
+        peers=True,
+    ),
     Setting(
         "wait_seconds_max",
         seconds_between(0, 60),

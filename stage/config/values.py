@@ -10,6 +10,7 @@ from contextlib import suppress
 from stage.core.names import STAGE_NAME
 
 _BAGGAGE_KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 POSTGRESQL = "postgresql://"
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 
@@ -63,6 +64,16 @@ def host(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9.:_%-]+", value):
         raise ValueError(f"{value!r} is not a host: give an address or a name, such as 0.0.0.0")
     return value
+
+
+def host_names(value: object) -> str:
+    """Names of hosts without ports, divided by commas. Raises ValueError with the fix."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else [""]
+    if not all(_HOST_NAME.fullmatch(name) for name in names):
+        raise ValueError(
+            f"{value!r} is no list of host names: give for example payment,payment.example"
+        )
+    return ",".join(name.lower() for name in names)
 
 
 def database(value: object) -> str:

@@ -22,7 +22,10 @@ def age_at(saga: Saga, at: float) -> float:
     """Seconds that the saga has lived at an instant after its last entry."""
     if not saga.length:
         return 0.0
-    return saga.age + min(max(at - saga.updated_at, 0.0), GAP_SECONDS_MAX)
+    gap = at - saga.updated_at
+    if gap <= 0.0:
+        return saga.age
+    return saga.age + (gap if gap < GAP_SECONDS_MAX else GAP_SECONDS_MAX)
 
 
 def lasted(saga: Saga, since: float | None, at: float) -> float:

@@ -103,7 +103,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     ),
     e.AnswerDeferred: EventRow(wording="answered 202"),
     e.CompensationRequested: EventRow(
-        wording="asked to compensate", public=("requested_by", "reason", "compensated")
+        wording="asked to compensate", public=("requested_by", "requester", "reason", "compensated")
     ),
     e.TurnedBack: EventRow(wording="turns back", public=("step", "reason"), level=_WARNING),
     e.Completed: EventRow(wording="completed", outcome=SagaState.COMPLETED, final=True),

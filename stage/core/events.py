@@ -12,6 +12,7 @@ from typing import Final, get_args
 
 import msgspec
 
+from stage.core.requester import Requester
 from stage.core.states import ParkCause, StepKind
 
 
@@ -83,10 +84,12 @@ class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
 class CompensationRequested(_Event, frozen=True, kw_only=True, tag="compensation_requested"):
     """A neighbour or an operator asked to undo the saga.
 
-    `compensated` is the word of a downstream that nothing stands at it or behind it.
+    `compensated` is the word of a downstream that nothing stands at it or behind it. `requester`
+    is what the one that asks is to the saga (rule 36).
     """
 
     requested_by: str = ""
+    requester: Requester = Requester.CLAIMED
     reason: str = ""
     compensated: bool = False
 

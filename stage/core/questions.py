@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
 from stage.core.names import STAGE_NAME
+from stage.core.requester import Requester
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -136,19 +137,32 @@ def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
     return tuple(names)
 
 
-def may_ask_to_compensate(plan: Plan, saga: Saga, asker: str) -> bool:
-    """True unless the asker has the name of a neighbour that the saga does not belong to.
+def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
+    """Whether that caller may see the saga and ask to compensate it (rule 36).
 
-    A saga belongs to the upstream that opened it; downstream and operators may ask as well. One
-    that came without a name belongs to nobody. A downstream is known by the name under which it is
-    configured, and by the one under which it added to this saga (decision 0033).
+    It belongs to the upstream that opened it, to the downstreams that it was handed to, and to
+    operators. A tombstone, and a saga whose journal was dropped, belong to all: of neither can
+    anything follow. Where callers have no names, a saga that came without one belongs to nobody,
+    and a downstream is also known by the name under which it added to it (decision 0026).
     """
-    if not saga.upstream or asker in (saga.upstream, *ASKERS_OF_ANY_SAGA):
-        return True
-    downstream = plan.peers_renamed.get(asker, asker)
-    if FORWARD_PREFIX + downstream in plan.by_name or STAGE_NAME.fullmatch(asker) is None:
-        return True
-    return any(asker in _added_by(saga, step) for step in plan.steps)
+    nothing_follows = not (saga.upstream or saga.steps) and saga.state is not SagaState.ACTIVE
+    match requester:
+        case Requester.OPERATOR:
+            return True
+        case Requester.UPSTREAM:
+            return nothing_follows or saga.upstream == name
+        case Requester.DOWNSTREAM:
+            names = {name, *(old for old, new in plan.peers_renamed.items() if new == name)}
+            return nothing_follows or any(FORWARD_PREFIX + each in saga.steps for each in names)
+        case Requester.CLAIMED:
+            if not saga.upstream or name in (saga.upstream, *ASKERS_OF_ANY_SAGA):
+                return True
+            downstream = plan.peers_renamed.get(name, name)
+            if FORWARD_PREFIX + downstream in plan.by_name or STAGE_NAME.fullmatch(name) is None:
+                return True
+            return any(name in _added_by(saga, step) for step in plan.steps)
+        case _:
+            assert_never(requester)
 
 
 def _added_by(saga: Saga, step: Step) -> Mapping[str, Any]:

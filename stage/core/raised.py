@@ -1,4 +1,4 @@
-"""An exception as it may be told: its type and its place, never its text (rule 38).
+"""An exception as it may be shown: its type and its place, never its text (rule 38).
 
 The text of foreign code may quote a payload, a credential or an address. That of our own errors is
 ours, and says the fix.

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stage.core.errors import StageError
+from stage.demo.tokens import Keys
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS_MAX = 20.0
@@ -98,6 +99,7 @@ class Chain:
         """`database` is the URL of the stage's database; without one it is a file in the folder."""
         order, payment, shipping, psp, gateway = free_ports(5)
         self._folder = folder
+        self.keys = Keys(folder)
         self._options = ["--otlp-endpoint", otlp] if otlp else []
         self.otlp = otlp
         self.psp = self._service("psp", psp, "stage.demo.psp")
@@ -105,11 +107,13 @@ class Chain:
             "order",
             order,
             *("stage.neighbours.upstream", "--name", "order", "--stage", url(payment)),
+            *self.keys.of_stub("order"),
         )
         self.shipping = self._service(
             "shipping",
             shipping,
             *("stage.neighbours.downstream", "--name", "shipping", "--upstream", url(payment)),
+            *self.keys.of_stub("shipping"),
         )
         to = ["stage.demo.gateway", "--to", url(shipping)]
         self.gateway = Service("gateway", gateway, to, folder / "gateway.log")
@@ -121,6 +125,7 @@ class Chain:
             *("--upstream", f"order={url(order)}"),
             *("--downstream", f"shipping={url(gateway)}"),
             *("--external", f"psp={url(psp)}"),
+            *self.keys.of_stage(),
         )
 
     def _service(self, name: str, port: int, *arguments: str) -> Service:
@@ -133,6 +138,7 @@ class Chain:
 
     async def start(self) -> None:
         """Start all of them at the same time. Raises ChainError."""
+        await asyncio.to_thread(self.keys.write)
         await asyncio.gather(*(service.start() for service in self.services))
 
     async def spans_left(self) -> None:

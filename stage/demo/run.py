@@ -42,7 +42,7 @@ async def _run(*, json: bool, keep: bool, otlp: str | None, postgres: bool) -> i
         try:
             await chain.start()
             printer.services(chain)
-            async with Client() as client:
+            async with Client(chain.payment.url, chain.keys) as client:
                 accounts = [
                     await _run_story(chain, client, story, letter, printer)
                     for letter, story in zip("abcdefgh", STORIES, strict=True)

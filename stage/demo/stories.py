@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from stage.demo.chain import Chain
 from stage.demo.client import Client, Reply
 from stage.demo.story import Acted, Expected, Story
-from stage.wire.envelope import Envelope, encode_envelope, new_saga_id
+from stage.wire.envelope import (
+    Envelope,
+    TrailEntry,
+    encode_envelope,
+    format_instant,
+    new_saga_id,
+)
 
 
 def order_of(saga_id: str) -> dict[str, Any]:
@@ -138,7 +145,8 @@ async def behind_gateway(chain: Chain, client: Client, saga_id: str) -> Acted:
 
 async def send(chain: Chain, client: Client, saga_id: str) -> Reply:
     """Post the saga to the stage itself, as a neighbour would."""
-    envelope = Envelope(saga_id=saga_id, data=order_of(saga_id))
+    trail = (TrailEntry(stage="order", at=format_instant(time.time())),)
+    envelope = Envelope(saga_id=saga_id, data=order_of(saga_id), trail=trail)
     return await client.post_bytes(f"{chain.payment.url}/sagas", encode_envelope(envelope))
 
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from stage.inbound.caller import caller_of
 from stage.inbound.overload import Overload
 from stage.ports.engine import Busy
 
@@ -17,6 +16,8 @@ REQUESTS_MAX = 2_000
 RETRY_AFTER_SECONDS = 1.0
 JOINS_MAX = 16
 """Requests that may wait for the answer of one saga: the one that runs it, and retries of it."""
+STRANGERS = ""
+"""The caller of every name that is not configured: together they are one."""
 SHARE = 0.5
 """The part of the places for one caller of several, and for all that are not configured."""
 
@@ -65,7 +66,7 @@ class Admission:
 
         Raises Busy when the caller has its share, and TooManyJoined.
         """
-        caller = caller_of(named, self.callers)
+        caller = named if named in self.callers else STRANGERS
         share = self._share if caller else self._strangers_share
         if self._by_saga[saga_id] >= self._joins_max:
             raise TooManyJoined(f"{self._joins_max} requests wait for that saga, the limit")

@@ -11,10 +11,11 @@ from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDict
 
 from stage.inbound.dispatch import UNKNOWN_ROUTE, answer
+from stage.inbound.local import user_of
 from stage.inbound.problems import of_status, problem_answer
 from stage.inbound.read import not_readable, too_large, too_slow
-from stage.inbound.request import Answer, Request
-from stage.inbound.routes import ROUTES, Route
+from stage.inbound.request import Answer, Door, Request
+from stage.inbound.routes import ROUTES, Route, open_route
 from stage.inbound.service import Service
 
 SERVER_HEADER = ("Server", "stage")
@@ -22,10 +23,22 @@ SERVER_HEADER = ("Server", "stage")
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 
 
+class Doors:
+    """The ports of this process: it is set once they are open. Without an admin port there is
+    one door, with all that is served."""
+
+    def __init__(self) -> None:
+        self.admin_port: int | None = None
+
+
+DOORS: web.AppKey[Doors] = web.AppKey("doors", Doors)
+
+
 def make_app() -> web.Application:
     """The application without its keys; `SERVICE` must be set before it starts."""
     # No body is decompressed, whatever route it comes to: none of ours takes such a one.
     app = web.Application(middlewares=[_others], handler_args={"auto_decompress": False})
+    app[DOORS] = Doors()
     for route in ROUTES:
         app.router.add_route(route.method, route.template, partial(_handle, route))
     return app
@@ -36,7 +49,7 @@ async def _handle(route: Route, request: web.Request) -> web.StreamResponse:
     canonical = _canonical(request)
     prefix = canonical[: -len(route.template)]
     received = _request(service, request, prefix)
-    return _response(await answer(service, received, route.endpoint, canonical), request)
+    return _response(await answer(service, received, route, canonical), request)
 
 
 @web.middleware
@@ -61,7 +74,10 @@ async def _others(request: web.Request, handler: Handler) -> web.StreamResponse:
 
     service = request.app[SERVICE]
     answered = await answer(
-        service, _request(service, request, ""), endpoint, _canonical(request) or UNKNOWN_ROUTE
+        service,
+        _request(service, request, ""),
+        open_route(endpoint),
+        _canonical(request) or UNKNOWN_ROUTE,
     )
     if not responses:
         return _response(answered, request)
@@ -78,6 +94,7 @@ def _canonical(request: web.Request) -> str:
 
 def _request(service: Service, request: web.Request, prefix: str) -> Request:
     url = request.rel_url
+    door, address, user = _came_in(request)
     return Request(
         method=request.method,
         path=url.raw_path[len(prefix) :],
@@ -85,9 +102,26 @@ def _request(service: Service, request: web.Request, prefix: str) -> Request:
         query=url.raw_query_string,
         headers=request.headers,
         scheme=request.scheme,
+        door=door,
+        local_address=address,
+        local_user=user,
         read_body=partial(_read_body, service, request),
         parameters=request.match_info,
     )
+
+
+def _came_in(request: web.Request) -> tuple[Door, str, str]:
+    """The door, the address of it, and the user of this machine at the local one."""
+    transport = request.transport
+    name = None if transport is None else transport.get_extra_info("sockname")
+    if transport is not None and isinstance(name, str | bytes):
+        return Door.LOCAL, "", user_of(transport.get_extra_info("socket"))
+    if not isinstance(name, tuple):
+        return Door.ONLY, "", ""  # it has gone
+    admin_port = request.app[DOORS].admin_port
+    if admin_port is None:
+        return Door.ONLY, name[0], ""
+    return Door.ADMIN if name[1] == admin_port else Door.PUBLIC, name[0], ""
 
 
 async def _read_body(service: Service, request: web.Request) -> bytes:
@@ -127,4 +161,4 @@ def _response(answered: Answer, request: web.Request) -> web.Response:
     return response
 
 
-__all__ = ["SERVER_HEADER", "SERVICE", "make_app"]
+__all__ = ["DOORS", "SERVER_HEADER", "SERVICE", "make_app"]

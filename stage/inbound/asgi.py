@@ -97,6 +97,7 @@ def _request(service: Service, scope: Scope, receive: Receive) -> Request:
         query=scope.get("query_string", b"").decode("latin-1"),
         headers=headers,
         scheme=scope.get("scheme", "http"),
+        local_address=str((scope.get("server") or ("",))[0]),
         read_body=partial(_read_body, service, headers, receive),
     )
 

@@ -6,9 +6,11 @@ import asyncio
 
 from msgspec.structs import replace
 
+from stage.inbound.caller import not_here, permit
+from stage.inbound.front_door import check_page, check_posted
 from stage.inbound.problems import answer_of_error, defect, of_status, problem_answer
-from stage.inbound.request import Answer, Request
-from stage.inbound.routes import Endpoint, Found, find
+from stage.inbound.request import Answer, Door, Request
+from stage.inbound.routes import Found, Route, find, open_route
 from stage.inbound.service import Service
 from stage.wire import headers as h
 from stage.wire.envelope import SAGA_ID_RE
@@ -23,7 +25,7 @@ async def dispatch(service: Service, request: Request) -> Answer:
     if isinstance(found, Found):
         request = replace(request, parameters=found.parameters)
         route = found.route
-        return await answer(service, request, route.endpoint, request.prefix + route.template)
+        return await answer(service, request, route, request.prefix + route.template)
     allowed = found
 
     async def unrouted(_service: Service, request: Request) -> Answer:
@@ -32,32 +34,34 @@ async def dispatch(service: Service, request: Request) -> Answer:
         problem = of_status(405, "Method Not Allowed")
         return problem_answer(request, problem, ("Allow", ",".join(allowed)))
 
-    return await answer(service, request, unrouted, UNKNOWN_ROUTE)
+    return await answer(service, request, open_route(unrouted), UNKNOWN_ROUTE)
 
 
-async def answer(service: Service, request: Request, endpoint: Endpoint, route: str) -> Answer:
+async def answer(service: Service, request: Request, route: Route, path: str) -> Answer:
     """The answer of an endpoint, or the problem for what it raised.
 
-    `route` is the template of the path, for spans and logs. Raises CancelledError only: the
-    process stops, or the caller has gone.
+    `path` is the template with the paths that it is mounted under, for spans and logs. Raises
+    CancelledError only: the process stops, or the caller has gone.
     """
     about = request.about
     named = request.parameters.get("saga_id", "")
     if named and SAGA_ID_RE.fullmatch(named):
         about.saga_id = named
+    principal = about.principal = await service.callers.identify(request)
     span = about.span = service.observer.request(
         request.method,
-        route,
+        path,
         list(request.headers.items()),
         named,
         path=request.prefix + request.path,
         scheme=request.scheme,
-        joined=service.joins_trace(request),
+        joined=principal.known,
     )
     service.observer.bind(named, span.context)
     raised = ""
     try:
-        answered = await endpoint(service, request)
+        _admit(service, request, route)
+        answered = await route.endpoint(service, request)
     except asyncio.CancelledError:
         span.end("cancelled")
         raise
@@ -65,12 +69,23 @@ async def answer(service: Service, request: Request, endpoint: Endpoint, route: 
         known = answer_of_error(request, error, service.jitter())
         if known is None:
             raised = type(error).__name__
-            where = f"{request.method} {route}"
+            where = f"{request.method} {path}"
             service.observer.defect(where, about.saga_id, span.context, error)
-            known = problem_answer(request, defect(f"{raised} in {route}"))
+            known = problem_answer(request, defect(f"{raised} in {path}"))
         answered = known
     span.end(str(answered.status), raised)
     return _with_ids(answered, about.saga_id, span.trace_id)
+
+
+def _admit(service: Service, request: Request, route: Route) -> None:
+    """Refuse a request that the table of routes does not allow, before its body is read."""
+    service.hosts.check(request)
+    check_page(request)
+    if request.door is Door.PUBLIC and not route.protocol:
+        raise not_here()
+    permit(request.about.principal, route.who)
+    if route.json:
+        check_posted(request)
 
 
 def _with_ids(answered: Answer, saga_id: str, trace_id: str) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stage.inbound.caller import check_opener
 from stage.inbound.read import deadline_of, read_json, wait_of
 from stage.inbound.request import JSON, PROBLEM_JSON, Answer, Request
 from stage.inbound.service import Service
@@ -17,6 +18,7 @@ async def execute(service: Service, request: Request) -> Answer:
     body = await read_json(request)
     envelope = decode_envelope(body, service.limits)
     saga_id = about.saga_id = envelope.saga_id
+    check_opener(about.principal, envelope)
     about.span.about(saga_id)
     service.observer.bind(saga_id, about.span.context)
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, ()), saga_id)

@@ -11,6 +11,7 @@ import msgspec
 from stage.inbound.operations import (
     ANSWER_HEADERS,
     NEIGHBOURS,
+    NO_NAME,
     OPERATIONS,
     STATUS_HEADERS,
     Operation,
@@ -30,6 +31,7 @@ from stage.wire.shared import SharedPage, SharedSaga
 from stage.wire.views import JournalView, SagaPage, SagaView, Standing
 
 HTML = ("Content-Type", "text/html; charset=utf-8")
+TOKEN = "token"  # noqa: S105 - the name of a scheme
 REFERENCE = "#/components/schemas/"
 NAMES = {
     SagaView: "Saga",
@@ -63,7 +65,10 @@ def document(descriptor: Descriptor | None = None) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": f"Stage {name}", "version": "1", "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": _schemas(descriptor)},
+        "components": {
+            "schemas": _schemas(descriptor),
+            "securitySchemes": {TOKEN: {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -78,6 +83,8 @@ def _operation(operation: Operation, prefix: str = "") -> dict[str, Any]:
         "parameters": list(operation.parameters),
         "responses": _responses(operation),
     }
+    if not (prefix or operation.anyone):
+        described["security"] = [{TOKEN: []}]
     if operation.body:
         content = {h.CONTENT_JSON: {"schema": _to(operation.body)}}
         described["requestBody"] = {"required": operation.body_required, "content": content}
@@ -93,7 +100,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
             "headers": _headers(STATUS_HEADERS.get((operation.id, status), {})),
             "content": {operation.content_type: {"schema": shown}},
         }
-    for status, description in sorted(operation.problems.items()):
+    problems = operation.problems if operation.anyone else {**operation.problems, **NO_NAME}
+    for status, description in sorted(problems.items()):
         responses[str(status)] = {
             "description": description,
             "headers": _headers({h.RETRY_AFTER: "Seconds"} if status in (500, 503) else {}),

@@ -15,6 +15,10 @@ Parameter = dict[str, Any]
 MALFORMED = {400: "Malformed; nothing was executed"}
 NOT_FOUND = {404: "Never seen here"}
 NOT_ACCEPTED = {422: "Well-formed but not accepted"}
+NO_NAME = {
+    401: "No token that is known; nothing was executed",
+    403: "Not for this caller, or not its saga; nothing was executed",
+}
 UNAVAILABLE = {
     500: "A defect; the outcome is unknown",
     503: "Not now; nothing was executed, see Retry-After",
@@ -38,6 +42,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     body_required: bool = True
     answers: Mapping[int, tuple[str, tuple[str, ...]]] = {}
     problems: Mapping[int, str] = {}
+    anyone: bool = False
+    """No token is asked for."""
     content_type: str = h.CONTENT_JSON
 
 
@@ -168,9 +174,13 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/.well-known/stage"): _read(
         "descriptor", "What this stage accepts, adds and limits", "Descriptor"
     ),
-    ("GET", "/healthz"): _read("healthz", "The process serves", "Status"),
+    ("GET", "/healthz"): _read("healthz", "The process serves", "Status", anyone=True),
     ("GET", "/readyz"): _read(
-        "readyz", "New sagas are taken", "Status", problems={503: "Starting, draining, or away"}
+        "readyz",
+        "New sagas are taken",
+        "Status",
+        anyone=True,
+        problems={503: "Starting, draining, or away"},
     ),
     ("GET", "/metrics"): _read(
         "metrics", "Prometheus text or OpenMetrics", "Text", content_type="text/plain"

@@ -15,6 +15,7 @@ from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
 
+CHALLENGE = ("WWW-Authenticate", "Bearer")
 RETRY_SPREAD = 2.0
 """Up to so many times the usual pause is added."""
 HINTS = {
@@ -40,7 +41,8 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
     """
     match error:
         case WireError():
-            answer = problem_answer(request, error.problem())
+            challenge = (CHALLENGE,) if error.status == 401 else ()
+            answer = problem_answer(request, error.problem(), *challenge)
             # The rest of a body that is late may never come.
             return replace(answer, close=True) if error.status == 408 else answer
         case PayloadDiffers() | DeadlineOver() | NotYours():

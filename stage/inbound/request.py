@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
 from typing import Protocol
 from urllib.parse import parse_qs
 
 import msgspec
 
+from stage.inbound.principal import STRANGER, Principal
 from stage.ports.observer import Span
 from stage.wire import headers as h
 from stage.wire.problem import CONTENT_TYPE
@@ -63,16 +65,30 @@ class About:
     """Facts about a request that are found while it is answered.
 
     `saga_id` is the saga that the path or the body names; empty before it is read, and where it
-    is no saga id. `span` is set before an endpoint runs.
+    is no saga id. `span` and `principal` are set before an endpoint runs.
     """
 
-    __slots__ = ("saga_id", "span")
+    __slots__ = ("principal", "saga_id", "span")
 
     saga_id: str
     span: Span
+    principal: Principal
 
     def __init__(self) -> None:
         self.saga_id = ""
+        self.principal = STRANGER
+
+
+class Door(StrEnum):
+    """The listener that a request came in at."""
+
+    ONLY = "only"
+    """There is no other port."""
+    PUBLIC = "public"
+    """The protocol alone: operators and the platform have a port of their own."""
+    ADMIN = "admin"
+    LOCAL = "local"
+    """The socket beside the database, which only its owner may open."""
 
 
 async def no_body() -> bytes:
@@ -93,6 +109,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     query: str = ""
     headers: Headers = msgspec.field(default_factory=HeaderPairs)
     scheme: str = "http"
+    door: Door = Door.ONLY
+    local_address: str = ""
+    """The address that its connection was made to; empty where that is not known."""
+    local_user: str = ""
+    """The user of this machine that sent it through the LOCAL door; empty at any other."""
     read_body: Callable[[], Awaitable[bytes]] = no_body
     parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
     """The parts of the path that the template of the route names, without escapes."""

@@ -11,6 +11,7 @@ from stage.inbound.compensate import compensate
 from stage.inbound.execute import execute
 from stage.inbound.openapi import docs, openapi
 from stage.inbound.platform import descriptor, healthz, metrics, readyz
+from stage.inbound.principal import Who
 from stage.inbound.request import Answer, Request
 from stage.inbound.sagas import list_sagas, query_saga
 from stage.inbound.service import Service
@@ -20,31 +21,52 @@ Endpoint = Callable[[Service, Request], Awaitable[Answer]]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One endpoint. `{name}` in the template stands for one part of a path, not empty."""
+    """One endpoint. `{name}` in the template stands for one part of a path, not empty.
+
+    `who` may call it. `protocol` says that neighbours do, so that it stays at the public port
+    where operators have one of their own. `json` says that what is posted has to be JSON.
+    """
 
     method: str
     template: str
     endpoint: Endpoint
     name: str
+    who: frozenset[Who]
+    protocol: bool = False
+    json: bool = True
 
+
+_ANYONE = frozenset({Who.ANYONE})
+_SHOWN = frozenset({Who.UPSTREAM, Who.DOWNSTREAM, Who.VIEWER})
+_COMPENSATES = frozenset({Who.UPSTREAM, Who.DOWNSTREAM, Who.OPERATOR})
+_OPERATORS = frozenset({Who.OPERATOR})
+_ADMINS = frozenset({Who.ADMIN})
 
 ROUTES = (
-    Route("POST", "/sagas", execute, "execute"),
-    Route("GET", "/sagas", list_sagas, "list"),
-    Route("GET", "/sagas/{saga_id}", query_saga, "query"),
-    Route("POST", "/sagas/{saga_id}/compensate", compensate, "compensate"),
-    Route("POST", "/sagas/{saga_id}/retry", retry, "retry"),
-    Route("POST", "/sagas/{saga_id}/settle", settle, "settle"),
-    Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve"),
-    Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon"),
-    Route("POST", "/sagas/{saga_id}/forget", forget, "forget"),
-    Route("GET", "/.well-known/stage", descriptor, "descriptor"),
-    Route("GET", "/healthz", healthz, "healthz"),
-    Route("GET", "/readyz", readyz, "readyz"),
-    Route("GET", "/metrics", metrics, "metrics"),
-    Route("GET", "/openapi.json", openapi, "openapi"),
-    Route("GET", "/docs", docs, "docs"),
+    Route("POST", "/sagas", execute, "execute", frozenset({Who.UPSTREAM}), protocol=True),
+    Route("GET", "/sagas", list_sagas, "list", _SHOWN, protocol=True),  # ?since= is the protocol's
+    Route("GET", "/sagas/{saga_id}", query_saga, "query", _SHOWN, protocol=True),
+    Route(
+        *("POST", "/sagas/{saga_id}/compensate", compensate, "compensate", _COMPENSATES),
+        protocol=True,
+    ),
+    Route("POST", "/sagas/{saga_id}/retry", retry, "retry", _OPERATORS),
+    Route("POST", "/sagas/{saga_id}/settle", settle, "settle", _ADMINS),
+    Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve", _ADMINS),
+    Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon", _ADMINS),
+    Route("POST", "/sagas/{saga_id}/forget", forget, "forget", _ADMINS),
+    Route("GET", "/.well-known/stage", descriptor, "descriptor", _SHOWN, protocol=True),
+    Route("GET", "/healthz", healthz, "healthz", _ANYONE),
+    Route("GET", "/readyz", readyz, "readyz", _ANYONE),
+    Route("GET", "/metrics", metrics, "metrics", frozenset({Who.PLATFORM})),
+    Route("GET", "/openapi.json", openapi, "openapi", _SHOWN),
+    Route("GET", "/docs", docs, "docs", _SHOWN),
 )
+
+
+def open_route(endpoint: Endpoint) -> Route:
+    """The route of what is not ours: of no path at all, or of one that the author added."""
+    return Route("", "", endpoint, "other", _ANYONE, protocol=True, json=False)
 
 
 class Found(msgspec.Struct, frozen=True):

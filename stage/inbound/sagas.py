@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from stage.core.questions import belongs_to
 from stage.core.states import SagaState
+from stage.inbound.caller import not_here, not_yours, permit, requester_of
 from stage.inbound.chain import chain
+from stage.inbound.principal import NEIGHBOURS, Who
 from stage.inbound.read import saga_id_of, wait_of
-from stage.inbound.request import Answer, Request, json_answer
+from stage.inbound.request import Answer, Door, Request, json_answer
 from stage.inbound.service import Service
 from stage.inbound.shared import shared_sagas
 from stage.inbound.views import journal_view, never_seen, plan_view, row_view, view_of_snapshot
+from stage.ports.engine import Snapshot
 from stage.ports.store import Filter
 from stage.wire.problem import WireError
 from stage.wire.views import SagaPage
 
+VIEWS_OF_OPERATORS = ("journal", "plan")
+"""They show the inside of this stage, which is no neighbour's."""
+VIEWERS = frozenset({Who.VIEWER})
 PAGE_MAX = 500
 JOURNAL_PAGE_MAX = 1_000
 
@@ -21,18 +28,14 @@ async def query_saga(service: Service, request: Request) -> Answer:
     """One saga; `Prefer: wait=N` waits for its end, `?view=journal|plan|chain` shows more."""
     saga_id = saga_id_of(request)
     view = request.query_values().get("view", [""])[0]
+    if view in VIEWS_OF_OPERATORS:
+        permit(request.about.principal, VIEWERS)
     if view == "journal":
         return await _journal(service, request, saga_id)
     if view == "chain":
-        snapshot = await service.engine.get_saga(saga_id)
-        if snapshot is None:
-            raise never_seen(saga_id)
-        return json_answer(await chain(service, request, snapshot))
+        return json_answer(await chain(service, request, await _own(service, request, saga_id)))
     if view == "plan":
-        snapshot = await service.engine.get_saga(saga_id)
-        if snapshot is None:
-            raise never_seen(saga_id)
-        return json_answer(plan_view(service, snapshot))
+        return json_answer(plan_view(service, await _own(service, request, saga_id)))
     if view:
         raise WireError(
             400,
@@ -41,11 +44,29 @@ async def query_saga(service: Service, request: Request) -> Answer:
             hint="leave it out, or view=journal, view=plan, view=chain",
         )
     wait, _ = wait_of(request, 0.0, service.wait_seconds_max)
+    if wait and request.about.principal.kind in NEIGHBOURS:
+        await _own(service, request, saga_id)  # before it may wait
     with service.admission.watch(wait) as seconds:
-        snapshot = await service.engine.get_saga(saga_id, seconds)
+        snapshot = await _own(service, request, saga_id, seconds)
+    return json_answer(view_of_snapshot(service, snapshot))
+
+
+async def _own(
+    service: Service, request: Request, saga_id: str, wait_seconds: float = 0.0
+) -> Snapshot:
+    """The saga, for a caller that may see it. Raises WireError 404, and 403 for a foreign one.
+
+    Not 404 for that: a neighbour would read it as our word that the saga was never here.
+    """
+    snapshot = await service.engine.get_saga(saga_id, wait_seconds)
     if snapshot is None:
         raise never_seen(saga_id)
-    return json_answer(view_of_snapshot(service, snapshot))
+    principal = request.about.principal
+    plan = snapshot.saga.under(service.participant.plan)
+    requester = requester_of(principal)
+    if not belongs_to(plan, snapshot.saga, requester, principal.name):
+        raise not_yours(f"saga {saga_id} is another caller's than {principal.name!r}")
+    return snapshot
 
 
 async def _journal(service: Service, request: Request, saga_id: str) -> Answer:
@@ -84,6 +105,9 @@ async def list_sagas(service: Service, request: Request) -> Answer:
     query = request.query_values()
     if "since" in query:
         return await shared_sagas(service, request)
+    if request.door is Door.PUBLIC:
+        raise not_here()
+    permit(request.about.principal, VIEWERS)
     try:
         states = tuple(SagaState(state) for state in query.get("state", []))
         limit = min(_whole_number(query, "limit", 50, least=1), PAGE_MAX)

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from stage.inbound.admission import Admission
-from stage.inbound.request import Request
+from stage.inbound.caller import Callers, Claims
+from stage.inbound.front_door import Hosts
 from stage.ports.clock import Clock
 from stage.ports.engine import Engine
 from stage.ports.neighbour import Neighbours
@@ -15,11 +16,6 @@ from stage.ports.observer import Observer
 from stage.ports.stage import Participant
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import Limits
-
-
-def anyone(request: Request) -> bool:
-    """Every caller's trace is joined."""
-    return True
 
 
 def steady() -> float:
@@ -47,6 +43,5 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """From 0 to 1: spreads `Retry-After`, so that those who were refused come back apart."""
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
-    joins_trace: Callable[[Request], bool] = anyone
-    """Whether the span of a request joins the trace that its headers name, or only links to it.
-    Where callers authenticate, nobody else may write into their traces."""
+    callers: Callers = msgspec.field(default_factory=Claims)
+    hosts: Hosts = msgspec.field(default_factory=Hosts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from stage.inbound.caller import not_yours
+from stage.inbound.principal import NEIGHBOURS
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.ports.store import Changes
@@ -32,8 +34,14 @@ async def shared_sagas(service: Service, request: Request) -> Answer:
 
 
 def asker_of(request: Request) -> str:
-    """The name of the neighbour that asks: its own word, as in the trail of an envelope."""
-    name = request.query_values().get("with", [""])[0]
+    """The name of the neighbour that asks, as in the trail of an envelope.
+
+    Operators may ask for any, as may everybody where callers have no names.
+    """
+    principal = request.about.principal
+    name = request.query_values().get("with", [principal.name])[0]
+    if principal.kind in NEIGHBOURS and name != principal.name:
+        raise not_yours(f"with is {name!r}, and {principal.name!r} asks")
     if not STAGE_NAME_RE.fullmatch(name):
         raise WireError(
             400,

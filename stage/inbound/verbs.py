@@ -29,11 +29,12 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The body of a verb. `step`, `landed` and `result` belong to settle, `step` to resolve
     and abandon too.
 
-    `anew` and `new_key` belong to retry, and `step` to a retry anew.
+    `anew` and `new_key` belong to retry, and `step` to a retry anew. `actor` counts only where
+    callers have no names: otherwise it is the principal.
     """
 
-    actor: str
     reason: str
+    actor: str = ""
     dry_run: bool = False
     step: str = ""
     landed: bool | None = None
@@ -121,7 +122,10 @@ async def forget(service: Service, request: Request) -> Answer:
 async def _operate(service: Service, request: Request, make: Make) -> Answer:
     """Do what the operator asks and answer with the saga as it stands, or would stand, after."""
     saga_id = saga_id_of(request)
-    order = _decode(decode_object(await read_json(request), service.limits), service.limits)
+    members = decode_object(await read_json(request), service.limits)
+    if request.about.principal.name:
+        members["actor"] = request.about.principal.name
+    order = _decode(members, service.limits)
     verb = make(order, service.clock.now())
     if isinstance(verb, e.Settled) and verb.landed:
         await _check_result(service, saga_id, verb)

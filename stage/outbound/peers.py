@@ -39,4 +39,5 @@ def http_peers(
 
 
 def _urls(peers: Addresses) -> dict[str, str]:
-    return {name: connection_of(given).url for name, given in peers.items()}
+    found = {name: connection_of(given).url for name, given in peers.items()}
+    return {name: url for name, url in found.items() if url}

@@ -1,15 +1,12 @@
 """One HTTP request out: once, without redirects, capped, within a time.
 
-It never raises for what the network does. Connections, their pool, TLS and parsing are aiohttp's.
-Its session is left out: it adds redirects, cookies, proxies and resends without notice, we want
-none of them, and it takes as long as all the rest. So is its writer, which does what a body in
-pieces needs: ours are whole, and head and body are one write.
+It never raises for what the network does. Connections, their pool, TLS, writing and parsing are
+aiohttp's. Its session is left out: it adds redirects, cookies, proxies and resends without notice,
+we want none of them, and it takes as long as all the rest.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
 import ssl
 from functools import lru_cache
 
@@ -17,7 +14,7 @@ import aiohttp
 from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -35,7 +32,6 @@ TARGETS_MAX = 256
 
 _OWN_HEADERS = {hdrs.USER_AGENT: "stage", hdrs.ACCEPT_ENCODING: "identity"}
 _OCTETS = "application/octet-stream"
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Transport:
@@ -152,8 +148,11 @@ async def _converse(
     protocol.set_response_params(
         skip_payload=target.method == hdrs.METH_HEAD, read_until_eof=True, auto_decompress=False
     )
+    writer = StreamWriter(protocol, target.loop)
+    await writer.write_headers(f"{target.method} {target.url.raw_path_qs} HTTP/1.1", head)
     # The peer need not take it all first: it may answer before, and that counts.
-    _write(protocol.transport, _encoded(target, head) + body)
+    await writer.write(body, drain=False)
+    writer.set_eof()
     message, content = await protocol.read()
     interim = 0
     while 100 <= message.code <= 199 and message.code != 101:  # not the answer yet
@@ -176,23 +175,6 @@ async def _converse(
             error=str(message.code),
         )
     return Answer(status=message.code, headers=tuple(message.headers.items()), body=answer)
-
-
-def _encoded(target: aiohttp.ClientRequest, head: CIMultiDict[str]) -> bytes:
-    """The head as it is written. Raises ValueError where a line would hold another one."""
-    request_line = f"{target.method} {target.url.raw_path_qs} HTTP/1.1"
-    lines = [request_line, *map(": ".join, head.items())]
-    text = "".join(lines)
-    if not text.isprintable() and _CONTROL.search(text):
-        raise ValueError("a header or the request line holds a control character")
-    return "\r\n".join((*lines, "", "")).encode()
-
-
-def _write(transport: asyncio.Transport | None, request: bytes) -> None:
-    """Write it at once. A connection that closed in the meantime has taken nothing of it."""
-    if transport is None or transport.is_closing():
-        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
-    transport.write(request)
 
 
 @lru_cache(maxsize=256)

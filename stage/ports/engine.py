@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from stage.core.events import Verb
+from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.ports.observer import TraceContext
@@ -80,10 +81,14 @@ class Commands(Protocol):
         saga_id: str,
         *,
         asked: CompensateRequest,
+        requester: Requester = Requester.CLAIMED,
         trace: TraceContext,
         wait_seconds: float,
     ) -> Snapshot:
-        """Durably ask to compensate, wait for the end, and say how it stands."""
+        """Durably ask to compensate, wait for the end, and say how it stands.
+
+        Raises NotYours, with no effect, unless the saga belongs to the requester.
+        """
         ...
 
     async def operate(self, saga_id: str, verb: Verb, *, dry_run: bool) -> Snapshot | None:

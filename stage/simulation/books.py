@@ -144,6 +144,9 @@ class Books:
         self.local: dict[tuple[str, str, str], Local] = {}
         self.known: dict[tuple[str, str], Known] = {}
         self.plans: dict[str, Plan] = {}
+        """The plan of the newest version of each stage."""
+        self.earlier_plans: dict[tuple[str, int], Plan] = {}
+        """The plans of the versions before, by stage and version."""
         self.attempts: dict[tuple[str, str, str], int] = {}
         """Attempts to undo that left, by stage, saga and step."""
         self._sent: dict[tuple[str, str], bytes] = {}
@@ -162,6 +165,16 @@ class Books:
         self._effects_made = 0
         self.payloads: dict[str, bytes] = {}
         """The data of each saga as its client first sent it."""
+
+    def plan_of(self, stage: str, saga: str) -> Plan:
+        """The plan of the version that accepted a saga (rule 32)."""
+        known = self.known.get((stage, saga))
+        newest = self.plans[stage]
+        return newest if known is None else self._plan(stage, known)
+
+    def _plan(self, stage: str, known: Known) -> Plan:
+        newest = self.plans[stage]
+        return self.earlier_plans.get((stage, known.row.version), newest)
 
     # --- saying ----------------------------------------------------------------------------------
 
@@ -228,15 +241,15 @@ class Books:
         return self._standing_behind(step.peer, saga)
 
     def _standing_behind(self, stage: str, saga: str) -> int:
-        plan = self.plans.get(stage)
-        if plan is None:
+        if stage not in self.plans:
             return self.local.get((stage, saga, ""), Local()).done - (
                 self.local.get((stage, saga, ""), Local()).undone
             )
         known = self.known.get((stage, saga))
         if known is not None and (known.given_up or known.forgotten):
             return 0  # what stands there was reported, or given up: it is not ours to undo
-        return sum(self.standing(stage, saga, step) for step in plan.steps if step.compensatable)
+        steps = self.plan_of(stage, saga).steps
+        return sum(self.standing(stage, saga, step) for step in steps if step.compensatable)
 
     # --- the store -------------------------------------------------------------------------------
 
@@ -343,7 +356,7 @@ class Books:
                     known.succeeded.add(event.step)
 
     def _forward_event(self, stage: str, known: Known, event: e.Event) -> None:
-        saga, plan = known.row.id, self.plans[stage]
+        saga, plan = known.row.id, self._plan(stage, known)
         match event:
             case e.StepStarted():
                 self._attempted(stage, known, event)
@@ -393,7 +406,7 @@ class Books:
             known.requests.setdefault(f"{event.step}:do", []).append(event.request)
 
     def _backward_event(self, stage: str, known: Known, event: e.Event) -> None:
-        plan = self.plans[stage]
+        plan = self._plan(stage, known)
         match event:
             case e.CompensationStarted():
                 known.turned = True
@@ -425,7 +438,9 @@ class Books:
             return
         if any(isinstance(event, e.CompensationRequested | e.Settled) for event in known.events):
             return
-        forwards = (step for step in self.plans[stage].steps if step.kind is StepKind.FORWARD)
+        forwards = (
+            step for step in self._plan(stage, known).steps if step.kind is StepKind.FORWARD
+        )
         if all(self._done_at(step.peer, saga) for step in forwards):
             self.violate("I9", saga, f"{stage} said yes, and turned back though nobody asked")
 
@@ -434,7 +449,7 @@ class Books:
 
         What costs time alone uses no attempt up (rule 28).
         """
-        step = self.plans[stage].step(event.step) if event.step else None
+        step = self._plan(stage, known).step(event.step) if event.step else None
         if step is None or step.kind is StepKind.TRANSACTION or step.name in known.refused:
             return
         if known.mended or (known.deadline is not None and event.at >= known.deadline):
@@ -454,7 +469,7 @@ class Books:
 
     def _behind_pivot(self, stage: str, known: Known) -> bool:
         """Behind the pivot the saga has to go forward, whatever the time is."""
-        plan = self.plans[stage]
+        plan = self._plan(stage, known)
         if plan.pivot is None:
             return False
         name = plan.steps[plan.pivot].name
@@ -506,7 +521,7 @@ class Books:
         if known is None or f"{name}:do" not in known.intents:
             self.violate("I3", saga, f"{stage} handed on to {peer} without a durable intent")
             return
-        for step in self.plans[stage].steps:
+        for step in self.plan_of(stage, saga).steps:
             if step.kind is not StepKind.FORWARD and step.name not in known.succeeded:
                 self.violate("I4", saga, f"{stage} handed on before {step.name} was durable")
             if step.kind is StepKind.TRANSACTION and self.standing(stage, saga, step) == 0:
@@ -556,8 +571,7 @@ class Books:
             if status == 200:
                 self.said_yes.add((stage, saga))
             before = self._answers.setdefault((stage, saga, status), body)
-            taken_over = known is not None and known.forgotten  # a person answers for it from then
-            if before != body and not taken_over:
+            if before != body:
                 self.violate("I9", saga, f"{stage} answered {status} with other bytes")
         if status == 200 and self._closed.get((stage, saga), asked_at) < asked_at:
             self.violate("I6", saga, f"{stage} answered 200 after it had said it is undone")
@@ -575,7 +589,7 @@ class Books:
                 and step.name in known.flying
                 and (step.peer, saga) in self.said_yes
             )
-            for step in self.plans[stage].steps
+            for step in self.plan_of(stage, saga).steps
         )
 
     def deferred(self, stage: str, saga: str) -> None:
@@ -595,7 +609,7 @@ class Books:
         self._closed.setdefault((stage, saga), self._loop.time())
         if (stage, saga) not in self.known:
             self.violate("I1", saga, f"{stage} said it is undone, and wrote no tombstone")
-        for step in self.plans[stage].steps:
+        for step in self.plan_of(stage, saga).steps:
             if step.compensatable and self.standing(stage, saga, step):
                 self.violate("I7", saga, f"{stage} said it is undone while {step.name} stands")
 

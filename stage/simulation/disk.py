@@ -71,7 +71,7 @@ class SimulatedStore:
         self._ownership: Ownership = SimulatedOwnership(self)
         if disk.shared is not None:
             self._store, self._replica = disk.shared.replica()
-            self._ownership = ReplicaOwnership(self._replica, process, self._writable)
+            self._ownership = ReplicaOwnership(disk.shared, self._replica, process, self._writable)
 
     def leaves(self, saga_id: str, *, was_paused: bool) -> int | None:
         """A message leaves the process; its registration, where it is one of several.
@@ -401,6 +401,8 @@ class WatchedStage(StageParticipant[Any, Any]):
     def __init__(self, bound: StageParticipant[Any, Any], disk: Disk) -> None:
         self.__dict__.update(vars(bound))
         self._disk = disk
+        before = bound.supersedes
+        self.supersedes = None if before is None else WatchedStage(before, disk)
 
     async def run_transaction(
         self, tx: Tx, kind: AttemptKind, step: str, view: RunView

@@ -42,6 +42,7 @@ KINDS: dict[str, tuple[float, float]] = {
     # of a node, in events a second
     "crash": (0.02, 0.2),
     "drain": (0.01, 0.08),
+    "deploy": (0.02, 0.15),
     "zombie": (0.01, 0.1),
     # of a stage: whether it has two processes over one database
     "replicas": (0.3, 1.0),

@@ -23,6 +23,15 @@ NEIGHBOUR_CODES = (
     503, 504, 520,
 )  # fmt: skip
 """The answers that gateways in front of neighbours give by themselves."""
+OF_ANOTHER_SAGA = (
+    (200, Outcome.EXECUTED),
+    (200, Outcome.COMPENSATED),
+    (202, Outcome.IN_PROGRESS),
+    (409, Outcome.COMPENSATED),
+    (409, Outcome.NOT_EXECUTED),
+    (410, Outcome.COMPENSATED),
+)
+"""True answers that a gateway gives to the wrong caller."""
 API_CODES_BEFORE = (401, 403, 429, 502, 503, 504)
 """A gateway in front of an API that passed nothing on: an author may take a 4xx for a no."""
 API_CODES_AFTER = (200, 502, 503, 504)
@@ -42,7 +51,8 @@ def page(random: Random, saga: str) -> Answer:
             body = msgspec.json.encode({"message": "no route", "code": status})
             return Answer(status=status, headers=(*JSON, *retry), body=body)
         case 2:
-            about = {"saga_id": f"{saga}-other", "outcome": random.choice(list(Outcome))}
+            status, outcome = random.choice(OF_ANOTHER_SAGA)
+            about = {"saga_id": f"{saga}-other", "outcome": outcome}
             return Answer(status=status, headers=(*JSON, *retry), body=msgspec.json.encode(about))
         case _:
             return Answer(status=status, headers=(*HTML, *retry), body=PAGE)

@@ -127,7 +127,7 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
     """
     if known is None:
         return
-    plan, row = books.plans[stage], known.row
+    plan, row = books.plan_of(stage, saga), known.row
     if row.parked:
         excuse = _excuse(books, stage, saga, known, plan)
         if not excuse:
@@ -178,9 +178,9 @@ def _gave_up(books: Books, stage: str, saga: str, step: Step) -> bool:
     """True when the world has a cause for giving up a compensation."""
     if step.kind is StepKind.FORWARD:
         behind = books.known.get((step.peer, saga))
-        plan = books.plans.get(step.peer)
-        if behind is None or plan is None:
+        if behind is None or step.peer not in books.plans:
             return False
+        plan = books.plan_of(step.peer, saga)
         return bool(behind.given_up) or plan.pivot is not None
     if any(effect.undo_refused for effect in books.effects_of(stage, saga, step.name)):
         return True
@@ -218,7 +218,7 @@ def _client(books: Books, stage: str, order: Order, known: Known | None, *, wait
         case Verdict.FAILED:
             wrong = state is SagaState.COMPLETED
         case Verdict.STANDS:
-            pivot = books.plans[stage].pivot is not None
+            pivot = books.plan_of(stage, order.saga).pivot is not None
             mended = known is not None and known.mended
             wrong = not parked and not mended and not (pivot and state is SagaState.COMPLETED)
         case Verdict.OPEN:
@@ -244,7 +244,7 @@ def _payload(books: Books, order: Order) -> None:
 
 def _not_executed(books: Books, stage: str, saga: str, words: str) -> None:
     """I10: who said `not_executed` for good, did nothing and does nothing."""
-    plan = books.plans[stage]
+    plan = books.plan_of(stage, saga)
     done = sum(
         books.local.get((stage, saga, step.name), Local()).done
         for step in plan.steps

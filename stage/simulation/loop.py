@@ -19,6 +19,10 @@ T = TypeVar("T")
 
 EPOCH = 1_700_000_000.0
 """The wall clock when a simulation begins, in seconds since 1970."""
+POLL_SECONDS = (0.05, 10.0)
+"""The pauses between two looks of a process for mail, for what is due, and for what to close."""
+STILL_SECONDS = 60.0
+"""The pause between two looks while the world is still: days of an outage cost their events."""
 
 
 class Stuck(Exception):
@@ -73,6 +77,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.set_task_factory(_in_process)
         self.outside = Context()
         """Belongs to no process: what the network and the neighbours do."""
+        self.still = False
+        """Nothing is wrong any more but an outage that lasts."""
         self.complaints: list[str] = []
         """Errors of callbacks that nobody handled."""
         self.set_exception_handler(self._complain)
@@ -166,9 +172,13 @@ class WallClock(SteadyClock):
     def __init__(self, loop: VirtualLoop, ahead: Callable[[], float]) -> None:
         """`ahead` is by how many seconds the wall clock of the machine is wrong now."""
         super().__init__(wall=lambda: EPOCH + loop.time() + ahead(), monotonic=loop.time)
+        self._loop = loop
 
     async def sleep(self, seconds: float) -> None:
-        """Return after that many virtual seconds."""
+        """Return after that many virtual seconds; later than that where it is only to look."""
+        least, most = POLL_SECONDS
+        if self._loop.still and least <= seconds <= most:
+            seconds = STILL_SECONDS
         await asyncio.sleep(max(seconds, 0.0))
 
 

@@ -364,7 +364,6 @@ class Tail:
             return self._look(path.removeprefix("/sagas/"))
         saga = path.removeprefix("/sagas/").removesuffix("/compensate")
         self._undo(saga)
-        self._answers[saga] = _problem(410, saga, Outcome.COMPENSATED)
         return _undone(saga)
 
     def _execute(self, envelope: Envelope, body: bytes) -> Answer:
@@ -401,19 +400,23 @@ class Tail:
         if local.done > local.undone:
             local.undone = local.done
             self._books.tell(saga, TAIL, "EFFECT undone")
+        self._answers[saga] = _problem(410, saga, Outcome.COMPENSATED)
 
     async def _fail_late(self, saga: str) -> None:
-        """It said yes, fails, undoes its part, and asks upstream until that answers."""
+        """It said yes, fails, and asks upstream until that answers.
+
+        It undoes its part before it asks, and says so, or when it is asked in turn.
+        """
         await asyncio.sleep(self._random.uniform(*LATE_SECONDS))
         self.failing.discard(saga)
         if self.local(saga).done == self.local(saga).undone:
             return
         self._books.tell(saga, TAIL, "fails late")
-        self._undo(saga)
-        self._answers[saga] = _problem(410, saga, Outcome.COMPENSATED)
         self.late_failures[saga] = False
         path = f"/sagas/{saga}/compensate"
         word = Outcome.COMPENSATED if self._random.random() < 0.5 else None
+        if word is not None:  # without its word it is asked in turn, and undoes its part then
+            self._undo(saga)
         body = encode_compensate(TAIL, "failed late", word)
         sent: Sequence[tuple[str, str]] = [("Content-Type", h.CONTENT_JSON)]
         wait = 5.0

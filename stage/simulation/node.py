@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from random import Random
 
 from stage.core.errors import StoreUnavailable
@@ -52,7 +52,7 @@ class Node:
 
     def __init__(
         self,
-        stage: WatchedStage,
+        releases: Sequence[WatchedStage],
         disk: Disk,
         neighbours: Neighbours,
         network: Network,
@@ -63,18 +63,22 @@ class Node:
     ) -> None:
         self.name = disk.stage
         self.disk = disk
-        self._stage = stage
+        self._releases = releases
+        self._release = 0
+        """The one that new processes run; the last of them is the newest."""
         self._neighbours = neighbours
         self._network = network
         self._loop = loop
         self._random = random
         self._faults = faults
         self._books = books
-        self.ahead = 0.0
-        """By how many seconds the wall clock of its machine is wrong."""
+        self._skew = 0.0
         if faults.happens("skew"):
-            self.ahead = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
+            self._skew = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
+        self.ahead = self._skew
+        """By how many seconds the wall clock of its machine is wrong."""
         self._live: dict[Process, tuple[EmbeddedEngine, Endpoints, SimulatedStore]] = {}
+        self._runs_release: dict[Process, int] = {}
         self._started = 0
         self._starting = 0
 
@@ -111,12 +115,22 @@ class Node:
 
         return process.spawn(answered())
 
+    def _ahead(self) -> float:
+        """By how many seconds the clock is wrong that a process of it goes by.
+
+        Processes that share a database take the time from it (rule 34): it may be wrong by
+        minutes, but no two of them differ by the jump in which one of them was started.
+        """
+        return self.ahead if self.disk.shared is None else self._skew
+
     def start(self) -> Process:
         """A new process over the same disk; it takes over what is unfinished."""
         self._started += 1
         process = Process(self._loop, f"{self.name}#{self._started}")
+        self._runs_release[process] = self._release
+        stage = self._releases[self._release]
         store = SimulatedStore(self.disk, process, self.crash)
-        clock = WallClock(self._loop, lambda: self.ahead)
+        clock = WallClock(self._loop, self._ahead)
         client = PeerClient(
             SimulatedTransport(self._network, self._books, self.name, process, self.crash, store),
             clock=clock,
@@ -130,8 +144,8 @@ class Node:
             limits=self._neighbours.limits,
         )
         observer = DefectObserver(self.name, self._books)
-        engine = EmbeddedEngine(self._stage, store, peers, observer, clock=clock)
-        service = service_of(self._stage, engine, peers.neighbours, observer, clock)
+        engine = EmbeddedEngine(stage, store, peers, observer, clock=clock)
+        service = service_of(stage, engine, peers.neighbours, observer, clock)
         self._live[process] = engine, Endpoints(service, self._books), store
         self._books.tell("", process.name, "starts")
         _ = process.spawn(self._open(process, engine, store))
@@ -189,6 +203,12 @@ class Node:
             self._live.pop(process, None)
             process.kill()
             self._restart_later()
+
+    async def deploy(self) -> None:
+        """Another release, forward or back: one process ends, and the next runs that release."""
+        self._release = (self._release + 1) % len(self._releases)
+        self._books.tell("", self.name, f"release {self._release + 1} is deployed")
+        await self.drain()
 
     async def haunt(self) -> None:
         """A process stops for a while (SIGSTOP), another takes over, and then it goes on."""
@@ -250,8 +270,11 @@ class Node:
         for process in list(self._live)[: -self.processes]:
             process.resume()
             self.crash(process)
-        for process in self._live:
+        self._release = len(self._releases) - 1
+        for process in list(self._live):
             process.resume()
+            if self._runs_release[process] != self._release:
+                self.crash(process)
         self._restart_later()
 
     def stop(self) -> None:

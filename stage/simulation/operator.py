@@ -87,7 +87,8 @@ class Operator:
 
     def _resolved(self, node: Node, known: Known) -> e.Resolved | None:
         """A person undoes at the API what no call could undo, and says so."""
-        plan, saga = self._books.plans[node.name], known.row.id
+        saga = known.row.id
+        plan = self._books.plan_of(node.name, saga)
         for name in sorted(known.given_up):
             if plan.step(name).kind is StepKind.CALL and not self._network.about(saga):
                 for effect in self._books.effects_of(node.name, saga, name):
@@ -97,7 +98,8 @@ class Operator:
 
     def _settled(self, node: Node, known: Known) -> e.Settled | None:
         """A doubt that the API's own books settle."""
-        plan, saga = self._books.plans[node.name], known.row.id
+        saga = known.row.id
+        plan = self._books.plan_of(node.name, saga)
         if not known.row.parked or self._network.about(saga):
             return None
         for name in sorted(known.doubted):

@@ -11,25 +11,29 @@ from collections.abc import Callable, Sequence
 
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
-from stage.ports.clock import Clock
 from stage.ports.ownership import Mail
 from stage.simulation.books import Books
-from stage.simulation.loop import Process
+from stage.simulation.loop import STILL_SECONDS, Process, VirtualClock, VirtualLoop
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase, MemoryReplica
 
 LEASE_SECONDS = 3.0
 """Shorter than many outages and pauses, so that processes are taken for dead that are not."""
+STILL_LEASE_SECONDS = 4 * STILL_SECONDS
+"""A lease that is renewed while the world is still, when nobody is to be taken for dead."""
 
 
 class SharedDatabase:
     """The database of one stage with several processes, as the world sees it."""
 
-    def __init__(self, stage: str, database: MemoryDatabase, books: Books, clock: Clock) -> None:
+    def __init__(
+        self, stage: str, database: MemoryDatabase, books: Books, loop: VirtualLoop
+    ) -> None:
         self.database = database
         self._stage = stage
         self._books = books
-        self._clock = clock
+        self._loop = loop
+        self._clock = VirtualClock(loop)
         self._under_way: Counter[tuple[str, int]] = Counter()
         """Messages under way, by saga and by the registration under which they left."""
 
@@ -44,6 +48,11 @@ class SharedDatabase:
         ownership = store.ownership
         assert isinstance(ownership, MemoryReplica)
         return store, ownership
+
+    def prolong(self, registration: int) -> None:
+        """A lease was renewed: while the world is still, the next time is far away."""
+        if self._loop.still:
+            self.database.leases[registration] = self._clock.now() + STILL_LEASE_SECONDS
 
     def _lives(self, registration: int | None) -> bool:
         """Whether a lease is valid, without declaring anybody dead."""
@@ -93,9 +102,14 @@ class ReplicaOwnership:
     """ports.ownership.Ownership of one process, which may be paused, dead or without its disk."""
 
     def __init__(
-        self, replica: MemoryReplica, process: Process, check_writable: Callable[[], None]
+        self,
+        shared: SharedDatabase,
+        replica: MemoryReplica,
+        process: Process,
+        check_writable: Callable[[], None],
     ) -> None:
         """`check_writable` raises StoreUnavailable while nothing can be written."""
+        self._shared = shared
         self._replica = replica
         self._process = process
         self._check_writable = check_writable
@@ -122,7 +136,9 @@ class ReplicaOwnership:
     async def renew(self) -> bool:
         """See ports.ownership.Ownership."""
         await self._door()
-        return await self._replica.renew()
+        alive = await self._replica.renew()
+        self._shared.prolong(self._replica.me)
+        return alive
 
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership."""

@@ -84,8 +84,20 @@ def _call(
         step.compensation(back)
 
 
-def _stage(name: str) -> Stage[Any, Any]:
-    stage: Stage[Any, Any] = Stage(name, accepts=Purchase, adds=Receipt, migrations="migrations")
+def _stage(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
+    """A stage that begins as its first version did, or with two more steps than that."""
+    version = 1 if before is None else 2
+    stage: Stage[Any, Any] = Stage(
+        name,
+        accepts=Purchase,
+        adds=Receipt,
+        migrations="migrations",
+        version=version,
+        supersedes=before,
+    )
+    if before is not None:
+        _local(stage, "note")
+        _call(stage, "announce", f"{name}-api", probe=True)
 
     @stage.output
     def added(saga: Saga[Purchase]) -> Receipt:
@@ -94,18 +106,18 @@ def _stage(name: str) -> Stage[Any, Any]:
     return stage
 
 
-def plain(name: str) -> Stage[Any, Any]:
+def plain(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     """Reserve, charge, record: the usual stage."""
-    stage = _stage(name)
+    stage = _stage(name, before)
     _local(stage, "reserve")
     _call(stage, "charge", f"{name}-api", probe=True)
     _local(stage, "record", undo=False)
     return stage
 
 
-def bundle(name: str) -> Stage[Any, Any]:
+def bundle(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     """Two calls at the same time, which can only be repeated."""
-    stage = _stage(name)
+    stage = _stage(name, before)
     _local(stage, "open")
     _call(stage, "left", f"{name}-api", probe=False, together="both")
     _call(stage, "right", f"{name}-api", probe=True, together="both")
@@ -113,9 +125,9 @@ def bundle(name: str) -> Stage[Any, Any]:
     return stage
 
 
-def sequence(name: str) -> Stage[Any, Any]:
+def sequence(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     """Calls one after the other, with local work between them."""
-    stage = _stage(name)
+    stage = _stage(name, before)
     _call(stage, "first", f"{name}-api", probe=False)
     _local(stage, "between")
     _call(stage, "second", f"{name}-api", probe=True)
@@ -123,17 +135,17 @@ def sequence(name: str) -> Stage[Any, Any]:
     return stage
 
 
-def unkeyed(name: str) -> Stage[Any, Any]:
+def unkeyed(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     """A call to an API that ignores keys: it may be asked, never just repeated."""
-    stage = _stage(name)
+    stage = _stage(name, before)
     _local(stage, "reserve")
     _call(stage, "transfer", f"{name}-unkeyed", probe=True, idempotent=False)
     return stage
 
 
-def pivotal(name: str) -> Stage[Any, Any]:
+def pivotal(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     """A call that cannot be undone; after it the stage only goes forward."""
-    stage = _stage(name)
+    stage = _stage(name, before)
     _local(stage, "reserve")
     _call(stage, "check", f"{name}-api", probe=True)
     _call(stage, "settle", f"{name}-api", probe=True, undo=False, pivot=True, attempts_max=50)
@@ -141,7 +153,7 @@ def pivotal(name: str) -> Stage[Any, Any]:
     return stage
 
 
-KINDS: dict[str, Callable[[str], Stage[Any, Any]]] = {
+KINDS: dict[str, Callable[..., Stage[Any, Any]]] = {
     "plain": plain,
     "bundle": bundle,
     "sequence": sequence,

@@ -16,8 +16,12 @@ from stage.simulation.network import OUT_PAGES, OUT_REFUSED, OUT_SILENT, Network
 from stage.simulation.node import Node
 
 AWAY_SECONDS = (0.2, 8.0)
-OUTAGE_SECONDS = (60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 216_000.0)
-"""An outage is as long as one of these, or shorter: up to two and a half days."""
+OUTAGE_SECONDS = (60.0, 600.0, 3_600.0)
+LONG_OUTAGE_SECONDS = (10_800.0, 43_200.0, 86_400.0)
+"""An outage is as long as one of these, or shorter: up to a day."""
+LONG_SHARE = 0.1
+"""The share of the worlds with outages in which they last for hours. A saga that waits is folded
+from its whole journal at every attempt, so that a world costs the square of its outage."""
 
 
 class Weather:
@@ -39,6 +43,7 @@ class Weather:
         self._loop = loop
         self._random = random
         self._books = books
+        self._lengths = OUTAGE_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
 
     def begin(self, act: Callable[[], Awaitable[None]]) -> None:
@@ -50,6 +55,7 @@ class Weather:
         for node in self._nodes:
             often("crash", partial(_crash, node))
             often("drain", node.drain)
+            often("deploy", node.deploy)
             often("zombie", node.haunt)
             often("clock_jump", node.jump)
             often("store_away", partial(self._away, node.disk))
@@ -57,6 +63,8 @@ class Weather:
         for model in self._models:
             often("api_away", partial(self._away, model))
         often("partition", self._cut)
+        if "outage" in self._faults.rates and self._random.random() < LONG_SHARE:
+            self._lengths = LONG_OUTAGE_SECONDS
         often("outage", self._outage)
         often("operator", act)
 
@@ -82,7 +90,7 @@ class Weather:
     async def _outage(self) -> None:
         name = self._random.choice(self._network.names)
         how = self._random.choice((OUT_REFUSED, OUT_SILENT, OUT_PAGES))
-        seconds = self._random.choice(OUTAGE_SECONDS) * self._random.uniform(0.1, 1.0)
+        seconds = self._random.choice(self._lengths) * self._random.uniform(0.1, 1.0)
         self._books.tell("", name, f"is out for {seconds:.0f} s ({how})")
         self._network.out[name] = how
         await asyncio.sleep(seconds)

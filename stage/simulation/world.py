@@ -26,7 +26,7 @@ from stage.simulation.books import Books, Violation
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.files import BlockingStore, file_store
 from stage.simulation.invariants import check
-from stage.simulation.loop import Stuck, VirtualClock, VirtualLoop
+from stage.simulation.loop import STILL_SECONDS, Stuck, VirtualLoop
 from stage.simulation.neighbours import CLIENT, TAIL, Client, Tail, Verdict
 from stage.simulation.network import Network
 from stage.simulation.node import Neighbours, Node
@@ -46,6 +46,8 @@ REST_SECONDS_MAX = 2_500.0
 SILENT_SECONDS = 1_250.0
 """For so long no message at all may be under way in a world at rest; see `rest.Rest`."""
 LOOK_SECONDS = 2.0
+STILL_AFTER_SECONDS = 30.0
+"""A world in which only an outage goes on is still by then: every process is back."""
 
 Models = Mapping[str, type[ApiModel]]
 
@@ -169,13 +171,18 @@ class World:
             return [(self.scenario.stage, "own")]
         if self.scenario.chain:
             named = zip(self.scenario.chain, stages.NAMES, strict=False)
-            return [(_made(kind, name), kind) for kind, name in named]
+            return [(self._made(kind, name), kind) for kind, name in named]
         kinds = ["plain", "bundle", "sequence", "unkeyed"]
         length = self.random.choice((1, 1, 2, 2, 3))
         chosen = [self.random.choice(kinds) for _ in range(length)]
         if self.random.random() < 0.2:
             chosen[-1] = "pivotal"
-        return [(_made(kind, name), kind) for kind, name in zip(chosen, stages.NAMES, strict=False)]
+        named = zip(chosen, stages.NAMES, strict=False)
+        return [(self._made(kind, name), kind) for kind, name in named]
+
+    def _made(self, kind: str, name: str) -> StageDeclaration[Any, Any]:
+        """The newest version of a stage: the second one where releases are deployed."""
+        return _second(kind, name) if "deploy" in self.faults.rates else _first(kind, name)
 
     def _add_node(
         self, stage: StageDeclaration[Any, Any], upstream: str, downstream: Sequence[str]
@@ -194,8 +201,14 @@ class World:
             model = kind(name, self.books, self.faults)
             self.apis.append(model)
             self.network.serve_api(model)
+        releases = [WatchedStage(bound, disk)]
+        before = bound.supersedes
+        while before is not None:
+            self.books.earlier_plans[stage.name, before.plan.version] = before.plan
+            releases.insert(0, WatchedStage(before, disk))
+            before = before.supersedes
         node = Node(
-            WatchedStage(bound, disk),
+            releases,
             disk,
             Neighbours(externals, [upstream], list(downstream), self.scenario.limits),
             self.network,
@@ -218,7 +231,7 @@ class World:
         if alone or not (keyed or kept) or not self.faults.happens("replicas"):
             return None
         database = MemoryDatabase(_folders(stage))
-        return SharedDatabase(stage.name, database, self.books, VirtualClock(self.loop))
+        return SharedDatabase(stage.name, database, self.books, self.loop)
 
     def _store(self, stage: StageDeclaration[Any, Any], shared: SharedDatabase | None) -> Store:
         folders = _folders(stage)
@@ -317,18 +330,19 @@ class World:
         return {"amount": self.random.randint(1, 1000)}
 
     async def _rest(self) -> None:
-        began = self.loop.time()
+        calm = began = self.loop.time()
         until = began + REST_SECONDS_MAX
         while not self.books.violations:
             if self.network.out:  # a long outage goes on while nothing else is wrong any more
                 began = self.loop.time()
                 until = began + REST_SECONDS_MAX
+            self.loop.still = bool(self.network.out) and began > calm + STILL_AFTER_SECONDS
             if self.rest.reached(silent=self.loop.time() < began + SILENT_SECONDS):
                 return
             if self.loop.time() > until:
                 self.rest.report()
                 return
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(STILL_SECONDS if self.loop.still else LOOK_SECONDS)
 
     async def _clear_desks(self) -> None:
         """A person works off what waits, until nothing does that a verb could mend."""
@@ -355,8 +369,13 @@ def _model_of(api: str, plan: Plan) -> type[ApiModel]:
 
 
 @lru_cache(maxsize=64)
-def _made(kind: str, name: str) -> StageDeclaration[Any, Any]:
+def _first(kind: str, name: str) -> StageDeclaration[Any, Any]:
     return stages.KINDS[kind](name)
+
+
+@lru_cache(maxsize=64)
+def _second(kind: str, name: str) -> StageDeclaration[Any, Any]:
+    return stages.KINDS[kind](name, _first(kind, name))
 
 
 __all__ = ["Result", "Scenario", "Verdict", "simulate_world"]

@@ -157,7 +157,11 @@ METRICS: Final = {
         description="Sagas of a newer version of the stage, which this release leaves alone.",
     ),
     M_LOST: Metric(
-        kind="gauge", description="Sagas that neighbours know and the database has lost."
+        kind="gauge",
+        description=(
+            "Sagas that neighbours asked for, that the database has lost,"
+            " and that were not adopted."
+        ),
     ),
     M_STALE: Metric(
         kind="gauge",

@@ -19,6 +19,8 @@ from stage.wire.strict_json import decode_object, encode_object
 from stage.wire.text import sendable
 
 _EXECUTED_MEMBERS = frozenset({"saga_id", "outcome", "data"})
+UNKNOWN_REQUESTER = "unknown"
+"""The requester of a request that names none."""
 _COMPENSATE_MEMBERS = frozenset({"requested_by", "reason", "outcome", "first_sent_at"})
 
 
@@ -127,7 +129,7 @@ class CompensateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     database that it must have seen the saga.
     """
 
-    requested_by: str = "unknown"
+    requested_by: str = UNKNOWN_REQUESTER
     reason: str = ""
     outcome: Outcome | None = None
     first_sent_at: float | None = None
@@ -224,7 +226,7 @@ def encode_compensate(
 ) -> bytes:
     """The body that asks to compensate. Text is cut to its limit: it must not stop the request."""
     request = CompensateRequest(
-        requested_by=sendable(requested_by, limits.requested_by_chars_max) or "unknown",
+        requested_by=sendable(requested_by, limits.requested_by_chars_max) or UNKNOWN_REQUESTER,
         reason=sendable(reason, limits.reason_chars_max),
         outcome=outcome,
     )
@@ -241,8 +243,8 @@ def decode_compensate(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Compensat
     members = decode_object(body, limits)
     refuse_unknown(members, _COMPENSATE_MEMBERS, "the request")
     return CompensateRequest(
-        requested_by=_text(members, "requested_by", "unknown", limits.requested_by_chars_max)
-        or "unknown",
+        requested_by=_text(members, "requested_by", "", limits.requested_by_chars_max)
+        or UNKNOWN_REQUESTER,
         reason=_text(members, "reason", "", limits.reason_chars_max),
         outcome=_asker_outcome(members),
         first_sent_at=_instant(members, "first_sent_at"),

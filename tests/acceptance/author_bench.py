@@ -88,6 +88,7 @@ class Bench:
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "stage", "serve", "author:stage", "--port", str(self.port),
+                "--auth", "none",
                 "--database", f"sqlite:///{self.folder / 'stage.db'}", "--external",
                 f"psp={self.psp}", "--stuck-seconds", str(STUCK_SECONDS),
                 "--drain-seconds", str(DRAIN_SECONDS), "--wait-seconds-max", "2",

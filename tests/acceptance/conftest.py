@@ -23,6 +23,6 @@ async def processes(tmp_path: Path) -> AsyncIterator[Chain]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    async with Client() as talking:
+async def client(processes: Chain) -> AsyncIterator[Client]:
+    async with Client(processes.payment.url, processes.keys) as talking:
         yield talking

@@ -22,7 +22,7 @@ CONNECTIONS = 300
 async def stage_of_few_files(chain: Chain, folder: Path, port: int) -> AsyncIterator[Process]:
     command = [
         *(sys.executable, "-m", "stage", "serve", "stage.demo.payment:payment"),
-        *("--port", str(port), "--database", f"sqlite:///{folder / 'few.db'}"),
+        *("--auth", "none", "--port", str(port), "--database", f"sqlite:///{folder / 'few.db'}"),
         *("--downstream", f"shipping={chain.shipping.url}", "--external", f"psp={chain.psp.url}"),
     ]
     limited = ["sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh", *command]

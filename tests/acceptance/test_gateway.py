@@ -84,7 +84,7 @@ async def test_the_books_balance_behind_a_real_nginx(
 ) -> None:
     """Every order that stands has its charge and its parcel, and no other has either."""
     chain, places = behind_nginx, asyncio.Semaphore(AT_A_TIME)
-    async with Client() as client:
+    async with Client(chain.payment.url, chain.keys) as client:
         for kind, seconds in KINDS.items():
             if seconds is not None:
                 script = {"script": "slow", "seconds": seconds, "match": kind}

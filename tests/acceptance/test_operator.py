@@ -15,6 +15,7 @@ async def stage(chain: Chain, *arguments: str) -> tuple[int, str]:
     """Run one command against the payment stage; its status and what it printed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "stage", *arguments, "--url", chain.payment.url,
+        "--token-file", str(chain.keys.token_file("operator")),
         stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), 30)

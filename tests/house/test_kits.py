@@ -19,7 +19,7 @@ LEVEL_G = {
     "F1": {"sagas": 100_000},
     "F2": {"single faults": 700, "pairs of faults": 8_000},
     "F3": {"schedules": 5_000},
-    "F4": {"defects": 25},
+    "F4": {"defects": 40},
     "F5": {"kills": 150, "sagas": 20_000},
     "F6": {"kills": 140},
     "F7": {"cuts": 200, "recoveries": 20},
@@ -27,6 +27,7 @@ LEVEL_G = {
     "F14": {"times": 20},
     "F15": {"cases": 41},
     "F16": {"kills": 14},
+    "F17": {"refusals": 200, "replays": 10_000},
     "F20": {"sagas": 500},
     "F22": {"deploys": 1_000},
     "F23": {"faults": 20},
@@ -126,11 +127,11 @@ def test_a_run_that_lacks_kits_ends_red(root: Path) -> None:
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
 
     *_, last = result.stdout.splitlines()
     assert 1 == result.returncode, result.stdout
-    assert "1 passed" in last and "13 errors" in last
-    assert "F4 (planted defects found): 1 of 25 defects" in result.stdout
+    assert "1 passed" in last and "15 errors" in last
+    assert "F4 (planted defects found): 1 of 40 defects" in result.stdout
     assert "F1 (simulated sagas) did not run" in result.stdout

@@ -23,7 +23,9 @@ from stage.demo import psp as psp_service
 from stage.demo.payment import payment
 from stage.inbound.aiohttp import SERVICE
 from stage.neighbours.downstream.app import make_app as make_downstream
+from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.upstream.app import make_app as make_upstream
+from stage.ports.connection import Connection
 from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
 
 HOST = "127.0.0.1"
@@ -131,25 +133,33 @@ class Chain:
 ORDER: dict[str, Any] = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
 
 
+# Long because it lists the four services and all that a test may choose of them.
 @asynccontextmanager
 async def running_chain(
     folder: Path,
     *,
     stage: Stage[Any, Any] = payment,
     more_downstreams: Mapping[str, str] | None = None,
+    connect: Callable[[str, str], str | Connection] = lambda _name, url: url,
+    keys: Mapping[str, Keys] | None = None,
+    orchestrators: Mapping[str, Connection] | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
     shipping_calls_itself: str = "shipping",
     **options: Any,
 ) -> AsyncIterator[Chain]:
-    """Start all four; `options` are those of `Config`."""
+    """Start all four; `options` are those of `Config`, `keys` those of the stubs."""
     # Bound from here on: a port that is only known to be free is somebody else's a moment later.
     doors = {name: socket.create_server((HOST, 0)) for name in SERVICES}
     urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
     usual: dict[str, Any] = {
+        "auth": "none",
         "database": f"sqlite:///{folder / 'payment.db'}",
-        "upstreams": {"order": urls["order"]},
-        "downstreams": {"shipping": urls["shipping"], **(more_downstreams or {})},
+        "upstreams": {"order": connect("order", urls["order"]), **(orchestrators or {})},
+        "downstreams": {
+            "shipping": connect("shipping", urls["shipping"]),
+            **(more_downstreams or {}),
+        },
         "externals": {"psp": urls["psp"]},
     }
     config = Config(service_name="payment", **{**usual, **options})
@@ -159,10 +169,17 @@ async def running_chain(
         chain.app = build_app(
             stage, config, tracer_provider=tracer_provider, meter_provider=meter_provider
         )
+        shown = keys or {}
         apps = {
             "psp": psp_service.make_app(),
-            "shipping": make_downstream(name=shipping_calls_itself, upstream=urls["payment"]),
-            "order": make_upstream(name="order", stage=urls["payment"]),
+            "shipping": make_downstream(
+                name=shipping_calls_itself,
+                upstream=urls["payment"],
+                keys=shown.get("shipping", Keys()),
+            ),
+            "order": make_upstream(
+                name="order", stage=urls["payment"], keys=shown.get("order", Keys())
+            ),
             "payment": chain.app,
         }
         for name, app in apps.items():

@@ -65,6 +65,7 @@ class World:
     async def release(self, stage: Stage[Any, Any], **options: Any) -> AsyncIterator[Chain]:
         """The stage in that release, over the same database."""
         usual: dict[str, Any] = {
+            "auth": "none",
             "database": f"sqlite:///{self._folder / 'payment.db'}",
             "upstreams": {"order": self._urls["order"]},
             "downstreams": {"shipping": self._urls["shipping"]},

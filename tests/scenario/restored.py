@@ -36,6 +36,7 @@ class RestoredChain:
         self._copy = folder / "copy.db"
         self._ports = ports
         self.config = Config(
+            auth="none",
             service_name="payment",
             database=f"sqlite:///{self.path}",
             upstreams={"order": chain.order},

@@ -61,7 +61,7 @@ async def api() -> AsyncIterator[str]:
 
 @pytest.fixture
 def application(tmp_path: Path, api: str) -> AsgiApplication:
-    config = Config(database=f"sqlite:///{tmp_path / 'p.db'}", externals={"psp": api})
+    config = Config(auth="none", database=f"sqlite:///{tmp_path / 'p.db'}", externals={"psp": api})
     return build_asgi(payment, lambda: config)
 
 
@@ -105,14 +105,14 @@ async def test_errors_are_problems_there_too(application: AsgiApplication) -> No
 
 async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, api: str) -> None:
     """408 after body_seconds_max, and the connection is closed."""
-    config = Config(database=f"sqlite:///{tmp_path / 'p.db'}", externals={"psp": api})
+    config = Config(auth="none", database=f"sqlite:///{tmp_path / 'p.db'}", externals={"psp": api})
     application = build_asgi(payment, lambda: config)
     async with under_uvicorn(application) as url:
         assert application._service is not None
         msgspec.structs.force_setattr(application._service, "body_seconds_max", 0.2)
         reader, writer = await asyncio.open_connection(HOST, int(url.rsplit(":", 1)[1]))
         writer.write(
-            b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
         answer = await asyncio.wait_for(reader.read(), 10)  # to the end of the connection

@@ -32,6 +32,7 @@ async def test_mounted_below_a_path_it_answers_with_its_own_addresses(tmp_path: 
     """add_subapp takes it, and Location leads below the path it is mounted at."""
     async with TestServer(psp.make_app()) as api:
         config = Config(
+            auth="none",
             database=f"sqlite:///{tmp_path / 'p.db'}",
             externals={"psp": str(api.make_url("")).rstrip("/")},
         )
@@ -63,7 +64,9 @@ async def test_routes_that_the_author_adds_have_ids_and_problems_too(tmp_path: P
 
     provider = TracerProvider()
     config = Config(
-        database=f"sqlite:///{tmp_path / 'p.db'}", externals={"psp": "http://127.0.0.1:9"}
+        auth="none",
+        database=f"sqlite:///{tmp_path / 'p.db'}",
+        externals={"psp": "http://127.0.0.1:9"},
     )
     app = build_app(payment, config, tracer_provider=provider)
     for name, endpoint in {"fine": fine, "refused": refused, "broken": broken}.items():
@@ -130,6 +133,7 @@ async def test_two_stages_in_one_process_have_each_its_own_configuration(tmp_pat
         outer = web.Application()
         for declared, home in zip(stages, homes, strict=True):
             config = Config(
+                auth="none",
                 database=f"sqlite:///{tmp_path / declared.name}.db",
                 externals={"psp": str(home.make_url("")).rstrip("/")},
                 compensation_window_seconds=100.0 if declared.name == "tax" else 200.0,

@@ -75,6 +75,34 @@ async def test_forget_gives_the_saga_up_and_leaves_a_tombstone(chain: Chain) -> 
     assert 409 == (await do(chain, "s-1", "retry"))[0]
 
 
+async def test_forget_changes_no_answer_of_a_saga_of_which_nothing_stands(chain: Chain) -> None:
+    """It is 410 `compensated` for ever, to a duplicate and to who compensates it again."""
+    await chain.send("s-1")
+    assert 200 == (await chain.compensate("s-1"))[0]
+    status, _, before = await chain.send("s-1")
+    assert (410, "compensated") == (status, msgspec.json.decode(before)["outcome"])
+    assert 200 == (await do(chain, "s-1", "forget"))[0]
+    status, _, after = await chain.send("s-1")
+    assert (410, before) == (status, after)
+    code, _, body = await chain.compensate("s-1")
+    assert (200, "compensated") == (code, msgspec.json.decode(body)["outcome"])
+
+
+async def test_forget_closes_a_completed_saga_and_keeps_its_answer(chain: Chain) -> None:
+    """Its payload is dropped; it stays executed, and cannot be undone any more."""
+    status, _, before = await chain.send("s-1")
+    assert 200 == status
+    assert 200 == (await do(chain, "s-1", "forget"))[0]
+    for _ in range(2):
+        code, _, body = await chain.compensate("s-1")
+        problem = msgspec.json.decode(body)
+        assert (409, "executed") == (code, problem["outcome"])
+        assert "charge" in problem["stands"]
+        status, _, after = await chain.send("s-1")
+        assert (200, before) == (status, after)
+    assert (1, 1) == await chain.charges()
+
+
 async def test_a_verb_that_does_not_fit_is_refused_with_the_reason(chain: Chain) -> None:
     """A completed saga has nothing to retry, settle or resolve; an unknown one is 404."""
     await chain.send("s-1")

@@ -10,6 +10,8 @@ import pytest
 from msgspec.structs import replace
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
+from stage.inbound.principal import STRANGER, Principal
+from stage.inbound.request import Request
 from stage.telemetry import names, visible
 from stage.testing import SpanCollector
 from tests.scenario.chain import HOST, SERVICE, Chain, running_chain
@@ -199,16 +201,23 @@ async def test_the_sampling_decision_is_kept_for_the_undo(tmp_path: Path) -> Non
         assert [(TRACE, "00"), (TRACE, "00")] == [(part[1], part[3]) for part in left]
 
 
+class Strangers:
+    """Callers of whom nobody is known."""
+
+    async def identify(self, request: Request) -> Principal:
+        """See `inbound.caller.Callers`."""
+        return STRANGER
+
+
 async def test_a_trace_that_is_not_to_be_joined_is_linked(
     chain: Chain, spans: SpanCollector
 ) -> None:
-    """An unknown caller does not write into the trace of another; the saga has its own."""
+    """An unknown caller does not write into the trace of another; the refusal has its own."""
     assert chain.app is not None
     edge = chain.app[SERVICE]
-    chain.app._state[SERVICE] = replace(edge, joins_trace=lambda request: False)
-    _, headers, _ = await chain.send("s-1", traceparent=PARENT)
-    await at_rest(chain)
-    spans.is_one_trace()
+    chain.app._state[SERVICE] = replace(edge, callers=Strangers())
+    status, headers, _ = await chain.send("s-1", traceparent=PARENT)
+    assert 401 == status
     server = spans.one(EXECUTE, kind="server")
     assert ("", ((TRACE, CALLER),)) == (server.parent_id, server.links)
     assert TRACE not in spans.trace_ids and headers["Trace-Id"] == server.trace_id

@@ -242,6 +242,7 @@ async def running_relay(*, traced: bool = True, **options: Any) -> AsyncIterator
         peer.router.add_post("/", relay.take)
         api = await stack.enter_async_context(TestServer(peer, host=HOST))
         config = Config(
+            auth="none",
             database="sqlite:///:memory:",
             externals={"peer": f"http://{HOST}:{api.port}"},
             **options,

@@ -102,6 +102,16 @@ def further(plant: Plant) -> Plant:
     return plant
 
 
+def further_under(*faults: str) -> Callable[[Plant], Plant]:
+    """Register one more that shows where these faults come together."""
+
+    def register(plant: Plant) -> Plant:
+        ALWAYS[plant.__name__] = frozenset(faults)
+        return further(plant)
+
+    return register
+
+
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """The defect is there within."""
@@ -322,7 +332,7 @@ def in_doubt_is_taken_for_success(patches: Patches) -> None:
     _evolved(patches, change)
 
 
-@mutant
+@mutant_under("delay", "duplicate")
 def not_there_is_believed_once(patches: Patches) -> None:
     """Rule 5: one probe that does not find it is enough."""
     patches.set(questions, "PROBES_NOT_THERE_MIN", 1)
@@ -503,12 +513,6 @@ def mail_counts_as_journaled(patches: Patches) -> None:
     patches.wrap(Elsewhere, "journaled", make)
 
 
-@further
-def what_runs_elsewhere_is_called_not_executed(patches: Patches) -> None:
-    """Protocol 3.3: the database goes away while another process runs it, and that is a no."""
-    patches.set(commands, "_unread", lambda error: error)
-
-
 # --- the endpoints -------------------------------------------------------------------------------
 
 
@@ -542,9 +546,8 @@ def compensation_stops_at_the_first_failure(patches: Patches) -> None:
                 name for name, step in saga.steps.items() if step.phase is Phase.COMPENSATION_FAILED
             ]
             if failed:
-                yield Record(event=e.FailedToCompensate(at=now, stands=tuple(failed)))
-                return
-            yield from original(plan, saga, now)
+                return [Record(event=e.FailedToCompensate(at=now, stands=tuple(failed)))]
+            return original(plan, saga, now)
 
         return go_back
 
@@ -619,7 +622,7 @@ def handed_on_before_the_result_is_durable(patches: Patches) -> None:
 
 @further
 def an_output_is_kept_for_all_sagas(patches: Patches) -> None:
-    """Decision 0034: a saga is answered with the output of another one."""
+    """Decision 0027: a saga is answered with the output of another one."""
     kept: dict[Any, Any] = {}
 
     def make(original: Any) -> Any:
@@ -650,14 +653,14 @@ def the_deadline_cuts_compensation(patches: Patches) -> None:
 
     def make(original: Any) -> Any:
         def go_back(plan: Any, saga: Any, now: float) -> Any:
-            for move in original(plan, saga, now):
-                late = saga.deadline is not None and now >= saga.deadline
-                if late and isinstance(move, Do) and move.kind is AttemptKind.COMPENSATE:
-                    yield Record(
-                        event=e.CompensationRefused(at=now, step=move.step, reason="too late")
-                    )
-                    return
-                yield move
+            moves = original(plan, saga, now)
+            if saga.deadline is None or now < saga.deadline:
+                return moves
+            for move in moves:
+                if isinstance(move, Do) and move.kind is AttemptKind.COMPENSATE:
+                    late = e.CompensationRefused(at=now, step=move.step, reason="too late")
+                    return [Record(event=late)]
+            return moves
 
         return go_back
 
@@ -729,10 +732,10 @@ def a_call_in_doubt_is_retried_under_a_new_key(patches: Patches) -> None:
     """Rules 2 and 31: an operator's retry gives a call another key, as an undo may have one."""
 
     def make(original: Any) -> Any:
-        def key(self: Any, saga: Any, do: Any) -> str:
-            known = saga.steps.get(do.step)
+        def key(self: Any, done: Any, do: Any) -> str:
+            known = done.saga.steps.get(do.step)
             again = do.kind is AttemptKind.EXECUTE and known is not None and known.forgiven > 0
-            return f"{original(self, saga, do)}.2" if again else str(original(self, saga, do))
+            return f"{original(self, done, do)}.2" if again else str(original(self, done, do))
 
         return key
 
@@ -744,9 +747,9 @@ def a_call_in_doubt_is_made_anew(patches: Patches) -> None:
     """Rule 31: after an operator's retry today's code makes a request that may have landed."""
 
     def make(original: Any) -> Any:
-        def forgive(step: Any, at: float, state: Any) -> Any:
+        def forgive(step: Any, *more: Any) -> Any:
             other = tuple(replace(each, body=each.body + b" ") for each in step.requests)
-            return replace(original(step, at, state), requests=other)
+            return replace(original(step, *more), requests=other)
 
         return forgive
 

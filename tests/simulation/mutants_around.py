@@ -1,18 +1,19 @@
 """Planted defects of what lies around a saga: gateways, outages, strangers, processes that stop.
 
-They are registered as those of `mutants` are; each breaks one rule of decisions 0015 to 0033.
+They are registered as those of `mutants` are; each breaks one rule of decisions 0015 to 0026.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
 
 from stage.authoring.conversation import FunctionConversation
+from stage.core import age, machine
 from stage.core import events as e
-from stage.core import machine
 from stage.core.commands import AttemptKind, Do, Record
 from stage.core.failure import FailureKind
 from stage.engine.embedded import commands
@@ -22,9 +23,10 @@ from stage.engine.saga.sender import Sender
 from stage.outbound.neighbours import chain_v1
 from stage.wire import replies
 from stage.wire.replies import CompensateReplyKind, ReplyKind
-from tests.simulation.mutants import Patches, _evolved, mutant, mutant_under
+from tests.simulation.mutants import Patches, _evolved, further_under, mutant, mutant_under
 
 GATEWAYS = ("gateway_answers", "gateway_gives_up", "gateway_replaces", "gateway_rewrites")
+WRONG_CLOCKS = ("clock_jump", "crash", "late_compensation", "partition", "api_away")
 UNDOS_MAX = 5
 """The attempts after which the broken undo gives up."""
 
@@ -173,7 +175,19 @@ def a_defect_behind_the_request_is_certain(patches: Patches) -> None:
     patches.wrap(FunctionConversation, "_defect", make)
 
 
-# --- who asks (decisions 0023 and 0033, protocol 3.4) --------------------------------------------
+@further_under(*WRONG_CLOCKS)
+def patience_goes_by_the_wall_clock(patches: Patches) -> None:
+    """Rule 34: a clock that is wrong by days uses up the patience for an undo."""
+    patches.set(age, "GAP_SECONDS_MAX", math.inf)
+
+
+@further_under(*WRONG_CLOCKS)
+def an_instant_of_a_wrong_clock_is_waited_for(patches: Patches) -> None:
+    """Rule 34: a pause that was journaled days ahead lasts for days."""
+    patches.set(age, "WAIT_SECONDS_MAX", math.inf)
+
+
+# --- who asks (decisions 0023 and 0026, protocol 3.4) --------------------------------------------
 
 
 @mutant
@@ -205,7 +219,7 @@ def an_asker_without_its_word_is_believed(patches: Patches) -> None:
     patches.wrap(machine, "_request_compensation", make)
 
 
-# --- processes that stop (decision 0032) ---------------------------------------------------------
+# --- processes that stop (decision 0025) ---------------------------------------------------------
 
 
 @mutant

@@ -108,7 +108,8 @@ def test_each_peer_has_the_limits_that_are_set_for_it(
         '[downstreams]\nshipping = "http://shipping:1"\n'
         '[upstreams.order]\nurl = "http://order:1"\nrate_per_second = 30\n'
     )
-    config = load({"downstreams": ("shipping.concurrency_max=3",)}, {}, file)
+    options = {"downstreams": ("shipping.concurrency_max=3",), "auth": "none"}
+    config = load(options, {}, file)
     wired: dict[str, Any] = {}
 
     def http_peers(client: PeerClient, **options: Any) -> Peers:

@@ -15,6 +15,7 @@ from stage.core import events as e
 from stage.core.errors import StoreUnavailable
 from stage.core.machine import asked_before, evolve
 from stage.core.questions import past_pivot
+from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
@@ -166,12 +167,13 @@ class EmbeddedCommands(EmbeddedQueries):
         saga_id: str,
         *,
         asked: CompensateRequest,
+        requester: Requester = Requester.CLAIMED,
         trace: TraceContext,
         wait_seconds: float,
     ) -> Snapshot:
         """See `ports.engine.Commands`."""
         until = loop_time() + wait_seconds
-        opening = self._compensation(saga_id, asked, trace)
+        opening = self._compensation(saga_id, asked, requester, trace)
         request = opening.signal
         assert isinstance(request, e.CompensationRequested)
 
@@ -197,11 +199,16 @@ class EmbeddedCommands(EmbeddedQueries):
                     return found
 
     def _compensation(
-        self, saga_id: str, asked: CompensateRequest, trace: TraceContext
+        self,
+        saga_id: str,
+        asked: CompensateRequest,
+        requester: Requester,
+        trace: TraceContext,
     ) -> OpenRequest:
         request = e.CompensationRequested(
             at=self._clock.now(),
             requested_by=asked.requested_by,
+            requester=requester,
             reason=asked.reason,
             compensated=asked.outcome is Outcome.COMPENSATED,
         )

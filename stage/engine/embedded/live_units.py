@@ -88,7 +88,9 @@ class LiveUnits:
 
         async def work(unit: Unit) -> Stored:
             transition = await self._interpreter.advance(unit, saga, context, events, span, output)
-            stored = self._journal.store(transition, context, in_flight=live.in_flight > 0)
+            stored = self._journal.store(
+                transition, context, before=live.row, in_flight=live.in_flight > 0
+            )
             # A saga that was taken over and has only to wait is not due now any more.
             due_moved = live.row is not None and stored.row.due_at != live.row.due_at
             if transition.events or due_moved:
@@ -112,7 +114,9 @@ class LiveUnits:
         """
         assert live.saga is not None and live.context is not None
         epoch = live.saga.epoch
-        stored = self._journal.store(transition, live.context, in_flight=live.in_flight > 0)
+        stored = self._journal.store(
+            transition, live.context, before=live.row, in_flight=live.in_flight > 0
+        )
         live.go_on_from(stored)
 
         async def write(unit: Unit) -> None:

@@ -53,7 +53,7 @@ class Adoption:
         events = journal_of(plan, lost.words, upstream=lost.upstream, asked=lost.asked, at=now)
         context = self._context(lost, now) if lost.may_stand else _tombstone()
         transition = self._interpreter.note(Saga(id=lost.id), events, now)
-        return self._journal.store(transition, context)
+        return self._journal.store(transition, context, before=None)
 
     async def write(self, unit: Unit, lost: LostSaga, now: float) -> bool:
         """Write it; False for a saga that is in the database after all, which stays as it is."""

@@ -100,13 +100,20 @@ def view_of(
     stage: str, saga: Saga, context: Context, *, key: str, attempt: int, now: float
 ) -> RunView:
     """The view that a function of the author gets of its saga."""
+    results: dict[str, msgspec.Raw] = {}
+    keys: dict[str, str] = {}
+    for name, step in saga.steps.items():
+        if step.result is not None:
+            results[name] = step.result
+        if step.key:
+            keys[name] = step.key
     return RunView(
         id=saga.id,
         stage=stage,
         data=context.envelope.data if context.envelope is not None else {},
         trail=context.trail,
-        results={name: step.result for name, step in saga.steps.items() if step.result is not None},
-        keys={name: step.key for name, step in saga.steps.items() if step.key},
+        results=results,
+        keys=keys,
         deadline=saga.deadline,
         budget=None if saga.deadline is None else max(0.0, saga.deadline - now),
         key=key,

@@ -41,10 +41,10 @@ def ending_of(
 
 
 def _kind_of(saga: Saga) -> tuple[EndingKind, Outcome]:
-    if saga.forgotten:
-        return EndingKind.FORGOTTEN, Outcome.UNKNOWN
     if saga.state is SagaState.COMPLETED:
         return EndingKind.COMPLETED, Outcome.EXECUTED
+    if saga.forgotten and saga.state is not SagaState.COMPENSATED:
+        return EndingKind.FORGOTTEN, Outcome.UNKNOWN
     if saga.state is SagaState.FAILED_TO_COMPENSATE:
         return EndingKind.FAILED_TO_COMPENSATE, Outcome.UNKNOWN
     outcome = Outcome.COMPENSATED if anything_stood(saga) else Outcome.NOT_EXECUTED

@@ -25,7 +25,7 @@ from stage.core.questions import past_pivot
 from stage.core.raised import raised
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
-from stage.core.steps import FORWARD_PREFIX, StepKind
+from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
 from stage.engine.saga.attempts import (
     as_repeat,
     end_event,
@@ -69,11 +69,12 @@ class Outgoing(msgspec.Struct, kw_only=True):
 class Transition(msgspec.Struct, kw_only=True):
     """Where the unit left the saga, the events it appended, and what is to be sent.
 
-    `ended` are the spans of attempts that ended within the unit: it may still be undone or
-    repeated, so they are ended once it is durable. `output` is what the stage adds, once that was
-    asked for: downstream and the answer get the same.
+    `plan` is that which the saga runs under. `ended` are the spans of attempts that ended within
+    the unit: it may still be undone or repeated, so they are ended once it is durable. `output` is
+    what the stage adds, once that was asked for: downstream and the answer get the same.
     """
 
+    plan: Plan
     saga: Saga
     events: list[e.Event]
     outgoing: list[Outgoing]
@@ -124,12 +125,15 @@ class Interpreter:
         `run` is the span of the live saga, below which those of the attempts stand. `output` is
         that of the transitions before, where it is known.
         """
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
+        plan = saga.under(self.plan)
+        done = Transition(
+            plan=plan, saga=saga, events=[], outgoing=[], rest_until=None, output=output
+        )
         for event in events:
             self._record(done, event)
         now = self._clock.now()
         for _ in range(DECISIONS_MAX):
-            for command in decide(done.saga.under(self.plan), done.saga, now):
+            for command in decide(plan, done.saga, now):
                 match command:
                     case Record(event=e.Completed() as completed):
                         self._record(done, self._complete(done, context, completed, run))
@@ -162,7 +166,9 @@ class Interpreter:
             for event in events
         ):
             return None
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=None, output=output)
+        done = Transition(
+            plan=plan, saga=saga, events=[], outgoing=[], rest_until=None, output=output
+        )
         for event in events:
             self._record(done, event)
         match decide(plan, done.saga, self._clock.now()):
@@ -172,7 +178,8 @@ class Interpreter:
 
     def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Transition:
         """Fold the events and act on none of them yet; the saga is due at once."""
-        done = Transition(saga=saga, events=[], outgoing=[], rest_until=now)
+        plan = saga.under(self.plan)
+        done = Transition(plan=plan, saga=saga, events=[], outgoing=[], rest_until=now)
         for event in events:
             self._record(done, event)
         return done
@@ -185,7 +192,7 @@ class Interpreter:
             self._output(done, context, completed.at, run)
         except Exception as error:
             reason = sendable(f"the output raised {raised(error)}")
-            if past_pivot(done.saga.under(self.plan), done.saga):
+            if past_pivot(done.plan, done.saga):
                 cause = ParkCause.OUTPUT_FAILED
                 return e.Parked(at=completed.at, cause=cause, reason=reason)
             return e.TurnedBack(at=completed.at, reason=reason)
@@ -202,23 +209,10 @@ class Interpreter:
         return done.output
 
     def _record(self, done: Transition, event: e.Event) -> None:
-        done.saga = evolve(done.saga.under(self.plan), done.saga, event)
-        done.events.append(self._as_journaled(done.saga, event))
-
-    def _as_journaled(self, saga: Saga, event: e.Event) -> e.Event:
-        """A step keeps the name that it was journaled with, so that an older release can go on.
-
-        That name stands in its key (rule 32).
-        """
-        plan = saga.under(self.plan)
-        if not plan.renamed:
-            return event
-        today: str = getattr(event, "step", "")
-        known = saga.steps.get(today)
-        if known is None or not known.key:
-            return event
-        before = step_of_key(known.key, saga.id, plan.stage)
-        return event if before == today else msgspec.structs.replace(event, step=before)
+        done.saga = evolve(done.plan, done.saga, event)
+        if done.plan.renamed:
+            event = _as_journaled(done.plan, done.saga, event)
+        done.events.append(event)
 
     async def _do(
         self,
@@ -233,7 +227,7 @@ class Interpreter:
         if do.kind is AttemptKind.TELL:
             self._tell(done, do, now, trace)
             return now
-        if done.saga.under(self.plan).by_name[do.step].kind is StepKind.TRANSACTION:
+        if done.plan.by_name[do.step].kind is StepKind.TRANSACTION:
             return await self._transact(unit, done, context, do, now, trace)
         self._prepare(done, context, do, now, trace)
         return now
@@ -248,12 +242,12 @@ class Interpreter:
         trace: TraceContext,
     ) -> float:
         """Run a transaction or its compensation in this unit, and record how and when it ended."""
-        span = self._span(done.saga, do, trace)
+        span = self._span(done, do, trace)
         view = view_of(
-            done.saga.under(self.plan).stage,
+            done.plan.stage,
             done.saga,
             context,
-            key=self._key(done.saga, do),
+            key=self._key(done, do),
             attempt=do.attempt,
             now=now,
         )
@@ -305,9 +299,9 @@ class Interpreter:
     ) -> None:
         """Write down the intent of a call, a probe, a forward or their compensation."""
         # Long because each kind of request is made where its intent is written.
-        step = done.saga.under(self.plan).by_name[do.step]
-        span = self._span(done.saga, do, trace)
-        key = self._key(done.saga, do)
+        step = done.plan.by_name[do.step]
+        span = self._span(done, do, trace)
+        key = self._key(done, do)
         outgoing = Outgoing(do=do, span=span, key=key)
         request: e.Request | None = None
         if step.kind is StepKind.CALL:
@@ -325,8 +319,7 @@ class Interpreter:
             else:
                 try:
                     output = self._output(done, context, now, span)
-                    stage = done.saga.under(self.plan).stage
-                    outgoing.body = enriched(stage, done.saga, context, output)
+                    outgoing.body = enriched(done.plan.stage, done.saga, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
                     reason = f"the output raised {raised(error)}"
@@ -387,7 +380,7 @@ class Interpreter:
                 assert_never(do.kind)
 
     def _tell(self, done: Transition, do: Do, now: float, trace: TraceContext) -> None:
-        span = self._span(done.saga, do, trace)
+        span = self._span(done, do, trace)
         self._record(done, self._started(do, "", span, None, now))
         done.outgoing.append(Outgoing(do=do, span=span, key=""))
 
@@ -400,20 +393,20 @@ class Interpreter:
         with span.current():  # a conversation keeps the context in which it was made
             return self.versions.of(saga).converse(do.kind, do.step, view)
 
-    def _key(self, saga: Saga, do: Do) -> str:
+    def _key(self, done: Transition, do: Do) -> str:
         """The key that the journal binds, or that the names make; that of an undo follows it."""
-        known = saga.steps.get(do.step)
+        known = done.saga.steps.get(do.step)
         key = known.key if known is not None else ""
         if not key:
-            stage = saga.under(self.plan).stage
-            key = idempotency_key(saga.id, stage, do.step, Direction.EXECUTE)
+            key = idempotency_key(done.saga.id, done.plan.stage, do.step, Direction.EXECUTE)
         if known is None or do.kind is not AttemptKind.COMPENSATE:
             return key
         return compensation_key(key, known.compensation_keys)
 
-    def _span(self, saga: Saga, do: Do, trace: TraceContext) -> Span:
+    def _span(self, done: Transition, do: Do, trace: TraceContext) -> Span:
         links: tuple[str, ...] = ()
-        peer, plan = saga.upstream, saga.under(self.plan)
+        plan, saga = done.plan, done.saga
+        peer = saga.upstream
         if do.step:
             known = saga.steps.get(do.step)
             peer = plan.by_name[do.step].peer
@@ -433,3 +426,16 @@ class Interpreter:
                 links=links,
             )
         )
+
+
+def _as_journaled(plan: Plan, saga: Saga, event: e.Event) -> e.Event:
+    """A step keeps the name that it was journaled with, so that an older release can go on.
+
+    That name stands in its key (rule 32).
+    """
+    today: str = getattr(event, "step", "")
+    known = saga.steps.get(today)
+    if known is None or not known.key:
+        return event
+    before = step_of_key(known.key, saga.id, plan.stage)
+    return event if before == today else msgspec.structs.replace(event, step=before)

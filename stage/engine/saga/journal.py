@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.saga import Saga
-from stage.core.states import ParkCause, Tell
+from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan
 from stage.engine.saga.attempts import end_span
 from stage.engine.saga.context import Context, Output, bare_saga
@@ -54,10 +54,21 @@ class Journal:
         self._observer = observer
         self._render = render
 
-    def store(self, transition: Transition, context: Context, *, in_flight: bool = False) -> Stored:
-        """A transition with the row it leads to. `in_flight`: attempts before it have not ended."""
+    def store(
+        self,
+        transition: Transition,
+        context: Context,
+        *,
+        before: SagaRow | None,
+        in_flight: bool = False,
+    ) -> Stored:
+        """A transition with the row it leads to.
+
+        `before` is the row until then, None of a new saga. `in_flight`: attempts before the
+        transition have not ended.
+        """
         running = in_flight or bool(transition.outgoing)
-        row = self.row(transition, context, running=running)
+        row = self.row(transition, context, running=running, before=before)
         return Stored(context=context, row=row, transition=transition)
 
     def park(self, row: SagaRow, cause: ParkCause, reason: str, now: float) -> Stored:
@@ -80,6 +91,7 @@ class Journal:
             ),
             row=parked,
             transition=Transition(
+                plan=self._plan,
                 saga=bare_saga(parked),
                 events=[e.Parked(at=now, cause=cause, reason=reason)],
                 outgoing=[],
@@ -104,7 +116,7 @@ class Journal:
     def report(self, stored: Stored) -> None:
         """Report what has become durable: ended attempts, lost ones, and every event."""
         saga_id = stored.row.id
-        stage = stored.transition.saga.under(self._plan).stage
+        stage = stored.transition.plan.stage
         for span, event in stored.transition.ended:
             end_span(span, event)
         for lost in stored.cut_off:
@@ -120,8 +132,7 @@ class Journal:
 
     def _report_cut_off(self, stored: Stored, lost: CutOff) -> None:
         """Report an attempt that its own process could not report: it is gone."""
-        saga = stored.transition.saga
-        plan = saga.under(self._plan)
+        saga, plan = stored.transition.saga, stored.transition.plan
         attempt = Attempt(
             saga_id=saga.id,
             stage=plan.stage,
@@ -139,10 +150,21 @@ class Journal:
             ended=stored.transition.events[0].at,
         )
 
-    def row(self, transition: Transition, context: Context, *, running: bool) -> SagaRow:
+    def row(
+        self,
+        transition: Transition,
+        context: Context,
+        *,
+        running: bool,
+        before: SagaRow | None = None,
+    ) -> SagaRow:
         """The row of a saga after a transition. `running` says that attempts are in flight."""
         saga = transition.saga
-        status, body = self._answer(saga, context, transition.output)
+        if saga.forgotten and saga.state is SagaState.COMPLETED and before and before.answered:
+            # Its payload is gone, or goes now: the answer cannot be made again (decision 0028).
+            status, body = before.answer_status, before.answer_body
+        else:
+            status, body = self._answer(saga, context, transition.output)
         return SagaRow(
             id=saga.id,
             state=saga.state,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -10,7 +11,7 @@ from stage.core import events as e
 from stage.core.errors import JournalMismatch
 from stage.core.lost import doubts_after_restore
 from stage.core.machine import asked_before, at_rest, evolve
-from stage.core.questions import may_ask_to_compensate
+from stage.core.questions import belongs_to
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
@@ -65,6 +66,15 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
         return self.offer is not None or (self.signal is not None and not self.mail)
 
 
+class _Found(NamedTuple):
+    """A stored saga that is to be run; `lost` are its attempts in flight when it was lost."""
+
+    row: SagaRow
+    saga: Saga
+    context: Context
+    lost: tuple[CutOff, ...]
+
+
 class Opening:
     """Opens sagas; each method runs within a unit of the store."""
 
@@ -112,11 +122,12 @@ class Opening:
         if isinstance(request.signal, e.CompensationRequested):
             self.check(saga, request.signal)  # also where the request would change nothing
         asked = self._asked(saga, request)
+        found = _Found(row=row, saga=saga, context=context, lost=cut_off(entries))
         if saga.under(self._plan).newer:
-            return await self._leave_alone(unit, request, row, context, saga, asked)
+            return await self._leave_alone(unit, request, found, asked)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
-        return await self._take_over(unit, request, saga, context, asked, cut_off(entries))
+        return await self._take_over(unit, request, found, asked)
 
     def _asked(self, saga: Saga, request: OpenRequest) -> list[e.Event]:
         """The signal, unless it changes nothing of the saga; for a caller told 202, that."""
@@ -137,12 +148,11 @@ class Opening:
         self,
         unit: Unit,
         request: OpenRequest,
-        saga: Saga,
-        context: Context,
+        found: _Found,
         asked: list[e.Event],
-        lost: tuple[CutOff, ...],
     ) -> Stored:
         """Go on with a saga under the next epoch: what was in flight is in doubt from here on."""
+        saga, context, lost = found.saga, found.context, found.lost
         now, held = self._clock.now(), saga.epoch
         plan = saga.under(self._plan)
         at = min([now, *(event.at for event in asked)])
@@ -168,21 +178,15 @@ class Opening:
             transition = await self._interpreter.advance(
                 unit, saga, context, [recovered, *asked], span
             )
-        stored = self._journal.store(transition, context)
+        stored = self._journal.store(transition, context, before=found.row)
         await self._journal.write(unit, stored, epoch=held, mail=request.mail)
         return msgspec.structs.replace(stored, span=span, cut_off=lost)
 
-    # Long list of parameters because it ends the opening where `_take_over` would go on.
     async def _leave_alone(
-        self,
-        unit: Unit,
-        request: OpenRequest,
-        row: SagaRow,
-        context: Context,
-        saga: Saga,
-        asked: list[e.Event],
+        self, unit: Unit, request: OpenRequest, found: _Found, asked: list[e.Event]
     ) -> Stored:
         """A newer release accepted it, and goes on with it; a request to compensate is kept."""
+        row, saga, context = found.row, found.saga, found.context
         kept = [event for event in asked if isinstance(event, e.CompensationRequested)]
         for event in kept:
             self.check(saga, event)
@@ -191,7 +195,7 @@ class Opening:
                 raise Unsettled(f"{saga.under(self._plan).misfit}: it goes on there")
             return self._replay(request, row, context, saga)
         transition = self._interpreter.note(saga, kept, self._clock.now())
-        stored = self._journal.store(transition, context)
+        stored = self._journal.store(transition, context, before=row)
         await self._journal.write(unit, stored, epoch=saga.epoch, mail=request.mail)
         transition.rest_until = None  # it is due, and not here
         return msgspec.structs.replace(stored, replayed=True)
@@ -200,7 +204,8 @@ class Opening:
         """Nothing is to be run: the saga answers from what is stored."""
         if request.signal is not None:
             self.check(saga, request.signal)
-        transition = Transition(saga=saga, events=[], outgoing=[], rest_until=None)
+        plan = saga.under(self._plan)
+        transition = Transition(plan=plan, saga=saga, events=[], outgoing=[], rest_until=None)
         return Stored(context=context, row=row, transition=transition, replayed=True)
 
     async def _begin(self, unit: Unit, request: OpenRequest) -> Stored | None:
@@ -233,7 +238,7 @@ class Opening:
             return None
         span = self.begin_span(request, saga, context.trace)
         transition = await self._interpreter.advance(unit, saga, context, [first, *parked], span)
-        stored = self._journal.store(transition, context)
+        stored = self._journal.store(transition, context, before=None)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
 
@@ -292,8 +297,8 @@ class Opening:
 
         NotYours for a request to compensate of a neighbour that the saga does not belong to.
         """
-        if isinstance(event, e.CompensationRequested) and not may_ask_to_compensate(
-            saga.under(self._plan), saga, event.requested_by
+        if isinstance(event, e.CompensationRequested) and not belongs_to(
+            saga.under(self._plan), saga, event.requester, event.requested_by
         ):
             raise NotYours(
                 f"saga {saga.id} was neither opened by {event.requested_by} nor handed on to it"

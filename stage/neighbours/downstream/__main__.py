@@ -31,7 +31,8 @@ def main(
     return command.run(
         program,
         options,
-        lambda provider: make_app(
+        lambda provider, keys: make_app(
+            keys=keys,
             name=options.name,
             upstream=options.upstream,
             script=Script(ScriptName(options.script)),

@@ -17,6 +17,7 @@ from stage.neighbours.shared.scripts import decode_script
 from stage.neighbours.shared.shared_sagas import shared_page
 from stage.neighbours.shared.silence import drop, hang
 from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
+from stage.neighbours.shared.tokens import Keys
 from stage.wire import headers as h
 from stage.wire.chain import ChainView
 from stage.wire.envelope import check_saga_id, decode_envelope
@@ -34,6 +35,7 @@ def make_app(
     name: str,
     upstream: str,
     script: Script | None = None,
+    keys: Keys = Keys(),  # noqa: B008 - it is frozen
     tracer_provider: TracerProvider | None = None,
 ) -> web.Application:
     """The neighbour called `name`, whose upstream stage is at the URL `upstream`.
@@ -41,7 +43,7 @@ def make_app(
     The `tracer_provider` makes the spans; without one there are none.
     """
     spans = Spans(tracer_provider)
-    above = Upstream(upstream, spans)
+    above = Upstream(upstream, spans, keys)
     participant = Participant(name, scripts_with(script), above)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
@@ -50,7 +52,7 @@ def make_app(
             await participant.close()
 
     app = web.Application(
-        middlewares=[traced, problems], client_max_size=DEFAULT_LIMITS.body_bytes_max
+        middlewares=[traced, problems, keys.guard()], client_max_size=DEFAULT_LIMITS.body_bytes_max
     )
     app[PARTICIPANT] = participant
     app[SPANS] = spans

@@ -12,6 +12,7 @@ from aiohttp import hdrs
 
 from stage.neighbours.downstream.books import Saga
 from stage.neighbours.shared.spans import Spans
+from stage.neighbours.shared.tokens import Keys
 from stage.wire.headers import CONTENT_JSON, RETRY_AFTER
 from stage.wire.http import parse_retry_after
 from stage.wire.limits import DEFAULT_LIMITS
@@ -37,15 +38,17 @@ FINAL = frozenset(
 class Upstream:
     """The stage upstream, at a configured URL: no address is taken from a body."""
 
-    def __init__(self, url: str, spans: Spans) -> None:
+    def __init__(self, url: str, spans: Spans, keys: Keys) -> None:
         self._url = url.rstrip("/")
         self._spans = spans
+        self._keys = keys
         self.session: aiohttp.ClientSession | None = None
 
     def open(self) -> aiohttp.ClientSession:
         """The session, to be closed with the application. It keeps no cookies."""
         self.session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._keys.headers,
             timeout=aiohttp.ClientTimeout(total=ATTEMPT_SECONDS, connect=CONNECT_SECONDS),
         )
         return self.session

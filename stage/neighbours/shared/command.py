@@ -12,9 +12,10 @@ from opentelemetry.trace import TracerProvider
 
 from stage.neighbours.shared.serve import serve
 from stage.neighbours.shared.spans import make_provider, shut_down
+from stage.neighbours.shared.tokens import Keys, read_keys
 from stage.wire.envelope import STAGE_NAME_RE
 
-MakeApp = Callable[[TracerProvider | None], web.Application]
+MakeApp = Callable[[TracerProvider | None, Keys], web.Application]
 
 
 def make_parser(program: str, description: str, *, port: int, name: str) -> argparse.ArgumentParser:
@@ -28,16 +29,27 @@ def make_parser(program: str, description: str, *, port: int, name: str) -> argp
     parser.add_argument(
         "--otlp-endpoint", default="", metavar="URL", help="base URL of an OTLP/HTTP collector"
     )
+    parser.add_argument(
+        "--token-file", default="", metavar="FILE", help="the token that it shows the stage"
+    )
+    parser.add_argument(
+        "--accept-file", default="", metavar="FILE", help="hashes of what the stage may show"
+    )
     return parser
 
 
 def run(program: str, options: argparse.Namespace, make_app: MakeApp) -> int:
     """Serve the application until a signal: exit status 0, or 2 if the port is not available."""
+    try:
+        keys = read_keys(options.token_file, options.accept_file)
+    except (OSError, ValueError) as error:
+        print(f"{program}: its keys cannot be used: {error}", file=sys.stderr)
+        return 2
     provider = None
     if options.otlp_endpoint:
         provider = make_provider(options.name, options.otlp_endpoint)
     try:
-        asyncio.run(serve(make_app(provider), options.host, options.port))
+        asyncio.run(serve(make_app(provider, keys), options.host, options.port))
     except (OSError, OverflowError) as error:
         where = f"{options.host}:{options.port}"
         print(f"{program}: cannot listen on {where}: {error}", file=sys.stderr)

@@ -49,7 +49,8 @@ def main(
     return command.run(
         program,
         options,
-        lambda provider: make_app(
+        lambda provider, keys: make_app(
+            keys=keys,
             name=options.name,
             stage=options.stage,
             budget_seconds=options.budget,

@@ -11,6 +11,7 @@ from stage.neighbours.shared.problems import RETRY_AFTER_SECONDS, problem_respon
 from stage.neighbours.shared.scripts import decode_script
 from stage.neighbours.shared.shared_sagas import shared_page
 from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
+from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.upstream.books import Saga, State
 from stage.neighbours.upstream.head import Head
 from stage.neighbours.upstream.script import Script, scripts_with
@@ -51,6 +52,7 @@ def make_app(
     budget_seconds: float = BUDGET_SECONDS,
     patience_seconds: float = PATIENCE_SECONDS,
     script: Script | None = None,
+    keys: Keys = Keys(),  # noqa: B008 - it is frozen
     tracer_provider: TracerProvider | None = None,
 ) -> web.Application:
     """The neighbour called `name`, whose downstream stage is at the URL `stage`.
@@ -59,7 +61,7 @@ def make_app(
     `tracer_provider` makes the spans; without one there are none.
     """
     spans = Spans(tracer_provider)
-    client = StageClient(stage, patience_seconds, spans)
+    client = StageClient(stage, patience_seconds, spans, keys)
     head = Head(name, client, scripts_with(script), budget_seconds)
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
@@ -68,11 +70,16 @@ def make_app(
             await head.close()
 
     app = web.Application(
-        middlewares=[traced, problems], client_max_size=DEFAULT_LIMITS.body_bytes_max
+        middlewares=[traced, problems, keys.guard()], client_max_size=DEFAULT_LIMITS.body_bytes_max
     )
     app[HEAD] = head
     app[SPANS] = spans
     app.cleanup_ctx.append(live)
+    _add_routes(app)
+    return app
+
+
+def _add_routes(app: web.Application) -> None:
     app.add_routes(
         [
             web.post("/orders", post_order),
@@ -83,7 +90,6 @@ def make_app(
             web.get("/script", get_scripts),
         ]
     )
-    return app
 
 
 async def post_order(request: web.Request) -> web.Response:

@@ -15,6 +15,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from stage.neighbours.shared.spans import ClientRequest, Spans
+from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.trace import Trace
 from stage.wire.envelope import Envelope, encode_envelope
 from stage.wire.headers import (
@@ -56,16 +57,19 @@ class Lost:
 class StageClient:
     """The stage behind this neighbour, at a configured URL. `patience_seconds` bounds a request."""
 
-    def __init__(self, url: str, patience_seconds: float, spans: Spans) -> None:
+    def __init__(self, url: str, patience_seconds: float, spans: Spans, keys: Keys) -> None:
         self._url = url.rstrip("/")
         self._spans = spans
+        self._keys = keys
         self.patience_seconds = patience_seconds
         self._session: aiohttp.ClientSession | None = None
 
     def open(self) -> aiohttp.ClientSession:
         """The session, to be closed with the application. It keeps no cookies."""
         self._session = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            headers=self._keys.headers,
         )
         return self._session
 

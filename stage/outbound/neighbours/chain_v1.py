@@ -191,6 +191,8 @@ class ChainV1:
         self, peer: str, asker: str, *, since: float, after: str, timeout: float
     ) -> SharedPage | Lost:
         """See `ports.neighbour.Neighbours`. No saga is on its way: no span, and no breaker."""
+        if peer not in self._bases:  # an orchestrator: it calls, and cannot be called
+            return Lost(reason="it has no url", certain=True)
         asked = {"since": format_instant(since), "with": asker}
         query = urlencode({**asked, "after": after} if after else asked)
         answer = await self._client.send(
@@ -304,7 +306,6 @@ def _lost(answer: Answer, *, certain: bool = False) -> Lost:
 
 def _reason(answer: Answer) -> str:
     problem = decode_problem(answer.body)
-    if problem is None:
-        return f"answered {answer.status}"
-    text = problem.detail or problem.title
-    return f"answered {answer.status}: {text}"[:REASON_CHARS_MAX]
+    text = "" if problem is None else problem.detail or problem.title
+    said = f": {text}" if text else ""
+    return f"answered {answer.status}{said}"[:REASON_CHARS_MAX]

@@ -30,7 +30,7 @@ class Asked:
 
 
 def steps(start: Callable[..., Awaitable[T]], *arguments: object) -> Generator[Asked, Any, T]:
-    """What `start(*arguments)` asks the server for, one after the other; in the end its value.
+    """The requests of `start(*arguments)` to the server, in order; in the end its value.
 
     Raises TransactionEscaped when it awaits anything else, after it was closed.
     """

@@ -1,4 +1,4 @@
-"""What the units of a batch have written and the server has not seen yet.
+"""The writes of a batch that the server has not seen yet.
 
 Our rows go to the server once a batch, in one statement, just before COMMIT. Until then a saga that
 a unit wrote is read from here. A unit that fails takes its writes out again.

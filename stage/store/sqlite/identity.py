@@ -36,6 +36,10 @@ class DatabaseFile(msgspec.Struct, frozen=True, kw_only=True):
     must_exist: bool = False
     former: tuple[str, ...] = ()
     """Names that the stage had before: a database keeps the one that it was made under."""
+    lock_wait_seconds: float = 0.0
+    """How long to wait at start for the process that has the file."""
+    waiting: Callable[[str], None] = lambda reason: None
+    """Notified once, with the reason, when the wait begins."""
     now: Callable[[], float] = time.time
     """The instant at which a database that is made was born."""
 

@@ -10,6 +10,7 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from stage.core.errors import ConfigurationError
 from stage.store.sqlite.identity import Mark, parse_mark
@@ -17,6 +18,8 @@ from stage.store.sqlite.identity import Mark, parse_mark
 PRIVATE = 0o600
 """Of every file beside the database: it holds payloads, and nobody else's process may lock it."""
 
+LOOK_SECONDS: Final = 0.05
+"""Between two attempts to take a lock that is waited for."""
 _BYTES_MAX = 256
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 """A link in place of the file would have us write into what it points to."""
@@ -29,6 +32,10 @@ def make_private(database: Path) -> None:
     """
     with suppress(FileExistsError):
         os.close(os.open(database.resolve(), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+
+
+class DatabaseInUse(ConfigurationError):
+    """Another process has the database: it will end, or the operator stops it."""
 
 
 class FileLock:
@@ -46,7 +53,10 @@ class FileLock:
         """How far the database had come, as the process before this one left it."""
 
     def acquire(self) -> None:
-        """Take the lock now. Raises ConfigurationError with the holder's pid. Blocks on disk."""
+        """Take the lock now. Raises DatabaseInUse with the holder's pid. Blocks on disk.
+
+        Raises ConfigurationError where there can be no lock file.
+        """
         real = self._database.resolve()  # two names of one file are one file
         self._path = real.with_name(real.name + ".lock")
         try:
@@ -65,10 +75,10 @@ class FileLock:
             found = os.read(descriptor, _BYTES_MAX).decode("ascii", "replace")
             holder = found.partition("\n")[0].strip().lstrip("0") or "unknown"
             os.close(descriptor)
-            raise ConfigurationError(
+            raise DatabaseInUse(
                 f"the database {self._database} is in use by the process with pid {holder}"
-                f" (lock {self._path}). One process per file: stop that one, or give this one"
-                " another path"
+                f" (lock {self._path}). One process per file: stop that one, give this one"
+                " another path, or let it wait with --lock-wait-seconds"
             ) from error
         self.mark = parse_mark(os.read(descriptor, _BYTES_MAX).decode("ascii", "replace"))
         self._descriptor = descriptor

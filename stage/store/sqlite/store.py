@@ -38,7 +38,7 @@ from stage.store.sqlite.identity import (
     refuse_removed,
     take,
 )
-from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
 from stage.store.sqlite.making import make_database
 from stage.store.sqlite.page import page_query
 from stage.store.sqlite.statements import statement
@@ -98,7 +98,7 @@ class SqliteStore:
 
         Then a file that is not there is a ConfigurationError, and a migration that is pending.
         """
-        await asyncio.to_thread(self._acquire, may_make=upgrade and not self._file.must_exist)
+        await self._take_turn(may_make=upgrade and not self._file.must_exist)
         try:
             home = await self._connections.open(
                 partial(refuse_foreign, file=self._file),
@@ -123,6 +123,23 @@ class SqliteStore:
         finally:
             await self._connections.close()
             await asyncio.to_thread(self._let_go)
+
+    async def _take_turn(self, *, may_make: bool) -> None:
+        """Take the lock, and wait for the process that has it as long as the file says."""
+        loop, waiting = asyncio.get_running_loop(), False
+        until = loop.time() + self._file.lock_wait_seconds
+        while True:
+            try:
+                await asyncio.to_thread(self._acquire, may_make=may_make)
+            except DatabaseInUse as error:
+                if loop.time() >= until:
+                    raise
+                if not waiting:
+                    self._file.waiting(str(error))
+                    waiting = True
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                return
 
     def _acquire(self, *, may_make: bool) -> None:
         """Take the lock on a file that is there, or is made now. Raises ConfigurationError."""

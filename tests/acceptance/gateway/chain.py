@@ -31,6 +31,7 @@ class ChainBehindNginx(Chain):
             "shipping",
             self.shipping.port,
             *("stage.neighbours.downstream", "--name", "shipping", "--upstream", url(payment)),
+            *self.keys.of_stub("shipping"),
         )
         self.payment = self._service(
             "payment",
@@ -40,6 +41,7 @@ class ChainBehindNginx(Chain):
             *("--upstream", f"order={url(order)}"),
             *("--downstream", f"shipping={url(shipping)}"),
             *("--external", f"psp={url(self.psp.port)}"),
+            *self.keys.of_stage(),
         )
 
     async def start(self) -> None:

@@ -105,7 +105,14 @@ class Bench:
             "--database",
             f"sqlite:///{self.database}",
         ]
-        arguments += ["--upstream", f"order={head}", "--downstream", f"shipping={tail}"]
+        arguments += [
+            "--auth",
+            "none",
+            "--upstream",
+            f"order={head}",
+            "--downstream",
+            f"shipping={tail}",
+        ]
         arguments += ["--external", f"world={world}", *options]
         log = folder / "stage.log"
         self.stage = Server("payment", "tests.acceptance.kills.stages", arguments, log)

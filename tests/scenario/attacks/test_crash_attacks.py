@@ -62,7 +62,7 @@ async def serve(folder: Path, port: int) -> Process:
     """A stage in a process of its own; returns when it listens or is gone."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "stage", "serve", "poison:stage", "--port", str(port),
-        "--database", f"sqlite:///{folder / 'stage.db'}",
+        "--auth", "none", "--database", f"sqlite:///{folder / 'stage.db'}",
         stdout=PIPE, stderr=PIPE, cwd=folder, env={**os.environ, "STAGE_LOG_FORMAT": "json"},
     )  # fmt: skip
     assert process.stdout is not None

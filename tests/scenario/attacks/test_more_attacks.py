@@ -57,7 +57,7 @@ async def test_a_body_that_stalls_is_answered_408(tmp_path: Path) -> None:
         force_setattr(chain.app[SERVICE], "body_seconds_max", 0.3)
         reader, writer = await asyncio.open_connection(HOST, int(chain.stage.rsplit(":", 1)[1]))
         writer.write(
-            b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
         async with asyncio.timeout(5):

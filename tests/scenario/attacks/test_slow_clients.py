@@ -28,7 +28,7 @@ SECONDS = 0.5
 """Instead of ten."""
 GONE_SECONDS = SECONDS + 2.0
 """The time, one sweep, and room for a busy machine."""
-HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -75,6 +75,7 @@ async def serving(folder: Path, connections_max: int = 1_000) -> AsyncIterator[S
     with socket.create_server((HOST, 0)) as free:
         dead = f"http://{HOST}:{free.getsockname()[1]}"
     config = Config(
+        auth="none",
         database=f"sqlite:///{folder / 'payment.db'}",
         externals={"psp": dead},
         downstreams={"shipping": dead},
@@ -159,7 +160,7 @@ async def test_a_connection_between_two_requests_is_kept(tmp_path: Path) -> None
 async def test_an_answer_that_nobody_reads_is_given_up(tmp_path: Path) -> None:
     """The connection is aborted: what waits in our memory is bounded in time."""
     async with serving(tmp_path) as served:
-        ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+        ask = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         clients = [await served.connect() for _ in range(20)]
         for _, writer in clients:
             writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -190,7 +191,7 @@ async def test_beyond_the_limit_the_connection_that_waits_longest_gives_way(
 async def test_where_all_are_busy_a_new_connection_is_answered_503(tmp_path: Path) -> None:
     """With Retry-After, and a line of the log says how many."""
     async with serving(tmp_path, connections_max=10) as served:
-        body = b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        body = b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         busy = [await served.say(body + b"Content-Length: 100\r\n\r\n{") for _ in range(10)]
         await asyncio.sleep(0.2)
         reader, _ = await served.connect()
@@ -243,7 +244,7 @@ async def test_a_client_that_hangs_up_within_its_body_is_no_defect(tmp_path: Pat
             b"Content-Length: 100\r\n\r\n{",
             b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
         ):
-            head = b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            head = b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             _, writer = await served.say(head + length)
             await asyncio.sleep(0.1)
             writer.transport.abort()

@@ -41,10 +41,28 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert pytest.approx(1.1) == cpu
 
 
+OTHER = '''
+"""What the comparison needs of another checkout."""
+from types import SimpleNamespace as Place
+
+def command(place, port):
+    return ["python", "-m", "stage", "serve", "--once-an-option", str(place.folder), str(port)]
+
+STAGE = Place(command=command)
+'''
+
+
 def test_the_other_checkout_is_imported_from_its_own_folder(tmp_path: Path) -> None:
     """Not from the working directory, which `python -m` would put first."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "contestants.py").write_text(OTHER, encoding="utf-8")
     other = of_checkout("other", tmp_path)
     place = Place(folder=tmp_path, neighbours="http://127.0.0.1:1")
 
-    assert "-P" == other.command(place, 1)[1]
+    python, flag, *words = other.command(place, 1)
+
+    assert ("python", "-P") == (python, flag)
     assert str(tmp_path) == other.environment["PYTHONPATH"]
+    # Its own options: those of this checkout may be unknown there.
+    assert ["-m", "stage", "serve", "--once-an-option", str(tmp_path), "1"] == words

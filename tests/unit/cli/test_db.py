@@ -133,9 +133,10 @@ def test_a_backup_that_was_put_back_is_accepted_by_name(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "p.db")) as connection:
         connection.execute("INSERT INTO lost_saga VALUES ('o-7', 'shipping', 'late', NULL, 1.0)")
         connection.commit()
-    released = stage(
-        "db", "released", "pay:payment", *DATABASE, "--reason", "asked all", cwd=folder
-    )
+    release = ("db", "released", "pay:payment", *DATABASE, "--reason", "asked all")
+    nobody = stage(*release, cwd=folder)
+    assert 2 == nobody.status and "--upstream" in nobody.err and "--no-neighbours" in nobody.err
+    released = stage(*release, "--no-neighbours", cwd=folder)
     assert 0 == released.status and "asked all" in released.out
     assert "o-7, asked for by shipping" in released.out
     wrong = stage("db", "restored", "pay:payment", *DATABASE, "--as-of", "then", cwd=folder)
@@ -153,6 +154,7 @@ def test_a_neighbour_that_does_not_answer_is_named_and_can_be_left_out(folder: P
     asked = stage("reconcile", "pay:payment", *DATABASE, *away, cwd=folder)
     assert 1 == asked.status
     assert "order was not asked" in asked.out and "--without order=REASON" in asked.out
+    assert "nothing is missing" not in asked.out
     release = ("db", "released", "pay:payment", *DATABASE, *away, "--reason", "x")
     refused = stage(*release, cwd=folder)
     assert 2 == refused.status and "stage reconcile" in refused.err
@@ -161,3 +163,27 @@ def test_a_neighbour_that_does_not_answer_is_named_and_can_be_left_out(folder: P
     without = ("--without", "order=its books were read")
     assert 0 == stage("reconcile", "pay:payment", *DATABASE, *away, *without, cwd=folder).status
     assert 0 == stage(*release, cwd=folder).status
+
+
+def test_reconcile_makes_no_database_and_asks_somebody(folder: Path) -> None:
+    """A wrong path is refused and stays empty; so is a command without a neighbour."""
+    since = ("--since", "2026-11-23T02:30:00Z")
+    away = ("--upstream", "order=http://127.0.0.1:1")
+    missing = stage("reconcile", "pay:payment", *DATABASE, *since, *away, cwd=folder)
+    assert 2 == missing.status and "stage db init" in missing.err
+    assert not list(folder.glob("p.db*"))
+    db("init", folder)
+    nobody = stage("reconcile", "pay:payment", *DATABASE, *since, cwd=folder)
+    assert 2 == nobody.status and "--downstream" in nobody.err
+
+
+def test_a_file_that_cannot_be_used_is_refused_with_its_own_fix(folder: Path) -> None:
+    """A damaged one is to be restored; a folder is no file."""
+    assert 0 == db("init", folder).status
+    with (folder / "p.db").open("r+b") as file:
+        file.truncate(20_000)
+    damaged = db("status", folder)
+    assert 2 == damaged.status and "restore it from a backup" in damaged.err
+    (folder / "p.db").unlink()
+    (folder / "p.db").mkdir()
+    assert "is a folder" in db("init", folder).err

@@ -16,6 +16,7 @@ from stage.core.event_table import (
     park_cause_of,
     public_members,
 )
+from stage.core.requester import Requester
 from stage.core.states import ParkCause
 
 KINDS = get_args(e.Event)
@@ -43,7 +44,7 @@ def full(kind: type[Any]) -> e.Event:
         "cause": ParkCause.DEFECT, "actor": "ops", "why": "because", "landed": True,
         "changed": True, "anew": True, "new_key": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
-        "innocent": True, "defect": True,
+        "innocent": True, "defect": True, "requester": Requester.UPSTREAM,
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})
     return event

@@ -1,4 +1,4 @@
-"""An exception is named by its type and its place, never by its text (rule 38)."""
+"""An exception is shown by its type and its place, never by its text (rule 38)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from stage.core.raised import raised
 CARD = "4111111111111111"
 
 
-def test_the_type_and_the_place_are_named() -> None:
+def test_type_and_place_are_kept() -> None:
     try:
         raise ValueError(f"cannot read {CARD}")
     except ValueError as error:
-        named = raised(error)
-    assert named.startswith("ValueError in test_the_type_and_the_place_are_named (test_raised.py:")
-    assert CARD not in named
+        text = raised(error)
+    assert text.startswith("ValueError in test_type_and_place_are_kept (test_raised.py:")
+    assert CARD not in text
 
 
 def test_an_error_of_ours_says_its_fix() -> None:

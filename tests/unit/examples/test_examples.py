@@ -86,7 +86,7 @@ async def test_the_inventory_stage_runs(
     ):
         peers = {"north": north, "south": south, "depot": depot}
         urls = {name: str(server.make_url("")).rstrip("/") for name, server in peers.items()}
-        config = Config(database=f"sqlite:///{database}", externals=urls)
+        config = Config(auth="none", database=f"sqlite:///{database}", externals=urls)
         spans = SpanCollector()
         app = build_app(inventory, config, tracer_provider=spans.provider)
         async with TestServer(app) as server:

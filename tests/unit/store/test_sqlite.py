@@ -16,7 +16,8 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.ports.store import Filter, Store, Unit
-from stage.store.sqlite.lock import FileLock
+from stage.store.sqlite.identity import DatabaseFile
+from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from tests.unit.store.given import accepted, inserting, row, until
 
@@ -269,6 +270,56 @@ async def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
         os.umask(before)
     assert {"a.db", "a.db-wal", "a.db-shm", "a.db.lock"} == set(modes)
     assert {0o600} == set(modes.values()), modes
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[FileLock]:
+    """The lock of another process on a file."""
+    lock = FileLock(tmp_path / "a.db")
+    lock.acquire()
+    yield lock
+    lock.release()
+
+
+async def test_a_store_waits_for_the_process_that_has_its_file(
+    tmp_path: Path, holder: FileLock
+) -> None:
+    """It opens as soon as the lock is free, and says once what it waits for."""
+    reasons: list[str] = []
+    store = SqliteStore(
+        DatabaseFile(path=tmp_path / "a.db", lock_wait_seconds=60.0, waiting=reasons.append)
+    )
+    opening = asyncio.create_task(store.open())
+    await asyncio.sleep(3 * LOOK_SECONDS)
+    assert not opening.done()
+    holder.release()
+    async with asyncio.timeout(5.0):
+        await opening
+    await store.close()
+    assert 1 == len(reasons) and f"pid {os.getpid()} " in reasons[0]
+
+
+async def test_a_wait_for_the_file_has_an_end(tmp_path: Path, holder: FileLock) -> None:
+    """Then the start is refused as without a wait, and the holder keeps what it has."""
+    store = SqliteStore(DatabaseFile(path=tmp_path / "a.db", lock_wait_seconds=2 * LOOK_SECONDS))
+    with pytest.raises(DatabaseInUse, match="let it wait with --lock-wait-seconds"):
+        await store.open()
+    with pytest.raises(DatabaseInUse):
+        await asyncio.to_thread(FileLock(tmp_path / "a.db").acquire)
+
+
+async def test_a_start_that_waits_and_is_cancelled_holds_no_lock(
+    tmp_path: Path, holder: FileLock
+) -> None:
+    """A host that gives the start up, such as an ASGI server, leaves the file to others."""
+    store = SqliteStore(DatabaseFile(path=tmp_path / "a.db", lock_wait_seconds=60.0))
+    opening = asyncio.create_task(store.open())
+    await asyncio.sleep(LOOK_SECONDS / 2)  # between two attempts
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    holder.release()
+    await asyncio.to_thread(FileLock(tmp_path / "a.db").acquire)
 
 
 async def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:

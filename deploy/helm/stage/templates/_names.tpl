@@ -1,0 +1,98 @@
+{{/* What all objects of one release share. */}}
+{{- define "stage.selector" -}}
+app.kubernetes.io/name: {{ .Release.Name }}
+{{- end }}
+
+{{- define "stage.labels" -}}
+{{ include "stage.selector" . }}
+app.kubernetes.io/part-of: stage
+{{- end }}
+
+{{/* The settings as stage.toml. Not by toToml, which writes every number with a fraction. */}}
+{{- define "stage.toml" -}}
+{{- range $key, $value := .Values.settings }}
+{{- if not (kindIs "map" $value) }}
+{{ $key }} = {{ toJson $value }}
+{{- else }}
+{{- range $name, $peer := $value }}
+{{- if not (kindIs "map" $peer) }}
+{{ $key }}.{{ $name }} = {{ toJson $peer }}
+{{- else }}
+{{- range $member, $given := $peer }}
+{{ $key }}.{{ $name }}.{{ $member }} = {{ toJson $given }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Seconds from the order to stop until the last line: serve on, drain, end (4), and some to spare. */}}
+{{- define "stage.stopSeconds" -}}
+{{- $settings := .Values.settings -}}
+{{- $delay := $settings.drain_delay_seconds | default 0 | float64 | ceil | int -}}
+{{- $drain := $settings.drain_seconds | float64 | ceil | int -}}
+{{- add .Values.preStopSeconds $delay $drain 10 -}}
+{{- end }}
+
+{{/* Longer than the pod before this one may take to stop. */}}
+{{- define "stage.lockWaitSeconds" -}}
+{{- add (include "stage.stopSeconds" . | int) 15 -}}
+{{- end }}
+
+{{- define "stage.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "stage.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "stage.environment" -}}
+- {name: STAGE_CONFIG, value: /etc/stage/config/stage.toml}
+{{- $name := .Release.Name }}
+{{- $full := printf "%s.%s" $name .Release.Namespace }}
+- {name: STAGE_ALLOWED_HOSTS, value: {{ printf "%s,%s,%s.svc,%s.svc.cluster.local" $name $full $full $full | quote }}}
+- {name: STAGE_LOCK_WAIT_SECONDS, value: {{ include "stage.lockWaitSeconds" . | quote }}}
+{{- end }}
+
+{{- define "stage.mounts" -}}
+- {name: database, mountPath: /var/lib/stage}
+- {name: settings, mountPath: /etc/stage/config, readOnly: true}
+{{- if .Values.keysSecret }}
+- {name: keys, mountPath: /etc/stage/keys, readOnly: true}
+{{- end }}
+# SQLite sorts large results in a temporary file.
+- {name: temporary, mountPath: /tmp}
+{{- end }}
+
+{{- define "stage.volumes" -}}
+- name: database
+  persistentVolumeClaim: {claimName: {{ .Release.Name }}-database}
+- name: settings
+  configMap: {name: {{ .Release.Name }}-settings}
+{{- if .Values.keysSecret }}
+- name: keys
+  secret: {secretName: {{ .Values.keysSecret | quote }}, defaultMode: 0440}
+{{- end }}
+- name: temporary
+  emptyDir: {sizeLimit: 1Gi}
+{{- end }}
+
+{{/* The volume is attached to one node: be where the pod is that has it. */}}
+{{- define "stage.sameNode" -}}
+podAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels: {{- include "stage.selector" . | nindent 12 }}
+{{- end }}

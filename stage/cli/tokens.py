@@ -1,0 +1,79 @@
+"""`stage keys`: tokens for callers, written as a pair of files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from stage.cli.failure import Failure
+
+MODE = 0o600
+TOKEN = ".token"  # noqa: S105 - the end of a file's name
+ACCEPT = ".accept"
+
+
+@click.group()
+def keys() -> None:
+    """Tokens by which callers show their names."""
+
+
+@keys.command()
+@click.argument("name", metavar="NAME")
+@click.option("--folder", default="keys", show_default=True, metavar="FOLDER")
+@click.option("--rotate", is_flag=True, help="Accept the token of before as well, for a while.")
+def new(name: str, folder: str, rotate: bool) -> None:
+    """Write a new token and the hash that recognises it.
+
+    NAME.token goes to the caller: its token_file, or --token-file. NAME.accept stays here, or goes
+    to the stage that is called: its accept_file. With --rotate both files are there already; take
+    the second line out of NAME.accept when the caller shows the new token.
+    """
+    from secrets import token_urlsafe
+
+    from stage.config.values import peer_name
+    from stage.wire.tokens import TOKEN_BYTES, accept_line
+
+    try:
+        name = peer_name(name)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    token_file, accept_file = Path(folder, name + TOKEN), Path(folder, name + ACCEPT)
+    token = token_urlsafe(TOKEN_BYTES)
+    before = _latest_line(accept_file) if rotate else ""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        # First, so that no token is shown that is not accepted yet.
+        _write(accept_file, f"{accept_line(token)}\n{before}", replace=rotate)
+        _write(token_file, token + "\n", replace=rotate)
+    except FileExistsError as error:
+        raise Failure(f"there is {error.filename} already: give --rotate to replace it") from None
+    except OSError as error:
+        raise Failure(f"{error.filename} cannot be written: {error.strerror}") from None
+    click.echo(f"{token_file}: for the caller to show")
+    click.echo(f"{accept_file}: for the stage that is called, to recognise it")
+
+
+def _latest_line(accept_file: Path) -> str:
+    from stage.wire.tokens import parse_accept_lines
+
+    try:
+        digests = parse_accept_lines(accept_file.read_text())
+    except (OSError, ValueError) as error:
+        raise Failure(f"{accept_file} cannot be rotated: {error}") from None
+    return f"sha256:{digests[0].hex()}\n" if digests else ""
+
+
+def _write(path: Path, text: str, *, replace: bool) -> None:
+    """Write a file that only its owner reads; one that is there is replaced in one step."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    target = path.with_name(path.name + ".new") if replace else path
+    if replace:
+        target.unlink(missing_ok=True)
+    with os.fdopen(os.open(target, flags, MODE), "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if replace:
+        target.rename(path)

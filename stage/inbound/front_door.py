@@ -1,0 +1,82 @@
+"""The checks of every request, whoever sends it: no web page of a stranger may send one.
+
+A browser sends what a page asks it to, also to addresses that only its user reaches, and a page may
+point a name of its own at any address. Both are seen in headers that no page can change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from stage.inbound.request import Door, Request
+from stage.wire import headers as h
+from stage.wire.problem import WireError
+
+HOST = "Host"
+ORIGIN = "Origin"
+SEC_FETCH_SITE = "Sec-Fetch-Site"
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
+
+
+class Hosts:
+    """The names under which this stage may be asked for.
+
+    Those of loopback, what is configured, and the address that a connection came in at: no page
+    can have an address for its name.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        given = (name for name in names if name not in WILDCARDS)
+        self._names = frozenset(_bracketed(name.lower()) for name in (*LOOPBACK_NAMES, *given))
+
+    def check(self, request: Request) -> None:
+        """Raise WireError 403 for a foreign host. Browsers always send one: without is no page."""
+        values = request.headers.getall(HOST, ())
+        if not values or request.door is Door.LOCAL:
+            return
+        name = host_name(values[0])
+        if len(values) == 1 and (name in self._names or name == _bracketed(request.local_address)):
+            return
+        raise WireError(
+            403,
+            "Host not known",
+            "the request is for a host that this stage does not answer for",
+            hint="add its name to allowed_hosts in the configuration of this stage",
+            retryable=True,
+        )
+
+
+def check_page(request: Request) -> None:
+    """Raise WireError 403 for what a page of another site sends."""
+    origins = request.headers.getall(ORIGIN, ())
+    host = request.headers.get(HOST, "").lower()
+    foreign = any(origin.lower().partition("://")[2] != host for origin in origins)
+    if foreign or request.headers.get(SEC_FETCH_SITE, "").lower() == "cross-site":
+        raise WireError(
+            403,
+            "Page not known",
+            "the request comes from a web page of another site",
+            hint="programs send neither Origin nor Sec-Fetch-Site",
+        )
+
+
+def check_posted(request: Request) -> None:
+    """Raise WireError 415 for a POST that does not say it is JSON, an empty one as well.
+
+    A page may post any other type to any address without asking first.
+    """
+    if request.method == "POST":
+        h.check_content_type(request.headers.get("Content-Type", ""))
+
+
+def host_name(value: str) -> str:
+    """The host in a Host header without its port, in lower case."""
+    name = value.strip().lower()
+    if name.startswith("["):
+        return name.partition("]")[0] + "]"
+    return name.partition(":")[0].rstrip(".")
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address and not address.startswith("[") else address
