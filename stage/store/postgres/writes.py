@@ -54,7 +54,7 @@ class Writes:
         self._put(Write(row=row, entries=_entries(row, events), held=None))
 
     def save(self, row: SagaRow, events: Sequence[Event], epoch: int) -> None:
-        """More of a saga. What the server has of it is checked at the end of the batch."""
+        """More of a saga. The stored row is compared at the end of the batch."""
         before = self.sagas.get(row.id)
         length = row.length - len(events)
         if before is None:
