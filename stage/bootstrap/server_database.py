@@ -26,7 +26,7 @@ class ServerDatabase:
     """As bootstrap.database.Database, on PostgreSQL: a context manager.
 
     Migrations are applied under a lock of the database, one process at a time, also while replicas
-    serve from it. A change of the identity needs all of them to be stopped.
+    serve from it. Its identity is changed only while all of them are stopped.
     """
 
     def __init__(self, server: DatabaseServer, folders: tuple[Path, ...], *, make: bool) -> None:

@@ -32,8 +32,8 @@ async def test_the_eight_stories_end_as_expected_on_postgresql() -> None:
     """One of them kills the stage; its successor takes over once the lease is over."""
     status, out, err = await demo("--json", "--database", "postgres")
     assert 0 == status, err.decode()
-    shown = msgspec.json.decode(out)
-    assert NAMES == [story["name"] for story in shown["stories"]]
+    document = msgspec.json.decode(out)
+    assert NAMES == [story["name"] for story in document["stories"]]
 
 
 async def test_a_database_is_made_upgraded_and_described(postgres_url: str) -> None:

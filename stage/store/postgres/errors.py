@@ -1,4 +1,4 @@
-"""The meaning of errors of PostgreSQL: the one door for them, with its tables.
+"""The meaning of PostgreSQL's errors: the one door for them, with its tables.
 
 An error that is in no table is a mistake in a statement: it stays itself and reaches only the unit
 whose statement it was.
@@ -29,8 +29,9 @@ AWAY: Final = {
 COLLISIONS: Final = frozenset({"40001", "40P01", "55P03"})
 """Another transaction was in the way: serialization, deadlock, a lock that was not to be had."""
 
-REFUSED_AT_COMMIT: Final = ("22", "23", "40", "P0")
-"""Classes with which COMMIT refuses what was written, such as a deferred constraint."""
+REFUSED_AT_COMMIT: Final = ("22", "23", "40")
+"""Classes with which COMMIT refuses what was written, such as a deferred constraint; a trigger of
+the author may raise besides."""
 
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:
@@ -66,6 +67,8 @@ def collided(error: BaseException) -> bool:
 
 def refused_at_commit(error: BaseException) -> bool:
     """Whether COMMIT said no, so that it is not in doubt."""
+    if isinstance(error, asyncpg.PLPGSQLError):
+        return True
     return isinstance(error, asyncpg.PostgresError) and _state(error).startswith(REFUSED_AT_COMMIT)
 
 

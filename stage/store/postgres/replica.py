@@ -49,7 +49,7 @@ class PostgresReplica:
         self._me: int | None = None
         self._sure_until = 0.0
         self._registering = asyncio.Lock()
-        self._looks = _Looks(self)
+        self._waits = _Waits(self)
 
     def open(self) -> None:
         """Let statements in."""
@@ -59,7 +59,7 @@ class PostgresReplica:
         """Give up everything, as far as the database can be reached."""
         with suppress(StoreUnavailable):
             await self.leave()
-        await self._looks.close()
+        await self._waits.close()
         await self._renewals.close()
 
     async def registered(self) -> int:
@@ -133,11 +133,11 @@ class PostgresReplica:
 
     async def changed(self, saga_id: str, length: int, until: float) -> bool:
         """See ports.ownership.Ownership."""
-        return await self._looks.changed(saga_id, length, until)
+        return await self._waits.changed(saga_id, length, until)
 
     async def lengths(self, saga_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
         """Number of entries of these sagas, and whether a live other replica owns them."""
-        found = await self._pool.fetch("look", await self.registered(), list(saga_ids))
+        found = await self._pool.fetch("lengths", await self.registered(), list(saga_ids))
         return {saga_id: (length, elsewhere) for saga_id, length, elsewhere in found}
 
     async def post(self, saga_id: str, event: Event) -> bool:
@@ -155,8 +155,8 @@ class PostgresReplica:
         ]
 
 
-class _Looks:
-    """One look at all sagas that somebody here waits for, again and again while anybody waits."""
+class _Waits:
+    """One query for all sagas that somebody here waits for, repeated while anybody waits."""
 
     def __init__(self, replica: PostgresReplica) -> None:
         self._replica = replica
@@ -170,7 +170,7 @@ class _Looks:
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiting[waiter] = (saga_id, length)
         if self._task is None or self._task.done():
-            self._task = loop.create_task(self._look())
+            self._task = loop.create_task(self._watch())
         try:
             async with asyncio.timeout_at(until):
                 return await waiter
@@ -180,13 +180,13 @@ class _Looks:
             del self._waiting[waiter]
 
     async def close(self) -> None:
-        """End the looks; nobody waits any more."""
+        """End the query; nobody waits any more."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _look(self) -> None:
+    async def _watch(self) -> None:
         while asked := dict(self._waiting):
             try:
                 found = await self._replica.lengths(

@@ -1,7 +1,7 @@
 """Runs a unit step by step within the event loop, which it cannot see.
 
 Every method of a unit that needs the server awaits one `Asked`: the unit's coroutine hands it out,
-the writer awaits the server, and the answer goes back in. Any other wait is an escape,
+the writer awaits the server, and the answer goes back in. Any other await of a unit is an escape,
 as in `store.drive`.
 """
 
@@ -30,7 +30,7 @@ class Asked:
 
 
 def steps(start: Callable[..., Awaitable[T]], *arguments: object) -> Generator[Asked, Any, T]:
-    """What `start(*arguments)` asks the server for, one after the other; in the end its value.
+    """The requests of `start(*arguments)` to the server, in order; in the end its value.
 
     Raises TransactionEscaped when it awaits anything else, after it was closed.
     """

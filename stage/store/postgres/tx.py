@@ -54,7 +54,7 @@ class _AuthorTx:
     fetchall: Callable[..., Coroutine[Any, Any, list[Row]]]
 
 
-# Long because each method of an author's transaction is a closure over the same unit.
+# Long because its methods are closures over the part.
 def author_tx(part: Part) -> Tx:
     """The author's view of a unit. The first statement marks the place it can be undone to."""
 

@@ -1,6 +1,6 @@
 """One unit on the connection that writes; other units share its transaction.
 
-What it writes to sagas is kept in `Writes` until the end of the batch. A savepoint is set only
+Its writes to sagas are kept in `Writes` until the end of the batch. A savepoint is set only
 before the first statement of the author, which may well fail.
 """
 

@@ -1,4 +1,4 @@
-"""What the units of a batch have written and the server has not seen yet.
+"""The writes of a batch that the server has not seen yet.
 
 Our rows go to the server once a batch, in one statement, just before COMMIT. Until then a saga that
 a unit wrote is read from here. A unit that fails takes its writes out again.
@@ -54,7 +54,7 @@ class Writes:
         self._put(Write(row=row, entries=_entries(row, events), held=None))
 
     def save(self, row: SagaRow, events: Sequence[Event], epoch: int) -> None:
-        """More of a saga. What the server has of it is checked at the end of the batch."""
+        """More of a saga. The stored row is compared at the end of the batch."""
         before = self.sagas.get(row.id)
         length = row.length - len(events)
         if before is None:

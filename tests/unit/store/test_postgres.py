@@ -60,7 +60,7 @@ async def test_a_commit_whose_answer_is_lost_is_settled_by_its_number(
 async def test_the_number_is_not_read_past_a_transaction_that_still_commits(
     store: PostgresStore, other: Link
 ) -> None:
-    """Who holds the row of the number is waited for, so that the truth is told."""
+    """The read waits for the transaction that holds the row of the number."""
     writer = store._timeline.writer
     await other.raw.execute("BEGIN")
     await other.raw.execute("UPDATE stage.writer_batch SET number = 77 WHERE writer = $1", writer)

@@ -69,7 +69,7 @@ ORDER BY due_at LIMIT $2;
 WITH mail AS (DELETE FROM stage.signal WHERE owner = $1 AND saga_id = ANY($2::text[]))
 UPDATE stage.saga SET owner = NULL WHERE owner = $1 AND id = ANY($2::text[]);
 
--- name: look
+-- name: lengths
 -- Number of entries of these sagas, and whether a live replica other than $1 owns them.
 SELECT saga.id, saga.length, saga.owner IS DISTINCT FROM $1 AND EXISTS (
     SELECT 1 FROM stage.replica
