@@ -62,7 +62,7 @@ class Service:
             line = b""
         if not line.startswith(b"listening on "):
             await self.kill()
-            output = self._log.read_text(errors="replace")[-2_000:]
+            output = (await asyncio.to_thread(self._log.read_text, errors="replace"))[-2_000:]
             raise ChainError(f"{self.name} did not start: {output.strip() or 'it wrote nothing'}")
 
     async def kill(self) -> None:

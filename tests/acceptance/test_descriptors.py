@@ -24,6 +24,7 @@ async def stage_of_few_files(chain: Chain, folder: Path, port: int) -> AsyncIter
         *(sys.executable, "-m", "stage", "serve", "stage.demo.payment:payment"),
         *("--auth", "none", "--port", str(port), "--database", f"sqlite:///{folder / 'few.db'}"),
         *("--downstream", f"shipping={chain.shipping.url}", "--external", f"psp={chain.psp.url}"),
+        *("--downstream", f"shipping.token_file={chain.keys.token_file('payment-shipping')}"),
     ]
     limited = ["sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh", *command]
     with (folder / "few.log").open("wb") as log:

@@ -103,7 +103,7 @@ def wrong_with(saga: Kept, spans: Spans, *, unsent: bool) -> list[str]:
 @pytest.mark.kit("F16")
 @pytest.mark.timeout(110)
 async def test_every_trace_is_whole_under_kills(
-    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch, strikes: Strikes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strikes: Strikes
 ) -> None:
     """All of them, the recovered and the compensated ones too; how many of each is counted."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", str(BATCH_DELAY_MS))
@@ -113,7 +113,8 @@ async def test_every_trace_is_whole_under_kills(
         chain = Chain(tmp_path, otlp=f"http://127.0.0.1:{server.port}")
         try:
             await chain.start()
-            sagas, kills = await tell(chain, client, dice)
+            async with Client(chain.payment.url, chain.keys) as client:
+                sagas, kills = await tell(chain, client, dice)
         finally:
             await chain.stop()
     assert (SAGAS, KILLS) == (len(sagas), len(kills))

@@ -176,7 +176,7 @@ def test_a_database_that_cannot_be_used_is_reported(module: Path) -> None:
     failed(
         stage("db", "upgrade", "pay", "--database", "sqlite:///text.db", cwd=module),
         "cannot be used",
-        "SQLite file",
+        "not a SQLite database: check the path",
     )
     failed(
         stage("db", "status", "pay", "--database", "postgres://u:secret@h/d", cwd=module),
