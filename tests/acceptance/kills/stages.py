@@ -157,4 +157,4 @@ def dispatched(saga: Saga[Order]) -> Parcel:
 def main(arguments: Sequence[str]) -> int:
     """`stage serve NAME ...`, where NAME is one of the three."""
     name, *options = arguments
-    return run(["serve", f"{__name__}:{name}", *options])
+    return run(["serve", f"{__name__}:{name}", "--auth", "none", *options])
