@@ -732,10 +732,10 @@ def a_call_in_doubt_is_retried_under_a_new_key(patches: Patches) -> None:
     """Rules 2 and 31: an operator's retry gives a call another key, as an undo may have one."""
 
     def make(original: Any) -> Any:
-        def key(self: Any, saga: Any, do: Any) -> str:
-            known = saga.steps.get(do.step)
+        def key(self: Any, done: Any, do: Any) -> str:
+            known = done.saga.steps.get(do.step)
             again = do.kind is AttemptKind.EXECUTE and known is not None and known.forgiven > 0
-            return f"{original(self, saga, do)}.2" if again else str(original(self, saga, do))
+            return f"{original(self, done, do)}.2" if again else str(original(self, done, do))
 
         return key
 
