@@ -7,13 +7,14 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test prove check fix sim mutants kills bench backend floors
+.PHONY: help demo quick test prove check fix sim mutants kills bench backend deploy floors
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books
-	@$(BIN)/stage demo
+demo: DATABASE ?= sqlite
+demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books (DATABASE=postgres)
+	@$(BIN)/stage demo --database $(DATABASE)
 
 # Rooms that need no process of their own; new rooms are in.
 quick: $(VENV)/.ready ## run the unit tests of the rooms, for the inner loop
@@ -57,6 +58,17 @@ backend: $(VENV)/.ready .venv-backend/.ready ## send the demo's traces to a real
 	@$(PYTHON) -m venv --clear .venv-backend
 	@.venv-backend/bin/python -m pip --quiet --disable-pip-version-check --no-input \
 	    install --no-deps --require-hashes -r requirements/backend.txt
+	@touch $@
+
+# Its tools have some 100 MB, Helm's own code among them, so they get an environment of their own.
+deploy: $(VENV)/.ready .venv-deploy/.ready ## let the tools of their platforms judge deploy/
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/acceptance/judged_deploy.py
+
+.venv-deploy/.ready: requirements/deploy.txt
+	@echo "Installing the tools that judge deploy/ ..."
+	@$(PYTHON) -m venv --clear .venv-deploy
+	@.venv-deploy/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+	    install --no-deps --require-hashes --only-binary :all: -r requirements/deploy.txt
 	@touch $@
 
 check: $(VENV)/.ready ## ruff, mypy strict, import-linter

@@ -1,8 +1,8 @@
 """Renders the chart. Needs `helm-python-sdk`, which has Helm's own code in it: see `make deploy`.
 
-Without arguments it writes deploy/kubernetes/ anew, from the values of the demo, for a release named
-payment. With --lint it reads further values as JSON from its input, lints the chart with them, and
-prints what it found and each manifest, by the name of its file, as JSON.
+Without arguments it writes deploy/kubernetes/ anew: the release payment, with the demo's values.
+With --lint it reads further values as JSON from its input, lints the chart with them, and prints
+what it found and each manifest, by the name of its file, as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ HEAD = "# Rendered from deploy/helm by deploy/render.py: change it there, and ru
 
 def demo() -> dict[str, Any]:
     """The values of the payment stage of the demo."""
-    return helm_python.values_from_yaml(DEMO.read_text(encoding="utf-8"))
+    values: dict[str, Any] = helm_python.values_from_yaml(DEMO.read_text(encoding="utf-8"))
+    return values
 
 
 def manifests(values: dict[str, Any]) -> dict[str, str]:

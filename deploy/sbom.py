@@ -35,7 +35,7 @@ def component(package: Distribution) -> dict[str, Any]:
     name = normal(package.name)
     url = f"pkg:pypi/{name}@{package.version}"
     known = {"type": "library", "name": name, "version": package.version}
-    licence = package.metadata.get("License-Expression")
+    licence = package.metadata.json.get("license_expression")
     licences = {"licenses": [{"expression": licence}]} if licence else {}
     return {**known, "bom-ref": url, "purl": url, **licences}
 

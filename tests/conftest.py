@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import count
 from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
 
+from stage.demo.postgres_server import Server, running
 from tests.kits import PROPERTY, Strikes, add_up, shortcomings, table
 from tests.sizes import KITS, SIZES, TIER
 
 OURS = ["stage"]
+_NUMBERS = count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +28,25 @@ def loop_watch(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("blocking"):
         yield
         return
-    with blockbuster_ctx(OURS):
+    with blockbuster_ctx(OURS) as watch:
+        for function in watch.functions.values():  # asyncpg reads the files that libpq reads
+            function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args")
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """One PostgreSQL server for all tests of a worker."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> str:
+    """The URL of an empty database."""
+    name = f"test_{next(_NUMBERS)}"
+    postgres.sql(f"CREATE DATABASE {name}")
+    return postgres.url(name)
 
 
 @pytest.fixture

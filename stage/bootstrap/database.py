@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 import msgspec
@@ -18,9 +18,11 @@ from stage.core.version import __version__
 from stage.engine.clock import SystemClock
 from stage.ports.identity import Identity
 from stage.ports.store import LOST_SAGAS_MAX, Row, Store
+from stage.store.batches import Committed
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.store.migrate import Migration, MigrationStatus
+from stage.store.postgres.address import POSTGRESQL, DatabaseServer
 from stage.store.sqlite import dialect
 from stage.store.sqlite.identity import (
     DatabaseFile,
@@ -41,8 +43,12 @@ from stage.store.sqlite.store import SqliteStore
 from stage.store.suspects import SuspectsPage
 from stage.telemetry.metrics import Metrics
 
+if TYPE_CHECKING:
+    from stage.bootstrap.server_database import ServerDatabase
+
 SQLITE = "sqlite:///"
 MEMORY = ":memory:"
+DRIVER_MISSING = "a postgresql:// database needs asyncpg: pip install 'saga-stage[postgres]'"
 
 
 def make_store(
@@ -50,12 +56,49 @@ def make_store(
 ) -> Store:
     """The store that the database URL names. Raises ConfigurationError."""
     committed = None if metrics is None else metrics.committed
+    if config.database.startswith(POSTGRESQL):
+        return make_postgres_store(
+            database_server(stage, config), migration_folders(stage), committed
+        )
     name = _sqlite_name(config)
     if name == MEMORY:
         born = Identity(id=uuid4().hex, stage=stage.name, born_at=SystemClock().now())
         return MemoryStore(database=MemoryDatabase(migration_folders(stage), born))
     return SqliteStore(
         database_file(stage, config), migrations=migration_folders(stage), committed=committed
+    )
+
+
+def make_postgres_store(
+    server: DatabaseServer, folders: tuple[Path, ...], committed: Committed | None
+) -> Store:
+    """The store on a server. Raises ConfigurationError where its driver is not installed."""
+    try:
+        from stage.store.postgres.store import PostgresStore
+    except ImportError as error:
+        raise ConfigurationError(DRIVER_MISSING) from error
+    return PostgresStore(server, migrations=folders, committed=committed)
+
+
+def open_server_database(
+    server: DatabaseServer, folders: tuple[Path, ...], *, make: bool
+) -> ServerDatabase:
+    """The database on a server, for commands. Raises ConfigurationError without its driver."""
+    try:
+        from stage.bootstrap.server_database import ServerDatabase
+    except ImportError as error:
+        raise ConfigurationError(DRIVER_MISSING) from error
+    return ServerDatabase(server, folders, make=make)
+
+
+def database_server(stage: StageDeclaration[Any, Any], config: Config) -> DatabaseServer:
+    """The configured server, and whose the database has to be."""
+    return DatabaseServer(
+        url=config.database,
+        stage=stage.name,
+        release=__version__,
+        must_exist=config.database_must_exist,
+        former=tuple(each.name for each in stage.family()),
     )
 
 
@@ -77,6 +120,8 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
 
 def make_suspects(config: Config) -> SuspectsPage:
     """The record of author code, with its page beside a database that outlives the process."""
+    if config.database.startswith(POSTGRESQL):
+        return SuspectsPage(None)  # there is no file that a page could stand beside
     name = _sqlite_name(config)
     return SuspectsPage(None if name == MEMORY else Path(name))
 
@@ -243,8 +288,12 @@ class Database:
 
 def open_database(
     stage: StageDeclaration[Any, Any], config: Config, *, make: bool = False
-) -> Database:
+) -> Database | ServerDatabase:
     """The configured database, for commands. Raises ConfigurationError."""
+    if config.database.startswith(POSTGRESQL):
+        return open_server_database(
+            database_server(stage, config), migration_folders(stage), make=make
+        )
     return Database(database_file(stage, config), migration_folders(stage), make=make)
 
 

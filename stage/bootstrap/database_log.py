@@ -10,7 +10,6 @@ from stage.engine.clock import JUMP_SECONDS, jump_of
 from stage.ports.clock import Clock
 from stage.ports.engine import Queries
 from stage.ports.store import Store
-from stage.store.sqlite.store import SqliteStore
 from stage.telemetry import logs
 from stage.wire.envelope import format_instant
 
@@ -20,13 +19,11 @@ LOOK_SECONDS: Final = 0.25
 def tell_database(store: Store) -> None:
     """One line at start: the absolute path and the identity. A warning where it was made anew."""
     identity = store.identity
-    path = str(store.path) if isinstance(store, SqliteStore) else "memory"
-    made = isinstance(store, SqliteStore) and store.made
     log = logs.default_logger()
-    say = log.warning if made else log.info
+    say = log.warning if store.made else log.info
     say(
-        "database_made" if made else "database_opened",
-        path=path,
+        "database_made" if store.made else "database_opened",
+        path=store.place,
         database_id=identity.id,
         generation=identity.generation,
         born_at=format_instant(identity.born_at),

@@ -42,7 +42,6 @@ from stage.ports.observer import Observer, TraceContext
 from stage.ports.peers import PeerLimits
 from stage.ports.stage import Participant, family_of
 from stage.ports.store import Store
-from stage.store.sqlite.store import SqliteStore
 from stage.telemetry import logs
 from stage.telemetry.compose import default_observer
 from stage.telemetry.exposition import Exposition
@@ -238,7 +237,7 @@ def wire(
     gauges = Gauges(
         engine,
         clock,
-        queued=lambda: store.queued if isinstance(store, SqliteStore) else 0,
+        queued=lambda: store.queued,
         breakers=lambda: client.breakers,
     )
     bridge(metrics, gauges, meter_provider, stage.name)

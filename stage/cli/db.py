@@ -13,6 +13,7 @@ from stage.cli.options import config_of, configured
 
 if TYPE_CHECKING:
     from stage.bootstrap import Database
+    from stage.bootstrap.server_database import ServerDatabase
 
 NEEDED = ("database",)
 
@@ -137,7 +138,9 @@ def released(target: str, reason: str, no_neighbours: bool, **given: Any) -> Non
 
 
 @contextmanager
-def _open(target: str, given: dict[str, Any], *, make: bool = False) -> Iterator[Database]:
+def _open(
+    target: str, given: dict[str, Any], *, make: bool = False
+) -> Iterator[Database | ServerDatabase]:
     """The database of the stage. Raises Failure for an error of SQLite."""
     config = config_of(given)
 

@@ -9,7 +9,13 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--keep", is_flag=True, help="Leave the chain running and print its URLs.")
 @click.option("--otlp", metavar="URL", help="Send the traces of all services to this collector.")
-def demo(as_json: bool, keep: bool, otlp: str | None) -> int:
+@click.option(
+    "--database",
+    type=click.Choice(("sqlite", "postgres")),
+    default="sqlite",
+    help="Keep the sagas in a file, or in a PostgreSQL server that is started for it.",
+)
+def demo(as_json: bool, keep: bool, otlp: str | None, database: str) -> int:
     """Run eight stories in a whole chain, balance the books.
 
     Exit status 0 only if every story ended as expected.
@@ -21,4 +27,4 @@ def demo(as_json: bool, keep: bool, otlp: str | None) -> int:
 
     from stage.demo.run import main
 
-    return main(json=as_json, keep=keep, otlp=otlp)
+    return main(json=as_json, keep=keep, otlp=otlp, postgres=database == "postgres")

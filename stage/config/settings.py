@@ -140,7 +140,12 @@ SETTINGS = (
         "HOST,HOST",
         "Names in the Host header beside those of loopback and of --host.",
     ),
-    Setting("database", database, "URL", "sqlite:///FILE, or sqlite:///:memory:."),
+    Setting(
+        "database",
+        database,
+        "URL",
+        "sqlite:///FILE, postgresql://HOST/NAME, or sqlite:///:memory:.",
+    ),
     Setting(
         "database_must_exist",
         switch,

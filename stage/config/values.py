@@ -11,6 +11,7 @@ from stage.core.names import STAGE_NAME
 
 _BAGGAGE_KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+POSTGRESQL = "postgresql://"
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 
 
@@ -76,17 +77,40 @@ def host_names(value: object) -> str:
 
 
 def database(value: object) -> str:
-    """The URL of a SQLite file, or of memory. Raises ValueError with the fix."""
+    """The URL of a SQLite file, of memory, or of a PostgreSQL database.
+
+    Raises ValueError with the fix.
+    """
     prefix = "sqlite:///"
     shown = redacted(value) if isinstance(value, str) else value
+    if isinstance(value, str) and value.startswith(POSTGRESQL):
+        return _postgresql(value)
     if not isinstance(value, str) or not value.startswith(prefix):
         raise ValueError(
             f"the database URL {shown!r} is not known:"
-            f" use {prefix}FILE, or {prefix}:memory: to keep nothing"
+            f" use {prefix}FILE, {POSTGRESQL}HOST/NAME, or {prefix}:memory: to keep nothing"
         )
     path = value.removeprefix(prefix)
     if not path or not path.isprintable() or "?" in path or path.endswith("/"):
         raise ValueError(f"the database URL {shown!r} names no file: use {prefix}FILE")
+    return value
+
+
+def _postgresql(value: str) -> str:
+    from urllib.parse import parse_qsl, urlsplit
+
+    shown = repr(redacted(value))
+    if not value.isprintable() or " " in value:
+        raise ValueError(f"the database URL {shown} has a space in it: write %20")
+    parts = urlsplit(value)
+    if not parts.netloc.rpartition("@")[2] or not parts.path.strip("/"):
+        raise ValueError(f"the database URL {shown} names no database: use {POSTGRESQL}HOST/NAME")
+    caches = [given for name, given in parse_qsl(parts.query) if name == "statement_cache"]
+    if any(given not in ("0", "1") for given in caches):
+        raise ValueError(
+            f"the database URL {shown} has another statement_cache than 0 or 1: use 0 behind a"
+            " pooler in transaction mode, and leave it out otherwise"
+        )
     return value
 
 

@@ -143,7 +143,7 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
     It belongs to the upstream that opened it, to the downstreams that it was handed to, and to
     operators. A tombstone, and a saga whose journal was dropped, belong to all: of neither can
     anything follow. Where callers have no names, a saga that came without one belongs to nobody,
-    and a downstream is also known by the name under which it added to it (decision 0033).
+    and a downstream is also known by the name under which it added to it (decision 0026).
     """
     nothing_follows = not (saga.upstream or saga.steps) and saga.state is not SagaState.ACTIVE
     match requester:

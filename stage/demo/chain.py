@@ -93,7 +93,10 @@ class Service:
 class Chain:
     """order -> payment (the stage, with its external API psp) -> gateway -> shipping."""
 
-    def __init__(self, folder: Path, *, otlp: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, otlp: str | None = None, database: str | None = None
+    ) -> None:
+        """`database` is the URL of the stage's database; without one it is a file in the folder."""
         order, payment, shipping, psp, gateway = free_ports(5)
         self._folder = folder
         self.keys = Keys(folder)
@@ -118,7 +121,7 @@ class Chain:
             "payment",
             payment,
             *("stage", "serve", "stage.demo.payment:payment"),
-            *("--database", f"sqlite:///{folder / 'payment.db'}"),
+            *("--database", database or f"sqlite:///{folder / 'payment.db'}"),
             *("--upstream", f"order={url(order)}"),
             *("--downstream", f"shipping={url(gateway)}"),
             *("--external", f"psp={url(psp)}"),

@@ -33,7 +33,7 @@ async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         raise Refused("the amount must be positive")
     await tx.execute(
         "INSERT INTO payment (saga_id, order_id, amount, currency, state)"
-        " VALUES (?, ?, ?, ?, 'pending')",
+        " VALUES ($1, $2, $3, $4, 'pending')",
         saga.id,
         saga.input.order_id,
         saga.input.amount,
@@ -44,7 +44,7 @@ async def reserve(tx: Tx, saga: Saga[Order]) -> None:
 @reserve.compensation
 async def release(tx: Tx, saga: Saga[Order]) -> None:
     """Give the reservation back."""
-    await tx.execute("UPDATE payment SET state = 'released' WHERE saga_id = ?", saga.id)
+    await tx.execute("UPDATE payment SET state = 'released' WHERE saga_id = $1", saga.id)
 
 
 @payment.call(to="psp", timeout=1.0)
@@ -81,7 +81,7 @@ async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
 async def record(tx: Tx, saga: Saga[Order]) -> None:
     """Write down what was charged."""
     await tx.execute(
-        "UPDATE payment SET state = 'charged', charge_id = ? WHERE saga_id = ?",
+        "UPDATE payment SET state = 'charged', charge_id = $1 WHERE saga_id = $2",
         saga.result(charge).charge_id,
         saga.id,
     )

@@ -6,11 +6,13 @@ import asyncio
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from stage.demo.accounts import Account, document, take_account
 from stage.demo.chain import Chain
 from stage.demo.client import Client
+from stage.demo.postgres_server import running
 from stage.demo.printer import Printer
 from stage.demo.stories import STORIES, new_id
 from stage.demo.story import Story
@@ -18,21 +20,25 @@ from stage.demo.trace import story_span
 from stage.telemetry import sdk
 
 
-def main(*, json: bool = False, keep: bool = False, otlp: str | None = None) -> int:
+def main(
+    *, json: bool = False, keep: bool = False, otlp: str | None = None, postgres: bool = False
+) -> int:
     """Run the stories. The exit status is 0 if all ended as expected and the books balance."""
     sdk.setup("demo", endpoint=otlp)
     try:
-        return asyncio.run(_run(json=json, keep=keep, otlp=otlp))
+        return asyncio.run(_run(json=json, keep=keep, otlp=otlp, postgres=postgres))
     except KeyboardInterrupt:
         return 130
     finally:
         sdk.shutdown()
 
 
-async def _run(*, json: bool, keep: bool, otlp: str | None) -> int:
+async def _run(*, json: bool, keep: bool, otlp: str | None, postgres: bool) -> int:
     printer = Printer(quiet=json)
-    with tempfile.TemporaryDirectory(prefix="stage-demo-") as folder:
-        chain = Chain(Path(folder), otlp=otlp)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stage-demo-"))
+        database = stack.enter_context(running("fsync=on")).url() if postgres else None
+        chain = Chain(Path(folder), otlp=otlp, database=database)
         try:
             await chain.start()
             printer.services(chain)

@@ -13,13 +13,14 @@ The law, for every store (`tests/unit/store` holds each one to it):
    (rule 8). StoreUnavailable says that nothing was written and the same unit may be run again.
    A unit may therefore be run more than once: it must not change anything but the store.
 5. `save` refuses a writer that does not hold the saga with StaleEpoch (rule 17): the stored row
-   has another epoch, or another replica owns it (`ports.ownership`).
+   has another epoch, or another replica owns it (`ports.ownership`). A store may write at the end
+   of the unit what `insert` and `save` are given; then their errors come out of `transact`.
 6. Reads outside of a unit see only durable data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -142,14 +143,25 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tx(Protocol):
-    """The interface of a transaction function: the database's own SQL and placeholders."""
+    """The interface of a transaction function: the SQL of the database.
+
+    Placeholders are `$1`, `$2` on every database; SQLite takes `?` as well.
+    """
 
     async def execute(self, sql: str, *parameters: Any) -> int:
         """Run one statement; the number of rows it changed (-1 where that has no meaning)."""
         ...
 
+    async def executemany(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
+        """Run one statement once for each group of parameters."""
+        ...
+
     async def fetchone(self, sql: str, *parameters: Any) -> Row | None:
         """The first row, or None."""
+        ...
+
+    async def fetchval(self, sql: str, *parameters: Any) -> Any:
+        """The first column of the first row; None where there is no row."""
         ...
 
     async def fetchall(self, sql: str, *parameters: Any) -> list[Row]:
@@ -283,6 +295,21 @@ class Store(Protocol):
     @property
     def identity(self) -> Identity:
         """Which database this is. It changes only while the store is closed."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Where the database is, for people: a path, or an address without credentials."""
+        ...
+
+    @property
+    def made(self) -> bool:
+        """True when `open` made the database."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """How many units wait to be written."""
         ...
 
     @property

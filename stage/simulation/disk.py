@@ -275,6 +275,21 @@ class SimulatedStore:
         return self._disk.store.identity
 
     @property
+    def place(self) -> str:
+        """See ports.store.Store."""
+        return self._disk.store.place
+
+    @property
+    def made(self) -> bool:
+        """See ports.store.Store."""
+        return self._disk.store.made
+
+    @property
+    def queued(self) -> int:
+        """See ports.store.Store."""
+        return self._disk.store.queued
+
+    @property
     def trouble(self) -> str:
         """See ports.store.Store."""
         return self._disk.store.trouble

@@ -145,6 +145,21 @@ class BlockingStore:
         return self._store.identity
 
     @property
+    def place(self) -> str:
+        """See ports.store.Store."""
+        return self._store.place
+
+    @property
+    def made(self) -> bool:
+        """See ports.store.Store."""
+        return self._store.made
+
+    @property
+    def queued(self) -> int:
+        """See ports.store.Store."""
+        return self._store.queued
+
+    @property
     def trouble(self) -> str:
         """See ports.store.Store."""
         return self._store.trouble

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from stage.core.errors import StoreUnavailable
 from stage.store.connection import CommitRefused, Connection
+from stage.store.errors import Contended
 from stage.store.queue import Waiting
 
 Committed = Callable[[int, float], None]
@@ -64,7 +65,7 @@ class Batches:
         Afterwards every unit has its outcome, unless there is trouble.
         """
         try:
-            await connection.begin()
+            await connection.begin(len(batch))
         except StoreUnavailable as error:
             return Away(batch, error)
         for waiting in batch:
@@ -91,7 +92,11 @@ class Batches:
         """The `last` unit took the whole transaction with it."""
         if len(batch) > 1:
             return await self.run_singly(connection, batch)
-        if isinstance(last.error, StoreUnavailable):
+        if isinstance(last.error, Contended):
+            if not last.repeated:
+                last.repeated = True
+                return await self.run(connection, batch)
+        elif isinstance(last.error, StoreUnavailable):
             self.available, self.trouble = False, str(last.error)
         return None
 
@@ -110,17 +115,28 @@ class Batches:
             await connection.number(self.number)
         except StoreUnavailable as error:
             return Away(batch, error)
+        except CommitRefused as refusal:
+            return await self._run_refused(connection, batch, refusal)
         began = perf_counter()
         try:
             await connection.commit()
         except CommitRefused as refusal:
-            if len(batch) > 1:
-                return await self.run_singly(connection, batch)
-            batch[0].error = refusal.__cause__
-            return None
+            return await self._run_refused(connection, batch, refusal)
         except BaseException as error:
             return InDoubt(batch, self.number, error)
         self.available = away is None
         if self._committed is not None:
             self._committed(len(batch) - len(failed), perf_counter() - began)
+        return None
+
+    async def _run_refused(
+        self, connection: Connection, batch: Sequence[Waiting], refusal: CommitRefused
+    ) -> Trouble | None:
+        """The database refused what the batch wrote: only the unit whose write it was fails."""
+        if len(batch) > 1:
+            return await self.run_singly(connection, batch)
+        if refusal.again and not batch[0].repeated:
+            batch[0].repeated = True
+            return await self.run(connection, batch)
+        batch[0].error = refusal.__cause__
         return None

@@ -22,6 +22,11 @@ class CommitRefused(Exception):
     The batch is rolled back, and it is not in doubt. `__cause__` is the error of the database.
     """
 
+    def __init__(self, *, again: bool = False) -> None:
+        super().__init__()
+        self.again = again
+        """True where a unit that is run again sees what it ran into, and may decide otherwise."""
+
 
 class Connection(Protocol):
     """The connection that writes. It runs one batch at a time, in one database transaction."""
@@ -31,8 +36,8 @@ class Connection(Protocol):
         """False once the transaction of the batch is gone, and everything written in it."""
         ...
 
-    async def begin(self) -> None:
-        """Begin a batch. Raises StoreUnavailable, and then nothing has begun."""
+    async def begin(self, units: int) -> None:
+        """Begin a batch of so many units. Raises StoreUnavailable, and then nothing has begun."""
         ...
 
     async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
@@ -44,7 +49,10 @@ class Connection(Protocol):
         ...
 
     async def number(self, number: int) -> None:
-        """Write the number of the batch. Raises StoreUnavailable; the batch is rolled back."""
+        """Write the number of the batch, and all that its units left to be written.
+
+        Raises StoreUnavailable and CommitRefused; the batch is rolled back then.
+        """
         ...
 
     async def commit(self) -> None:

@@ -43,17 +43,29 @@ def drive(start: Callable[..., Awaitable[T]], *arguments: object) -> T:
         value: T = stop.value
         return value
     except RuntimeError as error:
-        if str(error) != _NO_LOOP:
+        if (escaped := judged(error)) is error:
             raise
-        asker = _asker(error.__traceback__)
-        raise TransactionEscaped(
-            f"the transaction called {asker}, which needs an event loop: {WHY}"
-        ) from error
+        raise escaped from error
+    raise closed(running, leaf)
+
+
+def judged(error: RuntimeError) -> Exception:
+    """TransactionEscaped for an error that says that no loop runs; the error itself for others."""
+    if str(error) != _NO_LOOP:
+        return error
+    asker = _asker(error.__traceback__)
+    return TransactionEscaped(f"the transaction called {asker}, which needs an event loop: {WHY}")
+
+
+def closed(
+    running: CoroutineType[Any, Any, Any] | Generator[Any, Any, Any], leaf: object
+) -> TransactionEscaped:
+    """Close a coroutine that awaits what it must not; the error that names it."""
     awaited = _awaited(running, leaf)
     # Errors of its clean-up are of no interest: everything is rolled back either way.
     with suppress(Exception):
         running.close()
-    raise TransactionEscaped(f"the transaction awaited {awaited}: {WHY}")
+    return TransactionEscaped(f"the transaction awaited {awaited}: {WHY}")
 
 
 def complete(work: Awaitable[T]) -> T:

@@ -2,12 +2,14 @@
 
 StageError
 ├── StatementRefused       the author's move: SQL that would end the transaction it runs in
-└── TooManyRows            the author's move: a query without a limit
+├── TooManyRows            the author's move: a query without a limit
+└── StoreUnavailable       the database is away
+    └── Contended          it is there; others hold the rows. Run the unit again
 """
 
 from __future__ import annotations
 
-from stage.core.errors import StageError
+from stage.core.errors import StageError, StoreUnavailable
 
 
 class StatementRefused(StageError):
@@ -16,3 +18,7 @@ class StatementRefused(StageError):
 
 class TooManyRows(StageError):
     """A query of a transaction function found more rows than the store returns."""
+
+
+class Contended(StoreUnavailable):
+    """Other transactions hold the rows that a unit needs; nothing was written."""

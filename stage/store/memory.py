@@ -36,12 +36,12 @@ from stage.ports.store import (
     Tx,
     Unit,
 )
+from stage.store import rows
 from stage.store.codec import PLAIN
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
 from stage.store.memory_database import LEASE_SECONDS, MemoryDatabase, MemoryReplica
 from stage.store.sole_owner import SoleOwner
-from stage.store.sqlite import rows
 from stage.store.sqlite.part import ENDED, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
@@ -212,6 +212,21 @@ class MemoryStore:
     def identity(self) -> Identity:
         """See ports.store.Store."""
         return self._database.identity
+
+    @property
+    def place(self) -> str:
+        """See ports.store.Store."""
+        return "memory"
+
+    @property
+    def made(self) -> bool:
+        """See ports.store.Store: nobody would miss another one."""
+        return False
+
+    @property
+    def queued(self) -> int:
+        """See ports.store.Store: units run at once."""
+        return 0
 
     @property
     def trouble(self) -> str:

@@ -124,12 +124,12 @@ class Dialect(Protocol):
 
 async def status(dialect: Dialect, folders: Sequence[Traversable] = ()) -> list[MigrationStatus]:
     """All migrations with their state, those known first. Writes nothing."""
-    return compare(await dialect.applied(), _collected(dialect, folders))
+    return compare(await dialect.applied(), collected(dialect, folders))
 
 
 async def pending(dialect: Dialect, folders: Sequence[Traversable] = ()) -> list[Migration]:
     """The migrations to apply, in order. Writes nothing. Raises ConfigurationError."""
-    return pending_of(await dialect.applied(), _collected(dialect, folders))
+    return pending_of(await dialect.applied(), collected(dialect, folders))
 
 
 async def pending_sql(dialect: Dialect, folders: Sequence[Traversable] = ()) -> str:
@@ -142,7 +142,12 @@ async def pending_sql(dialect: Dialect, folders: Sequence[Traversable] = ()) -> 
 
 async def check(dialect: Dialect, folders: Sequence[Traversable] = ()) -> None:
     """Raises ConfigurationError unless every migration is applied as it stands."""
-    if waiting := await pending(dialect, folders):
+    await check_known(dialect, collected(dialect, folders))
+
+
+async def check_known(dialect: Dialect, known: Sequence[Migration]) -> None:
+    """As `check`, for files that are read already."""
+    if waiting := pending_of(await dialect.applied(), known):
         names = ", ".join(f"{migration.owner}/{migration.name}" for migration in waiting)
         raise ConfigurationError(f"migrations are pending: {names}. Run `stage db upgrade`")
 
@@ -154,7 +159,13 @@ async def upgrade(
 
     Raises ConfigurationError; the files before the failing one stay applied.
     """
-    known = _collected(dialect, folders)
+    return await upgrade_known(dialect, collected(dialect, folders), now=now)
+
+
+async def upgrade_known(
+    dialect: Dialect, known: Sequence[Migration], *, now: float
+) -> list[Migration]:
+    """As `upgrade`, for files that are read already."""
     await dialect.prepare()
     waiting = pending_of(await dialect.applied(), known)
     for migration in waiting:
@@ -162,7 +173,8 @@ async def upgrade(
     return waiting
 
 
-def _collected(dialect: Dialect, folders: Sequence[Traversable]) -> list[Migration]:
+def collected(dialect: Dialect, folders: Sequence[Traversable]) -> list[Migration]:
+    """Our files for a dialect and then the author's, in order. Blocks on disk."""
     return [*read_folder(OWNER, dialect.ours, dialect.name), *authored(folders, dialect.name)]
 
 

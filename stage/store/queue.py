@@ -17,7 +17,7 @@ from stage.ports.store import Unit
 class Waiting:
     """A unit in the queue, then its outcome on the way to the caller."""
 
-    __slots__ = ("context", "deferrable", "error", "future", "value", "work")
+    __slots__ = ("context", "deferrable", "error", "future", "repeated", "value", "work")
 
     def __init__(
         self,
@@ -31,6 +31,8 @@ class Waiting:
         self.context = contextvars.copy_context()
         self.value: Any = None
         self.error: BaseException | None = None
+        self.repeated = False
+        """True once it was run again because of what other transactions did meanwhile."""
 
 
 class Channel(Protocol):
@@ -68,6 +70,32 @@ class ThreadChannel:
     async def get(self, timeout: float | None) -> Waiting | None:
         """See Channel."""
         return self._get(True, timeout)
+
+
+class LoopChannel:
+    """The channel to a connection that lives in the event loop."""
+
+    __slots__ = ("_queue", "put", "qsize")
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Waiting | None] = asyncio.Queue()
+        self.put = self._queue.put_nowait
+        self.qsize = self._queue.qsize
+
+    async def get(self, timeout: float | None) -> Waiting | None:
+        """See Channel."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._queue.get()
+        except TimeoutError:
+            raise Empty from None
+
+    def get_nowait(self) -> Waiting | None:
+        """See Channel."""
+        try:
+            return self._queue.get_nowait()
+        except asyncio.QueueEmpty:
+            raise Empty from None
 
 
 class UnitQueue:

@@ -152,6 +152,7 @@ async def started(folder: Path, name: str, api: Api, *command: str) -> AsyncIter
     """A process on the database of that folder, which waits for its turn."""
     environment = {
         **os.environ,
+        "STAGE_AUTH": "none",
         "STAGE_DATABASE": f"sqlite:///{folder / 'payment.db'}",
         "STAGE_EXTERNAL": f"psp={api.url}",
         "STAGE_LOCK_WAIT_SECONDS": LOCK_WAIT_SECONDS,
@@ -218,7 +219,6 @@ async def test_gunicorn_reloads_under_load(tmp_path: Path, api: Api) -> None:
     assert {200} == set(clients.ended.values())
     assert set() == set(clients.answers) - {0, 200, 202, 503}
     assert {1} == set(api.charges.values())
-    print(clients.answers)
 
 
 async def test_a_process_that_waits_for_its_turn_ends_at_once_on_sigterm(

@@ -20,7 +20,7 @@ _CITED = {
     ),
     "decision": re.compile(rf"\bdecisions?{_SPACE}(\d{{4}})\b", re.IGNORECASE),
     "invariant": re.compile(r"\b(I\d{1,2})\b"),
-    "figure": re.compile(r"\b([PF]\d{1,2})\b"),
+    "figure": re.compile(r"\b([PF][1-9]\d?)\b"),
     "promise": re.compile(r"\b(G\d{1,2})\b"),
 }
 _DEFINED = {

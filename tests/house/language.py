@@ -88,8 +88,13 @@ WORDS = {
     "job": _word(
         r"\bjobs?\b",
         r"jobs?",
-        files=("tests/integration/test_prometheus.py",),
-        reason="what Prometheus calls a target",
+        fine=r"database",
+        files=(
+            "tests/integration/test_prometheus.py",
+            "docs/deploy.md",
+            "docs/decisions/0038-*.md",
+        ),
+        reason="what Prometheus calls a target, and Kubernetes a pod that ends",
     ),
     "manager": _word(
         r"\bmanagers?\b", r"managers?", fine=r"context manager", reason="Python's own term"

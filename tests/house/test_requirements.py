@@ -9,7 +9,7 @@ import pytest
 
 from tests.house.rules import names_required, places_named, unhashed
 
-FILES = ("backend", "build", "dev", "run")
+FILES = ("backend", "build", "deploy", "dev", "run")
 HASH = "--hash=sha256:" + "0" * 64
 
 

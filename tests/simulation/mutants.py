@@ -622,7 +622,7 @@ def handed_on_before_the_result_is_durable(patches: Patches) -> None:
 
 @further
 def an_output_is_kept_for_all_sagas(patches: Patches) -> None:
-    """Decision 0034: a saga is answered with the output of another one."""
+    """Decision 0027: a saga is answered with the output of another one."""
     kept: dict[Any, Any] = {}
 
     def make(original: Any) -> Any:

@@ -1,6 +1,6 @@
 """Planted defects of what lies around a saga: gateways, outages, strangers, processes that stop.
 
-They are registered as those of `mutants` are; each breaks one rule of decisions 0015 to 0033.
+They are registered as those of `mutants` are; each breaks one rule of decisions 0015 to 0026.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def an_instant_of_a_wrong_clock_is_waited_for(patches: Patches) -> None:
     patches.set(age, "WAIT_SECONDS_MAX", math.inf)
 
 
-# --- who asks (decisions 0023 and 0033, protocol 3.4) --------------------------------------------
+# --- who asks (decisions 0023 and 0026, protocol 3.4) --------------------------------------------
 
 
 @mutant
@@ -219,7 +219,7 @@ def an_asker_without_its_word_is_believed(patches: Patches) -> None:
     patches.wrap(machine, "_request_compensation", make)
 
 
-# --- processes that stop (decision 0032) ---------------------------------------------------------
+# --- processes that stop (decision 0025) ---------------------------------------------------------
 
 
 @mutant

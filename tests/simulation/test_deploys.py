@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from stage.core import bindings
 from stage.core.ids import Direction, compensation_key, idempotency_key
 from stage.core.saga import Saga
-from stage.engine.saga.interpreter import Interpreter
+from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.versions import Versions
 from stage.store.memory_database import MemoryDatabase
 from tests.kits import Strikes
@@ -89,9 +89,8 @@ def a_newer_saga_is_taken_up(patch: pytest.MonkeyPatch) -> None:
 def the_key_is_made_from_todays_name(patch: pytest.MonkeyPatch) -> None:
     """A repeat after a rename is another charge."""
 
-    def key(self: Interpreter, saga: Saga, do: Any) -> str:
-        stage = saga.under(self.plan).stage
-        made = idempotency_key(saga.id, stage, do.step, Direction.EXECUTE)
+    def key(self: Interpreter, done: Transition, do: Any) -> str:
+        made = idempotency_key(done.saga.id, done.plan.stage, do.step, Direction.EXECUTE)
         return compensation_key(made) if do.kind == "compensate" else made
 
     patch.setattr(Interpreter, "_key", key)

@@ -14,7 +14,7 @@ from stage.core.retry import PATIENCE_SECONDS
 from stage.wire.limits import DEFAULT_LIMITS
 
 GIVE = "give http://host:8080"
-USE = "use sqlite:///FILE, or sqlite:///:memory: to keep nothing"
+USE = "use sqlite:///FILE, postgresql://HOST/NAME, or sqlite:///:memory: to keep nothing"
 
 
 def problems(

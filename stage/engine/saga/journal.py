@@ -161,7 +161,7 @@ class Journal:
         """The row of a saga after a transition. `running` says that attempts are in flight."""
         saga = transition.saga
         if saga.forgotten and saga.state is SagaState.COMPLETED and before and before.answered:
-            # Its payload is gone, or goes now: the answer cannot be made again (decision 0036).
+            # Its payload is gone, or goes now: the answer cannot be made again (decision 0028).
             status, body = before.answer_status, before.answer_body
         else:
             status, body = self._answer(saga, context, transition.output)

@@ -191,6 +191,8 @@ class ChainV1:
         self, peer: str, asker: str, *, since: float, after: str, timeout: float
     ) -> SharedPage | Lost:
         """See `ports.neighbour.Neighbours`. No saga is on its way: no span, and no breaker."""
+        if peer not in self._bases:  # an orchestrator: it calls, and cannot be called
+            return Lost(reason="it has no url", certain=True)
         asked = {"since": format_instant(since), "with": asker}
         query = urlencode({**asked, "after": after} if after else asked)
         answer = await self._client.send(

@@ -1,13 +1,13 @@
 """The part of a transaction that belongs to one unit: our own statements, and what can be undone.
 
 Only the unit holds it. The author of a transaction function gets `author_tx` (tx.py), which offers
-three methods and no way to this object.
+a few methods and no way to this object.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from stage.core.errors import StoreUnavailable
@@ -48,7 +48,7 @@ class Part:
             raise StatementRefused("this transaction is over: keep no reference to its tx")
         return self._connection
 
-    def run(self, sql: str, parameters: Sequence[object]) -> sqlite3.Cursor:
+    def run(self, sql: str, parameters: Sequence[object] | Mapping[str, object]) -> sqlite3.Cursor:
         """Run one statement. Raises StoreUnavailable, or the error of a wrong statement as it is.
 
         Raises StatementRefused when the transaction was ended: the statement would be durable by

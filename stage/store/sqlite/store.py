@@ -20,11 +20,12 @@ from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, Row, SagaRow, Unit
+from stage.store import rows
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
 from stage.store.queue import ThreadChannel
 from stage.store.sole_owner import SoleOwner
-from stage.store.sqlite import dialect, rows
+from stage.store.sqlite import dialect
 from stage.store.sqlite.connections import SqliteConnections
 from stage.store.sqlite.errors import DatabaseDamaged, unavailable
 from stage.store.sqlite.identity import (
@@ -80,8 +81,7 @@ class SqliteStore:
             file = DatabaseFile(path=Path(file))
         self._file = msgspec.structs.replace(file, path=file.path.absolute())
         self._path = self._file.path
-        self.made = False
-        """True when `open` made the database."""
+        self._made = False
         self._migrations = tuple(migrations)
         self._lock = FileLock(self._path)
         self._ownership = SoleOwner(self.due)
@@ -150,7 +150,7 @@ class SqliteStore:
             if not is_made(self._path):  # the process before us may have made it meanwhile
                 refuse_removed(self._path, self._lock.mark)
                 make_database(self._file, self._migrations, self._lock)
-                self.made = True
+                self._made = True
         except BaseException:
             self._lock.release()
             raise
@@ -277,6 +277,16 @@ class SqliteStore:
         identity = self._connections.timeline.identity
         assert identity is not None, "the store was never opened"
         return identity
+
+    @property
+    def place(self) -> str:
+        """See ports.store.Store."""
+        return str(self._path)
+
+    @property
+    def made(self) -> bool:
+        """See ports.store.Store."""
+        return self._made
 
     @property
     def path(self) -> Path:

@@ -18,9 +18,9 @@ from typing import Final, TypeVar
 from stage.core.events import Event
 from stage.ports.codec import Codec
 from stage.ports.store import LOST_SAGAS_MAX, Entry, LostSaga, SagaRow, Tx, Unit
+from stage.store import rows
 from stage.store.drive import drive
 from stage.store.errors import StatementRefused
-from stage.store.sqlite import rows
 from stage.store.sqlite.part import ENDED, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx

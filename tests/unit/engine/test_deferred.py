@@ -1,4 +1,4 @@
-"""Every 202 is in the journal before it is said (decisions 0007 and 0032).
+"""Every 202 is in the journal before it is said (decisions 0007 and 0025).
 
 Also where the saga leaves memory at the same moment: it is parked, or the process stops.
 """

@@ -25,14 +25,18 @@ from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import ForwardReply
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
+from stage.ports.store import Store
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
+from stage.store.postgres.store import PostgresLimits, PostgresStore
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
 from tests.unit.engine.test_cost import ORDER, Agreeable
 
 LEASE_SECONDS = 0.6
+SERVER_LEASE_SECONDS = 0.8
+"""Shorter than the time-out of the call, so that the other replica settles it."""
 
 
 class World(Agreeable):
@@ -110,13 +114,22 @@ class Replica:
 
     def __init__(
         self,
-        database: MemoryDatabase,
+        database: MemoryDatabase | str,
         world: World,
         *downstream: str,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
+        """`database` is a URL where it is on a server."""
         self.clock = FreezingClock()
-        self.store = MemoryStore(database=database, exclusive=False, lease_seconds=lease_seconds)
+        self.store: Store
+        if isinstance(database, str):
+            assert payment.migrations is not None
+            limits = PostgresLimits(lease_seconds=SERVER_LEASE_SECONDS)
+            self.store = PostgresStore(database, migrations=[payment.migrations], limits=limits)
+        else:
+            self.store = MemoryStore(
+                database=database, exclusive=False, lease_seconds=lease_seconds
+            )
         self.observer = Watching()
         self.engine = EmbeddedEngine(
             payment.bind(downstream), self.store, world.peers, self.observer, clock=self.clock
@@ -165,19 +178,29 @@ def database() -> MemoryDatabase:
     return MemoryDatabase([payment.migrations])
 
 
+@pytest.fixture(params=["memory", "postgres"])
+def shared(request: pytest.FixtureRequest, database: MemoryDatabase) -> MemoryDatabase | str:
+    """The database of the pair, in memory and on a server."""
+    if request.param == "memory":
+        return database
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
 @pytest.fixture
 async def pair(
-    database: MemoryDatabase, world: World, monkeypatch: pytest.MonkeyPatch
+    shared: MemoryDatabase | str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Replica, Replica]]:
     monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 0.1)
-    a, b = Replica(database, world), Replica(database, world)
+    a, b = Replica(shared, world), Replica(shared, world)
     for each in (a, b):
         await each.start()
     yield a, b
     for each in (a, b):
         await each.stop()
         assert [] == each.observer.defects
-    database.discard()
+    if isinstance(shared, MemoryDatabase):
+        shared.discard()
 
 
 Pair = tuple[Replica, Replica]
@@ -409,6 +432,7 @@ async def test_draining_gives_up_everything_at_once(database: MemoryDatabase, wo
     database.discard()
 
 
+@pytest.mark.parametrize("shared", ["memory"], indirect=True)
 async def test_a_saga_that_rests_is_given_back(
     pair: Pair, world: World, database: MemoryDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

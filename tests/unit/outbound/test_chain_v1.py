@@ -116,7 +116,7 @@ async def test_a_no_counts_only_in_the_word_of_the_neighbour(
         ),
         (
             answered(409, b'{"status":409,"outcome":"executed","stands":["charge"]}'),
-            CannotCompensate(reason="answered 409: ", stands=("charge",)),
+            CannotCompensate(reason="answered 409", stands=("charge",)),
         ),
         (answered(503, b"", ("Retry-After", "9")), Lost(reason="answered 503", retry_after=9.0)),
         (answered(404), NotUnderstood(reason="answered 404")),
@@ -178,3 +178,13 @@ def test_only_a_configured_upstream_is_one() -> None:
     assert [True, False, False] == [
         neighbours.is_upstream(name) for name in ("order", "shipping", "http://evil")
     ]
+
+
+async def test_a_neighbour_without_a_url_is_not_asked_for_shared_sagas() -> None:
+    """An orchestrator calls and cannot be called: the reason is shown, and nothing is sent."""
+    transport = ScriptedTransport(answered(200))
+    page = await neighbours_over(transport).get_shared(
+        "orchestrator", "payment", since=0.0, after="", timeout=1.0
+    )
+    assert Lost(reason="it has no url", certain=True) == page
+    assert [] == transport.sent

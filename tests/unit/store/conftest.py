@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from stage.ports.store import Store
 from stage.store.memory import MemoryStore
+from stage.store.postgres.store import PostgresStore
 from stage.store.sqlite.store import SqliteStore
 
 PAYMENT = """
@@ -31,16 +33,42 @@ def migrations(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store of each kind has its database."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    return "" if request.param == "memory" else str(tmp_path / "stage.db")
+
+
 @pytest.fixture(params=["memory", "sqlite"])
-async def store(
+async def sqlite_store(
     request: pytest.FixtureRequest, tmp_path: Path, migrations: Path
 ) -> AsyncIterator[Store]:
+    """As `store`, where the author's SQL is that of SQLite."""
+    place = "" if request.param == "memory" else str(tmp_path / "stage.db")
+    async with opened(place, migrations) as store:
+        yield store
+
+
+@pytest.fixture
+async def store(place: str, migrations: Path) -> AsyncIterator[Store]:
     """An open store of each kind, with the author's table."""
-    store: MemoryStore | SqliteStore
-    if request.param == "memory":
+    async with opened(place, migrations) as store:
+        yield store
+
+
+@asynccontextmanager
+async def opened(place: str, migrations: Path) -> AsyncIterator[Store]:
+    """The store that belongs to a place."""
+    store: MemoryStore | SqliteStore | PostgresStore
+    if not place:
         store = MemoryStore(migrations=[migrations])
+    elif place.startswith("postgresql:"):
+        store = PostgresStore(place, migrations=[migrations])
     else:
-        store = SqliteStore(tmp_path / "stage.db", migrations=[migrations])
+        store = SqliteStore(place, migrations=[migrations])
     await store.open()
     try:
         yield store

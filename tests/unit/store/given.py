@@ -13,6 +13,7 @@ import pytest
 from stage.core.events import Accepted, Event, Parked
 from stage.core.states import ParkCause, SagaState
 from stage.ports.store import SagaRow, Store, Unit
+from stage.store.postgres.store import PostgresStore
 
 AT = 1_795_401_000.5
 
@@ -78,7 +79,7 @@ def paying(saga_id: str, amount: int = 1) -> Callable[[Unit], Awaitable[int]]:
 
     async def unit(unit: Unit) -> int:
         return await unit.tx.execute(
-            "INSERT INTO payment (saga_id, amount) VALUES (?, ?)", saga_id, amount
+            "INSERT INTO payment (saga_id, amount) VALUES ($1, $2)", saga_id, amount
         )
 
     return unit
@@ -95,6 +96,9 @@ async def payments(store: Store) -> list[str]:
 
 async def in_one_batch(store: Store, *units: Callable[[Unit], Awaitable[Any]]) -> list[Any]:
     """Send units that find the writer at work, so that they share a batch; the outcome of each."""
+    if isinstance(store, PostgresStore):  # its writer takes its next turn after all of these
+        sending = [asyncio.ensure_future(store.transact(unit)) for unit in units]
+        return await asyncio.gather(*sending, return_exceptions=True)
     loop = asyncio.get_running_loop()
     at_work, sent = asyncio.Event(), threading.Event()
 

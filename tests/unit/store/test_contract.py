@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
@@ -17,6 +18,7 @@ from stage.core.events import Accepted, CompensationRequested, Event, TurnedBack
 from stage.core.states import ParkCause, SagaState
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Store, Unit
 from stage.store.errors import StatementRefused
+from stage.store.postgres.store import PostgresStore
 from tests.unit.store.given import (
     AT,
     accepted,
@@ -28,6 +30,16 @@ from tests.unit.store.given import (
     payments,
     row,
 )
+
+DATABASE_ERRORS = (sqlite3.Error, asyncpg.PostgresError)
+
+
+def rolling_back(store: Store) -> str:
+    """A statement that ends the transaction, or tries to."""
+    if isinstance(store, PostgresStore):
+        return "DO $$ BEGIN ROLLBACK; END $$"
+    return "INSERT OR ROLLBACK INTO payment (saga_id) VALUES ('taken'), (NULL)"
+
 
 # --- 1: a unit becomes durable whole ---------------------------------------------------------
 
@@ -96,7 +108,7 @@ async def test_units_see_each_other_as_if_alone(store: Store) -> None:
     async def increment(unit: Unit) -> None:
         found = await unit.tx.fetchone("SELECT amount FROM payment WHERE saga_id = 'a'")
         assert found is not None
-        await unit.tx.execute("UPDATE payment SET amount = ?", found[0] + 1)
+        await unit.tx.execute("UPDATE payment SET amount = $1", found[0] + 1)
 
     await asyncio.gather(*(store.transact(increment) for _ in range(50)))
 
@@ -254,25 +266,25 @@ async def test_a_long_journal_is_numbered_through(store: Store) -> None:
     assert [entry.event for entry in entries] == events
 
 
-async def test_a_mistake_in_sql_raises_the_error_of_sqlite(store: Store) -> None:
-    """The error of SQLite reaches the unit whose statement it was, and the store stays up."""
+async def test_a_mistake_in_sql_raises_the_error_of_the_database(store: Store) -> None:
+    """It reaches the unit whose statement it was, and the store stays up."""
 
     async def unit(unit: Unit) -> None:
         await unit.tx.execute("INSERT INTO nowhere VALUES (1)")
 
-    with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
+    with pytest.raises(DATABASE_ERRORS, match="nowhere"):
         await store.transact(unit)
     assert store.available
     assert await payments(store) == []
 
 
 async def test_a_statement_that_rolls_back_everything_hurts_only_its_unit(store: Store) -> None:
-    """OR ROLLBACK takes the whole database transaction along: the others are run again."""
+    """Even where it is swallowed; the others are run again if it took them along."""
     await store.transact(paying("taken"))
 
     async def bad(unit: Unit) -> None:
-        with suppress(sqlite3.IntegrityError):
-            await unit.tx.execute("INSERT OR ROLLBACK INTO payment VALUES ('taken', 1, NULL)")
+        with suppress(*DATABASE_ERRORS):
+            await unit.tx.execute(rolling_back(store))
 
     done = await in_one_batch(store, paying("a"), bad, paying("b"))
     assert [done[0], done[2]] == [1, 1]
@@ -285,9 +297,9 @@ async def test_nothing_is_written_behind_a_statement_that_rolled_back(store: Sto
 
     async def unit(unit: Unit) -> None:
         await paying("a")(unit)
-        with suppress(sqlite3.Error):
-            await unit.tx.execute("INSERT OR ROLLBACK INTO payment (saga_id) VALUES ('a'), (NULL)")
-        with suppress(StatementRefused):
+        with suppress(*DATABASE_ERRORS):
+            await unit.tx.execute(rolling_back(store))
+        with suppress(StatementRefused, *DATABASE_ERRORS):
             await paying("b")(unit)
 
     with pytest.raises(StatementRefused):
@@ -303,7 +315,7 @@ async def test_a_deferred_constraint_fails_its_own_unit(store: Store) -> None:
 
     done = await in_one_batch(store, paying("a"), orphan, paying("b"))
     assert [done[0], done[2]] == [1, 1]
-    assert isinstance(done[1], sqlite3.IntegrityError)
+    assert isinstance(done[1], DATABASE_ERRORS)
     assert await payments(store) == ["a", "b"]
     assert store.available
 
@@ -367,11 +379,11 @@ async def test_a_stale_epoch_is_refused_and_writes_nothing(store: Store) -> None
         await unit.save(taken, parked(), epoch=1)
 
     async def stale(unit: Unit) -> None:
-        with pytest.raises(StaleEpoch, match="epoch 2"):
-            await unit.save(longer(row("a"), 2), parked(), epoch=1)
+        await unit.save(longer(row("a"), 2), parked(), epoch=1)
 
     await store.transact(take_over)
-    await store.transact(stale)
+    with pytest.raises(StaleEpoch, match="epoch 2"):
+        await store.transact(stale)
     assert await store.get("a") == taken
     entries = await store.entries("a")
     assert [(entry.number, entry.epoch) for entry in entries] == [(1, 1), (2, 2), (3, 2)]

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
-from queue import Empty
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -14,32 +13,10 @@ import pytest
 from stage.core.errors import StoreUnavailable
 from stage.ports.store import Unit
 from stage.store.connection import CommitRefused, Connection
-from stage.store.queue import Waiting
+from stage.store.queue import LoopChannel
 from stage.store.writer import Writer, WriterLimits
 
 T = TypeVar("T")
-
-
-class LoopChannel:
-    """store.queue.Channel within one event loop."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Waiting | None] = asyncio.Queue()
-        self.put = self._queue.put_nowait
-        self.qsize = self._queue.qsize
-
-    async def get(self, timeout: float | None) -> Waiting | None:
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._queue.get()
-        except TimeoutError:
-            raise Empty from None
-
-    def get_nowait(self) -> Waiting | None:
-        try:
-            return self._queue.get_nowait()
-        except asyncio.QueueEmpty:
-            raise Empty from None
 
 
 class Server:
@@ -78,7 +55,7 @@ class LoopConnection:
             return await work(self)
         return await work(cast(Unit, self._server.written))
 
-    async def begin(self) -> None:
+    async def begin(self, units: int) -> None:
         await asyncio.sleep(0)
         self._server.in_transaction, self._server.written = True, []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,12 @@ from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import SagaRow, Store, Unit
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
+from stage.store.postgres.store import PostgresLimits, PostgresStore
 from tests.unit.store.given import AT, inserting, longer, parked, row
 
 LEASE_SECONDS = 10.0
+SERVER_LEASE_SECONDS = 2.0
+"""On a server it really goes by."""
 
 
 class HandClock:
@@ -55,8 +59,46 @@ class Replicas:
         self.clock.at += LEASE_SECONDS / 2 + 1
 
 
+class PostgresReplicas(Replicas):
+    """The same on a server, by whose clock leases run."""
+
+    async def outlive_a(self) -> None:
+        await asyncio.sleep(SERVER_LEASE_SECONDS / 2)
+        assert await self.b.ownership.renew()
+        await asyncio.sleep(SERVER_LEASE_SECONDS / 2 + 0.1)
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def shared(request: pytest.FixtureRequest) -> str:
+    """The URL of the database that both share, empty for one in memory."""
+    if request.param == "memory":
+        return ""
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
 @pytest.fixture
-async def replicas(migrations: Path) -> AsyncIterator[Replicas]:
+async def replicas(shared: str, migrations: Path) -> AsyncIterator[Replicas]:
+    opened = on_a_server(shared, migrations) if shared else in_memory(migrations)
+    async with opened as both:
+        yield both
+
+
+@asynccontextmanager
+async def on_a_server(url: str, migrations: Path) -> AsyncIterator[Replicas]:
+    limits = PostgresLimits(lease_seconds=SERVER_LEASE_SECONDS)
+    a, b = (PostgresStore(url, migrations=[migrations], limits=limits) for _ in range(2))
+    for store in (a, b):
+        await store.open()
+    assert await a.ownership.renew()
+    await a.transact(inserting("s", running("s")))
+    yield PostgresReplicas(a, b, HandClock())
+    for store in (a, b):
+        await store.close()
+
+
+@asynccontextmanager
+async def in_memory(migrations: Path) -> AsyncIterator[Replicas]:
     clock, database = HandClock(), MemoryDatabase([migrations])
     a, b = (
         MemoryStore(database=database, exclusive=False, clock=clock, lease_seconds=LEASE_SECONDS)
@@ -89,31 +131,31 @@ async def save(
     await store.transact(lambda unit: unit.save(after, parked(), epoch=before.epoch))
 
 
-# --- every store: the process alone owns everything ------------------------------------------
+# --- alone on its database: everything is its own --------------------------------------------
 
 
-async def test_alone_every_saga_may_be_taken(store: Store) -> None:
+async def test_alone_every_saga_may_be_taken(sqlite_store: Store) -> None:
     """`take` is `load`, however often."""
-    await store.transact(inserting("s", running("s")))
-    assert running("s") == await take(store) == await take(store)
-    assert await take(store, "never seen") is None
+    await sqlite_store.transact(inserting("s", running("s")))
+    assert running("s") == await take(sqlite_store) == await take(sqlite_store)
+    assert await take(sqlite_store, "never seen") is None
 
 
-async def test_alone_the_first_claim_finds_all_that_is_unfinished(store: Store) -> None:
+async def test_alone_the_first_claim_finds_all_that_is_unfinished(sqlite_store: Store) -> None:
     """Everything that ran before is due at once; later claims find what is due."""
-    await store.transact(inserting("later", running("later", AT + 60)))
-    await store.transact(inserting("now", running("now", AT)))
-    await store.transact(inserting("never", row("never", due_at=None)))
-    assert ["now", "later"] == await store.ownership.claim(AT, 10)
-    assert ["now"] == await store.ownership.claim(AT, 10)
-    await store.ownership.leave()
-    assert ["now", "later"] == await store.ownership.claim(AT, 10)
+    await sqlite_store.transact(inserting("later", running("later", AT + 60)))
+    await sqlite_store.transact(inserting("now", running("now", AT)))
+    await sqlite_store.transact(inserting("never", row("never", due_at=None)))
+    assert ["now", "later"] == await sqlite_store.ownership.claim(AT, 10)
+    assert ["now"] == await sqlite_store.ownership.claim(AT, 10)
+    await sqlite_store.ownership.leave()
+    assert ["now", "later"] == await sqlite_store.ownership.claim(AT, 10)
 
 
-async def test_alone_nothing_is_held_elsewhere(store: Store) -> None:
+async def test_alone_nothing_is_held_elsewhere(sqlite_store: Store) -> None:
     """There is nobody to wait for, to write to, or to be declared dead by."""
-    await store.transact(inserting("s", running("s")))
-    ownership = store.ownership
+    await sqlite_store.transact(inserting("s", running("s")))
+    ownership = sqlite_store.ownership
     assert ownership.sure and ownership.renew_seconds is None and await ownership.renew()
     await ownership.assured()
     until = asyncio.get_running_loop().time() + 60.0
@@ -121,7 +163,7 @@ async def test_alone_nothing_is_held_elsewhere(store: Store) -> None:
     assert not await ownership.post("s", AnswerDeferred(at=AT))
     assert [] == await ownership.mail()
     await ownership.release(["s"])
-    assert await take(store) is not None
+    assert await take(sqlite_store) is not None
 
 
 # --- 1, 2, 4: one owner ----------------------------------------------------------------------

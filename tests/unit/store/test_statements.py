@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stage.store.sqlite.statements import load, parse, statement
+from stage.store.sqlite.statements import statement
+from stage.store.statements import load, parse
 
 
 def test_statements_are_found_by_name() -> None:
@@ -21,6 +22,8 @@ def test_a_name_stands_for_one_statement() -> None:
 
 def test_every_file_is_loaded() -> None:
     """Statements of different files stand side by side; an unknown name is a KeyError."""
-    assert {"insert_saga", "page_all", "begin_batch", "record_migration"} <= load().keys()
+    sqlite, postgres = load("stage.store.sqlite"), load("stage.store.postgres")
+    assert {"insert_saga", "page_all", "begin_batch", "record_migration"} <= sqlite.keys()
+    assert {"write_batch", "page_sagas", "renew", "record_migration"} <= postgres.keys()
     with pytest.raises(KeyError):
         statement("no_such")

@@ -1,4 +1,4 @@
-"""The author's `tx`, on every store: three methods, and no way out of the transaction."""
+"""The author's `tx`, on every store: a few methods, and no way out of the transaction."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import pytest
 
 from stage.ports.store import Row, Store, Tx, Unit
@@ -14,10 +15,10 @@ from stage.store.errors import StatementRefused, TooManyRows
 from stage.store.sqlite.tx import FETCH_ROWS_MAX
 from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
 
-INSERT = "INSERT INTO payment (saga_id, amount) VALUES (?, 1)"
+INSERT = "INSERT INTO payment (saga_id, amount) VALUES ($1, 1)"
 
 
-async def test_an_author_gets_three_methods_and_no_way_to_the_connection(store: Store) -> None:
+async def test_an_author_gets_a_few_methods_and_no_way_to_the_connection(store: Store) -> None:
     """Nothing else is there to be called, no attribute holds anything, and none can be added."""
 
     async def unit(unit: Unit) -> Tx:
@@ -25,7 +26,7 @@ async def test_an_author_gets_three_methods_and_no_way_to_the_connection(store: 
 
     tx = await store.transact(unit)
     public = [name for name in dir(tx) if not (name.startswith("__") and name.endswith("__"))]
-    assert ["execute", "fetchall", "fetchone"] == public
+    assert ["execute", "executemany", "fetchall", "fetchone", "fetchval"] == public
     assert not hasattr(tx, "__dict__")
     for name in ("run", "rows", "write", "mark", "fetch", "end", "_connection", "connection"):
         with pytest.raises(AttributeError):
@@ -91,19 +92,20 @@ async def test_a_swallowed_refusal_changes_nothing(store: Store) -> None:
 
 @pytest.mark.parametrize("sql", ["SELECT 1; COMMIT", "/* ; */ SELECT 1; ROLLBACK"])
 async def test_a_second_statement_is_refused(store: Store, sql: str) -> None:
-    """SQLite runs one statement at a time: nothing hides behind a semicolon."""
+    """One statement at a time is run: nothing hides behind a semicolon."""
 
     async def unit(unit: Unit) -> None:
         await paying("a")(unit)
         await unit.tx.execute(sql)
 
-    with pytest.raises((sqlite3.Warning, sqlite3.ProgrammingError), match="one statement"):
+    errors = (sqlite3.Warning, sqlite3.ProgrammingError, asyncpg.PostgresSyntaxError)
+    with pytest.raises(errors, match=r"one statement|multiple commands"):
         await store.transact(unit)
     assert await payments(store) == []
 
 
 @pytest.mark.parametrize("sql", ["EXPLAIN COMMIT", "/* COMMIT", "-- COMMIT", ";"])
-async def test_sql_that_runs_nothing_is_harmless(store: Store, sql: str) -> None:
+async def test_sql_that_runs_nothing_is_harmless(sqlite_store: Store, sql: str) -> None:
     """The transaction goes on behind it."""
 
     async def unit(unit: Unit) -> None:
@@ -112,8 +114,8 @@ async def test_sql_that_runs_nothing_is_harmless(store: Store, sql: str) -> None
         raise LookupError
 
     with pytest.raises(LookupError):
-        await store.transact(unit)
-    assert await payments(store) == []
+        await sqlite_store.transact(unit)
+    assert await payments(sqlite_store) == []
 
 
 async def test_a_savepoint_cannot_be_reached_from_within_an_attempt(store: Store) -> None:
@@ -133,7 +135,7 @@ async def test_a_savepoint_cannot_be_reached_from_within_an_attempt(store: Store
     assert await payments(store) == ["before", "later"]
 
 
-async def test_a_trigger_that_rolls_back_hurts_only_its_unit(store: Store) -> None:
+async def test_a_trigger_that_rolls_back_hurts_only_its_unit(sqlite_store: Store) -> None:
     """RAISE(ROLLBACK) ends the transaction: the unit fails even where it swallows the error."""
 
     async def unit(unit: Unit) -> None:
@@ -146,10 +148,10 @@ async def test_a_trigger_that_rolls_back_hurts_only_its_unit(store: Store) -> No
         with suppress(StatementRefused):
             await paying("b")(unit)
 
-    done = await in_one_batch(store, paying("c"), unit, inserting("s"))
+    done = await in_one_batch(sqlite_store, paying("c"), unit, inserting("s"))
     assert isinstance(done[1], StatementRefused)
-    assert await payments(store) == ["c"]
-    assert await store.get("s") == row("s")
+    assert await payments(sqlite_store) == ["c"]
+    assert await sqlite_store.get("s") == row("s")
 
 
 # --- references that are kept ------------------------------------------------------------------
@@ -214,7 +216,7 @@ async def test_a_kept_unit_is_dead_too(store: Store) -> None:
 
 async def test_fetchall_has_a_limit(store: Store) -> None:
     """FETCH_ROWS_MAX rows are handed out, one more is an error that says how to mend it."""
-    numbers = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+    numbers = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < $1) "
 
     async def unit(unit: Unit) -> int:
         with pytest.raises(TooManyRows, match="LIMIT"):
@@ -229,7 +231,20 @@ async def test_a_transaction_may_fetch_one_row_or_none(store: Store) -> None:
     await store.transact(paying("a", 7))
 
     async def unit(unit: Unit) -> tuple[Row | None, Row | None]:
-        query = "SELECT amount FROM payment WHERE saga_id = ?"
+        query = "SELECT amount FROM payment WHERE saga_id = $1"
         return await unit.tx.fetchone(query, "a"), await unit.tx.fetchone(query, "b")
 
     assert await store.transact(unit) == ((7,), None)
+
+
+async def test_parameters_may_be_numbered_on_every_database(store: Store) -> None:
+    """As `$1`, `$2`, in any order and more than once; `executemany` runs one group a row."""
+    insert = "INSERT INTO payment (amount, saga_id) VALUES ($2, $1)"
+    query = "SELECT count(*) FROM payment WHERE saga_id = $1 OR (saga_id <> $1 AND amount = $2)"
+
+    async def unit(unit: Unit) -> tuple[Any, Any]:
+        await unit.tx.executemany(insert, [("a", 1), ("b", 2), ("c", 3)])
+        nothing = await unit.tx.fetchval("SELECT amount FROM payment WHERE saga_id = $1", "none")
+        return await unit.tx.fetchval(query, "a", 2), nothing
+
+    assert (2, None) == await store.transact(unit)

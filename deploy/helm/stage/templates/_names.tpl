@@ -57,6 +57,9 @@ capabilities: {drop: [ALL]}
 
 {{- define "stage.environment" -}}
 - {name: STAGE_CONFIG, value: /etc/stage/config/stage.toml}
+{{- $name := .Release.Name }}
+{{- $full := printf "%s.%s" $name .Release.Namespace }}
+- {name: STAGE_ALLOWED_HOSTS, value: {{ printf "%s,%s,%s.svc,%s.svc.cluster.local" $name $full $full $full | quote }}}
 - {name: STAGE_LOCK_WAIT_SECONDS, value: {{ include "stage.lockWaitSeconds" . | quote }}}
 {{- end }}
 

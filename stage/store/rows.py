@@ -16,7 +16,7 @@ _CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for caus
 
 
 def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
-    """The parameters ?1 to ?17 of `insert_saga` and `save_saga`."""
+    """The columns of a row but `closed_at`, in the order of the statements of every database."""
     return (
         row.id,
         f"{row.state}",  # an exact str: sqlite3 looks for an adapter of any other type
@@ -63,7 +63,7 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
 
 
 def journal_values(row: SagaRow, first: int, events: Sequence[Event], codec: Codec) -> list[object]:
-    """The parameters of `append_entries`, one group behind the other, numbered from `first`."""
+    """The columns of journal entries, one group behind the other, numbered from `first`."""
     values: list[object] = []
     for number, event in enumerate(events, first):
         encoded = codec.encode_event(row.id, event)
@@ -71,8 +71,15 @@ def journal_values(row: SagaRow, first: int, events: Sequence[Event], codec: Cod
     return values
 
 
+def entry_values(saga_id: str, entry: Entry, codec: Codec) -> tuple[object, ...]:
+    """The columns of one journal entry."""
+    event = entry.event
+    encoded = codec.encode_event(saga_id, event)
+    return (saga_id, entry.number, entry.epoch, event.at, name_of(event), encoded)
+
+
 def entry(saga_id: str, row: Row, codec: Codec) -> Entry:
-    """The value of a row of `get_journal`."""
+    """The value of number, epoch and event as stored."""
     return Entry(number=row[0], epoch=row[1], event=codec.decode_event(saga_id, row[2]))
 
 

@@ -1,0 +1,155 @@
+"""The migrations and the identity of a database on a server, for commands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from stage.core.errors import ConfigurationError
+from stage.ports.identity import Identity
+from stage.ports.store import LOST_SAGAS_MAX, Row
+from stage.store import migrate
+from stage.store.migrate import Migration, MigrationStatus
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.dialect import PostgresDialect
+from stage.store.postgres.identity import read_identity, refuse_owner, take, values
+from stage.store.postgres.link import Link, connect
+
+T = TypeVar("T")
+
+
+class ServerDatabase:
+    """As bootstrap.database.Database, on PostgreSQL: a context manager.
+
+    Migrations are applied under a lock of the database, one process at a time, also while replicas
+    serve from it. Its identity is changed only while all of them are stopped.
+    """
+
+    def __init__(self, server: DatabaseServer, folders: tuple[Path, ...], *, make: bool) -> None:
+        self._server = server
+        self._folders = folders
+        self._make = make
+        self._runner = asyncio.Runner()
+        self._link: Link
+
+    def __enter__(self) -> Self:
+        try:
+            self._link = self._run(connect(self._server))
+            found = self._run(self._dialect.applied())
+            if self._make and found:
+                raise ConfigurationError(
+                    f"there is a database of a stage in {self.path} already: `stage db upgrade`"
+                    " brings it up to date"
+                )
+            if not self._make and not found:
+                raise ConfigurationError(
+                    f"the database {self.path} is that of no stage yet: make it with"
+                    " `stage db init`"
+                )
+            if self._make:
+                self.upgrade()
+            refuse_owner(self.identity, self._server)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if hasattr(self, "_link"):
+            self._run(self._link.close())
+        self._runner.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+    @property
+    def _dialect(self) -> PostgresDialect:
+        return PostgresDialect(self._link)
+
+    @property
+    def path(self) -> str:
+        """Where the database is, without credentials."""
+        return self._server.shown
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose it is."""
+        return self._run(read_identity(self._link))
+
+    def status(self) -> list[MigrationStatus]:
+        """Every migration with its state."""
+        return self._run(migrate.status(self._dialect, self._folders))
+
+    def sql(self) -> str:
+        """The text of all that are pending."""
+        return self._run(migrate.pending_sql(self._dialect, self._folders))
+
+    def upgrade(self) -> list[Migration]:
+        """Apply what is pending; what was applied. Raises ConfigurationError."""
+        applied = self._run(migrate.upgrade(self._dialect, self._folders, now=self._server.now()))
+        self._run(take(self._link, self._server))
+        return applied
+
+    def restored(self, as_of: float) -> Identity:
+        """Accept a backup of that age that was put back: a new generation begins with it."""
+        return self._write(
+            lambda found, now: msgspec.structs.replace(
+                found,
+                generation=found.generation + 1,
+                restored_as_of=as_of,
+                restored_at=now,
+                released_at=None,
+            )
+        )
+
+    def reconciled(self, answers: Mapping[str, str]) -> None:
+        """Remember which neighbours were asked, with what each of them answered."""
+        now, identity = self._server.now(), self.identity
+        generation = 0 if identity is None else identity.generation
+        for neighbour, answer in answers.items():
+            self._run(self._link.fetch("put_reconciled", generation, neighbour, answer, now))
+
+    def unreconciled(self, neighbours: Iterable[str]) -> list[str]:
+        """The neighbours that were not asked since the backup was put back."""
+        identity = self.identity
+        generation = 0 if identity is None else identity.generation
+        found = self._run(self._link.fetch("get_reconciled", generation))
+        return sorted(set(neighbours) - {neighbour for (neighbour,) in found})
+
+    def released(self, neighbours: Iterable[str] = ()) -> Identity:
+        """Vouch for the generation: a saga that is not in the database was never here.
+
+        Raises ConfigurationError while one of these neighbours was not asked.
+        """
+        if missing := self.unreconciled(neighbours):
+            raise ConfigurationError(
+                f"{', '.join(missing)} was not asked for the sagas since the backup: run"
+                " `stage reconcile` first"
+            )
+        return self._write(lambda found, now: msgspec.structs.replace(found, released_at=now))
+
+    def lost_sagas(self) -> list[Row]:
+        """Saga id, neighbour and reason of each request about a lost saga."""
+        found = self._run(self._link.fetch("lost_sagas", LOST_SAGAS_MAX))
+        return [(saga_id, by, reason) for saga_id, by, reason, _, _ in found]
+
+    def _write(self, change: Callable[[Identity, float], Identity]) -> Identity:
+        found = self.identity
+        if found is None:
+            raise ConfigurationError(
+                f"the database {self.path} has no identity yet: run `stage db upgrade`"
+            )
+        if serving := [name for (name,) in self._run(self._link.fetch("live_replicas"))]:
+            raise ConfigurationError(
+                f"{', '.join(serving)} still serves from the database {self.path}: stop it"
+            )
+        changed = change(found, self._server.now())
+        self._run(self._link.fetch("put_identity", *values(changed)))
+        return changed

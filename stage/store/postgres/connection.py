@@ -1,0 +1,148 @@
+"""The connection that writes, as the writer uses it: it lives in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import TypeVar
+
+from stage.core.errors import StaleEpoch
+from stage.ports.codec import Codec
+from stage.ports.store import Unit
+from stage.store import rows
+from stage.store.connection import CommitRefused, Connection
+from stage.store.errors import Contended
+from stage.store.postgres.errors import away, collided, refused_at_commit, unavailable
+from stage.store.postgres.identity import Timeline
+from stage.store.postgres.link import Link
+from stage.store.postgres.replica import PostgresReplica
+from stage.store.postgres.unit import run_unit
+from stage.store.postgres.writes import Writes
+
+T = TypeVar("T")
+
+
+class _Unclear(Exception):
+    """The server said something else than COMMIT to a COMMIT."""
+
+
+class PostgresConnection:
+    """store.connection.Connection on one connection to the server."""
+
+    def __init__(
+        self, link: Link, codec: Codec, replica: PostgresReplica, timeline: Timeline
+    ) -> None:
+        self._link = link
+        self._codec = codec
+        self._replica = replica
+        self._timeline = timeline
+        self._writes = Writes()
+        self._number = 0
+        self._me = 0
+
+    @property
+    def in_transaction(self) -> bool:
+        """See store.connection.Connection."""
+        return self._link.in_transaction
+
+    async def begin(self, units: int) -> None:
+        """See store.connection.Connection."""
+        self._writes = Writes()
+        try:
+            self._me = await self._replica.registered()
+            await self._link.script("begin_together" if units > 1 else "begin_alone")
+        except Exception as error:
+            await self.drop()
+            raise away(error) from error
+
+    async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
+        """See store.connection.Connection."""
+        return await run_unit(self._link, self._writes, work, context, self._codec, self._me)
+
+    async def number(self, number: int) -> None:
+        """See store.connection.Connection."""
+        self._number = number
+        try:
+            await self._write(number)
+        except CommitRefused:
+            await self.drop()
+            raise
+        except Exception as error:
+            await self.drop()
+            if collided(error):
+                held = Contended(f"other transactions hold what this one needs: {error}")
+                raise CommitRefused(again=True) from held
+            if (gone := unavailable(error)) is not None:
+                raise gone from error
+            raise CommitRefused from error
+
+    async def _write(self, number: int) -> None:
+        writes = self._writes
+        columns = writes.parameters(self._codec)
+        writer = self._timeline.writer
+        ((ids, added),) = await self._link.fetch("write_batch", writer, number, self._me, *columns)
+        for saga_id in writes.sagas.keys() - set(ids):
+            await self._refuse(saga_id)
+        expected = sum(len(write.entries) for write in writes.sagas.values())
+        if added != expected:
+            raise CommitRefused from ValueError(f"{added} of {expected} entries could be added")
+
+    async def _refuse(self, saga_id: str) -> None:
+        """Raise CommitRefused with the reason why the server did not write this saga."""
+        write = self._writes.sagas[saga_id]
+        if write.held is None:
+            raise CommitRefused(again=True) from KeyError(saga_id)
+        found = await self._link.fetch("held_saga", saga_id)
+        try:
+            if found and found[0][:2] == write.held:
+                raise StaleEpoch(f"saga {saga_id} is held by another replica; drop this run")
+            row, epoch = write.row, write.held[0]
+            rows.refuse(row, epoch, len(write.entries), found[0] if found else None)
+        except (StaleEpoch, ValueError) as reason:
+            raise CommitRefused from reason
+
+    async def commit(self) -> None:
+        """See store.connection.Connection. Never cut off: a server that is told to cancel a COMMIT
+        may say so, and commit.
+        """
+        self._link.warned = ""
+        try:
+            word = await asyncio.shield(asyncio.ensure_future(self._link.commit()))
+        except Exception as error:
+            if refused_at_commit(error):
+                raise CommitRefused from error
+            raise
+        if word != "COMMIT" or self._link.warned:
+            raise _Unclear(self._link.warned or word)
+        self._timeline.number = self._number
+
+    async def drop(self) -> None:
+        """See store.connection.Connection."""
+        await self._link.drop()
+
+    async def last_number(self) -> int:
+        """See store.connection.Connection."""
+        ((number,),) = await self._link.fetch("settle_batch", self._timeline.writer)
+        return int(number)
+
+    async def landed(self, number: int) -> bool:
+        """See store.connection.Connection. It waits for the transaction that is in doubt."""
+        try:
+            landed = await self.last_number() == number
+        except Exception as error:
+            raise away(error) from error
+        if landed:
+            self._timeline.number = number
+        return landed
+
+
+class PostgresHome:
+    """store.connection.Home: the connection lives in the event loop."""
+
+    def __init__(self, connection: PostgresConnection) -> None:
+        self._connection = connection
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """See store.connection.Home."""
+        return await work(self._connection)

@@ -1,0 +1,111 @@
+"""Whose a database is, and whether it is still the one that this process opened (rule 33).
+
+Another database is told by its identity. An older state of the same one, such as a standby that was
+promoted without the last commits, is told by the number of our own last durable batch.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Final
+
+import msgspec
+
+from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.ports.identity import Identity
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.link import Link
+
+MEMBERS: Final = (
+    "id",
+    "stage",
+    "born_at",
+    "generation",
+    "release",
+    "restored_as_of",
+    "restored_at",
+    "released_at",
+)
+"""The columns of the identity, in order."""
+
+
+async def read_identity(link: Link) -> Identity | None:
+    """The identity, or None where there is none yet."""
+    found = await link.fetch("get_identity")
+    return Identity(**dict(zip(MEMBERS, found[0], strict=True))) if found else None
+
+
+def values(identity: Identity) -> list[object]:
+    """The columns of an identity."""
+    return [getattr(identity, member) for member in MEMBERS]
+
+
+def refuse_owner(found: Identity | None, server: DatabaseServer) -> None:
+    """Raise ConfigurationError for the database of another stage."""
+    names = ("", server.stage, *server.former)
+    if found is not None and server.stage and found.stage not in names:
+        raise ConfigurationError(
+            f"the database {server.shown} is that of stage {found.stage!r}, and this is stage"
+            f" {server.stage!r}: give this one a database of its own, or declare that stage as"
+            " supersedes= where it is this one's former name"
+        )
+
+
+async def take(link: Link, server: DatabaseServer) -> tuple[Identity, bool]:
+    """The identity of an upgraded database, which gets one if it has none; whether it was made."""
+    found, now = await read_identity(link), server.now()
+    if found is None:
+        ((born_at,),) = await link.fetch("first_migrated")
+        made = Identity(
+            id=uuid.uuid4().hex,
+            stage=server.stage,
+            born_at=min(now, born_at or now),
+            release=server.release,
+        )
+        await link.fetch("make_identity", *values(made))
+        found = await read_identity(link)
+        assert found is not None
+        refuse_owner(found, server)
+        return found, found == made
+    named = msgspec.structs.replace(
+        found, stage=found.stage or server.stage, release=server.release or found.release
+    )
+    if named != found:
+        await link.fetch("put_identity", *values(named))
+    return named, False
+
+
+class Timeline:
+    """The identity that was opened and how far its writer came: every new connection is held to it.
+
+    `writer` is drawn anew at each start and names the row of this process's batch numbers.
+    """
+
+    def __init__(self, server: DatabaseServer) -> None:
+        self._server = server
+        self.identity: Identity | None = None
+        self.writer = uuid.uuid4().hex
+        self.number = 0
+        """The highest number of a batch that is certainly durable."""
+
+    async def check(self, link: Link) -> None:
+        """Raise StoreUnavailable unless this is the same database, and no older state of it."""
+        known, found = self.identity, await read_identity(link)
+        assert known is not None
+        where = self._server.shown
+        if found is None or found.id != known.id:
+            raise StoreUnavailable(
+                f"another database stands at {where}: put back the one that was opened, or restart"
+                " the stage to use this one"
+            )
+        if found.generation != known.generation:
+            raise StoreUnavailable(
+                f"the database {where} was restored under the running stage: restart it"
+            )
+        ((number,),) = await link.fetch("settle_batch", self.writer)
+        if number < self.number:
+            raise StoreUnavailable(
+                f"an older state of the database stands at {where}: {self.number - number} batches"
+                " of this process are missing. Put the newer one back, or stop all replicas and"
+                " accept this one with `stage db restored --as-of TIME`"
+            )

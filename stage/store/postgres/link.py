@@ -1,0 +1,115 @@
+"""Connections to the server.
+
+Nothing here keeps anything in a session of the server, so that a pooler may stand between: every
+setting is made within the transaction it is for.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import count
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+
+from stage.ports.store import Row
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.errors import away
+from stage.store.postgres.statements import statement
+
+CONNECT_SECONDS_MAX: Final = 5.0
+STATEMENT_SECONDS_MAX: Final = 30.0
+"""How long one statement may take. COMMIT alone has no limit: cut off, it would be in doubt."""
+STATEMENTS_CACHED: Final = 256
+"""Prepared statements that a connection keeps: ours and, as many again, the author's."""
+
+
+async def connect(server: DatabaseServer) -> Link:
+    """A new connection. Raises StoreUnavailable.
+
+    `statement_cache=0` in the query of the URL is for a pooler in transaction mode.
+    """
+    parts = urlsplit(server.url)
+    given = dict(parse_qsl(parts.query))
+    cached = 0 if given.pop("statement_cache", "1") == "0" else STATEMENTS_CACHED
+    given.setdefault("target_session_attrs", "read-write")
+    dsn = urlunsplit(parts._replace(query=urlencode(given)))
+    try:
+        raw = await asyncpg.connect(dsn, timeout=CONNECT_SECONDS_MAX, statement_cache_size=cached)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise away(error) from error
+    return Link(raw, cached)
+
+
+class Link:
+    """One connection, used by one task at a time."""
+
+    __slots__ = ("_cached", "_names", "_prepared", "raw", "warned")
+
+    def __init__(self, raw: Any, cached: int) -> None:
+        self.raw = raw
+        self._cached = cached
+        self._prepared: OrderedDict[str, Any] = OrderedDict()
+        """The author's statements, the latest used last."""
+        self._names = count(1)
+        self.warned = ""
+        """The last warning of the server (SQLSTATE 01000)."""
+        raw.add_log_listener(self._listen)
+
+    def _listen(self, _raw: Any, message: Any) -> None:
+        if message.sqlstate == "01000":
+            self.warned = str(message)
+
+    @property
+    def in_transaction(self) -> bool:
+        """True from BEGIN to its end, also where the transaction is broken."""
+        return not self.raw.is_closed() and bool(self.raw.is_in_transaction())
+
+    async def script(self, name: str) -> None:
+        """Run statements of ours without parameters."""
+        await self.raw.execute(statement(name), timeout=STATEMENT_SECONDS_MAX)
+
+    async def drop(self) -> None:
+        """Roll back, as far as that is still possible. Raises nothing."""
+        try:
+            if self.in_transaction:
+                await self.script("drop_batch")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            self.raw.terminate()
+
+    async def commit(self) -> str:
+        """COMMIT; what the server said to it. Never cut off."""
+        return str(await self.raw.execute(statement("commit_batch")))
+
+    async def fetch(self, name: str, *parameters: object) -> list[Row]:
+        """The rows of a statement of ours."""
+        found = await self.raw.fetch(statement(name), *parameters, timeout=STATEMENT_SECONDS_MAX)
+        return [tuple(row) for row in found]
+
+    async def author(self, sql: str, parameters: tuple[Any, ...]) -> tuple[list[Row], str]:
+        """Run one statement of an author; its rows, and the word of the server about it."""
+        prepared = self._prepared.get(sql)
+        if prepared is None:
+            # One without a name is forgotten at once: it cannot meet that of another client.
+            name = f"author_{next(self._names)}" if self._cached else ""
+            prepared = await self.raw.prepare(sql, name=name, timeout=STATEMENT_SECONDS_MAX)
+            if self._cached:
+                self._prepared[sql] = prepared
+                if len(self._prepared) > self._cached:
+                    self._prepared.popitem(last=False)
+        else:
+            self._prepared.move_to_end(sql)
+        try:
+            found = await prepared.fetch(*parameters, timeout=STATEMENT_SECONDS_MAX)
+        except asyncpg.PostgresError:
+            self._prepared.pop(sql, None)  # its plan may be the reason
+            raise
+        return [tuple(row) for row in found], str(prepared.get_statusmsg())
+
+    async def close(self) -> None:
+        """Close it, politely where the server still answers."""
+        try:
+            await self.raw.close(timeout=1.0)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            self.raw.terminate()

@@ -1,0 +1,87 @@
+"""A bounded number of connections for everything that is one statement: reads, claims, mail.
+
+They are opened when they are needed and have no state, so that nothing is reset between two uses.
+One that broke is closed; the next use opens another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from stage.core.errors import StoreUnavailable
+from stage.ports.store import Row
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.errors import unavailable
+from stage.store.postgres.link import Link, connect
+
+WAIT_SECONDS_MAX = 10.0
+"""How long a statement waits for a connection."""
+
+
+class Pool:
+    """At most `size` connections to one database."""
+
+    def __init__(self, server: DatabaseServer, size: int) -> None:
+        self._server = server
+        self._places = asyncio.Semaphore(size)
+        self._idle: list[Link] = []
+        self._open = False
+        self.waiting = 0
+        """How many statements wait for a connection."""
+        self.waited_seconds = 0.0
+        """How long all statements together have waited for one."""
+
+    def open(self) -> None:
+        """Let statements in."""
+        self._open = True
+
+    async def close(self) -> None:
+        """Close what is idle; what is in use is closed after its statement."""
+        self._open = False
+        idle, self._idle = self._idle, []
+        for link in idle:
+            await link.close()
+
+    async def fetch(self, name: str, *parameters: object) -> list[Row]:
+        """The rows of a statement of ours. Raises StoreUnavailable."""
+        began = perf_counter()
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(WAIT_SECONDS_MAX):
+                await self._places.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("all connections to the database are busy") from None
+        finally:
+            self.waiting -= 1
+            self.waited_seconds += perf_counter() - began
+        try:
+            return await self._fetch(name, parameters)
+        finally:
+            self._places.release()
+
+    async def _fetch(self, name: str, parameters: tuple[object, ...]) -> list[Row]:
+        if not self._open:
+            raise StoreUnavailable("the database is not open: try again later")
+        link = self._idle.pop() if self._idle else await connect(self._server)
+        try:
+            found = await link.fetch(name, *parameters)
+        except BaseException as error:
+            await self._put_away(link, broken=unavailable(error) is not None)
+            if (gone := unavailable(error)) is not None:
+                await self._drop_idle()  # those have most likely lost the same server
+                raise gone from error
+            raise
+        await self._put_away(link, broken=False)
+        return found
+
+    async def _put_away(self, link: Link, *, broken: bool) -> None:
+        if broken or not self._open or link.raw.is_closed():
+            await link.close()
+        else:
+            self._idle.append(link)
+
+    async def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for link in idle:
+            await link.close()

@@ -1,0 +1,208 @@
+"""Ownership on PostgreSQL: registrations with a lease by the time of the database, claims, mail.
+
+A frozen process cannot know how long it was frozen. Its lease therefore ends locally before it ends
+in the database: it is counted from the instant before the renewal was sent, by a clock that runs on
+while the machine sleeps, and less a margin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from stage.core.age import WAIT_SECONDS_MAX
+from stage.core.errors import StoreUnavailable
+from stage.core.events import Event
+from stage.core.steps import VERSION_MAX
+from stage.ports.codec import Codec
+from stage.ports.ownership import Mail
+from stage.ports.store import Row
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.pool import Pool
+
+LEASE_SECONDS: Final = 10.0
+RENEWALS_PER_LEASE: Final = 4
+MARGIN: Final = 0.1
+"""The part of a lease that is not relied on."""
+LOOK_SECONDS: Final = 0.05
+"""How often sagas that others run are looked at, as long as somebody here waits for one."""
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class PostgresReplica:
+    """ports.ownership.Ownership of one process.
+
+    Renewals use a pool of their own, so that they never wait for anything else.
+    """
+
+    def __init__(
+        self, server: DatabaseServer, pool: Pool, codec: Codec, lease_seconds: float
+    ) -> None:
+        self._server = server
+        self._pool = pool
+        self._renewals = Pool(server, 1)
+        self._codec = codec
+        self._lease_seconds = lease_seconds
+        self._me: int | None = None
+        self._sure_until = 0.0
+        self._registering = asyncio.Lock()
+        self._waits = _Waits(self)
+
+    def open(self) -> None:
+        """Let statements in."""
+        self._renewals.open()
+
+    async def close(self) -> None:
+        """Give up everything, as far as the database can be reached."""
+        with suppress(StoreUnavailable):
+            await self.leave()
+        await self._waits.close()
+        await self._renewals.close()
+
+    async def registered(self) -> int:
+        """The registration, a new one where there is none. Raises StoreUnavailable."""
+        if self._me is None:
+            async with self._registering:
+                if self._me is None:
+                    began = _now()
+                    ((me,),) = await self._renewals.fetch(
+                        "register", self._server.replica_name, self._lease_seconds
+                    )
+                    self._me = int(me)
+                    self._extend(began)
+        return self._me
+
+    def _extend(self, began: float) -> None:
+        self._sure_until = began + self._lease_seconds * (1 - MARGIN)
+
+    @property
+    def sure(self) -> bool:
+        """See ports.ownership.Ownership."""
+        return self._me is not None and _now() < self._sure_until
+
+    async def assured(self) -> None:
+        """See ports.ownership.Ownership."""
+        while not self.sure:  # noqa: ASYNC110 - the renewal that is waited for may come at any time
+            await asyncio.sleep(LOOK_SECONDS)
+
+    @property
+    def renew_seconds(self) -> float | None:
+        """See ports.ownership.Ownership."""
+        return self._lease_seconds / RENEWALS_PER_LEASE
+
+    async def renew(self) -> bool:
+        """See ports.ownership.Ownership."""
+        if self._me is None:
+            await self.registered()
+            return True
+        began = _now()
+        if await self._renewals.fetch("renew", self._me, self._lease_seconds):
+            self._extend(began)
+            return True
+        self._me = None
+        await self.registered()
+        return False
+
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
+        """See ports.ownership.Ownership."""
+        me = await self.registered()
+        await self._pool.fetch("bury", me)
+        await self._pool.fetch("forget_dead")
+        found: list[Row] = await self._pool.fetch("claim_dead", me, limit, version)
+        times = (now, now + WAIT_SECONDS_MAX)
+        for name in ("own_due", "claim_due"):
+            left = limit - len(found)
+            if left > 0:
+                found += await self._pool.fetch(name, me, left, version, *times)
+        ids = {saga_id: None for _, saga_id in sorted(found)}
+        return list(ids)
+
+    async def release(self, saga_ids: Sequence[str]) -> None:
+        """See ports.ownership.Ownership."""
+        if self._me is not None and saga_ids:
+            await self._pool.fetch("release", self._me, list(saga_ids))
+
+    async def leave(self) -> None:
+        """See ports.ownership.Ownership."""
+        me, self._me, self._sure_until = self._me, None, 0.0
+        if me is not None:
+            await self._renewals.fetch("leave", me)
+
+    async def changed(self, saga_id: str, length: int, until: float) -> bool:
+        """See ports.ownership.Ownership."""
+        return await self._waits.changed(saga_id, length, until)
+
+    async def lengths(self, saga_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
+        """Number of entries of these sagas, and whether a live other replica owns them."""
+        found = await self._pool.fetch("lengths", await self.registered(), list(saga_ids))
+        return {saga_id: (length, elsewhere) for saga_id, length, elsewhere in found}
+
+    async def post(self, saga_id: str, event: Event) -> bool:
+        """See ports.ownership.Ownership."""
+        encoded = self._codec.encode_event(saga_id, event)
+        return bool(await self._pool.fetch("post", await self.registered(), saga_id, encoded))
+
+    async def mail(self) -> list[Mail]:
+        """See ports.ownership.Ownership."""
+        if self._me is None:
+            return []
+        return [
+            Mail(number=number, saga_id=saga_id, event=self._codec.decode_event(saga_id, encoded))
+            for number, saga_id, encoded in await self._pool.fetch("mail", self._me)
+        ]
+
+
+class _Waits:
+    """One query for all sagas that somebody here waits for, repeated while anybody waits."""
+
+    def __init__(self, replica: PostgresReplica) -> None:
+        self._replica = replica
+        self._waiting: dict[asyncio.Future[bool], tuple[str, int]] = {}
+        """Each with the saga and the number of entries that its waiter knows."""
+        self._task: asyncio.Task[None] | None = None
+
+    async def changed(self, saga_id: str, length: int, until: float) -> bool:
+        """See ports.ownership.Ownership. Raises StoreUnavailable."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiting[waiter] = (saga_id, length)
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._watch())
+        try:
+            async with asyncio.timeout_at(until):
+                return await waiter
+        except TimeoutError:
+            return True
+        finally:
+            del self._waiting[waiter]
+
+    async def close(self) -> None:
+        """End the query; nobody waits any more."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _watch(self) -> None:
+        while asked := dict(self._waiting):
+            try:
+                found = await self._replica.lengths(
+                    sorted({saga_id for saga_id, _ in asked.values()})
+                )
+            except Exception as error:
+                for waiter in asked:
+                    if not waiter.done():
+                        waiter.set_exception(error)
+                return
+            for waiter, (saga_id, length) in asked.items():
+                known, elsewhere = found.get(saga_id, (length, False))
+                if not waiter.done() and (not elsewhere or known != length):
+                    waiter.set_result(elsewhere)
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)

@@ -1,0 +1,95 @@
+-- Registrations, leases, claims and mail (ports/ownership.py). The time is that of the database.
+
+-- name: register
+-- A new registration with a lease of so many seconds.
+INSERT INTO stage.replica (name, lease_until)
+VALUES ($1, clock_timestamp() + make_interval(secs => $2)) RETURNING id;
+
+-- name: renew
+-- Extend the lease, unless the registration was declared dead.
+UPDATE stage.replica SET lease_until = clock_timestamp() + make_interval(secs => $2)
+WHERE id = $1 AND NOT dead RETURNING id;
+
+-- name: bury
+-- Declare dead what has outlived its lease, but $1 itself.
+UPDATE stage.replica SET dead = true
+WHERE NOT dead AND id <> $1 AND lease_until < clock_timestamp();
+
+-- name: bury_owner
+-- The same for one owner: whether it is dead now.
+WITH buried AS (
+    UPDATE stage.replica SET dead = true
+    WHERE id = $1 AND NOT dead AND lease_until < clock_timestamp() RETURNING id
+)
+SELECT EXISTS (SELECT 1 FROM buried)
+    OR NOT EXISTS (SELECT 1 FROM stage.replica WHERE id = $1 AND NOT dead);
+
+-- name: leave
+-- Give up everything: what this registration owned is claimable at once.
+UPDATE stage.replica SET dead = true WHERE id = $1;
+
+-- name: forget_dead
+-- Drop the mail of the dead, and the registrations of the dead that own nothing any more.
+WITH mail AS (
+    DELETE FROM stage.signal USING stage.replica WHERE replica.id = signal.owner AND replica.dead
+)
+DELETE FROM stage.replica WHERE dead AND lease_until < clock_timestamp() - interval '1 hour'
+    AND NOT EXISTS (SELECT 1 FROM stage.saga WHERE saga.owner = replica.id);
+
+-- name: claim_dead
+-- Own at most $2 sagas that need a run and whose owner is dead, of version $3 or an older one.
+WITH found AS (
+    SELECT saga.id FROM stage.saga JOIN stage.replica ON replica.id = saga.owner
+    WHERE replica.dead AND saga.due_at IS NOT NULL AND saga.version <= $3
+    ORDER BY saga.due_at LIMIT $2 FOR UPDATE OF saga SKIP LOCKED
+)
+UPDATE stage.saga SET owner = $1 FROM found WHERE saga.id = found.id
+RETURNING saga.due_at, saga.id;
+
+-- name: claim_due
+-- Own at most $2 sagas that nobody owns and that are due by $4, or at an instant behind $5, which
+-- only a wrong clock can have written; of version $3 or an older one.
+WITH found AS (
+    SELECT id FROM stage.saga
+    WHERE owner IS NULL AND due_at IS NOT NULL AND (due_at <= $4 OR due_at > $5)
+        AND version <= $3
+    ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+)
+UPDATE stage.saga SET owner = $1 FROM found WHERE saga.id = found.id
+RETURNING saga.due_at, saga.id;
+
+-- name: own_due
+-- Those of our own that are due.
+SELECT due_at, id FROM stage.saga
+WHERE owner = $1 AND due_at IS NOT NULL AND (due_at <= $4 OR due_at > $5) AND version <= $3
+ORDER BY due_at LIMIT $2;
+
+-- name: release
+-- Give up these sagas, and the mail for them.
+WITH mail AS (DELETE FROM stage.signal WHERE owner = $1 AND saga_id = ANY($2::text[]))
+UPDATE stage.saga SET owner = NULL WHERE owner = $1 AND id = ANY($2::text[]);
+
+-- name: lengths
+-- Number of entries of these sagas, and whether a live replica other than $1 owns them.
+SELECT saga.id, saga.length, saga.owner IS DISTINCT FROM $1 AND EXISTS (
+    SELECT 1 FROM stage.replica
+    WHERE replica.id = saga.owner AND NOT dead AND lease_until >= clock_timestamp()
+)
+FROM stage.saga WHERE saga.id = ANY($2::text[]);
+
+-- name: post
+-- Leave an event for the live other owner of a saga. The lock of its row makes certain that the
+-- owner is there to find it; no number: there is no such owner.
+WITH held AS (
+    SELECT saga.id, saga.owner FROM stage.saga JOIN stage.replica ON replica.id = saga.owner
+    WHERE saga.id = $2 AND saga.owner <> $1 AND NOT replica.dead
+        AND replica.lease_until >= clock_timestamp()
+    FOR UPDATE OF saga
+)
+INSERT INTO stage.signal (saga_id, owner, event) SELECT id, owner, $3 FROM held RETURNING number;
+
+-- name: mail
+-- The mail of a registration for sagas that it still owns, in order.
+SELECT signal.number, signal.saga_id, signal.event
+FROM stage.signal JOIN stage.saga ON saga.id = signal.saga_id
+WHERE signal.owner = $1 AND saga.owner = $1 ORDER BY signal.number;

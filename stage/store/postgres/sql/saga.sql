@@ -1,0 +1,114 @@
+-- The rows and the journal of sagas, for one unit and for those who read.
+
+-- name: get_saga
+-- The whole row of one saga.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
+FROM stage.saga WHERE id = $1;
+
+-- name: take_saga
+-- The whole row, locked, and then its owner.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version, owner
+FROM stage.saga WHERE id = $1 FOR UPDATE;
+
+-- name: held_saga
+-- Epoch, length and owner of a saga, for the reason why a save was refused.
+SELECT epoch, length, owner FROM stage.saga WHERE id = $1;
+
+-- name: get_journal
+-- All entries of a saga, in order.
+SELECT number, epoch, event FROM stage.journal WHERE saga_id = $1 ORDER BY number;
+
+-- name: due_sagas
+-- The sagas that need a run at or before $1, by version $3 or an older one, the longest due first.
+SELECT id FROM stage.saga WHERE due_at IS NOT NULL AND due_at <= $1 AND version <= $3
+ORDER BY due_at, id LIMIT $2;
+
+-- name: close_ended
+-- Drop the undo data of at most $3 sagas that are over, last changed before $1, and tell their
+-- ids. Those that another transaction has, or this one is about to write ($4), are left alone.
+WITH ended AS (
+    SELECT id FROM stage.saga
+    WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
+        AND state IN ('completed', 'compensated') AND updated_at < $1 AND id <> ALL($4::text[])
+    ORDER BY updated_at LIMIT $3 FOR UPDATE SKIP LOCKED
+), dropped AS (
+    DELETE FROM stage.journal USING ended WHERE saga_id = ended.id
+)
+UPDATE stage.saga SET closed_at = $2, envelope = '' FROM ended WHERE saga.id = ended.id
+RETURNING saga.id;
+
+-- name: keep_lost
+-- Keep the first request of each neighbour, as long as fewer than $6 are kept.
+INSERT INTO stage.lost_saga (saga_id, requested_by, reason, first_sent_at, asked_at)
+SELECT $1, $2, $3, $4, $5 WHERE (SELECT count(*) FROM stage.lost_saga) < $6
+ON CONFLICT DO NOTHING;
+
+-- name: lost_sagas
+-- What is kept, in the order in which it was asked.
+SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM stage.lost_saga
+ORDER BY asked_at, saga_id LIMIT $1;
+
+-- name: count_sagas
+-- The number of sagas in each state.
+SELECT state, count(*) FROM stage.saga GROUP BY state;
+
+-- name: count_parked
+-- The number of parked sagas by cause; one without a cause is in none.
+SELECT parked_cause, count(*) FROM stage.saga
+WHERE parked <> '' AND parked_cause <> '' GROUP BY parked_cause;
+
+-- name: backlog
+-- The oldest saga under way, the longest due at $1 for version $2, the begin of the oldest
+-- compensation, the sagas of newer versions, and those that are lost and were not adopted.
+SELECT
+    (SELECT min(accepted_at) FROM stage.saga
+     WHERE state IN ('active', 'compensating') AND parked = ''),
+    (SELECT min(due_at) FROM stage.saga
+     WHERE due_at IS NOT NULL AND due_at <= $1 AND version <= $2),
+    (SELECT min(turned.at) FROM stage.saga, LATERAL (
+        SELECT at FROM stage.journal
+        WHERE saga_id = saga.id AND name IN ('turned_back', 'compensation_requested')
+        ORDER BY number LIMIT 1
+     ) turned
+     WHERE due_at IS NOT NULL AND state IN ('compensating', 'compensated', 'failed_to_compensate')),
+    (SELECT count(*) FROM stage.saga WHERE due_at IS NOT NULL AND version > $2),
+    (SELECT count(DISTINCT saga_id) FROM stage.lost_saga
+     WHERE NOT EXISTS (SELECT 1 FROM stage.saga WHERE id = lost_saga.saga_id));
+
+-- name: page_sagas
+-- A page in the order of the ids, without envelopes: behind $1, at most $2; $3 are the states, or
+-- NULL for all; $4 is whether parked sagas are wanted, or NULL for both.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
+FROM stage.saga
+WHERE id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
+    AND ($4::boolean IS NULL OR (parked <> '') = $4)
+ORDER BY id LIMIT $2;
+
+-- name: page_parked
+-- As page_sagas for parked sagas alone, by their own index; $3 are the states, or NULL.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
+FROM stage.saga
+WHERE parked <> '' AND id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
+ORDER BY id LIMIT $2;
+
+-- name: page_changed
+-- Sagas that changed at $1 or later and behind the saga ($1, $2), with their envelopes.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version
+FROM stage.saga
+WHERE closed_at IS NULL AND (updated_at, id) > ($1, $2)
+ORDER BY updated_at, id LIMIT $3;

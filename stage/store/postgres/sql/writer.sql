@@ -1,0 +1,109 @@
+-- The statements of the writer: batches, savepoints, and the writes of a whole batch at once.
+
+-- name: begin_together
+-- Units that share a transaction hold the author's row locks until its end, so that they wait for
+-- the locks of others only for a moment, and are run one by one when that was not enough.
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL lock_timeout = '20ms';
+SET LOCAL idle_in_transaction_session_timeout = '4s';
+
+-- name: begin_alone
+-- A unit that has the transaction for itself.
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL lock_timeout = '2s';
+SET LOCAL idle_in_transaction_session_timeout = '4s';
+
+-- name: commit_batch
+-- Make the batch durable.
+COMMIT;
+
+-- name: drop_batch
+-- Roll the whole batch back.
+ROLLBACK;
+
+-- name: begin_part
+-- Mark the place to which a unit, or an attempt within it, can be undone.
+SAVEPOINT part;
+
+-- name: keep_part
+-- Keep the writes since the mark.
+RELEASE SAVEPOINT part;
+
+-- name: undo_part
+-- Undo the writes since the mark; the mark stays until it is released.
+ROLLBACK TO SAVEPOINT part;
+
+-- name: settle_batch
+-- The number of the last batch of a writer that landed. It waits for a transaction that still
+-- holds the row, and writes it once more, so that its own COMMIT comes after that of the batch.
+INSERT INTO stage.writer_batch (writer, number) VALUES ($1, 0)
+ON CONFLICT (writer) DO UPDATE SET number = stage.writer_batch.number
+RETURNING number;
+
+-- name: drop_writer
+-- The writer is closed, and nothing of it is in doubt.
+DELETE FROM stage.writer_batch WHERE writer = $1;
+
+-- name: drop_old_writers
+-- Those of processes that ended long ago without closing.
+DELETE FROM stage.writer_batch WHERE at < now() - interval '7 days';
+
+-- name: write_batch
+-- All writes of a batch: its number, the rows of sagas, the entries, what is taken and received.
+-- An id that does not come back was refused: it exists (insert), or the row has another epoch,
+-- length or owner (save). `entries` tells how many entries were added.
+WITH counted AS (
+    INSERT INTO stage.writer_batch (writer, number) VALUES ($1, $2)
+    ON CONFLICT (writer) DO UPDATE SET number = $2, at = now()
+), given AS (
+    SELECT * FROM unnest(
+        $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::float8[], $9::float8[],
+        $10::text[], $11::text[], $12::float8[], $13::float8[], $14::bytea[], $15::text[],
+        $16::text[], $17::bigint[], $18::bytea[], $19::text[], $20::bigint[], $21::bigint[],
+        $22::bigint[]
+    ) AS given (
+        id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+        envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version,
+        old_epoch, old_length
+    )
+), inserted AS (
+    INSERT INTO stage.saga (
+        id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+        envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version, owner
+    )
+    SELECT
+        id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+        envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version,
+        CASE WHEN due_at IS NOT NULL THEN $3::bigint END
+    FROM given WHERE old_epoch IS NULL
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id
+), saved AS (
+    UPDATE stage.saga SET
+        state = given.state, epoch = given.epoch, length = given.length,
+        accepted_at = given.accepted_at, updated_at = given.updated_at,
+        fingerprint = given.fingerprint, parked = given.parked, due_at = given.due_at,
+        deadline = given.deadline, envelope = given.envelope, traceparent = given.traceparent,
+        tracestate = given.tracestate, answer_status = given.answer_status,
+        answer_body = given.answer_body, parked_cause = given.parked_cause,
+        version = given.version,
+        owner = CASE WHEN given.due_at IS NOT NULL THEN $3::bigint END
+    FROM given
+    WHERE saga.id = given.id AND saga.epoch = given.old_epoch
+        AND saga.length = given.old_length AND (saga.owner IS NULL OR saga.owner = $3)
+    RETURNING saga.id
+), added AS (
+    INSERT INTO stage.journal (saga_id, number, epoch, at, name, event)
+    SELECT * FROM unnest(
+        $23::text[], $24::bigint[], $25::bigint[], $26::float8[], $27::text[], $28::bytea[]
+    )
+    ON CONFLICT (saga_id, number) DO NOTHING
+    RETURNING 1
+), taken AS (
+    UPDATE stage.saga SET owner = $3 WHERE id = ANY($29::text[])
+), received AS (
+    DELETE FROM stage.signal WHERE number = ANY($30::bigint[])
+)
+SELECT
+    ARRAY(SELECT id FROM inserted UNION ALL SELECT id FROM saved) AS ids,
+    (SELECT count(*) FROM added) AS entries;

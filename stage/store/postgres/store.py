@@ -1,0 +1,285 @@
+"""The store on a PostgreSQL database: one connection writes, a bounded pool reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources.abc import Traversable
+from typing import Final, TypeVar
+
+from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.core.states import ParkCause, SagaState
+from stage.core.steps import VERSION_MAX
+from stage.ports.codec import Codec
+from stage.ports.identity import Identity
+from stage.ports.ownership import Ownership
+from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Unit
+from stage.store import migrate, rows
+from stage.store.batches import Committed
+from stage.store.codec import PLAIN
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.connection import PostgresConnection, PostgresHome
+from stage.store.postgres.dialect import PostgresDialect
+from stage.store.postgres.errors import away, unavailable
+from stage.store.postgres.identity import Timeline, read_identity, refuse_owner, take
+from stage.store.postgres.link import Link, connect
+from stage.store.postgres.pool import Pool
+from stage.store.postgres.replica import LEASE_SECONDS, PostgresReplica
+from stage.store.queue import LoopChannel
+from stage.store.writer import Writer, WriterLimits
+
+T = TypeVar("T")
+
+
+class PostgresLimits(WriterLimits, frozen=True, kw_only=True):
+    """The limits of a store on a server, each with its default."""
+
+    units_per_batch_max: int = 64
+    """Each unit with author SQL is a subtransaction, and a server keeps 64 of them at hand."""
+    readers: int = 4
+    """Connections beside the one that writes and the one that renews the lease."""
+    lease_seconds: float = LEASE_SECONDS
+
+
+DEFAULT_LIMITS: Final = PostgresLimits()
+
+
+class PostgresStore:
+    """ports.store.Store on one database, which other replicas may use too.
+
+    `migrations` are the author's folders, applied after ours at `open`. `committed` is notified of
+    every batch. A database can be read only with the `codec` that it was written with.
+    """
+
+    def __init__(
+        self,
+        server: DatabaseServer | str,
+        *,
+        migrations: Sequence[Traversable] = (),
+        limits: PostgresLimits = DEFAULT_LIMITS,
+        committed: Committed | None = None,
+        codec: Codec = PLAIN,
+    ) -> None:
+        if not isinstance(server, DatabaseServer):
+            server = DatabaseServer(url=server)
+        self._server = server
+        self._codec = codec
+        self._migrations = tuple(migrations)
+        self._made = False
+        self._closed = True
+        self._pool = Pool(self._server, limits.readers)
+        self._timeline = Timeline(self._server)
+        self._replica = PostgresReplica(self._server, self._pool, self._codec, limits.lease_seconds)
+        self._connections = PostgresConnections(
+            self._server, self._codec, self._replica, self._timeline
+        )
+        self._writer = Writer(self._connections, LoopChannel(), limits=limits, committed=committed)
+
+    async def open(self, *, upgrade: bool = True) -> None:
+        """See ports.store.Store. Without `upgrade` a pending migration is a ConfigurationError."""
+        try:
+            link = await self._connections.connect()
+            await self._prepare(link, upgrade=upgrade)
+            self._pool.open()
+            self._replica.open()
+            await self._replica.registered()
+            await self._writer.open(self._connections.home(link))
+            await link.fetch("drop_old_writers")
+        except BaseException as error:
+            await self._let_go()
+            if (gone := unavailable(error)) is not None:
+                raise ConfigurationError(
+                    f"the database {self._server.shown} cannot be opened: {gone}"
+                ) from error
+            raise
+        self._closed = False
+
+    async def _prepare(self, link: Link, *, upgrade: bool) -> None:
+        """Bring the schema up to date, and see whose database it is."""
+        dialect = PostgresDialect(link)
+        if await dialect.applied():
+            refuse_owner(await read_identity(link), self._server)
+        elif self._server.must_exist or not upgrade:
+            raise ConfigurationError(
+                f"the database {self._server.shown} is that of no stage yet: give another URL, or"
+                " make it with `stage db init`"
+            )
+        known = await asyncio.to_thread(migrate.collected, dialect, self._migrations)
+        if upgrade:
+            await migrate.upgrade_known(dialect, known, now=self._server.now())
+        else:
+            await migrate.check_known(dialect, known)
+        self._timeline.identity, self._made = await take(link, self._server)
+
+    async def close(self) -> None:
+        """See ports.store.Store."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._writer.close()
+            if self._writer.available:
+                await self._pool.fetch("drop_writer", self._timeline.writer)
+        except StoreUnavailable:
+            pass  # the row is dropped after some days
+        finally:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        await self._replica.close()
+        await self._connections.close()
+        await self._pool.close()
+
+    async def transact(
+        self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
+    ) -> T:
+        """See ports.store.Store. A full queue raises StoreUnavailable at once."""
+        return await self._writer.transact(work, deferrable=deferrable)
+
+    async def get(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Store."""
+        found = await self._pool.fetch("get_saga", saga_id)
+        return rows.saga_row(found[0], self._codec) if found else None
+
+    async def entries(self, saga_id: str) -> list[Entry]:
+        """See ports.store.Store."""
+        found = await self._pool.fetch("get_journal", saga_id)
+        return [rows.entry(saga_id, row, self._codec) for row in found]
+
+    async def page(self, which: Filter) -> list[SagaRow]:
+        """See ports.store.Store. `envelope` is left empty."""
+        states = [state.value for state in which.states] or None
+        if which.parked:
+            found = await self._pool.fetch("page_parked", which.after, which.limit, states)
+        else:
+            parameters = (which.after, which.limit, states, which.parked)
+            found = await self._pool.fetch("page_sagas", *parameters)
+        return [rows.saga_row(row, self._codec) for row in found]
+
+    async def changed(self, since: Changes) -> list[SagaRow]:
+        """See ports.store.Store."""
+        found = await self._pool.fetch("page_changed", since.at, since.saga_id, since.limit)
+        return [rows.saga_row(row, self._codec) for row in found]
+
+    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
+        """See ports.store.Store."""
+        return [row[0] for row in await self._pool.fetch("due_sagas", before, limit, version)]
+
+    async def count(self) -> dict[SagaState, int]:
+        """See ports.store.Store. States without a saga are there with 0."""
+        found = {row[0]: row[1] for row in await self._pool.fetch("count_sagas")}
+        return {state: found.get(state.value, 0) for state in SagaState}
+
+    async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
+        """See ports.store.Store."""
+        parked = await self._pool.fetch("count_parked")
+        (found,) = await self._pool.fetch("backlog", now, version)
+        oldest, longest, undo, newer, lost = found
+        return Backlog(
+            newer=newer,
+            lost=lost,
+            parked={ParkCause(cause): count for cause, count in parked},
+            oldest_accepted_at=oldest,
+            longest_due_at=longest,
+            oldest_compensation_at=undo,
+        )
+
+    async def lost_sagas(self, limit: int) -> list[LostSaga]:
+        """See ports.store.Store."""
+        return [
+            LostSaga(
+                saga_id=saga_id,
+                requested_by=requested_by,
+                reason=reason,
+                first_sent_at=first_sent_at,
+                asked_at=asked_at,
+            )
+            for saga_id, requested_by, reason, first_sent_at, asked_at in await self._pool.fetch(
+                "lost_sagas", limit
+            )
+        ]
+
+    @property
+    def queued(self) -> int:
+        """How many units wait for the writer."""
+        return self._writer.queued
+
+    @property
+    def codec(self) -> Codec:
+        """See ports.store.Store."""
+        return self._codec
+
+    @property
+    def ownership(self) -> Ownership:
+        """See ports.store.Store."""
+        return self._replica
+
+    @property
+    def available(self) -> bool:
+        """See ports.store.Store."""
+        return self._writer.available
+
+    @property
+    def trouble(self) -> str:
+        """See ports.store.Store."""
+        return self._writer.trouble
+
+    @property
+    def identity(self) -> Identity:
+        """See ports.store.Store."""
+        identity = self._timeline.identity
+        assert identity is not None, "the store was never opened"
+        return identity
+
+    @property
+    def place(self) -> str:
+        """See ports.store.Store."""
+        return self._server.shown
+
+    @property
+    def made(self) -> bool:
+        """See ports.store.Store."""
+        return self._made
+
+
+class PostgresConnections:
+    """store.connection.Connections: the connection that writes."""
+
+    def __init__(
+        self,
+        server: DatabaseServer,
+        codec: Codec,
+        replica: PostgresReplica,
+        timeline: Timeline,
+    ) -> None:
+        self._server = server
+        self._codec = codec
+        self._replica = replica
+        self._timeline = timeline
+        self._link: Link | None = None
+
+    async def connect(self) -> Link:
+        """A new connection in place of the one that is there. Raises StoreUnavailable."""
+        await self.close()
+        self._link = await connect(self._server)
+        return self._link
+
+    def home(self, link: Link) -> PostgresHome:
+        """The connection as the writer uses it."""
+        connection = PostgresConnection(link, self._codec, self._replica, self._timeline)
+        return PostgresHome(connection)
+
+    async def reopen(self) -> PostgresHome:
+        """See store.connection.Connections. Another or an older database is refused."""
+        try:
+            link = await self.connect()
+            await self._timeline.check(link)
+        except Exception as error:
+            raise away(error) from error
+        return self.home(link)
+
+    async def close(self) -> None:
+        """Close it, if it is open."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()

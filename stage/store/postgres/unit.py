@@ -1,0 +1,166 @@
+"""One unit on the connection that writes; other units share its transaction.
+
+Its writes to sagas are kept in `Writes` until the end of the batch. A savepoint is set only
+before the first statement of the author, which may well fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from functools import partial
+from typing import TypeVar
+
+from stage.core.events import Event
+from stage.ports.codec import Codec
+from stage.ports.ownership import HeldElsewhere
+from stage.ports.store import LOST_SAGAS_MAX, Entry, LostSaga, Row, SagaRow, Tx, Unit
+from stage.store import rows
+from stage.store.postgres.link import Link
+from stage.store.postgres.part import Part
+from stage.store.postgres.steps import Asked, Guarded, run
+from stage.store.postgres.tx import author_tx
+from stage.store.postgres.writes import Writes
+
+T = TypeVar("T")
+
+
+class PostgresUnit:
+    """ports.store.Unit. `me` is the registration of this replica."""
+
+    __slots__ = ("_codec", "_me", "_part", "_writes")
+
+    def __init__(self, part: Part, writes: Writes, codec: Codec, me: int) -> None:
+        self._part = part
+        self._writes = writes
+        self._codec = codec
+        self._me = me
+
+    @property
+    def tx(self) -> Tx:
+        """See ports.store.Unit."""
+        return author_tx(self._part)
+
+    async def load(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Unit."""
+        self._part.check()
+        if (write := self._writes.sagas.get(saga_id)) is not None:
+            return write.row
+        found = await self._part.rows("get_saga", saga_id)
+        return rows.saga_row(found[0], self._codec) if found else None
+
+    async def take(self, saga_id: str) -> SagaRow | None:
+        """See ports.store.Unit. The row is locked until the end of the batch."""
+        self._part.check()
+        if (write := self._writes.sagas.get(saga_id)) is not None:
+            return write.row
+        found = await self._part.rows("take_saga", saga_id)
+        if not found:
+            return None
+        *columns, owner = found[0]
+        row = rows.saga_row(tuple(columns), self._codec)
+        if row.due_at is not None:
+            if owner not in (None, self._me) and not await self._is_dead(owner):
+                raise HeldElsewhere(f"saga {saga_id} is run by another replica")
+            self._writes.take(saga_id)
+        return row
+
+    async def _is_dead(self, owner: int) -> bool:
+        ((dead,),) = await self._part.rows("bury_owner", owner)
+        return bool(dead)
+
+    async def journal(self, saga_id: str) -> list[Entry]:
+        """See ports.store.Unit."""
+        self._part.check()
+        write = self._writes.sagas.get(saga_id)
+        stored: list[Row] = []
+        if write is None or write.held is not None:
+            stored = await self._part.rows("get_journal", saga_id)
+        entries = [rows.entry(saga_id, row, self._codec) for row in stored]
+        return entries if write is None else [*entries, *write.entries]
+
+    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        rows.check_insert(row, events)
+        self._writes.insert(row, events)
+
+    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        rows.check_save(row, epoch)
+        self._writes.save(row, events, epoch)
+
+    async def received(self, mail: Sequence[int]) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        self._writes.receive(mail)
+
+    async def close_ended(self, before: float, at: float, limit: int) -> int:
+        """See ports.store.Unit. Sagas that this batch writes are left to the next time."""
+        await self._marked()
+        busy = list(self._writes.sagas)
+        return len(await self._part.rows("close_ended", before, at, limit, busy))
+
+    async def keep_lost(self, lost: LostSaga) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        values = (lost.saga_id, lost.requested_by, lost.reason, lost.first_sent_at, lost.asked_at)
+        await self._part.rows("keep_lost", *values, LOST_SAGAS_MAX)
+
+    async def _marked(self) -> None:
+        self._part.check()
+        if not self._part.marked:
+            await Asked(self._part.mark)
+
+    async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
+        """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
+        part, writes = self._part, self._writes
+        part.check()
+        inner = part.marked  # the mark that is there belongs to another attempt and stays
+        if inner:
+            await Asked(part.mark)
+        mark = writes.mark()
+        try:
+            value = await Guarded(work)
+            part.refuse_broken()
+        except BaseException:
+            writes.undo(mark)
+            await Asked(partial(part.undo, keep=not inner))
+            raise
+        if inner:
+            await Asked(part.keep)
+        return value
+
+
+async def run_unit(
+    link: Link,
+    writes: Writes,
+    work: Callable[[Unit], Awaitable[T]],
+    context: Context,
+    codec: Codec,
+    me: int,
+) -> T:
+    """Run one unit within the open transaction; it is undone alone when it raises.
+
+    Where that is not possible the transaction is ended.
+    """
+    part = Part(link)
+    mark = writes.mark()
+    try:
+        value = await run(context, work, PostgresUnit(part, writes, codec, me))
+        if part.failure is not None:
+            raise part.failure
+        part.refuse_broken()
+    except BaseException as error:
+        writes.undo(mark)
+        if link.in_transaction:
+            await part.undo(keep=True)
+        if part.failure is not None or part.broken is not None:
+            await link.drop()
+        if part.failure is not None and error is not part.failure:
+            raise part.failure from error
+        raise
+    finally:
+        part.end()
+    return value

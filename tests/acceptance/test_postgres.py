@@ -1,0 +1,65 @@
+"""The stage on a real PostgreSQL server, as its users run it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
+
+import msgspec
+import pytest
+
+from stage.demo.postgres_server import Server
+from tests.acceptance.test_demo import NAMES, demo
+
+STAGE = "stage.demo.payment:payment"
+
+
+async def db(word: str, url: str, *options: str) -> tuple[int, str]:
+    """`stage db WORD`; its exit status and all it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "stage", "db", word, STAGE, "--database", url, *options),
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, (out + err).decode()
+
+
+@pytest.mark.timeout(110)
+async def test_the_eight_stories_end_as_expected_on_postgresql() -> None:
+    """One of them kills the stage; its successor takes over once the lease is over."""
+    status, out, err = await demo("--json", "--database", "postgres")
+    assert 0 == status, err.decode()
+    document = msgspec.json.decode(out)
+    assert NAMES == [story["name"] for story in document["stories"]]
+
+
+async def test_a_database_is_made_upgraded_and_described(postgres_url: str) -> None:
+    """`init` once, `upgrade` and `status` at any time; nothing is printed of the credentials."""
+    assert "made postgresql://127.0.0.1" in (await db("init", postgres_url))[1]
+    status, text = await db("init", postgres_url)
+    assert 0 != status and "already" in text
+    assert (0, "nothing is pending\n") == await db("upgrade", postgres_url)
+    status, text = await db("status", postgres_url)
+    assert 0 == status and "stage/0001_stage" in text and "migrations/0001_payment" in text
+    assert "stage@" not in text
+
+
+async def test_a_backup_that_is_put_back_begins_a_generation(
+    postgres: Server, postgres_url: str
+) -> None:
+    """Not while a replica serves; then the next start answers for what may be lost."""
+    name = postgres_url.rpartition("/")[2]
+    assert 0 == (await db("init", postgres_url))[0]
+    serves = (
+        "INSERT INTO stage.replica (name, lease_until) VALUES ('here:1', now() + interval '1 h')"
+    )
+    await asyncio.to_thread(postgres.sql, serves, name)
+    as_of = ("--as-of", "2026-11-23T02:30:00Z")
+    status, text = await db("restored", postgres_url, *as_of)
+    assert 0 != status and "here:1 still serves" in text
+    await asyncio.to_thread(postgres.sql, "UPDATE stage.replica SET dead = true", name)
+    assert "generation 2" in (await db("restored", postgres_url, *as_of))[1]
+    assert "released" in (await db("released", postgres_url, "--reason", "nobody was asked"))[1]

@@ -1,0 +1,159 @@
+"""deploy/ keeps what the stage needs: its times, its one process, its settings, no rights.
+
+The tools of `make deploy` judge the same files by the rules of their platforms.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX
+from stage.config import SETTINGS, Config, load
+
+VARIABLES = {setting.variable for setting in SETTINGS} | {"STAGE_CONFIG"}
+JOBS = ("database-init.yaml", "database-upgrade.yaml")
+
+
+@pytest.fixture(scope="module")
+def deploy(root: Path) -> Path:
+    return root / "deploy"
+
+
+@pytest.fixture(scope="module")
+def compose(deploy: Path) -> Any:
+    return yaml.safe_load((deploy / "compose.yaml").read_text(encoding="utf-8"))
+
+
+def manifest(deploy: Path, name: str) -> Any:
+    """One object of Kubernetes, from the file that is applied."""
+    return yaml.safe_load((deploy / "kubernetes" / name).read_text(encoding="utf-8"))
+
+
+def pod(deploy: Path, name: str) -> Any:
+    """The pod that a Deployment or a Job makes."""
+    return manifest(deploy, name)["spec"]["template"]["spec"]
+
+
+def settings(deploy: Path, tmp_path: Path) -> Config:
+    """The stage.toml of the manifests, as the stage reads it."""
+    file = tmp_path / "stage.toml"
+    file.write_text(manifest(deploy, "settings.yaml")["data"]["stage.toml"], encoding="utf-8")
+    return load({}, {}, str(file))
+
+
+def test_the_settings_of_the_manifests_are_settings(deploy: Path, tmp_path: Path) -> None:
+    """The chart writes TOML that the stage takes, peers and their keys included."""
+    config = settings(deploy, tmp_path)
+    assert {"order", "shipping", "psp"} == {
+        *config.upstreams, *config.downstreams, *config.externals
+    }  # fmt: skip
+
+
+def test_a_pod_is_given_the_time_that_the_stage_takes_to_stop(deploy: Path, tmp_path: Path) -> None:
+    """preStop, drain delay, drain, and the forced end: then SIGKILL. The next one waits longer."""
+    spec = pod(deploy, "deployment.yaml")
+    (container,) = spec["containers"]
+    config = settings(deploy, tmp_path)
+    stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    needed = stop + config.drain_delay_seconds + config.drain_seconds + EXIT_SECONDS_MAX
+    granted = spec["terminationGracePeriodSeconds"]
+    assert granted > needed
+    wait = float(variables(container)["STAGE_LOCK_WAIT_SECONDS"])
+    assert wait > granted
+    probe = container["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] > wait + 60
+
+
+def test_one_pod_may_end_before_the_next_is_ready(deploy: Path) -> None:
+    """With one file they would otherwise wait for each other for ever."""
+    spec = manifest(deploy, "deployment.yaml")["spec"]
+    assert 1 == spec["replicas"]
+    assert {"maxSurge": 1, "maxUnavailable": 1} == spec["strategy"]["rollingUpdate"]
+    budget = manifest(deploy, "disruption.yaml")["spec"]
+    assert 1 == budget["maxUnavailable"]
+
+
+@pytest.mark.parametrize("name", ["deployment.yaml", *JOBS])
+def test_a_pod_has_no_rights(deploy: Path, name: str) -> None:
+    """Not root, no capabilities, a root that cannot be written to, no token of the cluster."""
+    spec = pod(deploy, name)
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert {"type": "RuntimeDefault"} == spec["securityContext"]["seccompProfile"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False  # variables that begin with STAGE_, by the dozen
+    for container in spec["containers"]:
+        assert {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        } == container["securityContext"]
+        assert set() == set(variables(container)) - VARIABLES
+
+
+def variables(container: Any) -> dict[str, str]:
+    """The environment of a container."""
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+def test_the_liveness_probe_does_not_ask_whether_the_stage_is_ready(deploy: Path) -> None:
+    """A stage whose database is away would be restarted for ever, and mends itself otherwise."""
+    (container,) = pod(deploy, "deployment.yaml")["containers"]
+    asked = {
+        kind: container[f"{kind}Probe"]["httpGet"]["path"]
+        for kind in ("startup", "liveness", "readiness")
+    }
+    assert {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"} == asked
+
+
+def test_the_service_is_known_by_the_names_that_callers_use(deploy: Path) -> None:
+    """A request with another name in its Host header is refused."""
+    (container,) = pod(deploy, "deployment.yaml")["containers"]
+    name = manifest(deploy, "service.yaml")["metadata"]["name"]
+    allowed = variables(container)["STAGE_ALLOWED_HOSTS"].split(",")
+    assert {name, f"{name}.default.svc"} <= set(allowed)
+
+
+def test_only_the_pods_of_the_stage_are_reached_and_reach(deploy: Path) -> None:
+    """Both directions are closed but for what is named, and metrics are not for the neighbours."""
+    text = (deploy / "kubernetes" / "network.yaml").read_text(encoding="utf-8")
+    stage, migration = (each["spec"] for each in yaml.safe_load_all(text))
+    assert ["Ingress", "Egress"] == stage["policyTypes"] == migration["policyTypes"]
+    assert "ingress" not in migration and "egress" not in migration
+    assert [8080, 9080] == [rule["ports"][0]["port"] for rule in stage["ingress"]]
+    assert all(rule["from"] for rule in stage["ingress"])
+
+
+def test_every_variable_of_the_compose_file_is_a_setting(compose: Any) -> None:
+    """A misspelt one would be ignored with a warning."""
+    given = {
+        name
+        for service in compose["services"].values()
+        for name in service.get("environment", {})
+        if name.startswith("STAGE_")
+    }
+    assert given and set() == given - VARIABLES
+
+
+def test_the_containers_of_the_compose_file_have_no_rights(compose: Any) -> None:
+    """Ours: no capabilities, a root that cannot be written to, ports on this machine alone."""
+    for name, service in compose["services"].items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        if service["image"] == "saga-stage":
+            assert service["read_only"] and ["ALL"] == service["cap_drop"], name
+    granted = int(compose["services"]["payment"]["stop_grace_period"].removesuffix("s"))
+    assert granted > Config().drain_seconds + EXIT_SECONDS_MAX
+
+
+def test_the_unit_of_systemd_knows_settings_and_times(deploy: Path) -> None:
+    """Its variables are settings, and it kills after the stage would have ended itself."""
+    text = (deploy / "systemd" / "stage@.service").read_text(encoding="utf-8")
+    given = set(re.findall(r"^Environment=(STAGE_\w+)=", text, flags=re.MULTILINE))
+    assert given and set() == given - VARIABLES
+    granted = re.search(r"^TimeoutStopSec=(\d+)$", text, flags=re.MULTILINE)
+    assert granted is not None
+    assert int(granted[1]) > Config().drain_seconds + EXIT_SECONDS_MAX

@@ -1,0 +1,241 @@
+"""The store on PostgreSQL where it differs from others: doubt, collisions, poolers, identity."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage.core.errors import ConfigurationError, StaleEpoch, StoreUnavailable
+from stage.demo.postgres_server import Server
+from stage.ports.store import Unit
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.link import Link, connect
+from stage.store.postgres.store import PostgresStore
+from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
+
+
+@pytest.fixture
+async def store(postgres_url: str, migrations: Path) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(postgres_url, migrations=[migrations])
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def other(postgres_url: str, store: PostgresStore) -> AsyncIterator[Link]:
+    """A connection of somebody else."""
+    link = await connect(DatabaseServer(url=postgres_url))
+    yield link
+    await link.close()
+
+
+@pytest.mark.parametrize("landed", [True, False])
+async def test_a_commit_whose_answer_is_lost_is_settled_by_its_number(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch, landed: bool
+) -> None:
+    """The unit is durable once, whether the server had committed it or not."""
+    real = Link.commit
+    cut: list[bool] = []
+
+    async def commit(link: Link) -> str:
+        if cut:
+            return await real(link)
+        cut.append(landed)
+        if landed:
+            await real(link)
+        link.raw.terminate()
+        raise ConnectionResetError("cut")
+
+    monkeypatch.setattr(Link, "commit", commit)
+    assert "a" == await store.transact(inserting("a"))
+    assert [landed] == cut
+    assert row("a") == await store.get("a") and 1 == len(await store.entries("a"))
+
+
+async def test_the_number_is_not_read_past_a_transaction_that_still_commits(
+    store: PostgresStore, other: Link
+) -> None:
+    """The read waits for the transaction that holds the row of the number."""
+    writer = store._timeline.writer
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE stage.writer_batch SET number = 77 WHERE writer = $1", writer)
+    asking = asyncio.ensure_future(store._pool.fetch("settle_batch", writer))
+    await asyncio.sleep(0.2)
+    assert not asking.done()
+    await other.raw.execute("COMMIT")
+    assert [(77,)] == await asking
+
+
+async def test_a_row_that_another_holds_for_a_moment_parts_the_batch(
+    store: PostgresStore, other: Link
+) -> None:
+    """Its units are run one by one, and each waits its own time; all become durable."""
+    await store.transact(paying("held"))
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
+
+    async def waits(unit: Unit) -> None:
+        await unit.tx.execute("UPDATE payment SET amount = amount + 1 WHERE saga_id = 'held'")
+
+    async def end() -> None:
+        await asyncio.sleep(0.3)
+        await other.raw.execute("COMMIT")
+
+    ending = asyncio.ensure_future(end())
+    done = await in_one_batch(store, paying("a"), waits, paying("b"))
+    await ending
+    assert [1, None, 1] == done
+    assert ["a", "b", "held"] == await payments(store)
+
+    async def read(unit: Unit) -> Any:
+        return await unit.tx.fetchval("SELECT amount FROM payment WHERE saga_id = 'held'")
+
+    assert 3 == await store.transact(read)
+    assert store.available
+
+
+async def test_a_saga_that_another_inserts_meanwhile_is_seen_by_the_unit_that_runs_again(
+    store: PostgresStore, postgres_url: str, migrations: Path
+) -> None:
+    """Both looked and saw nothing: the second one is run again, and sees the first."""
+    second = PostgresStore(postgres_url, migrations=[migrations])
+    await second.open()
+    looked: list[bool] = []
+    gate = asyncio.Event()
+
+    async def unit(unit: Unit) -> str:
+        found = await unit.load("a")
+        looked.append(found is not None)
+        if found is None:
+            if len(looked) == 1:
+                racing.append(asyncio.run_coroutine_threadsafe(first(), loop))
+                await unit.tx.fetchval("SELECT pg_sleep(0.5)")
+            await unit.insert(row("a"), accepted())
+            return "inserted"
+        return "seen"
+
+    async def first() -> None:
+        await store.transact(inserting("a"))
+        gate.set()
+
+    racing: list[Any] = []
+    loop = asyncio.get_running_loop()
+    assert "seen" == await second.transact(unit)
+    assert [False, True] == looked and gate.is_set()
+    await second.close()
+
+
+async def test_a_lost_connection_is_replaced(store: PostgresStore, postgres: Server) -> None:
+    """Every session of the store is ended; the next units find the server again."""
+    await store.transact(inserting("a"))
+    name = postgres_name(store)
+    ended = (
+        f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{name}'"
+    )
+    assert int(await asyncio.to_thread(postgres.sql, ended)) > 1
+    for _ in range(40):
+        try:
+            await store.transact(inserting("b"))
+            break
+        except StoreUnavailable:
+            await asyncio.sleep(0.1)
+    assert await store.get("b") == row("b")
+    assert store.available
+
+
+async def test_a_unit_that_swallows_a_failed_statement_fails_alone(store: PostgresStore) -> None:
+    """PostgreSQL has given up what stands with it; the neighbours in the batch have not."""
+
+    async def swallows(unit: Unit) -> None:
+        try:
+            await unit.tx.execute("INSERT INTO nowhere VALUES (1)")
+        except Exception:
+            await unit.insert(row("swallowed"), accepted())
+
+    done = await in_one_batch(store, paying("a"), swallows, paying("b"))
+    assert "ON CONFLICT" in str(done[1])
+    assert ["a", "b"] == await payments(store) and await store.get("swallowed") is None
+
+
+async def test_a_session_keeps_nothing(postgres_url: str, migrations: Path) -> None:
+    """With `statement_cache=0` no prepared statement is left, as a pooler needs it."""
+    store = PostgresStore(postgres_url + "?statement_cache=0", migrations=[migrations])
+    await store.open()
+    await store.transact(paying("a"))
+
+    async def prepared(unit: Unit) -> Any:
+        return await unit.tx.fetchval("SELECT count(*) FROM pg_prepared_statements")
+
+    assert 0 == await store.transact(prepared)
+    await store.close()
+
+
+async def test_the_database_of_another_stage_is_refused(postgres_url: str) -> None:
+    """With both names and the fix."""
+    first = PostgresStore(DatabaseServer(url=postgres_url, stage="payment"))
+    await first.open()
+    assert first.made and "payment" == first.identity.stage
+    await first.close()
+    again = PostgresStore(DatabaseServer(url=postgres_url, stage="payment"))
+    await again.open()
+    assert not again.made and again.identity == first.identity
+    await again.close()
+    with pytest.raises(ConfigurationError, match="is that of stage 'payment'"):
+        await PostgresStore(DatabaseServer(url=postgres_url, stage="stock")).open()
+
+
+async def test_an_empty_database_is_refused_where_one_must_exist(postgres_url: str) -> None:
+    """Nothing is made in it."""
+    with pytest.raises(ConfigurationError, match="stage db init"):
+        await PostgresStore(DatabaseServer(url=postgres_url, must_exist=True)).open()
+
+
+async def test_an_older_state_of_the_database_is_not_written_to(
+    store: PostgresStore, other: Link
+) -> None:
+    """As after a failover that lost the last commits: our own number has gone back."""
+    await store.transact(inserting("a"))
+    await other.raw.execute("UPDATE stage.writer_batch SET number = 0")
+    await other.raw.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    with pytest.raises(StoreUnavailable):
+        await store.transact(inserting("b"))
+    async with asyncio.timeout(5):
+        while "older state" not in store.trouble:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.05)
+    assert not store.available
+
+
+async def test_two_upgrades_at_once_apply_each_file_once(
+    postgres_url: str, migrations: Path
+) -> None:
+    """Replicas that start together: one of them waits for the other."""
+    stores = [PostgresStore(postgres_url, migrations=[migrations]) for _ in range(4)]
+    await asyncio.gather(*(store.open() for store in stores))
+    assert 1 == sum(store.made for store in stores)
+    assert 1 == len({store.identity.id for store in stores})
+    for store in stores:
+        await store.close()
+
+
+async def test_a_stale_write_of_a_replica_is_refused_by_its_owner_column(
+    store: PostgresStore, other: Link
+) -> None:
+    """Epoch and length fit, and yet another registration owns the saga."""
+    held = row("a", due_at=1.0)
+    await store.transact(inserting("a", held))
+    await other.raw.execute("UPDATE stage.saga SET owner = owner + 1")
+    with pytest.raises(StaleEpoch, match="another replica"):
+        await store.transact(lambda unit: unit.save(held, [], epoch=1))
+
+
+def postgres_name(store: PostgresStore) -> str:
+    """The name of its database."""
+    return store.place.rpartition("/")[2]
