@@ -193,7 +193,7 @@ def an_instant_of_a_wrong_clock_is_waited_for(patches: Patches) -> None:
 @mutant
 def a_strangers_compensate_is_obeyed(patches: Patches) -> None:
     """Decision 0023: whoever names the id may have the saga compensated."""
-    patches.set(opening, "may_ask_to_compensate", lambda plan, saga, asker: True)
+    patches.set(opening, "belongs_to", lambda *who: True)
 
 
 @mutant
