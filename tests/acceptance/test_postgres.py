@@ -62,4 +62,7 @@ async def test_a_backup_that_is_put_back_begins_a_generation(
     assert 0 != status and "here:1 still serves" in text
     await asyncio.to_thread(postgres.sql, "UPDATE stage.replica SET dead = true", name)
     assert "generation 2" in (await db("restored", postgres_url, *as_of))[1]
-    assert "released" in (await db("released", postgres_url, "--reason", "nobody was asked"))[1]
+    assert (
+        "released"
+        in (await db("released", postgres_url, "--reason", "alone", "--no-neighbours"))[1]
+    )
