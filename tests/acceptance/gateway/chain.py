@@ -26,6 +26,7 @@ class ChainBehindNginx(Chain):
             "order",
             self.order.port,
             *("stage.neighbours.upstream", "--name", "order", "--stage", url(payment)),
+            *self.keys.of_stub("order"),
         )
         self.shipping = self._service(
             "shipping",
