@@ -43,7 +43,7 @@ class Weather:
         self._loop = loop
         self._random = random
         self._books = books
-        self._lengths = OUTAGE_SECONDS
+        self._lengths: tuple[float, ...] = OUTAGE_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
 
     def begin(self, act: Callable[[], Awaitable[None]]) -> None:
