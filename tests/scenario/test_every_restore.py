@@ -28,7 +28,6 @@ from stage.core.steps import Plan
 from stage.core.unseen import Unseen
 from stage.engine.embedded import commands
 from stage.engine.reconcile import Reconciler
-from stage.engine.saga import opening
 from stage.ports.identity import Identity
 from stage.telemetry.metrics import Metrics
 from stage.wire.shared import SharedSaga, Side
@@ -213,11 +212,6 @@ def the_word_of_downstream_is_dropped(patches: pytest.MonkeyPatch) -> None:
     patches.setattr(Reconciler, "_hear", deaf)
 
 
-def the_backup_is_the_whole_truth(patches: pytest.MonkeyPatch) -> None:
-    """A saga under way in the backup went no further than its journal says."""
-    patches.setattr(opening, "doubts_after_restore", lambda *_: [])
-
-
 def adopted_with_calls_alone(patches: pytest.MonkeyPatch) -> None:
     """A lost saga gets a journal in which nothing was handed on."""
     doubts = lost._doubts
@@ -237,7 +231,6 @@ PLANTED: dict[Plant, tuple[int, str, tuple[str, ...]]] = {
     unknown_is_gone: (0, "order", ()),
     downstream_is_anybody: (0, "shipping", ("order", "shipping")),
     the_word_of_downstream_is_dropped: (0, "order", ("order",)),
-    the_backup_is_the_whole_truth: (1, "order", ()),
     adopted_with_calls_alone: (0, "order", ()),
 }
 """Each with the copy, the asker, and the neighbours that are left out, where it is found."""
