@@ -58,7 +58,8 @@ class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
 
 
 class Tombstoned(_Event, frozen=True, kw_only=True, tag="tombstoned"):
-    """Compensation came before the saga itself: it will never run here (rule 9)."""
+    """Compensation came before the saga itself, or the saga after its deadline: it never runs here
+    (rule 9, decision 0041)."""
 
     requested_by: str = ""
     reason: str = ""

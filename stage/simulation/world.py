@@ -120,10 +120,6 @@ class World:
             if scenario.faults is None
             else scenario.faults(self.random)
         )
-        if "deadline" in self.faults.rates:
-            # A 504 leaves no tombstone: by a wrong clock it is said too early, and a repeat runs.
-            for kind in ("skew", "clock_jump"):
-                self.faults.rates.pop(kind, None)
         self.transcript = Transcript()
         self.books = Books(loop, self.transcript)
         self.network = Network(loop, self.random, self.faults, self.books)

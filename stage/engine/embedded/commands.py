@@ -86,6 +86,8 @@ class EmbeddedCommands(EmbeddedQueries):
                     if saga_id in self._sagas:
                         continue  # it was opened for another request meanwhile
                     live = await self._open_offered(saga_id, offer, until)
+                    if offer.late and _was_buried(live):
+                        raise DeadlineOver(f"the deadline of saga {saga_id} was over on arrival")
                 elif not await self._joined(live, until):
                     continue
                 if live.context is None:
@@ -369,6 +371,11 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
 def _unread(error: Exception) -> Unsettled:
     """The answer for a saga that is known to exist: `not_executed` would not be true of it."""
     return Unsettled(f"the saga was accepted, and cannot be read now: {error}")
+
+
+def _was_buried(live: LiveSaga) -> bool:
+    """Whether a tombstone was left just now, and none had been there."""
+    return live.saga is not None and live.saga.tombstone and not live.replayed
 
 
 def _check_same(context: Context, state: SagaState, envelope: Envelope, payload_hash: str) -> None:

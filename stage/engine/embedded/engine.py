@@ -135,13 +135,17 @@ class EmbeddedEngine(EmbeddedCommands):
             if request.awaited:  # what another replica sent was taken there
                 self._tombstones.take(request.signal.requested_by, request.signal.at)
             return
-        if self._sagas.draining:
-            raise Busy("draining: this process is about to stop", retry_after=2.0)
         if self._store.identity.awaits_release:
             raise SagaLost(
                 f"saga {request.saga_id} is not in the database, which was restored from a backup:"
                 " whether it was here before is not known until an operator has reconciled it"
             )
+        if request.offer is not None and request.offer.late:
+            late = request.offer.accepted
+            self._tombstones.take(late.upstream, late.at)
+            return
+        if self._sagas.draining:
+            raise Busy("draining: this process is about to stop", retry_after=2.0)
         if not self._recovery.recovered:
             raise Busy("starting: unfinished sagas are being taken over")
         self._sagas.admit(request, self._limits.sagas_max)

@@ -7,7 +7,7 @@ import msgspec
 from stage.core import events as e
 from stage.core.lost import Word, journal_of, nothing_stands
 from stage.core.saga import Saga
-from stage.engine.saga.context import Context, context_with, upstream_of
+from stage.engine.saga.context import Context, buried, context_with, upstream_of
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal, Stored
 from stage.ports.codec import Codec
@@ -51,7 +51,7 @@ class Adoption:
         """The row and the journal that it gets."""
         plan = self._interpreter.plan
         events = journal_of(plan, lost.words, upstream=lost.upstream, asked=lost.asked, at=now)
-        context = self._context(lost, now) if lost.may_stand else _tombstone()
+        context = self._context(lost, now) if lost.may_stand else buried(TraceContext())
         transition = self._interpreter.note(Saga(id=lost.id), events, now)
         return self._journal.store(transition, context, before=None)
 
@@ -77,7 +77,3 @@ def as_it_came(envelope: Envelope, stage: str) -> Envelope:
         return envelope
     data = {name: value for name, value in envelope.data.items() if name != stage}
     return msgspec.structs.replace(envelope, data=data, trail=envelope.trail[:-1])
-
-
-def _tombstone() -> Context:
-    return Context(envelope=None, envelope_bytes=b"", fingerprint="", trace=TraceContext())

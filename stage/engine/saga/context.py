@@ -53,6 +53,11 @@ def context_of(row: SagaRow, codec: Codec) -> Context:
     )
 
 
+def buried(trace: TraceContext) -> Context:
+    """The context of a tombstone: nothing ever came with it, or nothing of it is kept."""
+    return Context(envelope=None, envelope_bytes=b"", fingerprint="", trace=trace)
+
+
 def context_with(
     envelope: Envelope, envelope_bytes: bytes, fingerprint: str, trace: TraceContext
 ) -> Context:

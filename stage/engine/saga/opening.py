@@ -16,19 +16,20 @@ from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
 from stage.core.verbs import refuse_verb
-from stage.engine.saga.context import Context, bare_saga, context_of, with_baggage
+from stage.engine.saga.context import Context, bare_saga, buried, context_of, with_baggage
 from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
 from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
-from stage.ports.engine import DeadlineOver, NotAllowed, NotYours, Unsettled
+from stage.ports.engine import NotAllowed, NotYours, Unsettled
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.store import LostSaga, SagaRow, Store, Unit
 
 DEATHS_MAX = 2
 """Processes that may die in the code of one saga: at the third start it waits for a person."""
+LATE = "the deadline was over on arrival"
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,12 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
     context: Context
     accepted: e.Accepted
+
+    @property
+    def late(self) -> bool:
+        """Whether its deadline was over when it came: of a new saga nothing is run then."""
+        deadline = self.accepted.deadline
+        return deadline is not None and deadline <= self.accepted.at
 
 
 _CHANGES_THE_WAY = (e.CompensationRequested, e.Verb)
@@ -215,20 +222,22 @@ class Opening:
         parked: list[e.Event] = []
         if request.offer is not None:
             context, accepted = request.offer.context, request.offer.accepted
-            # Only of a new saga is it certain that nothing was executed.
-            if accepted.deadline is not None and accepted.deadline <= accepted.at:
-                raise DeadlineOver(f"the deadline of saga {saga.id} was over on arrival")
-            self._admit(request)  # last: what is refused for another reason takes no place
+            self._admit(request)
             first = accepted
-            parked = self._parked_for_deaths(saga.id, accepted.at)
+            if request.offer.late:
+                # Its sender takes the answer for final, so no repeat may run (decision 0041).
+                context = buried(context.trace)
+                first = e.Tombstoned(
+                    at=accepted.at, requested_by=accepted.upstream or "unknown", reason=LATE
+                )
+            else:
+                parked = self._parked_for_deaths(saga.id, accepted.at)
         elif isinstance(request.signal, e.CompensationRequested):
             if request.unseen is not Unseen.NEW:
                 await self._keep_lost(unit, request, request.signal)
                 return None
             self._admit(request)
-            context = Context(
-                envelope=None, envelope_bytes=b"", fingerprint="", trace=request.trace
-            )
+            context = buried(request.trace)
             first = e.Tombstoned(
                 at=request.signal.at,
                 requested_by=request.signal.requested_by or "unknown",

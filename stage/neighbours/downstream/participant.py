@@ -64,11 +64,12 @@ class Participant:
                 return known
             if saga.work is not None:
                 return await _join(saga)
-        if late:
-            return answer_of(_problem(envelope.saga_id, trace, 504, "The deadline is over"))
         if saga is None:
             saga = self.books.open(envelope.saga_id, trace)
             saga.requests = 1
+        if late:  # upstream goes back on it: no repeat may start it
+            saga.enter(State.COMPENSATED)
+            return answer_of(_problem(envelope.saga_id, trace, 504, "The deadline is over"))
         saga.fingerprint = fingerprint(envelope)
         saga.envelope = envelope
         return await self._run(saga, self.scripts.script_for(saga.saga_id))

@@ -124,10 +124,18 @@ async def test_a_foreign_idempotency_key(downstream: Downstream) -> None:
 
 
 async def test_too_late(downstream: Downstream) -> None:
-    """No budget left: 504, and nothing happens. A repeat of what is done is answered as ever."""
+    """No budget left: 504, nothing happens, and no repeat starts it."""
     client = await downstream()
 
     assert 504 == (await execute(client, Saga_Budget_Ms="0"))[0]
+    assert 410 == (await execute(client))[0]
+    assert 410 == (await execute(client, Saga_Budget_Ms="0"))[0]
+
+
+async def test_a_repeat_that_comes_too_late(downstream: Downstream) -> None:
+    """It starts nothing: the stored answer is given as ever."""
+    client = await downstream()
+
     assert 200 == (await execute(client))[0]
     assert 200 == (await execute(client, Saga_Budget_Ms="0"))[0]
 
