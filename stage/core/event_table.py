@@ -96,7 +96,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         wording="accepted", public=("deadline", "upstream", "deferred", "version")
     ),
     e.Tombstoned: EventRow(
-        wording="asked to compensate before it came", public=("requested_by", "reason")
+        wording="barred before it ran", public=("requested_by", "reason")
     ),
     e.Recovered: EventRow(
         wording="recovered", public=("epoch", "rested", "innocent"), level=_WARNING
