@@ -21,7 +21,6 @@ def from_options(options: Mapping[str, object], problems: list[str]) -> Iterator
         elif isinstance(value, Mapping):
             yield from from_pairs(setting, value.items(), f"option {setting.option}", problems)
         else:
-            # A caller gives neighbours as a sequence otherwise, which the type cannot say.
             # click gives a string or a tuple of them, and calls both an object.
             entries = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
             yield from from_entries(setting, entries, f"option {setting.option}", problems)

@@ -14,7 +14,6 @@ async def hang(request: web.Request) -> web.Response:
     """Send nothing until the client goes away. A server that stops cancels this."""
     # It polls because there is no event: aiohttp reports a lost client to a handler only by
     # cancelling it.
-    # Nothing can be awaited for the end of a connection whose request is never answered.
     while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
         await asyncio.sleep(GONE_POLL_SECONDS)
     return web.Response(status=500)
