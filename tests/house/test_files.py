@@ -103,3 +103,13 @@ def test_every_test_that_a_page_names_is_there(root: Path, project_files: list[P
         if f"def {test}(" not in (root / "tests" / file).read_text(encoding="utf-8")
     ]
     assert [] == missing
+
+
+def test_the_readme_shows_the_stage_of_the_demo(root: Path) -> None:
+    """Line by line, as the file has it."""
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("```python\npayment = ")[2].partition("\n```")[0]
+    source = (root / "stage" / "demo" / "payment.py").read_text(encoding="utf-8")
+
+    assert "@payment.output" in shown
+    assert shown in source
