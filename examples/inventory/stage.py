@@ -97,7 +97,7 @@ async def release_south(http: Http, saga: Saga[Order], quoted: Quote | None) -> 
     await _release(http, saga.key_of(ask_south))
 
 
-@inventory.transaction
+@inventory.transaction(compensation=None, reason="put_back releases its row")
 async def choose(tx: Tx, saga: Saga[Order]) -> Choice:
     """Take the cheaper offer; both are known here."""
     offers = {"north": saga.result(ask_north), "south": saga.result(ask_south)}

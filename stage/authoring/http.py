@@ -12,6 +12,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from stage.authoring.annotations import declaring_place
+from stage.core.errors import StageError
 from stage.core.events import Request
 from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Send
@@ -20,6 +22,14 @@ from stage.wire import headers as h
 
 class HeaderRefused(ValueError):
     """A step set a header that is not its own: a defect, seen before the request leaves."""
+
+
+class NotAwaited(StageError):
+    """A request was described and never sent, or awaited twice: a defect (rule 4)."""
+
+
+class TooManyRequests(StageError):
+    """A call function wanted to make more requests than its step declares."""
 
 
 class Response:
@@ -55,12 +65,28 @@ class Response:
 class Exchange:
     """One request, handed to the engine when it is awaited."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, place: str) -> None:
         self._send = send
+        self.place = place
+        """`payment.py:42`: the line of the author's that describes it."""
+        self.awaited = False
+        """Whether it was handed out; one that never was has sent nothing."""
 
     def __await__(self) -> Generator[Send, Answer, Response]:
+        if self.awaited:
+            raise NotAwaited(f"{self.place}: {self} was awaited twice: describe each request anew")
+        self.awaited = True
         answer = yield self._send
         return Response(answer)
+
+    @property
+    def method(self) -> str:
+        """The HTTP method as `Http` spells it: `post`."""
+        return self._send.request.method.lower()
+
+    def __str__(self) -> str:
+        """`http.post('/charges')`, without the query, which is data."""
+        return f"http.{self.method}({self._send.request.path.partition('?')[0]!r})"
 
 
 class Http:
@@ -73,7 +99,20 @@ class Http:
     def __init__(self, peer: str = "", operators: frozenset[str] = frozenset()) -> None:
         self._peer = peer
         self._operators = operators
-        self._sent = 0
+        self._exchanges: list[Exchange] = []
+
+    def check_awaited(self) -> None:
+        """Raise NotAwaited for a request that the function described and did not await."""
+        for exchange in self._exchanges:
+            if not exchange.awaited:
+                raise NotAwaited(
+                    f"{exchange.place}: {exchange} was not awaited, so nothing was sent: write"
+                    f" await http.{exchange.method}(...)"
+                )
+
+    def described(self, ordinal: int) -> Exchange:
+        """The request of that number, from 1."""
+        return self._exchanges[ordinal - 1]
 
     def get(self, path: str, **options: Any) -> Exchange:
         """GET; the options are those of `request`."""
@@ -132,6 +171,8 @@ class Http:
             given.append(("Content-Type", h.CONTENT_JSON))
         if params:
             path = f"{path}?{urlencode(params)}"
-        self._sent += 1
         request = Request(method=method.upper(), path=path, headers=tuple(given), body=body)
-        return Exchange(Send(request=request, ordinal=self._sent))
+        send = Send(request=request, ordinal=len(self._exchanges) + 1)
+        exchange = Exchange(send, declaring_place())
+        self._exchanges.append(exchange)
+        return exchange

@@ -26,10 +26,11 @@ class Codec(Generic[P]):
         if self._pydantic is None:
             try:
                 self._decoder: msgspec.json.Decoder[P] = msgspec.json.Decoder(kind)
-            except TypeError as error:
+                self.schema()  # refuses a class of its own within it, which the decoder takes
+            except (TypeError, NameError) as error:
                 raise DeclarationError(
-                    f"payload type {kind!r} cannot be decoded: {error}; use a msgspec Struct, a"
-                    " dataclass, a TypedDict or a pydantic model"
+                    f"payload type {kind!r} cannot be read from JSON: {_last_line(error)}; use a"
+                    " msgspec Struct, a dataclass, a TypedDict or a pydantic model"
                 ) from error
 
     def from_data(self, data: Any) -> P:
@@ -85,6 +86,11 @@ def _pydantic_adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter  # an author's choice, not a dependency of ours
 
     return TypeAdapter(kind)
+
+
+def _last_line(error: Exception) -> str:
+    """What is wrong; msgspec writes how to extend its decoder above it."""
+    return str(error).rpartition("\n")[2]
 
 
 def _mistake_in(error: Exception) -> str:

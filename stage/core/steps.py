@@ -100,6 +100,7 @@ def plan_of(stage: str, steps: tuple[Step, ...], downstreams: tuple[str, ...] = 
         if step.name in by_name:
             raise DeclarationError(f"stage {stage!r} has two steps named {step.name!r}: rename one")
         by_name[step.name] = step
+    _check_groups(stage, every)
     pivots = [index for index, step in enumerate(every) if step.pivot]
     if len(pivots) > 1:
         names = ", ".join(every[index].name for index in pivots)
@@ -128,6 +129,19 @@ def _check_pivot(stage: str, steps: tuple[Step, ...], pivot: int) -> None:
                 f"step {step.name!r} of stage {stage!r} has a compensation but comes after the"
                 f" pivot {name!r}, where the stage only goes forward: move it before the pivot"
                 " or remove its compensation"
+            )
+
+
+def _check_groups(stage: str, steps: tuple[Step, ...]) -> None:
+    """Steps of one group run at the same time, so none may stand between them."""
+    for index, step in enumerate(steps):
+        alike = [each for each in range(index) if step.group and steps[each].group == step.group]
+        if alike and alike[-1] != index - 1:
+            between = steps[index - 1].name
+            raise DeclarationError(
+                f"steps {steps[alike[-1]].name!r} and {step.name!r} of stage {stage!r} say"
+                f" together={step.group!r}, and {between!r} stands between them, so they could not"
+                " run at the same time: declare them one after the other, or give one another word"
             )
 
 
