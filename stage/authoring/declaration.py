@@ -36,6 +36,10 @@ R = TypeVar("R")
 D = TypeVar("D", bound=DeclaredStep[Any, Any])
 
 
+MIGRATIONS = "migrations"
+"""The usual name of the folder of an author's migrations."""
+
+
 class CallDecorator(Protocol[P]):
     """Takes the function of a call. One that returns nothing has no probe to find it by."""
 
@@ -90,6 +94,8 @@ class StageDeclaration(Generic[P, A]):
             )
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
+        self.folder = _beside_caller(".")
+        """That of the module that declares the stage."""
         self.steps: list[DeclaredStep[Any, Any]] = []
         self.credentials_functions: dict[str, CredentialsFunction] = {}
         self._output: Callable[[Saga[P]], A] | None = None
@@ -279,6 +285,21 @@ class StageDeclaration(Generic[P, A]):
                 adds_bytes_max=adds_bytes_max,
             )
         return StageParticipant(plan, self.steps, self.accepts, adds, operator_headers, before)
+
+    def check_migrations(self) -> None:
+        """Refuse a folder of migrations beside the module that the stage does not name.
+
+        It looks at the disk, so the command line asks for it. Raises DeclarationError.
+        """
+        if self.folder is None or any(each.migrations for each in self.family()):
+            return
+        beside = self.folder / MIGRATIONS
+        if next(beside.glob("*.sql"), None) is not None:
+            raise DeclarationError(
+                f"stage {self.name!r} names no migrations, and {beside} has some: write"
+                f' Stage({self.name!r}, ..., migrations="{MIGRATIONS}"), or give the folder another'
+                " name if it is not the stage's"
+            )
 
     def _check_uncompensated(self, compensation: object) -> None:
         if compensation is not None:

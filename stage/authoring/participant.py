@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from stage.authoring.blocking import not_blocking
 from stage.authoring.conversation import EXITS, FunctionConversation, Reading
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused, Transient
@@ -97,11 +98,12 @@ class StageParticipant(Generic[P, A]):
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         saga = Saga(view, self._accepts)
-        if kind is AttemptKind.COMPENSATE:
-            assert declared.compensating is not None  # the machine asks only where there is one
-            await declared.compensating(tx, saga)
-            return msgspec.Raw(b"null")
-        return msgspec.Raw(declared.encode_result(await declared.function(tx, saga)))
+        with not_blocking(step):
+            if kind is AttemptKind.COMPENSATE:
+                assert declared.compensating is not None  # the machine asks only where there is one
+                await declared.compensating(tx, saga)
+                return msgspec.Raw(b"null")
+            return msgspec.Raw(declared.encode_result(await declared.function(tx, saga)))
 
     def explain(self, error: Exception) -> Failed:
         """See `ports.stage.Participant`."""

@@ -12,6 +12,9 @@ from stage.wire.problem import WireError
 
 P = TypeVar("P")
 
+REFUSALS = (msgspec.MsgspecError, ValueError)
+"""How a type refuses a payload; pydantic's error is a ValueError. Anything else is a defect."""
+
 _CHARS_MAX = 300
 _QUOTED = re.compile(r"Invalid (?:enum )?value .*", re.DOTALL)
 """msgspec quotes a value that is none of those which an enum or a union has."""
@@ -43,7 +46,7 @@ class Codec(Generic[P]):
                 value: P = self._pydantic.validate_python(data)
                 return value
             return msgspec.convert(data, self.kind)
-        except (msgspec.ValidationError, ValueError) as error:
+        except Exception as error:  # the author's own check may raise anything
             raise WireError(
                 422,
                 "Payload not accepted",

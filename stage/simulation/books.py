@@ -147,6 +147,8 @@ class Books:
         """The plan of the newest version of each stage."""
         self.earlier_plans: dict[tuple[str, int], Plan] = {}
         """The plans of the versions before, by stage and version."""
+        self.keeping: set[str] = set()
+        """External APIs of which the author says that what they make may stand."""
         self.attempts: dict[tuple[str, str, str], int] = {}
         """Attempts to undo that left, by stage, saga and step."""
         self._sent: dict[tuple[str, str], bytes] = {}
@@ -250,6 +252,15 @@ class Books:
             return 0  # what stands there was reported, or given up: it is not ours to undo
         steps = self.plan_of(stage, saga).steps
         return sum(self.standing(stage, saga, step) for step in steps if step.compensatable)
+
+    def must_be_undone(self, step: Step) -> bool:
+        """Whether nothing of the step may stand once its saga has turned back.
+
+        Of a call that says compensation=None too: that nothing is left is its author's word, and
+        the world has its own.
+        """
+        makes = step.kind is StepKind.CALL and not step.pivot and step.peer not in self.keeping
+        return step.compensatable or makes
 
     # --- the store -------------------------------------------------------------------------------
 
@@ -610,7 +621,7 @@ class Books:
         if (stage, saga) not in self.known:
             self.violate("I1", saga, f"{stage} said it is undone, and wrote no tombstone")
         for step in self.plan_of(stage, saga).steps:
-            if step.compensatable and self.standing(stage, saga, step):
+            if self.must_be_undone(step) and self.standing(stage, saga, step):
                 self.violate("I7", saga, f"{stage} said it is undone while {step.name} stands")
 
     def strangers_answer(self, stage: str, saga: str, path: str, status: int) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import lru_cache
 from typing import Any, Final
 
+from stage.core.errors import StageError
 from stage.ports.store import Row, Tx
 from stage.store.errors import StatementRefused, TooManyRows
+from stage.store.hints import explain
 from stage.store.postgres.part import Part
 
 FETCH_ROWS_MAX: Final = 10_000
@@ -59,7 +61,13 @@ def author_tx(part: Part) -> Tx:
     """The author's view of a unit. The first statement marks the place it can be undone to."""
 
     async def run(sql: str, parameters: tuple[Any, ...]) -> tuple[list[Row], str]:
-        return await part.author(_checked(sql), parameters)
+        try:
+            return await part.author(_checked(sql), parameters)
+        except StageError:
+            raise
+        except Exception as error:
+            explain(error, sql, parameters)
+            raise
 
     async def execute(sql: str, *parameters: Any) -> int:
         """See ports.store.Tx."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from stage.ports.store import Row, Tx
 from stage.store.errors import StatementRefused, TooManyRows
+from stage.store.hints import explain
 from stage.store.sqlite.part import Part
 
 FETCH_ROWS_MAX: Final = 10_000
@@ -59,10 +60,14 @@ def author_tx(part: Part) -> Tx:
         checked, numbered = _checked(sql)
         if not part.marked:
             part.mark()
+        given: Sequence[Any] | dict[str, Any] = parameters
         if numbered and parameters:
-            named = {str(number): value for number, value in enumerate(parameters, 1)}
-            return part.run(checked, named)
-        return part.run(checked, parameters)
+            given = {str(number): value for number, value in enumerate(parameters, 1)}
+        try:
+            return part.run(checked, given)
+        except sqlite3.Error as error:
+            explain(error, sql, parameters)
+            raise
 
     async def execute(sql: str, *parameters: Any) -> int:
         """See ports.store.Tx."""

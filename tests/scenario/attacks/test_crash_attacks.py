@@ -50,7 +50,7 @@ class Order(msgspec.Struct):
 
 stage = Stage("payment", accepts=Order)
 
-@stage.transaction
+@stage.transaction(compensation=None, reason="it writes nothing")
 async def reserve(tx, saga):
     if saga.attempt == 1:
         raise RuntimeError("not yet")
