@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stage import Refused, Saga, Stage, Tx, demo
 from stage.demo.payment import Order
 
-payment = Stage("payment", accepts=Order, migrations=str(Path(demo.__file__).parent / "migrations"))
+MIGRATIONS = str(Path(demo.__file__).parent / "migrations")
+
+payment: Stage[Order, Any] = Stage("payment", accepts=Order, migrations=MIGRATIONS)
 
 
 @payment.transaction(compensation=None, reason="it refuses")
