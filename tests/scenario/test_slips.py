@@ -20,6 +20,7 @@ from stage.demo.payment import Order
 from tests.scenario.chain import ORDER, Chain, running_chain
 
 HERE = "test_slips.py:"
+DELAYED = "compensation_delayed"
 WHY = "no test undoes it"
 
 
@@ -92,7 +93,7 @@ async def test_a_compensation_that_awaits_nothing_has_not_undone(tmp_path: Path)
         assert 200 == (await chain.send("s-1"))[0]
         assert 202 == (await chain.compensate("s-1", Prefer="respond-async"))[0]
         async with asyncio.timeout(5.0):
-            while not (said := await reasons(chain, "compensation_delayed")):
+            while not (said := await reasons(chain, DELAYED)):  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
         assert "http.post('/refunds') was not awaited" in said[0]
         assert (1, 1) == await chain.charges()
