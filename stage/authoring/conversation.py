@@ -34,6 +34,12 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     transient_on: frozenset[int] = frozenset()
     refused_on: frozenset[int] = frozenset()
     requests_max: int | None = None
+    never_retry: frozenset[int | type[Exception]] = frozenset()
+
+
+def is_never_retried(error: BaseException, never: frozenset[int | type[Exception]]) -> bool:
+    """Whether the author named the class of that exception, or one above it."""
+    return any(isinstance(each, type) and isinstance(error, each) for each in never)
 
 
 class FunctionConversation:
@@ -59,6 +65,8 @@ class FunctionConversation:
         """Whether the function has handed a request out."""
         self._unsafe = False
         """Whether the request that is out can have an effect."""
+        self._final = False
+        """Whether the code of an answer says that this attempt is the last."""
         self._answered = 0
         """Requests that can have an effect and were answered."""
 
@@ -92,6 +100,7 @@ class FunctionConversation:
                 kind, answer.reason, answer.retry_after, may_stand=self._answered > 0
             )
         rules = self._rules
+        self._final = answer.status in rules.never_retry
         kind_of_code = classify_code(answer.status, rules.transient_on, rules.refused_on)
         if kind_of_code is not None:
             self.close()
@@ -176,6 +185,7 @@ class FunctionConversation:
 
     def _failed(self, error: Exception) -> Failed:
         reason = str(error) or type(error).__name__
+        self._final = self._final or is_never_retried(error, self._rules.never_retry)
         # A word of the function that nothing happened is about its last request.
         before = self._answered > 1
         if isinstance(error, Refused):
@@ -214,6 +224,7 @@ class FunctionConversation:
             retry_after=retry_after,
             may_stand=may_stand,
             said=said,
+            final=self._final,
         )
 
 

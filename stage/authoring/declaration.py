@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Generic, Never, Protocol, TypeVar, overload
 
@@ -26,7 +27,7 @@ from stage.authoring.steps import (
 )
 from stage.core.errors import DeclarationError
 from stage.core.retry import COMPENSATION, EXECUTION, PATIENCE_SECONDS, SETTLEMENT, RetryPolicy
-from stage.core.steps import Plan, Step, StepKind, plan_of
+from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
 from stage.ports.credentials import CredentialsFunction
 from stage.wire.limits import DEFAULT_LIMITS
 
@@ -156,6 +157,9 @@ class StageDeclaration(Generic[P, A]):
         compensation_attempts_max: int | None = None,
         transient_on: set[int] | frozenset[int] = frozenset(),
         refused_on: set[int] | frozenset[int] = frozenset(),
+        never_retry: AbstractSet[int | type[Exception]] = frozenset(),
+        key_lifetime_seconds: float | None = None,
+        probe_after_undo: bool = False,
         compensation: None = None,
         reason: str = "",
     ) -> CallDecorator[P]:
@@ -165,7 +169,10 @@ class StageDeclaration(Generic[P, A]):
         the same time. After a `pivot` the stage only goes forward. `idempotent=False` says that
         the API ignores idempotency keys, so that a call in doubt is never repeated. The function
         makes one request, or at most `requests`. A code in `transient_on` means that nothing
-        happened, one in `refused_on` is a business no. `compensation=None` says that nothing has to
+        happened, one in `refused_on` is a business no. An attempt that ends with a code or an
+        exception of `never_retry` is the last one. `key_lifetime_seconds` is how long the API keeps
+        a key: a request in doubt is not repeated after that. `probe_after_undo` asks the probe
+        after an undo without a result. `compensation=None` says that nothing has to
         be undone, and `reason` why.
         """
         if misplaced or not to:  # written without parentheses, or without an API
@@ -173,10 +180,10 @@ class StageDeclaration(Generic[P, A]):
                 f"{declaring_place()}: a call of stage {self.name!r} has to say whom it asks: write"
                 f" @{self.name}.call(to='name of the API')"
             )
-        if timeout <= 0 or requests < 1:
+        if timeout <= 0 or requests < 1 or not (key_lifetime_seconds or 1.0) > 0:
             raise DeclarationError(
-                f"{declaring_place()}: a call of stage {self.name!r} needs timeout > 0 seconds, and"
-                " requests of at least 1"
+                f"{declaring_place()}: a call of stage {self.name!r} needs timeout > 0 and"
+                " key_lifetime_seconds > 0, in seconds, and requests of at least 1"
             )
         self._check_uncompensated(compensation)
 
@@ -188,6 +195,8 @@ class StageDeclaration(Generic[P, A]):
                 group=together,
                 pivot=pivot,
                 idempotent=idempotent,
+                key_lifetime_seconds=key_lifetime_seconds,
+                probe_after_undo=probe_after_undo,
                 timeout_seconds=timeout,
                 execution=_policy(EXECUTION, attempts_max),
                 settlement=SETTLEMENT,
@@ -202,6 +211,7 @@ class StageDeclaration(Generic[P, A]):
                 refused_on=frozenset(refused_on),
                 requests=requests,
             )
+            step.never_retry = frozenset(never_retry)
             return self._add(step)
 
         return declare
@@ -273,7 +283,7 @@ class StageDeclaration(Generic[P, A]):
         plan = self.lineage.applied_to(plan)
         plan = msgspec.structs.replace(plan, patience_seconds=patience_seconds)
         if adjust is not None:
-            plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
+            plan = adjusted(plan, adjust)
         adds = Adds(codec=self.adds, output=self._output, bytes_max=adds_bytes_max)
         before: StageParticipant[Any, Any] | None = None
         if self.supersedes is not None:
@@ -309,10 +319,17 @@ class StageDeclaration(Generic[P, A]):
             )
 
     def _check_compensations(self, plan: Plan) -> None:
-        """Refuse a step before the pivot that says nothing about its compensation."""
+        """Refuse a step before the pivot without a word about its compensation."""
         before = plan.steps if plan.pivot is None else plan.steps[: plan.pivot]
         for step in self.steps:
             silent = step.compensating is None and not step.reason
+            if step.rules.probe_after_undo and not (
+                step.compensating is not None and step.as_step().probed
+            ):
+                raise DeclarationError(
+                    f"{step.place}: step {step.name!r} of stage {self.name!r} says"
+                    " probe_after_undo=True, and lacks a probe or a compensation: write both"
+                )
             if silent and any(step.name == each.name for each in before):
                 raise DeclarationError(
                     f"{step.place}: step {step.name!r} of stage {self.name!r} has no compensation,"

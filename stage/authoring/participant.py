@@ -142,6 +142,7 @@ class StageParticipant(Generic[P, A]):
             transient_on=declared.transient_on,
             refused_on=declared.refused_on,
             requests_max=declared.requests if executes else None,
+            never_retry=declared.never_retry | self.plan.step(step).never_retry,
         )
         # check_function saw async def
         return FunctionConversation(coroutine, http, encode, reading)  # type: ignore[arg-type]

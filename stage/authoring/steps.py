@@ -46,6 +46,8 @@ class DeclaredStep(Generic[P, R]):
         self.stage = stage
         self.function = function
         self.rules = rules
+        self.never_retry: frozenset[int | type[Exception]] = frozenset()
+        """Codes and exceptions after which it is not repeated."""
         self.reason = reason.strip()
         """Why it has no compensation, in the author's words; empty where it has to have one."""
         self.compensating: Callable[..., Awaitable[Any]] | None = None

@@ -40,6 +40,7 @@ from stage.outbound.transport import Transport
 from stage.ports.connection import Connection, connection_of
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.peers import PeerLimits
+from stage.ports.policy import Policy
 from stage.ports.stage import Participant, family_of
 from stage.ports.store import Store
 from stage.telemetry import logs
@@ -208,6 +209,7 @@ def wire(
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     for version in family_of(bound):
         _check_externals(version.plan, config)
+    _check_steps(bound, config)
     clock = SteadyClock()
     metrics = Metrics()
     if observer is None:
@@ -288,7 +290,28 @@ def _adjusted(step: Step, config: Config) -> Step:
             compensation = replace(compensation, attempts_max=config.compensation_attempts_max)
         if config.external_timeout_seconds_max is not None:
             timeout = min(timeout, config.external_timeout_seconds_max)
-    return replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
+    step = replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
+    if step.kind is StepKind.CALL and step.peer in config.externals:
+        step = _under(step, connection_of(config.externals[step.peer]).policy)
+    return _under(step, config.steps.get(step.name, Policy()))
+
+
+def _under(step: Step, policy: Policy) -> Step:
+    """The step with what the operator has set for it, or for its API."""
+    execution, compensation = step.execution, step.compensation
+    if policy.attempts_max is not None:
+        execution = replace(execution, attempts_max=policy.attempts_max)
+    if policy.compensation_attempts_max is not None:
+        compensation = replace(compensation, attempts_max=policy.compensation_attempts_max)
+    lifetime = policy.key_lifetime_seconds
+    return replace(
+        step,
+        execution=execution,
+        compensation=compensation,
+        timeout_seconds=policy.timeout_seconds or step.timeout_seconds,
+        key_lifetime_seconds=step.key_lifetime_seconds if lifetime is None else lifetime,
+        never_retry=step.never_retry | set(policy.never_retry),
+    )
 
 
 def _observer(config: Config, tracer_provider: TracerProvider | None, metrics: Metrics) -> Observer:
@@ -325,6 +348,16 @@ def _check_externals(plan: Plan, config: Config) -> None:
         options = " ".join(f"--external {name}=URL" for name in missing)
         raise ConfigurationError(
             f"stage {plan.stage!r} calls {', '.join(missing)}, which no option names: add {options}"
+        )
+
+
+def _check_steps(newest: Participant, config: Config) -> None:
+    """Refuse a policy of a step that no version has: it would be set and never hold."""
+    there = {step.name for version in family_of(newest) for step in version.plan.steps}
+    if unknown := sorted(set(config.steps) - there):
+        raise ConfigurationError(
+            f"steps.{unknown[0]} is set, and stage {newest.plan.stage!r} has no such step:"
+            f" its steps are {', '.join(sorted(there)) or 'none'}"
         )
 
 

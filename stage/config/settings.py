@@ -23,6 +23,7 @@ from stage.config.values import (
 )
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator
+from stage.ports.policy import Policy
 
 PREFIX = "STAGE_"
 FILE_VARIABLE = "STAGE_CONFIG"
@@ -61,6 +62,7 @@ class Config:
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     externals: Mapping[str, str | Connection] = field(default_factory=dict)
     operators: Mapping[str, Operator] = field(default_factory=dict)
+    steps: Mapping[str, Policy] = field(default_factory=dict)
     wait_seconds_max: float = 25.0
     deadline_seconds_default: float = 60.0
     adds_bytes_max: int = 65_536
@@ -167,6 +169,14 @@ SETTINGS = (
         check_url,
         "NAME.KEY=VALUE",
         "A person or program with a role: accept_file and role.",
+        peers=True,
+    ),
+    Setting(
+        "steps",
+        check_url,
+        "NAME.KEY=VALUE",
+        "A step: attempts_max, compensation_attempts_max, timeout_seconds, never_retry,"
+        " key_lifetime_seconds.",
         peers=True,
     ),
     Setting(

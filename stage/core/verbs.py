@@ -193,7 +193,10 @@ def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:
     if not verb.anew or verb.step not in ("", name) or not _can_be_made_anew(plan, name, step):
         return step
     keys = step.compensation_keys + verb.new_key
-    return replace(step, compensation_requests=(), compensation_keys=keys)
+    began = None if verb.new_key else step.compensation_started_at
+    return replace(
+        step, compensation_requests=(), compensation_keys=keys, compensation_started_at=began
+    )
 
 
 def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepState:
@@ -207,6 +210,7 @@ def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepSt
         step,
         due=at,
         changed=False,
+        final=False,
         probes=0,
         forgiven=step.attempts,
         compensation_forgiven=step.compensation_attempts,

@@ -119,11 +119,20 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
                 reason=failed.reason,
                 retry_after=failed.retry_after,
                 may_stand=failed.may_stand,
+                final=failed.final,
             )
         case FailureKind.DEFECT:
-            return e.StepTransient(at=at, step=do.step, reason=failed.reason, defect=True)
+            return e.StepTransient(
+                at=at, step=do.step, reason=failed.reason, defect=True, final=failed.final
+            )
         case FailureKind.IN_DOUBT:
-            return e.StepInDoubt(at=at, step=do.step, reason=failed.reason, changed=failed.changed)
+            return e.StepInDoubt(
+                at=at,
+                step=do.step,
+                reason=failed.reason,
+                changed=failed.changed,
+                final=failed.final,
+            )
         case _:
             assert_never(failed.kind)
 
