@@ -69,7 +69,8 @@ class Exchange(Coroutine[Any, Any, Response]):
     """
 
     def __init__(self, send: Send, place: str) -> None:
-        self._send = send
+        self.intent = send
+        """What is handed out."""
         self.place = place
         """`payment.py:42`: the line of the author's that describes it."""
         self._generator: Generator[Send, Answer, Response] | None = None
@@ -80,7 +81,7 @@ class Exchange(Coroutine[Any, Any, Response]):
         if self.awaited:
             raise NotAwaited(f"{self.place}: {self} was awaited twice: describe each request anew")
         self.awaited = True
-        answer = yield self._send
+        answer = yield self.intent
         return Response(answer)
 
     def send(self, value: Any) -> Any:
@@ -103,11 +104,11 @@ class Exchange(Coroutine[Any, Any, Response]):
     @property
     def method(self) -> str:
         """The HTTP method as `Http` spells it: `post`."""
-        return self._send.request.method.lower()
+        return self.intent.request.method.lower()
 
     def __str__(self) -> str:
         """`http.post('/charges')`, without the query, which is data."""
-        return f"http.{self.method}({self._send.request.path.partition('?')[0]!r})"
+        return f"http.{self.method}({self.intent.request.path.partition('?')[0]!r})"
 
 
 class Http:
@@ -134,6 +135,10 @@ class Http:
     def described(self, ordinal: int) -> Exchange:
         """The request of that number, from 1."""
         return self._exchanges[ordinal - 1]
+
+    def exchange_of(self, send: Send) -> Exchange:
+        """What the author awaits: it hands the request to the engine. A fake answers it instead."""
+        return Exchange(send, declaring_place())
 
     def get(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """GET; the options are those of `request`."""
@@ -194,6 +199,6 @@ class Http:
             path = f"{path}?{urlencode(params)}"
         request = Request(method=method.upper(), path=path, headers=tuple(given), body=body)
         send = Send(request=request, ordinal=len(self._exchanges) + 1)
-        exchange = Exchange(send, declaring_place())
+        exchange = self.exchange_of(send)
         self._exchanges.append(exchange)
         return exchange
