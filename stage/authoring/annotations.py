@@ -1,4 +1,4 @@
-"""What the annotations of an author's function promise, read once, where it is declared.
+"""The promises of an author's annotations, read once, where a function is declared.
 
 A result is stored as JSON and read back for the compensation, after the effect. So a type that
 cannot be read, or that the compensation does not take, is refused before anything runs.
@@ -94,7 +94,7 @@ def result_parameter(function: Callable[..., Any]) -> str:
 
 
 def _enclosed(function: Any) -> dict[str, Any]:
-    """What a function uses of the functions around it, by name."""
+    """The names that a function uses of the functions around it, with their values."""
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     found: dict[str, Any] = {}
     for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=True):

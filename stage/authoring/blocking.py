@@ -1,10 +1,10 @@
 """Stops what a transaction function must not do: wait for the network, a process, or time.
 
-All sagas share one writer, and what leaves the process cannot be rolled back. An await is seen by
-the store; a call that blocks is seen here, by the audit events that Python raises before it acts
-(docs.python.org/3/library/audit_events.html). It is a net for slips: a connection that was opened
-before may send without an event, as a sleep does before Python 3.13, and then only the watchdog
-sees it (rule 35).
+All sagas share one writer, and a request that has left is not rolled back with its transaction. An
+await is seen by the store; a call that blocks is seen here, by the audit events that Python raises
+before it acts (docs.python.org/3/library/audit_events.html). It is a net for slips: a connection
+that was opened before may send without an event, as a sleep does before Python 3.13, and then only
+the watchdog sees it (rule 35).
 """
 
 from __future__ import annotations

@@ -202,16 +202,9 @@ class StageDeclaration(Generic[P, A]):
                 settlement=SETTLEMENT,
                 compensation=_policy(COMPENSATION, compensation_attempts_max),
             )
-            step: ResultCallStep[P, R] = ResultCallStep(
-                self.name,
-                function,
-                rules,
-                reason=reason,
-                transient_on=frozenset(transient_on),
-                refused_on=frozenset(refused_on),
-                requests=requests,
-            )
-            step.never_retry = frozenset(never_retry)
+            step: ResultCallStep[P, R] = ResultCallStep(self.name, function, rules, reason)
+            step.transient_on, step.refused_on = frozenset(transient_on), frozenset(refused_on)
+            step.never_retry, step.requests = frozenset(never_retry), requests
             return self._add(step)
 
         return declare

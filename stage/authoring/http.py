@@ -70,7 +70,7 @@ class Exchange(Coroutine[Any, Any, Response]):
 
     def __init__(self, send: Send, place: str) -> None:
         self.intent = send
-        """What is handed out."""
+        """The value that is handed out."""
         self.place = place
         """`payment.py:42`: the line of the author's that describes it."""
         self._generator: Generator[Send, Answer, Response] | None = None
@@ -132,12 +132,27 @@ class Http:
                     f" await http.{exchange.method}(...)"
                 )
 
+    def _checked(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+        """The headers of a step. Raises HeaderRefused for one that is not its own."""
+        given = [(name, value) for name, value in headers.items()]
+        for name, value in given:
+            if not all(isinstance(part, str) for part in (name, value)):
+                raise TypeError(f"header {name!r}: name and value must be str, not {value!r}")
+            if name.lower() in ENGINE_HEADERS:
+                raise HeaderRefused(f"header {name!r} is set by the engine: leave it out")
+            if name.lower() in CREDENTIAL_HEADERS or name.lower() in self._operators:
+                raise HeaderRefused(
+                    f"header {name!r} is the operator's: leave it out of the step, and set"
+                    f" bearer_file, basic_file or headers_file in [externals.{self._peer}]"
+                )
+        return given
+
     def described(self, ordinal: int) -> Exchange:
         """The request of that number, from 1."""
         return self._exchanges[ordinal - 1]
 
     def exchange_of(self, send: Send) -> Exchange:
-        """What the author awaits: it hands the request to the engine. A fake answers it instead."""
+        """The value that an author awaits. A fake gives one that it answers itself."""
         return Exchange(send, declaring_place())
 
     def get(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
@@ -180,17 +195,7 @@ class Http:
             )
         if json is not None and data:
             raise ValueError("give json or data, not both")
-        given = [(name, value) for name, value in (headers or {}).items()]
-        for name, value in given:
-            if not all(isinstance(part, str) for part in (name, value)):
-                raise TypeError(f"header {name!r}: name and value must be str, not {value!r}")
-            if name.lower() in ENGINE_HEADERS:
-                raise HeaderRefused(f"header {name!r} is set by the engine: leave it out")
-            if name.lower() in CREDENTIAL_HEADERS or name.lower() in self._operators:
-                raise HeaderRefused(
-                    f"header {name!r} is the operator's: leave it out of the step, and set"
-                    f" bearer_file, basic_file or headers_file in [externals.{self._peer}]"
-                )
+        given = self._checked(headers or {})
         body = data
         if json is not None:
             body = msgspec.json.encode(json)

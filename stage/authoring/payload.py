@@ -92,7 +92,7 @@ def _pydantic_adapter(kind: Any) -> Any:
 
 
 def _last_line(error: Exception) -> str:
-    """What is wrong; msgspec writes how to extend its decoder above it."""
+    """The mistake itself; msgspec writes how to extend its decoder above it."""
     return str(error).rpartition("\n")[2]
 
 

@@ -126,20 +126,12 @@ class CallStep(DeclaredStep[P, R]):
     compensation_parameters = ("http", "saga", "result")
 
     def __init__(
-        self,
-        stage: str,
-        function: Callable[..., Awaitable[R]],
-        rules: Step,
-        *,
-        reason: str = "",
-        transient_on: frozenset[int] = frozenset(),
-        refused_on: frozenset[int] = frozenset(),
-        requests: int = 1,
+        self, stage: str, function: Callable[..., Awaitable[R]], rules: Step, reason: str = ""
     ) -> None:
         super().__init__(stage, function, rules, reason)
-        self.transient_on = transient_on
-        self.refused_on = refused_on
-        self.requests = requests
+        self.transient_on: frozenset[int] = frozenset()
+        self.refused_on: frozenset[int] = frozenset()
+        self.requests = 1
         """Requests that its function may make: each has a key of its own."""
         self.probing: Callable[..., Awaitable[R | None]] | None = None
 

@@ -134,7 +134,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         case e.CompensationStarted():
             return _start_compensation(saga, event)
         case e.CompensationSucceeded():
-            return _undo(plan, saga, event)
+            return _compensated(plan, saga, event)
         case e.CompensationDelayed():
             return _delay_compensation(plan, saga, event)
         case e.CompensationRefused():
@@ -362,7 +362,7 @@ def _succeed(plan: Plan, saga: Saga, event: e.StepSucceeded | e.ProbeFound) -> S
         error="",
         span=event.span if isinstance(event, e.StepSucceeded) and event.span else before.span,
     )
-    if before.undone:  # it stands after an undo: the next one knows the result, under a new key
+    if before.looked_for:  # it stands after an undo: the next one knows the result, under a new key
         done = replace(
             done,
             compensation_requests=(),
@@ -407,7 +407,7 @@ def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed)
     again = replace(
         step, phase=Phase.IN_DOUBT, not_there=not_there, error=error, due=event.at + wait
     )
-    if step.undone and not_there >= PROBES_NOT_THERE_MIN:
+    if step.looked_for and not_there >= PROBES_NOT_THERE_MIN:
         again = replace(again, phase=Phase.COMPENSATED, error="")
     return _put(saga, event.step, again)
 
@@ -466,12 +466,18 @@ def _probe(saga: Saga, event: e.ProbeStarted) -> Saga:
     return _put(saga, event.step, probing)
 
 
-def _undo(plan: Plan, saga: Saga, event: e.CompensationSucceeded) -> Saga:
+def _compensated(plan: Plan, saga: Saga, event: e.CompensationSucceeded) -> Saga:
     """It is undone; what was undone without a result may have to be looked for first."""
     step, rules = _step(saga, event.step), plan.step(event.step)
-    if rules.probe_after_undo and rules.probed and step.result is None and not step.undone:
+    if rules.probe_after_undo and rules.probed and step.result is None and not step.looked_for:
         looked_for = replace(
-            step, phase=Phase.IN_DOUBT, undone=True, probes=0, not_there=0, error="", due=event.at
+            step,
+            phase=Phase.IN_DOUBT,
+            looked_for=True,
+            probes=0,
+            not_there=0,
+            error="",
+            due=event.at,
         )
         return _put(saga, event.step, looked_for)
     return _put(saga, event.step, replace(step, phase=Phase.COMPENSATED, error=""))
@@ -786,7 +792,7 @@ def _compensate(plan: Plan, saga: Saga, step: Step, now: float) -> Command:
     if known.phase is Phase.COMPENSATING:
         return Rest()
     impatient = lasted(saga, known.compensation_since, now) >= plan.patience_seconds
-    if known.phase is Phase.IN_DOUBT and known.undone:
+    if known.phase is Phase.IN_DOUBT and known.looked_for:
         if not impatient:
             return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
         reason = f"undone, and {step.peer} did not say whether anything stands: {known.error}"
@@ -801,9 +807,9 @@ def _compensate(plan: Plan, saga: Saga, step: Step, now: float) -> Command:
         text = f"{step.peer} does not answer compensate in its own word: {known.error}"
         return Record(event=e.Parked(at=now, cause=ParkCause.NOT_UNDERSTOOD, reason=text))
     attempts = known.compensation_attempts
-    undo_lasted = lasted(saga, known.compensation_since, now)
+    compensation_lasted = lasted(saga, known.compensation_since, now)
     began = known.compensation_started_at
-    if known.compensation_doubted and key_forgotten(step, began, undo_lasted, now):
+    if known.compensation_doubted and key_forgotten(step, began, compensation_lasted, now):
         reason = f"not repeated, for {step.peer} has forgotten its key: {known.error}"
         forgotten = e.CompensationRefused(at=now, step=step.name, reason=reason, certain=False)
         return Record(event=forgotten)

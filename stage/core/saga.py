@@ -38,7 +38,7 @@ class StepState(Struct, frozen=True, kw_only=True):
     """The instant of its first attempt, by the clock of then; see questions.key_forgotten."""
     compensation_started_at: float | None = None
     """The same of the undo under its present key."""
-    undone: bool = False
+    looked_for: bool = False
     """An undo without a result was answered; the probe is asked whether anything stands."""
     changed: bool = False
     """In doubt, and today's code makes another request than the one to be repeated."""

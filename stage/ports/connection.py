@@ -41,7 +41,7 @@ class Connection:
 
     @property
     def policy(self) -> Policy:
-        """What holds for every call of it."""
+        """The policy of every call of it."""
         return Policy(
             attempts_max=self.attempts_max,
             compensation_attempts_max=self.compensation_attempts_max,

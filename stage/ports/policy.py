@@ -1,4 +1,4 @@
-"""What an operator sets for one step, or for all calls of one external API."""
+"""The policy that an operator sets for one step, or for all calls of one external API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a statement of the author, in words: a note on the database's own error.
+"""Notes on an error of the database: the author's statement, and how to mend it.
 
 The error keeps its type, so that the function can catch it. Its text is not shown, for it may
 quote a value (rule 38); of the statement everything is shown but the literals in it.

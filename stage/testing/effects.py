@@ -185,7 +185,7 @@ class _Trial:
         )
 
     async def _world(self) -> dict[str, Any]:
-        """What stands: the rows of the tables, and the effects at each API."""
+        """The rows of the tables, and the effects that stand at each API."""
 
         async def rows(unit: Unit) -> dict[str, list[Row]]:
             if self._stands:

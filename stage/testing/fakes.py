@@ -48,7 +48,7 @@ class FakeHttp(Http):
     def __init__(self, *answers: Answer, peer: str = "") -> None:
         super().__init__(peer)
         self.requests: list[Request] = []
-        """What was sent."""
+        """The requests that were sent."""
         self._answers = list(answers)
 
     def exchange_of(self, send: Send) -> Exchange:
@@ -96,7 +96,7 @@ class FakeTx:
 
     def __init__(self, *results: Any) -> None:
         self.statements: list[Statement] = []
-        """What was run."""
+        """The statements that were run."""
         self._results = list(results)
 
     async def execute(self, sql: str, *parameters: Any) -> int:

@@ -18,7 +18,7 @@ from tests.scenario.chain import Chain, running_chain
 
 
 class Unreadable(Exception):
-    """What an author raises for an answer that no repeat mends."""
+    """Raised by an author for an answer that no repeat mends."""
 
 
 def stage_of(**rules: Any) -> Stage[Order, Any]:

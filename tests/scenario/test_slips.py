@@ -117,7 +117,7 @@ async def test_a_second_request_that_was_not_declared_is_not_sent(tmp_path: Path
         assert HERE in said and "declare requests=2" in said
 
 
-async def test_an_exception_is_told_with_its_file_and_line(tmp_path: Path) -> None:
+async def test_an_exception_is_reported_with_its_file_and_line(tmp_path: Path) -> None:
     """Not `KeyError: 'nope'`: its text may quote a payload, its place does not (rule 38)."""
     stage = new_stage()
 
@@ -155,7 +155,7 @@ BLOCKS = (connect, fetch, start, *((sleep,) if sys.version_info >= (3, 13) else 
 
 @pytest.mark.parametrize("block", BLOCKS)
 async def test_a_transaction_that_blocks_is_stopped(tmp_path: Path, block: Any) -> None:
-    """All sagas share one writer, and what leaves the process cannot be rolled back."""
+    """All sagas share one writer, and a transaction cannot roll back a request that has left."""
     stage = new_stage()
 
     @stage.transaction(compensation=None, reason=WHY)
@@ -198,7 +198,7 @@ async def test_a_call_may_wait_and_so_may_code_beside_a_transaction(tmp_path: Pa
         ("SELEC 1", (), ("in SELEC",)),
     ],
 )
-async def test_a_statement_that_fails_is_told_with_its_step_and_a_hint(
+async def test_a_statement_that_fails_is_reported_with_its_step_and_a_hint(
     tmp_path: Path, sql: str, parameters: tuple[object, ...], words: tuple[str, ...]
 ) -> None:
     """Once with its place; of the statement all but the literals, which may be somebody's data."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stage import Http, Refused, Saga, Stage, Transient, Tx, demo
+from stage.authoring.steps import ResultCallStep
 from stage.demo.payment import Charge, Order
 
 RELEASE = "UPDATE payment SET state = 'released' WHERE saga_id = ?"
@@ -82,6 +83,13 @@ def broken(
     if refunds:
         charge.compensation(refund)
 
+    _record(stage, charge)
+    return stage
+
+
+def _record(stage: Stage[Order, Charge], charge: ResultCallStep[Order, Charge]) -> None:
+    """The part that is right in all of them."""
+
     @stage.transaction(compensation=None, reason="release takes its row back too")
     async def record(tx: Tx, saga: Saga[Order]) -> None:
         await tx.execute(
@@ -93,8 +101,6 @@ def broken(
     @stage.output
     def charged(saga: Saga[Order]) -> Charge:
         return saga.result(charge)
-
-    return stage
 
 
 returns_on_none = payment = broken(only_known=True)

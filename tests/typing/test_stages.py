@@ -23,7 +23,7 @@ Said = Mapping[tuple[str, int], set[str]]
 
 
 def expected(checker: str) -> Said:
-    """What the comments of the stages say."""
+    """The rules in the comments of the stages."""
     found: dict[tuple[str, int], set[str]] = {}
     for name in FILES:
         for number, line in enumerate((STAGES / name).read_text().splitlines(), 1):

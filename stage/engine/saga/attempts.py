@@ -126,13 +126,8 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
                 at=at, step=do.step, reason=failed.reason, defect=True, final=failed.final
             )
         case FailureKind.IN_DOUBT:
-            return e.StepInDoubt(
-                at=at,
-                step=do.step,
-                reason=failed.reason,
-                changed=failed.changed,
-                final=failed.final,
-            )
+            doubt = e.StepInDoubt(at=at, step=do.step, reason=failed.reason, final=failed.final)
+            return msgspec.structs.replace(doubt, changed=failed.changed)
         case _:
             assert_never(failed.kind)
 

@@ -237,7 +237,7 @@ def test_accepts_of_a_class_that_is_no_payload_is_refused_in_words(accepts: Any)
 
 
 def test_a_result_without_a_type_has_to_come_back_as_it_was() -> None:
-    """What is plain JSON does; an object of a class would reach its compensation as a dict."""
+    """Plain JSON does; an object of a class would reach its compensation as a dict."""
     stage = new_stage()
 
     @stage.call(to="psp", compensation=None, reason="it reads")

@@ -1,4 +1,4 @@
-"""What an author or an operator forbids: repeats after an end or under a forgotten key."""
+"""Repeats that an author or an operator forbids: after an end, or under a forgotten key."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_time_without_a_process_counts_against_a_key() -> None:
     assert SagaState.COMPENSATING is turned_back(plan, saga, 24 * HOUR).state
 
 
-def test_what_certainly_did_not_happen_is_sent_after_the_key_was_forgotten() -> None:
+def test_a_request_without_an_effect_is_sent_after_the_key_was_forgotten() -> None:
     """Nothing stands under the key."""
     plan = plan_with(key_lifetime_seconds=HOUR)
     saga = fold(plan, *STARTED, e.StepTransient(at=1.0, step="charge", reason="refused"))
@@ -156,7 +156,7 @@ def test_an_undo_without_a_result_is_looked_for() -> None:
     assert isinstance(ended, Record) and isinstance(ended.event, e.Compensated)
 
 
-def test_what_is_found_after_an_undo_is_undone_with_its_result_under_a_new_key() -> None:
+def test_an_effect_found_after_an_undo_is_undone_under_a_new_key() -> None:
     """The API would answer the former key with its former answer."""
     plan = plan_with(**LOOKS)
     saga = fold(plan, *STARTED, DOUBT, *UNDONE, *looked(3.0, found=True))
@@ -170,7 +170,7 @@ def test_what_is_found_after_an_undo_is_undone_with_its_result_under_a_new_key()
 
 
 def test_an_undo_with_a_result_is_not_looked_for() -> None:
-    """What was undone is known."""
+    """The effect that was undone is known."""
     plan = plan_with(**LOOKS)
     saga = fold(plan, *STARTED, e.StepSucceeded(at=1.0, step="charge", result=ONE), *UNDONE)
     assert Phase.COMPENSATED is saga.steps["charge"].phase
@@ -190,7 +190,7 @@ def test_an_api_that_never_says_whether_it_stands_is_asked_with_patience_and_rep
     assert "did not say whether anything stands" in spent.event.reason
 
 
-def test_what_an_operator_adjusts_holds_wherever_the_plan_is_asked() -> None:
+def test_an_adjusted_rule_holds_wherever_the_plan_is_asked() -> None:
     """The machine reads a step by its name and in its wave."""
     plan = adjusted(plan_with(), lambda step: replace(step, timeout_seconds=9.0))
     assert {9.0} == {

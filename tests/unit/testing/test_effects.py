@@ -43,7 +43,7 @@ async def test_the_stage_of_the_demo_leaves_nothing() -> None:
         ("forgotten", r"after reserve, charge ran, .*: API psp has"),
     ],
 )
-async def test_what_a_stage_leaves_is_named_with_the_steps_that_ran(name: str, left: str) -> None:
+async def test_a_trace_that_is_left_is_named_with_the_steps_that_ran(name: str, left: str) -> None:
     """The four mistakes that `stage simulate` finds too."""
     stage = getattr(broken_payment, name)
     with pytest.raises(AssertionError, match=left):
