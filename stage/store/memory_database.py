@@ -173,9 +173,11 @@ class MemoryReplica:
     @property
     def share(self) -> Share:
         """See ports.ownership.Ownership."""
-        live = {each for each, until in self._database.leases.items() if until >= self._now()}
-        live.add(self.me)
-        return Share(replicas=len(live), first=self.me == min(live))
+        me, leases = self._registration, self._database.leases
+        if me is None:
+            return Share()
+        live = {me, *(each for each, until in leases.items() if until >= self._now())}
+        return Share(replicas=len(live), first=me == min(live))
 
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership."""

@@ -92,7 +92,11 @@ async def test_what_is_the_databases_is_told_by_one_replica() -> None:
     share = {"first": True, "other": False}
     readers = [
         Gauges(
-            engine, SystemClock(), queued=lambda: 0, breakers=dict, speaks=partial(share.get, name)
+            engine,
+            SystemClock(),
+            queued=lambda: 0,
+            breakers=dict,
+            speaks=partial(share.__getitem__, name),
         )
         for engine, name in ((first, "first"), (other, "other"))
     ]
