@@ -34,7 +34,7 @@ SELECT
     CASE WHEN n % 20000 = 1 THEN 1 END
 FROM generate_series($1::bigint, $2::bigint) AS n
 """
-"""One of ten thousand needs a run, half of them have an owner; one of twenty keeps its undo data."""
+"""One of ten thousand needs a run, half of these have an owner; one of twenty keeps undo data."""
 
 JOURNAL = """
 INSERT INTO stage.journal (saga_id, number, epoch, at, name, event)
