@@ -73,13 +73,13 @@ def make_postgres_store(
 ) -> Store:
     """The store on a server. Raises ConfigurationError where its driver is not installed."""
     try:
-        from stage.store.postgres.store import UNTOLD, PostgresStore, Told
+        from stage.store.postgres.store import NOBODY, Listeners, PostgresStore
     except ImportError as error:
         raise ConfigurationError(DRIVER_MISSING) from error
-    told = UNTOLD
+    listeners = NOBODY
     if metrics is not None:
-        told = Told(committed=metrics.committed, waited=metrics.waited)
-    return PostgresStore(server, migrations=folders, told=told)
+        listeners = Listeners(committed=metrics.committed, waited=metrics.waited)
+    return PostgresStore(server, migrations=folders, listeners=listeners)
 
 
 def open_server_database(

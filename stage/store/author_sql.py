@@ -1,4 +1,4 @@
-"""What is the same about an author's SQL on every database: its methods, what is refused, limits.
+"""The common part of an author's SQL on every database: its methods, refused words, limits.
 
 How a statement is run is the business of each database: see `tx.py` in its folder.
 """

@@ -1,4 +1,4 @@
-"""What is the same about the identity of a database, whatever keeps it (rule 33)."""
+"""The common part of the identity of a database, on a server or in a file (rule 33)."""
 
 from __future__ import annotations
 

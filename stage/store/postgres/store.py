@@ -52,22 +52,22 @@ class PostgresLimits(WriterLimits, frozen=True, kw_only=True):
 DEFAULT_LIMITS: Final = PostgresLimits()
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class Listeners(msgspec.Struct, frozen=True, kw_only=True):
     """The recipients of what the store measures; neither ever raises."""
 
     committed: Committed | None = None
-    """Of every batch."""
+    """Notified of every batch."""
     waited: Callable[[float], None] = lambda _: None
-    """Of the seconds for which each statement of a reader waited for a connection."""
+    """Notified of the seconds that each statement of a reader waited for a connection."""
 
 
-UNTOLD: Final = Told()
+NOBODY: Final = Listeners()
 
 
 class PostgresStore:
     """ports.store.Store on one database, which other replicas may use too.
 
-    `migrations` are the author's folders, applied after ours at `open`. `told` is notified of
+    `migrations` are the author's folders, applied after ours at `open`. `listeners` are notified of
     batches and waits. A database can be read only with the `codec` that it was written with.
     """
 
@@ -77,7 +77,7 @@ class PostgresStore:
         *,
         migrations: Sequence[Traversable] = (),
         limits: PostgresLimits = DEFAULT_LIMITS,
-        told: Told = UNTOLD,
+        listeners: Listeners = NOBODY,
         codec: Codec = PLAIN,
     ) -> None:
         if not isinstance(server, DatabaseServer):
@@ -87,7 +87,7 @@ class PostgresStore:
         self._migrations = tuple(migrations)
         self._made = False
         self._closed = True
-        self._pool = Pool(self._server, limits.readers, told.waited)
+        self._pool = Pool(self._server, limits.readers, listeners.waited)
         self._timeline = Timeline(self._server)
         self._replica = PostgresReplica(self._server, self._pool, self._codec, limits.lease_seconds)
         self._connections = PostgresConnections(
@@ -101,7 +101,7 @@ class PostgresStore:
             self._connections,
             LoopChannel(),
             limits=limits,
-            committed=told.committed,
+            committed=listeners.committed,
             aside=self._aside.take if self._lanes else None,
         )
 

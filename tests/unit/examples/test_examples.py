@@ -138,7 +138,7 @@ async def _send(url: str) -> dict[str, Any]:
 
 
 async def _rows(database: str) -> tuple[int, str]:
-    """What the books of the author say: pieces on the shelf, state of the allocation."""
+    """The books of the author: pieces on the shelf, state of the allocation."""
     free, state = "SELECT free FROM stock", "SELECT state FROM allocation"
     if database.startswith("postgresql:"):
         server = await asyncpg.connect(database)

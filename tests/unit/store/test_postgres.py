@@ -138,7 +138,7 @@ async def test_a_row_that_is_held_too_long_fails_its_unit_alone(
 
 
 async def test_a_lane_that_is_full_refuses_more_units(postgres_url: str, migrations: Path) -> None:
-    """What waits is bounded: the next one fails at once, and others go on."""
+    """The wait is bounded: the next one fails at once, and others go on."""
     limits = PostgresLimits(lanes=1, lane_units_max=1)
     store = PostgresStore(postgres_url, migrations=[migrations], limits=limits)
     await store.open()

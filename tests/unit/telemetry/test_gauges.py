@@ -85,7 +85,7 @@ async def test_callers_at_the_same_time_share_a_query() -> None:
     assert 2 == engine.queries
 
 
-async def test_what_is_the_databases_is_told_by_one_replica() -> None:
+async def test_one_replica_reports_the_gauges_of_the_database() -> None:
     """The others count nothing, so that a sum over all replicas is right; doubts are their own."""
     first, other = Queried(), Queried()
     other.in_doubt = first.in_doubt = 1
