@@ -18,7 +18,6 @@ from stage.core.version import __version__
 from stage.engine.clock import SystemClock
 from stage.ports.identity import Identity
 from stage.ports.store import LOST_SAGAS_MAX, Row, Store
-from stage.store.batches import Committed
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.store.migrate import Migration, MigrationStatus
@@ -58,7 +57,7 @@ def make_store(
     committed = None if metrics is None else metrics.committed
     if config.database.startswith(POSTGRESQL):
         return make_postgres_store(
-            database_server(stage, config), migration_folders(stage), committed
+            database_server(stage, config), migration_folders(stage), metrics
         )
     name = _sqlite_name(config)
     if name == MEMORY:
@@ -70,14 +69,17 @@ def make_store(
 
 
 def make_postgres_store(
-    server: DatabaseServer, folders: tuple[Path, ...], committed: Committed | None
+    server: DatabaseServer, folders: tuple[Path, ...], metrics: Metrics | None
 ) -> Store:
     """The store on a server. Raises ConfigurationError where its driver is not installed."""
     try:
-        from stage.store.postgres.store import PostgresStore
+        from stage.store.postgres.store import NOBODY, Listeners, PostgresStore
     except ImportError as error:
         raise ConfigurationError(DRIVER_MISSING) from error
-    return PostgresStore(server, migrations=folders, committed=committed)
+    listeners = NOBODY
+    if metrics is not None:
+        listeners = Listeners(committed=metrics.committed, waited=metrics.waited)
+    return PostgresStore(server, migrations=folders, listeners=listeners)
 
 
 def open_server_database(

@@ -13,10 +13,11 @@ from stage.core.errors import ConfigurationError
 from stage.ports.identity import Identity
 from stage.ports.store import LOST_SAGAS_MAX, Row
 from stage.store import migrate
+from stage.store.identity import values
 from stage.store.migrate import Migration, MigrationStatus
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.dialect import PostgresDialect
-from stage.store.postgres.identity import read_identity, refuse_owner, take, values
+from stage.store.postgres.identity import read_identity, refuse_owner, take
 from stage.store.postgres.link import Link, connect
 
 T = TypeVar("T")

@@ -241,6 +241,7 @@ def wire(
         clock,
         queued=lambda: store.queued,
         breakers=lambda: client.breakers,
+        speaks=lambda: store.ownership.share.first,
     )
     bridge(metrics, gauges, meter_provider, stage.name)
     service = Service(

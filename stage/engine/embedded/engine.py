@@ -73,7 +73,7 @@ class EmbeddedEngine(EmbeddedCommands):
                 limits=limits,
             )
         )
-        self._lease = Lease(sagas, ownership, observer, clock)
+        self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
         self._recovery = Recovery(
             sagas, ownership, observer, clock, limits, participant.plan.version
         )

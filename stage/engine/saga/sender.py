@@ -79,6 +79,10 @@ class Sender:
             if step.kind in _KINDS
         }
 
+    def divide(self, replicas: int) -> None:
+        """So many replicas share the limits of each peer (rule 29)."""
+        self._gates.divide(replicas)
+
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.AttemptEnd:

@@ -18,7 +18,7 @@ from stage.core.errors import StoreUnavailable
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
-from stage.ports.ownership import Mail
+from stage.ports.ownership import Mail, Share
 from stage.ports.store import Row
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.pool import Pool
@@ -48,6 +48,7 @@ class PostgresReplica:
         self._lease_seconds = lease_seconds
         self._me: int | None = None
         self._sure_until = 0.0
+        self._share = Share()
         self._registering = asyncio.Lock()
         self._waits = _Waits(self)
 
@@ -68,14 +69,16 @@ class PostgresReplica:
             async with self._registering:
                 if self._me is None:
                     began = _now()
-                    ((me,),) = await self._renewals.fetch(
+                    (row,) = await self._renewals.fetch(
                         "register", self._server.replica_name, self._lease_seconds
                     )
-                    self._me = int(me)
-                    self._extend(began)
+                    self._me = int(row[0])
+                    self._extend(began, row)
         return self._me
 
-    def _extend(self, began: float) -> None:
+    def _extend(self, began: float, row: Row) -> None:
+        _, replicas, first = row
+        self._share = Share(replicas=replicas, first=first)
         self._sure_until = began + self._lease_seconds * (1 - MARGIN)
 
     @property
@@ -99,12 +102,18 @@ class PostgresReplica:
             await self.registered()
             return True
         began = _now()
-        if await self._renewals.fetch("renew", self._me, self._lease_seconds):
-            self._extend(began)
+        found = await self._renewals.fetch("renew", self._me, self._lease_seconds)
+        if found:
+            self._extend(began, found[0])
             return True
         self._me = None
         await self.registered()
         return False
+
+    @property
+    def share(self) -> Share:
+        """See ports.ownership.Ownership."""
+        return self._share
 
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership."""
