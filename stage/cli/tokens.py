@@ -1,4 +1,4 @@
-"""`stage keys`: tokens for callers, written as a pair of files, and keys for the contents at rest."""
+"""`stage keys`: tokens for callers, and keys for the contents at rest."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from stage.ports.codec import Codec
 from stage.wire.envelope import Envelope, decode_envelope, encode_envelope
 
 PLAIN_KEY: Final = "plain"
-"""Recorded in a database, in place of the id of a key, while contents may lie there in the clear."""
+"""Recorded in place of the id of a key, while contents may lie in the clear."""
 
 
 class PlainCodec:

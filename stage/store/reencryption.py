@@ -26,7 +26,7 @@ class Reencrypted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def renewed_columns(codec: SealedCodec, row: Row) -> tuple[bytes, bytes, str]:
-    """Envelope, answer and payload hash under the key of today, of a row that begins with its id."""
+    """Envelope, answer and payload hash of a row under the key of today."""
     saga_id, envelope, answer, payload_hash = row
     return (
         codec.renew_envelope(saga_id, envelope),

@@ -216,7 +216,7 @@ def test_the_same_contents_are_never_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "fix"),
+    "text, fix",
     [
         ("", "holds no key"),
         ("# only words\n", "holds no key"),
