@@ -29,8 +29,8 @@ class Codec(Protocol):
     def admit(self, recorded: Collection[str]) -> str:
         """The id of the key that is used from now on, to be recorded before the first write.
 
-        `recorded` are the keys under which contents of the database may lie. Called by a store at
-        `open`. Raises ConfigurationError with the fix where this codec lacks one of them.
+        `recorded` are the keys under which contents of the database may lie. Called by a store
+        when it is opened. Raises ConfigurationError with the fix where this codec lacks one of them.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What the exchange of payload keys shares on every database."""
+"""Shared by the exchange of payload keys on every database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PASSES_MAX: Final = 10
 
 
 class Reencrypted(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done: `ended` are the ids of the keys of which nothing is left."""
+    """The result: `ended` are the ids of the keys of which nothing is left."""
 
     renewed: int
     key: str

@@ -1,4 +1,4 @@
-"""Whoever has a copy of the database has no payload: a chain under encryption, its bytes read."""
+"""A copy of the database shows no payload: a chain under encryption, its bytes read."""
 
 from __future__ import annotations
 
