@@ -30,7 +30,7 @@ class Codec(Protocol):
         """The id of the key that is used from now on, to be recorded before the first write.
 
         `recorded` are the keys under which contents of the database may lie. Called by a store
-        when it is opened. Raises ConfigurationError with the fix where this codec lacks one of them.
+        when it is opened. Raises ConfigurationError with the fix for one that this codec lacks.
         """
         ...
 

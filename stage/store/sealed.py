@@ -51,7 +51,7 @@ class PayloadKey(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> bytes:
-        """What the bytes that it encrypts say of it."""
+        """Written before the bytes that it encrypts."""
         return hashlib.sha256(b"stage payload key id\n" + self.secret).digest()[:_ID]
 
     def __repr__(self) -> str:
@@ -224,5 +224,5 @@ class SealedCodec:
 
 
 def _bound(saga_id: str, place: str) -> bytes:
-    """What is authenticated beside the contents; neither part holds a line break."""
+    """The place that is authenticated with the contents; neither part holds a line break."""
     return f"{place}\n{saga_id}".encode()

@@ -49,8 +49,8 @@ async def test_no_payload_request_result_or_answer_lies_in_the_clear(tmp_path: P
     async with running_chain(plain, database=f"sqlite:///{plain}/payment.db") as chain:
         await story(chain)
         assert CANARY.encode() in stored(plain)
-    options = {"database": f"sqlite:///{sealed}/payment.db", "payload_key_file": key_file(sealed)}
-    async with running_chain(sealed, **options) as chain:
+    database, key = f"sqlite:///{sealed}/payment.db", key_file(sealed)
+    async with running_chain(sealed, database=database, payload_key_file=key) as chain:
         await story(chain)
         assert CANARY.encode() not in stored(sealed)
     assert CANARY.encode() not in stored(sealed)
@@ -72,7 +72,7 @@ async def test_a_start_with_another_key_is_refused_and_the_right_one_finds_all(
         assert (200, first) == (await chain.send("s-1", DATA))[::2]
 
 
-async def test_what_lay_in_the_clear_is_encrypted_while_the_stage_serves(tmp_path: Path) -> None:
+async def test_clear_contents_are_encrypted_while_the_stage_serves(tmp_path: Path) -> None:
     """A stage gets its first key: sagas go on, and the clear bytes are overwritten."""
     database, key = f"sqlite:///{tmp_path}/payment.db", key_file(tmp_path)
     async with running_chain(tmp_path, database=database) as chain:
