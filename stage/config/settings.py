@@ -14,6 +14,7 @@ from stage.config.values import (
     check_url,
     count,
     database,
+    file_path,
     host,
     host_names,
     one_of,
@@ -57,6 +58,7 @@ class Config:
     allowed_hosts: str = ""
     database: str = "sqlite:///stage.db"
     database_must_exist: bool = False
+    payload_key_file: str = ""
     lock_wait_seconds: float = 0.0
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
@@ -154,6 +156,12 @@ SETTINGS = (
         "",
         "Refuse to start where there is no database, instead of making one.",
         switch=True,
+    ),
+    Setting(
+        "payload_key_file",
+        file_path,
+        "FILE",
+        "Keys that encrypt the contents of sagas at rest (`stage keys payload`).",
     ),
     Setting(
         "lock_wait_seconds",

@@ -361,7 +361,7 @@ class _MemoryUnit:
         self._changes.append(partial(self._restore, row.id, self._sagas.get(row.id)))
         first = row.length - len(events) + 1
         entries = [
-            (number, row.epoch, self._codec.encode_event(row.id, event))
+            (number, row.epoch, self._codec.encode_event(row.id, number, event))
             for number, event in enumerate(events, first)
         ]
         self._sagas[row.id] = row

@@ -27,6 +27,8 @@ LEASE_SECONDS: Final = 10.0
 RENEWALS_PER_LEASE: Final = 4
 MARGIN: Final = 0.1
 """The part of a lease that is not relied on."""
+UNNUMBERED: Final = 0
+"""The number of an event that its owner has yet to journal (ports.codec.Codec)."""
 LOOK_SECONDS: Final = 0.05
 """How often sagas that others run are looked at, as long as somebody here waits for one."""
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -151,7 +153,7 @@ class PostgresReplica:
 
     async def post(self, saga_id: str, event: Event) -> bool:
         """See ports.ownership.Ownership."""
-        encoded = self._codec.encode_event(saga_id, event)
+        encoded = self._codec.encode_event(saga_id, UNNUMBERED, event)
         return bool(await self._pool.fetch("post", await self.registered(), saga_id, encoded))
 
     async def mail(self) -> list[Mail]:
@@ -159,7 +161,11 @@ class PostgresReplica:
         if self._me is None:
             return []
         return [
-            Mail(number=number, saga_id=saga_id, event=self._codec.decode_event(saga_id, encoded))
+            Mail(
+                number=number,
+                saga_id=saga_id,
+                event=self._codec.decode_event(saga_id, UNNUMBERED, encoded),
+            )
             for number, saga_id, encoded in await self._pool.fetch("mail", self._me)
         ]
 

@@ -27,6 +27,7 @@ from stage.store.postgres.dialect import PostgresDialect
 from stage.store.postgres.errors import away, unavailable
 from stage.store.postgres.identity import Timeline, read_identity, refuse_owner, take
 from stage.store.postgres.link import Link, connect
+from stage.store.postgres.payload_keys import record_key
 from stage.store.postgres.pool import Pool
 from stage.store.postgres.replica import LEASE_SECONDS, PostgresReplica
 from stage.store.queue import LoopChannel
@@ -141,6 +142,7 @@ class PostgresStore:
             await migrate.upgrade_known(dialect, known, now=self._server.now())
         else:
             await migrate.check_known(dialect, known)
+        await record_key(link, self._codec)
         self._timeline.identity, self._made = await take(link, self._server)
 
     async def close(self) -> None:
