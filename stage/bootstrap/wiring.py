@@ -31,6 +31,7 @@ from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
 from stage.inbound.front_door import Hosts
+from stage.inbound.lookups import Lookups
 from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
@@ -250,6 +251,7 @@ def wire(
         limits=limits,
         neighbours=peers.neighbours,
         metrics=Exposition(metrics, gauges).write,
+        lookups=Lookups(engine.seen),
         admission=Admission(config.requests_max, callers=config.upstreams),
         jitter=random,
         wait_seconds_max=config.wait_seconds_max,

@@ -22,10 +22,20 @@ SHARE = 0.5
 """The part of the places for one caller of several, and for all that are not configured."""
 
 
-class TooManyJoined(Exception):
+class NotSaid(Exception):
+    """Not now, and nothing is said of the saga: it was seen, or nobody could look for it."""
+
+    title = "Not now"
+
+    def __init__(self, reason: str, retry_after: float = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class TooManyJoined(NotSaid):
     """As many requests wait for the answer of that saga as may: ask again later."""
 
-    retry_after = RETRY_AFTER_SECONDS
+    title = "Too many wait for it"
 
 
 class Admission:

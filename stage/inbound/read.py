@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stage.inbound.request import Request
 from stage.wire import headers as h
-from stage.wire.envelope import check_saga_id
+from stage.wire.envelope import SAGA_ID_RE, check_saga_id
 from stage.wire.problem import WireError
 
 
@@ -69,6 +71,12 @@ def wait_of(request: Request, default: float, most: float) -> tuple[float, bool]
     prefer = h.parse_prefer(preferences)
     wait = default if prefer.wait is None else prefer.wait
     return min(wait, most), prefer.respond_async
+
+
+def key_of(values: Sequence[str]) -> str:
+    """The saga id that an `Idempotency-Key` says before the body is read; empty without one."""
+    key = values[0].strip(" \t").removeprefix('"').removesuffix('"') if len(values) == 1 else ""
+    return key if SAGA_ID_RE.fullmatch(key) else ""
 
 
 def saga_id_of(request: Request) -> str:
