@@ -18,7 +18,7 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
-from stage.inbound.aiohttp import SERVER_HEADER, SERVICE
+from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE
 from stage.inbound.problems import of_status
 from stage.inbound.read import key_of
 from stage.inbound.request import PROBLEM_JSON
@@ -61,7 +61,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
 class BoundedProtocol(web.RequestHandler):
     """One connection. It counts as waiting while no request of it is being answered."""
 
-    __slots__ = ("_head_since", "_looking", "_server", "_turned_away", "_unread_since")
+    __slots__ = ("_head_since", "_looking", "_server", "_turned_away", "_unread_since", "caller")
 
     def __init__(self, server: BoundedServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -70,6 +70,8 @@ class BoundedProtocol(web.RequestHandler):
         self._unread_since: float | None = None
         self._turned_away = False
         self._looking: asyncio.Task[None] | None = None
+        self.caller = ""
+        """The name of the caller before: a neighbour keeps its connections to itself."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol. Beyond the limit of connections it is answered 503 at once."""
@@ -87,7 +89,7 @@ class BoundedProtocol(web.RequestHandler):
         if self._turned_away:
             return
         if self._head_since is None and self._server.is_waiting(self):
-            if self._server.overload.sheds and is_whole_start(data):
+            if self._server.overload.sheds(self.caller) and is_whole_start(data):
                 self._shed(data)
                 return
             self._head_since = self._server.now()
@@ -338,9 +340,14 @@ def _counted(handler: Handler) -> Handler:
         try:
             return await handler(request)
         finally:
+            protocol.caller = _caller_of(request, protocol.caller)
             protocol.ends()
 
     return handle
+
+
+def _caller_of(request: web.BaseRequest, before: str) -> str:
+    return request.get(CALLER, before) if isinstance(request, web.Request) else before
 
 
 def _unanswered(status: int) -> Problem:

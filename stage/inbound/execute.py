@@ -5,7 +5,7 @@ from __future__ import annotations
 from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.inbound.admission import RETRY_AFTER_SECONDS, NotSaid
 from stage.inbound.caller import check_opener
-from stage.inbound.read import deadline_of, key_of, read_json, wait_of
+from stage.inbound.read import deadline_of, decoded, key_of, read_json, wait_of
 from stage.inbound.request import JSON, PROBLEM_JSON, Answer, Request
 from stage.inbound.service import Service
 from stage.inbound.standing import accepted, link_saga
@@ -19,7 +19,9 @@ async def execute(service: Service, request: Request) -> Answer:
     about = request.about
     await _admit(service, request)  # before the body is read, so that it costs little
     body = await read_json(request)
-    envelope = decode_envelope(body, service.limits)
+    envelope = await decoded(
+        service.admission.decoding, body, lambda body: decode_envelope(body, service.limits)
+    )
     saga_id = about.saga_id = envelope.saga_id
     check_opener(about.principal, envelope)
     about.span.about(saga_id)
@@ -54,7 +56,7 @@ async def execute(service: Service, request: Request) -> Answer:
 async def _admit(service: Service, request: Request) -> None:
     """Let a start in, or the repeat of one. Raises Busy for a saga never seen, or NotSaid."""
     try:
-        service.admission.start()
+        service.admission.start(request.about.principal.name)
     except Busy as error:
         saga_id = key_of(request.headers.getall(h.IDEMPOTENCY_KEY, ()))
         if not saga_id:

@@ -7,6 +7,7 @@ of it; how that ended comes back into the inbox. Only one unit a saga is under w
 from __future__ import annotations
 
 from stage.core.events import CompensationRequested
+from stage.core.shares import Shares
 from stage.engine.clock import SystemClock, jump_of
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.elsewhere import Elsewhere
@@ -59,7 +60,9 @@ class EmbeddedEngine(EmbeddedCommands):
         opening = Opening(interpreter, journal, store, observer, clock, self._admit, code)
         units = LiveUnits(interpreter, opening, journal, store, clock)
         sender = Sender(interpreter, peers, ownership, clock)
-        sagas = LiveSagas(participant.plan, units, sender, observer, clock)
+        sagas = LiveSagas(
+            participant.plan, units, sender, observer, clock, Shares(limits.upstreams)
+        )
         super().__init__(
             Parts(
                 participant=participant,
