@@ -27,6 +27,7 @@ from stage.core.steps import Plan, Step, StepKind
 from stage.engine.clock import SteadyClock
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
+from stage.engine.saga.words import as_they_are
 from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
@@ -234,6 +235,7 @@ def wire(
         clock=clock,
         limits=_engine_limits(config, limits),
         code=watch.code,
+        redact=stage.redact or as_they_are,
     )
     gauges = Gauges(
         engine,
@@ -295,7 +297,9 @@ def _adjusted(step: Step, config: Config) -> Step:
 
 def _observer(config: Config, tracer_provider: TracerProvider | None, metrics: Metrics) -> Observer:
     keys = config.baggage_keys.split(",") if config.baggage_keys else ()
-    return default_observer(tracer_provider, metrics, baggage_keys=keys)
+    return default_observer(
+        tracer_provider, metrics, baggage_keys=keys, exception_text=config.log_exception_text
+    )
 
 
 def _limits(config: Config) -> dict[str, PeerLimits]:
