@@ -75,13 +75,18 @@ async def seen(folder: Path, log: io.StringIO, redact: Any, fails: str, **option
     return "\n".join((answer[2].decode(), undone[2].decode(), *views))
 
 
+def files_of(folder: Path) -> list[Path]:
+    """The database and what lies beside it."""
+    return sorted(folder.glob("payment.db*"))
+
+
 async def test_redact_reaches_every_word_that_is_kept(tmp_path: Path, log: io.StringIO) -> None:
     """Those of `Refused` and of the request to compensate: in answer, views, journal and lines."""
     shown = await seen(tmp_path, log, hide_cards, "refuse")
 
     assert "card [card] is blocked" in shown
     assert CARD not in shown and CARD not in log.getvalue()
-    database = b"".join(each.read_bytes() for each in tmp_path.glob("payment.db*"))
+    database = b"".join(map(Path.read_bytes, files_of(tmp_path)))
     assert b"[card] is blocked" in database
     assert f"wrong card {CARD}".encode() not in database
 
