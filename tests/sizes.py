@@ -139,6 +139,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F6": Kit("kills at an exact call", {"kills": points}),
         "F7": Kit("losses of power", {"cuts": sizes.cuts, "recoveries": sizes.cuts // 10}),
         "F8": Kit("full disks", {"cycles": 2 * sizes.cycles}),
+        "F11": Kit("malformed HTTP and JSON", {"requests": 120}),
         "F14": Kit("SIGTERM under load", {"times": sizes.times}),
         "F15": Kit("W3C trace context", {"cases": 41}),
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),

@@ -16,7 +16,7 @@ from random import random
 from typing import Any, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 
 from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE
 from stage.inbound.problems import of_status
@@ -338,7 +338,15 @@ def _counted(handler: Handler) -> Handler:
         assert isinstance(protocol, BoundedProtocol)
         protocol.begins()
         try:
+            if request.version < HttpVersion10:  # the parser takes a line without a version
+                raise web.HTTPBadRequest
             return await handler(request)
+        except web.HTTPException as error:  # of aiohttp itself, before any handler of ours
+            refused = of_status(error.status, error.reason)
+            headers = [PROBLEM_JSON, SERVER_HEADER]
+            response = web.Response(status=error.status, body=refused.encode(), headers=headers)
+            response.force_close()
+            return response
         finally:
             protocol.caller = _caller_of(request, protocol.caller)
             protocol.ends()
