@@ -39,7 +39,7 @@ async def answer_to(served: Served, sent: bytes) -> bytes:
 def wrong_with(case: Malformed, answer: bytes) -> str:
     """What is wrong with an answer, or nothing."""
     head, _, body = answer.partition(b"\r\n\r\n")
-    code = int(head.split()[1]) if head.startswith(b"HTTP/1.") else 0
+    code = int(head.split()[1]) if head.startswith((b"HTTP/1.", b"HTTP/0.9")) else 0
     if code != case.code:
         return f"{code} and not {case.code}: {answer[:400]!r}"
     if case.sent.startswith(NO_BODY):
