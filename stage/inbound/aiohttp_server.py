@@ -7,9 +7,11 @@ Only the methods of `asyncio.Protocol` and the public ones of aiohttp are overri
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
 import socket
 import struct
+import termios
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from random import random
@@ -161,7 +163,7 @@ class BoundedProtocol(web.RequestHandler):
         transport = self.transport
         if transport is None:
             return
-        if transport.get_write_buffer_size() == 0:
+        if not _is_unread(transport):
             self._unread_since = None
         elif self._unread_since is None:
             self._unread_since = now
@@ -322,6 +324,21 @@ class BoundedRunner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return BoundedServer(made, self._bounded, self._report, self.app[SERVICE])
+
+
+def _is_unread(transport: asyncio.Transport) -> bool:
+    """Whether something written has not reached the reader: it waits here, or in the kernel."""
+    if transport.get_write_buffer_size():
+        return True
+    found = transport.get_extra_info("socket")
+    if found is None:
+        return False
+    queued = bytearray(4)
+    try:
+        fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, queued)
+    except OSError:  # not every system tells it of a socket
+        return False
+    return any(queued)
 
 
 def _reset(transport: asyncio.Transport) -> None:
