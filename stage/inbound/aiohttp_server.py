@@ -13,6 +13,7 @@ import socket
 import struct
 import termios
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from random import random
 from typing import Any, cast
@@ -21,6 +22,7 @@ import msgspec
 from aiohttp import HttpVersion10, web
 
 from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE
+from stage.inbound.held import HeldStarts
 from stage.inbound.problems import of_status
 from stage.inbound.read import key_of
 from stage.inbound.request import PROBLEM_JSON
@@ -34,8 +36,6 @@ REPORT_SECONDS = 10.0
 GIVE_WAY_SECONDS = 0.5
 """A connection that has waited for less gives way to no other one."""
 
-SHED_SECONDS = 0.5
-"""How long, at least, a start that is shed waits for its answer; twice as long at most."""
 _START = b"POST /sagas HTTP/1.1\r\n"
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
 _KEY = re.compile(rb"\nidempotency-key:([^\r\n]{1,200})(?=\r\n)", re.IGNORECASE)
@@ -63,7 +63,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
 class BoundedProtocol(web.RequestHandler):
     """One connection. It counts as waiting while no request of it is being answered."""
 
-    __slots__ = ("_head_since", "_looking", "_server", "_turned_away", "_unread_since", "caller")
+    __slots__ = ("_head_since", "_server", "_turned_away", "_unread_since", "caller")
 
     def __init__(self, server: BoundedServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -71,7 +71,6 @@ class BoundedProtocol(web.RequestHandler):
         self._head_since: float | None = None
         self._unread_since: float | None = None
         self._turned_away = False
-        self._looking: asyncio.Task[None] | None = None
         self.caller = ""
         """The name of the caller before: a neighbour keeps its connections to itself."""
 
@@ -107,19 +106,11 @@ class BoundedProtocol(web.RequestHandler):
         self._server.forget(self)  # it does not give way: it will be answered
         if self.transport is not None:
             self.transport.pause_reading()
-            seconds = SHED_SECONDS * (1.0 + random())
-            asyncio.get_running_loop().call_later(seconds, self._look, data)
+            self._server.held.hold(key_in(data), partial(self._answer_shed, data))
 
-    def _look(self, data: bytes) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            looking = self._answer_shed(data)
-            self._looking = asyncio.get_running_loop().create_task(looking)
-
-    async def _answer_shed(self, data: bytes) -> None:
-        saga_id = key_in(data)
-        seen = await self._server.lookups.was_seen(saga_id) if saga_id else None
-        self._looking = None
-        if self.transport is None or self.transport.is_closing():
+    def _answer_shed(self, data: bytes, seen: bool | None) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
             return
         self._server.waits(self)
         if seen:
@@ -127,8 +118,8 @@ class BoundedProtocol(web.RequestHandler):
             super().data_received(data)
         else:
             answers = _SHED if seen is False else _SHED_UNKNOWN
-            self.transport.write(answers[int(random() * len(answers))])
-        self.transport.resume_reading()
+            transport.write(answers[int(random() * len(answers))])
+        transport.resume_reading()
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
@@ -237,7 +228,7 @@ class BoundedServer(web.Server):
         """`server` is aiohttp's own, of which the handler and its requests are taken."""
         super().__init__(_counted(server.request_handler), request_factory=server.request_factory)
         self.overload = service.admission.overload
-        self.lookups = service.lookups
+        self.held = HeldStarts(service.lookups)
         self._limits = limits
         self._report = report
         self._waiting: dict[BoundedProtocol, float] = {}

@@ -39,15 +39,20 @@ class Lookups:
                 self._task = loop.create_task(self._look())
         return await asyncio.shield(found)
 
+    async def which(self, saga_ids: Sequence[str]) -> frozenset[str] | None:
+        """Those of the ids that were accepted or buried here; None when that is not known now."""
+        try:
+            return await self._seen(saga_ids)
+        except (StoreUnavailable, SagaLost):
+            return None
+
     async def _look(self) -> None:
         try:
             while self._waiting:
                 asked, self._waiting = self._waiting, {}
                 seen: frozenset[str] | None = None
                 try:
-                    seen = await self._seen(tuple(asked))
-                except (StoreUnavailable, SagaLost):
-                    pass  # nothing is known of any of them
+                    seen = await self.which(tuple(asked))
                 finally:
                     for saga_id, found in asked.items():
                         if not found.done():

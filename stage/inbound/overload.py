@@ -22,6 +22,9 @@ LATE_TICKS = 3
 counts for all."""
 DECREASE = 0.9
 INCREASE = 1.02
+CALM_TICKS = 10
+"""So many ticks in a row that were not late: the limit is far too low, and grows faster."""
+INCREASE_CALM = 1.1
 RECOVERY = 1.2
 """While nothing is shed, the limit is forgotten fast."""
 RATE_MIN = 100.0
@@ -46,6 +49,7 @@ class Overload:
         self._admitted = 0.0
         self._shed_before = 0
         self._late = 0
+        self._calm = 0
         self._usual = 0.0
         """Starts a second that were admitted, over the last ticks."""
 
@@ -78,6 +82,7 @@ class Overload:
         shed_lately = self.shed > self._shed_before
         self._admitted, self._shed_before = 0, self.shed
         behind = max(late, waited)
+        self._calm = self._calm + 1 if behind <= LATE_SECONDS else 0
         self._late = self._late + 1 if behind > LATE_SECONDS else 0
         if behind > 5 * LATE_SECONDS:
             self._late = LATE_TICKS
@@ -85,7 +90,8 @@ class Overload:
             self.rate = max(RATE_MIN, min(self.rate, self._usual) * DECREASE)
             self._late = 0  # it takes a while to be felt
         elif self.rate < inf and not self._late:
-            self.rate *= INCREASE if shed_lately else RECOVERY
+            grown = INCREASE if self._calm < CALM_TICKS else INCREASE_CALM
+            self.rate *= grown if shed_lately else RECOVERY
             if self.rate > RATE_FREE:
                 self.rate = inf
         self._share_out(passed)

@@ -1,4 +1,4 @@
-"""F19, small: what must not be shown is sent everywhere, and looked for everywhere (rule 38)."""
+"""F19: what must not be shown is sent everywhere, and looked for everywhere (rule 38)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ import structlog
 from stage import Http, Saga, Stage
 from stage.telemetry import logs
 from stage.testing import SpanCollector
+from tests.kits import Strikes
 from tests.scenario.attacks.world import running_world
 from tests.scenario.chain import Chain
+from tests.sizes import SIZES
 
 PAYLOAD, HEADER, TEXT = "canary-payload", "canary-header", "canary-text"
+REQUESTS_PER_SAGA = 6
+SAGAS = max(24, SIZES.canaries // REQUESTS_PER_SAGA + 1)
 CANARIES = (PAYLOAD, HEADER, TEXT)
-SAGAS = 24
 
 
 class Order(msgspec.Struct):
@@ -98,7 +101,11 @@ async def everything_shown(chain: Chain) -> AsyncIterator[tuple[str, str]]:
         yield path, f"{shown[2]!r}"
 
 
-async def test_canaries_are_shown_nowhere(tmp_path: Path, log: io.StringIO) -> None:
+@pytest.mark.kit("F19")
+@pytest.mark.timeout(1_200)
+async def test_canaries_are_shown_nowhere(
+    tmp_path: Path, log: io.StringIO, strikes: Strikes
+) -> None:
     """Payloads, headers, texts of exceptions: in no answer, line, span or metric. Those of
     credentials have a test of their own (`test_credentials.py`)."""
     spans = SpanCollector()
@@ -108,8 +115,10 @@ async def test_canaries_are_shown_nowhere(tmp_path: Path, log: io.StringIO) -> N
     ) as (chain, world):
         shown = [each async for each in everything_shown(chain)]
         assert world.seen
-    assert [] == [f"{where}: {text[:300]}" for where, text in shown if holds(text)]
     lines = log.getvalue().splitlines()
+    wrong = [text for text in (*(text for _, text in shown), *lines) if holds(text)]
+    strikes.report("requests", len(shown), violations=len(wrong))
+    assert [] == [f"{where}: {text[:300]}" for where, text in shown if holds(text)]
     assert [] == [line for line in lines if holds(line)][:3]
     assert {"completed", "step_transient"} <= {json.loads(line).get("event") for line in lines}
     assert len(spans) > SAGAS

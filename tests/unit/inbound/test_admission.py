@@ -112,7 +112,7 @@ def shared(seconds: float, offered: dict[str, float], capacity: float) -> dict[s
 def test_a_flood_of_one_caller_sheds_that_caller(flood: float) -> None:
     """The others, who ask for less than their part, keep nearly all of theirs (rule 37)."""
     kept = shared(60, {"flood": flood, "order": 80.0, "shop": 20.0}, capacity=400)
-    assert kept["order"] > 0.95 and kept["shop"] > 0.95, kept
+    assert kept["order"] > 0.9 and kept["shop"] > 0.9, kept
     assert 0.8 * 300 < kept["flood"] * flood < 1.2 * 300
 
 
