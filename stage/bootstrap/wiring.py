@@ -27,7 +27,6 @@ from stage.core.steps import Plan, Step, StepKind
 from stage.engine.clock import SteadyClock
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
-from stage.engine.saga.words import as_they_are
 from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
@@ -235,14 +234,9 @@ def wire(
         clock=clock,
         limits=_engine_limits(config, limits),
         code=watch.code,
-        redact=stage.redact or as_they_are,
+        redact=stage.redact,
     )
-    gauges = Gauges(
-        engine,
-        clock,
-        queued=lambda: store.queued,
-        breakers=lambda: client.breakers,
-    )
+    gauges = Gauges(engine, clock, queued=lambda: store.queued, breakers=lambda: client.breakers)
     bridge(metrics, gauges, meter_provider, stage.name)
     service = Service(
         engine=engine,

@@ -1,4 +1,4 @@
-"""What one caller of several may take of a limit (rule 37): places, running sagas, tombstones."""
+"""The part of a limit that one caller of several may take (rule 37)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Shares(msgspec.Struct, frozen=True):
     names: frozenset[str] = frozenset()
 
     def caller(self, named: str) -> str:
-        """Whom a name counts as."""
+        """The caller that a name stands for."""
         return named if named in self.names else STRANGERS
 
     def most(self, caller: str, limit: int) -> int:

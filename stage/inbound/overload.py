@@ -4,8 +4,8 @@ An event loop or a writer with too much to do answers everybody late, compensati
 starts are shed while it is late: additive increase and multiplicative decrease of a rate. It is a
 rate and no number of places, because sagas that hang at a neighbour take places and no time.
 
-What is admitted is shared out evenly among the callers that ask, so that one that sends too much is
-shed before the others are.
+The rate is shared out evenly among the callers that ask, so that one that sends too much is shed
+before the others are.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Overload:
         self.shed = 0
         """How many starts were shed, in all."""
         self._tokens = 0.0
-        """What no caller has claimed: any of them may take it."""
+        """Starts that no caller has claimed: any of them may take one."""
         self._lanes: dict[str, float] = {}
-        """What each caller that asked lately may take before anything is shed of it."""
+        """Starts that are kept for each caller that asked lately."""
         self._asked: set[str] = set()
         self._admitted = 0.0
         self._shed_before = 0

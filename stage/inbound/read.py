@@ -30,7 +30,7 @@ async def read_json(request: Request, bytes_max: int | None = None) -> bytes:
 
 
 async def decoded(one_thread: asyncio.Semaphore, body: bytes, decode: Callable[[bytes], T]) -> T:
-    """What `decode` makes of a body: a large one in a thread, so that the event loop is not held.
+    """Decode a body: a large one in a thread, so that the event loop is not held.
 
     One at a time: a thread gives the loop its turns, and many of them would take most of those.
     """

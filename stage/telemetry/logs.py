@@ -140,7 +140,7 @@ class LogListener:
 
 
 def _texts(error: BaseException) -> list[str]:
-    """What the exception says, and those that it came from."""
+    """The texts of the exception, and of those that it came from."""
     texts: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(texts) < CAUSES_MAX:

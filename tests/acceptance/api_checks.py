@@ -1,4 +1,4 @@
-"""What schemathesis holds against an answer of a stage, beside its own checks (F10).
+"""A check that schemathesis makes of every answer, beside its own ones (F10).
 
 It runs in an environment of its own, as the hooks of its command line.
 """

@@ -78,9 +78,7 @@ def judged(document: Path, address: str) -> int:
 
 
 @pytest.mark.timeout(7_200)
-async def test_what_the_document_allows_and_what_it_does_not(
-    processes: Chain, tmp_path: Path
-) -> None:
+async def test_every_answer_fits_the_document(processes: Chain, tmp_path: Path) -> None:
     """No 5xx that is not explained, no answer beside the document, and no defect in the log."""
     document = tmp_path / "openapi.json"
     async with believing(processes, tmp_path) as address:

@@ -8,7 +8,7 @@ from stage import Saga, Stage, Tx
 
 
 class Order(msgspec.Struct):
-    """What is ordered."""
+    """An order."""
 
     amount: int
 

@@ -31,7 +31,7 @@ HELD_SECONDS = 0.75
 """How long a start that is shed waits for its answer, in the middle."""
 CONNECTIONS_MAX = 3_500
 GOODPUT_MIN = 0.9 if TIER == "prove" else 0.5
-"""Of the peak; the small helping runs beside other tests."""
+"""A part of the peak. The small helping runs beside other tests."""
 UNDO_SECONDS_MAX = 1.0 if TIER == "prove" else 2.0
 UNDO_PAUSE_SECONDS = 0.05
 
@@ -85,7 +85,7 @@ class Load:
         writer.close()
 
     async def run(self, connections: int, seconds: float) -> None:
-        """So many connections for so long. What the stage holds back then is not waited for."""
+        """So many connections for so long. It waits for the answers that are held back then."""
         self.over = False
         tasks = [asyncio.create_task(self.start()) for _ in range(connections)]
         tasks.append(asyncio.create_task(self.compensate()))

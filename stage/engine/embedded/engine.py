@@ -50,7 +50,7 @@ class EmbeddedEngine(EmbeddedCommands):
         limits: EngineLimits | None = None,
         render: Render = render_ending,
         code: AuthorCode = UNWATCHED,
-        redact: Redact = as_they_are,
+        redact: Redact | None = None,
     ) -> None:
         """`render` makes the answer of a saga that ends; it is stored, and never made again.
 
@@ -60,7 +60,7 @@ class EmbeddedEngine(EmbeddedCommands):
         clock, limits = clock or SystemClock(), limits or EngineLimits()
         ownership, window = store.ownership, limits.compensation_window_seconds
         versions = Versions(participant)
-        interpreter = Interpreter(versions, observer, clock, redact)
+        interpreter = Interpreter(versions, observer, clock, redact or as_they_are)
         journal = Journal(versions, observer, render)
         opening = Opening(interpreter, journal, store, observer, clock, self._admit, code)
         units = LiveUnits(interpreter, opening, journal, store, clock)
@@ -79,7 +79,7 @@ class EmbeddedEngine(EmbeddedCommands):
                 store=store,
                 clock=clock,
                 limits=limits,
-                redact=redact,
+                redact=redact or as_they_are,
             )
         )
         self._lease = Lease(sagas, ownership, observer, clock)

@@ -95,10 +95,14 @@ async def hostile_chain(folder: Path) -> AsyncIterator[tuple[Chain, Hostile, int
     server = TestServer(app, host=HOST)
     await server.start_server(shutdown_timeout=0.1)
     url = f"http://{HOST}:{server.port}"
-    options: dict[str, Any] = {"attempts_max": 1, "drain_seconds": 0.1}
-    peers = {"externals": {"psp": url}, "downstreams": {"shipping": url}}
+    options: dict[str, Any] = {
+        "externals": {"psp": url},
+        "downstreams": {"shipping": url},
+        "attempts_max": 1,
+        "drain_seconds": 0.1,
+    }
     try:
-        async with running_chain(folder, stage=stage, **options, **peers) as chain:
+        async with running_chain(folder, stage=stage, **options) as chain:
             yield chain, hostile, server.port or 0
     finally:
         await server.close()
@@ -174,4 +178,4 @@ def test_a_setting_that_is_no_address_of_a_peer_is_refused(given: str) -> None:
 def test_a_path_of_a_step_leads_to_its_api(path: str) -> None:
     """An address in a payload that an author puts into a path leads nowhere else."""
     with pytest.raises(ValueError, match="path"):
-        Http("psp").get(path)
+        _ = Http("psp").get(path)

@@ -17,7 +17,7 @@ BODIES = {
     "strings": (b'["%s"]' % b'","'.join([b"\\u00e9" * 10_000] * 16), 422),
     "space": (b"[%s]" % (b" " * 1_000_000), 422),
 }
-"""What one member of the payload holds. Each is read, and then refused by the stage's type."""
+"""A member of the payload, by name. Each is read, and then refused by the stage's type."""
 HELD_SECONDS_MAX = 0.25
 
 

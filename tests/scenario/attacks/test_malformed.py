@@ -20,7 +20,7 @@ NO_BODY = b"HEAD "
 
 
 async def answer_to(served: Served, sent: bytes) -> bytes:
-    """What the stage answers on a connection of its own."""
+    """The answer of the stage on a connection of its own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(sent)
     try:
@@ -37,7 +37,7 @@ async def answer_to(served: Served, sent: bytes) -> bytes:
 
 
 def wrong_with(case: Malformed, answer: bytes) -> str:
-    """What is wrong with an answer, or nothing."""
+    """The mistake in an answer, or nothing."""
     head, _, body = answer.partition(b"\r\n\r\n")
     code = int(head.split()[1]) if head.startswith((b"HTTP/1.", b"HTTP/0.9")) else 0
     if code != case.code:

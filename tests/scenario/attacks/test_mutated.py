@@ -1,4 +1,4 @@
-"""F10: mutated messages. Whatever comes in, nothing answers 5xx and every error is a problem."""
+"""F10: mutated messages. Nothing answers 5xx, and every error is a problem."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ async def said(served: Served, message: bytes) -> bytes:
     except (TimeoutError, EOFError, ConnectionError):
         return b""
     finally:
-        writer.transport.abort()  # type: ignore[attr-defined]
+        writer.transport.abort()
 
 
 def wrong_with(answer: bytes) -> str:
-    """What is wrong with an answer to a mutated message, or nothing."""
+    """The mistake in an answer to a mutated message, or nothing."""
     head, _, body = answer.partition(b"\r\n\r\n")
     code = int(head.split()[1])
     if code < 400:

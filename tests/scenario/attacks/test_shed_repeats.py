@@ -1,4 +1,4 @@
-"""What a repeat of a saga that was executed is answered while starts are refused (I10)."""
+"""Repeats of sagas that were executed, while starts are refused (I10)."""
 
 from __future__ import annotations
 

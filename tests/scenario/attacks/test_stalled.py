@@ -21,7 +21,7 @@ STALL_SECONDS_MAX = 10.0
 GOOD = 400
 """Good requests that are timed, before and meanwhile."""
 NOISE_SECONDS = 0.025
-"""What a busy machine adds to a percentile of some milliseconds."""
+"""A busy machine adds so much to a percentile of some milliseconds."""
 BODY = (
     b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     b"Content-Length: 1000\r\n\r\n{"

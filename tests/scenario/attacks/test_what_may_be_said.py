@@ -1,5 +1,5 @@
-"""What of the words of others, and of exceptions, is kept and shown where the author and the
-operator say so (rule 38)."""
+"""The words of others and the texts of exceptions: kept and shown where the author and the operator
+say so (rule 38)."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_redact_reaches_every_word_that_is_kept(tmp_path: Path, log: io.St
 
 
 @pytest.mark.parametrize("redact", [lambda text: text[10_000], lambda text: None])
-async def test_what_cannot_be_redacted_is_withheld(
+async def test_a_text_that_cannot_be_redacted_is_withheld(
     tmp_path: Path, log: io.StringIO, redact: Any
 ) -> None:
     """A `redact` that raises, or returns no text, lets nothing out."""

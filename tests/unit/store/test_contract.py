@@ -70,8 +70,8 @@ async def test_the_cause_of_parking_is_read_back(store: Store, cause: ParkCause 
     assert [cause] == [listed.parked_cause for listed in await store.page(Filter())]
 
 
-async def test_the_ids_that_were_seen_are_told_apart(store: Store) -> None:
-    """Whatever stands in them; none are asked for as well."""
+async def test_ids_that_were_seen_are_found(store: Store) -> None:
+    """Also where an id is odd, stands twice, or none is given."""
     await store.transact(inserting("a"))
 
     assert frozenset({"a"}) == await store.seen(("a", "b", 'c"]', "a"))
