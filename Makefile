@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test prove check fix sim mutants kills bench backend deploy floors sbom
+.PHONY: help demo quick test prove check fix sim mutants kills bench backend deploy floors sbom fuzz
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,17 @@ deploy: $(VENV)/.ready .venv-deploy/.ready ## let the tools of their platforms j
 	@$(PYTHON) -m venv --clear .venv-deploy
 	@.venv-deploy/bin/python -m pip --quiet --disable-pip-version-check --no-input \
 	    install --no-deps --require-hashes --only-binary :all: -r requirements/deploy.txt
+	@touch $@
+
+# Its tool has some 30 requirements of its own, so it gets an environment of its own.
+fuzz: $(VENV)/.ready .venv-fuzz/.ready ## let schemathesis judge our OpenAPI document: EXAMPLES=400 SEED=1
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/acceptance/judged_api.py
+
+.venv-fuzz/.ready: requirements/fuzz.txt
+	@echo "Installing the tool that judges the API ..."
+	@$(PYTHON) -m venv --clear .venv-fuzz
+	@.venv-fuzz/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+	    install --no-deps --require-hashes --only-binary :all: -r requirements/fuzz.txt
 	@touch $@
 
 check: $(VENV)/.ready ## ruff, mypy strict, import-linter

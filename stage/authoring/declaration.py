@@ -63,6 +63,9 @@ class StageDeclaration(Generic[P, A]):
     with a lower one: its sagas go on under it, and new ones run here. Within one version,
     `renamed={"wire": "transfer"}` says that a step only has another name now, and
     `peers_renamed={"psp": "psp2"}` the same of an external API or a downstream (rule 32).
+
+    `redact` is a function from the words of others (an external API's, a neighbour's, those of
+    `Refused`) to what may be kept of them: they are stored, logged and shown as reasons.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class StageDeclaration(Generic[P, A]):
         supersedes: StageDeclaration[Any, Any] | None = None,
         renamed: Mapping[str, str] | None = None,
         peers_renamed: Mapping[str, str] | None = None,
+        redact: Callable[[str], str] | None = None,
     ) -> None:
         plan_of(name, ())  # refuses a bad name here, where its line is
         self.name = name
@@ -87,6 +91,7 @@ class StageDeclaration(Generic[P, A]):
             peers_renamed=dict(peers_renamed or {}),
         )
         self.supersedes = supersedes
+        self.redact = redact
         self.accepts: Codec[P] = Codec(accepts)
         if name in self.accepts.members():
             raise DeclarationError(

@@ -31,6 +31,7 @@ from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
 from stage.inbound.front_door import Hosts
+from stage.inbound.lookups import Lookups
 from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
@@ -235,6 +236,7 @@ def wire(
         clock=clock,
         limits=_engine_limits(config, limits),
         code=watch.code,
+        redact=stage.redact,
     )
     gauges = Gauges(
         engine,
@@ -253,6 +255,7 @@ def wire(
         limits=limits,
         neighbours=peers.neighbours,
         metrics=Exposition(metrics, gauges).write,
+        lookups=Lookups(engine.seen),
         admission=Admission(config.requests_max, callers=config.upstreams),
         jitter=random,
         wait_seconds_max=config.wait_seconds_max,
@@ -317,7 +320,9 @@ def _under(step: Step, policy: Policy) -> Step:
 
 def _observer(config: Config, tracer_provider: TracerProvider | None, metrics: Metrics) -> Observer:
     keys = config.baggage_keys.split(",") if config.baggage_keys else ()
-    return default_observer(tracer_provider, metrics, baggage_keys=keys)
+    return default_observer(
+        tracer_provider, metrics, baggage_keys=keys, exception_text=config.log_exception_text
+    )
 
 
 def _limits(config: Config) -> dict[str, PeerLimits]:

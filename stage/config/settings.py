@@ -83,6 +83,7 @@ class Config:
     forward_attempts_max: int = 8
     log_format: str = "auto"
     log_level: str = "info"
+    log_exception_text: bool = False
     otlp_endpoint: str = ""
     baggage_keys: str = ""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -264,6 +265,13 @@ SETTINGS = (
         one_of("debug", "info", "warning", "error"),
         "LEVEL",
         "debug, info, warning or error.",
+    ),
+    Setting(
+        "log_exception_text",
+        switch,
+        "",
+        "Log what exceptions say, and not only where they were raised: it may quote a payload.",
+        switch=True,
     ),
     Setting("otlp_endpoint", check_url, "URL", "Base URL of an OTLP/HTTP collector for traces."),
     Setting(

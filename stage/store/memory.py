@@ -137,6 +137,10 @@ class MemoryStore:
         """See ports.store.Store."""
         return self._database.sagas.get(saga_id)
 
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        return frozenset(saga_ids).intersection(self._database.sagas)
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         return [

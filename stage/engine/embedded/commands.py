@@ -28,6 +28,7 @@ from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries, loop_time
 from stage.engine.saga.context import Context, context_of, context_with, upstream_of
 from stage.engine.saga.opening import Offer, OpenRequest
+from stage.engine.saga.words import readable
 from stage.ports.engine import (
     Busy,
     DeadlineOver,
@@ -60,6 +61,7 @@ class EmbeddedCommands(EmbeddedQueries):
         self._forwards = any(step.kind is StepKind.FORWARD for step in self._plan.steps)
         self._opening = parts.opening
         self._limits = parts.limits
+        self._redact = parts.redact
 
     async def accept(
         self,
@@ -211,7 +213,7 @@ class EmbeddedCommands(EmbeddedQueries):
             at=self._clock.now(),
             requested_by=asked.requested_by,
             requester=requester,
-            reason=asked.reason,
+            reason=readable(self._redact, asked.reason),
             compensated=asked.outcome is Outcome.COMPENSATED,
         )
         return OpenRequest(

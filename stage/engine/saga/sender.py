@@ -194,7 +194,7 @@ class Sender:
                 turn = await conversation.resume(answer)
         finally:
             conversation.close()
-        return end_event(do, turn, self._clock.now())
+        return end_event(do, turn, self._clock.now(), self._interpreter.redact)
 
     async def _intended(
         self, do: Do, turn: Send, stored: tuple[e.Request, ...], journal: Journal

@@ -179,6 +179,11 @@ class PostgresStore:
         found = await self._pool.fetch("get_saga", saga_id)
         return rows.saga_row(found[0], self._codec) if found else None
 
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        found = await self._pool.fetch("seen_sagas", list(saga_ids))
+        return frozenset(row[0] for row in found)
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         found = await self._pool.fetch("get_journal", saga_id)

@@ -191,6 +191,11 @@ class SqliteStore:
         found = await self._read("get_saga", saga_id)
         return rows.saga_row(found[0], self._codec) if found else None
 
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        asked = msgspec.json.encode(saga_ids).decode()
+        return frozenset(row[0] for row in await self._read("seen_sagas", asked))
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         found = await self._read("get_journal", saga_id)

@@ -8,6 +8,10 @@ SELECT
     version
 FROM stage.saga WHERE id = $1;
 
+-- name: seen_sagas
+-- Which of the ids in the array $1 there are.
+SELECT id FROM stage.saga WHERE id = ANY($1::text[]);
+
 -- name: take_saga
 -- The whole row, locked, and then its owner.
 SELECT
