@@ -55,12 +55,13 @@ stage: Stage[Order, Any] = Stage("payment", accepts=Order)
 
 
 @stage.call(to="psp", timeout=2.0)
-async def charge(http: Http, saga: Saga[Order]) -> Any:
-    return (await http.post("/do", json={"callback": saga.input.callback})).json()
+async def charge(http: Http, saga: Saga[Order]) -> dict[str, Any]:
+    found: dict[str, Any] = (await http.post("/do", json={"callback": saga.input.callback})).json()
+    return found
 
 
 @charge.compensation
-async def refund(http: Http, saga: Saga[Order], found: Any) -> None:
+async def refund(http: Http, saga: Saga[Order], found: dict[str, Any] | None) -> None:
     await http.post("/undo", json={})
 
 

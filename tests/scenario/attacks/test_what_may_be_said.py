@@ -36,15 +36,16 @@ def payment(redact: Any) -> Stage[Order, Any]:
     stage: Stage[Order, Any] = Stage("payment", accepts=Order, redact=redact)
 
     @stage.call(to="psp", timeout=2.0)
-    async def charge(http: Http, saga: Saga[Order]) -> Any:
+    async def charge(http: Http, saga: Saga[Order]) -> dict[str, Any]:
         if saga.input.fails == "raise":
             raise LookupError(f"no such card {saga.input.card}") from OSError("vault is sealed")
         if saga.input.fails == "refuse":
             raise Refused(f"card {saga.input.card} is blocked")
-        return (await http.post("/do/charge", json={})).json()
+        found: dict[str, Any] = (await http.post("/do/charge", json={})).json()
+        return found
 
     @charge.compensation
-    async def refund(http: Http, saga: Saga[Order], found: Any) -> None:
+    async def refund(http: Http, saga: Saga[Order], found: dict[str, Any] | None) -> None:
         await http.post("/undo/charge", json={})
 
     return stage
