@@ -200,17 +200,8 @@ def wire(
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
     credentials = credentials_of(stage, config)
-    bound = stage.bind(
-        tuple(config.downstreams),
-        adjust=lambda step: _adjusted(step, config),
-        patience_seconds=config.compensation_patience_seconds,
-        adds_bytes_max=config.adds_bytes_max,
-        operator_headers=credentials.names,
-    )
+    bound = _bind(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    for version in family_of(bound):
-        _check_externals(version.plan, config)
-    _check_steps(bound, config)
     clock = SteadyClock()
     metrics = Metrics()
     if observer is None:
@@ -263,6 +254,23 @@ def wire(
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
     )
     return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
+
+
+def _bind(
+    stage: StageDeclaration[Any, Any], config: Config, credentials: Credentials
+) -> Participant:
+    """The stage with what the operator has set. Raises DeclarationError, ConfigurationError."""
+    bound = stage.bind(
+        tuple(config.downstreams),
+        adjust=lambda step: _adjusted(step, config),
+        patience_seconds=config.compensation_patience_seconds,
+        adds_bytes_max=config.adds_bytes_max,
+        operator_headers=credentials.names,
+    )
+    for version in family_of(bound):
+        _check_externals(version.plan, config)
+    _check_steps(bound, config)
+    return bound
 
 
 def _engine_limits(config: Config, wire: Limits) -> EngineLimits:

@@ -38,7 +38,7 @@ def test_an_author_has_both_neighbours_by_a_fixture(tmp_path: Path) -> None:
     """A stage between them takes a saga and hands it on."""
     (tmp_path / "test_shop.py").write_text(TEST)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "stage.testing.plugin", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", str(tmp_path)],  # found by its entry point
         capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert 0 == done.returncode, done.stdout + done.stderr
