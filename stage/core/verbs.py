@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.age import age_at
-from stage.core.questions import past_pivot
+from stage.core.questions import PROBES_NOT_THERE_MIN, past_pivot
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import Plan, StepKind
@@ -208,6 +208,8 @@ def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepSt
         due=at,
         changed=False,
         probes=0,
+        # The next probe comes at once, and two that are to count have to be apart (rule 5).
+        not_there=step.not_there if step.not_there >= PROBES_NOT_THERE_MIN else 0,
         forgiven=step.attempts,
         compensation_forgiven=step.compensation_attempts,
         pendings=0,
