@@ -91,6 +91,8 @@ class Known(msgspec.Struct, kw_only=True):
     """The durable facts of one saga at one stage."""
 
     row: SagaRow
+    writer: str = ""
+    """The process that wrote last."""
     events: list[e.Event] = []
     starts: dict[str, int] = {}
     """The order in which steps were started."""
@@ -292,6 +294,7 @@ class Books:
                 row.id,
                 f"{who} wrote with epoch {write.epoch}, {known.row.epoch} holds",
             )
+        known.writer = who
         taken_over = any(isinstance(event, e.Recovered) for event in write.events)
         if taken_over and write.epoch is not None and row.epoch <= write.epoch:
             self.violate("I8", row.id, f"{who} took over and left the epoch at {row.epoch}")
@@ -514,8 +517,12 @@ class Books:
             self.violate("I3", saga, f"{stage}/{step} {what} was sent with bytes not journaled")
         self._same_bytes(stage, key, _bytes_of(request), saga)
 
-    def handing_on(self, stage: str, peer: str, saga: str, body: bytes) -> None:
-        """A stage hands on downstream: all its own work has to be durable by now."""
+    def handing_on(self, stage: str, who: str, peer: str, saga: str, body: bytes) -> None:
+        """A process of a stage hands on downstream: all its own work has to be durable by now.
+
+        One that was frozen may hand on what it had begun after another one has undone that work:
+        it has asked downstream to compensate, which runs it no more (I6).
+        """
         name = FORWARD_PREFIX + peer
         known = self.known.get((stage, saga))
         if known is None or f"{name}:do" not in known.intents:
@@ -524,7 +531,9 @@ class Books:
         for step in self.plan_of(stage, saga).steps:
             if step.kind is not StepKind.FORWARD and step.name not in known.succeeded:
                 self.violate("I4", saga, f"{stage} handed on before {step.name} was durable")
-            if step.kind is StepKind.TRANSACTION and self.standing(stage, saga, step) == 0:
+            if known.writer != who or step.kind is not StepKind.TRANSACTION:
+                continue
+            if self.standing(stage, saga, step) == 0:
                 self.violate("I4", saga, f"{stage} handed on without the work of {step.name}")
         self._same_bytes(stage, f"{saga}:{name}", body, saga)
 
