@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 
 import pytest
 
@@ -12,7 +13,9 @@ from stage.engine.clock import SystemClock
 from stage.ports.store import Backlog
 from stage.telemetry import gauges as measured
 from stage.telemetry import names
+from stage.telemetry.exposition import Exposition
 from stage.telemetry.gauges import Gauges
+from stage.telemetry.metrics import Metrics
 
 
 class Queried:
@@ -82,3 +85,17 @@ async def test_callers_at_the_same_time_share_a_query() -> None:
     with pytest.raises(sqlite3.OperationalError):
         await gauges.refresh()
     assert 2 == engine.queries
+
+
+async def test_a_scrape_reads_the_gauges_in_the_event_loop() -> None:
+    """What they look at changes there; the text is written in a thread."""
+    readers: set[int] = set()
+
+    def queued() -> int:
+        readers.add(threading.get_ident())
+        return 7
+
+    gauges = Gauges(Queried(), SystemClock(), queued=queued, breakers=dict)
+    text, _ = await Exposition(Metrics(), gauges).write("")
+    assert {threading.get_ident()} == readers
+    assert b"\nstage_writer_queue 7.0\n" in text
