@@ -85,10 +85,10 @@ def upstream_of(envelope: Envelope) -> str:
 
 
 def recognise(envelope: Envelope) -> str:
-    """What is kept of a request for as long as its row: the hash of its payload, and behind that a
-    short one of the neighbour that opened the saga, if it has a name.
+    """The hash of its payload, and behind it a short one of the neighbour that opened the saga.
 
-    All else may be dropped, and the saga still belongs to that neighbour.
+    Both are kept when everything else of the request is dropped, and the saga still belongs to
+    that neighbour. One without a name has none.
     """
     opener = upstream_of(envelope)
     if not opener:
