@@ -88,7 +88,7 @@ async def test_callers_at_the_same_time_share_a_query() -> None:
 
 
 async def test_a_scrape_reads_the_gauges_in_the_event_loop() -> None:
-    """What they look at changes there; the text is written in a thread."""
+    """Live sagas and breakers change there; a thread writes the text."""
     readers: set[int] = set()
 
     def queued() -> int:
