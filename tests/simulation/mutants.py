@@ -434,8 +434,8 @@ def a_duplicate_is_not_joined(patches: Patches) -> None:
 
 @mutant
 def another_payload_is_accepted(patches: Patches) -> None:
-    """Rule 11: the fingerprint is not compared."""
-    patches.set(commands, "fingerprint", lambda envelope: "same")
+    """Rule 11: the payloads are not compared."""
+    patches.set(commands, "same_payload", lambda known, asked: True)
 
 
 @further

@@ -207,6 +207,13 @@ def another_upstream_gets_the_answer(patches: Patches) -> None:
         return check
 
     patches.wrap(commands, "_check_same", make)
+    patches.set(commands, "same_opener", lambda known, asked: True)
+
+
+@further_under("stranger", "operator")
+def nobody_remembers_who_opened_a_closed_saga(patches: Patches) -> None:
+    """Rule 36: once its contents were dropped, any upstream gets the answer of the first."""
+    patches.set(commands, "same_opener", lambda known, asked: True)
 
 
 @mutant
