@@ -112,4 +112,5 @@ def _adoption(
         Interpreter(versions, observer, clock),
         Journal(versions, observer, render_ending),
         store.codec,
+        store.identity.generation,
     )

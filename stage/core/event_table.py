@@ -93,13 +93,16 @@ _WARNING, _ERROR = Level.WARNING, Level.ERROR
 EVENTS: Final[dict[type[e.Event], EventRow]] = {
     # --- the saga ---
     e.Accepted: EventRow(
-        wording="accepted", public=("deadline", "upstream", "deferred", "version")
+        wording="accepted",
+        public=("deadline", "upstream", "deferred", "version", "generation"),
     ),
     e.Tombstoned: EventRow(
         wording="barred before it ran", public=("requested_by", "reason")
     ),
     e.Recovered: EventRow(
-        wording="recovered", public=("epoch", "rested", "innocent"), level=_WARNING
+        wording="recovered",
+        public=("epoch", "generation", "rested", "innocent"),
+        level=_WARNING,
     ),
     e.AnswerDeferred: EventRow(wording="answered 202"),
     e.CompensationRequested: EventRow(

@@ -155,7 +155,12 @@ class Reconciler:
 
 
 def _differs(row: SagaRow, saga: SharedSaga) -> bool:
-    """Whether what stands there and what stands here cannot both be the end."""
+    """Whether what stands there and what stands here cannot both be the end.
+
+    An upstream that does not know may have been told that something stands in part, after the copy.
+    """
+    if row.state is SagaState.COMPLETED and saga.outcome is Outcome.UNKNOWN:
+        return True
     here = row.state in (SagaState.ACTIVE, SagaState.COMPLETED)
     there = saga.outcome not in NOTHING_STANDS
     return here != there and row.state is not SagaState.COMPENSATING

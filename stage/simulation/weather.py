@@ -46,8 +46,10 @@ class Weather:
         self._lengths: tuple[float, ...] = OUTAGE_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
 
-    def begin(self, act: Callable[[], Awaitable[None]]) -> None:
-        """Let faults strike from now on; `act` is what an operator does as often."""
+    def begin(
+        self, act: Callable[[], Awaitable[None]], restore: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Let faults strike from now on; `act` and `restore` are what an operator does as often."""
 
         def often(kind: str, strike: Callable[[], Awaitable[None]]) -> None:
             self._tasks.append(self._loop.create_task(self._strikes(kind, strike)))
@@ -67,6 +69,7 @@ class Weather:
             self._lengths = LONG_OUTAGE_SECONDS
         often("outage", self._outage)
         often("operator", act)
+        often("restore", restore)
 
     async def _strikes(self, kind: str, strike: Callable[[], Awaitable[None]]) -> None:
         while True:

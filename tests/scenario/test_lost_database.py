@@ -73,6 +73,7 @@ async def test_a_backup_put_back_knows_no_saga_since_then(tmp_path: Path) -> Non
     config = Config(database=f"sqlite:///{path}", externals={"psp": "http://127.0.0.1:1"})
     async with running_chain(tmp_path) as chain:
         assert 200 == (await chain.send("s-1"))[0]
+        await chain.get(f"{chain.stage}/sagas")  # an answer does not wait for the last commit
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
         assert 200 == (await chain.send("s-2"))[0]

@@ -348,6 +348,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 baggage=trace.baggage,
                 version=self._plan.version,
                 plan_hash=self._plan_hash,
+                generation=self._store.identity.generation,
             ),
         )
 

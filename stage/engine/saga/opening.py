@@ -9,7 +9,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.lost import doubts_after_restore
+from stage.core.lost import events_after_restore
 from stage.core.machine import asked_before, at_rest, evolve
 from stage.core.questions import belongs_to
 from stage.core.saga import Saga
@@ -166,14 +166,14 @@ class Opening:
         recovered = e.Recovered(
             at=at,
             epoch=held + 1,
+            generation=self._store.identity.generation,
             rested=at_rest(plan, saga),
             innocent=self._code.innocent(saga.id),
         )
         for event in asked:
             self.check(evolve(plan, saga, recovered), event)
         turned = any(isinstance(event, _CHANGES_THE_WAY) for event in asked)
-        restored_at = self._store.identity.restored_at
-        asked = [*doubts_after_restore(plan, saga, restored_at, at), *asked]
+        asked = [*events_after_restore(plan, saga, recovered.generation, at), *asked]
         if not (saga.ended or turned):
             asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
