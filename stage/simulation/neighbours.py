@@ -160,7 +160,7 @@ class Client:
             order.asked_back = True
             word = decode_compensate(body).outcome
             order.nothing_stands = order.nothing_stands or word is Outcome.COMPENSATED
-            if order.verdict is Verdict.EXECUTED or order.verdict is Verdict.OPEN:
+            if word is Outcome.COMPENSATED or order.verdict is not Verdict.STANDS:
                 order.verdict = Verdict.FAILED
             self._books.tell(saga, CLIENT, "is asked to compensate")
         return _undone(saga)
