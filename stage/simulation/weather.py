@@ -20,8 +20,7 @@ OUTAGE_SECONDS = (60.0, 600.0, 3_600.0)
 LONG_OUTAGE_SECONDS = (10_800.0, 43_200.0)
 """An outage is as long as one of these, or shorter: up to twelve hours."""
 LONG_SHARE = 0.1
-"""The share of the worlds with outages in which they last for hours. A saga that waits is folded
-from its whole journal at every attempt, so that a world costs the square of its outage."""
+"""The share of the worlds with outages in which they last for hours: they cost many attempts."""
 
 
 class Weather:

@@ -16,8 +16,16 @@ from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
 from stage.core.verbs import refuse_verb
-from stage.engine.saga.context import Context, bare_saga, buried, context_of, with_baggage
+from stage.engine.saga.context import (
+    Context,
+    baggage_of,
+    bare_saga,
+    buried,
+    context_of,
+    with_baggage,
+)
 from stage.engine.saga.cut_off import CutOff, cut_off
+from stage.engine.saga.folds import Folds
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
 from stage.engine.saga.tombstones import REASON_CHARS_MAX
@@ -105,6 +113,8 @@ class Opening:
         self._clock = clock
         self._admit = admit
         self._code = code
+        self.folds = Folds()
+        """Those that left memory to wait."""
 
     async def first(self, unit: Unit, request: OpenRequest) -> Stored | None:
         """The first unit: accept, bury, or take over. None when there is nothing to open.
@@ -118,23 +128,30 @@ class Opening:
         self._observer.bind(request.saga_id, context.trace)  # for the functions of this unit
         if row.closed_at is not None:
             return self._replay(request, row, context, bare_saga(row))
-        entries = await unit.journal(request.saga_id)
         try:
-            saga = self._interpreter.fold(request.saga_id, entries)
+            found = await self._found(unit, row, context)
         except JournalMismatch:
             if not _answered_for_good(row, request):
                 raise
             return self._replay(request, row, context, bare_saga(row))
-        context = with_baggage(context, entries)
+        saga, context = found.saga, found.context
         if isinstance(request.signal, e.CompensationRequested):
             self.check(saga, request.signal)  # also where the request would change nothing
         asked = self._asked(saga, request)
-        found = _Found(row=row, saga=saga, context=context, lost=cut_off(entries))
         if saga.under(self._plan).newer:
             return await self._leave_alone(unit, request, found, asked)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
         return await self._take_over(unit, request, found, asked)
+
+    async def _found(self, unit: Unit, row: SagaRow, context: Context) -> _Found:
+        """The stored saga, folded from its journal. Raises JournalMismatch."""
+        kept = self.folds.find(row)
+        if kept is not None:
+            return _Found(row, kept.saga, with_baggage(context, kept.baggage), ())
+        entries = await unit.journal(row.id)
+        saga = self._interpreter.fold(row.id, entries)
+        return _Found(row, saga, with_baggage(context, baggage_of(entries)), cut_off(entries))
 
     def _asked(self, saga: Saga, request: OpenRequest) -> list[e.Event]:
         """The signal, unless it changes nothing of the saga; for a caller told 202, that."""
