@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from stage.inbound.caller import check_opener
 from stage.inbound.read import deadline_of, read_json, wait_of
+from stage.inbound.refused import barred
 from stage.inbound.request import JSON, PROBLEM_JSON, Answer, Request
 from stage.inbound.service import Service
 from stage.inbound.standing import accepted, link_saga
 from stage.wire import headers as h
 from stage.wire.envelope import decode_envelope
+from stage.wire.problem import WireError
+
+TOO_LARGE = 413
 
 
 async def execute(service: Service, request: Request) -> Answer:
     """Accept, join or replay; answer when the saga has ended, or 202 when the wait ran out."""
-    about = request.about
     service.admission.start()  # before the body is read, so that it costs little
-    body = await read_json(request)
+    try:
+        body = await read_json(request)
+    except WireError as error:
+        if error.status != TOO_LARGE:
+            raise  # a body that broke off is sent again: its sender has no answer
+        raise await barred(service, request, error) from None
+    try:
+        return await _run(service, request, body)
+    except WireError as error:
+        raise await barred(service, request, error) from None
+
+
+async def _run(service: Service, request: Request, body: bytes) -> Answer:
+    """The same with the body."""
+    about = request.about
     envelope = decode_envelope(body, service.limits)
     saga_id = about.saga_id = envelope.saga_id
     check_opener(about.principal, envelope)
@@ -24,7 +41,7 @@ async def execute(service: Service, request: Request) -> Answer:
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, ()), saga_id)
     deadline = deadline_of(request, envelope.deadline, service.clock.now())
     wait, respond_async = wait_of(request, service.wait_seconds_max, service.wait_seconds_max)
-    upstream = envelope.trail[-1].stage if envelope.trail else ""
+    upstream = about.opener = envelope.trail[-1].stage if envelope.trail else ""
     with service.admission.place(saga_id, upstream):
         reply = await service.engine.accept(
             envelope,

@@ -114,6 +114,17 @@ class EmbeddedCommands(EmbeddedQueries):
             if found is not None:
                 return _reply(found, replayed=True)
 
+    async def bar(self, saga_id: str, *, upstream: str, reason: str, trace: TraceContext) -> bool:
+        """See `ports.engine.Commands`."""
+        held = None if saga_id in self._sagas else await self._store.get(saga_id)
+        if held is None and saga_id not in self._sagas:
+            first = e.Tombstoned(at=self._clock.now(), requested_by=upstream, reason=reason)
+            live = self._sagas.open(OpenRequest(saga_id=saga_id, barred=first, trace=trace))
+        elif (live := self._sagas.get(saga_id)) is None:
+            return held is not None and _never_ran(held)
+        await self._opened(live, loop_time())
+        return live.saga is not None and live.saga.tombstone
+
     async def _open_offered(self, saga_id: str, offer: Offer, until: float) -> LiveSaga:
         """The saga once it is there; where a caller waits, once there is an answer."""
         trace = offer.context.trace
@@ -372,6 +383,11 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
 def _unread(error: Exception) -> Unsettled:
     """The answer for a saga that is known to exist: `not_executed` would not be true of it."""
     return Unsettled(f"the saga was accepted, and cannot be read now: {error}")
+
+
+def _never_ran(row: SagaRow) -> bool:
+    """Whether the saga is a tombstone, or has not gone further than one."""
+    return row.state is SagaState.COMPENSATED and not row.envelope and row.length == 1
 
 
 def _was_buried(live: LiveSaga) -> bool:

@@ -62,13 +62,14 @@ Signal = e.CompensationRequested | e.Verb | e.AnswerDeferred
 class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
     """Why a saga is opened: it is offered, something is asked of it, or it has only to go on.
 
-    An unknown saga that is asked to compensate is buried. `trace` is that of the request, `mail`
-    the numbers of the mail that the signal came in.
+    An unknown saga that is asked to compensate, or `barred`, is buried. `trace` is that of the
+    request, `mail` the numbers of the mail that the signal came in.
     """
 
     saga_id: str
     offer: Offer | None = None
     signal: Signal | None = None
+    barred: e.Tombstoned | None = None
     trace: TraceContext = TraceContext()
     mail: tuple[int, ...] = ()
     unseen: Unseen = Unseen.NEW
@@ -78,7 +79,9 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
     @property
     def awaited(self) -> bool:
         """True when a caller waits for it, and can ask again."""
-        return self.offer is not None or (self.signal is not None and not self.mail)
+        if self.offer is not None or self.barred is not None:
+            return True
+        return self.signal is not None and not self.mail
 
 
 class _Found(NamedTuple):
@@ -260,6 +263,9 @@ class Opening:
                 requested_by=request.signal.requested_by or "unknown",
                 reason=request.signal.reason[:REASON_CHARS_MAX],
             )
+        elif request.barred is not None:
+            self._admit(request)
+            context, first = buried(request.trace), request.barred
         else:
             return None
         span = self.begin_span(request, saga, context.trace)
