@@ -8,6 +8,8 @@ upstream that has the word of this stage that nothing stands here, while no down
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
 
 from stage.core import events as e
@@ -92,6 +94,12 @@ def events_after_restore(plan: Plan, saga: Saga, generation: int, at: float) -> 
         at=at, requested_by=OPERATOR, requester=Requester.OPERATOR, reason=TURNED
     )
     return [*_doubts(plan, saga, at), turned]
+
+
+def unasked(neighbours: Iterable[str], answers: Mapping[str, str]) -> list[str]:
+    """The neighbours without an answer. An empty one is of a name that nobody could ask."""
+    answered = {neighbour for neighbour, answer in answers.items() if answer}
+    return sorted({*neighbours, *answers} - answered)
 
 
 def _doubts(plan: Plan, saga: Saga, at: float) -> list[e.Event]:

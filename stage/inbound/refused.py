@@ -17,7 +17,7 @@ from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 
 NOT_LEFT = (Busy, SagaLost, StoreUnavailable, CommitInDoubt, Unsettled, HeldElsewhere)
-"""What keeps a tombstone from being left."""
+"""Reasons for which no tombstone can be left."""
 FINAL = frozenset({400, 413, 422})
 REASON = "its first request was refused"
 NOT_SURE = "compensate here before yourself: whether anything of this saga stands is not said"

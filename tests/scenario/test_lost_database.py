@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -78,8 +77,7 @@ async def test_a_backup_put_back_knows_no_saga_since_then(tmp_path: Path) -> Non
             source.backup(target)
         assert 200 == (await chain.send("s-2"))[0]
     for name in (path.name + "-wal", path.name + "-shm"):
-        if (tmp_path / name).exists():
-            os.unlink(tmp_path / name)
+        (tmp_path / name).unlink(missing_ok=True)
     shutil.copy(copy, path)
     with pytest.raises(ConfigurationError, match="older copy"):
         await make_store(payment, config).open()
@@ -94,6 +92,9 @@ async def test_a_backup_put_back_knows_no_saga_since_then(tmp_path: Path) -> Non
             await chain.request("GET", f"{chain.stage}/sagas/s-2"),
         ):
             assert (503, "unknown") == (answer[0], msgspec.json.decode(answer[2])["outcome"])
+        why = b'{"actor": "kim", "reason": "why"}'
+        verb = await chain.request("POST", f"{chain.stage}/sagas/s-2/forget", why)
+        assert (503, "unknown") == (verb[0], msgspec.json.decode(verb[2])["outcome"])
         assert 200 == (await chain.send("s-1"))[0], "what is in the backup is answered"
     with open_database(payment, config) as database:
         assert [("s-2", "order", "no")] == database.lost_sagas()

@@ -116,12 +116,14 @@ class EmbeddedCommands(EmbeddedQueries):
 
     async def bar(self, saga_id: str, *, upstream: str, reason: str, trace: TraceContext) -> bool:
         """See `ports.engine.Commands`."""
-        held = None if saga_id in self._sagas else await self._store.get(saga_id)
-        if held is None and saga_id not in self._sagas:
+        if saga_id not in self._sagas:
+            held = await self._store.get(saga_id)
+            if held is not None:
+                return _never_ran(held)
+        live = self._sagas.get(saga_id)
+        if live is None:
             first = e.Tombstoned(at=self._clock.now(), requested_by=upstream, reason=reason)
             live = self._sagas.open(OpenRequest(saga_id=saga_id, barred=first, trace=trace))
-        elif (live := self._sagas.get(saga_id)) is None:
-            return held is not None and _never_ran(held)
         await self._opened(live, loop_time())
         return live.saga is not None and live.saga.tombstone
 
@@ -281,7 +283,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 if live is None:
                     live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=verb))
                     await self._opened(live, soon)
-                    return snapshot(live) if live.saga is not None else None
+                    return snapshot(live) if live.saga is not None else await self._now(saga_id)
                 if not await self._joined(live, soon):
                     continue
                 with suppress(NotLive):

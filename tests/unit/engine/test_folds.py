@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.engine.saga import folds, opening
+from stage.engine.saga.context import baggage_of, with_baggage
 from stage.engine.saga.cut_off import cut_off
 from stage.engine.saga.folds import ENTRIES_MIN, ENVELOPE_BYTES_MAX, Folds
 from stage.ports.store import SagaRow, Unit
@@ -59,7 +60,7 @@ def test_a_saga_that_another_one_wrote_is_folded_anew(change: dict[str, Any]) ->
     ],
     ids=["over", "short", "large"],
 )
-def test_what_is_not_worth_its_memory_is_not_kept(row: SagaRow, saga: Saga) -> None:
+def test_a_saga_that_is_not_worth_its_memory_is_not_kept(row: SagaRow, saga: Saga) -> None:
     """And one that was kept before does not stay."""
     kept = Folds()
     kept.keep(ROW, SAGA, "")
@@ -96,7 +97,7 @@ def test_a_kept_saga_is_what_its_journal_says(monkeypatch: pytest.MonkeyPatch) -
             entries = await unit.journal(row.id)
             assert self._interpreter.fold(row.id, entries) == found.saga
             assert () == cut_off(entries)
-            assert opening.with_baggage(context, opening.baggage_of(entries)) == found.context
+            assert with_baggage(context, baggage_of(entries)) == found.context
         return found
 
     monkeypatch.setattr(opening.Opening, "_found", compared)
