@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from stage.bootstrap import make_store, open_database
+from stage.bootstrap.database_log import tell_database
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
+from stage.telemetry import logs
 from stage.wire.envelope import parse_instant
 from tests.scenario.chain import Chain, running_chain
 
@@ -59,6 +63,34 @@ async def test_a_time_that_is_none_is_refused(chain: Chain) -> None:
     for wrong in (b'"yesterday"', b"1", b"null"):
         status, _, _ = await chain.request("POST", url, b'{"first_sent_at": ' + wrong + b"}")
         assert 422 == status
+
+
+@pytest.mark.blocking
+async def test_a_relative_path_from_another_folder_makes_no_database_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 8: a warning has the absolute path; with `database_must_exist` the start is refused."""
+    said: list[tuple[str, str]] = []
+    log = SimpleNamespace(
+        warning=lambda event, **members: said.append((event, members["path"])),
+        info=lambda event, **members: said.append((event, members["path"])),
+    )
+    monkeypatch.setattr(logs, "default_logger", lambda: log)
+    config = Config(database="sqlite:///payment.db", externals={"psp": "http://127.0.0.1:1"})
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        store = make_store(payment, config)
+        await store.open()
+        tell_database(store)
+        await store.close()
+    (tmp_path / "third").mkdir()
+    monkeypatch.chdir(tmp_path / "third")
+    with pytest.raises(ConfigurationError, match="there is no database"):
+        await make_store(payment, replace(config, database_must_exist=True)).open()
+
+    paths = [str(tmp_path / name / "payment.db") for name in ("one", "other")]
+    assert [("database_made", path) for path in paths] == said
 
 
 @pytest.mark.blocking
