@@ -7,12 +7,12 @@ accepted by a later release, so a tombstone is left before that is said (decisio
 from __future__ import annotations
 
 from stage.core.errors import CommitInDoubt, StoreUnavailable
+from stage.inbound.read import key_of
 from stage.inbound.request import Request
 from stage.inbound.service import Service
 from stage.ports.engine import Busy, SagaLost, Unsettled
 from stage.ports.ownership import HeldElsewhere
 from stage.wire import headers as h
-from stage.wire.envelope import SAGA_ID_RE
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 
@@ -30,7 +30,7 @@ async def barred(service: Service, request: Request, error: WireError) -> WireEr
     be left: a no in doubt, after which the sender asks to compensate. The error stays as it is
     where nobody can tell which saga it was about.
     """
-    saga_id = request.about.saga_id or _key_of(request)
+    saga_id = request.about.saga_id or key_of(request.headers.getall(h.IDEMPOTENCY_KEY, ()))
     if error.status not in FINAL or error.outcome is not Outcome.NOT_EXECUTED or not saga_id:
         return error
     request.about.saga_id = saga_id
@@ -50,10 +50,3 @@ async def barred(service: Service, request: Request, error: WireError) -> WireEr
         outcome=Outcome.UNKNOWN,
         type=error.type,
     )
-
-
-def _key_of(request: Request) -> str:
-    """The saga id in the idempotency key, for a body that does not give it."""
-    keys = request.headers.getall(h.IDEMPOTENCY_KEY, ())
-    key = keys[0].strip(' \t"') if len(keys) == 1 else ""
-    return key if SAGA_ID_RE.fullmatch(key) else ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -116,6 +116,10 @@ class BlockingStore:
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
         return self._run(self._store.get(saga_id))
+
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        return self._run(self._store.seen(saga_ids))
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
