@@ -15,6 +15,7 @@ from stage.bootstrap.database_log import report_waiting
 from stage.bootstrap.encryption import codec_of, sealed_codec
 from stage.config import Config
 from stage.core.errors import ConfigurationError
+from stage.core.lost import unasked
 from stage.core.version import __version__
 from stage.engine.clock import SystemClock
 from stage.ports.codec import Codec
@@ -258,8 +259,8 @@ class Database:
         """The neighbours that were not asked since the backup was put back."""
         identity = self.identity
         generation = 0 if identity is None else identity.generation
-        found = self._connection.execute(statement("get_reconciled"), (generation,))
-        return sorted(set(neighbours) - {neighbour for neighbour, _, _ in found})
+        rows = self._connection.execute(statement("get_reconciled"), (generation,))
+        return unasked(neighbours, {neighbour: answer for neighbour, answer, _ in rows})
 
     def released(self, neighbours: Iterable[str] = ()) -> Identity:
         """Vouch for the generation: a saga that is not in the database was never here.

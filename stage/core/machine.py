@@ -35,6 +35,7 @@ from stage.core.age import age_at, is_due, lasted
 from stage.core.commands import AttemptKind, Command, Do, Record, Rest
 from stage.core.event_table import PROGRESS
 from stage.core.ids import Direction, idempotency_key
+from stage.core.lost import OVER
 from stage.core.order import next_backward, next_forward
 from stage.core.questions import (
     PROBES_NOT_THERE_MIN,
@@ -172,6 +173,7 @@ def _accept(saga: Saga, event: e.Accepted) -> Saga:
         upstream=event.upstream,
         deferred=event.deferred,
         version=event.version,
+        generation=event.generation,
     )
 
 
@@ -227,7 +229,18 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
     rested = event.rested or event.innocent
     lost = 0 if rested or _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
-    return replace(saga, epoch=event.epoch, steps=steps, recoveries=recoveries, tell=tell)
+    # An older database was put back: neighbours may know it compensated, so that it does not go
+    # forward any more. Behind the pivot evolve takes the deadline away again (decision 0055).
+    older = saga.generation < event.generation and saga.state is SagaState.ACTIVE
+    return replace(
+        saga,
+        epoch=event.epoch,
+        generation=event.generation,
+        deadline=OVER if older else saga.deadline,
+        steps=steps,
+        recoveries=recoveries,
+        tell=tell,
+    )
 
 
 def at_rest(plan: Plan, saga: Saga) -> bool:

@@ -82,6 +82,8 @@ class Saga(Struct, frozen=True, kw_only=True):
     id: str
     state: SagaState = SagaState.ACTIVE
     epoch: int = 1
+    generation: int = 1
+    """That of the database when the saga was accepted, or last taken over."""
     length: int = 0
     """Number of journal entries folded."""
     accepted_at: float = 0.0

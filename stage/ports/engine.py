@@ -77,6 +77,14 @@ class Commands(Protocol):
         """
         ...
 
+    async def bar(self, saga_id: str, *, upstream: str, reason: str, trace: TraceContext) -> bool:
+        """Leave a tombstone for a saga whose request was refused, so that no repeat runs it.
+
+        False where the saga is here: then it was accepted from another request. Raises Busy beyond
+        the allowance of that upstream, and SagaLost while a restored database is not released.
+        """
+        ...
+
     async def compensate(
         self,
         saga_id: str,

@@ -109,6 +109,8 @@ def refuse(row: SagaRow, epoch: int, added: int, held: Row | None) -> NoReturn:
             f"saga {row.id} is held by epoch {held[0]}, this run has epoch {epoch}:"
             " another one took it over; drop this run"
         )
+    if held[1] > row.length - added:
+        raise StaleEpoch(f"saga {row.id} was written to by another process; drop this run")
     raise ValueError(
         f"saga {row.id}: length {row.length} with {added} new entries"
         f" does not continue the {held[1]} entries stored"

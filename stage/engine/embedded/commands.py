@@ -124,6 +124,19 @@ class EmbeddedCommands(EmbeddedQueries):
             if found is not None:
                 return _reply(found, replayed=True)
 
+    async def bar(self, saga_id: str, *, upstream: str, reason: str, trace: TraceContext) -> bool:
+        """See `ports.engine.Commands`."""
+        if saga_id not in self._sagas:
+            held = await self._store.get(saga_id)
+            if held is not None:
+                return _never_ran(held)
+        live = self._sagas.get(saga_id)
+        if live is None:
+            first = e.Tombstoned(at=self._clock.now(), requested_by=upstream, reason=reason)
+            live = self._sagas.open(OpenRequest(saga_id=saga_id, barred=first, trace=trace))
+        await self._opened(live, loop_time())
+        return live.saga is not None and live.saga.tombstone
+
     async def _open_offered(self, saga_id: str, offer: Offer, until: float) -> LiveSaga:
         """The saga once it is there; where a caller waits, once there is an answer."""
         trace = offer.context.trace
@@ -280,7 +293,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 if live is None:
                     live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=verb))
                     await self._opened(live, soon)
-                    return snapshot(live) if live.saga is not None else None
+                    return snapshot(live) if live.saga is not None else await self._now(saga_id)
                 if not await self._joined(live, soon):
                     continue
                 with suppress(NotLive):
@@ -358,6 +371,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 baggage=trace.baggage,
                 version=self._plan.version,
                 plan_hash=self._plan_hash,
+                generation=self._store.identity.generation,
             ),
         )
 
@@ -381,6 +395,11 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
 def _unread(error: Exception) -> Unsettled:
     """The answer for a saga that is known to exist: `not_executed` would not be true of it."""
     return Unsettled(f"the saga was accepted, and cannot be read now: {error}")
+
+
+def _never_ran(row: SagaRow) -> bool:
+    """Whether the saga is a tombstone, or has not gone further than one."""
+    return row.state is SagaState.COMPENSATED and not row.envelope and row.length == 1
 
 
 def _was_buried(live: LiveSaga) -> bool:

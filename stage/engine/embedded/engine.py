@@ -149,6 +149,9 @@ class EmbeddedEngine(EmbeddedCommands):
                 f"saga {request.saga_id} is not in the database, which was restored from a backup:"
                 " whether it was here before is not known until an operator has reconciled it"
             )
+        if request.barred is not None:
+            self._tombstones.take(request.barred.requested_by, request.barred.at)
+            return
         if request.offer is not None and request.offer.late:
             late = request.offer.accepted
             self._tombstones.take(late.upstream, late.at)

@@ -271,6 +271,8 @@ class LiveSagas:
         self._asking.pop(live.request, None)
         if self._live.get(live.saga_id) is live:
             del self._live[live.saga_id]
+        if outcome == "rests":
+            self._units.rested(live)
         self.left(live)
         if not live.opened.done():
             live.opened.set_exception(
