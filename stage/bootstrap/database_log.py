@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from stage.core.errors import StoreUnavailable
@@ -29,6 +30,13 @@ def tell_database(store: Store) -> None:
         born_at=format_instant(identity.born_at),
         stage=identity.stage,
     )
+
+
+def tell_skew(store: Store) -> None:
+    """A warning at start about a machine whose clock is not that of its database (rule 34)."""
+    shared = store.ownership.time
+    if shared is not None and abs(ahead := time.time() - shared) > JUMP_SECONDS:
+        logs.default_logger().warning("clock_skewed", seconds=round(ahead, 3), path=store.place)
 
 
 def report_waiting(reason: str) -> None:

@@ -51,6 +51,7 @@ class PostgresReplica:
         self._me: int | None = None
         self._sure_until = 0.0
         self._share = Share()
+        self._time = ServerTime()
         self._registering = asyncio.Lock()
         self._waits = _Waits(self)
 
@@ -79,7 +80,8 @@ class PostgresReplica:
         return self._me
 
     def _extend(self, began: float, row: Row) -> None:
-        _, replicas, first = row
+        _, replicas, first, at = row
+        self._time.learn(at, began, _now())
         self._share = Share(replicas=replicas, first=first)
         self._sure_until = began + self._lease_seconds * (1 - MARGIN)
 
@@ -111,6 +113,11 @@ class PostgresReplica:
         self._me = None
         await self.registered()
         return False
+
+    @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership: as the last renewals told it."""
+        return self._time.at(_now())
 
     @property
     def share(self) -> Share:
@@ -168,6 +175,28 @@ class PostgresReplica:
             )
             for number, saga_id, encoded in await self._pool.fetch("mail", self._me)
         ]
+
+
+class ServerTime:
+    """The clock of the server, as far as answers that took a while pin it down.
+
+    Between two answers it goes on by the monotonic clock. An answer moves it only where it would
+    contradict what the answer proves, so that slow answers do not make it jump to and fro.
+    """
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None
+        """By how many seconds the server is ahead of the monotonic clock."""
+
+    def learn(self, at: float, began: float, ended: float) -> None:
+        """The server read its clock at some instant between these two of the monotonic clock."""
+        least, most = at - ended, at - began
+        before = (least + most) / 2 if self._ahead is None else self._ahead
+        self._ahead = min(max(before, least), most)
+
+    def at(self, monotonic: float) -> float | None:
+        """The time of the server at an instant of the monotonic clock; None before any answer."""
+        return None if self._ahead is None else monotonic + self._ahead
 
 
 class _Waits:
