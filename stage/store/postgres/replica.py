@@ -8,6 +8,7 @@ while the machine sleeps, and less a margin.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -180,23 +181,25 @@ class PostgresReplica:
 class ServerTime:
     """The clock of the server, as far as answers that took a while pin it down.
 
-    Between two answers it goes on by the monotonic clock. An answer moves it only where it would
-    contradict what the answer proves, so that slow answers do not make it jump to and fro.
+    Between two answers it goes on by the monotonic clock. Each answer proves bounds. The last quick
+    one counts until another contradicts it, so that slow answers do not make the time jump.
     """
 
     def __init__(self) -> None:
-        self._ahead: float | None = None
-        """By how many seconds the server is ahead of the monotonic clock."""
+        self._least = self._most = math.nan
+        """Bounds of the seconds by which the server is ahead of the monotonic clock."""
 
     def learn(self, at: float, began: float, ended: float) -> None:
         """The server read its clock at some instant between these two of the monotonic clock."""
         least, most = at - ended, at - began
-        before = (least + most) / 2 if self._ahead is None else self._ahead
-        self._ahead = min(max(before, least), most)
+        if least <= self._most and most >= self._least:
+            least, most = max(least, self._least), min(most, self._most)
+        self._least, self._most = least, most
 
     def at(self, monotonic: float) -> float | None:
         """The time of the server at an instant of the monotonic clock; None before any answer."""
-        return None if self._ahead is None else monotonic + self._ahead
+        ahead = (self._least + self._most) / 2
+        return None if math.isnan(ahead) else monotonic + ahead
 
 
 class _Waits:

@@ -113,7 +113,8 @@ class PostgresStore:
             await self._prepare(link, upgrade=upgrade)
             self._pool.open()
             self._replica.open()
-            await self._replica.registered()
+            await self._replica.renew()  # registers
+            await self._replica.renew()  # by a connection that stands, so that the time is exact
             await self._writer.open(self._connections.home(link))
             await link.fetch("drop_old_writers")
             for each in self._lanes:

@@ -358,12 +358,14 @@ async def test_the_time_is_that_of_the_server(
 
 
 def test_slow_answers_do_not_make_the_time_of_the_server_jump() -> None:
-    """An answer moves it only as far as it proves it wrong."""
-    time_there = ServerTime()
-    time_there.learn(1_000.0, 0.0, 0.25)
-    first = time_there.at(0.0)
+    """Each answer proves bounds; one that contradicts them shows that the clock there was set."""
+    server = ServerTime()
+    server.learn(1_000.0, 0.0, 0.25)
+    first = server.at(0.0)
     assert 999.875 == first
-    time_there.learn(1_010.25, 10.0, 18.0)  # read at once, answered late: nothing new
-    assert first == time_there.at(0.0)
-    time_there.learn(1_025.0, 20.0, 20.25)  # the clock there was set
-    assert 1_004.75 == time_there.at(0.0)
+    server.learn(1_010.0, 10.0, 18.0)  # read at once, answered late: nothing new
+    assert first == server.at(0.0)
+    server.learn(1_019.9375, 20.0, 20.125)  # a quick one: closer
+    assert 999.875 == server.at(0.0)
+    server.learn(1_025.0, 20.0, 20.25)
+    assert 1_004.875 == server.at(0.0)
