@@ -193,6 +193,10 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             "three replicas on PostgreSQL",
             {"strikes": sizes.replica_strikes, "sagas": sizes.replica_sagas},
         ),
+        "F26": Kit(
+            "the primary is lost",
+            {"synchronous": sizes.failovers, "asynchronous": sizes.failovers},
+        ),
     }
 
 

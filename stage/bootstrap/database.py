@@ -11,7 +11,7 @@ from uuid import uuid4
 import msgspec
 
 from stage.authoring.declaration import StageDeclaration
-from stage.bootstrap.database_log import report_waiting
+from stage.bootstrap.database_log import report_unpromised, report_waiting
 from stage.bootstrap.encryption import codec_of, sealed_codec
 from stage.config import Config
 from stage.core.errors import ConfigurationError
@@ -83,7 +83,9 @@ def make_postgres_store(
         raise ConfigurationError(DRIVER_MISSING) from error
     listeners = NOBODY
     if metrics is not None:
-        listeners = Listeners(committed=metrics.committed, waited=metrics.waited)
+        listeners = Listeners(
+            committed=metrics.committed, waited=metrics.waited, unpromised=report_unpromised
+        )
     return PostgresStore(
         database_server(stage, config),
         migrations=migration_folders(stage),

@@ -44,6 +44,11 @@ def report_waiting(reason: str) -> None:
     logs.default_logger().warning("database_awaited", reason=reason)
 
 
+def report_unpromised(reason: str) -> None:
+    """A warning at start where commits that are answered may be lost with the server."""
+    logs.default_logger().warning("commits_may_be_lost", reason=reason)
+
+
 async def tell_newer(queries: Queries) -> None:
     """A warning at start about sagas of a newer release: they wait for it (rule 32)."""
     try:

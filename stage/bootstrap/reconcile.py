@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -55,9 +56,16 @@ async def reconcile(
     found = await _ask(stage, config, asked, since=since, dry_run=dry_run)
     if not dry_run:
         answers = {peer: f"{count} sagas" for peer, count in found.asked.items()}
-        with open_database(stage, config) as database:
-            database.reconciled({**answers, **without})
+        # A database on a server runs an event loop of its own.
+        await asyncio.to_thread(_remember, stage, config, {**answers, **without})
     return found
+
+
+def _remember(
+    stage: StageDeclaration[Any, Any], config: Config, answers: Mapping[str, str]
+) -> None:
+    with open_database(stage, config) as database:
+        database.reconciled(answers)
 
 
 # Long because it wires the rooms that a question to the neighbours needs, and closes them.

@@ -549,7 +549,8 @@ def the_dead_keep_what_they_own(patches: Patches) -> None:
     """Rule 3 of ports.ownership: the sagas of a process that was killed are nobody's to take."""
 
     def live_owner(self: Any, saga_id: str, now: float) -> int | None:
-        return self.owners.get(saga_id)
+        owner: int | None = self.owners.get(saga_id)
+        return owner
 
     patches.set(memory_database.MemoryDatabase, "live_owner", live_owner)
 

@@ -104,16 +104,16 @@ class Replicas:
     def _replica(self, name: str) -> Server:
         arguments = ["payment", "--port", str(self.ports[name]), "--database", self.url]
         arguments += ["--lease-seconds", str(LEASE_SECONDS), *self._peers("payment")]
-        return Server(name, "tests.acceptance.replicas.stages", arguments, self._log(name))
+        return Server(name, "tests.acceptance.replicas.stages", arguments, self.log(name))
 
     def _alone(self, name: str) -> Server:
         folder, port = self._trial.folder, ["--port", str(self.ports[name])]
         if name == "world":
             books = ["--books", str(folder / "world.db"), "--seed", str(self._trial.seed)]
-            return Server(name, "tests.acceptance.kills.world", [*port, *books], self._log(name))
+            return Server(name, "tests.acceptance.kills.world", [*port, *books], self.log(name))
         arguments = [name, *port, "--database", f"sqlite:///{folder / name}.db"]
         arguments += self._peers(name)
-        return Server(name, "tests.acceptance.kills.stages", arguments, self._log(name))
+        return Server(name, "tests.acceptance.kills.stages", arguments, self.log(name))
 
     def _peers(self, name: str) -> list[str]:
         found: list[str] = []
@@ -129,9 +129,15 @@ class Replicas:
         for link in LINKS:
             behind = self.ports[link.partition("-")[2]]
             arguments += ["--link", f"{link}={self.ports[link]}:{behind}"]
-        return Server("proxy", "tests.acceptance.kills.proxy", arguments, self._log("proxy"))
+        return Server("proxy", "tests.acceptance.kills.proxy", arguments, self.log("proxy"))
 
-    def _log(self, name: str) -> Path:
+    @property
+    def settings(self) -> list[str]:
+        """The options of payment for commands: its database and its neighbours."""
+        return ["--database", self.url, *self._peers("payment")]
+
+    def log(self, name: str) -> Path:
+        """The standard error of a process."""
         return self._trial.folder / f"{name}.log"
 
     async def start(self) -> None:
@@ -161,7 +167,7 @@ class Replicas:
 
     def refused(self) -> int:
         """How many stale writes the replicas have seen refused."""
-        logs = (self._log(name).read_text(errors="replace") for name in REPLICAS)
+        logs = (self.log(name).read_text(errors="replace") for name in REPLICAS)
         return sum(log.count(f"{REFUSED} ") for log in logs)
 
 

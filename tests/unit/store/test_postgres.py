@@ -20,7 +20,7 @@ from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link, connect
 from stage.store.postgres.pool import Pool
 from stage.store.postgres.replica import ServerTime
-from stage.store.postgres.store import PostgresLimits, PostgresStore
+from stage.store.postgres.store import Listeners, PostgresLimits, PostgresStore
 from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
 
 
@@ -355,6 +355,27 @@ async def test_the_time_is_that_of_the_server(
         assert 0.0 == clock.jump
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize(
+    ("second_host", "query", "reason"),
+    [
+        (False, "", ""),
+        (False, "?synchronous_commit=off", "synchronous_commit is off"),
+        (True, "", "no standby is synchronous"),
+    ],
+)
+async def test_commits_that_may_be_lost_are_said_at_start(
+    postgres: Server, postgres_url: str, second_host: bool, query: str, reason: str
+) -> None:
+    """With the setting that keeps them; a lone server with its defaults says nothing."""
+    host = f"127.0.0.1:{postgres.port}"
+    url = postgres_url.replace(host, f"{host},{host}" if second_host else host) + query
+    said: list[str] = []
+    store = PostgresStore(url, listeners=Listeners(unpromised=said.append))
+    await store.open()
+    await store.close()
+    assert bool(reason) == bool(said) and all(reason in each for each in said)
 
 
 def test_slow_answers_do_not_make_the_time_of_the_server_jump() -> None:
