@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.gateway.nginx import NGINX
 from tests.acceptance.replicas.failover import fail_over
 from tests.acceptance.replicas.trial import Trial
 from tests.kits import Strikes
@@ -24,6 +25,7 @@ def trial_of(folder: Path, number: int) -> Trial:
     )
 
 
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 @pytest.mark.kit("F26")
 @pytest.mark.timeout(2_400)
 async def test_nothing_that_was_answered_is_lost_with_a_synchronous_standby(
@@ -45,6 +47,7 @@ async def test_nothing_that_was_answered_is_lost_with_a_synchronous_standby(
     assert [] == broken
 
 
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 @pytest.mark.kit("F26")
 @pytest.mark.timeout(2_400)
 async def test_what_an_asynchronous_standby_lacks_is_noticed_and_reconciled(

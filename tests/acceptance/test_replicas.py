@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.gateway.nginx import NGINX
 from tests.acceptance.replicas.striker import Strike
 from tests.acceptance.replicas.trial import REPLICAS, Trial, run
 from tests.kits import Strikes
@@ -19,6 +20,7 @@ RATE = 100.0
 SECONDS = 500.0
 
 
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 @pytest.mark.kit("F25")
 @pytest.mark.timeout(900)
 def test_a_saga_survives_any_replica(tmp_path: Path, strikes: Strikes) -> None:

@@ -146,7 +146,7 @@ class Pair:
         zombie, heir = ("a", "b") if self._rounds % 2 == 0 else ("b", "a")
         self._rounds += 1
         ids = [f"k9-{self._rounds}{number:03}" for number in range(SAGAS)]
-        callers = {saga_id: asyncio.create_task(self._place(saga_id, zombie, dice.uniform(
+        callers = {saga_id: asyncio.create_task(self.place(saga_id, zombie, dice.uniform(
             0.0, PLACED_SECONDS))) for saga_id in ids}  # fmt: skip
         await asyncio.sleep(PLACED_SECONDS + dice.uniform(-0.1, 0.2))
         before = self._refused(zombie)
@@ -167,7 +167,7 @@ class Pair:
         outcome.wrong += self._unbalanced(ids)
         return outcome
 
-    async def _place(self, saga_id: str, replica: str, seconds: float) -> tuple[int, bytes]:
+    async def place(self, saga_id: str, replica: str, seconds: float = 0.0) -> tuple[int, bytes]:
         """Ask until there is an end, as order does; the answer."""
         await asyncio.sleep(seconds)
         raw = duplicate(saga_id).replace(b"respond-async,wait=2", b"wait=20")

@@ -358,7 +358,7 @@ async def test_the_time_is_that_of_the_server(
 
 
 @pytest.mark.parametrize(
-    ("second_host", "query", "reason"),
+    "second_host, query, reason",
     [
         (False, "", ""),
         (False, "?synchronous_commit=off", "synchronous_commit is off"),
