@@ -61,6 +61,16 @@ class Sizes:
     """F22: of the pairs of versions."""
     restore_stride: int
     """F23: of the commits of a saga after which the database is a copy from then."""
+    zombies: int
+    """F9: replicas that are stopped past their lease, with sagas in their hands."""
+    replica_strikes: int
+    """F25: strikes at one of three replicas."""
+    replica_sagas: int
+    """F25: sagas placed meanwhile."""
+    failovers: int
+    """F26: losses of the primary under load, of each of two kinds."""
+    rollings: int
+    """F27: rolling updates, forward and back."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -88,6 +98,11 @@ TIERS = {
         replays=200,
         deploy_stride=7,
         restore_stride=2,
+        zombies=2,
+        replica_strikes=6,
+        replica_sagas=500,
+        failovers=1,
+        rollings=1,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -111,6 +126,11 @@ TIERS = {
         replays=10_000,
         deploy_stride=1,
         restore_stride=1,
+        zombies=30,
+        replica_strikes=150,
+        replica_sagas=20_000,
+        failovers=3,
+        rollings=1,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -155,6 +175,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F6": Kit("kills at an exact call", {"kills": points}),
         "F7": Kit("losses of power", {"cuts": sizes.cuts, "recoveries": sizes.cuts // 10}),
         "F8": Kit("full disks", {"cycles": 2 * sizes.cycles}),
+        "F9": Kit("zombies past their lease", {"zombies": sizes.zombies}),
         "F10": Kit("mutated messages", {"messages": sizes.mutated}),
         "F11": Kit("malformed HTTP and JSON", {"requests": 120}),
         "F12": Kit("stalled connections", {"connections": 3 * sizes.stalled}),
@@ -168,6 +189,14 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
         "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),
         "F23": Kit("databases restored or gone bad", {"faults": 20 // sizes.restore_stride}),
+        "F25": Kit(
+            "three replicas on PostgreSQL",
+            {"strikes": sizes.replica_strikes, "sagas": sizes.replica_sagas},
+        ),
+        "F26": Kit(
+            "the primary is lost",
+            {"synchronous": sizes.failovers, "asynchronous": sizes.failovers},
+        ),
     }
 
 

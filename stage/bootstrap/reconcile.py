@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -51,9 +52,16 @@ async def reconcile(
     if not dry_run:
         answers = {peer: f"{count} sagas" for peer, count in found.asked.items()}
         nobody = dict.fromkeys(found.unnamed, "")  # not asked: the release needs a word on it
-        with open_database(stage, config) as database:
-            database.reconciled({**nobody, **answers, **without})
+        # A database on a server runs an event loop of its own.
+        await asyncio.to_thread(_remember, stage, config, {**nobody, **answers, **without})
     return found
+
+
+def _remember(
+    stage: StageDeclaration[Any, Any], config: Config, answers: Mapping[str, str]
+) -> None:
+    with open_database(stage, config) as database:
+        database.reconciled(answers)
 
 
 # Long because it wires the rooms that a question to the neighbours needs, and closes them.

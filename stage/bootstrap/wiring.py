@@ -20,11 +20,16 @@ from stage.bootstrap.author_code import AuthorCodeWatch
 from stage.bootstrap.callers import callers_of, open_callers
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
-from stage.bootstrap.database_log import tell_database, tell_newer, tell_trouble
+from stage.bootstrap.database_log import (
+    tell_database,
+    tell_newer,
+    tell_skew,
+    tell_trouble,
+)
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
-from stage.engine.clock import SteadyClock
+from stage.engine.clock import SteadyClock, begin, time_of
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
@@ -146,7 +151,9 @@ class WiredStage:
         await self._credentials.open()
         await open_callers(self.service.callers)
         await self._store.open()
+        begin(self.service.clock)
         tell_database(self._store)
+        tell_skew(self._store)
         watching = asyncio.get_running_loop().create_task(
             tell_trouble(self._store, self.service.clock)
         )
@@ -202,11 +209,10 @@ def wire(
     credentials = credentials_of(stage, config)
     bound = _bind(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    clock = SteadyClock()
     metrics = Metrics()
-    if observer is None:
-        observer = _observer(config, tracer_provider, metrics)
+    observer = observer or _observer(config, tracer_provider, metrics)
     store = make_store(stage, config, metrics)
+    clock = SteadyClock(partial(time_of, store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
     transport = Transport()

@@ -60,6 +60,7 @@ class Config:
     database_must_exist: bool = False
     payload_key_file: str = ""
     lock_wait_seconds: float = 0.0
+    lease_seconds: float = 10.0
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     externals: Mapping[str, str | Connection] = field(default_factory=dict)
@@ -169,6 +170,12 @@ SETTINGS = (
         seconds_between(0, 3_600),
         "SECONDS",
         "How long to wait at start for the process that has the database.",
+    ),
+    Setting(
+        "lease_seconds",
+        seconds_between(1, 300),
+        "SECONDS",
+        "Replicas on PostgreSQL: after so long a silent one is taken for dead.",
     ),
     Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
     Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 
 from stage.core.errors import StoreUnavailable
@@ -28,6 +28,7 @@ from stage.simulation.endpoints import RUN, DefectObserver, Endpoints, Pairs, se
 from stage.simulation.faults import JOINED_ELSEWHERE, Faults
 from stage.simulation.loop import EPOCH, Process, VirtualLoop, WallClock
 from stage.simulation.network import SCHEME, Network, SimulatedTransport
+from stage.simulation.replicas import SharedDatabase
 from stage.wire import headers as h
 from stage.wire.answers import render_ending
 from stage.wire.replies import CompensateRequest
@@ -37,6 +38,8 @@ PAUSE_SECONDS = (0.5, 10.0)
 DRAIN_SECONDS = 2.0
 SKEW_SECONDS_MAX = 120.0
 JUMP_SECONDS = (-3_600.0, 30 * 86_400.0)
+APART_SECONDS_MAX = 900.0
+"""How wrong the machines of processes that share a database may be: further than any wait."""
 WRONG_SECONDS = (0.2, 30.0)
 """For so long a clock that has jumped is wrong."""
 
@@ -87,6 +90,8 @@ class Node:
             self._skew = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
         self.ahead = self._skew
         """By how many seconds the wall clock of its machine is wrong."""
+        if disk.shared is not None:
+            disk.shared.ahead = self._skew
         self._live: dict[Process, tuple[EmbeddedEngine, Endpoints, SimulatedStore]] = {}
         self._runs_release: dict[Process, int] = {}
         self._started = 0
@@ -127,13 +132,19 @@ class Node:
 
         return process.spawn(answered())
 
-    def _ahead(self) -> float:
-        """By how many seconds the clock is wrong that a process of it goes by.
+    def _wall(self, process: Process) -> WallClock:
+        """The clock of a process: that of the database where others have it too (rule 34).
 
-        Processes that share a database take the time from it (rule 34): it may be wrong by
-        minutes, but no two of them differ by the jump in which one of them was started.
+        Their machines may be wrong by minutes, each in its own way, and jump: the stage must not
+        notice.
         """
-        return self.ahead if self.disk.shared is None else self._skew
+        own = APART_SECONDS_MAX * Random(process.name).uniform(-1.0, 1.0)
+        apart = own if self.disk.shared is not None and self._skew else 0.0
+
+        def machine() -> float:
+            return EPOCH + self._loop.time() + self.ahead + apart
+
+        return WallClock(self._loop, lambda: wall_of(self.disk.shared, machine))
 
     def start(self) -> Process:
         """A new process over the same disk; it takes over what is unfinished."""
@@ -142,7 +153,7 @@ class Node:
         self._runs_release[process] = self._release
         stage = self._releases[self._release]
         store = SimulatedStore(self.disk, process, self.crash)
-        clock = WallClock(self._loop, self._ahead)
+        clock = self._wall(process)
         peers = self._peers(process, store, clock)
         observer = DefectObserver(self.name, self._books)
         engine = EmbeddedEngine(stage, store, peers, observer, clock=clock)
@@ -327,7 +338,7 @@ class Node:
 
     async def _ask(self, process: Process, since: float) -> Reconciliation:
         store = SimulatedStore(self.disk, process, self.crash, alone=True)
-        clock = WallClock(self._loop, self._ahead)
+        clock = self._wall(process)
         versions = Versions(self._releases[self._release])
         observer = DefectObserver(self.name, self._books)
         adoption = Adoption(
@@ -367,3 +378,8 @@ class Node:
         for process in list(self._live):
             process.kill()
         self._live.clear()
+
+
+def wall_of(shared: SharedDatabase | None, machine: Callable[[], float]) -> float:
+    """The wall clock that a process goes by: that of its machine, or the one that all share."""
+    return machine() if shared is None else shared.time

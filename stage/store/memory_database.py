@@ -171,6 +171,11 @@ class MemoryReplica:
         return alive
 
     @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership."""
+        return self._now()
+
+    @property
     def share(self) -> Share:
         """See ports.ownership.Ownership."""
         me, leases = self._registration, self._database.leases

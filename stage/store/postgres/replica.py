@@ -8,6 +8,7 @@ while the machine sleeps, and less a margin.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -51,6 +52,7 @@ class PostgresReplica:
         self._me: int | None = None
         self._sure_until = 0.0
         self._share = Share()
+        self._time = ServerTime()
         self._registering = asyncio.Lock()
         self._waits = _Waits(self)
 
@@ -79,7 +81,8 @@ class PostgresReplica:
         return self._me
 
     def _extend(self, began: float, row: Row) -> None:
-        _, replicas, first = row
+        _, replicas, first, at = row
+        self._time.learn(at, began, _now())
         self._share = Share(replicas=replicas, first=first)
         self._sure_until = began + self._lease_seconds * (1 - MARGIN)
 
@@ -111,6 +114,11 @@ class PostgresReplica:
         self._me = None
         await self.registered()
         return False
+
+    @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership: as the last renewals told it."""
+        return self._time.at(_now())
 
     @property
     def share(self) -> Share:
@@ -168,6 +176,30 @@ class PostgresReplica:
             )
             for number, saga_id, encoded in await self._pool.fetch("mail", self._me)
         ]
+
+
+class ServerTime:
+    """The clock of the server, as far as answers that took a while pin it down.
+
+    Between two answers it goes on by the monotonic clock. Each answer proves bounds. The last quick
+    one counts until another contradicts it, so that slow answers do not make the time jump.
+    """
+
+    def __init__(self) -> None:
+        self._least = self._most = math.nan
+        """Bounds of the seconds by which the server is ahead of the monotonic clock."""
+
+    def learn(self, at: float, began: float, ended: float) -> None:
+        """The server read its clock at some instant between these two of the monotonic clock."""
+        least, most = at - ended, at - began
+        if least <= self._most and most >= self._least:
+            least, most = max(least, self._least), min(most, self._most)
+        self._least, self._most = least, most
+
+    def at(self, monotonic: float) -> float | None:
+        """The time of the server at an instant of the monotonic clock; None before any answer."""
+        ahead = (self._least + self._most) / 2
+        return None if math.isnan(ahead) else monotonic + ahead
 
 
 class _Waits:

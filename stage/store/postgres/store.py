@@ -25,7 +25,7 @@ from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.connection import PostgresConnection, PostgresHome
 from stage.store.postgres.dialect import PostgresDialect
 from stage.store.postgres.errors import away, unavailable
-from stage.store.postgres.identity import Timeline, read_identity, refuse_owner, take
+from stage.store.postgres.identity import Timeline, read_identity, refuse_owner, take, unpromised
 from stage.store.postgres.link import Link, connect
 from stage.store.postgres.payload_keys import record_key
 from stage.store.postgres.pool import Pool
@@ -60,6 +60,8 @@ class Listeners(msgspec.Struct, frozen=True, kw_only=True):
     """Notified of every batch."""
     waited: Callable[[float], None] = lambda _: None
     """Notified of the seconds that each statement of a reader waited for a connection."""
+    unpromised: Callable[[str], None] = lambda _: None
+    """Notified at `open` of the commits that may be lost with the server, if there are any."""
 
 
 NOBODY: Final = Listeners()
@@ -85,6 +87,7 @@ class PostgresStore:
             server = DatabaseServer(url=server)
         self._server = server
         self._codec = codec
+        self._listeners = listeners
         self._migrations = tuple(migrations)
         self._made = False
         self._closed = True
@@ -113,7 +116,8 @@ class PostgresStore:
             await self._prepare(link, upgrade=upgrade)
             self._pool.open()
             self._replica.open()
-            await self._replica.registered()
+            await self._replica.renew()  # registers
+            await self._replica.renew()  # by a connection that stands, so that the time is exact
             await self._writer.open(self._connections.home(link))
             await link.fetch("drop_old_writers")
             for each in self._lanes:
@@ -144,6 +148,8 @@ class PostgresStore:
             await migrate.check_known(dialect, known)
         await record_key(link, self._codec)
         self._timeline.identity, self._made = await take(link, self._server)
+        if missing := await unpromised(link, self._server):
+            self._listeners.unpromised(missing)
 
     async def close(self) -> None:
         """See ports.store.Store."""

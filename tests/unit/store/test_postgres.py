@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StaleEpoch, StoreUnavailable
 from stage.demo.postgres_server import Server
+from stage.engine.clock import SteadyClock, time_of
 from stage.ports.store import Row, Unit
 from stage.store.errors import Contended
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link, connect
 from stage.store.postgres.pool import Pool
-from stage.store.postgres.store import PostgresLimits, PostgresStore
+from stage.store.postgres.replica import ServerTime
+from stage.store.postgres.store import Listeners, PostgresLimits, PostgresStore
 from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
 
 
@@ -332,3 +336,57 @@ async def test_a_stale_write_of_a_replica_is_refused_by_its_owner_column(
 def postgres_name(store: PostgresStore) -> str:
     """The name of its database."""
     return store.place.rpartition("/")[2]
+
+
+async def test_the_time_is_that_of_the_server(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica whose machine is 20 minutes ahead goes by the same time as the others (rule 34)."""
+    machine = time.time
+    monkeypatch.setattr(time, "time", lambda: machine() + 1_200.0)
+    store = PostgresStore(postgres_url)
+    assert store.ownership.time is None
+    await store.open()
+    try:
+        clock = SteadyClock(partial(time_of, store.ownership))
+        assert machine() == pytest.approx(clock.now(), abs=0.5)
+        assert await store.ownership.renew()
+        assert machine() == pytest.approx(clock.now(), abs=0.5)
+        assert 0.0 == clock.jump
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "second_host, query, reason",
+    [
+        (False, "", ""),
+        (False, "?synchronous_commit=off", "synchronous_commit is off"),
+        (True, "", "no standby is synchronous"),
+    ],
+)
+async def test_commits_that_may_be_lost_are_said_at_start(
+    postgres: Server, postgres_url: str, second_host: bool, query: str, reason: str
+) -> None:
+    """With the setting that keeps them; a lone server with its defaults says nothing."""
+    host = f"127.0.0.1:{postgres.port}"
+    url = postgres_url.replace(host, f"{host},{host}" if second_host else host) + query
+    said: list[str] = []
+    store = PostgresStore(url, listeners=Listeners(unpromised=said.append))
+    await store.open()
+    await store.close()
+    assert bool(reason) == bool(said) and all(reason in each for each in said)
+
+
+def test_slow_answers_do_not_make_the_time_of_the_server_jump() -> None:
+    """Each answer proves bounds; one that contradicts them shows that the clock there was set."""
+    server = ServerTime()
+    server.learn(1_000.0, 0.0, 0.25)
+    first = server.at(0.0)
+    assert 999.875 == first
+    server.learn(1_010.0, 10.0, 18.0)  # read at once, answered late: nothing new
+    assert first == server.at(0.0)
+    server.learn(1_019.9375, 20.0, 20.125)  # a quick one: closer
+    assert 999.875 == server.at(0.0)
+    server.learn(1_025.0, 20.0, 20.25)
+    assert 1_004.875 == server.at(0.0)

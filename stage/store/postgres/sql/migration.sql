@@ -69,3 +69,7 @@ SELECT neighbour, answer FROM stage.reconciled WHERE generation = $1 ORDER BY ne
 -- name: live_replicas
 -- The names of those that serve now.
 SELECT name FROM stage.replica WHERE NOT dead AND lease_until >= clock_timestamp() ORDER BY id;
+
+-- name: durability
+-- Whether COMMIT waits for the disk of the server, and for which standbys.
+SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names');

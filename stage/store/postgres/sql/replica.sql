@@ -2,7 +2,7 @@
 
 -- name: register
 -- A new registration with a lease of so many seconds; then how many have a valid lease with it,
--- and whether it is the oldest of them.
+-- whether it is the oldest of them, and the time.
 WITH made AS (
     INSERT INTO stage.replica (name, lease_until)
     VALUES ($1, clock_timestamp() + make_interval(secs => $2)) RETURNING id
@@ -10,7 +10,8 @@ WITH made AS (
     SELECT count(*) AS others FROM stage.replica
     WHERE NOT dead AND lease_until >= clock_timestamp()
 )
-SELECT made.id, live.others + 1, live.others = 0 FROM made, live;
+SELECT made.id, live.others + 1, live.others = 0, extract(epoch FROM clock_timestamp())::float8
+FROM made, live;
 
 -- name: renew
 -- Extend the lease, unless the registration was declared dead. As `register` otherwise.
@@ -21,7 +22,9 @@ WITH renewed AS (
     SELECT count(*) AS others, count(*) FILTER (WHERE id < $1) AS older FROM stage.replica
     WHERE NOT dead AND lease_until >= clock_timestamp() AND id <> $1
 )
-SELECT renewed.id, live.others + 1, live.older = 0 FROM renewed, live;
+SELECT
+    renewed.id, live.others + 1, live.older = 0, extract(epoch FROM clock_timestamp())::float8
+FROM renewed, live;
 
 -- name: bury
 -- Declare dead what has outlived its lease, but $1 itself.
