@@ -85,7 +85,7 @@ def events_after_restore(plan: Plan, saga: Saga, generation: int, at: float) -> 
 
     It may have started each step that its journal does not know to be done, and it may have been
     compensated since: neighbours may have the word of this stage that nothing of it stands. So it
-    does not go forward, and is undone (decision 0055). Journaled once in a generation of the
+    does not go forward, and is undone (decision 0050). Journaled once in a generation of the
     database, whatever the clocks say (rule 34).
     """
     if saga.generation >= generation or saga.state is not SagaState.ACTIVE:

@@ -230,7 +230,7 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
     lost = 0 if rested or _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
     # An older database was put back: neighbours may know it compensated, so that it does not go
-    # forward any more. Behind the pivot evolve takes the deadline away again (decision 0055).
+    # forward any more. Behind the pivot evolve takes the deadline away again (decision 0050).
     older = saga.generation < event.generation and saga.state is SagaState.ACTIVE
     return replace(
         saga,

@@ -1,7 +1,7 @@
 """A request to run a saga that is refused for what it is: the saga never runs here (I10).
 
 Its sender takes 400, 413 and 422 with `not_executed` for final. A repeat of the same bytes could be
-accepted by a later release, so a tombstone is left before that is said (decision 0056).
+accepted by a later release, so a tombstone is left before that is said (decision 0051).
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def a_process_that_stops_says_202_to_all(patches: Patches) -> None:
     patches.wrap(EmbeddedEngine, "accept", make)
 
 
-# --- databases that are put back (rule 33, decisions 0030 and 0055) -------------------------------
+# --- databases that are put back (rule 33, decisions 0030 and 0050) -------------------------------
 
 
 @further_under("restore")
@@ -261,7 +261,7 @@ def the_backup_is_the_whole_truth(patches: Patches) -> None:
 
 @further_under("restore", "early_compensation", "late_compensation")
 def a_saga_of_the_backup_goes_on(patches: Patches) -> None:
-    """Decision 0055: it runs on, although upstream may know it compensated."""
+    """Decision 0050: it runs on, although upstream may know it compensated."""
 
     def make(original: Any) -> Any:
         return lambda *found: original(*found)[:-1]
