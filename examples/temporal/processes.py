@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +108,15 @@ class Services:
     """The small neighbours that play the stages, with their scripts and books."""
 
     def __init__(self, folder: Path, names: Sequence[str] = STAGES) -> None:
+        *ports, self._door = free_ports(len(names) + 1)
         self.services = {
             name: Service(
                 name,
                 port,
-                ["stage.neighbours.downstream", "--name", name, "--upstream", url(9)],
+                ["stage.neighbours.downstream", "--name", name, "--upstream", url(self._door)],
                 folder / f"{name}.log",
             )
-            for name, port in zip(names, free_ports(len(names)), strict=True)
+            for name, port in zip(names, ports, strict=True)
         }
         self._session: aiohttp.ClientSession | None = None
 
@@ -154,11 +155,30 @@ class Services:
             while await self.book(name, saga_id) is None:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(POLL_SECONDS)
 
+    async def until(self, saga_id: str, books: list[tuple[int, int]]) -> None:
+        """Return when the books say so."""
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            while books != await self.books(saga_id):  # noqa: ASYNC110 - other processes
+                await asyncio.sleep(POLL_SECONDS)
+
     def config(self, folder: Path, server: TemporalServer) -> Path:
         """The file of the chain."""
-        lines = [f'address = "{server.address}"', 'task_queue = "sagas"']
-        for name, service in self.services.items():
-            lines += [f"[stages.{name}]", f'url = "{service.url}"']
-        path = folder / "chain.toml"
-        path.write_text("\n".join(lines))
-        return path
+        urls = {name: service.url for name, service in self.services.items()}
+        return chain_file(folder, server.address, urls, door=f"{LOOPBACK}:{self._door}")
+
+
+def chain_file(
+    folder: Path, address: str, urls: Mapping[str, str], *, door: str, otlp: str = ""
+) -> Path:
+    """The file of a chain on this machine, for a Temporal at `address`."""
+    lines = [
+        f'address = "{address}"',
+        f'listen = "{door}"',
+        'auth = "none"',
+        *([f'otlp_endpoint = "{otlp}"'] if otlp else []),
+    ]
+    for name, where in urls.items():
+        lines += [f"[stages.{name}]", f'url = "{where}"']
+    path = folder / "chain.toml"
+    path.write_text("\n".join(lines))
+    return path

@@ -113,6 +113,24 @@ async def test_a_late_failure_undoes_a_saga_that_is_over(world: World) -> None:
     assert ONLY_COMPENSATED == await world.services.books("t-late")
 
 
+async def test_a_stage_that_fails_late_has_the_others_compensated(world: World) -> None:
+    """It asks the orchestrator, its upstream, when the workflow is over already."""
+    await world.services.script("shipping", script="late-failure", seconds=0.5, match="t-tail")
+    assert "executed" == (await world.run("t-tail")).outcome
+    await world.services.until("t-tail", ONLY_COMPENSATED)
+    assert world.chain is not None
+    assert "compensated" == (await end_of(world.chain.find("t-tail"))).outcome
+
+
+async def test_a_late_failure_turns_a_saga_that_is_further_on(world: World) -> None:
+    """The first stage fails while the second one works."""
+    await world.services.script("inventory", script="late-failure", seconds=0.2, match="t-head")
+    await world.services.script("payment", script="slow", seconds=2.0, match="t-head")
+    assert "compensated" == (await world.run("t-head")).outcome
+    assert all(standing == 0 for _, standing in await world.services.books("t-head"))
+    assert NOTHING == (await world.services.books("t-head"))[2]
+
+
 async def test_compensated_before_it_comes_it_never_runs(world: World) -> None:
     assert "compensated" == (await world.compensate("t-early")).outcome
     assert "compensated" == (await world.run("t-early")).outcome

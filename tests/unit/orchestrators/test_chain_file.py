@@ -29,12 +29,16 @@ def test_a_stage_is_all_that_it_needs(tmp_path: Path) -> None:
     "text, wrong",
     [
         ("", r"names no stage: add a table \[stages.NAME\] with its url"),
-        (f'queue = "x"\n{ONE}', "queue is no setting: these are address, name, "),
+        (f'queue = "x"\n{ONE}', "queue is no setting: these are address, auth, "),
         (f"task_queue = 1\n{ONE}", "task_queue is 1: give a text"),
         ("[stages]\npayment = 1\n", "stages.payment is 1: give a URL, or a table with url"),
         (f"{ONE}password = 'x'\n", "stages.payment.password is no setting"),
         ("[stages.payment]\nurl = 'payment'\n", "stages.payment"),
         ("[stages", "is no TOML"),
+        (f'listen = "8085"\n{ONE}', "listen is '8085': give HOST:PORT"),
+        (f'auth = "all"\n{ONE}', "auth is 'all': it is tokens or none"),
+        (f'listen = "0.0.0.0:8085"\nauth = "none"\n{ONE}', "auth is none and listen is 0.0.0.0"),
+        (f'listen = "0.0.0.0:8085"\n{ONE}', "stages.payment has no accept_file, so it cannot"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_fix(tmp_path: Path, text: str, wrong: str) -> None:
