@@ -208,6 +208,7 @@ def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepSt
         due=at,
         changed=False,
         probes=0,
+        not_there=0,  # two looks have to lie apart, and this one comes at once (rule 5)
         forgiven=step.attempts,
         compensation_forgiven=step.compensation_attempts,
         pendings=0,

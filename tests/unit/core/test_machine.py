@@ -116,6 +116,28 @@ def test_not_there_is_believed_only_when_said_twice() -> None:
     assert (Do(kind=AttemptKind.EXECUTE, step="charge", attempt=2),) == decide(plan, saga, 19.0)
 
 
+def test_a_look_that_a_retry_brings_forward_does_not_count_as_the_second() -> None:
+    """An operator's retry comes at once, and a late request may land right after it (rule 5)."""
+    plan = plans.usual()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0),
+        e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+        e.StepStarted(at=1.0, step="charge", attempt=1),
+        e.StepInDoubt(at=1.0, step="charge"),
+        e.ProbeStarted(at=2.0, step="charge"),
+        e.ProbeNotThere(at=2.0, step="charge"),
+        e.Retried(at=2.0, actor="kim", why="it is up again"),
+    )
+    probe = Do(kind=AttemptKind.PROBE, step="charge")
+    assert (probe,) == decide(plan, saga, 2.0)
+    saga = evolve(plan, saga, e.ProbeStarted(at=2.0, step="charge"))
+    saga = evolve(plan, saga, e.ProbeNotThere(at=2.0, step="charge"))
+    (rest,) = decide(plan, saga, 2.0)
+    assert isinstance(rest, Rest)
+    assert (probe,) == decide(plan, saga, 9.0)
+
+
 def test_a_late_failure_is_told_upstream() -> None:
     """Completed, then asked by downstream: we undo, and upstream hears of it (rule 22)."""
     plan = plans.usual()
