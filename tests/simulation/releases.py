@@ -32,7 +32,7 @@ from stage.ports.neighbour import (
 from stage.ports.observer import TraceContext
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer
-from stage.simulation.loop import Process, VirtualClock, VirtualLoop
+from stage.simulation.loop import Process, VirtualLoop, WallClock
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.telemetry.null import NullObserver
@@ -242,13 +242,14 @@ class Deploys:
         world, process = self._world, Process(self._loop, f"{name}#{self._released}")
         world.names = SAME_API.get(name, {})
         world.dies = process.kill
+        self._loop.still = False
         store = MemoryStore(database=self._database)
         engine = EmbeddedEngine(
             FAMILY[name].bind(("shipping",)),
             store,
             Peers(external=world, neighbours=world),
             Defects(world),
-            clock=VirtualClock(self._loop),
+            clock=WallClock(self._loop, ahead=lambda: 0.0),
         )
 
         async def life() -> T:
@@ -280,7 +281,10 @@ async def asked(engine: EmbeddedEngine) -> None:
 
 
 async def rested(engine: EmbeddedEngine) -> Snapshot | None:
-    """The saga once nothing more happens to it."""
+    """The saga once nothing more happens to it. Meanwhile the engine looks for work less often."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.still = True
     await asyncio.sleep(REST_SECONDS)
     return await engine.get_saga(ID)
 
