@@ -25,7 +25,7 @@ from stage.store.postgres.store import PostgresLimits, PostgresStore
 from tests.unit.store.given import AT, inserting, longer, parked, row
 
 LEASE_SECONDS = 10.0
-SERVER_LEASE_SECONDS = 2.0
+SERVER_LEASE_SECONDS = 1.0
 """On a server it really goes by."""
 
 
