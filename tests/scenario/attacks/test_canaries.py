@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -78,18 +79,25 @@ def log() -> Iterator[io.StringIO]:
     root.setLevel(level)
 
 
+async def shown_of(chain: Chain, n: int) -> list[tuple[str, str]]:
+    """Every answer that a neighbour gets about one saga."""
+    data = {"order_id": "o", "card": PAYLOAD, "fails": FAILS[n % len(FAILS)]}
+    headers: dict[str, Any] = {"Authorization": f"Bearer {HEADER}", "baggage": f"card={HEADER}"}
+    answer = await chain.send(f"s-{n}", data, Prefer="wait=1", **headers)
+    found = [(f"POST s-{n}", f"{answer[1]}{answer[2]!r}")]
+    answer = await chain.compensate(f"s-{n}", Prefer="wait=1", **headers)
+    found.append((f"compensate s-{n}", f"{answer[1]}{answer[2]!r}"))
+    for view in ("", "?view=journal", "?view=plan", "?view=chain"):
+        shown = await chain.request("GET", f"{chain.stage}/sagas/s-{n}{view}")
+        found.append((f"GET s-{n}{view}", f"{shown[1]}{shown[2]!r}"))
+    return found
+
+
 async def everything_shown(chain: Chain) -> AsyncIterator[tuple[str, str]]:
     """Every answer that a neighbour gets, and the metrics."""
-    for n in range(SAGAS):
-        data = {"order_id": "o", "card": PAYLOAD, "fails": FAILS[n % len(FAILS)]}
-        headers: dict[str, Any] = {"Authorization": f"Bearer {HEADER}", "baggage": f"card={HEADER}"}
-        answer = await chain.send(f"s-{n}", data, Prefer="wait=1", **headers)
-        yield f"POST s-{n}", f"{answer[1]}{answer[2]!r}"
-        answer = await chain.compensate(f"s-{n}", Prefer="wait=1", **headers)
-        yield f"compensate s-{n}", f"{answer[1]}{answer[2]!r}"
-        for view in ("", "?view=journal", "?view=plan", "?view=chain"):
-            shown = await chain.request("GET", f"{chain.stage}/sagas/s-{n}{view}")
-            yield f"GET s-{n}{view}", f"{shown[1]}{shown[2]!r}"
+    for of_one in await asyncio.gather(*(shown_of(chain, n) for n in range(SAGAS))):
+        for each in of_one:
+            yield each
     for wrong in ({"order_id": "o", "card": {"x": PAYLOAD}}, {"card": PAYLOAD}):
         answer = await chain.send("s-wrong", wrong)
         yield "POST wrong", f"{answer[1]}{answer[2]!r}"
