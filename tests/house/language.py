@@ -12,6 +12,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from typing import NamedTuple
 
 from tests.house.names import docstrings
@@ -149,8 +150,13 @@ def words_listed(glossary: str) -> list[str]:
     return [word for row in rows for word in re.split(r"\*\*, \*\*", row)]
 
 
-def prose(name: str, text: str) -> Iterator[tuple[int, str]]:
+@cache  # several checks read the same files
+def prose(name: str, text: str) -> tuple[tuple[int, str], ...]:
     """Passages that people read, each with its first line: no code, links or heads of tables."""
+    return tuple(_passages(name, text))
+
+
+def _passages(name: str, text: str) -> Iterator[tuple[int, str]]:
     if name.endswith(".md"):
         bare = re.sub(
             r"^```\w*\n.*?^```", lambda m: "\n" * m[0].count("\n"), text, flags=re.M | re.S
@@ -182,8 +188,13 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
         yield first, words
 
 
-def defined(source: str) -> Iterator[tuple[int, str, str]]:
+@cache
+def defined(source: str) -> tuple[tuple[int, str, str], ...]:
     """Every name that a module defines: line, kind, name."""
+    return tuple(_definitions(source))
+
+
+def _definitions(source: str) -> Iterator[tuple[int, str, str]]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.lineno, "function", node.name
@@ -207,8 +218,8 @@ def words_not_used(name: str, text: str) -> list[str]:
         return []
     wrong = []
     lines = text.splitlines()
-    passages = list(prose(name, text))
-    names = list(defined(text)) if name.endswith(".py") else []
+    passages = prose(name, text)
+    names = defined(text) if name.endswith(".py") else ()
     for word, rule in WORDS.items():
         if any(fnmatch(name, file) for file in rule.files):
             continue

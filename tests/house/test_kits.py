@@ -29,6 +29,7 @@ LEVEL_G = {
     "F16": {"kills": 14},
     "F17": {"refusals": 200, "replays": 10_000},
     "F20": {"sagas": 500},
+    "F21": {"outages": 50, "undos": 500},
     "F22": {"deploys": 1_000},
     "F23": {"faults": 20},
 }
@@ -132,6 +133,6 @@ def test_a_run_that_lacks_kits_ends_red(root: Path) -> None:
 
     *_, last = result.stdout.splitlines()
     assert 1 == result.returncode, result.stdout
-    assert "1 passed" in last and "15 errors" in last
+    assert "1 passed" in last and "16 errors" in last
     assert "F4 (planted defects found): 1 of 40 defects" in result.stdout
     assert "F1 (simulated sagas) did not run" in result.stdout
