@@ -64,7 +64,7 @@ class Sizes:
 TIERS = {
     "test": Sizes(
         worlds=200,
-        fault_stride=16,
+        fault_stride=8,
         schedule_stride=10,
         kills=10,
         sagas=1_000,
