@@ -45,6 +45,14 @@ class Sizes:
     """F16: kills while all spans are collected."""
     traced_sagas: int
     """F16: sagas placed while they are collected."""
+    mutated: int
+    """F10: mutated messages."""
+    stalled: int
+    """F12: connections that stall, of each of three kinds."""
+    overload_seconds: float
+    """F13: how long five times the load is offered."""
+    canaries: int
+    """F19: requests that carry canaries."""
     gateway_sagas: int
     """F20: sagas placed with nginx between all neighbours."""
     replays: int
@@ -76,6 +84,10 @@ TIERS = {
         times=4,
         traced_kills=4,
         traced_sagas=250,
+        mutated=500,
+        stalled=100,
+        overload_seconds=6.0,
+        canaries=300,
         gateway_sagas=200,
         replays=200,
         outage_seconds=50_000.0,
@@ -97,6 +109,10 @@ TIERS = {
         times=20,
         traced_kills=14,
         traced_sagas=1_000,
+        mutated=5_000,
+        stalled=400,
+        overload_seconds=60.0,
+        canaries=20_000,
         gateway_sagas=500,
         replays=10_000,
         outage_seconds=250_000.0,
@@ -147,10 +163,16 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F6": Kit("kills at an exact call", {"kills": points}),
         "F7": Kit("losses of power", {"cuts": sizes.cuts, "recoveries": sizes.cuts // 10}),
         "F8": Kit("full disks", {"cycles": 2 * sizes.cycles}),
+        "F10": Kit("mutated messages", {"messages": sizes.mutated}),
+        "F11": Kit("malformed HTTP and JSON", {"requests": 120}),
+        "F12": Kit("stalled connections", {"connections": 3 * sizes.stalled}),
+        "F13": Kit("five times the load", {"seconds": int(sizes.overload_seconds)}),
         "F14": Kit("SIGTERM under load", {"times": sizes.times}),
         "F15": Kit("W3C trace context", {"cases": 41}),
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
         "F17": Kit("wrong credentials at every route", {"refusals": 200, "replays": sizes.replays}),
+        "F18": Kit("addresses of others", {"addresses": 60}),
+        "F19": Kit("canaries", {"requests": sizes.canaries}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
         "F21": Kit("outages of seconds to days", {"outages": 50, "undos": sizes.undos}),
         "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),

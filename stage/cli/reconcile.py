@@ -12,7 +12,7 @@ from stage.cli.options import config_of, configured
 if TYPE_CHECKING:
     from stage.engine.reconcile import Reconciliation
 
-NEEDED = ("database", "upstreams", "downstreams")
+NEEDED = ("database", "payload_key_file", "upstreams", "downstreams")
 
 
 @click.command(short_help="Find the sagas that a restored database lost.")

@@ -131,12 +131,12 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.StepRefused: _end("refused", _EXECUTE, "refused", "step", "reason", "may_stand", "said"),
     e.StepTransient: _end(
         "did not happen, again later", _EXECUTE, "transient",
-        "step", "reason", "retry_after", "may_stand", "denied", "defect", level=_WARNING,
-        failed=True,
+        "step", "reason", "retry_after", "may_stand", "denied", "defect", "final",
+        level=_WARNING, failed=True,
     ),
     e.StepInDoubt: _end(
         "in doubt", _EXECUTE, "in_doubt",
-        "step", "reason", "denied", "changed", level=_WARNING, failed=True,
+        "step", "reason", "denied", "changed", "final", level=_WARNING, failed=True,
     ),
     e.StepPending: _end("still running there", _EXECUTE, "pending", "step", "retry_after"),
     # --- probes ---

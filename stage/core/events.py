@@ -144,7 +144,8 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     """The attempt certainly did not happen; it may be tried again.
 
     `denied`, here and in the events below: the answer was 401 or 403, from whomever. With `defect`
-    the author's code failed before it prepared a request (rule 4).
+    the author's code failed before it prepared a request (rule 4). `final`, here and below: the
+    author said that such an attempt is never repeated.
     """
 
     step: str
@@ -154,6 +155,7 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     denied: bool = False
     defect: bool = False
     bound: Binding | None = None
+    final: bool = False
 
 
 class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
@@ -167,6 +169,7 @@ class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
     reason: str = ""
     changed: bool = False
     denied: bool = False
+    final: bool = False
 
 
 class StepPending(_Event, frozen=True, kw_only=True, tag="step_pending"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -107,6 +108,10 @@ class Queries(Protocol):
 
         None: never seen.
         """
+        ...
+
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """Those of the sagas that this stage has accepted or buried, or is about to."""
         ...
 
     async def journal(self, saga_id: str, after: int = 0, wait_seconds: float = 0.0) -> list[Entry]:

@@ -91,6 +91,8 @@ class Known(msgspec.Struct, kw_only=True):
     """The durable facts of one saga at one stage."""
 
     row: SagaRow
+    writer: str = ""
+    """The process that wrote last."""
     events: list[e.Event] = []
     starts: dict[str, int] = {}
     """The order in which steps were started."""
@@ -147,6 +149,8 @@ class Books:
         """The plan of the newest version of each stage."""
         self.earlier_plans: dict[tuple[str, int], Plan] = {}
         """The plans of the versions before, by stage and version."""
+        self.keeping: set[str] = set()
+        """External APIs of which the author says that what they make may stand."""
         self.attempts: dict[tuple[str, str, str], int] = {}
         """Attempts to undo that left, by stage, saga and step."""
         self._sent: dict[tuple[str, str], bytes] = {}
@@ -251,6 +255,15 @@ class Books:
         steps = self.plan_of(stage, saga).steps
         return sum(self.standing(stage, saga, step) for step in steps if step.compensatable)
 
+    def must_be_undone(self, step: Step) -> bool:
+        """Whether nothing of the step may stand once its saga has turned back.
+
+        Of a call that says compensation=None too: that nothing is left is its author's word, and
+        the world has its own.
+        """
+        makes = step.kind is StepKind.CALL and not step.pivot and step.peer not in self.keeping
+        return step.compensatable or makes
+
     # --- the store -------------------------------------------------------------------------------
 
     def committed(
@@ -292,6 +305,7 @@ class Books:
                 row.id,
                 f"{who} wrote with epoch {write.epoch}, {known.row.epoch} holds",
             )
+        known.writer = who
         taken_over = any(isinstance(event, e.Recovered) for event in write.events)
         if taken_over and write.epoch is not None and row.epoch <= write.epoch:
             self.violate("I8", row.id, f"{who} took over and left the epoch at {row.epoch}")
@@ -514,21 +528,23 @@ class Books:
             self.violate("I3", saga, f"{stage}/{step} {what} was sent with bytes not journaled")
         self._same_bytes(stage, key, _bytes_of(request), saga)
 
-    def handing_on(self, stage: str, peer: str, saga: str, body: bytes) -> None:
-        """A stage hands on downstream: all its own work has to be durable by now."""
+    def handing_on(self, stage: str, who: str, peer: str, saga: str, body: bytes) -> None:
+        """A process of a stage hands on downstream: all its own work has to be durable by now.
+
+        One that was frozen may hand on what it had begun after another one has undone that work:
+        it has asked downstream to compensate, which runs it no more (I6).
+        """
         name = FORWARD_PREFIX + peer
         known = self.known.get((stage, saga))
         if known is None or f"{name}:do" not in known.intents:
             self.violate("I3", saga, f"{stage} handed on to {peer} without a durable intent")
             return
-        # A run that was paused before its message left may be lost by now, and its work undone:
-        # downstream is closed to it, and is held against that itself.
-        lost = name not in known.flying and known.turned
         for step in self.plan_of(stage, saga).steps:
             if step.kind is not StepKind.FORWARD and step.name not in known.succeeded:
                 self.violate("I4", saga, f"{stage} handed on before {step.name} was durable")
-            works = step.kind is StepKind.TRANSACTION and not lost
-            if works and self.standing(stage, saga, step) == 0:
+            if known.writer != who or step.kind is not StepKind.TRANSACTION:
+                continue
+            if self.standing(stage, saga, step) == 0:
                 self.violate("I4", saga, f"{stage} handed on without the work of {step.name}")
         self._same_bytes(stage, f"{saga}:{name}", body, saga)
 
@@ -614,18 +630,12 @@ class Books:
         if (stage, saga) not in self.known:
             self.violate("I1", saga, f"{stage} said it is undone, and wrote no tombstone")
         for step in self.plan_of(stage, saga).steps:
-            if step.compensatable and self.standing(stage, saga, step):
+            if self.must_be_undone(step) and self.standing(stage, saga, step):
                 self.violate("I7", saga, f"{stage} said it is undone while {step.name} stands")
 
     def strangers_answer(self, stage: str, saga: str, path: str, status: int) -> None:
-        """Another upstream was answered about a saga that it did not open.
-
-        A tombstone is all's, and so is the answer of a saga whose undo data was dropped: who sends
-        the same data has it (decision 0023).
-        """
+        """Another upstream was answered about a saga that it did not open; a tombstone is all's."""
         known = self.known.get((stage, saga))
-        if known is not None and known.forgotten and path == "/sagas":
-            return
         if known is None or not isinstance(known.events[0], e.Tombstoned):
             self.violate("I9", saga, f"{stage} answered a stranger's POST {path}: {status}")
 

@@ -210,6 +210,13 @@ class SimulatedStore:
         self._present()
         return await self._store.get(saga_id)
 
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.seen(saga_ids)
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         if self._process.held:

@@ -10,6 +10,7 @@ import msgspec
 
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.inbound.dispatch import dispatch
+from stage.inbound.lookups import Lookups
 from stage.inbound.request import HeaderPairs, Request
 from stage.inbound.service import Service
 from stage.ports.clock import Clock
@@ -105,6 +106,7 @@ def service_of(
         limits=DEFAULT_LIMITS,
         neighbours=neighbours,
         metrics=_no_metrics,
+        lookups=Lookups(engine.seen),
     )
 
 

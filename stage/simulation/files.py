@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,6 +100,10 @@ class BlockingStore:
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
         return self._run(self._store.get(saga_id))
+
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        return self._run(self._store.seen(saga_ids))
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""

@@ -147,7 +147,7 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
         if row.state is SagaState.COMPLETED:
             if stands != 1 and step.kind is not StepKind.FORWARD:
                 books.violate("I2", saga, f"{stage} is completed, {step.name} stands {stands}x")
-        elif step.compensatable and stands and step.name not in known.given_up:
+        elif books.must_be_undone(step) and stands and step.name not in known.given_up:
             books.violate("I7", saga, f"{stage} is {row.state}, {step.name} still stands")
 
 

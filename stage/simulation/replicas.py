@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
-from stage.ports.ownership import Mail
+from stage.ports.ownership import Mail, Share
 from stage.simulation.books import Books
 from stage.simulation.loop import STILL_SECONDS, Process, VirtualClock, VirtualLoop
 from stage.store.memory import MemoryStore
@@ -127,6 +127,11 @@ class ReplicaOwnership:
     async def assured(self) -> None:
         """See ports.ownership.Ownership."""
         await self._replica.assured()
+
+    @property
+    def share(self) -> Share:
+        """See ports.ownership.Ownership."""
+        return self._replica.share
 
     @property
     def renew_seconds(self) -> float | None:

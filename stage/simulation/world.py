@@ -200,6 +200,8 @@ class World:
             kind = self.scenario.models.get(name) or _model_of(name, bound.plan)
             model = kind(name, self.books, self.faults)
             self.apis.append(model)
+            if model.keeps:
+                self.books.keeping.add(name)
             self.network.serve_api(model)
         releases = [WatchedStage(bound, disk)]
         before = bound.supersedes

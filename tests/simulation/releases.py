@@ -77,9 +77,10 @@ def release(
             pass
 
         work.__name__ = called
-        declared = stage.transaction(work)
         if undone:
-            declared.compensation(back)
+            stage.transaction(work).compensation(back)
+        else:
+            stage.transaction(compensation=None, reason="it writes nothing")(work)
 
     async def charge(http: Http, saga: Saga[Order]) -> str:
         answer = await http.post("/charges", json={"amount": saga.input.amount})
@@ -94,7 +95,8 @@ def release(
     if reserves:
         transaction("reserve", undone=True)
     charge.__name__ = step
-    charged = stage.call(to=to, timeout=5.0, pivot=pivot)(charge)
+    lost = "" if undo or pivot else "this release has lost it"
+    charged = stage.call(to=to, timeout=5.0, pivot=pivot, reason=lost)(charge)
     if undo and not pivot:
         charged.compensation(refund)
     if last:

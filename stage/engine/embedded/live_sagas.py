@@ -12,6 +12,7 @@ from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
 from stage.core.raised import raised
 from stage.core.saga import Saga, StepState
+from stage.core.shares import Shares
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan, StepKind
 from stage.engine.embedded.limits import (
@@ -41,13 +42,20 @@ class LiveSagas:
     """One task a live saga. `draining` lets go of what rests, and waits for no database."""
 
     def __init__(
-        self, plan: Plan, units: LiveUnits, sender: Sender, observer: Observer, clock: Clock
+        self,
+        plan: Plan,
+        units: LiveUnits,
+        sender: Sender,
+        observer: Observer,
+        clock: Clock,
+        shares: Shares,
     ) -> None:
         self._plan = plan
         self._units = units
         self._sender = sender
         self._observer = observer
         self._clock = clock
+        self._shares = shares
         self._live: dict[str, LiveSaga] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         """In the order in which they began: a set of tasks has another order in every run."""
@@ -78,9 +86,25 @@ class LiveSagas:
         what comes and goes in the event loop meanwhile.
         """
         running = len(self._live) - len(self._asking) - self._units.concluding
-        if request in self._asking and running >= sagas_max:
-            raise Busy(f"{running} sagas are running, the limit")
+        if request in self._asking and request.offer is not None:
+            if running >= sagas_max:
+                raise Busy(f"{running} sagas are running, the limit")
+            caller = self._shares.caller(request.offer.accepted.upstream)
+            share = self._shares.most(caller, sagas_max)
+            # Only then are they counted: it takes as long as there are sagas.
+            if running >= share and (its := self._running_of(caller)) >= share:
+                whose = caller or "callers that are not configured"
+                raise Busy(f"{its} sagas of {whose} are running, the limit")
         self._asking.pop(request, None)
+
+    def _running_of(self, caller: str) -> int:
+        """How many sagas run that this caller started, since this process has."""
+        offers = [
+            live.request.offer
+            for live in list(self._live.values())
+            if live.request.offer is not None and live.request not in self._asking
+        ]
+        return sum(self._shares.caller(offer.accepted.upstream) == caller for offer in offers)
 
     def offers_wait_seconds(self) -> float:
         """How long the oldest of the offers that are neither taken on nor refused has waited."""

@@ -44,7 +44,7 @@ def full(kind: type[Any]) -> e.Event:
         "cause": ParkCause.DEFECT, "actor": "ops", "why": "because", "landed": True,
         "changed": True, "anew": True, "new_key": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
-        "innocent": True, "defect": True, "requester": Requester.UPSTREAM,
+        "innocent": True, "defect": True, "final": True, "requester": Requester.UPSTREAM,
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})
     return event

@@ -70,6 +70,14 @@ async def test_the_cause_of_parking_is_read_back(store: Store, cause: ParkCause 
     assert [cause] == [listed.parked_cause for listed in await store.page(Filter())]
 
 
+async def test_ids_that_were_seen_are_found(store: Store) -> None:
+    """Also where an id is odd, stands twice, or none is given."""
+    await store.transact(inserting("a"))
+
+    assert frozenset({"a"}) == await store.seen(("a", "b", 'c"]', "a"))
+    assert frozenset() == await store.seen(())
+
+
 async def test_a_unit_that_raises_leaves_nothing(store: Store) -> None:
     """The row, the journal and the author's rows are all gone, and the error is the unit's own."""
 

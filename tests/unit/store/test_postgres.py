@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StaleEpoch, StoreUnavailable
 from stage.demo.postgres_server import Server
-from stage.ports.store import Unit
+from stage.ports.store import Row, Unit
+from stage.store.errors import Contended
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link, connect
-from stage.store.postgres.store import PostgresStore
+from stage.store.postgres.pool import Pool
+from stage.store.postgres.store import PostgresLimits, PostgresStore
 from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
 
 
@@ -97,6 +99,97 @@ async def test_a_row_that_another_holds_for_a_moment_parts_the_batch(
 
     assert 3 == await store.transact(read)
     assert store.available
+
+
+async def test_nobody_else_waits_for_a_row_that_another_holds(
+    store: PostgresStore, other: Link
+) -> None:
+    """The unit that needs the row waits in a lane of its own; the writer goes on at once."""
+    await store.transact(paying("held"))
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
+    blocked = asyncio.ensure_future(store.transact(adding_to("held")))
+    await asyncio.sleep(0.2)
+    began = asyncio.get_running_loop().time()
+    for number in range(10):
+        await store.transact(paying(f"free-{number}"))
+    assert asyncio.get_running_loop().time() - began < 1.0
+    assert not blocked.done() and store.available
+    await other.raw.execute("COMMIT")
+    await asyncio.wait_for(blocked, 5)
+
+    async def read(unit: Unit) -> Any:
+        return await unit.tx.fetchval("SELECT amount FROM payment WHERE saga_id = 'held'")
+
+    assert 3 == await store.transact(read)
+
+
+async def test_a_row_that_is_held_too_long_fails_its_unit_alone(
+    store: PostgresStore, other: Link
+) -> None:
+    """As if the database were away for it; the store itself stays available."""
+    await store.transact(paying("held"))
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
+    with pytest.raises(Contended):
+        await asyncio.wait_for(store.transact(adding_to("held")), 10)
+    assert store.available and 1 == await store.transact(paying("a"))
+    await other.raw.execute("ROLLBACK")
+
+
+async def test_a_lane_that_is_full_refuses_more_units(postgres_url: str, migrations: Path) -> None:
+    """The wait is bounded: the next one fails at once, and others go on."""
+    limits = PostgresLimits(lanes=1, lane_units_max=1)
+    store = PostgresStore(postgres_url, migrations=[migrations], limits=limits)
+    await store.open()
+    other = await connect(DatabaseServer(url=postgres_url))
+    await store.transact(paying("held"))
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
+    waiting = []
+    for _ in range(3):
+        waiting.append(asyncio.ensure_future(store.transact(adding_to("held"))))
+        await asyncio.sleep(0.2)
+    assert 1 == store.queued
+    with pytest.raises(Contended):
+        await asyncio.wait_for(waiting[2], 5)
+    assert not waiting[0].done() and not waiting[1].done()
+    await other.raw.execute("ROLLBACK")
+    await asyncio.wait_for(asyncio.gather(*waiting[:2]), 5)
+    await other.close()
+    await store.close()
+
+
+def adding_to(saga_id: str) -> Callable[[Unit], Awaitable[None]]:
+    """A unit that needs the author's row of that saga."""
+
+    async def unit(unit: Unit) -> None:
+        sql = "UPDATE payment SET amount = amount + 1 WHERE saga_id = $1"
+        await unit.tx.execute(sql, saga_id)
+
+    return unit
+
+
+async def test_readers_share_a_bounded_number_of_connections(postgres_url: str) -> None:
+    """The third statement waits for one of two; how long is a metric."""
+    waits: list[float] = []
+    pool = Pool(DatabaseServer(url=postgres_url), 2, waits.append)
+    busy: list[int] = []
+    fetch = Link.fetch
+
+    async def slow(link: Link, name: str, *parameters: object) -> list[Row]:
+        busy.append(1)
+        assert len(busy) <= 2
+        await asyncio.sleep(0.2)
+        busy.pop()
+        return await fetch(link, name, *parameters)
+
+    pool.open()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Link, "fetch", slow)
+        await asyncio.gather(*(pool.fetch("has_migrations") for _ in range(3)))
+    await pool.close()
+    assert max(waits[:2]) < 0.1 < waits[2] and 3 == len(waits)
 
 
 async def test_a_saga_that_another_inserts_meanwhile_is_seen_by_the_unit_that_runs_again(

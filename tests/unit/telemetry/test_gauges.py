@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from functools import partial
 
 import pytest
 
@@ -82,3 +83,28 @@ async def test_callers_at_the_same_time_share_a_query() -> None:
     with pytest.raises(sqlite3.OperationalError):
         await gauges.refresh()
     assert 2 == engine.queries
+
+
+async def test_one_replica_reports_the_gauges_of_the_database() -> None:
+    """The others count nothing, so that a sum over all replicas is right; doubts are their own."""
+    first, other = Queried(), Queried()
+    other.in_doubt = first.in_doubt = 1
+    share = {"first": True, "other": False}
+    readers = [
+        Gauges(
+            engine,
+            SystemClock(),
+            queued=lambda: 0,
+            breakers=dict,
+            speaks=partial(share.__getitem__, name),
+        )
+        for engine, name in ((first, "first"), (other, "other"))
+    ]
+    for each in readers:
+        await each.refresh()
+    assert (1, 0) == (first.queries, other.queries)
+    assert [1, {}] == [len(each.read(names.M_SAGAS)) or {} for each in readers]
+    assert [3, 1] == [each.read(names.M_IN_DOUBT)[()] for each in readers]
+    share["first"] = False
+    await readers[0].refresh()
+    assert {} == readers[0].read(names.M_PARKED)
