@@ -19,6 +19,7 @@ from stage.core.failure import FailureKind
 from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.saga import opening
+from stage.engine.saga.context import FINGERPRINT_CHARS
 from stage.engine.saga.sender import Sender
 from stage.outbound.neighbours import chain_v1
 from stage.wire import replies
@@ -202,7 +203,8 @@ def another_upstream_gets_the_answer(patches: Patches) -> None:
 
     def make(original: Any) -> Any:
         def check(context: Any, *more: Any) -> None:
-            original(replace(context, trail=()), *more)
+            payload = context.fingerprint[:FINGERPRINT_CHARS]
+            original(replace(context, trail=(), fingerprint=payload), *more)
 
         return check
 
