@@ -72,8 +72,8 @@ def check(spans: Spans) -> None:
     assert first.parent_id in activities
     of_saga.one("POST /charges", service="psp").below(of_saga.one("POST psp", status=201))
     assert of_saga.one("POST /sagas", service="shipping").parent_id in activities
-    told = of_saga.one("POST /sagas/{saga_id}/compensate", service="shipping", kind="client")
-    again = of_saga.one("SignalWithStartWorkflow:saga_chain").below(told)
+    asked = of_saga.one("POST /sagas/{saga_id}/compensate", service="shipping", kind="client")
+    again = of_saga.one("SignalWithStartWorkflow:saga_chain").below(asked)
     undo = of_saga.one("RunActivity:compensate_stage")
     of_saga.one("POST /sagas/{saga_id}/compensate", service="payment").below(undo)
     of_saga.one("POST /refunds", service="psp").below(of_saga.one("POST psp", status=200))
