@@ -33,6 +33,8 @@ _REFUSED: Final = frozenset(
         "VACUUM",
     }
 )
+_READS: Final = frozenset({"SELECT", "VALUES"})
+"""What begins so writes nothing; `WITH` may."""
 _FIRST_WORD: Final = re.compile(r"(?:[\s\ufeff]|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
 """White space, empty statements and comments, as SQLite skips them, then a word."""
 
@@ -53,12 +55,12 @@ class _AuthorTx:
 
 # Long because its methods are closures over the part.
 def author_tx(part: Part) -> Tx:
-    """The author's view of a unit. The first statement marks the place it can be undone to."""
+    """The author's view of a unit. The first statement that may write is announced to the part."""
 
     def run(sql: str, parameters: tuple[Any, ...]) -> sqlite3.Cursor:
-        checked, numbered = _checked(sql)
-        if not part.marked:
-            part.mark()
+        checked, numbered, reads = _checked(sql)
+        if not reads:
+            part.author_writes()
         if numbered and parameters:
             named = {str(number): value for number, value in enumerate(parameters, 1)}
             return part.run(checked, named)
@@ -100,8 +102,8 @@ def author_tx(part: Part) -> Tx:
 
 
 @lru_cache(maxsize=1024)
-def _checked(sql: str) -> tuple[str, bool]:
-    """The statement, and whether its parameters are numbered, as `$1`.
+def _checked(sql: str) -> tuple[str, bool, bool]:
+    """The statement, whether its parameters are numbered, as `$1`, and whether it only reads.
 
     Checked once: an author runs the same few again and again.
     """
@@ -112,4 +114,4 @@ def _checked(sql: str) -> tuple[str, bool]:
             f"{word} is refused in a transaction function: the transaction is begun and ended for"
             " it, and other sagas share it. Return to commit, raise to roll back"
         )
-    return sql, _NUMBERED.search(sql) is not None
+    return sql, _NUMBERED.search(sql) is not None, word in _READS
