@@ -59,7 +59,7 @@ class EmbeddedEngine(EmbeddedCommands):
         opening = Opening(interpreter, journal, store, observer, clock, self._admit, code)
         units = LiveUnits(interpreter, opening, journal, store, clock)
         sender = Sender(interpreter, peers, ownership, clock)
-        sagas = LiveSagas(participant.plan, units, sender, observer, clock)
+        sagas = LiveSagas(participant.plan, units, sender, observer, clock, lane=limits.lane)
         super().__init__(
             Parts(
                 participant=participant,
