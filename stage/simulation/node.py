@@ -9,6 +9,7 @@ from random import Random
 from stage.core.errors import StoreUnavailable
 from stage.core.events import Verb
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.limits import EngineLimits
 from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers
 from stage.ports.engine import Snapshot
@@ -144,7 +145,8 @@ class Node:
             limits=self._neighbours.limits,
         )
         observer = DefectObserver(self.name, self._books)
-        engine = EmbeddedEngine(stage, store, peers, observer, clock=clock)
+        lane = EngineLimits(lane=self._started % 2 == 1)  # its next process has none, and so on
+        engine = EmbeddedEngine(stage, store, peers, observer, clock=clock, limits=lane)
         service = service_of(stage, engine, peers.neighbours, observer, clock)
         self._live[process] = engine, Endpoints(service, self._books), store
         self._books.tell("", process.name, "starts")
