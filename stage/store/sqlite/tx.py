@@ -34,7 +34,7 @@ _REFUSED: Final = frozenset(
     }
 )
 _READS: Final = frozenset({"SELECT", "VALUES"})
-"""What begins so writes nothing; `WITH` may."""
+"""Statements that begin with one of these words write nothing; one with `WITH` may."""
 _FIRST_WORD: Final = re.compile(r"(?:[\s\ufeff]|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
 """White space, empty statements and comments, as SQLite skips them, then a word."""
 

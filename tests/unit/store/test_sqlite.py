@@ -353,7 +353,7 @@ def test_the_lock_of_an_older_release_becomes_private(tmp_path: Path) -> None:
 async def test_the_first_function_that_fails_after_it_has_written_has_its_unit_run_again(
     tmp_path: Path, migrations: Path
 ) -> None:
-    """What it wrote is undone, the others of the batch stand, and from then on it is marked."""
+    """Its writes are undone, the others of the batch stand, and from then on it is marked."""
     runs: list[str] = []
 
     def failing(name: str) -> Callable[[Unit], Awaitable[None]]:
@@ -382,7 +382,7 @@ async def test_the_first_function_that_fails_after_it_has_written_has_its_unit_r
 async def test_a_function_that_fails_before_it_writes_costs_no_further_run(
     sqlite_store: Store,
 ) -> None:
-    """What it has read needs no undoing, and what the unit wrote before stands."""
+    """Reads need no undoing, and the earlier writes of the unit stand."""
     runs: list[str] = []
 
     async def unit(unit: Unit) -> None:
