@@ -138,7 +138,7 @@ class LiveSagas:
         if request.offer is not None:
             self._asking[request] = asyncio.get_running_loop().time()
         self._live[request.saga_id] = live
-        _ = self._spawn(self._run(live, self._begin(live)))
+        _ = self._spawn(self._run(live, lambda: self._begin(live)))
         return live
 
     def lose_all(self) -> None:
@@ -186,12 +186,12 @@ class LiveSagas:
 
     # --- the life of one saga --------------------------------------------------------------------
 
-    async def _run(self, live: LiveSaga, life: Coroutine[Any, Any, str]) -> None:
+    async def _run(self, live: LiveSaga, life: Callable[[], Coroutine[Any, Any, str]]) -> None:
         """Live the life of the saga until it rests, and let go of it."""
         # Long because each way in which a life ends has its arm, and all of them let go.
         outcome: str | None = "stopped"
         try:
-            outcome = await life
+            outcome = await life()
         except HandedOver:
             outcome = None
         except StaleEpoch:
@@ -256,7 +256,7 @@ class LiveSagas:
 
         def hand_over() -> None:
             resting = replace(transition, outgoing=[])
-            _ = self._spawn(self._run(live, self._go_on(live, resting)))
+            _ = self._spawn(self._run(live, lambda: self._go_on(live, resting)))
 
         event = await ride(live, self._attempt(live, outgoing), hand_over, outgoing.span)
         live.inbox.append(InboxItem(event, span=outgoing.span))
