@@ -39,7 +39,7 @@ async def test_an_attempt_that_nothing_interrupts_ends_in_the_task_of_its_saga()
     assert 0 == live.in_flight and not live.sends and not live.inbox and not others
 
 
-async def test_what_comes_meanwhile_goes_on_in_another_task_at_once() -> None:
+async def test_an_event_that_comes_meanwhile_goes_on_in_another_task_at_once() -> None:
     """It waits for no attempt; the end of the attempt comes into the inbox behind it."""
     live, answer, others = LiveSaga(OpenRequest(saga_id="s")), asyncio.Event(), list[str]()
     riding = asyncio.ensure_future(
