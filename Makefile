@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test prove check fix sim mutants kills bench backend deploy floors
+.PHONY: help demo quick test prove check fix sim mutants kills bench backend deploy floors sbom fuzz
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,17 @@ deploy: $(VENV)/.ready .venv-deploy/.ready ## let the tools of their platforms j
 	    install --no-deps --require-hashes --only-binary :all: -r requirements/deploy.txt
 	@touch $@
 
+# Its tool has some 30 requirements of its own, so it gets an environment of its own.
+fuzz: $(VENV)/.ready .venv-fuzz/.ready ## let schemathesis judge our OpenAPI document: EXAMPLES=400 SEED=1
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/acceptance/judged_api.py
+
+.venv-fuzz/.ready: requirements/fuzz.txt
+	@echo "Installing the tool that judges the API ..."
+	@$(PYTHON) -m venv --clear .venv-fuzz
+	@.venv-fuzz/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+	    install --no-deps --require-hashes --only-binary :all: -r requirements/fuzz.txt
+	@touch $@
+
 check: $(VENV)/.ready ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
@@ -99,6 +110,16 @@ $(VENV)/.ready: requirements/build.txt requirements/dev.txt pyproject.toml
 	@$(PIP) install --require-hashes --no-build-isolation --use-pep517 -r requirements/dev.txt
 	@$(PIP) install --no-deps --no-index --no-build-isolation --editable .
 	@touch $@
+
+# An environment of what the product needs and nothing else, not even pip.
+sbom: $(VENV)/.ready ## write dist/stage.cdx.json and dist/licences.txt of the pinned requirements
+	@$(PYTHON) -m venv --clear --without-pip .venv-sbom
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input --python .venv-sbom/bin/python \
+	    install --no-deps --require-hashes --only-binary :all: -r requirements/run.txt
+	@mkdir -p dist
+	@.venv-sbom/bin/python deploy/sbom.py > dist/stage.cdx.json
+	@.venv-sbom/bin/python deploy/sbom.py --licences > dist/licences.txt
+	@echo "sbom: dist/stage.cdx.json, dist/licences.txt"
 
 # The lowest versions that we say we run with, without hashes: those of the newest are pinned.
 floors: ## tell the stories of the demo with the lowest versions that are allowed

@@ -1,7 +1,8 @@
 """Prints the bill of materials of the environment that runs it, as CycloneDX 1.6 in JSON.
 
-Run by the build of the image. It needs the standard library alone, so that the tool which counts
-the packages is not one of them.
+Run by the build of the image and by `make sbom`, which asks with --licences for a list of name,
+version and licence too. It needs the standard library alone, so that the tool which counts the
+packages is not one of them.
 """
 
 from __future__ import annotations
@@ -31,13 +32,33 @@ def document(installed: list[Distribution]) -> dict[str, Any]:
 
 
 def component(package: Distribution) -> dict[str, Any]:
-    """One package, with its licence where the package states an SPDX expression."""
+    """One package, with its licence: an SPDX expression where the package states one."""
     name = normal(package.name)
     url = f"pkg:pypi/{name}@{package.version}"
     known = {"type": "library", "name": name, "version": package.version}
     licence = package.metadata.json.get("license_expression")
-    licences = {"licenses": [{"expression": licence}]} if licence else {}
-    return {**known, "bom-ref": url, "purl": url, **licences}
+    if licence:
+        licences: list[dict[str, Any]] = [{"expression": licence}]
+    else:
+        licences = [{"license": {"name": named}} for named in _named(package)]
+    return {**known, "bom-ref": url, "purl": url, **({"licenses": licences} if licences else {})}
+
+
+def licences(installed: list[Distribution]) -> str:
+    """A line a package: name, version, licence."""
+    lines = []
+    for each in installed:
+        licence = each.metadata.json.get("license_expression") or " or ".join(_named(each))
+        lines.append(f"{normal(each.name)} {each.version}: {licence or 'not stated'}")
+    return "\n".join(sorted(lines))
+
+
+def _named(package: Distribution) -> list[str]:
+    """What an older package says: its classifiers, or a licence field of one line."""
+    found = package.metadata.json.get("classifier", [])
+    named = [each.rpartition(" :: ")[2] for each in found if each.startswith("License ::")]
+    said = str(package.metadata.json.get("license") or "").strip()
+    return named or ([said] if said and "\n" not in said else [])
 
 
 def normal(name: str) -> str:
@@ -46,4 +67,7 @@ def normal(name: str) -> str:
 
 
 if __name__ == "__main__":
-    json.dump(document(list(distributions())), sys.stdout, indent=1)
+    if "--licences" in sys.argv:
+        print(licences(list(distributions())))
+    else:
+        json.dump(document(list(distributions())), sys.stdout, indent=1)

@@ -45,6 +45,14 @@ class Sizes:
     """F16: kills while all spans are collected."""
     traced_sagas: int
     """F16: sagas placed while they are collected."""
+    mutated: int
+    """F10: mutated messages."""
+    stalled: int
+    """F12: connections that stall, of each of three kinds."""
+    overload_seconds: float
+    """F13: how long five times the load is offered."""
+    canaries: int
+    """F19: requests that carry canaries."""
     gateway_sagas: int
     """F20: sagas placed with nginx between all neighbours."""
     replays: int
@@ -53,6 +61,16 @@ class Sizes:
     """F22: of the pairs of versions."""
     restore_stride: int
     """F23: of the commits of a saga after which the database is a copy from then."""
+    zombies: int
+    """F9: replicas that are stopped past their lease, with sagas in their hands."""
+    replica_strikes: int
+    """F25: strikes at one of three replicas."""
+    replica_sagas: int
+    """F25: sagas placed meanwhile."""
+    failovers: int
+    """F26: losses of the primary under load, of each of two kinds."""
+    rollings: int
+    """F27: rolling updates, forward and back."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -72,10 +90,19 @@ TIERS = {
         times=4,
         traced_kills=8,
         traced_sagas=500,
+        mutated=500,
+        stalled=100,
+        overload_seconds=6.0,
+        canaries=300,
         gateway_sagas=200,
         replays=200,
         deploy_stride=7,
         restore_stride=2,
+        zombies=2,
+        replica_strikes=6,
+        replica_sagas=500,
+        failovers=1,
+        rollings=1,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -91,10 +118,19 @@ TIERS = {
         times=20,
         traced_kills=14,
         traced_sagas=1_000,
+        mutated=5_000,
+        stalled=400,
+        overload_seconds=60.0,
+        canaries=20_000,
         gateway_sagas=500,
         replays=10_000,
         deploy_stride=1,
         restore_stride=1,
+        zombies=30,
+        replica_strikes=150,
+        replica_sagas=20_000,
+        failovers=3,
+        rollings=1,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -139,13 +175,28 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F6": Kit("kills at an exact call", {"kills": points}),
         "F7": Kit("losses of power", {"cuts": sizes.cuts, "recoveries": sizes.cuts // 10}),
         "F8": Kit("full disks", {"cycles": 2 * sizes.cycles}),
+        "F9": Kit("zombies past their lease", {"zombies": sizes.zombies}),
+        "F10": Kit("mutated messages", {"messages": sizes.mutated}),
+        "F11": Kit("malformed HTTP and JSON", {"requests": 120}),
+        "F12": Kit("stalled connections", {"connections": 3 * sizes.stalled}),
+        "F13": Kit("five times the load", {"seconds": int(sizes.overload_seconds)}),
         "F14": Kit("SIGTERM under load", {"times": sizes.times}),
         "F15": Kit("W3C trace context", {"cases": 41}),
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
         "F17": Kit("wrong credentials at every route", {"refusals": 200, "replays": sizes.replays}),
+        "F18": Kit("addresses of others", {"addresses": 60}),
+        "F19": Kit("canaries", {"requests": sizes.canaries}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
         "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),
         "F23": Kit("databases restored or gone bad", {"faults": 20 // sizes.restore_stride}),
+        "F25": Kit(
+            "three replicas on PostgreSQL",
+            {"strikes": sizes.replica_strikes, "sagas": sizes.replica_sagas},
+        ),
+        "F26": Kit(
+            "the primary is lost",
+            {"synchronous": sizes.failovers, "asynchronous": sizes.failovers},
+        ),
     }
 
 

@@ -50,14 +50,14 @@ async def take(tx: Tx, saga: Saga[Order]) -> None:
     if saga.input.pieces < 1:
         raise Refused("order at least one piece")
     taken = await tx.execute(
-        "UPDATE stock SET free = free - ?1 WHERE sku = ?2 AND free >= ?1",
+        "UPDATE stock SET free = free - $1 WHERE sku = $2 AND free >= $1",
         saga.input.pieces,
         saga.input.sku,
     )
     if taken == 0:
         raise Refused(f"not enough of {saga.input.sku} in stock")
     await tx.execute(
-        "INSERT INTO allocation (saga_id, sku, pieces, state) VALUES (?, ?, ?, 'held')",
+        "INSERT INTO allocation (saga_id, sku, pieces, state) VALUES ($1, $2, $3, 'held')",
         saga.id,
         saga.input.sku,
         saga.input.pieces,
@@ -68,9 +68,9 @@ async def take(tx: Tx, saga: Saga[Order]) -> None:
 async def put_back(tx: Tx, saga: Saga[Order]) -> None:
     """Put the pieces back."""
     await tx.execute(
-        "UPDATE stock SET free = free + ? WHERE sku = ?", saga.input.pieces, saga.input.sku
+        "UPDATE stock SET free = free + $1 WHERE sku = $2", saga.input.pieces, saga.input.sku
     )
-    await tx.execute("UPDATE allocation SET state = 'released' WHERE saga_id = ?", saga.id)
+    await tx.execute("UPDATE allocation SET state = 'released' WHERE saga_id = $1", saga.id)
 
 
 @inventory.call(to="north", timeout=2.0, together="quotes")
@@ -97,12 +97,12 @@ async def release_south(http: Http, saga: Saga[Order], quoted: Quote | None) -> 
     await _release(http, saga.key_of(ask_south))
 
 
-@inventory.transaction
+@inventory.transaction(compensation=None, reason="put_back releases its row")
 async def choose(tx: Tx, saga: Saga[Order]) -> Choice:
     """Take the cheaper offer; both are known here."""
     offers = {"north": saga.result(ask_north), "south": saga.result(ask_south)}
     carrier = min(offers, key=lambda name: offers[name].price)
-    await tx.execute("UPDATE allocation SET carrier = ? WHERE saga_id = ?", carrier, saga.id)
+    await tx.execute("UPDATE allocation SET carrier = $1 WHERE saga_id = $2", carrier, saga.id)
     return Choice(carrier, offers[carrier])
 
 
@@ -131,7 +131,7 @@ async def find_pickup(http: Http, saga: Saga[Order]) -> Pickup | None:
 async def close(tx: Tx, saga: Saga[Order]) -> None:
     """Write down that it is on its way. Behind the pivot: no compensation."""
     await tx.execute(
-        "UPDATE allocation SET state = 'sent', pickup_id = ? WHERE saga_id = ?",
+        "UPDATE allocation SET state = 'sent', pickup_id = $1 WHERE saga_id = $2",
         saga.result(order_pickup).pickup_id,
         saga.id,
     )

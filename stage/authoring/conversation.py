@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from stage.authoring.http import HeaderRefused
+from stage.authoring.http import HeaderRefused, Http, TooManyRequests
 from stage.authoring.outcomes import InDoubt, Refused, Transient
 from stage.core.failure import FailureKind, classify_code
 from stage.core.raised import raised
@@ -24,6 +24,24 @@ EXITS = (SystemExit, KeyboardInterrupt)
 """Raised by author code, they would end the process if they reached the event loop."""
 
 
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """How the answers to a function are read, and how many requests it may make.
+
+    `requests_max` is None for a probe and a compensation: of a look before an undo no second
+    effect follows.
+    """
+
+    transient_on: frozenset[int] = frozenset()
+    refused_on: frozenset[int] = frozenset()
+    requests_max: int | None = None
+    never_retry: frozenset[int | type[Exception]] = frozenset()
+
+
+def is_never_retried(error: BaseException, never: frozenset[int | type[Exception]]) -> bool:
+    """Whether the author named the class of that exception, or one above it."""
+    return any(isinstance(each, type) and isinstance(error, each) for each in never)
+
+
 class FunctionConversation:
     """A conversation with one coroutine of the author.
 
@@ -34,20 +52,21 @@ class FunctionConversation:
     def __init__(
         self,
         coroutine: Coroutine[Any, Any, Any],
+        http: Http,
         encode: Encode,
-        *,
-        transient_on: frozenset[int],
-        refused_on: frozenset[int],
+        rules: Reading,
     ) -> None:
         self._coroutine = coroutine
+        self._http = http
         self._encode = encode
-        self._transient_on = transient_on
-        self._refused_on = refused_on
+        self._rules = rules
         self._context = contextvars.copy_context()
         self._prepared = False
         """Whether the function has handed a request out."""
         self._unsafe = False
         """Whether the request that is out can have an effect."""
+        self._final = False
+        """Whether the code of an answer says that this attempt is the last."""
         self._answered = 0
         """Requests that can have an effect and were answered."""
 
@@ -80,7 +99,9 @@ class FunctionConversation:
             return self._failure(
                 kind, answer.reason, answer.retry_after, may_stand=self._answered > 0
             )
-        kind_of_code = classify_code(answer.status, self._transient_on, self._refused_on)
+        rules = self._rules
+        self._final = answer.status in rules.never_retry
+        kind_of_code = classify_code(answer.status, rules.transient_on, rules.refused_on)
         if kind_of_code is not None:
             self.close()
             return self._failure(
@@ -132,19 +153,39 @@ class FunctionConversation:
                 stopped = isinstance(error, asyncio.CancelledError) and _cancelling()
                 step = self._coroutine.throw
 
-    def _sending(self, send: Send) -> Send:
+    def _sending(self, send: Send) -> Turn:
+        allowed = self._rules.requests_max
+        if allowed is not None and send.ordinal > allowed:
+            self.close()
+            return self._one_too_many(send, allowed)
         self._prepared = True
         self._unsafe = send.request.method not in SAFE_METHODS
         return send
 
+    def _one_too_many(self, send: Send, allowed: int) -> Failed:
+        """A second effect under a second key would share one outcome: it is not sent.
+
+        Not a doubt: a probe that finds the first effect would call the step done.
+        """
+        exchange = self._http.described(send.ordinal)
+        error = TooManyRequests(
+            f"{exchange.place}: {exchange} is request {send.ordinal} of a call that declares"
+            f" requests={allowed}, and was not sent: make a step of each effect, or declare"
+            f" requests={send.ordinal}"
+        )
+        failed = self._failure(FailureKind.REFUSED, raised(error), may_stand=self._answered > 0)
+        return replace(failed, error=error)
+
     def _finish(self, value: Any) -> Turn:
         try:
+            self._http.check_awaited()
             return Finished(result=msgspec.Raw(self._encode(value)))
         except Exception as error:
             return self._failed(error)
 
     def _failed(self, error: Exception) -> Failed:
         reason = str(error) or type(error).__name__
+        self._final = self._final or is_never_retried(error, self._rules.never_retry)
         # A word of the function that nothing happened is about its last request.
         before = self._answered > 1
         if isinstance(error, Refused):
@@ -183,6 +224,7 @@ class FunctionConversation:
             retry_after=retry_after,
             may_stand=may_stand,
             said=said,
+            final=self._final,
         )
 
 

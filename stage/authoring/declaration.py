@@ -4,32 +4,52 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Never, Protocol, TypeVar, overload
 
 import msgspec
 
-from stage.authoring.http import Http
+from stage.authoring.annotations import declaring_place
 from stage.authoring.lineage import Lineage
 from stage.authoring.participant import Adds, StageParticipant
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
-from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep, check_function
+from stage.authoring.steps import (
+    CallFunction,
+    CallStep,
+    DeclaredStep,
+    ResultCallStep,
+    TransactionFunction,
+    TransactionStep,
+    check_function,
+)
 from stage.core.errors import DeclarationError
 from stage.core.retry import COMPENSATION, EXECUTION, PATIENCE_SECONDS, SETTLEMENT, RetryPolicy
-from stage.core.steps import Step, StepKind, plan_of
+from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
 from stage.ports.credentials import CredentialsFunction
-from stage.ports.store import Tx
 from stage.wire.limits import DEFAULT_LIMITS
 
 P = TypeVar("P")
 A = TypeVar("A")
 R = TypeVar("R")
-D = TypeVar("D", bound=DeclaredStep[Any])
+D = TypeVar("D", bound=DeclaredStep[Any, Any])
 
-TransactionFunction = Callable[[Tx, Saga[P]], Awaitable[R]]
-CallFunction = Callable[[Http, Saga[P]], Awaitable[R]]
+
+MIGRATIONS = "migrations"
+"""The usual name of the folder of an author's migrations."""
+
+
+class CallDecorator(Protocol[P]):
+    """Takes the function of a call. One that returns nothing has no probe to find it by."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a step without a result lacks `probe`
+        self, function: CallFunction[P, None], /
+    ) -> CallStep[P, None]: ...
+    @overload
+    def __call__(self, function: CallFunction[P, R], /) -> ResultCallStep[P, R]: ...
 
 
 class StageDeclaration(Generic[P, A]):
@@ -43,6 +63,9 @@ class StageDeclaration(Generic[P, A]):
     with a lower one: its sagas go on under it, and new ones run here. Within one version,
     `renamed={"wire": "transfer"}` says that a step only has another name now, and
     `peers_renamed={"psp": "psp2"}` the same of an external API or a downstream (rule 32).
+
+    `redact` is a function from the words of others (an external API's, a neighbour's, those of
+    `Refused`) to what may be kept of them: they are stored, logged and shown as reasons.
     """
 
     def __init__(
@@ -56,6 +79,7 @@ class StageDeclaration(Generic[P, A]):
         supersedes: StageDeclaration[Any, Any] | None = None,
         renamed: Mapping[str, str] | None = None,
         peers_renamed: Mapping[str, str] | None = None,
+        redact: Callable[[str], str] | None = None,
     ) -> None:
         plan_of(name, ())  # refuses a bad name here, where its line is
         self.name = name
@@ -67,6 +91,7 @@ class StageDeclaration(Generic[P, A]):
             peers_renamed=dict(peers_renamed or {}),
         )
         self.supersedes = supersedes
+        self.redact = redact
         self.accepts: Codec[P] = Codec(accepts)
         if name in self.accepts.members():
             raise DeclarationError(
@@ -75,65 +100,99 @@ class StageDeclaration(Generic[P, A]):
             )
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
-        self.steps: list[DeclaredStep[Any]] = []
+        self.folder = _beside_caller(".")
+        """That of the module that declares the stage."""
+        self.steps: list[DeclaredStep[Any, Any]] = []
         self.credentials_functions: dict[str, CredentialsFunction] = {}
         self._output: Callable[[Saga[P]], A] | None = None
 
     @overload
-    def transaction(self, function: TransactionFunction[P, R], /) -> TransactionStep[R]: ...
+    def transaction(self, function: TransactionFunction[P, R], /) -> TransactionStep[P, R]: ...
     @overload
     def transaction(
-        self, function: None = None, /, *, attempts_max: int = 4
-    ) -> Callable[[TransactionFunction[P, R]], TransactionStep[R]]: ...
+        self,
+        function: None = None,
+        /,
+        *,
+        attempts_max: int = 4,
+        compensation: None = None,
+        reason: str = "",
+    ) -> Callable[[TransactionFunction[P, R]], TransactionStep[P, R]]: ...
 
     def transaction(
-        self, function: Callable[..., Any] | None = None, /, *, attempts_max: int = 4
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        attempts_max: int = 4,
+        compensation: None = None,
+        reason: str = "",
     ) -> Any:
         """Declare a local transaction `async def step(tx, saga)`.
 
         It may await `tx` and nothing else. It succeeds when it returns, is refused when it raises
         Refused, and is tried again in a new database transaction, at most `attempts_max` times,
-        when it raises anything else.
+        when it raises anything else. `compensation=None` says that nothing has to be undone, and
+        `reason` why.
         """
+        self._check_uncompensated(compensation)
 
-        def declare(function: Callable[..., Any]) -> TransactionStep[Any]:
+        def declare(function: Callable[..., Any]) -> TransactionStep[Any, Any]:
             rules = Step(
                 name=_name_of(function),
                 kind=StepKind.TRANSACTION,
                 execution=_policy(EXECUTION, attempts_max),
                 compensation=COMPENSATION,
             )
-            return self._add(TransactionStep(self.name, function, rules))
+            return self._add(TransactionStep(self.name, function, rules, reason))
 
         return declare if function is None else declare(function)
 
     # Long because each parameter is a word of the author's; all but `to` have a default.
     def call(
         self,
-        *,
-        to: str,
+        *misplaced: Never,
+        to: str = "",
         timeout: float = 10.0,
         together: str = "",
         pivot: bool = False,
         idempotent: bool = True,
+        requests: int = 1,
         attempts_max: int = 4,
         compensation_attempts_max: int | None = None,
         transient_on: set[int] | frozenset[int] = frozenset(),
         refused_on: set[int] | frozenset[int] = frozenset(),
-    ) -> Callable[[CallFunction[P, R]], CallStep[R]]:
+        never_retry: AbstractSet[int | type[Exception]] = frozenset(),
+        key_lifetime_seconds: float | None = None,
+        probe_after_undo: bool = False,
+        compensation: None = None,
+        reason: str = "",
+    ) -> CallDecorator[P]:
         """Declare a call `async def step(http, saga)` to the external API configured as `to`.
 
         `timeout` is in seconds, for one attempt. Consecutive calls with the same `together` run at
         the same time. After a `pivot` the stage only goes forward. `idempotent=False` says that
-        the API ignores idempotency keys, so that a call in doubt is never repeated. A code in
-        `transient_on` means that nothing happened, one in `refused_on` is a business no.
+        the API ignores idempotency keys, so that a call in doubt is never repeated. The function
+        makes one request, or at most `requests`. A code in `transient_on` means that nothing
+        happened, one in `refused_on` is a business no. An attempt that ends with a code or an
+        exception of `never_retry` is the last one. `key_lifetime_seconds` is how long the API keeps
+        a key: a request in doubt is not repeated after that. `probe_after_undo` asks the probe
+        after an undo without a result. `compensation=None` says that nothing has to
+        be undone, and `reason` why.
         """
-        if not to or timeout <= 0:
+        if misplaced or not to:  # written without parentheses, or without an API
             raise DeclarationError(
-                f"a call of stage {self.name!r} needs to='name of the API' and timeout > 0 seconds"
+                f"{declaring_place()}: a call of stage {self.name!r} has to say whom it asks: write"
+                f" @{self.name}.call(to='name of the API')"
             )
+        if timeout <= 0 or requests < 1 or not (key_lifetime_seconds or 1.0) > 0:
+            raise DeclarationError(
+                f"{declaring_place()}: a call of stage {self.name!r} needs timeout > 0 and"
+                " key_lifetime_seconds > 0, in seconds, and requests of at least 1"
+            )
+        self._check_uncompensated(compensation)
 
-        def declare(function: CallFunction[P, R]) -> CallStep[R]:
+        def declare(function: CallFunction[P, R]) -> ResultCallStep[P, R]:
             rules = Step(
                 name=_name_of(function),
                 kind=StepKind.CALL,
@@ -141,18 +200,16 @@ class StageDeclaration(Generic[P, A]):
                 group=together,
                 pivot=pivot,
                 idempotent=idempotent,
+                key_lifetime_seconds=key_lifetime_seconds,
+                probe_after_undo=probe_after_undo,
                 timeout_seconds=timeout,
                 execution=_policy(EXECUTION, attempts_max),
                 settlement=SETTLEMENT,
                 compensation=_policy(COMPENSATION, compensation_attempts_max),
             )
-            step = CallStep(
-                self.name,
-                function,
-                rules,
-                transient_on=frozenset(transient_on),
-                refused_on=frozenset(refused_on),
-            )
+            step: ResultCallStep[P, R] = ResultCallStep(self.name, function, rules, reason)
+            step.transient_on, step.refused_on = frozenset(transient_on), frozenset(refused_on)
+            step.never_retry, step.requests = frozenset(never_retry), requests
             return self._add(step)
 
         return declare
@@ -220,10 +277,11 @@ class StageDeclaration(Generic[P, A]):
                 f" write a function under @{self.name}.output"
             )
         plan = plan_of(self.name, tuple(step.as_step() for step in self.steps), downstreams)
+        self._check_compensations(plan)
         plan = self.lineage.applied_to(plan)
         plan = msgspec.structs.replace(plan, patience_seconds=patience_seconds)
         if adjust is not None:
-            plan = msgspec.structs.replace(plan, steps=tuple(adjust(step) for step in plan.steps))
+            plan = adjusted(plan, adjust)
         adds = Adds(codec=self.adds, output=self._output, bytes_max=adds_bytes_max)
         before: StageParticipant[Any, Any] | None = None
         if self.supersedes is not None:
@@ -235,6 +293,48 @@ class StageDeclaration(Generic[P, A]):
                 adds_bytes_max=adds_bytes_max,
             )
         return StageParticipant(plan, self.steps, self.accepts, adds, operator_headers, before)
+
+    def check_migrations(self) -> None:
+        """Refuse a folder of migrations beside the module that the stage does not name.
+
+        It looks at the disk, so the command line asks for it. Raises DeclarationError.
+        """
+        if self.folder is None or any(each.migrations for each in self.family()):
+            return
+        beside = self.folder / MIGRATIONS
+        if next(beside.glob("*.sql"), None) is not None:
+            raise DeclarationError(
+                f"stage {self.name!r} names no migrations, and {beside} has some: write"
+                f' Stage({self.name!r}, ..., migrations="{MIGRATIONS}"), or give the folder another'
+                " name if it is not the stage's"
+            )
+
+    def _check_uncompensated(self, compensation: object) -> None:
+        if compensation is not None:
+            raise DeclarationError(
+                f"{declaring_place()}: compensation= takes None alone: declare a compensation below"
+                " its step, with @step.compensation"
+            )
+
+    def _check_compensations(self, plan: Plan) -> None:
+        """Refuse a step before the pivot without a word about its compensation."""
+        before = plan.steps if plan.pivot is None else plan.steps[: plan.pivot]
+        for step in self.steps:
+            silent = step.compensating is None and not step.reason
+            if step.rules.probe_after_undo and not (
+                step.compensating is not None and step.as_step().probed
+            ):
+                raise DeclarationError(
+                    f"{step.place}: step {step.name!r} of stage {self.name!r} says"
+                    " probe_after_undo=True, and lacks a probe or a compensation: write both"
+                )
+            if silent and any(step.name == each.name for each in before):
+                raise DeclarationError(
+                    f"{step.place}: step {step.name!r} of stage {self.name!r} has no compensation,"
+                    f" so a saga that turns back would leave what it did: write one under"
+                    f" @{step.name}.compensation, or say why nothing has to be undone:"
+                    f" compensation=None, reason='...'"
+                )
 
     def family(self) -> Iterator[StageDeclaration[Any, Any]]:
         """This stage, and those that it supersedes, the newest first."""

@@ -6,12 +6,14 @@ leaves (rule 1), and a repeat sends the bytes that were stored (rule 5).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Coroutine, Generator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 
+from stage.authoring.annotations import declaring_place
+from stage.core.errors import StageError
 from stage.core.events import Request
 from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Send
@@ -20,6 +22,14 @@ from stage.wire import headers as h
 
 class HeaderRefused(ValueError):
     """A step set a header that is not its own: a defect, seen before the request leaves."""
+
+
+class NotAwaited(StageError):
+    """A request was described and never sent, or awaited twice: a defect (rule 4)."""
+
+
+class TooManyRequests(StageError):
+    """A call function wanted to make more requests than its step declares."""
 
 
 class Response:
@@ -52,15 +62,53 @@ class Response:
         return msgspec.json.decode(self._answer.body)
 
 
-class Exchange:
-    """One request, handed to the engine when it is awaited."""
+class Exchange(Coroutine[Any, Any, Response]):
+    """One request, handed to the engine when it is awaited.
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    A coroutine by its type, so that mypy and pyright see one that nobody awaits.
+    """
+
+    def __init__(self, send: Send, place: str) -> None:
+        self.intent = send
+        """The value that is handed out."""
+        self.place = place
+        """`payment.py:42`: the line of the author's that describes it."""
+        self._generator: Generator[Send, Answer, Response] | None = None
+        self.awaited = False
+        """Whether it was handed out; one that never was has sent nothing."""
 
     def __await__(self) -> Generator[Send, Answer, Response]:
-        answer = yield self._send
+        if self.awaited:
+            raise NotAwaited(f"{self.place}: {self} was awaited twice: describe each request anew")
+        self.awaited = True
+        answer = yield self.intent
         return Response(answer)
+
+    def send(self, value: Any) -> Any:
+        """See collections.abc.Coroutine."""
+        return self._running().send(value)
+
+    def throw(self, *raised: Any) -> Any:
+        """See collections.abc.Coroutine."""
+        return self._running().throw(*raised)
+
+    def close(self) -> None:
+        """See collections.abc.Coroutine."""
+        self._running().close()
+
+    def _running(self) -> Generator[Send, Answer, Response]:
+        if self._generator is None:
+            self._generator = self.__await__()
+        return self._generator
+
+    @property
+    def method(self) -> str:
+        """The HTTP method as `Http` spells it: `post`."""
+        return self.intent.request.method.lower()
+
+    def __str__(self) -> str:
+        """`http.post('/charges')`, without the query, which is data."""
+        return f"http.{self.method}({self.intent.request.path.partition('?')[0]!r})"
 
 
 class Http:
@@ -73,25 +121,57 @@ class Http:
     def __init__(self, peer: str = "", operators: frozenset[str] = frozenset()) -> None:
         self._peer = peer
         self._operators = operators
-        self._sent = 0
+        self._exchanges: list[Exchange] = []
 
-    def get(self, path: str, **options: Any) -> Exchange:
+    def check_awaited(self) -> None:
+        """Raise NotAwaited for a request that the function described and did not await."""
+        for exchange in self._exchanges:
+            if not exchange.awaited:
+                raise NotAwaited(
+                    f"{exchange.place}: {exchange} was not awaited, so nothing was sent: write"
+                    f" await http.{exchange.method}(...)"
+                )
+
+    def _checked(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+        """The headers of a step. Raises HeaderRefused for one that is not its own."""
+        given = [(name, value) for name, value in headers.items()]
+        for name, value in given:
+            if not all(isinstance(part, str) for part in (name, value)):
+                raise TypeError(f"header {name!r}: name and value must be str, not {value!r}")
+            if name.lower() in ENGINE_HEADERS:
+                raise HeaderRefused(f"header {name!r} is set by the engine: leave it out")
+            if name.lower() in CREDENTIAL_HEADERS or name.lower() in self._operators:
+                raise HeaderRefused(
+                    f"header {name!r} is the operator's: leave it out of the step, and set"
+                    f" bearer_file, basic_file or headers_file in [externals.{self._peer}]"
+                )
+        return given
+
+    def described(self, ordinal: int) -> Exchange:
+        """The request of that number, from 1."""
+        return self._exchanges[ordinal - 1]
+
+    def exchange_of(self, send: Send) -> Exchange:
+        """The value that an author awaits. A fake gives one that it answers itself."""
+        return Exchange(send, declaring_place())
+
+    def get(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """GET; the options are those of `request`."""
         return self.request("GET", path, **options)
 
-    def post(self, path: str, **options: Any) -> Exchange:
+    def post(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """POST; the options are those of `request`."""
         return self.request("POST", path, **options)
 
-    def put(self, path: str, **options: Any) -> Exchange:
+    def put(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """PUT; the options are those of `request`."""
         return self.request("PUT", path, **options)
 
-    def patch(self, path: str, **options: Any) -> Exchange:
+    def patch(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """PATCH; the options are those of `request`."""
         return self.request("PATCH", path, **options)
 
-    def delete(self, path: str, **options: Any) -> Exchange:
+    def delete(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """DELETE; the options are those of `request`."""
         return self.request("DELETE", path, **options)
 
@@ -104,7 +184,7 @@ class Http:
         data: bytes = b"",
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Exchange:
+    ) -> Coroutine[Any, Any, Response]:
         """Describe one request. `path` begins with a slash; give `json` or `data`, not both.
 
         Raises ValueError for an absolute URL or a header that the engine or the operator sets.
@@ -115,23 +195,15 @@ class Http:
             )
         if json is not None and data:
             raise ValueError("give json or data, not both")
-        given = [(name, value) for name, value in (headers or {}).items()]
-        for name, value in given:
-            if not all(isinstance(part, str) for part in (name, value)):
-                raise TypeError(f"header {name!r}: name and value must be str, not {value!r}")
-            if name.lower() in ENGINE_HEADERS:
-                raise HeaderRefused(f"header {name!r} is set by the engine: leave it out")
-            if name.lower() in CREDENTIAL_HEADERS or name.lower() in self._operators:
-                raise HeaderRefused(
-                    f"header {name!r} is the operator's: leave it out of the step, and set"
-                    f" bearer_file, basic_file or headers_file in [externals.{self._peer}]"
-                )
+        given = self._checked(headers or {})
         body = data
         if json is not None:
             body = msgspec.json.encode(json)
             given.append(("Content-Type", h.CONTENT_JSON))
         if params:
             path = f"{path}?{urlencode(params)}"
-        self._sent += 1
         request = Request(method=method.upper(), path=path, headers=tuple(given), body=body)
-        return Exchange(Send(request=request, ordinal=self._sent))
+        send = Send(request=request, ordinal=len(self._exchanges) + 1)
+        exchange = self.exchange_of(send)
+        self._exchanges.append(exchange)
+        return exchange

@@ -8,7 +8,8 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from stage.authoring.conversation import EXITS, FunctionConversation
+from stage.authoring.blocking import not_blocking
+from stage.authoring.conversation import EXITS, FunctionConversation, Reading
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused, Transient
 from stage.authoring.payload import Codec
@@ -46,7 +47,7 @@ class StageParticipant(Generic[P, A]):
     def __init__(
         self,
         plan: Plan,
-        steps: Iterable[DeclaredStep[Any]],
+        steps: Iterable[DeclaredStep[Any, Any]],
         accepts: Codec[P],
         adds: Adds[P, A],
         operator_headers: Callable[[str], frozenset[str]] = lambda _peer: frozenset(),
@@ -97,11 +98,12 @@ class StageParticipant(Generic[P, A]):
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         saga = Saga(view, self._accepts)
-        if kind is AttemptKind.COMPENSATE:
-            assert declared.compensating is not None  # the machine asks only where there is one
-            await declared.compensating(tx, saga)
-            return msgspec.Raw(b"null")
-        return msgspec.Raw(declared.encode_result(await declared.function(tx, saga)))
+        with not_blocking(step):
+            if kind is AttemptKind.COMPENSATE:
+                assert declared.compensating is not None  # the machine asks only where there is one
+                await declared.compensating(tx, saga)
+                return msgspec.Raw(b"null")
+            return msgspec.Raw(declared.encode_result(await declared.function(tx, saga)))
 
     def explain(self, error: Exception) -> Failed:
         """See `ports.stage.Participant`."""
@@ -135,12 +137,15 @@ class StageParticipant(Generic[P, A]):
             result = None if body is None else declared.decode_result(bytes(body))
             coroutine = declared.compensating(http, saga, result)
             encode = _encode_nothing
-        return FunctionConversation(
-            coroutine,  # type: ignore[arg-type]  # check_function saw async def
-            encode,
+        executes = kind is AttemptKind.EXECUTE
+        reading = Reading(
             transient_on=declared.transient_on,
             refused_on=declared.refused_on,
+            requests_max=declared.requests if executes else None,
+            never_retry=declared.never_retry | self.plan.step(step).never_retry,
         )
+        # check_function saw async def
+        return FunctionConversation(coroutine, http, encode, reading)  # type: ignore[arg-type]
 
     def output(self, view: RunView) -> msgspec.Raw | None:
         """See `ports.stage.Participant`."""
@@ -168,7 +173,7 @@ def exit_raised(what: str, error: BaseException) -> StageError:
     return StageError(f"{what} raised {raised(error)}")
 
 
-def _encode_found(step: CallStep[Any]) -> Callable[[Any], bytes]:
+def _encode_found(step: CallStep[Any, Any]) -> Callable[[Any], bytes]:
     return lambda value: b"null" if value is None else step.encode_result(value)
 
 

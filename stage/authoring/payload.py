@@ -12,6 +12,9 @@ from stage.wire.problem import WireError
 
 P = TypeVar("P")
 
+REFUSALS = (msgspec.MsgspecError, ValueError)
+"""How a type refuses a payload; pydantic's error is a ValueError. Anything else is a defect."""
+
 _CHARS_MAX = 300
 _QUOTED = re.compile(r"Invalid (?:enum )?value .*", re.DOTALL)
 """msgspec quotes a value that is none of those which an enum or a union has."""
@@ -26,10 +29,11 @@ class Codec(Generic[P]):
         if self._pydantic is None:
             try:
                 self._decoder: msgspec.json.Decoder[P] = msgspec.json.Decoder(kind)
-            except TypeError as error:
+                self.schema()  # refuses a class of its own within it, which the decoder takes
+            except (TypeError, NameError) as error:
                 raise DeclarationError(
-                    f"payload type {kind!r} cannot be decoded: {error}; use a msgspec Struct, a"
-                    " dataclass, a TypedDict or a pydantic model"
+                    f"payload type {kind!r} cannot be read from JSON: {_last_line(error)}; use a"
+                    " msgspec Struct, a dataclass, a TypedDict or a pydantic model"
                 ) from error
 
     def from_data(self, data: Any) -> P:
@@ -42,7 +46,7 @@ class Codec(Generic[P]):
                 value: P = self._pydantic.validate_python(data)
                 return value
             return msgspec.convert(data, self.kind)
-        except (msgspec.ValidationError, ValueError) as error:
+        except Exception as error:  # the author's own check may raise anything
             raise WireError(
                 422,
                 "Payload not accepted",
@@ -85,6 +89,11 @@ def _pydantic_adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter  # an author's choice, not a dependency of ours
 
     return TypeAdapter(kind)
+
+
+def _last_line(error: Exception) -> str:
+    """The mistake itself; msgspec writes how to extend its decoder above it."""
+    return str(error).rpartition("\n")[2]
 
 
 def _mistake_in(error: Exception) -> str:

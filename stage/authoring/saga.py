@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
@@ -68,9 +68,9 @@ class Saga(Generic[P]):
         """The idempotency key of the running step: the same at every attempt."""
         return self._view.key
 
-    def key_of(self, step: HasResult[Any] | Callable[..., Any]) -> str:
+    def key_of(self, step: HasResult[Any]) -> str:
         """The idempotency key under which that step was done; a compensation refunds by it."""
-        name = getattr(step, "name", "")
+        name = _name_of(step)
         key = self._view.keys.get(name)
         return key or idempotency_key(self._view.id, self._view.stage, name, Direction.EXECUTE)
 
@@ -79,13 +79,22 @@ class Saga(Generic[P]):
         """The number of this attempt, from 1."""
         return self._view.attempt
 
-    def result(self, step: HasResult[R] | Callable[..., Any]) -> R:
+    def result(self, step: HasResult[R]) -> R:
         """The result of that step. Raises LookupError when it has no result (yet)."""
-        name = getattr(step, "name", "")
+        name = _name_of(step)
         body = self._view.results.get(name)
         if body is None:
             raise LookupError(
                 f"step {name!r} has no result here: only steps that ran before this one have"
             )
-        value: R = step.decode_result(bytes(body))  # type: ignore[union-attr]  # steps alone have one
-        return value
+        return step.decode_result(bytes(body))
+
+
+def _name_of(step: HasResult[Any]) -> str:
+    """The name of a step. Raises TypeError for the function of a probe or a compensation."""
+    if not hasattr(step, "decode_result"):
+        raise TypeError(
+            f"{getattr(step, '__name__', step)!r} is no step: give the function under"
+            " @stage.call or @stage.transaction"
+        )
+    return step.name

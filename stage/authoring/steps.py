@@ -4,33 +4,56 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, Generic, TypeVar, Union, get_args
 
 import msgspec
 from msgspec.structs import replace
 
+from stage.authoring.annotations import (
+    MISSING,
+    declared,
+    name_of,
+    place_of,
+    result_parameter,
+    takes,
+)
+from stage.authoring.http import Http
 from stage.authoring.payload import Codec
+from stage.authoring.saga import Saga
 from stage.core.errors import DeclarationError
 from stage.core.steps import Step
+from stage.ports.store import Tx
 
+P = TypeVar("P")
 R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+TransactionFunction = Callable[[Tx, Saga[P]], Awaitable[R]]
+CallFunction = Callable[[Http, Saga[P]], Awaitable[R]]
+CallCompensation = Callable[[Http, Saga[P], R | None], Awaitable[None]]
 
 
-class DeclaredStep(Generic[R]):
+class DeclaredStep(Generic[P, R]):
     """One step: its function, its rules, and its compensation when it has one."""
 
     parameters: tuple[str, ...] = ("tx", "saga")
     compensation_parameters: tuple[str, ...] = ("tx", "saga")
 
-    def __init__(self, stage: str, function: Callable[..., Awaitable[R]], rules: Step) -> None:
+    def __init__(
+        self, stage: str, function: Callable[..., Awaitable[R]], rules: Step, reason: str = ""
+    ) -> None:
         self.name = rules.name
         self.stage = stage
         self.function = function
         self.rules = rules
+        self.never_retry: frozenset[int | type[Exception]] = frozenset()
+        """Codes and exceptions after which it is not repeated."""
+        self.reason = reason.strip()
+        """Why it has no compensation, in the author's words; empty where it has to have one."""
         self.compensating: Callable[..., Awaitable[Any]] | None = None
         check_function(stage, function, self.parameters)
-        self.codec: Codec[Any] = Codec(_returned(function))
+        self.returns = declared(stage, function, "return")
+        self.codec: Codec[Any] = self._codec()
 
     def decode_result(self, body: bytes) -> R:
         """The step's result from the journal's JSON."""
@@ -41,64 +64,92 @@ class DeclaredStep(Generic[R]):
         """The JSON of what the function returned. Raises TypeError when it cannot be read back."""
         body = self.codec.to_json(value)
         try:
-            self.codec.from_json(body)
+            back = self.codec.from_json(body)
         except (msgspec.MsgspecError, ValueError) as error:
             raise TypeError(
                 f"{self.name} returned {type(value).__name__}, which is not what it declares:"
                 f" {error}"
             ) from error
-        return body
-
-    def compensation(self, function: F) -> F:
-        """Declare the function that undoes this step. Raises DeclarationError."""
-        if self.compensating is not None:
-            raise DeclarationError(
-                f"step {self.name!r} of stage {self.stage!r} has two compensations: keep one"
+        if self.returns is MISSING and type(back) is not type(value) and back != value:
+            raise TypeError(
+                f"{self.name} returned {type(value).__name__} and declares no type, so that it"
+                f" would be read back as {type(back).__name__}: annotate what it returns"
             )
-        check_function(self.stage, function, self.compensation_parameters)
-        self.compensating = function
-        return function
+        return body
 
     def as_step(self) -> Step:
         """The rules of the step as the machine sees it."""
         return replace(self.rules, compensatable=self.compensating is not None)
 
+    @property
+    def place(self) -> str:
+        """`payment.py:42`: where its function is declared."""
+        return place_of(self.function)
 
-class TransactionStep(DeclaredStep[R]):
+    def _compensate_by(self, function: Callable[..., Awaitable[None]]) -> None:
+        if self.compensating is not None:
+            raise DeclarationError(
+                f"{place_of(function)}: step {self.name!r} of stage {self.stage!r} has two"
+                " compensations: keep one"
+            )
+        if self.reason:
+            raise DeclarationError(
+                f"{place_of(function)}: step {self.name!r} of stage {self.stage!r} says"
+                " compensation=None and has a compensation: leave one of the two out"
+            )
+        check_function(self.stage, function, self.compensation_parameters)
+        self.compensating = function
+
+    def _codec(self) -> Codec[Any]:
+        try:
+            return Codec(Any if self.returns in (MISSING, object) else self.returns)
+        except DeclarationError as error:
+            raise DeclarationError(
+                f"{self.place}: {self.name} of stage {self.stage!r} returns"
+                f" {name_of(self.returns)}, which is stored as JSON and cannot be: {error}"
+            ) from error
+
+
+class TransactionStep(DeclaredStep[P, R]):
     """A local transaction: it writes to the stage's own database and nothing else."""
 
+    def compensation(self, function: TransactionFunction[P, None]) -> TransactionFunction[P, None]:
+        """Declare the function that undoes this step. Raises DeclarationError."""
+        self._compensate_by(function)
+        return function
 
-class CallStep(DeclaredStep[R]):
+
+class CallStep(DeclaredStep[P, R]):
     """A call to an external API."""
 
     parameters = ("http", "saga")
     compensation_parameters = ("http", "saga", "result")
 
     def __init__(
-        self,
-        stage: str,
-        function: Callable[..., Awaitable[R]],
-        rules: Step,
-        *,
-        transient_on: frozenset[int],
-        refused_on: frozenset[int],
+        self, stage: str, function: Callable[..., Awaitable[R]], rules: Step, reason: str = ""
     ) -> None:
-        super().__init__(stage, function, rules)
-        self.transient_on = transient_on
-        self.refused_on = refused_on
+        super().__init__(stage, function, rules, reason)
+        self.transient_on: frozenset[int] = frozenset()
+        self.refused_on: frozenset[int] = frozenset()
+        self.requests = 1
+        """Requests that its function may make: each has a key of its own."""
         self.probing: Callable[..., Awaitable[R | None]] | None = None
 
-    def probe(self, function: F) -> F:
-        """Declare the function that finds the result of an in-doubt call by `saga.key`.
+    def compensation(self, function: CallCompensation[P, R]) -> CallCompensation[P, R]:
+        """Declare the function that undoes this step. Raises DeclarationError.
 
-        It returns the result, or None when the API does not know the key.
+        Its third parameter is the result, or None when that never became known.
         """
-        if self.probing is not None:
+        self._compensate_by(function)
+        name = result_parameter(function)
+        hint = declared(self.stage, function, name)
+        wanted = Any if self.returns is MISSING else self.returns
+        if refused := takes(hint, wanted) or takes(hint, None):
             raise DeclarationError(
-                f"step {self.name!r} of stage {self.stage!r} has two probes: keep one"
+                f"{place_of(function)}: {function.__name__} of stage {self.stage!r} takes"
+                f" {name}: {name_of(hint)}, and {self.name} may leave it {refused}: annotate it"
+                f" {name}: {_with_none(wanted)}, which is None when the result never became known"
             )
-        check_function(self.stage, function, ("http", "saga"))
-        self.probing = function
         return function
 
     def as_step(self) -> Step:
@@ -106,25 +157,61 @@ class CallStep(DeclaredStep[R]):
         return replace(super().as_step(), probed=self.probing is not None)
 
 
+class ResultCallStep(CallStep[P, R]):
+    """A call that returns something, which a probe can find."""
+
+    def probe(self, function: CallFunction[P, R | None]) -> CallFunction[P, R | None]:
+        """Declare the function that finds the result of an in-doubt call by `saga.key`.
+
+        It returns the result, or None when the API does not know the key. Raises DeclarationError.
+        """
+        where = f"{place_of(function)}: step {self.name!r} of stage {self.stage!r}"
+        if self.probing is not None:
+            raise DeclarationError(f"{where} has two probes: keep one")
+        if None in _options(self.returns):
+            raise DeclarationError(
+                f"{where} returns {name_of(self.returns)} and has a probe, whose None says that"
+                " the API does not know the key: let the call return what was made, such as its id"
+            )
+        check_function(self.stage, function, ("http", "saga"))
+        found = declared(self.stage, function, "return")
+        if refused := takes(_with_none_type(self.returns), found):
+            raise DeclarationError(
+                f"{place_of(function)}: {function.__name__} of stage {self.stage!r} finds"
+                f" {refused}, and {self.name} returns {name_of(self.returns)}: a probe finds what"
+                f" the call returns, -> {_with_none(self.returns)}"
+            )
+        self.probing = function
+        return function
+
+
 def check_function(
     stage: str, function: Callable[..., Any], parameters: tuple[str, ...], *, coroutine: bool = True
 ) -> None:
     """Raise DeclarationError unless the function takes those parameters, by position."""
     name = getattr(function, "__name__", repr(function))
+    where = f"{place_of(function)}: {name}" if place_of(function) else name
     if coroutine and not inspect.iscoroutinefunction(function):
-        raise DeclarationError(f"{name} of stage {stage!r} must be declared with async def")
+        raise DeclarationError(f"{where} of stage {stage!r} must be declared with async def")
     try:
         inspect.signature(function).bind(*parameters)
     except TypeError:
         wanted = ", ".join(parameters)
         raise DeclarationError(
-            f"{name} of stage {stage!r} must take ({wanted}), by position"
+            f"{where} of stage {stage!r} must take ({wanted}), by position"
         ) from None
 
 
-def _returned(function: Callable[..., Any]) -> Any:
-    """The annotated return type, or Any where there is none that can be read."""
-    try:
-        return get_type_hints(function).get("return", Any)
-    except NameError:
-        return Any
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, None for NoneType; the type itself otherwise."""
+    return tuple(None if each is NoneType else each for each in (get_args(hint) or (hint,)))
+
+
+def _with_none_type(hint: Any) -> Any:
+    return Any if hint in (MISSING, Any, object) else Union[hint, None]  # noqa: UP007 - of any hint
+
+
+def _with_none(hint: Any) -> str:
+    if hint in (MISSING, Any):
+        return "Any"
+    return "None" if hint in (None, NoneType) else f"{name_of(hint)} | None"

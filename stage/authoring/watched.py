@@ -11,6 +11,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import msgspec
 
 from stage.authoring.outcomes import InDoubt, Refused, Transient
+from stage.authoring.payload import REFUSALS
 from stage.core.commands import AttemptKind
 from stage.core.errors import StageError
 from stage.ports.author_code import AuthorCode
@@ -112,6 +113,12 @@ class WatchedParticipant:
         self._code.entered(saga_id, step)
         try:
             return work(*args, **options)
+        except WireError as error:
+            # A check of the author's that fails as none should was answered as a refusal.
+            cause = error.__cause__
+            if cause is not None and not isinstance(cause, REFUSALS):
+                self._raised(saga_id, cause)
+            raise
         except Exception as error:
             self._raised(saga_id, error)
             raise

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
+from stage.bootstrap.encryption import sealed_codec
 from stage.core.errors import ConfigurationError
+from stage.core.lost import unasked
 from stage.ports.identity import Identity
 from stage.ports.store import LOST_SAGAS_MAX, Row
 from stage.store import migrate
+from stage.store.identity import values
 from stage.store.migrate import Migration, MigrationStatus
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.dialect import PostgresDialect
-from stage.store.postgres.identity import read_identity, refuse_owner, take, values
+from stage.store.postgres.identity import read_identity, refuse_owner, take
 from stage.store.postgres.link import Link, connect
+
+if TYPE_CHECKING:
+    from stage.store.reencryption import Reencrypted
 
 T = TypeVar("T")
 
@@ -121,7 +127,7 @@ class ServerDatabase:
         identity = self.identity
         generation = 0 if identity is None else identity.generation
         found = self._run(self._link.fetch("get_reconciled", generation))
-        return sorted(set(neighbours) - {neighbour for (neighbour,) in found})
+        return unasked(neighbours, {row[0]: row[1] for row in found})
 
     def released(self, neighbours: Iterable[str] = ()) -> Identity:
         """Vouch for the generation: a saga that is not in the database was never here.
@@ -134,6 +140,14 @@ class ServerDatabase:
                 " `stage reconcile` first"
             )
         return self._write(lambda found, now: msgspec.structs.replace(found, released_at=now))
+
+    def reencrypt(self, key_file: str) -> Reencrypted:
+        """Bring all contents under the first key of the file, also beside replicas that are up."""
+        codec = sealed_codec(key_file)
+
+        from stage.store.postgres.payload_keys import reencrypt  # needs the extra `encryption`
+
+        return self._run(reencrypt(self._link, codec))
 
     def lost_sagas(self) -> list[Row]:
         """Saga id, neighbour and reason of each request about a lost saga."""

@@ -20,17 +20,23 @@ from stage.bootstrap.author_code import AuthorCodeWatch
 from stage.bootstrap.callers import callers_of, open_callers
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
-from stage.bootstrap.database_log import tell_database, tell_newer, tell_trouble
+from stage.bootstrap.database_log import (
+    tell_database,
+    tell_newer,
+    tell_skew,
+    tell_trouble,
+)
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
-from stage.engine.clock import SteadyClock
+from stage.engine.clock import SteadyClock, begin, time_of
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
 from stage.inbound.front_door import Hosts
+from stage.inbound.lookups import Lookups
 from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
 from stage.outbound.client import PeerClient
@@ -40,6 +46,7 @@ from stage.outbound.transport import Transport
 from stage.ports.connection import Connection, connection_of
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.peers import PeerLimits
+from stage.ports.policy import Policy
 from stage.ports.stage import Participant, family_of
 from stage.ports.store import Store
 from stage.telemetry import logs
@@ -144,7 +151,9 @@ class WiredStage:
         await self._credentials.open()
         await open_callers(self.service.callers)
         await self._store.open()
+        begin(self.service.clock)
         tell_database(self._store)
+        tell_skew(self._store)
         watching = asyncio.get_running_loop().create_task(
             tell_trouble(self._store, self.service.clock)
         )
@@ -198,21 +207,12 @@ def wire(
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
     credentials = credentials_of(stage, config)
-    bound = stage.bind(
-        tuple(config.downstreams),
-        adjust=lambda step: _adjusted(step, config),
-        patience_seconds=config.compensation_patience_seconds,
-        adds_bytes_max=config.adds_bytes_max,
-        operator_headers=credentials.names,
-    )
+    bound = _bind(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    for version in family_of(bound):
-        _check_externals(version.plan, config)
-    clock = SteadyClock()
     metrics = Metrics()
-    if observer is None:
-        observer = _observer(config, tracer_provider, metrics)
+    observer = observer or _observer(config, tracer_provider, metrics)
     store = make_store(stage, config, metrics)
+    clock = SteadyClock(partial(time_of, store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
     transport = Transport()
@@ -233,12 +233,14 @@ def wire(
         clock=clock,
         limits=_engine_limits(config, limits),
         code=watch.code,
+        redact=stage.redact,
     )
     gauges = Gauges(
         engine,
         clock,
         queued=lambda: store.queued,
         breakers=lambda: client.breakers,
+        speaks=lambda: store.ownership.share.first,
     )
     bridge(metrics, gauges, meter_provider, stage.name)
     service = Service(
@@ -250,6 +252,7 @@ def wire(
         limits=limits,
         neighbours=peers.neighbours,
         metrics=Exposition(metrics, gauges).write,
+        lookups=Lookups(engine.seen),
         admission=Admission(config.requests_max, callers=config.upstreams),
         jitter=random,
         wait_seconds_max=config.wait_seconds_max,
@@ -257,6 +260,23 @@ def wire(
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
     )
     return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
+
+
+def _bind(
+    stage: StageDeclaration[Any, Any], config: Config, credentials: Credentials
+) -> Participant:
+    """The stage with what the operator has set. Raises DeclarationError, ConfigurationError."""
+    bound = stage.bind(
+        tuple(config.downstreams),
+        adjust=lambda step: _adjusted(step, config),
+        patience_seconds=config.compensation_patience_seconds,
+        adds_bytes_max=config.adds_bytes_max,
+        operator_headers=credentials.names,
+    )
+    for version in family_of(bound):
+        _check_externals(version.plan, config)
+    _check_steps(bound, config)
+    return bound
 
 
 def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
@@ -288,12 +308,35 @@ def _adjusted(step: Step, config: Config) -> Step:
             compensation = replace(compensation, attempts_max=config.compensation_attempts_max)
         if config.external_timeout_seconds_max is not None:
             timeout = min(timeout, config.external_timeout_seconds_max)
-    return replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
+    step = replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
+    if step.kind is StepKind.CALL and step.peer in config.externals:
+        step = _under(step, connection_of(config.externals[step.peer]).policy)
+    return _under(step, config.steps.get(step.name, Policy()))
+
+
+def _under(step: Step, policy: Policy) -> Step:
+    """The step with what the operator has set for it, or for its API."""
+    execution, compensation = step.execution, step.compensation
+    if policy.attempts_max is not None:
+        execution = replace(execution, attempts_max=policy.attempts_max)
+    if policy.compensation_attempts_max is not None:
+        compensation = replace(compensation, attempts_max=policy.compensation_attempts_max)
+    lifetime = policy.key_lifetime_seconds
+    return replace(
+        step,
+        execution=execution,
+        compensation=compensation,
+        timeout_seconds=policy.timeout_seconds or step.timeout_seconds,
+        key_lifetime_seconds=step.key_lifetime_seconds if lifetime is None else lifetime,
+        never_retry=step.never_retry | set(policy.never_retry),
+    )
 
 
 def _observer(config: Config, tracer_provider: TracerProvider | None, metrics: Metrics) -> Observer:
     keys = config.baggage_keys.split(",") if config.baggage_keys else ()
-    return default_observer(tracer_provider, metrics, baggage_keys=keys)
+    return default_observer(
+        tracer_provider, metrics, baggage_keys=keys, exception_text=config.log_exception_text
+    )
 
 
 def _limits(config: Config) -> dict[str, PeerLimits]:
@@ -325,6 +368,16 @@ def _check_externals(plan: Plan, config: Config) -> None:
         options = " ".join(f"--external {name}=URL" for name in missing)
         raise ConfigurationError(
             f"stage {plan.stage!r} calls {', '.join(missing)}, which no option names: add {options}"
+        )
+
+
+def _check_steps(newest: Participant, config: Config) -> None:
+    """Refuse a policy of a step that no version has: it would be set and never hold."""
+    there = {step.name for version in family_of(newest) for step in version.plan.steps}
+    if unknown := sorted(set(config.steps) - there):
+        raise ConfigurationError(
+            f"steps.{unknown[0]} is set, and stage {newest.plan.stage!r} has no such step:"
+            f" its steps are {', '.join(sorted(there)) or 'none'}"
         )
 
 

@@ -137,6 +137,24 @@ def released(target: str, reason: str, no_neighbours: bool, **given: Any) -> Non
         click.echo(f"generation {identity.generation} of {database.path} is released: {reason}")
 
 
+@db.command()
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@configured((*NEEDED, "payload_key_file"))
+def reencrypt(target: str, **given: Any) -> None:
+    """Bring all contents under the first key of payload_key_file, also while the stage is up.
+
+    The stage has to run with that file already. It says which keys may be taken out of it then.
+    """
+    key_file = config_of(given).payload_key_file
+    if not key_file:
+        raise Failure("no payload_key_file is given: `stage keys payload` writes one")
+    with _open(target, given) as database:
+        done = database.reencrypt(key_file)
+        click.echo(f"{done.renewed} encrypted anew; all of {database.path} is under {done.key}")
+    for key in done.ended:
+        click.echo(f"nothing is left {'in the clear' if key == 'plain' else f'under {key}'}")
+
+
 @contextmanager
 def _open(
     target: str, given: dict[str, Any], *, make: bool = False

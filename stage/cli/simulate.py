@@ -56,7 +56,8 @@ def simulate(
     functions and SQL are the real ones; its external APIs are models that keep books.
 
     Exit status 1 when something was lost or doubled, still stands, or is stuck; the shortest
-    history in which that happens is printed, with the line that replays it.
+    history in which that happens is printed, with the line that replays it. Also when no saga
+    completed, for that shows nothing.
     """
     from msgspec.structs import replace
 
@@ -89,9 +90,15 @@ def _simulate_worlds(seeds: range, scenario: Scenario, named: str) -> int:
 
     summary = simulate_many(seeds, scenario, files_every=0, each=keep_failed)
     click.echo(_draw(summary, failed))
-    if not summary.states["completed"]:
-        click.echo("no saga completed: check the payloads and the model (docs/simulate.md)")
+    nothing_shown = not summary.states["completed"]
+    if nothing_shown:
+        click.echo(
+            "no saga completed, so nothing is shown: check the payloads and the model"
+            " (docs/simulate.md), and the log of one world with --seed"
+        )
     if not failed:
+        if nothing_shown:
+            return NEGATIVE
         click.echo("everything holds")
         return 0
     best, how = shortest(failed[0], scenario)

@@ -45,6 +45,7 @@ def find_stage(target: str) -> StageDeclaration[Any, Any]:
             f"{module_name}:{attribute} is a {type(found).__name__} and not a Stage:"
             f" {_fix(module_name, there)}"
         )
+    found.check_migrations()
     return found
 
 

@@ -1,4 +1,4 @@
-"""`stage keys`: tokens for callers, written as a pair of files."""
+"""`stage keys`: tokens for callers, and keys for the contents at rest."""
 
 from __future__ import annotations
 
@@ -53,6 +53,45 @@ def new(name: str, folder: str, rotate: bool) -> None:
         raise Failure(f"{error.filename} cannot be written: {error.strerror}") from None
     click.echo(f"{token_file}: for the caller to show")
     click.echo(f"{accept_file}: for the stage that is called, to recognise it")
+
+
+@keys.command()
+@click.argument("file", metavar="FILE")
+@click.option("--add", is_flag=True, help="Add a key that decrypts alone, for the next --use.")
+@click.option("--use", is_flag=True, help="Let the key that was added encrypt from now on.")
+def payload(file: str, add: bool, use: bool) -> None:
+    """Write the payload_key_file of a stage, or rotate it in two steps.
+
+    The first key encrypts, all of them decrypt. Give every replica the file with the added key
+    before one of them uses it. Without the keys the contents of the database are lost: keep the
+    file apart from the database and from its backups.
+    """
+    try:
+        from stage.store.sealed import new_key_line, parse_keys
+    except ImportError:
+        raise Failure(
+            "this needs the library cryptography: pip install 'saga-stage[encryption]'"
+        ) from None
+    path = Path(file)
+    try:
+        lines = path.read_text("ascii").split() if add or use else []
+        if add:
+            lines.append(new_key_line())
+        elif use:
+            lines.insert(0, lines.pop())
+        else:
+            lines = [new_key_line()]
+        found = parse_keys("\n".join(lines))
+        _write(path, "\n".join(lines) + "\n", replace=add or use)
+    except FileExistsError:
+        raise Failure(f"there is {path} already: rotate it with --add and --use") from None
+    except OSError as error:
+        raise Failure(f"{path} cannot be used: {error.strerror}") from None
+    except (ValueError, IndexError) as error:
+        raise Failure(f"{path} {error}") from None
+    others = ", ".join(key.id.hex() for key in found[1:])
+    also = f", {others} may decrypt as well" if others else ""
+    click.echo(f"{path}: {found[0].id.hex()} encrypts{also}")
 
 
 def _latest_line(accept_file: Path) -> str:

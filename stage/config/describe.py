@@ -11,6 +11,7 @@ from stage.config.settings import SETTINGS, Config
 from stage.config.values import redacted
 from stage.ports.connection import Connection, connection_of
 from stage.ports.operator import Operator
+from stage.ports.policy import Policy
 
 DEFAULT = "default"
 PROGRAM = "program"
@@ -44,12 +45,12 @@ def describe(config: Config) -> list[Line]:
 
 def _peer_lines(
     setting: str,
-    peers: Mapping[str, str | Connection | Operator],
+    peers: Mapping[str, str | Connection | Operator | Policy],
     origins: Mapping[str, str],
 ) -> Iterator[Line]:
     """A line for each key that is set: names of files, never what is in them."""
     for name, given in peers.items():
-        shown = given if isinstance(given, Operator) else connection_of(given)
+        shown = given if isinstance(given, Operator | Policy) else connection_of(given)
         for key in keys_of(setting).values():
             value = getattr(shown, key.name)
             place = f"{setting}.{name}" if key.name == URL else f"{setting}.{name}.{key.name}"

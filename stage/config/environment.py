@@ -21,7 +21,7 @@ NEAR = 0.75
 # Kubernetes sets these for every service whose name begins with "stage".
 _SERVICE_LINK = re.compile(r"STAGE_(?:\w+_)?(?:SERVICE_(?:HOST|PORT)|PORT_\d+_(?:TCP|UDP|SCTP))\w*")
 _SERVICE_LINK_PORT = re.compile(r"STAGE_(?:\w+_)?PORT")
-_NESTED = re.compile(rf"{PREFIX}(?P<peers>UPSTREAM|DOWNSTREAM|EXTERNAL|OPERATOR)S?__\w*")
+_NESTED = re.compile(rf"{PREFIX}(?P<peers>UPSTREAM|DOWNSTREAM|EXTERNAL|OPERATOR|STEP)S?__\w*")
 """As other programs write it. It must not be ignored: it may name a credential."""
 _SERVICE_LINK_URL = re.compile(r"(?:tcp|udp|sctp)://\S+")
 

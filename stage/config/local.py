@@ -9,6 +9,11 @@ MEMORY = ":memory:"
 
 
 def local_socket(database: str) -> Path | None:
-    """Its path; None for a database in memory, which no other process can find."""
+    """Its path; None for a database without a file: one in memory, or on a server.
+
+    The URL of a server may hold a password, so nothing is made of it.
+    """
     name = database.removeprefix(SQLITE)
-    return None if name == MEMORY else Path(f"{name}.sock").absolute()
+    if name == MEMORY or not database.startswith(SQLITE):
+        return None
+    return Path(f"{name}.sock").absolute()

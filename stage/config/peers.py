@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from stage.config.values import check_url, count, file_path, one_of, rate_between
+from stage.config.values import (
+    check_url,
+    codes,
+    count,
+    file_path,
+    one_of,
+    rate_between,
+    seconds_between,
+)
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator, Role
+from stage.ports.policy import Policy
 
 URL = "url"
 NEIGHBOURS = ("upstreams", "downstreams")
 EXTERNALS = ("externals",)
 EVERY = NEIGHBOURS + EXTERNALS
 OPERATORS = ("operators",)
+STEPS = ("steps",)
+POLICIES = EXTERNALS + STEPS
 
 
 class PeerKey(NamedTuple):
@@ -36,6 +47,11 @@ PEER_KEYS = (
     PeerKey("client_key", file_path, EVERY),
     PeerKey("concurrency_max", count(1, 100_000), EVERY),
     PeerKey("rate_per_second", rate_between(0.01, 100_000), EVERY),
+    PeerKey("attempts_max", count(1, 1_000), POLICIES),
+    PeerKey("compensation_attempts_max", count(1, 10_000), POLICIES),
+    PeerKey("timeout_seconds", seconds_between(0.001, 3_600), POLICIES),
+    PeerKey("key_lifetime_seconds", seconds_between(1, 365 * 86_400), POLICIES),
+    PeerKey("never_retry", codes, POLICIES),
 )
 """The fields of `ports.connection.Connection`, in their order."""
 OPERATOR_KEYS = (
@@ -50,8 +66,10 @@ def keys_of(setting: str) -> dict[str, PeerKey]:
     return {key.name: key for key in (*PEER_KEYS, *OPERATOR_KEYS) if setting in key.settings}
 
 
-def peer_of(setting: str, parts: Mapping[str, Any]) -> str | Connection | Operator:
-    """The peer or operator from the values of its keys. Raises ValueError with the fix."""
+def peer_of(setting: str, parts: Mapping[str, Any]) -> str | Connection | Operator | Policy:
+    """The peer, operator or step from the values of its keys. Raises ValueError with the fix."""
+    if setting in STEPS:
+        return Policy(**parts)
     if setting in OPERATORS:
         if "accept_file" not in parts:
             raise ValueError("has no accept_file: `stage keys new NAME` writes one")

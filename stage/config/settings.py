@@ -14,6 +14,7 @@ from stage.config.values import (
     check_url,
     count,
     database,
+    file_path,
     host,
     host_names,
     one_of,
@@ -23,6 +24,7 @@ from stage.config.values import (
 )
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator
+from stage.ports.policy import Policy
 
 PREFIX = "STAGE_"
 FILE_VARIABLE = "STAGE_CONFIG"
@@ -56,11 +58,14 @@ class Config:
     allowed_hosts: str = ""
     database: str = "sqlite:///stage.db"
     database_must_exist: bool = False
+    payload_key_file: str = ""
     lock_wait_seconds: float = 0.0
+    lease_seconds: float = 10.0
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     externals: Mapping[str, str | Connection] = field(default_factory=dict)
     operators: Mapping[str, Operator] = field(default_factory=dict)
+    steps: Mapping[str, Policy] = field(default_factory=dict)
     wait_seconds_max: float = 25.0
     deadline_seconds_default: float = 60.0
     adds_bytes_max: int = 65_536
@@ -79,6 +84,7 @@ class Config:
     forward_attempts_max: int = 8
     log_format: str = "auto"
     log_level: str = "info"
+    log_exception_text: bool = False
     otlp_endpoint: str = ""
     baggage_keys: str = ""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -154,10 +160,22 @@ SETTINGS = (
         switch=True,
     ),
     Setting(
+        "payload_key_file",
+        file_path,
+        "FILE",
+        "Keys that encrypt the contents of sagas at rest (`stage keys payload`).",
+    ),
+    Setting(
         "lock_wait_seconds",
         seconds_between(0, 3_600),
         "SECONDS",
         "How long to wait at start for the process that has the database.",
+    ),
+    Setting(
+        "lease_seconds",
+        seconds_between(1, 300),
+        "SECONDS",
+        "Replicas on PostgreSQL: after so long a silent one is taken for dead.",
     ),
     Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
     Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),
@@ -167,6 +185,14 @@ SETTINGS = (
         check_url,
         "NAME.KEY=VALUE",
         "A person or program with a role: accept_file and role.",
+        peers=True,
+    ),
+    Setting(
+        "steps",
+        check_url,
+        "NAME.KEY=VALUE",
+        "A step: attempts_max, compensation_attempts_max, timeout_seconds, never_retry,"
+        " key_lifetime_seconds.",
         peers=True,
     ),
     Setting(
@@ -246,6 +272,13 @@ SETTINGS = (
         one_of("debug", "info", "warning", "error"),
         "LEVEL",
         "debug, info, warning or error.",
+    ),
+    Setting(
+        "log_exception_text",
+        switch,
+        "",
+        "Log what exceptions say, and not only where they were raised: it may quote a payload.",
+        switch=True,
     ),
     Setting("otlp_endpoint", check_url, "URL", "Base URL of an OTLP/HTTP collector for traces."),
     Setting(

@@ -131,6 +131,15 @@ def count(least: int, most: int | None = None) -> Callable[[object], int]:
     return read
 
 
+def codes(value: object) -> tuple[int, ...]:
+    """Reads HTTP codes: a list of numbers, or text with a blank between them."""
+    read = count(200, 599)
+    given = value.split() if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"{value!r} is no list of codes: give such as 500 503, or [500, 503]")
+    return tuple(sorted({read(each) for each in given}))
+
+
 def seconds_between(least: float, most: float) -> Callable[[object], float]:
     """Reads seconds from `least` to `most`, both included."""
     return _number_between(least, most, "seconds")

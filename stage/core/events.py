@@ -46,7 +46,8 @@ class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
     """The saga was durably accepted. `upstream` is the neighbour to notify of a late failure.
 
     `baggage` is the part of the W3C baggage of the request that is passed on. `version` is that of
-    the stage, which the saga keeps, and `plan_hash` that of its plan (core.bindings).
+    the stage, which the saga keeps, and `plan_hash` that of its plan (core.bindings). `generation`
+    is that of the database, which grows with each restore (rule 33).
     """
 
     deadline: float | None = None
@@ -55,6 +56,7 @@ class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
     baggage: str = ""
     version: int = 1
     plan_hash: str = ""
+    generation: int = 1
 
 
 class Tombstoned(_Event, frozen=True, kw_only=True, tag="tombstoned"):
@@ -69,10 +71,11 @@ class Recovered(_Event, frozen=True, kw_only=True, tag="recovered"):
     """A new run took the saga over. Attempts that were in flight are in doubt from here on.
 
     `rested` says that no run was lost: the saga was at rest, and something was asked of it or its
-    next action came due.
+    next action came due. `generation` is that of the database in which it was taken over.
     """
 
     epoch: int
+    generation: int = 1
     rested: bool = False
     innocent: bool = False
     """True when the process before died in the code of another saga (rule 35)."""
@@ -144,7 +147,8 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     """The attempt certainly did not happen; it may be tried again.
 
     `denied`, here and in the events below: the answer was 401 or 403, from whomever. With `defect`
-    the author's code failed before it prepared a request (rule 4).
+    the author's code failed before it prepared a request (rule 4). `final`, here and below: the
+    author said that such an attempt is never repeated.
     """
 
     step: str
@@ -154,6 +158,7 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     denied: bool = False
     defect: bool = False
     bound: Binding | None = None
+    final: bool = False
 
 
 class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
@@ -167,6 +172,7 @@ class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
     reason: str = ""
     changed: bool = False
     denied: bool = False
+    final: bool = False
 
 
 class StepPending(_Event, frozen=True, kw_only=True, tag="step_pending"):

@@ -35,9 +35,12 @@ from stage.core.age import age_at, is_due, lasted
 from stage.core.commands import AttemptKind, Command, Do, Record, Rest
 from stage.core.event_table import PROGRESS
 from stage.core.ids import Direction, idempotency_key
+from stage.core.lost import OVER
 from stage.core.order import next_backward, next_forward
 from stage.core.questions import (
+    PROBES_NOT_THERE_MIN,
     can_probe,
+    key_forgotten,
     must_be_looked_for,
     must_be_settled,
     past_pivot,
@@ -132,8 +135,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         case e.CompensationStarted():
             return _start_compensation(saga, event)
         case e.CompensationSucceeded():
-            step = _step(saga, event.step)
-            return _put(saga, event.step, replace(step, phase=Phase.COMPENSATED, error=""))
+            return _compensated(plan, saga, event)
         case e.CompensationDelayed():
             return _delay_compensation(plan, saga, event)
         case e.CompensationRefused():
@@ -171,6 +173,7 @@ def _accept(saga: Saga, event: e.Accepted) -> Saga:
         upstream=event.upstream,
         deferred=event.deferred,
         version=event.version,
+        generation=event.generation,
     )
 
 
@@ -226,7 +229,18 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
     rested = event.rested or event.innocent
     lost = 0 if rested or _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
-    return replace(saga, epoch=event.epoch, steps=steps, recoveries=recoveries, tell=tell)
+    # An older database was put back: neighbours may know it compensated, so that it does not go
+    # forward any more. Behind the pivot evolve takes the deadline away again (decision 0050).
+    older = saga.generation < event.generation and saga.state is SagaState.ACTIVE
+    return replace(
+        saga,
+        epoch=event.epoch,
+        generation=event.generation,
+        deadline=OVER if older else saga.deadline,
+        steps=steps,
+        recoveries=recoveries,
+        tell=tell,
+    )
 
 
 def at_rest(plan: Plan, saga: Saga) -> bool:
@@ -328,6 +342,7 @@ def _start(saga: Saga, event: e.StepStarted) -> Saga:
             span=event.span,
             requests=requests,
             key=event.key,
+            started_at=event.at,
         )
     else:
         started = replace(
@@ -360,6 +375,13 @@ def _succeed(plan: Plan, saga: Saga, event: e.StepSucceeded | e.ProbeFound) -> S
         error="",
         span=event.span if isinstance(event, e.StepSucceeded) and event.span else before.span,
     )
+    if before.looked_for:  # it stands after an undo: the next one knows the result, under a new key
+        done = replace(
+            done,
+            compensation_requests=(),
+            compensation_keys=before.compensation_keys + 1,
+            compensation_started_at=None,
+        )
     return _put(saga, event.step, done)
 
 
@@ -376,6 +398,7 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
         phase=Phase.WAITING,
         attempts=attempts,
         forgiven=step.forgiven + free,
+        final=event.final,
         doubted=step.doubted or event.may_stand,
         since=age_at(saga, event.at) if step.since is None else step.since,
         error=event.reason,
@@ -397,6 +420,8 @@ def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed)
     again = replace(
         step, phase=Phase.IN_DOUBT, not_there=not_there, error=error, due=event.at + wait
     )
+    if step.looked_for and not_there >= PROBES_NOT_THERE_MIN:
+        again = replace(again, phase=Phase.COMPENSATED, error="")
     return _put(saga, event.step, again)
 
 
@@ -424,6 +449,7 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
         doubted=True,
         not_there=0,
         changed=event.changed,
+        final=event.final,
         # A rotated key costs time: until the deadline, if there is one (protocol 3.3).
         forgiven=step.forgiven + (event.denied and saga.deadline is not None),
         error=event.reason,
@@ -453,6 +479,23 @@ def _probe(saga: Saga, event: e.ProbeStarted) -> Saga:
     return _put(saga, event.step, probing)
 
 
+def _compensated(plan: Plan, saga: Saga, event: e.CompensationSucceeded) -> Saga:
+    """It is undone; what was undone without a result may have to be looked for first."""
+    step, rules = _step(saga, event.step), plan.step(event.step)
+    if rules.probe_after_undo and rules.probed and step.result is None and not step.looked_for:
+        looked_for = replace(
+            step,
+            phase=Phase.IN_DOUBT,
+            looked_for=True,
+            probes=0,
+            not_there=0,
+            error="",
+            due=event.at,
+        )
+        return _put(saga, event.step, looked_for)
+    return _put(saga, event.step, replace(step, phase=Phase.COMPENSATED, error=""))
+
+
 def _start_compensation(saga: Saga, event: e.CompensationStarted) -> Saga:
     step = _step(saga, event.step)
     since = step.compensation_since
@@ -463,6 +506,9 @@ def _start_compensation(saga: Saga, event: e.CompensationStarted) -> Saga:
         phase=Phase.COMPENSATING,
         compensation_attempts=event.attempt,
         compensation_since=since,
+        compensation_started_at=(
+            event.at if step.compensation_started_at is None else step.compensation_started_at
+        ),
         compensation_span=event.span,
         compensation_requests=step.compensation_requests
         or ((event.request,) if event.request else ()),
@@ -704,7 +750,9 @@ def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> 
     Attempts count where an effect may stand. Behind the pivot there is no way back, and only
     patience ends what leaves the process.
     """
-    if lasted(saga, known.since, now) >= plan.patience_seconds:
+    if lasted(saga, known.since, now) >= plan.patience_seconds or known.final:
+        return True
+    if known.doubted and key_forgotten(step, known.started_at, lasted(saga, known.since, now), now):
         return True
     if past_pivot(plan, saga) and step.kind is not StepKind.TRANSACTION:
         return False
@@ -756,6 +804,13 @@ def _compensate(plan: Plan, saga: Saga, step: Step, now: float) -> Command:
     known = saga.steps[step.name]
     if known.phase is Phase.COMPENSATING:
         return Rest()
+    impatient = lasted(saga, known.compensation_since, now) >= plan.patience_seconds
+    if known.phase is Phase.IN_DOUBT and known.looked_for:
+        if not impatient:
+            return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
+        reason = f"undone, and {step.peer} did not say whether anything stands: {known.error}"
+        unsure = e.CompensationRefused(at=now, step=step.name, reason=reason, certain=False)
+        return Record(event=unsure)
     if known.phase is Phase.IN_DOUBT:
         if can_probe(step, known):
             return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
@@ -765,7 +820,12 @@ def _compensate(plan: Plan, saga: Saga, step: Step, now: float) -> Command:
         text = f"{step.peer} does not answer compensate in its own word: {known.error}"
         return Record(event=e.Parked(at=now, cause=ParkCause.NOT_UNDERSTOOD, reason=text))
     attempts = known.compensation_attempts
-    impatient = lasted(saga, known.compensation_since, now) >= plan.patience_seconds
+    compensation_lasted = lasted(saga, known.compensation_since, now)
+    began = known.compensation_started_at
+    if known.compensation_doubted and key_forgotten(step, began, compensation_lasted, now):
+        reason = f"not repeated, for {step.peer} has forgotten its key: {known.error}"
+        forgotten = e.CompensationRefused(at=now, step=step.name, reason=reason, certain=False)
+        return Record(event=forgotten)
     if impatient or step.compensation.exhausted(attempts - known.compensation_forgiven):
         reason = f"gave up after {attempts} attempts: {known.error}"
         certain = not known.compensation_doubted

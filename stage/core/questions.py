@@ -103,6 +103,17 @@ def can_probe(step: Step, known: StepState) -> bool:
     return step.probed and not settled and not step.settlement.exhausted(known.probes)
 
 
+def key_forgotten(step: Step, began: float | None, lasted: float, now: float) -> bool:
+    """True once the API may have forgotten the key of a request that left at `began`.
+
+    A repeat is an act that cannot be taken back, so the longer of two times holds: `lasted`, which
+    the journal shows, and that of the clock, which also runs while no process does (rule 34).
+    """
+    if step.key_lifetime_seconds is None or began is None:
+        return False
+    return max(now - began, lasted) >= step.key_lifetime_seconds
+
+
 def must_be_settled(step: Step, known: StepState) -> bool:
     """True of a call in doubt that may not be repeated and was not twice found to be not there."""
     return not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN

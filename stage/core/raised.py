@@ -8,15 +8,27 @@ from __future__ import annotations
 
 from stage.core.errors import StageError
 
+
+class Note(str):
+    """A note of ours on a foreign exception (PEP 678), which may be shown as it is."""
+
+    __slots__ = ()
+
+
 _ROOMS = ("/stage/authoring/", "/stage/engine/", "/stage/store/", "/stage/core/")
 """Parts of the paths of frames that are ours: behind them stands the author's function."""
 
 
 def raised(error: BaseException) -> str:
-    """`ValueError in charge (payment.py:42)`: the outermost frame that is not ours."""
-    name = type(error).__name__
+    """`ValueError in charge (payment.py:42)`: the outermost frame that is not ours; our notes."""
     if isinstance(error, StageError):
-        return f"{name}: {error}"
+        return f"{type(error).__name__}: {error}"
+    notes = (each for each in getattr(error, "__notes__", ()) if isinstance(each, Note))
+    return ": ".join((_where(error), *notes))
+
+
+def _where(error: BaseException) -> str:
+    name = type(error).__name__
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code

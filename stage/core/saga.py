@@ -32,6 +32,14 @@ class StepState(Struct, frozen=True, kw_only=True):
     """Attempts that do not count: those that certainly did not happen (rule 28), those that an
     operator let pass, and those that the code of another saga took down (rule 35)."""
     compensation_forgiven: int = 0
+    final: bool = False
+    """Its latest attempt ended so that its author says it is never repeated."""
+    started_at: float = 0.0
+    """The instant of its first attempt, by the clock of then; see questions.key_forgotten."""
+    compensation_started_at: float | None = None
+    """The same of the undo under its present key."""
+    looked_for: bool = False
+    """An undo without a result was answered; the probe is asked whether anything stands."""
     changed: bool = False
     """In doubt, and today's code makes another request than the one to be repeated."""
     compensation_doubted: bool = False
@@ -74,6 +82,8 @@ class Saga(Struct, frozen=True, kw_only=True):
     id: str
     state: SagaState = SagaState.ACTIVE
     epoch: int = 1
+    generation: int = 1
+    """That of the database when the saga was accepted, or last taken over."""
     length: int = 0
     """Number of journal entries folded."""
     accepted_at: float = 0.0

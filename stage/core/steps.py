@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
+from msgspec.structs import replace
 
 from stage.core import retry
 from stage.core.errors import DeclarationError
@@ -20,7 +23,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     `peer` is the external API of a call or the downstream stage of a forward.
     `idempotent=False` says that the API ignores idempotency keys: the call is never repeated
-    while in doubt.
+    while in doubt. An attempt that ends with a code of `never_retry` is the last one. A request
+    whose effect may stand is not repeated once `key_lifetime_seconds` have passed since its first
+    attempt: the API has forgotten the key. `probe_after_undo` has the probe asked after an undo
+    without a result, whether anything stands.
     """
 
     name: str
@@ -31,6 +37,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     probed: bool = False
     pivot: bool = False
     idempotent: bool = True
+    never_retry: frozenset[int] = frozenset()
+    key_lifetime_seconds: float | None = None
+    probe_after_undo: bool = False
     timeout_seconds: float = 10.0
     execution: RetryPolicy = retry.EXECUTION
     settlement: RetryPolicy = retry.SETTLEMENT
@@ -100,6 +109,7 @@ def plan_of(stage: str, steps: tuple[Step, ...], downstreams: tuple[str, ...] = 
         if step.name in by_name:
             raise DeclarationError(f"stage {stage!r} has two steps named {step.name!r}: rename one")
         by_name[step.name] = step
+    _check_groups(stage, every)
     pivots = [index for index, step in enumerate(every) if step.pivot]
     if len(pivots) > 1:
         names = ", ".join(every[index].name for index in pivots)
@@ -108,6 +118,17 @@ def plan_of(stage: str, steps: tuple[Step, ...], downstreams: tuple[str, ...] = 
     if pivot is not None:
         _check_pivot(stage, every, pivot)
     return Plan(stage=stage, steps=every, waves=_waves(every), by_name=by_name, pivot=pivot)
+
+
+def adjusted(plan: Plan, adjust: Callable[[Step], Step]) -> Plan:
+    """The plan with the rules of every step changed, wherever the plan holds them."""
+    changed = {step.name: adjust(step) for step in plan.steps}
+    return replace(
+        plan,
+        steps=tuple(changed[step.name] for step in plan.steps),
+        waves=tuple(tuple(changed[step.name] for step in wave) for wave in plan.waves),
+        by_name=changed,
+    )
 
 
 def _check_pivot(stage: str, steps: tuple[Step, ...], pivot: int) -> None:
@@ -128,6 +149,19 @@ def _check_pivot(stage: str, steps: tuple[Step, ...], pivot: int) -> None:
                 f"step {step.name!r} of stage {stage!r} has a compensation but comes after the"
                 f" pivot {name!r}, where the stage only goes forward: move it before the pivot"
                 " or remove its compensation"
+            )
+
+
+def _check_groups(stage: str, steps: tuple[Step, ...]) -> None:
+    """Steps of one group run at the same time, so none may stand between them."""
+    for index, step in enumerate(steps):
+        alike = [each for each in range(index) if step.group and steps[each].group == step.group]
+        if alike and alike[-1] != index - 1:
+            between = steps[index - 1].name
+            raise DeclarationError(
+                f"steps {steps[alike[-1]].name!r} and {step.name!r} of stage {stage!r} say"
+                f" together={step.group!r}, and {between!r} stands between them, so they could not"
+                " run at the same time: declare them one after the other, or give one another word"
             )
 
 

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.age import age_at
-from stage.core.questions import past_pivot
+from stage.core.questions import PROBES_NOT_THERE_MIN, past_pivot
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import Plan, StepKind
@@ -193,7 +193,10 @@ def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:
     if not verb.anew or verb.step not in ("", name) or not _can_be_made_anew(plan, name, step):
         return step
     keys = step.compensation_keys + verb.new_key
-    return replace(step, compensation_requests=(), compensation_keys=keys)
+    began = None if verb.new_key else step.compensation_started_at
+    return replace(
+        step, compensation_requests=(), compensation_keys=keys, compensation_started_at=began
+    )
 
 
 def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepState:
@@ -207,7 +210,10 @@ def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepSt
         step,
         due=at,
         changed=False,
+        final=False,
         probes=0,
+        # The next probe comes at once, and two that are to count have to be apart (rule 5).
+        not_there=step.not_there if step.not_there >= PROBES_NOT_THERE_MIN else 0,
         forgiven=step.attempts,
         compensation_forgiven=step.compensation_attempts,
         pendings=0,

@@ -5,10 +5,12 @@ Compensation is never shed.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from stage.core.shares import Shares
 from stage.inbound.overload import Overload
 from stage.ports.engine import Busy
 
@@ -16,16 +18,24 @@ REQUESTS_MAX = 2_000
 RETRY_AFTER_SECONDS = 1.0
 JOINS_MAX = 16
 """Requests that may wait for the answer of one saga: the one that runs it, and retries of it."""
-STRANGERS = ""
-"""The caller of every name that is not configured: together they are one."""
-SHARE = 0.5
-"""The part of the places for one caller of several, and for all that are not configured."""
+QUERY_COST = 0.25
+"""The work of a query, as a part of that of a start."""
 
 
-class TooManyJoined(Exception):
+class NotSaid(Exception):
+    """Not now, and nothing is said of the saga: it was seen, or nobody could look for it."""
+
+    title = "Not now"
+
+    def __init__(self, reason: str, retry_after: float = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class TooManyJoined(NotSaid):
     """As many requests wait for the answer of that saga as may: ask again later."""
 
-    retry_after = RETRY_AFTER_SECONDS
+    title = "Too many wait for it"
 
 
 class Admission:
@@ -39,26 +49,33 @@ class Admission:
     ) -> None:
         """`callers` are the names that are configured: one alone may take all places."""
         self.overload = Overload()
-        self.callers = frozenset(callers)
+        self.decoding = asyncio.Semaphore(1)
+        """For the thread that decodes large bodies."""
+        self.shares = Shares(frozenset(callers))
         self._requests_max = requests_max
         self._joins_max = joins_max
-        share = int(requests_max * SHARE)
-        self._share = share if len(self.callers) > 1 else requests_max
-        self._strangers_share = share if self.callers else requests_max
         self._waiting = 0
         self._watching = 0
         self._by_caller: Counter[str] = Counter()
         self._by_saga: Counter[str] = Counter()
 
-    def start(self) -> None:
+    def start(self, named: str = "") -> None:
         """Let a request to run a saga in, before its body is read. Raises Busy."""
         if self._waiting >= self._requests_max:
             raise Busy(
                 f"{self._waiting} requests are waiting, the limit",
                 retry_after=RETRY_AFTER_SECONDS,
             )
-        if not self.overload.admits():
+        if not self.overload.admits(self.shares.caller(named)):
             raise Busy("there is more to do than can be done", retry_after=RETRY_AFTER_SECONDS)
+
+    def query(self, named: str) -> None:
+        """Let a neighbour's query in; only one that takes more than its share is shed, by NotSaid.
+
+        Operators have to see what goes on, so they are not asked for here.
+        """
+        if not self.overload.admits(self.shares.caller(named), QUERY_COST):
+            raise NotSaid("there is more to do than can be done")
 
     @contextmanager
     def place(self, saga_id: str, named: str) -> Iterator[None]:
@@ -66,8 +83,8 @@ class Admission:
 
         Raises Busy when the caller has its share, and TooManyJoined.
         """
-        caller = named if named in self.callers else STRANGERS
-        share = self._share if caller else self._strangers_share
+        caller = self.shares.caller(named)
+        share = self.shares.most(caller, self._requests_max)
         if self._by_saga[saga_id] >= self._joins_max:
             raise TooManyJoined(f"{self._joins_max} requests wait for that saga, the limit")
         if self._by_caller[caller] >= share or self._waiting >= self._requests_max:

@@ -20,6 +20,8 @@ from stage.inbound.service import Service
 
 SERVER_HEADER = ("Server", "stage")
 """Without versions: they would say which defects to try."""
+CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
+"""Under this key a request has the name of its caller, once it is answered."""
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 
 
@@ -49,7 +51,9 @@ async def _handle(route: Route, request: web.Request) -> web.StreamResponse:
     canonical = _canonical(request)
     prefix = canonical[: -len(route.template)]
     received = _request(service, request, prefix)
-    return _response(await answer(service, received, route, canonical), request)
+    answered = await answer(service, received, route, canonical)
+    request[CALLER] = service.admission.shares.caller(received.about.principal.name)
+    return _response(answered, request)
 
 
 @web.middleware
@@ -161,4 +165,4 @@ def _response(answered: Answer, request: web.Request) -> web.Response:
     return response
 
 
-__all__ = ["DOORS", "SERVER_HEADER", "SERVICE", "make_app"]
+__all__ = ["CALLER", "DOORS", "SERVER_HEADER", "SERVICE", "make_app"]

@@ -7,21 +7,26 @@ Only the methods of `asyncio.Protocol` and the public ones of aiohttp are overri
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
 import socket
 import struct
+import termios
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from random import random
 from typing import Any, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 
-from stage.inbound.aiohttp import SERVER_HEADER, SERVICE
-from stage.inbound.overload import Overload
+from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE
+from stage.inbound.held import HeldStarts
 from stage.inbound.problems import of_status
+from stage.inbound.read import key_of
 from stage.inbound.request import PROBLEM_JSON
+from stage.inbound.service import Service
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 
@@ -31,10 +36,9 @@ REPORT_SECONDS = 10.0
 GIVE_WAY_SECONDS = 0.5
 """A connection that has waited for less gives way to no other one."""
 
-SHED_SECONDS = 0.5
-"""How long, at least, a start that is shed waits for its answer; twice as long at most."""
 _START = b"POST /sagas HTTP/1.1\r\n"
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
+_KEY = re.compile(rb"\nidempotency-key:([^\r\n]{1,200})(?=\r\n)", re.IGNORECASE)
 _FRAMED_OTHERWISE = re.compile(rb"\n(?:transfer-encoding|expect|upgrade)[ \t]*:", re.IGNORECASE)
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -59,7 +63,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
 class BoundedProtocol(web.RequestHandler):
     """One connection. It counts as waiting while no request of it is being answered."""
 
-    __slots__ = ("_head_since", "_server", "_turned_away", "_unread_since")
+    __slots__ = ("_head_since", "_server", "_turned_away", "_unread_since", "caller")
 
     def __init__(self, server: BoundedServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -67,6 +71,8 @@ class BoundedProtocol(web.RequestHandler):
         self._head_since: float | None = None
         self._unread_since: float | None = None
         self._turned_away = False
+        self.caller = ""
+        """The name of the caller before: a neighbour keeps its connections to itself."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol. Beyond the limit of connections it is answered 503 at once."""
@@ -84,14 +90,14 @@ class BoundedProtocol(web.RequestHandler):
         if self._turned_away:
             return
         if self._head_since is None and self._server.is_waiting(self):
-            if self._server.overload.sheds and is_whole_start(data):
-                self._shed()
+            if self._server.overload.sheds(self.caller) and is_whole_start(data):
+                self._shed(data)
                 return
             self._head_since = self._server.now()
         super().data_received(data)
 
-    def _shed(self) -> None:
-        """Refuse a start without parsing it, and a while later.
+    def _shed(self, data: bytes) -> None:
+        """Refuse a start without parsing it, and a while later, unless it repeats one that ran.
 
         To parse one costs a tenth of a saga, and a client that asks again at once would ask for
         nothing else to be done. Meanwhile it is not read.
@@ -100,14 +106,20 @@ class BoundedProtocol(web.RequestHandler):
         self._server.forget(self)  # it does not give way: it will be answered
         if self.transport is not None:
             self.transport.pause_reading()
-            seconds = SHED_SECONDS * (1.0 + random())
-            asyncio.get_running_loop().call_later(seconds, self._answer_shed)
+            self._server.held.hold(key_in(data), partial(self._answer_shed, data))
 
-    def _answer_shed(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(_SHED[int(random() * len(_SHED))])
-            self.transport.resume_reading()
-            self._server.waits(self)
+    def _answer_shed(self, data: bytes, seen: bool | None) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        self._server.waits(self)
+        if seen:
+            self._head_since = self._server.now()
+            super().data_received(data)
+        else:
+            answers = _SHED if seen is False else _SHED_UNKNOWN
+            transport.write(answers[int(random() * len(answers))])
+        transport.resume_reading()
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
@@ -142,7 +154,7 @@ class BoundedProtocol(web.RequestHandler):
         transport = self.transport
         if transport is None:
             return
-        if transport.get_write_buffer_size() == 0:
+        if not _is_unread(transport):
             self._unread_since = None
         elif self._unread_since is None:
             self._unread_since = now
@@ -193,6 +205,12 @@ def is_whole_start(data: bytes) -> bool:
     return len(lengths) == 1 and len(data) == end + 4 + int(lengths[0])
 
 
+def key_in(data: bytes) -> str:
+    """The saga id that the `Idempotency-Key` in the head of a request says, or nothing."""
+    found = _KEY.findall(data, 0, data.find(b"\r\n\r\n") + 2)
+    return key_of([value.decode("latin-1") for value in found])
+
+
 class BoundedServer(web.Server):
     """Makes the connections and watches over all of them.
 
@@ -205,11 +223,12 @@ class BoundedServer(web.Server):
         server: web.Server,
         limits: ServerLimits,
         report: Callable[[int], None],
-        overload: Overload,
+        service: Service,
     ) -> None:
         """`server` is aiohttp's own, of which the handler and its requests are taken."""
         super().__init__(_counted(server.request_handler), request_factory=server.request_factory)
-        self.overload = overload
+        self.overload = service.admission.overload
+        self.held = HeldStarts(service.lookups)
         self._limits = limits
         self._report = report
         self._waiting: dict[BoundedProtocol, float] = {}
@@ -295,8 +314,22 @@ class BoundedRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        overload = self.app[SERVICE].admission.overload
-        return BoundedServer(made, self._bounded, self._report, overload)
+        return BoundedServer(made, self._bounded, self._report, self.app[SERVICE])
+
+
+def _is_unread(transport: asyncio.Transport) -> bool:
+    """Whether something written has not reached the reader: it waits here, or in the kernel."""
+    if transport.get_write_buffer_size():
+        return True
+    found = transport.get_extra_info("socket")
+    if found is None:
+        return False
+    queued = bytearray(4)
+    try:
+        fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, queued)
+    except OSError:  # not every system tells it of a socket
+        return False
+    return any(queued)
 
 
 def _reset(transport: asyncio.Transport) -> None:
@@ -313,11 +346,24 @@ def _counted(handler: Handler) -> Handler:
         assert isinstance(protocol, BoundedProtocol)
         protocol.begins()
         try:
+            if request.version < HttpVersion10:  # the parser takes a line without a version
+                raise web.HTTPBadRequest
             return await handler(request)
+        except web.HTTPException as error:  # of aiohttp itself, before any handler of ours
+            refused = of_status(error.status, error.reason)
+            headers = [PROBLEM_JSON, SERVER_HEADER]
+            response = web.Response(status=error.status, body=refused.encode(), headers=headers)
+            response.force_close()
+            return response
         finally:
+            protocol.caller = _caller_of(request, protocol.caller)
             protocol.ends()
 
     return handle
+
+
+def _caller_of(request: web.BaseRequest, before: str) -> str:
+    return request.get(CALLER, before) if isinstance(request, web.Request) else before
 
 
 def _unanswered(status: int) -> Problem:
@@ -331,12 +377,12 @@ def _unanswered(status: int) -> Problem:
     )
 
 
-def _raw_503(detail: str, retry_after: int, *more: str) -> bytes:
+def _raw_503(detail: str, retry_after: int, outcome: Outcome, *more: str) -> bytes:
     problem = Problem(
         status=503,
         title="Not now",
         detail=detail,
-        outcome=Outcome.NOT_EXECUTED,
+        outcome=outcome,
         retryable=True,
         hint="retry under the same saga id after Retry-After seconds",
     )
@@ -352,5 +398,8 @@ def _raw_503(detail: str, retry_after: int, *more: str) -> bytes:
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
 
-_TURNED_AWAY = _raw_503("too many connections are open", 1, "Connection: close")
-_SHED = tuple(_raw_503("there is more to do than can be done", n) for n in (1, 2, 3))
+_TURNED_AWAY = _raw_503("too many connections are open", 1, Outcome.UNKNOWN, "Connection: close")
+_SHED, _SHED_UNKNOWN = (
+    tuple(_raw_503("there is more to do than can be done", n, outcome) for n in (1, 2, 3))
+    for outcome in (Outcome.NOT_EXECUTED, Outcome.UNKNOWN)
+)

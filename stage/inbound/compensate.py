@@ -25,7 +25,7 @@ GONE = 410
 async def compensate(service: Service, request: Request) -> Answer:
     """Make the request durable, wait a while for the end, and say how it stands."""
     saga_id = saga_id_of(request)
-    body = await read_json(request)
+    body = await read_json(request, service.limits.command_bytes_max)
     asked, requester = as_requester(
         request.about.principal, decode_compensate(body, service.limits)
     )

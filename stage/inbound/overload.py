@@ -3,6 +3,9 @@
 An event loop or a writer with too much to do answers everybody late, compensations included. So
 starts are shed while it is late: additive increase and multiplicative decrease of a rate. It is a
 rate and no number of places, because sagas that hang at a neighbour take places and no time.
+
+The rate is shared out evenly among the callers that ask, so that one that sends too much is shed
+before the others are.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ LATE_TICKS = 3
 counts for all."""
 DECREASE = 0.9
 INCREASE = 1.02
+CALM_TICKS = 10
+"""So many ticks in a row that were not late: the limit is far too low, and grows faster."""
+INCREASE_CALM = 1.1
 RECOVERY = 1.2
 """While nothing is shed, the limit is forgotten fast."""
 RATE_MIN = 100.0
@@ -36,24 +42,34 @@ class Overload:
         self.shed = 0
         """How many starts were shed, in all."""
         self._tokens = 0.0
-        self._admitted = 0
+        """Starts that no caller has claimed: any of them may take one."""
+        self._lanes: dict[str, float] = {}
+        """Starts that are kept for each caller that asked lately."""
+        self._asked: set[str] = set()
+        self._admitted = 0.0
         self._shed_before = 0
         self._late = 0
+        self._calm = 0
         self._usual = 0.0
         """Starts a second that were admitted, over the last ticks."""
 
-    @property
-    def sheds(self) -> bool:
-        """True when the next start would be shed."""
-        return self._tokens < 1.0 and self.rate < inf
+    def sheds(self, caller: str = "") -> bool:
+        """True when the next start of that caller would be shed."""
+        return self.rate < inf and self._tokens < 1.0 and self._lanes.get(caller, 0.0) < 1.0
 
-    def admits(self) -> bool:
-        """Take one start on, or count it as shed."""
-        if self.sheds:
+    def admits(self, caller: str = "", cost: float = 1.0) -> bool:
+        """Take one start on, or count it as shed. `cost` is its work, as a part of a start's."""
+        self._asked.add(caller)
+        if self.rate < inf:
+            self._lanes.setdefault(caller, 1.0)  # one that has just come waits for no tick
+        if self.sheds(caller):
             self.shed += 1
             return False
-        self._tokens -= 1.0
-        self._admitted += 1
+        if self._lanes.get(caller, 0.0) >= 1.0:
+            self._lanes[caller] -= cost
+        else:
+            self._tokens -= cost
+        self._admitted += cost
         return True
 
     def tick(self, late: float, waited: float = 0.0) -> None:
@@ -66,6 +82,7 @@ class Overload:
         shed_lately = self.shed > self._shed_before
         self._admitted, self._shed_before = 0, self.shed
         behind = max(late, waited)
+        self._calm = self._calm + 1 if behind <= LATE_SECONDS else 0
         self._late = self._late + 1 if behind > LATE_SECONDS else 0
         if behind > 5 * LATE_SECONDS:
             self._late = LATE_TICKS
@@ -73,12 +90,29 @@ class Overload:
             self.rate = max(RATE_MIN, min(self.rate, self._usual) * DECREASE)
             self._late = 0  # it takes a while to be felt
         elif self.rate < inf and not self._late:
-            self.rate *= INCREASE if shed_lately else RECOVERY
+            grown = INCREASE if self._calm < CALM_TICKS else INCREASE_CALM
+            self.rate *= grown if shed_lately else RECOVERY
             if self.rate > RATE_FREE:
                 self.rate = inf
-        if self.rate < inf:
-            most = max(1.0, self.rate * BURST_SECONDS)
-            self._tokens = min(most, max(0.0, self._tokens) + self.rate * passed)
+        self._share_out(passed)
+
+    def _share_out(self, passed: float) -> None:
+        """Give each caller that asked lately the same; what one leaves, the others may take."""
+        callers, self._asked = self._asked, set()
+        if self.rate == inf:
+            self._lanes.clear()
+            return
+        # A caller that asked for nothing in one tick keeps its lane for the next.
+        callers |= {caller for caller, left in self._lanes.items() if left >= 1.0}
+        most = max(1.0, self.rate * BURST_SECONDS)
+        spare, lanes = self.rate * passed, dict.fromkeys(callers, 0.0)
+        if len(callers) > 1:
+            each, lane_most = spare / len(callers), max(1.0, most / len(callers))
+            for caller in callers:
+                lanes[caller] = min(lane_most, self._lanes.get(caller, 0.0) + each)
+            spare -= sum(lanes[caller] - self._lanes.get(caller, 0.0) for caller in callers)
+        self._lanes = lanes
+        self._tokens = min(most, max(0.0, self._tokens) + max(0.0, spare))
 
 
 async def watch_load(overload: Overload, waited: Callable[[], float]) -> None:

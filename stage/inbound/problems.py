@@ -7,7 +7,7 @@ from math import ceil
 from msgspec.structs import replace
 
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
-from stage.inbound.admission import TooManyJoined
+from stage.inbound.admission import NotSaid
 from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.request import PROBLEM_JSON, Answer, Request
 from stage.ports.engine import Busy, DeadlineOver, NotYours, PayloadDiffers, SagaLost, Unsettled
@@ -54,8 +54,8 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
             return problem_answer(request, _lost(error), (h.RETRY_AFTER, "30"))
         case Busy() | StoreUnavailable():
             return problem_answer(request, _not_now(error), _retry_after(error, jitter))
-        case TooManyJoined():
-            return problem_answer(request, _joined(error), _retry_after(error, jitter))
+        case NotSaid():
+            return problem_answer(request, _not_said(error), _retry_after(error, jitter))
         case JournalMismatch():
             return problem_answer(request, defect(str(error)))
         case _:
@@ -138,11 +138,11 @@ def _retry_after(error: Exception, jitter: float) -> tuple[str, str]:
     return h.RETRY_AFTER, str(max(1, ceil(seconds)))
 
 
-def _joined(error: TooManyJoined) -> Problem:
-    """503 that says nothing of the saga: it runs, so `not_executed` would not be true of it."""
+def _not_said(error: NotSaid) -> Problem:
+    """503 that says nothing of the saga: `not_executed` may not be true of it (I10)."""
     return Problem(
         status=503,
-        title="Too many wait for it",
+        title=error.title,
         detail=str(error),
         outcome=Outcome.UNKNOWN,
         retryable=True,

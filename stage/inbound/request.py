@@ -65,17 +65,20 @@ class About:
     """Facts about a request that are found while it is answered.
 
     `saga_id` is the saga that the path or the body names; empty before it is read, and where it
-    is no saga id. `span` and `principal` are set before an endpoint runs.
+    is no saga id. `opener` is the last name in the trail of the body. `span` and `principal` are
+    set before an endpoint runs.
     """
 
-    __slots__ = ("principal", "saga_id", "span")
+    __slots__ = ("opener", "principal", "saga_id", "span")
 
     saga_id: str
+    opener: str
     span: Span
     principal: Principal
 
     def __init__(self) -> None:
         self.saga_id = ""
+        self.opener = ""
         self.principal = STRANGER
 
 

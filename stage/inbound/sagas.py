@@ -27,6 +27,7 @@ JOURNAL_PAGE_MAX = 1_000
 async def query_saga(service: Service, request: Request) -> Answer:
     """One saga; `Prefer: wait=N` waits for its end, `?view=journal|plan|chain` shows more."""
     saga_id = saga_id_of(request)
+    _admit(service, request)
     view = request.query_values().get("view", [""])[0]
     if view in VIEWS_OF_OPERATORS:
         permit(request.about.principal, VIEWERS)
@@ -49,6 +50,13 @@ async def query_saga(service: Service, request: Request) -> Answer:
     with service.admission.watch(wait) as seconds:
         snapshot = await _own(service, request, saga_id, seconds)
     return json_answer(view_of_snapshot(service, snapshot))
+
+
+def _admit(service: Service, request: Request) -> None:
+    """Shed the queries of a neighbour that takes more than its share. Raises NotSaid."""
+    principal = request.about.principal
+    if principal.kind in NEIGHBOURS:
+        service.admission.query(principal.name)
 
 
 async def _own(
@@ -103,6 +111,7 @@ async def list_sagas(service: Service, request: Request) -> Answer:
     With `?since=` the list is another one: that of a neighbour (inbound.shared).
     """
     query = request.query_values()
+    _admit(service, request)
     if "since" in query:
         return await shared_sagas(service, request)
     if request.door is Door.PUBLIC:

@@ -9,6 +9,7 @@ import msgspec
 from stage.inbound.admission import Admission
 from stage.inbound.caller import Callers, Claims
 from stage.inbound.front_door import Hosts
+from stage.inbound.lookups import Lookups
 from stage.ports.clock import Clock
 from stage.ports.engine import Engine
 from stage.ports.neighbour import Neighbours
@@ -38,6 +39,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     neighbours: Neighbours
     metrics: Write
+    lookups: Lookups
     admission: Admission = msgspec.field(default_factory=Admission)
     jitter: Callable[[], float] = steady
     """From 0 to 1: spreads `Retry-After`, so that those who were refused come back apart."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stage.ports.policy import Policy
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
@@ -17,6 +19,7 @@ class Connection:
     upstream without a `url` starts sagas and is never notified: an orchestrator asks by itself.
 
     `concurrency_max` and `rate_per_second` are its `ports.peers.PeerLimits`; None is the usual.
+    The last five are the `policy` of an external API.
     """
 
     url: str = ""
@@ -30,6 +33,22 @@ class Connection:
     client_key: str = ""
     concurrency_max: int | None = None
     rate_per_second: float | None = None
+    attempts_max: int | None = None
+    compensation_attempts_max: int | None = None
+    timeout_seconds: float | None = None
+    key_lifetime_seconds: float | None = None
+    never_retry: tuple[int, ...] = ()
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of every call of it."""
+        return Policy(
+            attempts_max=self.attempts_max,
+            compensation_attempts_max=self.compensation_attempts_max,
+            timeout_seconds=self.timeout_seconds,
+            key_lifetime_seconds=self.key_lifetime_seconds,
+            never_retry=self.never_retry,
+        )
 
 
 def connection_of(given: str | Connection) -> Connection:

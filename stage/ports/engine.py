@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -76,6 +77,14 @@ class Commands(Protocol):
         """
         ...
 
+    async def bar(self, saga_id: str, *, upstream: str, reason: str, trace: TraceContext) -> bool:
+        """Leave a tombstone for a saga whose request was refused, so that no repeat runs it.
+
+        False where the saga is here: then it was accepted from another request. Raises Busy beyond
+        the allowance of that upstream, and SagaLost while a restored database is not released.
+        """
+        ...
+
     async def compensate(
         self,
         saga_id: str,
@@ -107,6 +116,10 @@ class Queries(Protocol):
 
         None: never seen.
         """
+        ...
+
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """Those of the sagas that this stage has accepted or buried, or is about to."""
         ...
 
     async def journal(self, saga_id: str, after: int = 0, wait_seconds: float = 0.0) -> list[Entry]:

@@ -41,6 +41,15 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     event: Event
 
 
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of one replica in what all of them have together, as of its last renewal."""
+
+    replicas: int = 1
+    """How many have a valid lease, this one among them."""
+    first: bool = True
+    """True for the oldest of them, which reports what is the database's and not a replica's."""
+
+
 class Ownership(Protocol):
     """The sagas of one replica. Used from one event loop. Any method may raise StoreUnavailable."""
 
@@ -63,6 +72,19 @@ class Ownership(Protocol):
 
         It has a new registration then, under which it may go on.
         """
+        ...
+
+    @property
+    def time(self) -> float | None:
+        """Seconds since the epoch by the clock that all replicas go by (rule 34). It never waits.
+
+        None where no other process has the database, and before the first registration.
+        """
+        ...
+
+    @property
+    def share(self) -> Share:
+        """The part of this replica in limits and reports. It never waits for anything."""
         ...
 
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:

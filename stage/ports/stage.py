@@ -67,7 +67,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     effect may stand although the last one did not happen. `changed` is True when the function
     wanted to repeat a request as another one, which was not sent. `said` is True when the reason
     is the author's own word, which neighbours may read. `error` is the exception of a function that
-    gave no outcome: for a report here, never for the journal or a neighbour.
+    gave no outcome: for a report here, never for the journal or a neighbour. `final` is True when
+    the author said that such an attempt is never repeated.
     """
 
     kind: FailureKind
@@ -77,6 +78,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     changed: bool = False
     said: bool = False
     error: BaseException | None = None
+    final: bool = False
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True):

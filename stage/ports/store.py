@@ -254,6 +254,10 @@ class Store(Protocol):
         """The durable row, or None."""
         ...
 
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """Those of the ids that have a durable row. Cheap: no row is read."""
+        ...
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """The durable journal, in order; empty for a saga never seen."""
         ...

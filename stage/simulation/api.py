@@ -33,6 +33,8 @@ class ApiModel:
     """
 
     honours_keys = True
+    keeps = False
+    """True where what it makes may stand after a saga turned back, such as a mail that was sent."""
 
     def __init__(self, name: str, books: Books, faults: Faults) -> None:
         self.name = name

@@ -15,8 +15,9 @@ import msgspec
 from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS
+from stage.core.lost import LOST, OVER
 from stage.core.order import wave_of
-from stage.core.states import SagaState
+from stage.core.states import ENDED, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.ports.store import SagaRow
 from stage.simulation.loop import VirtualLoop
@@ -91,6 +92,8 @@ class Known(msgspec.Struct, kw_only=True):
     """The durable facts of one saga at one stage."""
 
     row: SagaRow
+    writer: str = ""
+    """The process that wrote last."""
     events: list[e.Event] = []
     starts: dict[str, int] = {}
     """The order in which steps were started."""
@@ -119,10 +122,14 @@ class Known(msgspec.Struct, kw_only=True):
     answers: set[bytes] = set()
     """Every answer that was durable at some time."""
     deadline: float | None = None
+    generation: int = 1
+    """That of the database in which it was accepted, or last taken over."""
     recovered: int = 0
     forgotten: bool = False
     mended: bool = False
     """A person retried or resolved it."""
+    invented: set[str] = set()
+    """Steps whose start is written down though nobody knows of one: an older copy was put back."""
 
 
 class Local(msgspec.Struct, kw_only=True):
@@ -130,6 +137,13 @@ class Local(msgspec.Struct, kw_only=True):
 
     done: int = 0
     undone: int = 0
+
+
+class Copied(NamedTuple):
+    """A copy of the facts about the database of one stage."""
+
+    known: dict[str, Known]
+    local: dict[tuple[str, str], tuple[int, int]]
 
 
 class Books:
@@ -147,6 +161,8 @@ class Books:
         """The plan of the newest version of each stage."""
         self.earlier_plans: dict[tuple[str, int], Plan] = {}
         """The plans of the versions before, by stage and version."""
+        self.keeping: set[str] = set()
+        """External APIs of which the author says that what they make may stand."""
         self.attempts: dict[tuple[str, str, str], int] = {}
         """Attempts to undo that left, by stage, saga and step."""
         self._sent: dict[tuple[str, str], bytes] = {}
@@ -163,6 +179,10 @@ class Books:
         self._closed: dict[tuple[str, str], float] = {}
         """Since when a stage says that nothing of a saga stands."""
         self._effects_made = 0
+        self.restored: set[str] = set()
+        """Stages of which an older copy of the database was put back."""
+        self._rewound: set[tuple[str, str]] = set()
+        """Stage and saga of all that were as they had been before."""
         self.payloads: dict[str, bytes] = {}
         """The data of each saga as its client first sent it."""
 
@@ -175,6 +195,53 @@ class Books:
     def _plan(self, stage: str, known: Known) -> Plan:
         newest = self.plans[stage]
         return self.earlier_plans.get((stage, known.row.version), newest)
+
+    # --- older copies of a database ---------------------------------------------------------------
+
+    def copy_of(self, stage: str) -> Copied:
+        """A copy of the facts about the database of a stage."""
+        return Copied(
+            known={
+                saga: _copied(known)
+                for (where, saga), known in self.known.items()
+                if where == stage
+            },
+            local={
+                (saga, step): (local.done, local.undone)
+                for (where, saga, step), local in self.local.items()
+                if where == stage
+            },
+        )
+
+    def put_back(self, stage: str, copied: Copied) -> None:
+        """An older copy took the place of the database of a stage.
+
+        Each saga that has changed since is as it was then, and later answers about it do not bind:
+        the stage knows nothing of them.
+        """
+        self.restored.add(stage)
+        for saga in [saga for where, saga in self.known if where == stage]:
+            then, now = copied.known.get(saga), self.known[stage, saga]
+            if then is not None and then.row == now.row and then.row.state in ENDED:
+                continue
+            if then is None:
+                del self.known[stage, saga]
+            else:
+                self.known[stage, saga] = _copied(then)
+            self._rewound.add((stage, saga))
+            self._unsaid(stage, saga)
+        for where, saga, step in [key for key in self.local if key[0] == stage]:
+            done, undone = copied.local.get((saga, step), (0, 0))
+            self.local[where, saga, step] = Local(done=done, undone=undone)
+
+    def _unsaid(self, stage: str, saga: str) -> None:
+        """The earlier answers of a stage about a saga do not bind it any more."""
+        self.early.pop((stage, saga), None)
+        self._closed.pop((stage, saga), None)
+        for status in (200, 409, 410):
+            self._answers.pop((stage, saga, status), None)
+        for key in [key for key in self._sent if key[0] == stage and key[1].startswith(f"{saga}:")]:
+            del self._sent[key]
 
     # --- saying ----------------------------------------------------------------------------------
 
@@ -248,8 +315,19 @@ class Books:
         known = self.known.get((stage, saga))
         if known is not None and (known.given_up or known.forgotten):
             return 0  # what stands there was reported, or given up: it is not ours to undo
+        if (stage, saga) in self._rewound:
+            return 0  # it may have said that nothing stands, before its older copy was put back
         steps = self.plan_of(stage, saga).steps
         return sum(self.standing(stage, saga, step) for step in steps if step.compensatable)
+
+    def must_be_undone(self, step: Step) -> bool:
+        """Whether nothing of the step may stand once its saga has turned back.
+
+        Of a call that says compensation=None too: that nothing is left is its author's word, and
+        the world has its own.
+        """
+        makes = step.kind is StepKind.CALL and not step.pivot and step.peer not in self.keeping
+        return step.compensatable or makes
 
     # --- the store -------------------------------------------------------------------------------
 
@@ -292,6 +370,7 @@ class Books:
                 row.id,
                 f"{who} wrote with epoch {write.epoch}, {known.row.epoch} holds",
             )
+        known.writer = who
         taken_over = any(isinstance(event, e.Recovered) for event in write.events)
         if taken_over and write.epoch is not None and row.epoch <= write.epoch:
             self.violate("I8", row.id, f"{who} took over and left the epoch at {row.epoch}")
@@ -300,6 +379,11 @@ class Books:
         both_said_yes = known.row.answer_status == 200 and row.answer_status == 200
         if both_said_yes and known.row.answer_body != row.answer_body:
             self.violate("I9", row.id, f"{stage} changed the stored answer")
+        known.invented = {
+            event.step
+            for event in write.events
+            if isinstance(event, e.StepInDoubt) and event.reason == LOST
+        }
         for event in write.events:
             self._event(stage, who, known, event)
         known.events.extend(write.events)
@@ -315,10 +399,13 @@ class Books:
         match event:
             case e.Accepted():
                 known.deadline, known.deferred = event.deadline, event.deferred
+                known.generation = event.generation
             case e.AnswerDeferred() | e.Parked():
                 known.deferred = True
             case e.Recovered():
                 known.recovered += 1
+                if event.generation > known.generation:
+                    self._older(stage, known, event)
                 early = self.early.get((stage, saga))
                 if early is not None and early not in known.answers:
                     self.ends_lost += 1
@@ -338,6 +425,13 @@ class Books:
                 self._verb(known, event)
             case _:
                 self._forward_event(stage, known, event)
+
+    def _older(self, stage: str, known: Known, event: e.Recovered) -> None:
+        """It was taken over from an older database: it does not go forward any more."""
+        known.generation = event.generation
+        active = known.row.state is SagaState.ACTIVE
+        if active and not self._past_pivot(self._plan(stage, known), known):
+            known.deadline = OVER
 
     def _verb(self, known: Known, event: e.Retried | e.Resolved | e.Settled) -> None:
         """A person mended it: used attempts are forgiven."""
@@ -414,6 +508,8 @@ class Books:
                 known.intents.add(f"{event.step}:undo")
                 if event.request is not None:
                     known.requests.setdefault(f"{event.step}:undo", []).append(event.request)
+            case e.CompensationSucceeded():
+                known.doubted.discard(event.step)
             case e.CompensationRefused():
                 known.given_up.add(event.step)
             case e.TellStarted():
@@ -422,6 +518,8 @@ class Books:
     def _started(self, stage: str, known: Known, step: Step, at: float) -> None:
         saga = known.row.id
         known.starts.setdefault(step.name, len(known.starts))
+        if step.name in known.invented:
+            return
         if known.turned:
             self.violate("I6", saga, f"{stage}/{step.name} was started on the way back")
         if (
@@ -514,8 +612,12 @@ class Books:
             self.violate("I3", saga, f"{stage}/{step} {what} was sent with bytes not journaled")
         self._same_bytes(stage, key, _bytes_of(request), saga)
 
-    def handing_on(self, stage: str, peer: str, saga: str, body: bytes) -> None:
-        """A stage hands on downstream: all its own work has to be durable by now."""
+    def handing_on(self, stage: str, who: str, peer: str, saga: str, body: bytes) -> None:
+        """A process of a stage hands on downstream: all its own work has to be durable by now.
+
+        One that was frozen may hand on what it had begun after another one has undone that work:
+        it has asked downstream to compensate, which runs it no more (I6).
+        """
         name = FORWARD_PREFIX + peer
         known = self.known.get((stage, saga))
         if known is None or f"{name}:do" not in known.intents:
@@ -524,7 +626,9 @@ class Books:
         for step in self.plan_of(stage, saga).steps:
             if step.kind is not StepKind.FORWARD and step.name not in known.succeeded:
                 self.violate("I4", saga, f"{stage} handed on before {step.name} was durable")
-            if step.kind is StepKind.TRANSACTION and self.standing(stage, saga, step) == 0:
+            if known.writer != who or step.kind is not StepKind.TRANSACTION:
+                continue
+            if self.standing(stage, saga, step) == 0:
                 self.violate("I4", saga, f"{stage} handed on without the work of {step.name}")
         self._same_bytes(stage, f"{saga}:{name}", body, saga)
 
@@ -610,7 +714,7 @@ class Books:
         if (stage, saga) not in self.known:
             self.violate("I1", saga, f"{stage} said it is undone, and wrote no tombstone")
         for step in self.plan_of(stage, saga).steps:
-            if step.compensatable and self.standing(stage, saga, step):
+            if self.must_be_undone(step) and self.standing(stage, saga, step):
                 self.violate("I7", saga, f"{stage} said it is undone while {step.name} stands")
 
     def strangers_answer(self, stage: str, saga: str, path: str, status: int) -> None:
@@ -622,6 +726,17 @@ class Books:
     def refused(self) -> Iterator[tuple[str, str, str]]:
         """Stage, saga and words of every answer that said not_executed for good."""
         return ((stage, saga, words) for (stage, saga), words in self._refused.items())
+
+
+def _copied(known: Known) -> Known:
+    """The facts as they are now: what comes changes only the other one."""
+    facts = {
+        name: value.copy()
+        for name in known.__struct_fields__
+        if isinstance(value := getattr(known, name), list | dict | set)
+    }
+    facts["requests"] = {key: list(sent) for key, sent in known.requests.items()}
+    return msgspec.structs.replace(known, **facts)
 
 
 def _same(request: e.Request, stored: e.Request) -> bool:

@@ -25,7 +25,7 @@ from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
 from stage.simulation.replicas import ReplicaOwnership, SharedDatabase
-from stage.store.memory_database import MemoryReplica
+from stage.store.memory_database import MemoryDatabase, MemoryReplica
 from stage.store.sole_owner import SoleOwner
 
 T = TypeVar("T")
@@ -51,6 +51,8 @@ class Disk:
         """Stored sagas can be read, and no unit becomes durable."""
         self.shared: SharedDatabase | None = None
         """The database of its live processes, where it has several at a time."""
+        self.database: MemoryDatabase | None = None
+        """Its content, where it is in memory."""
         self.unit: _Noted | None = None
         """The unit that runs now."""
 
@@ -62,14 +64,22 @@ class Disk:
 class SimulatedStore:
     """ports.store.Store for one process. `crash` ends the process at a commit."""
 
-    def __init__(self, disk: Disk, process: Process, crash: Callable[[Process], None]) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        process: Process,
+        crash: Callable[[Process], None],
+        *,
+        alone: bool = False,
+    ) -> None:
+        """`alone` is a command that works while the stage is stopped."""
         self._disk = disk
         self._process = process
         self._crash = crash
         self._store = disk.store
         self._replica: MemoryReplica | None = None
         self._ownership: Ownership = SimulatedOwnership(self)
-        if disk.shared is not None:
+        if disk.shared is not None and not alone:
             self._store, self._replica = disk.shared.replica()
             self._ownership = ReplicaOwnership(disk.shared, self._replica, process, self._writable)
 
@@ -209,6 +219,13 @@ class SimulatedStore:
             await self._process.gate()
         self._present()
         return await self._store.get(saga_id)
+
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.seen(saga_ids)
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""

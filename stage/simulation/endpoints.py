@@ -10,6 +10,7 @@ import msgspec
 
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.inbound.dispatch import dispatch
+from stage.inbound.lookups import Lookups
 from stage.inbound.request import HeaderPairs, Request
 from stage.inbound.service import Service
 from stage.ports.clock import Clock
@@ -56,8 +57,13 @@ class Endpoints:
         async def read_body() -> bytes:
             return body
 
+        path, _, query = path.partition("?")
         request = Request(
-            method=method, path=path, headers=HeaderPairs(headers), read_body=read_body
+            method=method,
+            path=path,
+            query=query,
+            headers=HeaderPairs(headers),
+            read_body=read_body,
         )
         given = await dispatch(self._service, request)
         if method == "POST":
@@ -105,6 +111,7 @@ def service_of(
         limits=DEFAULT_LIMITS,
         neighbours=neighbours,
         metrics=_no_metrics,
+        lookups=Lookups(engine.seen),
     )
 
 

@@ -57,9 +57,10 @@ def _local(stage: Stage[Any, Any], name: str, *, undo: bool = True) -> None:
         await tx.execute(INSERT, saga.id, name, 1)
 
     work.__name__ = name
-    step = stage.transaction(work)
     if undo:
-        step.compensation(back)
+        stage.transaction(work).compensation(back)
+    else:
+        stage.transaction(compensation=None, reason="the ledger keeps it")(work)
 
 
 def _call(

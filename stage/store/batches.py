@@ -1,7 +1,8 @@
 """One batch after the other on the connection that writes: units, number, COMMIT.
 
 A unit that fails is left out of its batch. When it takes the whole transaction with it, or COMMIT
-refuses what it wrote, the units of the batch are run again, each in a transaction of its own.
+refuses what it wrote, the units of the batch are run again, each in a transaction of its own. One
+that meets a lock there is moved aside, where that is possible, so that no other unit waits for it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from stage.core.errors import StoreUnavailable
 from stage.store.connection import CommitRefused, Connection
 from stage.store.errors import Contended
+from stage.store.pace import Pace
 from stage.store.queue import Waiting
 
 Committed = Callable[[int, float], None]
@@ -46,12 +48,19 @@ class InDoubt(msgspec.Struct, frozen=True):
 
 Trouble = Away | InDoubt
 
+Aside = Callable[[Waiting], bool]
+"""Takes a unit over, which then is none of this batch; False: it has to be run here."""
+
 
 class Batches:
     """Runs batches, numbers them, and knows whether the last one found the database there."""
 
-    def __init__(self, committed: Committed | None = None) -> None:
+    def __init__(
+        self, pace: Pace, committed: Committed | None = None, aside: Aside | None = None
+    ) -> None:
+        self._pace = pace
         self._committed = committed
+        self._aside = aside
         self.number = 0
         """The number of the last batch that was sent to COMMIT."""
         self.available = True
@@ -65,7 +74,7 @@ class Batches:
         Afterwards every unit has its outcome, unless there is trouble.
         """
         try:
-            await connection.begin(len(batch))
+            await connection.begin(patient=self._is_patient(batch))
         except StoreUnavailable as error:
             return Away(batch, error)
         for waiting in batch:
@@ -86,14 +95,29 @@ class Batches:
                 return replace(trouble, before=batch[:place], behind=batch[place + 1 :])
         return None
 
+    def _is_patient(self, batch: Sequence[Waiting]) -> bool:
+        """A lone unit that cannot be moved aside, or was not, waits for the locks it needs."""
+        if len(batch) > 1:
+            return False
+        return self._aside is None or batch[0].deferrable or batch[0].repeated
+
+    def _moved(self, waiting: Waiting) -> bool:
+        """Whether the unit went aside. Deferrable ones stay: the next one of their saga follows."""
+        if self._aside is not None and not waiting.deferrable:
+            waiting.moved = self._aside(waiting)
+        return waiting.moved
+
     async def _run_broken(
         self, connection: Connection, batch: Sequence[Waiting], last: Waiting
     ) -> Trouble | None:
         """The `last` unit took the whole transaction with it."""
+        contended = isinstance(last.error, Contended)
         if len(batch) > 1:
+            if contended:
+                self._pace.collided()
             return await self.run_singly(connection, batch)
-        if isinstance(last.error, Contended):
-            if not last.repeated:
+        if contended:
+            if not last.repeated and not self._moved(last):
                 last.repeated = True
                 return await self.run(connection, batch)
         elif isinstance(last.error, StoreUnavailable):
@@ -125,6 +149,7 @@ class Batches:
         except BaseException as error:
             return InDoubt(batch, self.number, error)
         self.available = away is None
+        self._pace.committed(len(batch))
         if self._committed is not None:
             self._committed(len(batch) - len(failed), perf_counter() - began)
         return None
@@ -133,8 +158,13 @@ class Batches:
         self, connection: Connection, batch: Sequence[Waiting], refusal: CommitRefused
     ) -> Trouble | None:
         """The database refused what the batch wrote: only the unit whose write it was fails."""
+        contended = isinstance(refusal.__cause__, Contended)
         if len(batch) > 1:
+            if contended:
+                self._pace.collided()
             return await self.run_singly(connection, batch)
+        if contended and not batch[0].repeated and self._moved(batch[0]):
+            return None
         if refusal.again and not batch[0].repeated:
             batch[0].repeated = True
             return await self.run(connection, batch)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
+from stage.core.errors import ConfigurationError
 from stage.core.events import Event, decode_event, encode_event
 from stage.ports.codec import Codec
 from stage.wire.envelope import Envelope, decode_envelope, encode_envelope
 
+PLAIN_KEY: Final = "plain"
+"""Recorded in place of the id of a key, while contents may lie in the clear."""
+
 
 class PlainCodec:
     """ports.codec.Codec whose bytes anybody can read who can read the database."""
+
+    def admit(self, recorded: Collection[str]) -> str:
+        """See ports.codec.Codec."""
+        if sealed := sorted(set(recorded) - {PLAIN_KEY}):
+            raise ConfigurationError(
+                f"contents of the database are encrypted under the key {', '.join(sealed)}: give"
+                " the file that holds it as payload_key_file"
+            )
+        return PLAIN_KEY
 
     def encode_envelope(self, envelope: Envelope) -> bytes:
         """See ports.codec.Codec."""
@@ -20,11 +34,15 @@ class PlainCodec:
         """See ports.codec.Codec."""
         return decode_envelope(encoded)
 
-    def encode_event(self, saga_id: str, event: Event) -> bytes:
+    def renew_envelope(self, saga_id: str, encoded: bytes) -> bytes:
+        """See ports.codec.Codec."""
+        return encoded
+
+    def encode_event(self, saga_id: str, number: int, event: Event) -> bytes:
         """See ports.codec.Codec."""
         return encode_event(event)
 
-    def decode_event(self, saga_id: str, encoded: bytes) -> Event:
+    def decode_event(self, saga_id: str, number: int, encoded: bytes) -> Event:
         """See ports.codec.Codec."""
         return decode_event(encoded)
 
@@ -33,6 +51,14 @@ class PlainCodec:
         return body
 
     def decode_answer(self, saga_id: str, encoded: bytes) -> bytes:
+        """See ports.codec.Codec."""
+        return encoded
+
+    def encode_hash(self, saga_id: str, payload_hash: str) -> str:
+        """See ports.codec.Codec."""
+        return payload_hash
+
+    def decode_hash(self, saga_id: str, encoded: str) -> str:
         """See ports.codec.Codec."""
         return encoded
 

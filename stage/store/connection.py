@@ -36,8 +36,11 @@ class Connection(Protocol):
         """False once the transaction of the batch is gone, and everything written in it."""
         ...
 
-    async def begin(self, units: int) -> None:
-        """Begin a batch of so many units. Raises StoreUnavailable, and then nothing has begun."""
+    async def begin(self, *, patient: bool) -> None:
+        """Begin a batch. Raises StoreUnavailable, and then nothing has begun.
+
+        `patient`: a lock that somebody else holds is waited for; otherwise for a moment only.
+        """
         ...
 
     async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:

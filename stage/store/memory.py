@@ -140,6 +140,10 @@ class MemoryStore:
         """See ports.store.Store."""
         return self._database.sagas.get(saga_id)
 
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        return frozenset(saga_ids).intersection(self._database.sagas)
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         return [
@@ -364,7 +368,7 @@ class _MemoryUnit:
         self._changes.append(partial(self._restore, row.id, self._sagas.get(row.id)))
         first = row.length - len(events) + 1
         entries = [
-            (number, row.epoch, self._codec.encode_event(row.id, event))
+            (number, row.epoch, self._codec.encode_event(row.id, number, event))
             for number, event in enumerate(events, first)
         ]
         self._sagas[row.id] = row

@@ -12,7 +12,7 @@ from stage.core.age import is_due
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
 from stage.ports.identity import Identity
-from stage.ports.ownership import Mail
+from stage.ports.ownership import Mail, Share
 from stage.ports.store import LostSaga, Row, SagaRow
 from stage.store.drive import outside_loop
 from stage.store.sqlite import dialect
@@ -169,6 +169,20 @@ class MemoryReplica:
             self._registration = None
         self._database.leases[self.me] = self._now() + self._lease_seconds
         return alive
+
+    @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership."""
+        return self._now()
+
+    @property
+    def share(self) -> Share:
+        """See ports.ownership.Ownership."""
+        me, leases = self._registration, self._database.leases
+        if me is None:
+            return Share()
+        live = {me, *(each for each, until in leases.items() if until >= self._now())}
+        return Share(replicas=len(live), first=me == min(live))
 
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership."""

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 
 from stage.core.errors import StoreUnavailable
 from stage.ports.store import Unit
+from stage.store.pace import Pace
 
 
 class Waiting:
     """A unit in the queue, then its outcome on the way to the caller."""
 
-    __slots__ = ("context", "deferrable", "error", "future", "repeated", "value", "work")
+    __slots__ = ("context", "deferrable", "error", "future", "moved", "repeated", "value", "work")
 
     def __init__(
         self,
@@ -33,6 +34,14 @@ class Waiting:
         self.error: BaseException | None = None
         self.repeated = False
         """True once it was run again because of what other transactions did meanwhile."""
+        self.moved = False
+        """True once another writer has taken it over: its caller is answered there."""
+
+    def copy(self) -> Waiting:
+        """The same unit for another writer, with the same caller and context."""
+        made = Waiting(self.work, self.future, self.deferrable)
+        made.context = self.context
+        return made
 
 
 class Channel(Protocol):
@@ -101,11 +110,9 @@ class LoopChannel:
 class UnitQueue:
     """Units in the order in which they are to run. `take` forms batches of them."""
 
-    def __init__(
-        self, channel: Channel, *, units_per_batch_max: int, deferral_seconds_max: float
-    ) -> None:
+    def __init__(self, channel: Channel, *, pace: Pace, deferral_seconds_max: float) -> None:
         self._channel = channel
-        self._units_per_batch_max = units_per_batch_max
+        self._pace = pace
         self._deferral_seconds_max = deferral_seconds_max
         self._returned: list[Waiting] = []
 
@@ -135,7 +142,7 @@ class UnitQueue:
         timeout = idle_seconds_max
         latest = 0.0
         try:
-            while len(batch) < self._units_per_batch_max:
+            while len(batch) < self._pace.units:
                 waiting = self._channel.get_nowait() if hurry else await self._channel.get(timeout)
                 if waiting is None:
                     self._channel.put(None)  # for the next call, which then finds nothing before it
@@ -165,7 +172,7 @@ class UnitQueue:
 def deliver(batch: Sequence[Waiting]) -> None:
     """Wake the callers. A caller that was cancelled meanwhile is left alone."""
     for waiting in batch:
-        if waiting.future.done():
+        if waiting.moved or waiting.future.done():
             continue
         if waiting.error is None:
             waiting.future.set_result(waiting.value)

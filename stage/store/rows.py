@@ -24,11 +24,11 @@ def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
         row.length,
         row.accepted_at,
         row.updated_at,
-        row.fingerprint,
+        codec.encode_hash(row.id, row.fingerprint),
         row.parked,
         row.due_at,
         row.deadline,
-        row.envelope,
+        codec.renew_envelope(row.id, row.envelope),
         row.traceparent,
         row.tracestate,
         row.answer_status,
@@ -47,7 +47,7 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
         length=row[3],
         accepted_at=row[4],
         updated_at=row[5],
-        fingerprint=row[6],
+        fingerprint=codec.decode_hash(row[0], row[6]),
         parked=row[7],
         due_at=row[8],
         deadline=row[9],
@@ -66,7 +66,7 @@ def journal_values(row: SagaRow, first: int, events: Sequence[Event], codec: Cod
     """The columns of journal entries, one group behind the other, numbered from `first`."""
     values: list[object] = []
     for number, event in enumerate(events, first):
-        encoded = codec.encode_event(row.id, event)
+        encoded = codec.encode_event(row.id, number, event)
         values += (row.id, number, row.epoch, event.at, name_of(event), encoded)
     return values
 
@@ -74,13 +74,13 @@ def journal_values(row: SagaRow, first: int, events: Sequence[Event], codec: Cod
 def entry_values(saga_id: str, entry: Entry, codec: Codec) -> tuple[object, ...]:
     """The columns of one journal entry."""
     event = entry.event
-    encoded = codec.encode_event(saga_id, event)
+    encoded = codec.encode_event(saga_id, entry.number, event)
     return (saga_id, entry.number, entry.epoch, event.at, name_of(event), encoded)
 
 
 def entry(saga_id: str, row: Row, codec: Codec) -> Entry:
     """The value of number, epoch and event as stored."""
-    return Entry(number=row[0], epoch=row[1], event=codec.decode_event(saga_id, row[2]))
+    return Entry(number=row[0], epoch=row[1], event=codec.decode_event(saga_id, row[0], row[2]))
 
 
 def check_insert(row: SagaRow, events: Sequence[Event]) -> None:
@@ -109,6 +109,8 @@ def refuse(row: SagaRow, epoch: int, added: int, held: Row | None) -> NoReturn:
             f"saga {row.id} is held by epoch {held[0]}, this run has epoch {epoch}:"
             " another one took it over; drop this run"
         )
+    if held[1] > row.length - added:
+        raise StaleEpoch(f"saga {row.id} was written to by another process; drop this run")
     raise ValueError(
         f"saga {row.id}: length {row.length} with {added} new entries"
         f" does not continue the {held[1]} entries stored"

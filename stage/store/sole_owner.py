@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
-from stage.ports.ownership import Mail
+from stage.ports.ownership import Mail, Share
 
 Due = Callable[[float, int, int], Awaitable[list[str]]]
 """Ids of sagas that need a run by an instant, at most so many, up to a version: `Store.due`."""
@@ -36,6 +36,16 @@ class SoleOwner:
     async def renew(self) -> bool:
         """See ports.ownership.Ownership."""
         return True
+
+    @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership: the clock of the machine is as good as any."""
+        return None
+
+    @property
+    def share(self) -> Share:
+        """See ports.ownership.Ownership: all of it."""
+        return Share()
 
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership. The first claim finds all that the process before left."""

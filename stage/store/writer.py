@@ -27,8 +27,9 @@ import msgspec
 
 from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Unit
-from stage.store.batches import Away, Batches, Committed, Trouble
+from stage.store.batches import Aside, Away, Batches, Committed, Trouble
 from stage.store.connection import Connection, Connections, Home
+from stage.store.pace import Pace
 from stage.store.queue import Channel, UnitQueue, Waiting, deliver, fail
 
 T = TypeVar("T")
@@ -64,14 +65,16 @@ class Writer:
         *,
         limits: WriterLimits = DEFAULT_LIMITS,
         committed: Committed | None = None,
+        aside: Aside | None = None,
     ) -> None:
-        """`channel` leads to where the connections live."""
+        """`channel` leads to where the connections live; `aside` takes what meets a lock."""
         self._connections = connections
         self._limits = limits
-        self._batches = Batches(committed)
+        pace = Pace(limits.units_per_batch_max)
+        self._batches = Batches(pace, committed, aside)
         self._queue = UnitQueue(
             channel,
-            units_per_batch_max=limits.units_per_batch_max,
+            pace=pace,
             deferral_seconds_max=limits.deferral_seconds_max,
         )
         self._closing = False
@@ -122,6 +125,13 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(Waiting(work, future, deferrable))
         return future
+
+    def adopt(self, waiting: Waiting) -> bool:
+        """Take a unit over from another writer; False when this one is closed or full."""
+        if self._closing or self._task is None or self.queued >= self._limits.queue_units_max:
+            return False
+        self._queue.put(waiting.copy())
+        return True
 
     async def _run(self, home: Home) -> None:
         """The life of the writer: `_drain` returns trouble, or None when the store is closed."""

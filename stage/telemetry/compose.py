@@ -127,8 +127,12 @@ def default_observer(
     tracer_provider: TracerProvider | None = None,
     *listeners: Listener,
     baggage_keys: Collection[str] = (),
+    exception_text: bool = False,
 ) -> Observer:
-    """Spans on OpenTelemetry, a log line an event, and further listeners."""
+    """Spans on OpenTelemetry, a log line an event, and further listeners.
+
+    `exception_text` lets the lines of defects hold what their exceptions say.
+    """
     from stage.telemetry import sdk
     from stage.telemetry.logs import LogListener
     from stage.telemetry.spans import OtelObserver
@@ -137,6 +141,6 @@ def default_observer(
     full = sdk.full if tracer_provider is None else None
     return compose(
         OtelObserver(tracer_provider, baggage_keys=baggage_keys, full=full),
-        LogListener(),
+        LogListener(exception_text=exception_text),
         *listeners,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -12,15 +12,16 @@ from prometheus_client.metrics_core import Metric as Family
 
 from stage.telemetry import names
 from stage.telemetry.gauges import Gauges
-from stage.telemetry.metrics import Histogram, Metrics
+from stage.telemetry.metrics import Histogram, Labels, Metrics
 
 
 class _Collector:
     """The collector that prometheus_client asks for its families."""
 
-    def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._gauges = gauges
+        self.gauges: Mapping[str, Mapping[Labels, float]] = {}
+        """The values of each gauge, read in the event loop: what they look at changes there."""
 
     def collect(self) -> Iterator[Family]:
         """Every metric of the table, also where nothing was counted yet."""
@@ -29,7 +30,7 @@ class _Collector:
             match metric.kind:
                 case "gauge":
                     gauge = GaugeMetricFamily(*head, labels=metric.labels)
-                    for labels, value in sorted(self._gauges.read(name).items()):
+                    for labels, value in sorted(self.gauges.get(name, {}).items()):
                         gauge.add_metric(labels, value)
                     yield gauge
                 case "counter":
@@ -59,13 +60,19 @@ class Exposition:
 
     def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(metrics, gauges))
+        self._collector = _Collector(metrics)
+        self._registry.register(self._collector)
         ProcessCollector(registry=self._registry)
         self._gauges = gauges
 
     async def write(self, accept: str) -> tuple[bytes, str]:
         """The text and its content type: version 0.0.4, or OpenMetrics where that is asked for."""
         await self._gauges.refresh()
+        self._collector.gauges = {
+            name: self._gauges.read(name)
+            for name, metric in names.METRICS.items()
+            if metric.kind == "gauge"
+        }
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # for a version that is no number

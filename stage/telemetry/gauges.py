@@ -59,19 +59,23 @@ class Gauges:
         *,
         queued: Callable[[], int],
         breakers: Callable[[], Mapping[str, bool]],
+        speaks: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`speaks`: whether this process reports what is the database's, once for all replicas."""
         self._engine = engine
         self._clock = clock
         self._queued = queued
         self._breakers = breakers
+        self._speaks = speaks
         self._counts: dict[SagaState, int] | None = None
         self._backlog: Backlog | None = None
         self._stale = False
         self._query: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
-        """Query the database. While it is away the gauges from it keep their values.
+        """Query the database, where this process reports it.
 
+        While it is away the gauges from it keep their values.
         A caller that comes during a query shares it: it counts every saga there ever was.
         """
         if self._query is None or self._query.done():
@@ -107,6 +111,8 @@ class Gauges:
                 return {(): self._engine.live}
             case names.M_IN_DOUBT:
                 backlog = self._backlog
+                if not self._speaks():
+                    return {(): self._engine.in_doubt}
                 # Without the database a parked doubt would seem to be settled.
                 if backlog is None:
                     return {}
@@ -121,6 +127,9 @@ class Gauges:
         raise KeyError(name)
 
     async def _read_database(self) -> None:
+        if not self._speaks():  # another replica counts them: the sum over all would be wrong
+            self._counts, self._backlog, self._stale = None, None, False
+            return
         try:
             self._counts = await self._engine.count()
             self._backlog = await self._engine.backlog()

@@ -34,6 +34,7 @@ Fields = MutableMapping[str, Any]
 TEXT_CHARS_MAX: Final = 300
 STACK_LINES_MAX: Final = 12
 """For a defect: the innermost calls."""
+CAUSES_MAX: Final = 4
 SAGAS_REMEMBERED_MAX: Final = 10_000
 """Unfinished sagas whose attempts are remembered, for the lines of the events that end them."""
 
@@ -48,7 +49,9 @@ _METHODS: Final = {
 class LogListener:
     """telemetry.compose.Listener that writes a line an event."""
 
-    def __init__(self, logger: Any = None) -> None:
+    def __init__(self, logger: Any = None, *, exception_text: bool = False) -> None:
+        """`exception_text`: the lines of defects hold what their exceptions say (rule 38)."""
+        self._exception_text = exception_text
         self._log = logger if logger is not None else default_logger()
         self._leveled = _leveled(self._log)
         self._fixed = _fixed(self._log)
@@ -108,12 +111,17 @@ class LogListener:
             self._attempts.pop(saga_id, None)
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
-        """Write where it was raised; not its message, which may quote a payload."""
+        """Write where it was raised; its message, which may quote a payload, only where asked to.
+
+        Neighbours are told its type and the trace id, under which this line is found.
+        """
         stack = [
             f"{frame.filename}:{frame.lineno} {frame.name}"
             for frame in traceback.extract_tb(error.__traceback__)[-STACK_LINES_MAX:]
         ]
         fields: dict[str, Any] = {"where": where, "error": type(error).__name__, "stack": stack}
+        if self._exception_text:
+            fields["text"] = [_printable(text) for text in _texts(error)]
         if saga_id:
             fields["saga_id"] = _printable(saga_id)
         if trace.traceparent:
@@ -129,6 +137,20 @@ class LogListener:
             return None, of_event
         attempt, span_id = known.get((kind, getattr(event, "step", "")), (None, ""))
         return attempt, of_event or span_id
+
+
+def _texts(error: BaseException) -> list[str]:
+    """The texts of the exception, and of those that it came from."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(texts) < CAUSES_MAX:
+        try:
+            said = str(cause)
+        except Exception as unsaid:
+            said = f"str() raised {type(unsaid).__name__}"
+        texts.append(f"{type(cause).__name__}: {said}")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return texts
 
 
 def report_stuck(code: StuckCode) -> None:

@@ -134,6 +134,10 @@ class Metrics:
         self._observe(names.M_BATCH_UNITS, (), units)
         self._observe(names.M_COMMIT_DURATION, (), seconds)
 
+    def waited(self, seconds: float) -> None:
+        """A statement has waited so long for a connection to the server."""
+        self._observe(names.M_CONNECTION_WAIT, (), seconds)
+
     # -----------------------------------------------------------------------------------------
 
     def _attempt_ended(

@@ -138,6 +138,7 @@ M_ATTEMPTS: Final = "stage.attempts"
 M_ATTEMPT_DURATION: Final = "stage.attempt.duration"
 M_BATCH_UNITS: Final = "stage.writer.batch"
 M_COMMIT_DURATION: Final = "stage.writer.commit.duration"
+M_CONNECTION_WAIT: Final = "stage.database.wait"
 M_DENIED: Final = "stage.denied"
 M_DEFECTS: Final = "stage.defects"
 M_STUCK: Final = "stage.code.stuck"
@@ -235,6 +236,12 @@ METRICS: Final = {
     ),
     M_BATCH_UNITS: Metric(
         kind="histogram", bounds=_UNITS, description="Units of work that shared a commit."
+    ),
+    M_CONNECTION_WAIT: Metric(
+        kind="histogram",
+        unit="s",
+        bounds=_SECONDS,
+        description="How long a statement waited for a connection to the server.",
     ),
     M_COMMIT_DURATION: Metric(
         kind="histogram",

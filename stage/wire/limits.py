@@ -9,12 +9,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How much of anything is read from a neighbour. Anything larger is refused."""
 
     body_bytes_max: int = 1_048_576
+    command_bytes_max: int = 32_768
+    """A request to compensate: its members have limits of their own, and are small."""
     adds_bytes_max: int = 65_536
     """The largest output of one stage."""
     values_max: int = 20_000
     """Members and items in one body: each costs time in the event loop, however small it is."""
     adds_values_max: int = 2_000
     """Those of the output of one stage."""
+    exponents_max: int = 1_000
+    """Numbers in one body with an exponent of two digits or more."""
     depth_max: int = 32
     """The outermost object counts as one."""
     string_chars_max: int = 65_536

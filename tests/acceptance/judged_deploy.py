@@ -26,6 +26,9 @@ RELEASES = ("1.30", "1.37")
 EXPOSURE_MAX = "20"
 """Of systemd's rating, which is shown as 2.0: 0 is closed, 100 is open."""
 SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
+ON_POSTGRES: dict[str, Any] = yaml.safe_load(
+    (DEPLOY / "helm" / "postgres.yaml").read_text(encoding="utf-8")
+)
 WARNING = 2
 """Of Helm's severities; below it there is only information."""
 
@@ -71,6 +74,18 @@ def test_the_manifests_are_what_the_chart_renders() -> None:
     assert rendered({}) == there
 
 
+def test_the_manifests_on_postgresql_are_what_the_chart_renders() -> None:
+    """With the values of both examples: there is no volume among them."""
+    demo = yaml.safe_load((DEPLOY / "helm" / "demo.yaml").read_text(encoding="utf-8"))
+    network = {**demo["network"], **ON_POSTGRES["network"]}
+    there = {
+        file.name: file.read_text(encoding="utf-8")
+        for file in sorted((DEPLOY / "kubernetes-postgres").glob("*.yaml"))
+    }
+    assert rendered({**ON_POSTGRES, "network": network}) == there
+    assert "volume.yaml" not in there
+
+
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize(
     "values",
@@ -78,8 +93,9 @@ def test_the_manifests_are_what_the_chart_renders() -> None:
         {},
         {"strategy": "Recreate", "keysSecret": "", "network": {}},
         {"volume": {"size": "1Gi", "storageClassName": "local"}, "settings": {"drain_seconds": 5}},
+        ON_POSTGRES,
     ],
-    ids=["demo", "closed", "other volume"],
+    ids=["demo", "closed", "other volume", "PostgreSQL"],
 )
 def test_every_object_fits_the_schema_of_kubernetes(
     tmp_path: Path, release: str, values: dict[str, Any]
@@ -89,7 +105,7 @@ def test_every_object_fits_the_schema_of_kubernetes(
     for name, text in manifests.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     files = sorted(tmp_path.glob("*.yaml"))
-    assert len(manifests) == len(files) >= 8
+    assert len(manifests) == len(files) >= 7
     judged(TOOLS / "kubernetes-validate", "--strict", "-k", release, *files)
 
 
@@ -110,6 +126,8 @@ def test_a_fault_of_a_manifest_is_seen(tmp_path: Path) -> None:
         {"strategy": "Sometimes"},
         {"settings": {"database": "sqlite:///elsewhere.db"}},
         {"settings": {"admin_port": 1}},
+        {"postgres": {"url": "postgresql://stage:secret@db/stage"}},
+        {"postgres": {"urlSecret": "payment-database", "replicas": 1}},
         {"settings": {"drain_seconds": "long"}},
     ],
 )
@@ -128,9 +146,10 @@ def test_times_follow_from_the_settings() -> None:
     assert "335" == waits["STAGE_LOCK_WAIT_SECONDS"]
 
 
-def test_the_compose_file_is_one() -> None:
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.postgres.yaml"])
+def test_the_compose_file_is_one(name: str) -> None:
     """With its anchors resolved, since the parser wants merge keys to be gone."""
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    compose = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
     parse = (
         "import sys; from compose_spec import PyCompose;"
         " print(*PyCompose.from_yaml(sys.stdin.read()).service_names())"

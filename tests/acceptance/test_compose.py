@@ -19,6 +19,7 @@ from aiohttp.test_utils import unused_port
 from tests.acceptance.image import DOCKERFILE, read_image
 
 COMPOSE = DOCKERFILE.with_name("compose.yaml")
+ON_POSTGRES = DOCKERFILE.with_name("compose.postgres.yaml")
 HOST = "127.0.0.1"
 SECONDS_MAX = 40.0
 
@@ -26,8 +27,15 @@ SECONDS_MAX = 40.0
 class Services:
     """Processes in place of containers: names of services are ports, volumes are folders."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "") -> None:
         self._services: Any = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]
+        if database:  # the second file goes over the first one, as compose merges them
+            over = yaml.safe_load(ON_POSTGRES.read_text(encoding="utf-8"))["services"]
+            for name, service in over.items():
+                first = self._services.setdefault(name, {})
+                merged = {**first.get("environment", {}), **service.get("environment", {})}
+                self._services[name] = {**first, **service, "environment": merged}
+        self._database = database
         self._folder = folder
         self._image = read_image()
         self._ports: dict[str, int] = {}
@@ -37,8 +45,16 @@ class Services:
         """The port that stands for that one of a container."""
         return self._ports.setdefault(number, unused_port())
 
+    def forget(self, *numbers: str) -> None:
+        """Let other ports stand for these from now on."""
+        for number in numbers:
+            self._ports.pop(number, None)
+
     def _here(self, text: str) -> str:
-        """Addresses, ports and volumes as they are here."""
+        """Addresses, ports, volumes and the server as they are here."""
+        if text.startswith("postgresql:"):
+            assert re.fullmatch(r"postgresql://stage:stage@postgres:5432/stage", text)
+            return self._database
         for volume in ("/var/lib/stage", "/etc/stage/keys"):
             text = text.replace(volume, str(self._folder / Path(volume).name))
         text = re.sub(r"http://[a-z]+:(\d+)", lambda m: f"http://{HOST}:{self.port(m[1])}", text)
@@ -76,6 +92,43 @@ class Services:
         async with asyncio.timeout(SECONDS_MAX):
             while not (line := await process.stdout.readline()).startswith(b"listening on"):
                 assert line, f"{name} did not start"
+
+
+@pytest.mark.timeout(180)
+async def test_a_saga_goes_through_two_replicas_on_postgresql(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """A duplicate that reaches the other replica gets the same bytes."""
+    services = Services(tmp_path, postgres_url)
+    for volume in ("stage", "keys"):
+        os.mkdir(tmp_path / volume)
+    try:
+        assert 0 == await (await services.start("keys")).wait()
+        for name in ("psp", "shipping", "order"):
+            await services.listening(name)
+        doors = []
+        for name in ("payment", "payment-2"):
+            services.forget("8080", "9080")  # each replica has ports of its own
+            await services.listening(name)
+            doors.append(services.port("8080"))
+        assert doors[0] != doors[1]
+        order = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
+        trail = [{"stage": "order", "at": "2026-11-23T02:29:58.120Z"}]
+        saga = {"saga_id": "o-1", "data": order, "trail": trail}
+        token = (tmp_path / "keys" / "order-payment.token").read_text(encoding="utf-8").strip()
+        headers = {"Authorization": f"Bearer {token}", "Host": "payment"}
+        answers = []
+        async with aiohttp.ClientSession(headers=headers) as session:
+            for door in doors:
+                async with session.post(f"http://{HOST}:{door}/sagas", json=saga) as answer:
+                    assert 200 == answer.status, await answer.text()
+                    answers.append(await answer.read())
+        assert answers[0] == answers[1]
+    finally:
+        for process in services.running:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
 
 
 @pytest.mark.timeout(180)

@@ -105,6 +105,26 @@ async def test_the_start_command_of_the_image_serves(
     assert [] == os.listdir(code)  # it writes into its volume alone
 
 
+async def test_the_start_command_of_the_image_serves_on_postgresql(
+    image: Image, environment: dict[str, str], tmp_path: Path, postgres_url: str
+) -> None:
+    """Its database is made by `db init` as well, and nothing is written into its folder."""
+    code = tmp_path / "app"
+    code.mkdir()
+    environment["STAGE_DATABASE"] = postgres_url
+    status, said = await run(environment, code, *image.entrypoint, *image.command)
+    assert 2 == status and "that of no stage yet" in said and "stage db init" in said
+    status, said = await run(environment, code, *image.entrypoint, "db", "init", image.command[-1])
+    assert 0 == status, said
+    async with serving(image, environment, code) as process:
+        healthy, said = await run(environment, code, *image.health)
+        assert 0 == healthy, said
+        process.terminate()
+        async with asyncio.timeout(START_SECONDS_MAX):
+            assert 0 == await process.wait()
+    assert [] == os.listdir(code) and ["app"] == os.listdir(tmp_path)
+
+
 def test_every_variable_of_the_image_is_a_setting(image: Image) -> None:
     """A misspelt one would be ignored with a warning."""
     known = {setting.variable for setting in SETTINGS}

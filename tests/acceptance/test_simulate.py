@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BROKEN = "tests.simulation.broken_payment:payment"
+BROKEN = "tests.simulation.broken_payment:returns_on_none"
 
 
 async def simulate(*arguments: str) -> tuple[int, str, str]:
@@ -60,6 +60,33 @@ async def test_a_broken_refund_is_found_with_its_shortest_history() -> None:
 
     assert 1 == again
     assert history == [line for line in output.splitlines() if re.match(r"  +\d+\.\d{3}  ", line)]
+
+
+@pytest.mark.timeout(110)
+@pytest.mark.parametrize(
+    "name, word",
+    [
+        ("wrong_key", r"^STANDS: payment.* charge.* stands$"),
+        ("returns_on_none", r"^STANDS: payment.* charge.* stands$"),
+        ("not_released", r"^DOUBLED: payment is compensated, and stands 1x in its tables$"),
+        ("forgotten", r"^STANDS: payment.* charge.* stands$"),
+    ],
+)
+async def test_the_mistakes_of_an_author_are_found(name: str, word: str) -> None:
+    """An undo under the wrong key or only of what is known, a row kept, an undo forgotten."""
+    target = f"tests.simulation.broken_payment:{name}"
+    status, out, err = await simulate(target, "--model", "stage.demo.model", "--seeds", "60")
+    assert (1, "") == (status, err), out
+    assert re.search(word, out, re.MULTILINE), out
+
+
+async def test_a_simulation_in_which_no_saga_completed_holds_nothing() -> None:
+    """A model that refuses everything lets every property hold, and shows none."""
+    target = "tests.simulation.refusing_payment:payment"
+    status, out, err = await simulate(target, "--seeds", "3")
+    assert (1, "") == (status, err), out
+    assert "no saga completed, so nothing is shown" in out
+    assert "everything holds" not in out
 
 
 async def test_a_stage_that_cannot_be_simulated_is_refused_in_one_line() -> None:

@@ -78,6 +78,40 @@ def test_one_pod_may_end_before_the_next_is_ready(deploy: Path) -> None:
     assert 1 == budget["maxUnavailable"]
 
 
+def test_replicas_on_postgresql_are_replaced_one_by_one(deploy: Path) -> None:
+    """The next one serves before one ends; a drain of a node takes one at a time; no volume."""
+    folder = deploy / "kubernetes-postgres"
+    found = yaml.safe_load((folder / "deployment.yaml").read_text(encoding="utf-8"))["spec"]
+    assert found["replicas"] >= 2
+    assert {"maxSurge": 1, "maxUnavailable": 0} == found["strategy"]["rollingUpdate"]
+    budget = yaml.safe_load((folder / "disruption.yaml").read_text(encoding="utf-8"))["spec"]
+    assert 1 == budget["maxUnavailable"] < found["replicas"]
+    spec = found["template"]["spec"]
+    assert ["podAntiAffinity"] == list(spec["affinity"])
+    assert not [each for each in spec["volumes"] if "persistentVolumeClaim" in each]
+
+
+def test_the_url_of_the_database_comes_from_a_secret(deploy: Path) -> None:
+    """It may hold a password: it is no value of the chart, and stands in no manifest."""
+    for name in ("deployment.yaml", *JOBS):
+        text = (deploy / "kubernetes-postgres" / name).read_text(encoding="utf-8")
+        (container,) = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
+        given = {each["name"]: each for each in container["env"]}
+        secret = given["STAGE_DATABASE"]["valueFrom"]["secretKeyRef"]
+        assert {"name": "payment-database", "key": "url"} == secret
+        assert "STAGE_LOCK_WAIT_SECONDS" not in given and "postgresql:" not in text
+
+
+def test_on_postgresql_the_migration_reaches_the_database_alone(deploy: Path) -> None:
+    """And names; nothing reaches it."""
+    text = (deploy / "kubernetes-postgres" / "network.yaml").read_text(encoding="utf-8")
+    stage, migration = (each["spec"] for each in yaml.safe_load_all(text))
+    assert [53, 53, 5432] == [
+        port["port"] for rule in migration["egress"] for port in rule["ports"]
+    ]
+    assert "ingress" not in migration and migration["egress"][-1] == stage["egress"][-1]
+
+
 @pytest.mark.parametrize("name", ["deployment.yaml", *JOBS])
 def test_a_pod_has_no_rights(deploy: Path, name: str) -> None:
     """Not root, no capabilities, a root that cannot be written to, no token of the cluster."""
@@ -126,6 +160,18 @@ def test_only_the_pods_of_the_stage_are_reached_and_reach(deploy: Path) -> None:
     assert "ingress" not in migration and "egress" not in migration
     assert [8080, 9080] == [rule["ports"][0]["port"] for rule in stage["ingress"]]
     assert all(rule["from"] for rule in stage["ingress"])
+
+
+def test_both_replicas_of_the_compose_file_are_alike(deploy: Path, compose: Any) -> None:
+    """The second one is set as the first one is, and has its name in the network."""
+    over = yaml.safe_load((deploy / "compose.postgres.yaml").read_text(encoding="utf-8"))
+    first, second = (over["services"][name] for name in ("payment", "payment-2"))
+    before = compose["services"]["payment"]["environment"]
+    wanted = {**before, **first["environment"]}
+    wanted.pop("STAGE_LOCK_WAIT_SECONDS")  # there is no file to wait for
+    assert wanted == second["environment"]
+    assert {"payment"} == set(second["networks"]["default"]["aliases"])
+    assert second["read_only"] and ["ALL"] == second["cap_drop"]
 
 
 def test_every_variable_of_the_compose_file_is_a_setting(compose: Any) -> None:

@@ -24,10 +24,16 @@ LEVEL_G = {
     "F6": {"kills": 140},
     "F7": {"cuts": 200, "recoveries": 20},
     "F8": {"cycles": 10},
+    "F10": {"messages": 5_000},
+    "F11": {"requests": 120},
+    "F12": {"connections": 1_200},
+    "F13": {"seconds": 60},
     "F14": {"times": 20},
     "F15": {"cases": 41},
     "F16": {"kills": 14},
     "F17": {"refusals": 200, "replays": 10_000},
+    "F18": {"addresses": 60},
+    "F19": {"requests": 20_000},
     "F20": {"sagas": 500},
     "F22": {"deploys": 1_000},
     "F23": {"faults": 20},
@@ -132,6 +138,6 @@ def test_a_run_that_lacks_kits_ends_red(root: Path) -> None:
 
     *_, last = result.stdout.splitlines()
     assert 1 == result.returncode, result.stdout
-    assert "1 passed" in last and "15 errors" in last
+    assert "1 passed" in last and "21 errors" in last
     assert "F4 (planted defects found): 1 of 40 defects" in result.stdout
     assert "F1 (simulated sagas) did not run" in result.stdout

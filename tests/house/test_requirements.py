@@ -9,7 +9,7 @@ import pytest
 
 from tests.house.rules import names_required, places_named, unhashed
 
-FILES = ("backend", "build", "deploy", "dev", "run")
+FILES = ("backend", "build", "deploy", "dev", "postgres", "run")
 HASH = "--hash=sha256:" + "0" * 64
 
 
@@ -39,9 +39,9 @@ def test_an_entry_that_is_not_pinned_is_seen(entry: str) -> None:
     assert 1 == len(unhashed(f"click==8.1 \\\n    {HASH}\n{entry}\n"))
 
 
-@pytest.mark.parametrize("name", ["build", "run"])
+@pytest.mark.parametrize("name", ["build", "postgres", "run"])
 def test_the_smaller_lists_agree_with_that_of_the_tests(root: Path, name: str) -> None:
-    """dev.txt holds every entry of build.txt and run.txt, with the same version and hashes."""
+    """dev.txt holds every entry of the smaller ones, with the same version and hashes."""
     smaller = (root / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     dev = (root / "requirements" / "dev.txt").read_text(encoding="utf-8")
 
@@ -59,6 +59,8 @@ def test_the_package_requires_what_is_pinned(root: Path) -> None:
     lines = (root / "requirements" / "run.in").read_text(encoding="utf-8").splitlines()
 
     assert project["dependencies"] == [line for line in lines if line and not line.startswith("#")]
+    extra = (root / "requirements" / "postgres.in").read_text(encoding="utf-8").splitlines()[1:]
+    assert project["optional-dependencies"]["postgres"] == extra
 
 
 @pytest.mark.parametrize("name", FILES)

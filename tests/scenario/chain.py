@@ -160,7 +160,7 @@ async def running_chain(
             "shipping": connect("shipping", urls["shipping"]),
             **(more_downstreams or {}),
         },
-        "externals": {"psp": urls["psp"]},
+        "externals": {"psp": connect("psp", urls["psp"])},
     }
     config = Config(service_name="payment", **{**usual, **options})
     async with AsyncExitStack() as stack:

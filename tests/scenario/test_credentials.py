@@ -140,7 +140,7 @@ async def test_a_step_that_sets_a_header_of_the_operator_is_refused(
     """A defect, before anything leaves or is journaled, with the fix; never a doubt."""
     stage: Stage[Order, Order] = Stage("payment", accepts=Order)
 
-    @stage.call(to="psp", attempts_max=1)
+    @stage.call(to="psp", attempts_max=1, compensation=None, reason="no test undoes it")
     async def charge(http: Http, saga: Saga[Order]) -> None:
         await http.post("/do/charge", headers={name: OLD})
 

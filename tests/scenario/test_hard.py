@@ -110,7 +110,7 @@ def slow(step: str) -> Stage[Order, Charge]:
         if name == step:
             time.sleep(1.0)  # in the writer's thread, as slow SQL would
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         linger("reserve")
 
@@ -123,7 +123,7 @@ def slow(step: str) -> Stage[Order, Charge]:
     async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
         await http.post("/refunds", json={"key": saga.key_of(charge), "charge_id": None})
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def record(tx: Tx, saga: Saga[Order]) -> None:
         linger("record")
 
@@ -146,7 +146,7 @@ def version(*, steps: str) -> Stage[Order, Charge]:
     """The payment stage in versions: `old`, with a step `added` at the end, or one `renamed`."""
     stage: Stage[Order, Charge] = Stage("payment", accepts=Order)
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         pass
 
@@ -166,7 +166,7 @@ def version(*, steps: str) -> Stage[Order, Charge]:
 
     if steps == "added":
 
-        @stage.transaction
+        @stage.transaction(compensation=None, reason="no test undoes it")
         async def note(tx: Tx, saga: Saga[Order]) -> None:
             pass
 
@@ -188,7 +188,7 @@ def stricter() -> Stage[Stricter, Stricter]:
     """The payment stage after `accepts` was given one more member."""
     stage: Stage[Stricter, Stricter] = Stage("payment", accepts=Stricter)
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Stricter]) -> None:
         pass
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from stage import Http, Saga, Stage, Tx
+from stage.authoring.steps import CallStep
 from stage.demo.payment import Order
 from tests.scenario.chain import Chain, running_chain
 
@@ -133,11 +134,13 @@ def unrepeatable() -> Stage[Order, Order]:
     """A call to an API without idempotency and without a probe: a doubt waits for a person."""
     stage: Stage[Order, Order] = Stage("payment", accepts=Order)
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def note(tx: Tx, saga: Saga[Order]) -> None:
         pass
 
-    @stage.call(to="psp", timeout=1.0, idempotent=False)
+    @stage.call(
+        to="psp", timeout=1.0, idempotent=False, compensation=None, reason="no test undoes it"
+    )
     async def charge(http: Http, saga: Saga[Order]) -> dict[str, str]:
         answer = await http.post("/charges", json={"amount": saga.input.amount})
         return {"id": answer.json()["id"]}
@@ -148,8 +151,11 @@ def unrepeatable() -> Stage[Order, Order]:
 def undoable() -> Stage[Order, Order]:
     """The same, and the call can be undone: only once it is known whether it landed."""
     stage = unrepeatable()
+    charge = stage.steps[1]
+    assert isinstance(charge, CallStep)
+    charge.reason = ""
 
-    @stage.steps[1].compensation
+    @charge.compensation
     async def refund(http: Http, saga: Saga[Order], made: dict[str, str] | None) -> None:
         raise AssertionError("nobody said yet whether there is anything to refund")
 

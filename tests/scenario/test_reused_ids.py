@@ -125,6 +125,18 @@ async def test_a_stranger_learns_nothing_of_a_saga_that_is_undone_already(
     assert (1, 0) == await chain.charges()
 
 
+async def test_a_saga_whose_contents_were_dropped_still_belongs_to_who_opened_it(
+    chain: Chain,
+) -> None:
+    """An operator closed it: its envelope is gone, and another upstream gets no answer of it."""
+    first = await chain.send("s-1", via="order")
+    order = msgspec.json.encode({"actor": "kim", "reason": "closed"})
+    assert 200 == (await chain.request("POST", f"{chain.stage}/sagas/s-1/forget", order))[0]
+
+    assert 403 == (await chain.send("s-1", via="web"))[0]
+    assert first[2] == (await chain.send("s-1", via="order"))[2]
+
+
 async def test_a_downstream_configured_under_another_name_may_fail_late(tmp_path: Path) -> None:
     """It is known by the name under which it added to the saga; a third name is refused."""
     async with running_chain(tmp_path, shipping_calls_itself="parcels") as chain:

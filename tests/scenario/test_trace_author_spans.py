@@ -95,7 +95,7 @@ def traced(tracer: Tracer) -> Stage[Order, Charge]:
         with span("my refund"):
             await http.post("/refunds", json={"key": saga.key_of(charge), "charge_id": None})
 
-    @stage.call(to="psp", timeout=1.0)
+    @stage.call(to="psp", timeout=1.0, compensation=None, reason="no test undoes it")
     async def check(http: Http, saga: Saga[Order]) -> None:
         await asyncio.sleep(0)  # not ours: the function is run anew in the event loop
         with span("my check"):
@@ -208,7 +208,7 @@ async def test_a_function_cannot_write_into_the_span_of_its_step(
     stage = Stage[Order, Any]("payment", accepts=Order)
     seen: list[str] = []
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         current = otel.get_current_span()
         seen.append(f"{current.get_span_context().span_id:016x}")
@@ -231,7 +231,7 @@ async def test_a_function_that_raises_has_its_spans_below_its_step(
     stage = Stage[Order, Any]("payment", accepts=Order)
     tracer = tracer_of(spans)
 
-    @stage.transaction(attempts_max=1)
+    @stage.transaction(attempts_max=1, compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         with tracer.start_as_current_span("my reserve"):
             raise ends

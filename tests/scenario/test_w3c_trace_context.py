@@ -229,7 +229,7 @@ def relay_stage() -> Stage[Any, Any]:
 
     for number in range(SENT_ON):
         ask.__name__ = f"ask{number}"
-        stage.call(to="peer")(ask)
+        stage.call(to="peer", compensation=None, reason="it leaves nothing")(ask)
     return stage
 
 

@@ -32,7 +32,7 @@ from stage.ports.neighbour import (
 from stage.ports.observer import TraceContext
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer
-from stage.simulation.loop import Process, VirtualClock, VirtualLoop
+from stage.simulation.loop import EPOCH, Process, VirtualLoop, WallClock
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.telemetry.null import NullObserver
@@ -77,9 +77,10 @@ def release(
             pass
 
         work.__name__ = called
-        declared = stage.transaction(work)
         if undone:
-            declared.compensation(back)
+            stage.transaction(work).compensation(back)
+        else:
+            stage.transaction(compensation=None, reason="it writes nothing")(work)
 
     async def charge(http: Http, saga: Saga[Order]) -> str:
         answer = await http.post("/charges", json={"amount": saga.input.amount})
@@ -94,7 +95,8 @@ def release(
     if reserves:
         transaction("reserve", undone=True)
     charge.__name__ = step
-    charged = stage.call(to=to, timeout=5.0, pivot=pivot)(charge)
+    lost = "" if undo or pivot else "this release has lost it"
+    charged = stage.call(to=to, timeout=5.0, pivot=pivot, reason=lost)(charge)
     if undo and not pivot:
         charged.compensation(refund)
     if last:
@@ -242,13 +244,14 @@ class Deploys:
         world, process = self._world, Process(self._loop, f"{name}#{self._released}")
         world.names = SAME_API.get(name, {})
         world.dies = process.kill
+        self._loop.still = False
         store = MemoryStore(database=self._database)
         engine = EmbeddedEngine(
             FAMILY[name].bind(("shipping",)),
             store,
             Peers(external=world, neighbours=world),
             Defects(world),
-            clock=VirtualClock(self._loop),
+            clock=WallClock(self._loop, lambda: EPOCH + self._loop.time()),
         )
 
         async def life() -> T:
@@ -280,7 +283,10 @@ async def asked(engine: EmbeddedEngine) -> None:
 
 
 async def rested(engine: EmbeddedEngine) -> Snapshot | None:
-    """The saga once nothing more happens to it."""
+    """The saga once nothing more happens to it. Meanwhile the engine looks for work less often."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.still = True
     await asyncio.sleep(REST_SECONDS)
     return await engine.get_saga(ID)
 

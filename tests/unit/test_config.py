@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from stage.config import OTHER_VARIABLES, SETTINGS, Config, check_url, describe, load, redacted
+from stage.config import (
+    OTHER_VARIABLES,
+    SETTINGS,
+    Config,
+    check_url,
+    describe,
+    load,
+    local_socket,
+    redacted,
+)
 from stage.core.errors import ConfigurationError
 from stage.core.retry import PATIENCE_SECONDS
 from stage.wire.limits import DEFAULT_LIMITS
@@ -308,3 +317,10 @@ def test_baggage_keys_are_tokens(keys: str) -> None:
 def test_the_patience_of_an_operator_is_by_default_that_of_the_core() -> None:
     """The number stands twice: the table of settings may import nothing that starts slowly."""
     assert PATIENCE_SECONDS == Config().compensation_patience_seconds
+
+
+def test_only_a_database_file_has_a_socket_beside_it() -> None:
+    """The URL of a server holds a password, which would stand in a path and in a log line."""
+    assert local_socket("sqlite:////srv/payment.db") == Path("/srv/payment.db.sock")
+    assert local_socket("sqlite:///:memory:") is None
+    assert local_socket("postgresql://stage:secret@db.internal/payment") is None

@@ -18,6 +18,7 @@ from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers as real_peers
 from stage.ports.connection import Connection
 from stage.ports.peers import PeerLimits, Peers
+from stage.ports.policy import Policy
 
 PSP = "https://psp.example"
 
@@ -141,3 +142,25 @@ def test_keys_as_other_programs_write_them_are_not_ignored() -> None:
     """The variable may name a credential: what it says must not be dropped with a warning."""
     (found,) = problems({}, {"STAGE_EXTERNALS__PSP__BEARER_FILE": "keys/psp"})
     assert "STAGE_EXTERNAL=NAME=URL,NAME.KEY=VALUE" in found
+
+
+def test_a_step_and_an_api_have_a_policy() -> None:
+    """Whole numbers, seconds and codes; from a table as from the environment."""
+    config = load(
+        {"auth": "none"},
+        {
+            "STAGE_STEP": "charge.attempts_max=2,charge.never_retry=500 503",
+            "STAGE_EXTERNAL": "psp=http://psp:1,psp.key_lifetime_seconds=86400",
+        },
+    )
+    assert {"charge": Policy(attempts_max=2, never_retry=(500, 503))} == config.steps
+    psp = config.externals["psp"]
+    assert isinstance(psp, Connection)
+    assert Policy(key_lifetime_seconds=86_400.0) == psp.policy
+
+
+@pytest.mark.parametrize("codes", ["", "5oo", "99", "500 600"])
+def test_codes_that_are_none_are_refused(codes: str) -> None:
+    """With what to give."""
+    with pytest.raises(ConfigurationError, match="give "):
+        load({"steps": {"charge.never_retry": codes}}, {})

@@ -26,8 +26,17 @@ from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries, loop_time
-from stage.engine.saga.context import Context, context_of, context_with, upstream_of
+from stage.engine.saga.context import (
+    Context,
+    context_of,
+    context_with,
+    recognise,
+    same_opener,
+    same_payload,
+    upstream_of,
+)
 from stage.engine.saga.opening import Offer, OpenRequest
+from stage.engine.saga.words import readable
 from stage.ports.engine import (
     Busy,
     DeadlineOver,
@@ -42,7 +51,7 @@ from stage.ports.engine import (
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import SagaRow
-from stage.wire.envelope import Envelope, check_room, fingerprint
+from stage.wire.envelope import Envelope, check_room
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import CompensateRequest
@@ -60,6 +69,7 @@ class EmbeddedCommands(EmbeddedQueries):
         self._forwards = any(step.kind is StepKind.FORWARD for step in self._plan.steps)
         self._opening = parts.opening
         self._limits = parts.limits
+        self._redact = parts.redact
 
     async def accept(
         self,
@@ -73,7 +83,7 @@ class EmbeddedCommands(EmbeddedQueries):
         """See `ports.engine.Commands`."""
         # Long because every way in which a saga can be met stands in one loop.
         saga_id, until = envelope.saga_id, loop_time() + wait_seconds
-        payload_hash = fingerprint(envelope)
+        recognised = recognise(envelope)
         exists = False  # whether the saga was seen: it may have been accepted for this very request
         while True:
             live = self._sagas.get(saga_id)
@@ -81,7 +91,7 @@ class EmbeddedCommands(EmbeddedQueries):
             try:
                 if live is None:
                     self._refuse_flood()
-                    offer = self._offer(envelope, payload_hash, trace, deadline, respond_async)
+                    offer = self._offer(envelope, recognised, trace, deadline, respond_async)
                     await self._check(envelope, len(offer.context.envelope_bytes))
                     if saga_id in self._sagas:
                         continue  # it was opened for another request meanwhile
@@ -94,7 +104,7 @@ class EmbeddedCommands(EmbeddedQueries):
                     continue  # there was nothing to open, and it is gone by now
                 assert live.saga is not None
                 exists = True
-                _check_same(live.context, live.saga.state, envelope, payload_hash)
+                _check_same(live.context, live.saga.state, envelope, recognised)
                 replayed = live.replayed or (joined and _answered(live))
                 if respond_async and not _answered(live):
                     until = 0.0  # join a saga that runs already: deferred like any other
@@ -110,9 +120,22 @@ class EmbeddedCommands(EmbeddedQueries):
                 if not exists:
                     raise
                 raise _unread(error) from error
-            found = await self._answer_elsewhere(envelope, payload_hash, until)
+            found = await self._answer_elsewhere(envelope, recognised, until)
             if found is not None:
                 return _reply(found, replayed=True)
+
+    async def bar(self, saga_id: str, *, upstream: str, reason: str, trace: TraceContext) -> bool:
+        """See `ports.engine.Commands`."""
+        if saga_id not in self._sagas:
+            held = await self._store.get(saga_id)
+            if held is not None:
+                return _never_ran(held)
+        live = self._sagas.get(saga_id)
+        if live is None:
+            first = e.Tombstoned(at=self._clock.now(), requested_by=upstream, reason=reason)
+            live = self._sagas.open(OpenRequest(saga_id=saga_id, barred=first, trace=trace))
+        await self._opened(live, loop_time())
+        return live.saga is not None and live.saga.tombstone
 
     async def _open_offered(self, saga_id: str, offer: Offer, until: float) -> LiveSaga:
         """The saga once it is there; where a caller waits, once there is an answer."""
@@ -141,7 +164,7 @@ class EmbeddedCommands(EmbeddedQueries):
         return live.row
 
     async def _answer_elsewhere(
-        self, envelope: Envelope, payload_hash: str, until: float
+        self, envelope: Envelope, recognised: str, until: float
     ) -> SagaRow | None:
         """The row of a saga that another replica runs; without an answer, 202 is journaled.
 
@@ -152,7 +175,7 @@ class EmbeddedCommands(EmbeddedQueries):
             row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
             if row is None:
                 return None
-            _check_same(context_of(row, self._store.codec), row.state, envelope, payload_hash)
+            _check_same(context_of(row, self._store.codec), row.state, envelope, recognised)
             if row.answered:
                 return row
             deferred = e.AnswerDeferred(at=self._clock.now())
@@ -211,7 +234,7 @@ class EmbeddedCommands(EmbeddedQueries):
             at=self._clock.now(),
             requested_by=asked.requested_by,
             requester=requester,
-            reason=asked.reason,
+            reason=readable(self._redact, asked.reason),
             compensated=asked.outcome is Outcome.COMPENSATED,
         )
         return OpenRequest(
@@ -270,7 +293,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 if live is None:
                     live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=verb))
                     await self._opened(live, soon)
-                    return snapshot(live) if live.saga is not None else None
+                    return snapshot(live) if live.saga is not None else await self._now(saga_id)
                 if not await self._joined(live, soon):
                     continue
                 with suppress(NotLive):
@@ -327,7 +350,7 @@ class EmbeddedCommands(EmbeddedQueries):
     def _offer(
         self,
         envelope: Envelope,
-        payload_hash: str,
+        recognised: str,
         trace: TraceContext,
         deadline: float | None,
         respond_async: bool,
@@ -339,7 +362,7 @@ class EmbeddedCommands(EmbeddedQueries):
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
         encoded = self._store.codec.encode_envelope(envelope)
         return Offer(
-            context=context_with(envelope, encoded, payload_hash, trace),
+            context=context_with(envelope, encoded, recognised, trace),
             accepted=e.Accepted(
                 at=now,
                 deadline=deadline,
@@ -348,6 +371,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 baggage=trace.baggage,
                 version=self._plan.version,
                 plan_hash=self._plan_hash,
+                generation=self._store.identity.generation,
             ),
         )
 
@@ -373,21 +397,27 @@ def _unread(error: Exception) -> Unsettled:
     return Unsettled(f"the saga was accepted, and cannot be read now: {error}")
 
 
+def _never_ran(row: SagaRow) -> bool:
+    """Whether the saga is a tombstone, or has not gone further than one."""
+    return row.state is SagaState.COMPENSATED and not row.envelope and row.length == 1
+
+
 def _was_buried(live: LiveSaga) -> bool:
     """Whether a tombstone was left just now, and none had been there."""
     return live.saga is not None and live.saga.tombstone and not live.replayed
 
 
-def _check_same(context: Context, state: SagaState, envelope: Envelope, payload_hash: str) -> None:
+def _check_same(context: Context, state: SagaState, envelope: Envelope, recognised: str) -> None:
     """Refuse another neighbour's saga, and another payload under the same id.
 
-    The trail's last name tells who opened it. A tombstone, and a saga whose undo data was dropped,
-    have no trail; a tombstone has no payload either, and so no hash.
+    The trail's last name tells who opened it, and once the trail was dropped, what was kept of the
+    request. A tombstone has neither, and no payload.
     """
     opener = context.trail[-1] if context.trail else ""
-    if opener and opener != upstream_of(envelope):
+    foreign = bool(opener) and opener != upstream_of(envelope)
+    if foreign or not same_opener(context.fingerprint, recognised):
         raise NotYours(f"saga {envelope.saga_id} was opened by another neighbour than you")
-    if context.fingerprint and context.fingerprint != payload_hash:
+    if not same_payload(context.fingerprint, recognised):
         raise PayloadDiffers(f"saga {envelope.saga_id} was accepted with other data", state)
 
 

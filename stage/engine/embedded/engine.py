@@ -7,6 +7,7 @@ of it; how that ended comes back into the inbox. Only one unit a saga is under w
 from __future__ import annotations
 
 from stage.core.events import CompensationRequested
+from stage.core.shares import Shares
 from stage.engine.clock import SystemClock, jump_of
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.elsewhere import Elsewhere
@@ -23,6 +24,7 @@ from stage.engine.saga.opening import Opening, OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.engine.saga.tombstones import TombstoneShares
 from stage.engine.saga.versions import Versions
+from stage.engine.saga.words import Redact, as_they_are
 from stage.ports.author_code import UNWATCHED, AuthorCode
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, SagaLost
@@ -48,18 +50,30 @@ class EmbeddedEngine(EmbeddedCommands):
         limits: EngineLimits | None = None,
         render: Render = render_ending,
         code: AuthorCode = UNWATCHED,
+        redact: Redact | None = None,
     ) -> None:
-        """`render` makes the answer of a saga that ends; it is stored, and never made again."""
+        """`render` makes the answer of a saga that ends; it is stored, and never made again.
+
+        `redact` makes the words of others fit to be kept as reasons.
+        """
         # Long because it lists the parts in the order in which they need each other.
         clock, limits = clock or SystemClock(), limits or EngineLimits()
         ownership, window = store.ownership, limits.compensation_window_seconds
         versions = Versions(participant)
-        interpreter = Interpreter(versions, observer, clock)
+        interpreter = Interpreter(versions, observer, clock, redact or as_they_are)
         journal = Journal(versions, observer, render)
         opening = Opening(interpreter, journal, store, observer, clock, self._admit, code)
         units = LiveUnits(interpreter, opening, journal, store, clock)
         sender = Sender(interpreter, peers, ownership, clock)
-        sagas = LiveSagas(participant.plan, units, sender, observer, clock, lane=limits.lane)
+        sagas = LiveSagas(
+            participant.plan,
+            units,
+            sender,
+            observer,
+            clock,
+            Shares(limits.upstreams),
+            lane=limits.lane,
+        )
         super().__init__(
             Parts(
                 participant=participant,
@@ -71,9 +85,10 @@ class EmbeddedEngine(EmbeddedCommands):
                 store=store,
                 clock=clock,
                 limits=limits,
+                redact=redact or as_they_are,
             )
         )
-        self._lease = Lease(sagas, ownership, observer, clock)
+        self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
         self._recovery = Recovery(
             sagas, ownership, observer, clock, limits, participant.plan.version
         )
@@ -140,6 +155,9 @@ class EmbeddedEngine(EmbeddedCommands):
                 f"saga {request.saga_id} is not in the database, which was restored from a backup:"
                 " whether it was here before is not known until an operator has reconciled it"
             )
+        if request.barred is not None:
+            self._tombstones.take(request.barred.requested_by, request.barred.at)
+            return
         if request.offer is not None and request.offer.late:
             late = request.offer.accepted
             self._tombstones.take(late.upstream, late.at)

@@ -6,6 +6,7 @@ Nothing of it runs on a store that one process has for itself.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from stage.core import events as e
@@ -22,12 +23,20 @@ class Lease:
     """Renews the lease, delivers mail, and releases what rests. A round goes on after any error."""
 
     def __init__(
-        self, sagas: LiveSagas, ownership: Ownership, observer: Observer, clock: Clock
+        self,
+        sagas: LiveSagas,
+        ownership: Ownership,
+        observer: Observer,
+        clock: Clock,
+        *,
+        divide: Callable[[int], None],
     ) -> None:
+        """`divide` is notified of how many replicas share the limits of the peers."""
         self._sagas = sagas
         self._ownership = ownership
         self._observer = observer
         self._clock = clock
+        self._divide = divide
         self._tasks: list[asyncio.Task[None]] = []
         self._resting: dict[str, None] = {}
         """Sagas to give back: they left memory, and are due later."""
@@ -39,6 +48,7 @@ class Lease:
         if self._ownership.renew_seconds is None:
             return
         self._sagas.rests = self._rests
+        self._divide(self._ownership.share.replicas)
         loop = asyncio.get_running_loop()
         rounds = (self._renew(self._ownership.renew_seconds), self._serve_mail())
         self._tasks = [loop.create_task(each) for each in rounds]
@@ -60,6 +70,7 @@ class Lease:
             try:
                 if not await self._ownership.renew():
                     self._sagas.lose_all()
+                self._divide(self._ownership.share.replicas)
             except StoreUnavailable:
                 pass  # it is tried again, and nothing is sent once the lease is over
             except Exception as error:

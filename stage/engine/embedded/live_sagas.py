@@ -14,6 +14,7 @@ from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
 from stage.core.raised import raised
 from stage.core.saga import Saga, StepState
+from stage.core.shares import Shares
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan, StepKind
 from stage.engine.embedded.lane import HandedOver, is_open, ride
@@ -50,6 +51,8 @@ class LiveSagas:
         sender: Sender,
         observer: Observer,
         clock: Clock,
+        shares: Shares,
+        *,
         lane: bool,
     ) -> None:
         """With the `lane` an attempt that is alone has no task of its own (lane.py)."""
@@ -59,6 +62,7 @@ class LiveSagas:
         self._observer = observer
         self._clock = clock
         self._lane = lane
+        self._shares = shares
         self._live: dict[str, LiveSaga] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         """In the order in which they began: a set of tasks has another order in every run."""
@@ -89,9 +93,25 @@ class LiveSagas:
         what comes and goes in the event loop meanwhile.
         """
         running = len(self._live) - len(self._asking) - self._units.concluding
-        if request in self._asking and running >= sagas_max:
-            raise Busy(f"{running} sagas are running, the limit")
+        if request in self._asking and request.offer is not None:
+            if running >= sagas_max:
+                raise Busy(f"{running} sagas are running, the limit")
+            caller = self._shares.caller(request.offer.accepted.upstream)
+            share = self._shares.most(caller, sagas_max)
+            # Only then are they counted: it takes as long as there are sagas.
+            if running >= share and (its := self._running_of(caller)) >= share:
+                whose = caller or "callers that are not configured"
+                raise Busy(f"{its} sagas of {whose} are running, the limit")
         self._asking.pop(request, None)
+
+    def _running_of(self, caller: str) -> int:
+        """How many sagas run that this caller started, since this process has."""
+        offers = [
+            live.request.offer
+            for live in list(self._live.values())
+            if live.request.offer is not None and live.request not in self._asking
+        ]
+        return sum(self._shares.caller(offer.accepted.upstream) == caller for offer in offers)
 
     def offers_wait_seconds(self) -> float:
         """How long the oldest of the offers that are neither taken on nor refused has waited."""
@@ -288,6 +308,8 @@ class LiveSagas:
         self._asking.pop(live.request, None)
         if self._live.get(live.saga_id) is live:
             del self._live[live.saga_id]
+        if outcome == "rests":
+            self._units.rested(live)
         self.left(live)
         if not live.opened.done():
             live.opened.set_exception(

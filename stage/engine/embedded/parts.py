@@ -9,6 +9,7 @@ from stage.engine.embedded.limits import EngineLimits
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.saga.opening import Opening
+from stage.engine.saga.words import Redact
 from stage.ports.clock import Clock
 from stage.ports.stage import Participant
 from stage.ports.store import Store
@@ -26,3 +27,4 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     store: Store
     clock: Clock
     limits: EngineLimits
+    redact: Redact

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -38,6 +38,15 @@ class EmbeddedQueries:
             if found is None or _needs_no_wait(found.saga) or loop_time() >= until:
                 return found
             await self._changed(found, until, _needs_no_wait)
+
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See `ports.engine.Queries`."""
+        live = frozenset(saga_id for saga_id in saga_ids if saga_id in self._sagas)
+        if len(live) == len(saga_ids):
+            return live
+        if self._store.identity.awaits_release:
+            raise SagaLost("the database was restored: which sagas were seen is not known here")
+        return live | await self._store.seen(saga_ids)
 
     async def journal(self, saga_id: str, after: int = 0, wait_seconds: float = 0.0) -> list[Entry]:
         """See `ports.engine.Queries`."""

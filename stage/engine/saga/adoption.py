@@ -7,13 +7,13 @@ import msgspec
 from stage.core import events as e
 from stage.core.lost import Word, journal_of, nothing_stands
 from stage.core.saga import Saga
-from stage.engine.saga.context import Context, buried, context_with, upstream_of
+from stage.engine.saga.context import Context, buried, context_with, recognise, upstream_of
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal, Stored
 from stage.ports.codec import Codec
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
-from stage.wire.envelope import Envelope, TrailEntry, fingerprint, format_instant
+from stage.wire.envelope import Envelope, TrailEntry, format_instant
 
 
 class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,15 +42,26 @@ class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
 class Adoption:
     """Writes lost sagas, each in a unit of its own."""
 
-    def __init__(self, interpreter: Interpreter, journal: Journal, codec: Codec) -> None:
+    def __init__(
+        self, interpreter: Interpreter, journal: Journal, codec: Codec, generation: int
+    ) -> None:
+        """`generation` is that of the database."""
         self._interpreter = interpreter
         self._journal = journal
         self._codec = codec
+        self._generation = generation
 
     def stored(self, lost: LostSaga, now: float) -> Stored:
         """The row and the journal that it gets."""
         plan = self._interpreter.plan
-        events = journal_of(plan, lost.words, upstream=lost.upstream, asked=lost.asked, at=now)
+        events = journal_of(
+            plan,
+            lost.words,
+            upstream=lost.upstream,
+            asked=lost.asked,
+            at=now,
+            generation=self._generation,
+        )
         context = self._context(lost, now) if lost.may_stand else buried(TraceContext())
         transition = self._interpreter.note(Saga(id=lost.id), events, now)
         return self._journal.store(transition, context, before=None)
@@ -64,7 +75,7 @@ class Adoption:
 
     def _context(self, lost: LostSaga, now: float) -> Context:
         envelope = lost.envelope
-        known = "" if envelope is None else fingerprint(envelope)
+        known = "" if envelope is None else recognise(envelope)
         if envelope is None:
             trail = (TrailEntry(stage=lost.upstream, at=format_instant(now)),)
             envelope = Envelope(saga_id=lost.id, data={}, trail=trail if lost.upstream else ())

@@ -12,9 +12,9 @@ from stage.core.errors import StageError
 from stage.core.event_table import reason_of
 from stage.core.failure import FailureKind
 from stage.core.saga import Saga, StepState
+from stage.engine.saga.words import Redact, as_they_are, readable
 from stage.ports.observer import Span
 from stage.ports.stage import Failed, Finished, Send, Turn
-from stage.wire.text import sendable
 
 
 def links_of(step: StepState, kind: AttemptKind) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def _path(request: e.Request) -> str:
     return request.path.partition("?")[0]
 
 
-def end_event(do: Do, turn: Turn, at: float) -> e.AttemptEnd:
+def end_event(do: Do, turn: Turn, at: float, redact: Redact = as_they_are) -> e.AttemptEnd:
     """The event that the end of an author's function becomes in the journal."""
     match turn:
         case Finished():
@@ -88,7 +88,7 @@ def end_event(do: Do, turn: Turn, at: float) -> e.AttemptEnd:
                 case _:
                     assert_never(do.kind)
         case Failed():
-            cut = msgspec.structs.replace(turn, reason=sendable(turn.reason))
+            cut = msgspec.structs.replace(turn, reason=readable(redact, turn.reason))
             return _failure_event(do, cut, at)
         case _:
             raise StageError(f"step {do.step!r} has not ended: {turn!r}")
@@ -119,11 +119,15 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
                 reason=failed.reason,
                 retry_after=failed.retry_after,
                 may_stand=failed.may_stand,
+                final=failed.final,
             )
         case FailureKind.DEFECT:
-            return e.StepTransient(at=at, step=do.step, reason=failed.reason, defect=True)
+            return e.StepTransient(
+                at=at, step=do.step, reason=failed.reason, defect=True, final=failed.final
+            )
         case FailureKind.IN_DOUBT:
-            return e.StepInDoubt(at=at, step=do.step, reason=failed.reason, changed=failed.changed)
+            doubt = e.StepInDoubt(at=at, step=do.step, reason=failed.reason, final=failed.final)
+            return msgspec.structs.replace(doubt, changed=failed.changed)
         case _:
             assert_never(failed.kind)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,15 +21,22 @@ from stage.wire.envelope import (
     Envelope,
     TrailEntry,
     encode_envelope,
+    fingerprint,
     format_instant,
 )
+
+FINGERPRINT_CHARS = 64
+OPENER_CHARS = 16
 
 Output = msgspec.Raw | None | UnsetType
 """The output of the stage; UNSET while it is not known."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """The unchanging part of a saga. `envelope` is None for a tombstone."""
+    """The unchanging part of a saga. `envelope` is None for a tombstone.
+
+    `fingerprint` is what `recognise` has made of its request.
+    """
 
     envelope: Envelope | None
     envelope_bytes: bytes
@@ -59,13 +67,13 @@ def buried(trace: TraceContext) -> Context:
 
 
 def context_with(
-    envelope: Envelope, envelope_bytes: bytes, fingerprint: str, trace: TraceContext
+    envelope: Envelope, envelope_bytes: bytes, recognised: str, trace: TraceContext
 ) -> Context:
     """The context of a saga that came in that envelope."""
     return Context(
         envelope=envelope,
         envelope_bytes=envelope_bytes,
-        fingerprint=fingerprint,
+        fingerprint=recognised,
         trace=trace,
         trail=tuple([entry.stage for entry in envelope.trail]),
     )
@@ -76,12 +84,41 @@ def upstream_of(envelope: Envelope) -> str:
     return envelope.trail[-1].stage if envelope.trail else ""
 
 
-def with_baggage(context: Context, entries: Sequence[Entry]) -> Context:
-    """The context with the baggage that the saga was accepted with."""
+def recognise(envelope: Envelope) -> str:
+    """The hash of its payload, and behind it a short one of the neighbour that opened the saga.
+
+    Both are kept when everything else of the request is dropped, and the saga still belongs to
+    that neighbour. One without a name has none.
+    """
+    opener = upstream_of(envelope)
+    if not opener:
+        return fingerprint(envelope)
+    hashed = hashlib.sha256(f"{envelope.saga_id}\n{opener}".encode()).hexdigest()
+    return fingerprint(envelope) + hashed[:OPENER_CHARS]
+
+
+def same_opener(known: str, asked: str) -> bool:
+    """Whether both requests came from one neighbour, as far as the first one tells."""
+    opener = known[FINGERPRINT_CHARS:]
+    return not opener or opener == asked[FINGERPRINT_CHARS:]
+
+
+def same_payload(known: str, asked: str) -> bool:
+    """Whether both requests have one payload; one of which nothing is kept has every payload."""
+    return not known or known[:FINGERPRINT_CHARS] == asked[:FINGERPRINT_CHARS]
+
+
+def baggage_of(entries: Sequence[Entry]) -> str:
+    """The baggage that a saga was accepted with; empty without any."""
     first = entries[0].event if entries else None
-    if not isinstance(first, Accepted) or not first.baggage:
+    return first.baggage if isinstance(first, Accepted) else ""
+
+
+def with_baggage(context: Context, baggage: str) -> Context:
+    """The context with the baggage that the saga was accepted with."""
+    if not baggage:
         return context
-    return replace(context, trace=replace(context.trace, baggage=first.baggage))
+    return replace(context, trace=replace(context.trace, baggage=baggage))
 
 
 def bare_saga(row: SagaRow) -> Saga:

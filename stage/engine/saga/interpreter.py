@@ -34,6 +34,7 @@ from stage.engine.saga.attempts import (
 )
 from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
 from stage.engine.saga.versions import Versions
+from stage.engine.saga.words import Redact, as_they_are
 from stage.ports.clock import Clock
 from stage.ports.observer import Attempt, Observer, Span, TraceContext
 from stage.ports.stage import (
@@ -86,8 +87,16 @@ class Transition(msgspec.Struct, kw_only=True):
 class Interpreter:
     """Advances the sagas of one stage."""
 
-    def __init__(self, versions: Versions, observer: Observer, clock: Clock) -> None:
+    def __init__(
+        self,
+        versions: Versions,
+        observer: Observer,
+        clock: Clock,
+        redact: Redact = as_they_are,
+    ) -> None:
+        """`redact` makes the words of others fit to be kept as a reason."""
         self.versions = versions
+        self.redact = redact
         self.plan = versions.newest.plan
         """That of the newest version; a saga may run under another one (`Saga.under`)."""
         self._bindings: dict[int, dict[str, e.Binding]] = {
@@ -258,7 +267,7 @@ class Interpreter:
             self._record(done, started)
         participant = self.versions.of(done.saga)
         turn = await self._run_transaction(participant, unit, do, view, span)
-        event: e.Event = end_event(do, turn, self._clock.now())
+        event: e.Event = end_event(do, turn, self._clock.now(), self.redact)
         if isinstance(event, e.StepSucceeded):
             event = msgspec.structs.replace(event, span=span.span_id)
         event = self._binding(done.saga, event)
@@ -330,7 +339,7 @@ class Interpreter:
             started = msgspec.structs.replace(started, bound=bound)
         self._record(done, started)
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
-            event = end_event(do, outgoing.turn, self._clock.now())
+            event = end_event(do, outgoing.turn, self._clock.now(), self.redact)
             self._record(done, event)
             done.ended.append((span, event))
         else:

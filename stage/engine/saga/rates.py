@@ -41,6 +41,11 @@ class TokenBucket:
         self._tokens = self._most
         self._filled_at = now
 
+    def change(self, rate_per_second: float) -> None:
+        """From here on another rate; what is saved up stays, as far as the new rate saves up."""
+        self._rate = rate_per_second
+        self._most = max(1.0, rate_per_second * BURST_SECONDS)
+
     def wait_seconds(self, now: float) -> float:
         """Seconds until a request may leave; 0 when one may."""
         self._tokens += max(0.0, now - self._filled_at) * self._rate
@@ -72,7 +77,7 @@ class Gate:
         self._waiting = 0
         """How many attempts wait in all lanes."""
         self._inside = 0
-        self._places = limits.concurrency_max
+        self._places_max = self._places = limits.concurrency_max
         self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -108,13 +113,20 @@ class Gate:
         self._inside -= 1
         if answered:
             self._failures = 0
-            self._places = min(self._places + 1, self._limits.concurrency_max)
+            self._places = min(self._places + 1, self._places_max)
         elif answered is False:
             self._failures += 1
             if self._failures >= FAILURES_MAX:
                 self._places = max(1, self._places // 2)
         if self._waiting:
             self._admit()
+
+    def divide(self, replicas: int) -> None:
+        """Keep to one of so many equal parts of the limits; one place at least."""
+        self._places_max = max(1, self._limits.concurrency_max // replicas)
+        self._places = min(self._places, self._places_max)
+        if self._bucket is not None and self._limits.rate_per_second is not None:
+            self._bucket.change(self._limits.rate_per_second / replicas)
 
     def charge(self) -> None:
         """Count a further request of an attempt that is inside; the next one waits for it."""
@@ -158,10 +170,19 @@ class Gates:
         self._limits = limits
         self._now = now
         self._gates: dict[str, Gate] = {}
+        self._replicas = 1
 
     def of(self, peer: str) -> Gate:
         """The gate of that peer."""
         gate = self._gates.get(peer)
         if gate is None:
             gate = self._gates[peer] = Gate(self._limits.get(peer, UNLIMITED), self._now)
+            gate.divide(self._replicas)
         return gate
+
+    def divide(self, replicas: int) -> None:
+        """Let each peer get one of so many parts from here: the others are those of replicas."""
+        if replicas != self._replicas:
+            self._replicas = replicas
+            for gate in self._gates.values():
+                gate.divide(replicas)

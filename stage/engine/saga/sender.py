@@ -79,6 +79,10 @@ class Sender:
             if step.kind in _KINDS
         }
 
+    def divide(self, replicas: int) -> None:
+        """So many replicas share the limits of each peer (rule 29)."""
+        self._gates.divide(replicas)
+
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.AttemptEnd:
@@ -190,7 +194,7 @@ class Sender:
                 turn = await conversation.resume(answer)
         finally:
             conversation.close()
-        return end_event(do, turn, self._clock.now())
+        return end_event(do, turn, self._clock.now(), self._interpreter.redact)
 
     async def _intended(
         self, do: Do, turn: Send, stored: tuple[e.Request, ...], journal: Journal

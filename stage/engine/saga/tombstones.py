@@ -10,9 +10,9 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
+from stage.core.shares import STRANGERS
 from stage.ports.engine import Busy
 
-STRANGERS = ""
 REASON_CHARS_MAX = 100
 """The part of the reason that a tombstone keeps: nobody has to find anything out about it."""
 IDLE_SECONDS_MAX = 3_600.0

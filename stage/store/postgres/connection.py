@@ -46,12 +46,12 @@ class PostgresConnection:
         """See store.connection.Connection."""
         return self._link.in_transaction
 
-    async def begin(self, units: int) -> None:
+    async def begin(self, *, patient: bool) -> None:
         """See store.connection.Connection."""
         self._writes = Writes()
         try:
             self._me = await self._replica.registered()
-            await self._link.script("begin_together" if units > 1 else "begin_alone")
+            await self._link.script("begin_patient" if patient else "begin_brief")
         except Exception as error:
             await self.drop()
             raise away(error) from error

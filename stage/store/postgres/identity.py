@@ -7,48 +7,23 @@ promoted without the last commits, is told by the number of our own last durable
 from __future__ import annotations
 
 import uuid
-from typing import Final
 
-import msgspec
-
-from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.core.errors import StoreUnavailable
 from stage.ports.identity import Identity
+from stage.store import identity as whose
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link
-
-MEMBERS: Final = (
-    "id",
-    "stage",
-    "born_at",
-    "generation",
-    "release",
-    "restored_as_of",
-    "restored_at",
-    "released_at",
-)
-"""The columns of the identity, in order."""
 
 
 async def read_identity(link: Link) -> Identity | None:
     """The identity, or None where there is none yet."""
     found = await link.fetch("get_identity")
-    return Identity(**dict(zip(MEMBERS, found[0], strict=True))) if found else None
-
-
-def values(identity: Identity) -> list[object]:
-    """The columns of an identity."""
-    return [getattr(identity, member) for member in MEMBERS]
+    return whose.identity_of(found[0]) if found else None
 
 
 def refuse_owner(found: Identity | None, server: DatabaseServer) -> None:
     """Raise ConfigurationError for the database of another stage."""
-    names = ("", server.stage, *server.former)
-    if found is not None and server.stage and found.stage not in names:
-        raise ConfigurationError(
-            f"the database {server.shown} is that of stage {found.stage!r}, and this is stage"
-            f" {server.stage!r}: give this one a database of its own, or declare that stage as"
-            " supersedes= where it is this one's former name"
-        )
+    whose.refuse_owner(found, server, place=server.shown, fix="a database of its own")
 
 
 async def take(link: Link, server: DatabaseServer) -> tuple[Identity, bool]:
@@ -56,23 +31,34 @@ async def take(link: Link, server: DatabaseServer) -> tuple[Identity, bool]:
     found, now = await read_identity(link), server.now()
     if found is None:
         ((born_at,),) = await link.fetch("first_migrated")
-        made = Identity(
-            id=uuid.uuid4().hex,
-            stage=server.stage,
-            born_at=min(now, born_at or now),
-            release=server.release,
-        )
-        await link.fetch("make_identity", *values(made))
+        made = whose.new_identity(server, now, born_at)
+        await link.fetch("make_identity", *whose.values(made))
         found = await read_identity(link)
         assert found is not None
         refuse_owner(found, server)
         return found, found == made
-    named = msgspec.structs.replace(
-        found, stage=found.stage or server.stage, release=server.release or found.release
-    )
+    named = whose.named(found, server)
     if named != found:
-        await link.fetch("put_identity", *values(named))
+        await link.fetch("put_identity", *whose.values(named))
     return named, False
+
+
+async def unpromised(link: Link, server: DatabaseServer) -> str:
+    """Which commits that were answered may be lost with the server; empty: none."""
+    ((commit, standbys),) = await link.fetch("durability")
+    if commit == "off":
+        return (
+            "synchronous_commit is off: the server answers before anything is on its disk. Set it"
+            " to on, for this user at least"
+        )
+    if server.hosts > 1 and not standbys:
+        return (
+            "no standby is synchronous: a failover may lose the last commits, and the stage then"
+            " refuses the server until that is accepted. Set synchronous_standby_names"
+        )
+    if server.hosts > 1 and commit == "local":
+        return "synchronous_commit is local: COMMIT waits for no standby. Set it to on"
+    return ""
 
 
 class Timeline:

@@ -7,6 +7,7 @@ One that broke is closed; the next use opens another.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 
 from stage.core.errors import StoreUnavailable
@@ -22,15 +23,15 @@ WAIT_SECONDS_MAX = 10.0
 class Pool:
     """At most `size` connections to one database."""
 
-    def __init__(self, server: DatabaseServer, size: int) -> None:
+    def __init__(
+        self, server: DatabaseServer, size: int, waited: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """`waited` is notified of how many seconds each statement waited for a connection."""
         self._server = server
+        self._waited = waited
         self._places = asyncio.Semaphore(size)
         self._idle: list[Link] = []
         self._open = False
-        self.waiting = 0
-        """How many statements wait for a connection."""
-        self.waited_seconds = 0.0
-        """How long all statements together have waited for one."""
 
     def open(self) -> None:
         """Let statements in."""
@@ -46,15 +47,13 @@ class Pool:
     async def fetch(self, name: str, *parameters: object) -> list[Row]:
         """The rows of a statement of ours. Raises StoreUnavailable."""
         began = perf_counter()
-        self.waiting += 1
         try:
             async with asyncio.timeout(WAIT_SECONDS_MAX):
                 await self._places.acquire()
         except TimeoutError:
             raise StoreUnavailable("all connections to the database are busy") from None
         finally:
-            self.waiting -= 1
-            self.waited_seconds += perf_counter() - began
+            self._waited(perf_counter() - began)
         try:
             return await self._fetch(name, parameters)
         finally:

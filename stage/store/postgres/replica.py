@@ -8,6 +8,7 @@ while the machine sleeps, and less a margin.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from stage.core.errors import StoreUnavailable
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
-from stage.ports.ownership import Mail
+from stage.ports.ownership import Mail, Share
 from stage.ports.store import Row
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.pool import Pool
@@ -27,6 +28,8 @@ LEASE_SECONDS: Final = 10.0
 RENEWALS_PER_LEASE: Final = 4
 MARGIN: Final = 0.1
 """The part of a lease that is not relied on."""
+UNNUMBERED: Final = 0
+"""The number of an event that its owner has yet to journal (ports.codec.Codec)."""
 LOOK_SECONDS: Final = 0.05
 """How often sagas that others run are looked at, as long as somebody here waits for one."""
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -48,6 +51,8 @@ class PostgresReplica:
         self._lease_seconds = lease_seconds
         self._me: int | None = None
         self._sure_until = 0.0
+        self._share = Share()
+        self._time = ServerTime()
         self._registering = asyncio.Lock()
         self._waits = _Waits(self)
 
@@ -68,14 +73,17 @@ class PostgresReplica:
             async with self._registering:
                 if self._me is None:
                     began = _now()
-                    ((me,),) = await self._renewals.fetch(
+                    (row,) = await self._renewals.fetch(
                         "register", self._server.replica_name, self._lease_seconds
                     )
-                    self._me = int(me)
-                    self._extend(began)
+                    self._me = int(row[0])
+                    self._extend(began, row)
         return self._me
 
-    def _extend(self, began: float) -> None:
+    def _extend(self, began: float, row: Row) -> None:
+        _, replicas, first, at = row
+        self._time.learn(at, began, _now())
+        self._share = Share(replicas=replicas, first=first)
         self._sure_until = began + self._lease_seconds * (1 - MARGIN)
 
     @property
@@ -99,12 +107,23 @@ class PostgresReplica:
             await self.registered()
             return True
         began = _now()
-        if await self._renewals.fetch("renew", self._me, self._lease_seconds):
-            self._extend(began)
+        found = await self._renewals.fetch("renew", self._me, self._lease_seconds)
+        if found:
+            self._extend(began, found[0])
             return True
         self._me = None
         await self.registered()
         return False
+
+    @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership: as the last renewals told it."""
+        return self._time.at(_now())
+
+    @property
+    def share(self) -> Share:
+        """See ports.ownership.Ownership."""
+        return self._share
 
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership."""
@@ -142,7 +161,7 @@ class PostgresReplica:
 
     async def post(self, saga_id: str, event: Event) -> bool:
         """See ports.ownership.Ownership."""
-        encoded = self._codec.encode_event(saga_id, event)
+        encoded = self._codec.encode_event(saga_id, UNNUMBERED, event)
         return bool(await self._pool.fetch("post", await self.registered(), saga_id, encoded))
 
     async def mail(self) -> list[Mail]:
@@ -150,9 +169,37 @@ class PostgresReplica:
         if self._me is None:
             return []
         return [
-            Mail(number=number, saga_id=saga_id, event=self._codec.decode_event(saga_id, encoded))
+            Mail(
+                number=number,
+                saga_id=saga_id,
+                event=self._codec.decode_event(saga_id, UNNUMBERED, encoded),
+            )
             for number, saga_id, encoded in await self._pool.fetch("mail", self._me)
         ]
+
+
+class ServerTime:
+    """The clock of the server, as far as answers that took a while pin it down.
+
+    Between two answers it goes on by the monotonic clock. Each answer proves bounds. The last quick
+    one counts until another contradicts it, so that slow answers do not make the time jump.
+    """
+
+    def __init__(self) -> None:
+        self._least = self._most = math.nan
+        """Bounds of the seconds by which the server is ahead of the monotonic clock."""
+
+    def learn(self, at: float, began: float, ended: float) -> None:
+        """The server read its clock at some instant between these two of the monotonic clock."""
+        least, most = at - ended, at - began
+        if least <= self._most and most >= self._least:
+            least, most = max(least, self._least), min(most, self._most)
+        self._least, self._most = least, most
+
+    def at(self, monotonic: float) -> float | None:
+        """The time of the server at an instant of the monotonic clock; None before any answer."""
+        ahead = (self._least + self._most) / 2
+        return None if math.isnan(ahead) else monotonic + ahead
 
 
 class _Waits:

@@ -7,6 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final, TypeVar
 
+import msgspec
+from msgspec.structs import replace
+
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
@@ -17,12 +20,14 @@ from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow
 from stage.store import migrate, rows
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
+from stage.store.lanes import Lanes
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.connection import PostgresConnection, PostgresHome
 from stage.store.postgres.dialect import PostgresDialect
 from stage.store.postgres.errors import away, unavailable
-from stage.store.postgres.identity import Timeline, read_identity, refuse_owner, take
+from stage.store.postgres.identity import Timeline, read_identity, refuse_owner, take, unpromised
 from stage.store.postgres.link import Link, connect
+from stage.store.postgres.payload_keys import record_key
 from stage.store.postgres.pool import Pool
 from stage.store.postgres.replica import LEASE_SECONDS, PostgresReplica
 from stage.store.queue import LoopChannel
@@ -38,17 +43,35 @@ class PostgresLimits(WriterLimits, frozen=True, kw_only=True):
     """Each unit with author SQL is a subtransaction, and a server keeps 64 of them at hand."""
     readers: int = 4
     """Connections beside the one that writes and the one that renews the lease."""
+    lanes: int = 2
+    """Connections for units whose rows somebody else holds."""
+    lane_units_max: int = 64
+    """Units that may wait in a lane; beyond it they fail as if the database were away."""
     lease_seconds: float = LEASE_SECONDS
 
 
 DEFAULT_LIMITS: Final = PostgresLimits()
 
 
+class Listeners(msgspec.Struct, frozen=True, kw_only=True):
+    """The recipients of what the store measures; neither ever raises."""
+
+    committed: Committed | None = None
+    """Notified of every batch."""
+    waited: Callable[[float], None] = lambda _: None
+    """Notified of the seconds that each statement of a reader waited for a connection."""
+    unpromised: Callable[[str], None] = lambda _: None
+    """Notified at `open` of the commits that may be lost with the server, if there are any."""
+
+
+NOBODY: Final = Listeners()
+
+
 class PostgresStore:
     """ports.store.Store on one database, which other replicas may use too.
 
-    `migrations` are the author's folders, applied after ours at `open`. `committed` is notified of
-    every batch. A database can be read only with the `codec` that it was written with.
+    `migrations` are the author's folders, applied after ours at `open`. `listeners` are notified of
+    batches and waits. A database can be read only with the `codec` that it was written with.
     """
 
     def __init__(
@@ -57,23 +80,34 @@ class PostgresStore:
         *,
         migrations: Sequence[Traversable] = (),
         limits: PostgresLimits = DEFAULT_LIMITS,
-        committed: Committed | None = None,
+        listeners: Listeners = NOBODY,
         codec: Codec = PLAIN,
     ) -> None:
         if not isinstance(server, DatabaseServer):
             server = DatabaseServer(url=server)
         self._server = server
         self._codec = codec
+        self._listeners = listeners
         self._migrations = tuple(migrations)
         self._made = False
         self._closed = True
-        self._pool = Pool(self._server, limits.readers)
+        self._pool = Pool(self._server, limits.readers, listeners.waited)
         self._timeline = Timeline(self._server)
         self._replica = PostgresReplica(self._server, self._pool, self._codec, limits.lease_seconds)
         self._connections = PostgresConnections(
             self._server, self._codec, self._replica, self._timeline
         )
-        self._writer = Writer(self._connections, LoopChannel(), limits=limits, committed=committed)
+        self._lanes = [
+            _Lane(self._server, self._codec, self._replica, limits) for _ in range(limits.lanes)
+        ]
+        self._aside = Lanes([each.writer for each in self._lanes])
+        self._writer = Writer(
+            self._connections,
+            LoopChannel(),
+            limits=limits,
+            committed=listeners.committed,
+            aside=self._aside.take if self._lanes else None,
+        )
 
     async def open(self, *, upgrade: bool = True) -> None:
         """See ports.store.Store. Without `upgrade` a pending migration is a ConfigurationError."""
@@ -82,9 +116,12 @@ class PostgresStore:
             await self._prepare(link, upgrade=upgrade)
             self._pool.open()
             self._replica.open()
-            await self._replica.registered()
+            await self._replica.renew()  # registers
+            await self._replica.renew()  # by a connection that stands, so that the time is exact
             await self._writer.open(self._connections.home(link))
             await link.fetch("drop_old_writers")
+            for each in self._lanes:
+                await each.open(self.identity)
         except BaseException as error:
             await self._let_go()
             if (gone := unavailable(error)) is not None:
@@ -109,7 +146,10 @@ class PostgresStore:
             await migrate.upgrade_known(dialect, known, now=self._server.now())
         else:
             await migrate.check_known(dialect, known)
+        await record_key(link, self._codec)
         self._timeline.identity, self._made = await take(link, self._server)
+        if missing := await unpromised(link, self._server):
+            self._listeners.unpromised(missing)
 
     async def close(self) -> None:
         """See ports.store.Store."""
@@ -118,8 +158,10 @@ class PostgresStore:
         self._closed = True
         try:
             await self._writer.close()
+            await self._aside.close()
             if self._writer.available:
-                await self._pool.fetch("drop_writer", self._timeline.writer)
+                for each in (self._timeline, *(lane.timeline for lane in self._lanes)):
+                    await self._pool.fetch("drop_writer", each.writer)
         except StoreUnavailable:
             pass  # the row is dropped after some days
         finally:
@@ -127,6 +169,8 @@ class PostgresStore:
 
     async def _let_go(self) -> None:
         await self._replica.close()
+        for each in self._lanes:
+            await each.let_go()
         await self._connections.close()
         await self._pool.close()
 
@@ -140,6 +184,11 @@ class PostgresStore:
         """See ports.store.Store."""
         found = await self._pool.fetch("get_saga", saga_id)
         return rows.saga_row(found[0], self._codec) if found else None
+
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        found = await self._pool.fetch("seen_sagas", list(saga_ids))
+        return frozenset(row[0] for row in found)
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
@@ -202,7 +251,7 @@ class PostgresStore:
     @property
     def queued(self) -> int:
         """How many units wait for the writer."""
-        return self._writer.queued
+        return self._writer.queued + self._aside.queued
 
     @property
     def codec(self) -> Codec:
@@ -240,6 +289,28 @@ class PostgresStore:
     def made(self) -> bool:
         """See ports.store.Store."""
         return self._made
+
+
+class _Lane:
+    """One writer of `Lanes`, with its connection and its own numbers of batches."""
+
+    def __init__(
+        self, server: DatabaseServer, codec: Codec, replica: PostgresReplica, limits: PostgresLimits
+    ) -> None:
+        self.timeline = Timeline(server)
+        self._connections = PostgresConnections(server, codec, replica, self.timeline)
+        alone = replace(limits, units_per_batch_max=1, queue_units_max=limits.lane_units_max)
+        self.writer = Writer(self._connections, LoopChannel(), limits=alone)
+
+    async def open(self, identity: Identity) -> None:
+        """Connect to the database of that identity."""
+        self.timeline.identity = identity
+        await self.writer.open(self._connections.home(await self._connections.connect()))
+
+    async def let_go(self) -> None:
+        """Stop, also where the store could not be opened, and close the connection."""
+        await self.writer.close()
+        await self._connections.close()
 
 
 class PostgresConnections:

@@ -60,7 +60,7 @@ class SqliteConnection:
         """See store.connection.Connection."""
         return self._raw.in_transaction
 
-    async def begin(self, units: int) -> None:
+    async def begin(self, *, patient: bool) -> None:
         """See store.connection.Connection."""
         self._check_file()
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -20,6 +19,7 @@ import msgspec
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.ports.identity import Identity
+from stage.store import identity as whose
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.statements import statement
 
@@ -115,25 +115,12 @@ def read_identity(connection: sqlite3.Connection) -> Identity | None:
         if (away := unavailable(error)) is not None:
             raise away from error
         return None  # there is no such table
-    return None if row is None else Identity(**dict(zip(_MEMBERS, row, strict=True)))
-
-
-_MEMBERS: Final = (
-    "id",
-    "stage",
-    "born_at",
-    "generation",
-    "release",
-    "restored_as_of",
-    "restored_at",
-    "released_at",
-)
+    return None if row is None else whose.identity_of(row)
 
 
 def write_identity(connection: sqlite3.Connection, identity: Identity) -> None:
     """Write it. Raises sqlite3.Error."""
-    values = [getattr(identity, member) for member in _MEMBERS]
-    connection.execute(statement("put_identity"), values)
+    connection.execute(statement("put_identity"), whose.values(identity))
 
 
 def refuse_foreign(connection: sqlite3.Connection, file: DatabaseFile) -> None:
@@ -151,13 +138,7 @@ def refuse_foreign(connection: sqlite3.Connection, file: DatabaseFile) -> None:
 
 def refuse_owner(found: Identity | None, file: DatabaseFile) -> None:
     """Raise ConfigurationError for the database of another stage."""
-    names = ("", file.stage, *file.former)
-    if found is not None and file.stage and found.stage not in names:
-        raise ConfigurationError(
-            f"the database {file.path} is that of stage {found.stage!r}, and this is stage"
-            f" {file.stage!r}: give this one a path of its own, or declare that stage as"
-            " supersedes= where it is this one's former name"
-        )
+    whose.refuse_owner(found, file, place=file.path, fix="a path of its own")
 
 
 def take(connection: sqlite3.Connection, file: DatabaseFile, now: float) -> Identity:
@@ -168,17 +149,10 @@ def take(connection: sqlite3.Connection, file: DatabaseFile, now: float) -> Iden
     found = read_identity(connection)
     if found is None:
         (born_at,) = connection.execute(statement("first_migrated")).fetchone()
-        found = Identity(
-            id=uuid.uuid4().hex,
-            stage=file.stage,
-            born_at=min(now, born_at or now),
-            release=file.release,
-        )
+        found = whose.new_identity(file, now, born_at)
         write_identity(connection, found)
         return found
-    named = msgspec.structs.replace(
-        found, stage=found.stage or file.stage, release=file.release or found.release
-    )
+    named = whose.named(found, file)
     if named != found:
         try:
             write_identity(connection, named)

@@ -41,6 +41,7 @@ from stage.store.sqlite.identity import (
 from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
 from stage.store.sqlite.making import make_database
 from stage.store.sqlite.page import page_query
+from stage.store.sqlite.payload_keys import record_key
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.watch import FileWatch
 from stage.store.writer import Writer, WriterLimits
@@ -168,6 +169,7 @@ class SqliteStore:
         """Bring the schema up to date, and see whose database it is."""
         refuse_owner(read_identity(connection), self._file)
         migrate(connection, self._migrations)
+        record_key(connection, self._codec)
         identity = take(connection, self._file, self._file.now())
         self._connections.timeline.opened(connection, identity, self._lock.mark)
 
@@ -188,6 +190,11 @@ class SqliteStore:
         """See ports.store.Store."""
         found = await self._read("get_saga", saga_id)
         return rows.saga_row(found[0], self._codec) if found else None
+
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """See ports.store.Store."""
+        asked = msgspec.json.encode(saga_ids).decode()
+        return frozenset(row[0] for row in await self._read("seen_sagas", asked))
 
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""

@@ -1,59 +1,24 @@
-"""The author's side of a unit: a few methods, and no way to the connection.
-
-The methods are closures over the unit's `Part`, so that no attribute leads there. This protects
-against a slip, not against an author who takes functions apart: their code runs in our process.
-"""
+"""The author's side of a unit on SQLite: how a statement of theirs is run."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from stage.ports.store import Row, Tx
-from stage.store.errors import StatementRefused, TooManyRows
+from stage.store import author_sql
+from stage.store.hints import explain
 from stage.store.sqlite.part import Part
 
-FETCH_ROWS_MAX: Final = 10_000
-"""Rows that `Tx.fetchall` returns at most."""
-
-_REFUSED: Final = frozenset(
-    {
-        "BEGIN",
-        "COMMIT",
-        "END",
-        "ROLLBACK",
-        "SAVEPOINT",
-        "RELEASE",
-        "ATTACH",
-        "DETACH",
-        "PRAGMA",
-        "VACUUM",
-    }
-)
+_REFUSED: Final = author_sql.ENDING | {"ATTACH", "DETACH", "PRAGMA"}
 _READS: Final = frozenset({"SELECT", "VALUES"})
 """Statements that begin with one of these words write nothing; one with `WITH` may."""
-_FIRST_WORD: Final = re.compile(r"(?:[\s\ufeff]|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
-"""White space, empty statements and comments, as SQLite skips them, then a word."""
-
 _NUMBERED: Final = re.compile(r"\$[1-9]")
 
 
-class _AuthorTx:
-    """ports.store.Tx of one unit. Once the unit is over, every method raises."""
-
-    __slots__ = ("execute", "executemany", "fetchall", "fetchone", "fetchval")
-
-    execute: Callable[..., Coroutine[Any, Any, int]]
-    executemany: Callable[..., Coroutine[Any, Any, None]]
-    fetchone: Callable[..., Coroutine[Any, Any, Row | None]]
-    fetchval: Callable[..., Coroutine[Any, Any, Any]]
-    fetchall: Callable[..., Coroutine[Any, Any, list[Row]]]
-
-
-# Long because its methods are closures over the part.
 def author_tx(part: Part) -> Tx:
     """The author's view of a unit. The first statement that may write is announced to the part."""
 
@@ -61,10 +26,14 @@ def author_tx(part: Part) -> Tx:
         checked, numbered, reads = _checked(sql)
         if not reads:
             part.author_writes()
+        given: Sequence[Any] | dict[str, Any] = parameters
         if numbered and parameters:
-            named = {str(number): value for number, value in enumerate(parameters, 1)}
-            return part.run(checked, named)
-        return part.run(checked, parameters)
+            given = {str(number): value for number, value in enumerate(parameters, 1)}
+        try:
+            return part.run(checked, given)
+        except sqlite3.Error as error:
+            explain(error, sql, parameters)
+            raise
 
     async def execute(sql: str, *parameters: Any) -> int:
         """See ports.store.Tx."""
@@ -75,30 +44,10 @@ def author_tx(part: Part) -> Tx:
         for row in rows:
             run(sql, tuple(row)).close()
 
-    async def fetchone(sql: str, *parameters: Any) -> Row | None:
-        """See ports.store.Tx."""
-        found = part.fetch(run(sql, parameters), 1)
-        return found[0] if found else None
+    async def fetch(sql: str, parameters: tuple[Any, ...], most: int) -> list[Row]:
+        return part.fetch(run(sql, parameters), most)
 
-    async def fetchval(sql: str, *parameters: Any) -> Any:
-        """See ports.store.Tx."""
-        found = await fetchone(sql, *parameters)
-        return None if found is None else found[0]
-
-    async def fetchall(sql: str, *parameters: Any) -> list[Row]:
-        """See ports.store.Tx. Raises TooManyRows beyond FETCH_ROWS_MAX."""
-        found = part.fetch(run(sql, parameters), FETCH_ROWS_MAX + 1)
-        if len(found) > FETCH_ROWS_MAX:
-            raise TooManyRows(
-                f"the query found more than {FETCH_ROWS_MAX} rows: add a LIMIT and page through"
-                f" them, or let the database count: {sql.strip()[:120]}"
-            )
-        return found
-
-    tx = _AuthorTx()
-    tx.execute, tx.executemany = execute, executemany
-    tx.fetchone, tx.fetchval, tx.fetchall = fetchone, fetchval, fetchall
-    return tx
+    return author_sql.author_tx(execute, executemany, fetch)
 
 
 @lru_cache(maxsize=1024)
@@ -107,11 +56,5 @@ def _checked(sql: str) -> tuple[str, bool, bool]:
 
     Checked once: an author runs the same few again and again.
     """
-    match = _FIRST_WORD.match(sql)
-    word = match.group(1).upper() if match else ""
-    if word in _REFUSED:
-        raise StatementRefused(
-            f"{word} is refused in a transaction function: the transaction is begun and ended for"
-            " it, and other sagas share it. Return to commit, raise to roll back"
-        )
+    word = author_sql.refuse_first_word(sql, _REFUSED)
     return sql, _NUMBERED.search(sql) is not None, word in _READS

@@ -56,7 +56,7 @@ async def test_a_call_that_ends_cancelled_is_in_doubt(tmp_path: Path) -> None:
     stage = new_stage()
 
     @stage.call(to="psp", attempts_max=1)
-    async def charge(http: Http, saga: Saga[Order]) -> Any:
+    async def charge(http: Http, saga: Saga[Order]) -> object:
         answer = await http.post("/do/charge", json={})
         task = asyncio.ensure_future(asyncio.sleep(60))
         task.cancel()
@@ -82,7 +82,7 @@ async def test_a_bug_before_the_first_request_is_no_doubt(
     tried: list[int] = []
 
     @stage.call(to="psp", idempotent=False, attempts_max=1)
-    async def charge(http: Http, saga: Saga[Order]) -> Any:
+    async def charge(http: Http, saga: Saga[Order]) -> object:
         tried.append(saga.attempt)
         raise KeyError("amount")
 
@@ -125,7 +125,7 @@ async def test_a_transaction_that_exits_fails_alone(tmp_path: Path) -> None:
     """One bad saga stops neither the writer nor the others (rule 16)."""
     stage = new_stage()
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         if saga.input.order_id == "bad":
             raise SystemExit
@@ -160,7 +160,7 @@ async def test_a_result_that_is_not_of_its_type_is_found_when_it_is_made(tmp_pat
     async def refund(http: Http, saga: Saga[Order], charge: Charge | None) -> None:
         await http.post("/undo/charge", json={})
 
-    @stage.transaction(attempts_max=1)
+    @stage.transaction(attempts_max=1, compensation=None, reason="no test undoes it")
     async def record(tx: Tx, saga: Saga[Order]) -> None:
         assert saga.result(charge).charge_id
 
@@ -176,7 +176,7 @@ async def test_an_output_that_raises_turns_the_saga_back(tmp_path: Path) -> None
     stage: Stage[Order, Charge] = Stage("payment", accepts=Order, adds=Charge)
 
     @stage.call(to="psp", attempts_max=1)
-    async def charge(http: Http, saga: Saga[Order]) -> Any:
+    async def charge(http: Http, saga: Saga[Order]) -> object:
         return (await http.post("/do/charge", json={})).json()
 
     @charge.compensation
@@ -199,7 +199,7 @@ async def test_a_function_cannot_change_what_others_wrote(tmp_path: Path) -> Non
     """`saga.data` is read-only; a stage never changes what others wrote (2, 3.1)."""
     stage = new_stage()
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         saga.data["amount"] = 1  # type: ignore[index]  # the mistake
 
@@ -213,8 +213,10 @@ async def test_a_connection_that_never_came_about_is_transient(tmp_path: Path) -
     """Nothing was written: certain, so a call that cannot be repeated in doubt is not parked."""
     stage = new_stage()
 
-    @stage.call(to="psp", timeout=0.4, idempotent=False)
-    async def charge(http: Http, saga: Saga[Order]) -> Any:
+    @stage.call(
+        to="psp", timeout=0.4, idempotent=False, compensation=None, reason="no test undoes it"
+    )
+    async def charge(http: Http, saga: Saga[Order]) -> object:
         return (await http.post("/do/charge", json={})).json()
 
     with socket.socket() as full, socket.socket() as a, socket.socket() as b:
@@ -236,7 +238,7 @@ async def test_a_clean_up_that_awaits_does_not_hurry_the_compensation(tmp_path: 
     stage = new_stage()
 
     @stage.call(to="psp")
-    async def charge(http: Http, saga: Saga[Order]) -> Any:
+    async def charge(http: Http, saga: Saga[Order]) -> object:
         return (await http.post("/do/charge", json={})).json()
 
     @charge.compensation
@@ -262,7 +264,7 @@ async def test_a_reason_has_a_limit(tmp_path: Path) -> None:
     """The text of an author's exception is stored and sent on: it has a limit (rule 26)."""
     stage = new_stage()
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         raise Refused("x" * 2_000_000)
 
@@ -276,7 +278,7 @@ async def test_a_reason_with_a_lone_surrogate_is_said_somehow(tmp_path: Path) ->
     """A business no is a business no, whatever its text."""
     stage = new_stage()
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         raise Refused("caf\udce9")
 
@@ -289,8 +291,8 @@ async def test_a_call_refused_with_a_lone_surrogate_is_said_somehow(tmp_path: Pa
     """The same for a call: the saga turns back."""
     stage = new_stage()
 
-    @stage.call(to="psp")
-    async def charge(http: Http, saga: Saga[Order]) -> Any:
+    @stage.call(to="psp", compensation=None, reason="no test undoes it")
+    async def charge(http: Http, saga: Saga[Order]) -> object:
         await http.post("/do/charge", json={})
         raise Refused("caf\udce9")
 
@@ -304,8 +306,8 @@ async def test_a_header_that_is_no_text_is_refused_at_the_function(tmp_path: Pat
     """A request is journaled: what cannot be read back must not be written (rule 1)."""
     stage = new_stage()
 
-    @stage.call(to="psp", attempts_max=1)
-    async def charge(http: Http, saga: Saga[Order]) -> Any:
+    @stage.call(to="psp", attempts_max=1, compensation=None, reason="no test undoes it")
+    async def charge(http: Http, saga: Saga[Order]) -> object:
         return (await http.post("/do/charge", json={}, headers={"X-Amount": 100})).json()
 
     async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
@@ -320,8 +322,8 @@ async def test_the_pool_of_connections_is_no_attempt(tmp_path: Path) -> None:
     """Waiting for a place in our own pool neither fails nor doubts a call (rule 4)."""
     stage = new_stage()
 
-    @stage.call(to="psp", timeout=3.0)
-    async def charge(http: Http, saga: Saga[Order]) -> Any:
+    @stage.call(to="psp", timeout=3.0, compensation=None, reason="no test undoes it")
+    async def charge(http: Http, saga: Saga[Order]) -> object:
         return (await http.post("/do/charge", json={})).json()
 
     async def slow(_: web.Request) -> web.Response:
@@ -344,7 +346,7 @@ async def test_a_retry_after_that_is_no_number_does_not_lose_the_saga(tmp_path: 
     """`due` must be an instant: a saga that is never due again is lost (rule 16)."""
     stage = new_stage()
 
-    @stage.transaction
+    @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         raise Transient("later", retry_after=float("nan"))
 

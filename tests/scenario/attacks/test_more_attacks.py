@@ -74,7 +74,7 @@ async def test_a_defect_beside_a_call_in_flight_starts_no_compensation_beside_it
     stage: Stage[Order, Any] = Stage("payment", accepts=Order)
 
     @stage.call(to="psp", together="both", timeout=20.0)
-    async def fast(http: Http, saga: Saga[Order]) -> Any:
+    async def fast(http: Http, saga: Saga[Order]) -> object:
         await http.post("/do/fast", json={})
         raise ValueError("\udce9")
 
@@ -83,7 +83,7 @@ async def test_a_defect_beside_a_call_in_flight_starts_no_compensation_beside_it
         await http.post("/undo/fast", json={})
 
     @stage.call(to="psp", together="both", timeout=20.0)
-    async def slow(http: Http, saga: Saga[Order]) -> Any:
+    async def slow(http: Http, saga: Saga[Order]) -> object:
         return (await http.post("/do/slow", json={})).json()
 
     @slow.compensation

@@ -23,7 +23,7 @@ class Order(msgspec.Struct):
 
 payment = Stage("payment", accepts=Order)
 
-@payment.transaction
+@payment.transaction(compensation=None, reason="it does nothing")
 async def reserve(tx, saga) -> None: ...
 
 assert ["reserve", "forward:shipping"] == [s.name for s in payment.bind(("shipping",)).plan.steps]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stage.authoring.conversation import FunctionConversation
+from stage.authoring.conversation import FunctionConversation, Reading
 from stage.authoring.http import HeaderRefused, Http
 from stage.core.errors import DeclarationError
 from stage.core.failure import FailureKind
@@ -31,7 +31,7 @@ async def test_a_refused_header_behind_an_answered_request_leaves_an_effect() ->
         await http.post("/charges", headers={"Cookie": "c=1"})
 
     conversation = FunctionConversation(
-        charge(Http("psp")), lambda _: b"null", transient_on=frozenset(), refused_on=frozenset()
+        charge(http := Http("psp")), http, lambda _: b"null", Reading()
     )
     assert isinstance(conversation.begin(), Send)
     failed = await conversation.resume(Answer(status=200))

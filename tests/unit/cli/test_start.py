@@ -35,7 +35,7 @@ class Order(msgspec.Struct):
 payment = Stage("payment", accepts=Order)
 other = 7
 
-@payment.transaction
+@payment.transaction(compensation=None, reason="it reads")
 async def reserve(tx, saga) -> None:
     await tx.execute("SELECT 1")
 """

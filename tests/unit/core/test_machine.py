@@ -116,6 +116,24 @@ def test_not_there_is_believed_only_when_said_twice() -> None:
     assert (Do(kind=AttemptKind.EXECUTE, step="charge", attempt=2),) == decide(plan, saga, 19.0)
 
 
+def test_a_probe_that_an_operator_hurried_counts_alone() -> None:
+    """Ordered to retry it looks again at once: two answers close together are one (rule 5)."""
+    plan = plans.usual()
+    saga = fold(
+        plan,
+        e.Accepted(at=1.0),
+        e.StepSucceeded(at=1.0, step="reserve", result=ONE),
+        e.StepStarted(at=1.0, step="charge", attempt=1),
+        e.StepInDoubt(at=1.0, step="charge"),
+        e.ProbeStarted(at=2.0, step="charge"),
+        e.ProbeNotThere(at=2.0, step="charge"),
+        e.Retried(at=2.01, actor="kim", why="hurry"),
+        e.ProbeStarted(at=2.01, step="charge"),
+        e.ProbeNotThere(at=2.02, step="charge"),
+    )
+    assert (Do(kind=AttemptKind.PROBE, step="charge"),) == decide(plan, saga, 9.0)
+
+
 def test_a_late_failure_is_told_upstream() -> None:
     """Completed, then asked by downstream: we undo, and upstream hears of it (rule 22)."""
     plan = plans.usual()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -19,10 +19,11 @@ from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry.null import NullObserver
-from stage.wire.envelope import Envelope
+from stage.wire.envelope import Envelope, TrailEntry
 from tests.unit.engine.test_cost import ORDER, Agreeable
 
 T = TypeVar("T")
+AT = "2026-11-23T02:29:58.120Z"
 SAGAS_MAX = 2
 BURST = OPEN_PER_RUNNING_MAX * SAGAS_MAX
 
@@ -103,8 +104,11 @@ def downstream() -> Downstream:
 @pytest.fixture
 def running(store: Batches, downstream: Downstream) -> Made:
     @asynccontextmanager
-    async def made(sagas_max: int = SAGAS_MAX) -> AsyncIterator[EmbeddedEngine]:
-        stage, limits = payment.bind(("shipping",)), EngineLimits(sagas_max=sagas_max)
+    async def made(
+        sagas_max: int = SAGAS_MAX, upstreams: Sequence[str] = ()
+    ) -> AsyncIterator[EmbeddedEngine]:
+        stage = payment.bind(("shipping",))
+        limits = EngineLimits(sagas_max=sagas_max, upstreams=frozenset(upstreams))
         engine = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), limits=limits)
         await engine.start()
         yield engine
@@ -116,7 +120,8 @@ def running(store: Batches, downstream: Downstream) -> Made:
 def accept(engine: EmbeddedEngine, saga_id: str, **options: Any) -> Awaitable[Reply | None]:
     """One saga."""
     usual: dict[str, Any] = {"deadline": None, "respond_async": False, "wait_seconds": 5.0}
-    envelope = Envelope(saga_id=saga_id, data=ORDER)
+    trail = tuple(TrailEntry(stage=name, at=AT) for name in options.pop("via", ()))
+    envelope = Envelope(saga_id=saga_id, data=ORDER, trail=trail)
     return engine.accept(envelope, trace=TraceContext(), **{**usual, **options})
 
 
@@ -152,6 +157,26 @@ async def test_refused_sagas_do_not_lift_the_limit(
                 await accept(engine, f"r-{number}")
         downstream.door.set()
         assert all(await asyncio.gather(*held))
+
+
+@pytest.mark.parametrize("flood, others", [("order", ["shop"]), ("x", ["order", "shop"])])
+async def test_one_caller_takes_its_share_of_the_running_sagas(
+    running: Made, downstream: Downstream, flood: str, others: list[str]
+) -> None:
+    """Half, where there are others; names that nobody configured are one caller (rule 37)."""
+    downstream.door.clear()
+    async with running(4, upstreams=("order", "shop")) as engine:
+        held = [asyncio.ensure_future(accept(engine, f"s-{n}", via=[flood])) for n in range(2)]
+        for _ in held:
+            await downstream.asked.acquire()
+        with pytest.raises(Busy, match="2 sagas of"):
+            await accept(engine, "s-3", via=[flood])
+        more = [asyncio.ensure_future(accept(engine, f"o-{n}", via=[n])) for n in others]
+        for _ in more:
+            await downstream.asked.acquire()
+        downstream.door.set()
+        replies = await asyncio.gather(*held, *more)
+        assert [200] * len(replies) == [reply.status for reply in replies if reply is not None]
 
 
 async def test_sagas_whose_deadline_is_over_take_no_place(running: Made) -> None:

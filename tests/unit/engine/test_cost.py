@@ -142,6 +142,9 @@ async def counted(
         factory=Counting,
     )
     await store.open()
+    inspection = store._watch._inspection
+    assert inspection is not None
+    await inspection  # one read a start, which is no saga's and may come late
     engine = EmbeddedEngine(payment.bind(request.param), store, Agreeable().peers, NullObserver())
     await engine.start()
     monkeypatch.setattr(Bridge, "run", counting)

@@ -204,6 +204,34 @@ async def test_each_peer_has_a_gate_of_its_own() -> None:
     assert gates.of("downstreams.psp").enter_at_once()
 
 
+async def test_the_limits_of_a_peer_are_divided_among_replicas() -> None:
+    """Places and rate alike, also at a gate that is made later; one place is always left."""
+    loop = asyncio.get_running_loop()
+    limits = {name: PeerLimits(concurrency_max=4, rate_per_second=1_000.0) for name in "ab"}
+    gates = Gates(limits, loop.time)
+    early = gates.of("a")
+    gates.divide(2)
+    for way in (early, gates.of("b")):
+        assert [True, True, False] == [way.enter_at_once() for _ in range(3)]
+    gates.divide(9)
+    for way in (early, gates.of("b")):
+        way.leave(answered=True)
+        way.leave(answered=True)
+        assert [True, False] == [way.enter_at_once() for _ in range(2)]
+        way.leave(answered=True)
+
+
+def test_two_replicas_together_keep_to_the_rate_of_a_peer() -> None:
+    """Each lets half of it leave; alone again, one lets all of it leave."""
+    bucket = TokenBucket(RATE, 0.0)
+    bucket.change(RATE / 2)
+    bucket.take()
+    bucket.take()
+    assert bucket.wait_seconds(0.0) == pytest.approx(2 / (RATE / 2), rel=0.5)
+    bucket.change(RATE)
+    assert bucket.wait_seconds(0.0) == pytest.approx(2 / RATE, rel=0.5)
+
+
 UNDOS = 5_000
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -68,17 +70,25 @@ def test_the_inventory_stage_binds_as_its_docs_say() -> None:
     assert {"take", *GROUP, "forward:delivery"} == undone
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of each kind: the author's SQL is the same on both."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    return f"sqlite:///{tmp_path / 'inventory.db'}"
+
+
 @pytest.mark.parametrize(
     "pickup_status, code, free, state",
     [(200, 200, 7, "sent"), (409, 409, 10, "released")],
     ids=["completed", "refused at the pivot"],
 )
 async def test_the_inventory_stage_runs(
-    tmp_path: Path, pickup_status: int, code: int, free: int, state: str
+    database: str, pickup_status: int, code: int, free: int, state: str
 ) -> None:
     """The cheaper carrier is sent; refused by the depot, the offers and the stock go back."""
     world = World(pickup_status=pickup_status)
-    database = tmp_path / "inventory.db"
     async with (
         TestServer(world.make_app(5)) as north,
         TestServer(world.make_app(4)) as south,
@@ -86,7 +96,7 @@ async def test_the_inventory_stage_runs(
     ):
         peers = {"north": north, "south": south, "depot": depot}
         urls = {name: str(server.make_url("")).rstrip("/") for name, server in peers.items()}
-        config = Config(auth="none", database=f"sqlite:///{database}", externals=urls)
+        config = Config(auth="none", database=database, externals=urls)
         spans = SpanCollector()
         app = build_app(inventory, config, tracer_provider=spans.provider)
         async with TestServer(app) as server:
@@ -95,8 +105,7 @@ async def test_the_inventory_stage_runs(
 
     assert code == answer["status"]
     _check_trace(spans.is_one_trace(), run, undone=code != 200)
-    kept = _rows(database)
-    assert (free, state) == kept
+    assert (free, state) == await _rows(database)
     assert 2 == len(world.offers)
     if code == 200:
         added = {"pickup_id": "p-1", "carrier": "south", "price": 4}
@@ -128,11 +137,14 @@ async def _send(url: str) -> dict[str, Any]:
         return {"status": response.status, "body": await response.json(content_type=None)}
 
 
-def _rows(database: Path) -> tuple[int, str]:
-    connection = sqlite3.connect(database)
-    try:
-        (free,) = connection.execute("SELECT free FROM stock").fetchone()
-        (state,) = connection.execute("SELECT state FROM allocation").fetchone()
-    finally:
-        connection.close()
-    return free, state
+async def _rows(database: str) -> tuple[int, str]:
+    """The books of the author: pieces on the shelf, state of the allocation."""
+    free, state = "SELECT free FROM stock", "SELECT state FROM allocation"
+    if database.startswith("postgresql:"):
+        server = await asyncpg.connect(database)
+        try:
+            return await server.fetchval(free), await server.fetchval(state)
+        finally:
+            await server.close()
+    with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
+        return file.execute(free).fetchone()[0], file.execute(state).fetchone()[0]

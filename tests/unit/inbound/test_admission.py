@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import ExitStack, suppress
 from math import inf
 
 import pytest
 
-from stage.inbound.admission import JOINS_MAX, Admission, TooManyJoined
+from stage.inbound.admission import JOINS_MAX, Admission, NotSaid, TooManyJoined
 from stage.inbound.aiohttp_server import is_whole_start
 from stage.inbound.overload import LATE_TICKS, RATE_MIN, TICK_SECONDS, Overload
 from stage.ports.engine import Busy
@@ -81,6 +82,58 @@ def test_five_times_the_load_is_shed_to_what_can_be_done() -> None:
     run(overload, 10, offered=2_000, capacity=400)
     assert 0.9 * 400 < run(overload, 60, offered=2_000, capacity=400) < 1.1 * 400
     assert overload.shed > 0
+
+
+def shared(seconds: float, offered: dict[str, float], capacity: float) -> dict[str, float]:
+    """The part of what each caller offers that is admitted, in the last half of the time."""
+    overload, backlog, late = Overload(), 0.0, 0.0
+    passed, asked, admitted = 0.0, Counter[str](), Counter[str]()
+    owed = dict.fromkeys(offered, 0.0)
+    while passed < seconds:
+        tick = TICK_SECONDS + late
+        now = 0
+        for caller, rate in offered.items():
+            owed[caller] += rate * tick
+            for _ in range(int(owed[caller])):
+                taken = overload.admits(caller)
+                now += taken
+                if passed > seconds / 2:
+                    asked[caller] += 1
+                    admitted[caller] += taken
+            owed[caller] %= 1.0
+        passed += tick
+        backlog = max(0.0, backlog + now - capacity * tick)
+        late = backlog / capacity
+        overload.tick(late)
+    return {caller: admitted[caller] / asked[caller] for caller in offered}
+
+
+@pytest.mark.parametrize("flood", [1_000.0, 4_000.0])
+def test_a_flood_of_one_caller_sheds_that_caller(flood: float) -> None:
+    """The others, who ask for less than their part, keep nearly all of theirs (rule 37)."""
+    kept = shared(60, {"flood": flood, "order": 80.0, "shop": 20.0}, capacity=400)
+    assert kept["order"] > 0.9 and kept["shop"] > 0.9, kept
+    assert 0.8 * 300 < kept["flood"] * flood < 1.2 * 300
+
+
+def exhaust(admission: Admission) -> None:
+    for _ in range(1_000):
+        admission.query("flood")
+
+
+def test_queries_of_a_flood_are_shed_and_those_of_others_are_not() -> None:
+    """A query is a part of the work of a start, in the account of its caller."""
+    admission = Admission(100, callers=["order", "flood"])
+    overload = admission.overload
+    overload.rate = 100.0
+    for _ in range(5):
+        with suppress(NotSaid):
+            exhaust(admission)
+        admission.query("order")
+        overload.tick(0.0)
+    with pytest.raises(NotSaid):
+        exhaust(admission)
+    admission.query("order")
 
 
 def test_a_pause_of_the_machine_sheds_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -11,6 +12,7 @@ from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.engine.clock import SystemClock
 from stage.inbound.admission import Admission
 from stage.inbound.dispatch import UNKNOWN_ROUTE, dispatch
+from stage.inbound.lookups import Lookups
 from stage.inbound.request import Answer, HeaderPairs, Request
 from stage.inbound.routes import ROUTES, Found, find
 from stage.inbound.service import Service
@@ -76,6 +78,11 @@ class Engine:
     async def look(self, *_: object) -> None:
         return None
 
+    async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        if isinstance(self.reply, StoreUnavailable):
+            raise self.reply
+        return frozenset({"seen"}.intersection(saga_ids))
+
 
 def service(reply: Reply | Exception | None = None, **more: Any) -> tuple[Service, Observer]:
     observer = Observer()
@@ -88,6 +95,7 @@ def service(reply: Reply | Exception | None = None, **more: Any) -> tuple[Servic
         limits=DEFAULT_LIMITS,
         neighbours=cast(Any, None),
         metrics=cast(Any, None),
+        lookups=Lookups(Engine(reply).seen),
         **more,
     )
     return made, observer
@@ -153,7 +161,7 @@ async def test_location_is_right_below_any_prefix() -> None:
         (Unsettled("?"), 500, "unknown", "1"),
         (CommitInDoubt("?"), 500, "unknown", "1"),
         (Busy("full", retry_after=1.2), 503, "not_executed", "2"),
-        (StoreUnavailable("away"), 503, "not_executed", "1"),
+        (StoreUnavailable("away"), 503, "unknown", "1"),
         (JournalMismatch("?"), 500, "unknown", None),
         (RuntimeError("?"), 500, "unknown", None),
     ],

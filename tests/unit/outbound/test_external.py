@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stage.authoring import Http, Response
-from stage.authoring.conversation import FunctionConversation
+from stage.authoring.conversation import FunctionConversation, Reading
 from stage.core.events import Request
 from stage.core.failure import FailureKind
 from stage.outbound.breaker import FAILURES_MAX
@@ -66,7 +66,7 @@ async def charge(http: Http) -> Response:
 async def failure_of(answer: Answer) -> Failed:
     """The failure of a call whose request is answered so."""
     conversation = FunctionConversation(
-        charge(Http()), lambda value: b"null", transient_on=frozenset({503}), refused_on=frozenset()
+        charge(http := Http()), http, lambda value: b"null", Reading(transient_on=frozenset({503}))
     )
     assert isinstance(conversation.begin(), Send)
     transport = ScriptedTransport(answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,11 +54,23 @@ class Mirror:
     def decode_envelope(self, saga_id: str, encoded: bytes) -> Envelope:
         return PLAIN.decode_envelope(saga_id, self._open(saga_id, encoded))
 
-    def encode_event(self, saga_id: str, event: e.Event) -> bytes:
-        return self._seal(saga_id, PLAIN.encode_event(saga_id, event))
+    def admit(self, recorded: Collection[str]) -> str:
+        return "mirror"
 
-    def decode_event(self, saga_id: str, encoded: bytes) -> e.Event:
-        return PLAIN.decode_event(saga_id, self._open(saga_id, encoded))
+    def renew_envelope(self, saga_id: str, encoded: bytes) -> bytes:
+        return encoded
+
+    def encode_hash(self, saga_id: str, payload_hash: str) -> str:
+        return payload_hash[::-1]
+
+    def decode_hash(self, saga_id: str, encoded: str) -> str:
+        return encoded[::-1]
+
+    def encode_event(self, saga_id: str, number: int, event: e.Event) -> bytes:
+        return self._seal(saga_id, PLAIN.encode_event(saga_id, number, event))
+
+    def decode_event(self, saga_id: str, number: int, encoded: bytes) -> e.Event:
+        return PLAIN.decode_event(saga_id, number, self._open(saga_id, encoded))
 
     def encode_answer(self, saga_id: str, body: bytes) -> bytes:
         return self._seal(saga_id, body)
@@ -86,7 +98,7 @@ def test_an_encoded_value_is_decoded_equal(codec: Codec) -> None:
     event = e.StepSucceeded(at=AT, step="charge", result=msgspec.Raw(b'{"id":"c-1"}'))
     assert codec.encode_envelope(ENVELOPE)
     assert ENVELOPE == codec.decode_envelope("a", codec.encode_envelope(ENVELOPE))
-    assert event == codec.decode_event("a", codec.encode_event("a", event))
+    assert event == codec.decode_event("a", 2, codec.encode_event("a", 2, event))
     for body in (b"", b'{"outcome":"executed"}'):
         assert body == codec.decode_answer("a", codec.encode_answer("a", body))
 

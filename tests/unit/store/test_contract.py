@@ -70,6 +70,14 @@ async def test_the_cause_of_parking_is_read_back(store: Store, cause: ParkCause 
     assert [cause] == [listed.parked_cause for listed in await store.page(Filter())]
 
 
+async def test_ids_that_were_seen_are_found(store: Store) -> None:
+    """Also where an id is odd, stands twice, or none is given."""
+    await store.transact(inserting("a"))
+
+    assert frozenset({"a"}) == await store.seen(("a", "b", 'c"]', "a"))
+    assert frozenset() == await store.seen(())
+
+
 async def test_a_unit_that_raises_leaves_nothing(store: Store) -> None:
     """The row, the journal and the author's rows are all gone, and the error is the unit's own."""
 
@@ -400,7 +408,7 @@ async def test_a_save_of_an_unknown_saga_is_stale(store: Store) -> None:
 
 
 async def test_entries_must_continue_the_journal(store: Store) -> None:
-    """A length that leaves a gap or overwrites an entry is a defect: ValueError."""
+    """A length that leaves a gap is a defect: ValueError."""
     await store.transact(inserting("a"))
 
     async def gap(unit: Unit) -> None:
@@ -412,6 +420,18 @@ async def test_entries_must_continue_the_journal(store: Store) -> None:
     for unit in (gap, first):
         with pytest.raises(ValueError, match="length"):
             await store.transact(unit)
+
+
+async def test_an_entry_of_another_process_is_not_overwritten(store: Store) -> None:
+    """Another release has kept a request to compensate for this one, in the same epoch."""
+    await store.transact(inserting("a"))
+
+    async def kept(unit: Unit) -> None:
+        await unit.save(longer(row("a"), 2), parked(), epoch=1)
+
+    await store.transact(kept)
+    with pytest.raises(StaleEpoch, match="another process"):
+        await store.transact(kept)
 
 
 async def test_inserting_twice_is_a_key_error(store: Store) -> None:

@@ -55,7 +55,7 @@ class LoopConnection:
             return await work(self)
         return await work(cast(Unit, self._server.written))
 
-    async def begin(self, units: int) -> None:
+    async def begin(self, *, patient: bool) -> None:
         await asyncio.sleep(0)
         self._server.in_transaction, self._server.written = True, []
 

@@ -38,6 +38,7 @@ def test_ours_come_first_and_all_are_recorded(
         ("stage", "0002_identity"),
         ("stage", "0003_reconcile.expand"),
         ("stage", "0004_version.expand"),
+        ("stage", "0005_payload_key.expand"),
         ("migrations", "0001_payment"),
     ]
     assert {line.applied_at for line in dialect.status(connection, [migrations])} == {5.5}

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from stage.core.errors import StaleEpoch
 from stage.core.events import AnswerDeferred, Event
 from stage.core.states import SagaState
-from stage.ports.ownership import HeldElsewhere
+from stage.ports.ownership import HeldElsewhere, Share
 from stage.ports.store import SagaRow, Store, Unit
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
@@ -25,7 +25,7 @@ from stage.store.postgres.store import PostgresLimits, PostgresStore
 from tests.unit.store.given import AT, inserting, longer, parked, row
 
 LEASE_SECONDS = 10.0
-SERVER_LEASE_SECONDS = 2.0
+SERVER_LEASE_SECONDS = 1.0
 """On a server it really goes by."""
 
 
@@ -360,3 +360,21 @@ async def test_mail_is_for_one_owner(replicas: Replicas) -> None:
     await replicas.a.ownership.release(["s"])
     assert await take(replicas.b) is not None
     assert [] == await replicas.b.ownership.mail() == await replicas.a.ownership.mail()
+
+
+async def test_replicas_know_how_many_share_and_which_is_the_first(replicas: Replicas) -> None:
+    """As of their last renewal; when the first one is gone, the next one takes its part."""
+    for each in (replicas.a, replicas.b):
+        assert await each.ownership.renew()
+    assert Share(replicas=2, first=True) == replicas.a.ownership.share
+    assert Share(replicas=2, first=False) == replicas.b.ownership.share
+    await replicas.a.ownership.leave()
+    assert await replicas.b.ownership.renew()
+    assert Share(replicas=1, first=True) == replicas.b.ownership.share
+
+
+async def test_a_frozen_replica_shares_nothing_any_more(replicas: Replicas) -> None:
+    """Its part falls to the others once its lease is over, whether or not it was buried."""
+    await replicas.outlive_a()
+    assert await replicas.b.ownership.renew()
+    assert Share(replicas=1, first=True) == replicas.b.ownership.share

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StaleEpoch, StoreUnavailable
 from stage.demo.postgres_server import Server
-from stage.ports.store import Unit
+from stage.engine.clock import SteadyClock, time_of
+from stage.ports.store import Row, Unit
+from stage.store.errors import Contended
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link, connect
-from stage.store.postgres.store import PostgresStore
+from stage.store.postgres.pool import Pool
+from stage.store.postgres.replica import ServerTime
+from stage.store.postgres.store import Listeners, PostgresLimits, PostgresStore
 from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
 
 
@@ -97,6 +103,97 @@ async def test_a_row_that_another_holds_for_a_moment_parts_the_batch(
 
     assert 3 == await store.transact(read)
     assert store.available
+
+
+async def test_nobody_else_waits_for_a_row_that_another_holds(
+    store: PostgresStore, other: Link
+) -> None:
+    """The unit that needs the row waits in a lane of its own; the writer goes on at once."""
+    await store.transact(paying("held"))
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
+    blocked = asyncio.ensure_future(store.transact(adding_to("held")))
+    await asyncio.sleep(0.2)
+    began = asyncio.get_running_loop().time()
+    for number in range(10):
+        await store.transact(paying(f"free-{number}"))
+    assert asyncio.get_running_loop().time() - began < 1.0
+    assert not blocked.done() and store.available
+    await other.raw.execute("COMMIT")
+    await asyncio.wait_for(blocked, 5)
+
+    async def read(unit: Unit) -> Any:
+        return await unit.tx.fetchval("SELECT amount FROM payment WHERE saga_id = 'held'")
+
+    assert 3 == await store.transact(read)
+
+
+async def test_a_row_that_is_held_too_long_fails_its_unit_alone(
+    store: PostgresStore, other: Link
+) -> None:
+    """As if the database were away for it; the store itself stays available."""
+    await store.transact(paying("held"))
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
+    with pytest.raises(Contended):
+        await asyncio.wait_for(store.transact(adding_to("held")), 10)
+    assert store.available and 1 == await store.transact(paying("a"))
+    await other.raw.execute("ROLLBACK")
+
+
+async def test_a_lane_that_is_full_refuses_more_units(postgres_url: str, migrations: Path) -> None:
+    """The wait is bounded: the next one fails at once, and others go on."""
+    limits = PostgresLimits(lanes=1, lane_units_max=1)
+    store = PostgresStore(postgres_url, migrations=[migrations], limits=limits)
+    await store.open()
+    other = await connect(DatabaseServer(url=postgres_url))
+    await store.transact(paying("held"))
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
+    waiting = []
+    for _ in range(3):
+        waiting.append(asyncio.ensure_future(store.transact(adding_to("held"))))
+        await asyncio.sleep(0.2)
+    assert 1 == store.queued
+    with pytest.raises(Contended):
+        await asyncio.wait_for(waiting[2], 5)
+    assert not waiting[0].done() and not waiting[1].done()
+    await other.raw.execute("ROLLBACK")
+    await asyncio.wait_for(asyncio.gather(*waiting[:2]), 5)
+    await other.close()
+    await store.close()
+
+
+def adding_to(saga_id: str) -> Callable[[Unit], Awaitable[None]]:
+    """A unit that needs the author's row of that saga."""
+
+    async def unit(unit: Unit) -> None:
+        sql = "UPDATE payment SET amount = amount + 1 WHERE saga_id = $1"
+        await unit.tx.execute(sql, saga_id)
+
+    return unit
+
+
+async def test_readers_share_a_bounded_number_of_connections(postgres_url: str) -> None:
+    """The third statement waits for one of two; how long is a metric."""
+    waits: list[float] = []
+    pool = Pool(DatabaseServer(url=postgres_url), 2, waits.append)
+    busy: list[int] = []
+    fetch = Link.fetch
+
+    async def slow(link: Link, name: str, *parameters: object) -> list[Row]:
+        busy.append(1)
+        assert len(busy) <= 2
+        await asyncio.sleep(0.2)
+        busy.pop()
+        return await fetch(link, name, *parameters)
+
+    pool.open()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Link, "fetch", slow)
+        await asyncio.gather(*(pool.fetch("has_migrations") for _ in range(3)))
+    await pool.close()
+    assert max(waits[:2]) < 0.1 < waits[2] and 3 == len(waits)
 
 
 async def test_a_saga_that_another_inserts_meanwhile_is_seen_by_the_unit_that_runs_again(
@@ -239,3 +336,57 @@ async def test_a_stale_write_of_a_replica_is_refused_by_its_owner_column(
 def postgres_name(store: PostgresStore) -> str:
     """The name of its database."""
     return store.place.rpartition("/")[2]
+
+
+async def test_the_time_is_that_of_the_server(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica whose machine is 20 minutes ahead goes by the same time as the others (rule 34)."""
+    machine = time.time
+    monkeypatch.setattr(time, "time", lambda: machine() + 1_200.0)
+    store = PostgresStore(postgres_url)
+    assert store.ownership.time is None
+    await store.open()
+    try:
+        clock = SteadyClock(partial(time_of, store.ownership))
+        assert machine() == pytest.approx(clock.now(), abs=0.5)
+        assert await store.ownership.renew()
+        assert machine() == pytest.approx(clock.now(), abs=0.5)
+        assert 0.0 == clock.jump
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "second_host, query, reason",
+    [
+        (False, "", ""),
+        (False, "?synchronous_commit=off", "synchronous_commit is off"),
+        (True, "", "no standby is synchronous"),
+    ],
+)
+async def test_commits_that_may_be_lost_are_said_at_start(
+    postgres: Server, postgres_url: str, second_host: bool, query: str, reason: str
+) -> None:
+    """With the setting that keeps them; a lone server with its defaults says nothing."""
+    host = f"127.0.0.1:{postgres.port}"
+    url = postgres_url.replace(host, f"{host},{host}" if second_host else host) + query
+    said: list[str] = []
+    store = PostgresStore(url, listeners=Listeners(unpromised=said.append))
+    await store.open()
+    await store.close()
+    assert bool(reason) == bool(said) and all(reason in each for each in said)
+
+
+def test_slow_answers_do_not_make_the_time_of_the_server_jump() -> None:
+    """Each answer proves bounds; one that contradicts them shows that the clock there was set."""
+    server = ServerTime()
+    server.learn(1_000.0, 0.0, 0.25)
+    first = server.at(0.0)
+    assert 999.875 == first
+    server.learn(1_010.0, 10.0, 18.0)  # read at once, answered late: nothing new
+    assert first == server.at(0.0)
+    server.learn(1_019.9375, 20.0, 20.125)  # a quick one: closer
+    assert 999.875 == server.at(0.0)
+    server.learn(1_025.0, 20.0, 20.25)
+    assert 1_004.875 == server.at(0.0)

@@ -249,6 +249,38 @@ async def test_another_writer_makes_it_unavailable(tmp_path: Path) -> None:
         await store.close()
 
 
+async def test_a_file_that_is_read_only_at_start_is_written_to_once_it_can_be(
+    tmp_path: Path,
+) -> None:
+    """A wrong mode or mount is mended under the running stage; until then it is not ready."""
+    path = tmp_path / "stage.db"
+    made = SqliteStore(path)
+    await made.open()
+    await made.close()
+
+    class ReadOnly(sqlite3.Connection):
+        refuses = True
+
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            if self.refuses and sql.startswith("BEGIN IMMEDIATE"):
+                error = sqlite3.OperationalError("attempt to write a readonly database")
+                error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+                raise error
+            return super().execute(sql, *parameters)  # type: ignore[arg-type]
+
+    store = SqliteStore(path, factory=ReadOnly, limits=SqliteLimits(retry_seconds=0.01))
+    await store.open()
+    try:
+        with pytest.raises(StoreUnavailable, match="check its mode and the mount"):
+            await store.transact(inserting("a"))
+        assert not store.available
+        ReadOnly.refuses = False
+        await until(lambda: store.available)
+        assert "a" == await store.transact(inserting("a"))
+    finally:
+        await store.close()
+
+
 def test_both_stores_are_stores(tmp_path: Path) -> None:
     """They fit the port, as mypy sees it."""
     from stage.store.memory import MemoryStore

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from stage.ports.store import Row, Store, Tx, Unit
+from stage.store.author_sql import FETCH_ROWS_MAX
 from stage.store.errors import StatementRefused, TooManyRows
-from stage.store.sqlite.tx import FETCH_ROWS_MAX
 from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
 
 INSERT = "INSERT INTO payment (saga_id, amount) VALUES ($1, 1)"

@@ -31,8 +31,9 @@ Upstream = Callable[..., Awaitable[Client]]
 
 
 @pytest.fixture
-def upstream(stage_url: str, start: Start) -> Upstream:
-    """Starts the neighbour before the fake stage."""
+def upstream(stage_url: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> Upstream:
+    """Starts the neighbour before the fake stage; its pauses are short."""
+    monkeypatch.setattr("stage.neighbours.upstream.conversation.BACKOFF_SECONDS", 0.005)
 
     async def started(budget: float = 5.0, patience: float = 1.0) -> Client:
         return await start(

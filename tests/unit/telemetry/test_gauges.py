@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
+from functools import partial
 
 import pytest
 
@@ -12,7 +14,9 @@ from stage.engine.clock import SystemClock
 from stage.ports.store import Backlog
 from stage.telemetry import gauges as measured
 from stage.telemetry import names
+from stage.telemetry.exposition import Exposition
 from stage.telemetry.gauges import Gauges
+from stage.telemetry.metrics import Metrics
 
 
 class Queried:
@@ -82,3 +86,42 @@ async def test_callers_at_the_same_time_share_a_query() -> None:
     with pytest.raises(sqlite3.OperationalError):
         await gauges.refresh()
     assert 2 == engine.queries
+
+
+async def test_one_replica_reports_the_gauges_of_the_database() -> None:
+    """The others count nothing, so that a sum over all replicas is right; doubts are their own."""
+    first, other = Queried(), Queried()
+    other.in_doubt = first.in_doubt = 1
+    share = {"first": True, "other": False}
+    readers = [
+        Gauges(
+            engine,
+            SystemClock(),
+            queued=lambda: 0,
+            breakers=dict,
+            speaks=partial(share.__getitem__, name),
+        )
+        for engine, name in ((first, "first"), (other, "other"))
+    ]
+    for each in readers:
+        await each.refresh()
+    assert (1, 0) == (first.queries, other.queries)
+    assert [1, {}] == [len(each.read(names.M_SAGAS)) or {} for each in readers]
+    assert [3, 1] == [each.read(names.M_IN_DOUBT)[()] for each in readers]
+    share["first"] = False
+    await readers[0].refresh()
+    assert {} == readers[0].read(names.M_PARKED)
+
+
+async def test_a_scrape_reads_the_gauges_in_the_event_loop() -> None:
+    """Live sagas and breakers change there; a thread writes the text."""
+    readers: set[int] = set()
+
+    def queued() -> int:
+        readers.add(threading.get_ident())
+        return 7
+
+    gauges = Gauges(Queried(), SystemClock(), queued=queued, breakers=dict)
+    text, _ = await Exposition(Metrics(), gauges).write("")
+    assert {threading.get_ident()} == readers
+    assert b"\nstage_writer_queue 7.0\n" in text

@@ -60,24 +60,36 @@ capabilities: {drop: [ALL]}
 {{- $name := .Release.Name }}
 {{- $full := printf "%s.%s" $name .Release.Namespace }}
 - {name: STAGE_ALLOWED_HOSTS, value: {{ printf "%s,%s,%s.svc,%s.svc.cluster.local" $name $full $full $full | quote }}}
+{{- if .Values.postgres.urlSecret }}
+- name: STAGE_DATABASE
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.postgres.urlSecret | quote }}, key: url}
+{{- else }}
 - {name: STAGE_LOCK_WAIT_SECONDS, value: {{ include "stage.lockWaitSeconds" . | quote }}}
+{{- end }}
 {{- end }}
 
 {{- define "stage.mounts" -}}
-- {name: database, mountPath: /var/lib/stage}
 - {name: settings, mountPath: /etc/stage/config, readOnly: true}
+{{- if not .Values.postgres.urlSecret }}
+- {name: database, mountPath: /var/lib/stage}
+{{- end }}
 {{- if .Values.keysSecret }}
 - {name: keys, mountPath: /etc/stage/keys, readOnly: true}
 {{- end }}
+{{- if not .Values.postgres.urlSecret }}
 # SQLite sorts large results in a temporary file.
+{{- end }}
 - {name: temporary, mountPath: /tmp}
 {{- end }}
 
 {{- define "stage.volumes" -}}
-- name: database
-  persistentVolumeClaim: {claimName: {{ .Release.Name }}-database}
 - name: settings
   configMap: {name: {{ .Release.Name }}-settings}
+{{- if not .Values.postgres.urlSecret }}
+- name: database
+  persistentVolumeClaim: {claimName: {{ .Release.Name }}-database}
+{{- end }}
 {{- if .Values.keysSecret }}
 - name: keys
   secret: {secretName: {{ .Values.keysSecret | quote }}, defaultMode: 0440}
@@ -86,9 +98,9 @@ capabilities: {drop: [ALL]}
   emptyDir: {sizeLimit: 1Gi}
 {{- end }}
 
-{{/* The volume is attached to one node: be where the pod is that has it. */}}
-{{- define "stage.sameNode" -}}
-podAffinity:
+{{/* The volume is attached to one node: be where the pod is that has it. Replicas on a server keep apart. */}}
+{{- define "stage.placement" -}}
+{{ if .Values.postgres.urlSecret }}podAntiAffinity{{ else }}podAffinity{{ end }}:
   preferredDuringSchedulingIgnoredDuringExecution:
     - weight: 100
       podAffinityTerm:

@@ -1,14 +1,30 @@
 -- Registrations, leases, claims and mail (ports/ownership.py). The time is that of the database.
 
 -- name: register
--- A new registration with a lease of so many seconds.
-INSERT INTO stage.replica (name, lease_until)
-VALUES ($1, clock_timestamp() + make_interval(secs => $2)) RETURNING id;
+-- A new registration with a lease of so many seconds; then how many have a valid lease with it,
+-- whether it is the oldest of them, and the time.
+WITH made AS (
+    INSERT INTO stage.replica (name, lease_until)
+    VALUES ($1, clock_timestamp() + make_interval(secs => $2)) RETURNING id
+), live AS (
+    SELECT count(*) AS others FROM stage.replica
+    WHERE NOT dead AND lease_until >= clock_timestamp()
+)
+SELECT made.id, live.others + 1, live.others = 0, extract(epoch FROM clock_timestamp())::float8
+FROM made, live;
 
 -- name: renew
--- Extend the lease, unless the registration was declared dead.
-UPDATE stage.replica SET lease_until = clock_timestamp() + make_interval(secs => $2)
-WHERE id = $1 AND NOT dead RETURNING id;
+-- Extend the lease, unless the registration was declared dead. As `register` otherwise.
+WITH renewed AS (
+    UPDATE stage.replica SET lease_until = clock_timestamp() + make_interval(secs => $2)
+    WHERE id = $1 AND NOT dead RETURNING id
+), live AS (
+    SELECT count(*) AS others, count(*) FILTER (WHERE id < $1) AS older FROM stage.replica
+    WHERE NOT dead AND lease_until >= clock_timestamp() AND id <> $1
+)
+SELECT
+    renewed.id, live.others + 1, live.older = 0, extract(epoch FROM clock_timestamp())::float8
+FROM renewed, live;
 
 -- name: bury
 -- Declare dead what has outlived its lease, but $1 itself.

@@ -8,6 +8,10 @@ SELECT
     version
 FROM stage.saga WHERE id = $1;
 
+-- name: seen_sagas
+-- Which of the ids in the array $1 there are.
+SELECT id FROM stage.saga WHERE id = ANY($1::text[]);
+
 -- name: take_saga
 -- The whole row, locked, and then its owner.
 SELECT
@@ -26,7 +30,14 @@ SELECT number, epoch, event FROM stage.journal WHERE saga_id = $1 ORDER BY numbe
 
 -- name: due_sagas
 -- The sagas that need a run at or before $1, by version $3 or an older one, the longest due first.
-SELECT id FROM stage.saga WHERE due_at IS NOT NULL AND due_at <= $1 AND version <= $3
+-- Each part is found by its index: what rests by saga_rests, what runs by saga_owner.
+SELECT id FROM (
+    SELECT id, due_at FROM stage.saga
+    WHERE owner IS NULL AND due_at IS NOT NULL AND due_at <= $1 AND version <= $3
+    UNION ALL
+    SELECT id, due_at FROM stage.saga
+    WHERE owner IS NOT NULL AND due_at IS NOT NULL AND due_at <= $1 AND version <= $3
+) due
 ORDER BY due_at, id LIMIT $2;
 
 -- name: close_ended
@@ -38,7 +49,7 @@ WITH ended AS (
         AND state IN ('completed', 'compensated') AND updated_at < $1 AND id <> ALL($4::text[])
     ORDER BY updated_at LIMIT $3 FOR UPDATE SKIP LOCKED
 ), dropped AS (
-    DELETE FROM stage.journal USING ended WHERE saga_id = ended.id
+    DELETE FROM stage.journal WHERE saga_id = ANY(ARRAY(SELECT id FROM ended))
 )
 UPDATE stage.saga SET closed_at = $2, envelope = '' FROM ended WHERE saga.id = ended.id
 RETURNING saga.id;
@@ -65,19 +76,26 @@ WHERE parked <> '' AND parked_cause <> '' GROUP BY parked_cause;
 
 -- name: backlog
 -- The oldest saga under way, the longest due at $1 for version $2, the begin of the oldest
--- compensation, the sagas of newer versions, and those that are lost and were not adopted.
+-- compensation, the sagas of newer versions, and those that are lost and were not adopted. A saga
+-- that needs a run rests or has an owner, so that all of them are found by two small indexes.
+WITH unfinished AS MATERIALIZED (
+    SELECT id, state, due_at, version FROM stage.saga
+    WHERE owner IS NULL AND due_at IS NOT NULL
+    UNION ALL
+    SELECT id, state, due_at, version FROM stage.saga
+    WHERE owner IS NOT NULL AND due_at IS NOT NULL
+)
 SELECT
     (SELECT min(accepted_at) FROM stage.saga
      WHERE state IN ('active', 'compensating') AND parked = ''),
-    (SELECT min(due_at) FROM stage.saga
-     WHERE due_at IS NOT NULL AND due_at <= $1 AND version <= $2),
-    (SELECT min(turned.at) FROM stage.saga, LATERAL (
+    (SELECT min(due_at) FROM unfinished WHERE due_at <= $1 AND version <= $2),
+    (SELECT min(turned.at) FROM unfinished, LATERAL (
         SELECT at FROM stage.journal
-        WHERE saga_id = saga.id AND name IN ('turned_back', 'compensation_requested')
+        WHERE saga_id = unfinished.id AND name IN ('turned_back', 'compensation_requested')
         ORDER BY number LIMIT 1
      ) turned
-     WHERE due_at IS NOT NULL AND state IN ('compensating', 'compensated', 'failed_to_compensate')),
-    (SELECT count(*) FROM stage.saga WHERE due_at IS NOT NULL AND version > $2),
+     WHERE state IN ('compensating', 'compensated', 'failed_to_compensate')),
+    (SELECT count(*) FROM unfinished WHERE version > $2),
     (SELECT count(DISTINCT saga_id) FROM stage.lost_saga
      WHERE NOT EXISTS (SELECT 1 FROM stage.saga WHERE id = lost_saga.saga_id));
 

@@ -1,14 +1,14 @@
 -- The statements of the writer: batches, savepoints, and the writes of a whole batch at once.
 
--- name: begin_together
--- Units that share a transaction hold the author's row locks until its end, so that they wait for
--- the locks of others only for a moment, and are run one by one when that was not enough.
+-- name: begin_brief
+-- Units that share a transaction hold the author's row locks until its end, and all sagas wait for
+-- this connection, so that it waits for the locks of others only for a moment.
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = '20ms';
 SET LOCAL idle_in_transaction_session_timeout = '4s';
 
--- name: begin_alone
--- A unit that has the transaction for itself.
+-- name: begin_patient
+-- A unit that has the transaction for itself, where nobody else waits for it.
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = '2s';
 SET LOCAL idle_in_transaction_session_timeout = '4s';

@@ -27,6 +27,40 @@ SELECT min(applied_at) FROM stage_migration;
 -- Tables, indexes, views and triggers; 0 in a file that nobody has written to.
 SELECT count(*) FROM sqlite_master;
 
+-- name: payload_keys
+-- The keys under which contents may lie here.
+SELECT id FROM stage_payload_key;
+
+-- name: put_payload_key
+-- Contents are written under this key from now on.
+INSERT OR IGNORE INTO stage_payload_key (id) VALUES (?1);
+
+-- name: drop_payload_key
+-- No contents lie under this key any more.
+DELETE FROM stage_payload_key WHERE id = ?1;
+
+-- name: secure_delete
+-- Overwrite what is replaced with zeros: it is what was to be encrypted.
+PRAGMA secure_delete = ON;
+
+-- name: sealed_sagas
+-- The contents of at most ?2 sagas behind the id ?1.
+SELECT id, envelope, answer_body, fingerprint FROM saga WHERE id > ?1 ORDER BY id LIMIT ?2;
+
+-- name: sealed_entries
+-- At most ?3 journal entries behind (?1, ?2).
+SELECT saga_id, number, event FROM journal WHERE (saga_id, number) > (?1, ?2)
+ORDER BY saga_id, number LIMIT ?3;
+
+-- name: reseal_saga
+-- Replace the contents of a saga, unless they have changed meanwhile.
+UPDATE saga SET envelope = ?5, answer_body = ?6, fingerprint = ?7
+WHERE id = ?1 AND envelope = ?2 AND answer_body = ?3 AND fingerprint = ?4;
+
+-- name: reseal_entry
+-- Replace the contents of a journal entry.
+UPDATE journal SET event = ?3 WHERE saga_id = ?1 AND number = ?2;
+
 -- name: data_version
 -- Changes when another connection has written.
 PRAGMA data_version;

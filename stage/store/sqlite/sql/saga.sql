@@ -28,6 +28,10 @@ SELECT
     version
 FROM saga WHERE id = ?1;
 
+-- name: seen_sagas
+-- Which of the ids in the JSON array ?1 there are.
+SELECT id FROM saga WHERE id IN (SELECT value FROM json_each(?1));
+
 -- name: append_entries
 -- Add entries to the journal; the group behind VALUES is repeated for each.
 INSERT INTO journal (saga_id, number, epoch, at, name, event) VALUES (?, ?, ?, ?, ?, ?);

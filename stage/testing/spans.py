@@ -1,4 +1,4 @@
-"""For tests of a stage: a collector of its spans, and matchers that say what must hold of them.
+"""A collector of the spans of a stage, and matchers that say what must hold of them.
 
     spans = SpanCollector()
     app = build_app(payment, config, tracer_provider=spans.provider)

@@ -1,0 +1,25 @@
+"""The part of a limit that one caller of several may take (rule 37)."""
+
+from __future__ import annotations
+
+import msgspec
+
+STRANGERS = ""
+"""The caller of every name that is not configured: together they are one."""
+SHARE = 0.5
+"""The part of a limit for one caller of several, and for all that are not configured."""
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """The callers with names. One that is alone may take all; so may strangers without any."""
+
+    names: frozenset[str] = frozenset()
+
+    def caller(self, named: str) -> str:
+        """The caller that a name stands for."""
+        return named if named in self.names else STRANGERS
+
+    def most(self, caller: str, limit: int) -> int:
+        """How much of a limit that caller may take."""
+        others = self.names - {caller}
+        return max(1, int(limit * SHARE)) if others else limit

@@ -1,0 +1,41 @@
+"""Notes on an error of the database: the author's statement, and how to mend it.
+
+The error keeps its type, so that the function can catch it. Its text is not shown, for it may
+quote a value (rule 38); of the statement everything is shown but the literals in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from stage.core.raised import Note
+
+STATEMENT_CHARS_MAX: Final = 160
+_LITERAL: Final = re.compile(r"'(?:[^']|'')*'|(?<![\w$?])\d+(?:\.\d+)?\b")
+_SPACE: Final = re.compile(r"\s+")
+_NO_TABLE: Final = re.compile(r'no such table: (\S+)|relation "([^"]+)" does not exist')
+_NO_COLUMN: Final = re.compile(r"no such column|has no column|column .* does not exist")
+_GROUPS: Final = (tuple, list, set, dict)
+
+
+def explain(error: Exception, sql: str, parameters: Sequence[object]) -> None:
+    """Write the statement, and the fix where one is known, on the error of a database."""
+    statement = _LITERAL.sub("'...'", _SPACE.sub(" ", sql).strip())[:STATEMENT_CHARS_MAX]
+    error.add_note(Note(f"in {statement}"))
+    if fix := _fix(str(error), parameters):
+        error.add_note(Note(fix))
+
+
+def _fix(text: str, parameters: Sequence[object]) -> str:
+    if (missing := _NO_TABLE.search(text)) is not None:
+        return (
+            f"there is no table {missing[1] or missing[2]}: give the folder of its SQL file to"
+            ' Stage(..., migrations="migrations"), and run `stage db upgrade`'
+        )
+    if _NO_COLUMN.search(text):
+        return "there is no such column: is a migration missing? `stage db status` lists them"
+    if any(isinstance(value, _GROUPS) for value in parameters):
+        return "a parameter is a tuple, list, set or dict: give each value by itself, (sql, a, b)"
+    return ""

@@ -1,0 +1,45 @@
+"""For tests of a stage: fakes for its steps, a trial of its compensations, matchers of its spans.
+
+They work under any test runner; for pytest the neighbours are a fixture (`stage.testing.plugin`).
+The names are imported when first used: pytest loads the plugin in every project.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stage.testing.effects import FakeApi, assert_compensates
+    from stage.testing.fakes import FakeHttp, FakeTx, Statement, fake_saga, reply
+    from stage.testing.spans import SpanCollector, Spans, SpanSeen, seen_of
+
+__all__ = [
+    "FakeApi",
+    "FakeHttp",
+    "FakeTx",
+    "SpanCollector",
+    "SpanSeen",
+    "Spans",
+    "Statement",
+    "assert_compensates",
+    "fake_saga",
+    "reply",
+    "seen_of",
+]
+
+_MODULES = {
+    "stage.testing.effects": ("FakeApi", "assert_compensates"),
+    "stage.testing.fakes": ("FakeHttp", "FakeTx", "Statement", "fake_saga", "reply"),
+    "stage.testing.spans": ("SpanCollector", "SpanSeen", "Spans", "seen_of"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Give a public name from its module, and keep it for the next time."""
+    for module, names in _MODULES.items():
+        if name in names:
+            value = getattr(import_module(module), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,157 @@
+"""Stand-ins for what a step is given: scripted answers, and a record of what it asked for.
+
+http = FakeHttp(reply(201, {"id": "c-1"}))
+assert Charge("c-1") == await charge.function(http, fake_saga(payment, {"amount": 5}))
+assert ["/charges"] == [request.path for request in http.requests]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from stage.authoring.declaration import StageDeclaration
+from stage.authoring.http import Exchange, Http, Response
+from stage.authoring.saga import Saga
+from stage.authoring.steps import DeclaredStep
+from stage.core.events import Request
+from stage.core.ids import Direction, idempotency_key
+from stage.ports.stage import Answer, RunView, Send
+from stage.ports.store import Row
+
+P = TypeVar("P")
+
+SAGA_ID: Final = "s-1"
+
+
+class ScriptOver(AssertionError):
+    """A step asked for more than its script has."""
+
+
+def reply(status: int = 200, json: object = None, *, headers: Mapping[str, str] = {}) -> Answer:
+    """An answer of an external API; `json` is its body."""
+    body = b"" if json is None else msgspec.json.encode(json)
+    return Answer(status=status, headers=tuple(headers.items()), body=body)
+
+
+class FakeHttp(Http):
+    """An `Http` that gives the answers of its script, in order, and keeps the requests.
+
+    A path that is none, or a header that a step may not set, is refused as by the real one. An
+    answer that a step never sees, such as a 503, stands in no script: the engine takes it. At the
+    end, `check_awaited` fails for a request that the step forgot to await.
+    """
+
+    def __init__(self, *answers: Answer, peer: str = "") -> None:
+        super().__init__(peer)
+        self.requests: list[Request] = []
+        """The requests that were sent."""
+        self._answers = list(answers)
+
+    def exchange_of(self, send: Send) -> Exchange:
+        """See Http."""
+        return _Answered(self, send)
+
+    def answer(self, request: Request) -> Response:
+        """The next answer of the script. Raises ScriptOver."""
+        self.requests.append(request)
+        if not self._answers:
+            raise ScriptOver(
+                f"{request.method} {request.path} is request {len(self.requests)}, and the script"
+                f" has {len(self.requests) - 1}: give FakeHttp one more reply"
+            )
+        return Response(self._answers.pop(0))
+
+
+class _Answered(Exchange):
+    """A request that its fake answers at once."""
+
+    def __init__(self, fake: FakeHttp, send: Send) -> None:
+        super().__init__(send, "")
+        self._fake = fake
+
+    def __await__(self) -> Generator[Send, Answer, Response]:
+        self.awaited = True
+        yield from ()
+        return self._fake.answer(self.intent.request)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement that a transaction ran."""
+
+    sql: str
+    parameters: tuple[Any, ...]
+
+
+class FakeTx:
+    """A `Tx` that gives the results of its script, in order, and keeps the statements.
+
+    A result is what the method returns: rows for `fetchall`, a number for `execute`. When the
+    script is over, `execute` changes one row and the others find nothing.
+    """
+
+    def __init__(self, *results: Any) -> None:
+        self.statements: list[Statement] = []
+        """The statements that were run."""
+        self._results = list(results)
+
+    async def execute(self, sql: str, *parameters: Any) -> int:
+        """See Tx."""
+        return int(self._next(sql, parameters, 1))
+
+    async def executemany(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
+        """See Tx."""
+        for row in rows:
+            self._next(sql, tuple(row), None)
+
+    async def fetchone(self, sql: str, *parameters: Any) -> Row | None:
+        """See Tx."""
+        found: Row | None = self._next(sql, parameters, None)
+        return found
+
+    async def fetchval(self, sql: str, *parameters: Any) -> Any:
+        """See Tx."""
+        return self._next(sql, parameters, None)
+
+    async def fetchall(self, sql: str, *parameters: Any) -> list[Row]:
+        """See Tx."""
+        found: list[Row] = self._next(sql, parameters, [])
+        return found
+
+    def _next(self, sql: str, parameters: tuple[Any, ...], otherwise: Any) -> Any:
+        self.statements.append(Statement(sql, parameters))
+        return self._results.pop(0) if self._results else otherwise
+
+
+def fake_saga(
+    stage: StageDeclaration[P, Any],
+    data: Mapping[str, Any],
+    *,
+    step: str = "",
+    results: Sequence[tuple[DeclaredStep[Any, Any], Any]] = (),
+    saga_id: str = SAGA_ID,
+) -> Saga[P]:
+    """A saga as a step sees it. `results` are those of the steps before, `step` gives it its key.
+
+    Raises WireError for data that the stage does not accept, and TypeError for a result that its
+    step could not have returned.
+    """
+    stage.accepts.from_data(data)
+    view = RunView(
+        id=saga_id,
+        stage=stage.name,
+        data=data,
+        trail=(),
+        results={each.name: msgspec.Raw(each.encode_result(value)) for each, value in results},
+        keys={},
+        deadline=None,
+        budget=None,
+        key=idempotency_key(saga_id, stage.name, step, Direction.EXECUTE),
+        attempt=1,
+        now=0.0,
+    )
+    return Saga(view, stage.accepts)

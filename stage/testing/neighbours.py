@@ -1,0 +1,60 @@
+"""A stage served in this process, between the two neighbours that misbehave by script."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap import build_app
+from stage.config import Config
+from stage.neighbours.downstream.app import make_app as make_downstream
+from stage.neighbours.upstream.app import make_app as make_upstream
+
+HOST: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """Where each is reached. A neighbour's misbehaviour is the body of `PUT {url}/script`."""
+
+    upstream: str
+    stage: str
+    downstream: str
+
+
+@asynccontextmanager
+async def served(
+    stage: StageDeclaration[Any, Any], externals: Mapping[str, str]
+) -> AsyncIterator[Neighbours]:
+    """Serve all three, with a database in memory and without names of callers."""
+    names = ("upstream", "stage", "downstream")
+    doors = {name: socket.create_server((HOST, 0)) for name in names}
+    urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
+    async with AsyncExitStack() as stack:
+        for door in doors.values():
+            stack.callback(door.close)
+        config = Config(
+            auth="none",
+            database="sqlite:///:memory:",
+            drain_seconds=0.1,
+            upstreams={"upstream": urls["upstream"]},
+            downstreams={"downstream": urls["downstream"]},
+            externals=dict(externals),
+        )
+        apps = {
+            "downstream": make_downstream(name="downstream", upstream=urls["stage"]),
+            "upstream": make_upstream(name="upstream", stage=urls["stage"]),
+            "stage": build_app(stage, config),
+        }
+        for name, app in apps.items():
+            runner = web.AppRunner(app, access_log=None)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.SockSite(runner, doors[name]).start()
+        yield Neighbours(**urls)

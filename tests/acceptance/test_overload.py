@@ -1,0 +1,177 @@
+"""F13: five times what a stage can do is offered; it goes on doing what it can, and undoes at once.
+
+The load is closed: so many connections that each asks again as soon as it is answered, and starts
+that are shed are answered at a bounded rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from stage.demo.chain import LOOPBACK, free_ports
+from tests.kits import Strikes
+from tests.sizes import SIZES, TIER
+
+PEAK_CONNECTIONS = 32
+PEAK_SECONDS = 4.0
+LEARNING_SECONDS = 10.0
+"""After that the stage knows how much it can do."""
+TIMES = 5.0
+HELD_SECONDS = 0.75
+"""How long a start that is shed waits for its answer, in the middle."""
+CONNECTIONS_MAX = 3_500
+GOODPUT_MIN = 0.9 if TIER == "prove" else 0.5
+"""A part of the peak. The small helping runs beside other tests."""
+UNDO_SECONDS_MAX = 1.0 if TIER == "prove" else 2.0
+UNDO_PAUSE_SECONDS = 0.05
+
+
+class Load:
+    """Connections that send starts, and one that compensates what has ended."""
+
+    def __init__(self, port: int, prefix: str) -> None:
+        self._port = port
+        self._prefix = prefix
+        self._number = 0
+        self.done: list[str] = []
+        self.codes: Counter[int] = Counter()
+        self.wrong: list[bytes] = []
+        self.undone: list[float] = []
+        """How long each compensation took."""
+        self.over = False
+
+    async def start(self) -> None:
+        """One connection, until it is over."""
+        reader, writer = await asyncio.open_connection(LOOPBACK, self._port)
+        while not self.over:
+            self._number += 1
+            saga_id = f"{self._prefix}-{self._number}"
+            body = b'{"saga_id":"%s","data":{"amount":1}}' % saga_id.encode()
+            head = await exchange(reader, writer, b"/sagas", body, saga_id.encode())
+            code = int(head[9:12])
+            self.codes[code] += 1
+            if code == 200:
+                self.done.append(saga_id)
+            elif code not in (429, 503) or b"\r\nRetry-After: " not in head:
+                self.wrong.append(head)
+        writer.close()
+
+    async def compensate(self) -> None:
+        """One after the other, each of a saga that was executed."""
+        reader, writer = await asyncio.open_connection(LOOPBACK, self._port)
+        taken = 0
+        while not self.over:
+            await asyncio.sleep(UNDO_PAUSE_SECONDS)
+            if taken == len(self.done):
+                continue
+            saga_id = self.done[taken].encode()
+            taken = len(self.done)
+            began = time.monotonic()
+            path = b"/sagas/%s/compensate" % saga_id
+            head = await exchange(reader, writer, path, b'{"requested_by":"order"}', b"")
+            self.undone.append(time.monotonic() - began)
+            if not head.startswith(b"HTTP/1.1 200"):
+                self.wrong.append(head)
+        writer.close()
+
+    async def run(self, connections: int, seconds: float) -> None:
+        """So many connections for so long. It waits for the answers that are held back then."""
+        self.over = False
+        tasks = [asyncio.create_task(self.start()) for _ in range(connections)]
+        tasks.append(asyncio.create_task(self.compensate()))
+        await asyncio.sleep(seconds)
+        self.over = True
+        _, late = await asyncio.wait(tasks, timeout=15.0)
+        assert not late, f"{len(late)} connections got no answer"
+        for task in tasks:
+            task.result()
+
+    async def rate(self, seconds: float) -> float:
+        """Sagas a second that were executed, over that time from now on."""
+        before, began = self.codes[200], time.monotonic()
+        await asyncio.sleep(seconds)
+        return (self.codes[200] - before) / (time.monotonic() - began)
+
+
+async def exchange(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    path: bytes,
+    body: bytes,
+    key: bytes,
+) -> bytes:
+    """One request on a kept connection; the head of its answer."""
+    named = b"Idempotency-Key: %s\r\n" % key if key else b""
+    writer.write(
+        b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n%s"
+        b"Content-Length: %d\r\n\r\n%s" % (path, named, len(body), body)
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    await reader.readexactly(int(length))
+    return head
+
+
+@asynccontextmanager
+async def stage_process(folder: Path) -> AsyncIterator[int]:
+    [port] = free_ports(1)
+    command = [
+        *(sys.executable, "-m", "stage", "serve", "tests.acceptance.overload_stage:payment"),
+        *("--auth", "none", "--port", str(port), "--database", f"sqlite:///{folder / 'o.db'}"),
+    ]
+    environ = {**os.environ, "STAGE_LOG_FORMAT": "json", "STAGE_LOG_LEVEL": "warning"}
+    with (folder / "stage.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=DEVNULL, stdout=PIPE, stderr=log, env=environ
+        )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            await process.stdout.readline()
+        yield port
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.kit("F13")
+@pytest.mark.timeout(200)
+async def test_five_times_the_load_leaves_the_goodput(tmp_path: Path, strikes: Strikes) -> None:
+    """At least 0.9 of the peak, refusals that say when to come back, compensations within 1 s."""
+    async with stage_process(tmp_path) as port:
+        calm = Load(port, "calm")
+        peak = await measured(calm, PEAK_CONNECTIONS, PEAK_SECONDS, 1.0)
+        load = Load(port, "full")
+        connections = min(CONNECTIONS_MAX, int(TIMES * peak * HELD_SECONDS) + PEAK_CONNECTIONS)
+        goodput = await measured(load, connections, SIZES.overload_seconds, LEARNING_SECONDS)
+
+    offered = sum(load.codes.values()) / (SIZES.overload_seconds + LEARNING_SECONDS)
+    undone = sorted(load.undone)[int(len(load.undone) * 0.99)] if load.undone else 99.0
+    note = (
+        f"{connections} connections offered {offered:.0f}/s; goodput {goodput:.0f}/s of"
+        f" {peak:.0f}/s; {dict(load.codes)}; {len(load.undone)} compensations, p99 {undone:.2f} s"
+    )
+    strikes.report("seconds", int(SIZES.overload_seconds), violations=len(load.wrong), note=note)
+    assert [] == [*calm.wrong, *load.wrong][:3], note
+    assert goodput >= GOODPUT_MIN * peak, note
+    assert undone < UNDO_SECONDS_MAX, note
+
+
+async def measured(load: Load, connections: int, seconds: float, learning: float) -> float:
+    """The goodput under that load, once it was learnt."""
+    running = asyncio.create_task(load.run(connections, learning + seconds))
+    await asyncio.sleep(learning)
+    rate = await load.rate(seconds)
+    await running
+    return rate

@@ -1,0 +1,164 @@
+"""Repeats of sagas that were executed, while starts are refused (I10)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stage.core.errors import StoreUnavailable
+from stage.inbound.aiohttp import SERVICE
+from stage.inbound.aiohttp_server import key_in
+from stage.inbound.overload import Overload
+from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
+from tests.scenario.attacks.test_slow_clients import Client, serving
+from tests.scenario.chain import HOST, ORDER, Chain, running_chain
+
+SHED = 1e-9
+"""A rate of starts that admits none."""
+
+
+def shed_starts(chain: Chain) -> None:
+    assert chain.app is not None
+    exhaust(chain.app[SERVICE].admission.overload)
+
+
+def exhaust(overload: Overload) -> None:
+    """Admit no start of anybody from here on."""
+    overload.rate = SHED
+    while overload.admits():
+        pass
+
+
+def outcome(body: bytes) -> str:
+    said: str = msgspec.json.decode(body)["outcome"]
+    return said
+
+
+async def test_a_repeat_is_answered_from_the_journal_while_starts_are_shed(chain: Chain) -> None:
+    """By its Idempotency-Key, which is read before the body; a saga never seen is refused."""
+    first = await chain.send("s-1")
+    shed_starts(chain)
+
+    again = await chain.send("s-1", Idempotency_Key="s-1")
+    new = await chain.send("s-2", Idempotency_Key="s-2")
+
+    assert (200, first[2], "true") == (again[0], again[2], again[1]["Idempotency-Replayed"])
+    assert (503, "not_executed") == (new[0], outcome(new[2]))
+    assert (1, 1) == await chain.charges()
+
+
+async def test_a_start_without_a_key_is_shed_without_a_word_on_the_saga(chain: Chain) -> None:
+    """Its body is not read, so nobody here knows which saga it is."""
+    await chain.send("s-1")
+    shed_starts(chain)
+
+    status, headers, body = await chain.send("s-1")
+
+    assert (503, "unknown") == (status, outcome(body))
+    assert int(headers["Retry-After"]) >= 1
+
+
+async def test_a_key_of_another_saga_gets_nothing_in(chain: Chain) -> None:
+    """The key of one that was seen, with the body of a new one: 422, no effect."""
+    await chain.send("s-1")
+    shed_starts(chain)
+
+    status, _, body = await chain.send("s-2", Idempotency_Key="s-1")
+
+    assert (422, "not_executed") == (status, outcome(body))
+    assert (1, 1) == await chain.charges()
+
+
+async def test_a_repeat_while_its_caller_has_its_share_is_not_denied(tmp_path: Path) -> None:
+    """The places are taken by hung sagas: 503, and nothing is said of what was executed."""
+    async with running_chain(tmp_path, requests_max=2, drain_seconds=0.1) as chain:
+        await chain.send("s-1")
+        await chain.script(chain.shipping, script="hang")
+        hung = [asyncio.create_task(chain.send(f"h-{n}", Prefer="wait=2")) for n in range(2)]
+        await chain.until("h-1", lambda saga: saga["state"] == "active")
+
+        answers = [await chain.send("s-1"), await chain.send("s-1", via="stranger")]
+
+        for status, _, body in answers:
+            assert (503, "unknown") == (status, outcome(body)), body
+        await asyncio.gather(*hung)
+
+
+async def test_while_the_database_is_away_nothing_is_said_of_a_saga(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can look whether it was seen."""
+    assert chain.app is not None
+    engine = chain.app[SERVICE].engine
+
+    async def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the disk has gone")
+
+    await chain.send("s-1")
+    monkeypatch.setattr(engine, "accept", away)
+    known = await chain.send("s-1")
+    new = await chain.send("s-2")
+    monkeypatch.setattr(chain.app[SERVICE].lookups, "_seen", away)
+    unread = await chain.send("s-3")
+
+    assert (503, "unknown") == (known[0], outcome(known[2]))
+    assert (503, "not_executed") == (new[0], outcome(new[2]))
+    assert (503, "unknown") == (unread[0], outcome(unread[2]))
+
+
+def start(saga_id: str, *, key: bool) -> bytes:
+    """A whole start in one piece, as the server sheds it before it is parsed."""
+    trail = (TrailEntry(stage="order", at="2026-11-23T02:29:58.120Z"),)
+    body = encode_envelope(Envelope(saga_id=saga_id, data=ORDER, trail=trail))
+    head = f"POST /sagas HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+    head += "Prefer: respond-async\r\n"  # its API is dead: it is answered 202, and goes on
+    named = f"Idempotency-Key: {saga_id}\r\n" if key else ""
+    return f"{head}{named}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def test_a_whole_start_is_looked_up_before_it_is_shed(tmp_path: Path) -> None:
+    """The server refuses it unparsed, with the same three answers, and the connection stays."""
+
+    async def said(client: Client, saga_id: str, *, key: bool = True) -> tuple[int, str]:
+        reader, writer = client
+        writer.write(start(saga_id, key=key))
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+            return int(head.split()[1]), outcome(await reader.readexactly(length))
+
+    async with serving(tmp_path) as served:
+        first = await said(await served.connect(), "s-1")
+        overload = served.app[SERVICE].admission.overload
+        exhaust(overload)
+        client = await served.connect()
+
+        answers = [await said(client, "s-2"), await said(client, "s-1")]
+        unnamed = await said(client, "s-1", key=False)
+
+        assert [(503, "not_executed"), first] == answers
+        assert (503, "unknown") == unnamed
+        assert overload.shed >= 3
+
+
+HEAD = b"POST /sagas HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "lines, key",
+    [
+        (b"Idempotency-Key: s-1\r\n", "s-1"),
+        (b'idempotency-key:"s-1"\r\n', "s-1"),
+        (b"Idempotency-Key: s-1\r\nIdempotency-Key: s-2\r\n", ""),
+        (b"Idempotency-Key: s 1\r\n", ""),
+        (b"X: Idempotency-Key: s-1\r\n", ""),
+        (b"", ""),
+    ],
+)
+def test_the_key_in_bytes_is_read_as_the_parser_reads_it(lines: bytes, key: str) -> None:
+    """One key alone counts, and only in the head."""
+    assert key == key_in(HEAD + lines + b"\r\nIdempotency-Key: body\r\n")

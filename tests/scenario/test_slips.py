@@ -1,0 +1,251 @@
+"""The slips of an author that show when a function runs: each ends as a defect, in words."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import msgspec
+import pytest
+
+from stage import Http, Refused, Saga, Stage, Tx
+from stage.demo.payment import Order
+from tests.scenario.chain import ORDER, Chain, running_chain
+
+HERE = "test_slips.py:"
+DELAYED = "compensation_delayed"
+WHY = "no test undoes it"
+
+
+def new_stage(**options: Any) -> Stage[Order, Any]:
+    return Stage("payment", accepts=Order, **options)
+
+
+async def undo(http: Http, saga: Saga[Order], made: object) -> None:
+    await http.post("/refunds", json={"key": saga.key.removesuffix(":undo") + ":do"})
+
+
+async def reasons(chain: Chain, event: str) -> list[str]:
+    """Why the attempts of saga s-1 ended so, from its journal."""
+    journal = await chain.get(f"{chain.stage}/sagas/s-1?view=journal")
+    return [entry["reason"] for entry in journal["entries"] if entry["event"] == event]
+
+
+async def test_a_request_that_is_not_awaited_is_a_defect(tmp_path: Path) -> None:
+    """The function returned, and nothing was sent: not a success, and certain (rule 4)."""
+    stage = new_stage()
+
+    @stage.call(to="psp", timeout=2.0)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        http.post("/charges", json={"amount": 5})  # type: ignore[unused-coroutine]  # the slip
+        return "charged"
+
+    charge.compensation(undo)
+    async with running_chain(tmp_path, stage=stage, deadline_seconds_default=1.0) as chain:
+        status, _, body = await chain.send("s-1")
+        assert 409 == status, body
+        assert (0, 0) == await chain.charges()
+        said = (await reasons(chain, "step_transient"))[0]
+        assert HERE in said and "http.post('/charges') was not awaited" in said
+        assert "write await http.post(...)" in said
+
+
+async def test_a_second_request_that_is_not_awaited_leaves_a_doubt(tmp_path: Path) -> None:
+    """The first one had its effect, and is undone."""
+    stage = new_stage()
+
+    @stage.call(to="psp", requests=2, attempts_max=2)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        await http.post("/charges", json={"amount": 5})
+        http.post("/receipts", json={})  # type: ignore[unused-coroutine]  # the slip
+        return "charged"
+
+    charge.compensation(undo)
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        assert (1, 0) == await chain.charges()
+        assert (
+            "http.post('/receipts') was not awaited" in (await reasons(chain, "step_in_doubt"))[0]
+        )
+
+
+async def test_a_compensation_that_awaits_nothing_has_not_undone(tmp_path: Path) -> None:
+    """It is tried again, and the charge is not reported as taken back."""
+    stage = new_stage()
+
+    @stage.call(to="psp")
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        await http.post("/charges", json={"amount": 5})
+        return "charged"
+
+    @charge.compensation
+    async def refund(http: Http, saga: Saga[Order], made: str | None) -> None:
+        http.post("/refunds", json={})  # type: ignore[unused-coroutine]  # the slip
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 200 == (await chain.send("s-1"))[0]
+        assert 202 == (await chain.compensate("s-1", Prefer="respond-async"))[0]
+        async with asyncio.timeout(5.0):
+            while not (said := await reasons(chain, DELAYED)):  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        assert "http.post('/refunds') was not awaited" in said[0]
+        assert (1, 1) == await chain.charges()
+
+
+async def test_a_second_request_that_was_not_declared_is_not_sent(tmp_path: Path) -> None:
+    """Two keys and two effects would share one outcome: the first is undone (rule 6)."""
+    stage = new_stage()
+
+    @stage.call(to="psp")
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        await http.post("/charges", json={"amount": 5})
+        await http.post("/charges", json={"amount": 6})
+        return "charged"
+
+    charge.compensation(undo)
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        assert (1, 0) == await chain.charges()
+        (said,) = await reasons(chain, "step_refused")
+        assert HERE in said and "declare requests=2" in said
+
+
+async def test_an_exception_is_reported_with_its_file_and_line(tmp_path: Path) -> None:
+    """Not `KeyError: 'nope'`: its text may quote a payload, its place does not (rule 38)."""
+    stage = new_stage()
+
+    @stage.call(to="psp", compensation=None, reason=WHY)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        known: dict[str, str] = {}
+        return known["nope"]
+
+    async with running_chain(tmp_path, stage=stage, deadline_seconds_default=0.5) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        said = (await reasons(chain, "step_transient"))[0]
+        assert said.startswith("KeyError in charge (test_slips.py:") and "nope" not in said
+        assert (0, 0) == await chain.charges()
+
+
+def sleep() -> None:
+    time.sleep(0.2)
+
+
+def connect() -> None:
+    socket.create_connection(("127.0.0.1", 9), timeout=1.0)
+
+
+def fetch() -> None:
+    urlopen("http://127.0.0.1:9/")
+
+
+def start() -> None:
+    subprocess.run(["true"], check=True)
+
+
+BLOCKS = (connect, fetch, start, *((sleep,) if sys.version_info >= (3, 13) else ()))
+"""Before Python 3.13 a sleep raises no audit event: only the watchdog sees it."""
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+async def test_a_transaction_that_blocks_is_stopped(tmp_path: Path, block: Any) -> None:
+    """All sagas share one writer, and a transaction cannot roll back a request that has left."""
+    stage = new_stage()
+
+    @stage.transaction(compensation=None, reason=WHY)
+    async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+        block()
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        (said,) = await reasons(chain, "step_refused")
+        assert "would block in" in said and "Move it to a call step" in said
+
+
+async def test_a_call_may_wait_and_so_may_code_beside_a_transaction(tmp_path: Path) -> None:
+    """Only the transaction function is watched, not what runs in other threads or contexts."""
+    stage = new_stage()
+
+    @stage.transaction(compensation=None, reason=WHY)
+    async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+        await tx.fetchval("SELECT 1")
+
+    @stage.call(to="psp", compensation=None, reason=WHY)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        time.sleep(0.001)  # noqa: ASYNC251 - before its request a call runs in a thread
+        return str((await http.post("/charges", json={"amount": 5})).json()["id"])
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 200 == (await chain.send("s-1"))[0]
+
+
+@pytest.mark.parametrize(
+    "sql, parameters, words",
+    [
+        (
+            "INSERT INTO booking VALUES (1, 'secret', $1)",
+            ("s",),
+            ("no table booking", "db upgrade"),
+        ),
+        ("SELECT nope FROM sqlite_master", (), ("no such column", "db status")),
+        ("SELECT $1, $2", (("a", "b"),), ("a parameter is a tuple", "(sql, a, b)")),
+        ("SELEC 1", (), ("in SELEC",)),
+    ],
+)
+async def test_a_statement_that_fails_is_reported_with_its_step_and_a_hint(
+    tmp_path: Path, sql: str, parameters: tuple[object, ...], words: tuple[str, ...]
+) -> None:
+    """Once with its place; of the statement all but the literals, which may be somebody's data."""
+    stage = new_stage()
+
+    @stage.transaction(attempts_max=1, compensation=None, reason=WHY)
+    async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+        await tx.execute(sql, *parameters)
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        (said,) = await reasons(chain, "step_transient")
+        assert "in reserve (test_slips.py:" in said
+        assert all(word in said for word in words), said
+        assert "secret" not in said
+
+
+async def test_the_error_of_a_statement_keeps_its_type(tmp_path: Path) -> None:
+    """A function may catch what the database raised."""
+    stage = new_stage()
+
+    @stage.transaction(compensation=None, reason=WHY)
+    async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+        try:
+            await tx.execute("SELECT * FROM nowhere")
+        except sqlite3.OperationalError:
+            raise Refused("there is no such table") from None
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        assert ["there is no such table"] == await reasons(chain, "step_refused")
+
+
+class Checked(msgspec.Struct):
+    amount: int
+
+    def __post_init__(self) -> None:
+        if self.amount == 13:
+            raise KeyError("thirteen")
+
+
+async def test_a_check_that_raises_something_else_refuses_the_payload(tmp_path: Path) -> None:
+    """422, not 500: nothing was executed. The defect is reported here, with its place."""
+    stage: Stage[Checked, Any] = Stage("payment", accepts=Checked)
+    async with running_chain(tmp_path, stage=stage) as chain:
+        status, _, body = await chain.send("s-1", {"amount": 13})
+        problem = msgspec.json.decode(body)
+        assert (422, "not_executed") == (status, problem["outcome"])
+        assert "data: KeyError" in problem["detail"] and "thirteen" not in problem["detail"]
+        assert 200 == (await chain.send("s-2", {**ORDER, "amount": 12}))[0]

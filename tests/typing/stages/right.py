@@ -1,0 +1,60 @@
+"""A stage as it should be written: neither checker says a word."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stage import Http, Saga, Stage, Tx
+
+
+class Order(msgspec.Struct):
+    amount: int
+
+
+class Charge(msgspec.Struct):
+    id: str
+
+
+payment = Stage("payment", accepts=Order, adds=Charge)
+
+
+@payment.transaction
+async def reserve(tx: Tx, saga: Saga[Order]) -> int:
+    return await tx.execute("INSERT INTO payment VALUES ($1)", saga.input.amount)
+
+
+@reserve.compensation
+async def release(tx: Tx, saga: Saga[Order]) -> None:
+    await tx.execute("DELETE FROM payment WHERE id = $1", saga.id)
+
+
+@payment.call(to="psp", together="both")
+async def charge(http: Http, saga: Saga[Order]) -> Charge:
+    answer = await http.post("/charges", json={"amount": saga.input.amount})
+    return Charge(str(answer.json()["id"]))
+
+
+@charge.probe
+async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
+    answer = await http.get(f"/charges/{saga.key}")
+    return None if answer.status == 404 else Charge(str(answer.json()["id"]))
+
+
+@charge.compensation
+async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
+    await http.post("/refunds", json={"key": saga.key_of(charge), "known": made is not None})
+
+
+@payment.call(to="mail", compensation=None, reason="a mail cannot be called back")
+async def mail(http: Http, saga: Saga[Order]) -> None:
+    await http.post("/mails", json={})
+
+
+@payment.transaction(compensation=None, reason="release takes its row back too")
+async def record(tx: Tx, saga: Saga[Order]) -> None:
+    await tx.execute("UPDATE payment SET charge_id = $1", saga.result(charge).id)
+
+
+@payment.output
+def charged(saga: Saga[Order]) -> Charge:
+    return saga.result(charge)

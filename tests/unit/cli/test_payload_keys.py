@@ -1,0 +1,53 @@
+"""Keys of the contents at rest: written, rotated in two steps, and taken up by a real process."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.programs import Done, stage
+from tests.unit.cli.test_start import DECLARED
+
+DATABASE = ("--database", "sqlite:///p.db")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pay.py").write_text(DECLARED)
+    return tmp_path
+
+
+def payload(folder: Path, *options: str) -> Done:
+    return stage("keys", "payload", "payload.keys", *options, cwd=folder)
+
+
+def reencrypt(folder: Path, *options: str) -> Done:
+    return stage("db", "reencrypt", "pay:payment", *DATABASE, *options, cwd=folder)
+
+
+def test_a_key_is_added_before_it_encrypts(folder: Path) -> None:
+    """The file is private, a second one is refused, and each step changes one thing."""
+    assert 0 == payload(folder).status
+    path = folder / "payload.keys"
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    (first,) = path.read_text().split()
+    assert "--add" in payload(folder).err
+    assert 0 == payload(folder, "--add").status
+    assert first == path.read_text().split()[0]
+    used = payload(folder, "--use")
+    assert 0 == used.status and first == path.read_text().split()[1]
+    assert not any(key in used.out for key in path.read_text().split())
+
+
+def test_a_key_that_no_stage_writes_with_is_refused(folder: Path) -> None:
+    """In one line that says what to do; without a file too."""
+    assert 0 == stage("db", "init", "pay:payment", *DATABASE, cwd=folder).status
+    assert 0 == payload(folder).status
+    early = reencrypt(folder, "--payload-key-file", "payload.keys")
+    assert 2 == early.status and "start the stage with this payload_key_file first" in early.err
+    none = reencrypt(folder)
+    assert 2 == none.status and "stage keys payload" in none.err
+    missing = reencrypt(folder, "--payload-key-file", "nothing")
+    assert 2 == missing.status and "cannot be read" in missing.err

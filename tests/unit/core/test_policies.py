@@ -1,0 +1,200 @@
+"""Repeats that an author or an operator forbids: after an end, or under a forgotten key."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec.structs import replace
+
+from stage.core import events as e
+from stage.core.commands import AttemptKind, Command, Do, Record
+from stage.core.machine import decide, evolve
+from stage.core.saga import Saga
+from stage.core.states import Phase, SagaState
+from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
+from tests.unit.core.world import ONE
+
+HOUR = 3_600.0
+CHARGE = Step(name="charge", kind=StepKind.CALL, peer="psp", compensatable=True)
+NULL = msgspec.Raw(b"null")
+
+
+def plan_with(**rules: object) -> Plan:
+    return plan_of("payment", (replace(CHARGE, **rules),))
+
+
+def fold(plan: Plan, *events: e.Event, saga: Saga | None = None) -> Saga:
+    saga = saga or Saga(id="s-1")
+    for event in events:
+        saga = evolve(plan, saga, event)
+    return saga
+
+
+def only(plan: Plan, saga: Saga, now: float) -> Command:
+    (command,) = decide(plan, saga, now)
+    return command
+
+
+STARTED = (e.Accepted(at=0.0, upstream="order"), e.StepStarted(at=0.0, step="charge", attempt=1))
+DOUBT = e.StepInDoubt(at=1.0, step="charge", reason="a timeout")
+
+
+def turned_back(plan: Plan, saga: Saga, now: float) -> Saga:
+    """The saga after the machine has given the step up."""
+    turn = only(plan, saga, now)
+    assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack), turn
+    return evolve(plan, saga, turn.event)
+
+
+def test_an_end_that_is_never_retried_is_the_last_one() -> None:
+    """A doubt of it is undone without a result, and what did not happen is not tried again."""
+    plan = plan_with()
+    saga = fold(plan, *STARTED, replace(DOUBT, final=True))
+    undo = only(plan, turned_back(plan, saga, 1.0), 1.0)
+    assert Do(kind=AttemptKind.COMPENSATE, step="charge") == undo
+
+    certain = e.StepTransient(at=1.0, step="charge", reason="answered 429", final=True)
+    back = turned_back(plan, fold(plan, *STARTED, certain), 1.0)
+    assert isinstance(only(plan, back, 1.0), Record)  # nothing stands, nothing is undone
+
+
+def test_a_doubt_that_is_never_retried_is_still_looked_for() -> None:
+    """To ask is no repeat (rule 5)."""
+    plan = plan_with(probed=True)
+    saga = fold(plan, *STARTED, replace(DOUBT, final=True))
+    due = saga.steps["charge"].due
+    assert Do(kind=AttemptKind.PROBE, step="charge") == only(plan, saga, due)
+
+
+def test_a_person_may_order_what_is_never_retried() -> None:
+    """The word of the author is about what happens by itself."""
+    plan = plan_of("payment", (replace(CHARGE, compensatable=False, pivot=True),))
+    saga = fold(plan, *STARTED, replace(DOUBT, final=True))
+    park = only(plan, saga, 1.0)
+    assert isinstance(park, Record) and isinstance(park.event, e.Parked)
+
+    retried = fold(plan, park.event, e.Retried(at=2.0, actor="kim", why="up"), saga=saga)
+
+    assert Do(kind=AttemptKind.EXECUTE, step="charge", attempt=2) == only(plan, retried, 2.0)
+
+
+def test_a_request_is_not_repeated_under_a_key_that_was_forgotten() -> None:
+    """It would be a second charge: it is undone without a result, and before that repeated."""
+    plan = plan_with(key_lifetime_seconds=HOUR)
+    saga = fold(plan, *STARTED, DOUBT)
+    due = saga.steps["charge"].due
+    assert Do(kind=AttemptKind.EXECUTE, step="charge", attempt=2) == only(plan, saga, due)
+
+    assert SagaState.COMPENSATING is turned_back(plan, saga, HOUR).state
+
+
+def test_the_time_without_a_process_counts_against_a_key() -> None:
+    """Patience is measured by the journal; the API forgets by its own clock (rule 34)."""
+    plan = plan_with(key_lifetime_seconds=HOUR)
+    saga = fold(plan, *STARTED, e.Recovered(at=24 * HOUR, epoch=2))
+    assert SagaState.COMPENSATING is turned_back(plan, saga, 24 * HOUR).state
+
+
+def test_a_request_without_an_effect_is_sent_after_the_key_was_forgotten() -> None:
+    """Nothing stands under the key."""
+    plan = plan_with(key_lifetime_seconds=HOUR)
+    saga = fold(plan, *STARTED, e.StepTransient(at=1.0, step="charge", reason="refused"))
+    again = Do(kind=AttemptKind.EXECUTE, step="charge", attempt=2)
+    assert again == only(plan, saga, 2 * HOUR)
+
+
+def test_an_undo_is_not_repeated_under_a_key_that_was_forgotten() -> None:
+    """A second refund is money too: it is reported, and a new key begins a new life."""
+    plan = plan_with(key_lifetime_seconds=HOUR)
+    began = (
+        e.TurnedBack(at=2.0, step="charge"),
+        e.CompensationStarted(at=2.0, step="charge", attempt=1),
+    )
+    delayed = e.CompensationDelayed(at=3.0, step="charge", reason="a timeout")
+    saga = fold(plan, *STARTED, DOUBT, *began, delayed)
+    due = saga.steps["charge"].due
+    assert Do(kind=AttemptKind.COMPENSATE, step="charge", attempt=2) == only(plan, saga, due)
+
+    spent = only(plan, saga, 2.0 + HOUR)
+    assert isinstance(spent, Record) and isinstance(spent.event, e.CompensationRefused)
+    assert "has forgotten its key" in spent.event.reason and not spent.event.certain
+
+    failed = fold(plan, spent.event, saga=saga)
+    ended = only(plan, failed, 2.0 + HOUR)
+    assert isinstance(ended, Record)
+    order = e.Retried(at=3 * HOUR, actor="kim", why="looked", anew=True, new_key=True)
+    again = only(plan, fold(plan, ended.event, order, saga=failed), 3 * HOUR)
+    assert Do(kind=AttemptKind.COMPENSATE, step="charge", attempt=2) == again
+
+
+UNDONE = (
+    e.TurnedBack(at=2.0, step="charge"),
+    e.CompensationStarted(at=2.0, step="charge", attempt=1),
+    e.CompensationSucceeded(at=3.0, step="charge"),
+)
+LOOKS = {"probed": True, "probe_after_undo": True, "idempotent": True}
+
+
+def looked(at: float, *, found: bool) -> tuple[e.Event, ...]:
+    started = e.ProbeStarted(at=at, step="charge")
+    if found:
+        return started, e.ProbeFound(at=at, step="charge", result=ONE)
+    return started, e.ProbeNotThere(at=at, step="charge")
+
+
+def test_an_undo_without_a_result_is_looked_for() -> None:
+    """Twice not there, apart: it is undone."""
+    plan = plan_with(**LOOKS)
+    saga = fold(plan, *STARTED, DOUBT, *UNDONE)
+    assert Do(kind=AttemptKind.PROBE, step="charge") == only(plan, saga, 3.0)
+
+    saga = fold(plan, *looked(3.0, found=False), saga=saga)
+    assert Phase.IN_DOUBT is saga.steps["charge"].phase
+    saga = fold(plan, *looked(9.0, found=False), saga=saga)
+
+    assert Phase.COMPENSATED is saga.steps["charge"].phase
+    ended = only(plan, saga, 9.0)
+    assert isinstance(ended, Record) and isinstance(ended.event, e.Compensated)
+
+
+def test_an_effect_found_after_an_undo_is_undone_under_a_new_key() -> None:
+    """The API would answer the former key with its former answer."""
+    plan = plan_with(**LOOKS)
+    saga = fold(plan, *STARTED, DOUBT, *UNDONE, *looked(3.0, found=True))
+    step = saga.steps["charge"]
+    assert (ONE, 2, ()) == (step.result, step.compensation_keys, step.compensation_requests)
+    assert Do(kind=AttemptKind.COMPENSATE, step="charge", attempt=2) == only(plan, saga, 4.0)
+
+    again = e.CompensationStarted(at=4.0, step="charge", attempt=2)
+    saga = fold(plan, again, e.CompensationSucceeded(at=5.0, step="charge"), saga=saga)
+    assert Phase.COMPENSATED is saga.steps["charge"].phase
+
+
+def test_an_undo_with_a_result_is_not_looked_for() -> None:
+    """The effect that was undone is known."""
+    plan = plan_with(**LOOKS)
+    saga = fold(plan, *STARTED, e.StepSucceeded(at=1.0, step="charge", result=ONE), *UNDONE)
+    assert Phase.COMPENSATED is saga.steps["charge"].phase
+
+
+def test_an_api_that_never_says_whether_it_stands_is_asked_with_patience_and_reported() -> None:
+    """An undo that nobody confirms is not called undone (rule 12)."""
+    plan = replace(plan_with(**LOOKS), patience_seconds=HOUR)
+    saga = fold(plan, *STARTED, DOUBT, *UNDONE)
+    at = 3.0
+    while saga.age < HOUR:
+        failed = e.ProbeFailed(at=at, step="charge", reason="answered 503")
+        saga = fold(plan, e.ProbeStarted(at=at, step="charge"), failed, saga=saga)
+        at += 60.0
+    spent = only(plan, saga, at + 60.0)
+    assert isinstance(spent, Record) and isinstance(spent.event, e.CompensationRefused)
+    assert "did not say whether anything stands" in spent.event.reason
+
+
+def test_an_adjusted_rule_holds_wherever_the_plan_is_asked() -> None:
+    """The machine reads a step by its name and in its wave."""
+    plan = adjusted(plan_with(), lambda step: replace(step, timeout_seconds=9.0))
+    assert {9.0} == {
+        plan.step("charge").timeout_seconds,
+        plan.steps[0].timeout_seconds,
+        plan.waves[0][0].timeout_seconds,
+    }

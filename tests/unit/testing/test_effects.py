@@ -1,0 +1,62 @@
+"""`assert_compensates` passes where nothing is left, and names what a stage leaves."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from stage.core.events import Request
+from stage.demo.payment import payment
+from stage.ports.stage import Answer
+from stage.testing import FakeApi, assert_compensates, reply
+from tests.simulation import broken_payment
+
+ORDER = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
+STANDS = "SELECT saga_id FROM payment WHERE state <> 'released'"
+
+
+class Psp(FakeApi):
+    """The provider of the demo: it refunds by the key in the body."""
+
+    def is_undo(self, request: Request, key: str) -> bool:
+        return request.path == "/refunds"
+
+    def look_up(self, request: Request, key: str) -> Answer:
+        return super().look_up(request, request.path.rpartition("/")[2].replace("%3A", ":"))
+
+    def undo(self, request: Request, key: str) -> Answer:
+        made = self.effects.pop(msgspec.json.decode(request.body)["key"], None)
+        return reply(404 if made is None else 200, {})
+
+
+async def test_the_stage_of_the_demo_leaves_nothing() -> None:
+    """Wherever it fails, and when the answer of its charge is lost."""
+    await assert_compensates(payment, ORDER, apis={"psp": Psp}, stands=STANDS)
+
+
+@pytest.mark.parametrize(
+    "name, left",
+    [
+        ("wrong_key", r"after reserve, charge ran, .*: API psp has \{.*fx-1.*\}, and had \{\}"),
+        ("returns_on_none", r"the answer of charge was lost: API psp has \{.*fx-1"),
+        ("not_released", r"after reserve ran, .*: the database has \[\('s-1',\)\], and had \[\]"),
+        ("forgotten", r"after reserve, charge ran, .*: API psp has"),
+    ],
+)
+async def test_a_trace_that_is_left_is_named_with_the_steps_that_ran(name: str, left: str) -> None:
+    """The four mistakes that `stage simulate` finds too."""
+    stage = getattr(broken_payment, name)
+    with pytest.raises(AssertionError, match=left):
+        await assert_compensates(stage, ORDER, apis={"psp": Psp}, stands=STANDS)
+
+
+async def test_without_a_query_every_table_has_to_be_as_it_was() -> None:
+    """A row that stays as released is a difference: say what stands."""
+    with pytest.raises(AssertionError, match="table payment has"):
+        await assert_compensates(payment, ORDER, apis={"psp": Psp})
+
+
+async def test_data_that_a_step_refuses_tries_nothing() -> None:
+    """The trial says that the step did not run."""
+    with pytest.raises(Exception, match="the amount must be positive"):
+        await assert_compensates(payment, {**ORDER, "amount": 0}, stands=STANDS)
