@@ -157,8 +157,8 @@ class Node:
         clock = self._wall(process)
         peers = self._peers(process, store, clock)
         observer = DefectObserver(self.name, self._books)
-        lane = EngineLimits(lane=self._started % 2 == 1)  # its next process has none, and so on
-        engine = EmbeddedEngine(stage, store, peers, observer, clock=clock, limits=lane)
+        limits = EngineLimits(inline=self._started % 2 == 1)  # its next process has none, and so on
+        engine = EmbeddedEngine(stage, store, peers, observer, clock=clock, limits=limits)
         service = service_of(stage, engine, peers.neighbours, observer, clock)
         self._live[process] = engine, Endpoints(service, self._books), store
         self._books.tell("", process.name, "starts")

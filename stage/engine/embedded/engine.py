@@ -72,7 +72,7 @@ class EmbeddedEngine(EmbeddedCommands):
             observer,
             clock,
             Shares(limits.upstreams),
-            lane=limits.lane,
+            inline=limits.inline,
         )
         super().__init__(
             Parts(

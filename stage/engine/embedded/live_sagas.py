@@ -17,7 +17,7 @@ from stage.core.saga import Saga, StepState
 from stage.core.shares import Shares
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan, StepKind
-from stage.engine.embedded.lane import HandedOver, is_open, ride
+from stage.engine.embedded.inline import HandedOver, await_inline, is_alone
 from stage.engine.embedded.limits import (
     DEFER_SECONDS_MAX,
     EVICT_AFTER_SECONDS,
@@ -53,15 +53,15 @@ class LiveSagas:
         clock: Clock,
         shares: Shares,
         *,
-        lane: bool,
+        inline: bool,
     ) -> None:
-        """With the `lane` an attempt that is alone has no task of its own (lane.py)."""
+        """With `inline` an attempt that is alone has no task of its own (inline.py)."""
         self._plan = plan
         self._units = units
         self._sender = sender
         self._observer = observer
         self._clock = clock
-        self._lane = lane
+        self._inline = inline
         self._shares = shares
         self._live: dict[str, LiveSaga] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -251,8 +251,8 @@ class LiveSagas:
     async def _loop(self, live: LiveSaga, transition: Transition) -> str:
         """Journal, then act: what is durable is sent, what comes back is journaled."""
         while True:
-            if self._lane and is_open(live, transition):
-                await self._ride(live, transition)
+            if self._inline and is_alone(live, transition):
+                await self._send_inline(live, transition)
             else:
                 self._send_all(live, transition)
                 if not live.inbox and live.in_flight == 0 and self._may_leave(live, transition):
@@ -270,7 +270,7 @@ class LiveSagas:
                 live.inbox.popleft()
         return "taken_over"
 
-    async def _ride(self, live: LiveSaga, transition: Transition) -> None:
+    async def _send_inline(self, live: LiveSaga, transition: Transition) -> None:
         """Await the only attempt in this task, and put how it ended into the inbox."""
         (outgoing,) = transition.outgoing
 
@@ -278,7 +278,7 @@ class LiveSagas:
             resting = replace(transition, outgoing=[])
             _ = self._spawn(self._run(live, lambda: self._go_on(live, resting)))
 
-        event = await ride(live, self._attempt(live, outgoing), hand_over, outgoing.span)
+        event = await await_inline(live, self._attempt(live, outgoing), hand_over, outgoing.span)
         live.inbox.append(InboxItem(event, span=outgoing.span))
 
     async def _go_on(self, live: LiveSaga, transition: Transition) -> str:

@@ -1,4 +1,4 @@
-"""The lane: an attempt that is alone is awaited by its saga's task, which is never in the way."""
+"""An attempt that is alone is awaited by its saga's task, which is never in the way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from stage.core import events as e
-from stage.engine.embedded.lane import HandedOver, ride
+from stage.engine.embedded.inline import HandedOver, await_inline
 from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.saga.opening import OpenRequest
 from stage.ports.observer import TraceContext
@@ -24,8 +24,8 @@ async def answered(after: asyncio.Event) -> e.Event:
 
 async def test_an_attempt_that_nothing_interrupts_ends_in_the_task_of_its_saga() -> None:
     live, answer, others = LiveSaga(OpenRequest(saga_id="s")), asyncio.Event(), list[str]()
-    riding = asyncio.ensure_future(
-        ride(
+    waiting = asyncio.ensure_future(
+        await_inline(
             live,
             answered(answer),
             lambda: others.append("another task"),
@@ -35,15 +35,15 @@ async def test_an_attempt_that_nothing_interrupts_ends_in_the_task_of_its_saga()
     await asyncio.sleep(0)
     assert 1 == live.in_flight == len(live.sends)
     answer.set()
-    assert END == await riding
+    assert END == await waiting
     assert 0 == live.in_flight and not live.sends and not live.inbox and not others
 
 
 async def test_an_event_that_comes_meanwhile_goes_on_in_another_task_at_once() -> None:
     """It waits for no attempt; the end of the attempt comes into the inbox behind it."""
     live, answer, others = LiveSaga(OpenRequest(saga_id="s")), asyncio.Event(), list[str]()
-    riding = asyncio.ensure_future(
-        ride(
+    waiting = asyncio.ensure_future(
+        await_inline(
             live,
             answered(answer),
             lambda: others.append("another task"),
@@ -54,18 +54,18 @@ async def test_an_event_that_comes_meanwhile_goes_on_in_another_task_at_once() -
     _ = live.post_durably(ASKED)
     live.rouse()
     assert ["another task"] == others  # once, however much comes
-    assert 1 == live.in_flight and not riding.done()
+    assert 1 == live.in_flight and not waiting.done()
     answer.set()
     with pytest.raises(HandedOver):
-        await riding
+        await waiting
     assert [ASKED, END] == [item.event for item in live.inbox]
     assert 0 == live.in_flight
 
 
-async def test_a_saga_that_is_lost_stops_what_rides() -> None:
+async def test_a_saga_that_is_lost_stops_its_attempt() -> None:
     live, others = LiveSaga(OpenRequest(saga_id="s")), list[str]()
-    riding = asyncio.ensure_future(
-        ride(
+    waiting = asyncio.ensure_future(
+        await_inline(
             live,
             answered(asyncio.Event()),
             lambda: others.append("another task"),
@@ -75,5 +75,5 @@ async def test_a_saga_that_is_lost_stops_what_rides() -> None:
     await asyncio.sleep(0)
     live.lose()
     with pytest.raises(HandedOver):
-        await riding
+        await waiting
     assert ["another task"] == others and not live.inbox and 0 == live.in_flight

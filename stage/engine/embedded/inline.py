@@ -1,16 +1,16 @@
-"""The lane: an attempt that is alone on its way is awaited by the task of its saga.
+"""An attempt that is alone on its way is awaited inline: by the task of its saga.
 
     journal ──> send ──> journal ──> send ...      one task, nothing between the two
 
 Most sagas are never heard of between their first request and their end. For them a task for every
-attempt, and a place where its end waits for the saga, are built and torn down for nothing. The lane
-leaves both out. It decides nothing: which attempt leaves, what is journaled before it and what
-its end means come from the same units as ever, so the journal is the same, entry for entry.
+attempt, and a place where its end waits for the saga, are built and torn down for nothing. Inline
+both are left out. Nothing is decided here: which attempt leaves, what is journaled before it and
+what its end means come from the same units as ever, so the journal is the same, entry for entry.
 
 When anything comes for the saga while an attempt is under way (a request to compensate, a verb, a
 caller that is to be answered 202, a second request of the same call, a drain, the loss of the
 saga), the task stays with its attempt, and another one goes on with the saga, as if both had always
-been apart. Nothing waits for the end of an attempt that would not have waited without the lane.
+been apart. Nothing waits for the end of an attempt that would not have waited otherwise.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class HandedOver(Exception):
     """Another task goes on with the saga; this one had only its attempt left, which ended."""
 
 
-def is_open(live: LiveSaga, transition: Transition) -> bool:
+def is_alone(live: LiveSaga, transition: Transition) -> bool:
     """Whether the one attempt that leaves is all there is of the saga."""
     return len(transition.outgoing) == 1 and not live.inbox and live.in_flight == 0
 
 
-async def ride(
+async def await_inline(
     live: LiveSaga,
     attempt: Awaitable[e.Event | None],
     hand_over: Callable[[], None],
@@ -70,5 +70,5 @@ async def ride(
         if event is not None:
             live.post(event, span)
         raise HandedOver
-    assert event is not None, "a saga does not leave memory while its only task rides"
+    assert event is not None, "a saga does not leave memory while its only task waits"
     return event
