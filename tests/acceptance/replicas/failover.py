@@ -37,7 +37,7 @@ PARKED = "SELECT id FROM stage.saga WHERE parked <> ''"
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one failover."""
+    """The result of one failover."""
 
     away_seconds: float = 0.0
     """From the loss of the primary until a saga was written to the other server."""
@@ -127,7 +127,7 @@ async def _lost(url: str, placed: list[Placed]) -> int:
 
 
 async def _reconciled(chain: Replicas, as_of: float) -> tuple[list[str], list[str]]:
-    """What an operator does: accept, ask the neighbours, release, have undone what may stand.
+    """As an operator: accept, ask the neighbours, release, have undone all that may stand.
 
     Sagas that were adopted, and sagas whose undo was lost.
     """
@@ -164,7 +164,7 @@ async def _undone(peer: Peer, saga_id: str) -> None:
 
 
 async def _command(*words: str) -> str:
-    """What the command wrote. It must not fail."""
+    """The output of the command. It must not fail."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "stage", *words, stdout=PIPE, stderr=STDOUT
     )
@@ -178,7 +178,7 @@ def _shown(at: float) -> str:
 
 
 def _broken(trial: Trial, placed: list[Placed], undone: frozenset[str] | None) -> list[str]:
-    """What is wrong in the books. `undone` are the sagas of a loss, None where there was none."""
+    """The mistakes in the books. `undone` are the sagas of a loss, None where there was none."""
     read = bookkeeping.check(trial.folder, placed)
     return [
         f"{each.promise}: {each.saga_id}: {each.what}"
