@@ -36,6 +36,7 @@ LEVEL_G = {
     "F18": {"addresses": 60},
     "F19": {"requests": 20_000},
     "F20": {"sagas": 500},
+    "F21": {"outages": 50, "undos": 500},
     "F22": {"deploys": 1_000},
     "F23": {"faults": 20},
     "F25": {"strikes": 150, "sagas": 20_000},
@@ -141,6 +142,6 @@ def test_a_run_that_lacks_kits_ends_red(root: Path) -> None:
 
     *_, last = result.stdout.splitlines()
     assert 1 == result.returncode, result.stdout
-    assert "1 passed" in last and "24 errors" in last
+    assert "1 passed" in last and "25 errors" in last
     assert "F4 (planted defects found): 1 of 40 defects" in result.stdout
     assert "F1 (simulated sagas) did not run" in result.stdout
