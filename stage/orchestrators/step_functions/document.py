@@ -24,11 +24,13 @@ ALL = "States.ALL"
 
 QUICK_ATTEMPTS = 3
 PAUSE_SECONDS_MAX = 30
-UNDO_PAUSE_SECONDS_MAX = 60
-UNDO_ATTEMPTS_MAX = 99_999_999
-"""The most that the service takes: an undo is asked for until it is answered."""
+BACK_PAUSE_SECONDS_MAX = 60
+BACK_ATTEMPTS_MAX = 99_999_999
+"""The most that the service takes: a stage is asked to compensate until it answers."""
 WAIT_SECONDS = 20
-"""How long a stage may keep a request waiting: an HTTP task ends after 60 s."""
+"""How long a stage is asked to keep a request waiting."""
+TASK_SECONDS = 30
+"""The time-out of a task; the service itself ends an HTTP task after 60 s."""
 
 COMPENSATED = "Saga.Compensated"
 FAILED_TO_COMPENSATE = "Saga.FailedToCompensate"
@@ -117,61 +119,57 @@ def _document(chain: Chain, comment: str, states: State) -> State:
 def _execution(chain: Chain, number: int, after: str) -> State:
     """One stage on the way forward: asked until it is executed, a no, or too late."""
     stage = chain.stages[number]
-    execute, judge, pause = _execute_name(stage), f"judge {stage}", f"wait for {stage}"
+    pause = f"wait for {stage}"
+    too_late = {
+        "Condition": _query("$toMillis($deadline) <= $millis()"),
+        "Assign": {"reason": f"{stage}: the deadline is over", "tries": 0},
+        "Next": _compensate_name(stage),
+    }
+    added = "$exists($answer.data) ? $merge([$data, $answer.data]) : $data"
+    executed = {
+        "Condition": _is("executed"),
+        "Assign": {"data": _query(added), "tries": 0},
+        "Next": after,
+    }
+    return {
+        _execute_name(stage): _execute(chain, number),
+        _judge_name(stage): {"Type": "Choice", "Choices": [executed, too_late], "Default": pause},
+        pause: _pause(PAUSE_SECONDS_MAX, _execute_name(stage)),
+    }
+
+
+def _execute(chain: Chain, number: int) -> State:
+    """The request that runs a stage. A no leads back, all other errors to be judged."""
+    stage = chain.stages[number]
     passed = [*chain.stages[:number], chain.name]
-    task = _http(
-        chain,
-        stage,
-        "POST",
-        f"{chain.url(stage)}/sagas",
-        {
-            "saga_id": _query("$saga_id"),
-            "data": _query("$data"),
-            "deadline": _query("$deadline"),
-            "trail": [{"stage": name, "at": _query("$began")} for name in passed],
-        },
-    )
+    body = {
+        "saga_id": _query("$saga_id"),
+        "data": _query("$data"),
+        "deadline": _query("$deadline"),
+        "trail": [{"stage": name, "at": _query("$began")} for name in passed],
+    }
+    task = _http(chain, stage, "POST", f"{chain.url(stage)}/sagas", body)
     task["Arguments"]["Headers"] |= {
         "Idempotency-Key": _query("$saga_id"),
         "Prefer": f"wait={WAIT_SECONDS}",
     }
+    left = "$ceil(($toMillis($deadline) - $millis()) / 1000)"
     turned = {"reason": _query(f"'{stage}: ' & $states.errorOutput.Error")}
-    return {
-        execute: task
-        | {
-            "Retry": [_never(NO_CODES), _again(QUICK_ATTEMPTS, PAUSE_SECONDS_MAX)],
-            "Catch": [
-                {
-                    "ErrorEquals": _errors(NO_CODES),
-                    "Assign": turned,
-                    "Next": _compensate_name(stage),
-                },
-                {"ErrorEquals": [ALL], "Assign": {"answer": {}, **turned}, "Next": judge},
-            ],
-            "Next": judge,
-        },
-        judge: {
-            "Type": "Choice",
-            "Choices": [
-                {
-                    "Condition": _is("executed"),
-                    "Assign": {
-                        "data": _query(
-                            "$exists($answer.data) ? $merge([$data, $answer.data]) : $data"
-                        ),
-                        "tries": 0,
-                    },
-                    "Next": after,
-                },
-                {
-                    "Condition": _query("$toMillis($deadline) <= $millis()"),
-                    "Assign": {"reason": f"{stage}: the deadline is over", "tries": 0},
-                    "Next": _compensate_name(stage),
-                },
-            ],
-            "Default": pause,
-        },
-        pause: _pause(PAUSE_SECONDS_MAX, execute),
+    refused = {
+        "ErrorEquals": _errors(NO_CODES),
+        "Assign": turned,
+        "Next": _compensate_name(stage),
+    }
+    unknown = {
+        "ErrorEquals": [ALL],
+        "Assign": {"answer": {}, **turned},
+        "Next": _judge_name(stage),
+    }
+    return task | {
+        "TimeoutSeconds": _query(f"$max([1, $min([{TASK_SECONDS}, {left}])])"),
+        "Retry": [_never(NO_CODES), _again(QUICK_ATTEMPTS, PAUSE_SECONDS_MAX)],
+        "Catch": [refused, unknown],
+        "Next": _judge_name(stage),
     }
 
 
@@ -203,8 +201,8 @@ def _compensation(chain: Chain, stage: str, before: str) -> State:
     look, seen = f"look at {stage}", f"seen {stage}"
     saga = f"'{chain.url(stage)}/sagas/' & $saga_id"
     ask = {"requested_by": chain.name, "reason": _query("$reason")}
-    undone = {"Condition": _is("compensated", "not_executed"), "Next": before}
-    patient = _again(UNDO_ATTEMPTS_MAX, UNDO_PAUSE_SECONDS_MAX)
+    over = {"Condition": _is("compensated", "not_executed"), "Next": before}
+    patient = _again(BACK_ATTEMPTS_MAX, BACK_PAUSE_SECONDS_MAX)
     return {
         compensate: _http(chain, stage, "POST", _query(f"{saga} & '/compensate'"), ask)
         | {
@@ -212,12 +210,12 @@ def _compensation(chain: Chain, stage: str, before: str) -> State:
             "Catch": [{"ErrorEquals": _errors(END_CODES), "Next": look}],
             "Next": judge,
         },
-        judge: {"Type": "Choice", "Choices": [undone], "Default": pause},
+        judge: {"Type": "Choice", "Choices": [over], "Default": pause},
         look: _http(chain, stage, "GET", _query(saga)) | {"Retry": [patient], "Next": seen},
         seen: {
             "Type": "Choice",
             "Choices": [
-                undone,
+                over,
                 {
                     "Condition": _is("executed", "unknown"),
                     "Assign": {"stands": _query(f"$append($stands, ['{stage}'])")},
@@ -226,7 +224,7 @@ def _compensation(chain: Chain, stage: str, before: str) -> State:
             ],
             "Default": pause,
         },
-        pause: _pause(UNDO_PAUSE_SECONDS_MAX, compensate),
+        pause: _pause(BACK_PAUSE_SECONDS_MAX, compensate),
     }
 
 
@@ -244,6 +242,7 @@ def _http(chain: Chain, stage: str, method: str, url: str, body: State | None = 
     return {
         "Type": "Task",
         "Resource": HTTP,
+        "TimeoutSeconds": TASK_SECONDS,
         "Arguments": arguments,
         "Assign": {"answer": _query(f"$type({answer}) = 'object' ? {answer} : {{}}")},
     }
@@ -290,6 +289,10 @@ def _query(text: str) -> str:
 
 def _execute_name(stage: str) -> str:
     return f"execute {stage}"
+
+
+def _judge_name(stage: str) -> str:
+    return f"judge {stage}"
 
 
 def _compensate_name(stage: str) -> str:

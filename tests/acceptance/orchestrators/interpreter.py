@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +22,9 @@ HTTP_SECONDS_MAX = 60.0
 TRANSITIONS_MAX = 2_000
 FIELDS = {
     "Pass": {"Type", "Assign", "Next"},
-    "Task": {"Type", "Resource", "Arguments", "Assign", "Retry", "Catch", "Next"},
+    "Task": {
+        *("Type", "Resource", "Arguments", "Assign", "Retry", "Catch", "Next", "TimeoutSeconds")
+    },
     "Choice": {"Type", "Choices", "Default"},
     "Wait": {"Type", "Seconds", "Assign", "Next"},
     "Succeed": {"Type", "Output"},
@@ -106,7 +107,9 @@ class Execution:
         attempts: dict[int, int] = {}
         while True:
             try:
-                result = await self._invoke(self._value(state["Arguments"]))
+                seconds = self._value(state["TimeoutSeconds"])
+                assert isinstance(seconds, int), seconds
+                result = await self._invoke(self._value(state["Arguments"]), seconds)
             except TaskFailed as failed:
                 pause = _retry(state, failed.error, attempts)
                 if pause is None:
@@ -122,7 +125,7 @@ class Execution:
                 return self._leave(catcher, errorOutput=output)
         raise failed
 
-    async def _invoke(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def _invoke(self, arguments: dict[str, Any], seconds: int) -> dict[str, Any]:
         """An HTTP task: 2xx is a result, whatever else an error by its code."""
         assert set(arguments) <= ARGUMENTS, arguments
         assert arguments["InvocationConfig"]["ConnectionArn"]
@@ -134,7 +137,7 @@ class Execution:
                 data=None if body is None else json.dumps(body),
                 headers=arguments["Headers"],
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=HTTP_SECONDS_MAX),
+                timeout=aiohttp.ClientTimeout(total=min(seconds, HTTP_SECONDS_MAX)),
             ) as response:
                 text = await response.text()
                 if not 200 <= response.status < 300:
@@ -146,7 +149,9 @@ class Execution:
                     "Headers": {key: [value] for key, value in response.headers.items()},
                     "ResponseBody": json.loads(text) if is_json else text,
                 }
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except TimeoutError:
+            raise TaskFailed("States.Timeout") from None
+        except (aiohttp.ClientError, OSError) as error:
             raise TaskFailed("States.Http.Socket", type(error).__name__) from None
 
     def _value(self, given: Any, **states: Any) -> Any:
@@ -186,8 +191,3 @@ def _retry(state: dict[str, Any], error: str, attempts: dict[int, int]) -> float
             pause = retrier.get("IntervalSeconds", 1) * retrier.get("BackoffRate", 2.0) ** done
             return float(min(pause, retrier.get("MaxDelaySeconds", pause)))
     return None
-
-
-def now() -> str:
-    """The time as a stage would write it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
