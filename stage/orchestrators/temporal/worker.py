@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from temporalio.client import Client
 from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from stage.core.errors import ConfigurationError
 from stage.engine.clock import SteadyClock
@@ -29,6 +30,9 @@ from stage.outbound.transport import Transport
 from stage.ports.connection import Connection, connection_of
 from stage.telemetry import logs, sdk
 from stage.telemetry.current import current_trace
+
+SANDBOX = SandboxRestrictions.default.with_passthrough_modules("stage")
+"""Without it the sandbox imports `stage` anew, and does not find one that is installed editable."""
 
 
 class _NoTracebacks(logging.Filter):
@@ -61,6 +65,7 @@ async def working(config: ChainConfig, client: Client) -> AsyncIterator[Worker]:
             task_queue=config.task_queue,
             workflows=[SagaChain],
             activities=[activities.execute, activities.compensate],
+            workflow_runner=SandboxedWorkflowRunner(restrictions=SANDBOX),
         )
         async with worker, _door(config, client):
             yield worker

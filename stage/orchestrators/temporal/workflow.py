@@ -1,6 +1,6 @@
 """One saga over a chain of stages, as a workflow: forward in order, compensation in reverse.
 
-Temporal runs this file in its sandbox and replays it from histories: it imports temporalio and the
+Temporal replays this file from histories: it keeps no state of its own, imports temporalio and the
 standard library only, and a change that leads to other commands needs `workflow.patched`.
 
 A saga never needs continue-as-new. A wait is inside an activity, and Temporal's repeats of an
