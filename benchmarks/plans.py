@@ -54,7 +54,7 @@ INDEXED: dict[str, tuple[object, ...]] = {
     "claim_due": (2, 100, VERSION_MAX, 1e12, 2e12),
     "claim_dead": (2, 100, VERSION_MAX),
     "own_due": (1, 100, VERSION_MAX, 1e12, 2e12),
-    "due_sagas": (1e12, 100, VERSION_MAX),
+    "due_sagas": (1e12, 100, VERSION_MAX, 2e12),
     "close_ended": (1e3, 1e12, 100, []),
     "forget_dead": (),
     "count_sagas": (),

@@ -353,7 +353,8 @@ class Store(Protocol):
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """Ids of sagas whose `due_at` is at or before that instant, the longest due first.
 
-        Those that a newer `version` of the stage accepted are not among them.
+        Or so far behind it that it came from a clock that was wrong (`core.age.is_due`). Those that
+        a newer `version` of the stage accepted are not among them.
         """
         ...
 

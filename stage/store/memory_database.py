@@ -85,7 +85,9 @@ class MemoryDatabase:
 
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return self.needing_a_run(lambda row, at: at <= before and row.version <= version, limit)
+        return self.needing_a_run(
+            lambda row, at: is_due(at, before) and row.version <= version, limit
+        )
 
     def needing_a_run(self, wanted: Callable[[SagaRow, float], bool], limit: int) -> list[str]:
         """Ids of at most so many sagas with an instant that is wanted, the longest due first."""

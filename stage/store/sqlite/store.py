@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from stage.core import age
 from stage.core.errors import ConfigurationError
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
@@ -237,7 +238,8 @@ class SqliteStore:
 
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return [row[0] for row in await self._read("due_sagas", before, limit, version)]
+        times = (before, limit, version, before + age.WAIT_SECONDS_MAX)
+        return [row[0] for row in await self._read("due_sagas", *times)]
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from stage.core.age import WAIT_SECONDS_MAX
 from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
 from stage.core.events import Accepted, CompensationRequested, Event, TurnedBack
 from stage.core.states import ParkCause, SagaState
@@ -488,6 +489,13 @@ async def test_due_sagas_come_longest_due_first(store: Store) -> None:
     assert await store.due(AT + 2, 10) == ["b", "d", "a"]
     assert await store.due(AT + 2, 2) == ["b", "d"]
     assert await store.due(AT - 1, 10) == []
+
+
+async def test_an_instant_of_a_wrong_clock_is_due(store: Store) -> None:
+    """No policy waits for so long (rule 34): a process that was right all the time finds it."""
+    for saga_id, due_at in (("a", AT + WAIT_SECONDS_MAX), ("b", AT + 2_000_000)):
+        await store.transact(inserting(saga_id, row(saga_id, due_at=due_at)))
+    assert await store.due(AT, 10) == ["b"]
 
 
 async def test_sagas_are_counted_by_state(store: Store) -> None:

@@ -53,7 +53,8 @@ def test_it_is_found_by_its_index(connection: sqlite3.Connection, name: str, ind
     parameters = [1] * max(map(int, re.findall(r"\?(\d+)", asked)), default=0)
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked}", parameters)]
 
-    assert plan[0].endswith(index), plan
+    read = [step for step in plan if step.startswith(("SEARCH", "SCAN"))]
+    assert read[0].endswith(index), plan
     # Those that are due at the same instant may be sorted among themselves.
     # The parked ones are grouped by their cause once they are found.
     allowed = "GROUP BY" if name == "count_parked" else "RIGHT PART"

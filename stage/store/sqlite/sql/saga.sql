@@ -46,7 +46,10 @@ SELECT number, epoch, event FROM journal WHERE saga_id = ?1 ORDER BY number;
 
 -- name: due_sagas
 -- The sagas that need a run at or before ?1, by version ?3 or an older one, the longest due first.
-SELECT id FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 AND version <= ?3
+-- An instant behind ?4 came from a clock that was wrong.
+SELECT id, due_at FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 AND version <= ?3
+UNION ALL
+SELECT id, due_at FROM saga WHERE due_at IS NOT NULL AND due_at > ?4 AND version <= ?3
 ORDER BY due_at, id LIMIT ?2;
 
 -- name: count_newer
