@@ -25,6 +25,7 @@ from stage.cli.send import send
 from stage.cli.serve import serve
 from stage.cli.settings import config, openapi
 from stage.cli.simulate import simulate
+from stage.cli.temporal import temporal
 from stage.cli.tokens import keys
 from stage.cli.trace import trace
 from stage.core.errors import StageError
@@ -39,7 +40,7 @@ def cli() -> None:
 COMMANDS = (
     *(demo, serve, db, send, sagas, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile),
-    *(config, keys, openapi, simulate),
+    *(config, keys, openapi, simulate, temporal),
 )
 for command in COMMANDS:
     cli.add_command(command)

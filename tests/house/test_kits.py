@@ -36,6 +36,7 @@ LEVEL_G = {
     "F18": {"addresses": 60},
     "F19": {"requests": 20_000},
     "F20": {"sagas": 500},
+    "F21": {"outages": 50, "undos": 500},
     "F22": {"deploys": 1_000},
     "F23": {"faults": 20},
     "F25": {"strikes": 150, "sagas": 20_000},

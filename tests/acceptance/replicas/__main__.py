@@ -21,6 +21,7 @@ from tests.acceptance.kills.__main__ import STORIES_MAX, commit, machine, tell
 from tests.acceptance.replicas.trial import LEASE_SECONDS, Result, Trial, run
 
 
+# Long because it is one list of options and one table.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, run, write."""
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.replicas")

@@ -20,7 +20,7 @@ STOPPED_LEASES = (1.1, 2.0)
 
 
 class Strike(StrEnum):
-    """A fault of one replica."""
+    """A signal that strikes a replica."""
 
     KILL = "SIGKILL"
     STOP = "SIGSTOP"
