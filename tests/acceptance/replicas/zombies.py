@@ -48,7 +48,7 @@ AWAKE_SECONDS = 1.5
 LIMIT_SECONDS = 30.0
 TAKEN = "SELECT id FROM stage.saga WHERE epoch > 1 AND due_at IS NULL AND id = ANY($1)"
 UNFINISHED = """
-SELECT id, saga.state, epoch, owner, replica.lease_until - now() AS lease, dead
+SELECT saga.id, saga.state, epoch, owner, replica.lease_until - now() AS lease, dead
 FROM stage.saga LEFT JOIN stage.replica ON replica.id = owner WHERE due_at IS NOT NULL
 """
 ENTRIES = """
