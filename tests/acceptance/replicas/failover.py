@@ -134,7 +134,7 @@ async def _lost(url: str, placed: list[Placed]) -> int:
 
 
 async def _reconciled(chain: Replicas, as_of: float) -> tuple[list[str], list[str]]:
-    """As an operator: accept, ask the neighbours, release, have undone all that may stand.
+    """The work of an operator: accept, ask the neighbours, release, undo all that may stand.
 
     Sagas that were adopted, and sagas whose undo was lost.
     """
@@ -179,7 +179,7 @@ async def _undone(peer: Peer, saga_id: str) -> None:
 
 
 async def _command(*words: str) -> str:
-    """The output of the command. It must not fail."""
+    """The output of the command, which must not fail."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "stage", *words, stdout=PIPE, stderr=STDOUT
     )
@@ -193,7 +193,7 @@ def _shown(at: float) -> str:
 
 
 def _broken(trial: Trial, placed: list[Placed], undone: frozenset[str] | None) -> list[str]:
-    """The mistakes in the books. `undone` are the sagas of a loss, None where there was none."""
+    """All that is wrong in the books; `undone` are the sagas of a loss, None where none was."""
     read = bookkeeping.check(trial.folder, placed, apart_seconds=APART_SECONDS)
     return [
         f"{each.promise}: {each.saga_id}: {each.what}"
