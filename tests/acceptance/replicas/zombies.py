@@ -46,8 +46,7 @@ ANSWER_SECONDS = 0.15
 AWAKE_SECONDS = 1.5
 """For so long after it went on a replica is watched: more than two renewals of its lease."""
 LIMIT_SECONDS = 30.0
-TAKEN = "SELECT id FROM stage.saga WHERE epoch > 1 AND state = ANY($2) AND id = ANY($1)"
-ENDED = ["completed", "compensated"]
+TAKEN = "SELECT id FROM stage.saga WHERE epoch > 1 AND due_at IS NULL AND id = ANY($1)"
 UNFINISHED = """
 SELECT saga.id, saga.state, epoch, owner, replica.lease_until - now() AS lease, dead
 FROM stage.saga LEFT JOIN stage.replica ON replica.id = owner
@@ -210,7 +209,7 @@ class Pair:
             while unfinished := await connection.fetch(UNFINISHED):
                 assert time.monotonic() < until, f"nobody goes on with {unfinished[:3]}"
                 await asyncio.sleep(0.05)
-            taken = [row[0] for row in await connection.fetch(TAKEN, ids, ENDED)]
+            taken = [row[0] for row in await connection.fetch(TAKEN, ids)]
             return taken, [tuple(row) for row in await connection.fetch(ENTRIES, taken)]
         finally:
             await connection.close()
