@@ -61,6 +61,14 @@ async def unpromised(link: Link, server: DatabaseServer) -> str:
     return ""
 
 
+def older(server: DatabaseServer, lacks: str) -> StoreUnavailable:
+    """The refusal of an older state of the database that was opened."""
+    return StoreUnavailable(
+        f"an older state of the database stands at {server.shown}: {lacks}. Put the newer one back,"
+        " or stop all replicas and accept this one with `stage db restored --as-of TIME`"
+    )
+
+
 class Timeline:
     """The identity that was opened and how far its writer came: every new connection is held to it.
 
@@ -90,8 +98,4 @@ class Timeline:
             )
         ((number,),) = await link.fetch("settle_batch", self.writer)
         if number < self.number:
-            raise StoreUnavailable(
-                f"an older state of the database stands at {where}: {self.number - number} batches"
-                " of this process are missing. Put the newer one back, or stop all replicas and"
-                " accept this one with `stage db restored --as-of TIME`"
-            )
+            raise older(self._server, f"{self.number - number} batches of this process are missing")

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Final
 
 from stage.core.age import WAIT_SECONDS_MAX
@@ -22,6 +23,8 @@ from stage.ports.codec import Codec
 from stage.ports.ownership import Mail, Share
 from stage.ports.store import Row
 from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.identity import older
+from stage.store.postgres.link import Link
 from stage.store.postgres.pool import Pool
 
 LEASE_SECONDS: Final = 10.0
@@ -30,6 +33,7 @@ MARGIN: Final = 0.1
 """The part of a lease that is not relied on."""
 UNNUMBERED: Final = 0
 """The number of an event that its owner has yet to journal (ports.codec.Codec)."""
+LOST_RENEWAL: Final = "a renewal of the lease of this process is missing"
 LOOK_SECONDS: Final = 0.05
 """How often sagas that others run are looked at, as long as somebody here waits for one."""
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -50,6 +54,8 @@ class PostgresReplica:
         self._codec = codec
         self._lease_seconds = lease_seconds
         self._me: int | None = None
+        self._lease_until: datetime | None = None
+        """As the last renewal left it in the database."""
         self._sure_until = 0.0
         self._share = Share()
         self._time = ServerTime()
@@ -81,7 +87,7 @@ class PostgresReplica:
         return self._me
 
     def _extend(self, began: float, row: Row) -> None:
-        _, replicas, first, at = row
+        _, replicas, first, at, self._lease_until = row
         self._time.learn(at, began, _now())
         self._share = Share(replicas=replicas, first=first)
         self._sure_until = began + self._lease_seconds * (1 - MARGIN)
@@ -107,13 +113,27 @@ class PostgresReplica:
             await self.registered()
             return True
         began = _now()
-        found = await self._renewals.fetch("renew", self._me, self._lease_seconds)
+        me, until = self._me, self._lease_until
+        found = await self._renewals.fetch("renew", me, self._lease_seconds, until)
         if found:
             self._extend(began, found[0])
             return True
+        ((lacks,),) = await self._renewals.fetch("lacks_lease", me, until)
+        if lacks:
+            raise older(self._server, LOST_RENEWAL)
         self._me = None
         await self.registered()
         return False
+
+    async def check(self, link: Link) -> None:
+        """Raise StoreUnavailable where a renewal is missing: an older state of the database.
+
+        It may lack what other replicas wrote since, though it has all that this one did.
+        """
+        if self._me is not None:
+            ((lacks,),) = await link.fetch("lacks_lease", self._me, self._lease_until)
+            if lacks:
+                raise older(self._server, LOST_RENEWAL)
 
     @property
     def time(self) -> float | None:

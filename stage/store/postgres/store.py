@@ -377,6 +377,7 @@ class PostgresConnections:
         try:
             link = await self.connect()
             await self._timeline.check(link)
+            await self._replica.check(link)
         except Exception as error:
             raise away(error) from error
         return self.home(link)

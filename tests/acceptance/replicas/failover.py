@@ -18,6 +18,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
+from stage.core.lost import TURNED
 from stage.wire.envelope import format_instant
 from tests.acceptance.kills import books as bookkeeping
 from tests.acceptance.kills.http1 import Broken, Peer, request_bytes
@@ -32,6 +33,11 @@ PARTED_SECONDS = 1.0
 LIMIT_SECONDS = 60.0
 OLDER = "an older state of the database"
 DIFFERS = re.compile(r"saga (\S+) is completed here, and \S+ says compensated")
+TURNED_BACK = """
+SELECT saga_id FROM stage.journal
+WHERE name = 'compensation_requested' AND position($1::bytea IN event) > 0
+"""
+"""Sagas that were under way when their last commits were lost: they go back (decision 0050)."""
 PARKED = "SELECT id FROM stage.saga WHERE parked <> ''"
 
 
@@ -91,7 +97,8 @@ async def _run(
     if await chain.rest(load) is None:
         outcome.broken.append("never at rest")
     await database.copy(chain.url, trial.folder / "payment.db")
-    of_the_loss = None if synchronous else frozenset((*adopted, *undone))
+    turned = await _turned_back(chain.url)
+    of_the_loss = None if synchronous else frozenset((*adopted, *undone, *turned))
     outcome.broken += _broken(trial, load.placed, of_the_loss)
     return outcome
 
@@ -148,6 +155,14 @@ async def _reconciled(chain: Replicas, as_of: float) -> tuple[list[str], list[st
         await _undone(peer, saga_id)
     peer.close()
     return parked, list(undone)
+
+
+async def _turned_back(url: str) -> list[str]:
+    connection = await asyncpg.connect(f"{url}?target_session_attrs=read-write")
+    try:
+        return [row[0] for row in await connection.fetch(TURNED_BACK, TURNED.encode())]
+    finally:
+        await connection.close()
 
 
 async def _undone(peer: Peer, saga_id: str) -> None:

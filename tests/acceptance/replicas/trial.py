@@ -90,8 +90,13 @@ class Result:
 class Replicas:
     """All processes of a trial."""
 
-    def __init__(self, trial: Trial, url: str, module: str = f"{HERE}.stages") -> None:
-        """`module` serves payment; its first argument is `payment`."""
+    def __init__(
+        self, trial: Trial, url: str, module: str = f"{HERE}.stages", *, read_seconds: int = 8
+    ) -> None:
+        """`module` serves payment; its first argument is `payment`.
+
+        nginx waits `read_seconds` for an answer.
+        """
         names = (*REPLICAS, *ALONE, "payment", *LINKS)
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.url = url
@@ -101,7 +106,7 @@ class Replicas:
         self.alone = [self._alone(name) for name in ALONE]
         self.proxy = self._proxy()
         behind = [self.ports[name] for name in REPLICAS]
-        self.door = Door(trial.folder, self.ports["payment"], behind)
+        self.door = Door(trial.folder, self.ports["payment"], behind, read_seconds=read_seconds)
 
     @property
     def servers(self) -> list[Server]:

@@ -39,13 +39,20 @@ LEASE_SECONDS = 2.0
 SAGAS = 30
 """Sagas placed at the replica that is stopped, over about as long as each of them takes."""
 PLACED_SECONDS = 0.4
+BEGUN = (5, 20)
+"""So many of them have sent a request when it is stopped; the latest one waits for its answer."""
 ANSWER_SECONDS = 0.15
 """How long the world and shipping take: most sagas have a request under way at any time."""
 AWAKE_SECONDS = 1.5
 """For so long after it went on a replica is watched: more than two renewals of its lease."""
 LIMIT_SECONDS = 30.0
 TAKEN = "SELECT id FROM stage.saga WHERE epoch > 1 AND due_at IS NULL AND id = ANY($1)"
-UNFINISHED = "SELECT count(*) FROM stage.saga WHERE due_at IS NOT NULL"
+UNFINISHED = """
+SELECT saga.id, saga.state, epoch, owner, replica.lease_until - now() AS lease, dead
+FROM stage.saga LEFT JOIN stage.replica ON replica.id = owner
+WHERE due_at IS NOT NULL AND saga.state IN ('active', 'compensating')
+"""
+"""One that has ended may have to tell order, which is nowhere."""
 ENTRIES = """
 SELECT saga_id, number, epoch, event FROM stage.journal WHERE saga_id = ANY($1) ORDER BY 1, 2
 """
@@ -148,7 +155,7 @@ class Pair:
         ids = [f"k9-{self._rounds}{number:03}" for number in range(SAGAS)]
         callers = {saga_id: asyncio.create_task(self.place(saga_id, zombie, dice.uniform(
             0.0, PLACED_SECONDS))) for saga_id in ids}  # fmt: skip
-        await asyncio.sleep(PLACED_SECONDS + dice.uniform(-0.1, 0.2))
+        await self._under_way(zombie, ids, dice.randint(*BEGUN))
         before = self._refused(zombie)
         self.replicas[zombie].send(signal.SIGSTOP)
         try:
@@ -166,6 +173,15 @@ class Pair:
         outcome.wrong += await self._differing(ids, answers, heir)
         outcome.wrong += self._unbalanced(ids)
         return outcome
+
+    async def _under_way(self, replica: str, ids: list[str], count: int) -> None:
+        """Return when so many of these sagas have begun outside, however busy the machine is."""
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while True:
+                about = [sent.about for sent in self.outside.sent if sent.replica == replica]
+                if count <= sum(any(f"{one}:" in each for each in about) for one in ids):
+                    return
+                await asyncio.sleep(0.01)
 
     async def place(self, saga_id: str, replica: str, seconds: float = 0.0) -> tuple[int, bytes]:
         """Ask until there is an end, as order does; the answer."""
@@ -189,9 +205,10 @@ class Pair:
         connection = await asyncpg.connect(self._url)
         try:
             await asyncio.sleep(LEASE_SECONDS)
-            async with asyncio.timeout(LIMIT_SECONDS):
-                while await connection.fetchval(UNFINISHED):  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+            until = time.monotonic() + LIMIT_SECONDS
+            while unfinished := await connection.fetch(UNFINISHED):
+                assert time.monotonic() < until, f"nobody goes on with {unfinished[:3]}"
+                await asyncio.sleep(0.05)
             taken = [row[0] for row in await connection.fetch(TAKEN, ids)]
             return taken, [tuple(row) for row in await connection.fetch(ENTRIES, taken)]
         finally:

@@ -311,6 +311,26 @@ async def test_an_older_state_of_the_database_is_not_written_to(
     assert not store.available
 
 
+async def test_an_older_state_is_noticed_by_a_replica_that_wrote_nothing(
+    store: PostgresStore, other: Link
+) -> None:
+    """A failover lost what others wrote, and of ours no more than a renewal of the lease."""
+    await store.ownership.renew()
+    await other.raw.execute("UPDATE stage.replica SET lease_until = lease_until - interval '1 s'")
+    with pytest.raises(StoreUnavailable, match="older state"):
+        await store.ownership.renew()
+    await other.raw.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    with pytest.raises(StoreUnavailable):
+        await store.transact(inserting("a"))
+    async with asyncio.timeout(5):
+        while "older state" not in store.trouble:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.05)
+    assert not store.available
+
+
 async def test_two_upgrades_at_once_apply_each_file_once(
     postgres_url: str, migrations: Path
 ) -> None:
