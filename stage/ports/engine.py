@@ -218,6 +218,10 @@ class Unsettled(Exception):
     """Nobody knows whether the request was taken; the caller asks again under the same id."""
 
 
+class LeftToNewer(Unsettled):
+    """A newer release accepted the saga, and goes on with it: this one answers for it later."""
+
+
 class Busy(Exception):
     """The engine takes no new saga now; ask again after `retry_after` seconds."""
 

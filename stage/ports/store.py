@@ -222,7 +222,10 @@ class Unit(Protocol):
         ...
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same."""
+        """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same.
+
+        Or raise StoreUnavailable, which the unit has to let through: then all of it is run again.
+        """
         ...
 
 

@@ -42,11 +42,14 @@ from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
 from stage.store.memory_database import LEASE_SECONDS, MemoryDatabase, MemoryReplica
 from stage.store.sole_owner import SoleOwner
-from stage.store.sqlite.part import ENDED, Part
+from stage.store.sqlite.part import ENDED, Care, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
+
+_CARE: Final = Care(needed=True)
+"""No writer stands behind this store that would run a unit again."""
 
 _BEGIN: Final = statement("begin_batch")
 _COMMIT: Final = statement("commit_batch")
@@ -115,7 +118,7 @@ class MemoryStore:
     ) -> tuple[T, list[str]]:
         """The value of the unit, and the ids of the sagas that it wrote."""
         connection.execute(_BEGIN)
-        part = Part(connection)
+        part = Part(connection, _CARE)
         unit = _MemoryUnit(self._database, self._replica, self._codec, connection, part)
         try:
             value = drive(work, unit)

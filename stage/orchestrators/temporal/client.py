@@ -1,7 +1,7 @@
 """Start a saga at Temporal, wait for its end, have it compensated. For callers of the workflow.
 
 A synchronous answer is the result of the workflow, not an update: a workflow takes ten updates at a
-time, and one that comes behind its end starts a run that nobody wants (decision 0062).
+time, and one that comes behind its end starts a run that nobody wants (decision 0052).
 """
 
 from __future__ import annotations

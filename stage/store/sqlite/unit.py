@@ -1,10 +1,11 @@
 """One unit on a SQLite connection. Nothing here suspends.
 
 Units share a transaction, and a unit that fails must leave the others alone. A savepoint for each
-would do, but its two statements are a tenth of the cost of a unit. So a unit sets its savepoint
-only before the first statement of the author, which may well fail. Our own writes come last and
-fail only for a defect or a full disk: then the whole transaction is dropped, and the writer runs
-the other units again, one by one.
+would do, but its two statements are a tenth of the cost of a unit. So no unit sets one at first.
+When one fails that has written, the whole transaction is dropped, and the writer runs all of its
+units again, one by one. Our own writes fail only for a defect or a full disk. Functions of an
+author may fail by design after they have written: once one has, each unit sets a savepoint before
+the first write of the author.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from stage.ports.codec import Codec
 from stage.ports.store import LOST_SAGAS_MAX, Entry, LostSaga, SagaRow, Tx, Unit
 from stage.store import rows
 from stage.store.drive import drive
-from stage.store.errors import StatementRefused
-from stage.store.sqlite.part import ENDED, Part
+from stage.store.errors import Contended, StatementRefused
+from stage.store.sqlite.part import ENDED, Care, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
 
@@ -120,6 +121,7 @@ class SqliteUnit:
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
         part = self._part
+        before, part.wrote_as_author = part.wrote_as_author, False
         inner = part.marked  # the mark that is there belongs to another attempt and stays
         if inner:
             part.mark()
@@ -127,10 +129,15 @@ class SqliteUnit:
             value = drive(work)
             if not self._connection.in_transaction:
                 raise StatementRefused(ENDED)
-        except BaseException:
+        except BaseException as error:
             if part.marked:
                 _undo(self._connection, keep=not inner)
+            elif part.wrote_as_author and part.failure is None:
+                part.take_care()
+                _drop(self._connection)
+                raise Contended("the unit is run again: it failed after it had written") from error
             raise
+        part.wrote_as_author |= before
         if inner:
             part.run(_KEEP, ())
         return value
@@ -162,14 +169,14 @@ def _append(entries: int) -> str:
 
 
 def run_unit(
-    connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]], codec: Codec
+    connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]], codec: Codec, care: Care
 ) -> T:
     """Run one unit within the open transaction; it is undone alone when it raises.
 
     Afterwards the caller has to check that the connection is still in a transaction: SQLite may
     have rolled back all of it, or the unit could not be undone alone.
     """
-    part = Part(connection)
+    part = Part(connection, care)
     try:
         value = drive(work, SqliteUnit(connection, part, codec))
         if part.failure is not None:
