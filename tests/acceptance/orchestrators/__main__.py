@@ -66,8 +66,8 @@ async def run() -> dict[str, Any]:
     for name, make in CALLERS.items():
         with tempfile.TemporaryDirectory(prefix="stage-callers-") as folder:
             caller = make(Path(folder))
-            await caller.start()
             try:
+                await caller.start()
                 found[name] = {"measured": await measure(caller), "stories": await tell(caller)}
             finally:
                 await caller.stop()

@@ -33,8 +33,8 @@ async def named_caller(
         except NoServer as error:
             pytest.skip(str(error))
     caller: Caller = CALLERS[request.param](tmp_path_factory.mktemp(request.param))
-    await caller.start()
     try:
+        await caller.start()
         yield request.param, caller
     finally:
         await caller.stop()

@@ -44,8 +44,8 @@ async def test_kills_lose_double_and_leave_nothing(tmp_path: Path, strikes: Stri
         pytest.skip(str(error))
     dice = random.Random(SIZES.seed)
     chain = TemporalChain(tmp_path)
-    await chain.start()
     try:
+        await chain.start()
         await misbehave(chain)
         names = [dice.choice(SCRIPTS)[0] for _ in range(SIZES.driven_sagas)]
         sagas = [f"{name}.{number}" for number, name in enumerate(names)]
