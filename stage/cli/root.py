@@ -20,6 +20,7 @@ from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
+from stage.cli.overview import audit, groups
 from stage.cli.reconcile import reconcile
 from stage.cli.sagas import sagas, show
 from stage.cli.send import send
@@ -39,8 +40,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, serve, db, send, sagas, show, trace, plan),
-    *(compensate, retry, settle, resolve, abandon, forget, reconcile),
+    *(demo, serve, db, send, sagas, groups, show, trace, plan),
+    *(compensate, retry, settle, resolve, abandon, forget, reconcile, audit),
     *(config, keys, openapi, simulate, temporal, asl),
 )
 for command in COMMANDS:

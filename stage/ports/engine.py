@@ -12,7 +12,7 @@ from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.ports.observer import TraceContext
-from stage.ports.store import Backlog, Changes, Entry, Filter, SagaRow
+from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
 from stage.wire.shared import SharedSaga
@@ -131,6 +131,14 @@ class Queries(Protocol):
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """A list of sagas."""
+        ...
+
+    async def groups(self) -> list[Group]:
+        """The sagas that wait or are parked, counted by cause, step, peer and state."""
+        ...
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """The audit, the newest act first: those `before` a number, those of one target."""
         ...
 
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:
