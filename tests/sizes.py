@@ -75,6 +75,10 @@ class Sizes:
     """F26: losses of the primary under load, of each of two kinds."""
     rollings: int
     """F27: rolling updates, forward and back."""
+    driven_sagas: int
+    """F29: sagas under a workflow of Temporal."""
+    driven_kills: int
+    """F29: kills of its worker and of a stage meanwhile."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -109,6 +113,8 @@ TIERS = {
         replica_sagas=500,
         failovers=1,
         rollings=1,
+        driven_sagas=40,
+        driven_kills=4,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -139,6 +145,8 @@ TIERS = {
         replica_sagas=20_000,
         failovers=3,
         rollings=1,
+        driven_sagas=200,
+        driven_kills=20,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -208,6 +216,10 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             {"synchronous": sizes.failovers, "asynchronous": sizes.failovers},
         ),
         "F27": Kit("rolling updates, and back", {"updates": 2 * sizes.rollings}),
+        "F29": Kit(
+            "stories under each caller",
+            {"stories": STORIES, "sagas": sizes.driven_sagas, "kills": sizes.driven_kills},
+        ),
     }
 
 
@@ -215,6 +227,8 @@ COMMITS_MIN = 3
 """F23: commits of a saga that completes, at least."""
 CALLS_MIN = {"fdatasync": 20, "pwrite64": 100, "send": 20}
 """How many calls of each kind the scenario of F6 makes at least."""
+STORIES = 3 * 14 - 4
+"""F29: stories under three callers, but for processes that two of them do not have."""
 DEFECTS = 40
 """The defects that F4 asks for; further ones are counted apart."""
 

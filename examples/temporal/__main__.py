@@ -25,10 +25,10 @@ async def main() -> None:
         folder = Path(name)
         server, services = TemporalServer(folder), Services(folder)
         worker = Worker(services.config(folder, server))
-        await server.start()
-        await services.start()
-        await worker.start()
         try:
+            await server.start()
+            await services.start()
+            await worker.start()
             client = await Client.connect(server.address)
             await tell(Chain(client, STAGES, task_queue="sagas"), services)
         finally:

@@ -91,14 +91,14 @@ class Worker:
 
     async def kill(self) -> None:
         """SIGKILL."""
-        assert self._process is not None
-        if self._process.returncode is None:
+        if self._process is not None and self._process.returncode is None:
             self._process.kill()
-        await self._process.wait()
+            await self._process.wait()
 
     async def stop(self) -> int:
-        """SIGTERM; its exit status."""
-        assert self._process is not None
+        """SIGTERM; its exit status, 0 where it was never started."""
+        if self._process is None:
+            return 0
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
         return await self._process.wait()
@@ -127,8 +127,8 @@ class Services:
 
     async def stop(self) -> None:
         """Stop all of them."""
-        assert self._session is not None
-        await self._session.close()
+        if self._session is not None:
+            await self._session.close()
         await asyncio.gather(*(each.stop() for each in self.services.values()))
 
     async def script(self, name: str, **script: Any) -> None:

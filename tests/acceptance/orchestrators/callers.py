@@ -197,8 +197,8 @@ class StepFunctionsChain:
 
     async def stop(self) -> None:
         """See `Caller`."""
-        assert self._session is not None
-        await self._session.close()
+        if self._session is not None:
+            await self._session.close()
         await self.parts.stop()
 
     async def run(self, saga_id: str, seconds: float = BUDGET_SECONDS) -> str:

@@ -10,6 +10,7 @@ import pytest_asyncio
 from examples.temporal.processes import NoServer, program
 from tests.acceptance.orchestrators.callers import CALLERS, Caller, NotThere
 from tests.acceptance.orchestrators.stories import STORIES
+from tests.kits import Strikes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ABSENT = {
@@ -32,16 +33,17 @@ async def named_caller(
         except NoServer as error:
             pytest.skip(str(error))
     caller: Caller = CALLERS[request.param](tmp_path_factory.mktemp(request.param))
-    await caller.start()
     try:
+        await caller.start()
         yield request.param, caller
     finally:
         await caller.stop()
 
 
+@pytest.mark.kit("F29")
 @pytest.mark.parametrize("name", STORIES)
 async def test_a_story_ends_as_under_every_caller(
-    named_caller: tuple[str, Caller], name: str
+    named_caller: tuple[str, Caller], name: str, strikes: Strikes
 ) -> None:
     """The outcome that the caller sees, and the books of the world."""
     who, caller = named_caller
@@ -53,3 +55,4 @@ async def test_a_story_ends_as_under_every_caller(
         return
     assert story.outcome == await story.act(caller, saga_id)
     await caller.parts.until(saga_id, story.books)
+    strikes.report("stories", 1)

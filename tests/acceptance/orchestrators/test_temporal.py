@@ -67,8 +67,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     except NoServer as error:
         pytest.skip(str(error))
     found = World(tmp_path_factory.mktemp("temporal"))
-    await found.start()
     try:
+        await found.start()
         yield found
     finally:
         await found.stop()

@@ -36,9 +36,9 @@ async def test_one_trace_from_the_caller_to_the_last_undo(tmp_path: Path) -> Non
         door = f"{LOOPBACK}:{port}"
         file = chain_file(tmp_path, server.address, parts.urls(), door=door, otlp=where)
         worker = Worker(file)
-        await asyncio.gather(server.start(), parts.start())
-        await worker.start()
         try:
+            await asyncio.gather(server.start(), parts.start())
+            await worker.start()
             await run(parts, server, caller)
         finally:
             await worker.stop()

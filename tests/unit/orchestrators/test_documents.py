@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from stage.cli.root import cli
 from stage.orchestrators.step_functions.document import Chain, backward, forward
 
+EXAMPLE = Path(__file__).parents[3] / "examples" / "step_functions"
 STAGES = ("order", "payment", "shipping")
 CHAIN = Chain(stages=STAGES)
 DOCUMENTS = {"forward": forward(CHAIN), "backward": backward(CHAIN)}
@@ -107,6 +111,18 @@ def test_the_command_prints_them() -> None:
     assert "${PaymentConnection}" == payment["InvocationConfig"]["ConnectionArn"]
     back = CliRunner().invoke(cli, [*given, "--backward"])
     assert "execute order" not in json.loads(back.output)["States"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_example_is_as_the_command_prints_it(name: str) -> None:
+    """Its template gives each substitution that the document has."""
+    given = ["asl", "--stages", "payment,shipping", *(["--backward"] * (name == "backward"))]
+    printed = CliRunner().invoke(cli, given).output
+    template = yaml.safe_load((EXAMPLE / "template.yaml").read_text("utf-8"))
+    machine = template["Resources"][name.capitalize()]["Properties"]
+
+    assert (EXAMPLE / machine["DefinitionUri"]).read_text("utf-8") == printed
+    assert set(re.findall(r"\$\{(\w+)\}", printed)) == set(machine["DefinitionSubstitutions"])
 
 
 @pytest.mark.parametrize(
