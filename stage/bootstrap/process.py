@@ -17,11 +17,12 @@ from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.callers import check_loopback
 from stage.bootstrap.descriptors import connections_max
 from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
+from stage.bootstrap.listener import listener_tls
 from stage.bootstrap.wiring import build_app
 from stage.config import Config, local_socket
 from stage.core.errors import ConfigurationError
 from stage.inbound.aiohttp import DOORS, SERVICE, Doors
-from stage.inbound.aiohttp_server import BoundedRunner, ServerLimits
+from stage.inbound.aiohttp_server import BoundedRunner, Listeners, Reports, ServerLimits
 from stage.inbound.local import open_socket
 from stage.telemetry import logs, sdk
 
@@ -46,9 +47,13 @@ def serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
 
 async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     check_loopback(config)
-    app = build_app(stage, config)
+    tls = listener_tls(config)
+    if tls is not None:
+        await tls.open()
+    app = build_app(stage, config, tls=tls)
     limits = ServerLimits(connections_max=connections_max(config))
-    runner = BoundedRunner(app, limits, logs.report_turned_away)
+    reports = Reports(logs.report_turned_away, logs.report_handshakes_failed)
+    runner = BoundedRunner(app, limits, reports)
     started, stopping = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -59,8 +64,9 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     started.set()
     _collect_rarely()
     beside = await _listen_beside(runner, config)
+    listeners = Listeners(runner, tls)
     try:
-        port = await _listen(runner, config, app[DOORS])
+        port = await _listen(listeners, config, app[DOORS])
         _tell(port, app[DOORS].admin_port, config)
         await stopping.wait()
         # Not ready at once, serving on until the load balancer has seen it.
@@ -69,6 +75,7 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)  # before the lock is let go: then it is another's
+        listeners.close()
         await runner.cleanup()
 
 
@@ -87,32 +94,30 @@ def _hear(started: asyncio.Event, stopping: asyncio.Event) -> None:
 
 
 def _tell(port: int, admin_port: int | None, config: Config) -> None:
-    print(f"listening on http://{config.host}:{port}", flush=True)
+    scheme = "https" if config.tls_cert else "http"
+    print(f"listening on {scheme}://{config.host}:{port}", flush=True)
     if admin_port is not None:
-        print(f"admin on http://{config.host}:{admin_port}", flush=True)
+        print(f"admin on {scheme}://{config.host}:{admin_port}", flush=True)
 
 
-async def _listen(runner: web.AppRunner, config: Config, doors: Doors) -> int:
+async def _listen(listeners: Listeners, config: Config, doors: Doors) -> int:
     """Open the port, whose number it returns, and the admin port where there is one."""
     # So many may be accepted at once, before any of them can be turned away.
     backlog = min(LISTEN_BACKLOG, connections_max(config) // 4)
     if config.admin_port is not None:
-        doors.admin_port = await _listen_at(runner, config.host, config.admin_port, backlog)
-    return await _listen_at(runner, config.host, config.port, backlog)
+        doors.admin_port = await _listen_at(listeners, config.host, config.admin_port, backlog)
+    return await _listen_at(listeners, config.host, config.port, backlog)
 
 
-async def _listen_at(runner: web.AppRunner, host: str, port: int, backlog: int) -> int:
+async def _listen_at(listeners: Listeners, host: str, port: int, backlog: int) -> int:
     """Open one port and return its number. Raises ConfigurationError."""
-    site = web.TCPSite(runner, host, port, backlog=backlog)
     try:
-        await site.start()
+        return await listeners.open(host, port, backlog)
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {error.strerror or error}:"
             " choose another --port or --admin-port, or stop what uses it"
         ) from error
-    opened: int = runner.addresses[-1][1]
-    return opened
 
 
 async def _listen_beside(runner: web.AppRunner, config: Config) -> Path | None:

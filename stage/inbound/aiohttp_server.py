@@ -16,17 +16,20 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from random import random
-from typing import Any, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 from aiohttp import HttpVersion10, web
 
-from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE
+from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE, Connection
+from stage.inbound.client_certificate import ClientCertificate
+from stage.inbound.handshake import Handshake
 from stage.inbound.held import HeldStarts
 from stage.inbound.problems import of_status
 from stage.inbound.read import key_of
 from stage.inbound.request import PROBLEM_JSON
 from stage.inbound.service import Service
+from stage.inbound.tls import ListenerTls
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 
@@ -41,6 +44,14 @@ _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.I
 _KEY = re.compile(rb"\nidempotency-key:([^\r\n]{1,200})(?=\r\n)", re.IGNORECASE)
 _FRAMED_OTHERWISE = re.compile(rb"\n(?:transfer-encoding|expect|upgrade)[ \t]*:", re.IGNORECASE)
 _NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Reports(NamedTuple):
+    """Where to report connections that did not come about: how many, and the last reason."""
+
+    turned_away: Callable[[int], None]
+    handshakes_failed: Callable[[int, str], None] = lambda _count, _reason: None
+
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -60,10 +71,18 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long the rest of a refused body is read."""
 
 
-class BoundedProtocol(web.RequestHandler):
+class Waiting(Protocol):
+    """A connection of which no request is being answered."""
+
+    def give_way(self) -> None:
+        """Close it, because another one needs its place."""
+        ...
+
+
+class BoundedProtocol(Connection):
     """One connection. It counts as waiting while no request of it is being answered."""
 
-    __slots__ = ("_head_since", "_server", "_turned_away", "_unread_since", "caller")
+    __slots__ = ("_head_since", "_server", "_turned_away", "_unread_since", "caller", "trust")
 
     def __init__(self, server: BoundedServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -71,8 +90,15 @@ class BoundedProtocol(web.RequestHandler):
         self._head_since: float | None = None
         self._unread_since: float | None = None
         self._turned_away = False
+        self.certificate = None
         self.caller = ""
         """The name of the caller before: a neighbour keeps its connections to itself."""
+        self.trust = b""
+        """The trust that its certificate was verified under; empty without TLS."""
+
+    def shown(self, certificate: ClientCertificate | None, trust: bytes) -> None:
+        """See `handshake.Secured`."""
+        self.certificate, self.trust = certificate, trust
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol. Beyond the limit of connections it is answered 503 at once."""
@@ -214,15 +240,14 @@ def key_in(data: bytes) -> str:
 class BoundedServer(web.Server):
     """Makes the connections and watches over all of them.
 
-    `report` is called with the number of connections that were turned away, at most once in
-    REPORT_SECONDS.
+    `reports` are called at most once in REPORT_SECONDS each.
     """
 
     def __init__(
         self,
         server: web.Server,
         limits: ServerLimits,
-        report: Callable[[int], None],
+        reports: Reports,
         service: Service,
     ) -> None:
         """`server` is aiohttp's own, of which the handler and its requests are taken."""
@@ -230,14 +255,17 @@ class BoundedServer(web.Server):
         self.overload = service.admission.overload
         self.held = HeldStarts(service.lookups)
         self._limits = limits
-        self._report = report
-        self._waiting: dict[BoundedProtocol, float] = {}
+        self._reports = reports
+        self._waiting: dict[Waiting, float] = {}
         """Since when, in the order in which they began to wait."""
+        self._handshakes: set[Handshake] = set()
         self._turned_away = 0
         self._reported_at = float("-inf")
+        self._refused = 0
+        self._refused_at = float("-inf")
         self._sweeping = False
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> BoundedProtocol:
         """A connection that is about to be made."""
         return BoundedProtocol(
             self,
@@ -248,13 +276,46 @@ class BoundedServer(web.Server):
             lingering_time=self._limits.lingering_seconds_max,
         )
 
+    def secured(self, tls: ListenerTls) -> Callable[[], Handshake]:
+        """Makes the protocol of a connection that begins with a handshake."""
+        return partial(
+            Handshake,
+            self,
+            tls,
+            self,
+            seconds_max=self._limits.head_seconds_max,
+            closing_seconds_max=self._limits.lingering_seconds_max,
+        )
+
+    def begins(self, handshake: Handshake) -> None:
+        """See `handshake.Handshakes`."""
+        self._handshakes.add(handshake)
+        self.waits(handshake)
+
+    def ends(self, handshake: Handshake, failure: str) -> None:
+        """See `handshake.Handshakes`."""
+        self._handshakes.discard(handshake)
+        self.forget(handshake)
+        if failure:
+            self._handshakes_failed(failure)
+
+    def close_other_than(self, trust: bytes) -> None:
+        """Close what was let in with a certificate under another trust; its answer is finished."""
+        for protocol in self.connections:
+            if (
+                isinstance(protocol, BoundedProtocol)
+                and protocol.certificate is not None
+                and protocol.trust != trust
+            ):
+                protocol.close()
+
     def now(self) -> float:
         """By the event loop's clock."""
         return asyncio.get_running_loop().time()
 
     def has_room(self) -> bool:
         """True when one more connection may stay; the one that waits longest gives way to it."""
-        if len(self.connections) < self._limits.connections_max:
+        if len(self.connections) + len(self._handshakes) < self._limits.connections_max:
             return True
         for waiting, since in self._waiting.items():
             if self.now() - since < GIVE_WAY_SECONDS:
@@ -265,7 +326,7 @@ class BoundedServer(web.Server):
         self._tell()
         return False
 
-    def waits(self, protocol: BoundedProtocol) -> float:
+    def waits(self, protocol: Waiting) -> float:
         """From now on no request of that connection is being answered; returns the time."""
         now = self._waiting[protocol] = self.now()
         if not self._sweeping:
@@ -273,11 +334,11 @@ class BoundedServer(web.Server):
             asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
         return now
 
-    def is_waiting(self, protocol: BoundedProtocol) -> bool:
+    def is_waiting(self, protocol: Waiting) -> bool:
         """Whether no request of that connection is being answered."""
         return protocol in self._waiting
 
-    def forget(self, protocol: BoundedProtocol) -> None:
+    def forget(self, protocol: Waiting) -> None:
         """That connection is busy, or gone."""
         self._waiting.pop(protocol, None)
 
@@ -297,24 +358,67 @@ class BoundedServer(web.Server):
         if self._turned_away and now - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
             count, self._turned_away = self._turned_away, 0
-            self._report(count)
+            self._reports.turned_away(count)
+
+    def _handshakes_failed(self, failure: str) -> None:
+        self._refused += 1
+        now = self.now()
+        if now - self._refused_at >= REPORT_SECONDS:
+            self._refused_at = now
+            count, self._refused = self._refused, 0
+            self._reports.handshakes_failed(count, failure)
 
 
 class BoundedRunner(web.AppRunner):
     """web.AppRunner whose server has limits."""
 
-    __slots__ = ("_bounded", "_report")
+    __slots__ = ("_bounded", "_reports")
 
-    def __init__(
-        self, app: web.Application, limits: ServerLimits, report: Callable[[int], None]
-    ) -> None:
+    def __init__(self, app: web.Application, limits: ServerLimits, reports: Reports) -> None:
         super().__init__(app, handle_signals=False, access_log=None)
         self._bounded = limits
-        self._report = report
+        self._reports = reports
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return BoundedServer(made, self._bounded, self._report, self.app[SERVICE])
+        return BoundedServer(made, self._bounded, self._reports, self.app[SERVICE])
+
+
+class Listeners:
+    """The ports of a runner, in TLS where it is given; `close` them before the runner ends."""
+
+    def __init__(self, runner: web.AppRunner, tls: ListenerTls | None) -> None:
+        self._runner = runner
+        self._tls = tls
+        self._opened: list[asyncio.Server] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    async def open(self, host: str, port: int, backlog: int) -> int:
+        """Open one port and return its number. Raises OSError."""
+        if self._tls is None:
+            await web.TCPSite(self._runner, host, port, backlog=backlog).start()
+            number: int = self._runner.addresses[-1][1]
+            return number
+        server = self._runner.server
+        assert isinstance(server, BoundedServer)
+        loop = asyncio.get_running_loop()
+        secured = server.secured(self._tls)
+        self._opened.append(await loop.create_server(secured, host, port, backlog=backlog))
+        if self._watching is None:
+            self._watching = loop.create_task(self._watch(server, self._tls))
+        opened: int = self._opened[-1].sockets[0].getsockname()[1]
+        return opened
+
+    def close(self) -> None:
+        """Let nobody in any more; connections that are open stay."""
+        for each in self._opened:
+            each.close()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    @staticmethod
+    async def _watch(server: BoundedServer, tls: ListenerTls) -> None:
+        await tls.keep_fresh(lambda: server.close_other_than(tls.in_force.trust))
 
 
 def _is_unread(transport: asyncio.Transport) -> bool:

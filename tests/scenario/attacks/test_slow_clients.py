@@ -20,7 +20,7 @@ from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo.payment import payment
 from stage.inbound.aiohttp import SERVICE
-from stage.inbound.aiohttp_server import GIVE_WAY_SECONDS, BoundedRunner, ServerLimits
+from stage.inbound.aiohttp_server import GIVE_WAY_SECONDS, BoundedRunner, Reports, ServerLimits
 from stage.telemetry.null import NullObserver
 from tests.scenario.chain import HOST
 
@@ -92,7 +92,7 @@ async def serving(
         connections_max=connections_max, head_seconds_max=seconds, answer_seconds_max=seconds
     )
     turned_away: list[int] = []
-    runner = BoundedRunner(app, limits, turned_away.append)
+    runner = BoundedRunner(app, limits, Reports(turned_away.append))
     await runner.setup()
     await web.TCPSite(runner, HOST, 0).start()
     assert runner.server is not None
