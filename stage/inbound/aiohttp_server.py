@@ -22,8 +22,8 @@ import msgspec
 from aiohttp import HttpVersion10, web
 
 from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE, Connection
-from stage.inbound.client_certificate import ClientCertificate
-from stage.inbound.handshake import Handshake
+from stage.inbound.client_certificate import certificate_of
+from stage.inbound.handshake import Handshake, TlsPort
 from stage.inbound.held import HeldStarts
 from stage.inbound.problems import of_status
 from stage.inbound.read import key_of
@@ -82,7 +82,15 @@ class Waiting(Protocol):
 class BoundedProtocol(Connection):
     """One connection. It counts as waiting while no request of it is being answered."""
 
-    __slots__ = ("_head_since", "_server", "_turned_away", "_unread_since", "caller", "trust")
+    __slots__ = (
+        "_head_since",
+        "_server",
+        "_turned_away",
+        "_unread_since",
+        "caller",
+        "counted",
+        "trust",
+    )
 
     def __init__(self, server: BoundedServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -93,21 +101,20 @@ class BoundedProtocol(Connection):
         self.certificate = None
         self.caller = ""
         """The name of the caller before: a neighbour keeps its connections to itself."""
+        self.counted = False
+        """It has its place since before its handshake."""
         self.trust = b""
         """The trust that its certificate was verified under; empty without TLS."""
-
-    def shown(self, certificate: ClientCertificate | None, trust: bytes) -> None:
-        """See `handshake.Secured`."""
-        self.certificate, self.trust = certificate, trust
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol. Beyond the limit of connections it is answered 503 at once."""
         transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        if not self._server.has_room():
+        if not self.counted and not self._server.has_room():
             self._turned_away = True
             transport.write(_TURNED_AWAY)
             transport.close()
             return
+        self.certificate = certificate_of(transport.get_extra_info("peercert"))
         super().connection_made(transport)
         self._head_since = self._server.waits(self)
 
@@ -276,16 +283,16 @@ class BoundedServer(web.Server):
             lingering_time=self._limits.lingering_seconds_max,
         )
 
-    def secured(self, tls: ListenerTls) -> Callable[[], Handshake]:
-        """Makes the protocol of a connection that begins with a handshake."""
-        return partial(
-            Handshake,
-            self,
-            tls,
-            self,
-            seconds_max=self._limits.head_seconds_max,
-            closing_seconds_max=self._limits.lingering_seconds_max,
-        )
+    def port(self, tls: ListenerTls) -> TlsPort:
+        """A port whose connections begin with a handshake."""
+        limits = self._limits
+        return TlsPort(self, tls, limits.head_seconds_max, limits.lingering_seconds_max)
+
+    def secure(self, trust: bytes) -> BoundedProtocol:
+        """See `handshake.Handshakes`."""
+        protocol = self()
+        protocol.trust, protocol.counted = trust, True
+        return protocol
 
     def begins(self, handshake: Handshake) -> None:
         """See `handshake.Handshakes`."""
@@ -390,7 +397,7 @@ class Listeners:
     def __init__(self, runner: web.AppRunner, tls: ListenerTls | None) -> None:
         self._runner = runner
         self._tls = tls
-        self._opened: list[asyncio.Server] = []
+        self._opened: list[TlsPort] = []
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self, host: str, port: int, backlog: int) -> int:
@@ -402,12 +409,10 @@ class Listeners:
         server = self._runner.server
         assert isinstance(server, BoundedServer)
         loop = asyncio.get_running_loop()
-        secured = server.secured(self._tls)
-        self._opened.append(await loop.create_server(secured, host, port, backlog=backlog))
+        self._opened.append(server.port(self._tls))
         if self._watching is None:
             self._watching = loop.create_task(self._watch(server, self._tls))
-        opened: int = self._opened[-1].sockets[0].getsockname()[1]
-        return opened
+        return await self._opened[-1].open(host, port, backlog)
 
     def close(self) -> None:
         """Let nobody in any more; connections that are open stay."""

@@ -1,4 +1,4 @@
-"""The TLS handshake of a connection that came in: counted and timed before HTTP begins.
+"""A port in TLS: each connection is counted and timed from its acceptance, handshake included.
 
 asyncio's own server tells a protocol of a connection after its handshake. Until then nobody would
 count it, and a stranger could hold every descriptor of the process by saying nothing.
@@ -7,28 +7,15 @@ count it, and a stranger could hold every descriptor of the process by saying no
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import Callable
-from typing import Protocol, cast
+from contextlib import suppress
+from typing import Protocol
 
-from stage.inbound.client_certificate import ClientCertificate, certificate_of
-from stage.inbound.tls import InForce, ListenerTls
+from stage.inbound.tls import ListenerTls
 
-
-class Secured(Protocol):
-    """The protocol behind the handshake."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol."""
-        ...
-
-    def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
-        ...
-
-    def shown(self, certificate: ClientCertificate | None, trust: bytes) -> None:
-        """Called first: the certificate of the caller, and the trust that it was verified under."""
-        ...
+NO_DESCRIPTOR_SECONDS = 0.1
+"""The pause after a connection that could not be accepted: there is no descriptor for it."""
 
 
 class Handshakes(Protocol):
@@ -46,88 +33,103 @@ class Handshakes(Protocol):
         """It is over; `failure` is empty, or says in words of OpenSSL why nobody came in."""
         ...
 
+    def secure(self, trust: bytes) -> asyncio.Protocol:
+        """The protocol behind a handshake under that trust."""
+        ...
 
-class Handshake(asyncio.Protocol):
-    """One connection until it is secure; then its transport belongs to `make_secured`'s."""
 
-    def __init__(
-        self,
-        server: Handshakes,
-        tls: ListenerTls,
-        make_secured: Callable[[], Secured],
-        *,
-        seconds_max: float,
-        closing_seconds_max: float,
-    ) -> None:
-        self._server = server
-        self._tls = tls
-        self._make_secured = make_secured
-        self._seconds_max = seconds_max
-        self._closing_seconds_max = closing_seconds_max
-        self._plain: asyncio.Transport | None = None
-        self._early = bytearray()
-        self._task: asyncio.Task[None] | None = None
+class Handshake:
+    """One connection until it is secure."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol. Nobody can be told 503 before there is a secure connection."""
-        self._plain = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        if not self._server.has_room():
-            self._plain.abort()
-            return
-        self._plain.pause_reading()  # the first byte is the handshake's
-        self._server.begins(self)
-        self._task = asyncio.get_running_loop().create_task(self._secure(self._tls.in_force))
-
-    def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol. A request may come with the last message of the handshake."""
-        self._early += data
+    def __init__(self, accepted: socket.socket) -> None:
+        self._accepted = accepted
+        self.task: asyncio.Task[None] | None = None
 
     def give_way(self) -> None:
         """Close it, because another one needs its place."""
-        if self._plain is not None:
-            self._plain.abort()
+        if self.task is not None:
+            self.task.cancel()
 
-    async def _secure(self, in_force: InForce) -> None:
-        plain, failure = self._plain, "other"
-        assert plain is not None
+    async def shake(
+        self, server: Handshakes, tls: ListenerTls, seconds_max: float, closing_seconds_max: float
+    ) -> None:
+        """Come to a secure connection, whose protocol is the server's."""
+        in_force, failure = tls.in_force, "it gave way"
         try:
-            secure = await asyncio.get_running_loop().start_tls(
-                plain,
-                self,
-                in_force.context,
-                server_side=True,
-                ssl_handshake_timeout=self._seconds_max,
-                ssl_shutdown_timeout=self._closing_seconds_max,
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: server.secure(in_force.trust),
+                self._accepted,
+                ssl=in_force.context,
+                ssl_handshake_timeout=seconds_max,
+                ssl_shutdown_timeout=closing_seconds_max,
             )
             failure = ""
-        except (OSError, TimeoutError) as error:  # SSLError is an OSError
+            if in_force.trust != tls.in_force.trust:
+                transport.abort()  # judged under authorities that do not hold any more
+        except OSError as error:  # SSLError and TimeoutError are such ones
             failure = _words_of(error)
-            plain.abort()
-            return
         finally:
-            self._server.ends(self, failure)
-        if secure is None:
-            return  # it went while the handshake ended
-        if in_force.trust != self._tls.in_force.trust:
-            secure.abort()  # judged under authorities that do not hold any more
-            return
-        self._hand_over(secure, in_force.trust)
-
-    def _hand_over(self, secure: asyncio.Transport, trust: bytes) -> None:
-        secured = self._make_secured()
-        secured.shown(certificate_of(secure.get_extra_info("peercert")), trust)
-        secure.set_protocol(cast(asyncio.BaseProtocol, secured))
-        secured.connection_made(secure)
-        if self._early:
-            secured.data_received(bytes(self._early))
+            if failure:
+                self._accepted.close()
+            server.ends(self, failure)
 
 
-def _words_of(error: Exception) -> str:
+class TlsPort:
+    """One port. `open` it, and `close` it to let nobody in any more."""
+
+    def __init__(
+        self, server: Handshakes, tls: ListenerTls, seconds_max: float, closing_seconds_max: float
+    ) -> None:
+        self._server = server
+        self._tls = tls
+        self._seconds = (seconds_max, closing_seconds_max)
+        self._listening: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+
+    async def open(self, host: str, port: int, backlog: int) -> int:
+        """Listen, and return the number of the port. Raises OSError."""
+        self._listening = await asyncio.to_thread(_listen, host, port, backlog)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(self._listening))
+        number: int = self._listening.getsockname()[1]
+        return number
+
+    def close(self) -> None:
+        """Connections that are open stay."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+        if self._listening is not None:
+            self._listening.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError:
+                await asyncio.sleep(NO_DESCRIPTOR_SECONDS)
+                continue
+            if not self._server.has_room():
+                accepted.close()  # nobody can be told 503 before there is a secure connection
+                continue
+            with suppress(OSError):  # it has gone already
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            handshake = Handshake(accepted)
+            self._server.begins(handshake)
+            shaken = handshake.shake(self._server, self._tls, *self._seconds)
+            handshake.task = loop.create_task(shaken)
+
+
+def _listen(host: str, port: int, backlog: int) -> socket.socket:
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.create_server(address[:2], family=family, backlog=backlog)
+    listening.setblocking(False)
+    return listening
+
+
+def _words_of(error: OSError) -> str:
     """Without the address and without anything that the caller sent."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:
         return str(error.reason)
-    if isinstance(error, TimeoutError):
-        return "no handshake in time"
-    return "the connection was closed"
+    return "no handshake in time, or the connection was closed"

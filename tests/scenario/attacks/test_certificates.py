@@ -26,6 +26,7 @@ from stage.inbound.tls import ListenerFiles, ListenerTls
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator, Role
 from tests.certificates import DAY, Authority
+from tests.kits import Strikes
 from tests.scenario.attacks.names import bearer, token_of, write_accepted
 from tests.scenario.chain import AT, HOST, ORDER
 
@@ -177,12 +178,15 @@ def defects(folder: Path, ca: Authority) -> dict[str, Pair | None]:
 
 
 @pytest.mark.kit("F17")
-async def test_every_defect_of_a_certificate_is_refused(served: Served, tmp_path: Path) -> None:
+async def test_every_defect_of_a_certificate_is_refused(
+    served: Served, tmp_path: Path, strikes: Strikes
+) -> None:
     """At the handshake, as nobody (401), or as somebody else (403). No saga comes to be."""
     found = {}
     for name, pair in defects(tmp_path, served.ca).items():
         async with served.caller(pair) as caller:
             found[name] = await caller.start("order")
+    strikes.report("refusals", len(found), violations=sum(code == 202 for code in found.values()))
     assert found == {
         "none": 401,
         "expired": 0,
