@@ -22,7 +22,7 @@ from stage.bootstrap.wiring import build_app
 from stage.config import Config, local_socket
 from stage.core.errors import ConfigurationError
 from stage.inbound.aiohttp import DOORS, SERVICE, Doors
-from stage.inbound.aiohttp_server import BoundedRunner, Listeners, Reports, ServerLimits
+from stage.inbound.aiohttp_server import BoundedRunner, Reports, ServerLimits
 from stage.inbound.local import open_socket
 from stage.telemetry import logs, sdk
 
@@ -53,7 +53,7 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     app = build_app(stage, config, tls=tls)
     limits = ServerLimits(connections_max=connections_max(config))
     reports = Reports(logs.report_turned_away, logs.report_handshakes_failed)
-    runner = BoundedRunner(app, limits, reports)
+    runner = BoundedRunner(app, limits, reports, tls)
     started, stopping = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -64,18 +64,17 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     started.set()
     _collect_rarely()
     beside = await _listen_beside(runner, config)
-    listeners = Listeners(runner, tls)
     try:
-        port = await _listen(listeners, config, app[DOORS])
+        port = await _listen(runner, config, app[DOORS])
         _tell(port, app[DOORS].admin_port, config)
         await stopping.wait()
         # Not ready at once, serving on until the load balancer has seen it.
         app[SERVICE].engine.leave_rotation()
+        runner.retire()
         await asyncio.sleep(config.drain_delay_seconds)
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)  # before the lock is let go: then it is another's
-        listeners.close()
         await runner.cleanup()
 
 
@@ -100,19 +99,19 @@ def _tell(port: int, admin_port: int | None, config: Config) -> None:
         print(f"admin on {scheme}://{config.host}:{admin_port}", flush=True)
 
 
-async def _listen(listeners: Listeners, config: Config, doors: Doors) -> int:
+async def _listen(runner: BoundedRunner, config: Config, doors: Doors) -> int:
     """Open the port, whose number it returns, and the admin port where there is one."""
     # So many may be accepted at once, before any of them can be turned away.
     backlog = min(LISTEN_BACKLOG, connections_max(config) // 4)
     if config.admin_port is not None:
-        doors.admin_port = await _listen_at(listeners, config.host, config.admin_port, backlog)
-    return await _listen_at(listeners, config.host, config.port, backlog)
+        doors.admin_port = await _listen_at(runner, config.host, config.admin_port, backlog)
+    return await _listen_at(runner, config.host, config.port, backlog)
 
 
-async def _listen_at(listeners: Listeners, host: str, port: int, backlog: int) -> int:
+async def _listen_at(runner: BoundedRunner, host: str, port: int, backlog: int) -> int:
     """Open one port and return its number. Raises ConfigurationError."""
     try:
-        return await listeners.open(host, port, backlog)
+        return await runner.listen(host, port, backlog)
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {error.strerror or error}:"

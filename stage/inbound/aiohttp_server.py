@@ -23,7 +23,7 @@ from aiohttp import HttpVersion10, web
 
 from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE, Connection
 from stage.inbound.client_certificate import certificate_of
-from stage.inbound.handshake import Handshake, TlsPort
+from stage.inbound.handshake import Handshake, TlsPort, left_in_kernel
 from stage.inbound.held import HeldStarts
 from stage.inbound.problems import of_status
 from stage.inbound.read import key_of
@@ -38,6 +38,9 @@ SWEEP_SECONDS = 1.0
 REPORT_SECONDS = 10.0
 GIVE_WAY_SECONDS = 0.5
 """A connection that has waited for less gives way to no other one."""
+SETTLE_SECONDS_MAX = 1.0
+"""Between the end of the drain delay and the drain: starts that are shed are answered then too."""
+SETTLE_LOOKS = 100
 
 _START = b"POST /sagas HTTP/1.1\r\n"
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
@@ -76,6 +79,10 @@ class Waiting(Protocol):
 
     def give_way(self) -> None:
         """Close it, because another one needs its place."""
+        ...
+
+    def is_due(self, now: float) -> bool:
+        """Whether a request may be on its way, has begun to come in, or waits to be read."""
         ...
 
 
@@ -146,13 +153,16 @@ class BoundedProtocol(Connection):
         if transport is None or transport.is_closing():
             return
         self._server.waits(self)
-        if seen:
+        if seen and not self._close:
             self._head_since = self._server.now()
             super().data_received(data)
         else:
             answers = _SHED if seen is False else _SHED_UNKNOWN
             transport.write(answers[int(random() * len(answers))])
-        transport.resume_reading()
+        if self._close:
+            transport.close()
+        else:
+            transport.resume_reading()
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
@@ -164,6 +174,27 @@ class BoundedProtocol(Connection):
         if not self._turned_away:
             self._server.forget(self)
             super().connection_lost(exc)
+
+    @property
+    def retires(self) -> bool:
+        """Whether the answer is the last one of its connection."""
+        return self._server.retiring
+
+    def is_due(self, now: float) -> bool:
+        """Whether a request may be on its way, has begun to come in, or waits to be read."""
+        head = self._head_since
+        if head is not None:
+            return now - head < GIVE_WAY_SECONDS
+        return self.transport is not None and _queued(self.transport, termios.FIONREAD)
+
+    def close(self) -> None:
+        """End after the request that is being answered; at once where there is none.
+
+        aiohttp would leave that one open until the end of the drain, and read nothing from it.
+        """
+        super().close()
+        if self.transport is not None and not self._messages and self._server.is_waiting(self):
+            self.transport.close()
 
     def begins(self) -> None:
         """A whole head has come in, and its request is answered from here on."""
@@ -261,6 +292,7 @@ class BoundedServer(web.Server):
         super().__init__(_counted(server.request_handler), request_factory=server.request_factory)
         self.overload = service.admission.overload
         self.held = HeldStarts(service.lookups)
+        self.retiring = False
         self._limits = limits
         self._reports = reports
         self._waiting: dict[Waiting, float] = {}
@@ -306,6 +338,10 @@ class BoundedServer(web.Server):
         if failure:
             self._handshakes_failed(failure)
 
+    async def watch(self, tls: ListenerTls) -> None:
+        """Take up renewed files until cancelled."""
+        await tls.keep_fresh(lambda: self.close_other_than(tls.in_force.trust))
+
     def close_other_than(self, trust: bytes) -> None:
         """Close what was let in with a certificate under another trust; its answer is finished."""
         for protocol in self.connections:
@@ -327,6 +363,7 @@ class BoundedServer(web.Server):
         for waiting, since in self._waiting.items():
             if self.now() - since < GIVE_WAY_SECONDS:
                 break  # its request may be there already, and not read
+            self.forget(waiting)
             waiting.give_way()
             return True
         self._turned_away += 1
@@ -348,6 +385,18 @@ class BoundedServer(web.Server):
     def forget(self, protocol: Waiting) -> None:
         """That connection is busy, or gone."""
         self._waiting.pop(protocol, None)
+
+    async def settle(self) -> None:
+        """Close each connection that has no request; a new one has GIVE_WAY_SECONDS to tell it."""
+        for _ in range(SETTLE_LOOKS):
+            if not self._has_due():
+                break
+            await asyncio.sleep(SETTLE_SECONDS_MAX / SETTLE_LOOKS)
+        self.pre_shutdown()  # in the same step as the last look
+
+    def _has_due(self) -> bool:
+        now = self.now()
+        return bool(self.held) or any(each.is_due(now) for each in self._waiting)
 
     def _sweep(self) -> None:
         now = self.now()
@@ -379,63 +428,85 @@ class BoundedServer(web.Server):
 class BoundedRunner(web.AppRunner):
     """web.AppRunner whose server has limits."""
 
-    __slots__ = ("_bounded", "_reports")
+    __slots__ = ("_bounded", "_ports", "_reports", "_tls", "_tls_ports", "_watching")
 
-    def __init__(self, app: web.Application, limits: ServerLimits, reports: Reports) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        limits: ServerLimits,
+        reports: Reports,
+        tls: ListenerTls | None = None,
+    ) -> None:
         super().__init__(app, handle_signals=False, access_log=None)
         self._bounded = limits
         self._reports = reports
+        self._tls = tls
+        self._ports: list[asyncio.Server] = []
+        self._tls_ports: list[TlsPort] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    async def listen(self, host: str, port: int, backlog: int) -> int:
+        """Open a port, in TLS where it was given; its number. Raises OSError."""
+        server = self.server
+        assert isinstance(server, BoundedServer)
+        loop = asyncio.get_running_loop()
+        if self._tls is not None:
+            self._watching = self._watching or loop.create_task(server.watch(self._tls))
+            self._tls_ports.append(server.port(self._tls))
+            return await self._tls_ports[-1].open(host, port, backlog)
+        opened = await loop.create_server(server, host, port, backlog=backlog)
+        self._ports.append(opened)
+        found: int = opened.sockets[0].getsockname()[1]
+        return found
+
+    async def cleanup(self) -> None:
+        """End in order: who has got a connection before the ports closed is answered once."""
+        loop, server = asyncio.get_running_loop(), self.server
+        self.retire()
+        if self._watching is not None:
+            self._watching.cancel()
+        while self._tls_ports:
+            await self._tls_ports.pop().close()
+        while self._ports:
+            for accepted in _close(self._ports.pop()):
+                await loop.connect_accepted_socket(cast(BoundedServer, server), accepted)
+        if isinstance(server, BoundedServer):
+            await server.settle()
+        await super().cleanup()
+
+    def retire(self) -> None:
+        """End each kept connection with its next answer.
+
+        Otherwise a proxy sends a request on one just as it is closed, and may not repeat it.
+        """
+        if isinstance(self.server, BoundedServer):
+            self.server.retiring = True
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return BoundedServer(made, self._bounded, self._reports, self.app[SERVICE])
 
 
-class Listeners:
-    """The ports of a runner, in TLS where it is given; `close` them before the runner ends."""
-
-    def __init__(self, runner: web.AppRunner, tls: ListenerTls | None) -> None:
-        self._runner = runner
-        self._tls = tls
-        self._opened: list[TlsPort] = []
-        self._watching: asyncio.Task[None] | None = None
-
-    async def open(self, host: str, port: int, backlog: int) -> int:
-        """Open one port and return its number. Raises OSError."""
-        if self._tls is None:
-            await web.TCPSite(self._runner, host, port, backlog=backlog).start()
-            number: int = self._runner.addresses[-1][1]
-            return number
-        server = self._runner.server
-        assert isinstance(server, BoundedServer)
-        loop = asyncio.get_running_loop()
-        self._opened.append(server.port(self._tls))
-        if self._watching is None:
-            self._watching = loop.create_task(self._watch(server, self._tls))
-        return await self._opened[-1].open(host, port, backlog)
-
-    def close(self) -> None:
-        """Let nobody in any more; connections that are open stay."""
-        for each in self._opened:
-            each.close()
-        if self._watching is not None:
-            self._watching.cancel()
-
-    @staticmethod
-    async def _watch(server: BoundedServer, tls: ListenerTls) -> None:
-        await tls.keep_fresh(lambda: server.close_other_than(tls.in_force.trust))
+def _close(port: asyncio.Server) -> list[socket.socket]:
+    """Close a port; the connections that nobody has accepted yet."""
+    found = [each for opened in port.sockets for each in left_in_kernel(opened.fileno())]
+    port.close()
+    return found
 
 
 def _is_unread(transport: asyncio.Transport) -> bool:
     """Whether something written has not reached the reader: it waits here, or in the kernel."""
-    if transport.get_write_buffer_size():
-        return True
+    return bool(transport.get_write_buffer_size()) or _queued(transport, termios.TIOCOUTQ)
+
+
+def _queued(transport: asyncio.Transport, way: int) -> bool:
+    """Whether the kernel holds bytes of this connection, in or out."""
     found = transport.get_extra_info("socket")
     if found is None:
         return False
     queued = bytearray(4)
     try:
-        fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, queued)
+        fcntl.ioctl(found.fileno(), way, queued)
     except OSError:  # not every system tells it of a socket
         return False
     return any(queued)
@@ -457,7 +528,10 @@ def _counted(handler: Handler) -> Handler:
         try:
             if request.version < HttpVersion10:  # the parser takes a line without a version
                 raise web.HTTPBadRequest
-            return await handler(request)
+            response = await handler(request)
+            if protocol.retires:
+                response.force_close()
+            return response
         except web.HTTPException as error:  # of aiohttp itself, before any handler of ours
             refused = of_status(error.status, error.reason)
             headers = [PROBLEM_JSON, SERVER_HEADER]

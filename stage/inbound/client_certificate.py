@@ -12,7 +12,7 @@ DNS, URI = "DNS", "URI"
 
 
 class ClientCertificate(msgspec.Struct, frozen=True, kw_only=True):
-    """What of it counts here. `names` are its subject alternative names, such as `DNS:order`.
+    """The part of it that counts here. `names` are its subject alternative names: `DNS:order`.
 
     `expires_at` is a time of the wall clock: a connection may outlive its certificate.
     """

@@ -7,6 +7,7 @@ count it, and a stranger could hold every descriptor of the process by saying no
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -49,6 +50,10 @@ class Handshake:
         """Close it, because another one needs its place."""
         if self.task is not None:
             self.task.cancel()
+
+    def is_due(self, now: float) -> bool:
+        """A request may be on its way behind it."""
+        return True
 
     async def shake(
         self, server: Handshakes, tls: ListenerTls, seconds_max: float, closing_seconds_max: float
@@ -93,12 +98,18 @@ class TlsPort:
         number: int = self._listening.getsockname()[1]
         return number
 
-    def close(self) -> None:
-        """Connections that are open stay."""
+    async def close(self) -> None:
+        """Let in those that the kernel has connected already, and nobody after them."""
+        listening, self._listening = self._listening, None
+        if listening is None:
+            return
         if self._accepting is not None:
             self._accepting.cancel()
-        if self._listening is not None:
-            self._listening.close()
+        left = left_in_kernel(listening.fileno())
+        listening.close()
+        under_way = [self._begin(each) for each in left]
+        if under_way:
+            await asyncio.wait(under_way, timeout=self._seconds[1])
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -108,15 +119,35 @@ class TlsPort:
             except OSError:
                 await asyncio.sleep(NO_DESCRIPTOR_SECONDS)
                 continue
-            if not self._server.has_room():
+            if self._server.has_room():
+                self._begin(accepted).set_name("handshake")
+            else:
                 accepted.close()  # nobody can be told 503 before there is a secure connection
-                continue
-            with suppress(OSError):  # it has gone already
-                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            handshake = Handshake(accepted)
-            self._server.begins(handshake)
-            shaken = handshake.shake(self._server, self._tls, *self._seconds)
-            handshake.task = loop.create_task(shaken)
+
+    def _begin(self, accepted: socket.socket) -> asyncio.Task[None]:
+        with suppress(OSError):  # it has gone already
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        handshake = Handshake(accepted)
+        self._server.begins(handshake)
+        shaken = handshake.shake(self._server, self._tls, *self._seconds)
+        handshake.task = asyncio.get_running_loop().create_task(shaken)
+        return handshake.task
+
+
+def left_in_kernel(port: int) -> list[socket.socket]:
+    """The connections that the kernel has made at that descriptor and nobody has accepted.
+
+    Otherwise the kernel resets them when it closes, with the requests that were sent on them.
+    """
+    found: list[socket.socket] = []
+    with socket.socket(fileno=os.dup(port)) as listening:
+        listening.setblocking(False)
+        with suppress(OSError):  # none is left, or no descriptor
+            while True:
+                accepted, _ = listening.accept()
+                accepted.setblocking(False)
+                found.append(accepted)
+    return found
 
 
 def _listen(host: str, port: int, backlog: int) -> socket.socket:

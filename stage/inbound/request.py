@@ -119,7 +119,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     local_user: str = ""
     """The user of this machine that sent it through the LOCAL door; empty at any other."""
     certificate: ClientCertificate | None = None
-    """What the caller has shown and the listener of `stage serve` has verified."""
+    """The one of the caller, which the listener of `stage serve` has verified."""
     read_body: Callable[[], Awaitable[bytes]] = no_body
     parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
     """The parts of the path that the template of the route names, without escapes."""

@@ -45,7 +45,7 @@ class ListenerFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InForce(NamedTuple):
-    """What connections are shown. `trust` differs when other authorities are trusted."""
+    """The certificate and the trust of a connection. Each set of authorities has its own `trust`."""
 
     context: ssl.SSLContext
     trust: bytes
@@ -65,7 +65,7 @@ class ListenerTls:
 
     @property
     def in_force(self) -> InForce:
-        """What a connection that comes in now is shown."""
+        """The files as a connection meets them that comes in now."""
         assert self._in_force is not None, "open it first"
         return self._in_force
 
@@ -86,7 +86,7 @@ class ListenerTls:
     async def open(self) -> None:
         """Read the files. Raises ConfigurationError with the fix; warns of a key that others
         see."""
-        await self.look()
+        await self.renew()
         if self._warned:
             raise ConfigurationError("\n".join(self._warned.values()))
         for line in await asyncio.to_thread(_exposed, self._files.key or self._files.cert):
@@ -96,10 +96,10 @@ class ListenerTls:
         """Look at the files until cancelled. `retrusted` is called when other authorities hold."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if await self.look():
+            if await self.renew():
                 retrusted()
 
-    async def look(self) -> bool:
+    async def renew(self) -> bool:
         """Take up what has changed; whether other authorities are trusted from now on."""
         before = self._in_force
         problems = await asyncio.to_thread(self._read)

@@ -21,7 +21,7 @@ from stage.bootstrap import build_app
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
-from stage.inbound.aiohttp_server import BoundedRunner, Listeners, Reports, ServerLimits
+from stage.inbound.aiohttp_server import BoundedRunner, Reports, ServerLimits
 from stage.inbound.tls import ListenerFiles, ListenerTls
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator, Role
@@ -112,15 +112,13 @@ async def serving(folder: Path, **limits: Any) -> AsyncIterator[Served]:
     )
     app = build_app(payment, config, tls=served.tls)
     reports = Reports(lambda _: None, lambda count, why: served.failed.append((count, why)))
-    runner = BoundedRunner(app, ServerLimits(**limits), reports)
+    runner = BoundedRunner(app, ServerLimits(**limits), reports, served.tls)
     await runner.setup()
-    listeners = Listeners(runner, served.tls)
-    served.port = await listeners.open(HOST, 0, 64)
+    served.port = await runner.listen(HOST, 0, 64)
     served.url = f"https://{HOST}:{served.port}"
     try:
         yield served
     finally:
-        listeners.close()
         await runner.cleanup()
 
 
@@ -145,7 +143,7 @@ async def test_a_certificate_is_a_name(served: Served) -> None:
 
 
 async def test_a_token_stands_beside_a_certificate(served: Served) -> None:
-    """A caller without a certificate may show a token. What contradicts itself has no name."""
+    """A caller without a certificate may show one. Two that contradict each other name nobody."""
     token = bearer(token_of("order"))
     async with served.caller() as nobody:
         assert 202 == await nobody.start("order", "s-1", Authorization=token)
@@ -213,12 +211,12 @@ async def test_a_renewed_certificate_is_taken_up_and_no_connection_is_lost(
         assert 202 == await kept.start("order", "s-1")
         before = served.tls.in_force.context
         served.server[1].write_bytes(order[1].read_bytes())  # the key of another one
-        assert not await served.tls.look()
+        assert not await served.tls.renew()
         assert served.tls.in_force.context is before
         assert [True, True] == [state.refused for state in served.tls.states()]
         assert "the key belongs to another certificate" in served.warned[0]
         served.ca.sign("payment", "localhost", HOST, end=60 * DAY)
-        assert not await served.tls.look()
+        assert not await served.tls.renew()
         assert served.tls.in_force.context is not before
         assert [False, False] == [state.refused for state in served.tls.states()]
         assert 200 == await kept.send("GET", "/sagas/s-1")
