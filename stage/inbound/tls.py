@@ -45,7 +45,7 @@ class ListenerFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InForce(NamedTuple):
-    """The certificate and the trust of a connection. Each set of authorities has its own `trust`."""
+    """The TLS of a connection. Each set of authorities has a `trust` of its own."""
 
     context: ssl.SSLContext
     trust: bytes

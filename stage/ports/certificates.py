@@ -31,7 +31,7 @@ class Shows(StrEnum):
 
 
 class FileState(NamedTuple):
-    """The state of the files of one place, such as `tls_cert` or `downstreams.shipping`.
+    """The state of the files of one place in the configuration.
 
     `refused`: they were changed into something that cannot be used, and what they held before is
     still in force. `expires_at` is the end of the certificate in force, as a time of the wall
