@@ -33,6 +33,9 @@ OTHER_VARIABLES = frozenset(
         FILE_VARIABLE,
         "STAGE_URL",
         "STAGE_TOKEN_FILE",
+        "STAGE_CA_FILE",
+        "STAGE_CLIENT_CERT",
+        "STAGE_CLIENT_KEY",
         "STAGE_TRACE_URL",
         "STAGE_FAST_TELEMETRY",
     }

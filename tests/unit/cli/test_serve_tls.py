@@ -92,3 +92,20 @@ def test_wrong_files_end_the_start_with_one_line(module: Path) -> None:
     failed(stage(*serve, *given, cwd=module), "tls_cert", "belongs to another certificate")
     alone = stage(*serve, "--tls-client-ca", str(ca.file), cwd=module)
     failed(alone, "tls_client_ca is set without tls_cert")
+
+
+def test_an_operator_asks_from_elsewhere_by_certificate(module: Path) -> None:
+    """Without the authority there is no connection, and without a certificate no name."""
+    ca = Authority(module)
+    cert, key = ca.sign("kim", "kim.example")
+    kim = ("--operator", "kim.accept_san=kim.example", "--operator", "kim.role=viewer")
+    with serving(module, *options(ca), *kim) as (url,):
+        asked = ("sagas", "--url", url)
+        trusts = ("--ca-file", str(ca.file))
+        shows = ("--client-cert", str(cert), "--client-key", str(key))
+        assert 0 == stage(*asked, *trusts, *shows, cwd=module).status
+        nobody = stage(*asked, *trusts, cwd=module)
+        assert 0 != nobody.status and "(401)" in nobody.err
+        failed(stage(*asked, *shows, cwd=module), "cannot be reached", "self-signed certificate")
+        alone = stage(*asked, *trusts, "--client-key", str(key), cwd=module)
+        failed(alone, "there is no --client-cert")
