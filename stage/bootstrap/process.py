@@ -17,11 +17,12 @@ from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.callers import check_loopback
 from stage.bootstrap.descriptors import connections_max
 from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
+from stage.bootstrap.listener import listener_tls
 from stage.bootstrap.wiring import build_app
 from stage.config import Config, local_socket
 from stage.core.errors import ConfigurationError
 from stage.inbound.aiohttp import DOORS, SERVICE, Doors
-from stage.inbound.aiohttp_server import BoundedRunner, ServerLimits
+from stage.inbound.aiohttp_server import BoundedRunner, Reports, ServerLimits
 from stage.inbound.local import open_socket
 from stage.telemetry import logs, sdk
 
@@ -46,9 +47,13 @@ def serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
 
 async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     check_loopback(config)
-    app = build_app(stage, config)
+    tls = listener_tls(config)
+    if tls is not None:
+        await tls.open()
+    app = build_app(stage, config, tls=tls)
     limits = ServerLimits(connections_max=connections_max(config))
-    runner = BoundedRunner(app, limits, logs.report_turned_away)
+    reports = Reports(logs.report_turned_away, logs.report_handshakes_failed)
+    runner = BoundedRunner(app, limits, reports, tls)
     started, stopping = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,9 +93,10 @@ def _hear(started: asyncio.Event, stopping: asyncio.Event) -> None:
 
 
 def _tell(port: int, admin_port: int | None, config: Config) -> None:
-    print(f"listening on http://{config.host}:{port}", flush=True)
+    scheme = "https" if config.tls_cert else "http"
+    print(f"listening on {scheme}://{config.host}:{port}", flush=True)
     if admin_port is not None:
-        print(f"admin on http://{config.host}:{admin_port}", flush=True)
+        print(f"admin on {scheme}://{config.host}:{admin_port}", flush=True)
 
 
 async def _listen(runner: BoundedRunner, config: Config, doors: Doors) -> int:

@@ -26,6 +26,7 @@ from stage.bootstrap.database_log import (
     tell_skew,
     tell_trouble,
 )
+from stage.bootstrap.listener import check_not_ours
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
@@ -39,6 +40,7 @@ from stage.inbound.front_door import Hosts
 from stage.inbound.lookups import Lookups
 from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
+from stage.inbound.tls import ListenerTls
 from stage.outbound.client import PeerClient
 from stage.outbound.credentials import Credentials
 from stage.outbound.peers import http_peers
@@ -66,11 +68,13 @@ def build_app(
     observer: Observer | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    tls: ListenerTls | None = None,
 ) -> web.Application:
     """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
 
     Spans are made by the `tracer_provider` and metrics by the `meter_provider`, otherwise by those
-    of the process. An `observer` takes the place of all telemetry but the metrics.
+    of the process. An `observer` takes the place of all telemetry but the metrics. `tls` is that of
+    the listener, where it is ours.
 
     Raises DeclarationError and ConfigurationError with the fix in the message.
     """
@@ -80,6 +84,7 @@ def build_app(
         observer=observer,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
+        tls=tls,
     )
     app = make_app()
     app[SERVICE] = wired.service
@@ -204,8 +209,11 @@ def wire(
     observer: Observer | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    tls: ListenerTls | None = None,
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
+    if tls is None:
+        check_not_ours(config)
     credentials = credentials_of(stage, config)
     bound = _bind(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
@@ -241,6 +249,7 @@ def wire(
         queued=lambda: store.queued,
         breakers=lambda: client.breakers,
         speaks=lambda: store.ownership.share.first,
+        files=lambda: (*(() if tls is None else tls.states()), *credentials.states()),
     )
     bridge(metrics, gauges, meter_provider, stage.name)
     service = Service(

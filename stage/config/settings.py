@@ -33,6 +33,9 @@ OTHER_VARIABLES = frozenset(
         FILE_VARIABLE,
         "STAGE_URL",
         "STAGE_TOKEN_FILE",
+        "STAGE_CA_FILE",
+        "STAGE_CLIENT_CERT",
+        "STAGE_CLIENT_KEY",
         "STAGE_TRACE_URL",
         "STAGE_FAST_TELEMETRY",
     }
@@ -56,6 +59,9 @@ class Config:
     admin_port: int | None = None
     auth: str = "tokens"
     allowed_hosts: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
     database: str = "sqlite:///stage.db"
     database_must_exist: bool = False
     payload_key_file: str = ""
@@ -145,6 +151,19 @@ SETTINGS = (
         host_names,
         "HOST,HOST",
         "Names in the Host header beside those of loopback and of --host.",
+    ),
+    Setting(
+        "tls_cert",
+        file_path,
+        "FILE",
+        "PEM certificate with its chain: every port speaks TLS alone.",
+    ),
+    Setting("tls_key", file_path, "FILE", "Its key, where the certificate's file has none."),
+    Setting(
+        "tls_client_ca",
+        file_path,
+        "FILE",
+        "PEM of the authorities whose certificates name callers.",
     ),
     Setting(
         "database",

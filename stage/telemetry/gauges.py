@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from stage.core.errors import StoreUnavailable
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, SagaState
+from stage.ports.certificates import FileState
 from stage.ports.clock import Clock
 from stage.ports.store import Backlog
 from stage.telemetry import names
@@ -60,8 +61,10 @@ class Gauges:
         queued: Callable[[], int],
         breakers: Callable[[], Mapping[str, bool]],
         speaks: Callable[[], bool] = lambda: True,
+        files: Callable[[], Iterable[FileState]] = tuple,
     ) -> None:
         """`speaks`: whether this process reports what is the database's, once for all replicas."""
+        self._files = files
         self._engine = engine
         self._clock = clock
         self._queued = queued
@@ -120,6 +123,12 @@ class Gauges:
                 return {(): self._engine.in_doubt + doubts}
             case names.M_CLOCK_JUMP:
                 return {(): self._engine.clock_jump}
+            case names.M_CERTIFICATE_EXPIRY:
+                now = self._clock.now()
+                ends = ((found.place, found.expires_at) for found in self._files())
+                return {(place,): end - now for place, end in ends if end is not None}
+            case names.M_FILES_REFUSED:
+                return {(found.place,): float(found.refused) for found in self._files()}
             case names.M_READY:
                 return {(): float(self._engine.ready)}
             case names.M_QUEUE:

@@ -20,7 +20,7 @@ from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo.payment import payment
 from stage.inbound.aiohttp import SERVICE
-from stage.inbound.aiohttp_server import GIVE_WAY_SECONDS, BoundedRunner, ServerLimits
+from stage.inbound.aiohttp_server import GIVE_WAY_SECONDS, BoundedRunner, Reports, ServerLimits
 from stage.telemetry.null import NullObserver
 from tests.scenario.chain import HOST
 
@@ -103,7 +103,7 @@ async def serving(
         await drained.wait()
 
     app.on_shutdown.append(drain)
-    runner = BoundedRunner(app, limits, turned_away.append)
+    runner = BoundedRunner(app, limits, Reports(turned_away.append))
     await runner.setup()
     port = await runner.listen(HOST, 0, 128)
     served = Served(port, app, runner)

@@ -91,7 +91,17 @@ def test_an_upper_bound_belongs_to_its_bucket() -> None:
 def test_no_label_holds_an_id() -> None:
     """Cardinality is that of steps, peers and outcomes."""
     labels = {label for metric in names.METRICS.values() for label in metric.labels}
-    assert {"state", "cause", "peer", "outcome", "step", "activity", "where", "thread"} == labels
+    assert {
+        "state",
+        "cause",
+        "peer",
+        "place",
+        "outcome",
+        "step",
+        "activity",
+        "where",
+        "thread",
+    } == labels
 
 
 def test_the_page_names_every_metric() -> None:
