@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from stage.cli.failure import Failure
-from stage.wire.envelope import STAGE_NAME_RE
 
 
 @click.command()
@@ -33,14 +32,15 @@ def asl(
     budget_seconds: int,
     backward: bool,
 ) -> None:
-    """Print a state machine in Amazon States Language that drives a chain by HTTP tasks.
+    """Print the state machine of AWS for a chain.
 
-    What is not given by --url and --connection becomes a substitution of CloudFormation, such as
+    It is in Amazon States Language, and calls the stages by HTTP tasks. What is not given by --url and --connection becomes a substitution of CloudFormation, such as
     ${PaymentUrl} and ${PaymentConnection}.
     """
     import json
 
     from stage.orchestrators.step_functions import document
+    from stage.wire.envelope import STAGE_NAME_RE
 
     names = stages.split(",")
     for each in (*names, name):
