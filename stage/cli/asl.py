@@ -34,8 +34,9 @@ def asl(
 ) -> None:
     """Print the state machine of AWS for a chain.
 
-    It is in Amazon States Language, and calls the stages by HTTP tasks. What is not given by --url and --connection becomes a substitution of CloudFormation, such as
-    ${PaymentUrl} and ${PaymentConnection}.
+    It is in Amazon States Language, and calls the stages by HTTP tasks. Where --url or
+    --connection is missing for a stage, there is a substitution of CloudFormation, such as
+    ${PaymentUrl} or ${PaymentConnection}.
     """
     import json
 
