@@ -166,7 +166,7 @@ def chosen(environ: Mapping[str, str]) -> tuple[str, Sizes]:
     return tier, replace(sizes, **changed)
 
 
-# Long because it is one table.
+# Long because it is a table.
 def kits(sizes: Sizes) -> dict[str, Kit]:
     """Every kit, by the number of its figure, with how often it strikes at these sizes."""
     points = sum(min(sizes.points, calls) for calls in CALLS_MIN.values())
@@ -207,6 +207,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             "the primary is lost",
             {"synchronous": sizes.failovers, "asynchronous": sizes.failovers},
         ),
+        "F27": Kit("rolling updates, and back", {"updates": 2 * sizes.rollings}),
     }
 
 

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from stage.core.events import Event
 from stage.ports.codec import Codec
-from stage.ports.store import LOST_SAGAS_MAX, Entry, LostSaga, SagaRow, Tx, Unit
+from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, SagaRow, Term, Tx, Unit
 from stage.store import rows
 from stage.store.drive import drive
 from stage.store.errors import Contended, StatementRefused
@@ -39,6 +39,9 @@ _KEEP_LOST: Final = statement("keep_lost")
 _CLOSABLE: Final = statement("closable_sagas")
 _CLOSE: Final = statement("close_saga")
 _DROP_JOURNAL: Final = statement("drop_journal")
+_DROP_TERMS: Final = statement("drop_terms")
+_TERM: Final = statement("insert_term")
+_KEEP_ACT: Final = statement("keep_act")
 _APPEND: Final = statement("append_entries")
 _JOURNAL: Final = statement("get_journal")
 _KEEP: Final = statement("keep_part")
@@ -78,7 +81,9 @@ class SqliteUnit:
         found = self._part.run(_JOURNAL, (saga_id,))
         return [rows.entry(saga_id, row, self._codec) for row in found]
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
         """See ports.store.Unit."""
         rows.check_insert(row, events)
         try:
@@ -88,6 +93,8 @@ class SqliteUnit:
                 raise KeyError(row.id) from error
             raise
         self._append(row, events)
+        for values in rows.term_values(terms, row.id, self._codec):
+            self._part.write(_TERM, values)
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
         """See ports.store.Unit."""
@@ -110,8 +117,17 @@ class SqliteUnit:
         found = self._part.rows(_CLOSABLE, (before, limit), limit)
         for (saga_id,) in found:
             self._part.write(_DROP_JOURNAL, (saga_id,))
+            self._part.write(_DROP_TERMS, (saga_id,))
             self._part.write(_CLOSE, (saga_id, at))
         return len(found)
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_DROP_TERMS, (saga_id,))
+
+    async def keep_act(self, act: Act) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_KEEP_ACT, rows.act_values(act))
 
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""

@@ -20,7 +20,7 @@ STOPPED_LEASES = (1.1, 2.0)
 
 
 class Strike(StrEnum):
-    """A signal that strikes a replica."""
+    """A fault of one replica."""
 
     KILL = "SIGKILL"
     STOP = "SIGSTOP"
