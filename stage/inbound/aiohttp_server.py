@@ -259,6 +259,7 @@ class BoundedServer(web.Server):
         self.overload = service.admission.overload
         self.held = HeldStarts(service.lookups)
         self.retiring = False
+        self.now: Callable[[], float] = asyncio.get_running_loop().time
         self._limits = limits
         self._report = report
         self._waiting: dict[BoundedProtocol, float] = {}
@@ -277,10 +278,6 @@ class BoundedServer(web.Server):
             keepalive_timeout=self._limits.idle_seconds_max,
             lingering_time=self._limits.lingering_seconds_max,
         )
-
-    def now(self) -> float:
-        """By the event loop's clock."""
-        return asyncio.get_running_loop().time()
 
     def has_room(self) -> bool:
         """True when one more connection may stay; the one that waits longest gives way to it."""

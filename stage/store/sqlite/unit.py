@@ -13,7 +13,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
+from itertools import compress
 from typing import Final, TypeVar
 
 from stage.core.events import Event
@@ -30,6 +31,9 @@ T = TypeVar("T")
 
 ENTRIES_PER_STATEMENT_MAX: Final = 16
 """Entries appended by one statement; a unit has three or four."""
+
+SAVES_MAX: Final = 256
+"""Statements that save some columns of a row; a stage has a dozen."""
 
 _INSERT: Final = statement("insert_saga")
 _SAVE: Final = statement("save_saga")
@@ -96,11 +100,15 @@ class SqliteUnit:
         for values in rows.term_values(terms, row.id, self._codec):
             self._part.write(_TERM, values)
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """See ports.store.Unit."""
         rows.check_save(row, epoch)
         length = row.length - len(events)
-        if self._part.write(_SAVE, (*rows.parameters(row, self._codec), epoch, length)) != 1:
+        values = rows.parameters(row, self._codec)
+        sql = _SAVE if before is None else _save(rows.differing(values, before))
+        if self._part.write(sql, (*values, epoch, length)) != 1:
             held = self._part.rows(_HELD, (row.id,), 1)
             rows.refuse(row, epoch, len(events), held[0] if held else None)
         self._append(row, events)
@@ -175,6 +183,18 @@ def _undo(connection: sqlite3.Connection, *, keep: bool = False) -> None:
 def _drop(connection: sqlite3.Connection) -> None:
     with suppress(sqlite3.Error):
         connection.execute(_DROP)
+
+
+@lru_cache(SAVES_MAX)
+def _save(differing: tuple[bool, ...]) -> str:
+    """The statement that saves these columns alone.
+
+    SQLite writes anew the entry of every index that has a column which is set, equal or not.
+    """
+    head, tail = _SAVE.split(" SET", 1)
+    columns, where = tail.split("WHERE", 1)
+    chosen = compress(columns.split(","), differing)
+    return f"{head} SET{','.join(chosen)} WHERE{where}" if any(differing) else _SAVE
 
 
 @cache
