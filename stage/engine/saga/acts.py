@@ -9,7 +9,6 @@ from stage.core.events import name_of
 from stage.core.requester import Requester
 from stage.ports.store import Act, SagaRow
 
-
 _ACTS = frozenset(
     {e.Retried, e.Settled, e.Resolved, e.Abandoned, e.Forgotten, e.CompensationRequested}
 )
