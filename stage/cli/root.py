@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from stage import __version__
+from stage.cli.asl import asl
 from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
@@ -41,7 +42,7 @@ def cli() -> None:
 COMMANDS = (
     *(demo, serve, db, send, sagas, groups, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile, audit),
-    *(config, keys, openapi, simulate, temporal),
+    *(config, keys, openapi, simulate, temporal, asl),
 )
 for command in COMMANDS:
     cli.add_command(command)

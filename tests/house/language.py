@@ -44,6 +44,7 @@ _OF_A_SAGA = r"\b{0}\w*(?: \w+)? sagas?\b|\bsagas? (?:is|are|was|were|gets?|be) 
 _ORCHESTRATORS = (
     "stage/orchestrators/*",
     "stage/cli/temporal.py",
+    "stage/cli/asl.py",
     "examples/temporal/*",
     "tests/*/orchestrators/*",
     "docs/orchestrators.md",

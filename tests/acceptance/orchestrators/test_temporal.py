@@ -181,25 +181,13 @@ async def test_an_effect_that_stays_is_named_and_does_not_stop_the_others(world:
     assert ONLY_COMPENSATED == await world.services.books("t-fails")
 
 
-@pytest.mark.parametrize("how", ["kill", "stop"])
-async def test_ended_with_its_worker_it_goes_on(world: World, how: str) -> None:
-    saga_id = f"t-worker-{how}"
-    await world.services.script("payment", script="slow", seconds=1.0, match=saga_id)
+async def test_a_worker_that_is_stopped_hands_its_sagas_over(world: World) -> None:
+    """SIGTERM: another worker goes on at once. The kills are in the suite for all callers."""
+    await world.services.script("payment", script="slow", seconds=1.0, match="t-stop")
     assert world.chain is not None
-    running = await world.chain.start(saga_id, DATA)
-    await world.services.until_asked("payment", saga_id)
-    await getattr(world.worker, how)()
+    running = await world.chain.start("t-stop", DATA)
+    await world.services.until_asked("payment", "t-stop")
+    assert 0 == await world.worker.stop()
     await world.worker.start()
     assert "executed" == (await end_of(running)).outcome
-    assert EXECUTED == await world.services.books(saga_id)
-
-
-async def test_killed_with_the_server_it_goes_on(world: World) -> None:
-    await world.services.script("payment", script="slow", seconds=1.0, match="t-server")
-    assert world.chain is not None
-    running = await world.chain.start("t-server", DATA)
-    await world.services.until_asked("payment", "t-server")
-    await world.server.kill()
-    await world.server.start()
-    assert "executed" == (await end_of(running)).outcome
-    assert EXECUTED == await world.services.books("t-server")
+    assert EXECUTED == await world.services.books("t-stop")
