@@ -28,7 +28,7 @@ _STATEMENTS: Final = tuple((size, _statement(size)) for size in _SIZES)
 
 
 class BatchEntries:
-    """What the units of one batch have added to journals, and is not written yet."""
+    """The journal entries that the units of one batch have added, and that are not written yet."""
 
     __slots__ = ("_values",)
 
