@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from stage.authoring.blocking import not_blocking
+from stage.authoring.blocking import NotBlocking
 from stage.authoring.conversation import EXITS, FunctionConversation, Reading
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused, Transient
@@ -100,7 +100,7 @@ class StageParticipant(Generic[P, A]):
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         saga = Saga(view, self._accepts)
-        with not_blocking(step):
+        with NotBlocking(step):
             if kind is AttemptKind.COMPENSATE:
                 assert declared.compensating is not None  # the machine asks only where there is one
                 await declared.compensating(tx, saga)

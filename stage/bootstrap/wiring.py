@@ -30,7 +30,7 @@ from stage.bootstrap.listener import check_not_ours
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
-from stage.engine.clock import SteadyClock, begin, time_of
+from stage.engine.clock import SteadyClock, begin, wall_of
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
@@ -220,7 +220,7 @@ def wire(
     metrics = Metrics()
     observer = observer or _observer(config, tracer_provider, metrics)
     store = make_store(stage, config, metrics)
-    clock = SteadyClock(partial(time_of, store.ownership))
+    clock = SteadyClock(wall_of(store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
     transport = Transport()

@@ -44,14 +44,16 @@ def place_of(plan: Plan, saga: Saga) -> Place:
         return NOWHERE
     if saga.ended and saga.state is not SagaState.FAILED_TO_COMPENSATE:
         return _notifying(saga)
-    for name, step in sorted(saga.steps.items(), key=lambda each: each[1].order):
-        if _waits(saga, step):
-            return _of_step(plan, name)
-    return _notifying(saga)
+    waiting = [
+        (step.order, name)
+        for name, step in saga.steps.items()
+        if step.phase is not Phase.SUCCEEDED and _waits(saga, step)  # asked at every transition
+    ]
+    return _of_step(plan, min(waiting)[1]) if waiting else _notifying(saga)
 
 
 def _notifying(saga: Saga) -> Place:
-    waits = saga.tell in (Tell.DUE, Tell.REFUSED, Tell.IN_FLIGHT) and saga.tell_error != ""
+    waits = saga.tell_error != "" and saga.tell in (Tell.DUE, Tell.REFUSED, Tell.IN_FLIGHT)
     return Place(TELL_STEP, f"{UPSTREAMS}.{saga.upstream}") if waits else NOWHERE
 
 

@@ -108,10 +108,16 @@ class SteadyClock(SystemClock):
         return -min(-ahead, SLEW * (at - self._read_at))
 
 
-def time_of(ownership: Ownership) -> float:
+def wall_of(ownership: Ownership) -> Callable[[], float]:
     """The wall clock that the owner of sagas goes by: that of all replicas, where there are any."""
-    shared = ownership.time
-    return time.time() if shared is None else shared
+    if ownership.renew_seconds is None:  # there is never another replica
+        return time.time
+
+    def shared() -> float:
+        at = ownership.time
+        return time.time() if at is None else at
+
+    return shared
 
 
 def begin(clock: Clock) -> None:

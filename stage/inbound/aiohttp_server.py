@@ -293,6 +293,7 @@ class BoundedServer(web.Server):
         self.overload = service.admission.overload
         self.held = HeldStarts(service.lookups)
         self.retiring = False
+        self.now: Callable[[], float] = asyncio.get_running_loop().time
         self._limits = limits
         self._reports = reports
         self._waiting: dict[Waiting, float] = {}
@@ -351,10 +352,6 @@ class BoundedServer(web.Server):
                 and protocol.trust != trust
             ):
                 protocol.close()
-
-    def now(self) -> float:
-        """By the event loop's clock."""
-        return asyncio.get_running_loop().time()
 
     def has_room(self) -> bool:
         """True when one more connection may stay; the one that waits longest gives way to it."""

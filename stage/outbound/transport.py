@@ -33,9 +33,9 @@ CONNECT_SHARE = 0.9
 TARGETS_MAX = 256
 
 _OWN_HEADERS = {hdrs.USER_AGENT: "stage", hdrs.ACCEPT_ENCODING: "identity"}
-_OCTETS = ("Content-Type", "application/octet-stream")
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-"""Characters that no header may have (RFC 9110, 5.5): they would begin a header of their own."""
+_OCTETS = "Content-Type: application/octet-stream"
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+"""Characters that no header may have (RFC 9110, 5.5), but the one that ends lines."""
 
 
 class Transport:
@@ -126,10 +126,8 @@ class _Target:
         self.has_content = request.method in request.POST_METHODS
         self.authorized = request.auth is not None
         self.line = f"{request.method} {request.url.raw_path_qs} HTTP/1.1"
-        if _CONTROL.search(self.line):
-            raise ValueError("a control character stands in the path")
         self.defaults = {
-            name.lower(): _line(name, value) for name, value in request.headers.items()
+            name.lower(): f"{name}: {value}" for name, value in request.headers.items()
         }
         """The usual headers as lines, by name in small letters."""
 
@@ -150,7 +148,7 @@ def _head(target: _Target, headers: list[tuple[str, str]], body: bytes) -> bytes
     """
     lines = target.defaults.copy()
     for name, value in headers:
-        lines[name.lower()] = _line(name, value)
+        lines[name.lower()] = f"{name}: {value}"
     if target.authorized and (
         lines.get("authorization") is not target.defaults.get("authorization")
     ):
@@ -158,16 +156,11 @@ def _head(target: _Target, headers: list[tuple[str, str]], body: bytes) -> bytes
     if body:
         lines["content-length"] = f"Content-Length: {len(body)}"
     if (body or target.has_content) and "content-type" not in lines:
-        lines["content-type"] = _line(*_OCTETS)
-    return "\r\n".join((target.line, *lines.values(), "\r\n")).encode()
-
-
-def _line(name: str, value: str) -> str:
-    """One header as it is sent. Raises ValueError where it would be more than one."""
-    line = f"{name}: {value}"
-    if _CONTROL.search(line):
-        raise ValueError(f"a control character stands in the header {name!r}")
-    return line
+        lines["content-type"] = _OCTETS
+    head = "\n".join((target.line, *lines.values()))
+    if _CONTROL.search(head) or head.count("\n") != len(lines):
+        raise ValueError("a control character stands in the path or in a header")
+    return (head.replace("\n", "\r\n") + "\r\n\r\n").encode()
 
 
 async def _converse(

@@ -260,10 +260,13 @@ class Unit(Protocol):
         """Write a new saga, its first entries and its terms. Raises KeyError when the id exists."""
         ...
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """Replace the row and append entries numbered up to `row.length`.
 
         `epoch` is the one that the caller holds; `row.epoch` may be higher, when it takes over.
+        `before` is the row as it was last written: what is equal in both need not be written.
         Raises StaleEpoch when the stored row has another epoch or another replica owns it, and
         writes nothing.
         """

@@ -415,10 +415,12 @@ class _Noted:
         await self._unit.insert(row, events, terms)
         self.writes.append(Written(row, tuple(events), None))
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """See ports.store.Unit."""
         elsewhere = self._owned_elsewhere(row.id)
-        await self._unit.save(row, events, epoch=epoch)
+        await self._unit.save(row, events, epoch=epoch, before=before)
         if elsewhere:
             self.trespasses.append(row.id)
         self.writes.append(Written(row, tuple(events), epoch))

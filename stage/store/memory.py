@@ -357,7 +357,9 @@ class _MemoryUnit:
             self._database.terms[row.id] = tuple(Term(name, value) for _, name, value in values)
             self._changes.append(partial(self._database.terms.pop, row.id, None))
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """See ports.store.Unit."""
         self._part.check()
         rows.check_save(row, epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import ne
 from typing import NoReturn
 
 from stage.core.errors import StaleEpoch
@@ -38,6 +39,34 @@ def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
         row.step,
         row.peer,
     )
+
+
+def differing(values: tuple[object, ...], before: SagaRow) -> tuple[bool, ...]:
+    """For each of the `parameters` behind the id, whether it is other than in the row before.
+
+    What a codec has sealed differs each time.
+    """
+    held = (
+        before.state,
+        before.epoch,
+        before.length,
+        before.accepted_at,
+        before.updated_at,
+        before.fingerprint,
+        before.parked,
+        before.due_at,
+        before.deadline,
+        before.envelope,
+        before.traceparent,
+        before.tracestate,
+        before.answer_status,
+        before.answer_body,
+        before.parked_cause or "",
+        before.version,
+        before.step,
+        before.peer,
+    )
+    return tuple(map(ne, values[1:], held))
 
 
 def saga_row(row: Row, codec: Codec) -> SagaRow:

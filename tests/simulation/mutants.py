@@ -615,7 +615,7 @@ def attempts_are_unbounded(patches: Patches) -> None:
 def a_stale_epoch_is_accepted(patches: Patches) -> None:
     """Rule 17: whoever writes last wins."""
 
-    async def save(self: Any, row: Any, events: Any, *, epoch: int) -> None:
+    async def save(self: Any, row: Any, events: Any, **_: Any) -> None:
         held = self._sagas[row.id]
         self._write(replace(row, length=held.length + len(events)), events)
 

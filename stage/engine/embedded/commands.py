@@ -387,6 +387,8 @@ class EmbeddedCommands(EmbeddedQueries):
 
 
 async def _within(future: asyncio.Future[None], until: float) -> None:
+    if future.done():
+        return future.result()
     latest = max(until, loop_time()) + limited.OPEN_SECONDS_MAX
     if not await settled(future, latest):
         raise Unsettled("the database did not answer in time")
@@ -434,7 +436,8 @@ def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
 
 
 def _worth_an_answer(live: LiveSaga) -> bool:
-    return _answered(live) or (live.saga is not None and bool(live.saga.parked))
+    row, saga = live.row, live.saga  # asked at each change of every saga
+    return (row is not None and row.answered) or (saga is not None and bool(saga.parked))
 
 
 def _answered(live: LiveSaga) -> bool:

@@ -9,10 +9,16 @@ from stage.core.events import name_of
 from stage.core.requester import Requester
 from stage.ports.store import Act, SagaRow
 
+_ACTS = frozenset(
+    {e.Retried, e.Settled, e.Resolved, e.Abandoned, e.Forgotten, e.CompensationRequested}
+)
+
 
 def acts_in(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterator[Act]:
     """The acts among the events of one transition, each between the same two states."""
     for event in events:
+        if type(event) not in _ACTS:  # most events: nobody acted
+            continue
         match event:
             case e.Retried() | e.Settled() | e.Resolved() | e.Abandoned() | e.Forgotten():
                 actor, reason = event.actor, event.why

@@ -115,7 +115,7 @@ class Journal:
             terms = terms_of(stored.context, self._versions.newest.indexed)
             await unit.insert(stored.row, stored.transition.events, terms)
         else:
-            await unit.save(stored.row, stored.transition.events, epoch=epoch)
+            await unit.save(stored.row, stored.transition.events, epoch=epoch, before=stored.before)
             await self._keep_acts(unit, stored)
         if mail:
             await unit.received(mail)

@@ -87,7 +87,9 @@ class PostgresUnit:
         rows.check_insert(row, events)
         self._writes.insert(row, events, terms)
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """See ports.store.Unit."""
         self._part.check()
         rows.check_save(row, epoch)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
+from itertools import compress
 from typing import Final, TypeVar
 
 from stage.core.events import Event
@@ -22,14 +23,16 @@ from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, SagaRow, Ter
 from stage.store import rows
 from stage.store.drive import drive
 from stage.store.errors import Contended, StatementRefused
+from stage.store.sqlite.entries import BatchEntries
 from stage.store.sqlite.part import ENDED, Care, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
 
-ENTRIES_PER_STATEMENT_MAX: Final = 16
-"""Entries appended by one statement; a unit has three or four."""
+
+SAVES_MAX: Final = 256
+"""Statements that save some columns of a row; a stage has a dozen."""
 
 _INSERT: Final = statement("insert_saga")
 _SAVE: Final = statement("save_saga")
@@ -42,7 +45,6 @@ _DROP_JOURNAL: Final = statement("drop_journal")
 _DROP_TERMS: Final = statement("drop_terms")
 _TERM: Final = statement("insert_term")
 _KEEP_ACT: Final = statement("keep_act")
-_APPEND: Final = statement("append_entries")
 _JOURNAL: Final = statement("get_journal")
 _KEEP: Final = statement("keep_part")
 _UNDO: Final = statement("undo_part")
@@ -52,12 +54,20 @@ _DROP: Final = statement("drop_batch")
 class SqliteUnit:
     """One unit on the writer's connection; other units share its transaction."""
 
-    __slots__ = ("_codec", "_connection", "_part")
+    __slots__ = ("_codec", "_connection", "_entries", "_flushed", "_part", "added")
 
-    def __init__(self, connection: sqlite3.Connection, part: Part, codec: Codec) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, part: Part, codec: Codec, entries: BatchEntries
+    ) -> None:
+        """`entries` are those of the units before it in the batch."""
         self._connection = connection
         self._codec = codec
         self._part = part
+        self._entries = entries
+        self._flushed = False
+        """True once the attempt under way has had entries written."""
+        self.added: list[object] = []
+        """The columns of the journal entries that it adds."""
 
     @property
     def tx(self) -> Tx:
@@ -78,6 +88,7 @@ class SqliteUnit:
 
     async def journal(self, saga_id: str) -> list[Entry]:
         """See ports.store.Unit."""
+        self._write_entries()
         found = self._part.run(_JOURNAL, (saga_id,))
         return [rows.entry(saga_id, row, self._codec) for row in found]
 
@@ -96,24 +107,36 @@ class SqliteUnit:
         for values in rows.term_values(terms, row.id, self._codec):
             self._part.write(_TERM, values)
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """See ports.store.Unit."""
         rows.check_save(row, epoch)
         length = row.length - len(events)
-        if self._part.write(_SAVE, (*rows.parameters(row, self._codec), epoch, length)) != 1:
+        values = rows.parameters(row, self._codec)
+        sql = _SAVE if before is None else _save(rows.differing(values, before))
+        if self._part.write(sql, (*values, epoch, length)) != 1:
             held = self._part.rows(_HELD, (row.id,), 1)
             rows.refuse(row, epoch, len(events), held[0] if held else None)
         self._append(row, events)
 
     def _append(self, row: SagaRow, events: Sequence[Event]) -> None:
-        for first in range(0, len(events), ENTRIES_PER_STATEMENT_MAX):
-            some = events[first : first + ENTRIES_PER_STATEMENT_MAX]
-            number = row.length - len(events) + first + 1
-            values = rows.journal_values(row, number, some, self._codec)
-            self._part.write(_append(len(some)), values)
+        self.added += rows.journal_values(row, row.length - len(events) + 1, events, self._codec)
+
+    def _write_entries(self) -> None:
+        """Write what waits for the end of the batch, so that it can be read."""
+        if self.added or self._part.marked:  # no mark may undo those of other units
+            self._flushed = self._part.wrote_unmarked = True
+        try:
+            self._entries.add(self.added)
+            self.added = []
+            self._entries.write(self._connection)
+        except sqlite3.Error as error:
+            raise self._part.mapped(error) from error
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
+        self._write_entries()
         found = self._part.rows(_CLOSABLE, (before, limit), limit)
         for (saga_id,) in found:
             self._part.write(_DROP_JOURNAL, (saga_id,))
@@ -138,6 +161,7 @@ class SqliteUnit:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
         part = self._part
         before, part.wrote_as_author = part.wrote_as_author, False
+        added, self._flushed = len(self.added), False
         inner = part.marked  # the mark that is there belongs to another attempt and stays
         if inner:
             part.mark()
@@ -146,6 +170,10 @@ class SqliteUnit:
             if not self._connection.in_transaction:
                 raise StatementRefused(ENDED)
         except BaseException as error:
+            del self.added[added:]
+            if self._flushed:  # with the entries of others, which no mark may undo
+                _drop(self._connection)
+                raise Contended("the unit is run again: others wrote with it") from error
             if part.marked:
                 _undo(self._connection, keep=not inner)
             elif part.wrote_as_author and part.failure is None:
@@ -177,15 +205,24 @@ def _drop(connection: sqlite3.Connection) -> None:
         connection.execute(_DROP)
 
 
-@cache
-def _append(entries: int) -> str:
-    """The statement that appends so many entries."""
-    head, group = _APPEND.rsplit("VALUES ", 1)
-    return f"{head}VALUES {', '.join([group] * entries)}"
+@lru_cache(SAVES_MAX)
+def _save(differing: tuple[bool, ...]) -> str:
+    """The statement that saves these columns alone.
+
+    SQLite writes anew the entry of every index that has a column which is set, equal or not.
+    """
+    head, tail = _SAVE.split(" SET", 1)
+    columns, where = tail.split("WHERE", 1)
+    chosen = compress(columns.split(","), differing)
+    return f"{head} SET{','.join(chosen)} WHERE{where}" if any(differing) else _SAVE
 
 
 def run_unit(
-    connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]], codec: Codec, care: Care
+    connection: sqlite3.Connection,
+    work: Callable[[Unit], Awaitable[T]],
+    codec: Codec,
+    care: Care,
+    entries: BatchEntries,
 ) -> T:
     """Run one unit within the open transaction; it is undone alone when it raises.
 
@@ -194,13 +231,15 @@ def run_unit(
     """
     part = Part(connection, care)
     try:
-        value = drive(work, SqliteUnit(connection, part, codec))
+        unit = SqliteUnit(connection, part, codec, entries)
+        value = drive(work, unit)
         if part.failure is not None:
             raise part.failure
         if not connection.in_transaction:
             raise StatementRefused(ENDED)
         if part.marked:
             part.run(_KEEP, ())
+        entries.add(unit.added)
     except BaseException:
         if part.wrote_unmarked:
             _drop(connection)

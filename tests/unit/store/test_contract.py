@@ -79,6 +79,37 @@ async def test_ids_that_were_seen_are_found(store: Store) -> None:
     assert frozenset() == await store.seen(())
 
 
+async def test_a_save_that_knows_the_row_before_leaves_the_whole_row(store: Store) -> None:
+    """Column by column: what differs is written, and what does not is as it was."""
+    changes: list[dict[str, object]] = [
+        {"state": SagaState.COMPENSATING},
+        {"parked": "a", "parked_cause": ParkCause.IN_DOUBT},
+        {"parked": "", "parked_cause": None},
+        {"due_at": 5.0},
+        {"deadline": None},
+        {"envelope": b""},
+        {"traceparent": "", "tracestate": ""},
+        {"answer_status": None, "answer_body": b""},
+        {"accepted_at": 1.0, "updated_at": 2.0, "fingerprint": "", "version": 2},
+        {"step": "charge", "peer": "externals.psp"},
+        {"epoch": 2},
+        {},
+    ]
+    await store.transact(inserting("a"))
+    held = row("a")
+    for change in changes:
+        before, held = held, longer(held, 2, **change)
+
+        async def save(unit: Unit, before: SagaRow = before, after: SagaRow = held) -> None:
+            await unit.save(after, parked(), epoch=before.epoch, before=before)
+
+        await store.transact(save)
+        assert held == await store.get("a")
+    stale = longer(held, 2)
+    with pytest.raises(StaleEpoch):
+        await store.transact(lambda unit: unit.save(stale, parked(), epoch=1, before=held))
+
+
 async def test_a_unit_that_raises_leaves_nothing(store: Store) -> None:
     """The row, the journal and the author's rows are all gone, and the error is the unit's own."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StaleEpoch, StoreUnavailable
 from stage.demo.postgres_server import Server
-from stage.engine.clock import SteadyClock, time_of
+from stage.engine.clock import SteadyClock, wall_of
 from stage.ports.store import Row, Unit
 from stage.store.errors import Contended
 from stage.store.postgres.address import DatabaseServer
@@ -369,7 +368,7 @@ async def test_the_time_is_that_of_the_server(
     assert store.ownership.time is None
     await store.open()
     try:
-        clock = SteadyClock(partial(time_of, store.ownership))
+        clock = SteadyClock(wall_of(store.ownership))
         assert machine() == pytest.approx(clock.now(), abs=0.5)
         assert await store.ownership.renew()
         assert machine() == pytest.approx(clock.now(), abs=0.5)

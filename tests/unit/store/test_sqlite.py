@@ -24,6 +24,8 @@ from tests.unit.store.given import (
     accepted,
     in_one_batch,
     inserting,
+    longer,
+    parked,
     paying,
     payments,
     row,
@@ -409,6 +411,63 @@ async def test_the_first_function_that_fails_after_it_has_written_has_its_unit_r
         await store.transact(failing("d"))
         assert ["b", "b", "d"] == runs
         assert ["a", "behind-b", "behind-d", "c"] == await payments(store)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+async def test_a_unit_that_reads_a_journal_and_fails_takes_no_entry_of_others_along(
+    tmp_path: Path, migrations: Path, marked: bool
+) -> None:
+    """The entries of a batch wait for its end; one that is asked for comes before."""
+    read: list[int] = []
+
+    async def reading(unit: Unit) -> None:
+        async def work() -> None:
+            if marked:
+                await paying("b")(unit)
+            read.append(len(await unit.journal("a")))
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            await unit.attempt(work)
+        raise LookupError
+
+    async def failing(unit: Unit) -> None:
+        async def work() -> None:
+            await paying("x")(unit)
+            raise LookupError
+
+        await unit.attempt(work)
+
+    async with opened(str(tmp_path / "stage.db"), migrations) as store:
+        with pytest.raises(LookupError):
+            await store.transact(failing)  # from here on the writes of authors are marked
+        _ = await in_one_batch(store, inserting("a"), reading, inserting("c"))
+        assert read and {1} == set(read)
+        assert [1, 1] == [len(await store.entries(each)) for each in ("a", "c")]
+        assert [] == await payments(store)
+
+
+async def test_an_entry_that_is_there_already_fails_its_unit_alone(
+    tmp_path: Path, migrations: Path
+) -> None:
+    """It is refused at the end of the batch, which is then run unit by unit."""
+
+    async def astray(unit: Unit) -> None:
+        await unit.tx.execute(
+            "INSERT INTO journal (saga_id, number, epoch, at, name, event)"
+            " VALUES ('a', 2, 1, 0.0, 'parked', x'7b7d')"
+        )
+
+    async def more(unit: Unit) -> None:
+        await unit.save(longer(row("a"), 2), parked(), epoch=1)
+
+    async with opened(str(tmp_path / "stage.db"), migrations) as store:
+        await store.transact(inserting("a"))
+        await store.transact(astray)
+        first, failed, last = await in_one_batch(store, inserting("b"), more, inserting("c"))
+        assert ("b", "c") == (first, last)
+        assert isinstance(failed, sqlite3.IntegrityError)
+        assert row("a") == await store.get("a")
 
 
 async def test_a_function_that_fails_before_it_writes_costs_no_further_run(
