@@ -183,13 +183,12 @@ class StageDeclaration(Generic[P, A]):
         the same time. After a `pivot` the stage only goes forward. `idempotent=False` says that
         the API ignores idempotency keys, so that a call in doubt is never repeated. The function
         makes one request, or at most `requests`. A code in `transient_on` means that nothing
-        happened, one in `refused_on` is a business no, and one in `pending_on` that the
-        API has taken the call on: the probe finds how it ends, for at most `pending_seconds_max`.
-        An attempt that ends with a code or an
-        exception of `never_retry` is the last one. `key_lifetime_seconds` is how long the API keeps
-        a key: a request in doubt is not repeated after that. `probe_after_undo` asks the probe
-        after an undo without a result. `compensation=None` says that nothing has to
-        be undone, and `reason` why.
+        happened, one in `refused_on` is a business no, and one in `pending_on` that the API took
+        the call on: the probe finds its end within `pending_seconds_max`. An attempt that ends with
+        a code or an exception of `never_retry` is the last one. A request in doubt is not repeated
+        once the API has forgotten its key, after `key_lifetime_seconds`. `probe_after_undo` asks
+        the probe after an undo without a result. `compensation=None` says that nothing has to be
+        undone, and `reason` why.
         """
         if misplaced or not to:  # written without parentheses, or without an API
             raise DeclarationError(
@@ -199,9 +198,8 @@ class StageDeclaration(Generic[P, A]):
         seconds = (timeout, key_lifetime_seconds or 1.0, pending_seconds_max)
         if not min(seconds) > 0 or requests < 1:
             raise DeclarationError(
-                f"{declaring_place()}: a call of stage {self.name!r} needs timeout > 0,"
-                " key_lifetime_seconds > 0 and pending_seconds_max > 0, in seconds, and requests"
-                " of at least 1"
+                f"{declaring_place()}: a call of stage {self.name!r} needs requests of at least 1,"
+                " and timeout, key_lifetime_seconds and pending_seconds_max > 0, in seconds"
             )
         self._check_uncompensated(compensation)
 

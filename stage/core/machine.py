@@ -573,7 +573,7 @@ def _doubting_what_pends(steps: dict[str, StepState], at: float) -> dict[str, St
 
 
 def _no_longer_pending(saga: Saga, at: float) -> Saga:
-    """What was left of the budget when a call became pending is left when none is any more."""
+    """The budget that was left when the first call became pending is left when the last ends."""
     deadline = None if saga.budget_left is None else at + saga.budget_left
     return replace(saga, pending=False, budget_left=None, deadline=deadline)
 

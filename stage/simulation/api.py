@@ -127,7 +127,7 @@ class PendingApi(ApiModel):
     """An API that takes a request on with 202: how it ends is there at a later look.
 
     It makes the effect when it takes the request on, and says so after a few looks; some it never
-    says anything of. What is undone meanwhile never ends well.
+    says anything of. A request that was undone meanwhile never ends well.
     """
 
     def __init__(self, name: str, books: Books, faults: Faults) -> None:

@@ -469,20 +469,8 @@ class Books:
                 known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1  # rule 28
             case e.StepRefused():
                 known.refused.add(event.step)
-            case e.StepPending() if plan.step(event.step).kind is StepKind.CALL:
-                known.doubted.add(event.step)
-                known.deferred = True
-                self._pends(known, plan.step(event.step), event.at)
-            case e.StepPending():
+            case e.StepPending() if plan.step(event.step).kind is StepKind.FORWARD:
                 known.attempts[event.step] -= 1  # downstream works on it: no attempt that failed
-            case e.ProbePending() | e.ProbeFailed() | e.ProbeNotThere():
-                if isinstance(event, e.ProbePending) or event.step in known.pending:
-                    known.deferred = known.deferred or isinstance(event, e.ProbePending)
-                    self._pends(known, plan.step(event.step), event.at)
-            case e.ProbeRefused():
-                known.doubted.discard(event.step)
-                known.refused.add(event.step)
-                known.pending.pop(event.step, None)
             case e.RequestPrepared():
                 way = "undo" if event.compensation else "do"
                 known.requests.setdefault(f"{event.step}:{way}", []).append(event.request)
@@ -503,7 +491,21 @@ class Books:
                 if event.denied and known.deadline is not None:  # protocol 3.3, as an outage
                     known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1
             case _:
+                self._pending_event(known, plan, event)
                 self._backward_event(stage, known, event)
+
+    def _pending_event(self, known: Known, plan: Plan, event: e.Event) -> None:
+        match event:
+            case e.StepPending() | e.ProbePending():
+                known.doubted.add(event.step)
+                known.deferred = True
+                self._pends(known, plan.step(event.step), event.at)
+            case e.ProbeFailed() | e.ProbeNotThere() if event.step in known.pending:
+                self._pends(known, plan.step(event.step), event.at)
+            case e.ProbeRefused():
+                known.doubted.discard(event.step)
+                known.refused.add(event.step)
+                known.pending.pop(event.step, None)
 
     def _pends(self, known: Known, step: Step, at: float) -> None:
         """A call is under way at its API."""

@@ -150,7 +150,7 @@ def pending(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]
     """A call that its API takes on, and that ends later or never."""
     stage = _stage(name, before)
     _local(stage, "reserve")
-    rules = {"pending_on": {202}, "pending_seconds_max": 300.0}
+    rules: dict[str, Any] = {"pending_on": {202}, "pending_seconds_max": 300.0}
     _call(stage, "charge", f"{name}-pending", probe=True, **rules)
     _local(stage, "record", undo=False)
     return stage
