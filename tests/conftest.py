@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import count
@@ -68,6 +70,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail if a fault kit did not run, or struck less than tests/sizes.py asks for",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the processes that tests start share compiled code where none may lie beside ours.
+
+    They would compile all of it at each start, which takes longer than the start itself.
+    """
+    if not hasattr(config, "workerinput") and os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        folder = tempfile.TemporaryDirectory(prefix="stage-pycache-", ignore_cleanup_errors=True)
+        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
+        config.add_cleanup(folder.cleanup)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

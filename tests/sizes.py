@@ -57,6 +57,10 @@ class Sizes:
     """F20: sagas placed with nginx between all neighbours."""
     replays: int
     """F17: times that a recorded request is sent again, by its owner and by a stranger in turn."""
+    outage_seconds: float
+    """F21: the longest outage, of a peer that is to undo something."""
+    undos: int
+    """F21: undos that wait for one API."""
     deploy_stride: int
     """F22: of the pairs of versions."""
     restore_stride: int
@@ -77,25 +81,27 @@ class Sizes:
 
 TIERS = {
     "test": Sizes(
-        worlds=500,
+        worlds=200,
         fault_stride=8,
-        schedule_stride=5,
-        kills=20,
-        sagas=2_000,
+        schedule_stride=10,
+        kills=10,
+        sagas=1_000,
         rate=150.0,
         seconds=60.0,
-        points=8,
-        cuts=40,
+        points=6,
+        cuts=20,
         cycles=1,
         times=4,
-        traced_kills=8,
-        traced_sagas=500,
+        traced_kills=4,
+        traced_sagas=250,
         mutated=500,
         stalled=100,
         overload_seconds=6.0,
         canaries=300,
         gateway_sagas=200,
         replays=200,
+        outage_seconds=50_000.0,
+        undos=100,
         deploy_stride=7,
         restore_stride=2,
         zombies=2,
@@ -124,6 +130,8 @@ TIERS = {
         canaries=20_000,
         gateway_sagas=500,
         replays=10_000,
+        outage_seconds=250_000.0,
+        undos=500,
         deploy_stride=1,
         restore_stride=1,
         zombies=30,
@@ -158,6 +166,7 @@ def chosen(environ: Mapping[str, str]) -> tuple[str, Sizes]:
     return tier, replace(sizes, **changed)
 
 
+# Long because it is a table.
 def kits(sizes: Sizes) -> dict[str, Kit]:
     """Every kit, by the number of its figure, with how often it strikes at these sizes."""
     points = sum(min(sizes.points, calls) for calls in CALLS_MIN.values())
@@ -187,6 +196,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F18": Kit("addresses of others", {"addresses": 60}),
         "F19": Kit("canaries", {"requests": sizes.canaries}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
+        "F21": Kit("outages of seconds to days", {"outages": 50, "undos": sizes.undos}),
         "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),
         "F23": Kit("databases restored or gone bad", {"faults": 20 // sizes.restore_stride}),
         "F25": Kit(
@@ -197,6 +207,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             "the primary is lost",
             {"synchronous": sizes.failovers, "asynchronous": sizes.failovers},
         ),
+        "F27": Kit("rolling updates, and back", {"updates": 2 * sizes.rollings}),
     }
 
 

@@ -26,6 +26,7 @@ from stage.authoring.steps import (
     check_function,
 )
 from stage.core.errors import DeclarationError
+from stage.core.names import STEP_NAME
 from stage.core.retry import (
     COMPENSATION,
     EXECUTION,
@@ -36,6 +37,7 @@ from stage.core.retry import (
 )
 from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
 from stage.ports.credentials import CredentialsFunction
+from stage.ports.store import TRACE_TERM
 from stage.wire.limits import DEFAULT_LIMITS
 
 P = TypeVar("P")
@@ -44,6 +46,8 @@ R = TypeVar("R")
 D = TypeVar("D", bound=DeclaredStep[Any, Any])
 
 
+INDEXED_MAX = 8
+"""Business numbers that a stage may be searched by."""
 MIGRATIONS = "migrations"
 """The usual name of the folder of an author's migrations."""
 
@@ -73,6 +77,10 @@ class StageDeclaration(Generic[P, A]):
 
     `redact` is a function from the words of others (an external API's, a neighbour's, those of
     `Refused`) to what may be kept of them: they are stored, logged and shown as reasons.
+
+    `indexed={"order": "order_id"}` lets an operator find a saga by a business number: by its name
+    the path of a member of the payload, `customer.number` for one within another. The number lies
+    in an index of its own, outside of the encrypted contents, for as long as the payload does.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class StageDeclaration(Generic[P, A]):
         renamed: Mapping[str, str] | None = None,
         peers_renamed: Mapping[str, str] | None = None,
         redact: Callable[[str], str] | None = None,
+        indexed: Mapping[str, str] | None = None,
     ) -> None:
         plan_of(name, ())  # refuses a bad name here, where its line is
         self.name = name
@@ -99,12 +108,14 @@ class StageDeclaration(Generic[P, A]):
         )
         self.supersedes = supersedes
         self.redact = redact
+        self.indexed: Mapping[str, str] | None = None if indexed is None else dict(indexed)
         self.accepts: Codec[P] = Codec(accepts)
         if name in self.accepts.members():
             raise DeclarationError(
                 f"accepts= of stage {name!r} names a member {name!r}, which the stage itself adds:"
                 " rename the member, or the stage"
             )
+        self._check_indexed()
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.folder = _beside_caller(".")
@@ -305,7 +316,9 @@ class StageDeclaration(Generic[P, A]):
                 patience_seconds=patience_seconds,
                 adds_bytes_max=adds_bytes_max,
             )
-        return StageParticipant(plan, self.steps, self.accepts, adds, operator_headers, before)
+        bound = StageParticipant(plan, self.steps, self.accepts, adds, operator_headers, before)
+        bound.indexed = self.indexed
+        return bound
 
     def check_migrations(self) -> None:
         """Refuse a folder of migrations beside the module that the stage does not name.
@@ -321,6 +334,28 @@ class StageDeclaration(Generic[P, A]):
                 f' Stage({self.name!r}, ..., migrations="{MIGRATIONS}"), or give the folder another'
                 " name if it is not the stage's"
             )
+
+    def _check_indexed(self) -> None:
+        """Refuse a business number that no payload can have."""
+        indexed = self.indexed or {}
+        if len(indexed) > INDEXED_MAX:
+            raise DeclarationError(
+                f"indexed= of stage {self.name!r} has {len(indexed)} numbers, each a row more of"
+                f" every saga: keep at most {INDEXED_MAX}"
+            )
+        members = self.accepts.members()
+        for name, path in indexed.items():
+            if not STEP_NAME.fullmatch(name) or name == TRACE_TERM:
+                raise DeclarationError(
+                    f"indexed= of stage {self.name!r} has a number {name!r}: use letters, digits"
+                    f" and underscores, and not {TRACE_TERM}, which is the trace's"
+                )
+            first = path.partition(".")[0]
+            if members and first not in members:
+                raise DeclarationError(
+                    f"indexed= of stage {self.name!r} looks for {name!r} at {path!r}, and accepts="
+                    f" has no member {first!r}: its members are {', '.join(sorted(members))}"
+                )
 
     def _check_uncompensated(self, compensation: object) -> None:
         if compensation is not None:

@@ -65,6 +65,7 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
         await stopping.wait()
         # Not ready at once, serving on until the load balancer has seen it.
         app[SERVICE].engine.leave_rotation()
+        runner.retire()
         await asyncio.sleep(config.drain_delay_seconds)
     finally:
         if beside is not None:
@@ -92,7 +93,7 @@ def _tell(port: int, admin_port: int | None, config: Config) -> None:
         print(f"admin on http://{config.host}:{admin_port}", flush=True)
 
 
-async def _listen(runner: web.AppRunner, config: Config, doors: Doors) -> int:
+async def _listen(runner: BoundedRunner, config: Config, doors: Doors) -> int:
     """Open the port, whose number it returns, and the admin port where there is one."""
     # So many may be accepted at once, before any of them can be turned away.
     backlog = min(LISTEN_BACKLOG, connections_max(config) // 4)
@@ -101,18 +102,15 @@ async def _listen(runner: web.AppRunner, config: Config, doors: Doors) -> int:
     return await _listen_at(runner, config.host, config.port, backlog)
 
 
-async def _listen_at(runner: web.AppRunner, host: str, port: int, backlog: int) -> int:
+async def _listen_at(runner: BoundedRunner, host: str, port: int, backlog: int) -> int:
     """Open one port and return its number. Raises ConfigurationError."""
-    site = web.TCPSite(runner, host, port, backlog=backlog)
     try:
-        await site.start()
+        return await runner.listen(host, port, backlog)
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {error.strerror or error}:"
             " choose another --port or --admin-port, or stop what uses it"
         ) from error
-    opened: int = runner.addresses[-1][1]
-    return opened
 
 
 async def _listen_beside(runner: web.AppRunner, config: Config) -> Path | None:

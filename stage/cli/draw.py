@@ -9,7 +9,7 @@ from stage.cli.failure import one_line
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
 from stage.wire.envelope import parse_instant
-from stage.wire.views import SagaPage, SagaView, StepView
+from stage.wire.views import ActPage, GroupsView, SagaPage, SagaView, StepView
 
 COLUMN_CHARS_MAX = 120
 MARKS = {
@@ -54,6 +54,44 @@ def draw_page(page: SagaPage) -> str:
     ]
     drawn = table(("SAGA", "STATE", "OUTCOME", "UPDATED AT", "NEXT"), rows)
     return drawn + (f"\nmore: --after {_cell(page.next)}" if page.next else "")
+
+
+def draw_groups(view: GroupsView) -> str:
+    """One line a group: those that wait for a person, then those that go on by themselves."""
+    if not view.groups:
+        return "nothing waits, and nothing is parked"
+    rows = [
+        (
+            group.parked_cause or "waits",
+            group.step or "-",
+            group.peer or "-",
+            group.direction,
+            str(group.sagas),
+            _long(group.oldest_seconds),
+        )
+        for group in sorted(view.groups, key=lambda each: each.parked_cause is None)
+    ]
+    return table(("CAUSE", "STEP", "PEER", "DIRECTION", "SAGAS", "OLDEST"), rows)
+
+
+def draw_acts(page: ActPage) -> str:
+    """One line an act, and how to get the next page."""
+    if not page.acts:
+        return "nobody did anything"
+    rows = [
+        (act.at, act.actor, act.act, act.target, f"{act.before} → {act.after}", act.reason)
+        for act in page.acts
+    ]
+    drawn = table(("AT", "ACTOR", "ACT", "TARGET", "CHANGE", "REASON"), rows)
+    return drawn + (f"\nmore: --before {page.next}" if page.next else "")
+
+
+def _long(seconds: float) -> str:
+    """A duration in the unit in which a person counts it."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def draw_saga(saga: SagaView, entries: Sequence[Mapping[str, Any]], *, now: float) -> str:

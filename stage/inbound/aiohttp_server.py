@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import re
 import socket
 import struct
 import termios
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from random import random
@@ -35,6 +37,9 @@ SWEEP_SECONDS = 1.0
 REPORT_SECONDS = 10.0
 GIVE_WAY_SECONDS = 0.5
 """A connection that has waited for less gives way to no other one."""
+SETTLE_SECONDS_MAX = 1.0
+"""Between the end of the drain delay and the drain: starts that are shed are answered then too."""
+SETTLE_LOOKS = 100
 
 _START = b"POST /sagas HTTP/1.1\r\n"
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
@@ -113,13 +118,16 @@ class BoundedProtocol(web.RequestHandler):
         if transport is None or transport.is_closing():
             return
         self._server.waits(self)
-        if seen:
+        if seen and not self._close:
             self._head_since = self._server.now()
             super().data_received(data)
         else:
             answers = _SHED if seen is False else _SHED_UNKNOWN
             transport.write(answers[int(random() * len(answers))])
-        transport.resume_reading()
+        if self._close:
+            transport.close()
+        else:
+            transport.resume_reading()
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
@@ -131,6 +139,27 @@ class BoundedProtocol(web.RequestHandler):
         if not self._turned_away:
             self._server.forget(self)
             super().connection_lost(exc)
+
+    @property
+    def retires(self) -> bool:
+        """Whether the answer is the last one of its connection."""
+        return self._server.retiring
+
+    def is_due(self, now: float) -> bool:
+        """Whether a request may be on its way, has begun to come in, or waits to be read."""
+        head = self._head_since
+        if head is not None:
+            return now - head < GIVE_WAY_SECONDS
+        return self.transport is not None and _queued(self.transport, termios.FIONREAD)
+
+    def close(self) -> None:
+        """End after the request that is being answered; at once where there is none.
+
+        aiohttp would leave that one open until the end of the drain, and read nothing from it.
+        """
+        super().close()
+        if self.transport is not None and not self._messages and self._server.is_waiting(self):
+            self.transport.close()
 
     def begins(self) -> None:
         """A whole head has come in, and its request is answered from here on."""
@@ -229,6 +258,7 @@ class BoundedServer(web.Server):
         super().__init__(_counted(server.request_handler), request_factory=server.request_factory)
         self.overload = service.admission.overload
         self.held = HeldStarts(service.lookups)
+        self.retiring = False
         self._limits = limits
         self._report = report
         self._waiting: dict[BoundedProtocol, float] = {}
@@ -281,6 +311,18 @@ class BoundedServer(web.Server):
         """That connection is busy, or gone."""
         self._waiting.pop(protocol, None)
 
+    async def settle(self) -> None:
+        """Close each connection that has no request; a new one has GIVE_WAY_SECONDS to tell it."""
+        for _ in range(SETTLE_LOOKS):
+            if not self._has_due():
+                break
+            await asyncio.sleep(SETTLE_SECONDS_MAX / SETTLE_LOOKS)
+        self.pre_shutdown()  # in the same step as the last look
+
+    def _has_due(self) -> bool:
+        now = self.now()
+        return bool(self.held) or any(each.is_due(now) for each in self._waiting)
+
     def _sweep(self) -> None:
         now = self.now()
         open_ = self.connections
@@ -303,7 +345,7 @@ class BoundedServer(web.Server):
 class BoundedRunner(web.AppRunner):
     """web.AppRunner whose server has limits."""
 
-    __slots__ = ("_bounded", "_report")
+    __slots__ = ("_bounded", "_ports", "_report")
 
     def __init__(
         self, app: web.Application, limits: ServerLimits, report: Callable[[int], None]
@@ -311,22 +353,72 @@ class BoundedRunner(web.AppRunner):
         super().__init__(app, handle_signals=False, access_log=None)
         self._bounded = limits
         self._report = report
+        self._ports: list[asyncio.Server] = []
+
+    async def listen(self, host: str, port: int, backlog: int) -> int:
+        """Open a port; its number. Raises OSError."""
+        assert self.server is not None
+        loop = asyncio.get_running_loop()
+        opened = await loop.create_server(self.server, host, port, backlog=backlog)
+        self._ports.append(opened)
+        found: int = opened.sockets[0].getsockname()[1]
+        return found
+
+    async def cleanup(self) -> None:
+        """End in order: who has got a connection before the ports closed is answered once."""
+        loop, server = asyncio.get_running_loop(), self.server
+        self.retire()
+        while self._ports:
+            for accepted in _close(self._ports.pop()):
+                await loop.connect_accepted_socket(cast(BoundedServer, server), accepted)
+        if isinstance(server, BoundedServer):
+            await server.settle()
+        await super().cleanup()
+
+    def retire(self) -> None:
+        """End each kept connection with its next answer.
+
+        Otherwise a proxy sends a request on one just as it is closed, and may not repeat it.
+        """
+        if isinstance(self.server, BoundedServer):
+            self.server.retiring = True
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return BoundedServer(made, self._bounded, self._report, self.app[SERVICE])
 
 
+def _close(port: asyncio.Server) -> list[socket.socket]:
+    """Close a port; the connections that the kernel has made there and nobody has accepted.
+
+    Otherwise the kernel resets them, with the requests that were sent on them.
+    """
+    found: list[socket.socket] = []
+    for opened in port.sockets:
+        with socket.socket(fileno=os.dup(opened.fileno())) as listening:
+            listening.setblocking(False)
+            with suppress(OSError):  # none is left, or no descriptor
+                while True:
+                    accepted, _ = listening.accept()
+                    accepted.setblocking(False)
+                    found.append(accepted)
+    port.close()
+    return found
+
+
 def _is_unread(transport: asyncio.Transport) -> bool:
     """Whether something written has not reached the reader: it waits here, or in the kernel."""
-    if transport.get_write_buffer_size():
-        return True
+    return bool(transport.get_write_buffer_size()) or _queued(transport, termios.TIOCOUTQ)
+
+
+def _queued(transport: asyncio.Transport, way: int) -> bool:
+    """Whether the kernel holds bytes of this connection, in or out."""
     found = transport.get_extra_info("socket")
     if found is None:
         return False
     queued = bytearray(4)
     try:
-        fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, queued)
+        fcntl.ioctl(found.fileno(), way, queued)
     except OSError:  # not every system tells it of a socket
         return False
     return any(queued)
@@ -348,7 +440,10 @@ def _counted(handler: Handler) -> Handler:
         try:
             if request.version < HttpVersion10:  # the parser takes a line without a version
                 raise web.HTTPBadRequest
-            return await handler(request)
+            response = await handler(request)
+            if protocol.retires:
+                response.force_close()
+            return response
         except web.HTTPException as error:  # of aiohttp itself, before any handler of ours
             refused = of_status(error.status, error.reason)
             headers = [PROBLEM_JSON, SERVER_HEADER]

@@ -29,7 +29,16 @@ from stage.wire.descriptor import Descriptor
 from stage.wire.outcome import Outcome
 from stage.wire.problem import CONTENT_TYPE
 from stage.wire.shared import SharedPage, SharedSaga
-from stage.wire.views import JournalView, SagaPage, SagaView, Standing
+from stage.wire.views import (
+    ActPage,
+    ActView,
+    GroupsView,
+    GroupView,
+    JournalView,
+    SagaPage,
+    SagaView,
+    Standing,
+)
 
 HTML = ("Content-Type", "text/html; charset=utf-8")
 TOKEN = "token"  # noqa: S105 - the name of a scheme
@@ -40,6 +49,10 @@ NAMES = {
     SharedPage: "SharedPage",
     SharedSaga: "SharedSaga",
     JournalView: "Journal",
+    GroupsView: "Groups",
+    GroupView: "Group",
+    ActPage: "Acts",
+    ActView: "Act",
     PlanView: "Plan",
     ChainView: "Chain",
     Standing: "Standing",

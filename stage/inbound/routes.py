@@ -10,6 +10,7 @@ import msgspec
 from stage.inbound.compensate import compensate
 from stage.inbound.execute import execute
 from stage.inbound.openapi import docs, openapi
+from stage.inbound.overview import audit, groups
 from stage.inbound.platform import descriptor, healthz, metrics, readyz
 from stage.inbound.principal import Who
 from stage.inbound.request import Answer, Request
@@ -39,6 +40,7 @@ class Route(msgspec.Struct, frozen=True):
 _ANYONE = frozenset({Who.ANYONE})
 _SHOWN = frozenset({Who.UPSTREAM, Who.DOWNSTREAM, Who.VIEWER})
 _COMPENSATES = frozenset({Who.UPSTREAM, Who.DOWNSTREAM, Who.OPERATOR})
+_VIEWERS = frozenset({Who.VIEWER})
 _OPERATORS = frozenset({Who.OPERATOR})
 _ADMINS = frozenset({Who.ADMIN})
 
@@ -55,6 +57,8 @@ ROUTES = (
     Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve", _ADMINS),
     Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon", _ADMINS),
     Route("POST", "/sagas/{saga_id}/forget", forget, "forget", _ADMINS),
+    Route("GET", "/groups", groups, "groups", _VIEWERS),
+    Route("GET", "/audit", audit, "audit", _VIEWERS),
     Route("GET", "/.well-known/stage", descriptor, "descriptor", _SHOWN, protocol=True),
     Route("GET", "/healthz", healthz, "healthz", _ANYONE),
     Route("GET", "/readyz", readyz, "readyz", _ANYONE),

@@ -118,6 +118,8 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         updated_at=format_instant(row.updated_at),
         deadline=None if row.deadline is None else format_instant(row.deadline),
         version=row.version,
+        step=row.step or None,
+        peer=row.peer or None,
         trace_id=row.trace.trace_id or None,
         next_action=None,
         next_action_at=None if row.due_at is None else format_instant(row.due_at),

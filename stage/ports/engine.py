@@ -12,7 +12,7 @@ from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.ports.observer import TraceContext
-from stage.ports.store import Backlog, Changes, Entry, Filter, SagaRow
+from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
 from stage.wire.shared import SharedSaga
@@ -133,6 +133,14 @@ class Queries(Protocol):
         """A list of sagas."""
         ...
 
+    async def groups(self) -> list[Group]:
+        """The sagas that wait or are parked, counted by cause, step, peer and state."""
+        ...
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:
         """A page of the sagas that changed since then and that this stage shares with a neighbour.
 
@@ -216,6 +224,10 @@ class SagaLost(Exception):
 
 class Unsettled(Exception):
     """Nobody knows whether the request was taken; the caller asks again under the same id."""
+
+
+class LeftToNewer(Unsettled):
+    """A newer release accepted the saga, and goes on with it: this one answers for it later."""
 
 
 class Busy(Exception):

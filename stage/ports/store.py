@@ -59,6 +59,10 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     version: int = 1
     """The version of the stage that accepted it."""
+    step: str = ""
+    """The step for which it waits, or is parked (core.place); empty while it waits for nothing."""
+    peer: str = ""
+    """The peer of that step, by kind and name."""
     parked: str = ""
     parked_cause: ParkCause | None = None
     due_at: float | None = None
@@ -121,13 +125,71 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """Sagas that neighbours know and the database does not."""
 
 
+TRACE_TERM = "trace_id"
+"""The term of the trace id, which every saga of a stage with indexed numbers has."""
+
+
+class Term(msgspec.Struct, frozen=True):
+    """A business number by which a saga is found: the name that the author gave, and its value."""
+
+    name: str
+    value: str
+
+
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sagas a list holds. `after` is the id of the last saga of the page before."""
+    """Which sagas a list holds. `after` is the id of the last saga of the page before.
+
+    Every member narrows the list. `changed_from` and `changed_before` bound the last change. With
+    a `term` no other one but `after` and `limit` counts.
+    """
 
     states: tuple[SagaState, ...] = ()
     parked: bool | None = None
+    cause: ParkCause | None = None
+    step: str | None = None
+    peer: str | None = None
+    changed_from: float | None = None
+    changed_before: float | None = None
+    term: Term | None = None
     after: str = ""
     limit: int = 50
+
+    @property
+    def waiting(self) -> bool:
+        """True when only sagas that wait or are parked can be on the list."""
+        return self.parked is True or (self.cause or self.step or self.peer) is not None
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Sagas that wait at one place, or are parked there for one cause; none of a `cause` wait."""
+
+    cause: ParkCause | None
+    step: str
+    peer: str
+    state: SagaState
+    sagas: int
+    oldest_at: float
+    """The last change of the saga among them that changed longest ago."""
+
+
+NEWEST = 2**62
+"""A number behind that of every act."""
+
+
+class Act(msgspec.Struct, frozen=True, kw_only=True):
+    """One act of a person, kept apart from the journal. `target` is a saga id, or a peer.
+
+    `before` and `after` say in words how the target stood. `number` is the store's.
+    """
+
+    at: float
+    actor: str
+    act: str
+    target: str
+    reason: str
+    before: str = ""
+    after: str = ""
+    number: int = 0
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,8 +254,10 @@ class Unit(Protocol):
         """All entries in order."""
         ...
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
-        """Write a new saga and its first entries. Raises KeyError when the id exists."""
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
+        """Write a new saga, its first entries and its terms. Raises KeyError when the id exists."""
         ...
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
@@ -210,11 +274,19 @@ class Unit(Protocol):
         ...
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
-        """Drop the envelopes and journals of sagas that are over; how many were closed.
+        """Drop the envelopes, journals and terms of sagas that are over; how many were closed.
 
         Those that completed or were compensated, were last changed before that instant, are not
         parked and have nothing due. Their rows stay as tombstones, with their answers.
         """
+        ...
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """Let the saga be found by its id alone."""
+        ...
+
+    async def keep_act(self, act: Act) -> None:
+        """Add an act to the audit, under the next number."""
         ...
 
     async def keep_lost(self, lost: LostSaga) -> None:
@@ -222,7 +294,10 @@ class Unit(Protocol):
         ...
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same."""
+        """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same.
+
+        Or raise StoreUnavailable, which the unit has to let through: then all of it is run again.
+        """
         ...
 
 
@@ -261,6 +336,14 @@ class Store(Protocol):
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """At most `which.limit` rows in the order of their ids. `envelope` may be left empty."""
+        ...
+
+    async def groups(self) -> list[Group]:
+        """The sagas that wait or are parked, counted by cause, step, peer and state."""
+        ...
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """The audit, the newest act first: those `before` a number, those of one target."""
         ...
 
     async def changed(self, since: Changes) -> list[SagaRow]:

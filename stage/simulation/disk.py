@@ -20,7 +20,20 @@ from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.stage import RunView
-from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Store, Tx, Unit
+from stage.ports.store import (
+    Act,
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    Group,
+    LostSaga,
+    SagaRow,
+    Store,
+    Term,
+    Tx,
+    Unit,
+)
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
@@ -241,6 +254,20 @@ class SimulatedStore:
         self._present()
         return await self._store.page(which)
 
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.groups()
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.acts(limit, before=before, target=target)
+
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
         if self._process.held:
@@ -381,9 +408,11 @@ class _Noted:
         """See ports.store.Unit."""
         return await self._unit.journal(saga_id)
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
         """See ports.store.Unit."""
-        await self._unit.insert(row, events)
+        await self._unit.insert(row, events, terms)
         self.writes.append(Written(row, tuple(events), None))
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
@@ -397,6 +426,14 @@ class _Noted:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """See ports.store.Unit."""
+        await self._unit.drop_terms(saga_id)
+
+    async def keep_act(self, act: Act) -> None:
+        """See ports.store.Unit."""
+        await self._unit.keep_act(act)
 
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""

@@ -24,7 +24,18 @@ from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Store, Unit
+from stage.ports.store import (
+    Act,
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    Group,
+    LostSaga,
+    SagaRow,
+    Store,
+    Unit,
+)
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
 from stage.store.sole_owner import SoleOwner
@@ -128,6 +139,14 @@ class BlockingStore:
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
         return self._run(self._store.page(which))
+
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        return self._run(self._store.groups())
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        return self._run(self._store.acts(limit, before=before, target=target))
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

@@ -11,6 +11,7 @@ from stage.core.events import Verb
 from stage.core.lost import OPERATOR
 from stage.core.requester import Requester
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.limits import EngineLimits
 from stage.engine.reconcile import Reconciler, Reconciliation
 from stage.engine.saga.adoption import Adoption
 from stage.engine.saga.interpreter import Interpreter
@@ -156,7 +157,8 @@ class Node:
         clock = self._wall(process)
         peers = self._peers(process, store, clock)
         observer = DefectObserver(self.name, self._books)
-        engine = EmbeddedEngine(stage, store, peers, observer, clock=clock)
+        limits = EngineLimits(inline=self._started % 2 == 1)  # its next process has none, and so on
+        engine = EmbeddedEngine(stage, store, peers, observer, clock=clock, limits=limits)
         service = service_of(stage, engine, peers.neighbours, observer, clock)
         self._live[process] = engine, Endpoints(service, self._books), store
         self._books.tell("", process.name, "starts")

@@ -27,12 +27,16 @@ from stage.ports.identity import Identity
 from stage.ports.ownership import HeldElsewhere, Ownership
 from stage.ports.store import (
     LOST_SAGAS_MAX,
+    NEWEST,
+    Act,
     Backlog,
     Changes,
     Entry,
     Filter,
+    Group,
     LostSaga,
     SagaRow,
+    Term,
     Tx,
     Unit,
 )
@@ -42,11 +46,14 @@ from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
 from stage.store.memory_database import LEASE_SECONDS, MemoryDatabase, MemoryReplica
 from stage.store.sole_owner import SoleOwner
-from stage.store.sqlite.part import ENDED, Part
+from stage.store.sqlite.part import ENDED, Care, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
+
+_CARE: Final = Care(needed=True)
+"""No writer stands behind this store that would run a unit again."""
 
 _BEGIN: Final = statement("begin_batch")
 _COMMIT: Final = statement("commit_batch")
@@ -115,7 +122,7 @@ class MemoryStore:
     ) -> tuple[T, list[str]]:
         """The value of the unit, and the ids of the sagas that it wrote."""
         connection.execute(_BEGIN)
-        part = Part(connection)
+        part = Part(connection, _CARE)
         unit = _MemoryUnit(self._database, self._replica, self._codec, connection, part)
         try:
             value = drive(work, unit)
@@ -149,8 +156,32 @@ class MemoryStore:
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
-        found = [row for _, row in sorted(self._database.sagas.items()) if _matches(row, which)]
+        sagas = sorted(self._database.sagas.items())
+        if which.term is not None:
+            values = self._codec.known_terms(which.term.name, which.term.value)
+            wanted = {Term(which.term.name, value) for value in values}
+            terms = self._database.terms
+            found = [row for saga_id, row in sagas if wanted.intersection(terms.get(saga_id, ()))]
+            found = [row for row in found if row.id > which.after]
+        else:
+            found = [row for _, row in sagas if _matches(row, which)]
         return found[: which.limit]
+
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        found: dict[tuple[str, str, str, str], list[float]] = {}
+        for row in self._database.sagas.values():
+            if row.step or row.parked:
+                cause = "" if row.parked_cause is None else row.parked_cause.value
+                place = (cause, row.step, row.peer, row.state.value)
+                found.setdefault(place, []).append(row.updated_at)
+        return [rows.group((*place, len(at), min(at))) for place, at in sorted(found.items())]
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        behind = NEWEST if before is None else before
+        found = [act for act in reversed(self._database.acts) if act.number < behind]
+        return [act for act in found if target in ("", act.target)][:limit]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -312,13 +343,19 @@ class _MemoryUnit:
         self._part.check()
         return [rows.entry(saga_id, row, self._codec) for row in self._journal.get(saga_id, ())]
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
         """See ports.store.Unit."""
         self._part.check()
         rows.check_insert(row, events)
         if row.id in self._sagas:
             raise KeyError(row.id)
         self._write(row, events)
+        if terms:
+            values = rows.term_values(terms, row.id, self._codec)
+            self._database.terms[row.id] = tuple(Term(name, value) for _, name, value in values)
+            self._changes.append(partial(self._database.terms.pop, row.id, None))
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
         """See ports.store.Unit."""
@@ -342,6 +379,19 @@ class _MemoryUnit:
             if (held := self._database.mail.pop(number, None)) is not None:
                 self._changes.append(partial(self._database.mail.__setitem__, number, held))
 
+    async def drop_terms(self, saga_id: str) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        if (terms := self._database.terms.pop(saga_id, None)) is not None:
+            self._changes.append(partial(self._database.terms.__setitem__, saga_id, terms))
+
+    async def keep_act(self, act: Act) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        acts = self._database.acts
+        acts.append(replace(act, number=len(acts) + 1))
+        self._changes.append(acts.pop)
+
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""
         self._part.check()
@@ -359,6 +409,7 @@ class _MemoryUnit:
             self._changes.append(partial(self._sagas.__setitem__, row.id, row))
             self._sagas[row.id] = replace(row, closed_at=at, envelope=b"")
             self._journal[row.id] = []
+            await self.drop_terms(row.id)
         return min(len(found), limit)
 
     def _write(self, row: SagaRow, events: Sequence[Event]) -> None:
@@ -426,4 +477,10 @@ def _matches(row: SagaRow, which: Filter) -> bool:
         row.id > which.after
         and (not which.states or row.state in which.states)
         and (which.parked is None or bool(row.parked) is which.parked)
+        and (which.cause is None or row.parked_cause is which.cause)
+        and (not which.waiting or bool(row.step or row.parked))
+        and which.step in (None, row.step)
+        and which.peer in (None, row.peer)
+        and (which.changed_from is None or row.updated_at >= which.changed_from)
+        and (which.changed_before is None or row.updated_at < which.changed_before)
     )

@@ -13,7 +13,7 @@ from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
 from stage.ports.identity import Identity
 from stage.ports.ownership import Mail, Share
-from stage.ports.store import LostSaga, Row, SagaRow
+from stage.ports.store import Act, LostSaga, Row, SagaRow, Term
 from stage.store.drive import outside_loop
 from stage.store.sqlite import dialect
 from stage.store.sqlite.statements import statement
@@ -46,6 +46,9 @@ class MemoryDatabase:
         """By number, each with the registration that it was left for."""
         self.lost: dict[tuple[str, str], LostSaga] = {}
         """By saga and neighbour."""
+        self.terms: dict[str, tuple[Term, ...]] = {}
+        """By saga, with their values as the codec encodes them."""
+        self.acts: list[Act] = []
         self.identity = identity
         """It may be set while no store has it open."""
         self.connection: sqlite3.Connection | None = None
@@ -61,8 +64,17 @@ class MemoryDatabase:
 
     def discard(self) -> None:
         """Drop all that was written."""
-        for held in (self.sagas, self.journal, self.owners, self.leases, self.mail, self.lost):
+        for held in (
+            self.sagas,
+            self.journal,
+            self.owners,
+            self.leases,
+            self.mail,
+            self.lost,
+            self.terms,
+        ):
             held.clear()
+        self.acts.clear()
         if self.connection is not None:
             self.connection.close()
             self.connection = None

@@ -9,7 +9,7 @@ from stage.core.errors import StaleEpoch
 from stage.core.events import Event, name_of
 from stage.core.states import ParkCause, SagaState
 from stage.ports.codec import Codec
-from stage.ports.store import Entry, Row, SagaRow
+from stage.ports.store import Act, Entry, Group, Row, SagaRow, Term
 
 _STATES = {state.value: state for state in SagaState}
 _CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for cause in ParkCause}}
@@ -35,6 +35,8 @@ def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
         codec.encode_answer(row.id, row.answer_body),
         row.parked_cause.value if row.parked_cause is not None else "",
         row.version,
+        row.step,
+        row.peer,
     )
 
 
@@ -59,6 +61,8 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
         closed_at=row[15],
         parked_cause=_CAUSES[row[16]],
         version=row[17],
+        step=row[18],
+        peer=row[19],
     )
 
 
@@ -81,6 +85,43 @@ def entry_values(saga_id: str, entry: Entry, codec: Codec) -> tuple[object, ...]
 def entry(saga_id: str, row: Row, codec: Codec) -> Entry:
     """The value of number, epoch and event as stored."""
     return Entry(number=row[0], epoch=row[1], event=codec.decode_event(saga_id, row[0], row[2]))
+
+
+def term_values(terms: Sequence[Term], saga_id: str, codec: Codec) -> list[tuple[str, str, str]]:
+    """The columns of the terms of one saga."""
+    return [(saga_id, each.name, codec.encode_term(each.name, each.value)) for each in terms]
+
+
+def group(row: Row) -> Group:
+    """The value of cause, step, peer, state, number of sagas, and the oldest last change."""
+    return Group(
+        cause=_CAUSES[row[0]],
+        step=row[1],
+        peer=row[2],
+        state=_STATES[row[3]],
+        sagas=row[4],
+        oldest_at=row[5],
+    )
+
+
+def act_values(act: Act) -> tuple[object, ...]:
+    """The columns of an act but its number."""
+    return (act.at, act.actor, act.act, act.target, act.reason, act.before, act.after)
+
+
+def act(row: Row) -> Act:
+    """The value of a row: its number, then the columns of `act_values`."""
+    number, at, actor, name, target, reason, before, after = row
+    return Act(
+        number=number,
+        at=at,
+        actor=actor,
+        act=name,
+        target=target,
+        reason=reason,
+        before=before,
+        after=after,
+    )
 
 
 def check_insert(row: SagaRow, events: Sequence[Event]) -> None:

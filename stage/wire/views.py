@@ -35,7 +35,8 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     `may_stand` those of which nobody knows. `standing` is one word for all of it: `nothing`,
     `stands`, `may_stand`, or `unknown` where the journal cannot be read here, or fits no version of
     the stage that is declared here. `told_upstream` says how far the word of a late failure has
-    come. `version` is that of the stage which accepted it.
+    come. `version` is that of the stage which accepted it. `step` and `peer` are where it waits or
+    is parked, None while it waits for nothing.
     """
 
     saga_id: str
@@ -50,6 +51,8 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str
     deadline: str | None = None
     version: int = 1
+    step: str | None = None
+    peer: str | None = None
     trace_id: str | None = None
     next_action: str | None = None
     next_action_at: str | None = None
@@ -79,6 +82,48 @@ class SagaPage(msgspec.Struct, frozen=True, kw_only=True):
 
     sagas: list[SagaView]
     next: str | None = None
+
+
+class GroupView(msgspec.Struct, frozen=True, kw_only=True):
+    """Sagas that wait at one place, or are parked there for one cause.
+
+    `direction` is `forward`, `backward`, or `tell` where upstream is to be notified.
+    """
+
+    parked_cause: str | None = None
+    step: str | None = None
+    peer: str | None = None
+    state: str
+    direction: str
+    sagas: int
+    oldest_at: str
+    oldest_seconds: float
+
+
+class GroupsView(msgspec.Struct, frozen=True, kw_only=True):
+    """All sagas that wait or are parked, counted."""
+
+    groups: list[GroupView]
+
+
+class ActView(msgspec.Struct, frozen=True, kw_only=True):
+    """One act of a person: the saga or the peer, the reason, and how it stood before and after."""
+
+    number: int
+    at: str
+    actor: str
+    act: str
+    target: str
+    reason: str
+    before: str
+    after: str
+
+
+class ActPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of the audit, the newest first. `next` is the `before` of the page behind it."""
+
+    acts: list[ActView]
+    next: int | None = None
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,7 +50,7 @@ async def test_nothing_that_was_answered_is_lost_with_a_synchronous_standby(
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 @pytest.mark.kit("F26")
 @pytest.mark.timeout(2_400)
-async def test_what_an_asynchronous_standby_lacks_is_noticed_and_reconciled(
+async def test_commits_that_an_asynchronous_standby_lacks_are_noticed_and_reconciled(
     tmp_path: Path, strikes: Strikes
 ) -> None:
     """No replica writes to it before it is accepted; then all stages and the world agree."""

@@ -12,6 +12,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from typing import NamedTuple
 
 from tests.house.names import docstrings
@@ -40,6 +41,14 @@ def _word(
 
 
 _OF_A_SAGA = r"\b{0}\w*(?: \w+)? sagas?\b|\bsagas? (?:is|are|was|were|gets?|be) {0}\w*"
+_ORCHESTRATORS = (
+    "stage/orchestrators/*",
+    "stage/cli/temporal.py",
+    "stage/cli/asl.py",
+    "examples/temporal/*",
+    "tests/*/orchestrators/*",
+    "docs/orchestrators.md",
+)
 WORDS = {
     "rollback": _word(
         r"\broll(?:s|ed|ing)?[ -]?backs?\b",
@@ -83,13 +92,14 @@ WORDS = {
         r"\bworkflows?\b",
         r"workflows?",
         fine=r"Temporal|DBOS|Restate|systems",
+        files=_ORCHESTRATORS,
         reason="what Temporal and its like call it",
     ),
     "activity": _word(
         r"\bactivit(?:y|ies)\b",
         r"activity|activities",
         fine=r"Temporal|Step Functions|^ACTIVITY ",
-        files=("docs/metrics.md", "docs/tracing.md"),
+        files=("docs/metrics.md", "docs/tracing.md", *_ORCHESTRATORS),
         reason="what Temporal calls it; and the label of metrics and spans that says which of"
         " execute, probe, compensate and tell an attempt is",
     ),
@@ -157,8 +167,13 @@ def words_listed(glossary: str) -> list[str]:
     return [word for row in rows for word in re.split(r"\*\*, \*\*", row)]
 
 
-def prose(name: str, text: str) -> Iterator[tuple[int, str]]:
+@cache  # several checks read the same files
+def prose(name: str, text: str) -> tuple[tuple[int, str], ...]:
     """Passages that people read, each with its first line: no code, links or heads of tables."""
+    return tuple(_passages(name, text))
+
+
+def _passages(name: str, text: str) -> Iterator[tuple[int, str]]:
     if name.endswith(".md"):
         bare = re.sub(
             r"^```\w*\n.*?^```", lambda m: "\n" * m[0].count("\n"), text, flags=re.M | re.S
@@ -190,8 +205,13 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
         yield first, words
 
 
-def defined(source: str) -> Iterator[tuple[int, str, str]]:
+@cache
+def defined(source: str) -> tuple[tuple[int, str, str], ...]:
     """Every name that a module defines: line, kind, name."""
+    return tuple(_definitions(source))
+
+
+def _definitions(source: str) -> Iterator[tuple[int, str, str]]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.lineno, "function", node.name
@@ -214,9 +234,9 @@ def words_not_used(name: str, text: str) -> list[str]:
     if any(fnmatch(name, page) for page in ABOUT_WORDS):
         return []
     wrong = []
-    lines = text.splitlines()
-    passages = list(prose(name, text))
-    names = list(defined(text)) if name.endswith(".py") else []
+    lines, code = text.splitlines(), name.endswith(".py")
+    passages = prose(name, text)
+    names = [(line, own, _parts(own)) for line, _, own in defined(text)] if code else []
     for word, rule in WORDS.items():
         if any(fnmatch(name, file) for file in rule.files):
             continue
@@ -228,9 +248,9 @@ def words_not_used(name: str, text: str) -> list[str]:
                     if not re.search(rule.fine, around):
                         wrong.append(f"{line}: {word}")
         if rule.name:
-            for line, _, own in names:
-                named = re.search(rf"(?:^|_)(?:{rule.name})(?:_|$)", _parts(own))
-                if named and not re.search(rule.fine, f"{own} {lines[line - 1]}"):
+            named = re.compile(rf"(?:^|_)(?:{rule.name})(?:_|$)")
+            for line, own, parts in names:
+                if named.search(parts) and not re.search(rule.fine, f"{own} {lines[line - 1]}"):
                     wrong.append(f"{line}: {own}")
     return wrong
 

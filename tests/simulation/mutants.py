@@ -756,10 +756,10 @@ def a_lost_compensation_counts_as_done(patches: Patches) -> None:
     """Rule 13: an undo without an answer is not repeated."""
 
     def make(original: Any) -> Any:
-        def end(do: Any, turn: Any, at: float) -> Any:
+        def end(do: Any, turn: Any, at: float, *more: Any) -> Any:
             if do.kind is AttemptKind.COMPENSATE and isinstance(turn, Failed):
                 return e.CompensationSucceeded(at=at, step=do.step)
-            return original(do, turn, at)
+            return original(do, turn, at, *more)
 
         return end
 

@@ -20,6 +20,7 @@ from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.reconcile import Reconciler
 from stage.engine.saga import adoption, opening
+from stage.engine.saga.context import FINGERPRINT_CHARS
 from stage.engine.saga.sender import Sender
 from stage.outbound.neighbours import chain_v1
 from stage.ports.identity import Identity
@@ -204,7 +205,8 @@ def another_upstream_gets_the_answer(patches: Patches) -> None:
 
     def make(original: Any) -> Any:
         def check(context: Any, *more: Any) -> None:
-            original(replace(context, trail=()), *more)
+            payload = context.fingerprint[:FINGERPRINT_CHARS]
+            original(replace(context, trail=(), fingerprint=payload), *more)
 
         return check
 

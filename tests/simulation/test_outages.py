@@ -24,12 +24,17 @@ from stage.simulation.neighbours import CLIENT, TAIL, Order, Verdict
 from stage.simulation.world import Result, Scenario, World, simulate_world
 from stage.wire import headers as h
 from stage.wire.replies import encode_compensate
+from tests.kits import Strikes
+from tests.sizes import SIZES
 
-pytestmark = pytest.mark.blocking  # the virtual loop never waits for anything real
+pytestmark = [
+    pytest.mark.kit("F21"),
+    pytest.mark.blocking,  # the virtual loop never waits for anything real
+]
 
 LENGTHS = (1.0, 15.0, 480.0, 3_600.0, 21_600.0)
-DAYS = 250_000.0
-"""2.9 days: patience is three."""
+DAYS = SIZES.outage_seconds
+"""At level G 2.9 days: patience is three."""
 LAG_SECONDS = 400.0
 """An undo may wait so long after the peer is back: its longest pause, and the way."""
 API, API_BEHIND = "order-api", "payment-api"
@@ -118,7 +123,9 @@ def refused(world: World, peer: str) -> int:
 
 @pytest.mark.parametrize("seconds", LENGTHS)
 @pytest.mark.parametrize("case", AT_EACH_STEP, ids=lambda case: f"{case.peer}")
-def test_an_outage_on_the_way_forward_is_outlasted(case: Case, seconds: float) -> None:
+def test_an_outage_on_the_way_forward_is_outlasted(
+    case: Case, seconds: float, strikes: Strikes
+) -> None:
     """While the deadline has room for it the saga completes: no attempt was used up."""
 
     async def drive(world: World) -> None:
@@ -131,11 +138,12 @@ def test_an_outage_on_the_way_forward_is_outlasted(case: Case, seconds: float) -
         assert not any(isinstance(event, e.TurnedBack) for event in known_of(world, order).events)
 
     result = play(case, drive)
+    strikes.report("outages", 1)
     assert result.states["completed"]
 
 
 @pytest.mark.parametrize("case", AT_EACH_STEP, ids=lambda case: f"{case.peer}")
-def test_an_outage_past_the_deadline_turns_the_saga_back_then(case: Case) -> None:
+def test_an_outage_past_the_deadline_turns_the_saga_back_then(case: Case, strikes: Strikes) -> None:
     """Not before it, and with nothing left standing once the peer is there."""
     budget = 60.0
 
@@ -154,6 +162,7 @@ def test_an_outage_past_the_deadline_turns_the_saga_back_then(case: Case) -> Non
         assert 0.7 * budget < turned.at - began <= budget
 
     play(case, drive)
+    strikes.report("outages", 1)
 
 
 def deepest(case: Case) -> str:
@@ -166,7 +175,9 @@ def deepest(case: Case) -> str:
     [*((case, seconds) for case in AT_EACH_STEP for seconds in LENGTHS), (Case(API), DAYS)],
     ids=lambda value: value.peer if isinstance(value, Case) else f"{value:g}",
 )
-def test_an_outage_on_the_way_back_is_outlasted(case: Case, seconds: float) -> None:
+def test_an_outage_on_the_way_back_is_outlasted(
+    case: Case, seconds: float, strikes: Strikes
+) -> None:
     """However many attempts it takes: all is undone soon after the peer is back."""
 
     async def drive(world: World) -> None:
@@ -183,11 +194,14 @@ def test_an_outage_on_the_way_back_is_outlasted(case: Case, seconds: float) -> N
         assert journal < 4_500
 
     result = play(case, drive)
+    strikes.report("outages", 1)
     assert not result.states["failed_to_compensate"]
 
 
 @pytest.mark.parametrize("seconds", LENGTHS)
-def test_an_upstream_that_is_away_is_notified_when_it_is_back(seconds: float) -> None:
+def test_an_upstream_that_is_away_is_notified_when_it_is_back(
+    seconds: float, strikes: Strikes
+) -> None:
     """The saga failed after upstream had been answered 202."""
 
     async def drive(world: World) -> None:
@@ -201,13 +215,14 @@ def test_an_upstream_that_is_away_is_notified_when_it_is_back(seconds: float) ->
         assert order.asked_back
 
     play(Case(CLIENT), drive, models={API: Refusing})
+    strikes.report("outages", 1)
 
 
-SAGAS = 500
+SAGAS = SIZES.undos
 RATE = 10.0
 
 
-def test_after_ten_minutes_without_its_api_500_undos_keep_to_the_rate() -> None:
+def test_after_ten_minutes_without_its_api_all_undos_keep_to_the_rate(strikes: Strikes) -> None:
     """All are undone after it is back, and new sagas are not kept out by them."""
     sent: dict[str, list[float]] = defaultdict(list)
 
@@ -233,6 +248,7 @@ def test_after_ten_minutes_without_its_api_500_undos_keep_to_the_rate() -> None:
     limits = {f"externals.{API}": PeerLimits(concurrency_max=20, rate_per_second=RATE)}
     result = play(Case(API), drive, limits=limits)
 
+    strikes.report("undos", SAGAS)
     assert SAGAS == result.states["compensated"]
     assert max_in_a_second(sent[API]) <= RATE + 1
 

@@ -66,7 +66,13 @@ class EmbeddedEngine(EmbeddedCommands):
         units = LiveUnits(interpreter, opening, journal, store, clock)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(
-            participant.plan, units, sender, observer, clock, Shares(limits.upstreams)
+            participant.plan,
+            units,
+            sender,
+            observer,
+            clock,
+            Shares(limits.upstreams),
+            inline=limits.inline,
         )
         super().__init__(
             Parts(

@@ -15,7 +15,7 @@ from stage.engine.embedded.parts import Parts
 from stage.engine.saga.context import context_of
 from stage.engine.saga.shared import shared_with
 from stage.ports.engine import SagaLost, SharedSagas, Snapshot
-from stage.ports.store import Backlog, Changes, Entry, Filter, SagaRow
+from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.shared import SHARED_BYTES_MAX, SharedSaga
 
 
@@ -91,6 +91,15 @@ class EmbeddedQueries:
         """See `ports.engine.Queries`."""
         await self._written()
         return await self._store.page(which)
+
+    async def groups(self) -> list[Group]:
+        """See `ports.engine.Queries`."""
+        await self._written()
+        return await self._store.groups()
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See `ports.engine.Queries`."""
+        return await self._store.acts(limit, before=before, target=target)
 
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:
         """See `ports.engine.Queries`."""

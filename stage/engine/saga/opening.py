@@ -31,7 +31,7 @@ from stage.engine.saga.journal import Journal, Stored
 from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
-from stage.ports.engine import NotAllowed, NotYours, Unsettled
+from stage.ports.engine import LeftToNewer, NotAllowed, NotYours
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.store import LostSaga, SagaRow, Store, Unit
 
@@ -219,7 +219,7 @@ class Opening:
             self.check(saga, event)
         if not kept:
             if request.offer is not None and not row.answered:
-                raise Unsettled(f"{saga.under(self._plan).misfit}: it goes on there")
+                raise LeftToNewer(f"{saga.under(self._plan).misfit}: it goes on there")
             return self._replay(request, row, context, saga)
         transition = self._interpreter.note(saga, kept, self._clock.now())
         stored = self._journal.store(transition, context, before=row)

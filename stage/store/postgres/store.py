@@ -16,7 +16,18 @@ from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Unit
+from stage.ports.store import (
+    NEWEST,
+    Act,
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    Group,
+    LostSaga,
+    SagaRow,
+    Unit,
+)
 from stage.store import migrate, rows
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
@@ -197,13 +208,32 @@ class PostgresStore:
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store. `envelope` is left empty."""
+        page = (which.after, which.limit)
         states = [state.value for state in which.states] or None
-        if which.parked:
-            found = await self._pool.fetch("page_parked", which.after, which.limit, states)
+        bounds = (which.changed_from, which.changed_before)
+        if which.term is not None:
+            known = self._codec.known_terms(which.term.name, which.term.value)
+            found = await self._pool.fetch("page_term", *page, which.term.name, known)
+        elif which.waiting:
+            cause = None if which.cause is None else which.cause.value
+            place = (which.parked, cause, which.step, which.peer)
+            found = await self._pool.fetch("page_waiting", *page, states, *place, *bounds)
         else:
-            parameters = (which.after, which.limit, states, which.parked)
-            found = await self._pool.fetch("page_sagas", *parameters)
+            found = await self._pool.fetch("page_sagas", *page, states, which.parked, *bounds)
         return [rows.saga_row(row, self._codec) for row in found]
+
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        return [rows.group(row) for row in await self._pool.fetch("group_waiting")]
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        page = (NEWEST if before is None else before, limit)
+        if target:
+            found = await self._pool.fetch("page_acts_of", *page, target)
+        else:
+            found = await self._pool.fetch("page_acts", *page)
+        return [rows.act(row) for row in found]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

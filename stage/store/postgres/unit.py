@@ -14,7 +14,7 @@ from typing import TypeVar
 from stage.core.events import Event
 from stage.ports.codec import Codec
 from stage.ports.ownership import HeldElsewhere
-from stage.ports.store import LOST_SAGAS_MAX, Entry, LostSaga, Row, SagaRow, Tx, Unit
+from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, Row, SagaRow, Term, Tx, Unit
 from stage.store import rows
 from stage.store.postgres.link import Link
 from stage.store.postgres.part import Part
@@ -79,11 +79,13 @@ class PostgresUnit:
         entries = [rows.entry(saga_id, row, self._codec) for row in stored]
         return entries if write is None else [*entries, *write.entries]
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
         """See ports.store.Unit."""
         self._part.check()
         rows.check_insert(row, events)
-        self._writes.insert(row, events)
+        self._writes.insert(row, events, terms)
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
         """See ports.store.Unit."""
@@ -101,6 +103,16 @@ class PostgresUnit:
         await self._marked()
         busy = list(self._writes.sagas)
         return len(await self._part.rows("close_ended", before, at, limit, busy))
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("drop_terms", saga_id)
+
+    async def keep_act(self, act: Act) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("keep_act", *rows.act_values(act))
 
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""

@@ -21,6 +21,7 @@ from stage.store.drive import complete
 from stage.store.sqlite.bridge import Bridge
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.identity import Timeline
+from stage.store.sqlite.part import Care
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.unit import run_unit
 
@@ -37,7 +38,7 @@ _CHECKPOINT: Final = statement("checkpoint")
 class SqliteConnection:
     """store.connection.Connection on one connection of sqlite3, in autocommit."""
 
-    __slots__ = ("_check_file", "_codec", "_number", "_raw", "_timeline")
+    __slots__ = ("_care", "_check_file", "_codec", "_number", "_raw", "_timeline")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class SqliteConnection:
         self._check_file = check_file
         self._timeline = timeline
         self._number = 0
+        self._care = Care()
 
     @property
     def in_transaction(self) -> bool:
@@ -71,7 +73,7 @@ class SqliteConnection:
     async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
         """See store.connection.Connection."""
         try:
-            return context.run(run_unit, self._raw, work, self._codec)
+            return context.run(run_unit, self._raw, work, self._codec, self._care)
         except sqlite3.Error as error:
             if (away := unavailable(error)) is not None:
                 raise away from error

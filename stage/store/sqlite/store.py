@@ -19,7 +19,19 @@ from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, Row, SagaRow, Unit
+from stage.ports.store import (
+    NEWEST,
+    Act,
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    Group,
+    LostSaga,
+    Row,
+    SagaRow,
+    Unit,
+)
 from stage.store import rows
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
@@ -203,9 +215,20 @@ class SqliteStore:
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store. `envelope` is left empty."""
-        name, parameters = page_query(which)
+        name, parameters = page_query(which, self._codec)
         found = await self._read(name, *parameters)
         return [rows.saga_row(row, self._codec) for row in found]
+
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        return [rows.group(row) for row in await self._read("group_waiting")]
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        page = (NEWEST if before is None else before, limit)
+        if target:
+            return [rows.act(row) for row in await self._read("page_acts_of", *page, target)]
+        return [rows.act(row) for row in await self._read("page_acts", *page)]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

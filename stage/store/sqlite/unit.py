@@ -1,10 +1,11 @@
 """One unit on a SQLite connection. Nothing here suspends.
 
 Units share a transaction, and a unit that fails must leave the others alone. A savepoint for each
-would do, but its two statements are a tenth of the cost of a unit. So a unit sets its savepoint
-only before the first statement of the author, which may well fail. Our own writes come last and
-fail only for a defect or a full disk: then the whole transaction is dropped, and the writer runs
-the other units again, one by one.
+would do, but its two statements are a tenth of the cost of a unit. So no unit sets one at first.
+When one fails that has written, the whole transaction is dropped, and the writer runs all of its
+units again, one by one. Our own writes fail only for a defect or a full disk. Functions of an
+author may fail by design after they have written: once one has, each unit sets a savepoint before
+the first write of the author.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Final, TypeVar
 
 from stage.core.events import Event
 from stage.ports.codec import Codec
-from stage.ports.store import LOST_SAGAS_MAX, Entry, LostSaga, SagaRow, Tx, Unit
+from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, SagaRow, Term, Tx, Unit
 from stage.store import rows
 from stage.store.drive import drive
-from stage.store.errors import StatementRefused
-from stage.store.sqlite.part import ENDED, Part
+from stage.store.errors import Contended, StatementRefused
+from stage.store.sqlite.part import ENDED, Care, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
 
@@ -38,6 +39,9 @@ _KEEP_LOST: Final = statement("keep_lost")
 _CLOSABLE: Final = statement("closable_sagas")
 _CLOSE: Final = statement("close_saga")
 _DROP_JOURNAL: Final = statement("drop_journal")
+_DROP_TERMS: Final = statement("drop_terms")
+_TERM: Final = statement("insert_term")
+_KEEP_ACT: Final = statement("keep_act")
 _APPEND: Final = statement("append_entries")
 _JOURNAL: Final = statement("get_journal")
 _KEEP: Final = statement("keep_part")
@@ -77,7 +81,9 @@ class SqliteUnit:
         found = self._part.run(_JOURNAL, (saga_id,))
         return [rows.entry(saga_id, row, self._codec) for row in found]
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
         """See ports.store.Unit."""
         rows.check_insert(row, events)
         try:
@@ -87,6 +93,8 @@ class SqliteUnit:
                 raise KeyError(row.id) from error
             raise
         self._append(row, events)
+        for values in rows.term_values(terms, row.id, self._codec):
+            self._part.write(_TERM, values)
 
     async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
         """See ports.store.Unit."""
@@ -109,8 +117,17 @@ class SqliteUnit:
         found = self._part.rows(_CLOSABLE, (before, limit), limit)
         for (saga_id,) in found:
             self._part.write(_DROP_JOURNAL, (saga_id,))
+            self._part.write(_DROP_TERMS, (saga_id,))
             self._part.write(_CLOSE, (saga_id, at))
         return len(found)
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_DROP_TERMS, (saga_id,))
+
+    async def keep_act(self, act: Act) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_KEEP_ACT, rows.act_values(act))
 
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""
@@ -120,6 +137,7 @@ class SqliteUnit:
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
         part = self._part
+        before, part.wrote_as_author = part.wrote_as_author, False
         inner = part.marked  # the mark that is there belongs to another attempt and stays
         if inner:
             part.mark()
@@ -127,10 +145,15 @@ class SqliteUnit:
             value = drive(work)
             if not self._connection.in_transaction:
                 raise StatementRefused(ENDED)
-        except BaseException:
+        except BaseException as error:
             if part.marked:
                 _undo(self._connection, keep=not inner)
+            elif part.wrote_as_author and part.failure is None:
+                part.take_care()
+                _drop(self._connection)
+                raise Contended("the unit is run again: it failed after it had written") from error
             raise
+        part.wrote_as_author |= before
         if inner:
             part.run(_KEEP, ())
         return value
@@ -162,14 +185,14 @@ def _append(entries: int) -> str:
 
 
 def run_unit(
-    connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]], codec: Codec
+    connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]], codec: Codec, care: Care
 ) -> T:
     """Run one unit within the open transaction; it is undone alone when it raises.
 
     Afterwards the caller has to check that the connection is still in a transaction: SQLite may
     have rolled back all of it, or the unit could not be undone alone.
     """
-    part = Part(connection)
+    part = Part(connection, care)
     try:
         value = drive(work, SqliteUnit(connection, part, codec))
         if part.failure is not None:

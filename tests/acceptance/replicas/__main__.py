@@ -15,11 +15,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tests.acceptance.kills.__main__ import STORIES_MAX, commit, machine, tell
-from tests.acceptance.replicas.trial import LEASE_SECONDS, Trial, run
+from tests.acceptance.replicas.trial import LEASE_SECONDS, Result, Trial, run
 
 
+# Long because it is one list of options and one table.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, run, write."""
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.replicas")
@@ -43,11 +45,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder=folder,
         )
         result = asyncio.run(run(trial, tell))
-    measured = asdict(result)
-    stories = measured.pop("stories")[:STORIES_MAX]
+    report, stories = _report(trial, result), result.stories[:STORIES_MAX]
+    if given.out is not None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps({**report, "stories": stories}, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+    if result.broken:
+        print("\n".join(stories), file=sys.stderr)
+    return 1 if result.broken else 0
+
+
+def _report(trial: Trial, result: Result) -> dict[str, Any]:
     repeat = f"python -m tests.acceptance.replicas --strikes {trial.strikes}"
     repeat += f" --sagas {trial.sagas} --seed {trial.seed} --rate {trial.rate:g}"
-    report = {
+    measured = asdict(result)
+    del measured["stories"]
+    return {
         "figure": "F25",
         "repeat": repeat,
         "seed": trial.seed,
@@ -58,13 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **measured,
         "rate_below_95_percent": None if result.broken else 3 / max(result.sagas, 1),
     }
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps({**report, "stories": stories}, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
-    if result.broken:
-        print("\n".join(stories), file=sys.stderr)
-    return 1 if result.broken else 0
 
 
 if __name__ == "__main__":

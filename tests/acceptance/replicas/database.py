@@ -29,6 +29,16 @@ async def resting(url: str) -> bool:
         await connection.close()
 
 
+async def steps(url: str) -> dict[str, int]:
+    """How often each step was executed, by the author's rows."""
+    connection = await asyncpg.connect(url)
+    try:
+        query = "SELECT step, count(*) FROM ledger WHERE direction = 1 GROUP BY 1"
+        return {row[0]: row[1] for row in await connection.fetch(query)}
+    finally:
+        await connection.close()
+
+
 async def copy(url: str, into: Path) -> None:
     """Copy what the books need into a SQLite file of that name."""
     connection = await asyncpg.connect(url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from asyncio.subprocess import DEVNULL, Process
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +101,11 @@ class Door:
         with suppress(ConnectionError):
             await writer.wait_closed()
         return True
+
+    def answers(self) -> Counter[int]:
+        """How often it has answered with each code, its own answers among them."""
+        lines = (self._folder / "door.access.log").read_text("utf-8").splitlines()
+        return Counter(int(line.partition(" ")[0]) for line in lines)
 
     def shares(self) -> dict[int, int]:
         """How many requests each replica has answered, by its port."""

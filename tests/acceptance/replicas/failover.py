@@ -24,7 +24,7 @@ from tests.acceptance.kills.http1 import Broken, Peer, request_bytes
 from tests.acceptance.kills.load import Load, Placed
 from tests.acceptance.replicas import database
 from tests.acceptance.replicas.pair import Pair, running_pair
-from tests.acceptance.replicas.trial import REPLICAS, Replicas, Trial
+from tests.acceptance.replicas.trial import APART_SECONDS, REPLICAS, Replicas, Trial
 
 STAGE = "tests.acceptance.kills.stages:payment"
 PARTED_SECONDS = 1.0
@@ -37,7 +37,7 @@ PARKED = "SELECT id FROM stage.saga WHERE parked <> ''"
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one failover."""
+    """The result of one failover."""
 
     away_seconds: float = 0.0
     """From the loss of the primary until a saga was written to the other server."""
@@ -127,7 +127,7 @@ async def _lost(url: str, placed: list[Placed]) -> int:
 
 
 async def _reconciled(chain: Replicas, as_of: float) -> tuple[list[str], list[str]]:
-    """What an operator does: accept, ask the neighbours, release, have undone what may stand.
+    """The work of an operator: accept, ask the neighbours, release, undo all that may stand.
 
     Sagas that were adopted, and sagas whose undo was lost.
     """
@@ -164,7 +164,7 @@ async def _undone(peer: Peer, saga_id: str) -> None:
 
 
 async def _command(*words: str) -> str:
-    """What the command wrote. It must not fail."""
+    """The output of the command, which must not fail."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "stage", *words, stdout=PIPE, stderr=STDOUT
     )
@@ -178,8 +178,8 @@ def _shown(at: float) -> str:
 
 
 def _broken(trial: Trial, placed: list[Placed], undone: frozenset[str] | None) -> list[str]:
-    """What is wrong in the books. `undone` are the sagas of a loss, None where there was none."""
-    read = bookkeeping.check(trial.folder, placed)
+    """All that is wrong in the books; `undone` are the sagas of a loss, None where none was."""
+    read = bookkeeping.check(trial.folder, placed, apart_seconds=APART_SECONDS)
     return [
         f"{each.promise}: {each.saga_id}: {each.what}"
         for each in read.violations

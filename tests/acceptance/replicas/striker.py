@@ -20,7 +20,7 @@ STOPPED_LEASES = (1.1, 2.0)
 
 
 class Strike(StrEnum):
-    """What is done to a replica."""
+    """A fault of one replica."""
 
     KILL = "SIGKILL"
     STOP = "SIGSTOP"

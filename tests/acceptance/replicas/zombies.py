@@ -63,7 +63,7 @@ class Sent:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one zombie."""
+    """The result of one zombie."""
 
     taken_over: int = 0
     """Sagas that the other replica took over and ended while it was stopped."""

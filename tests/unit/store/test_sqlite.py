@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,16 @@ from stage.ports.store import Filter, Store, Unit
 from stage.store.sqlite.identity import DatabaseFile
 from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
-from tests.unit.store.given import accepted, inserting, row, until
+from tests.unit.store.conftest import opened
+from tests.unit.store.given import (
+    accepted,
+    in_one_batch,
+    inserting,
+    paying,
+    payments,
+    row,
+    until,
+)
 
 WRITER = """
 import asyncio, sys
@@ -371,3 +380,53 @@ def test_the_lock_of_an_older_release_becomes_private(tmp_path: Path) -> None:
     lock.acquire()
     lock.release()
     assert 0o600 == mode_of(tmp_path / "a.db.lock")
+
+
+async def test_the_first_function_that_fails_after_it_has_written_has_its_unit_run_again(
+    tmp_path: Path, migrations: Path
+) -> None:
+    """Its writes are undone, the others of the batch stand, and from then on it is marked."""
+    runs: list[str] = []
+
+    def failing(name: str) -> Callable[[Unit], Awaitable[None]]:
+        async def unit(unit: Unit) -> None:
+            async def work() -> None:
+                runs.append(name)
+                await paying(name)(unit)
+                raise LookupError(name)
+
+            with pytest.raises(LookupError):
+                await unit.attempt(work)
+            await paying(f"behind-{name}")(unit)
+
+        return unit
+
+    async with opened(str(tmp_path / "stage.db"), migrations) as store:
+        done = await in_one_batch(store, paying("a"), failing("b"), paying("c"))
+        assert [1, None, 1] == done
+        assert ["b", "b"] == runs
+        assert ["a", "behind-b", "c"] == await payments(store)
+        await store.transact(failing("d"))
+        assert ["b", "b", "d"] == runs
+        assert ["a", "behind-b", "behind-d", "c"] == await payments(store)
+
+
+async def test_a_function_that_fails_before_it_writes_costs_no_further_run(
+    sqlite_store: Store,
+) -> None:
+    """Reads need no undoing, and the earlier writes of the unit stand."""
+    runs: list[str] = []
+
+    async def unit(unit: Unit) -> None:
+        async def work() -> None:
+            runs.append("work")
+            await unit.tx.fetchval("SELECT count(*) FROM payment")
+            raise LookupError
+
+        await paying("before")(unit)
+        with pytest.raises(LookupError):
+            await unit.attempt(work)
+
+    await sqlite_store.transact(unit)
+    assert ["work"] == runs
+    assert ["before"] == await payments(sqlite_store)

@@ -5,7 +5,7 @@
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM stage.saga WHERE id = $1;
 
 -- name: seen_sagas
@@ -17,7 +17,7 @@ SELECT id FROM stage.saga WHERE id = ANY($1::text[]);
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version, owner
+    version, step, peer, owner
 FROM stage.saga WHERE id = $1 FOR UPDATE;
 
 -- name: held_saga
@@ -50,6 +50,8 @@ WITH ended AS (
     ORDER BY updated_at LIMIT $3 FOR UPDATE SKIP LOCKED
 ), dropped AS (
     DELETE FROM stage.journal WHERE saga_id = ANY(ARRAY(SELECT id FROM ended))
+), unfound AS (
+    DELETE FROM stage.saga_term WHERE saga_id = ANY(ARRAY(SELECT id FROM ended))
 )
 UPDATE stage.saga SET closed_at = $2, envelope = '' FROM ended WHERE saga.id = ended.id
 RETURNING saga.id;
@@ -105,28 +107,72 @@ SELECT
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM stage.saga
 WHERE id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
     AND ($4::boolean IS NULL OR (parked <> '') = $4)
+    AND ($5::float8 IS NULL OR updated_at >= $5) AND ($6::float8 IS NULL OR updated_at < $6)
 ORDER BY id LIMIT $2;
 
--- name: page_parked
--- As page_sagas for parked sagas alone, by their own index; $3 are the states, or NULL.
+-- name: page_waiting
+-- As page_sagas for sagas that wait or are parked, by their own index; $3 are the states, $4 whether
+-- they are parked, then the cause, the step and the peer, and the bounds of the last change: each
+-- NULL for all.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM stage.saga
-WHERE parked <> '' AND id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
+WHERE (step <> '' OR parked <> '') AND id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
+    AND ($4::boolean IS NULL OR (parked <> '') = $4)
+    AND ($5::text IS NULL OR (parked_cause = $5 AND parked <> ''))
+    AND ($6::text IS NULL OR step = $6) AND ($7::text IS NULL OR peer = $7)
+    AND ($8::float8 IS NULL OR updated_at >= $8) AND ($9::float8 IS NULL OR updated_at < $9)
 ORDER BY id LIMIT $2;
+
+-- name: page_term
+-- Sagas that are found by a value of the array $4 under the name $3.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version, step, peer
+FROM stage.saga
+WHERE id = ANY(ARRAY(
+        SELECT saga_id FROM stage.saga_term WHERE name = $3 AND value = ANY($4::text[])
+    )) AND id > $1
+ORDER BY id LIMIT $2;
+
+-- name: group_waiting
+-- The sagas that wait or are parked, by cause, step, peer and state; read from an index alone.
+SELECT parked_cause, step, peer, state, count(*), min(updated_at)
+FROM stage.saga WHERE step <> '' OR parked_cause <> ''
+GROUP BY parked_cause, step, peer, state ORDER BY parked_cause, step, peer, state;
+
+-- name: drop_terms
+-- Let a saga be found by its id alone.
+DELETE FROM stage.saga_term WHERE saga_id = $1;
+
+-- name: keep_act
+-- Add an act to the audit.
+INSERT INTO stage.audit (at, actor, act, target, reason, before, after)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: page_acts
+-- The acts before the number $1, the newest first.
+SELECT number, at, actor, act, target, reason, before, after FROM stage.audit
+WHERE number < $1 ORDER BY number DESC LIMIT $2;
+
+-- name: page_acts_of
+-- The same of the target $3 alone.
+SELECT number, at, actor, act, target, reason, before, after FROM stage.audit
+WHERE target = $3 AND number < $1 ORDER BY number DESC LIMIT $2;
 
 -- name: page_changed
 -- Sagas that changed at $1 or later and behind the saga ($1, $2), with their envelopes.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM stage.saga
 WHERE closed_at IS NULL AND (updated_at, id) > ($1, $2)
 ORDER BY updated_at, id LIMIT $3;

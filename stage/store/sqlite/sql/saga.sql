@@ -4,17 +4,21 @@
 -- Write the row of a new saga. A primary key conflict says that the id exists.
 INSERT INTO saga (
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version
-) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17);
+    envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version,
+    step, peer
+) VALUES (
+    ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19
+);
 
 -- name: save_saga
--- Replace the row if it still has the epoch of the caller (?18) and the journal the length that
--- the caller continues (?19). No changed row means that it has not.
+-- Replace the row if it still has the epoch of the caller (?20) and the journal the length that
+-- the caller continues (?21). No changed row means that it has not.
 UPDATE saga SET
     state = ?2, epoch = ?3, length = ?4, accepted_at = ?5, updated_at = ?6, fingerprint = ?7,
     parked = ?8, due_at = ?9, deadline = ?10, envelope = ?11, traceparent = ?12,
-    tracestate = ?13, answer_status = ?14, answer_body = ?15, parked_cause = ?16, version = ?17
-WHERE id = ?1 AND epoch = ?18 AND length = ?19;
+    tracestate = ?13, answer_status = ?14, answer_body = ?15, parked_cause = ?16, version = ?17,
+    step = ?18, peer = ?19
+WHERE id = ?1 AND epoch = ?20 AND length = ?21;
 
 -- name: held_saga
 -- The epoch and the length of a saga, for the reason why a save was refused.
@@ -25,7 +29,7 @@ SELECT epoch, length FROM saga WHERE id = ?1;
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM saga WHERE id = ?1;
 
 -- name: seen_sagas
@@ -88,6 +92,35 @@ ORDER BY updated_at LIMIT ?2;
 -- name: close_saga
 -- Drop the undo data of a saga; its row stays and answers for it.
 UPDATE saga SET closed_at = ?2, envelope = x'' WHERE id = ?1;
+
+-- name: insert_term
+-- Let the saga ?1 be found by the value ?3 of ?2.
+INSERT OR IGNORE INTO saga_term (saga_id, name, value) VALUES (?1, ?2, ?3);
+
+-- name: drop_terms
+-- Let a saga be found by its id alone.
+DELETE FROM saga_term WHERE saga_id = ?1;
+
+-- name: group_waiting
+-- The sagas that wait or are parked, by cause, step, peer and state; read from an index alone.
+SELECT parked_cause, step, peer, state, count(*), min(updated_at)
+FROM saga WHERE step <> '' OR parked_cause <> ''
+GROUP BY parked_cause, step, peer, state;
+
+-- name: keep_act
+-- Add an act to the audit.
+INSERT INTO stage_audit (at, actor, act, target, reason, before, after)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7);
+
+-- name: page_acts
+-- The acts before the number ?1, the newest first.
+SELECT number, at, actor, act, target, reason, before, after FROM stage_audit
+WHERE number < ?1 ORDER BY number DESC LIMIT ?2;
+
+-- name: page_acts_of
+-- The same of the target ?3 alone.
+SELECT number, at, actor, act, target, reason, before, after FROM stage_audit
+WHERE target = ?3 AND number < ?1 ORDER BY number DESC LIMIT ?2;
 
 -- name: drop_journal
 -- Drop all entries of a saga.
