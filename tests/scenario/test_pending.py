@@ -15,7 +15,7 @@ from tests.scenario.chain import running_chain
 
 
 class Bank:
-    """What the customer has done so far."""
+    """The bank, which waits for its customer."""
 
     state = "waits"
 
@@ -44,7 +44,7 @@ def stage_of(bank: Bank) -> Stage[Order, Any]:
     return stage
 
 
-async def test_upstream_is_answered_202_at_once_and_told_200_at_the_end(tmp_path: Path) -> None:
+async def test_upstream_is_answered_202_at_once_and_200_at_the_end(tmp_path: Path) -> None:
     """The caller would have waited for ten seconds; one effect stands."""
     bank = Bank()
     async with running_chain(tmp_path, stage=stage_of(bank)) as chain:

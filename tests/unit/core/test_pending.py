@@ -60,7 +60,7 @@ def test_a_pending_call_is_probed_after_growing_pauses_and_never_repeated() -> N
 
 
 def test_the_deadline_stands_still_while_a_call_is_pending() -> None:
-    """What was left of the budget is left when its end is found, days later."""
+    """The budget that was left is left when its end is found, days later."""
     saga, _ = probed_until(fold(*BEGUN, PENDING), 86_400.0)
     assert (None, True) == (saga.deadline, saga.pending)
 
