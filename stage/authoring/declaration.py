@@ -27,7 +27,14 @@ from stage.authoring.steps import (
 )
 from stage.core.errors import DeclarationError
 from stage.core.names import STEP_NAME
-from stage.core.retry import COMPENSATION, EXECUTION, PATIENCE_SECONDS, SETTLEMENT, RetryPolicy
+from stage.core.retry import (
+    COMPENSATION,
+    EXECUTION,
+    PATIENCE_SECONDS,
+    PENDING_SECONDS_MAX,
+    SETTLEMENT,
+    RetryPolicy,
+)
 from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
 from stage.ports.credentials import CredentialsFunction
 from stage.ports.store import TRACE_TERM
@@ -173,6 +180,8 @@ class StageDeclaration(Generic[P, A]):
         compensation_attempts_max: int | None = None,
         transient_on: set[int] | frozenset[int] = frozenset(),
         refused_on: set[int] | frozenset[int] = frozenset(),
+        pending_on: set[int] | frozenset[int] = frozenset(),
+        pending_seconds_max: float = PENDING_SECONDS_MAX,
         never_retry: AbstractSet[int | type[Exception]] = frozenset(),
         key_lifetime_seconds: float | None = None,
         probe_after_undo: bool = False,
@@ -185,21 +194,23 @@ class StageDeclaration(Generic[P, A]):
         the same time. After a `pivot` the stage only goes forward. `idempotent=False` says that
         the API ignores idempotency keys, so that a call in doubt is never repeated. The function
         makes one request, or at most `requests`. A code in `transient_on` means that nothing
-        happened, one in `refused_on` is a business no. An attempt that ends with a code or an
-        exception of `never_retry` is the last one. `key_lifetime_seconds` is how long the API keeps
-        a key: a request in doubt is not repeated after that. `probe_after_undo` asks the probe
-        after an undo without a result. `compensation=None` says that nothing has to
-        be undone, and `reason` why.
+        happened, one in `refused_on` is a business no, and one in `pending_on` that the API took
+        the call on: the probe finds its end within `pending_seconds_max`. An attempt that ends with
+        a code or an exception of `never_retry` is the last one. A request in doubt is not repeated
+        once the API has forgotten its key, after `key_lifetime_seconds`. `probe_after_undo` asks
+        the probe after an undo without a result. `compensation=None` says that nothing has to be
+        undone, and `reason` why.
         """
         if misplaced or not to:  # written without parentheses, or without an API
             raise DeclarationError(
                 f"{declaring_place()}: a call of stage {self.name!r} has to say whom it asks: write"
                 f" @{self.name}.call(to='name of the API')"
             )
-        if timeout <= 0 or requests < 1 or not (key_lifetime_seconds or 1.0) > 0:
+        seconds = (timeout, key_lifetime_seconds or 1.0, pending_seconds_max)
+        if not min(seconds) > 0 or requests < 1:
             raise DeclarationError(
-                f"{declaring_place()}: a call of stage {self.name!r} needs timeout > 0 and"
-                " key_lifetime_seconds > 0, in seconds, and requests of at least 1"
+                f"{declaring_place()}: a call of stage {self.name!r} needs requests of at least 1,"
+                " and timeout, key_lifetime_seconds and pending_seconds_max > 0, in seconds"
             )
         self._check_uncompensated(compensation)
 
@@ -213,6 +224,7 @@ class StageDeclaration(Generic[P, A]):
                 idempotent=idempotent,
                 key_lifetime_seconds=key_lifetime_seconds,
                 probe_after_undo=probe_after_undo,
+                pending_seconds_max=pending_seconds_max,
                 timeout_seconds=timeout,
                 execution=_policy(EXECUTION, attempts_max),
                 settlement=SETTLEMENT,
@@ -220,6 +232,7 @@ class StageDeclaration(Generic[P, A]):
             )
             step: ResultCallStep[P, R] = ResultCallStep(self.name, function, rules, reason)
             step.transient_on, step.refused_on = frozenset(transient_on), frozenset(refused_on)
+            step.pending_on = frozenset(pending_on)
             step.never_retry, step.requests = frozenset(never_retry), requests
             return self._add(step)
 
@@ -355,6 +368,12 @@ class StageDeclaration(Generic[P, A]):
         """Refuse a step before the pivot without a word about its compensation."""
         before = plan.steps if plan.pivot is None else plan.steps[: plan.pivot]
         for step in self.steps:
+            if isinstance(step, CallStep) and step.pending_on and step.probing is None:
+                raise DeclarationError(
+                    f"{step.place}: step {step.name!r} of stage {self.name!r} says pending_on= and"
+                    " has no probe, so that nothing would tell how it ends: write one under"
+                    f" @{step.name}.probe"
+                )
             silent = step.compensating is None and not step.reason
             if step.rules.probe_after_undo and not (
                 step.compensating is not None and step.as_step().probed

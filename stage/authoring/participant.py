@@ -143,6 +143,7 @@ class StageParticipant(Generic[P, A]):
         reading = Reading(
             transient_on=declared.transient_on,
             refused_on=declared.refused_on,
+            pending_on=declared.pending_on,
             requests_max=declared.requests if executes else None,
             never_retry=declared.never_retry | self.plan.step(step).never_retry,
         )

@@ -148,11 +148,17 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         "in doubt", _EXECUTE, "in_doubt",
         "step", "reason", "denied", "changed", "final", level=_WARNING, failed=True,
     ),
-    e.StepPending: _end("still running there", _EXECUTE, "pending", "step", "retry_after"),
+    e.StepPending: _end(
+        "still running there", _EXECUTE, "pending", "step", "reason", "retry_after"
+    ),
     # --- probes ---
     e.ProbeStarted: _start("started", _PROBE, "step"),
     e.ProbeFound: _end("found", _PROBE, "found", "step"),
     e.ProbeNotThere: _end("not there", _PROBE, "not_there", "step"),
+    e.ProbePending: _end(
+        "still pending there", _PROBE, "pending", "step", "reason", "retry_after"
+    ),
+    e.ProbeRefused: _end("refused there", _PROBE, "refused", "step", "reason"),
     e.ProbeFailed: _end(
         "no answer", _PROBE, "failed",
         "step", "reason", "retry_after", level=_WARNING, failed=True,

@@ -176,9 +176,14 @@ class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
 
 
 class StepPending(_Event, frozen=True, kw_only=True, tag="step_pending"):
-    """Downstream answered 202: durably accepted, still running; asked again later."""
+    """Durably taken on there, and still under way; asked again later.
+
+    Downstream answered 202, or the author's function of a call said that it is pending, with the
+    `reason` in its words.
+    """
 
     step: str
+    reason: str = ""
     retry_after: float | None = None
 
 
@@ -200,6 +205,21 @@ class ProbeNotThere(_Event, frozen=True, kw_only=True, tag="probe_not_there"):
     """The API does not know the key; believed only when said twice, apart."""
 
     step: str
+
+
+class ProbePending(_Event, frozen=True, kw_only=True, tag="probe_pending"):
+    """The API knows the key, and how the call ends is not known there yet."""
+
+    step: str
+    reason: str = ""
+    retry_after: float | None = None
+
+
+class ProbeRefused(_Event, frozen=True, kw_only=True, tag="probe_refused"):
+    """The API knows the key, and the call ended with a business no there: nothing happened."""
+
+    step: str
+    reason: str = ""
 
 
 class ProbeFailed(_Event, frozen=True, kw_only=True, tag="probe_failed"):
@@ -358,7 +378,7 @@ Verb = Retried | Settled | Resolved | Abandoned | Forgotten
 
 AttemptEnd = (
     StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
-    | ProbeFound | ProbeNotThere | ProbeFailed
+    | ProbeFound | ProbeNotThere | ProbePending | ProbeRefused | ProbeFailed
     | CompensationSucceeded | CompensationDelayed | CompensationRefused
     | TellDelivered | TellDelayed | TellRefused
 )  # fmt: skip
@@ -368,7 +388,7 @@ Event = (
     Accepted | Tombstoned | Recovered | AnswerDeferred | CompensationRequested
     | StepStarted | RequestPrepared | ProbeStarted | CompensationStarted | TellStarted
     | StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
-    | ProbeFound | ProbeNotThere | ProbeFailed
+    | ProbeFound | ProbeNotThere | ProbePending | ProbeRefused | ProbeFailed
     | CompensationSucceeded | CompensationDelayed | CompensationRefused
     | TellDelivered | TellDelayed | TellRefused
     | TurnedBack | Completed | Compensated | FailedToCompensate | Parked

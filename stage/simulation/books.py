@@ -119,6 +119,12 @@ class Known(msgspec.Struct, kw_only=True):
     attempts: dict[str, int] = {}
     refused: set[str] = set()
     """Steps whose last attempt was a no."""
+    pending: dict[str, float] = {}
+    """Since when the API of a step says that it is under way."""
+    pending_at: float | None = None
+    """The last event while a call was pending: the deadline stands still."""
+    waited_out: bool = False
+    """A call was pending for as long as its author waits."""
     answers: set[bytes] = set()
     """Every answer that was durable at some time."""
     deadline: float | None = None
@@ -392,6 +398,9 @@ class Books:
     def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
         saga = known.row.id
         self.tell(saga, who, event)
+        if known.pending_at is not None and known.deadline is not None:
+            known.deadline += max(0.0, event.at - known.pending_at)
+        known.pending_at = event.at if known.pending else None
         if EVENTS[type(event)].ends is AttemptKind.EXECUTE:
             step_name = getattr(event, "step", "")
             known.flying.discard(step_name)
@@ -460,7 +469,7 @@ class Books:
                 known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1  # rule 28
             case e.StepRefused():
                 known.refused.add(event.step)
-            case e.StepPending():
+            case e.StepPending() if plan.step(event.step).kind is StepKind.FORWARD:
                 known.attempts[event.step] -= 1  # downstream works on it: no attempt that failed
             case e.RequestPrepared():
                 way = "undo" if event.compensation else "do"
@@ -472,6 +481,7 @@ class Books:
                     plan.step(event.step).kind is StepKind.TRANSACTION
                 ):
                     self._started(stage, known, plan.step(event.step), event.at)
+                known.pending.pop(event.step, None)
                 known.succeeded.add(event.step)
                 known.doubted.discard(event.step)
             case e.ProbeStarted():
@@ -481,7 +491,27 @@ class Books:
                 if event.denied and known.deadline is not None:  # protocol 3.3, as an outage
                     known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1
             case _:
+                self._pending_event(known, plan, event)
                 self._backward_event(stage, known, event)
+
+    def _pending_event(self, known: Known, plan: Plan, event: e.Event) -> None:
+        match event:
+            case e.StepPending() | e.ProbePending():
+                known.doubted.add(event.step)
+                known.deferred = True
+                self._pends(known, plan.step(event.step), event.at)
+            case e.ProbeFailed() | e.ProbeNotThere() if event.step in known.pending:
+                self._pends(known, plan.step(event.step), event.at)
+            case e.ProbeRefused():
+                known.doubted.discard(event.step)
+                known.refused.add(event.step)
+                known.pending.pop(event.step, None)
+
+    def _pends(self, known: Known, step: Step, at: float) -> None:
+        """A call is under way at its API."""
+        since = known.pending.setdefault(step.name, at)
+        known.waited_out = known.waited_out or at - since >= step.pending_seconds_max
+        known.pending_at = at
 
     def _attempted(self, stage: str, known: Known, event: e.StepStarted) -> None:
         plan = self.plans[stage]
@@ -550,7 +580,11 @@ class Books:
         step = self._plan(stage, known).step(event.step) if event.step else None
         if step is None or step.kind is StepKind.TRANSACTION or step.name in known.refused:
             return
-        if known.mended or (known.deadline is not None and event.at >= known.deadline):
+        if (
+            known.mended
+            or known.waited_out
+            or (known.deadline is not None and event.at >= known.deadline)
+        ):
             return
         counted = known.attempts.get(step.name, 0) - known.forgiven.get(step.name, 0)
         if not step.execution.exhausted(counted):

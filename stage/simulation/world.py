@@ -21,7 +21,7 @@ from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
-from stage.simulation.api import ApiModel, UnkeyedApi
+from stage.simulation.api import ApiModel, PendingApi, UnkeyedApi
 from stage.simulation.books import Books, Violation
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.files import BlockingStore, file_store
@@ -377,6 +377,8 @@ async def _turns() -> None:
 
 def _model_of(api: str, plan: Plan) -> type[ApiModel]:
     """The model of an API of which the author says nothing but whether it honours keys."""
+    if api.endswith("-pending"):
+        return PendingApi
     keyed = all(step.idempotent for step in plan.steps if step.peer == api)
     return ApiModel if keyed else UnkeyedApi
 

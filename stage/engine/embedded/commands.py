@@ -154,7 +154,7 @@ class EmbeddedCommands(EmbeddedQueries):
         """
         while not _answered(live):
             assert live.saga is not None
-            if loop_time() < until and not live.saga.parked and not live.over:
+            if loop_time() < until and not _stands_still(live.saga) and not live.over:
                 await live.watch(until, _worth_an_answer)
             elif live.over or live.saga.deferred:
                 return None
@@ -437,7 +437,12 @@ def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
 
 def _worth_an_answer(live: LiveSaga) -> bool:
     row, saga = live.row, live.saga  # asked at each change of every saga
-    return (row is not None and row.answered) or (saga is not None and bool(saga.parked))
+    return (row is not None and row.answered) or (saga is not None and _stands_still(saga))
+
+
+def _stands_still(saga: Saga) -> bool:
+    """True of a saga that waits for a person, or for an API that ends its call in its own time."""
+    return bool(saga.parked) or saga.pending
 
 
 def _answered(live: LiveSaga) -> bool:

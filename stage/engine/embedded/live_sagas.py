@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
+from stage.core.questions import pends
 from stage.core.raised import raised
 from stage.core.saga import Saga, StepState
 from stage.core.shares import Shares
@@ -140,7 +141,7 @@ class LiveSagas:
         repeated = step.phase is Phase.STARTED and step.doubted
         if repeated and saga.under(self._plan).step(name).kind is StepKind.CALL:
             return True
-        return step.phase in (Phase.IN_DOUBT, Phase.PROBING)
+        return step.phase in (Phase.IN_DOUBT, Phase.PROBING) and not pends(step)
 
     def get(self, saga_id: str) -> LiveSaga | None:
         """The live saga with that id."""
