@@ -9,7 +9,7 @@ from stage.cli.failure import one_line
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
 from stage.wire.envelope import parse_instant
-from stage.wire.views import ActPage, GroupsView, SagaPage, SagaView, StepView
+from stage.wire.views import ActPage, GroupsView, PausesView, SagaPage, SagaView, StepView
 
 COLUMN_CHARS_MAX = 120
 MARKS = {
@@ -84,6 +84,17 @@ def draw_acts(page: ActPage) -> str:
     ]
     drawn = table(("AT", "ACTOR", "ACT", "TARGET", "CHANGE", "REASON"), rows)
     return drawn + (f"\nmore: --before {page.next}" if page.next else "")
+
+
+def draw_pauses(view: PausesView) -> str:
+    """One line a pause."""
+    if not view.pauses:
+        return "nothing is paused"
+    rows = [
+        (each.target, each.direction or "both", each.until, each.actor, each.reason)
+        for each in view.pauses
+    ]
+    return table(("TARGET", "DIRECTION", "UNTIL", "ACTOR", "REASON"), rows)
 
 
 def _long(seconds: float) -> str:

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import click
 
 from stage import __version__
-from stage.cli.asl import asl
 from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
 from stage.cli.overview import audit, groups
+from stage.cli.pause import pause, pauses, resume
 from stage.cli.reconcile import reconcile
 from stage.cli.sagas import sagas, show
 from stage.cli.send import send
@@ -41,8 +41,9 @@ def cli() -> None:
 
 COMMANDS = (
     *(demo, serve, db, send, sagas, groups, show, trace, plan),
-    *(compensate, retry, settle, resolve, abandon, forget, reconcile, audit),
-    *(config, keys, openapi, simulate, temporal, asl),
+    *(compensate, retry, settle, resolve, abandon, forget, reconcile),
+    *(pause, resume, pauses, audit),
+    *(config, keys, openapi, simulate, temporal),
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -17,6 +17,7 @@ from stage.inbound.operations import (
     STATUS_HEADERS,
     Operation,
 )
+from stage.inbound.pauses import PauseOrder, ResumeOrder
 from stage.inbound.platform import Status
 from stage.inbound.request import JSON, Answer, Request
 from stage.inbound.service import Service
@@ -35,6 +36,8 @@ from stage.wire.views import (
     GroupsView,
     GroupView,
     JournalView,
+    PausesView,
+    PauseView,
     SagaPage,
     SagaView,
     Standing,
@@ -52,6 +55,10 @@ NAMES = {
     GroupsView: "Groups",
     GroupView: "Group",
     ActPage: "Acts",
+    PausesView: "Pauses",
+    PauseView: "Pause",
+    PauseOrder: "PauseOrder",
+    ResumeOrder: "ResumeOrder",
     ActView: "Act",
     PlanView: "Plan",
     ChainView: "Chain",
@@ -143,7 +150,8 @@ def _schemas(descriptor: Descriptor | None) -> dict[str, Schema]:
     _, generated = msgspec.json.schema_components(list(NAMES), ref_template=REFERENCE + "{name}")
     names = {kind.__name__: name for kind, name in NAMES.items()}
     schemas = _named({names.get(name, name): value for name, value in generated.items()}, names)
-    schemas["Order"] = _without_defaults(schemas["Order"])
+    for received in ("Order", "PauseOrder", "ResumeOrder"):
+        schemas[received] = _without_defaults(schemas[received])
     accepts = descriptor.accepts if descriptor is not None else {}
     adds = descriptor.adds if descriptor is not None else {}
     own = {descriptor.name: _to("Adds")} if descriptor is not None and adds else {}

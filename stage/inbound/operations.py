@@ -165,6 +165,21 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "Groups",
         problems=UNAVAILABLE,
     ),
+    ("GET", "/pauses"): _read("pauses", "The pauses in force", "Pauses"),
+    ("POST", "/pauses"): Operation(
+        id="pause",
+        summary="Hold what goes to a peer, or refuse new sagas for now",
+        body="PauseOrder",
+        answers={200: ("The pauses in force", ("Pauses",))},
+        problems={**BODY, **UNAVAILABLE},
+    ),
+    ("POST", "/pauses/end"): Operation(
+        id="resume",
+        summary="End a pause before its time",
+        body="ResumeOrder",
+        answers={200: ("The pauses in force", ("Pauses",))},
+        problems={**BODY, 404: "Not paused", **UNAVAILABLE},
+    ),
     ("GET", "/audit"): _read(
         "audit",
         "What people did, the newest first",

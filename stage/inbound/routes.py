@@ -11,6 +11,7 @@ from stage.inbound.compensate import compensate
 from stage.inbound.execute import execute
 from stage.inbound.openapi import docs, openapi
 from stage.inbound.overview import audit, groups
+from stage.inbound.pauses import end_pause, list_pauses, pause
 from stage.inbound.platform import descriptor, healthz, metrics, readyz
 from stage.inbound.principal import Who
 from stage.inbound.request import Answer, Request
@@ -59,6 +60,9 @@ ROUTES = (
     Route("POST", "/sagas/{saga_id}/forget", forget, "forget", _ADMINS),
     Route("GET", "/groups", groups, "groups", _VIEWERS),
     Route("GET", "/audit", audit, "audit", _VIEWERS),
+    Route("GET", "/pauses", list_pauses, "pauses", _VIEWERS),
+    Route("POST", "/pauses", pause, "pause", _OPERATORS),
+    Route("POST", "/pauses/end", end_pause, "resume", _OPERATORS),
     Route("GET", "/.well-known/stage", descriptor, "descriptor", _SHOWN, protocol=True),
     Route("GET", "/healthz", healthz, "healthz", _ANYONE),
     Route("GET", "/readyz", readyz, "readyz", _ANYONE),

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from stage.core.events import Verb
+from stage.core.pause import Pause
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
@@ -107,6 +108,14 @@ class Commands(Protocol):
         """
         ...
 
+    async def pause(self, pause: Pause) -> None:
+        """Hold what the pause names, durably; every replica obeys it within a second or two."""
+        ...
+
+    async def resume(self, pause: Pause, *, actor: str, reason: str) -> bool:
+        """End a pause before its time; False where it has been ended already."""
+        ...
+
 
 class Queries(Protocol):
     """The methods that show sagas and change nothing. Each may raise StoreUnavailable."""
@@ -139,6 +148,11 @@ class Queries(Protocol):
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """The pauses in force."""
         ...
 
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:

@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from stage.core.events import Event
+from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
@@ -281,6 +282,14 @@ class Unit(Protocol):
         """
         ...
 
+    async def put_pause(self, pause: Pause) -> None:
+        """Write a pause, in place of one of the same target and way."""
+        ...
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """Drop a pause; False where there is none."""
+        ...
+
     async def drop_terms(self, saga_id: str) -> None:
         """Let the saga be found by its id alone."""
         ...
@@ -344,6 +353,10 @@ class Store(Protocol):
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
+    async def pauses(self) -> list[Pause]:
+        """Every pause that was not dropped, also those that are over, by target and way."""
         ...
 
     async def changed(self, since: Changes) -> list[SagaRow]:

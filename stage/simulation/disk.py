@@ -13,6 +13,7 @@ from stage.authoring.participant import StageParticipant
 from stage.core.commands import AttemptKind
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event, Recovered
+from stage.core.pause import Pause, Way
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
 from stage.engine.embedded.retention import Retention
@@ -268,6 +269,13 @@ class SimulatedStore:
         self._present()
         return await self._store.acts(limit, before=before, target=target)
 
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.pauses()
+
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
         if self._process.held:
@@ -426,6 +434,14 @@ class _Noted:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        await self._unit.put_pause(pause)
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        return await self._unit.drop_pause(target, way)
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""

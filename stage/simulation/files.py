@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from stage.bootstrap.database import Database
 from stage.core.errors import ConfigurationError
+from stage.core.pause import Pause
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
@@ -147,6 +148,10 @@ class BlockingStore:
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """See ports.store.Store."""
         return self._run(self._store.acts(limit, before=before, target=target))
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return self._run(self._store.pauses())
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import CompensationRequested, Event, TurnedBack
+from stage.core.pause import Pause, Way
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
 from stage.ports.clock import Clock
@@ -182,6 +183,10 @@ class MemoryStore:
         behind = NEWEST if before is None else before
         found = [act for act in reversed(self._database.acts) if act.number < behind]
         return [act for act in found if target in ("", act.target)][:limit]
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return [pause for _, pause in sorted(self._database.pauses.items())]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -379,6 +384,24 @@ class _MemoryUnit:
             if (held := self._database.mail.pop(number, None)) is not None:
                 self._changes.append(partial(self._database.mail.__setitem__, number, held))
 
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        self._keep_pause((pause.target, rows.way_value(pause.way)), pause)
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        self._part.check()
+        key = (target, rows.way_value(way))
+        there = key in self._database.pauses
+        self._keep_pause(key, None)
+        return there
+
+    def _keep_pause(self, key: tuple[str, str], pause: Pause | None) -> None:
+        pauses, before = self._database.pauses, self._database.pauses.get(key)
+        self._changes.append(partial(_set_pause, pauses, key, before))
+        _set_pause(pauses, key, pause)
+
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""
         self._part.check()
@@ -464,6 +487,15 @@ def _set_owner(owners: dict[str, int], saga_id: str, owner: int | None) -> None:
         owners.pop(saga_id, None)
     else:
         owners[saga_id] = owner
+
+
+def _set_pause(
+    pauses: dict[tuple[str, str], Pause], key: tuple[str, str], pause: Pause | None
+) -> None:
+    if pause is None:
+        pauses.pop(key, None)
+    else:
+        pauses[key] = pause
 
 
 def _closable(row: SagaRow, before: float) -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 
 from stage.core.age import is_due
 from stage.core.events import Event
+from stage.core.pause import Pause
 from stage.core.steps import VERSION_MAX
 from stage.ports.identity import Identity
 from stage.ports.ownership import Mail, Share
@@ -49,6 +50,8 @@ class MemoryDatabase:
         self.terms: dict[str, tuple[Term, ...]] = {}
         """By saga, with their values as the codec encodes them."""
         self.acts: list[Act] = []
+        self.pauses: dict[tuple[str, str], Pause] = {}
+        """By target and way."""
         self.identity = identity
         """It may be set while no store has it open."""
         self.connection: sqlite3.Connection | None = None
@@ -64,17 +67,10 @@ class MemoryDatabase:
 
     def discard(self) -> None:
         """Drop all that was written."""
-        for held in (
-            self.sagas,
-            self.journal,
-            self.owners,
-            self.leases,
-            self.mail,
-            self.lost,
-            self.terms,
-        ):
+        for held in (self.sagas, self.journal, self.owners, self.leases, self.mail, self.lost):
             held.clear()
-        self.acts.clear()
+        for kept in (self.terms, self.acts, self.pauses):
+            kept.clear()
         if self.connection is not None:
             self.connection.close()
             self.connection = None

@@ -36,7 +36,7 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     `stands`, `may_stand`, or `unknown` where the journal cannot be read here, or fits no version of
     the stage that is declared here. `told_upstream` says how far the word of a late failure has
     come. `version` is that of the stage which accepted it. `step` and `peer` are where it waits or
-    is parked, None while it waits for nothing.
+    is parked, None while it waits for nothing. `paused_until` says that an operator holds it there.
     """
 
     saga_id: str
@@ -53,6 +53,7 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     step: str | None = None
     peer: str | None = None
+    paused_until: str | None = None
     trace_id: str | None = None
     next_action: str | None = None
     next_action_at: str | None = None
@@ -124,6 +125,23 @@ class ActPage(msgspec.Struct, frozen=True, kw_only=True):
 
     acts: list[ActView]
     next: int | None = None
+
+
+class PauseView(msgspec.Struct, frozen=True, kw_only=True):
+    """One pause of a peer by kind and name, or `intake`. Without a direction both."""
+
+    target: str
+    direction: str | None = None
+    at: str
+    until: str
+    actor: str
+    reason: str
+
+
+class PausesView(msgspec.Struct, frozen=True, kw_only=True):
+    """The pauses in force."""
+
+    pauses: list[PauseView]
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core.errors import StoreUnavailable
 from stage.core.machine import asked_before, evolve
+from stage.core.pause import Pause
 from stage.core.questions import past_pivot
 from stage.core.requester import Requester
 from stage.core.saga import Saga
@@ -305,6 +306,14 @@ class EmbeddedCommands(EmbeddedQueries):
                     self._opening.check(found.saga, verb)
                 if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon):
                     return await self._elsewhere.stored(saga_id)
+
+    async def pause(self, pause: Pause) -> None:
+        """See `ports.engine.Commands`."""
+        await self._pauses.put(pause)
+
+    async def resume(self, pause: Pause, *, actor: str, reason: str) -> bool:
+        """See `ports.engine.Commands`."""
+        return await self._pauses.end(pause, actor, reason)
 
     # --- what these have in common ---------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
+from stage.core.pause import Pause
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.engine.embedded import limits as limited
@@ -24,6 +25,7 @@ class EmbeddedQueries:
 
     def __init__(self, parts: Parts) -> None:
         self._sagas = parts.sagas
+        self._pauses = parts.pauses
         self._units = parts.units
         self._elsewhere = parts.elsewhere
         self._store = parts.store
@@ -100,6 +102,11 @@ class EmbeddedQueries:
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """See `ports.engine.Queries`."""
         return await self._store.acts(limit, before=before, target=target)
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """See `ports.engine.Queries`."""
+        return self._pauses.active
 
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:
         """See `ports.engine.Queries`."""

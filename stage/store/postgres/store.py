@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.core.pause import Pause
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
@@ -234,6 +235,10 @@ class PostgresStore:
         else:
             found = await self._pool.fetch("page_acts", *page)
         return [rows.act(row) for row in found]
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return [rows.pause(row) for row in await self._pool.fetch("get_pauses")]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

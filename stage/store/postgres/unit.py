@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from stage.core.events import Event
+from stage.core.pause import Pause, Way
 from stage.ports.codec import Codec
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, Row, SagaRow, Term, Tx, Unit
@@ -103,6 +104,16 @@ class PostgresUnit:
         await self._marked()
         busy = list(self._writes.sagas)
         return len(await self._part.rows("close_ended", before, at, limit, busy))
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("put_pause", *rows.pause_values(pause))
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        await self._marked()
+        return bool(await self._part.rows("drop_pause", target, rows.way_value(way)))
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""

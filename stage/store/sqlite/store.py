@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from stage.core.errors import ConfigurationError
+from stage.core.pause import Pause
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
@@ -229,6 +230,10 @@ class SqliteStore:
         if target:
             return [rows.act(row) for row in await self._read("page_acts_of", *page, target)]
         return [rows.act(row) for row in await self._read("page_acts", *page)]
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return [rows.pause(row) for row in await self._read("get_pauses")]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

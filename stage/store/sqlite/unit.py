@@ -17,6 +17,7 @@ from functools import cache
 from typing import Final, TypeVar
 
 from stage.core.events import Event
+from stage.core.pause import Pause, Way
 from stage.ports.codec import Codec
 from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, SagaRow, Term, Tx, Unit
 from stage.store import rows
@@ -42,6 +43,8 @@ _DROP_JOURNAL: Final = statement("drop_journal")
 _DROP_TERMS: Final = statement("drop_terms")
 _TERM: Final = statement("insert_term")
 _KEEP_ACT: Final = statement("keep_act")
+_PUT_PAUSE: Final = statement("put_pause")
+_DROP_PAUSE: Final = statement("drop_pause")
 _APPEND: Final = statement("append_entries")
 _JOURNAL: Final = statement("get_journal")
 _KEEP: Final = statement("keep_part")
@@ -120,6 +123,14 @@ class SqliteUnit:
             self._part.write(_DROP_TERMS, (saga_id,))
             self._part.write(_CLOSE, (saga_id, at))
         return len(found)
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_PUT_PAUSE, rows.pause_values(pause))
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        return self._part.write(_DROP_PAUSE, (target, rows.way_value(way))) > 0
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
 
+from stage.core.pause import Pause, Way
 from stage.core.place import NOWHERE, Place
 from stage.core.states import ParkCause, SagaState
 from stage.ports.store import TRACE_TERM, Act, Filter, Group, Store, Term, Unit
@@ -202,3 +204,24 @@ async def test_an_encrypted_number_is_found_and_not_read() -> None:
     store._codec = SealedCodec(parse_keys(new))
     assert [] == await store.page(Filter(term=order))
     await store.close()
+
+
+async def test_a_pause_is_read_back_until_it_is_dropped(store: Store) -> None:
+    """One for each target and way; a later one takes its place."""
+
+    def pause(way: Way | None, until: float) -> Pause:
+        return Pause(
+            target="externals.psp", way=way, at=AT, until=until, actor="kim", reason="their outage"
+        )
+
+    for each in (pause(None, AT + 1), pause(Way.BACKWARD, AT + 2), pause(None, AT + 3)):
+        await store.transact(partial(put, each))
+    assert [pause(None, AT + 3), pause(Way.BACKWARD, AT + 2)] == await store.pauses()
+    assert await store.transact(lambda unit: unit.drop_pause("externals.psp", None))
+    assert not await store.transact(lambda unit: unit.drop_pause("externals.psp", None))
+    assert [pause(Way.BACKWARD, AT + 2)] == await store.pauses()
+
+
+async def put(pause: Pause, unit: Unit) -> None:
+    """Write one pause."""
+    await unit.put_pause(pause)

@@ -152,6 +152,21 @@ GROUP BY parked_cause, step, peer, state ORDER BY parked_cause, step, peer, stat
 -- Let a saga be found by its id alone.
 DELETE FROM stage.saga_term WHERE saga_id = $1;
 
+-- name: put_pause
+-- Write a pause, in place of one of the same target and way.
+INSERT INTO stage.pause (target, way, at, until_at, actor, reason)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (target, way) DO UPDATE SET
+    at = $3, until_at = $4, actor = $5, reason = $6;
+
+-- name: drop_pause
+-- End a pause.
+DELETE FROM stage.pause WHERE target = $1 AND way = $2 RETURNING target;
+
+-- name: get_pauses
+-- All of them, also those that are over: there are few.
+SELECT target, way, at, until_at, actor, reason FROM stage.pause ORDER BY target, way;
+
 -- name: keep_act
 -- Add an act to the audit.
 INSERT INTO stage.audit (at, actor, act, target, reason, before, after)

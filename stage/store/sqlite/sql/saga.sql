@@ -107,6 +107,19 @@ SELECT parked_cause, step, peer, state, count(*), min(updated_at)
 FROM saga WHERE step <> '' OR parked_cause <> ''
 GROUP BY parked_cause, step, peer, state;
 
+-- name: put_pause
+-- Write a pause, in place of one of the same target and way.
+INSERT OR REPLACE INTO stage_pause (target, way, at, until_at, actor, reason)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6);
+
+-- name: drop_pause
+-- End a pause.
+DELETE FROM stage_pause WHERE target = ?1 AND way = ?2;
+
+-- name: get_pauses
+-- All of them, also those that are over: there are few.
+SELECT target, way, at, until_at, actor, reason FROM stage_pause ORDER BY target, way;
+
 -- name: keep_act
 -- Add an act to the audit.
 INSERT INTO stage_audit (at, actor, act, target, reason, before, after)
