@@ -108,7 +108,9 @@ class Gauges:
             case names.M_BREAKER:
                 return {(peer,): float(broken) for peer, broken in self._breakers().items()}
             case names.M_PAUSED:
-                held = {(each.target, _direction(each)): 1.0 for each in self._engine.pauses}
+                held: dict[Labels, float] = {
+                    (each.target, _direction(each)): 1.0 for each in self._engine.pauses
+                }
                 return {(INTAKE, BOTH): 0.0, **held}
             case names.M_STALE:
                 return {(): float(self._stale)}
