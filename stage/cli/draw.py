@@ -9,9 +9,19 @@ from stage.cli.failure import one_line
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
 from stage.wire.envelope import parse_instant
-from stage.wire.views import ActPage, GroupsView, PausesView, SagaPage, SagaView, StepView
+from stage.wire.views import (
+    ActPage,
+    GroupsView,
+    PausesView,
+    SagaPage,
+    SagaView,
+    StepView,
+    SweepView,
+)
 
 COLUMN_CHARS_MAX = 120
+DRY_RUN_LINES_MAX = 20
+"""Sagas that a dry run of a sweep lists."""
 MARKS = {
     "not_started": "·",
     "started": "…",
@@ -95,6 +105,38 @@ def draw_pauses(view: PausesView) -> str:
         for each in view.pauses
     ]
     return table(("TARGET", "DIRECTION", "UNTIL", "ACTOR", "REASON"), rows)
+
+
+def draw_sweeps(sweeps: Sequence[SweepView]) -> str:
+    """One line a sweep."""
+    if not sweeps:
+        return "no sweeps"
+    rows = [
+        (
+            "-" if each.number is None else str(each.number),
+            each.verb,
+            each.state,
+            f"{each.done + each.refused}/{each.sagas}",
+            str(each.refused),
+            each.actor,
+            each.reason,
+            each.where,
+        )
+        for each in sweeps
+    ]
+    head = ("SWEEP", "VERB", "STATE", "THROUGH", "REFUSED", "ACTOR", "REASON", "SAGAS")
+    return table(head, rows)
+
+
+def draw_sweep(sweep: SweepView) -> str:
+    """One sweep, and the sagas that it would be for, or could not act on."""
+    if sweep.number is None:
+        ids = [f"  {_cell(saga_id)}" for saga_id in sweep.first[:DRY_RUN_LINES_MAX]]
+        more = len(sweep.first) - len(ids)
+        rest = [f"  and {sweep.sagas - len(ids)} more"] if more > 0 else []
+        return "\n".join([f"{sweep.verb} would be done to {sweep.sagas} sagas", *ids, *rest])
+    refused = [f"  {_cell(each.saga_id)}: {_cell(each.detail)}" for each in sweep.first_refused]
+    return "\n".join([draw_sweeps([sweep]), *(["refused", *refused] if refused else [])])
 
 
 def _long(seconds: float) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from stage import __version__
+from stage.cli.asl import asl
 from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
@@ -27,6 +28,7 @@ from stage.cli.send import send
 from stage.cli.serve import serve
 from stage.cli.settings import config, openapi
 from stage.cli.simulate import simulate
+from stage.cli.sweep import sweep, sweeps
 from stage.cli.temporal import temporal
 from stage.cli.tokens import keys
 from stage.cli.trace import trace
@@ -42,8 +44,8 @@ def cli() -> None:
 COMMANDS = (
     *(demo, serve, db, send, sagas, groups, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile),
-    *(pause, resume, pauses, audit),
-    *(config, keys, openapi, simulate, temporal),
+    *(sweep, sweeps, pause, resume, pauses, audit),
+    *(config, keys, openapi, simulate, temporal, asl),
 )
 for command in COMMANDS:
     cli.add_command(command)

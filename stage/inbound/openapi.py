@@ -21,6 +21,7 @@ from stage.inbound.pauses import PauseOrder, ResumeOrder
 from stage.inbound.platform import Status
 from stage.inbound.request import JSON, Answer, Request
 from stage.inbound.service import Service
+from stage.inbound.sweeps import SweepChange, SweepOrder
 from stage.inbound.verbs import Order
 from stage.inbound.views import PlanView
 from stage.wire import headers as h
@@ -41,6 +42,9 @@ from stage.wire.views import (
     SagaPage,
     SagaView,
     Standing,
+    SweepSagaView,
+    SweepsView,
+    SweepView,
 )
 
 HTML = ("Content-Type", "text/html; charset=utf-8")
@@ -56,6 +60,11 @@ NAMES = {
     GroupView: "Group",
     ActPage: "Acts",
     PausesView: "Pauses",
+    SweepsView: "Sweeps",
+    SweepView: "Sweep",
+    SweepSagaView: "SweepSaga",
+    SweepOrder: "SweepOrder",
+    SweepChange: "SweepChange",
     PauseView: "Pause",
     PauseOrder: "PauseOrder",
     ResumeOrder: "ResumeOrder",
@@ -150,7 +159,7 @@ def _schemas(descriptor: Descriptor | None) -> dict[str, Schema]:
     _, generated = msgspec.json.schema_components(list(NAMES), ref_template=REFERENCE + "{name}")
     names = {kind.__name__: name for kind, name in NAMES.items()}
     schemas = _named({names.get(name, name): value for name, value in generated.items()}, names)
-    for received in ("Order", "PauseOrder", "ResumeOrder"):
+    for received in ("Order", "PauseOrder", "ResumeOrder", "SweepOrder", "SweepChange"):
         schemas[received] = _without_defaults(schemas[received])
     accepts = descriptor.accepts if descriptor is not None else {}
     adds = descriptor.adds if descriptor is not None else {}

@@ -12,6 +12,7 @@ from stage.core.pause import Pause
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.observer import TraceContext
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.envelope import Envelope
@@ -108,6 +109,14 @@ class Commands(Protocol):
         """
         ...
 
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """Begin to do a verb to these sagas, durably; the number of the sweep."""
+        ...
+
+    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
+        """Stop a sweep, or let it go on; obeyed within two seconds."""
+        ...
+
     async def pause(self, pause: Pause) -> None:
         """Hold what the pause names, durably; every replica obeys it within a second or two."""
         ...
@@ -148,6 +157,14 @@ class Queries(Protocol):
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """The newest sweeps first, with their counts; or the one of that number."""
+        ...
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """Sagas of a sweep in the order of their ids; of those refused, each with the reason."""
         ...
 
     @property

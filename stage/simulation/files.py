@@ -22,6 +22,7 @@ from stage.core.errors import ConfigurationError
 from stage.core.pause import Pause
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
@@ -152,6 +153,14 @@ class BlockingStore:
     async def pauses(self) -> list[Pause]:
         """See ports.store.Store."""
         return self._run(self._store.pauses())
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        return self._run(self._store.sweeps(limit, number))
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        return self._run(self._store.sweep_sagas(number, end, limit))
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

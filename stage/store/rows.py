@@ -9,6 +9,7 @@ from stage.core.errors import StaleEpoch
 from stage.core.events import Event, name_of
 from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
+from stage.core.sweep import Sweep, SweepState, SweepVerb
 from stage.ports.codec import Codec
 from stage.ports.store import Act, Entry, Group, Row, SagaRow, Term
 
@@ -126,6 +127,33 @@ def pause(row: Row) -> Pause:
         until=until,
         actor=actor,
         reason=reason,
+    )
+
+
+def sweep_values(sweep: Sweep) -> tuple[object, ...]:
+    """The columns of a sweep but its number."""
+    return (
+        *(sweep.at, sweep.actor, sweep.verb.value, sweep.reason, sweep.step, sweep.where),
+        *(sweep.rate_per_second, sweep.state.value),
+    )
+
+
+def sweep(row: Row) -> Sweep:
+    """The value of a row: its number, the columns of `sweep_values`, then the three counts."""
+    number, at, actor, verb, reason, step, where, rate, state, pending, done, refused = row
+    return Sweep(
+        number=number,
+        at=at,
+        actor=actor,
+        verb=SweepVerb(verb),
+        reason=reason,
+        step=step,
+        where=where,
+        rate_per_second=rate,
+        state=SweepState(state),
+        pending=pending,
+        done=done,
+        refused=refused,
     )
 
 

@@ -144,6 +144,42 @@ class PausesView(msgspec.Struct, frozen=True, kw_only=True):
     pauses: list[PauseView]
 
 
+class SweepSagaView(msgspec.Struct, frozen=True, kw_only=True):
+    """A saga to which a verb could not be done, with the reason."""
+
+    saga_id: str
+    detail: str
+
+
+class SweepView(msgspec.Struct, frozen=True, kw_only=True):
+    """A verb that is done to many sagas, with its progress.
+
+    `first` are the first sagas of a dry run, which has no number.
+    """
+
+    number: int | None = None
+    at: str
+    actor: str
+    verb: str
+    reason: str
+    step: str | None = None
+    where: str
+    rate_per_second: float
+    state: str
+    sagas: int
+    pending: int
+    done: int
+    refused: int
+    first: list[str] = []
+    first_refused: list[SweepSagaView] = []
+
+
+class SweepsView(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest sweeps first."""
+
+    sweeps: list[SweepView]
+
+
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """The body of 202, and of 200 for a saga that is compensated."""
 

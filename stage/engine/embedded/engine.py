@@ -19,6 +19,7 @@ from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.pauses import Pauses
 from stage.engine.embedded.recovery import Recovery
 from stage.engine.embedded.retention import Retention
+from stage.engine.embedded.sweeps import Sweeps
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.opening import Opening, OpenRequest
@@ -91,6 +92,8 @@ class EmbeddedEngine(EmbeddedCommands):
                 redact=redact or as_they_are,
             )
         )
+        self._sweeps = Sweeps(store, clock, observer, self.act_on)
+        self.sweeps_changed = self._sweeps.wake
         self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
         self._recovery = Recovery(
             sagas, ownership, observer, clock, limits, participant.plan.version
@@ -106,6 +109,7 @@ class EmbeddedEngine(EmbeddedCommands):
         await self._recovery.start()
         self._lease.start()
         self._retention.start()
+        self._sweeps.start()
 
     def leave_rotation(self) -> None:
         """See `ports.engine.Engine`."""
@@ -118,6 +122,7 @@ class EmbeddedEngine(EmbeddedCommands):
         """
         self._leaving = True
         self._pauses.stop()
+        self._sweeps.stop()
         self._recovery.stop()
         self._retention.stop()
         await self._sagas.drain(seconds)

@@ -83,7 +83,10 @@ class Pauses:
         while True:
             await self._clock.sleep(PAUSE_LOOK_SECONDS)
             try:
-                await self._look()
+                if self._store.ownership.renew_seconds is None:  # nobody else could write one
+                    self._hold(held_peers(self.active))
+                else:
+                    await self._look()
             except StoreUnavailable:
                 self._hold(held_peers(self.active))  # those that are known may end meanwhile
             except Exception as error:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from stage.core.pause import Pause
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.core.sweep import Sweep, SweepEnd
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
@@ -102,6 +103,14 @@ class EmbeddedQueries:
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """See `ports.engine.Queries`."""
         return await self._store.acts(limit, before=before, target=target)
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See `ports.engine.Queries`."""
+        return await self._store.sweeps(limit, number)
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See `ports.engine.Queries`."""
+        return await self._store.sweep_sagas(number, end, limit)
 
     @property
     def pauses(self) -> tuple[Pause, ...]:
