@@ -19,7 +19,7 @@ VERBS = tuple(verb.value for verb in SweepVerb)
 @click.argument("verb", type=click.Choice(VERBS))
 @where_options
 @click.option("--id", "saga_ids", multiple=True, metavar="ID", help="These instead. Repeatable.")
-@click.option("--undo-step", default="", metavar="STEP", help="For resolve and abandon: this one.")
+@click.option("--of-step", default="", metavar="STEP", help="For resolve and abandon: this one.")
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True, max=SWEEP_RATE_MAX),
@@ -29,7 +29,7 @@ VERBS = tuple(verb.value for verb in SweepVerb)
 )
 @audited
 def sweep(
-    verb: str, saga_ids: tuple[str, ...], undo_step: str, rate: float, url: str, **given: Any
+    verb: str, saga_ids: tuple[str, ...], of_step: str, rate: float, url: str, **given: Any
 ) -> int:
     """Do VERB to every saga that the options name, as `stage sagas` lists them.
 
@@ -43,7 +43,7 @@ def sweep(
     if bool(where) is bool(saga_ids):
         raise Failure("say which sagas: by options as of `stage sagas`, or by --id")
     named = {"saga_ids": list(saga_ids)} if saga_ids else {"where": where}
-    body = {**order, **named, "verb": verb, "rate_per_second": rate, "step": undo_step}
+    body = {**order, **named, "verb": verb, "rate_per_second": rate, "step": of_step}
     return _send(url, "/sweeps", body)
 
 

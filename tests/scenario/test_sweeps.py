@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 
 from stage.core.errors import StoreUnavailable
 from stage.engine.embedded.sweeps import Sweeps
+from tests.scenario.attacks.names import named_chain, shown_by
 from tests.scenario.chain import Chain
 from tests.scenario.test_operator import WHO, audit
 
@@ -172,3 +174,25 @@ async def test_a_sweep_that_is_not_there_is_not_found(chain: Chain) -> None:
         status, _, _ = await chain.request("GET", f"{chain.stage}/sweeps/{number}")
         assert 404 == status
     assert 404 == (await post(chain, "/sweeps/7/stop"))[0]
+
+
+async def test_a_sweep_needs_the_role_of_its_verb(tmp_path: Path) -> None:
+    """An operator retries many and resolves none, nor stops the sweep of an admin."""
+    async with named_chain(tmp_path) as chain:
+        assert 200 == (await chain.send("s-1", Authorization=shown_by("order")))[0]
+
+        async def begin(verb: str, name: str) -> int:
+            body = msgspec.json.encode({"reason": "x", "verb": verb, "saga_ids": ["s-1"]})
+            url = f"{chain.stage}/sweeps"
+            status, _, _ = await chain.request("POST", url, body, Authorization=shown_by(name))
+            return status
+
+        assert (403, 403, 403) == tuple(
+            [await begin(verb, "olga") for verb in ("resolve", "abandon", "forget")]
+        )
+        assert (403, 200) == (await begin("retry", "vera"), await begin("retry", "olga"))
+        assert 200 == await begin("forget", "ada")
+        url = f"{chain.stage}/sweeps/2/stop"
+        body = msgspec.json.encode({"reason": "x"})
+        status, _, _ = await chain.request("POST", url, body, Authorization=shown_by("olga"))
+        assert 403 == status
