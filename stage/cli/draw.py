@@ -13,6 +13,8 @@ from stage.wire.views import (
     ActPage,
     GroupsView,
     PausesView,
+    PeersView,
+    PeerView,
     SagaPage,
     SagaView,
     StepView,
@@ -82,6 +84,36 @@ def draw_groups(view: GroupsView) -> str:
         for group in sorted(view.groups, key=lambda each: each.parked_cause is None)
     ]
     return table(("CAUSE", "STEP", "PEER", "DIRECTION", "SAGAS", "OLDEST"), rows)
+
+
+def draw_peers(view: PeersView) -> str:
+    """One line a peer."""
+    rows = [
+        (
+            peer.peer,
+            _health(peer),
+            str(sum(group.sagas for group in peer.waiting if group.direction == "forward")),
+            str(sum(group.sagas for group in peer.waiting if group.direction != "forward")),
+            f"{peer.under_way}/{peer.places}" if peer.places is not None else "-",
+            f"{peer.rate_per_second:g}/s" if peer.rate_per_second is not None else "-",
+            peer.last_answer_at or "-",
+            f"{peer.last_failure_at} {peer.last_failure or ''}" if peer.last_failure_at else "-",
+        )
+        for peer in view.peers
+    ]
+    head = (
+        *("PEER", "IS", "FORWARD", "BACKWARD", "UNDER WAY", "RATE"),
+        *("LAST ANSWER", "LAST FAILURE"),
+    )
+    return table(head, rows) if rows else "no peers"
+
+
+def _health(peer: PeerView) -> str:
+    if peer.paused_until is not None:
+        return f"paused until {peer.paused_until}"
+    if peer.breaker_open:
+        return "failing"
+    return "-" if peer.last_answer_at is None and peer.last_failure_at is None else "in use"
 
 
 def draw_acts(page: ActPage) -> str:

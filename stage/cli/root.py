@@ -20,7 +20,7 @@ from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
-from stage.cli.overview import audit, groups
+from stage.cli.overview import audit, groups, peers
 from stage.cli.pause import pause, pauses, resume
 from stage.cli.reconcile import reconcile
 from stage.cli.sagas import sagas, show
@@ -42,7 +42,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, serve, db, send, sagas, groups, show, trace, plan),
+    *(demo, serve, db, send, sagas, groups, peers, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit),
     *(config, keys, openapi, simulate, temporal, asl),

@@ -211,6 +211,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("POST", "/sweeps/{number}/stop"): _sweep("stop_sweep", "Act on no further saga"),
     ("POST", "/sweeps/{number}/resume"): _sweep("resume_sweep", "Let a stopped sweep go on"),
+    ("GET", "/peers"): _read(
+        "peers", "Every peer: how it answers, and what waits for it", "Peers", problems=UNAVAILABLE
+    ),
     ("GET", "/audit"): _read(
         "audit",
         "What people did, the newest first",

@@ -10,7 +10,7 @@ import msgspec
 from stage.inbound.compensate import compensate
 from stage.inbound.execute import execute
 from stage.inbound.openapi import docs, openapi
-from stage.inbound.overview import audit, groups
+from stage.inbound.overview import audit, groups, peers
 from stage.inbound.pauses import end_pause, list_pauses, pause
 from stage.inbound.platform import descriptor, healthz, metrics, readyz
 from stage.inbound.principal import Who
@@ -66,6 +66,7 @@ ROUTES = (
     Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon", _ADMINS),
     Route("POST", "/sagas/{saga_id}/forget", forget, "forget", _ADMINS),
     Route("GET", "/groups", groups, "groups", _VIEWERS),
+    Route("GET", "/peers", peers, "peers", _VIEWERS),
     Route("GET", "/audit", audit, "audit", _VIEWERS),
     Route("GET", "/pauses", list_pauses, "pauses", _VIEWERS),
     Route("POST", "/pauses", pause, "pause", _OPERATORS),

@@ -14,6 +14,7 @@ from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.observer import TraceContext
+from stage.ports.peers import PeerStanding
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
@@ -165,6 +166,10 @@ class Queries(Protocol):
 
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
         """Sagas of a sweep in the order of their ids; of those refused, each with the reason."""
+        ...
+
+    def peers(self) -> list[PeerStanding]:
+        """How the way to each peer stands in this process."""
         ...
 
     @property

@@ -127,6 +127,33 @@ class ActPage(msgspec.Struct, frozen=True, kw_only=True):
     next: int | None = None
 
 
+class PeerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer by kind and name, as the replica that answers sees it, and what waits for it.
+
+    `breaker_open` says that nothing forward leaves for a moment; `waiting` are the sagas of the
+    whole stage that wait there or are parked there, `paused_until` the end of its last pause.
+    """
+
+    peer: str
+    breaker_open: bool = False
+    under_way: int = 0
+    queued: int = 0
+    places: int | None = None
+    places_max: int | None = None
+    rate_per_second: float | None = None
+    last_answer_at: str | None = None
+    last_failure_at: str | None = None
+    last_failure: str | None = None
+    paused_until: str | None = None
+    waiting: list[GroupView] = []
+
+
+class PeersView(msgspec.Struct, frozen=True, kw_only=True):
+    """Every peer of the steps, and every upstream that was spoken to."""
+
+    peers: list[PeerView]
+
+
 class PauseView(msgspec.Struct, frozen=True, kw_only=True):
     """One pause of a peer by kind and name, or `intake`. Without a direction both."""
 

@@ -83,6 +83,7 @@ class EmbeddedEngine(EmbeddedCommands):
                 plan_hash=versions.plan_hash,
                 opening=opening,
                 sagas=sagas,
+                sender=sender,
                 pauses=self._pauses,
                 units=units,
                 elsewhere=Elsewhere(interpreter, store),

@@ -17,6 +17,7 @@ from stage.engine.embedded.parts import Parts
 from stage.engine.saga.context import context_of
 from stage.engine.saga.shared import shared_with
 from stage.ports.engine import SagaLost, SharedSagas, Snapshot
+from stage.ports.peers import PeerStanding
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.shared import SHARED_BYTES_MAX, SharedSaga
 
@@ -27,6 +28,7 @@ class EmbeddedQueries:
     def __init__(self, parts: Parts) -> None:
         self._sagas = parts.sagas
         self._pauses = parts.pauses
+        self._sender = parts.sender
         self._units = parts.units
         self._elsewhere = parts.elsewhere
         self._store = parts.store
@@ -111,6 +113,10 @@ class EmbeddedQueries:
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
         """See `ports.engine.Queries`."""
         return await self._store.sweep_sagas(number, end, limit)
+
+    def peers(self) -> list[PeerStanding]:
+        """See `ports.engine.Queries`."""
+        return self._sender.standing()
 
     @property
     def pauses(self) -> tuple[Pause, ...]:

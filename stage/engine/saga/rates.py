@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 
-from stage.ports.peers import PeerLimits
+from stage.ports.peers import PeerLimits, PeerStanding
 
 BURST_SECONDS = 0.05
 """The time for which a bucket saves up: more would be a storm after every silence."""
@@ -81,12 +81,29 @@ class Gate:
         self._places_max = self._places = limits.concurrency_max
         self._failures = 0
         self._held: frozenset[Lane] = frozenset()
+        self._answered_at: float | None = None
+        self._failed_at: float | None = None
+        self._failure = ""
         self._timer: asyncio.TimerHandle | None = None
 
     def hold(self, lanes: frozenset[Lane]) -> None:
         """Let nothing of these lanes in from here on; what waits in the others goes on."""
         self._held = lanes
         self._admit()
+
+    def standing(self, peer: str) -> PeerStanding:
+        """How it stands, for people."""
+        return PeerStanding(
+            peer=peer,
+            under_way=self._inside,
+            queued=self._waiting,
+            places=self._places,
+            places_max=self._places_max,
+            rate_per_second=self._limits.rate_per_second,
+            answered_at=self._answered_at,
+            failed_at=self._failed_at,
+            failure=self._failure,
+        )
 
     def enter_at_once(self, lane: Lane) -> bool:
         """Enter, where there is a place and nothing waits for it."""
@@ -118,9 +135,16 @@ class Gate:
             self._admit()
             raise
 
-    def leave(self, *, answered: bool | None) -> None:
-        """Give the place back. `answered` is None for an attempt of which nothing left."""
+    def leave(self, *, answered: bool | None, failure: str = "") -> None:
+        """Give the place back. `answered` is None for an attempt of which nothing left.
+
+        `failure` says how one that was not answered ended, for people.
+        """
         self._inside -= 1
+        if answered:
+            self._answered_at = self._now()
+        elif answered is False:
+            self._failed_at, self._failure = self._now(), failure
         if answered:
             self._failures = 0
             self._places = min(self._places + 1, self._places_max)
@@ -196,6 +220,10 @@ class Gates:
             gate.divide(self._replicas)
             gate.hold(self._held.get(peer, frozenset()))
         return gate
+
+    def standing(self) -> list[PeerStanding]:
+        """How each stands that was used, or is limited."""
+        return [self.of(peer).standing(peer) for peer in sorted({*self._gates, *self._limits})]
 
     def hold(self, held: Mapping[str, frozenset[Lane]]) -> None:
         """Hold these lanes of these peers from here on, and no others."""

@@ -34,7 +34,7 @@ from stage.ports.neighbour import (
     ShownExecuted,
 )
 from stage.ports.ownership import Ownership
-from stage.ports.peers import Peers
+from stage.ports.peers import Peers, PeerStanding
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
 from stage.ports.time_limit import ARRIVED_SECONDS_MAX, TimeLimit
 from stage.wire.outcome import Outcome
@@ -89,6 +89,10 @@ class Sender:
         """So many replicas share the limits of each peer (rule 29)."""
         self._gates.divide(replicas)
 
+    def standing(self) -> list[PeerStanding]:
+        """How the way to each peer stands."""
+        return [each for each in self._gates.standing() if each.peer]
+
     def hold(self, held: Mapping[str, frozenset[Way]]) -> None:
         """Let no attempt in these directions leave to these peers from here on (core.pause)."""
         self._gates.hold(
@@ -119,7 +123,10 @@ class Sender:
             end = await self._send(saga, context, outgoing, journal)
             return end
         finally:
-            gate.leave(answered=None if end is None else not isinstance(end, UNANSWERED))
+            if isinstance(end, UNANSWERED):
+                gate.leave(answered=False, failure=end.reason)
+            else:
+                gate.leave(answered=None if end is None else True)
 
     def _gate(self, saga: Saga, do: Do) -> Gate:
         """The way to the peer of an attempt; an upstream that is not configured shares one."""
