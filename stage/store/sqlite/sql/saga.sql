@@ -58,8 +58,9 @@ SELECT count(*) FROM saga WHERE due_at IS NOT NULL AND version > ?1;
 SELECT state, count(*) FROM saga GROUP BY state;
 
 -- name: count_parked
--- The number of parked sagas by cause.
-SELECT parked_cause, count(*) FROM saga WHERE parked <> '' GROUP BY parked_cause;
+-- The number of parked sagas by cause, read from an index alone: a scrape asks for it.
+SELECT parked_cause, count(*) FROM saga
+WHERE (step <> '' OR parked_cause <> '') AND parked_cause <> '' GROUP BY parked_cause;
 
 -- name: oldest_unfinished
 -- The instant at which the oldest saga was accepted, of those under way and not parked.
