@@ -263,6 +263,7 @@ def wire(
         metrics=Exposition(metrics, gauges).write,
         lookups=Lookups(engine.seen),
         admission=Admission(config.requests_max, callers=config.upstreams),
+        breakers=lambda: client.breakers,
         jitter=random,
         wait_seconds_max=config.wait_seconds_max,
         callers=callers_of(config),

@@ -1,4 +1,4 @@
-"""`stage groups` and `stage audit`: what waits and is parked, and what people did about it."""
+"""`stage groups`, `stage peers` and `stage audit`: what waits, for whom, and what was done."""
 
 from __future__ import annotations
 
@@ -43,3 +43,16 @@ def audit(target: str | None, before: int | None, limit: int, url: str, output: 
     query = urlencode({name: value for name, value in given.items() if value is not None})
     page = fetch(url, f"/audit?{query}", ActPage)
     click.echo(encode_view(page).decode() if output == "json" else draw_acts(page))
+
+
+@click.command(short_help="Show every peer: how it answers, and what waits for it.")
+@url_option
+@output_option
+def peers(url: str, output: str) -> None:
+    """Show every neighbour and API: how it answers the replica that is asked, and what waits."""
+    from stage.cli.draw import draw_peers
+    from stage.cli.remote import fetch
+    from stage.wire.views import PeersView, encode_view
+
+    found = fetch(url, "/peers", PeersView)
+    click.echo(encode_view(found).decode() if output == "json" else draw_peers(found))

@@ -20,13 +20,15 @@ from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
-from stage.cli.overview import audit, groups
+from stage.cli.overview import audit, groups, peers
+from stage.cli.pause import pause, pauses, resume
 from stage.cli.reconcile import reconcile
 from stage.cli.sagas import sagas, show
 from stage.cli.send import send
 from stage.cli.serve import serve
 from stage.cli.settings import config, openapi
 from stage.cli.simulate import simulate
+from stage.cli.sweep import sweep, sweeps
 from stage.cli.temporal import temporal
 from stage.cli.tokens import keys
 from stage.cli.trace import trace
@@ -40,8 +42,9 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, serve, db, send, sagas, groups, show, trace, plan),
-    *(compensate, retry, settle, resolve, abandon, forget, reconcile, audit),
+    *(demo, serve, db, send, sagas, groups, peers, show, trace, plan),
+    *(compensate, retry, settle, resolve, abandon, forget, reconcile),
+    *(sweep, sweeps, pause, resume, pauses, audit),
     *(config, keys, openapi, simulate, temporal, asl),
 )
 for command in COMMANDS:

@@ -98,6 +98,13 @@ LIST = (
     _query("limit", {"type": "integer", "minimum": 1, "maximum": 500}),
 )
 
+NUMBER: Parameter = {
+    "name": "number",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1},
+}
+
 VERB_PROBLEMS = {**BODY, **NOT_FOUND, 409: "Not allowed as the saga stands", **UNAVAILABLE}
 COMPENSATE = Operation(
     id="compensate",
@@ -150,6 +157,17 @@ def _read(id: str, summary: str, schema: str, **more: Any) -> Operation:  # noqa
     return Operation(id=id, summary=summary, answers={200: (summary, (schema,))}, **more)
 
 
+def _sweep(id: str, summary: str) -> Operation:  # noqa: A002 - OpenAPI's word
+    return Operation(
+        id=id,
+        summary=summary,
+        parameters=(NUMBER,),
+        body="SweepChange",
+        answers={200: ("The sweep as it stands", ("Sweep",))},
+        problems={**BODY, 404: "No such sweep", **UNAVAILABLE},
+    )
+
+
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/sagas"): EXECUTE,
     ("GET", "/sagas"): Operation(
@@ -164,6 +182,37 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "What waits and is parked, counted by cause, step, peer and state",
         "Groups",
         problems=UNAVAILABLE,
+    ),
+    ("GET", "/pauses"): _read("pauses", "The pauses in force", "Pauses"),
+    ("POST", "/pauses"): Operation(
+        id="pause",
+        summary="Hold what goes to a peer, or refuse new sagas for now",
+        body="PauseOrder",
+        answers={200: ("The pauses in force", ("Pauses",))},
+        problems={**BODY, **UNAVAILABLE},
+    ),
+    ("POST", "/pauses/end"): Operation(
+        id="resume",
+        summary="End a pause before its time",
+        body="ResumeOrder",
+        answers={200: ("The pauses in force", ("Pauses",))},
+        problems={**BODY, 404: "Not paused", **UNAVAILABLE},
+    ),
+    ("GET", "/sweeps"): _read("sweeps", "Verbs that are done to many sagas", "Sweeps"),
+    ("POST", "/sweeps"): Operation(
+        id="begin_sweep",
+        summary="Do a verb to many sagas, at a rate; with dry_run only count them",
+        body="SweepOrder",
+        answers={200: ("The sweep as it stands", ("Sweep",))},
+        problems={**BODY, **UNAVAILABLE},
+    ),
+    ("GET", "/sweeps/{number}"): _read(
+        "sweep", "One sweep and its progress", "Sweep", parameters=(NUMBER,), problems=NOT_FOUND
+    ),
+    ("POST", "/sweeps/{number}/stop"): _sweep("stop_sweep", "Act on no further saga"),
+    ("POST", "/sweeps/{number}/resume"): _sweep("resume_sweep", "Let a stopped sweep go on"),
+    ("GET", "/peers"): _read(
+        "peers", "Every peer: how it answers, and what waits for it", "Peers", problems=UNAVAILABLE
     ),
     ("GET", "/audit"): _read(
         "audit",

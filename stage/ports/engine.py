@@ -8,10 +8,13 @@ from typing import Protocol
 import msgspec
 
 from stage.core.events import Verb
+from stage.core.pause import Pause
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.observer import TraceContext
+from stage.ports.peers import PeerStanding
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
@@ -107,6 +110,22 @@ class Commands(Protocol):
         """
         ...
 
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """Begin to do a verb to these sagas, durably; the number of the sweep."""
+        ...
+
+    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
+        """Stop a sweep, or let it go on; obeyed within two seconds."""
+        ...
+
+    async def pause(self, pause: Pause) -> None:
+        """Hold what the pause names, durably; every replica obeys it within a second or two."""
+        ...
+
+    async def resume(self, pause: Pause, *, actor: str, reason: str) -> bool:
+        """End a pause before its time; False where it has been ended already."""
+        ...
+
 
 class Queries(Protocol):
     """The methods that show sagas and change nothing. Each may raise StoreUnavailable."""
@@ -139,6 +158,23 @@ class Queries(Protocol):
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """The newest sweeps first, with their counts; or the one of that number."""
+        ...
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """Sagas of a sweep in the order of their ids; of those refused, each with the reason."""
+        ...
+
+    def peers(self) -> list[PeerStanding]:
+        """How the way to each peer stands in this process."""
+        ...
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """The pauses in force."""
         ...
 
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:

@@ -26,8 +26,10 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from stage.core.events import Event
+from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.observer import TraceContext
@@ -284,6 +286,28 @@ class Unit(Protocol):
         """
         ...
 
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """Write a sweep and its sagas, all of them pending; its number."""
+        ...
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """Let a sweep be in that state from here on."""
+        ...
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """The sweep is through with that saga; `detail` says why the verb was refused."""
+        ...
+
+    async def put_pause(self, pause: Pause) -> None:
+        """Write a pause, in place of one of the same target and way."""
+        ...
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """Drop a pause; False where there is none."""
+        ...
+
     async def drop_terms(self, saga_id: str) -> None:
         """Let the saga be found by its id alone."""
         ...
@@ -347,6 +371,18 @@ class Store(Protocol):
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
+    async def pauses(self) -> list[Pause]:
+        """Every pause that was not dropped, also those that are over, by target and way."""
+        ...
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """The newest sweeps first, with their counts; or the one of that number."""
+        ...
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """Sagas of a sweep in the order of their ids, each with its `detail`."""
         ...
 
     async def changed(self, since: Changes) -> list[SagaRow]:

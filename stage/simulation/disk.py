@@ -13,8 +13,10 @@ from stage.authoring.participant import StageParticipant
 from stage.core.commands import AttemptKind
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event, Recovered
+from stage.core.pause import Pause, Way
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.engine.embedded.retention import Retention
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
@@ -268,6 +270,27 @@ class SimulatedStore:
         self._present()
         return await self._store.acts(limit, before=before, target=target)
 
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.pauses()
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.sweeps(limit, number)
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.sweep_sagas(number, end, limit)
+
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
         if self._process.held:
@@ -428,6 +451,28 @@ class _Noted:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See ports.store.Unit."""
+        return await self._unit.begin_sweep(sweep, saga_ids)
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """See ports.store.Unit."""
+        await self._unit.set_sweep(number, state)
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """See ports.store.Unit."""
+        await self._unit.end_sweep_saga(number, saga_id, end, detail)
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        await self._unit.put_pause(pause)
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        return await self._unit.drop_pause(target, way)
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""

@@ -19,8 +19,10 @@ from typing import Any, TypeVar
 
 from stage.bootstrap.database import Database
 from stage.core.errors import ConfigurationError
+from stage.core.pause import Pause
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
@@ -147,6 +149,18 @@ class BlockingStore:
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """See ports.store.Store."""
         return self._run(self._store.acts(limit, before=before, target=target))
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return self._run(self._store.pauses())
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        return self._run(self._store.sweeps(limit, number))
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        return self._run(self._store.sweep_sagas(number, end, limit))
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

@@ -19,8 +19,10 @@ from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import CompensationRequested, Event, TurnedBack
+from stage.core.pause import Pause, Way
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
@@ -182,6 +184,29 @@ class MemoryStore:
         behind = NEWEST if before is None else before
         found = [act for act in reversed(self._database.acts) if act.number < behind]
         return [act for act in found if target in ("", act.target)][:limit]
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return [pause for _, pause in sorted(self._database.pauses.items())]
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        found = [each for each in self._database.sweeps.values() if number in (None, each.number)]
+        return [self._counted(each) for each in reversed(found)][:limit]
+
+    def _counted(self, sweep: Sweep) -> Sweep:
+        ends = Counter(end for end, _ in self._database.sweep_sagas[sweep.number].values())
+        return replace(
+            sweep,
+            pending=ends[SweepEnd.PENDING],
+            done=ends[SweepEnd.DONE],
+            refused=ends[SweepEnd.REFUSED],
+        )
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        sagas = sorted(self._database.sweep_sagas.get(number, {}).items())
+        return [(saga_id, detail) for saga_id, (at, detail) in sagas if at is end][:limit]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -381,6 +406,50 @@ class _MemoryUnit:
             if (held := self._database.mail.pop(number, None)) is not None:
                 self._changes.append(partial(self._database.mail.__setitem__, number, held))
 
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See ports.store.Unit."""
+        self._part.check()
+        sweeps, sagas = self._database.sweeps, self._database.sweep_sagas
+        number = len(sweeps) + 1
+        sweeps[number] = replace(sweep, number=number)
+        sagas[number] = dict.fromkeys(saga_ids, (SweepEnd.PENDING, ""))
+        self._changes += [partial(sweeps.pop, number), partial(sagas.pop, number)]
+        return number
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        sweeps = self._database.sweeps
+        self._changes.append(partial(sweeps.__setitem__, number, sweeps[number]))
+        sweeps[number] = replace(sweeps[number], state=state)
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        sagas = self._database.sweep_sagas[number]
+        self._changes.append(partial(sagas.__setitem__, saga_id, sagas[saga_id]))
+        sagas[saga_id] = (end, detail)
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        self._keep_pause((pause.target, rows.way_value(pause.way)), pause)
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        self._part.check()
+        key = (target, rows.way_value(way))
+        there = key in self._database.pauses
+        self._keep_pause(key, None)
+        return there
+
+    def _keep_pause(self, key: tuple[str, str], pause: Pause | None) -> None:
+        pauses, before = self._database.pauses, self._database.pauses.get(key)
+        self._changes.append(partial(_set_pause, pauses, key, before))
+        _set_pause(pauses, key, pause)
+
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""
         self._part.check()
@@ -466,6 +535,15 @@ def _set_owner(owners: dict[str, int], saga_id: str, owner: int | None) -> None:
         owners.pop(saga_id, None)
     else:
         owners[saga_id] = owner
+
+
+def _set_pause(
+    pauses: dict[tuple[str, str], Pause], key: tuple[str, str], pause: Pause | None
+) -> None:
+    if pause is None:
+        pauses.pop(key, None)
+    else:
+        pauses[key] = pause
 
 
 def _closable(row: SagaRow, before: float) -> bool:

@@ -10,7 +10,9 @@ from typing import Final
 
 from stage.core.age import is_due
 from stage.core.events import Event
+from stage.core.pause import Pause
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.identity import Identity
 from stage.ports.ownership import Mail, Share
 from stage.ports.store import Act, LostSaga, Row, SagaRow, Term
@@ -49,6 +51,11 @@ class MemoryDatabase:
         self.terms: dict[str, tuple[Term, ...]] = {}
         """By saga, with their values as the codec encodes them."""
         self.acts: list[Act] = []
+        self.sweeps: dict[int, Sweep] = {}
+        self.sweep_sagas: dict[int, dict[str, tuple[SweepEnd, str]]] = {}
+        """By sweep and saga."""
+        self.pauses: dict[tuple[str, str], Pause] = {}
+        """By target and way."""
         self.identity = identity
         """It may be set while no store has it open."""
         self.connection: sqlite3.Connection | None = None
@@ -64,17 +71,10 @@ class MemoryDatabase:
 
     def discard(self) -> None:
         """Drop all that was written."""
-        for held in (
-            self.sagas,
-            self.journal,
-            self.owners,
-            self.leases,
-            self.mail,
-            self.lost,
-            self.terms,
-        ):
+        for held in (self.sagas, self.journal, self.owners, self.leases, self.mail, self.lost):
             held.clear()
-        self.acts.clear()
+        for kept in (self.terms, self.acts, self.pauses, self.sweeps, self.sweep_sagas):
+            kept.clear()
         if self.connection is not None:
             self.connection.close()
             self.connection = None

@@ -8,7 +8,9 @@ from typing import NoReturn
 
 from stage.core.errors import StaleEpoch
 from stage.core.events import Event, name_of
+from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
+from stage.core.sweep import Sweep, SweepState, SweepVerb
 from stage.ports.codec import Codec
 from stage.ports.store import Act, Entry, Group, Row, SagaRow, Term
 
@@ -130,6 +132,57 @@ def group(row: Row) -> Group:
         state=_STATES[row[3]],
         sagas=row[4],
         oldest_at=row[5],
+    )
+
+
+def pause_values(pause: Pause) -> tuple[object, ...]:
+    """The columns of a pause."""
+    way = way_value(pause.way)
+    return (pause.target, way, pause.at, pause.until, pause.actor, pause.reason)
+
+
+def way_value(way: Way | None) -> str:
+    """The column of a way; empty for both."""
+    return "" if way is None else way.value
+
+
+def pause(row: Row) -> Pause:
+    """The value of a row of `pause_values`."""
+    target, way, at, until, actor, reason = row
+    return Pause(
+        target=target,
+        way=Way(way) if way else None,
+        at=at,
+        until=until,
+        actor=actor,
+        reason=reason,
+    )
+
+
+def sweep_values(sweep: Sweep) -> tuple[object, ...]:
+    """The columns of a sweep but its number."""
+    return (
+        *(sweep.at, sweep.actor, sweep.verb.value, sweep.reason, sweep.step, sweep.where),
+        *(sweep.rate_per_second, sweep.state.value),
+    )
+
+
+def sweep(row: Row) -> Sweep:
+    """The value of a row: its number, the columns of `sweep_values`, then the three counts."""
+    number, at, actor, verb, reason, step, where, rate, state, pending, done, refused = row
+    return Sweep(
+        number=number,
+        at=at,
+        actor=actor,
+        verb=SweepVerb(verb),
+        reason=reason,
+        step=step,
+        where=where,
+        rate_per_second=rate,
+        state=SweepState(state),
+        pending=pending,
+        done=done,
+        refused=refused,
     )
 
 

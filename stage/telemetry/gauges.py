@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from stage.core.errors import StoreUnavailable
+from stage.core.pause import INTAKE, Pause
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, SagaState
 from stage.ports.certificates import FileState
 from stage.ports.clock import Clock
@@ -14,6 +15,8 @@ from stage.ports.store import Backlog
 from stage.telemetry import names
 from stage.telemetry.metrics import Labels
 
+BOTH: Final = "both"
+"""The label of a pause of both directions."""
 REFRESH_SECONDS: Final = 15.0
 """Time between two queries of the database, for readers that cannot wait for one."""
 
@@ -38,6 +41,11 @@ class Running(Protocol):
 
     @property
     def in_doubt(self) -> int:
+        """See `ports.engine.Engine`."""
+        ...
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
         """See `ports.engine.Engine`."""
         ...
 
@@ -102,6 +110,11 @@ class Gauges:
                 return {(state.value,): count for state, count in counts.items()}
             case names.M_BREAKER:
                 return {(peer,): float(broken) for peer, broken in self._breakers().items()}
+            case names.M_PAUSED:
+                held: dict[Labels, float] = {
+                    (each.target, _direction(each)): 1.0 for each in self._engine.pauses
+                }
+                return {(INTAKE, BOTH): 0.0, **held}
             case names.M_STALE:
                 return {(): float(self._stale)}
             case names.M_PARKED:
@@ -159,6 +172,10 @@ class Gauges:
             names.M_COMPENSATION: backlog.oldest_compensation_at,
         }[name]
         return 0.0 if since is None else max(0.0, self._clock.now() - since)
+
+
+def _direction(pause: Pause) -> str:
+    return BOTH if pause.way is None else pause.way.value
 
 
 def _by_cause(backlog: Backlog) -> dict[Labels, float]:

@@ -120,6 +120,7 @@ M_PARKED: Final = "stage.parked"
 M_NEWER: Final = "stage.newer_sagas"
 M_LOST: Final = "stage.lost_sagas"
 M_STALE: Final = "stage.database.error"
+M_PAUSED: Final = "stage.paused"
 M_OLDEST: Final = "stage.oldest_unfinished"
 M_LAG: Final = "stage.due_lag"
 M_COMPENSATION: Final = "stage.oldest_compensation"
@@ -165,6 +166,11 @@ METRICS: Final = {
             "Sagas that neighbours asked for, that the database has lost,"
             " and that were not adopted."
         ),
+    ),
+    M_PAUSED: Metric(
+        kind="gauge",
+        description="1 while an operator holds this target in this direction.",
+        labels=("target", "direction"),
     ),
     M_STALE: Metric(
         kind="gauge",

@@ -49,6 +49,33 @@ async def test_waiting_and_parked_sagas_are_counted_by_place(chain: Chain) -> No
     assert ["s-1", "s-2"] == await ids(chain, "step=charge&changed_from=2026-01-01T00:00:00Z")
 
 
+async def test_every_peer_is_shown_with_its_answers_and_the_sagas_that_wait(chain: Chain) -> None:
+    """Before anything was sent, after an answer, and while the provider is away."""
+
+    async def peer(name: str) -> Any:
+        found = (await chain.get(f"{chain.stage}/peers"))["peers"]
+        assert ["downstreams.shipping", "externals.psp", "upstreams.order"] == [
+            each["peer"] for each in found
+        ]
+        return next(each for each in found if each["peer"] == name)
+
+    assert (None, None) == (
+        (psp := await peer("externals.psp"))["last_answer_at"],
+        psp["last_failure"],
+    )
+    await chain.send("s-1")
+    assert (await peer("externals.psp"))["last_answer_at"] is not None
+    assert (await peer("downstreams.shipping"))["last_answer_at"] is not None
+    await chain.script(chain.psp, script="error")
+    await chain.send("s-2", Prefer="respond-async, wait=0")
+    await chain.until("s-2", lambda saga: saga["step"] == "charge")
+    psp = await peer("externals.psp")
+    assert (100, False, None) == (psp["places_max"], psp["breaker_open"], psp["rate_per_second"])
+    assert psp["last_failure"] and psp["last_failure_at"] >= psp["last_answer_at"]
+    (group,) = psp["waiting"]
+    assert ("charge", "forward", 1) == (group["step"], group["direction"], group["sagas"])
+
+
 async def test_a_saga_that_went_on_waits_nowhere(chain: Chain) -> None:
     """The provider answers again: the group is gone, and the view has no place."""
     await stuck(chain)

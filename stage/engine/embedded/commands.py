@@ -7,18 +7,21 @@ there and answer from what is stored; where no replica owns it any more, begin a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import JournalMismatch, StoreUnavailable
 from stage.core.machine import asked_before, evolve
+from stage.core.pause import Pause
 from stage.core.questions import past_pivot
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
+from stage.core.sweep import Sweep, SweepState, verb_of
 from stage.core.unseen import Unseen, judge_unseen
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX
@@ -26,6 +29,7 @@ from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries, loop_time
+from stage.engine.saga.acts import sweep_act
 from stage.engine.saga.context import (
     Context,
     context_of,
@@ -50,7 +54,7 @@ from stage.ports.engine import (
 )
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
-from stage.ports.store import SagaRow
+from stage.ports.store import SagaRow, Unit
 from stage.wire.envelope import Envelope, check_room
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
@@ -70,6 +74,8 @@ class EmbeddedCommands(EmbeddedQueries):
         self._opening = parts.opening
         self._limits = parts.limits
         self._redact = parts.redact
+        self.sweeps_changed: Callable[[], None] = _nobody
+        """Called when a sweep was begun or changed here; the engine sets it."""
 
     async def accept(
         self,
@@ -306,6 +312,60 @@ class EmbeddedCommands(EmbeddedQueries):
                 if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon):
                     return await self._elsewhere.stored(saga_id)
 
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See `ports.engine.Commands`."""
+
+        async def unit(unit: Unit) -> int:
+            number = await unit.begin_sweep(sweep, saga_ids)
+            act = sweep_act(replace(sweep, number=number), sweep.actor, sweep.reason, sweep.at)
+            await unit.keep_act(act)
+            return number
+
+        number = await self._store.transact(unit)
+        self.sweeps_changed()
+        return number
+
+    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
+        """See `ports.engine.Commands`."""
+        now = self._clock.now()
+
+        async def unit(unit: Unit) -> None:
+            await unit.set_sweep(sweep.number, state)
+            after = replace(sweep, state=state)
+            await unit.keep_act(sweep_act(after, actor, reason, now, before=sweep.state.value))
+
+        await self._store.transact(unit)
+        self.sweeps_changed()
+
+    async def act_on(self, sweep: Sweep, saga_id: str) -> str:
+        """Do the verb of a sweep to one saga; why it was refused, or nothing."""
+        try:
+            if await self._store.get(saga_id) is None:
+                return "it was never seen here"  # to compensate it would leave a tombstone
+            verb = verb_of(sweep, self._clock.now())
+            if verb is not None:
+                await self.operate(saga_id, verb, dry_run=False)
+            else:
+                asked = CompensateRequest(requested_by=f"operator {sweep.actor}", reason=sweep.why)
+                await self.compensate(
+                    saga_id,
+                    asked=asked,
+                    requester=Requester.OPERATOR,
+                    trace=TraceContext(),
+                    wait_seconds=0.0,
+                )
+        except (NotAllowed, JournalMismatch, SagaLost) as error:
+            return str(error)
+        return ""
+
+    async def pause(self, pause: Pause) -> None:
+        """See `ports.engine.Commands`."""
+        await self._pauses.put(pause)
+
+    async def resume(self, pause: Pause, *, actor: str, reason: str) -> bool:
+        """See `ports.engine.Commands`."""
+        return await self._pauses.end(pause, actor, reason)
+
     # --- what these have in common ---------------------------------------------------------------
 
     async def _opened(self, live: LiveSaga, until: float) -> None:
@@ -461,3 +521,7 @@ def _lost(opening: OpenRequest) -> SagaLost:
         f"saga {opening.saga_id} is not in the database, and was sent before that was made or"
         " restored: whether anything of it stands is not known"
     )
+
+
+def _nobody() -> None:
+    """Nobody runs sweeps."""

@@ -36,6 +36,8 @@ DUE_IDS_MAX = 1_000
 """Sagas claimed by one scan; the next one finds the others."""
 MAIL_SECONDS = 0.05
 """How often a replica reads the mail that others left for its sagas."""
+PAUSED_SECONDS_MAX = 30.0
+"""The longest `Retry-After` of a paused intake: a pause may be ended at any time."""
 CLOSE_SAGAS_MAX = 100
 """Sagas closed in one unit, so that the writer is never held for long."""
 CLOSE_SHARE = 0.2

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from stage.core import events as e
 from stage.core.events import name_of
 from stage.core.requester import Requester
+from stage.core.sweep import Sweep
 from stage.ports.store import Act, SagaRow
 
 _ACTS = frozenset(
@@ -45,3 +46,16 @@ def how_it_stands(row: SagaRow) -> str:
     if row.step:
         words.append(f"waits at {row.step}")
     return ", ".join(words)
+
+
+def sweep_act(sweep: Sweep, actor: str, reason: str, at: float, *, before: str = "") -> Act:
+    """The act of beginning a sweep, of stopping it, or of letting it go on."""
+    return Act(
+        at=at,
+        actor=actor,
+        act=f"sweep_{sweep.verb.value}",
+        target=f"sweep {sweep.number}",
+        reason=reason,
+        before=before,
+        after=f"{sweep.state.value}, {sweep.sagas} sagas: {sweep.where}",
+    )

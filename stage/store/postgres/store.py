@@ -12,8 +12,10 @@ from msgspec.structs import replace
 
 from stage.core import age
 from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.core.pause import Pause
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
@@ -235,6 +237,19 @@ class PostgresStore:
         else:
             found = await self._pool.fetch("page_acts", *page)
         return [rows.act(row) for row in found]
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return [rows.pause(row) for row in await self._pool.fetch("get_pauses")]
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        return [rows.sweep(row) for row in await self._pool.fetch("get_sweeps", limit, number)]
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        found = await self._pool.fetch("sweep_sagas", number, end.value, limit)
+        return [(saga_id, detail) for saga_id, detail in found]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

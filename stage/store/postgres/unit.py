@@ -12,6 +12,8 @@ from functools import partial
 from typing import TypeVar
 
 from stage.core.events import Event
+from stage.core.pause import Pause, Way
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.codec import Codec
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, Row, SagaRow, Term, Tx, Unit
@@ -105,6 +107,35 @@ class PostgresUnit:
         await self._marked()
         busy = list(self._writes.sagas)
         return len(await self._part.rows("close_ended", before, at, limit, busy))
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See ports.store.Unit."""
+        await self._marked()
+        ((number,),) = await self._part.rows("begin_sweep", *rows.sweep_values(sweep))
+        await self._part.rows("begin_sweep_sagas", number, list(saga_ids))
+        return int(number)
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("set_sweep", number, state.value)
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("end_sweep_saga", number, saga_id, end.value, detail)
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("put_pause", *rows.pause_values(pause))
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        await self._marked()
+        return bool(await self._part.rows("drop_pause", target, rows.way_value(way)))
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""

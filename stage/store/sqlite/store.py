@@ -15,8 +15,10 @@ import msgspec
 
 from stage.core import age
 from stage.core.errors import ConfigurationError
+from stage.core.pause import Pause
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
@@ -230,6 +232,19 @@ class SqliteStore:
         if target:
             return [rows.act(row) for row in await self._read("page_acts_of", *page, target)]
         return [rows.act(row) for row in await self._read("page_acts", *page)]
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return [rows.pause(row) for row in await self._read("get_pauses")]
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        return [rows.sweep(row) for row in await self._read("get_sweeps", limit, number)]
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        found = await self._read("sweep_sagas", number, end.value, limit)
+        return [(saga_id, detail) for saga_id, detail in found]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""

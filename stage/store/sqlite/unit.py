@@ -17,7 +17,11 @@ from functools import lru_cache
 from itertools import compress
 from typing import Final, TypeVar
 
+import msgspec
+
 from stage.core.events import Event
+from stage.core.pause import Pause, Way
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.codec import Codec
 from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, SagaRow, Term, Tx, Unit
 from stage.store import rows
@@ -45,6 +49,12 @@ _DROP_JOURNAL: Final = statement("drop_journal")
 _DROP_TERMS: Final = statement("drop_terms")
 _TERM: Final = statement("insert_term")
 _KEEP_ACT: Final = statement("keep_act")
+_BEGIN_SWEEP: Final = statement("begin_sweep")
+_BEGIN_SWEEP_SAGAS: Final = statement("begin_sweep_sagas")
+_SET_SWEEP: Final = statement("set_sweep")
+_END_SWEEP_SAGA: Final = statement("end_sweep_saga")
+_PUT_PAUSE: Final = statement("put_pause")
+_DROP_PAUSE: Final = statement("drop_pause")
 _JOURNAL: Final = statement("get_journal")
 _KEEP: Final = statement("keep_part")
 _UNDO: Final = statement("undo_part")
@@ -143,6 +153,32 @@ class SqliteUnit:
             self._part.write(_DROP_TERMS, (saga_id,))
             self._part.write(_CLOSE, (saga_id, at))
         return len(found)
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See ports.store.Unit."""
+        self._part.wrote_unmarked = self._part.wrote_unmarked or not self._part.marked
+        ((number,),) = self._part.rows(_BEGIN_SWEEP, rows.sweep_values(sweep), 1)
+        ids = msgspec.json.encode(list(saga_ids)).decode()
+        self._part.write(_BEGIN_SWEEP_SAGAS, (number, ids))
+        return int(number)
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_SET_SWEEP, (number, state.value))
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_END_SWEEP_SAGA, (number, saga_id, end.value, detail))
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_PUT_PAUSE, rows.pause_values(pause))
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        return self._part.write(_DROP_PAUSE, (target, rows.way_value(way))) > 0
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from stage.core.pause import Pause, Way
 from stage.core.place import NOWHERE, Place
 from stage.core.states import ParkCause, SagaState
+from stage.core.sweep import Sweep, SweepEnd, SweepState, SweepVerb
 from stage.ports.store import TRACE_TERM, Act, Filter, Group, Store, Term, Unit
 from stage.store.memory import MemoryStore
 from stage.store.sealed import SealedCodec, new_key_line, parse_keys
@@ -202,3 +206,68 @@ async def test_an_encrypted_number_is_found_and_not_read() -> None:
     store._codec = SealedCodec(parse_keys(new))
     assert [] == await store.page(Filter(term=order))
     await store.close()
+
+
+async def test_a_pause_is_read_back_until_it_is_dropped(store: Store) -> None:
+    """One for each target and way; a later one takes its place."""
+
+    def pause(way: Way | None, until: float) -> Pause:
+        return Pause(
+            target="externals.psp", way=way, at=AT, until=until, actor="kim", reason="their outage"
+        )
+
+    for each in (pause(None, AT + 1), pause(Way.BACKWARD, AT + 2), pause(None, AT + 3)):
+        await store.transact(partial(put, each))
+    assert [pause(None, AT + 3), pause(Way.BACKWARD, AT + 2)] == await store.pauses()
+    assert await store.transact(lambda unit: unit.drop_pause("externals.psp", None))
+    assert not await store.transact(lambda unit: unit.drop_pause("externals.psp", None))
+    assert [pause(Way.BACKWARD, AT + 2)] == await store.pauses()
+
+
+async def put(pause: Pause, unit: Unit) -> None:
+    """Write one pause."""
+    await unit.put_pause(pause)
+
+
+def sweep(**changes: Any) -> Sweep:
+    """A sweep with every member filled."""
+    given = Sweep(
+        at=AT, actor="kim", verb=SweepVerb.RESOLVE, reason="by hand", step="charge",
+        where="3 sagas by id", rate_per_second=2.5,
+    )  # fmt: skip
+    return replace(given, **changes)
+
+
+async def test_a_sweep_counts_the_sagas_that_it_is_through_with(store: Store) -> None:
+    """Its list is that of its beginning, in the order of the ids."""
+    number = await store.transact(lambda unit: unit.begin_sweep(sweep(), ["c", "a", "b"]))
+    second = await store.transact(lambda unit: unit.begin_sweep(sweep(), ["a"]))
+    assert number < second
+    assert [sweep(number=number, pending=3)] == await store.sweeps(9, number)
+    assert [("a", ""), ("b", "")] == await store.sweep_sagas(number, SweepEnd.PENDING, 2)
+
+    async def unit(unit: Unit) -> None:
+        await unit.end_sweep_saga(number, "a", SweepEnd.DONE)
+        await unit.end_sweep_saga(number, "b", SweepEnd.REFUSED, "nothing of it waits")
+        await unit.set_sweep(number, SweepState.STOPPED)
+
+    await store.transact(unit)
+    found = await store.sweeps(9)
+    stopped = sweep(number=number, state=SweepState.STOPPED, pending=1, done=1, refused=1)
+    assert [sweep(number=second, pending=1), stopped] == found
+    refused = await store.sweep_sagas(number, SweepEnd.REFUSED, 9)
+    assert [("b", "nothing of it waits")] == refused
+
+
+async def test_a_sweep_begins_with_its_unit_or_not_at_all(store: Store) -> None:
+    """Neither it nor any of its sagas is there when the unit fails."""
+
+    async def failing(unit: Unit) -> None:
+        await unit.begin_sweep(sweep(), ["a"])
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(failing)
+    assert [] == await store.sweeps(9)
+    number = await store.transact(lambda unit: unit.begin_sweep(sweep(), ["b"]))
+    assert [("b", "")] == await store.sweep_sagas(number, SweepEnd.PENDING, 9)

@@ -34,7 +34,7 @@ def connection() -> Iterator[sqlite3.Connection]:
         ("drop_journal", "PRIMARY KEY (saga_id=?)"),
         ("due_sagas", "saga_due (due_at>? AND due_at<?)"),
         ("longest_due", "saga_due (due_at>? AND due_at<?)"),
-        ("count_parked", "saga_waits"),
+        ("count_parked", "COVERING INDEX saga_place"),
         ("oldest_unfinished", "saga_state (state=?)"),
         ("closable_sagas", "saga_closable (updated_at<?)"),
         ("count_sagas", "COVERING INDEX saga_state"),

@@ -25,6 +25,7 @@ class Queried:
     ready = True
     live = 0
     in_doubt = 0
+    pauses = ()
 
     def __init__(self) -> None:
         self.queries = 0

@@ -154,6 +154,52 @@ GROUP BY parked_cause, step, peer, state ORDER BY parked_cause, step, peer, stat
 -- Let a saga be found by its id alone.
 DELETE FROM stage.saga_term WHERE saga_id = $1;
 
+-- name: put_pause
+-- Write a pause, in place of one of the same target and way.
+INSERT INTO stage.pause (target, way, at, until_at, actor, reason)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (target, way) DO UPDATE SET
+    at = $3, until_at = $4, actor = $5, reason = $6;
+
+-- name: drop_pause
+-- End a pause.
+DELETE FROM stage.pause WHERE target = $1 AND way = $2 RETURNING target;
+
+-- name: get_pauses
+-- All of them, also those that are over: there are few.
+SELECT target, way, at, until_at, actor, reason FROM stage.pause ORDER BY target, way;
+
+-- name: begin_sweep
+-- Write a sweep; its number.
+INSERT INTO stage.sweep (at, actor, verb, reason, step, named, rate, state)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING number;
+
+-- name: begin_sweep_sagas
+-- Write the sagas of the sweep $1, given as an array.
+INSERT INTO stage.sweep_saga (sweep, saga_id, ended, detail)
+SELECT $1, unnest($2::text[]), 'pending', '';
+
+-- name: set_sweep
+-- Let a sweep be in another state.
+UPDATE stage.sweep SET state = $2 WHERE number = $1;
+
+-- name: end_sweep_saga
+-- The sweep $1 is through with the saga $2.
+UPDATE stage.sweep_saga SET ended = $3, detail = $4 WHERE sweep = $1 AND saga_id = $2;
+
+-- name: get_sweeps
+-- The newest sweeps, or the one of the number $2, with the counts of their sagas.
+SELECT number, at, actor, verb, reason, step, named, rate, state,
+    (SELECT count(*) FROM stage.sweep_saga WHERE sweep = number AND ended = 'pending'),
+    (SELECT count(*) FROM stage.sweep_saga WHERE sweep = number AND ended = 'done'),
+    (SELECT count(*) FROM stage.sweep_saga WHERE sweep = number AND ended = 'refused')
+FROM stage.sweep WHERE ($2::bigint IS NULL OR number = $2) ORDER BY number DESC LIMIT $1;
+
+-- name: sweep_sagas
+-- Sagas of the sweep $1 that are there $2.
+SELECT saga_id, detail FROM stage.sweep_saga WHERE sweep = $1 AND ended = $2
+ORDER BY saga_id LIMIT $3;
+
 -- name: keep_act
 -- Add an act to the audit.
 INSERT INTO stage.audit (at, actor, act, target, reason, before, after)

@@ -61,8 +61,9 @@ SELECT count(*) FROM saga WHERE due_at IS NOT NULL AND version > ?1;
 SELECT state, count(*) FROM saga GROUP BY state;
 
 -- name: count_parked
--- The number of parked sagas by cause.
-SELECT parked_cause, count(*) FROM saga WHERE parked <> '' GROUP BY parked_cause;
+-- The number of parked sagas by cause, read from an index alone: a scrape asks for it.
+SELECT parked_cause, count(*) FROM saga
+WHERE (step <> '' OR parked_cause <> '') AND parked_cause <> '' GROUP BY parked_cause;
 
 -- name: oldest_unfinished
 -- The instant at which the oldest saga was accepted, of those under way and not parked.
@@ -109,6 +110,50 @@ DELETE FROM saga_term WHERE saga_id = ?1;
 SELECT parked_cause, step, peer, state, count(*), min(updated_at)
 FROM saga WHERE step <> '' OR parked_cause <> ''
 GROUP BY parked_cause, step, peer, state;
+
+-- name: put_pause
+-- Write a pause, in place of one of the same target and way.
+INSERT OR REPLACE INTO stage_pause (target, way, at, until_at, actor, reason)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6);
+
+-- name: drop_pause
+-- End a pause.
+DELETE FROM stage_pause WHERE target = ?1 AND way = ?2;
+
+-- name: get_pauses
+-- All of them, also those that are over: there are few.
+SELECT target, way, at, until_at, actor, reason FROM stage_pause ORDER BY target, way;
+
+-- name: begin_sweep
+-- Write a sweep; its number.
+INSERT INTO stage_sweep (at, actor, verb, reason, step, named, rate, state)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING number;
+
+-- name: begin_sweep_sagas
+-- Write the sagas of the sweep ?1, given as a JSON array.
+INSERT INTO stage_sweep_saga (sweep, saga_id, ended, detail)
+SELECT ?1, value, 'pending', '' FROM json_each(?2);
+
+-- name: set_sweep
+-- Let a sweep be in another state.
+UPDATE stage_sweep SET state = ?2 WHERE number = ?1;
+
+-- name: end_sweep_saga
+-- The sweep ?1 is through with the saga ?2.
+UPDATE stage_sweep_saga SET ended = ?3, detail = ?4 WHERE sweep = ?1 AND saga_id = ?2;
+
+-- name: get_sweeps
+-- The newest sweeps, or the one of the number ?2, with the counts of their sagas.
+SELECT number, at, actor, verb, reason, step, named, rate, state,
+    (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'pending'),
+    (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'done'),
+    (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'refused')
+FROM stage_sweep WHERE (?2 IS NULL OR number = ?2) ORDER BY number DESC LIMIT ?1;
+
+-- name: sweep_sagas
+-- Sagas of the sweep ?1 that are there ?2.
+SELECT saga_id, detail FROM stage_sweep_saga WHERE sweep = ?1 AND ended = ?2
+ORDER BY saga_id LIMIT ?3;
 
 -- name: keep_act
 -- Add an act to the audit.
