@@ -15,7 +15,7 @@ class FailureKind(StrEnum):
     IN_DOUBT = "in_doubt"
     """Nobody knows."""
     PENDING = "pending"
-    """It was taken on there, and how it ends becomes known later (decision 0064)."""
+    """It was taken on there, and how it ends becomes known later (decision 0060)."""
     DEFECT = "defect"
     """The author's code failed before any request was prepared: it certainly did not happen."""
 

@@ -501,7 +501,7 @@ def _pend(plan: Plan, saga: Saga, event: e.StepPending | e.ProbePending) -> Saga
 def _pend_call(plan: Plan, saga: Saga, event: e.StepPending | e.ProbePending) -> Saga:
     """A call that its API has taken on is looked for, and never repeated meanwhile.
 
-    The journal has it from here on that callers are answered 202 (decision 0064).
+    The journal has it from here on that callers are answered 202 (decision 0060).
     """
     before, rules = _step(saga, event.step), plan.step(event.step)
     if not rules.probed:

@@ -1,4 +1,4 @@
-"""Worlds whose API takes calls on and ends them later or never (decision 0064)."""
+"""Worlds whose API takes calls on and ends them later or never (decision 0060)."""
 
 from __future__ import annotations
 

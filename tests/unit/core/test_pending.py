@@ -1,4 +1,4 @@
-"""Calls that an API takes on, and that end later (decision 0064)."""
+"""Calls that an API takes on, and that end later (decision 0060)."""
 
 from __future__ import annotations
 
