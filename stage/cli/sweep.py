@@ -10,7 +10,7 @@ from stage.cli.failure import Failure
 from stage.cli.operate import audited
 from stage.cli.remote import output_option, url_option
 from stage.cli.where import query_of, where_options
-from stage.core.sweep import SWEEP_RATE_MAX, SweepVerb
+from stage.core.sweep_verbs import SWEEP_RATE_MAX, SweepVerb
 
 VERBS = tuple(verb.value for verb in SweepVerb)
 

@@ -11,19 +11,9 @@ from typing import Final
 import msgspec
 
 from stage.core import events as e
+from stage.core.sweep_verbs import SweepVerb
 
 SWEEP_SAGAS_MAX: Final = 20_000
-SWEEP_RATE_MAX: Final = 200.0
-
-
-class SweepVerb(StrEnum):
-    """The verbs that can be done to many. To settle is a claim about one."""
-
-    RETRY = "retry"
-    COMPENSATE = "compensate"
-    RESOLVE = "resolve"
-    ABANDON = "abandon"
-    FORGET = "forget"
 
 
 class SweepState(StrEnum):

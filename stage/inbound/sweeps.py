@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from stage.core.sweep import SWEEP_RATE_MAX, SWEEP_SAGAS_MAX, Sweep, SweepEnd, SweepState, SweepVerb
+from stage.core.sweep import SWEEP_SAGAS_MAX, Sweep, SweepEnd, SweepState
+from stage.core.sweep_verbs import SWEEP_RATE_MAX, SweepVerb
 from stage.inbound.caller import permit
 from stage.inbound.filters import filter_of, not_understood
 from stage.inbound.principal import Who

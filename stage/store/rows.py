@@ -10,7 +10,8 @@ from stage.core.errors import StaleEpoch
 from stage.core.events import Event, name_of
 from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
-from stage.core.sweep import Sweep, SweepState, SweepVerb
+from stage.core.sweep import Sweep, SweepState
+from stage.core.sweep_verbs import SweepVerb
 from stage.ports.codec import Codec
 from stage.ports.store import Act, Entry, Group, Row, SagaRow, Term
 

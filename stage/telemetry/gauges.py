@@ -102,6 +102,7 @@ class Gauges:
                 defect(error)
             await asyncio.sleep(REFRESH_SECONDS)
 
+    # Long because it is one table.
     def read(self, name: str) -> dict[Labels, float]:
         """The values of one gauge by its labels."""
         match name:

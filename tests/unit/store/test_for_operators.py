@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from stage.core.pause import Pause, Way
 from stage.core.place import NOWHERE, Place
 from stage.core.states import ParkCause, SagaState
-from stage.core.sweep import Sweep, SweepEnd, SweepState, SweepVerb
+from stage.core.sweep import Sweep, SweepEnd, SweepState
+from stage.core.sweep_verbs import SweepVerb
 from stage.ports.store import TRACE_TERM, Act, Filter, Group, Store, Term, Unit
 from stage.store.memory import MemoryStore
 from stage.store.sealed import SealedCodec, new_key_line, parse_keys
