@@ -16,6 +16,9 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.ports.store import Filter, Store, Unit
+from stage.store.codec import PLAIN
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.connections import SqliteConnections
 from stage.store.sqlite.identity import DatabaseFile
 from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
@@ -489,3 +492,28 @@ async def test_a_function_that_fails_before_it_writes_costs_no_further_run(
     await sqlite_store.transact(unit)
     assert ["work"] == runs
     assert ["before"] == await payments(sqlite_store)
+
+
+async def test_a_close_waits_for_one_that_was_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads of its connections need the event loop until they have ended."""
+    may_end = asyncio.Event()
+
+    async def slow(_: Bridge) -> None:
+        await may_end.wait()
+
+    monkeypatch.setattr(Bridge, "close", slow)
+    connections = SqliteConnections(
+        tmp_path / "stage.db", PLAIN, readers=1, factory=sqlite3.Connection
+    )
+    connections._readers.append(Bridge(lambda: sqlite3.connect(":memory:")))
+    first = asyncio.create_task(connections.close())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(connections.close())
+    done, _ = await asyncio.wait([second], timeout=0.05)
+    assert not done
+    may_end.set()
+    await asyncio.wait_for(second, 5)
