@@ -12,8 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from stage.bootstrap import open_database
+from stage.config import Config
 from stage.core.errors import ConfigurationError
-from tests.scenario.chain import Chain
+from stage.wire.envelope import parse_instant
+from tests.scenario.chain import HOST, Chain
 from tests.scenario.releases import World, payment, world_around
 
 VERBS: dict[str, dict[str, Any]] = {
@@ -212,6 +215,38 @@ async def test_an_older_release_leaves_the_sagas_of_a_newer_one_alone(world: Wor
     async with world.release(newer) as chain:
         await chain.until("s-1", lambda saga: saga["state"] == "compensated")
     assert (2, 1) == await world.standing("psp")
+
+
+@pytest.mark.blocking
+async def test_an_older_release_takes_no_request_for_a_restored_saga_of_a_newer_one(
+    world: World, tmp_path: Path
+) -> None:
+    """Its steps are in doubt since the restore, and only the newer release knows them."""
+    before = payment()
+    newer = payment(version=2, step="collect", supersedes=before)
+    await in_doubt(world, newer)
+    config = Config(
+        auth="none",
+        service_name="payment",
+        database=f"sqlite:///{tmp_path / 'payment.db'}",
+        upstreams={"order": f"http://{HOST}"},
+        downstreams={"shipping": f"http://{HOST}"},
+    )
+    with open_database(newer, config) as database:
+        database.restored(parse_instant("2026-11-29T02:00:00Z"))
+    with open_database(newer, config) as database:
+        database.reconciled(dict.fromkeys(("order", "shipping"), "0 sagas"))
+    with open_database(newer, config) as database:
+        database.released(("order", "shipping"))
+    async with world.release(before) as chain:
+        journal = await chain.events("s-1")
+        status, _, body = await chain.compensate("s-1")
+        assert (503, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+        assert journal == await chain.events("s-1")
+    async with world.release(newer) as chain:
+        assert (await chain.compensate("s-1"))[0] in (200, 202)
+        await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    assert (1, 0) == await world.standing("psp")
 
 
 async def test_a_downstream_that_is_gone_for_good_is_given_up_and_the_rest_undone(

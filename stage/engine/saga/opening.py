@@ -221,6 +221,10 @@ class Opening:
             if request.offer is not None and not row.answered:
                 raise LeftToNewer(f"{saga.under(self._plan).misfit}: it goes on there")
             return self._replay(request, row, context, saga)
+        if events_after_restore(self._plan, saga, self._store.identity.generation, 0.0):
+            # Its doubts come before the request, and only the newer release knows its steps.
+            misfit = saga.under(self._plan).misfit
+            raise LeftToNewer(f"{misfit}, and an older database was put back: it goes on there")
         transition = self._interpreter.note(saga, kept, self._clock.now())
         stored = self._journal.store(transition, context, before=row)
         await self._journal.write(unit, stored, epoch=saga.epoch, mail=request.mail)
