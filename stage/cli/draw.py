@@ -29,6 +29,7 @@ MARKS = {
     "started": "…",
     "waiting": "…",
     "in_doubt": "?",
+    "pending": "…",
     "probing": "?",
     "succeeded": "✓",
     "refused": "✗",
