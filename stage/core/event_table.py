@@ -110,7 +110,8 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     ),
     e.AnswerDeferred: EventRow(wording="answered 202"),
     e.CompensationRequested: EventRow(
-        wording="asked to compensate", public=("requested_by", "requester", "reason", "compensated")
+        wording="asked to compensate",
+        public=("requested_by", "requester", "reason", "compensated", "generation"),
     ),
     e.TurnedBack: EventRow(wording="turns back", public=("step", "reason"), level=_WARNING),
     e.Completed: EventRow(wording="completed", outcome=SagaState.COMPLETED, final=True),

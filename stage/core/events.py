@@ -89,13 +89,14 @@ class CompensationRequested(_Event, frozen=True, kw_only=True, tag="compensation
     """A neighbour or an operator asked to undo the saga.
 
     `compensated` is the word of a downstream that nothing stands at it or behind it. `requester`
-    is what the one that asks is to the saga (rule 36).
+    is what the one that asks is to the saga (rule 36). `generation` is that of the database.
     """
 
     requested_by: str = ""
     requester: Requester = Requester.CLAIMED
     reason: str = ""
     compensated: bool = False
+    generation: int = 1
 
 
 class StepStarted(_Event, frozen=True, kw_only=True, tag="step_started"):

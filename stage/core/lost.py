@@ -86,12 +86,21 @@ def events_after_restore(plan: Plan, saga: Saga, generation: int, at: float) -> 
     It may have started each step that its journal does not know to be done, and it may have been
     compensated since: neighbours may have the word of this stage that nothing of it stands. So it
     does not go forward, and is undone (decision 0050). Journaled once in a generation of the
-    database, whatever the clocks say (rule 34).
+    database, whatever the clocks say (rule 34), and by a release that knows its steps: another one
+    may have kept a request to compensate before, and nothing else.
     """
-    if saga.generation >= generation or saga.state is not SagaState.ACTIVE:
+    if plan.misfit or saga.generation >= generation:
+        return []
+    if saga.state is SagaState.COMPENSATING and saga.asked_in > saga.generation:
+        return _doubts(plan, saga, at)
+    if saga.state is not SagaState.ACTIVE:
         return []
     turned = e.CompensationRequested(
-        at=at, requested_by=OPERATOR, requester=Requester.OPERATOR, reason=TURNED
+        at=at,
+        requested_by=OPERATOR,
+        requester=Requester.OPERATOR,
+        reason=TURNED,
+        generation=generation,
     )
     return [*_doubts(plan, saga, at), turned]
 

@@ -327,6 +327,7 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
     return replace(
         saga,
         state=SagaState.COMPENSATING,
+        asked_in=event.generation,
         steps=steps,
         reason=saga.reason or event.reason or f"{event.requested_by} asked to compensate",
         detail=saga.detail or event.reason or f"{event.requested_by} asked to compensate",

@@ -85,7 +85,9 @@ class Saga(Struct, frozen=True, kw_only=True):
     state: SagaState = SagaState.ACTIVE
     epoch: int = 1
     generation: int = 1
-    """That of the database when the saga was accepted, or last taken over."""
+    """That of the database when the saga was accepted, or last taken over by code that fits it."""
+    asked_in: int = 1
+    """The generation of the database in which it was asked to compensate, and turned back."""
     length: int = 0
     """Number of journal entries folded."""
     accepted_at: float = 0.0

@@ -51,6 +51,29 @@ async def in_doubt(world: World, stage: Any) -> None:
     await chain.script(chain.psp, script="ok")
 
 
+async def steps_of_the_journal(chain: Chain) -> set[str | None]:
+    """The steps that the journal of the saga names."""
+    journal = await chain.get(f"{chain.stage}/sagas/s-1?view=journal")
+    return {entry.get("step") for entry in journal["entries"]}
+
+
+def restored(folder: Path, stage: Any) -> None:
+    """The database was put back, its neighbours were asked, and it is released."""
+    config = Config(
+        auth="none",
+        service_name="payment",
+        database=f"sqlite:///{folder / 'payment.db'}",
+        upstreams={"order": f"http://{HOST}"},
+        downstreams={"shipping": f"http://{HOST}"},
+    )
+    with open_database(stage, config) as database:
+        database.restored(parse_instant("2026-11-29T02:00:00Z"))
+    with open_database(stage, config) as database:
+        database.reconciled(dict.fromkeys(("order", "shipping"), "0 sagas"))
+    with open_database(stage, config) as database:
+        database.released(("order", "shipping"))
+
+
 async def completed(world: World, stage: Any) -> None:
     """A saga of that release that has completed."""
     async with world.release(stage) as chain:
@@ -218,34 +241,40 @@ async def test_an_older_release_leaves_the_sagas_of_a_newer_one_alone(world: Wor
 
 
 @pytest.mark.blocking
-async def test_an_older_release_takes_no_request_for_a_restored_saga_of_a_newer_one(
+async def test_a_request_that_an_older_release_keeps_hides_no_doubt_of_a_restore(
     world: World, tmp_path: Path
 ) -> None:
-    """Its steps are in doubt since the restore, and only the newer release knows them."""
+    """The newer release takes over what turned back meanwhile, and doubts what may be lost."""
     before = payment()
     newer = payment(version=2, step="collect", supersedes=before)
     await in_doubt(world, newer)
-    config = Config(
-        auth="none",
-        service_name="payment",
-        database=f"sqlite:///{tmp_path / 'payment.db'}",
-        upstreams={"order": f"http://{HOST}"},
-        downstreams={"shipping": f"http://{HOST}"},
-    )
-    with open_database(newer, config) as database:
-        database.restored(parse_instant("2026-11-29T02:00:00Z"))
-    with open_database(newer, config) as database:
-        database.reconciled(dict.fromkeys(("order", "shipping"), "0 sagas"))
-    with open_database(newer, config) as database:
-        database.released(("order", "shipping"))
+    restored(tmp_path, newer)
     async with world.release(before) as chain:
         journal = await chain.events("s-1")
-        status, _, body = await chain.compensate("s-1")
-        assert (503, "unknown") == (status, msgspec.json.decode(body)["outcome"])
-        assert journal == await chain.events("s-1")
+        assert 202 == (await chain.compensate("s-1"))[0]
+        assert [*journal, "compensation_requested"] == await chain.events("s-1")
     async with world.release(newer) as chain:
-        assert (await chain.compensate("s-1"))[0] in (200, 202)
         await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+        assert "forward:shipping" in await steps_of_the_journal(chain)
+    assert (1, 0) == await world.standing("psp")
+
+
+@pytest.mark.blocking
+async def test_a_release_that_fits_no_saga_leaves_the_doubts_of_a_restore_to_the_next(
+    world: World, tmp_path: Path
+) -> None:
+    """It knows the steps of the journal alone: those that may be lost are doubted by who fits."""
+    fits, misfits = payment(), payment(step="collect")
+    await in_doubt(world, fits)
+    restored(tmp_path, fits)
+    async with world.release(misfits) as chain:
+        await chain.until("s-1", lambda saga: saga["parked_cause"] == "misfit")
+        status, _, body = await chain.compensate("s-1")
+        assert (409, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+    async with world.release(fits) as chain:
+        assert 200 == (await do(chain, "s-1", "retry"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+        assert "forward:shipping" in await steps_of_the_journal(chain)
     assert (1, 0) == await world.standing("psp")
 
 

@@ -242,6 +242,7 @@ class EmbeddedCommands(EmbeddedQueries):
             requester=requester,
             reason=readable(self._redact, asked.reason),
             compensated=asked.outcome is Outcome.COMPENSATED,
+            generation=self._store.identity.generation,
         )
         return OpenRequest(
             saga_id=saga_id,

@@ -183,17 +183,19 @@ class Opening:
         now, held = self._clock.now(), saga.epoch
         plan = saga.under(self._plan)
         at = min([now, *(event.at for event in asked)])
+        generation = self._store.identity.generation
         recovered = e.Recovered(
             at=at,
             epoch=held + 1,
-            generation=self._store.identity.generation,
+            # The doubts of a restore are left to a release that knows the steps.
+            generation=saga.generation if plan.misfit else generation,
             rested=at_rest(plan, saga),
             innocent=self._code.innocent(saga.id),
         )
         for event in asked:
             self.check(evolve(plan, saga, recovered), event)
         turned = any(isinstance(event, _CHANGES_THE_WAY) for event in asked)
-        asked = [*events_after_restore(plan, saga, recovered.generation, at), *asked]
+        asked = [*events_after_restore(plan, saga, generation, at), *asked]
         if not (saga.ended or turned):
             asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
@@ -221,10 +223,6 @@ class Opening:
             if request.offer is not None and not row.answered:
                 raise LeftToNewer(f"{saga.under(self._plan).misfit}: it goes on there")
             return self._replay(request, row, context, saga)
-        if events_after_restore(self._plan, saga, self._store.identity.generation, 0.0):
-            # Its doubts come before the request, and only the newer release knows its steps.
-            misfit = saga.under(self._plan).misfit
-            raise LeftToNewer(f"{misfit}, and an older database was put back: it goes on there")
         transition = self._interpreter.note(saga, kept, self._clock.now())
         stored = self._journal.store(transition, context, before=row)
         await self._journal.write(unit, stored, epoch=saga.epoch, mail=request.mail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record, Rest
@@ -143,6 +144,12 @@ def taken_over(plan: Plan, saga: Saga, generation: int) -> Saga:
             ["charge", "forward:shipping"],
         ),
         ((e.TurnedBack(at=1.0, reason="no"),), 2, []),
+        ((e.CompensationRequested(at=1.0, requested_by="order"),), 2, []),
+        (
+            (e.CompensationRequested(at=1.0, requested_by="order", generation=2),),
+            2,
+            ["charge", "forward:shipping"],
+        ),
         ((), 1, []),
     ],
 )
@@ -155,6 +162,12 @@ def test_a_saga_of_the_backup_may_have_gone_further(
     found = [name for name, step in saga.steps.items() if step.phase is Phase.IN_DOUBT]
     assert doubted == found
     assert [] == events_after_restore(plans.usual(), saga, generation, 6.0)
+
+
+def test_a_plan_that_does_not_fit_doubts_nothing() -> None:
+    """It has the steps of the journal alone, so that it would leave out those that were lost."""
+    misfit = replace(plans.usual(), misfit="there is no step 'charge'")
+    assert [] == events_after_restore(misfit, active(), 2, 5.0)
 
 
 @pytest.mark.parametrize("plan", [plans.usual(), plans.unprobed(), plans.pivoted()])
