@@ -109,6 +109,7 @@ async def attack(
 ) -> tuple[int, dict[str, Any]]:
     """The answer to one request: its code and its problem."""
     path = route.template.replace("{saga_id}", saga_id).replace("{number}", "1")
+    path = path.replace("{name}", "console.css")
     shown = defect.shown()
     headers = {"Authorization": shown} if shown else {}
     sent = body_of(route, defect.as_name, saga_id)
