@@ -21,6 +21,7 @@ from stage.telemetry import names
 
 ATTEMPTS_REMEMBERED_MAX: Final = 10_000
 """Attempts whose start is known; the oldest is dropped when there are more."""
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TELL_STEP: Final = "tell_upstream"
 
 Labels = tuple[str, ...]
@@ -122,6 +123,11 @@ class Metrics:
         """Count it by where; a route, whose name may come from outside, as `request`."""
         known = where in names.METRICS[names.M_DEFECTS].values
         self._count(names.M_DEFECTS, (where if known else "request",))
+
+    def answered(self, method: str, route: str, code: int) -> None:
+        """Count a request by the template of its path. A method that HTTP does not know is one."""
+        known = method if method in _METHODS else "_OTHER"
+        self._count(names.M_REQUESTS, (known, route, str(code)))
 
     def stuck(self, code: StuckCode) -> None:
         """Count code that does not come to an end."""

@@ -132,6 +132,10 @@ M_CERTIFICATE_EXPIRY: Final = "stage.certificate.expiry"
 M_FILES_REFUSED: Final = "stage.files.refused"
 M_QUEUE: Final = "stage.writer.queue"
 M_BREAKER: Final = "stage.breaker.open"
+M_LIMIT: Final = "stage.limit"
+M_IN_USE: Final = "stage.in_use"
+M_DATABASE_SIZE: Final = "stage.database.size"
+M_REQUESTS: Final = "stage.requests"
 M_SAGAS_ACCEPTED: Final = "stage.sagas.accepted"
 M_SAGAS_ENDED: Final = "stage.sagas.ended"
 M_SAGAS_PARKED: Final = "stage.sagas.parked"
@@ -221,6 +225,25 @@ METRICS: Final = {
         labels=("peer",),
         description="1 while a peer is left alone because it keeps failing.",
     ),
+    M_LIMIT: Metric(
+        kind="gauge",
+        labels=("what",),
+        description="How many of these this process takes at a time, at most.",
+    ),
+    M_IN_USE: Metric(
+        kind="gauge", labels=("what",), description="How many of these there are now, by limit."
+    ),
+    M_DATABASE_SIZE: Metric(
+        kind="gauge",
+        unit="By",
+        labels=("part",),
+        description="Size of the database on its disk, by part.",
+    ),
+    M_REQUESTS: Metric(
+        kind="counter",
+        labels=("method", "route", "code"),
+        description="Requests that were answered, by the template of their path.",
+    ),
     M_SAGAS_ACCEPTED: Metric(kind="counter", description="Sagas that were durably accepted."),
     M_SAGAS_ENDED: Metric(
         kind="counter",
@@ -298,7 +321,7 @@ def prometheus_name(name: str) -> str:
     A counter gets `_total` from whoever writes the text.
     """
     metric = METRICS[name]
-    unit = "_seconds" if metric.unit == "s" else ""
+    unit = {"s": "_seconds", "By": "_bytes"}.get(metric.unit, "")
     return name.replace(".", "_") + unit
 
 

@@ -224,3 +224,8 @@ SELECT
 FROM stage.saga
 WHERE closed_at IS NULL AND (updated_at, id) > ($1, $2)
 ORDER BY updated_at, id LIMIT $3;
+
+-- name: size_of_tables
+-- Bytes of our tables with their indexes.
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint
+FROM pg_class WHERE relnamespace = 'stage'::regnamespace AND relkind = 'r';
