@@ -217,14 +217,14 @@ def wire(
     credentials = credentials_of(stage, config)
     bound = _bind(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    metrics = Metrics()
+    metrics = Metrics((*config.externals, *config.downstreams, *config.upstreams))
     observer = observer or _observer(config, tracer_provider, metrics)
     store = make_store(stage, config, metrics)
     clock = SteadyClock(wall_of(store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
     transport = Transport(store.ownership.assured)
-    client = PeerClient(transport, clock=clock, observer=observer)
+    client = PeerClient(transport, clock=clock, observer=observer, answered=metrics.peer_answered)
     peers = _peers(client, config, credentials)
     engine = EmbeddedEngine(
         participant,

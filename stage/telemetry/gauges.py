@@ -38,6 +38,11 @@ class Running(Protocol):
         ...
 
     @property
+    def draining(self) -> bool:
+        """See `ports.engine.Engine`."""
+        ...
+
+    @property
     def clock_jump(self) -> float:
         """See `ports.engine.Engine`."""
         ...
@@ -163,6 +168,8 @@ class Gauges:
                 return {(part,): size for part, size in sizes.items()}
             case names.M_READY:
                 return {(): float(self._engine.ready)}
+            case names.M_DRAINING:
+                return {(): float(self._engine.draining)}
             case names.M_QUEUE:
                 return {(): self._queued()}
         raise KeyError(name)

@@ -127,6 +127,7 @@ M_COMPENSATION: Final = "stage.oldest_compensation"
 M_RUNS: Final = "stage.runs"
 M_IN_DOUBT: Final = "stage.in_doubt"
 M_READY: Final = "stage.ready"
+M_DRAINING: Final = "stage.draining"
 M_CLOCK_JUMP: Final = "stage.clock.jump"
 M_CERTIFICATE_EXPIRY: Final = "stage.certificate.expiry"
 M_FILES_REFUSED: Final = "stage.files.refused"
@@ -135,6 +136,7 @@ M_BREAKER: Final = "stage.breaker.open"
 M_LIMIT: Final = "stage.limit"
 M_IN_USE: Final = "stage.in_use"
 M_DATABASE_SIZE: Final = "stage.database.size"
+M_PEER_ANSWERS: Final = "stage.peer.answers"
 M_REQUESTS: Final = "stage.requests"
 M_SAGAS_ACCEPTED: Final = "stage.sagas.accepted"
 M_SAGAS_ENDED: Final = "stage.sagas.ended"
@@ -200,6 +202,9 @@ METRICS: Final = {
         kind="gauge", description="Steps in doubt of running sagas, and sagas parked for one."
     ),
     M_READY: Metric(kind="gauge", description="1 while new sagas are accepted, otherwise 0."),
+    M_DRAINING: Metric(
+        kind="gauge", description="1 while the process comes to its end, as it was told to."
+    ),
     M_CLOCK_JUMP: Metric(
         kind="gauge",
         unit="s",
@@ -243,6 +248,11 @@ METRICS: Final = {
         kind="counter",
         labels=("method", "route", "code"),
         description="Requests that were answered, by the template of their path.",
+    ),
+    M_PEER_ANSWERS: Metric(
+        kind="counter",
+        labels=("peer", "answer"),
+        description="Requests to peers that ended, by the code of the answer or what became of it.",
     ),
     M_SAGAS_ACCEPTED: Metric(kind="counter", description="Sagas that were durably accepted."),
     M_SAGAS_ENDED: Metric(
