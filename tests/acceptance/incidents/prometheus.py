@@ -80,7 +80,7 @@ async def running_prometheus(
 ) -> AsyncIterator[Prometheus]:
     """Start one that scrapes these targets, `host:port` with the scheme of each."""
     assert PROMETHEUS is not None
-    jobs = [
+    scraped = [
         {
             "job_name": f"stage-{scheme}",
             "scheme": scheme,
@@ -95,7 +95,7 @@ async def running_prometheus(
     times = {"scrape_interval": every, "evaluation_interval": every, "scrape_timeout": every}
     config = folder / "prometheus.yml"  # JSON is YAML
     config.write_text(
-        json.dumps({"global": times, "rule_files": [str(RULES)], "scrape_configs": jobs})
+        json.dumps({"global": times, "rule_files": [str(RULES)], "scrape_configs": scraped})
     )
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
