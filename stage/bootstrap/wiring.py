@@ -215,7 +215,7 @@ def wire(
     if tls is None:
         check_not_ours(config)
     credentials = credentials_of(stage, config)
-    bound = _bind(stage, config, credentials)
+    bound = bind_configured(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     metrics = Metrics((*config.externals, *config.downstreams, *config.upstreams))
     observer = observer or _observer(config, tracer_provider, metrics)
@@ -286,7 +286,7 @@ def _peers(client: PeerClient, config: Config, credentials: Credentials) -> Peer
     )
 
 
-def _bind(
+def bind_configured(
     stage: StageDeclaration[Any, Any], config: Config, credentials: Credentials
 ) -> Participant:
     """The stage with what the operator has set. Raises DeclarationError, ConfigurationError."""
