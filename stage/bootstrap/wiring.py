@@ -223,7 +223,7 @@ def wire(
     clock = SteadyClock(wall_of(store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
-    transport = Transport()
+    transport = Transport(store.ownership.assured)
     client = PeerClient(transport, clock=clock, observer=observer)
     peers = http_peers(
         client,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Final
 
@@ -38,10 +39,20 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """Characters that no header may have (RFC 9110, 5.5), but the one that ends lines."""
 
 
+async def _at_once() -> None:
+    """Let a request leave, where no other process could have taken over what it belongs to."""
+
+
 class Transport:
     """A pool of connections with our rules. Open it in the event loop that uses it."""
 
-    def __init__(self) -> None:
+    def __init__(self, assured: Callable[[], Awaitable[None]] = _at_once) -> None:
+        """`assured` is awaited between the connection and the first byte: the last look (rule 17).
+
+        Connecting takes long enough for a lease to run out, above all in a process that was
+        stopped meanwhile.
+        """
+        self._assured = assured
         self._connector: aiohttp.TCPConnector | None = None
         self._single: aiohttp.TCPConnector | None = None
         """Makes connections for one request each."""
@@ -84,6 +95,7 @@ class Transport:
             async with TimeLimit(timeout):
                 connection = await _connect(connector, target.request, timeout)
                 try:
+                    await self._assured()
                     protocol = connection.protocol
                     assert protocol is not None
                     answer = await _converse(protocol, target, head, body)
