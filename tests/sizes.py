@@ -208,7 +208,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F14": Kit("SIGTERM under load", {"times": sizes.times}),
         "F15": Kit("W3C trace context", {"cases": 41}),
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
-        "F17": Kit("wrong credentials at every route", {"refusals": 200, "replays": sizes.replays}),
+        "F17": Kit("wrong credentials at every route", {"refusals": 800, "replays": sizes.replays}),
         "F18": Kit("addresses of others", {"addresses": 60}),
         "F19": Kit("canaries", {"requests": sizes.canaries}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
