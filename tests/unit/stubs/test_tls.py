@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -62,7 +63,7 @@ async def test_a_neighbour_believes_the_authorities_that_it_was_given(tmp_path: 
     assert [CompensateReplyKind.COMPENSATED] == [told["reply"] for told in saga.told_upstream]
 
 
-async def test_whoever_speaks_without_tls_gets_no_answer(tmp_path: Path) -> None:
+async def test_a_request_without_tls_gets_no_answer(tmp_path: Path) -> None:
     """A neighbour with a certificate serves https alone."""
     server, _, _ = await served(tmp_path)
     async with aiohttp.ClientSession() as session:
@@ -76,7 +77,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     cert, key = Authority(tmp_path).sign("stage", HOST)
     no_pem = tmp_path / "no.pem"
     no_pem.write_text("hello")
-    wrong = (
+    wrong: tuple[tuple[Callable[[], object], str], ...] = (
         (lambda: tls.listener_context(options_of("--tls-key", str(key))), "without --tls-cert"),
         (lambda: tls.listener_context(options_of("--tls-cert", "missing.pem")), "missing.pem: "),
         (lambda: tls.listener_context(options_of("--tls-cert", str(no_pem))), "no.pem: "),
