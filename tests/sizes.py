@@ -79,6 +79,10 @@ class Sizes:
     """F29: sagas under a workflow of Temporal."""
     driven_kills: int
     """F29: kills of its worker and of a stage meanwhile."""
+    incidents: int
+    """F30: incidents under a real Prometheus."""
+    scrape_seconds: int
+    """F30: how often it looks."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -115,6 +119,8 @@ TIERS = {
         rollings=1,
         driven_sagas=40,
         driven_kills=4,
+        incidents=4,
+        scrape_seconds=1,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -147,6 +153,8 @@ TIERS = {
         rollings=1,
         driven_sagas=200,
         driven_kills=20,
+        incidents=19,
+        scrape_seconds=5,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -220,6 +228,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             "stories under each caller",
             {"stories": STORIES, "sagas": sizes.driven_sagas, "kills": sizes.driven_kills},
         ),
+        "F30": Kit("incidents that must be paged", {"incidents": sizes.incidents}),
     }
 
 
