@@ -225,9 +225,9 @@ def words_not_used(name: str, text: str) -> list[str]:
     if any(fnmatch(name, page) for page in ABOUT_WORDS):
         return []
     wrong = []
-    lines = text.splitlines()
+    lines, code = text.splitlines(), name.endswith(".py")
     passages = prose(name, text)
-    names = defined(text) if name.endswith(".py") else ()
+    names = [(line, own, _parts(own)) for line, _, own in defined(text)] if code else []
     for word, rule in WORDS.items():
         if any(fnmatch(name, file) for file in rule.files):
             continue
@@ -239,9 +239,9 @@ def words_not_used(name: str, text: str) -> list[str]:
                     if not re.search(rule.fine, around):
                         wrong.append(f"{line}: {word}")
         if rule.name:
-            for line, _, own in names:
-                named = re.search(rf"(?:^|_)(?:{rule.name})(?:_|$)", _parts(own))
-                if named and not re.search(rule.fine, f"{own} {lines[line - 1]}"):
+            named = re.compile(rf"(?:^|_)(?:{rule.name})(?:_|$)")
+            for line, own, parts in names:
+                if named.search(parts) and not re.search(rule.fine, f"{own} {lines[line - 1]}"):
                     wrong.append(f"{line}: {own}")
     return wrong
 
