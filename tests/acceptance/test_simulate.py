@@ -28,12 +28,12 @@ async def simulate(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.timeout(110)
 async def test_the_stage_of_the_demo_ends_clean_within_a_minute() -> None:
-    """A hundred worlds; faults struck, sagas ended both ways, and everything holds."""
+    """Fifty worlds; faults struck, sagas ended both ways, and everything holds."""
     began = time.monotonic()
-    status, out, err = await simulate("stage.demo.payment:payment", "--seeds", "100")
+    status, out, err = await simulate("stage.demo.payment:payment", "--seeds", "50")
     assert (0, "") == (status, err), out
     assert time.monotonic() - began < 60
-    assert "2000 sagas in 100 worlds" in out
+    assert "1000 sagas in 50 worlds" in out
     assert "lost 0, doubled 0, stuck 0, stands 0, rule broken 0" in out
     assert out.endswith("everything holds\n")
     for word in ("request lost", "answer lost", "crash", "disk full", "zombie", "verb retried"):
@@ -68,15 +68,15 @@ async def test_a_broken_refund_is_found_with_its_shortest_history() -> None:
     "name, word",
     [
         ("wrong_key", r"^STANDS: payment.* charge.* stands$"),
-        ("returns_on_none", r"^STANDS: payment.* charge.* stands$"),
         ("not_released", r"^DOUBLED: payment is compensated, and stands 1x in its tables$"),
         ("forgotten", r"^STANDS: payment.* charge.* stands$"),
     ],
 )
 async def test_the_mistakes_of_an_author_are_found(name: str, word: str) -> None:
-    """An undo under the wrong key or only of what is known, a row kept, an undo forgotten."""
+    """An undo under the wrong key, a row kept, an undo forgotten; only of what is known: above."""
     target = f"tests.simulation.broken_payment:{name}"
-    status, out, err = await simulate(target, "--model", "stage.demo.model", "--seeds", "60")
+    few = ("--seeds", "60", "--sagas", "4")
+    status, out, err = await simulate(target, "--model", "stage.demo.model", *few)
     assert (1, "") == (status, err), out
     assert re.search(word, out, re.MULTILINE), out
 

@@ -103,7 +103,7 @@ def _record(stage: Stage[Order, Charge], charge: ResultCallStep[Order, Charge]) 
         return saga.result(charge)
 
 
-returns_on_none = payment = broken(only_known=True)
+returns_on_none = broken(only_known=True)
 wrong_key = broken(key=lambda saga, _of_charge: saga.key)
 not_released = broken(releases="UPDATE payment SET charge_id = NULL WHERE saga_id = ?")
 forgotten = broken(refunds=False)
