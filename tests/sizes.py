@@ -65,6 +65,20 @@ class Sizes:
     """F22: of the pairs of versions."""
     restore_stride: int
     """F23: of the commits of a saga after which the database is a copy from then."""
+    zombies: int
+    """F9: replicas that are stopped past their lease, with sagas in their hands."""
+    replica_strikes: int
+    """F25: strikes at one of three replicas."""
+    replica_sagas: int
+    """F25: sagas placed meanwhile."""
+    failovers: int
+    """F26: losses of the primary under load, of each of two kinds."""
+    rollings: int
+    """F27: rolling updates, forward and back."""
+    driven_sagas: int
+    """F29: sagas under a workflow of Temporal."""
+    driven_kills: int
+    """F29: kills of its worker and of a stage meanwhile."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -94,6 +108,13 @@ TIERS = {
         undos=100,
         deploy_stride=7,
         restore_stride=2,
+        zombies=2,
+        replica_strikes=6,
+        replica_sagas=500,
+        failovers=1,
+        rollings=1,
+        driven_sagas=40,
+        driven_kills=4,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -119,6 +140,13 @@ TIERS = {
         undos=500,
         deploy_stride=1,
         restore_stride=1,
+        zombies=30,
+        replica_strikes=150,
+        replica_sagas=20_000,
+        failovers=3,
+        rollings=1,
+        driven_sagas=200,
+        driven_kills=20,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -146,6 +174,7 @@ def chosen(environ: Mapping[str, str]) -> tuple[str, Sizes]:
     return tier, replace(sizes, **changed)
 
 
+# Long because it is a table.
 def kits(sizes: Sizes) -> dict[str, Kit]:
     """Every kit, by the number of its figure, with how often it strikes at these sizes."""
     points = sum(min(sizes.points, calls) for calls in CALLS_MIN.values())
@@ -163,6 +192,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F6": Kit("kills at an exact call", {"kills": points}),
         "F7": Kit("losses of power", {"cuts": sizes.cuts, "recoveries": sizes.cuts // 10}),
         "F8": Kit("full disks", {"cycles": 2 * sizes.cycles}),
+        "F9": Kit("zombies past their lease", {"zombies": sizes.zombies}),
         "F10": Kit("mutated messages", {"messages": sizes.mutated}),
         "F11": Kit("malformed HTTP and JSON", {"requests": 120}),
         "F12": Kit("stalled connections", {"connections": 3 * sizes.stalled}),
@@ -177,6 +207,19 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F21": Kit("outages of seconds to days", {"outages": 50, "undos": sizes.undos}),
         "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),
         "F23": Kit("databases restored or gone bad", {"faults": 20 // sizes.restore_stride}),
+        "F25": Kit(
+            "three replicas on PostgreSQL",
+            {"strikes": sizes.replica_strikes, "sagas": sizes.replica_sagas},
+        ),
+        "F26": Kit(
+            "the primary is lost",
+            {"synchronous": sizes.failovers, "asynchronous": sizes.failovers},
+        ),
+        "F27": Kit("rolling updates, and back", {"updates": 2 * sizes.rollings}),
+        "F29": Kit(
+            "stories under each caller",
+            {"stories": STORIES, "sagas": sizes.driven_sagas, "kills": sizes.driven_kills},
+        ),
     }
 
 
@@ -184,6 +227,8 @@ COMMITS_MIN = 3
 """F23: commits of a saga that completes, at least."""
 CALLS_MIN = {"fdatasync": 20, "pwrite64": 100, "send": 20}
 """How many calls of each kind the scenario of F6 makes at least."""
+STORIES = 3 * 14 - 4
+"""F29: stories under three callers, but for processes that two of them do not have."""
 DEFECTS = 40
 """The defects that F4 asks for; further ones are counted apart."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType, NoneType, SimpleNamespace, UnionType
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from stage.core.errors import DeclarationError
 
@@ -19,6 +20,13 @@ MISSING: Final = object()
 """The annotation of what has none."""
 
 _ROOM: Final = str(Path(__file__).parent)
+
+
+class _File(NamedTuple):
+    """A file with code: its name, and whether it is of this room."""
+
+    name: str
+    own: bool
 
 
 def place_of(function: Callable[..., Any]) -> str:
@@ -30,7 +38,7 @@ def place_of(function: Callable[..., Any]) -> str:
 def declaring_frame() -> FrameType | None:
     """The innermost frame that is not of this room: the author's line."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and str(Path(frame.f_code.co_filename).parent) == _ROOM:
+    while frame is not None and _file_of(frame.f_code.co_filename).own:
         frame = frame.f_back
     return frame
 
@@ -38,7 +46,14 @@ def declaring_frame() -> FrameType | None:
 def declaring_place() -> str:
     """`payment.py:42`: the line of the author's that is being run."""
     frame = declaring_frame()
-    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return "" if frame is None else f"{_file_of(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+@lru_cache(maxsize=256)
+def _file_of(path: str) -> _File:
+    """The file of some code. Remembered: every request of an author asks for the same few."""
+    file = Path(path)
+    return _File(file.name, str(file.parent) == _ROOM)
 
 
 def declared(stage: str, function: Callable[..., Any], name: str) -> Any:

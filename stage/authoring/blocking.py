@@ -10,8 +10,6 @@ the watchdog sees it (rule 35).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -42,23 +40,30 @@ _running: ContextVar[str] = ContextVar("stage_transaction", default="")
 _watching = False
 
 
-@contextmanager
-def not_blocking(step: str) -> Iterator[None]:
-    """Within, a call that blocks raises TransactionEscaped before it does anything."""
-    _watch()
-    token = _running.set(step)
-    try:
-        yield
-    finally:
-        _running.reset(token)
+class NotBlocking:
+    """`with NotBlocking(step)`: a call that blocks raises TransactionEscaped before it acts."""
+
+    __slots__ = ("_step", "_token")
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    def __enter__(self) -> None:
+        """Watch from here on."""
+        if not _watching:
+            _watch()
+        self._token = _running.set(self._step)
+
+    def __exit__(self, *_: object) -> None:
+        """Watch no longer."""
+        _running.reset(self._token)
 
 
 def _watch() -> None:
     """Begin to listen, once a process: an audit hook stays for ever."""
     global _watching
-    if not _watching:
-        _watching = True
-        sys.addaudithook(_heard)
+    _watching = True
+    sys.addaudithook(_heard)
 
 
 def _heard(event: str, _arguments: object) -> None:

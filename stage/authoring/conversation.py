@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.authoring.http import HeaderRefused, Http, TooManyRequests
-from stage.authoring.outcomes import InDoubt, Refused, Transient
+from stage.authoring.outcomes import InDoubt, Pending, Refused, Transient
 from stage.core.failure import FailureKind, classify_code
 from stage.core.raised import raised
 from stage.ports.stage import Answer, Failed, Finished, Foreign, Lost, Send, Turn
@@ -33,6 +33,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
     transient_on: frozenset[int] = frozenset()
     refused_on: frozenset[int] = frozenset()
+    pending_on: frozenset[int] = frozenset()
     requests_max: int | None = None
     never_retry: frozenset[int | type[Exception]] = frozenset()
 
@@ -78,7 +79,7 @@ class FunctionConversation:
             yielded = self._context.run(self._coroutine.send, None)
         except StopIteration as stop:
             return self._finish(stop.value)
-        except (Refused, Transient, InDoubt, HeaderRefused) as error:
+        except (Refused, Transient, InDoubt, Pending, HeaderRefused) as error:
             return self._failed(error)
         except EXITS as error:
             return self._exited(error)
@@ -101,7 +102,9 @@ class FunctionConversation:
             )
         rules = self._rules
         self._final = answer.status in rules.never_retry
-        kind_of_code = classify_code(answer.status, rules.transient_on, rules.refused_on)
+        kind_of_code = classify_code(
+            answer.status, rules.transient_on, rules.refused_on, rules.pending_on
+        )
         if kind_of_code is not None:
             self.close()
             return self._failure(
@@ -192,6 +195,8 @@ class FunctionConversation:
             return self._failure(FailureKind.REFUSED, reason, may_stand=before, said=True)
         if isinstance(error, Transient):
             return self._failure(FailureKind.TRANSIENT, reason, error.retry_after, may_stand=before)
+        if isinstance(error, Pending) and self._prepared:
+            return self._failure(FailureKind.PENDING, reason, error.retry_after)
         if isinstance(error, InDoubt):
             return self._failure(FailureKind.IN_DOUBT, reason)
         if isinstance(error, HeaderRefused):

@@ -26,9 +26,18 @@ from stage.authoring.steps import (
     check_function,
 )
 from stage.core.errors import DeclarationError
-from stage.core.retry import COMPENSATION, EXECUTION, PATIENCE_SECONDS, SETTLEMENT, RetryPolicy
+from stage.core.names import STEP_NAME
+from stage.core.retry import (
+    COMPENSATION,
+    EXECUTION,
+    PATIENCE_SECONDS,
+    PENDING_SECONDS_MAX,
+    SETTLEMENT,
+    RetryPolicy,
+)
 from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
 from stage.ports.credentials import CredentialsFunction
+from stage.ports.store import TRACE_TERM
 from stage.wire.limits import DEFAULT_LIMITS
 
 P = TypeVar("P")
@@ -37,6 +46,8 @@ R = TypeVar("R")
 D = TypeVar("D", bound=DeclaredStep[Any, Any])
 
 
+INDEXED_MAX = 8
+"""Business numbers that a stage may be searched by."""
 MIGRATIONS = "migrations"
 """The usual name of the folder of an author's migrations."""
 
@@ -66,6 +77,10 @@ class StageDeclaration(Generic[P, A]):
 
     `redact` is a function from the words of others (an external API's, a neighbour's, those of
     `Refused`) to what may be kept of them: they are stored, logged and shown as reasons.
+
+    `indexed={"order": "order_id"}` lets an operator find a saga by a business number: by its name
+    the path of a member of the payload, `customer.number` for one within another. The number lies
+    in an index of its own, outside of the encrypted contents, for as long as the payload does.
     """
 
     def __init__(
@@ -80,6 +95,7 @@ class StageDeclaration(Generic[P, A]):
         renamed: Mapping[str, str] | None = None,
         peers_renamed: Mapping[str, str] | None = None,
         redact: Callable[[str], str] | None = None,
+        indexed: Mapping[str, str] | None = None,
     ) -> None:
         plan_of(name, ())  # refuses a bad name here, where its line is
         self.name = name
@@ -92,12 +108,14 @@ class StageDeclaration(Generic[P, A]):
         )
         self.supersedes = supersedes
         self.redact = redact
+        self.indexed: Mapping[str, str] | None = None if indexed is None else dict(indexed)
         self.accepts: Codec[P] = Codec(accepts)
         if name in self.accepts.members():
             raise DeclarationError(
                 f"accepts= of stage {name!r} names a member {name!r}, which the stage itself adds:"
                 " rename the member, or the stage"
             )
+        self._check_indexed()
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.folder = _beside_caller(".")
@@ -162,6 +180,8 @@ class StageDeclaration(Generic[P, A]):
         compensation_attempts_max: int | None = None,
         transient_on: set[int] | frozenset[int] = frozenset(),
         refused_on: set[int] | frozenset[int] = frozenset(),
+        pending_on: set[int] | frozenset[int] = frozenset(),
+        pending_seconds_max: float = PENDING_SECONDS_MAX,
         never_retry: AbstractSet[int | type[Exception]] = frozenset(),
         key_lifetime_seconds: float | None = None,
         probe_after_undo: bool = False,
@@ -174,21 +194,23 @@ class StageDeclaration(Generic[P, A]):
         the same time. After a `pivot` the stage only goes forward. `idempotent=False` says that
         the API ignores idempotency keys, so that a call in doubt is never repeated. The function
         makes one request, or at most `requests`. A code in `transient_on` means that nothing
-        happened, one in `refused_on` is a business no. An attempt that ends with a code or an
-        exception of `never_retry` is the last one. `key_lifetime_seconds` is how long the API keeps
-        a key: a request in doubt is not repeated after that. `probe_after_undo` asks the probe
-        after an undo without a result. `compensation=None` says that nothing has to
-        be undone, and `reason` why.
+        happened, one in `refused_on` is a business no, and one in `pending_on` that the API took
+        the call on: the probe finds its end within `pending_seconds_max`. An attempt that ends with
+        a code or an exception of `never_retry` is the last one. A request in doubt is not repeated
+        once the API has forgotten its key, after `key_lifetime_seconds`. `probe_after_undo` asks
+        the probe after an undo without a result. `compensation=None` says that nothing has to be
+        undone, and `reason` why.
         """
         if misplaced or not to:  # written without parentheses, or without an API
             raise DeclarationError(
                 f"{declaring_place()}: a call of stage {self.name!r} has to say whom it asks: write"
                 f" @{self.name}.call(to='name of the API')"
             )
-        if timeout <= 0 or requests < 1 or not (key_lifetime_seconds or 1.0) > 0:
+        seconds = (timeout, key_lifetime_seconds or 1.0, pending_seconds_max)
+        if not min(seconds) > 0 or requests < 1:
             raise DeclarationError(
-                f"{declaring_place()}: a call of stage {self.name!r} needs timeout > 0 and"
-                " key_lifetime_seconds > 0, in seconds, and requests of at least 1"
+                f"{declaring_place()}: a call of stage {self.name!r} needs requests of at least 1,"
+                " and timeout, key_lifetime_seconds and pending_seconds_max > 0, in seconds"
             )
         self._check_uncompensated(compensation)
 
@@ -202,6 +224,7 @@ class StageDeclaration(Generic[P, A]):
                 idempotent=idempotent,
                 key_lifetime_seconds=key_lifetime_seconds,
                 probe_after_undo=probe_after_undo,
+                pending_seconds_max=pending_seconds_max,
                 timeout_seconds=timeout,
                 execution=_policy(EXECUTION, attempts_max),
                 settlement=SETTLEMENT,
@@ -209,6 +232,7 @@ class StageDeclaration(Generic[P, A]):
             )
             step: ResultCallStep[P, R] = ResultCallStep(self.name, function, rules, reason)
             step.transient_on, step.refused_on = frozenset(transient_on), frozenset(refused_on)
+            step.pending_on = frozenset(pending_on)
             step.never_retry, step.requests = frozenset(never_retry), requests
             return self._add(step)
 
@@ -292,7 +316,9 @@ class StageDeclaration(Generic[P, A]):
                 patience_seconds=patience_seconds,
                 adds_bytes_max=adds_bytes_max,
             )
-        return StageParticipant(plan, self.steps, self.accepts, adds, operator_headers, before)
+        bound = StageParticipant(plan, self.steps, self.accepts, adds, operator_headers, before)
+        bound.indexed = self.indexed
+        return bound
 
     def check_migrations(self) -> None:
         """Refuse a folder of migrations beside the module that the stage does not name.
@@ -309,6 +335,28 @@ class StageDeclaration(Generic[P, A]):
                 " name if it is not the stage's"
             )
 
+    def _check_indexed(self) -> None:
+        """Refuse a business number that no payload can have."""
+        indexed = self.indexed or {}
+        if len(indexed) > INDEXED_MAX:
+            raise DeclarationError(
+                f"indexed= of stage {self.name!r} has {len(indexed)} numbers, each a row more of"
+                f" every saga: keep at most {INDEXED_MAX}"
+            )
+        members = self.accepts.members()
+        for name, path in indexed.items():
+            if not STEP_NAME.fullmatch(name) or name == TRACE_TERM:
+                raise DeclarationError(
+                    f"indexed= of stage {self.name!r} has a number {name!r}: use letters, digits"
+                    f" and underscores, and not {TRACE_TERM}, which is the trace's"
+                )
+            first = path.partition(".")[0]
+            if members and first not in members:
+                raise DeclarationError(
+                    f"indexed= of stage {self.name!r} looks for {name!r} at {path!r}, and accepts="
+                    f" has no member {first!r}: its members are {', '.join(sorted(members))}"
+                )
+
     def _check_uncompensated(self, compensation: object) -> None:
         if compensation is not None:
             raise DeclarationError(
@@ -320,6 +368,12 @@ class StageDeclaration(Generic[P, A]):
         """Refuse a step before the pivot without a word about its compensation."""
         before = plan.steps if plan.pivot is None else plan.steps[: plan.pivot]
         for step in self.steps:
+            if isinstance(step, CallStep) and step.pending_on and step.probing is None:
+                raise DeclarationError(
+                    f"{step.place}: step {step.name!r} of stage {self.name!r} says pending_on= and"
+                    " has no probe, so that nothing would tell how it ends: write one under"
+                    f" @{step.name}.probe"
+                )
             silent = step.compensating is None and not step.reason
             if step.rules.probe_after_undo and not (
                 step.compensating is not None and step.as_step().probed

@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from stage.authoring.blocking import not_blocking
+from stage.authoring.blocking import NotBlocking
 from stage.authoring.conversation import EXITS, FunctionConversation, Reading
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused, Transient
@@ -57,6 +57,8 @@ class StageParticipant(Generic[P, A]):
         """The steps, forwards included."""
         self.supersedes = supersedes
         """The version before, if it is declared."""
+        self.indexed: Mapping[str, str] | None = None
+        """See `ports.stage.Participant`; the declaration sets it."""
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds
@@ -98,7 +100,7 @@ class StageParticipant(Generic[P, A]):
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         saga = Saga(view, self._accepts)
-        with not_blocking(step):
+        with NotBlocking(step):
             if kind is AttemptKind.COMPENSATE:
                 assert declared.compensating is not None  # the machine asks only where there is one
                 await declared.compensating(tx, saga)
@@ -141,6 +143,7 @@ class StageParticipant(Generic[P, A]):
         reading = Reading(
             transient_on=declared.transient_on,
             refused_on=declared.refused_on,
+            pending_on=declared.pending_on,
             requests_max=declared.requests if executes else None,
             never_retry=declared.never_retry | self.plan.step(step).never_retry,
         )

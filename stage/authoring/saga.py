@@ -7,6 +7,8 @@ from copy import deepcopy
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
+from msgspec import UNSET, UnsetType
+
 from stage.authoring.payload import Codec
 from stage.core.ids import Direction, idempotency_key
 from stage.ports.stage import RunView
@@ -32,16 +34,20 @@ class Saga(Generic[P]):
     def __init__(self, view: RunView, codec: Codec[P]) -> None:
         self._view = view
         self._codec = codec
+        self._input: P | UnsetType = UNSET
 
     @property
     def id(self) -> str:
         """The saga id, its one name everywhere."""
         return self._view.id
 
-    @cached_property
+    @property
     def input(self) -> P:
         """The payload, decoded as the type that the stage accepts."""
-        return self._codec.from_data(self._view.data)
+        known = self._input  # `cached_property` of Python 3.11 takes a lock each time
+        if known is UNSET:
+            known = self._input = self._codec.from_data(self._view.data)
+        return known
 
     @cached_property
     def data(self) -> Mapping[str, Any]:

@@ -131,6 +131,7 @@ class CallStep(DeclaredStep[P, R]):
         super().__init__(stage, function, rules, reason)
         self.transient_on: frozenset[int] = frozenset()
         self.refused_on: frozenset[int] = frozenset()
+        self.pending_on: frozenset[int] = frozenset()
         self.requests = 1
         """Requests that its function may make: each has a key of its own."""
         self.probing: Callable[..., Awaitable[R | None]] | None = None

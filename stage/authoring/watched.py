@@ -51,6 +51,8 @@ class WatchedParticipant:
     def __init__(self, participant: Participant, code: AuthorCode, report: Report) -> None:
         self.plan = participant.plan
         """See ports.stage.Participant."""
+        self.indexed = participant.indexed
+        """See ports.stage.Participant."""
         self._participant = participant
         self._code = code
         self._report = report

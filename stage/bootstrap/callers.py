@@ -8,6 +8,8 @@ from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.inbound.accept_files import AcceptFile, TokenCallers
 from stage.inbound.caller import Callers, Claims
+from stage.inbound.certificate_callers import CertificateCallers
+from stage.inbound.client_certificate import names_expected
 from stage.inbound.principal import Kind, Principal
 from stage.ports.connection import connection_of
 from stage.telemetry import logs
@@ -16,7 +18,7 @@ NONE = "none"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-def callers_of(config: Config) -> TokenCallers | Claims:
+def callers_of(config: Config) -> TokenCallers | CertificateCallers | Claims:
     """Finds the principal of each request; `open_callers` it before the first comes in.
 
     Raises ConfigurationError for a neighbour that has no way to show its name.
@@ -24,12 +26,13 @@ def callers_of(config: Config) -> TokenCallers | Claims:
     if config.auth == NONE:
         return Claims()
     _check_neighbours(config)
-    return TokenCallers(tuple(_accept_files(config)), warn=_warn)
+    tokens = TokenCallers(tuple(_accept_files(config)), warn=_warn)
+    return CertificateCallers(_certified(config), tokens) if config.tls_client_ca else tokens
 
 
 async def open_callers(callers: Callers) -> None:
     """Read the files. Raises ConfigurationError."""
-    if isinstance(callers, TokenCallers):
+    if isinstance(callers, TokenCallers | CertificateCallers):
         await callers.open()
     else:
         _warn(
@@ -51,11 +54,11 @@ def _check_neighbours(config: Config) -> None:
     """An upstream must be able to show its name here; a downstream is shown ours, at least."""
     problems = []
     for name, given in config.upstreams.items():
-        if not connection_of(given).accept_file:
+        if not (connection_of(given).accept_file or config.tls_client_ca):
             problems.append(f"upstream {name} has no accept_file, so it cannot start a saga")
     for name, given in config.downstreams.items():
         found = connection_of(given)
-        if not (found.accept_file or found.token_file or found.client_cert):
+        if not (found.accept_file or found.token_file or found.client_cert or config.tls_client_ca):
             problems.append(f"downstream {name} has neither token_file nor accept_file")
     if problems:
         raise ConfigurationError(
@@ -78,8 +81,43 @@ def _accept_files(config: Config) -> Iterator[AcceptFile]:
                 principal = Principal(kind=kind, name=name)
                 yield AcceptFile(place=f"{setting}.{name}", path=path, principal=principal)
     for name, operator in config.operators.items():
+        if not operator.accept_file:
+            continue
         principal = Principal(kind=Kind.OPERATOR, name=name, role=operator.role)
         yield AcceptFile(place=f"operators.{name}", path=operator.accept_file, principal=principal)
+
+
+def _certified(config: Config) -> dict[str, Principal]:
+    """The principal of each name in a certificate. An operator has to be given one.
+
+    Raises ConfigurationError for a name that would stand for two.
+    """
+    found: dict[str, Principal] = {}
+    for place, principal, names in _names(config):
+        for each in names:
+            other = found.setdefault(each, principal)
+            if other != principal:
+                raise ConfigurationError(
+                    f"{place} has the name of {other.kind.value} {other.name!r} in its certificate:"
+                    " give each an accept_san of its own"
+                )
+    return found
+
+
+def _names(config: Config) -> Iterator[tuple[str, Principal, frozenset[str]]]:
+    """Each caller with the names that its certificate may have, and its setting."""
+    neighbours = (
+        ("upstreams", Kind.UPSTREAM, config.upstreams),
+        ("downstreams", Kind.DOWNSTREAM, config.downstreams),
+    )
+    for setting, kind, peers in neighbours:
+        for name, given in peers.items():
+            names = names_expected(name, connection_of(given).accept_san)
+            yield f"{setting}.{name}", Principal(kind=kind, name=name), names
+    for name, operator in config.operators.items():
+        if operator.accept_san:
+            principal = Principal(kind=Kind.OPERATOR, name=name, role=operator.role)
+            yield f"operators.{name}", principal, names_expected(name, operator.accept_san)
 
 
 def _warn(detail: str) -> None:

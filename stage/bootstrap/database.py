@@ -11,16 +11,15 @@ from uuid import uuid4
 import msgspec
 
 from stage.authoring.declaration import StageDeclaration
-from stage.bootstrap.database_log import report_waiting
+from stage.bootstrap.database_log import report_unpromised, report_waiting
 from stage.bootstrap.encryption import codec_of, sealed_codec
 from stage.config import Config
 from stage.core.errors import ConfigurationError
+from stage.core.lost import unasked
 from stage.core.version import __version__
 from stage.engine.clock import SystemClock
-from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.store import LOST_SAGAS_MAX, Row, Store
-from stage.store.codec import PLAIN
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.store.migrate import Migration, MigrationStatus
@@ -60,9 +59,7 @@ def make_store(
     """The store that the database URL names. Raises ConfigurationError."""
     committed = None if metrics is None else metrics.committed
     if config.database.startswith(POSTGRESQL):
-        return make_postgres_store(
-            database_server(stage, config), migration_folders(stage), metrics, codec_of(config)
-        )
+        return make_postgres_store(stage, config, metrics)
     name = _sqlite_name(config)
     if name == MEMORY:
         born = Identity(id=uuid4().hex, stage=stage.name, born_at=SystemClock().now())
@@ -78,20 +75,25 @@ def make_store(
 
 
 def make_postgres_store(
-    server: DatabaseServer,
-    folders: tuple[Path, ...],
-    metrics: Metrics | None,
-    codec: Codec = PLAIN,
+    stage: StageDeclaration[Any, Any], config: Config, metrics: Metrics | None
 ) -> Store:
     """The store on a server. Raises ConfigurationError where its driver is not installed."""
     try:
-        from stage.store.postgres.store import NOBODY, Listeners, PostgresStore
+        from stage.store.postgres.store import NOBODY, Listeners, PostgresLimits, PostgresStore
     except ImportError as error:
         raise ConfigurationError(DRIVER_MISSING) from error
     listeners = NOBODY
     if metrics is not None:
-        listeners = Listeners(committed=metrics.committed, waited=metrics.waited)
-    return PostgresStore(server, migrations=folders, listeners=listeners, codec=codec)
+        listeners = Listeners(
+            committed=metrics.committed, waited=metrics.waited, unpromised=report_unpromised
+        )
+    return PostgresStore(
+        database_server(stage, config),
+        migrations=migration_folders(stage),
+        limits=PostgresLimits(lease_seconds=config.lease_seconds),
+        listeners=listeners,
+        codec=codec_of(config),
+    )
 
 
 def open_server_database(
@@ -258,8 +260,8 @@ class Database:
         """The neighbours that were not asked since the backup was put back."""
         identity = self.identity
         generation = 0 if identity is None else identity.generation
-        found = self._connection.execute(statement("get_reconciled"), (generation,))
-        return sorted(set(neighbours) - {neighbour for neighbour, _, _ in found})
+        rows = self._connection.execute(statement("get_reconciled"), (generation,))
+        return unasked(neighbours, {neighbour: answer for neighbour, answer, _ in rows})
 
     def released(self, neighbours: Iterable[str] = ()) -> Identity:
         """Vouch for the generation: a saga that is not in the database was never here.

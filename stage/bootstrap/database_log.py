@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from stage.core.errors import StoreUnavailable
@@ -31,9 +32,21 @@ def tell_database(store: Store) -> None:
     )
 
 
+def tell_skew(store: Store) -> None:
+    """A warning at start about a machine whose clock is not that of its database (rule 34)."""
+    shared = store.ownership.time
+    if shared is not None and abs(ahead := time.time() - shared) > JUMP_SECONDS:
+        logs.default_logger().warning("clock_skewed", seconds=round(ahead, 3), path=store.place)
+
+
 def report_waiting(reason: str) -> None:
     """One line at start when another process has the database and is waited for."""
     logs.default_logger().warning("database_awaited", reason=reason)
+
+
+def report_unpromised(reason: str) -> None:
+    """A warning at start where commits that are answered may be lost with the server."""
+    logs.default_logger().warning("commits_may_be_lost", reason=reason)
 
 
 async def tell_newer(queries: Queries) -> None:

@@ -17,11 +17,12 @@ from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.callers import check_loopback
 from stage.bootstrap.descriptors import connections_max
 from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
+from stage.bootstrap.listener import listener_tls
 from stage.bootstrap.wiring import build_app
 from stage.config import Config, local_socket
 from stage.core.errors import ConfigurationError
 from stage.inbound.aiohttp import DOORS, SERVICE, Doors
-from stage.inbound.aiohttp_server import BoundedRunner, ServerLimits
+from stage.inbound.aiohttp_server import BoundedRunner, Reports, ServerLimits
 from stage.inbound.local import open_socket
 from stage.telemetry import logs, sdk
 
@@ -46,9 +47,13 @@ def serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
 
 async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     check_loopback(config)
-    app = build_app(stage, config)
+    tls = listener_tls(config)
+    if tls is not None:
+        await tls.open()
+    app = build_app(stage, config, tls=tls)
     limits = ServerLimits(connections_max=connections_max(config))
-    runner = BoundedRunner(app, limits, logs.report_turned_away)
+    reports = Reports(logs.report_turned_away, logs.report_handshakes_failed)
+    runner = BoundedRunner(app, limits, reports, tls)
     started, stopping = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,6 +70,7 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
         await stopping.wait()
         # Not ready at once, serving on until the load balancer has seen it.
         app[SERVICE].engine.leave_rotation()
+        runner.retire()
         await asyncio.sleep(config.drain_delay_seconds)
     finally:
         if beside is not None:
@@ -87,12 +93,13 @@ def _hear(started: asyncio.Event, stopping: asyncio.Event) -> None:
 
 
 def _tell(port: int, admin_port: int | None, config: Config) -> None:
-    print(f"listening on http://{config.host}:{port}", flush=True)
+    scheme = "https" if config.tls_cert else "http"
+    print(f"listening on {scheme}://{config.host}:{port}", flush=True)
     if admin_port is not None:
-        print(f"admin on http://{config.host}:{admin_port}", flush=True)
+        print(f"admin on {scheme}://{config.host}:{admin_port}", flush=True)
 
 
-async def _listen(runner: web.AppRunner, config: Config, doors: Doors) -> int:
+async def _listen(runner: BoundedRunner, config: Config, doors: Doors) -> int:
     """Open the port, whose number it returns, and the admin port where there is one."""
     # So many may be accepted at once, before any of them can be turned away.
     backlog = min(LISTEN_BACKLOG, connections_max(config) // 4)
@@ -101,18 +108,15 @@ async def _listen(runner: web.AppRunner, config: Config, doors: Doors) -> int:
     return await _listen_at(runner, config.host, config.port, backlog)
 
 
-async def _listen_at(runner: web.AppRunner, host: str, port: int, backlog: int) -> int:
+async def _listen_at(runner: BoundedRunner, host: str, port: int, backlog: int) -> int:
     """Open one port and return its number. Raises ConfigurationError."""
-    site = web.TCPSite(runner, host, port, backlog=backlog)
     try:
-        await site.start()
+        return await runner.listen(host, port, backlog)
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {error.strerror or error}:"
             " choose another --port or --admin-port, or stop what uses it"
         ) from error
-    opened: int = runner.addresses[-1][1]
-    return opened
 
 
 async def _listen_beside(runner: web.AppRunner, config: Config) -> Path | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,24 +48,28 @@ async def reconcile(
             "no neighbour is configured, so nobody would be asked: give every --upstream and"
             " --downstream of the stage"
         )
-    if unknown := sorted(without.keys() - set(peers)):
-        raise ConfigurationError(
-            f"{', '.join(unknown)} is no neighbour; the neighbours are {', '.join(peers) or 'none'}"
-        )
-    asked = [peer for peer in peers if peer not in without]
-    found = await _ask(stage, config, asked, since=since, dry_run=dry_run)
+    found = await _ask(stage, config, peers, without, since=since, dry_run=dry_run)
     if not dry_run:
         answers = {peer: f"{count} sagas" for peer, count in found.asked.items()}
-        with open_database(stage, config) as database:
-            database.reconciled({**answers, **without})
+        nobody = dict.fromkeys(found.unnamed, "")  # not asked: the release needs a word on it
+        # A database on a server runs an event loop of its own.
+        await asyncio.to_thread(_remember, stage, config, {**nobody, **answers, **without})
     return found
+
+
+def _remember(
+    stage: StageDeclaration[Any, Any], config: Config, answers: Mapping[str, str]
+) -> None:
+    with open_database(stage, config) as database:
+        database.reconciled(answers)
 
 
 # Long because it wires the rooms that a question to the neighbours needs, and closes them.
 async def _ask(
     stage: StageDeclaration[Any, Any],
     config: Config,
-    peers: list[str],
+    peers: Sequence[str],
+    without: Mapping[str, str],
     *,
     since: float | None,
     dry_run: bool,
@@ -91,7 +96,18 @@ async def _ask(
                 "the database was not restored: give --since, the instant from which sagas are"
                 " missing"
             )
-        found = await reconciler.ask(peers, as_of - MARGIN_SECONDS)
+        openers = await reconciler.openers()
+        known = {*peers, *openers}
+        if unknown := sorted(without.keys() - known):
+            raise ConfigurationError(
+                f"{', '.join(unknown)} is no neighbour; the neighbours are"
+                f" {', '.join(sorted(known))}"
+            )
+        asked = [peer for peer in peers if peer not in without]
+        found = await reconciler.ask(asked, as_of - MARGIN_SECONDS)
+        found.unnamed = {
+            name: count for name, count in openers.items() if name not in (*peers, *without)
+        }
         if not dry_run:
             await reconciler.adopt(found)
         return found
@@ -112,4 +128,5 @@ def _adoption(
         Interpreter(versions, observer, clock),
         Journal(versions, observer, render_ending),
         store.codec,
+        store.identity.generation,
     )

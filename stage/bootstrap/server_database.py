@@ -11,6 +11,7 @@ import msgspec
 
 from stage.bootstrap.encryption import sealed_codec
 from stage.core.errors import ConfigurationError
+from stage.core.lost import unasked
 from stage.ports.identity import Identity
 from stage.ports.store import LOST_SAGAS_MAX, Row
 from stage.store import migrate
@@ -126,7 +127,7 @@ class ServerDatabase:
         identity = self.identity
         generation = 0 if identity is None else identity.generation
         found = self._run(self._link.fetch("get_reconciled", generation))
-        return sorted(set(neighbours) - {neighbour for (neighbour,) in found})
+        return unasked(neighbours, {row[0]: row[1] for row in found})
 
     def released(self, neighbours: Iterable[str] = ()) -> Identity:
         """Vouch for the generation: a saga that is not in the database was never here.

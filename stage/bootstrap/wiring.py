@@ -20,11 +20,17 @@ from stage.bootstrap.author_code import AuthorCodeWatch
 from stage.bootstrap.callers import callers_of, open_callers
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
-from stage.bootstrap.database_log import tell_database, tell_newer, tell_trouble
+from stage.bootstrap.database_log import (
+    tell_database,
+    tell_newer,
+    tell_skew,
+    tell_trouble,
+)
+from stage.bootstrap.listener import check_not_ours
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
-from stage.engine.clock import SteadyClock
+from stage.engine.clock import SteadyClock, begin, wall_of
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.inbound.admission import Admission
@@ -34,6 +40,7 @@ from stage.inbound.front_door import Hosts
 from stage.inbound.lookups import Lookups
 from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
+from stage.inbound.tls import ListenerTls
 from stage.outbound.client import PeerClient
 from stage.outbound.credentials import Credentials
 from stage.outbound.peers import http_peers
@@ -61,11 +68,13 @@ def build_app(
     observer: Observer | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    tls: ListenerTls | None = None,
 ) -> web.Application:
     """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
 
     Spans are made by the `tracer_provider` and metrics by the `meter_provider`, otherwise by those
-    of the process. An `observer` takes the place of all telemetry but the metrics.
+    of the process. An `observer` takes the place of all telemetry but the metrics. `tls` is that of
+    the listener, where it is ours.
 
     Raises DeclarationError and ConfigurationError with the fix in the message.
     """
@@ -75,6 +84,7 @@ def build_app(
         observer=observer,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
+        tls=tls,
     )
     app = make_app()
     app[SERVICE] = wired.service
@@ -146,7 +156,9 @@ class WiredStage:
         await self._credentials.open()
         await open_callers(self.service.callers)
         await self._store.open()
+        begin(self.service.clock)
         tell_database(self._store)
+        tell_skew(self._store)
         watching = asyncio.get_running_loop().create_task(
             tell_trouble(self._store, self.service.clock)
         )
@@ -197,19 +209,21 @@ def wire(
     observer: Observer | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    tls: ListenerTls | None = None,
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
+    if tls is None:
+        check_not_ours(config)
     credentials = credentials_of(stage, config)
     bound = _bind(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    clock = SteadyClock()
     metrics = Metrics()
-    if observer is None:
-        observer = _observer(config, tracer_provider, metrics)
+    observer = observer or _observer(config, tracer_provider, metrics)
     store = make_store(stage, config, metrics)
+    clock = SteadyClock(wall_of(store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
-    transport = Transport()
+    transport = Transport(store.ownership.assured)
     client = PeerClient(transport, clock=clock, observer=observer)
     peers = http_peers(
         client,
@@ -235,6 +249,7 @@ def wire(
         queued=lambda: store.queued,
         breakers=lambda: client.breakers,
         speaks=lambda: store.ownership.share.first,
+        files=lambda: (*(() if tls is None else tls.states()), *credentials.states()),
     )
     bridge(metrics, gauges, meter_provider, stage.name)
     service = Service(
@@ -248,6 +263,7 @@ def wire(
         metrics=Exposition(metrics, gauges).write,
         lookups=Lookups(engine.seen),
         admission=Admission(config.requests_max, callers=config.upstreams),
+        breakers=lambda: client.breakers,
         jitter=random,
         wait_seconds_max=config.wait_seconds_max,
         callers=callers_of(config),

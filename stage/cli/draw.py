@@ -9,14 +9,27 @@ from stage.cli.failure import one_line
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
 from stage.wire.envelope import parse_instant
-from stage.wire.views import SagaPage, SagaView, StepView
+from stage.wire.views import (
+    ActPage,
+    GroupsView,
+    PausesView,
+    PeersView,
+    PeerView,
+    SagaPage,
+    SagaView,
+    StepView,
+    SweepView,
+)
 
 COLUMN_CHARS_MAX = 120
+DRY_RUN_LINES_MAX = 20
+"""Sagas that a dry run of a sweep lists."""
 MARKS = {
     "not_started": "·",
     "started": "…",
     "waiting": "…",
     "in_doubt": "?",
+    "pending": "…",
     "probing": "?",
     "succeeded": "✓",
     "refused": "✗",
@@ -54,6 +67,117 @@ def draw_page(page: SagaPage) -> str:
     ]
     drawn = table(("SAGA", "STATE", "OUTCOME", "UPDATED AT", "NEXT"), rows)
     return drawn + (f"\nmore: --after {_cell(page.next)}" if page.next else "")
+
+
+def draw_groups(view: GroupsView) -> str:
+    """One line a group: those that wait for a person, then those that go on by themselves."""
+    if not view.groups:
+        return "nothing waits, and nothing is parked"
+    rows = [
+        (
+            group.parked_cause or "waits",
+            group.step or "-",
+            group.peer or "-",
+            group.direction,
+            str(group.sagas),
+            _long(group.oldest_seconds),
+        )
+        for group in sorted(view.groups, key=lambda each: each.parked_cause is None)
+    ]
+    return table(("CAUSE", "STEP", "PEER", "DIRECTION", "SAGAS", "OLDEST"), rows)
+
+
+def draw_peers(view: PeersView) -> str:
+    """One line a peer."""
+    rows = [
+        (
+            peer.peer,
+            _health(peer),
+            str(sum(group.sagas for group in peer.waiting if group.direction == "forward")),
+            str(sum(group.sagas for group in peer.waiting if group.direction != "forward")),
+            f"{peer.under_way}/{peer.places}" if peer.places is not None else "-",
+            f"{peer.rate_per_second:g}/s" if peer.rate_per_second is not None else "-",
+            peer.last_answer_at or "-",
+            f"{peer.last_failure_at} {peer.last_failure or ''}" if peer.last_failure_at else "-",
+        )
+        for peer in view.peers
+    ]
+    head = (
+        *("PEER", "IS", "FORWARD", "BACKWARD", "UNDER WAY", "RATE"),
+        *("LAST ANSWER", "LAST FAILURE"),
+    )
+    return table(head, rows) if rows else "no peers"
+
+
+def _health(peer: PeerView) -> str:
+    if peer.paused_until is not None:
+        return f"paused until {peer.paused_until}"
+    if peer.breaker_open:
+        return "failing"
+    return "-" if peer.last_answer_at is None and peer.last_failure_at is None else "in use"
+
+
+def draw_acts(page: ActPage) -> str:
+    """One line an act, and how to get the next page."""
+    if not page.acts:
+        return "nobody did anything"
+    rows = [
+        (act.at, act.actor, act.act, act.target, f"{act.before} → {act.after}", act.reason)
+        for act in page.acts
+    ]
+    drawn = table(("AT", "ACTOR", "ACT", "TARGET", "CHANGE", "REASON"), rows)
+    return drawn + (f"\nmore: --before {page.next}" if page.next else "")
+
+
+def draw_pauses(view: PausesView) -> str:
+    """One line a pause."""
+    if not view.pauses:
+        return "nothing is paused"
+    rows = [
+        (each.target, each.direction or "both", each.until, each.actor, each.reason)
+        for each in view.pauses
+    ]
+    return table(("TARGET", "DIRECTION", "UNTIL", "ACTOR", "REASON"), rows)
+
+
+def draw_sweeps(sweeps: Sequence[SweepView]) -> str:
+    """One line a sweep."""
+    if not sweeps:
+        return "no sweeps"
+    rows = [
+        (
+            "-" if each.number is None else str(each.number),
+            each.verb,
+            each.state,
+            f"{each.done + each.refused}/{each.sagas}",
+            str(each.refused),
+            each.actor,
+            each.reason,
+            each.where,
+        )
+        for each in sweeps
+    ]
+    head = ("SWEEP", "VERB", "STATE", "THROUGH", "REFUSED", "ACTOR", "REASON", "SAGAS")
+    return table(head, rows)
+
+
+def draw_sweep(sweep: SweepView) -> str:
+    """One sweep, and the sagas that it would be for, or could not act on."""
+    if sweep.number is None:
+        ids = [f"  {_cell(saga_id)}" for saga_id in sweep.first[:DRY_RUN_LINES_MAX]]
+        more = len(sweep.first) - len(ids)
+        rest = [f"  and {sweep.sagas - len(ids)} more"] if more > 0 else []
+        return "\n".join([f"{sweep.verb} would be done to {sweep.sagas} sagas", *ids, *rest])
+    refused = [f"  {_cell(each.saga_id)}: {_cell(each.detail)}" for each in sweep.first_refused]
+    return "\n".join([draw_sweeps([sweep]), *(["refused", *refused] if refused else [])])
+
+
+def _long(seconds: float) -> str:
+    """A duration in the unit in which a person counts it."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def draw_saga(saga: SagaView, entries: Sequence[Mapping[str, Any]], *, now: float) -> str:

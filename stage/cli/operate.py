@@ -19,7 +19,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 UNFINISHED = tuple(state for state in SagaState if state is not SagaState.COMPLETED)
 """States in which something may wait for a peer. A compensated saga may have to notify upstream."""
 WAITING = frozenset(
-    {Phase.WAITING, Phase.IN_DOUBT, Phase.COMPENSATION_WAITING, Phase.COMPENSATION_FAILED}
+    {
+        Phase.WAITING,
+        Phase.IN_DOUBT,
+        Phase.PENDING,
+        Phase.COMPENSATION_WAITING,
+        Phase.COMPENSATION_FAILED,
+    }
 )
 """Phases in which a step waits for its peer."""
 PAGE = 200

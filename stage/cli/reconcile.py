@@ -31,7 +31,8 @@ def reconcile(
 ) -> int:
     """Ask every neighbour for its sagas since the backup, and adopt those that are missing.
 
-    The stage has to be stopped. Exit status 1 when a neighbour did not answer.
+    The stage has to be stopped. Exit status 1 when a neighbour did not answer, or when one that
+    has opened sagas is not configured.
     """
     import asyncio
 
@@ -49,7 +50,7 @@ def reconcile(
         reconciled(find_stage(target), config, since=instant, without=reasons, dry_run=dry_run)
     )
     _show(found, dry_run=dry_run)
-    return NEGATIVE if found.unanswered else 0
+    return NEGATIVE if found.unanswered or found.unnamed else 0
 
 
 def _reason(text: str) -> tuple[str, str]:
@@ -66,6 +67,11 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
         click.echo(f"{peer} lists {count} sagas")
     for peer, reason in found.unanswered.items():
         click.echo(f"{peer} was not asked: {reason}. Ask again, or give --without {peer}=REASON")
+    for name, count in found.unnamed.items():
+        click.echo(
+            f"{name} opened {count} sagas, and is no configured neighbour: give --upstream"
+            f" {name}=URL, or --without {name}=REASON"
+        )
     rows = [
         (
             saga.id,
@@ -81,7 +87,7 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
             f"saga {each.saga_id} is {each.state} here, and {each.neighbour} says {each.said}:"
             " look at both, then `stage compensate` or `stage show`"
         )
-    if not (rows or found.differences or found.unanswered):
+    if not (rows or found.differences or found.unanswered or found.unnamed):
         click.echo("nothing is missing")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
@@ -14,6 +15,7 @@ from stage.config import Config, check_url, load, local_socket
 from stage.core.errors import StageError
 
 if TYPE_CHECKING:
+    import ssl
     from http.client import HTTPConnection
 
     import msgspec
@@ -29,6 +31,12 @@ ANSWER_BYTES_MAX = 8_388_608
 
 UNIX = "unix:"
 TOKEN_FILE = "stage.token_file"  # noqa: S105 - a key of click's context
+TLS_FILES = {
+    "stage.ca_file": ("--ca-file", "Trust these authorities alone (PEM)."),
+    "stage.client_cert": ("--client-cert", "The certificate to show to the stage (PEM)."),
+    "stage.client_key": ("--client-key", "Its key, where the certificate's file has none."),
+}
+"""Options of TLS by their key of click's context; each may stand in the environment."""
 TOKEN_BYTES_MAX = 65_536
 
 
@@ -47,19 +55,29 @@ def url_option(function: F) -> F:
 
 
 def token_file_option(function: F) -> F:
-    """Add `--token-file`, which `exchange` reads for itself."""
+    """Add `--token-file` and the files of TLS, which `exchange` reads for itself."""
+    for key, (option, text) in reversed(TLS_FILES.items()):
+        variable = "STAGE_" + option.removeprefix("--").replace("-", "_").upper()
+        function = click.option(
+            option,
+            envvar=variable,
+            metavar="FILE",
+            expose_value=False,
+            callback=partial(_keep, key),
+            help=f"{text}  [{variable}]",
+        )(function)
     return click.option(
         "--token-file",
         envvar="STAGE_TOKEN_FILE",
         metavar="FILE",
         expose_value=False,
-        callback=_keep_token_file,
+        callback=partial(_keep, TOKEN_FILE),
         help="The token to show to the stage.  [STAGE_TOKEN_FILE]",
     )(function)
 
 
-def _keep_token_file(context: click.Context, _option: click.Parameter, value: str | None) -> None:
-    context.meta[TOKEN_FILE] = value
+def _keep(key: str, context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    context.meta[key] = value
 
 
 def _url(_context: click.Context, _option: click.Parameter, value: str | None) -> str:
@@ -166,8 +184,12 @@ def _connected(base: str) -> HTTPConnection:
         else:
             parts = urlsplit(base)
             assert parts.hostname is not None  # check_url saw it
-            kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-            connection = kind(parts.hostname, parts.port, timeout=CONNECT_SECONDS_MAX)
+            if parts.scheme == "https":
+                connection = HTTPSConnection(
+                    parts.hostname, parts.port, timeout=CONNECT_SECONDS_MAX, context=_tls_context()
+                )
+            else:
+                connection = HTTPConnection(parts.hostname, parts.port, timeout=CONNECT_SECONDS_MAX)
             connection.connect()
     except OSError as error:
         connection.close()
@@ -177,6 +199,31 @@ def _connected(base: str) -> HTTPConnection:
         ) from error
     connection.sock.settimeout(ANSWER_SECONDS_MAX)
     return connection
+
+
+def _tls_context() -> ssl.SSLContext:
+    """TLS with the files of the options. Raises Failure."""
+    import ssl
+
+    from stage.ports.certificates import MINIMUM, load_pair, words_of
+
+    context = click.get_current_context(silent=True)
+    ca, cert, key = ("" if context is None else context.meta.get(each) or "" for each in TLS_FILES)
+    try:
+        made = ssl.create_default_context(cafile=ca or None)
+        made.minimum_version = MINIMUM
+    except OSError as error:  # SSLError is such a one
+        raise Failure(
+            f"option --ca-file: {ca} cannot be used ({words_of(error)}): give PEM"
+        ) from None
+    if key and not cert:
+        raise Failure("option --client-key: there is no --client-cert that it belongs to")
+    if cert:
+        try:
+            load_pair(made, cert, key)
+        except ValueError as error:
+            raise Failure(f"option --client-cert: {error}") from None
+    return made
 
 
 def _token_headers() -> dict[str, str]:

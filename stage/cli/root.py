@@ -14,17 +14,22 @@ from collections.abc import Sequence
 import click
 
 from stage import __version__
+from stage.cli.asl import asl
 from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
+from stage.cli.overview import audit, groups, peers
+from stage.cli.pause import pause, pauses, resume
 from stage.cli.reconcile import reconcile
 from stage.cli.sagas import sagas, show
 from stage.cli.send import send
 from stage.cli.serve import serve
 from stage.cli.settings import config, openapi
 from stage.cli.simulate import simulate
+from stage.cli.sweep import sweep, sweeps
+from stage.cli.temporal import temporal
 from stage.cli.tokens import keys
 from stage.cli.trace import trace
 from stage.core.errors import StageError
@@ -37,9 +42,10 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, serve, db, send, sagas, show, trace, plan),
+    *(demo, serve, db, send, sagas, groups, peers, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile),
-    *(config, keys, openapi, simulate),
+    *(sweep, sweeps, pause, resume, pauses, audit),
+    *(config, keys, openapi, simulate, temporal, asl),
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from stage.cli.failure import Failure
 from stage.cli.remote import output_option, url_option
-from stage.core.states import SagaState
-
-STATES = tuple(state.value for state in SagaState)
+from stage.cli.where import query_of, where_options
 
 
 @click.command()
 @url_option
-@click.option(
-    "--state", "states", type=click.Choice(STATES), multiple=True, help="Only these. Repeatable."
-)
-@click.option("--parked", is_flag=True, help="Only those that wait for a person.")
+@where_options
 @click.option(
     "--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most so many."
 )
 @click.option("--after", default="", metavar="ID", help="Those after this id: the next page.")
 @output_option
-def sagas(
-    url: str, states: tuple[str, ...], parked: bool, limit: int, after: str, output: str
-) -> None:
-    """List sagas in the order of their ids."""
+def sagas(url: str, limit: int, after: str, output: str, **where: Any) -> None:
+    """List sagas in the order of their ids. Each option narrows the list."""
     from urllib.parse import urlencode
 
     from stage.cli.draw import draw_page
     from stage.cli.remote import fetch
     from stage.wire.views import SagaPage, encode_view
 
-    query = [("limit", str(limit)), *(("state", state) for state in states)]
-    if parked:
-        query.append(("parked", "true"))
+    query = [("limit", str(limit)), *query_of(where)]
     if after:
         query.append(("after", after))
     page = fetch(url, f"/sagas?{urlencode(query)}", SagaPage)

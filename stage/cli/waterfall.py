@@ -12,7 +12,7 @@ from math import ceil
 
 from stage.core.commands import AttemptKind
 from stage.core.describe import attempt_in_words
-from stage.core.event_table import NAMED, EventRow, Level
+from stage.core.event_table import NAMED, EventRow, Level, wording_of
 from stage.core.events import Recovered
 from stage.core.questions import Standing
 from stage.wire.chain import ChainEvent, ChainView, StageStory
@@ -89,7 +89,11 @@ def _rows(story: StageStory, depth: int) -> Iterable[_Row]:
                 known = _Row(story.stage, depth, at, _undeclared(event), _is_backward(event))
                 rows.append(known)
             known.end, known.open = at, False
-            word = "" if known_event.end in _AS_ASKED else known_event.wording
+            word = (
+                ""
+                if known_event.end in _AS_ASKED
+                else wording_of(known_event, may_stand=event.may_stand)
+            )
             known.note = _note(word, event)
         elif event.event == RECOVERED:
             for row in open_.values():

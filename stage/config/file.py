@@ -44,6 +44,8 @@ def from_file(path: str | Path | None, problems: list[str]) -> Iterator[Given]:
         if setting is None:
             problems.append(f"{origin}: is not known{nearest(key, BY_NAME)}")
         elif not setting.peers:
+            if setting.read is file_path and isinstance(value, str) and value:
+                value = str(Path(path).parent / value)
             yield Given(setting, value, origin)
         elif isinstance(value, dict):
             for name, given in value.items():

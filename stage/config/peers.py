@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from stage.config.values import (
+    certificate_name,
     check_url,
     codes,
     count,
@@ -39,6 +40,7 @@ PEER_KEYS = (
     PeerKey(URL, check_url, EVERY),
     PeerKey("token_file", file_path, NEIGHBOURS),
     PeerKey("accept_file", file_path, NEIGHBOURS),
+    PeerKey("accept_san", certificate_name, NEIGHBOURS),
     PeerKey("bearer_file", file_path, EXTERNALS),
     PeerKey("basic_file", file_path, EXTERNALS),
     PeerKey("headers_file", file_path, EXTERNALS),
@@ -56,6 +58,7 @@ PEER_KEYS = (
 """The fields of `ports.connection.Connection`, in their order."""
 OPERATOR_KEYS = (
     PeerKey("accept_file", file_path, OPERATORS),
+    PeerKey("accept_san", certificate_name, OPERATORS),
     PeerKey("role", one_of(*Role), OPERATORS),
 )
 """The fields of `ports.operator.Operator`, in their order."""
@@ -71,10 +74,12 @@ def peer_of(setting: str, parts: Mapping[str, Any]) -> str | Connection | Operat
     if setting in STEPS:
         return Policy(**parts)
     if setting in OPERATORS:
-        if "accept_file" not in parts:
-            raise ValueError("has no accept_file: `stage keys new NAME` writes one")
-        return Operator(accept_file=parts["accept_file"], role=Role(parts.get("role", Role.VIEWER)))
-    orchestrator = setting == "upstreams" and "accept_file" in parts
+        if "accept_file" not in parts and "accept_san" not in parts:
+            raise ValueError(
+                "has neither accept_file nor accept_san: `stage keys new NAME` writes a file"
+            )
+        return Operator(**{**parts, "role": Role(parts.get("role", Role.VIEWER))})
+    orchestrator = setting == "upstreams" and ("accept_file" in parts or "accept_san" in parts)
     if URL not in parts and not orchestrator:
         raise ValueError('has no url: add it, for example url = "http://host:8080"')
     if URL in parts and len(parts) == 1:

@@ -33,6 +33,9 @@ OTHER_VARIABLES = frozenset(
         FILE_VARIABLE,
         "STAGE_URL",
         "STAGE_TOKEN_FILE",
+        "STAGE_CA_FILE",
+        "STAGE_CLIENT_CERT",
+        "STAGE_CLIENT_KEY",
         "STAGE_TRACE_URL",
         "STAGE_FAST_TELEMETRY",
     }
@@ -56,10 +59,14 @@ class Config:
     admin_port: int | None = None
     auth: str = "tokens"
     allowed_hosts: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
     database: str = "sqlite:///stage.db"
     database_must_exist: bool = False
     payload_key_file: str = ""
     lock_wait_seconds: float = 0.0
+    lease_seconds: float = 10.0
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     externals: Mapping[str, str | Connection] = field(default_factory=dict)
@@ -146,6 +153,19 @@ SETTINGS = (
         "Names in the Host header beside those of loopback and of --host.",
     ),
     Setting(
+        "tls_cert",
+        file_path,
+        "FILE",
+        "PEM certificate with its chain: every port speaks TLS alone.",
+    ),
+    Setting("tls_key", file_path, "FILE", "Its key, where the certificate's file has none."),
+    Setting(
+        "tls_client_ca",
+        file_path,
+        "FILE",
+        "PEM of the authorities whose certificates name callers.",
+    ),
+    Setting(
         "database",
         database,
         "URL",
@@ -169,6 +189,12 @@ SETTINGS = (
         seconds_between(0, 3_600),
         "SECONDS",
         "How long to wait at start for the process that has the database.",
+    ),
+    Setting(
+        "lease_seconds",
+        seconds_between(1, 300),
+        "SECONDS",
+        "Replicas on PostgreSQL: after so long a silent one is taken for dead.",
     ),
     Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
     Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),

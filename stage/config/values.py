@@ -11,6 +11,7 @@ from stage.core.names import STAGE_NAME
 
 _BAGGAGE_KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_SAN = re.compile(r"[A-Za-z0-9._-]{1,253}|[a-z][a-z0-9+.-]*:[\x21-\x7e]{1,1024}")
 POSTGRESQL = "postgresql://"
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 
@@ -42,6 +43,16 @@ def file_path(value: object) -> str:
     """The path of a file. Raises ValueError with the fix."""
     if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError(f"{value!r} is not a path: give the path of a file")
+    return value
+
+
+def certificate_name(value: object) -> str:
+    """A subject alternative name: of a host, or the URI of a workload. Raises ValueError."""
+    if not isinstance(value, str) or not _SAN.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is no name of a certificate: give a host such as order.example, or a URI"
+            " such as spiffe://example/order"
+        )
     return value
 
 

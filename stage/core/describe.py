@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stage.core.commands import AttemptKind, Do, Record, Rest
-from stage.core.event_table import NAMED
+from stage.core.event_table import NAMED, wording_of
 from stage.core.events import name_of
 from stage.core.machine import decide
 from stage.core.saga import Saga
@@ -39,7 +39,8 @@ def event_in_words(name: str, members: Mapping[str, Any]) -> str:
     does not know is shown as it is: a neighbour may use its own.
     """
     row = NAMED.get(name)
-    wording = name if row is None else row.wording
+    may_stand = bool(members.get("may_stand"))
+    wording = name if row is None else wording_of(row, may_stand=may_stand)
     public = ("step",) if row is None else row.public
     given = {member: members[member] for member in public if members.get(member) is not None}
     step = str(given.get("step", ""))

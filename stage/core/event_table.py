@@ -40,6 +40,8 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     wording: str
+    in_doubt: str = ""
+    """The phrase for one whose effect may stand all the same; empty: the usual one."""
     public: tuple[str, ...] = ()
     level: Level = Level.INFO
     starts: AttemptKind | None = None
@@ -65,9 +67,11 @@ def _end(
     failed: bool = False,
     final: bool = False,
     parks: bool = False,
+    in_doubt: str = "",
 ) -> EventRow:
     return EventRow(
         wording=wording,
+        in_doubt=in_doubt,
         ends=kind,
         end=end,
         parks=parks,
@@ -93,17 +97,21 @@ _WARNING, _ERROR = Level.WARNING, Level.ERROR
 EVENTS: Final[dict[type[e.Event], EventRow]] = {
     # --- the saga ---
     e.Accepted: EventRow(
-        wording="accepted", public=("deadline", "upstream", "deferred", "version")
+        wording="accepted",
+        public=("deadline", "upstream", "deferred", "version", "generation"),
     ),
     e.Tombstoned: EventRow(
         wording="barred before it ran", public=("requested_by", "reason")
     ),
     e.Recovered: EventRow(
-        wording="recovered", public=("epoch", "rested", "innocent"), level=_WARNING
+        wording="recovered",
+        public=("epoch", "generation", "rested", "innocent"),
+        level=_WARNING,
     ),
     e.AnswerDeferred: EventRow(wording="answered 202"),
     e.CompensationRequested: EventRow(
-        wording="asked to compensate", public=("requested_by", "requester", "reason", "compensated")
+        wording="asked to compensate",
+        public=("requested_by", "requester", "reason", "compensated", "generation"),
     ),
     e.TurnedBack: EventRow(wording="turns back", public=("step", "reason"), level=_WARNING),
     e.Completed: EventRow(wording="completed", outcome=SagaState.COMPLETED, final=True),
@@ -128,7 +136,10 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         level=Level.DEBUG,
     ),
     e.StepSucceeded: _end("succeeded", _EXECUTE, "succeeded", "step", "span"),
-    e.StepRefused: _end("refused", _EXECUTE, "refused", "step", "reason", "may_stand", "said"),
+    e.StepRefused: _end(
+        "refused", _EXECUTE, "refused",
+        "step", "reason", "may_stand", "said", in_doubt="a no in doubt",
+    ),
     e.StepTransient: _end(
         "did not happen, again later", _EXECUTE, "transient",
         "step", "reason", "retry_after", "may_stand", "denied", "defect", "final",
@@ -138,11 +149,17 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         "in doubt", _EXECUTE, "in_doubt",
         "step", "reason", "denied", "changed", "final", level=_WARNING, failed=True,
     ),
-    e.StepPending: _end("still running there", _EXECUTE, "pending", "step", "retry_after"),
+    e.StepPending: _end(
+        "still running there", _EXECUTE, "pending", "step", "reason", "retry_after"
+    ),
     # --- probes ---
     e.ProbeStarted: _start("started", _PROBE, "step"),
     e.ProbeFound: _end("found", _PROBE, "found", "step"),
     e.ProbeNotThere: _end("not there", _PROBE, "not_there", "step"),
+    e.ProbePending: _end(
+        "still pending there", _PROBE, "pending", "step", "reason", "retry_after"
+    ),
+    e.ProbeRefused: _end("refused there", _PROBE, "refused", "step", "reason"),
     e.ProbeFailed: _end(
         "no answer", _PROBE, "failed",
         "step", "reason", "retry_after", level=_WARNING, failed=True,
@@ -194,6 +211,11 @@ def _defaults(kind: type[Any], public: tuple[str, ...]) -> tuple[tuple[str, Any]
 
 
 _PUBLIC: Final = {kind: _defaults(kind, row.public) for kind, row in EVENTS.items()}
+
+
+def wording_of(row: EventRow, *, may_stand: bool) -> str:
+    """The phrase for an event of that row: a gateway's no is no refusal."""
+    return (row.in_doubt if may_stand else "") or row.wording
 
 
 def level_of(event: e.Event) -> Level:

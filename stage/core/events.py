@@ -46,7 +46,8 @@ class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
     """The saga was durably accepted. `upstream` is the neighbour to notify of a late failure.
 
     `baggage` is the part of the W3C baggage of the request that is passed on. `version` is that of
-    the stage, which the saga keeps, and `plan_hash` that of its plan (core.bindings).
+    the stage, which the saga keeps, and `plan_hash` that of its plan (core.bindings). `generation`
+    is that of the database, which grows with each restore (rule 33).
     """
 
     deadline: float | None = None
@@ -55,6 +56,7 @@ class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
     baggage: str = ""
     version: int = 1
     plan_hash: str = ""
+    generation: int = 1
 
 
 class Tombstoned(_Event, frozen=True, kw_only=True, tag="tombstoned"):
@@ -69,10 +71,11 @@ class Recovered(_Event, frozen=True, kw_only=True, tag="recovered"):
     """A new run took the saga over. Attempts that were in flight are in doubt from here on.
 
     `rested` says that no run was lost: the saga was at rest, and something was asked of it or its
-    next action came due.
+    next action came due. `generation` is that of the database in which it was taken over.
     """
 
     epoch: int
+    generation: int = 1
     rested: bool = False
     innocent: bool = False
     """True when the process before died in the code of another saga (rule 35)."""
@@ -86,13 +89,14 @@ class CompensationRequested(_Event, frozen=True, kw_only=True, tag="compensation
     """A neighbour or an operator asked to undo the saga.
 
     `compensated` is the word of a downstream that nothing stands at it or behind it. `requester`
-    is what the one that asks is to the saga (rule 36).
+    is what the one that asks is to the saga (rule 36). `generation` is that of the database.
     """
 
     requested_by: str = ""
     requester: Requester = Requester.CLAIMED
     reason: str = ""
     compensated: bool = False
+    generation: int = 1
 
 
 class StepStarted(_Event, frozen=True, kw_only=True, tag="step_started"):
@@ -173,9 +177,14 @@ class StepInDoubt(_Event, frozen=True, kw_only=True, tag="step_in_doubt"):
 
 
 class StepPending(_Event, frozen=True, kw_only=True, tag="step_pending"):
-    """Downstream answered 202: durably accepted, still running; asked again later."""
+    """Durably taken on there, and still under way; asked again later.
+
+    Downstream answered 202, or the author's function of a call said that it is pending, with the
+    `reason` in its words.
+    """
 
     step: str
+    reason: str = ""
     retry_after: float | None = None
 
 
@@ -197,6 +206,21 @@ class ProbeNotThere(_Event, frozen=True, kw_only=True, tag="probe_not_there"):
     """The API does not know the key; believed only when said twice, apart."""
 
     step: str
+
+
+class ProbePending(_Event, frozen=True, kw_only=True, tag="probe_pending"):
+    """The API knows the key, and how the call ends is not known there yet."""
+
+    step: str
+    reason: str = ""
+    retry_after: float | None = None
+
+
+class ProbeRefused(_Event, frozen=True, kw_only=True, tag="probe_refused"):
+    """The API knows the key, and the call ended with a business no there: nothing happened."""
+
+    step: str
+    reason: str = ""
 
 
 class ProbeFailed(_Event, frozen=True, kw_only=True, tag="probe_failed"):
@@ -355,7 +379,7 @@ Verb = Retried | Settled | Resolved | Abandoned | Forgotten
 
 AttemptEnd = (
     StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
-    | ProbeFound | ProbeNotThere | ProbeFailed
+    | ProbeFound | ProbeNotThere | ProbePending | ProbeRefused | ProbeFailed
     | CompensationSucceeded | CompensationDelayed | CompensationRefused
     | TellDelivered | TellDelayed | TellRefused
 )  # fmt: skip
@@ -365,7 +389,7 @@ Event = (
     Accepted | Tombstoned | Recovered | AnswerDeferred | CompensationRequested
     | StepStarted | RequestPrepared | ProbeStarted | CompensationStarted | TellStarted
     | StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
-    | ProbeFound | ProbeNotThere | ProbeFailed
+    | ProbeFound | ProbeNotThere | ProbePending | ProbeRefused | ProbeFailed
     | CompensationSucceeded | CompensationDelayed | CompensationRefused
     | TellDelivered | TellDelayed | TellRefused
     | TurnedBack | Completed | Compensated | FailedToCompensate | Parked

@@ -14,6 +14,8 @@ class FailureKind(StrEnum):
     """It certainly did not happen."""
     IN_DOUBT = "in_doubt"
     """Nobody knows."""
+    PENDING = "pending"
+    """It was taken on there, and how it ends becomes known later (decision 0060)."""
     DEFECT = "defect"
     """The author's code failed before any request was prepared: it certainly did not happen."""
 
@@ -24,7 +26,10 @@ NONE: frozenset[int] = frozenset()
 
 
 def classify_code(
-    code: int, transient_on: frozenset[int] = NONE, refused_on: frozenset[int] = NONE
+    code: int,
+    transient_on: frozenset[int] = NONE,
+    refused_on: frozenset[int] = NONE,
+    pending_on: frozenset[int] = NONE,
 ) -> FailureKind | None:
     """The meaning of an answer's code, or None when the author's function decides.
 
@@ -35,6 +40,8 @@ def classify_code(
         return FailureKind.TRANSIENT
     if code in refused_on:
         return FailureKind.REFUSED
+    if code in pending_on:
+        return FailureKind.PENDING
     if code in TRANSIENT_CODES:
         return FailureKind.TRANSIENT
     if code in IN_DOUBT_CODES or not (200 <= code < 300 or 400 <= code < 500):

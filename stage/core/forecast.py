@@ -84,7 +84,7 @@ def _prospect(step: Step, known: StepState) -> Prospect:
         return Prospect.NOTHING
     if known.phase in (Phase.STARTED, Phase.PROBING):
         return Prospect.WAIT_FIRST
-    if known.phase is Phase.IN_DOUBT:
+    if known.phase in (Phase.IN_DOUBT, Phase.PENDING):
         if can_probe(step, known):
             return Prospect.PROBE_FIRST
         return Prospect.SETTLE_FIRST if must_be_settled(step, known) else Prospect.WITHOUT_RESULT

@@ -8,15 +8,22 @@ upstream that has the word of this stage that nothing stands here, while no down
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
 
 from stage.core import events as e
 from stage.core.bindings import binding_of
+from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Plan, StepKind
 
 LOST = "lost with an older database: nobody knows whether it happened"
+OPERATOR = "operator"
+OVER = 0.0
+"""A deadline that is over by every clock: that of this moment may be days ahead (rule 34)."""
+TURNED = "an older database was put back while it was under way"
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +53,7 @@ def journal_of(
     upstream: str,
     asked: e.CompensationRequested | None,
     at: float,
+    generation: int,
 ) -> list[e.Event]:
     """The first entries of a lost saga that is adopted.
 
@@ -57,27 +65,50 @@ def journal_of(
     proof = nothing_stands(words)
     if proof is not None and asked is None:
         return [e.Tombstoned(at=at, requested_by=proof.neighbour, reason=f"lost here; {said}")]
-    lost: list[e.Event] = [
-        e.Accepted(at=at, deadline=at, upstream=upstream, deferred=True, version=plan.version),
-        *_doubts(plan, Saga(id=""), at),
-    ]
+    accepted = e.Accepted(
+        at=at,
+        deadline=OVER,
+        upstream=upstream,
+        deferred=True,
+        version=plan.version,
+        generation=generation,
+    )
+    lost: list[e.Event] = [accepted, *_doubts(plan, Saga(id=""), at)]
     if asked is not None:
         return [*lost, asked]
     reason = f"lost with an older database; {said}"
     return [*lost, e.Parked(at=at, cause=ParkCause.LOST, reason=reason)]
 
 
-def doubts_after_restore(
-    plan: Plan, saga: Saga, restored_at: float | None, at: float
-) -> list[e.Event]:
-    """The events that a saga of the backup may have lost between the backup and its loss.
+def events_after_restore(plan: Plan, saga: Saga, generation: int, at: float) -> list[e.Event]:
+    """The events of a saga of the backup that was on its way forward, when it is taken over.
 
-    A saga that was on its way forward may have started each step that its journal does not know
-    to be done. Journaled once: what is written after the restore is known again.
+    It may have started each step that its journal does not know to be done, and it may have been
+    compensated since: neighbours may have the word of this stage that nothing of it stands. So it
+    does not go forward, and is undone (decision 0050). Journaled once in a generation of the
+    database, whatever the clocks say (rule 34), and by a release that knows its steps: another one
+    may have kept a request to compensate before, and nothing else.
     """
-    if restored_at is None or saga.updated_at >= restored_at or saga.state is not SagaState.ACTIVE:
+    if plan.misfit or saga.generation >= generation:
         return []
-    return _doubts(plan, saga, at)
+    if saga.state is SagaState.COMPENSATING and saga.asked_in > saga.generation:
+        return _doubts(plan, saga, at)
+    if saga.state is not SagaState.ACTIVE:
+        return []
+    turned = e.CompensationRequested(
+        at=at,
+        requested_by=OPERATOR,
+        requester=Requester.OPERATOR,
+        reason=TURNED,
+        generation=generation,
+    )
+    return [*_doubts(plan, saga, at), turned]
+
+
+def unasked(neighbours: Iterable[str], answers: Mapping[str, str]) -> list[str]:
+    """The neighbours without an answer. An empty one is of a name that nobody could ask."""
+    answered = {neighbour for neighbour, answer in answers.items() if answer}
+    return sorted({*neighbours, *answers} - answered)
 
 
 def _doubts(plan: Plan, saga: Saga, at: float) -> list[e.Event]:

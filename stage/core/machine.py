@@ -11,6 +11,7 @@ One step (phases; every attempt that may have left the process can end in doubt)
        │  ├───── waiting      certainly did not happen, or pending downstream: again when due
        │  │                   (an outage costs time and no attempt: rule 28)
        │  └───── in_doubt ◄─► probing    found: succeeded; twice "not there": may be repeated
+       ├───────► pending  ◄─► probing    found: succeeded; refused; too long: in doubt
        └───────► (waiting | in_doubt)
     a forward that may not be sent again is looked for in the same way; one "not there" ends it
     succeeded or ever in doubt ──► compensating ◄─► compensation_waiting
@@ -35,6 +36,7 @@ from stage.core.age import age_at, is_due, lasted
 from stage.core.commands import AttemptKind, Command, Do, Record, Rest
 from stage.core.event_table import PROGRESS
 from stage.core.ids import Direction, idempotency_key
+from stage.core.lost import OVER
 from stage.core.order import next_backward, next_forward
 from stage.core.questions import (
     PROBES_NOT_THERE_MIN,
@@ -43,10 +45,11 @@ from stage.core.questions import (
     must_be_looked_for,
     must_be_settled,
     past_pivot,
+    pends,
     pivot_undecided,
     what_stands,
 )
-from stage.core.retry import DEFECT, NEIGHBOUR_COMPENSATION, PENDING, RetryPolicy
+from stage.core.retry import DEFECT, NEIGHBOUR_COMPENSATION, PENDING, PENDING_CALL, RetryPolicy
 from stage.core.saga import Saga, StepState
 from stage.core.states import ENDED, IN_FLIGHT, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -64,6 +67,10 @@ Long enough to mend a route or a login; then a person has to look (protocol 3.4)
 """
 
 
+_Awaited = e.StepPending | e.ProbePending | e.ProbeNotThere | e.ProbeFailed
+"""The events after which a pending call may go on being waited for."""
+
+
 class Impossible(Exception):
     """An event that cannot follow the state: a defect, or a journal that is not of this plan."""
 
@@ -78,6 +85,8 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         after = _evolve_renamed(plan, saga, event, step)
     else:
         after = _evolve(plan, saga, event)
+    if after.pending and not any(pends(each) for each in after.steps.values()):
+        after = _no_longer_pending(after, event.at)
     if plan.pivot is not None and after.deadline is not None and past_pivot(plan, after):
         after = replace(after, deadline=None)  # no way back: time must not stop the way forward
     # Only what an attempt or a person brought about is progress: not what keeps being asked.
@@ -123,8 +132,10 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
             return _fail_for_certain(plan, saga, event)
         case e.StepInDoubt():
             return _doubt(plan, saga, event)
-        case e.StepPending():
-            return _pend(saga, event)
+        case e.StepPending() | e.ProbePending():
+            return _pend(plan, saga, event)
+        case e.ProbeRefused():
+            return _refused_there(saga, event)
         case e.ProbeStarted():
             return _probe(saga, event)
         case e.ProbeNotThere() | e.ProbeFailed():
@@ -172,6 +183,7 @@ def _accept(saga: Saga, event: e.Accepted) -> Saga:
         upstream=event.upstream,
         deferred=event.deferred,
         version=event.version,
+        generation=event.generation,
     )
 
 
@@ -217,6 +229,8 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
                 error="the run was lost while it was in flight",
                 due=event.at,
             )
+            if saga.pending and saga.state is SagaState.ACTIVE and pends(step):
+                steps[name] = replace(steps[name], phase=Phase.PENDING, cut_off=step.cut_off)
         elif step.phase is Phase.COMPENSATING:
             steps[name] = replace(
                 step, phase=Phase.COMPENSATION_WAITING, compensation_doubted=True, due=event.at
@@ -227,7 +241,18 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
     rested = event.rested or event.innocent
     lost = 0 if rested or _only_waits(plan, saga, event.at) else 1
     recoveries = saga.recoveries + lost
-    return replace(saga, epoch=event.epoch, steps=steps, recoveries=recoveries, tell=tell)
+    # An older database was put back: neighbours may know it compensated, so that it does not go
+    # forward any more. Behind the pivot evolve takes the deadline away again (decision 0050).
+    older = saga.generation < event.generation and saga.state is SagaState.ACTIVE
+    return replace(
+        saga,
+        epoch=event.epoch,
+        generation=event.generation,
+        deadline=OVER if older else saga.deadline,
+        steps=steps,
+        recoveries=recoveries,
+        tell=tell,
+    )
 
 
 def at_rest(plan: Plan, saga: Saga) -> bool:
@@ -270,7 +295,13 @@ def _turn_back(saga: Saga, event: e.TurnedBack) -> Saga:
     detail = f"step {event.step} did not succeed" if event.step else ""
     if known is not None and known.said:
         detail = known.said
-    return replace(saga, state=SagaState.COMPENSATING, reason=event.reason, detail=detail)
+    return replace(
+        saga,
+        state=SagaState.COMPENSATING,
+        steps=_doubting_what_pends(saga.steps, event.at),
+        reason=event.reason,
+        detail=detail,
+    )
 
 
 def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:
@@ -284,7 +315,7 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
             detail=saga.detail or event.reason,
             requested_by=saga.requested_by or event.requested_by or "unknown",
         )
-    steps = dict(saga.steps)
+    steps = _doubting_what_pends(saga.steps, event.at)
     forward = FORWARD_PREFIX + plan.peers_renamed.get(event.requested_by, event.requested_by)
     known = steps.get(forward) if forward in plan.by_name else None
     if known is not None and event.compensated and known.phase not in IN_FLIGHT:
@@ -296,6 +327,7 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
     return replace(
         saga,
         state=SagaState.COMPENSATING,
+        asked_in=event.generation,
         steps=steps,
         reason=saga.reason or event.reason or f"{event.requested_by} asked to compensate",
         detail=saga.detail or event.reason or f"{event.requested_by} asked to compensate",
@@ -397,16 +429,20 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
 
 def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed) -> Saga:
     step = _step(saga, event.step)
+    not_there = step.not_there + isinstance(event, e.ProbeNotThere)
+    if _still_pending(plan, saga, event) and not_there < PROBES_NOT_THERE_MIN:
+        return _ask_later(saga, replace(step, not_there=not_there), event)
     wait = plan.step(event.step).settlement.backoff_seconds(
         step.probes, f"{saga.id}/{event.step}/probe", lasted(saga, step.since, event.at)
     )
     if isinstance(event, e.ProbeFailed):
         wait = max(wait, min(event.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX))
-    not_there = step.not_there + 1 if isinstance(event, e.ProbeNotThere) else step.not_there
     error = event.reason if isinstance(event, e.ProbeFailed) else "the probe did not find it"
     again = replace(
         step, phase=Phase.IN_DOUBT, not_there=not_there, error=error, due=event.at + wait
     )
+    if not_there >= PROBES_NOT_THERE_MIN:
+        again = replace(again, pending_since=None)
     if step.looked_for and not_there >= PROBES_NOT_THERE_MIN:
         again = replace(again, phase=Phase.COMPENSATED, error="")
     return _put(saga, event.step, again)
@@ -445,7 +481,10 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
     return _put(saga, event.step, doubtful)
 
 
-def _pend(saga: Saga, event: e.StepPending) -> Saga:
+def _pend(plan: Plan, saga: Saga, event: e.StepPending | e.ProbePending) -> Saga:
+    if plan.step(event.step).kind is StepKind.CALL:
+        return _pend_call(plan, saga, event)
+    assert isinstance(event, e.StepPending)  # a forward has no such probe
     step = _step(saga, event.step)
     pendings = step.pendings + 1
     pending = replace(
@@ -458,6 +497,86 @@ def _pend(saga: Saga, event: e.StepPending) -> Saga:
         due=event.at + _wait(saga, event, pendings, PENDING, step.since),
     )
     return _put(saga, event.step, pending)
+
+
+def _pend_call(plan: Plan, saga: Saga, event: e.StepPending | e.ProbePending) -> Saga:
+    """A call that its API has taken on is looked for, and never repeated meanwhile.
+
+    The journal has it from here on that callers are answered 202 (decision 0060).
+    """
+    before, rules = _step(saga, event.step), plan.step(event.step)
+    if not rules.probed:
+        text = f"pending, and it has no probe to find how it ends: {event.reason}"
+        return _doubt(plan, saga, e.StepInDoubt(at=event.at, step=event.step, reason=text))
+    since = age_at(saga, event.at) if before.pending_since is None else before.pending_since
+    step = replace(before, doubted=True, pending_since=since)
+    pending = _put(saga, event.step, step)
+    if not _still_pending(plan, pending, event):
+        late = e.ProbeFailed(at=event.at, step=event.step, reason=f"still pending: {event.reason}")
+        return _probe_again(plan, pending, late)
+    left = None if saga.deadline is None else saga.deadline - event.at
+    paused = replace(
+        pending,
+        pending=True,
+        deferred=True,
+        deadline=None,
+        budget_left=saga.budget_left if saga.pending else left,
+    )
+    return _ask_later(paused, replace(step, not_there=0), event)
+
+
+def _still_pending(plan: Plan, saga: Saga, event: _Awaited) -> bool:
+    """Whether a call that was pending is waited for: on the way forward, and not for too long."""
+    since = _step(saga, event.step).pending_since
+    if since is None or saga.state is not SagaState.ACTIVE:
+        return False
+    return lasted(saga, since, event.at) < plan.step(event.step).pending_seconds_max
+
+
+def _ask_later(
+    saga: Saga,
+    step: StepState,
+    event: _Awaited,
+) -> Saga:
+    """The pauses between the probes of a pending call grow; none of them counts as an attempt."""
+    pendings = step.pendings + 1
+    later = replace(
+        step,
+        phase=Phase.PENDING,
+        probes=0,
+        pendings=pendings,
+        error=getattr(event, "reason", "") or "pending",
+        due=event.at + _wait(saga, event, pendings, PENDING_CALL, None),
+    )
+    return _put(saga, event.step, later)
+
+
+def _refused_there(saga: Saga, event: e.ProbeRefused) -> Saga:
+    """The API's no to the key is final. Of several requests, others may stand all the same."""
+    step = _step(saga, event.step)
+    refused = replace(
+        step,
+        phase=Phase.REFUSED,
+        doubted=len(step.requests) > 1,
+        pending_since=None,
+        error=event.reason,
+        said=event.reason,
+    )
+    return _put(saga, event.step, refused)
+
+
+def _doubting_what_pends(steps: dict[str, StepState], at: float) -> dict[str, StepState]:
+    """On the way back a pending call is looked for as one in doubt is, and then undone."""
+    return {
+        name: replace(step, phase=Phase.IN_DOUBT, due=at) if step.phase is Phase.PENDING else step
+        for name, step in steps.items()
+    }
+
+
+def _no_longer_pending(saga: Saga, at: float) -> Saga:
+    """The budget that was left when the first call became pending is left when the last ends."""
+    deadline = None if saga.budget_left is None else at + saga.budget_left
+    return replace(saga, pending=False, budget_left=None, deadline=deadline)
 
 
 def _probe(saga: Saga, event: e.ProbeStarted) -> Saga:
@@ -593,12 +712,12 @@ def _since(
 
 def _wait(
     saga: Saga,
-    event: e.StepTransient | e.StepPending | e.CompensationDelayed | e.TellDelayed,
+    event: _Awaited | e.StepTransient | e.CompensationDelayed | e.TellDelayed,
     attempts: int,
     policy: RetryPolicy,
     since: float | None,
 ) -> float:
-    asked = min(event.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX)
+    asked = min(getattr(event, "retry_after", None) or 0.0, RETRY_AFTER_SECONDS_MAX)
     where = event.step if not isinstance(event, e.TellDelayed) else "tell"
     return max(
         asked, policy.backoff_seconds(attempts, f"{saga.id}/{where}", lasted(saga, since, event.at))
@@ -711,6 +830,8 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
         return Rest()
     if known.phase is Phase.REFUSED:
         return _give_up(plan, saga, step, known.error, now)
+    if known.phase is Phase.PENDING:
+        return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
     if known.phase is Phase.IN_DOUBT:
         if known.changed:
             changed = ParkCause.REQUEST_CHANGED
@@ -744,7 +865,8 @@ def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> 
     if past_pivot(plan, saga) and step.kind is not StepKind.TRANSACTION:
         return False
     attempts = known.attempts - known.forgiven
-    return step.execution.exhausted(attempts) or PENDING.exhausted(known.pendings)
+    asked = 0 if step.kind is StepKind.CALL else known.pendings
+    return step.execution.exhausted(attempts) or PENDING.exhausted(asked)
 
 
 def _look_or_park(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> Command:

@@ -45,7 +45,7 @@ def standing(saga: Saga, name: str, *, dropped: bool = False) -> Standing:
     if known is None or known.phase is Phase.COMPENSATED:
         return Standing.NOTHING
     match known.phase:
-        case Phase.STARTED | Phase.PROBING | Phase.IN_DOUBT:
+        case Phase.STARTED | Phase.PROBING | Phase.IN_DOUBT | Phase.PENDING:
             return Standing.MAY_STAND
         case Phase.COMPENSATING | Phase.COMPENSATION_WAITING:
             return Standing.MAY_STAND  # an undo that was sent may have had its effect already
@@ -117,6 +117,13 @@ def key_forgotten(step: Step, began: float | None, lasted: float, now: float) ->
 def must_be_settled(step: Step, known: StepState) -> bool:
     """True of a call in doubt that may not be repeated and was not twice found to be not there."""
     return not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN
+
+
+def pends(step: StepState) -> bool:
+    """True while the step waits for its API to end what it has taken on, probes included."""
+    return step.phase is Phase.PENDING or (
+        step.phase is Phase.PROBING and step.pending_since is not None
+    )
 
 
 def must_be_looked_for(step: Step, known: StepState) -> bool:
@@ -206,5 +213,5 @@ def pivot_undecided(plan: Plan, saga: Saga) -> bool:
     if known is None:
         return False
     return known.phase in (Phase.STARTED, Phase.PROBING) or (
-        known.doubted and known.phase in (Phase.IN_DOUBT, Phase.WAITING)
+        known.doubted and known.phase in (Phase.IN_DOUBT, Phase.WAITING, Phase.PENDING)
     )

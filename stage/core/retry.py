@@ -61,6 +61,12 @@ NEIGHBOUR = RetryPolicy(attempts_max=8)
 PENDING = RetryPolicy(attempts_max=1_000, backoff_seconds_min=0.5, backoff_seconds_max=300.0)
 """Asking downstream again after a 202: three days, and at most 2,000 entries of the journal."""
 
+PENDING_CALL = RetryPolicy(attempts_max=None, backoff_seconds_min=1.0, backoff_seconds_max=600.0)
+"""Asking an API what became of a pending call: three days are some 600 probes."""
+
+PENDING_SECONDS_MAX = 3 * 86_400.0
+"""How long a pending call is waited for unless its author says otherwise."""
+
 NEIGHBOUR_SETTLEMENT = RetryPolicy(attempts_max=20, backoff_seconds_max=60.0)
 """Looking at downstream what became of the saga: some eight minutes, longer where it hangs."""
 

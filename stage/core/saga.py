@@ -47,7 +47,9 @@ class StepState(Struct, frozen=True, kw_only=True):
     compensation_keys: int = 1
     """Keys that its undo has been sent under; an operator may order a new one."""
     pendings: int = 0
-    """How often downstream answered 202."""
+    """How often downstream answered 202, or the API that the call is still pending."""
+    pending_since: float | None = None
+    """The age of the saga when its call was pending first, as in `core.age`; None before that."""
     not_understood_since: float | None = None
     """The age of the saga when answers to compensate began that are not in the neighbour's own
     word. This age, and the next two, are seconds as in `core.age`."""
@@ -82,6 +84,10 @@ class Saga(Struct, frozen=True, kw_only=True):
     id: str
     state: SagaState = SagaState.ACTIVE
     epoch: int = 1
+    generation: int = 1
+    """That of the database when the saga was accepted, or last taken over by code that fits it."""
+    asked_in: int = 1
+    """The generation of the database in which it was asked to compensate, and turned back."""
     length: int = 0
     """Number of journal entries folded."""
     accepted_at: float = 0.0
@@ -89,6 +95,10 @@ class Saga(Struct, frozen=True, kw_only=True):
     age: float = 0.0
     """Seconds that it had lived at its last entry: see `core.age`."""
     deadline: float | None = None
+    pending: bool = False
+    """A call is pending: callers are answered 202, and the deadline stands still."""
+    budget_left: float | None = None
+    """Seconds to the deadline when the first of its pending calls became so."""
     upstream: str = ""
     version: int = 1
     """The version of the stage that accepted it."""

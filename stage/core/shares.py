@@ -21,5 +21,5 @@ class Shares(msgspec.Struct, frozen=True):
 
     def most(self, caller: str, limit: int) -> int:
         """How much of a limit that caller may take."""
-        others = self.names - {caller}
+        others = len(self.names) - (caller in self.names)
         return max(1, int(limit * SHARE)) if others else limit

@@ -74,6 +74,8 @@ class Phase(StrEnum):
     """The last attempt did not happen, or is pending downstream; the next is due later."""
     IN_DOUBT = "in_doubt"
     """Nobody knows whether the last attempt happened."""
+    PENDING = "pending"
+    """The external API has taken the call on, and how it ends becomes known later."""
     PROBING = "probing"
     """A probe is in flight."""
     SUCCEEDED = "succeeded"

@@ -26,7 +26,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     while in doubt. An attempt that ends with a code of `never_retry` is the last one. A request
     whose effect may stand is not repeated once `key_lifetime_seconds` have passed since its first
     attempt: the API has forgotten the key. `probe_after_undo` has the probe asked after an undo
-    without a result, whether anything stands.
+    without a result, whether anything stands. A pending call is waited for so long as
+    `pending_seconds_max`; after that it is in doubt.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     never_retry: frozenset[int] = frozenset()
     key_lifetime_seconds: float | None = None
     probe_after_undo: bool = False
+    pending_seconds_max: float = retry.PENDING_SECONDS_MAX
     timeout_seconds: float = 10.0
     execution: RetryPolicy = retry.EXECUTION
     settlement: RetryPolicy = retry.SETTLEMENT

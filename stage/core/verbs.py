@@ -27,7 +27,7 @@ from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import Plan, StepKind
 
-WAITING = frozenset({Phase.WAITING, Phase.IN_DOUBT, Phase.COMPENSATION_WAITING})
+WAITING = frozenset({Phase.WAITING, Phase.IN_DOUBT, Phase.PENDING, Phase.COMPENSATION_WAITING})
 
 
 def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
@@ -98,7 +98,8 @@ def _refuse_settle(plan: Plan, saga: Saga, verb: e.Settled) -> str | None:
 
 
 def _in_doubt(step: StepState) -> bool:
-    return step.doubted and step.phase in (Phase.IN_DOUBT, Phase.WAITING, Phase.REFUSED)
+    phases = (Phase.IN_DOUBT, Phase.PENDING, Phase.WAITING, Phase.REFUSED)
+    return step.doubted and step.phase in phases
 
 
 def _refuse_resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> str | None:
@@ -217,6 +218,7 @@ def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepSt
         forgiven=step.attempts,
         compensation_forgiven=step.compensation_attempts,
         pendings=0,
+        pending_since=None if step.pending_since is None else age,
         not_understood_since=None,
         since=age,
         compensation_since=None,

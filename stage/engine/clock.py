@@ -1,4 +1,7 @@
-"""The clock of a real process: the wall clock, as long as it does not jump (rule 34)."""
+"""The clock of a real process: the wall clock, as long as it does not jump (rule 34).
+
+Replicas of one database go by the wall clock of its server, so that no two of them differ.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from threading import Lock
 from typing import Final
 
 from stage.ports.clock import Clock
+from stage.ports.ownership import Ownership
 
 JUMP_SECONDS: Final = 1.0
 """A wall clock that moves further than that against the monotonic one was set. Clocks that are
@@ -58,8 +62,12 @@ class SteadyClock(SystemClock):
         self._wall = wall
         self._monotonic = monotonic
         self._lock = Lock()
-        self._read_at = self._steady_since = monotonic()
-        self._believed = self._seen = wall() - self._read_at
+        self.begin()
+
+    def begin(self) -> None:
+        """Believe the wall clock as it is: nothing was measured by the time before."""
+        self._read_at = self._steady_since = self._monotonic()
+        self._believed = self._seen = self._wall() - self._read_at
         """The distance to the monotonic clock: as it is believed, and as the wall clock has it."""
         self._agreed = self._seen
         """The same while both agree, or no number while they do not."""
@@ -98,6 +106,24 @@ class SteadyClock(SystemClock):
         if ahead > 0:
             return ahead
         return -min(-ahead, SLEW * (at - self._read_at))
+
+
+def wall_of(ownership: Ownership) -> Callable[[], float]:
+    """The wall clock that the owner of sagas goes by: that of all replicas, where there are any."""
+    if ownership.renew_seconds is None:  # there is never another replica
+        return time.time
+
+    def shared() -> float:
+        at = ownership.time
+        return time.time() if at is None else at
+
+    return shared
+
+
+def begin(clock: Clock) -> None:
+    """Believe a clock that watches for jumps as it is, once its database is open."""
+    if isinstance(clock, SteadyClock):
+        clock.begin()
 
 
 def jump_of(clock: Clock) -> float:

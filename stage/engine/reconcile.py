@@ -6,6 +6,7 @@ is in the database is changed; where a neighbour says something else of it, that
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -17,10 +18,11 @@ from stage.core.errors import ConfigurationError
 from stage.core.lost import Word
 from stage.core.states import SagaState
 from stage.engine.saga.adoption import Adoption, LostSaga, as_it_came
+from stage.engine.saga.context import context_of
 from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
 from stage.ports.stage import Lost
-from stage.ports.store import LOST_SAGAS_MAX, SagaRow, Store
+from stage.ports.store import LOST_SAGAS_MAX, Changes, SagaRow, Store
 from stage.wire.envelope import Envelope
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
@@ -28,6 +30,8 @@ from stage.wire.shared import SharedSaga, Side
 
 ASK_SECONDS_MAX = 30.0
 """For one page of one neighbour."""
+PAGE = 500
+"""Sagas of our own that are read at a time."""
 LOST_MAX = 100_000
 """Lost sagas of one reconciliation, which are held in memory until all neighbours were asked."""
 NOTHING_STANDS = frozenset({Outcome.COMPENSATED, Outcome.NOT_EXECUTED})
@@ -48,6 +52,8 @@ class Reconciliation(msgspec.Struct, kw_only=True):
     asked: dict[str, int] = {}
     """How many sagas each neighbour listed."""
     unanswered: dict[str, str] = {}
+    unnamed: dict[str, int] = {}
+    """How many sagas of the database were opened by each name that is no configured neighbour."""
     lost: list[LostSaga] = []
     differences: list[Difference] = []
 
@@ -73,6 +79,17 @@ class Reconciler:
         await self._requested(lost)
         found.lost = sorted(lost.values(), key=lambda saga: saga.id)
         return found
+
+    async def openers(self) -> dict[str, int]:
+        """How many sagas of the database each neighbour opened; of those that are not closed."""
+        found: Counter[str] = Counter()
+        since = Changes(at=0.0, saga_id="", limit=PAGE)
+        while rows := await self._store.changed(since):
+            for row in rows:
+                trail = context_of(row, self._store.codec).trail
+                found.update(trail[-1:])
+            since = replace(since, at=rows[-1].updated_at, saga_id=rows[-1].id)
+        return dict(found)
 
     async def adopt(self, found: Reconciliation) -> int:
         """Write every lost saga; how many were written."""
@@ -155,7 +172,12 @@ class Reconciler:
 
 
 def _differs(row: SagaRow, saga: SharedSaga) -> bool:
-    """Whether what stands there and what stands here cannot both be the end."""
+    """Whether what stands there and what stands here cannot both be the end.
+
+    An upstream that does not know may have been told that something stands in part, after the copy.
+    """
+    if row.state is SagaState.COMPLETED and saga.outcome is Outcome.UNKNOWN:
+        return True
     here = row.state in (SagaState.ACTIVE, SagaState.COMPLETED)
     there = saga.outcome not in NOTHING_STANDS
     return here != there and row.state is not SagaState.COMPENSATING

@@ -6,7 +6,6 @@ Compensation is never shed.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -56,8 +55,8 @@ class Admission:
         self._joins_max = joins_max
         self._waiting = 0
         self._watching = 0
-        self._by_caller: Counter[str] = Counter()
-        self._by_saga: Counter[str] = Counter()
+        self._by_caller: dict[str, int] = {}
+        self._by_saga: dict[str, int] = {}
 
     def start(self, named: str = "") -> None:
         """Let a request to run a saga in, before its body is read. Raises Busy."""
@@ -77,31 +76,31 @@ class Admission:
         if not self.overload.admits(self.shares.caller(named), QUERY_COST):
             raise NotSaid("there is more to do than can be done")
 
-    @contextmanager
-    def place(self, saga_id: str, named: str) -> Iterator[None]:
-        """Hold a place while the answer of that saga is waited for. `named` is its upstream.
+    def place(self, saga_id: str, named: str) -> Place:
+        """Hold a place while the answer of that saga is waited for. `named` is its upstream."""
+        return Place(self, saga_id, self.shares.caller(named))
 
-        Raises Busy when the caller has its share, and TooManyJoined.
-        """
-        caller = self.shares.caller(named)
+    def enter(self, saga_id: str, caller: str) -> None:
+        """Take a place. Raises Busy when the caller has its share, and TooManyJoined."""
         share = self.shares.most(caller, self._requests_max)
-        if self._by_saga[saga_id] >= self._joins_max:
+        joined, waiting = self._by_saga.get(saga_id, 0), self._by_caller.get(caller, 0)
+        if joined >= self._joins_max:
             raise TooManyJoined(f"{self._joins_max} requests wait for that saga, the limit")
-        if self._by_caller[caller] >= share or self._waiting >= self._requests_max:
+        if waiting >= share or self._waiting >= self._requests_max:
             who = caller or "callers that are not configured"
             raise Busy(
-                f"{self._by_caller[caller]} requests of {who} are waiting, the limit",
+                f"{waiting} requests of {who} are waiting, the limit",
                 retry_after=RETRY_AFTER_SECONDS,
             )
         self._waiting += 1
-        self._by_caller[caller] += 1
-        self._by_saga[saga_id] += 1
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-            _drop(self._by_caller, caller)
-            _drop(self._by_saga, saga_id)
+        self._by_caller[caller] = waiting + 1
+        self._by_saga[saga_id] = joined + 1
+
+    def leave(self, saga_id: str, caller: str) -> None:
+        """Give the place back."""
+        self._waiting -= 1
+        _drop(self._by_caller, caller)
+        _drop(self._by_saga, saga_id)
 
     @contextmanager
     def watch(self, seconds: float) -> Iterator[float]:
@@ -120,7 +119,26 @@ class Admission:
             self._watching -= 1
 
 
-def _drop(counter: Counter[str], key: str) -> None:
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]
+class Place:
+    """`with` it a place is held."""
+
+    __slots__ = ("_admission", "_caller", "_saga_id")
+
+    def __init__(self, admission: Admission, saga_id: str, caller: str) -> None:
+        self._admission = admission
+        self._saga_id = saga_id
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        """See `Admission.enter`."""
+        self._admission.enter(self._saga_id, self._caller)
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        self._admission.leave(self._saga_id, self._caller)
+
+
+def _drop(counts: dict[str, int], key: str) -> None:
+    left = counts.pop(key) - 1
+    if left:
+        counts[key] = left

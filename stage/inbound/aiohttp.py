@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDict
 
+from stage.inbound.client_certificate import ClientCertificate
 from stage.inbound.dispatch import UNKNOWN_ROUTE, answer
 from stage.inbound.local import user_of
 from stage.inbound.problems import of_status, problem_answer
@@ -23,6 +24,14 @@ SERVER_HEADER = ("Server", "stage")
 CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
 """Under this key a request has the name of its caller, once it is answered."""
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+
+
+class Connection(web.RequestHandler):
+    """A connection whose caller may have shown a certificate, which its listener verified."""
+
+    __slots__ = ("certificate",)
+
+    certificate: ClientCertificate | None
 
 
 class Doors:
@@ -109,6 +118,7 @@ def _request(service: Service, request: web.Request, prefix: str) -> Request:
         door=door,
         local_address=address,
         local_user=user,
+        certificate=_certificate(request),
         read_body=partial(_read_body, service, request),
         parameters=request.match_info,
     )
@@ -126,6 +136,11 @@ def _came_in(request: web.Request) -> tuple[Door, str, str]:
     if admin_port is None:
         return Door.ONLY, name[0], ""
     return Door.ADMIN if name[1] == admin_port else Door.PUBLIC, name[0], ""
+
+
+def _certificate(request: web.Request) -> ClientCertificate | None:
+    connection = request.protocol
+    return connection.certificate if isinstance(connection, Connection) else None
 
 
 async def _read_body(service: Service, request: web.Request) -> bytes:
@@ -165,4 +180,4 @@ def _response(answered: Answer, request: web.Request) -> web.Response:
     return response
 
 
-__all__ = ["CALLER", "DOORS", "SERVER_HEADER", "SERVICE", "make_app"]
+__all__ = ["CALLER", "DOORS", "Connection", "SERVER_HEADER", "SERVICE", "make_app"]

@@ -16,17 +16,20 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from random import random
-from typing import Any, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 from aiohttp import HttpVersion10, web
 
-from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE
+from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE, Connection
+from stage.inbound.client_certificate import certificate_of
+from stage.inbound.handshake import Handshake, TlsPort, left_in_kernel
 from stage.inbound.held import HeldStarts
 from stage.inbound.problems import of_status
 from stage.inbound.read import key_of
 from stage.inbound.request import PROBLEM_JSON
 from stage.inbound.service import Service
+from stage.inbound.tls import ListenerTls
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 
@@ -35,12 +38,23 @@ SWEEP_SECONDS = 1.0
 REPORT_SECONDS = 10.0
 GIVE_WAY_SECONDS = 0.5
 """A connection that has waited for less gives way to no other one."""
+SETTLE_SECONDS_MAX = 1.0
+"""Between the end of the drain delay and the drain: starts that are shed are answered then too."""
+SETTLE_LOOKS = 100
 
 _START = b"POST /sagas HTTP/1.1\r\n"
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
 _KEY = re.compile(rb"\nidempotency-key:([^\r\n]{1,200})(?=\r\n)", re.IGNORECASE)
 _FRAMED_OTHERWISE = re.compile(rb"\n(?:transfer-encoding|expect|upgrade)[ \t]*:", re.IGNORECASE)
 _NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Reports(NamedTuple):
+    """Where to report connections that did not come about: how many, and the last reason."""
+
+    turned_away: Callable[[int], None]
+    handshakes_failed: Callable[[int, str], None] = lambda _count, _reason: None
+
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -60,10 +74,30 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long the rest of a refused body is read."""
 
 
-class BoundedProtocol(web.RequestHandler):
+class Waiting(Protocol):
+    """A connection of which no request is being answered."""
+
+    def give_way(self) -> None:
+        """Close it, because another one needs its place."""
+        ...
+
+    def is_due(self, now: float) -> bool:
+        """Whether a request may be on its way, has begun to come in, or waits to be read."""
+        ...
+
+
+class BoundedProtocol(Connection):
     """One connection. It counts as waiting while no request of it is being answered."""
 
-    __slots__ = ("_head_since", "_server", "_turned_away", "_unread_since", "caller")
+    __slots__ = (
+        "_head_since",
+        "_server",
+        "_turned_away",
+        "_unread_since",
+        "caller",
+        "counted",
+        "trust",
+    )
 
     def __init__(self, server: BoundedServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -71,17 +105,23 @@ class BoundedProtocol(web.RequestHandler):
         self._head_since: float | None = None
         self._unread_since: float | None = None
         self._turned_away = False
+        self.certificate = None
         self.caller = ""
         """The name of the caller before: a neighbour keeps its connections to itself."""
+        self.counted = False
+        """It has its place since before its handshake."""
+        self.trust = b""
+        """The trust that its certificate was verified under; empty without TLS."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol. Beyond the limit of connections it is answered 503 at once."""
         transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        if not self._server.has_room():
+        if not self.counted and not self._server.has_room():
             self._turned_away = True
             transport.write(_TURNED_AWAY)
             transport.close()
             return
+        self.certificate = certificate_of(transport.get_extra_info("peercert"))
         super().connection_made(transport)
         self._head_since = self._server.waits(self)
 
@@ -113,13 +153,16 @@ class BoundedProtocol(web.RequestHandler):
         if transport is None or transport.is_closing():
             return
         self._server.waits(self)
-        if seen:
+        if seen and not self._close:
             self._head_since = self._server.now()
             super().data_received(data)
         else:
             answers = _SHED if seen is False else _SHED_UNKNOWN
             transport.write(answers[int(random() * len(answers))])
-        transport.resume_reading()
+        if self._close:
+            transport.close()
+        else:
+            transport.resume_reading()
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
@@ -131,6 +174,27 @@ class BoundedProtocol(web.RequestHandler):
         if not self._turned_away:
             self._server.forget(self)
             super().connection_lost(exc)
+
+    @property
+    def retires(self) -> bool:
+        """Whether the answer is the last one of its connection."""
+        return self._server.retiring
+
+    def is_due(self, now: float) -> bool:
+        """Whether a request may be on its way, has begun to come in, or waits to be read."""
+        head = self._head_since
+        if head is not None:
+            return now - head < GIVE_WAY_SECONDS
+        return self.transport is not None and _queued(self.transport, termios.FIONREAD)
+
+    def close(self) -> None:
+        """End after the request that is being answered; at once where there is none.
+
+        aiohttp would leave that one open until the end of the drain, and read nothing from it.
+        """
+        super().close()
+        if self.transport is not None and not self._messages and self._server.is_waiting(self):
+            self.transport.close()
 
     def begins(self) -> None:
         """A whole head has come in, and its request is answered from here on."""
@@ -214,30 +278,34 @@ def key_in(data: bytes) -> str:
 class BoundedServer(web.Server):
     """Makes the connections and watches over all of them.
 
-    `report` is called with the number of connections that were turned away, at most once in
-    REPORT_SECONDS.
+    `reports` are called at most once in REPORT_SECONDS each.
     """
 
     def __init__(
         self,
         server: web.Server,
         limits: ServerLimits,
-        report: Callable[[int], None],
+        reports: Reports,
         service: Service,
     ) -> None:
         """`server` is aiohttp's own, of which the handler and its requests are taken."""
         super().__init__(_counted(server.request_handler), request_factory=server.request_factory)
         self.overload = service.admission.overload
         self.held = HeldStarts(service.lookups)
+        self.retiring = False
+        self.now: Callable[[], float] = asyncio.get_running_loop().time
         self._limits = limits
-        self._report = report
-        self._waiting: dict[BoundedProtocol, float] = {}
+        self._reports = reports
+        self._waiting: dict[Waiting, float] = {}
         """Since when, in the order in which they began to wait."""
+        self._handshakes: set[Handshake] = set()
         self._turned_away = 0
         self._reported_at = float("-inf")
+        self._refused = 0
+        self._refused_at = float("-inf")
         self._sweeping = False
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> BoundedProtocol:
         """A connection that is about to be made."""
         return BoundedProtocol(
             self,
@@ -248,24 +316,58 @@ class BoundedServer(web.Server):
             lingering_time=self._limits.lingering_seconds_max,
         )
 
-    def now(self) -> float:
-        """By the event loop's clock."""
-        return asyncio.get_running_loop().time()
+    def port(self, tls: ListenerTls) -> TlsPort:
+        """A port whose connections begin with a handshake."""
+        limits = self._limits
+        return TlsPort(self, tls, limits.head_seconds_max, limits.lingering_seconds_max)
+
+    def secure(self, trust: bytes) -> BoundedProtocol:
+        """See `handshake.Handshakes`."""
+        protocol = self()
+        protocol.trust, protocol.counted = trust, True
+        return protocol
+
+    def begins(self, handshake: Handshake) -> None:
+        """See `handshake.Handshakes`."""
+        self._handshakes.add(handshake)
+        self.waits(handshake)
+
+    def ends(self, handshake: Handshake, failure: str) -> None:
+        """See `handshake.Handshakes`."""
+        self._handshakes.discard(handshake)
+        self.forget(handshake)
+        if failure:
+            self._handshakes_failed(failure)
+
+    async def watch(self, tls: ListenerTls) -> None:
+        """Take up renewed files until cancelled."""
+        await tls.keep_fresh(lambda: self.close_other_than(tls.in_force.trust))
+
+    def close_other_than(self, trust: bytes) -> None:
+        """Close what was let in with a certificate under another trust; its answer is finished."""
+        for protocol in self.connections:
+            if (
+                isinstance(protocol, BoundedProtocol)
+                and protocol.certificate is not None
+                and protocol.trust != trust
+            ):
+                protocol.close()
 
     def has_room(self) -> bool:
         """True when one more connection may stay; the one that waits longest gives way to it."""
-        if len(self.connections) < self._limits.connections_max:
+        if len(self.connections) + len(self._handshakes) < self._limits.connections_max:
             return True
         for waiting, since in self._waiting.items():
             if self.now() - since < GIVE_WAY_SECONDS:
                 break  # its request may be there already, and not read
+            self.forget(waiting)
             waiting.give_way()
             return True
         self._turned_away += 1
         self._tell()
         return False
 
-    def waits(self, protocol: BoundedProtocol) -> float:
+    def waits(self, protocol: Waiting) -> float:
         """From now on no request of that connection is being answered; returns the time."""
         now = self._waiting[protocol] = self.now()
         if not self._sweeping:
@@ -273,13 +375,25 @@ class BoundedServer(web.Server):
             asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
         return now
 
-    def is_waiting(self, protocol: BoundedProtocol) -> bool:
+    def is_waiting(self, protocol: Waiting) -> bool:
         """Whether no request of that connection is being answered."""
         return protocol in self._waiting
 
-    def forget(self, protocol: BoundedProtocol) -> None:
+    def forget(self, protocol: Waiting) -> None:
         """That connection is busy, or gone."""
         self._waiting.pop(protocol, None)
+
+    async def settle(self) -> None:
+        """Close each connection that has no request; a new one has GIVE_WAY_SECONDS to tell it."""
+        for _ in range(SETTLE_LOOKS):
+            if not self._has_due():
+                break
+            await asyncio.sleep(SETTLE_SECONDS_MAX / SETTLE_LOOKS)
+        self.pre_shutdown()  # in the same step as the last look
+
+    def _has_due(self) -> bool:
+        now = self.now()
+        return bool(self.held) or any(each.is_due(now) for each in self._waiting)
 
     def _sweep(self) -> None:
         now = self.now()
@@ -297,36 +411,99 @@ class BoundedServer(web.Server):
         if self._turned_away and now - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
             count, self._turned_away = self._turned_away, 0
-            self._report(count)
+            self._reports.turned_away(count)
+
+    def _handshakes_failed(self, failure: str) -> None:
+        self._refused += 1
+        now = self.now()
+        if now - self._refused_at >= REPORT_SECONDS:
+            self._refused_at = now
+            count, self._refused = self._refused, 0
+            self._reports.handshakes_failed(count, failure)
 
 
 class BoundedRunner(web.AppRunner):
     """web.AppRunner whose server has limits."""
 
-    __slots__ = ("_bounded", "_report")
+    __slots__ = ("_bounded", "_ports", "_reports", "_tls", "_tls_ports", "_watching")
 
     def __init__(
-        self, app: web.Application, limits: ServerLimits, report: Callable[[int], None]
+        self,
+        app: web.Application,
+        limits: ServerLimits,
+        reports: Reports,
+        tls: ListenerTls | None = None,
     ) -> None:
         super().__init__(app, handle_signals=False, access_log=None)
         self._bounded = limits
-        self._report = report
+        self._reports = reports
+        self._tls = tls
+        self._ports: list[asyncio.Server] = []
+        self._tls_ports: list[TlsPort] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    async def listen(self, host: str, port: int, backlog: int) -> int:
+        """Open a port, in TLS where it was given; its number. Raises OSError."""
+        server = self.server
+        assert isinstance(server, BoundedServer)
+        loop = asyncio.get_running_loop()
+        if self._tls is not None:
+            self._watching = self._watching or loop.create_task(server.watch(self._tls))
+            self._tls_ports.append(server.port(self._tls))
+            return await self._tls_ports[-1].open(host, port, backlog)
+        opened = await loop.create_server(server, host, port, backlog=backlog)
+        self._ports.append(opened)
+        found: int = opened.sockets[0].getsockname()[1]
+        return found
+
+    async def cleanup(self) -> None:
+        """End in order: who has got a connection before the ports closed is answered once."""
+        loop, server = asyncio.get_running_loop(), self.server
+        self.retire()
+        if self._watching is not None:
+            self._watching.cancel()
+        while self._tls_ports:
+            await self._tls_ports.pop().close()
+        while self._ports:
+            for accepted in _close(self._ports.pop()):
+                await loop.connect_accepted_socket(cast(BoundedServer, server), accepted)
+        if isinstance(server, BoundedServer):
+            await server.settle()
+        await super().cleanup()
+
+    def retire(self) -> None:
+        """End each kept connection with its next answer.
+
+        Otherwise a proxy sends a request on one just as it is closed, and may not repeat it.
+        """
+        if isinstance(self.server, BoundedServer):
+            self.server.retiring = True
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return BoundedServer(made, self._bounded, self._report, self.app[SERVICE])
+        return BoundedServer(made, self._bounded, self._reports, self.app[SERVICE])
+
+
+def _close(port: asyncio.Server) -> list[socket.socket]:
+    """Close a port; the connections that nobody has accepted yet."""
+    found = [each for opened in port.sockets for each in left_in_kernel(opened.fileno())]
+    port.close()
+    return found
 
 
 def _is_unread(transport: asyncio.Transport) -> bool:
     """Whether something written has not reached the reader: it waits here, or in the kernel."""
-    if transport.get_write_buffer_size():
-        return True
+    return bool(transport.get_write_buffer_size()) or _queued(transport, termios.TIOCOUTQ)
+
+
+def _queued(transport: asyncio.Transport, way: int) -> bool:
+    """Whether the kernel holds bytes of this connection, in or out."""
     found = transport.get_extra_info("socket")
     if found is None:
         return False
     queued = bytearray(4)
     try:
-        fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, queued)
+        fcntl.ioctl(found.fileno(), way, queued)
     except OSError:  # not every system tells it of a socket
         return False
     return any(queued)
@@ -348,7 +525,10 @@ def _counted(handler: Handler) -> Handler:
         try:
             if request.version < HttpVersion10:  # the parser takes a line without a version
                 raise web.HTTPBadRequest
-            return await handler(request)
+            response = await handler(request)
+            if protocol.retires:
+                response.force_close()
+            return response
         except web.HTTPException as error:  # of aiohttp itself, before any handler of ours
             refused = of_status(error.status, error.reason)
             headers = [PROBLEM_JSON, SERVER_HEADER]

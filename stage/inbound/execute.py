@@ -6,19 +6,36 @@ from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.inbound.admission import RETRY_AFTER_SECONDS, NotSaid
 from stage.inbound.caller import check_opener
 from stage.inbound.read import deadline_of, decoded, key_of, read_json, wait_of
+from stage.inbound.refused import barred
 from stage.inbound.request import JSON, PROBLEM_JSON, Answer, Request
 from stage.inbound.service import Service
 from stage.inbound.standing import accepted, link_saga
 from stage.ports.engine import Busy
 from stage.wire import headers as h
 from stage.wire.envelope import decode_envelope
+from stage.wire.problem import WireError
+
+TOO_LARGE = 413
 
 
 async def execute(service: Service, request: Request) -> Answer:
     """Accept, join or replay; answer when the saga has ended, or 202 when the wait ran out."""
-    about = request.about
     await _admit(service, request)  # before the body is read, so that it costs little
-    body = await read_json(request)
+    try:
+        body = await read_json(request)
+    except WireError as error:
+        if error.status != TOO_LARGE:
+            raise  # a body that broke off is sent again: its sender has no answer
+        raise await barred(service, request, error) from None
+    try:
+        return await _run(service, request, body)
+    except WireError as error:
+        raise await barred(service, request, error) from None
+
+
+async def _run(service: Service, request: Request, body: bytes) -> Answer:
+    """The same with the body."""
+    about = request.about
     envelope = await decoded(
         service.admission.decoding, body, lambda body: decode_envelope(body, service.limits)
     )
@@ -29,7 +46,7 @@ async def execute(service: Service, request: Request) -> Answer:
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, ()), saga_id)
     deadline = deadline_of(request, envelope.deadline, service.clock.now())
     wait, respond_async = wait_of(request, service.wait_seconds_max, service.wait_seconds_max)
-    upstream = envelope.trail[-1].stage if envelope.trail else ""
+    upstream = about.opener = envelope.trail[-1].stage if envelope.trail else ""
     try:
         with service.admission.place(saga_id, upstream):
             reply = await service.engine.accept(

@@ -7,6 +7,7 @@ point a name of its own at any address. Both are seen in headers that no page ca
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from stage.inbound.request import Door, Request
 from stage.wire import headers as h
@@ -50,9 +51,12 @@ class Hosts:
 def check_page(request: Request) -> None:
     """Raise WireError 403 for what a page of another site sends."""
     origins = request.headers.getall(ORIGIN, ())
+    site = request.headers.get(SEC_FETCH_SITE, "")
+    if not origins and not site:
+        return  # a program
     host = request.headers.get(HOST, "").lower()
     foreign = any(origin.lower().partition("://")[2] != host for origin in origins)
-    if foreign or request.headers.get(SEC_FETCH_SITE, "").lower() == "cross-site":
+    if foreign or site.lower() == "cross-site":
         raise WireError(
             403,
             "Page not known",
@@ -70,6 +74,7 @@ def check_posted(request: Request) -> None:
         h.check_content_type(request.headers.get("Content-Type", ""))
 
 
+@lru_cache(maxsize=64)
 def host_name(value: str) -> str:
     """The host in a Host header without its port, in lower case."""
     name = value.strip().lower()

@@ -30,6 +30,10 @@ class HeldStarts:
         self._held: deque[tuple[float, str, Answered]] = deque()
         self._task: asyncio.Task[None] | None = None
 
+    def __bool__(self) -> bool:
+        """Whether a start is held."""
+        return self._task is not None
+
     def hold(self, saga_id: str, answered: Answered) -> None:
         """Call `answered` once its turn has come. `saga_id` is empty where it is not known."""
         loop = asyncio.get_running_loop()

@@ -17,9 +17,11 @@ from stage.inbound.operations import (
     STATUS_HEADERS,
     Operation,
 )
+from stage.inbound.pauses import PauseOrder, ResumeOrder
 from stage.inbound.platform import Status
 from stage.inbound.request import JSON, Answer, Request
 from stage.inbound.service import Service
+from stage.inbound.sweeps import SweepChange, SweepOrder
 from stage.inbound.verbs import Order
 from stage.inbound.views import PlanView
 from stage.wire import headers as h
@@ -29,7 +31,23 @@ from stage.wire.descriptor import Descriptor
 from stage.wire.outcome import Outcome
 from stage.wire.problem import CONTENT_TYPE
 from stage.wire.shared import SharedPage, SharedSaga
-from stage.wire.views import JournalView, SagaPage, SagaView, Standing
+from stage.wire.views import (
+    ActPage,
+    ActView,
+    GroupsView,
+    GroupView,
+    JournalView,
+    PausesView,
+    PauseView,
+    PeersView,
+    PeerView,
+    SagaPage,
+    SagaView,
+    Standing,
+    SweepSagaView,
+    SweepsView,
+    SweepView,
+)
 
 HTML = ("Content-Type", "text/html; charset=utf-8")
 TOKEN = "token"  # noqa: S105 - the name of a scheme
@@ -40,6 +58,21 @@ NAMES = {
     SharedPage: "SharedPage",
     SharedSaga: "SharedSaga",
     JournalView: "Journal",
+    GroupsView: "Groups",
+    GroupView: "Group",
+    ActPage: "Acts",
+    PeersView: "Peers",
+    PeerView: "Peer",
+    PausesView: "Pauses",
+    SweepsView: "Sweeps",
+    SweepView: "Sweep",
+    SweepSagaView: "SweepSaga",
+    SweepOrder: "SweepOrder",
+    SweepChange: "SweepChange",
+    PauseView: "Pause",
+    PauseOrder: "PauseOrder",
+    ResumeOrder: "ResumeOrder",
+    ActView: "Act",
     PlanView: "Plan",
     ChainView: "Chain",
     Standing: "Standing",
@@ -130,7 +163,8 @@ def _schemas(descriptor: Descriptor | None) -> dict[str, Schema]:
     _, generated = msgspec.json.schema_components(list(NAMES), ref_template=REFERENCE + "{name}")
     names = {kind.__name__: name for kind, name in NAMES.items()}
     schemas = _named({names.get(name, name): value for name, value in generated.items()}, names)
-    schemas["Order"] = _without_defaults(schemas["Order"])
+    for received in ("Order", "PauseOrder", "ResumeOrder", "SweepOrder", "SweepChange"):
+        schemas[received] = _without_defaults(schemas[received])
     accepts = descriptor.accepts if descriptor is not None else {}
     adds = descriptor.adds if descriptor is not None else {}
     own = {descriptor.name: _to("Adds")} if descriptor is not None and adds else {}

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from stage.core.states import ParkCause
 from stage.wire import headers as h
 from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS
 
@@ -83,11 +84,26 @@ VIEW = _query("view", {"type": "string", "enum": ["journal", "plan", "chain"]})
 LIST = (
     _query("state", {"type": "array", "items": TEXT}, explode=True),
     _query("parked", {"type": "string", "enum": ["true", "false"]}),
+    _query("cause", {"type": "string", "enum": [cause.value for cause in ParkCause]}),
+    _query("step", TEXT, description="The step that it waits at, or is parked at"),
+    _query("peer", TEXT, description="The peer of that step, by kind and name: externals.psp"),
+    _query("older_than", {"type": "number", "minimum": 0}, description="Seconds without a change"),
+    _query("changed_from", TEXT, description="Last changed at or after, RFC 3339"),
+    _query("changed_before", TEXT, description="Last changed before, RFC 3339"),
+    _query("number", TEXT, description="NAME:VALUE of a number that the stage indexes; alone"),
+    _query("trace_id", TEXT, description="Of a stage that indexes numbers; alone"),
     _query("since", TEXT, description="For neighbours: shared sagas that changed since, RFC 3339"),
     _query("with", TEXT, description="With since: the name of the neighbour that asks"),
     _query("after", TEXT, description="The last saga id, or the `next`, of the page before"),
     _query("limit", {"type": "integer", "minimum": 1, "maximum": 500}),
 )
+
+NUMBER: Parameter = {
+    "name": "number",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1},
+}
 
 VERB_PROBLEMS = {**BODY, **NOT_FOUND, 409: "Not allowed as the saga stands", **UNAVAILABLE}
 COMPENSATE = Operation(
@@ -141,6 +157,17 @@ def _read(id: str, summary: str, schema: str, **more: Any) -> Operation:  # noqa
     return Operation(id=id, summary=summary, answers={200: (summary, (schema,))}, **more)
 
 
+def _sweep(id: str, summary: str) -> Operation:  # noqa: A002 - OpenAPI's word
+    return Operation(
+        id=id,
+        summary=summary,
+        parameters=(NUMBER,),
+        body="SweepChange",
+        answers={200: ("The sweep as it stands", ("Sweep",))},
+        problems={**BODY, 404: "No such sweep", **UNAVAILABLE},
+    )
+
+
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/sagas"): EXECUTE,
     ("GET", "/sagas"): Operation(
@@ -148,6 +175,54 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         summary="One page of sagas; with `since` those that are shared with a neighbour",
         parameters=LIST,
         answers={200: ("One page of sagas", ("Page", "SharedPage"))},
+        problems={**MALFORMED, **NOT_ACCEPTED, **UNAVAILABLE},
+    ),
+    ("GET", "/groups"): _read(
+        "groups",
+        "What waits and is parked, counted by cause, step, peer and state",
+        "Groups",
+        problems=UNAVAILABLE,
+    ),
+    ("GET", "/pauses"): _read("pauses", "The pauses in force", "Pauses"),
+    ("POST", "/pauses"): Operation(
+        id="pause",
+        summary="Hold what goes to a peer, or refuse new sagas for now",
+        body="PauseOrder",
+        answers={200: ("The pauses in force", ("Pauses",))},
+        problems={**BODY, **UNAVAILABLE},
+    ),
+    ("POST", "/pauses/end"): Operation(
+        id="resume",
+        summary="End a pause before its time",
+        body="ResumeOrder",
+        answers={200: ("The pauses in force", ("Pauses",))},
+        problems={**BODY, 404: "Not paused", **UNAVAILABLE},
+    ),
+    ("GET", "/sweeps"): _read("sweeps", "Verbs that are done to many sagas", "Sweeps"),
+    ("POST", "/sweeps"): Operation(
+        id="begin_sweep",
+        summary="Do a verb to many sagas, at a rate; with dry_run only count them",
+        body="SweepOrder",
+        answers={200: ("The sweep as it stands", ("Sweep",))},
+        problems={**BODY, **UNAVAILABLE},
+    ),
+    ("GET", "/sweeps/{number}"): _read(
+        "sweep", "One sweep and its progress", "Sweep", parameters=(NUMBER,), problems=NOT_FOUND
+    ),
+    ("POST", "/sweeps/{number}/stop"): _sweep("stop_sweep", "Act on no further saga"),
+    ("POST", "/sweeps/{number}/resume"): _sweep("resume_sweep", "Let a stopped sweep go on"),
+    ("GET", "/peers"): _read(
+        "peers", "Every peer: how it answers, and what waits for it", "Peers", problems=UNAVAILABLE
+    ),
+    ("GET", "/audit"): _read(
+        "audit",
+        "What people did, the newest first",
+        "Acts",
+        parameters=(
+            _query("target", TEXT, description="A saga id, or a peer by kind and name"),
+            _query("before", {"type": "integer", "minimum": 1}, description="`next` of the page"),
+            _query("limit", {"type": "integer", "minimum": 1, "maximum": 500}),
+        ),
         problems={**MALFORMED, **UNAVAILABLE},
     ),
     ("GET", "/sagas/{saga_id}"): Operation(

@@ -10,7 +10,15 @@ from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.inbound.admission import NotSaid
 from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.request import PROBLEM_JSON, Answer, Request
-from stage.ports.engine import Busy, DeadlineOver, NotYours, PayloadDiffers, SagaLost, Unsettled
+from stage.ports.engine import (
+    Busy,
+    DeadlineOver,
+    LeftToNewer,
+    NotYours,
+    PayloadDiffers,
+    SagaLost,
+    Unsettled,
+)
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
@@ -47,6 +55,10 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
             return replace(answer, close=True) if error.status == 408 else answer
         case PayloadDiffers() | DeadlineOver() | NotYours():
             return problem_answer(request, refusal(error).problem())
+        case LeftToNewer():
+            problem = unknown("Not known here yet", str(error))
+            problem = replace(problem, status=503, type=ProblemType.NOT_NOW)
+            return problem_answer(request, problem, (h.RETRY_AFTER, "1"))
         case Unsettled() | CommitInDoubt():
             detail = str(error) if isinstance(error, Unsettled) else "a commit is in doubt here"
             return problem_answer(request, unknown("Not known", detail), (h.RETRY_AFTER, "1"))

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from stage.inbound.client_certificate import ClientCertificate
 from stage.inbound.principal import STRANGER, Principal
 from stage.ports.observer import Span
 from stage.wire import headers as h
@@ -65,17 +66,20 @@ class About:
     """Facts about a request that are found while it is answered.
 
     `saga_id` is the saga that the path or the body names; empty before it is read, and where it
-    is no saga id. `span` and `principal` are set before an endpoint runs.
+    is no saga id. `opener` is the last name in the trail of the body. `span` and `principal` are
+    set before an endpoint runs.
     """
 
-    __slots__ = ("principal", "saga_id", "span")
+    __slots__ = ("opener", "principal", "saga_id", "span")
 
     saga_id: str
+    opener: str
     span: Span
     principal: Principal
 
     def __init__(self) -> None:
         self.saga_id = ""
+        self.opener = ""
         self.principal = STRANGER
 
 
@@ -114,6 +118,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """The address that its connection was made to; empty where that is not known."""
     local_user: str = ""
     """The user of this machine that sent it through the LOCAL door; empty at any other."""
+    certificate: ClientCertificate | None = None
+    """The one of the caller, which the listener of `stage serve` has verified."""
     read_body: Callable[[], Awaitable[bytes]] = no_body
     parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
     """The parts of the path that the template of the route names, without escapes."""

@@ -10,11 +10,20 @@ import msgspec
 from stage.inbound.compensate import compensate
 from stage.inbound.execute import execute
 from stage.inbound.openapi import docs, openapi
+from stage.inbound.overview import audit, groups, peers
+from stage.inbound.pauses import end_pause, list_pauses, pause
 from stage.inbound.platform import descriptor, healthz, metrics, readyz
 from stage.inbound.principal import Who
 from stage.inbound.request import Answer, Request
 from stage.inbound.sagas import list_sagas, query_saga
 from stage.inbound.service import Service
+from stage.inbound.sweeps import (
+    begin_sweep,
+    get_sweep,
+    list_sweeps,
+    resume_sweep,
+    stop_sweep,
+)
 from stage.inbound.verbs import abandon, forget, resolve, retry, settle
 
 Endpoint = Callable[[Service, Request], Awaitable[Answer]]
@@ -39,6 +48,7 @@ class Route(msgspec.Struct, frozen=True):
 _ANYONE = frozenset({Who.ANYONE})
 _SHOWN = frozenset({Who.UPSTREAM, Who.DOWNSTREAM, Who.VIEWER})
 _COMPENSATES = frozenset({Who.UPSTREAM, Who.DOWNSTREAM, Who.OPERATOR})
+_VIEWERS = frozenset({Who.VIEWER})
 _OPERATORS = frozenset({Who.OPERATOR})
 _ADMINS = frozenset({Who.ADMIN})
 
@@ -55,6 +65,17 @@ ROUTES = (
     Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve", _ADMINS),
     Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon", _ADMINS),
     Route("POST", "/sagas/{saga_id}/forget", forget, "forget", _ADMINS),
+    Route("GET", "/groups", groups, "groups", _VIEWERS),
+    Route("GET", "/peers", peers, "peers", _VIEWERS),
+    Route("GET", "/audit", audit, "audit", _VIEWERS),
+    Route("GET", "/pauses", list_pauses, "pauses", _VIEWERS),
+    Route("POST", "/pauses", pause, "pause", _OPERATORS),
+    Route("POST", "/pauses/end", end_pause, "resume", _OPERATORS),
+    Route("GET", "/sweeps", list_sweeps, "sweeps", _VIEWERS),
+    Route("POST", "/sweeps", begin_sweep, "begin_sweep", _OPERATORS),
+    Route("GET", "/sweeps/{number}", get_sweep, "sweep", _VIEWERS),
+    Route("POST", "/sweeps/{number}/stop", stop_sweep, "stop_sweep", _OPERATORS),
+    Route("POST", "/sweeps/{number}/resume", resume_sweep, "resume_sweep", _OPERATORS),
     Route("GET", "/.well-known/stage", descriptor, "descriptor", _SHOWN, protocol=True),
     Route("GET", "/healthz", healthz, "healthz", _ANYONE),
     Route("GET", "/readyz", readyz, "readyz", _ANYONE),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from stage.core.questions import belongs_to
-from stage.core.states import SagaState
 from stage.inbound.caller import not_here, not_yours, permit, requester_of
 from stage.inbound.chain import chain
+from stage.inbound.filters import filter_of, whole_number
 from stage.inbound.principal import NEIGHBOURS, Who
 from stage.inbound.read import saga_id_of, wait_of
 from stage.inbound.request import Answer, Door, Request, json_answer
@@ -13,7 +13,6 @@ from stage.inbound.service import Service
 from stage.inbound.shared import shared_sagas
 from stage.inbound.views import journal_view, never_seen, plan_view, row_view, view_of_snapshot
 from stage.ports.engine import Snapshot
-from stage.ports.store import Filter
 from stage.wire.problem import WireError
 from stage.wire.views import SagaPage
 
@@ -80,16 +79,8 @@ async def _own(
 async def _journal(service: Service, request: Request, saga_id: str) -> Answer:
     """A page of the journal behind `?after=K`; `Prefer: wait=N` waits for the first entry there."""
     query = request.query_values()
-    try:
-        after = _whole_number(query, "after", 0, least=0)
-        limit = min(_whole_number(query, "limit", JOURNAL_PAGE_MAX, least=1), JOURNAL_PAGE_MAX)
-    except ValueError as error:
-        raise WireError(
-            400,
-            "Query not understood",
-            str(error),
-            hint=f"after is the `next` of the page before; limit is 1 to {JOURNAL_PAGE_MAX}",
-        ) from None
+    after = whole_number(query, "after", 0, least=0)
+    limit = whole_number(query, "limit", JOURNAL_PAGE_MAX, least=1, most=JOURNAL_PAGE_MAX)
     wait, _ = wait_of(request, 0.0, service.wait_seconds_max)
     with service.admission.watch(wait) as seconds:
         entries = await service.engine.journal(saga_id, after, seconds)
@@ -98,15 +89,8 @@ async def _journal(service: Service, request: Request, saga_id: str) -> Answer:
     return json_answer(journal_view(saga_id, entries, limit))
 
 
-def _whole_number(query: dict[str, list[str]], name: str, default: int, least: int) -> int:
-    text = query.get(name, [str(default)])[0]
-    if not (text.isascii() and text.isdigit() and int(text[:9]) >= least):
-        raise ValueError(f"{name} {text!r} is not a number of at least {least}")
-    return int(text[:9])
-
-
 async def list_sagas(service: Service, request: Request) -> Answer:
-    """By `?state=` (repeatable) and `?parked=`; `?after=` is the last id of the page before.
+    """Narrowed as inbound.filters says; `?after=` is the last id of the page before.
 
     With `?since=` the list is another one: that of a neighbour (inbound.shared).
     """
@@ -117,18 +101,9 @@ async def list_sagas(service: Service, request: Request) -> Answer:
     if request.door is Door.PUBLIC:
         raise not_here()
     permit(request.about.principal, VIEWERS)
-    try:
-        states = tuple(SagaState(state) for state in query.get("state", []))
-        limit = min(_whole_number(query, "limit", 50, least=1), PAGE_MAX)
-    except ValueError as error:
-        raise WireError(
-            400,
-            "Query not understood",
-            str(error),
-            hint=f"states are {', '.join(SagaState)}; limit is 1 to {PAGE_MAX}",
-        ) from None
-    parked = {"true": True, "false": False}.get(query.get("parked", [""])[0])
-    which = Filter(states=states, parked=parked, after=query.get("after", [""])[0], limit=limit)
+    which = filter_of(service, query, whole_number(query, "limit", 50, least=1, most=PAGE_MAX))
     rows = await service.engine.page(which)
     views = [row_view(service, row) for row in rows]
-    return json_answer(SagaPage(sagas=views, next=rows[-1].id if len(rows) == limit else None))
+    return json_answer(
+        SagaPage(sagas=views, next=rows[-1].id if len(rows) == which.limit else None)
+    )

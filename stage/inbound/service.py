@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -43,6 +43,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     admission: Admission = msgspec.field(default_factory=Admission)
     jitter: Callable[[], float] = steady
     """From 0 to 1: spreads `Retry-After`, so that those who were refused come back apart."""
+    breakers: Callable[[], Mapping[str, bool]] = dict
+    """Whether the breaker of each peer waits, by its name."""
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
     callers: Callers = msgspec.field(default_factory=Claims)

@@ -9,6 +9,7 @@ from stage.core.event_table import public_members
 from stage.core.events import name_of
 from stage.core.forecast import ForecastLine, forecast
 from stage.core.ids import Direction, idempotency_key
+from stage.core.pause import Way
 from stage.core.questions import standing, standing_apart, standing_of_saga
 from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
@@ -118,6 +119,9 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         updated_at=format_instant(row.updated_at),
         deadline=None if row.deadline is None else format_instant(row.deadline),
         version=row.version,
+        step=row.step or None,
+        peer=row.peer or None,
+        paused_until=_paused_until(service, row),
         trace_id=row.trace.trace_id or None,
         next_action=None,
         next_action_at=None if row.due_at is None else format_instant(row.due_at),
@@ -125,6 +129,13 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         steps=[],
         told_upstream=None,
     )
+
+
+def _paused_until(service: Service, row: SagaRow) -> str | None:
+    """The end of the pause that holds it; None where none does."""
+    way = Way.FORWARD if row.state is SagaState.ACTIVE else Way.BACKWARD
+    ends = [p.until for p in service.engine.pauses if p.target == row.peer and way in p.ways]
+    return format_instant(max(ends)) if ends else None
 
 
 def journal_view(saga_id: str, entries: list[Entry], limit: int | None = None) -> JournalView:

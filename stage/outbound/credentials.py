@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from stage.core.errors import ConfigurationError
 from stage.outbound.secret_files import (
@@ -19,6 +19,7 @@ from stage.outbound.secret_files import (
     marks_of,
     read_files,
 )
+from stage.ports.certificates import FileState
 from stage.ports.connection import Connection
 from stage.ports.credentials import CredentialsFunction, OutgoingRequest
 
@@ -65,6 +66,13 @@ class PeerCredentials:
         """The names of the headers that the files give, in lower case."""
         return frozenset(name.lower() for name, _ in self._shown.headers)
 
+    @property
+    def state(self) -> FileState | None:
+        """The state of its files; None without any."""
+        if not self._marks:
+            return None
+        return FileState(self._place, bool(self._warned), self._shown.expires_at)
+
     async def open(self) -> None:
         """Read the files. Raises ConfigurationError with the fix; warns of one that others see."""
         try:
@@ -79,7 +87,8 @@ class PeerCredentials:
             await self._look()
         if self._function is None:
             return self._shown
-        return Shown((*self._shown.headers, *await _ask(self._function, request)), self._shown.tls)
+        headers = (*self._shown.headers, *await _ask(self._function, request))
+        return self._shown._replace(headers=headers)
 
     async def _look(self) -> None:
         async with self._looking:
@@ -129,6 +138,12 @@ class Credentials:
                 problems.append(str(error))
         if problems:
             raise ConfigurationError("\n".join(problems))
+
+    def states(self) -> Iterator[FileState]:
+        """The states of the files of all peers."""
+        for each in (*self.externals.values(), *self.neighbours.values()):
+            if (state := each.state) is not None:
+                yield state
 
     def names(self, external: str) -> frozenset[str]:
         """The headers that the operator sets for an external API, in lower case."""

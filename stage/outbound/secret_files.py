@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stage.ports.certificates import MINIMUM, Shows, expiry_of, load_pair, words_of
 from stage.ports.connection import Connection
 from stage.ports.credentials import ENGINE_HEADERS
 
@@ -37,6 +38,8 @@ class Shown(NamedTuple):
 
     headers: tuple[tuple[str, str], ...] = ()
     tls: ssl.SSLContext | None = None
+    expires_at: float | None = None
+    """The end of the client's certificate."""
 
     def __repr__(self) -> str:
         names = ", ".join(name for name, _ in self.headers)
@@ -79,7 +82,7 @@ def read_files(connection: Connection) -> Shown:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"headers_file sets {twice!r}, which is set already: remove it there")
-    return Shown(tuple(headers), _tls(connection))
+    return Shown(tuple(headers), *_tls(connection))
 
 
 def check_header(name: object, value: object) -> tuple[str, str]:
@@ -155,27 +158,27 @@ _UNDERSTAND: dict[str, Callable[[str], list[tuple[str, str]]]] = {
 }
 
 
-def _tls(connection: Connection) -> ssl.SSLContext | None:
-    """The TLS context; None where the usual one does. Raises ValueError with the fix."""
+def _tls(connection: Connection) -> tuple[ssl.SSLContext | None, float | None]:
+    """The TLS context, and when the client's certificate expires; None where there is none.
+
+    Raises ValueError with the fix.
+    """
     if not connection.ca_file and not connection.client_cert:
-        return None
-    key = "ca_file"
+        return None, None
     try:
         context = ssl.create_default_context(cafile=connection.ca_file or None)
-        context.set_alpn_protocols(("http/1.1",))
-        if connection.client_cert:
-            key = "client_cert"
-            context.load_cert_chain(
-                connection.client_cert, connection.client_key or None, password=_no_password
-            )
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise ValueError(
-            f"{key} {getattr(connection, key)} cannot be used ({reason}): give PEM, and the key"
-            " that belongs to the certificate"
+            f"ca_file {connection.ca_file} cannot be used ({words_of(error)}): give PEM with"
+            " certificates of authorities"
         ) from None
-    return context
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted")
+    context.minimum_version = MINIMUM
+    context.set_alpn_protocols(("http/1.1",))
+    if not connection.client_cert:
+        return context, None
+    try:
+        expires_at = expiry_of(connection.client_cert, connection.client_key, Shows.CLIENT)
+        load_pair(context, connection.client_cert, connection.client_key)
+    except ValueError as error:
+        raise ValueError(f"client_cert {error}") from None
+    return context, expires_at

@@ -1,21 +1,24 @@
 """One HTTP request out: once, without redirects, capped, within a time.
 
-It never raises for what the network does. Connections, their pool, TLS, writing and parsing are
-aiohttp's. Its session is left out: it adds redirects, cookies, proxies and resends without notice,
-we want none of them, and it takes as long as all the rest.
+It never raises for what the network does. Connections, their pool, TLS and parsing are aiohttp's.
+Its session is left out: it adds redirects, cookies, proxies and resends without notice, we want
+none of them, and it takes as long as all the rest. Writing is ours: the part of the head that all
+requests to an address have in common is made once.
 """
 
 from __future__ import annotations
 
+import re
 import ssl
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from typing import Final
 
 import aiohttp
 from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError, StreamWriter
-from multidict import CIMultiDict
+from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from stage.outbound.classify import EXPECTED, classify_exception
@@ -31,13 +34,25 @@ CONNECT_SHARE = 0.9
 TARGETS_MAX = 256
 
 _OWN_HEADERS = {hdrs.USER_AGENT: "stage", hdrs.ACCEPT_ENCODING: "identity"}
-_OCTETS = "application/octet-stream"
+_OCTETS = "Content-Type: application/octet-stream"
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+"""Characters that no header may have (RFC 9110, 5.5), but the one that ends lines."""
+
+
+async def _at_once() -> None:
+    """Let a request leave, where no other process could have taken over what it belongs to."""
 
 
 class Transport:
     """A pool of connections with our rules. Open it in the event loop that uses it."""
 
-    def __init__(self) -> None:
+    def __init__(self, assured: Callable[[], Awaitable[None]] = _at_once) -> None:
+        """`assured` is awaited between the connection and the first byte: the last look (rule 17).
+
+        Connecting takes long enough for a lease to run out, above all in a process that was
+        stopped meanwhile.
+        """
+        self._assured = assured
         self._connector: aiohttp.TCPConnector | None = None
         self._single: aiohttp.TCPConnector | None = None
         """Makes connections for one request each."""
@@ -78,8 +93,9 @@ class Transport:
             target = self._target(method, url, tls)
             head = _head(target, headers, body)
             async with TimeLimit(timeout):
-                connection = await _connect(connector, target, timeout)
+                connection = await _connect(connector, target.request, timeout)
                 try:
+                    await self._assured()
                     protocol = connection.protocol
                     assert protocol is not None
                     answer = await _converse(protocol, target, head, body)
@@ -110,49 +126,67 @@ async def _connect(
     return connection
 
 
-def _target(method: str, url: str, tls: ssl.SSLContext | None = None) -> aiohttp.ClientRequest:
-    """The address and the request line, as aiohttp has checked them. It is never sent itself.
+class _Target:
+    """Where requests go, and what the heads of all of them have in common."""
 
-    A stage has few of them: the paths of its APIs, and `/sagas`.
-    """
+    __slots__ = ("authorized", "defaults", "has_content", "line", "method", "request")
+
+    def __init__(self, request: aiohttp.ClientRequest) -> None:
+        self.request = request
+        """As aiohttp has checked it. It finds the connection and is never sent itself."""
+        self.method = request.method
+        self.has_content = request.method in request.POST_METHODS
+        self.authorized = request.auth is not None
+        self.line = f"{request.method} {request.url.raw_path_qs} HTTP/1.1"
+        self.defaults = {
+            name.lower(): f"{name}: {value}" for name, value in request.headers.items()
+        }
+        """The usual headers as lines, by name in small letters."""
+
+
+def _target(method: str, url: str, tls: ssl.SSLContext | None = None) -> _Target:
+    """The target of requests. A stage has few: the paths of its APIs, and `/sagas`."""
     where = URL(url, encoded=True)
     if where.scheme not in ("http", "https"):
         raise aiohttp.NonHttpUrlClientError(where.with_user(None))
-    return aiohttp.ClientRequest(method, where, headers=_OWN_HEADERS, ssl=tls or True)
+    return _Target(aiohttp.ClientRequest(method, where, headers=_OWN_HEADERS, ssl=tls or True))
 
 
-def _head(
-    target: aiohttp.ClientRequest, headers: list[tuple[str, str]], body: bytes
-) -> CIMultiDict[str]:
-    """The headers of one request: those given replace the usual ones.
+def _head(target: _Target, headers: list[tuple[str, str]], body: bytes) -> bytes:
+    """The head of one request: the headers given replace the usual ones.
 
     The last of two with one name holds, so that a content type that an author names beside `json`
     is not sent twice.
     """
-    head = target.headers.copy()
-    if target.auth is not None and any(name.lower() == "authorization" for name, _ in headers):
-        raise ValueError("credentials stand both in the URL and in the header Authorization")
+    lines = target.defaults.copy()
     for name, value in headers:
-        head[name] = value
+        lines[name.lower()] = f"{name}: {value}"
+    if target.authorized and (
+        lines.get("authorization") is not target.defaults.get("authorization")
+    ):
+        raise ValueError("credentials stand both in the URL and in the header Authorization")
     if body:
-        head[hdrs.CONTENT_LENGTH] = str(len(body))
-    if (body or target.method in target.POST_METHODS) and hdrs.CONTENT_TYPE not in head:
-        head[hdrs.CONTENT_TYPE] = _OCTETS
-    return head
+        lines["content-length"] = f"Content-Length: {len(body)}"
+    if (body or target.has_content) and "content-type" not in lines:
+        lines["content-type"] = _OCTETS
+    head = "\n".join((target.line, *lines.values()))
+    if _CONTROL.search(head) or head.count("\n") != len(lines):
+        raise ValueError("a control character stands in the path or in a header")
+    return (head.replace("\n", "\r\n") + "\r\n\r\n").encode()
 
 
 async def _converse(
-    protocol: ResponseHandler, target: aiohttp.ClientRequest, head: CIMultiDict[str], body: bytes
+    protocol: ResponseHandler, target: _Target, head: bytes, body: bytes
 ) -> Answer | Lost:
     """Write the request and read its answer. The connection is the caller's to give back."""
     protocol.set_response_params(
         skip_payload=target.method == hdrs.METH_HEAD, read_until_eof=True, auto_decompress=False
     )
-    writer = StreamWriter(protocol, target.loop)
-    await writer.write_headers(f"{target.method} {target.url.raw_path_qs} HTTP/1.1", head)
+    transport = protocol.transport
+    if transport is None or transport.is_closing():
+        raise aiohttp.ClientConnectionResetError("the connection is closed")
     # The peer need not take it all first: it may answer before, and that counts.
-    await writer.write(body, drain=False)
-    writer.set_eof()
+    transport.write(head + body)
     message, content = await protocol.read()
     interim = 0
     while 100 <= message.code <= 199 and message.code != 101:  # not the answer yet

@@ -66,6 +66,14 @@ class Codec(Protocol):
         """The text of the payload hash, from which a payload of few choices could be guessed."""
         ...
 
+    def encode_term(self, name: str, value: str) -> str:
+        """The text under which a business number is kept and searched: the same for the same."""
+        ...
+
+    def known_terms(self, name: str, value: str) -> list[str]:
+        """Every text under which it may lie here, that of today first."""
+        ...
+
     def decode_hash(self, saga_id: str, encoded: str) -> str:
         """The payload hash."""
         ...

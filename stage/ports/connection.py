@@ -15,7 +15,8 @@ class Connection:
     in `basic_file`. `headers_file` holds one `Name: value` a line. `ca_file`, `client_cert` and
     `client_key` are PEM; a `client_cert` may hold its key. An empty path is not set.
 
-    `token_file` is what a neighbour is shown, `accept_file` has the hashes of what it may show. An
+    `token_file` is what a neighbour is shown, `accept_file` has the hashes of what it may show.
+    `accept_san` is the name in the certificate that it shows, where that is not its own. An
     upstream without a `url` starts sagas and is never notified: an orchestrator asks by itself.
 
     `concurrency_max` and `rate_per_second` are its `ports.peers.PeerLimits`; None is the usual.
@@ -25,6 +26,7 @@ class Connection:
     url: str = ""
     token_file: str = ""
     accept_file: str = ""
+    accept_san: str = ""
     bearer_file: str = ""
     basic_file: str = ""
     headers_file: str = ""

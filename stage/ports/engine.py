@@ -8,11 +8,14 @@ from typing import Protocol
 import msgspec
 
 from stage.core.events import Verb
+from stage.core.pause import Pause
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.observer import TraceContext
-from stage.ports.store import Backlog, Changes, Entry, Filter, SagaRow
+from stage.ports.peers import PeerStanding
+from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
 from stage.wire.shared import SharedSaga
@@ -77,6 +80,14 @@ class Commands(Protocol):
         """
         ...
 
+    async def bar(self, saga_id: str, *, upstream: str, reason: str, trace: TraceContext) -> bool:
+        """Leave a tombstone for a saga whose request was refused, so that no repeat runs it.
+
+        False where the saga is here: then it was accepted from another request. Raises Busy beyond
+        the allowance of that upstream, and SagaLost while a restored database is not released.
+        """
+        ...
+
     async def compensate(
         self,
         saga_id: str,
@@ -97,6 +108,22 @@ class Commands(Protocol):
 
         None: never seen. Raises NotAllowed with the reason, and then nothing has changed.
         """
+        ...
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """Begin to do a verb to these sagas, durably; the number of the sweep."""
+        ...
+
+    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
+        """Stop a sweep, or let it go on; obeyed within two seconds."""
+        ...
+
+    async def pause(self, pause: Pause) -> None:
+        """Hold what the pause names, durably; every replica obeys it within a second or two."""
+        ...
+
+    async def resume(self, pause: Pause, *, actor: str, reason: str) -> bool:
+        """End a pause before its time; False where it has been ended already."""
         ...
 
 
@@ -123,6 +150,31 @@ class Queries(Protocol):
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """A list of sagas."""
+        ...
+
+    async def groups(self) -> list[Group]:
+        """The sagas that wait or are parked, counted by cause, step, peer and state."""
+        ...
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """The newest sweeps first, with their counts; or the one of that number."""
+        ...
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """Sagas of a sweep in the order of their ids; of those refused, each with the reason."""
+        ...
+
+    def peers(self) -> list[PeerStanding]:
+        """How the way to each peer stands in this process."""
+        ...
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """The pauses in force."""
         ...
 
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:
@@ -208,6 +260,10 @@ class SagaLost(Exception):
 
 class Unsettled(Exception):
     """Nobody knows whether the request was taken; the caller asks again under the same id."""
+
+
+class LeftToNewer(Unsettled):
+    """A newer release accepted the saga, and goes on with it: this one answers for it later."""
 
 
 class Busy(Exception):

@@ -19,7 +19,9 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """A person or a program. `accept_file` names the hashes of the tokens that it may show."""
+    """A person or a program. `accept_file` names the hashes of the tokens that it may show, and
+    `accept_san` the name in its certificate; one of them is set."""
 
-    accept_file: str
+    accept_file: str = ""
+    accept_san: str = ""
     role: Role = Role.VIEWER

@@ -75,6 +75,14 @@ class Ownership(Protocol):
         ...
 
     @property
+    def time(self) -> float | None:
+        """Seconds since the epoch by the clock that all replicas go by (rule 34). It never waits.
+
+        None where no other process has the database, and before the first registration.
+        """
+        ...
+
+    @property
     def share(self) -> Share:
         """The part of this replica in limits and reports. It never waits for anything."""
         ...

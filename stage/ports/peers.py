@@ -17,6 +17,24 @@ class PeerLimits(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_second: float | None = None
 
 
+class PeerStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """How the way to one peer stands in this process. Instants in seconds; None for none yet.
+
+    `under_way` attempts have a place, `queued` ones wait for it; `places` are fewer than
+    `places_max` while the peer keeps failing. `failure` is how the last one failed.
+    """
+
+    peer: str
+    under_way: int
+    queued: int
+    places: int
+    places_max: int
+    rate_per_second: float | None = None
+    answered_at: float | None = None
+    failed_at: float | None = None
+    failure: str = ""
+
+
 class Peers(msgspec.Struct, frozen=True, kw_only=True):
     """The peers that an engine sends to, and how much each of them gets.
 

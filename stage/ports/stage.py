@@ -146,6 +146,14 @@ class Participant(Protocol):
         """The version before, under which the sagas go on that it accepted (rule 32)."""
         ...
 
+    @property
+    def indexed(self) -> Mapping[str, str] | None:
+        """The paths in `data` of the business numbers by which sagas are found, by their names.
+
+        None where sagas are found by their ids alone.
+        """
+        ...
+
     def check(self, data: Mapping[str, Any]) -> None:
         """Decode the payload. Raises wire.WireError (422) naming the member that is wrong.
 

@@ -26,8 +26,10 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from stage.core.events import Event
+from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.observer import TraceContext
@@ -59,6 +61,10 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     version: int = 1
     """The version of the stage that accepted it."""
+    step: str = ""
+    """The step for which it waits, or is parked (core.place); empty while it waits for nothing."""
+    peer: str = ""
+    """The peer of that step, by kind and name."""
     parked: str = ""
     parked_cause: ParkCause | None = None
     due_at: float | None = None
@@ -121,13 +127,71 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """Sagas that neighbours know and the database does not."""
 
 
+TRACE_TERM = "trace_id"
+"""The term of the trace id, which every saga of a stage with indexed numbers has."""
+
+
+class Term(msgspec.Struct, frozen=True):
+    """A business number by which a saga is found: the name that the author gave, and its value."""
+
+    name: str
+    value: str
+
+
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sagas a list holds. `after` is the id of the last saga of the page before."""
+    """Which sagas a list holds. `after` is the id of the last saga of the page before.
+
+    Every member narrows the list. `changed_from` and `changed_before` bound the last change. With
+    a `term` no other one but `after` and `limit` counts.
+    """
 
     states: tuple[SagaState, ...] = ()
     parked: bool | None = None
+    cause: ParkCause | None = None
+    step: str | None = None
+    peer: str | None = None
+    changed_from: float | None = None
+    changed_before: float | None = None
+    term: Term | None = None
     after: str = ""
     limit: int = 50
+
+    @property
+    def waiting(self) -> bool:
+        """True when only sagas that wait or are parked can be on the list."""
+        return self.parked is True or (self.cause or self.step or self.peer) is not None
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Sagas that wait at one place, or are parked there for one cause; none of a `cause` wait."""
+
+    cause: ParkCause | None
+    step: str
+    peer: str
+    state: SagaState
+    sagas: int
+    oldest_at: float
+    """The last change of the saga among them that changed longest ago."""
+
+
+NEWEST = 2**62
+"""A number behind that of every act."""
+
+
+class Act(msgspec.Struct, frozen=True, kw_only=True):
+    """One act of a person, kept apart from the journal. `target` is a saga id, or a peer.
+
+    `before` and `after` say in words how the target stood. `number` is the store's.
+    """
+
+    at: float
+    actor: str
+    act: str
+    target: str
+    reason: str
+    before: str = ""
+    after: str = ""
+    number: int = 0
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,14 +256,19 @@ class Unit(Protocol):
         """All entries in order."""
         ...
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
-        """Write a new saga and its first entries. Raises KeyError when the id exists."""
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
+        """Write a new saga, its first entries and its terms. Raises KeyError when the id exists."""
         ...
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """Replace the row and append entries numbered up to `row.length`.
 
         `epoch` is the one that the caller holds; `row.epoch` may be higher, when it takes over.
+        `before` is the row as it was last written: what is equal in both need not be written.
         Raises StaleEpoch when the stored row has another epoch or another replica owns it, and
         writes nothing.
         """
@@ -210,11 +279,41 @@ class Unit(Protocol):
         ...
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
-        """Drop the envelopes and journals of sagas that are over; how many were closed.
+        """Drop the envelopes, journals and terms of sagas that are over; how many were closed.
 
         Those that completed or were compensated, were last changed before that instant, are not
         parked and have nothing due. Their rows stay as tombstones, with their answers.
         """
+        ...
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """Write a sweep and its sagas, all of them pending; its number."""
+        ...
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """Let a sweep be in that state from here on."""
+        ...
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """The sweep is through with that saga; `detail` says why the verb was refused."""
+        ...
+
+    async def put_pause(self, pause: Pause) -> None:
+        """Write a pause, in place of one of the same target and way."""
+        ...
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """Drop a pause; False where there is none."""
+        ...
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """Let the saga be found by its id alone."""
+        ...
+
+    async def keep_act(self, act: Act) -> None:
+        """Add an act to the audit, under the next number."""
         ...
 
     async def keep_lost(self, lost: LostSaga) -> None:
@@ -222,7 +321,10 @@ class Unit(Protocol):
         ...
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same."""
+        """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same.
+
+        Or raise StoreUnavailable, which the unit has to let through: then all of it is run again.
+        """
         ...
 
 
@@ -263,6 +365,26 @@ class Store(Protocol):
         """At most `which.limit` rows in the order of their ids. `envelope` may be left empty."""
         ...
 
+    async def groups(self) -> list[Group]:
+        """The sagas that wait or are parked, counted by cause, step, peer and state."""
+        ...
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
+    async def pauses(self) -> list[Pause]:
+        """Every pause that was not dropped, also those that are over, by target and way."""
+        ...
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """The newest sweeps first, with their counts; or the one of that number."""
+        ...
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """Sagas of a sweep in the order of their ids, each with its `detail`."""
+        ...
+
     async def changed(self, since: Changes) -> list[SagaRow]:
         """Rows that changed, in the order of `updated_at` and id; closed sagas are left out."""
         ...
@@ -270,7 +392,8 @@ class Store(Protocol):
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """Ids of sagas whose `due_at` is at or before that instant, the longest due first.
 
-        Those that a newer `version` of the stage accepted are not among them.
+        Or so far behind it that it came from a clock that was wrong (`core.age.is_due`). Those that
+        a newer `version` of the stage accepted are not among them.
         """
         ...
 

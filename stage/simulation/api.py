@@ -7,6 +7,8 @@ a derived class says is asked.
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import msgspec
 
 from stage.ports.stage import Answer
@@ -119,6 +121,36 @@ class ApiModel:
     def refuse_undo(self, request: ApiRequest) -> Answer:
         """It will never be undone."""
         return json_answer(402, {"error": "cannot be undone"})
+
+
+class PendingApi(ApiModel):
+    """An API that takes a request on with 202: how it ends is there at a later look.
+
+    It makes the effect when it takes the request on, and says so after a few looks; some it never
+    says anything of. A request that was undone meanwhile never ends well.
+    """
+
+    def __init__(self, name: str, books: Books, faults: Faults) -> None:
+        super().__init__(name, books, faults)
+        self._looks: dict[str, int] = {}
+
+    def made(self, request: ApiRequest, effect: Effect) -> Answer:
+        """202 until it was looked up often enough."""
+        return self._now(request, effect)
+
+    def look_up(self, request: ApiRequest) -> Answer:
+        """A probe; each look brings the end nearer, but for one request in sixteen."""
+        effect = self.books.effects.get(request.key)
+        if effect is None or not effect.made:
+            return super().look_up(request)
+        self._looks[request.key] = self._looks.get(request.key, 0) + 1
+        return self._now(request, effect)
+
+    def _now(self, request: ApiRequest, effect: Effect) -> Answer:
+        wanted = crc32(request.key.encode()) % 16
+        if wanted and self._looks.get(request.key, 0) >= wanted % 4:
+            return json_answer(200, {"id": effect.name})
+        return json_answer(202, {"state": "pending"})
 
 
 class UnkeyedApi(ApiModel):

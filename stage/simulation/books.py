@@ -15,8 +15,9 @@ import msgspec
 from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS
+from stage.core.lost import LOST, OVER
 from stage.core.order import wave_of
-from stage.core.states import SagaState
+from stage.core.states import ENDED, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.ports.store import SagaRow
 from stage.simulation.loop import VirtualLoop
@@ -118,13 +119,23 @@ class Known(msgspec.Struct, kw_only=True):
     attempts: dict[str, int] = {}
     refused: set[str] = set()
     """Steps whose last attempt was a no."""
+    pending: dict[str, float] = {}
+    """Since when the API of a step says that it is under way."""
+    pending_at: float | None = None
+    """The last event while a call was pending: the deadline stands still."""
+    waited_out: bool = False
+    """A call was pending for as long as its author waits."""
     answers: set[bytes] = set()
     """Every answer that was durable at some time."""
     deadline: float | None = None
+    generation: int = 1
+    """That of the database in which it was accepted, or last taken over."""
     recovered: int = 0
     forgotten: bool = False
     mended: bool = False
     """A person retried or resolved it."""
+    invented: set[str] = set()
+    """Steps whose start is written down though nobody knows of one: an older copy was put back."""
 
 
 class Local(msgspec.Struct, kw_only=True):
@@ -132,6 +143,13 @@ class Local(msgspec.Struct, kw_only=True):
 
     done: int = 0
     undone: int = 0
+
+
+class Copied(NamedTuple):
+    """A copy of the facts about the database of one stage."""
+
+    known: dict[str, Known]
+    local: dict[tuple[str, str], tuple[int, int]]
 
 
 class Books:
@@ -167,6 +185,10 @@ class Books:
         self._closed: dict[tuple[str, str], float] = {}
         """Since when a stage says that nothing of a saga stands."""
         self._effects_made = 0
+        self.restored: set[str] = set()
+        """Stages of which an older copy of the database was put back."""
+        self._rewound: set[tuple[str, str]] = set()
+        """Stage and saga of all that were as they had been before."""
         self.payloads: dict[str, bytes] = {}
         """The data of each saga as its client first sent it."""
 
@@ -179,6 +201,53 @@ class Books:
     def _plan(self, stage: str, known: Known) -> Plan:
         newest = self.plans[stage]
         return self.earlier_plans.get((stage, known.row.version), newest)
+
+    # --- older copies of a database ---------------------------------------------------------------
+
+    def copy_of(self, stage: str) -> Copied:
+        """A copy of the facts about the database of a stage."""
+        return Copied(
+            known={
+                saga: _copied(known)
+                for (where, saga), known in self.known.items()
+                if where == stage
+            },
+            local={
+                (saga, step): (local.done, local.undone)
+                for (where, saga, step), local in self.local.items()
+                if where == stage
+            },
+        )
+
+    def put_back(self, stage: str, copied: Copied) -> None:
+        """An older copy took the place of the database of a stage.
+
+        Each saga that has changed since is as it was then, and later answers about it do not bind:
+        the stage knows nothing of them.
+        """
+        self.restored.add(stage)
+        for saga in [saga for where, saga in self.known if where == stage]:
+            then, now = copied.known.get(saga), self.known[stage, saga]
+            if then is not None and then.row == now.row and then.row.state in ENDED:
+                continue
+            if then is None:
+                del self.known[stage, saga]
+            else:
+                self.known[stage, saga] = _copied(then)
+            self._rewound.add((stage, saga))
+            self._unsaid(stage, saga)
+        for where, saga, step in [key for key in self.local if key[0] == stage]:
+            done, undone = copied.local.get((saga, step), (0, 0))
+            self.local[where, saga, step] = Local(done=done, undone=undone)
+
+    def _unsaid(self, stage: str, saga: str) -> None:
+        """The earlier answers of a stage about a saga do not bind it any more."""
+        self.early.pop((stage, saga), None)
+        self._closed.pop((stage, saga), None)
+        for status in (200, 409, 410):
+            self._answers.pop((stage, saga, status), None)
+        for key in [key for key in self._sent if key[0] == stage and key[1].startswith(f"{saga}:")]:
+            del self._sent[key]
 
     # --- saying ----------------------------------------------------------------------------------
 
@@ -252,6 +321,8 @@ class Books:
         known = self.known.get((stage, saga))
         if known is not None and (known.given_up or known.forgotten):
             return 0  # what stands there was reported, or given up: it is not ours to undo
+        if (stage, saga) in self._rewound:
+            return 0  # it may have said that nothing stands, before its older copy was put back
         steps = self.plan_of(stage, saga).steps
         return sum(self.standing(stage, saga, step) for step in steps if step.compensatable)
 
@@ -314,6 +385,11 @@ class Books:
         both_said_yes = known.row.answer_status == 200 and row.answer_status == 200
         if both_said_yes and known.row.answer_body != row.answer_body:
             self.violate("I9", row.id, f"{stage} changed the stored answer")
+        known.invented = {
+            event.step
+            for event in write.events
+            if isinstance(event, e.StepInDoubt) and event.reason == LOST
+        }
         for event in write.events:
             self._event(stage, who, known, event)
         known.events.extend(write.events)
@@ -322,6 +398,9 @@ class Books:
     def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
         saga = known.row.id
         self.tell(saga, who, event)
+        if known.pending_at is not None and known.deadline is not None:
+            known.deadline += max(0.0, event.at - known.pending_at)
+        known.pending_at = event.at if known.pending else None
         if EVENTS[type(event)].ends is AttemptKind.EXECUTE:
             step_name = getattr(event, "step", "")
             known.flying.discard(step_name)
@@ -329,10 +408,13 @@ class Books:
         match event:
             case e.Accepted():
                 known.deadline, known.deferred = event.deadline, event.deferred
+                known.generation = event.generation
             case e.AnswerDeferred() | e.Parked():
                 known.deferred = True
             case e.Recovered():
                 known.recovered += 1
+                if event.generation > known.generation:
+                    self._older(stage, known, event)
                 early = self.early.get((stage, saga))
                 if early is not None and early not in known.answers:
                     self.ends_lost += 1
@@ -352,6 +434,13 @@ class Books:
                 self._verb(known, event)
             case _:
                 self._forward_event(stage, known, event)
+
+    def _older(self, stage: str, known: Known, event: e.Recovered) -> None:
+        """It was taken over from an older database: it does not go forward any more."""
+        known.generation = event.generation
+        active = known.row.state is SagaState.ACTIVE
+        if active and not self._past_pivot(self._plan(stage, known), known):
+            known.deadline = OVER
 
     def _verb(self, known: Known, event: e.Retried | e.Resolved | e.Settled) -> None:
         """A person mended it: used attempts are forgiven."""
@@ -380,7 +469,7 @@ class Books:
                 known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1  # rule 28
             case e.StepRefused():
                 known.refused.add(event.step)
-            case e.StepPending():
+            case e.StepPending() if plan.step(event.step).kind is StepKind.FORWARD:
                 known.attempts[event.step] -= 1  # downstream works on it: no attempt that failed
             case e.RequestPrepared():
                 way = "undo" if event.compensation else "do"
@@ -392,6 +481,7 @@ class Books:
                     plan.step(event.step).kind is StepKind.TRANSACTION
                 ):
                     self._started(stage, known, plan.step(event.step), event.at)
+                known.pending.pop(event.step, None)
                 known.succeeded.add(event.step)
                 known.doubted.discard(event.step)
             case e.ProbeStarted():
@@ -401,7 +491,27 @@ class Books:
                 if event.denied and known.deadline is not None:  # protocol 3.3, as an outage
                     known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1
             case _:
+                self._pending_event(known, plan, event)
                 self._backward_event(stage, known, event)
+
+    def _pending_event(self, known: Known, plan: Plan, event: e.Event) -> None:
+        match event:
+            case e.StepPending() | e.ProbePending():
+                known.doubted.add(event.step)
+                known.deferred = True
+                self._pends(known, plan.step(event.step), event.at)
+            case e.ProbeFailed() | e.ProbeNotThere() if event.step in known.pending:
+                self._pends(known, plan.step(event.step), event.at)
+            case e.ProbeRefused():
+                known.doubted.discard(event.step)
+                known.refused.add(event.step)
+                known.pending.pop(event.step, None)
+
+    def _pends(self, known: Known, step: Step, at: float) -> None:
+        """A call is under way at its API."""
+        since = known.pending.setdefault(step.name, at)
+        known.waited_out = known.waited_out or at - since >= step.pending_seconds_max
+        known.pending_at = at
 
     def _attempted(self, stage: str, known: Known, event: e.StepStarted) -> None:
         plan = self.plans[stage]
@@ -428,6 +538,8 @@ class Books:
                 known.intents.add(f"{event.step}:undo")
                 if event.request is not None:
                     known.requests.setdefault(f"{event.step}:undo", []).append(event.request)
+            case e.CompensationSucceeded():
+                known.doubted.discard(event.step)
             case e.CompensationRefused():
                 known.given_up.add(event.step)
             case e.TellStarted():
@@ -436,6 +548,8 @@ class Books:
     def _started(self, stage: str, known: Known, step: Step, at: float) -> None:
         saga = known.row.id
         known.starts.setdefault(step.name, len(known.starts))
+        if step.name in known.invented:
+            return
         if known.turned:
             self.violate("I6", saga, f"{stage}/{step.name} was started on the way back")
         if (
@@ -466,7 +580,11 @@ class Books:
         step = self._plan(stage, known).step(event.step) if event.step else None
         if step is None or step.kind is StepKind.TRANSACTION or step.name in known.refused:
             return
-        if known.mended or (known.deadline is not None and event.at >= known.deadline):
+        if (
+            known.mended
+            or known.waited_out
+            or (known.deadline is not None and event.at >= known.deadline)
+        ):
             return
         counted = known.attempts.get(step.name, 0) - known.forgiven.get(step.name, 0)
         if not step.execution.exhausted(counted):
@@ -642,6 +760,17 @@ class Books:
     def refused(self) -> Iterator[tuple[str, str, str]]:
         """Stage, saga and words of every answer that said not_executed for good."""
         return ((stage, saga, words) for (stage, saga), words in self._refused.items())
+
+
+def _copied(known: Known) -> Known:
+    """The facts as they are now: what comes changes only the other one."""
+    facts = {
+        name: value.copy()
+        for name in known.__struct_fields__
+        if isinstance(value := getattr(known, name), list | dict | set)
+    }
+    facts["requests"] = {key: list(sent) for key, sent in known.requests.items()}
+    return msgspec.structs.replace(known, **facts)
 
 
 def _same(request: e.Request, stored: e.Request) -> bool:

@@ -13,19 +13,34 @@ from stage.authoring.participant import StageParticipant
 from stage.core.commands import AttemptKind
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event, Recovered
+from stage.core.pause import Pause, Way
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.engine.embedded.retention import Retention
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.stage import RunView
-from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Store, Tx, Unit
+from stage.ports.store import (
+    Act,
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    Group,
+    LostSaga,
+    SagaRow,
+    Store,
+    Term,
+    Tx,
+    Unit,
+)
 from stage.simulation.books import Books, Worked, Written
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process
 from stage.simulation.replicas import ReplicaOwnership, SharedDatabase
-from stage.store.memory_database import MemoryReplica
+from stage.store.memory_database import MemoryDatabase, MemoryReplica
 from stage.store.sole_owner import SoleOwner
 
 T = TypeVar("T")
@@ -51,6 +66,8 @@ class Disk:
         """Stored sagas can be read, and no unit becomes durable."""
         self.shared: SharedDatabase | None = None
         """The database of its live processes, where it has several at a time."""
+        self.database: MemoryDatabase | None = None
+        """Its content, where it is in memory."""
         self.unit: _Noted | None = None
         """The unit that runs now."""
 
@@ -62,14 +79,22 @@ class Disk:
 class SimulatedStore:
     """ports.store.Store for one process. `crash` ends the process at a commit."""
 
-    def __init__(self, disk: Disk, process: Process, crash: Callable[[Process], None]) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        process: Process,
+        crash: Callable[[Process], None],
+        *,
+        alone: bool = False,
+    ) -> None:
+        """`alone` is a command that works while the stage is stopped."""
         self._disk = disk
         self._process = process
         self._crash = crash
         self._store = disk.store
         self._replica: MemoryReplica | None = None
         self._ownership: Ownership = SimulatedOwnership(self)
-        if disk.shared is not None:
+        if disk.shared is not None and not alone:
             self._store, self._replica = disk.shared.replica()
             self._ownership = ReplicaOwnership(disk.shared, self._replica, process, self._writable)
 
@@ -231,6 +256,41 @@ class SimulatedStore:
         self._present()
         return await self._store.page(which)
 
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.groups()
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.acts(limit, before=before, target=target)
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.pauses()
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.sweeps(limit, number)
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.sweep_sagas(number, end, limit)
+
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
         if self._process.held:
@@ -371,15 +431,19 @@ class _Noted:
         """See ports.store.Unit."""
         return await self._unit.journal(saga_id)
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
         """See ports.store.Unit."""
-        await self._unit.insert(row, events)
+        await self._unit.insert(row, events, terms)
         self.writes.append(Written(row, tuple(events), None))
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """See ports.store.Unit."""
         elsewhere = self._owned_elsewhere(row.id)
-        await self._unit.save(row, events, epoch=epoch)
+        await self._unit.save(row, events, epoch=epoch, before=before)
         if elsewhere:
             self.trespasses.append(row.id)
         self.writes.append(Written(row, tuple(events), epoch))
@@ -387,6 +451,36 @@ class _Noted:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See ports.store.Unit."""
+        return await self._unit.begin_sweep(sweep, saga_ids)
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """See ports.store.Unit."""
+        await self._unit.set_sweep(number, state)
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """See ports.store.Unit."""
+        await self._unit.end_sweep_saga(number, saga_id, end, detail)
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        await self._unit.put_pause(pause)
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        return await self._unit.drop_pause(target, way)
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """See ports.store.Unit."""
+        await self._unit.drop_terms(saga_id)
+
+    async def keep_act(self, act: Act) -> None:
+        """See ports.store.Unit."""
+        await self._unit.keep_act(act)
 
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""

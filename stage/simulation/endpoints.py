@@ -57,8 +57,13 @@ class Endpoints:
         async def read_body() -> bytes:
             return body
 
+        path, _, query = path.partition("?")
         request = Request(
-            method=method, path=path, headers=HeaderPairs(headers), read_body=read_body
+            method=method,
+            path=path,
+            query=query,
+            headers=HeaderPairs(headers),
+            read_body=read_body,
         )
         given = await dispatch(self._service, request)
         if method == "POST":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import ClassVar
 
@@ -69,10 +71,22 @@ KINDS: dict[str, tuple[float, float]] = {
 }
 """Every fault, with the range from which a seed draws its rate."""
 
+SELDOM: dict[str, tuple[float, float]] = {
+    # of a database, in events a second: an older copy of it is put back
+    "restore": (0.01, 0.06),
+}
+"""Faults that change most of a world, in few of them; they have dice of their own."""
+SELDOM_SHARE = 0.12
+
 END_LOST = "end_lost_behind_its_answer"
 """A crash between the answer 200 and the commit of the end: no fault of its own, but counted."""
 END_FOUND = "end_found_downstream"
 """Such an end that was found again by looking downstream, counted as well."""
+
+LOST = "saga_lost_by_a_restore"
+"""A saga that an older copy of a database lacked, and that a neighbour had; counted as well."""
+UNDONE_ELSEWHERE = "saga_undone_elsewhere"
+"""A saga that an older copy says is done, and a neighbour does not; counted as well."""
 
 JOINED_ELSEWHERE = "joined_elsewhere"
 """A saga offered to one process while another had a message of it under way; counted as well."""
@@ -99,6 +113,15 @@ class Faults(msgspec.Struct, kw_only=True):
         self.struck[kind] += 1
         return True
 
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """Nothing strikes within: of a command that a person repeats until it works."""
+        was, self.on = self.on, False
+        try:
+            yield
+        finally:
+            self.on = was
+
     def point(self, sort: str, where: str) -> str:
         """The fault of a script at this durable write or message; a swarm has no script."""
         return ""
@@ -114,16 +137,19 @@ class Faults(msgspec.Struct, kw_only=True):
 
 def draw(
     random: Random,
+    seldom: Random,
     without: frozenset[str] = frozenset(),
     always: frozenset[str] = frozenset(),
 ) -> Faults:
     """The swarm of one seed; what is in `always` is there, and often.
 
-    `without` and `always` leave the dice as they fall.
+    `without` and `always` leave the dice as they fall; `seldom` are those of the faults that few
+    worlds have.
     """
     rates = {}
-    for kind, (least, most) in KINDS.items():
-        drawn, rate = random.random() < SWARM_SHARE, random.uniform(least, most)
-        if (drawn or kind in always) and kind not in without:
-            rates[kind] = most if kind in always else rate
+    for kinds, dice, share in ((KINDS, random, SWARM_SHARE), (SELDOM, seldom, SELDOM_SHARE)):
+        for kind, (least, most) in kinds.items():
+            drawn, rate = dice.random() < share, dice.uniform(least, most)
+            if (drawn or kind in always) and kind not in without:
+                rates[kind] = most if kind in always else rate
     return Faults(rates=rates, random=random)

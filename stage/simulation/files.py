@@ -9,22 +9,39 @@ find out which it was (rule 8).
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stage.bootstrap.database import Database
+from stage.core.errors import ConfigurationError
+from stage.core.pause import Pause
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Store, Unit
+from stage.ports.store import (
+    Act,
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    Group,
+    LostSaga,
+    SagaRow,
+    Store,
+    Unit,
+)
 from stage.simulation.faults import Faults
 from stage.store.drive import outside_loop
 from stage.store.sole_owner import SoleOwner
-from stage.store.sqlite.identity import DatabaseFile
+from stage.store.sqlite.identity import DatabaseFile, last_number
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 
 T = TypeVar("T")
@@ -52,21 +69,25 @@ def failing(faults: Faults) -> type[sqlite3.Connection]:
 
 def file_store(path: Path, migrations: tuple[Traversable, ...], faults: Faults) -> BlockingStore:
     """A store on a SQLite file for a simulation."""
-    return BlockingStore(
-        SqliteStore(
+
+    def make() -> SqliteStore:
+        return SqliteStore(
             DatabaseFile(path=path, now=lambda: 0.0),  # older than any saga of its world
             migrations=migrations,
             limits=SqliteLimits(readers=1, retry_seconds=RETRY_SECONDS),
             factory=failing(faults),
         )
-    )
+
+    return BlockingStore(make, path)
 
 
 class BlockingStore:
     """ports.store.Store over one that needs a real event loop."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, make: Callable[[], Store], path: Path) -> None:
+        self.path = path
+        self._make = make
+        self._store = make()
         self._loop = asyncio.new_event_loop()
         self._ownership = SoleOwner(self.due)
 
@@ -82,6 +103,14 @@ class BlockingStore:
         self._run(self._store.close())
         with outside_loop():
             self._loop.close()
+
+    async def replace(self, change: Callable[[], object]) -> None:
+        """Change the file while nothing has it open, and open what stands there then."""
+        self._run(self._store.close())
+        with outside_loop():
+            change()
+        self._store = self._make()
+        self._run(self._store.open())
 
     async def open(self) -> None:
         """See ports.store.Store."""
@@ -112,6 +141,26 @@ class BlockingStore:
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
         return self._run(self._store.page(which))
+
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        return self._run(self._store.groups())
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        return self._run(self._store.acts(limit, before=before, target=target))
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return self._run(self._store.pauses())
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        return self._run(self._store.sweeps(limit, number))
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        return self._run(self._store.sweep_sagas(number, end, limit))
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -172,3 +221,51 @@ class BlockingStore:
     def available(self) -> bool:
         """See ports.store.Store."""
         return self._store.available
+
+
+class FileCopy:
+    """A copy of a SQLite file, and how it takes the place of the file."""
+
+    def __init__(self, store: BlockingStore) -> None:
+        self._store = store
+        self._path = store.path
+        self._copy = Path(f"{store.path}.copy")
+        self._older = False
+        self._copy.unlink(missing_ok=True)
+        with closing(sqlite3.connect(self._path)) as connection:
+            connection.execute("VACUUM INTO ?", (str(self._copy),))
+
+    async def put_back(self, as_of: float, now: float) -> bool:
+        """See `copies.Copy`. A start has to refuse an older file before it is named."""
+        try:
+            await self._store.replace(self._swap)
+            refused = not self._older
+        except ConfigurationError:
+            refused = True
+        await self._store.replace(lambda: self._named(as_of))
+        return refused
+
+    def _swap(self) -> None:
+        with closing(sqlite3.connect(self._path)) as now:
+            newest = last_number(now)
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        shutil.copy(self._copy, self._path)
+        with closing(sqlite3.connect(self._path)) as then:
+            self._older = last_number(then) < newest
+
+    def _named(self, as_of: float) -> None:
+        with self._database() as database:
+            database.restored(as_of)
+
+    async def release(self, now: float) -> None:
+        """See `copies.Copy`."""
+
+        def released() -> None:
+            with self._database() as database:
+                database.released()
+
+        await self._store.replace(released)
+
+    def _database(self) -> Database:
+        return Database(DatabaseFile(path=self._path), (), make=False)

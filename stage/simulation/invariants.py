@@ -126,6 +126,7 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
     `waits` says that another stage of the chain waits for a person.
     """
     if known is None:
+        _nothing_is_lost(books, stage, saga)
         return
     plan, row = books.plan_of(stage, saga), known.row
     if row.parked:
@@ -151,6 +152,13 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
             books.violate("I7", saga, f"{stage} is {row.state}, {step.name} still stands")
 
 
+def _nothing_is_lost(books: Books, stage: str, saga: str) -> None:
+    """I7: what an older database does not have was adopted, where something of it stands."""
+    for step in books.plan_of(stage, saga).steps:
+        if step.compensatable and books.standing(stage, saga, step):
+            books.violate("I7", saga, f"{stage} does not have it, and {step.name} stands")
+
+
 def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> str:
     """The cause in the world for which a saga waits for a person; empty without one."""
     match known.row.parked_cause:
@@ -165,6 +173,8 @@ def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> st
             return "its API can neither repeat nor be asked"
         case ParkCause.UPSTREAM_CANNOT:
             return "upstream cannot compensate"
+        case ParkCause.LOST if stage in books.restored:
+            return "an older database was put back"
         case _:
             pass
     if known.given_up and all(
@@ -177,6 +187,8 @@ def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> st
 def _gave_up(books: Books, stage: str, saga: str, step: Step) -> bool:
     """True when the world has a cause for giving up a compensation."""
     if step.kind is StepKind.FORWARD:
+        if step.peer in books.restored:
+            return True  # its books of then are gone
         behind = books.known.get((step.peer, saga))
         if behind is None or step.peer not in books.plans:
             return False
@@ -196,7 +208,7 @@ def _neighbours(
         if following is not None and following.row.state is not SagaState.COMPENSATED:
             books.violate("I5", saga, f"{stage} never saw it, the next is {following.row.state}")
         return
-    if known.row.parked:
+    if known.row.parked or (following is not None and following.row.parked):
         return
     state = following.row.state if following is not None else None
     if known.row.state is SagaState.COMPLETED and state is not SagaState.COMPLETED:
@@ -213,7 +225,8 @@ def _client(books: Books, stage: str, order: Order, known: Known | None, *, wait
     match order.verdict:
         case Verdict.EXECUTED:
             wrong = state is not SagaState.COMPLETED and not (
-                parked and state is not SagaState.COMPENSATED
+                (parked and state is not SagaState.COMPENSATED)
+                or (waits and state is SagaState.COMPENSATING)
             )
         case Verdict.FAILED:
             wrong = state is SagaState.COMPLETED
@@ -256,5 +269,11 @@ def _not_executed(books: Books, stage: str, saga: str, words: str) -> None:
         if step.kind is StepKind.CALL
         for effect in books.effects_of(stage, saga, step.name)
     )
+    if stage in books.restored:  # a tombstone in place of what was lost: it speaks of what stands
+        nothing_stands = not any(
+            step.compensatable and books.standing(stage, saga, step) for step in plan.steps
+        )
+        if nothing_stands:
+            return
     if done or made:
         books.violate("I10", saga, f"{stage} answered {words}, and did {done} + {made} things")

@@ -169,9 +169,9 @@ class VirtualClock:
 class WallClock(SteadyClock):
     """The clock of one process, as in reality: a wall clock that may be wrong, made steady."""
 
-    def __init__(self, loop: VirtualLoop, ahead: Callable[[], float]) -> None:
-        """`ahead` is by how many seconds the wall clock of the machine is wrong now."""
-        super().__init__(wall=lambda: EPOCH + loop.time() + ahead(), monotonic=loop.time)
+    def __init__(self, loop: VirtualLoop, wall: Callable[[], float]) -> None:
+        """`wall` is the wall clock that the process goes by."""
+        super().__init__(wall=wall, monotonic=loop.time)
         self._loop = loop
 
     async def sleep(self, seconds: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from random import Random
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -25,7 +26,8 @@ from stage.wire.envelope import (
 )
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
-from stage.wire.replies import encode_compensate, encode_executed
+from stage.wire.replies import decode_compensate, encode_compensate, encode_executed
+from stage.wire.shared import SharedPage, SharedSaga, Side
 
 CLIENT = "client"
 TAIL = "tail"
@@ -114,6 +116,8 @@ class Order(msgspec.Struct, kw_only=True):
     """The stage asked us to compensate."""
     asked: bool = False
     """We asked the stage to compensate."""
+    nothing_stands: bool = False
+    """The stage's own word is that nothing of it stands there."""
     buried: bool = False
     """We asked before we sent it."""
     accepted: bool = False
@@ -147,12 +151,16 @@ class Client:
     # --- the way in ------------------------------------------------------------------------------
 
     async def serve(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
-        """The stage tells us of a late failure: we take over."""
+        """The stage tells us of a late failure, and we take over; or asks for what we share."""
+        if method == "GET":
+            return _shared(path, CLIENT, [_as_upstream(order) for order in self.orders.values()])
         saga = path.removeprefix("/sagas/").removesuffix("/compensate")
         order = self.orders.get(saga)
         if order is not None:
             order.asked_back = True
-            if order.verdict is Verdict.EXECUTED or order.verdict is Verdict.OPEN:
+            word = decode_compensate(body).outcome
+            order.nothing_stands = order.nothing_stands or word is Outcome.COMPENSATED
+            if word is Outcome.COMPENSATED or order.verdict is not Verdict.STANDS:
                 order.verdict = Verdict.FAILED
             self._books.tell(saga, CLIENT, "is asked to compensate")
         return _undone(saga)
@@ -227,6 +235,7 @@ class Client:
                     # This answer does not undo the effect of an earlier request of ours, unless it
                     # says that nothing stands.
                     order.accepted = order.accepted or status in (409, 410)
+                    order.nothing_stands = order.nothing_stands or status in (409, 410)
                     order.verdict = Verdict.FAILED
                     return
                 case Outcome.IN_PROGRESS:
@@ -273,6 +282,7 @@ class Client:
             match own_word(answer, order.saga, AGREED_UNDO):
                 case Outcome.COMPENSATED | Outcome.NOT_EXECUTED:
                     order.verdict = Verdict.FAILED
+                    order.nothing_stands = True
                     return
                 case Outcome.UNKNOWN if _status(answer) == GONE:  # an operator there took it over
                     order.verdict = Verdict.FAILED
@@ -360,6 +370,8 @@ class Tail:
         """`POST /sagas` and `POST /sagas/{id}/compensate`."""
         if path == "/sagas":
             return self._execute(decode_envelope(body), body)
+        if path.startswith("/sagas?"):
+            return _shared(path, TAIL, [self._as_downstream(saga) for saga in self._answers])
         if method == "GET":
             return self._look(path.removeprefix("/sagas/"))
         saga = path.removeprefix("/sagas/").removesuffix("/compensate")
@@ -395,6 +407,18 @@ class Tail:
         shown = {"saga_id": saga, "outcome": outcome}
         return Answer(status=200, body=msgspec.json.encode(shown))
 
+    def _as_downstream(self, saga: str) -> SharedSaga:
+        executed = self._answers[saga].status == 200
+        body = self._bodies.get(saga)
+        return SharedSaga(
+            saga_id=saga,
+            side=Side.DOWNSTREAM,
+            outcome=Outcome.EXECUTED if executed else Outcome.COMPENSATED,
+            accepted_at=format_instant(EPOCH),
+            updated_at=format_instant(EPOCH),
+            envelope=None if body is None else msgspec.json.decode(body),
+        )
+
     def _undo(self, saga: str) -> None:
         local = self.local(saga)
         if local.done > local.undone:
@@ -429,6 +453,29 @@ class Tail:
                 return
             wait = min(wait * 2, 5.0 if self._faults.on else PAUSE_SECONDS_MAX)
             await asyncio.sleep(self._random.uniform(0.04, 1.0) * wait)
+
+
+def _as_upstream(order: Order) -> SharedSaga:
+    outcome = Outcome.IN_PROGRESS if order.open() else Outcome.UNKNOWN
+    if order.nothing_stands:
+        outcome = Outcome.COMPENSATED
+    elif order.verdict is Verdict.EXECUTED:
+        outcome = Outcome.EXECUTED
+    return SharedSaga(
+        saga_id=order.saga,
+        side=Side.UPSTREAM,
+        outcome=outcome,
+        accepted_at=format_instant(EPOCH),
+        updated_at=format_instant(EPOCH),
+        envelope=msgspec.json.decode(order.body),
+    )
+
+
+def _shared(path: str, stage: str, sagas: list[SharedSaga]) -> Answer:
+    """The list of the sagas that the asker shares with that neighbour (protocol 3.8)."""
+    asker = parse_qs(path.partition("?")[2])["with"][0]
+    page = SharedPage(stage=stage, shared_with=asker, sagas=sagas)
+    return Answer(status=200, body=msgspec.json.encode(page))
 
 
 def _status(answer: Answer | Lost) -> int:

@@ -411,6 +411,8 @@ class SimulatedTransport(Transport):
             key = next(value for name, value in headers if name == h.IDEMPOTENCY_KEY)
             self._books.handing_on(self._stage, self._process.name, target, key, body)
             return key, "do"
+        if path.startswith("/sagas?"):  # a list for `stage reconcile`, of no saga
+            return "", "list"
         if path.startswith("/sagas/") and path.endswith("/compensate"):
             saga = path.removeprefix("/sagas/").removesuffix("/compensate")
             self._books.asking_to_compensate(self._stage, target, saga)

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 
 from stage.core.errors import StoreUnavailable
 from stage.core.events import Verb
+from stage.core.lost import OPERATOR
+from stage.core.requester import Requester
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.limits import EngineLimits
+from stage.engine.reconcile import Reconciler, Reconciliation
+from stage.engine.saga.adoption import Adoption
+from stage.engine.saga.interpreter import Interpreter
+from stage.engine.saga.journal import Journal
+from stage.engine.saga.versions import Versions
 from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers
 from stage.ports.engine import Snapshot
-from stage.ports.peers import PeerLimits
+from stage.ports.observer import TraceContext
+from stage.ports.peers import PeerLimits, Peers
 from stage.ports.stage import Answer
 from stage.simulation.books import Books
 from stage.simulation.disk import Disk, SimulatedStore, WatchedStage
 from stage.simulation.endpoints import RUN, DefectObserver, Endpoints, Pairs, service_of
 from stage.simulation.faults import JOINED_ELSEWHERE, Faults
-from stage.simulation.loop import Process, VirtualLoop, WallClock
+from stage.simulation.loop import EPOCH, Process, VirtualLoop, WallClock
 from stage.simulation.network import SCHEME, Network, SimulatedTransport
+from stage.simulation.replicas import SharedDatabase
 from stage.wire import headers as h
+from stage.wire.answers import render_ending
+from stage.wire.replies import CompensateRequest
 
 DOWN_SECONDS = (0.05, 6.0)
 PAUSE_SECONDS = (0.5, 10.0)
 DRAIN_SECONDS = 2.0
 SKEW_SECONDS_MAX = 120.0
 JUMP_SECONDS = (-3_600.0, 30 * 86_400.0)
+APART_SECONDS_MAX = 900.0
+"""How wrong the machines of processes that share a database may be: further than any wait."""
 WRONG_SECONDS = (0.2, 30.0)
 """For so long a clock that has jumped is wrong."""
 
@@ -77,10 +91,14 @@ class Node:
             self._skew = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
         self.ahead = self._skew
         """By how many seconds the wall clock of its machine is wrong."""
+        if disk.shared is not None:
+            disk.shared.ahead = self._skew
         self._live: dict[Process, tuple[EmbeddedEngine, Endpoints, SimulatedStore]] = {}
         self._runs_release: dict[Process, int] = {}
         self._started = 0
         self._starting = 0
+        self._down = False
+        """Stopped by an operator: nothing starts it."""
 
     @property
     def processes(self) -> int:
@@ -115,13 +133,19 @@ class Node:
 
         return process.spawn(answered())
 
-    def _ahead(self) -> float:
-        """By how many seconds the clock is wrong that a process of it goes by.
+    def _wall(self, process: Process) -> WallClock:
+        """The clock of a process: that of the database where others have it too (rule 34).
 
-        Processes that share a database take the time from it (rule 34): it may be wrong by
-        minutes, but no two of them differ by the jump in which one of them was started.
+        Their machines may be wrong by minutes, each in its own way, and jump: the stage must not
+        notice.
         """
-        return self.ahead if self.disk.shared is None else self._skew
+        own = APART_SECONDS_MAX * Random(process.name).uniform(-1.0, 1.0)
+        apart = own if self.disk.shared is not None and self._skew else 0.0
+
+        def machine() -> float:
+            return EPOCH + self._loop.time() + self.ahead + apart
+
+        return WallClock(self._loop, lambda: wall_of(self.disk.shared, machine))
 
     def start(self) -> Process:
         """A new process over the same disk; it takes over what is unfinished."""
@@ -130,26 +154,31 @@ class Node:
         self._runs_release[process] = self._release
         stage = self._releases[self._release]
         store = SimulatedStore(self.disk, process, self.crash)
-        clock = WallClock(self._loop, self._ahead)
+        clock = self._wall(process)
+        peers = self._peers(process, store, clock)
+        observer = DefectObserver(self.name, self._books)
+        limits = EngineLimits(inline=self._started % 2 == 1)  # its next process has none, and so on
+        engine = EmbeddedEngine(stage, store, peers, observer, clock=clock, limits=limits)
+        service = service_of(stage, engine, peers.neighbours, observer, clock)
+        self._live[process] = engine, Endpoints(service, self._books), store
+        self._books.tell("", process.name, "starts")
+        _ = process.spawn(self._open(process, engine, store))
+        return process
+
+    def _peers(self, process: Process, store: SimulatedStore, clock: WallClock) -> Peers:
+        """Whom a process of it may speak to, over the simulated network."""
         client = PeerClient(
             SimulatedTransport(self._network, self._books, self.name, process, self.crash, store),
             clock=clock,
             monotonic=self._loop.time,
         )
-        peers = http_peers(
+        return http_peers(
             client,
             externals={name: SCHEME + name for name in self._neighbours.externals},
             upstreams={name: SCHEME + name for name in self._neighbours.upstreams},
             downstreams={name: SCHEME + name for name in self._neighbours.downstreams},
             limits=self._neighbours.limits,
         )
-        observer = DefectObserver(self.name, self._books)
-        engine = EmbeddedEngine(stage, store, peers, observer, clock=clock)
-        service = service_of(stage, engine, peers.neighbours, observer, clock)
-        self._live[process] = engine, Endpoints(service, self._books), store
-        self._books.tell("", process.name, "starts")
-        _ = process.spawn(self._open(process, engine, store))
-        return process
 
     async def _open(self, process: Process, engine: EmbeddedEngine, store: SimulatedStore) -> None:
         await store.open()
@@ -174,14 +203,14 @@ class Node:
         self._restart_later()
 
     def _restart_later(self) -> None:
-        while len(self._live) + self._starting < self.processes:
+        while not self._down and len(self._live) + self._starting < self.processes:
             self._starting += 1
             down = self._random.uniform(*DOWN_SECONDS) if self._faults.on else 0.05
             self._loop.call_later(down, self._restart)
 
     def _restart(self) -> None:
         self._starting -= 1
-        if not self.whole:
+        if not self.whole and not self._down:
             self.start()
 
     @property
@@ -259,6 +288,75 @@ class Node:
             return None
         return process.spawn(self._live[process][0].operate(saga, verb, dry_run=False))
 
+    def compensate(self, saga: str) -> asyncio.Future[Snapshot] | None:
+        """An operator asks to compensate; None while there is no process."""
+        process = self._any() if self._live else None
+        if process is None or process.is_paused():
+            return None
+        engine = self._live[process][0]
+        asked = CompensateRequest(requested_by=OPERATOR, reason="a neighbour has undone it")
+        return process.spawn(
+            engine.compensate(
+                saga,
+                asked=asked,
+                requester=Requester.OPERATOR,
+                trace=TraceContext(),
+                wait_seconds=0.0,
+            )
+        )
+
+    def go_down(self) -> None:
+        """An operator stops the stage: all its processes end, and none starts."""
+        self._down = True
+        for process in list(self._live):
+            process.resume()
+            self.crash(process)
+
+    def come_up(self) -> None:
+        """An operator starts the stage."""
+        self._down = False
+        self._restart_later()
+
+    async def reconcile(self, since: float) -> Reconciliation | None:
+        """`stage reconcile`, in a process of its own while the stage is stopped; None if it dies.
+
+        What was found is adopted only where every neighbour has answered.
+        """
+        process = Process(self._loop, f"{self.name}#reconcile")
+        self._books.tell("", process.name, f"asks for the sagas since {since - EPOCH:.0f} s")
+        work = process.spawn(self._ask(process, since))
+        await asyncio.wait([work])
+        if work.cancelled():
+            return None
+        process.kill()
+        try:
+            found = work.result()
+        except StoreUnavailable as error:
+            self._books.tell("", process.name, f"fails: {error}")
+            return None
+        if found.unanswered:
+            self._books.tell("", process.name, f"has no answer: {found.unanswered}")
+        return found
+
+    async def _ask(self, process: Process, since: float) -> Reconciliation:
+        store = SimulatedStore(self.disk, process, self.crash, alone=True)
+        clock = self._wall(process)
+        versions = Versions(self._releases[self._release])
+        observer = DefectObserver(self.name, self._books)
+        adoption = Adoption(
+            Interpreter(versions, observer, clock),
+            Journal(versions, observer, render_ending),
+            store.codec,
+            store.identity.generation,
+        )
+        neighbours = self._peers(process, store, clock).neighbours
+        reconciler = Reconciler(self.name, store, neighbours, adoption, clock)
+        known = (*self._neighbours.upstreams, *self._neighbours.downstreams)
+        found = await reconciler.ask(known, since)
+        if not found.unanswered:
+            await reconciler.adopt(found)
+        return found
+
     @property
     def runs(self) -> int:
         """Runs in memory of all live processes."""
@@ -282,3 +380,8 @@ class Node:
         for process in list(self._live):
             process.kill()
         self._live.clear()
+
+
+def wall_of(shared: SharedDatabase | None, machine: Callable[[], float]) -> float:
+    """The wall clock that a process goes by: that of its machine, or the one that all share."""
+    return machine() if shared is None else shared.time

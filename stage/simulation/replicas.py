@@ -1,7 +1,8 @@
 """Several live processes over one database: their leases, and what no two of them may do at once.
 
 Here I8 is checked for replicas: a process sends and writes only for sagas that no live
-other one owns, and takes none over while its owner lives and has a request under way.
+other one owns, takes none over while its owner lives and has a request under way, and claims none
+that rests before its wait is over by the clock that all go by.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from stage.core.age import is_due
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
 from stage.ports.ownership import Mail, Share
@@ -19,6 +21,8 @@ from stage.store.memory_database import MemoryDatabase, MemoryReplica
 
 LEASE_SECONDS = 3.0
 """Shorter than many outages and pauses, so that processes are taken for dead that are not."""
+SLACK_SECONDS = 1.0
+"""A claim may come so much too early: clocks are slewed."""
 STILL_LEASE_SECONDS = 4 * STILL_SECONDS
 """A lease that is renewed while the world is still, when nobody is to be taken for dead."""
 
@@ -36,6 +40,13 @@ class SharedDatabase:
         self._clock = VirtualClock(loop)
         self._under_way: Counter[tuple[str, int]] = Counter()
         """Messages under way, by saga and by the registration under which they left."""
+        self.ahead = 0.0
+        """By how many seconds the clock of the database is wrong."""
+
+    @property
+    def time(self) -> float:
+        """The time by the clock of the database, which its processes go by."""
+        return self._clock.now() + self.ahead
 
     def replica(self) -> tuple[MemoryStore, MemoryReplica]:
         """The store of one more process, and its registration."""
@@ -97,6 +108,21 @@ class SharedDatabase:
                 "I8", saga, f"{who} took over while the owner lives and has a request under way"
             )
 
+    def resting(self) -> frozenset[str]:
+        """Sagas without an owner that are due later, by the clock that all go by."""
+        owners, now = self.database.owners, self.time + SLACK_SECONDS
+        return frozenset(
+            row.id
+            for row in self.database.sagas.values()
+            if row.id not in owners and row.due_at is not None and not is_due(row.due_at, now)
+        )
+
+    def check_claims(self, who: str, resting: frozenset[str], claimed: Sequence[str]) -> None:
+        """A process has claimed sagas; `resting` is what was to wait on just before."""
+        for saga in claimed:
+            if saga in resting:
+                self._books.violate("I8", saga, f"{who} claims it before its wait is over")
+
 
 class ReplicaOwnership:
     """ports.ownership.Ownership of one process, which may be paused, dead or without its disk."""
@@ -129,6 +155,11 @@ class ReplicaOwnership:
         await self._replica.assured()
 
     @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership."""
+        return self._shared.time
+
+    @property
     def share(self) -> Share:
         """See ports.ownership.Ownership."""
         return self._replica.share
@@ -148,7 +179,10 @@ class ReplicaOwnership:
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership."""
         await self._door()
-        return await self._replica.claim(now, limit, version)
+        resting = self._shared.resting()
+        claimed = await self._replica.claim(now, limit, version)
+        self._shared.check_claims(self._process.name, resting, claimed)
+        return claimed
 
     async def release(self, saga_ids: Sequence[str]) -> None:
         """See ports.ownership.Ownership."""

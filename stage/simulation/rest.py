@@ -8,6 +8,7 @@ from stage.simulation.books import Books
 from stage.simulation.neighbours import Client, Tail
 from stage.simulation.network import Network
 from stage.simulation.node import Node
+from stage.simulation.restores import Restores
 
 
 class Rest:
@@ -20,7 +21,9 @@ class Rest:
         tail: Tail | None,
         network: Network,
         books: Books,
+        restores: Restores,
     ) -> None:
+        self._restores = restores
         self._nodes = nodes
         self._client = client
         self._tail = tail
@@ -36,6 +39,7 @@ class Rest:
         spoken_of = self._network.spoken_of()
         return (
             not self._network.out
+            and not self._restores.busy
             and all(node.whole for node in self._nodes)
             and not (spoken_of if silent else [one for one in spoken_of if not self._waits(one)])
             and all(order.done or self._waits(order.saga) for order in self._client.orders.values())

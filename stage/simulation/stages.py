@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from stage import Http, Refused, Saga, Stage, Transient, Tx
+from stage import Http, Pending, Refused, Saga, Stage, Transient, Tx
 
 
 class Purchase(msgspec.Struct):
@@ -34,6 +34,8 @@ async def _ask(http: Http, path: str, amount: int) -> Receipt:
 
 async def _look(http: Http, path: str) -> Receipt | None:
     answer = await http.get(path)
+    if answer.status == 202:
+        raise Pending("still under way")
     return None if answer.status == 404 else Receipt(answer.json()["id"])
 
 
@@ -144,6 +146,16 @@ def unkeyed(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]
     return stage
 
 
+def pending(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
+    """A call that its API takes on, and that ends later or never."""
+    stage = _stage(name, before)
+    _local(stage, "reserve")
+    rules: dict[str, Any] = {"pending_on": {202}, "pending_seconds_max": 300.0}
+    _call(stage, "charge", f"{name}-pending", probe=True, **rules)
+    _local(stage, "record", undo=False)
+    return stage
+
+
 def pivotal(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     """A call that cannot be undone; after it the stage only goes forward."""
     stage = _stage(name, before)
@@ -159,6 +171,7 @@ KINDS: dict[str, Callable[..., Stage[Any, Any]]] = {
     "bundle": bundle,
     "sequence": sequence,
     "unkeyed": unkeyed,
+    "pending": pending,
     "pivotal": pivotal,
 }
 NAMES = ("order", "payment", "shipping")

@@ -20,8 +20,7 @@ OUTAGE_SECONDS = (60.0, 600.0, 3_600.0)
 LONG_OUTAGE_SECONDS = (10_800.0, 43_200.0)
 """An outage is as long as one of these, or shorter: up to twelve hours."""
 LONG_SHARE = 0.1
-"""The share of the worlds with outages in which they last for hours. A saga that waits is folded
-from its whole journal at every attempt, so that a world costs the square of its outage."""
+"""The share of the worlds with outages in which they last for hours: they cost many attempts."""
 
 
 class Weather:
@@ -46,8 +45,10 @@ class Weather:
         self._lengths: tuple[float, ...] = OUTAGE_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
 
-    def begin(self, act: Callable[[], Awaitable[None]]) -> None:
-        """Let faults strike from now on; `act` is what an operator does as often."""
+    def begin(
+        self, act: Callable[[], Awaitable[None]], restore: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Let faults strike from now on; `act` and `restore` are what an operator does as often."""
 
         def often(kind: str, strike: Callable[[], Awaitable[None]]) -> None:
             self._tasks.append(self._loop.create_task(self._strikes(kind, strike)))
@@ -67,6 +68,7 @@ class Weather:
             self._lengths = LONG_OUTAGE_SECONDS
         often("outage", self._outage)
         often("operator", act)
+        often("restore", restore)
 
     async def _strikes(self, kind: str, strike: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -21,7 +21,7 @@ from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
-from stage.simulation.api import ApiModel, UnkeyedApi
+from stage.simulation.api import ApiModel, PendingApi, UnkeyedApi
 from stage.simulation.books import Books, Violation
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.files import BlockingStore, file_store
@@ -33,6 +33,7 @@ from stage.simulation.node import Neighbours, Node
 from stage.simulation.operator import ROUNDS_MAX, Operator
 from stage.simulation.replicas import SharedDatabase
 from stage.simulation.rest import Rest
+from stage.simulation.restores import Restores
 from stage.simulation.transcript import Transcript
 from stage.simulation.weather import Weather
 from stage.store.memory import MemoryStore
@@ -116,7 +117,7 @@ class World:
         self.scenario = scenario
         self.random = Random(seed)
         self.faults = (
-            swarm.draw(self.random, scenario.without, scenario.always)
+            swarm.draw(self.random, Random(seed), scenario.without, scenario.always)
             if scenario.faults is None
             else scenario.faults(self.random)
         )
@@ -137,7 +138,10 @@ class World:
         self.operator = Operator(
             self.nodes, self.network, loop, self.random, self.faults, self.books
         )
-        self.rest = Rest(self.nodes, self.client, self.tail, self.network, self.books)
+        self.restores = Restores(self.nodes, loop, self.random, self.faults, self.books)
+        self.rest = Rest(
+            self.nodes, self.client, self.tail, self.network, self.books, self.restores
+        )
         self.weather = Weather(self.nodes, self.apis, self.network, loop, self.random, self.books)
 
     # --- building --------------------------------------------------------------------------------
@@ -188,10 +192,11 @@ class World:
         self, stage: StageDeclaration[Any, Any], upstream: str, downstream: Sequence[str]
     ) -> None:
         shared = self._shared(stage)
-        store = self._store(stage, shared)
+        database = self._database(stage, shared)
+        store = self._store(stage, database)
         self.stores.append(store)
         disk = Disk(stage.name, store, self.books, self.faults, self.random)
-        disk.shared = shared
+        disk.shared, disk.database = shared, database
         disk.exclusive = self.scenario.exclusive and "zombie" not in self.faults.rates
         bound: StageParticipant[Any, Any] = stage.bind(tuple(downstream))
         self.books.plans[stage.name] = bound.plan
@@ -235,14 +240,20 @@ class World:
         database = MemoryDatabase(_folders(stage))
         return SharedDatabase(stage.name, database, self.books, self.loop)
 
-    def _store(self, stage: StageDeclaration[Any, Any], shared: SharedDatabase | None) -> Store:
-        folders = _folders(stage)
+    def _database(
+        self, stage: StageDeclaration[Any, Any], shared: SharedDatabase | None
+    ) -> MemoryDatabase | None:
+        """The database of a stage; None for one in a file."""
         if shared is not None:
-            return MemoryStore(database=shared.database)
-        if self.scenario.folder is None:
-            return MemoryStore(migrations=folders)
+            return shared.database
+        return MemoryDatabase(_folders(stage)) if self.scenario.folder is None else None
+
+    def _store(self, stage: StageDeclaration[Any, Any], database: MemoryDatabase | None) -> Store:
+        if database is not None:
+            return MemoryStore(database=database)
+        assert self.scenario.folder is not None
         path = self.scenario.folder / f"{stage.name}-{self.seed}.db"
-        return file_store(path, folders, self.faults)
+        return file_store(path, _folders(stage), self.faults)
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -301,7 +312,7 @@ class World:
             for _ in range(node.processes):
                 node.start()
         await asyncio.sleep(0.05)
-        self.weather.begin(self.operator.act)
+        self.weather.begin(self.operator.act, self.restores.strike)
         if self.scenario.drive is not None:
             await self.scenario.drive(self)
         else:
@@ -366,6 +377,8 @@ async def _turns() -> None:
 
 def _model_of(api: str, plan: Plan) -> type[ApiModel]:
     """The model of an API of which the author says nothing but whether it honours keys."""
+    if api.endswith("-pending"):
+        return PendingApi
     keyed = all(step.idempotent for step in plan.steps if step.peer == api)
     return ApiModel if keyed else UnkeyedApi
 

@@ -74,8 +74,8 @@ def author_tx(
     return tx
 
 
-def refuse_first_word(sql: str, refused: frozenset[str]) -> None:
-    """Raise StatementRefused for SQL that would end the transaction it runs in, or leave it."""
+def refuse_first_word(sql: str, refused: frozenset[str]) -> str:
+    """The first word. Raises StatementRefused where it would end the transaction, or leave it."""
     match = _FIRST_WORD.match(sql)
     word = match.group(1).upper() if match else ""
     if word in refused:
@@ -83,3 +83,4 @@ def refuse_first_word(sql: str, refused: frozenset[str]) -> None:
             f"{word} is refused in a transaction function: the transaction is begun and ended for"
             " it, and other sagas share it. Return to commit, raise to roll back"
         )
+    return word

@@ -58,6 +58,14 @@ class PlainCodec:
         """See ports.codec.Codec."""
         return payload_hash
 
+    def encode_term(self, name: str, value: str) -> str:
+        """See ports.codec.Codec."""
+        return value
+
+    def known_terms(self, name: str, value: str) -> list[str]:
+        """See ports.codec.Codec."""
+        return [value]
+
     def decode_hash(self, saga_id: str, encoded: str) -> str:
         """See ports.codec.Codec."""
         return encoded

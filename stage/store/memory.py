@@ -19,20 +19,26 @@ from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import CompensationRequested, Event, TurnedBack
+from stage.core.pause import Pause, Way
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import HeldElsewhere, Ownership
 from stage.ports.store import (
     LOST_SAGAS_MAX,
+    NEWEST,
+    Act,
     Backlog,
     Changes,
     Entry,
     Filter,
+    Group,
     LostSaga,
     SagaRow,
+    Term,
     Tx,
     Unit,
 )
@@ -42,11 +48,14 @@ from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
 from stage.store.memory_database import LEASE_SECONDS, MemoryDatabase, MemoryReplica
 from stage.store.sole_owner import SoleOwner
-from stage.store.sqlite.part import ENDED, Part
+from stage.store.sqlite.part import ENDED, Care, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
+
+_CARE: Final = Care(needed=True)
+"""No writer stands behind this store that would run a unit again."""
 
 _BEGIN: Final = statement("begin_batch")
 _COMMIT: Final = statement("commit_batch")
@@ -115,7 +124,7 @@ class MemoryStore:
     ) -> tuple[T, list[str]]:
         """The value of the unit, and the ids of the sagas that it wrote."""
         connection.execute(_BEGIN)
-        part = Part(connection)
+        part = Part(connection, _CARE)
         unit = _MemoryUnit(self._database, self._replica, self._codec, connection, part)
         try:
             value = drive(work, unit)
@@ -149,8 +158,55 @@ class MemoryStore:
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store."""
-        found = [row for _, row in sorted(self._database.sagas.items()) if _matches(row, which)]
+        sagas = sorted(self._database.sagas.items())
+        if which.term is not None:
+            values = self._codec.known_terms(which.term.name, which.term.value)
+            wanted = {Term(which.term.name, value) for value in values}
+            terms = self._database.terms
+            found = [row for saga_id, row in sagas if wanted.intersection(terms.get(saga_id, ()))]
+            found = [row for row in found if row.id > which.after]
+        else:
+            found = [row for _, row in sagas if _matches(row, which)]
         return found[: which.limit]
+
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        found: dict[tuple[str, str, str, str], list[float]] = {}
+        for row in self._database.sagas.values():
+            if row.step or row.parked:
+                cause = "" if row.parked_cause is None else row.parked_cause.value
+                place = (cause, row.step, row.peer, row.state.value)
+                found.setdefault(place, []).append(row.updated_at)
+        return [rows.group((*place, len(at), min(at))) for place, at in sorted(found.items())]
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        behind = NEWEST if before is None else before
+        found = [act for act in reversed(self._database.acts) if act.number < behind]
+        return [act for act in found if target in ("", act.target)][:limit]
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return [pause for _, pause in sorted(self._database.pauses.items())]
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        found = [each for each in self._database.sweeps.values() if number in (None, each.number)]
+        return [self._counted(each) for each in reversed(found)][:limit]
+
+    def _counted(self, sweep: Sweep) -> Sweep:
+        ends = Counter(end for end, _ in self._database.sweep_sagas[sweep.number].values())
+        return replace(
+            sweep,
+            pending=ends[SweepEnd.PENDING],
+            done=ends[SweepEnd.DONE],
+            refused=ends[SweepEnd.REFUSED],
+        )
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        sagas = sorted(self._database.sweep_sagas.get(number, {}).items())
+        return [(saga_id, detail) for saga_id, (at, detail) in sagas if at is end][:limit]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -312,15 +368,23 @@ class _MemoryUnit:
         self._part.check()
         return [rows.entry(saga_id, row, self._codec) for row in self._journal.get(saga_id, ())]
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
         """See ports.store.Unit."""
         self._part.check()
         rows.check_insert(row, events)
         if row.id in self._sagas:
             raise KeyError(row.id)
         self._write(row, events)
+        if terms:
+            values = rows.term_values(terms, row.id, self._codec)
+            self._database.terms[row.id] = tuple(Term(name, value) for _, name, value in values)
+            self._changes.append(partial(self._database.terms.pop, row.id, None))
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """See ports.store.Unit."""
         self._part.check()
         rows.check_save(row, epoch)
@@ -342,6 +406,63 @@ class _MemoryUnit:
             if (held := self._database.mail.pop(number, None)) is not None:
                 self._changes.append(partial(self._database.mail.__setitem__, number, held))
 
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See ports.store.Unit."""
+        self._part.check()
+        sweeps, sagas = self._database.sweeps, self._database.sweep_sagas
+        number = len(sweeps) + 1
+        sweeps[number] = replace(sweep, number=number)
+        sagas[number] = dict.fromkeys(saga_ids, (SweepEnd.PENDING, ""))
+        self._changes += [partial(sweeps.pop, number), partial(sagas.pop, number)]
+        return number
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        sweeps = self._database.sweeps
+        self._changes.append(partial(sweeps.__setitem__, number, sweeps[number]))
+        sweeps[number] = replace(sweeps[number], state=state)
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        sagas = self._database.sweep_sagas[number]
+        self._changes.append(partial(sagas.__setitem__, saga_id, sagas[saga_id]))
+        sagas[saga_id] = (end, detail)
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        self._keep_pause((pause.target, rows.way_value(pause.way)), pause)
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        self._part.check()
+        key = (target, rows.way_value(way))
+        there = key in self._database.pauses
+        self._keep_pause(key, None)
+        return there
+
+    def _keep_pause(self, key: tuple[str, str], pause: Pause | None) -> None:
+        pauses, before = self._database.pauses, self._database.pauses.get(key)
+        self._changes.append(partial(_set_pause, pauses, key, before))
+        _set_pause(pauses, key, pause)
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        if (terms := self._database.terms.pop(saga_id, None)) is not None:
+            self._changes.append(partial(self._database.terms.__setitem__, saga_id, terms))
+
+    async def keep_act(self, act: Act) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        acts = self._database.acts
+        acts.append(replace(act, number=len(acts) + 1))
+        self._changes.append(acts.pop)
+
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""
         self._part.check()
@@ -359,6 +480,7 @@ class _MemoryUnit:
             self._changes.append(partial(self._sagas.__setitem__, row.id, row))
             self._sagas[row.id] = replace(row, closed_at=at, envelope=b"")
             self._journal[row.id] = []
+            await self.drop_terms(row.id)
         return min(len(found), limit)
 
     def _write(self, row: SagaRow, events: Sequence[Event]) -> None:
@@ -415,6 +537,15 @@ def _set_owner(owners: dict[str, int], saga_id: str, owner: int | None) -> None:
         owners[saga_id] = owner
 
 
+def _set_pause(
+    pauses: dict[tuple[str, str], Pause], key: tuple[str, str], pause: Pause | None
+) -> None:
+    if pause is None:
+        pauses.pop(key, None)
+    else:
+        pauses[key] = pause
+
+
 def _closable(row: SagaRow, before: float) -> bool:
     over = row.state in (SagaState.COMPLETED, SagaState.COMPENSATED)
     waits = row.due_at is not None or bool(row.parked)
@@ -426,4 +557,10 @@ def _matches(row: SagaRow, which: Filter) -> bool:
         row.id > which.after
         and (not which.states or row.state in which.states)
         and (which.parked is None or bool(row.parked) is which.parked)
+        and (which.cause is None or row.parked_cause is which.cause)
+        and (not which.waiting or bool(row.step or row.parked))
+        and which.step in (None, row.step)
+        and which.peer in (None, row.peer)
+        and (which.changed_from is None or row.updated_at >= which.changed_from)
+        and (which.changed_before is None or row.updated_at < which.changed_before)
     )

@@ -10,10 +10,12 @@ from typing import Final
 
 from stage.core.age import is_due
 from stage.core.events import Event
+from stage.core.pause import Pause
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.identity import Identity
 from stage.ports.ownership import Mail, Share
-from stage.ports.store import LostSaga, Row, SagaRow
+from stage.ports.store import Act, LostSaga, Row, SagaRow, Term
 from stage.store.drive import outside_loop
 from stage.store.sqlite import dialect
 from stage.store.sqlite.statements import statement
@@ -46,6 +48,14 @@ class MemoryDatabase:
         """By number, each with the registration that it was left for."""
         self.lost: dict[tuple[str, str], LostSaga] = {}
         """By saga and neighbour."""
+        self.terms: dict[str, tuple[Term, ...]] = {}
+        """By saga, with their values as the codec encodes them."""
+        self.acts: list[Act] = []
+        self.sweeps: dict[int, Sweep] = {}
+        self.sweep_sagas: dict[int, dict[str, tuple[SweepEnd, str]]] = {}
+        """By sweep and saga."""
+        self.pauses: dict[tuple[str, str], Pause] = {}
+        """By target and way."""
         self.identity = identity
         """It may be set while no store has it open."""
         self.connection: sqlite3.Connection | None = None
@@ -63,6 +73,8 @@ class MemoryDatabase:
         """Drop all that was written."""
         for held in (self.sagas, self.journal, self.owners, self.leases, self.mail, self.lost):
             held.clear()
+        for kept in (self.terms, self.acts, self.pauses, self.sweeps, self.sweep_sagas):
+            kept.clear()
         if self.connection is not None:
             self.connection.close()
             self.connection = None
@@ -73,7 +85,9 @@ class MemoryDatabase:
 
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return self.needing_a_run(lambda row, at: at <= before and row.version <= version, limit)
+        return self.needing_a_run(
+            lambda row, at: is_due(at, before) and row.version <= version, limit
+        )
 
     def needing_a_run(self, wanted: Callable[[SagaRow, float], bool], limit: int) -> list[str]:
         """Ids of at most so many sagas with an instant that is wanted, the longest due first."""
@@ -169,6 +183,11 @@ class MemoryReplica:
             self._registration = None
         self._database.leases[self.me] = self._now() + self._lease_seconds
         return alive
+
+    @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership."""
+        return self._now()
 
     @property
     def share(self) -> Share:

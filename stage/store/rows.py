@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import ne
 from typing import NoReturn
 
 from stage.core.errors import StaleEpoch
 from stage.core.events import Event, name_of
+from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
+from stage.core.sweep import Sweep, SweepState
+from stage.core.sweep_verbs import SweepVerb
 from stage.ports.codec import Codec
-from stage.ports.store import Entry, Row, SagaRow
+from stage.ports.store import Act, Entry, Group, Row, SagaRow, Term
 
 _STATES = {state.value: state for state in SagaState}
 _CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for cause in ParkCause}}
@@ -35,7 +39,37 @@ def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
         codec.encode_answer(row.id, row.answer_body),
         row.parked_cause.value if row.parked_cause is not None else "",
         row.version,
+        row.step,
+        row.peer,
     )
+
+
+def differing(values: tuple[object, ...], before: SagaRow) -> tuple[bool, ...]:
+    """For each of the `parameters` behind the id, whether it is other than in the row before.
+
+    What a codec has sealed differs each time.
+    """
+    held = (
+        before.state,
+        before.epoch,
+        before.length,
+        before.accepted_at,
+        before.updated_at,
+        before.fingerprint,
+        before.parked,
+        before.due_at,
+        before.deadline,
+        before.envelope,
+        before.traceparent,
+        before.tracestate,
+        before.answer_status,
+        before.answer_body,
+        before.parked_cause or "",
+        before.version,
+        before.step,
+        before.peer,
+    )
+    return tuple(map(ne, values[1:], held))
 
 
 def saga_row(row: Row, codec: Codec) -> SagaRow:
@@ -59,6 +93,8 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
         closed_at=row[15],
         parked_cause=_CAUSES[row[16]],
         version=row[17],
+        step=row[18],
+        peer=row[19],
     )
 
 
@@ -81,6 +117,94 @@ def entry_values(saga_id: str, entry: Entry, codec: Codec) -> tuple[object, ...]
 def entry(saga_id: str, row: Row, codec: Codec) -> Entry:
     """The value of number, epoch and event as stored."""
     return Entry(number=row[0], epoch=row[1], event=codec.decode_event(saga_id, row[0], row[2]))
+
+
+def term_values(terms: Sequence[Term], saga_id: str, codec: Codec) -> list[tuple[str, str, str]]:
+    """The columns of the terms of one saga."""
+    return [(saga_id, each.name, codec.encode_term(each.name, each.value)) for each in terms]
+
+
+def group(row: Row) -> Group:
+    """The value of cause, step, peer, state, number of sagas, and the oldest last change."""
+    return Group(
+        cause=_CAUSES[row[0]],
+        step=row[1],
+        peer=row[2],
+        state=_STATES[row[3]],
+        sagas=row[4],
+        oldest_at=row[5],
+    )
+
+
+def pause_values(pause: Pause) -> tuple[object, ...]:
+    """The columns of a pause."""
+    way = way_value(pause.way)
+    return (pause.target, way, pause.at, pause.until, pause.actor, pause.reason)
+
+
+def way_value(way: Way | None) -> str:
+    """The column of a way; empty for both."""
+    return "" if way is None else way.value
+
+
+def pause(row: Row) -> Pause:
+    """The value of a row of `pause_values`."""
+    target, way, at, until, actor, reason = row
+    return Pause(
+        target=target,
+        way=Way(way) if way else None,
+        at=at,
+        until=until,
+        actor=actor,
+        reason=reason,
+    )
+
+
+def sweep_values(sweep: Sweep) -> tuple[object, ...]:
+    """The columns of a sweep but its number."""
+    return (
+        *(sweep.at, sweep.actor, sweep.verb.value, sweep.reason, sweep.step, sweep.where),
+        *(sweep.rate_per_second, sweep.state.value),
+    )
+
+
+def sweep(row: Row) -> Sweep:
+    """The value of a row: its number, the columns of `sweep_values`, then the three counts."""
+    number, at, actor, verb, reason, step, where, rate, state, pending, done, refused = row
+    return Sweep(
+        number=number,
+        at=at,
+        actor=actor,
+        verb=SweepVerb(verb),
+        reason=reason,
+        step=step,
+        where=where,
+        rate_per_second=rate,
+        state=SweepState(state),
+        pending=pending,
+        done=done,
+        refused=refused,
+    )
+
+
+def act_values(act: Act) -> tuple[object, ...]:
+    """The columns of an act but its number."""
+    return (act.at, act.actor, act.act, act.target, act.reason, act.before, act.after)
+
+
+def act(row: Row) -> Act:
+    """The value of a row: its number, then the columns of `act_values`."""
+    number, at, actor, name, target, reason, before, after = row
+    return Act(
+        number=number,
+        at=at,
+        actor=actor,
+        act=name,
+        target=target,
+        reason=reason,
+        before=before,
+        after=after,
+    )
 
 
 def check_insert(row: SagaRow, events: Sequence[Event]) -> None:
@@ -109,6 +233,8 @@ def refuse(row: SagaRow, epoch: int, added: int, held: Row | None) -> NoReturn:
             f"saga {row.id} is held by epoch {held[0]}, this run has epoch {epoch}:"
             " another one took it over; drop this run"
         )
+    if held[1] > row.length - added:
+        raise StaleEpoch(f"saga {row.id} was written to by another process; drop this run")
     raise ValueError(
         f"saga {row.id}: length {row.length} with {added} new entries"
         f" does not continue the {held[1]} entries stored"

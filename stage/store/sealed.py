@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from stage.core.errors import ConfigurationError
 from stage.core.events import Event, decode_event, encode_event
+from stage.ports.store import TRACE_TERM
 from stage.store.codec import PLAIN_KEY
 from stage.wire.envelope import Envelope, decode_envelope, encode_envelope
 
@@ -159,6 +160,22 @@ class SealedCodec:
             return ""
         sealed = self._seal(saga_id, "hash", bytes.fromhex(payload_hash))
         return _HASH + base64.b64encode(sealed).decode()
+
+    def encode_term(self, name: str, value: str) -> str:
+        """See ports.codec.Codec: a keyed hash, so that a number cannot be read or guessed."""
+        return self._hashed_term(self._current, name, value)
+
+    def known_terms(self, name: str, value: str) -> list[str]:
+        """See ports.codec.Codec."""
+        ids = [self._current, *(each for each in self._keys if each != self._current)]
+        found = [self._hashed_term(each, name, value) for each in ids]
+        return [*found, value] if self._reads_clear or name == TRACE_TERM else found
+
+    def _hashed_term(self, key_id: bytes, name: str, value: str) -> str:
+        if name == TRACE_TERM:  # it stands in the row of the saga as well
+            return value
+        label = f"stage term\n{name}\n{value}".encode()
+        return hmac.digest(self._keys[key_id], label, "sha256").hex()
 
     def decode_hash(self, saga_id: str, encoded: str) -> str:
         """See ports.codec.Codec."""

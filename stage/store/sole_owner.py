@@ -38,6 +38,11 @@ class SoleOwner:
         return True
 
     @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership: the clock of the machine is as good as any."""
+        return None
+
+    @property
     def share(self) -> Share:
         """See ports.ownership.Ownership: all of it."""
         return Share()

@@ -1,7 +1,7 @@
 """Group commit: one connection writes, and all units that wait become durable with one fsync.
 
     transact ──> queue ──> drain (where the connection lives): BEGIN
-                              unit ... (by an author: SAVEPOINT, and ROLLBACK TO when it fails)
+                              unit ... (what failed after it had written is undone: see the unit)
                               unit ...
                            number the batch, COMMIT
     futures <── deliver <── one call into the event loop

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from stage.core.errors import StoreUnavailable
+from stage.core.pause import INTAKE, Pause
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, SagaState
+from stage.ports.certificates import FileState
 from stage.ports.clock import Clock
 from stage.ports.store import Backlog
 from stage.telemetry import names
 from stage.telemetry.metrics import Labels
 
+BOTH: Final = "both"
+"""The label of a pause of both directions."""
 REFRESH_SECONDS: Final = 15.0
 """Time between two queries of the database, for readers that cannot wait for one."""
 
@@ -40,6 +44,11 @@ class Running(Protocol):
         """See `ports.engine.Engine`."""
         ...
 
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """See `ports.engine.Engine`."""
+        ...
+
     async def count(self) -> dict[SagaState, int]:
         """See `ports.engine.Engine`."""
         ...
@@ -60,8 +69,10 @@ class Gauges:
         queued: Callable[[], int],
         breakers: Callable[[], Mapping[str, bool]],
         speaks: Callable[[], bool] = lambda: True,
+        files: Callable[[], Iterable[FileState]] = tuple,
     ) -> None:
         """`speaks`: whether this process reports what is the database's, once for all replicas."""
+        self._files = files
         self._engine = engine
         self._clock = clock
         self._queued = queued
@@ -91,6 +102,7 @@ class Gauges:
                 defect(error)
             await asyncio.sleep(REFRESH_SECONDS)
 
+    # Long because it is one table.
     def read(self, name: str) -> dict[Labels, float]:
         """The values of one gauge by its labels."""
         match name:
@@ -99,6 +111,11 @@ class Gauges:
                 return {(state.value,): count for state, count in counts.items()}
             case names.M_BREAKER:
                 return {(peer,): float(broken) for peer, broken in self._breakers().items()}
+            case names.M_PAUSED:
+                held: dict[Labels, float] = {
+                    (each.target, _direction(each)): 1.0 for each in self._engine.pauses
+                }
+                return {(INTAKE, BOTH): 0.0, **held}
             case names.M_STALE:
                 return {(): float(self._stale)}
             case names.M_PARKED:
@@ -120,6 +137,12 @@ class Gauges:
                 return {(): self._engine.in_doubt + doubts}
             case names.M_CLOCK_JUMP:
                 return {(): self._engine.clock_jump}
+            case names.M_CERTIFICATE_EXPIRY:
+                now = self._clock.now()
+                ends = ((found.place, found.expires_at) for found in self._files())
+                return {(place,): end - now for place, end in ends if end is not None}
+            case names.M_FILES_REFUSED:
+                return {(found.place,): float(found.refused) for found in self._files()}
             case names.M_READY:
                 return {(): float(self._engine.ready)}
             case names.M_QUEUE:
@@ -150,6 +173,10 @@ class Gauges:
             names.M_COMPENSATION: backlog.oldest_compensation_at,
         }[name]
         return 0.0 if since is None else max(0.0, self._clock.now() - since)
+
+
+def _direction(pause: Pause) -> str:
+    return BOTH if pause.way is None else pause.way.value
 
 
 def _by_cause(backlog: Backlog) -> dict[Labels, float]:

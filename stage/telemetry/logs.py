@@ -170,6 +170,11 @@ def report_turned_away(connections: int) -> None:
     default_logger().warning(names.LOG_TURNED_AWAY, connections=connections)
 
 
+def report_handshakes_failed(connections: int, reason: str) -> None:
+    """Write how many TLS handshakes failed since the last such line, and why the last one did."""
+    default_logger().warning(names.LOG_HANDSHAKES_FAILED, connections=connections, reason=reason)
+
+
 def report_forced_exit(stacks: Mapping[str, Sequence[str]]) -> None:
     """Write which threads could not be stopped, and where they are."""
     default_logger().error(names.LOG_EXIT_FORCED, stacks=dict(stacks))

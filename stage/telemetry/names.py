@@ -120,6 +120,7 @@ M_PARKED: Final = "stage.parked"
 M_NEWER: Final = "stage.newer_sagas"
 M_LOST: Final = "stage.lost_sagas"
 M_STALE: Final = "stage.database.error"
+M_PAUSED: Final = "stage.paused"
 M_OLDEST: Final = "stage.oldest_unfinished"
 M_LAG: Final = "stage.due_lag"
 M_COMPENSATION: Final = "stage.oldest_compensation"
@@ -127,6 +128,8 @@ M_RUNS: Final = "stage.runs"
 M_IN_DOUBT: Final = "stage.in_doubt"
 M_READY: Final = "stage.ready"
 M_CLOCK_JUMP: Final = "stage.clock.jump"
+M_CERTIFICATE_EXPIRY: Final = "stage.certificate.expiry"
+M_FILES_REFUSED: Final = "stage.files.refused"
 M_QUEUE: Final = "stage.writer.queue"
 M_BREAKER: Final = "stage.breaker.open"
 M_SAGAS_ACCEPTED: Final = "stage.sagas.accepted"
@@ -164,6 +167,11 @@ METRICS: Final = {
             " and that were not adopted."
         ),
     ),
+    M_PAUSED: Metric(
+        kind="gauge",
+        description="1 while an operator holds this target in this direction.",
+        labels=("target", "direction"),
+    ),
     M_STALE: Metric(
         kind="gauge",
         description="1 while the database cannot be read, and its gauges are the last known.",
@@ -192,6 +200,20 @@ METRICS: Final = {
         kind="gauge",
         unit="s",
         description="How far the wall clock jumped ahead and is not believed; 0 for not at all.",
+    ),
+    M_CERTIFICATE_EXPIRY: Metric(
+        kind="gauge",
+        unit="s",
+        labels=("place",),
+        description="Until a certificate that is in use expires; below 0 it has.",
+    ),
+    M_FILES_REFUSED: Metric(
+        kind="gauge",
+        labels=("place",),
+        description=(
+            "1 while changed files of a certificate or of credentials cannot be used,"
+            " and what they held before is."
+        ),
     ),
     M_QUEUE: Metric(kind="gauge", description="Units of work that wait for the writer."),
     M_BREAKER: Metric(
@@ -290,6 +312,8 @@ LOG_SUSPECTS_OFF: Final = "suspects_not_kept"
 """The line at start when the page of suspects cannot be mapped."""
 LOG_TURNED_AWAY: Final = "connections_turned_away"
 """A line of the process: as many connections are open as may be (`connections_max`)."""
+LOG_HANDSHAKES_FAILED: Final = "handshakes_failed"
+"""A line of the process: callers came in whose TLS handshake failed, and why the last one did."""
 LOG_EXIT_FORCED: Final = "exit_forced"
 """The last line of a process that could not be stopped in time."""
 LOG_FAST_OFF: Final = "fast_telemetry_off"

@@ -7,9 +7,10 @@ beside a valid `traceparent` and is dropped as a whole when one of its members i
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Collection, Sequence
+from random import Random
 from typing import NamedTuple
 
 from stage.ports.observer import TraceContext
@@ -35,6 +36,11 @@ _VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 _MEMBER = re.compile(f"({_KEY})=({_VALUE})")
 _BAGGAGE_KEY = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _BAGGAGE_MEMBER = re.compile(rf"({_BAGGAGE_KEY})[ \t]*=[ \t]*[\x21\x23-\x2b\x2d-\x5b\x5d-\x7e]*")
+
+
+_random = Random()
+"""Ids have to differ and are no secret. To ask the kernel would give the interpreter away."""
+os.register_at_fork(after_in_child=_random.seed)
 
 
 class Ids(NamedTuple):
@@ -131,7 +137,7 @@ def new_ids() -> Ids:
 
     It is sampled: otherwise a stage behind us that does trace would not.
     """
-    return Ids(secrets.randbits(128) or 1, secrets.randbits(64) or 1, SAMPLED)
+    return Ids(_random.getrandbits(128) or 1, _random.getrandbits(64) or 1, SAMPLED)
 
 
 def new_trace() -> TraceContext:

@@ -44,6 +44,8 @@ class ChainEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The stage or person that asked for it."""
     reason: str = ""
     epoch: int | None = None
+    may_stand: bool = False
+    """An end after which something may stand all the same: a no in doubt."""
     span: str = ""
 
 
@@ -127,6 +129,7 @@ def event_of(at: str, event: str, members: dict[str, Any]) -> ChainEvent:
         by=str(members.get("requested_by", "") or members.get("actor", ""))[:TEXT_CHARS_MAX],
         reason=str(members.get("reason", ""))[:TEXT_CHARS_MAX],
         epoch=members.get("epoch"),
+        may_stand=members.get("may_stand") is True,
         span=str(members.get("span", "")),
     )
 

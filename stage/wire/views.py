@@ -35,7 +35,8 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     `may_stand` those of which nobody knows. `standing` is one word for all of it: `nothing`,
     `stands`, `may_stand`, or `unknown` where the journal cannot be read here, or fits no version of
     the stage that is declared here. `told_upstream` says how far the word of a late failure has
-    come. `version` is that of the stage which accepted it.
+    come. `version` is that of the stage which accepted it. `step` and `peer` are where it waits or
+    is parked, None while it waits for nothing. `paused_until` says that an operator holds it there.
     """
 
     saga_id: str
@@ -50,6 +51,9 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str
     deadline: str | None = None
     version: int = 1
+    step: str | None = None
+    peer: str | None = None
+    paused_until: str | None = None
     trace_id: str | None = None
     next_action: str | None = None
     next_action_at: str | None = None
@@ -79,6 +83,128 @@ class SagaPage(msgspec.Struct, frozen=True, kw_only=True):
 
     sagas: list[SagaView]
     next: str | None = None
+
+
+class GroupView(msgspec.Struct, frozen=True, kw_only=True):
+    """Sagas that wait at one place, or are parked there for one cause.
+
+    `direction` is `forward`, `backward`, or `tell` where upstream is to be notified.
+    """
+
+    parked_cause: str | None = None
+    step: str | None = None
+    peer: str | None = None
+    state: str
+    direction: str
+    sagas: int
+    oldest_at: str
+    oldest_seconds: float
+
+
+class GroupsView(msgspec.Struct, frozen=True, kw_only=True):
+    """All sagas that wait or are parked, counted."""
+
+    groups: list[GroupView]
+
+
+class ActView(msgspec.Struct, frozen=True, kw_only=True):
+    """One act of a person: the saga or the peer, the reason, and how it stood before and after."""
+
+    number: int
+    at: str
+    actor: str
+    act: str
+    target: str
+    reason: str
+    before: str
+    after: str
+
+
+class ActPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of the audit, the newest first. `next` is the `before` of the page behind it."""
+
+    acts: list[ActView]
+    next: int | None = None
+
+
+class PeerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer by kind and name, as the replica that answers sees it, and what waits for it.
+
+    `breaker_open` says that nothing forward leaves for a moment; `waiting` are the sagas of the
+    whole stage that wait there or are parked there, `paused_until` the end of its last pause.
+    """
+
+    peer: str
+    breaker_open: bool = False
+    under_way: int = 0
+    queued: int = 0
+    places: int | None = None
+    places_max: int | None = None
+    rate_per_second: float | None = None
+    last_answer_at: str | None = None
+    last_failure_at: str | None = None
+    last_failure: str | None = None
+    paused_until: str | None = None
+    waiting: list[GroupView] = []
+
+
+class PeersView(msgspec.Struct, frozen=True, kw_only=True):
+    """Every peer of the steps, and every upstream that was spoken to."""
+
+    peers: list[PeerView]
+
+
+class PauseView(msgspec.Struct, frozen=True, kw_only=True):
+    """One pause of a peer by kind and name, or `intake`. Without a direction both."""
+
+    target: str
+    direction: str | None = None
+    at: str
+    until: str
+    actor: str
+    reason: str
+
+
+class PausesView(msgspec.Struct, frozen=True, kw_only=True):
+    """The pauses in force."""
+
+    pauses: list[PauseView]
+
+
+class SweepSagaView(msgspec.Struct, frozen=True, kw_only=True):
+    """A saga to which a verb could not be done, with the reason."""
+
+    saga_id: str
+    detail: str
+
+
+class SweepView(msgspec.Struct, frozen=True, kw_only=True):
+    """A verb that is done to many sagas, with its progress.
+
+    `first` are the first sagas of a dry run, which has no number.
+    """
+
+    number: int | None = None
+    at: str
+    actor: str
+    verb: str
+    reason: str
+    step: str | None = None
+    where: str
+    rate_per_second: float
+    state: str
+    sagas: int
+    pending: int
+    done: int
+    refused: int
+    first: list[str] = []
+    first_refused: list[SweepSagaView] = []
+
+
+class SweepsView(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest sweeps first."""
+
+    sweeps: list[SweepView]
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

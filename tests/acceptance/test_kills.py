@@ -21,7 +21,7 @@ from tests.acceptance.kills.load import Placed
 from tests.acceptance.kills.proxy import FAULTS
 from tests.acceptance.kills.supervisor import KILLED, Trial, run
 from tests.kits import Strikes
-from tests.sizes import SIZES, Sizes
+from tests.sizes import SIZES, TIER, Sizes
 
 TRACED = replace(
     SIZES, kills=SIZES.traced_kills, sagas=SIZES.traced_sagas, rate=100, seconds=60, seed=7
@@ -58,8 +58,9 @@ def test_nothing_is_lost_doubled_standing_or_stuck(tmp_path: Path, strikes: Stri
     assert result.rest_seconds is not None
     assert set(FAULTS) <= set(result.network)
     assert set(KILLED) == set(result.strikes["kills"])
-    assert {"order", "payment", "shipping"} == set(result.strikes["striking"])
-    assert result.strikes["starting"]
+    if TIER == "prove":  # a few kills may all have struck two of them
+        assert {"order", "payment", "shipping"} == set(result.strikes["striking"])
+    assert result.strikes["striking"] and result.strikes["starting"]
     assert result.replayed
     assert (trial.kills, trial.sagas) == (result.kills, result.sagas)
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio.subprocess import PIPE
+from collections import Counter
+
+import msgspec
 
 from stage.demo.chain import Chain
 from stage.demo.client import Client
 from stage.demo.stories import place
+
+SWEPT = 12
+"""Sagas of a sweep at four a second, which is killed behind the first."""
 
 
 async def stage(chain: Chain, *arguments: str) -> tuple[int, str]:
@@ -90,3 +96,37 @@ async def test_settle_a_call_that_is_in_doubt(processes: Chain, client: Client) 
     assert [("settled", "kim", "seen there")] == [
         (entry["event"], entry["actor"], entry["why"]) for entry in audit
     ]
+
+
+async def test_a_sweep_goes_on_after_the_process_was_killed(
+    processes: Chain, client: Client
+) -> None:
+    """SIGKILL in its midst: the next process does the rest, and acts on no saga twice."""
+    ids = [f"s-{number}" for number in range(SWEPT)]
+    for saga_id in ids:
+        assert 200 == (await place(processes, client, saga_id)).status
+    await client.script(processes.psp, {"script": "refund-fails"})
+    for saga_id in ids:
+        await stage(processes, "compensate", saga_id, "--reason", "withdrawn")
+    await client.script(processes.psp, {"script": "ok"})
+    named = ("--cause", "failed_to_compensate", "--reason", "psp is back", "--actor", "kim")
+    status, said = await stage(processes, "sweep", "retry", *named, "--dry-run")
+    assert (0, True) == (status, f"would be done to {SWEPT} sagas" in said), said
+    status, said = await stage(processes, "sweep", "retry", *named, "--rate", "4")
+    assert (0, True) == (status, "running" in said), said
+    await client.until(processes.payment, ids[0], lambda saga: saga["state"] == "compensated")
+    await processes.payment.kill()
+    await processes.payment.start()
+    status, said = await stage(processes, "sweeps", "1", "-o", "json")
+    assert 0 < msgspec.json.decode(said)["pending"] < SWEPT, said
+    for saga_id in ids:
+        await client.until(processes.payment, saga_id, lambda saga: saga["state"] == "compensated")
+        assert (1, 0) == await client.charges(processes.psp, saga_id)
+    _, said = await stage(processes, "audit", "--limit", "500", "-o", "json")
+    acts = Counter(act["target"] for act in msgspec.json.decode(said)["acts"] if retried(act))
+    assert dict.fromkeys(ids, 1) == acts
+
+
+def retried(act: dict[str, str]) -> bool:
+    """Whether it was done by the first sweep."""
+    return act["act"] == "retried" and act["reason"] == "psp is back (sweep 1)"

@@ -22,7 +22,7 @@ from tests.acceptance.kills.bench import STRACE, Bench, CannotTrace, placing, un
 from tests.acceptance.kills.http1 import Message, Peer
 from tests.acceptance.kills.powerloss import STRACE_OPTIONS, Disk, Event, events, message_of
 from tests.kits import Strikes
-from tests.sizes import SIZES
+from tests.sizes import SIZES, TIER
 
 CUTS = SIZES.cuts
 SEED = SIZES.seed
@@ -243,7 +243,9 @@ def test_nothing_that_was_acknowledged_is_lost(
     )
     strikes.report("cuts", cuts.total(), violations=len(wrong), seed=SEED, note=note)
     assert [] == wrong[:20]
-    assert {"payment.db", "payment.db-wal"} <= set(disk.dropped)
+    assert "payment.db-wal" in disk.dropped
+    if TIER == "prove":  # a few cuts may all have missed the moment of a checkpoint
+        assert "payment.db" in disk.dropped
     assert disk.torn
     assert disk.lost_names
     assert CUTS == cuts.total()

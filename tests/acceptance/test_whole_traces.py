@@ -91,7 +91,7 @@ def wrong_with(saga: Kept, spans: Spans, *, unsent: bool) -> list[str]:
         for span in attempts.values()
         if not span.links and (span["activity"] == "compensate" or span["activity"] == "probe")
     ]
-    if unsent:
+    if unsent or not saga.stored:  # buried before anything of it was sent
         return wrong
     if saga.recovered and not any(run.links for run in own.all("saga payment")):
         wrong.append("no run says what it continues")

@@ -41,6 +41,14 @@ def _word(
 
 
 _OF_A_SAGA = r"\b{0}\w*(?: \w+)? sagas?\b|\bsagas? (?:is|are|was|were|gets?|be) {0}\w*"
+_ORCHESTRATORS = (
+    "stage/orchestrators/*",
+    "stage/cli/temporal.py",
+    "stage/cli/asl.py",
+    "examples/temporal/*",
+    "tests/*/orchestrators/*",
+    "docs/orchestrators.md",
+)
 WORDS = {
     "rollback": _word(
         r"\broll(?:s|ed|ing)?[ -]?backs?\b",
@@ -84,13 +92,14 @@ WORDS = {
         r"\bworkflows?\b",
         r"workflows?",
         fine=r"Temporal|DBOS|Restate|systems",
+        files=_ORCHESTRATORS,
         reason="what Temporal and its like call it",
     ),
     "activity": _word(
         r"\bactivit(?:y|ies)\b",
         r"activity|activities",
         fine=r"Temporal|Step Functions|^ACTIVITY ",
-        files=("docs/metrics.md", "docs/tracing.md"),
+        files=("docs/metrics.md", "docs/tracing.md", *_ORCHESTRATORS),
         reason="what Temporal calls it; and the label of metrics and spans that says which of"
         " execute, probe, compensate and tell an attempt is",
     ),

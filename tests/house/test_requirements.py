@@ -72,3 +72,12 @@ def test_every_name_that_is_asked_for_is_pinned(root: Path, name: str) -> None:
     wanted = names_required(line for line in asked if not line.startswith(("#", "-")))
     found = names_required(line for line in pinned if not line.startswith(" "))
     assert set() == wanted - found
+
+
+def test_each_extra_is_in_the_list_of_the_tests(root: Path) -> None:
+    """The tests run with every extra, so that each is asked for with the same bounds."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    dev = (root / "requirements" / "dev.in").read_text(encoding="utf-8").splitlines()
+
+    for name, lines in project["optional-dependencies"].items():
+        assert set() == set(lines) - set(dev), name

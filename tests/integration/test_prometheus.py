@@ -108,6 +108,10 @@ ALERTS = {
         'stage_writer_commit_duration_seconds_bucket{le="0.5"}': ("0+100x65", "0+100x65"),
         'stage_writer_commit_duration_seconds_bucket{le="+Inf"}': ("0+100x65", "0+100x65"),
     },
+    "StageCertificateExpires": {
+        'stage_certificate_expiry_seconds{place="tls_cert"}': ("500000x65", "0 700000x64"),
+    },
+    "StageFilesRefused": {'stage_files_refused{place="tls_cert"}': ("0x20 1x45", "0 1 1 0x62")},
     "StageDefect": {'stage_defects_total{where="run"}': ("0x25 1x40", "0x65")},
 }
 """By rule: the series under which it fires, and those under which it does not, a minute apart."""

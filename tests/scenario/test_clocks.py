@@ -10,7 +10,6 @@ import pytest
 
 from stage.bootstrap import wiring
 from stage.engine import clock as clocks
-from stage.engine.clock import SteadyClock
 from stage.engine.embedded import retention
 from tests.scenario.chain import Chain, running_chain
 
@@ -31,7 +30,7 @@ class WallClock:
 def wall(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     """The wall clock of every stage of the test, whose closing begins at once."""
     wall = WallClock()
-    monkeypatch.setattr(wiring, "SteadyClock", lambda: SteadyClock(wall))
+    monkeypatch.setattr(wiring, "wall_of", lambda _: wall)
     monkeypatch.setattr(retention, "STEADY_SECONDS_MIN", 0.05)
     monkeypatch.setattr(retention, "CLOSE_PAUSE_SECONDS_MAX", 0.1)
     return wall

@@ -52,7 +52,7 @@ async def test_a_context_without_room_is_refused_before_the_charge(chain: Chain)
 
     assert (413, "not_executed") == (status, msgspec.json.decode(body)["outcome"])
     assert (0, 0) == await chain.charges()
-    assert 413 == (await chain.send("s-1", of_size(DEFAULT_LIMITS.body_bytes_max)))[0]
+    assert 413 == (await chain.send("s-2", of_size(DEFAULT_LIMITS.body_bytes_max)))[0]
     assert (0, 0) == await chain.charges()
 
 

@@ -91,6 +91,7 @@ async def after_commit(
             assert 200 == await world.order("s-1")
             await chain.get(f"{chain.stage}/sagas")
             commits.counting = False
+            assert 2 == await standing(chain), "both effects stand when the fault strikes"
         monkeypatch.undo()
         yield world, copy, commits
 
@@ -160,7 +161,6 @@ async def restored(
             await before_it_came(world, copy)
         world.put_back()
         async with world.serving() as chain:
-            assert 2 == await standing(chain), "both effects stand when the fault strikes"
             if not without:
                 wrong += await says_nothing_stands(chain, by) and await standing(chain) > 0
         await world.reconcile(dry_run=False, **without)

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
+from stage.engine.saga.tombstones import TombstoneShares
+from stage.ports.engine import Busy
 from tests.scenario.chain import ORDER, Chain, running_chain
 
 
@@ -180,6 +183,61 @@ async def test_a_saga_that_came_too_late_never_runs(chain: Chain) -> None:
     assert (410, "not_executed") == (status, decoded(body)["outcome"])
     assert ["tombstoned"] == await chain.events("s-1")
     assert await chain.shipped("s-1") is None
+
+
+async def test_a_saga_that_was_refused_never_runs(chain: Chain) -> None:
+    """Its sender took 422 for final; a later release may accept the same bytes (I10)."""
+    status, _, body = await chain.send("s-1", {"order_id": "o-1", "amount": "much"})
+    assert (422, "not_executed") == (status, decoded(body)["outcome"])
+
+    status, _, body = await chain.send("s-1")
+
+    assert (410, "not_executed") == (status, decoded(body)["outcome"])
+    assert ["tombstoned"] == await chain.events("s-1")
+    assert await chain.shipped("s-1") is None
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+@pytest.mark.parametrize(
+    "status, body",
+    [(400, b'{"saga_id": "s-1", '), (413, b"x" * 1_100_000), (422, b"[]")],
+)
+async def test_a_refused_body_bars_the_saga_that_its_key_names(
+    chain: Chain, status: int, body: bytes
+) -> None:
+    """The key is the saga id, also where nothing of the body could be read."""
+    url = f"{chain.stage}/sagas"
+    found, _, answer = await chain.request("POST", url, body, Idempotency_Key="s-1")
+    assert (status, "not_executed") == (found, decoded(answer)["outcome"])
+
+    assert 410 == (await chain.send("s-1"))[0]
+    assert ["tombstoned"] == await chain.events("s-1")
+
+
+async def test_a_mangled_repeat_says_nothing_of_the_saga(chain: Chain) -> None:
+    """`not_executed` would not be true of it: its sender would undo itself, and we would stand."""
+    assert 200 == (await chain.send("s-1"))[0]
+
+    url = f"{chain.stage}/sagas"
+    status, _, body = await chain.request("POST", url, b'{"saga_id', Idempotency_Key="s-1")
+
+    assert (400, "unknown") == (status, decoded(body)["outcome"])
+    assert "compensate here" in decoded(body)["hint"]
+    assert 200 == (await chain.send("s-1"))[0]
+
+
+async def test_a_refusal_without_a_tombstone_is_no_word_either(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the allowance of its upstream nothing is written, so that a repeat may run."""
+
+    def none_left(*_: object) -> None:
+        raise Busy("too many")
+
+    monkeypatch.setattr(TombstoneShares, "take", none_left)
+    status, _, body = await chain.send("s-1", {"order_id": "o-1", "amount": "much"})
+
+    assert (422, "unknown") == (status, decoded(body)["outcome"])
 
 
 async def test_the_budget_holds_where_it_is_given(chain: Chain) -> None:

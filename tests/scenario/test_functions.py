@@ -168,12 +168,6 @@ async def test_with_two_downstreams_all_must_succeed(tmp_path: Path) -> None:
             assert ("compensated", 0) == (shipped["state"], shipped["standing"])
 
 
-async def test_a_rejected_request_leaves_its_id_free(chain: Chain) -> None:
-    """After a 422 the same id may be used for a payload that is accepted."""
-    assert 422 == (await chain.send("s-1", {"order_id": 1}))[0]
-    assert 200 == (await chain.send("s-1"))[0]
-
-
 async def test_a_trail_that_ends_with_an_api_is_no_upstream(chain: Chain) -> None:
     """Only a configured upstream can be told; a failure after a 202 then waits for a person."""
     await chain.script(chain.shipping, script="refuse")

@@ -176,13 +176,15 @@ async def test_every_answer_about_a_saga_names_it_and_its_trace(chain: Chain) ->
     other = msgspec.json.encode({"saga_id": id_, "data": {**ORDER, "amount": 7}})
     over = "2020-01-01T00:00:00Z"
     late = msgspec.json.encode({"saga_id": "s-late", "data": ORDER, "deadline": over})
-    nothing = msgspec.json.encode({"saga_id": id_, "data": {}})
+    nothing = msgspec.json.encode({"saga_id": "s-nothing", "data": {}})
+    soon = msgspec.json.encode({"saga_id": "s-soon", "data": ORDER})
+    others = {late: "s-late", nothing: "s-nothing", soon: "s-soon"}
     why = msgspec.json.encode({"actor": "kim", "reason": "why"})
     asked: list[tuple[int, str, str, bytes | None, dict[str, str]]] = [
         (404, "GET", f"{stage}/{id_}", None, {}),
         (404, "POST", f"{stage}/{id_}/retry", why, {}),
         (422, "POST", stage, nothing, {}),
-        (400, "POST", stage, order, {"Saga-Budget-Ms": "soon"}),
+        (400, "POST", stage, soon, {"Saga-Budget-Ms": "soon"}),
         (202, "POST", stage, order, {"Prefer": "respond-async"}),
         (200, "POST", stage, order, {}),
         (422, "POST", stage, other, {}),
@@ -198,7 +200,7 @@ async def test_every_answer_about_a_saga_names_it_and_its_trace(chain: Chain) ->
         about = f"{method} {url} {body!r}: {status} {answer!r}"
         assert code == status, about
         assert trace_of(number) == headers["Trace-Id"], about
-        named = "s-late" if body is late else id_
+        named = others.get(body or b"", id_)
         assert named == headers.get("Saga-Id"), about
         if status >= 400:
             problem = msgspec.json.decode(answer)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from stage.bootstrap import make_store, open_database
+from stage.bootstrap.database_log import tell_database
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
+from stage.telemetry import logs
 from stage.wire.envelope import parse_instant
 from tests.scenario.chain import Chain, running_chain
 
@@ -63,6 +66,34 @@ async def test_a_time_that_is_none_is_refused(chain: Chain) -> None:
 
 
 @pytest.mark.blocking
+async def test_a_relative_path_from_another_folder_makes_no_database_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 8: a warning has the absolute path; with `database_must_exist` the start is refused."""
+    said: list[tuple[str, str]] = []
+    log = SimpleNamespace(
+        warning=lambda event, **members: said.append((event, members["path"])),
+        info=lambda event, **members: said.append((event, members["path"])),
+    )
+    monkeypatch.setattr(logs, "default_logger", lambda: log)
+    config = Config(database="sqlite:///payment.db", externals={"psp": "http://127.0.0.1:1"})
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        store = make_store(payment, config)
+        await store.open()
+        tell_database(store)
+        await store.close()
+    (tmp_path / "third").mkdir()
+    monkeypatch.chdir(tmp_path / "third")
+    with pytest.raises(ConfigurationError, match="there is no database"):
+        await make_store(payment, replace(config, database_must_exist=True)).open()
+
+    paths = [str(tmp_path / name / "payment.db") for name in ("one", "other")]
+    assert [("database_made", path) for path in paths] == said
+
+
+@pytest.mark.blocking
 async def test_a_backup_put_back_knows_no_saga_since_then(tmp_path: Path) -> None:
     """Case 8: a charge and a shipment that the backup lacks are never said to be compensated.
 
@@ -73,12 +104,12 @@ async def test_a_backup_put_back_knows_no_saga_since_then(tmp_path: Path) -> Non
     config = Config(database=f"sqlite:///{path}", externals={"psp": "http://127.0.0.1:1"})
     async with running_chain(tmp_path) as chain:
         assert 200 == (await chain.send("s-1"))[0]
+        await chain.get(f"{chain.stage}/sagas")  # an answer does not wait for the last commit
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
         assert 200 == (await chain.send("s-2"))[0]
     for name in (path.name + "-wal", path.name + "-shm"):
-        if (tmp_path / name).exists():
-            os.unlink(tmp_path / name)
+        (tmp_path / name).unlink(missing_ok=True)
     shutil.copy(copy, path)
     with pytest.raises(ConfigurationError, match="older copy"):
         await make_store(payment, config).open()
@@ -93,6 +124,9 @@ async def test_a_backup_put_back_knows_no_saga_since_then(tmp_path: Path) -> Non
             await chain.request("GET", f"{chain.stage}/sagas/s-2"),
         ):
             assert (503, "unknown") == (answer[0], msgspec.json.decode(answer[2])["outcome"])
+        why = b'{"actor": "kim", "reason": "why"}'
+        verb = await chain.request("POST", f"{chain.stage}/sagas/s-2/forget", why)
+        assert (503, "unknown") == (verb[0], msgspec.json.decode(verb[2])["outcome"])
         assert 200 == (await chain.send("s-1"))[0], "what is in the backup is answered"
     with open_database(payment, config) as database:
         assert [("s-2", "order", "no")] == database.lost_sagas()

@@ -135,6 +135,20 @@ async def test_a_release_needs_the_word_of_every_neighbour(world: RestoredChain)
         assert 200 == (await chain.request("GET", f"{chain.stage}/readyz"))[0]
 
 
+async def test_a_neighbour_that_is_not_configured_any_more_is_named(world: RestoredChain) -> None:
+    """It has opened sagas of the backup, and may have opened others since: somebody has to ask."""
+    async with world.serving() as chain:
+        assert 200 == (await chain.send("s-web", via="web"))[0]
+        await world.back_up()
+    world.put_back()
+
+    assert {"web": 1} == (await world.reconcile()).unnamed
+    with pytest.raises(ConfigurationError, match="web was not asked"):
+        world.release()
+    assert {} == (await world.reconcile(web="it is gone")).unnamed
+    world.release()
+
+
 async def test_each_restore_has_to_be_reconciled_anew(world: RestoredChain) -> None:
     """The answers to the generation before prove nothing."""
     await lose(world)

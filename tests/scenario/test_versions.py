@@ -12,8 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from stage.bootstrap import open_database
+from stage.config import Config
 from stage.core.errors import ConfigurationError
-from tests.scenario.chain import Chain
+from stage.wire.envelope import parse_instant
+from tests.scenario.chain import HOST, Chain
 from tests.scenario.releases import World, payment, world_around
 
 VERBS: dict[str, dict[str, Any]] = {
@@ -46,6 +49,29 @@ async def in_doubt(world: World, stage: Any) -> None:
         assert 202 == (await chain.send("s-1", Prefer="wait=0"))[0]
         await chain.until_charged()
     await chain.script(chain.psp, script="ok")
+
+
+async def steps_of_the_journal(chain: Chain) -> set[str | None]:
+    """The steps that the journal of the saga names."""
+    journal = await chain.get(f"{chain.stage}/sagas/s-1?view=journal")
+    return {entry.get("step") for entry in journal["entries"]}
+
+
+def restored(folder: Path, stage: Any) -> None:
+    """The database was put back, its neighbours were asked, and it is released."""
+    config = Config(
+        auth="none",
+        service_name="payment",
+        database=f"sqlite:///{folder / 'payment.db'}",
+        upstreams={"order": f"http://{HOST}"},
+        downstreams={"shipping": f"http://{HOST}"},
+    )
+    with open_database(stage, config) as database:
+        database.restored(parse_instant("2026-11-29T02:00:00Z"))
+    with open_database(stage, config) as database:
+        database.reconciled(dict.fromkeys(("order", "shipping"), "0 sagas"))
+    with open_database(stage, config) as database:
+        database.released(("order", "shipping"))
 
 
 async def completed(world: World, stage: Any) -> None:
@@ -198,7 +224,7 @@ async def test_an_older_release_leaves_the_sagas_of_a_newer_one_alone(world: Wor
         journal = await chain.events("s-1")
         assert 200 == (await chain.send("s-2"))[0]
         status, _, body = await chain.send("s-1")
-        assert (500, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+        assert (503, "unknown") == (status, msgspec.json.decode(body)["outcome"])
         for verb, order in VERBS.items():
             assert 409 == (await do(chain, "s-1", verb, **order))[0], verb
         assert journal == await chain.events("s-1")
@@ -212,6 +238,44 @@ async def test_an_older_release_leaves_the_sagas_of_a_newer_one_alone(world: Wor
     async with world.release(newer) as chain:
         await chain.until("s-1", lambda saga: saga["state"] == "compensated")
     assert (2, 1) == await world.standing("psp")
+
+
+@pytest.mark.blocking
+async def test_a_request_that_an_older_release_keeps_hides_no_doubt_of_a_restore(
+    world: World, tmp_path: Path
+) -> None:
+    """The newer release takes over what turned back meanwhile, and doubts what may be lost."""
+    before = payment()
+    newer = payment(version=2, step="collect", supersedes=before)
+    await in_doubt(world, newer)
+    restored(tmp_path, newer)
+    async with world.release(before) as chain:
+        journal = await chain.events("s-1")
+        assert 202 == (await chain.compensate("s-1"))[0]
+        assert [*journal, "compensation_requested"] == await chain.events("s-1")
+    async with world.release(newer) as chain:
+        await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+        assert "forward:shipping" in await steps_of_the_journal(chain)
+    assert (1, 0) == await world.standing("psp")
+
+
+@pytest.mark.blocking
+async def test_a_release_that_fits_no_saga_leaves_the_doubts_of_a_restore_to_the_next(
+    world: World, tmp_path: Path
+) -> None:
+    """It knows the steps of the journal alone: those that may be lost are doubted by who fits."""
+    fits, misfits = payment(), payment(step="collect")
+    await in_doubt(world, fits)
+    restored(tmp_path, fits)
+    async with world.release(misfits) as chain:
+        await chain.until("s-1", lambda saga: saga["parked_cause"] == "misfit")
+        status, _, body = await chain.compensate("s-1")
+        assert (409, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+    async with world.release(fits) as chain:
+        assert 200 == (await do(chain, "s-1", "retry"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+        assert "forward:shipping" in await steps_of_the_journal(chain)
+    assert (1, 0) == await world.standing("psp")
 
 
 async def test_a_downstream_that_is_gone_for_good_is_given_up_and_the_rest_undone(

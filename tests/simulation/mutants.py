@@ -36,6 +36,7 @@ from stage.inbound import compensate
 from stage.inbound.request import json_answer
 from stage.ports.engine import Reply
 from stage.ports.stage import Failed
+from stage.simulation import node
 from stage.store import memory, memory_database
 from stage.wire.outcome import Outcome
 from stage.wire.views import Standing
@@ -434,7 +435,7 @@ def a_duplicate_is_not_joined(patches: Patches) -> None:
 
 @mutant
 def another_payload_is_accepted(patches: Patches) -> None:
-    """Rule 11: the fingerprint is not compared."""
+    """Rule 11: the payloads are not compared."""
     patches.set(commands, "same_payload", lambda known, asked: True)
 
 
@@ -513,6 +514,47 @@ def mail_counts_as_journaled(patches: Patches) -> None:
     patches.wrap(Elsewhere, "journaled", make)
 
 
+@further_under("replicas", "skew", "partition", "api_away", "drain")
+def every_machine_goes_by_its_own_clock(patches: Patches) -> None:
+    """Rule 34: a process whose clock is ahead hurries the waits of the others."""
+    patches.set(node, "wall_of", lambda shared, machine: machine())
+
+
+@further_under("replicas")
+def a_claim_takes_from_the_living(patches: Patches) -> None:
+    """Rule 1 of ports.ownership: what needs a run is claimed, whoever owns it."""
+
+    async def claim(self: Any, now: float, limit: int, version: int) -> list[str]:
+        owners = self._database.owners
+        found = self._database.needing_a_run(lambda row, at: row.version <= version, limit)
+        owners.update(dict.fromkeys(found, self.me))
+        return list(found)
+
+    patches.set(memory_database.MemoryReplica, "claim", claim)
+
+
+@further_under("replicas", "zombie")
+def a_lease_never_ends_for_its_owner(patches: Patches) -> None:
+    """Decision 0013: a process that was frozen counts on what it owned, and on its own word."""
+
+    async def assured(self: Any) -> None:
+        return None
+
+    patches.set(memory_database.MemoryReplica, "sure", True)
+    patches.set(memory_database.MemoryReplica, "assured", assured)
+
+
+@further_under("replicas")
+def the_dead_keep_what_they_own(patches: Patches) -> None:
+    """Rule 3 of ports.ownership: the sagas of a process that was killed are nobody's to take."""
+
+    def live_owner(self: Any, saga_id: str, now: float) -> int | None:
+        owner: int | None = self.owners.get(saga_id)
+        return owner
+
+    patches.set(memory_database.MemoryDatabase, "live_owner", live_owner)
+
+
 # --- the endpoints -------------------------------------------------------------------------------
 
 
@@ -573,7 +615,7 @@ def attempts_are_unbounded(patches: Patches) -> None:
 def a_stale_epoch_is_accepted(patches: Patches) -> None:
     """Rule 17: whoever writes last wins."""
 
-    async def save(self: Any, row: Any, events: Any, *, epoch: int) -> None:
+    async def save(self: Any, row: Any, events: Any, **_: Any) -> None:
         held = self._sagas[row.id]
         self._write(replace(row, length=held.length + len(events)), events)
 

@@ -18,10 +18,12 @@ from stage.core.commands import AttemptKind, Do, Record
 from stage.core.failure import FailureKind
 from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.engine.saga import opening
+from stage.engine.reconcile import Reconciler
+from stage.engine.saga import adoption, opening
 from stage.engine.saga.context import FINGERPRINT_CHARS
 from stage.engine.saga.sender import Sender
 from stage.outbound.neighbours import chain_v1
+from stage.ports.identity import Identity
 from stage.wire import replies
 from stage.wire.replies import CompensateReplyKind, ReplyKind
 from tests.simulation.mutants import Patches, _evolved, further_under, mutant, mutant_under
@@ -209,6 +211,13 @@ def another_upstream_gets_the_answer(patches: Patches) -> None:
         return check
 
     patches.wrap(commands, "_check_same", make)
+    patches.set(commands, "same_opener", lambda known, asked: True)
+
+
+@further_under("stranger", "operator")
+def nobody_remembers_who_opened_a_closed_saga(patches: Patches) -> None:
+    """Rule 36: once its contents were dropped, any upstream gets the answer of the first."""
+    patches.set(commands, "same_opener", lambda known, asked: True)
 
 
 @mutant
@@ -237,3 +246,62 @@ def a_process_that_stops_says_202_to_all(patches: Patches) -> None:
         return accept
 
     patches.wrap(EmbeddedEngine, "accept", make)
+
+
+# --- databases that are put back (rule 33, decisions 0030 and 0050) -------------------------------
+
+
+@further_under("restore")
+def the_backup_is_the_whole_truth(patches: Patches) -> None:
+    """Decision 0030: a saga under way in the backup went no further than its journal says."""
+
+    def make(original: Any) -> Any:
+        return lambda *found: original(*found)[-1:]
+
+    patches.wrap(opening, "events_after_restore", make)
+
+
+@further_under("restore", "early_compensation", "late_compensation")
+def a_saga_of_the_backup_goes_on(patches: Patches) -> None:
+    """Decision 0050: it runs on, although upstream may know it compensated."""
+
+    def make(original: Any) -> Any:
+        return lambda *found: original(*found)[:-1]
+
+    def change(plan: Any, saga: Any, event: Any) -> Any:
+        return replace(event, generation=1) if isinstance(event, e.Recovered) else event
+
+    patches.wrap(opening, "events_after_restore", make)
+    _evolved(patches, change)
+
+
+@further_under("restore")
+def what_was_lost_is_not_adopted(patches: Patches) -> None:
+    """Decision 0030: the database is released, and what neighbours have is not written down."""
+
+    async def adopt(self: Any, found: Any) -> int:
+        return len(found.lost)
+
+    patches.set(Reconciler, "adopt", adopt)
+
+
+@further_under("restore", "late_compensation")
+def an_older_database_knows_every_saga(patches: Patches) -> None:
+    """Decision 0020: what is not in it was never here, so nothing of it stands."""
+    patches.set(Identity, "lost_before", -math.inf)
+
+
+@further_under("restore", "clock_jump", "operator")
+def a_lost_saga_has_a_deadline_by_the_wall_clock(patches: Patches) -> None:
+    """Rule 34: it is over at the instant of a clock that was days ahead."""
+
+    def make(original: Any) -> Any:
+        def journal(*found: Any, at: float, **rest: Any) -> Any:
+            first, *others = original(*found, at=at, **rest)
+            if isinstance(first, e.Accepted):
+                first = replace(first, deadline=at)
+            return [first, *others]
+
+        return journal
+
+    patches.wrap(adoption, "journal_of", make)

@@ -32,7 +32,7 @@ from stage.ports.neighbour import (
 from stage.ports.observer import TraceContext
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer
-from stage.simulation.loop import Process, VirtualLoop, WallClock
+from stage.simulation.loop import EPOCH, Process, VirtualLoop, WallClock
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.telemetry.null import NullObserver
@@ -251,7 +251,7 @@ class Deploys:
             store,
             Peers(external=world, neighbours=world),
             Defects(world),
-            clock=WallClock(self._loop, ahead=lambda: 0.0),
+            clock=WallClock(self._loop, lambda: EPOCH + self._loop.time()),
         )
 
         async def life() -> T:

@@ -8,7 +8,14 @@ import sys
 
 import pytest
 
-from stage.simulation.faults import END_FOUND, END_LOST, JOINED_ELSEWHERE, KINDS
+from stage.simulation.faults import (
+    END_FOUND,
+    END_LOST,
+    JOINED_ELSEWHERE,
+    KINDS,
+    LOST,
+    UNDONE_ELSEWHERE,
+)
 from stage.simulation.summary import Summary, simulate_many
 from stage.simulation.world import Scenario, simulate_world
 from tests.kits import Strikes
@@ -19,6 +26,7 @@ pytestmark = pytest.mark.blocking  # files of SQLite are driven within the virtu
 SEEDS_PER_TEST = 100
 """So many worlds meet every kind of fault."""
 SEEDS = f"0 to {SIZES.worlds - 1}"
+RESTORED_WORLDS = 150
 OF_FILES = frozenset({"commit_raises_before", "commit_raises_after"})
 """Faults that only a SQLite file has."""
 
@@ -54,7 +62,20 @@ def test_every_invariant_holds_in_every_world(first: int, strikes: Strikes) -> N
         assert summary.states[state], f"no saga ended {state}"
 
 
-AROUND = frozenset({"skew", "clock_jump", "outage", "deploy", "stranger"}) | {
+@pytest.mark.kit("F1")
+def test_every_invariant_holds_where_databases_are_restored(strikes: Strikes) -> None:
+    """Nothing is said to be gone that stands, and what was lost is adopted (rule 33)."""
+    scenario = Scenario(sagas=10, always=frozenset({"restore"}), without=frozenset({"outage"}))
+
+    summary = simulate_many(range(RESTORED_WORLDS), scenario, files_every=0)
+
+    strikes.report("sagas", summary.sagas, violations=summary.violations, seed=SEEDS)
+    assert not summary.violations, first_failure(summary, 10)
+    for kind in ("restore", LOST, UNDONE_ELSEWHERE):
+        assert summary.faults[kind], f"{kind} never struck"
+
+
+AROUND = frozenset({"skew", "clock_jump", "outage", "deploy", "stranger", "restore"}) | {
     kind for kind in KINDS if kind.startswith(("gateway", "api_garbled"))
 }
 """Faults around a stage: with all of them few processes die between an answer and its commit."""

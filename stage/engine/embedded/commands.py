@@ -7,18 +7,21 @@ there and answer from what is stored; where no replica owns it any more, begin a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import JournalMismatch, StoreUnavailable
 from stage.core.machine import asked_before, evolve
+from stage.core.pause import Pause
 from stage.core.questions import past_pivot
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
+from stage.core.sweep import Sweep, SweepState, verb_of
 from stage.core.unseen import Unseen, judge_unseen
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX
@@ -26,6 +29,7 @@ from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries, loop_time
+from stage.engine.saga.acts import sweep_act
 from stage.engine.saga.context import (
     Context,
     context_of,
@@ -50,7 +54,7 @@ from stage.ports.engine import (
 )
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
-from stage.ports.store import SagaRow
+from stage.ports.store import SagaRow, Unit
 from stage.wire.envelope import Envelope, check_room
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
@@ -70,6 +74,8 @@ class EmbeddedCommands(EmbeddedQueries):
         self._opening = parts.opening
         self._limits = parts.limits
         self._redact = parts.redact
+        self.sweeps_changed: Callable[[], None] = _nobody
+        """Called when a sweep was begun or changed here; the engine sets it."""
 
     async def accept(
         self,
@@ -124,6 +130,19 @@ class EmbeddedCommands(EmbeddedQueries):
             if found is not None:
                 return _reply(found, replayed=True)
 
+    async def bar(self, saga_id: str, *, upstream: str, reason: str, trace: TraceContext) -> bool:
+        """See `ports.engine.Commands`."""
+        if saga_id not in self._sagas:
+            held = await self._store.get(saga_id)
+            if held is not None:
+                return _never_ran(held)
+        live = self._sagas.get(saga_id)
+        if live is None:
+            first = e.Tombstoned(at=self._clock.now(), requested_by=upstream, reason=reason)
+            live = self._sagas.open(OpenRequest(saga_id=saga_id, barred=first, trace=trace))
+        await self._opened(live, loop_time())
+        return live.saga is not None and live.saga.tombstone
+
     async def _open_offered(self, saga_id: str, offer: Offer, until: float) -> LiveSaga:
         """The saga once it is there; where a caller waits, once there is an answer."""
         trace = offer.context.trace
@@ -141,7 +160,7 @@ class EmbeddedCommands(EmbeddedQueries):
         """
         while not _answered(live):
             assert live.saga is not None
-            if loop_time() < until and not live.saga.parked and not live.over:
+            if loop_time() < until and not _stands_still(live.saga) and not live.over:
                 await live.watch(until, _worth_an_answer)
             elif live.over or live.saga.deferred:
                 return None
@@ -223,6 +242,7 @@ class EmbeddedCommands(EmbeddedQueries):
             requester=requester,
             reason=readable(self._redact, asked.reason),
             compensated=asked.outcome is Outcome.COMPENSATED,
+            generation=self._store.identity.generation,
         )
         return OpenRequest(
             saga_id=saga_id,
@@ -280,7 +300,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 if live is None:
                     live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=verb))
                     await self._opened(live, soon)
-                    return snapshot(live) if live.saga is not None else None
+                    return snapshot(live) if live.saga is not None else await self._now(saga_id)
                 if not await self._joined(live, soon):
                     continue
                 with suppress(NotLive):
@@ -292,6 +312,60 @@ class EmbeddedCommands(EmbeddedQueries):
                     self._opening.check(found.saga, verb)
                 if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon):
                     return await self._elsewhere.stored(saga_id)
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See `ports.engine.Commands`."""
+
+        async def unit(unit: Unit) -> int:
+            number = await unit.begin_sweep(sweep, saga_ids)
+            act = sweep_act(replace(sweep, number=number), sweep.actor, sweep.reason, sweep.at)
+            await unit.keep_act(act)
+            return number
+
+        number = await self._store.transact(unit)
+        self.sweeps_changed()
+        return number
+
+    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
+        """See `ports.engine.Commands`."""
+        now = self._clock.now()
+
+        async def unit(unit: Unit) -> None:
+            await unit.set_sweep(sweep.number, state)
+            after = replace(sweep, state=state)
+            await unit.keep_act(sweep_act(after, actor, reason, now, before=sweep.state.value))
+
+        await self._store.transact(unit)
+        self.sweeps_changed()
+
+    async def act_on(self, sweep: Sweep, saga_id: str) -> str:
+        """Do the verb of a sweep to one saga; why it was refused, or nothing."""
+        try:
+            if await self._store.get(saga_id) is None:
+                return "it was never seen here"  # to compensate it would leave a tombstone
+            verb = verb_of(sweep, self._clock.now())
+            if verb is not None:
+                await self.operate(saga_id, verb, dry_run=False)
+            else:
+                asked = CompensateRequest(requested_by=f"operator {sweep.actor}", reason=sweep.why)
+                await self.compensate(
+                    saga_id,
+                    asked=asked,
+                    requester=Requester.OPERATOR,
+                    trace=TraceContext(),
+                    wait_seconds=0.0,
+                )
+        except (NotAllowed, JournalMismatch, SagaLost) as error:
+            return str(error)
+        return ""
+
+    async def pause(self, pause: Pause) -> None:
+        """See `ports.engine.Commands`."""
+        await self._pauses.put(pause)
+
+    async def resume(self, pause: Pause, *, actor: str, reason: str) -> bool:
+        """See `ports.engine.Commands`."""
+        return await self._pauses.end(pause, actor, reason)
 
     # --- what these have in common ---------------------------------------------------------------
 
@@ -358,6 +432,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 baggage=trace.baggage,
                 version=self._plan.version,
                 plan_hash=self._plan_hash,
+                generation=self._store.identity.generation,
             ),
         )
 
@@ -373,6 +448,8 @@ class EmbeddedCommands(EmbeddedQueries):
 
 
 async def _within(future: asyncio.Future[None], until: float) -> None:
+    if future.done():
+        return future.result()
     latest = max(until, loop_time()) + limited.OPEN_SECONDS_MAX
     if not await settled(future, latest):
         raise Unsettled("the database did not answer in time")
@@ -381,6 +458,11 @@ async def _within(future: asyncio.Future[None], until: float) -> None:
 def _unread(error: Exception) -> Unsettled:
     """The answer for a saga that is known to exist: `not_executed` would not be true of it."""
     return Unsettled(f"the saga was accepted, and cannot be read now: {error}")
+
+
+def _never_ran(row: SagaRow) -> bool:
+    """Whether the saga is a tombstone, or has not gone further than one."""
+    return row.state is SagaState.COMPENSATED and not row.envelope and row.length == 1
 
 
 def _was_buried(live: LiveSaga) -> bool:
@@ -415,7 +497,13 @@ def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
 
 
 def _worth_an_answer(live: LiveSaga) -> bool:
-    return _answered(live) or (live.saga is not None and bool(live.saga.parked))
+    row, saga = live.row, live.saga  # asked at each change of every saga
+    return (row is not None and row.answered) or (saga is not None and _stands_still(saga))
+
+
+def _stands_still(saga: Saga) -> bool:
+    """True of a saga that waits for a person, or for an API that ends its call in its own time."""
+    return bool(saga.parked) or saga.pending
 
 
 def _answered(live: LiveSaga) -> bool:
@@ -434,3 +522,7 @@ def _lost(opening: OpenRequest) -> SagaLost:
         f"saga {opening.saga_id} is not in the database, and was sent before that was made or"
         " restored: whether anything of it stands is not known"
     )
+
+
+def _nobody() -> None:
+    """Nobody runs sweeps."""

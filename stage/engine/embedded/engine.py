@@ -12,12 +12,14 @@ from stage.engine.clock import SystemClock, jump_of
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.lease import Lease
-from stage.engine.embedded.limits import EngineLimits
+from stage.engine.embedded.limits import PAUSED_SECONDS_MAX, EngineLimits
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.embedded.parts import Parts
+from stage.engine.embedded.pauses import Pauses
 from stage.engine.embedded.recovery import Recovery
 from stage.engine.embedded.retention import Retention
+from stage.engine.embedded.sweeps import Sweeps
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.opening import Opening, OpenRequest
@@ -66,14 +68,23 @@ class EmbeddedEngine(EmbeddedCommands):
         units = LiveUnits(interpreter, opening, journal, store, clock)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(
-            participant.plan, units, sender, observer, clock, Shares(limits.upstreams)
+            participant.plan,
+            units,
+            sender,
+            observer,
+            clock,
+            Shares(limits.upstreams),
+            inline=limits.inline,
         )
+        self._pauses = Pauses(store, clock, observer, sender.hold)
         super().__init__(
             Parts(
                 participant=participant,
                 plan_hash=versions.plan_hash,
                 opening=opening,
                 sagas=sagas,
+                sender=sender,
+                pauses=self._pauses,
                 units=units,
                 elsewhere=Elsewhere(interpreter, store),
                 store=store,
@@ -82,6 +93,8 @@ class EmbeddedEngine(EmbeddedCommands):
                 redact=redact or as_they_are,
             )
         )
+        self._sweeps = Sweeps(store, clock, observer, self.act_on)
+        self.sweeps_changed = self._sweeps.wake
         self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
         self._recovery = Recovery(
             sagas, ownership, observer, clock, limits, participant.plan.version
@@ -93,9 +106,11 @@ class EmbeddedEngine(EmbeddedCommands):
 
     async def start(self) -> None:
         """Claim every unfinished saga, then serve; later ones are opened when they are due."""
+        await self._pauses.start()
         await self._recovery.start()
         self._lease.start()
         self._retention.start()
+        self._sweeps.start()
 
     def leave_rotation(self) -> None:
         """See `ports.engine.Engine`."""
@@ -107,6 +122,8 @@ class EmbeddedEngine(EmbeddedCommands):
         What is still in flight then is in doubt, and taken over by the next process.
         """
         self._leaving = True
+        self._pauses.stop()
+        self._sweeps.stop()
         self._recovery.stop()
         self._retention.stop()
         await self._sagas.drain(seconds)
@@ -149,12 +166,21 @@ class EmbeddedEngine(EmbeddedCommands):
                 f"saga {request.saga_id} is not in the database, which was restored from a backup:"
                 " whether it was here before is not known until an operator has reconciled it"
             )
+        if request.barred is not None:
+            self._tombstones.take(request.barred.requested_by, request.barred.at)
+            return
         if request.offer is not None and request.offer.late:
             late = request.offer.accepted
             self._tombstones.take(late.upstream, late.at)
             return
         if self._sagas.draining:
             raise Busy("draining: this process is about to stop", retry_after=2.0)
+        if (paused := self._pauses.intake) is not None:
+            left = paused.until - self._clock.now()
+            raise Busy(
+                "an operator has paused the intake of new sagas",
+                retry_after=min(max(left, 1.0), PAUSED_SECONDS_MAX),
+            )
         if not self._recovery.recovered:
             raise Busy("starting: unfinished sagas are being taken over")
         self._sagas.admit(request, self._limits.sagas_max)

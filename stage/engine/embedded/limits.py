@@ -36,6 +36,8 @@ DUE_IDS_MAX = 1_000
 """Sagas claimed by one scan; the next one finds the others."""
 MAIL_SECONDS = 0.05
 """How often a replica reads the mail that others left for its sagas."""
+PAUSED_SECONDS_MAX = 30.0
+"""The longest `Retry-After` of a paused intake: a pause may be ended at any time."""
 CLOSE_SAGAS_MAX = 100
 """Sagas closed in one unit, so that the writer is never held for long."""
 CLOSE_SHARE = 0.2
@@ -49,6 +51,8 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much the engine takes on. `sagas_max` bounds new sagas, never compensation."""
 
     sagas_max: int = 1_000
+    inline: bool = True
+    """Whether an attempt that is alone has no task of its own (`embedded/inline.py`)."""
     deadline_seconds_default: float = 60.0
     """The budget of a saga whose caller gives none, so that an outage has an end (rule 28)."""
     compensation_reserve: float = 0.1

@@ -68,6 +68,8 @@ class LiveSaga:
         """True when the saga had ended before it was opened here."""
         self.lost = False
         """True when another replica took the saga, or may have: nothing is sent any more."""
+        self.interrupt: Callable[[], None] | None = None
+        """Called once when something comes while the task of the saga awaits an attempt."""
         self._woken: asyncio.Future[None] | None = None
         self._watchers: dict[asyncio.Future[bool], Callable[[LiveSaga], bool]] = {}
         """In the order in which they came: a set of futures has another order in every run."""
@@ -110,7 +112,10 @@ class LiveSaga:
         return durable
 
     def rouse(self) -> None:
-        """Let `wait` return."""
+        """Let `wait` return; while an attempt is awaited in its place, let another task wait."""
+        if self.interrupt is not None:
+            interrupt, self.interrupt = self.interrupt, None
+            interrupt()
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 

@@ -7,20 +7,24 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from msgspec.structs import replace
+
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
+from stage.core.questions import pends
 from stage.core.raised import raised
 from stage.core.saga import Saga, StepState
 from stage.core.shares import Shares
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan, StepKind
+from stage.engine.embedded.inline import HandedOver, await_inline, is_alone
 from stage.engine.embedded.limits import (
     DEFER_SECONDS_MAX,
     EVICT_AFTER_SECONDS,
     GIVE_WAY_SECONDS,
 )
-from stage.engine.embedded.live_saga import LiveSaga, NotLive
+from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.saga.attempts import end_event
 from stage.engine.saga.interpreter import Outgoing, Transition
@@ -49,12 +53,16 @@ class LiveSagas:
         observer: Observer,
         clock: Clock,
         shares: Shares,
+        *,
+        inline: bool,
     ) -> None:
+        """With `inline` an attempt that is alone has no task of its own (inline.py)."""
         self._plan = plan
         self._units = units
         self._sender = sender
         self._observer = observer
         self._clock = clock
+        self._inline = inline
         self._shares = shares
         self._live: dict[str, LiveSaga] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -133,7 +141,7 @@ class LiveSagas:
         repeated = step.phase is Phase.STARTED and step.doubted
         if repeated and saga.under(self._plan).step(name).kind is StepKind.CALL:
             return True
-        return step.phase in (Phase.IN_DOUBT, Phase.PROBING)
+        return step.phase in (Phase.IN_DOUBT, Phase.PROBING) and not pends(step)
 
     def get(self, saga_id: str) -> LiveSaga | None:
         """The live saga with that id."""
@@ -151,7 +159,7 @@ class LiveSagas:
         if request.offer is not None:
             self._asking[request] = asyncio.get_running_loop().time()
         self._live[request.saga_id] = live
-        _ = self._spawn(self._run(live))
+        _ = self._spawn(self._run(live, lambda: self._begin(live)))
         return live
 
     def lose_all(self) -> None:
@@ -199,18 +207,14 @@ class LiveSagas:
 
     # --- the life of one saga --------------------------------------------------------------------
 
-    async def _run(self, live: LiveSaga) -> None:
-        """Open the saga, advance it until it rests, let go of it."""
-        outcome = "stopped"
-        offer = live.request.offer
-        bound = live.request.trace if offer is None else offer.context.trace
-        self._observer.bind(live.saga_id, bound)
+    async def _run(self, live: LiveSaga, life: Callable[[], Coroutine[Any, Any, str]]) -> None:
+        """Live the life of the saga until it rests, and let go of it."""
+        # Long because each way in which a life ends has its arm, and all of them let go.
+        outcome: str | None = "stopped"
         try:
-            transition = await self._open(live)
-            if live.context is not None and live.context.trace is not bound:
-                self._observer.bind(live.saga_id, live.context.trace)
-            if transition is not None:
-                outcome = await self._loop(live, transition)
+            outcome = await life()
+        except HandedOver:
+            outcome = None
         except StaleEpoch:
             live.lost, outcome = True, "taken_over"
         except REFUSALS as error:
@@ -225,7 +229,18 @@ class LiveSagas:
             await self._units.park(live, ParkCause.DEFECT, raised(error))
             outcome = "defect"
         finally:
-            self._leave(live, outcome)
+            if outcome is not None:
+                self._leave(live, outcome)
+
+    async def _begin(self, live: LiveSaga) -> str:
+        """Open the saga, and advance it until it rests."""
+        offer = live.request.offer
+        bound = live.request.trace if offer is None else offer.context.trace
+        self._observer.bind(live.saga_id, bound)
+        transition = await self._open(live)
+        if live.context is not None and live.context.trace is not bound:
+            self._observer.bind(live.saga_id, live.context.trace)
+        return "stopped" if transition is None else await self._loop(live, transition)
 
     async def _open(self, live: LiveSaga) -> Transition | None:
         transition = await self._units.open(live)
@@ -237,25 +252,48 @@ class LiveSagas:
     async def _loop(self, live: LiveSaga, transition: Transition) -> str:
         """Journal, then act: what is durable is sent, what comes back is journaled."""
         while True:
-            for outgoing in transition.outgoing:
-                live.in_flight += 1
-                assert live.saga is not None
-                sending = self._spawn(self._send(live, live.saga, outgoing), live.sends)
-                live.sends[sending] = None
-            if not live.inbox and live.in_flight == 0 and self._may_leave(live, transition):
-                if not _owes_a_word(live):
-                    return "rests"
-                live.post(e.AnswerDeferred(at=self._clock.now()))
-            wait = None
-            if transition.rest_until is not None:
-                wait = transition.rest_until - self._clock.now()
-            if not await live.wait(wait):
-                break
+            if self._inline and is_alone(live, transition):
+                await self._send_inline(live, transition)
+            else:
+                self._send_all(live, transition)
+                if not live.inbox and live.in_flight == 0 and self._may_leave(live, transition):
+                    if not _owes_a_word(live):
+                        return "rests"
+                    live.post(e.AnswerDeferred(at=self._clock.now()))
+                wait = None
+                if transition.rest_until is not None:
+                    wait = transition.rest_until - self._clock.now()
+                if not await live.wait(wait):
+                    break
             items = list(live.inbox)
             transition = await self._units.advance(live, items)
             for _ in items:  # not before: what is in the inbox of a lost saga is answered
                 live.inbox.popleft()
         return "taken_over"
+
+    async def _send_inline(self, live: LiveSaga, transition: Transition) -> None:
+        """Await the only attempt in this task, and put how it ended into the inbox."""
+        (outgoing,) = transition.outgoing
+
+        def hand_over() -> None:
+            resting = replace(transition, outgoing=[])
+            _ = self._spawn(self._run(live, lambda: self._go_on(live, resting)))
+
+        event = await await_inline(live, self._attempt(live, outgoing), hand_over, outgoing.span)
+        live.inbox.append(InboxItem(event, span=outgoing.span))
+
+    async def _go_on(self, live: LiveSaga, transition: Transition) -> str:
+        """Go on with a saga whose task stays with the attempt that it awaits."""
+        assert live.context is not None
+        self._observer.bind(live.saga_id, live.context.trace)
+        return await self._loop(live, transition)
+
+    def _send_all(self, live: LiveSaga, transition: Transition) -> None:
+        """Send what goes out, each attempt in a task of its own."""
+        for outgoing in transition.outgoing:
+            live.in_flight += 1
+            sending = self._spawn(self._send(live, outgoing), live.sends)
+            live.sends[sending] = None
 
     def _may_leave(self, live: LiveSaga, transition: Transition) -> bool:
         if transition.rest_until is None or self.draining:
@@ -271,6 +309,8 @@ class LiveSagas:
         self._asking.pop(live.request, None)
         if self._live.get(live.saga_id) is live:
             del self._live[live.saga_id]
+        if outcome == "rests":
+            self._units.rested(live)
         self.left(live)
         if not live.opened.done():
             live.opened.set_exception(
@@ -287,19 +327,25 @@ class LiveSagas:
         if not live.lost and live.row is not None and live.row.due_at is not None:
             self.rests(live.saga_id)
 
-    async def _send(self, live: LiveSaga, saga: Saga, outgoing: Outgoing) -> None:
-        assert live.context is not None
+    async def _send(self, live: LiveSaga, outgoing: Outgoing) -> None:
         try:
-            event = await self._sender.send(saga, live.context, outgoing, live.post_durably)
+            event = await self._attempt(live, outgoing)
+        finally:
+            live.in_flight -= 1
+        if event is not None:
+            live.post(event, outgoing.span)
+
+    async def _attempt(self, live: LiveSaga, outgoing: Outgoing) -> e.Event | None:
+        """How it ended; None when the saga left memory before."""
+        assert live.saga is not None and live.context is not None
+        try:
+            return await self._sender.send(live.saga, live.context, outgoing, live.post_durably)
         except NotLive:
-            return
+            return None
         except Exception as error:  # a defect of ours; the attempt may have left
             self._report_defect(live, "send", error)
             failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"defect: {raised(error)}")
-            event = end_event(outgoing.do, failed, self._clock.now())
-        finally:
-            live.in_flight -= 1
-        live.post(event, outgoing.span)
+            return end_event(outgoing.do, failed, self._clock.now())
 
     def _report_defect(self, live: LiveSaga, where: str, error: BaseException) -> None:
         trace = live.context.trace if live.context is not None else TraceContext()

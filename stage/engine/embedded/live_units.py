@@ -131,6 +131,11 @@ class LiveUnits:
             written.set_result(None)
         self._report(stored, items)
 
+    def rested(self, live: LiveSaga) -> None:
+        """A saga leaves memory with nothing in flight: it is not folded anew when it goes on."""
+        if live.row is not None and live.saga is not None and live.context is not None:
+            self._opening.folds.keep(live.row, live.saga, live.context.trace.baggage)
+
     def _allowed(self, saga: Saga, items: Sequence[InboxItem]) -> Sequence[InboxItem]:
         """The items without those verbs that do not fit, whose senders get the reason."""
         for item in items:

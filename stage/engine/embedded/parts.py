@@ -8,7 +8,9 @@ from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.limits import EngineLimits
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.live_units import LiveUnits
+from stage.engine.embedded.pauses import Pauses
 from stage.engine.saga.opening import Opening
+from stage.engine.saga.sender import Sender
 from stage.engine.saga.words import Redact
 from stage.ports.clock import Clock
 from stage.ports.stage import Participant
@@ -22,6 +24,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     plan_hash: str
     opening: Opening
     sagas: LiveSagas
+    sender: Sender
+    pauses: Pauses
     units: LiveUnits
     elsewhere: Elsewhere
     store: Store

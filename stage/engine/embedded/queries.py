@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
+from stage.core.pause import Pause
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.core.sweep import Sweep, SweepEnd
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.saga.context import context_of
 from stage.engine.saga.shared import shared_with
 from stage.ports.engine import SagaLost, SharedSagas, Snapshot
-from stage.ports.store import Backlog, Changes, Entry, Filter, SagaRow
+from stage.ports.peers import PeerStanding
+from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.shared import SHARED_BYTES_MAX, SharedSaga
 
 
@@ -24,6 +27,8 @@ class EmbeddedQueries:
 
     def __init__(self, parts: Parts) -> None:
         self._sagas = parts.sagas
+        self._pauses = parts.pauses
+        self._sender = parts.sender
         self._units = parts.units
         self._elsewhere = parts.elsewhere
         self._store = parts.store
@@ -91,6 +96,32 @@ class EmbeddedQueries:
         """See `ports.engine.Queries`."""
         await self._written()
         return await self._store.page(which)
+
+    async def groups(self) -> list[Group]:
+        """See `ports.engine.Queries`."""
+        await self._written()
+        return await self._store.groups()
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See `ports.engine.Queries`."""
+        return await self._store.acts(limit, before=before, target=target)
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See `ports.engine.Queries`."""
+        return await self._store.sweeps(limit, number)
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See `ports.engine.Queries`."""
+        return await self._store.sweep_sagas(number, end, limit)
+
+    def peers(self) -> list[PeerStanding]:
+        """See `ports.engine.Queries`."""
+        return self._sender.standing()
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """See `ports.engine.Queries`."""
+        return self._pauses.active
 
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:
         """See `ports.engine.Queries`."""

@@ -42,15 +42,26 @@ class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
 class Adoption:
     """Writes lost sagas, each in a unit of its own."""
 
-    def __init__(self, interpreter: Interpreter, journal: Journal, codec: Codec) -> None:
+    def __init__(
+        self, interpreter: Interpreter, journal: Journal, codec: Codec, generation: int
+    ) -> None:
+        """`generation` is that of the database."""
         self._interpreter = interpreter
         self._journal = journal
         self._codec = codec
+        self._generation = generation
 
     def stored(self, lost: LostSaga, now: float) -> Stored:
         """The row and the journal that it gets."""
         plan = self._interpreter.plan
-        events = journal_of(plan, lost.words, upstream=lost.upstream, asked=lost.asked, at=now)
+        events = journal_of(
+            plan,
+            lost.words,
+            upstream=lost.upstream,
+            asked=lost.asked,
+            at=now,
+            generation=self._generation,
+        )
         context = self._context(lost, now) if lost.may_stand else buried(TraceContext())
         transition = self._interpreter.note(Saga(id=lost.id), events, now)
         return self._journal.store(transition, context, before=None)

@@ -96,9 +96,7 @@ def end_event(do: Do, turn: Turn, at: float, redact: Redact = as_they_are) -> e.
 
 def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
     if do.kind is AttemptKind.PROBE:
-        return e.ProbeFailed(
-            at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
-        )
+        return _probe_event(do, failed, at)
     if do.kind is AttemptKind.TELL:
         return e.TellDelayed(at=at, reason=failed.reason, retry_after=failed.retry_after)
     if do.kind is AttemptKind.COMPENSATE:
@@ -121,6 +119,10 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
                 may_stand=failed.may_stand,
                 final=failed.final,
             )
+        case FailureKind.PENDING:
+            return e.StepPending(
+                at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after
+            )
         case FailureKind.DEFECT:
             return e.StepTransient(
                 at=at, step=do.step, reason=failed.reason, defect=True, final=failed.final
@@ -132,8 +134,16 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
             assert_never(failed.kind)
 
 
+def _probe_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
+    if failed.kind is FailureKind.REFUSED and failed.said:
+        return e.ProbeRefused(at=at, step=do.step, reason=failed.reason)
+    ends = e.ProbePending if failed.kind is FailureKind.PENDING else e.ProbeFailed
+    return ends(at=at, step=do.step, reason=failed.reason, retry_after=failed.retry_after)
+
+
 def _compensation_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
-    certain = not (failed.may_stand or failed.changed or failed.kind is FailureKind.IN_DOUBT)
+    unsettled = failed.kind in (FailureKind.IN_DOUBT, FailureKind.PENDING)
+    certain = not (failed.may_stand or failed.changed or unsettled)
     if failed.kind is FailureKind.REFUSED:
         return e.CompensationRefused(at=at, step=do.step, reason=failed.reason, certain=certain)
     return e.CompensationDelayed(

@@ -108,12 +108,17 @@ def same_payload(known: str, asked: str) -> bool:
     return not known or known[:FINGERPRINT_CHARS] == asked[:FINGERPRINT_CHARS]
 
 
-def with_baggage(context: Context, entries: Sequence[Entry]) -> Context:
-    """The context with the baggage that the saga was accepted with."""
+def baggage_of(entries: Sequence[Entry]) -> str:
+    """The baggage that a saga was accepted with; empty without any."""
     first = entries[0].event if entries else None
-    if not isinstance(first, Accepted) or not first.baggage:
+    return first.baggage if isinstance(first, Accepted) else ""
+
+
+def with_baggage(context: Context, baggage: str) -> Context:
+    """The context with the baggage that the saga was accepted with."""
+    if not baggage:
         return context
-    return replace(context, trace=replace(context.trace, baggage=first.baggage))
+    return replace(context, trace=replace(context.trace, baggage=baggage))
 
 
 def bare_saga(row: SagaRow) -> Saga:

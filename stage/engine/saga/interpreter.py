@@ -21,6 +21,7 @@ from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnav
 from stage.core.failure import FailureKind
 from stage.core.ids import Direction, compensation_key, idempotency_key, step_of_key
 from stage.core.machine import Impossible, decide, evolve
+from stage.core.place import TELL_STEP
 from stage.core.questions import past_pivot
 from stage.core.raised import raised
 from stage.core.saga import Saga
@@ -427,7 +428,7 @@ class Interpreter:
             Attempt(
                 saga_id=saga.id,
                 stage=plan.stage,
-                step=do.step or "tell_upstream",
+                step=do.step or TELL_STEP,
                 kind=do.kind,
                 number=do.attempt,
                 peer=peer,

@@ -13,14 +13,17 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.place import TELL_STEP, place_of
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan
+from stage.engine.saga.acts import acts_in
 from stage.engine.saga.attempts import end_span
 from stage.engine.saga.context import Context, Output, bare_saga
 from stage.engine.saga.cut_off import CutOff
 from stage.engine.saga.ending import ending_of
 from stage.engine.saga.interpreter import Transition
+from stage.engine.saga.terms import terms_of
 from stage.engine.saga.versions import Versions
 from stage.ports.observer import Attempt, Observer, Span
 from stage.ports.store import SagaRow, Unit
@@ -41,6 +44,8 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """The span that was begun in the unit, when it opened the saga."""
     cut_off: tuple[CutOff, ...] = ()
     """The attempts in flight when the process before was lost."""
+    before: SagaRow | None = None
+    """The row until then; None of a new saga, and of one that is parked as it is."""
     replayed: bool = False
     """True when the saga had ended before it was opened."""
 
@@ -69,7 +74,7 @@ class Journal:
         """
         running = in_flight or bool(transition.outgoing)
         row = self.row(transition, context, running=running, before=before)
-        return Stored(context=context, row=row, transition=transition)
+        return Stored(context=context, row=row, transition=transition, before=before)
 
     def park(self, row: SagaRow, cause: ParkCause, reason: str, now: float) -> Stored:
         """A stored saga parked as it is: its journal may be unreadable."""
@@ -107,11 +112,20 @@ class Journal:
         `mail` is what the transition took in. Raises StaleEpoch when the saga was taken over.
         """
         if epoch is None:
-            await unit.insert(stored.row, stored.transition.events)
+            terms = terms_of(stored.context, self._versions.newest.indexed)
+            await unit.insert(stored.row, stored.transition.events, terms)
         else:
-            await unit.save(stored.row, stored.transition.events, epoch=epoch)
+            await unit.save(stored.row, stored.transition.events, epoch=epoch, before=stored.before)
+            await self._keep_acts(unit, stored)
         if mail:
             await unit.received(mail)
+
+    async def _keep_acts(self, unit: Unit, stored: Stored) -> None:
+        """Keep what a person did where no end of retention reaches it."""
+        for act in acts_in(stored.transition.events, stored.before, stored.row):
+            await unit.keep_act(act)
+        if stored.transition.saga.forgotten:
+            await unit.drop_terms(stored.row.id)
 
     def report(self, stored: Stored) -> None:
         """Report what has become durable: ended attempts, lost ones, and every event."""
@@ -136,7 +150,7 @@ class Journal:
         attempt = Attempt(
             saga_id=saga.id,
             stage=plan.stage,
-            step=lost.step or "tell_upstream",
+            step=lost.step or TELL_STEP,
             kind=lost.kind,
             number=lost.attempt,
             peer=_peer(plan, lost.step) if lost.step else saga.upstream,
@@ -165,6 +179,7 @@ class Journal:
             status, body = before.answer_status, before.answer_body
         else:
             status, body = self._answer(saga, context, transition.output)
+        place = place_of(transition.plan, saga)
         return SagaRow(
             id=saga.id,
             state=saga.state,
@@ -174,6 +189,8 @@ class Journal:
             updated_at=saga.updated_at,
             fingerprint=context.fingerprint,
             version=saga.version,
+            step=place.step,
+            peer=place.peer,
             parked=saga.parked,
             parked_cause=saga.parked_cause,
             due_at=_due_at(saga, transition.rest_until, running),

@@ -9,21 +9,29 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.lost import doubts_after_restore
+from stage.core.lost import events_after_restore
 from stage.core.machine import asked_before, at_rest, evolve
 from stage.core.questions import belongs_to
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
 from stage.core.verbs import refuse_verb
-from stage.engine.saga.context import Context, bare_saga, buried, context_of, with_baggage
+from stage.engine.saga.context import (
+    Context,
+    baggage_of,
+    bare_saga,
+    buried,
+    context_of,
+    with_baggage,
+)
 from stage.engine.saga.cut_off import CutOff, cut_off
+from stage.engine.saga.folds import Folds
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
 from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
-from stage.ports.engine import NotAllowed, NotYours, Unsettled
+from stage.ports.engine import LeftToNewer, NotAllowed, NotYours
 from stage.ports.observer import Observer, Span, TraceContext
 from stage.ports.store import LostSaga, SagaRow, Store, Unit
 
@@ -54,13 +62,14 @@ Signal = e.CompensationRequested | e.Verb | e.AnswerDeferred
 class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
     """Why a saga is opened: it is offered, something is asked of it, or it has only to go on.
 
-    An unknown saga that is asked to compensate is buried. `trace` is that of the request, `mail`
-    the numbers of the mail that the signal came in.
+    An unknown saga that is asked to compensate, or `barred`, is buried. `trace` is that of the
+    request, `mail` the numbers of the mail that the signal came in.
     """
 
     saga_id: str
     offer: Offer | None = None
     signal: Signal | None = None
+    barred: e.Tombstoned | None = None
     trace: TraceContext = TraceContext()
     mail: tuple[int, ...] = ()
     unseen: Unseen = Unseen.NEW
@@ -70,7 +79,9 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
     @property
     def awaited(self) -> bool:
         """True when a caller waits for it, and can ask again."""
-        return self.offer is not None or (self.signal is not None and not self.mail)
+        if self.offer is not None or self.barred is not None:
+            return True
+        return self.signal is not None and not self.mail
 
 
 class _Found(NamedTuple):
@@ -105,6 +116,8 @@ class Opening:
         self._clock = clock
         self._admit = admit
         self._code = code
+        self.folds = Folds()
+        """Those that left memory to wait."""
 
     async def first(self, unit: Unit, request: OpenRequest) -> Stored | None:
         """The first unit: accept, bury, or take over. None when there is nothing to open.
@@ -118,23 +131,30 @@ class Opening:
         self._observer.bind(request.saga_id, context.trace)  # for the functions of this unit
         if row.closed_at is not None:
             return self._replay(request, row, context, bare_saga(row))
-        entries = await unit.journal(request.saga_id)
         try:
-            saga = self._interpreter.fold(request.saga_id, entries)
+            found = await self._found(unit, row, context)
         except JournalMismatch:
             if not _answered_for_good(row, request):
                 raise
             return self._replay(request, row, context, bare_saga(row))
-        context = with_baggage(context, entries)
+        saga, context = found.saga, found.context
         if isinstance(request.signal, e.CompensationRequested):
             self.check(saga, request.signal)  # also where the request would change nothing
         asked = self._asked(saga, request)
-        found = _Found(row=row, saga=saga, context=context, lost=cut_off(entries))
         if saga.under(self._plan).newer:
             return await self._leave_alone(unit, request, found, asked)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
         return await self._take_over(unit, request, found, asked)
+
+    async def _found(self, unit: Unit, row: SagaRow, context: Context) -> _Found:
+        """The stored saga, folded from its journal. Raises JournalMismatch."""
+        kept = self.folds.find(row)
+        if kept is not None:
+            return _Found(row, kept.saga, with_baggage(context, kept.baggage), ())
+        entries = await unit.journal(row.id)
+        saga = self._interpreter.fold(row.id, entries)
+        return _Found(row, saga, with_baggage(context, baggage_of(entries)), cut_off(entries))
 
     def _asked(self, saga: Saga, request: OpenRequest) -> list[e.Event]:
         """The signal, unless it changes nothing of the saga; for a caller told 202, that."""
@@ -163,17 +183,19 @@ class Opening:
         now, held = self._clock.now(), saga.epoch
         plan = saga.under(self._plan)
         at = min([now, *(event.at for event in asked)])
+        generation = self._store.identity.generation
         recovered = e.Recovered(
             at=at,
             epoch=held + 1,
+            # The doubts of a restore are left to a release that knows the steps.
+            generation=saga.generation if plan.misfit else generation,
             rested=at_rest(plan, saga),
             innocent=self._code.innocent(saga.id),
         )
         for event in asked:
             self.check(evolve(plan, saga, recovered), event)
         turned = any(isinstance(event, _CHANGES_THE_WAY) for event in asked)
-        restored_at = self._store.identity.restored_at
-        asked = [*doubts_after_restore(plan, saga, restored_at, at), *asked]
+        asked = [*events_after_restore(plan, saga, generation, at), *asked]
         if not (saga.ended or turned):
             asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
@@ -199,7 +221,7 @@ class Opening:
             self.check(saga, event)
         if not kept:
             if request.offer is not None and not row.answered:
-                raise Unsettled(f"{saga.under(self._plan).misfit}: it goes on there")
+                raise LeftToNewer(f"{saga.under(self._plan).misfit}: it goes on there")
             return self._replay(request, row, context, saga)
         transition = self._interpreter.note(saga, kept, self._clock.now())
         stored = self._journal.store(transition, context, before=row)
@@ -243,6 +265,9 @@ class Opening:
                 requested_by=request.signal.requested_by or "unknown",
                 reason=request.signal.reason[:REASON_CHARS_MAX],
             )
+        elif request.barred is not None:
+            self._admit(request)
+            context, first = buried(request.trace), request.barred
         else:
             return None
         span = self.begin_span(request, saga, context.trace)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 
-from stage.ports.peers import PeerLimits
+from stage.ports.peers import PeerLimits, PeerStanding
 
 BURST_SECONDS = 0.05
 """The time for which a bucket saves up: more would be a storm after every silence."""
@@ -79,11 +80,34 @@ class Gate:
         self._inside = 0
         self._places_max = self._places = limits.concurrency_max
         self._failures = 0
+        self._held: frozenset[Lane] = frozenset()
+        self._answered_at: float | None = None
+        self._failed_at: float | None = None
+        self._failure = ""
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter_at_once(self) -> bool:
+    def hold(self, lanes: frozenset[Lane]) -> None:
+        """Let nothing of these lanes in from here on; what waits in the others goes on."""
+        self._held = lanes
+        self._admit()
+
+    def standing(self, peer: str) -> PeerStanding:
+        """How it stands, for people."""
+        return PeerStanding(
+            peer=peer,
+            under_way=self._inside,
+            queued=self._waiting,
+            places=self._places,
+            places_max=self._places_max,
+            rate_per_second=self._limits.rate_per_second,
+            answered_at=self._answered_at,
+            failed_at=self._failed_at,
+            failure=self._failure,
+        )
+
+    def enter_at_once(self, lane: Lane) -> bool:
         """Enter, where there is a place and nothing waits for it."""
-        if self._inside >= self._places or self._waiting:
+        if self._inside >= self._places or self._waiting or lane in self._held:
             return False
         if self._bucket is not None:
             if not self._token():
@@ -105,12 +129,22 @@ class Gate:
         except asyncio.CancelledError:
             if not waiter.cancelled():  # admitted in the same moment
                 self._inside -= 1
+            with suppress(ValueError):  # it is there no more once its turn has come
+                self._lanes[lane].remove(waiter)
+                self._waiting -= 1
             self._admit()
             raise
 
-    def leave(self, *, answered: bool | None) -> None:
-        """Give the place back. `answered` is None for an attempt of which nothing left."""
+    def leave(self, *, answered: bool | None, failure: str = "") -> None:
+        """Give the place back. `answered` is None for an attempt of which nothing left.
+
+        `failure` says how one that was not answered ended, for people.
+        """
         self._inside -= 1
+        if answered:
+            self._answered_at = self._now()
+        elif answered is False:
+            self._failed_at, self._failure = self._now(), failure
         if answered:
             self._failures = 0
             self._places = min(self._places + 1, self._places_max)
@@ -136,9 +170,9 @@ class Gate:
     def _admit(self) -> None:
         """Let in as many as there are places and tokens for."""
         while self._waiting and self._inside < self._places:
-            if not self._token():
+            lane = self._next()
+            if lane is None or not self._token():
                 return
-            lane = next(lane for lane, waiting in self._lanes.items() if waiting)
             waiter = self._lanes[lane].popleft()
             self._waiting -= 1
             if waiter.done():
@@ -147,6 +181,11 @@ class Gate:
             self.charge()
             self._inside += 1
             waiter.set_result(None)
+
+    def _next(self) -> Lane | None:
+        """The lane whose turn it is: none where all that wait are held."""
+        free = (lane for lane, waiting in self._lanes.items() if waiting and lane not in self._held)
+        return next(free, None)
 
     def _token(self) -> bool:
         """Whether the rate lets one more leave; otherwise it is tried again when it does."""
@@ -171,6 +210,7 @@ class Gates:
         self._now = now
         self._gates: dict[str, Gate] = {}
         self._replicas = 1
+        self._held: Mapping[str, frozenset[Lane]] = {}
 
     def of(self, peer: str) -> Gate:
         """The gate of that peer."""
@@ -178,7 +218,19 @@ class Gates:
         if gate is None:
             gate = self._gates[peer] = Gate(self._limits.get(peer, UNLIMITED), self._now)
             gate.divide(self._replicas)
+            gate.hold(self._held.get(peer, frozenset()))
         return gate
+
+    def standing(self) -> list[PeerStanding]:
+        """How each stands that was used, or is limited."""
+        return [self.of(peer).standing(peer) for peer in sorted({*self._gates, *self._limits})]
+
+    def hold(self, held: Mapping[str, frozenset[Lane]]) -> None:
+        """Hold these lanes of these peers from here on, and no others."""
+        if held != self._held:
+            self._held = held
+            for peer, gate in self._gates.items():
+                gate.hold(held.get(peer, frozenset()))
 
     def divide(self, replicas: int) -> None:
         """Let each peer get one of so many parts from here: the others are those of replicas."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import assert_never
 
 import msgspec
@@ -11,6 +11,8 @@ import msgspec
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do
 from stage.core.failure import FailureKind
+from stage.core.pause import Way
+from stage.core.place import PEER_KINDS, UPSTREAMS
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import Step, StepKind
@@ -32,7 +34,7 @@ from stage.ports.neighbour import (
     ShownExecuted,
 )
 from stage.ports.ownership import Ownership
-from stage.ports.peers import Peers
+from stage.ports.peers import Peers, PeerStanding
 from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
 from stage.ports.time_limit import ARRIVED_SECONDS_MAX, TimeLimit
 from stage.wire.outcome import Outcome
@@ -45,13 +47,17 @@ FORWARD_COMPENSATION_TIMEOUT_SECONDS = 30.0
 TIMEOUT_MARGIN_SECONDS = 0.2
 """The transport's own timeout, which knows whether the request left, must come first."""
 
-_KINDS = {StepKind.CALL: "externals", StepKind.FORWARD: "downstreams"}
-"""The kind of the peer of a step, as the limits of peers name it."""
-
 UNANSWERED = (
     e.StepTransient, e.StepInDoubt, e.ProbeFailed, e.CompensationDelayed, e.TellDelayed,
 )  # fmt: skip
 """The ends of an attempt that a peer which is away, or comes back, would give it."""
+
+
+_WAYS = {
+    Lane.NEW: Way.FORWARD,
+    Lane.RECOVERED: Way.FORWARD,
+    Lane.COMPENSATION: Way.BACKWARD,
+}
 
 
 def _lane(saga: Saga, do: Do) -> Lane:
@@ -74,14 +80,25 @@ class Sender:
         self._clock = clock
         self._gates = Gates(peers.limits, clock.now)
         self._gate_of_step = {
-            step.name: self._gates.of(f"{_KINDS[step.kind]}.{step.peer}")
+            step.name: self._gates.of(f"{PEER_KINDS[step.kind]}.{step.peer}")
             for step in self._plan.steps
-            if step.kind in _KINDS
+            if step.kind in PEER_KINDS
         }
 
     def divide(self, replicas: int) -> None:
         """So many replicas share the limits of each peer (rule 29)."""
         self._gates.divide(replicas)
+
+    def standing(self) -> list[PeerStanding]:
+        """How the way to each peer stands."""
+        return [each for each in self._gates.standing() if each.peer]
+
+    def hold(self, held: Mapping[str, frozenset[Way]]) -> None:
+        """Let no attempt in these directions leave to these peers from here on (core.pause)."""
+        self._gates.hold(
+            {peer: frozenset(lane for lane in Lane if _WAYS[lane] in ways)
+             for peer, ways in held.items()}
+        )  # fmt: skip
 
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
@@ -92,11 +109,12 @@ class Sender:
         then. The wait ends when the lease is renewed, or with the task, when the saga is lost.
         """
         gate = self._gate(saga, outgoing.do)
-        if not gate.enter_at_once():
+        lane = _lane(saga, outgoing.do)
+        if not gate.enter_at_once(lane):
             budget = self._budget(saga) if outgoing.do.kind is AttemptKind.EXECUTE else None
             try:
                 async with asyncio.timeout(budget):
-                    await gate.enter(_lane(saga, outgoing.do))
+                    await gate.enter(lane)
             except TimeoutError:
                 return self._too_late(outgoing)
         end: e.AttemptEnd | None = None
@@ -105,7 +123,10 @@ class Sender:
             end = await self._send(saga, context, outgoing, journal)
             return end
         finally:
-            gate.leave(answered=None if end is None else not isinstance(end, UNANSWERED))
+            if isinstance(end, UNANSWERED):
+                gate.leave(answered=False, failure=end.reason)
+            else:
+                gate.leave(answered=None if end is None else True)
 
     def _gate(self, saga: Saga, do: Do) -> Gate:
         """The way to the peer of an attempt; an upstream that is not configured shares one."""
@@ -113,9 +134,9 @@ class Sender:
             return self._gate_of_step[do.step]
         if do.step:
             step = saga.under(self._plan).step(do.step)
-            return self._gates.of(f"{_KINDS[step.kind]}.{step.peer}")
+            return self._gates.of(f"{PEER_KINDS[step.kind]}.{step.peer}")
         known = self._neighbours.is_upstream(saga.upstream)
-        return self._gates.of(f"upstreams.{saga.upstream}" if known else "")
+        return self._gates.of(f"{UPSTREAMS}.{saga.upstream}" if known else "")
 
     def _send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal

@@ -35,6 +35,11 @@ class DatabaseServer(msgspec.Struct, frozen=True, kw_only=True):
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     @property
+    def hosts(self) -> int:
+        """How many servers the URL names: with more than one a standby may take over."""
+        return urlsplit(self.url).netloc.rpartition("@")[2].count(",") + 1
+
+    @property
     def replica_name(self) -> str:
         """The name of this process for people."""
         return f"{socket.gethostname()}:{getpid()}"

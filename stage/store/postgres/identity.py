@@ -43,6 +43,32 @@ async def take(link: Link, server: DatabaseServer) -> tuple[Identity, bool]:
     return named, False
 
 
+async def unpromised(link: Link, server: DatabaseServer) -> str:
+    """Which commits that were answered may be lost with the server; empty: none."""
+    ((commit, standbys),) = await link.fetch("durability")
+    if commit == "off":
+        return (
+            "synchronous_commit is off: the server answers before anything is on its disk. Set it"
+            " to on, for this user at least"
+        )
+    if server.hosts > 1 and not standbys:
+        return (
+            "no standby is synchronous: a failover may lose the last commits, and the stage then"
+            " refuses the server until that is accepted. Set synchronous_standby_names"
+        )
+    if server.hosts > 1 and commit == "local":
+        return "synchronous_commit is local: COMMIT waits for no standby. Set it to on"
+    return ""
+
+
+def older(server: DatabaseServer, lacks: str) -> StoreUnavailable:
+    """The refusal of an older state of the database that was opened."""
+    return StoreUnavailable(
+        f"an older state of the database stands at {server.shown}: {lacks}. Put the newer one back,"
+        " or stop all replicas and accept this one with `stage db restored --as-of TIME`"
+    )
+
+
 class Timeline:
     """The identity that was opened and how far its writer came: every new connection is held to it.
 
@@ -72,8 +98,4 @@ class Timeline:
             )
         ((number,),) = await link.fetch("settle_batch", self.writer)
         if number < self.number:
-            raise StoreUnavailable(
-                f"an older state of the database stands at {where}: {self.number - number} batches"
-                " of this process are missing. Put the newer one back, or stop all replicas and"
-                " accept this one with `stage db restored --as-of TIME`"
-            )
+            raise older(self._server, f"{self.number - number} batches of this process are missing")

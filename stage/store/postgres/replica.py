@@ -8,9 +8,11 @@ while the machine sleeps, and less a margin.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Final
 
 from stage.core.age import WAIT_SECONDS_MAX
@@ -21,6 +23,8 @@ from stage.ports.codec import Codec
 from stage.ports.ownership import Mail, Share
 from stage.ports.store import Row
 from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.identity import older
+from stage.store.postgres.link import Link
 from stage.store.postgres.pool import Pool
 
 LEASE_SECONDS: Final = 10.0
@@ -29,6 +33,7 @@ MARGIN: Final = 0.1
 """The part of a lease that is not relied on."""
 UNNUMBERED: Final = 0
 """The number of an event that its owner has yet to journal (ports.codec.Codec)."""
+LOST_RENEWAL: Final = "a renewal of the lease of this process is missing"
 LOOK_SECONDS: Final = 0.05
 """How often sagas that others run are looked at, as long as somebody here waits for one."""
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -49,8 +54,13 @@ class PostgresReplica:
         self._codec = codec
         self._lease_seconds = lease_seconds
         self._me: int | None = None
+        self._lease_until: datetime | None = None
+        """As the last renewal left it in the database."""
         self._sure_until = 0.0
+        self._dead = False
+        """True from when it was declared dead until `renew` has said so, which loses its sagas."""
         self._share = Share()
+        self._time = ServerTime()
         self._registering = asyncio.Lock()
         self._waits = _Waits(self)
 
@@ -79,14 +89,15 @@ class PostgresReplica:
         return self._me
 
     def _extend(self, began: float, row: Row) -> None:
-        _, replicas, first = row
+        _, replicas, first, at, self._lease_until = row
+        self._time.learn(at, began, _now())
         self._share = Share(replicas=replicas, first=first)
         self._sure_until = began + self._lease_seconds * (1 - MARGIN)
 
     @property
     def sure(self) -> bool:
         """See ports.ownership.Ownership."""
-        return self._me is not None and _now() < self._sure_until
+        return not self._dead and self._me is not None and _now() < self._sure_until
 
     async def assured(self) -> None:
         """See ports.ownership.Ownership."""
@@ -99,18 +110,44 @@ class PostgresReplica:
         return self._lease_seconds / RENEWALS_PER_LEASE
 
     async def renew(self) -> bool:
-        """See ports.ownership.Ownership."""
+        """See ports.ownership.Ownership.
+
+        The database may be away in between, and a claim may register first: all the same nothing
+        is sure until the caller hears of the death, and loses what it had under the old name.
+        """
         if self._me is None:
             await self.registered()
-            return True
+        else:
+            await self._renew(self._me, self._lease_until)
+        alive, self._dead = not self._dead, False
+        return alive
+
+    async def _renew(self, me: int, until: datetime | None) -> None:
         began = _now()
-        found = await self._renewals.fetch("renew", self._me, self._lease_seconds)
+        found = await self._renewals.fetch("renew", me, self._lease_seconds, until)
         if found:
             self._extend(began, found[0])
-            return True
-        self._me = None
+            return
+        ((lacks,),) = await self._renewals.fetch("lacks_lease", me, until)
+        if lacks:
+            raise older(self._server, LOST_RENEWAL)
+        self._me, self._dead = None, True
         await self.registered()
-        return False
+
+    async def check(self, link: Link) -> None:
+        """Raise StoreUnavailable where a renewal is missing: an older state of the database.
+
+        It may lack what other replicas wrote since, though it has all that this one did.
+        """
+        if self._me is not None:
+            ((lacks,),) = await link.fetch("lacks_lease", self._me, self._lease_until)
+            if lacks:
+                raise older(self._server, LOST_RENEWAL)
+
+    @property
+    def time(self) -> float | None:
+        """See ports.ownership.Ownership: as the last renewals told it."""
+        return self._time.at(_now())
 
     @property
     def share(self) -> Share:
@@ -168,6 +205,30 @@ class PostgresReplica:
             )
             for number, saga_id, encoded in await self._pool.fetch("mail", self._me)
         ]
+
+
+class ServerTime:
+    """The clock of the server, as far as answers that took a while pin it down.
+
+    Between two answers it goes on by the monotonic clock. Each answer proves bounds. The last quick
+    one counts until another contradicts it, so that slow answers do not make the time jump.
+    """
+
+    def __init__(self) -> None:
+        self._least = self._most = math.nan
+        """Bounds of the seconds by which the server is ahead of the monotonic clock."""
+
+    def learn(self, at: float, began: float, ended: float) -> None:
+        """The server read its clock at some instant between these two of the monotonic clock."""
+        least, most = at - ended, at - began
+        if least <= self._most and most >= self._least:
+            least, most = max(least, self._least), min(most, self._most)
+        self._least, self._most = least, most
+
+    def at(self, monotonic: float) -> float | None:
+        """The time of the server at an instant of the monotonic clock; None before any answer."""
+        ahead = (self._least + self._most) / 2
+        return None if math.isnan(ahead) else monotonic + ahead
 
 
 class _Waits:

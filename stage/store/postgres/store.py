@@ -10,13 +10,27 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from stage.core import age
 from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.core.pause import Pause
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, SagaRow, Unit
+from stage.ports.store import (
+    NEWEST,
+    Act,
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    Group,
+    LostSaga,
+    SagaRow,
+    Unit,
+)
 from stage.store import migrate, rows
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
@@ -25,7 +39,7 @@ from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.connection import PostgresConnection, PostgresHome
 from stage.store.postgres.dialect import PostgresDialect
 from stage.store.postgres.errors import away, unavailable
-from stage.store.postgres.identity import Timeline, read_identity, refuse_owner, take
+from stage.store.postgres.identity import Timeline, read_identity, refuse_owner, take, unpromised
 from stage.store.postgres.link import Link, connect
 from stage.store.postgres.payload_keys import record_key
 from stage.store.postgres.pool import Pool
@@ -60,6 +74,8 @@ class Listeners(msgspec.Struct, frozen=True, kw_only=True):
     """Notified of every batch."""
     waited: Callable[[float], None] = lambda _: None
     """Notified of the seconds that each statement of a reader waited for a connection."""
+    unpromised: Callable[[str], None] = lambda _: None
+    """Notified at `open` of the commits that may be lost with the server, if there are any."""
 
 
 NOBODY: Final = Listeners()
@@ -85,6 +101,7 @@ class PostgresStore:
             server = DatabaseServer(url=server)
         self._server = server
         self._codec = codec
+        self._listeners = listeners
         self._migrations = tuple(migrations)
         self._made = False
         self._closed = True
@@ -113,7 +130,8 @@ class PostgresStore:
             await self._prepare(link, upgrade=upgrade)
             self._pool.open()
             self._replica.open()
-            await self._replica.registered()
+            await self._replica.renew()  # registers
+            await self._replica.renew()  # by a connection that stands, so that the time is exact
             await self._writer.open(self._connections.home(link))
             await link.fetch("drop_old_writers")
             for each in self._lanes:
@@ -144,6 +162,8 @@ class PostgresStore:
             await migrate.check_known(dialect, known)
         await record_key(link, self._codec)
         self._timeline.identity, self._made = await take(link, self._server)
+        if missing := await unpromised(link, self._server):
+            self._listeners.unpromised(missing)
 
     async def close(self) -> None:
         """See ports.store.Store."""
@@ -191,13 +211,45 @@ class PostgresStore:
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store. `envelope` is left empty."""
+        page = (which.after, which.limit)
         states = [state.value for state in which.states] or None
-        if which.parked:
-            found = await self._pool.fetch("page_parked", which.after, which.limit, states)
+        bounds = (which.changed_from, which.changed_before)
+        if which.term is not None:
+            known = self._codec.known_terms(which.term.name, which.term.value)
+            found = await self._pool.fetch("page_term", *page, which.term.name, known)
+        elif which.waiting:
+            cause = None if which.cause is None else which.cause.value
+            place = (which.parked, cause, which.step, which.peer)
+            found = await self._pool.fetch("page_waiting", *page, states, *place, *bounds)
         else:
-            parameters = (which.after, which.limit, states, which.parked)
-            found = await self._pool.fetch("page_sagas", *parameters)
+            found = await self._pool.fetch("page_sagas", *page, states, which.parked, *bounds)
         return [rows.saga_row(row, self._codec) for row in found]
+
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        return [rows.group(row) for row in await self._pool.fetch("group_waiting")]
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        page = (NEWEST if before is None else before, limit)
+        if target:
+            found = await self._pool.fetch("page_acts_of", *page, target)
+        else:
+            found = await self._pool.fetch("page_acts", *page)
+        return [rows.act(row) for row in found]
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return [rows.pause(row) for row in await self._pool.fetch("get_pauses")]
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        return [rows.sweep(row) for row in await self._pool.fetch("get_sweeps", limit, number)]
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        found = await self._pool.fetch("sweep_sagas", number, end.value, limit)
+        return [(saga_id, detail) for saga_id, detail in found]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -206,7 +258,8 @@ class PostgresStore:
 
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return [row[0] for row in await self._pool.fetch("due_sagas", before, limit, version)]
+        times = (before, limit, version, before + age.WAIT_SECONDS_MAX)
+        return [row[0] for row in await self._pool.fetch("due_sagas", *times)]
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""
@@ -339,6 +392,7 @@ class PostgresConnections:
         try:
             link = await self.connect()
             await self._timeline.check(link)
+            await self._replica.check(link)
         except Exception as error:
             raise away(error) from error
         return self.home(link)

@@ -12,9 +12,11 @@ from functools import partial
 from typing import TypeVar
 
 from stage.core.events import Event
+from stage.core.pause import Pause, Way
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.codec import Codec
 from stage.ports.ownership import HeldElsewhere
-from stage.ports.store import LOST_SAGAS_MAX, Entry, LostSaga, Row, SagaRow, Tx, Unit
+from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, Row, SagaRow, Term, Tx, Unit
 from stage.store import rows
 from stage.store.postgres.link import Link
 from stage.store.postgres.part import Part
@@ -79,13 +81,17 @@ class PostgresUnit:
         entries = [rows.entry(saga_id, row, self._codec) for row in stored]
         return entries if write is None else [*entries, *write.entries]
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
         """See ports.store.Unit."""
         self._part.check()
         rows.check_insert(row, events)
-        self._writes.insert(row, events)
+        self._writes.insert(row, events, terms)
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """See ports.store.Unit."""
         self._part.check()
         rows.check_save(row, epoch)
@@ -101,6 +107,45 @@ class PostgresUnit:
         await self._marked()
         busy = list(self._writes.sagas)
         return len(await self._part.rows("close_ended", before, at, limit, busy))
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See ports.store.Unit."""
+        await self._marked()
+        ((number,),) = await self._part.rows("begin_sweep", *rows.sweep_values(sweep))
+        await self._part.rows("begin_sweep_sagas", number, list(saga_ids))
+        return int(number)
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("set_sweep", number, state.value)
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("end_sweep_saga", number, saga_id, end.value, detail)
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("put_pause", *rows.pause_values(pause))
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        await self._marked()
+        return bool(await self._part.rows("drop_pause", target, rows.way_value(way)))
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("drop_terms", saga_id)
+
+    async def keep_act(self, act: Act) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("keep_act", *rows.act_values(act))
 
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""

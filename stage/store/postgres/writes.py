@@ -13,7 +13,7 @@ import msgspec
 
 from stage.core.events import Event
 from stage.ports.codec import Codec
-from stage.ports.store import Entry, SagaRow
+from stage.ports.store import Entry, SagaRow, Term
 from stage.store import rows
 
 
@@ -24,6 +24,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     entries: tuple[Entry, ...]
     held: tuple[int, int] | None
     """Epoch and length of the stored row that it replaces; None for a new saga."""
+    terms: tuple[Term, ...] = ()
 
 
 class Writes:
@@ -47,11 +48,11 @@ class Writes:
         while len(self._changes) > mark:
             self._changes.pop()()
 
-    def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    def insert(self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term]) -> None:
         """A new saga. Raises KeyError when a unit of this batch has written it already."""
         if row.id in self.sagas:
             raise KeyError(row.id)
-        self._put(Write(row=row, entries=_entries(row, events), held=None))
+        self._put(Write(row=row, entries=_entries(row, events), held=None, terms=tuple(terms)))
 
     def save(self, row: SagaRow, events: Sequence[Event], epoch: int) -> None:
         """More of a saga. The stored row is compared at the end of the batch."""
@@ -64,7 +65,7 @@ class Writes:
         if last.epoch != epoch or last.length != length:
             rows.refuse(row, epoch, len(events), (last.epoch, last.length))
         entries = before.entries + _entries(row, events)
-        self._put(Write(row=row, entries=entries, held=before.held))
+        self._put(Write(row=row, entries=entries, held=before.held, terms=before.terms))
 
     def take(self, saga_id: str) -> None:
         """This replica owns the saga from here on."""
@@ -92,9 +93,14 @@ class Writes:
                 for column, value in zip(entries, values, strict=True):
                     column.append(value)
         columns: list[list[object]] = [list(column) for column in zip(*sagas, strict=True)]
-        columns = columns or [[] for _ in range(19)]
+        columns = columns or [[] for _ in range(21)]
         taken: list[object] = [one for one in self.taken if one not in self.sagas]
-        return [*columns, *entries, taken, list(self.received)]
+        terms: list[list[object]] = [[] for _ in range(3)]
+        for saga_id, write in self.sagas.items():
+            for term in rows.term_values(write.terms, saga_id, codec):
+                for column, value in zip(terms, term, strict=True):
+                    column.append(value)
+        return [*columns, *entries, taken, list(self.received), *terms]
 
     def _put(self, write: Write) -> None:
         saga_id = write.row.id

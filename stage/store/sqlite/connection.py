@@ -19,8 +19,10 @@ from stage.ports.store import Unit
 from stage.store.connection import CommitRefused, Connection
 from stage.store.drive import complete
 from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.entries import BatchEntries
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.identity import Timeline
+from stage.store.sqlite.part import Care
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.unit import run_unit
 
@@ -37,7 +39,7 @@ _CHECKPOINT: Final = statement("checkpoint")
 class SqliteConnection:
     """store.connection.Connection on one connection of sqlite3, in autocommit."""
 
-    __slots__ = ("_check_file", "_codec", "_number", "_raw", "_timeline")
+    __slots__ = ("_care", "_check_file", "_codec", "_entries", "_number", "_raw", "_timeline")
 
     def __init__(
         self,
@@ -52,6 +54,8 @@ class SqliteConnection:
         self._check_file = check_file
         self._timeline = timeline
         self._number = 0
+        self._care = Care()
+        self._entries = BatchEntries()
 
     @property
     def in_transaction(self) -> bool:
@@ -61,6 +65,7 @@ class SqliteConnection:
     async def begin(self, *, patient: bool) -> None:
         """See store.connection.Connection."""
         self._check_file()
+        self._entries.clear()
         try:
             self._raw.execute(_BEGIN)
             self._timeline.check_foreign_writes(self._raw)
@@ -71,7 +76,7 @@ class SqliteConnection:
     async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
         """See store.connection.Connection."""
         try:
-            return context.run(run_unit, self._raw, work, self._codec)
+            return context.run(run_unit, self._raw, work, self._codec, self._care, self._entries)
         except sqlite3.Error as error:
             if (away := unavailable(error)) is not None:
                 raise away from error
@@ -80,8 +85,12 @@ class SqliteConnection:
     async def number(self, number: int) -> None:
         """See store.connection.Connection."""
         try:
+            self._entries.write(self._raw)
             self._raw.execute(_NUMBER, (number,))
             self._number = number
+        except sqlite3.IntegrityError as error:
+            await self.drop()
+            raise CommitRefused from error
         except sqlite3.Error as error:
             await self.drop()
             raise _away(error) from error

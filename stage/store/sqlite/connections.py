@@ -54,6 +54,7 @@ class SqliteConnections:
         self.timeline = Timeline(path)
         self._readers: list[Bridge] = []
         self._inspector: Bridge | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._next_reader = 0
 
     async def open(self, check: Check, prepare: Callable[[sqlite3.Connection], None]) -> SqliteHome:
@@ -84,7 +85,10 @@ class SqliteConnections:
         return SqliteHome(bridge, self._codec, self.check_file, self.timeline)
 
     async def close(self) -> None:
-        """Close the readers, then the writer: the last one to close empties the log."""
+        """Close the readers, then the writer: the last one to close empties the log.
+
+        Those of a close that was cancelled are waited for, too: their threads need the event loop.
+        """
         leaving, self._readers = self._readers, []
         if self._inspector is not None:
             self._inspector.interrupt()
@@ -93,8 +97,12 @@ class SqliteConnections:
         if self._writer is not None:
             leaving.append(self._writer)
             self._writer = None
-        for bridge in leaving:
-            await asyncio.shield(bridge.close())
+        if leaving:
+            closing = asyncio.get_running_loop().create_task(_close(leaving))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        if self._closing:
+            await asyncio.shield(asyncio.gather(*self._closing))
 
     async def read(
         self,
@@ -199,3 +207,8 @@ def _connect(
         connection.close()
         raise
     return connection
+
+
+async def _close(leaving: Sequence[Bridge]) -> None:
+    for bridge in leaving:
+        await bridge.close()

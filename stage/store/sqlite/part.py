@@ -24,19 +24,32 @@ ENDED: Final = (
 _MARK: Final = statement("begin_part")
 
 
+class Care:
+    """Whether the author's writes are marked. One value for all units of a connection."""
+
+    __slots__ = ("needed",)
+
+    def __init__(self, *, needed: bool = False) -> None:
+        self.needed = needed
+        """True once a function has failed after it had written: others will."""
+
+
 class Part:
     """Runs statements within one unit. Once the unit is over, every method raises."""
 
-    __slots__ = ("_connection", "failure", "marked", "wrote_unmarked")
+    __slots__ = ("_care", "_connection", "failure", "marked", "wrote_as_author", "wrote_unmarked")
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, care: Care) -> None:
         self._connection: sqlite3.Connection | None = connection
+        self._care = care
         self.failure: StoreUnavailable | None = None
         """Set when the database failed under this unit: the unit fails even if it goes on."""
         self.marked = False
         """True once a savepoint marks the place to which this part can be undone."""
         self.wrote_unmarked = False
-        """True when something was written before the mark: only the whole batch can undo it."""
+        """True when something was written without a mark: only the whole batch can undo it."""
+        self.wrote_as_author = False
+        """True when the attempt under way may have written without a mark."""
 
     def end(self) -> None:
         """End the part: a reference to its tx that was kept cannot write into the next unit."""
@@ -69,6 +82,19 @@ class Part:
             return error
         self.failure = away
         return away
+
+    def author_writes(self) -> None:
+        """The author is about to write: mark the place before, where functions have failed so."""
+        if self.marked:
+            return
+        if self._care.needed:
+            self.mark()
+        else:
+            self.wrote_as_author = self.wrote_unmarked = True
+
+    def take_care(self) -> None:
+        """Mark the writes of authors from here on."""
+        self._care.needed = True
 
     def mark(self) -> None:
         """Mark the place to which later statements can be undone."""

@@ -13,13 +13,28 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from stage.core import age
 from stage.core.errors import ConfigurationError
+from stage.core.pause import Pause
 from stage.core.states import ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
+from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Changes, Entry, Filter, LostSaga, Row, SagaRow, Unit
+from stage.ports.store import (
+    NEWEST,
+    Act,
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    Group,
+    LostSaga,
+    Row,
+    SagaRow,
+    Unit,
+)
 from stage.store import rows
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
@@ -203,9 +218,33 @@ class SqliteStore:
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store. `envelope` is left empty."""
-        name, parameters = page_query(which)
+        name, parameters = page_query(which, self._codec)
         found = await self._read(name, *parameters)
         return [rows.saga_row(row, self._codec) for row in found]
+
+    async def groups(self) -> list[Group]:
+        """See ports.store.Store."""
+        return [rows.group(row) for row in await self._read("group_waiting")]
+
+    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
+        """See ports.store.Store."""
+        page = (NEWEST if before is None else before, limit)
+        if target:
+            return [rows.act(row) for row in await self._read("page_acts_of", *page, target)]
+        return [rows.act(row) for row in await self._read("page_acts", *page)]
+
+    async def pauses(self) -> list[Pause]:
+        """See ports.store.Store."""
+        return [rows.pause(row) for row in await self._read("get_pauses")]
+
+    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
+        """See ports.store.Store."""
+        return [rows.sweep(row) for row in await self._read("get_sweeps", limit, number)]
+
+    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
+        """See ports.store.Store."""
+        found = await self._read("sweep_sagas", number, end.value, limit)
+        return [(saga_id, detail) for saga_id, detail in found]
 
     async def changed(self, since: Changes) -> list[SagaRow]:
         """See ports.store.Store."""
@@ -214,7 +253,8 @@ class SqliteStore:
 
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""
-        return [row[0] for row in await self._read("due_sagas", before, limit, version)]
+        times = (before, limit, version, before + age.WAIT_SECONDS_MAX)
+        return [row[0] for row in await self._read("due_sagas", *times)]
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""

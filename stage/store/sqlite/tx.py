@@ -14,16 +14,18 @@ from stage.store.hints import explain
 from stage.store.sqlite.part import Part
 
 _REFUSED: Final = author_sql.ENDING | {"ATTACH", "DETACH", "PRAGMA"}
+_READS: Final = frozenset({"SELECT", "VALUES"})
+"""Statements that begin with one of these words write nothing; one with `WITH` may."""
 _NUMBERED: Final = re.compile(r"\$[1-9]")
 
 
 def author_tx(part: Part) -> Tx:
-    """The author's view of a unit. The first statement marks the place it can be undone to."""
+    """The author's view of a unit. The first statement that may write is announced to the part."""
 
     def run(sql: str, parameters: tuple[Any, ...]) -> sqlite3.Cursor:
-        checked, numbered = _checked(sql)
-        if not part.marked:
-            part.mark()
+        checked, numbered, reads = _checked(sql)
+        if not reads:
+            part.author_writes()
         given: Sequence[Any] | dict[str, Any] = parameters
         if numbered and parameters:
             given = {str(number): value for number, value in enumerate(parameters, 1)}
@@ -49,10 +51,10 @@ def author_tx(part: Part) -> Tx:
 
 
 @lru_cache(maxsize=1024)
-def _checked(sql: str) -> tuple[str, bool]:
-    """The statement, and whether its parameters are numbered, as `$1`.
+def _checked(sql: str) -> tuple[str, bool, bool]:
+    """The statement, whether its parameters are numbered, as `$1`, and whether it only reads.
 
     Checked once: an author runs the same few again and again.
     """
-    author_sql.refuse_first_word(sql, _REFUSED)
-    return sql, _NUMBERED.search(sql) is not None
+    word = author_sql.refuse_first_word(sql, _REFUSED)
+    return sql, _NUMBERED.search(sql) is not None, word in _READS

@@ -1,10 +1,11 @@
 """One unit on a SQLite connection. Nothing here suspends.
 
 Units share a transaction, and a unit that fails must leave the others alone. A savepoint for each
-would do, but its two statements are a tenth of the cost of a unit. So a unit sets its savepoint
-only before the first statement of the author, which may well fail. Our own writes come last and
-fail only for a defect or a full disk: then the whole transaction is dropped, and the writer runs
-the other units again, one by one.
+would do, but its two statements are a tenth of the cost of a unit. So no unit sets one at first.
+When one fails that has written, the whole transaction is dropped, and the writer runs all of its
+units again, one by one. Our own writes fail only for a defect or a full disk. Functions of an
+author may fail by design after they have written: once one has, each unit sets a savepoint before
+the first write of the author.
 """
 
 from __future__ import annotations
@@ -12,23 +13,30 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
+from itertools import compress
 from typing import Final, TypeVar
 
+import msgspec
+
 from stage.core.events import Event
+from stage.core.pause import Pause, Way
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.codec import Codec
-from stage.ports.store import LOST_SAGAS_MAX, Entry, LostSaga, SagaRow, Tx, Unit
+from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, SagaRow, Term, Tx, Unit
 from stage.store import rows
 from stage.store.drive import drive
-from stage.store.errors import StatementRefused
-from stage.store.sqlite.part import ENDED, Part
+from stage.store.errors import Contended, StatementRefused
+from stage.store.sqlite.entries import BatchEntries
+from stage.store.sqlite.part import ENDED, Care, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
 
-ENTRIES_PER_STATEMENT_MAX: Final = 16
-"""Entries appended by one statement; a unit has three or four."""
+
+SAVES_MAX: Final = 256
+"""Statements that save some columns of a row; a stage has a dozen."""
 
 _INSERT: Final = statement("insert_saga")
 _SAVE: Final = statement("save_saga")
@@ -38,7 +46,15 @@ _KEEP_LOST: Final = statement("keep_lost")
 _CLOSABLE: Final = statement("closable_sagas")
 _CLOSE: Final = statement("close_saga")
 _DROP_JOURNAL: Final = statement("drop_journal")
-_APPEND: Final = statement("append_entries")
+_DROP_TERMS: Final = statement("drop_terms")
+_TERM: Final = statement("insert_term")
+_KEEP_ACT: Final = statement("keep_act")
+_BEGIN_SWEEP: Final = statement("begin_sweep")
+_BEGIN_SWEEP_SAGAS: Final = statement("begin_sweep_sagas")
+_SET_SWEEP: Final = statement("set_sweep")
+_END_SWEEP_SAGA: Final = statement("end_sweep_saga")
+_PUT_PAUSE: Final = statement("put_pause")
+_DROP_PAUSE: Final = statement("drop_pause")
 _JOURNAL: Final = statement("get_journal")
 _KEEP: Final = statement("keep_part")
 _UNDO: Final = statement("undo_part")
@@ -48,12 +64,20 @@ _DROP: Final = statement("drop_batch")
 class SqliteUnit:
     """One unit on the writer's connection; other units share its transaction."""
 
-    __slots__ = ("_codec", "_connection", "_part")
+    __slots__ = ("_codec", "_connection", "_entries", "_flushed", "_part", "added")
 
-    def __init__(self, connection: sqlite3.Connection, part: Part, codec: Codec) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, part: Part, codec: Codec, entries: BatchEntries
+    ) -> None:
+        """`entries` are those of the units before it in the batch."""
         self._connection = connection
         self._codec = codec
         self._part = part
+        self._entries = entries
+        self._flushed = False
+        """True once the attempt under way has had entries written."""
+        self.added: list[object] = []
+        """The columns of the journal entries that it adds."""
 
     @property
     def tx(self) -> Tx:
@@ -74,10 +98,13 @@ class SqliteUnit:
 
     async def journal(self, saga_id: str) -> list[Entry]:
         """See ports.store.Unit."""
+        self._write_entries()
         found = self._part.run(_JOURNAL, (saga_id,))
         return [rows.entry(saga_id, row, self._codec) for row in found]
 
-    async def insert(self, row: SagaRow, events: Sequence[Event]) -> None:
+    async def insert(
+        self, row: SagaRow, events: Sequence[Event], terms: Sequence[Term] = ()
+    ) -> None:
         """See ports.store.Unit."""
         rows.check_insert(row, events)
         try:
@@ -87,30 +114,79 @@ class SqliteUnit:
                 raise KeyError(row.id) from error
             raise
         self._append(row, events)
+        for values in rows.term_values(terms, row.id, self._codec):
+            self._part.write(_TERM, values)
 
-    async def save(self, row: SagaRow, events: Sequence[Event], *, epoch: int) -> None:
+    async def save(
+        self, row: SagaRow, events: Sequence[Event], *, epoch: int, before: SagaRow | None = None
+    ) -> None:
         """See ports.store.Unit."""
         rows.check_save(row, epoch)
         length = row.length - len(events)
-        if self._part.write(_SAVE, (*rows.parameters(row, self._codec), epoch, length)) != 1:
+        values = rows.parameters(row, self._codec)
+        sql = _SAVE if before is None else _save(rows.differing(values, before))
+        if self._part.write(sql, (*values, epoch, length)) != 1:
             held = self._part.rows(_HELD, (row.id,), 1)
             rows.refuse(row, epoch, len(events), held[0] if held else None)
         self._append(row, events)
 
     def _append(self, row: SagaRow, events: Sequence[Event]) -> None:
-        for first in range(0, len(events), ENTRIES_PER_STATEMENT_MAX):
-            some = events[first : first + ENTRIES_PER_STATEMENT_MAX]
-            number = row.length - len(events) + first + 1
-            values = rows.journal_values(row, number, some, self._codec)
-            self._part.write(_append(len(some)), values)
+        self.added += rows.journal_values(row, row.length - len(events) + 1, events, self._codec)
+
+    def _write_entries(self) -> None:
+        """Write what waits for the end of the batch, so that it can be read."""
+        if self.added or self._part.marked:  # no mark may undo those of other units
+            self._flushed = self._part.wrote_unmarked = True
+        try:
+            self._entries.add(self.added)
+            self.added = []
+            self._entries.write(self._connection)
+        except sqlite3.Error as error:
+            raise self._part.mapped(error) from error
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
+        self._write_entries()
         found = self._part.rows(_CLOSABLE, (before, limit), limit)
         for (saga_id,) in found:
             self._part.write(_DROP_JOURNAL, (saga_id,))
+            self._part.write(_DROP_TERMS, (saga_id,))
             self._part.write(_CLOSE, (saga_id, at))
         return len(found)
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See ports.store.Unit."""
+        self._part.wrote_unmarked = self._part.wrote_unmarked or not self._part.marked
+        ((number,),) = self._part.rows(_BEGIN_SWEEP, rows.sweep_values(sweep), 1)
+        ids = msgspec.json.encode(list(saga_ids)).decode()
+        self._part.write(_BEGIN_SWEEP_SAGAS, (number, ids))
+        return int(number)
+
+    async def set_sweep(self, number: int, state: SweepState) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_SET_SWEEP, (number, state.value))
+
+    async def end_sweep_saga(
+        self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
+    ) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_END_SWEEP_SAGA, (number, saga_id, end.value, detail))
+
+    async def put_pause(self, pause: Pause) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_PUT_PAUSE, rows.pause_values(pause))
+
+    async def drop_pause(self, target: str, way: Way | None) -> bool:
+        """See ports.store.Unit."""
+        return self._part.write(_DROP_PAUSE, (target, rows.way_value(way))) > 0
+
+    async def drop_terms(self, saga_id: str) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_DROP_TERMS, (saga_id,))
+
+    async def keep_act(self, act: Act) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_KEEP_ACT, rows.act_values(act))
 
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""
@@ -120,6 +196,8 @@ class SqliteUnit:
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""
         part = self._part
+        before, part.wrote_as_author = part.wrote_as_author, False
+        added, self._flushed = len(self.added), False
         inner = part.marked  # the mark that is there belongs to another attempt and stays
         if inner:
             part.mark()
@@ -127,10 +205,19 @@ class SqliteUnit:
             value = drive(work)
             if not self._connection.in_transaction:
                 raise StatementRefused(ENDED)
-        except BaseException:
+        except BaseException as error:
+            del self.added[added:]
+            if self._flushed:  # with the entries of others, which no mark may undo
+                _drop(self._connection)
+                raise Contended("the unit is run again: others wrote with it") from error
             if part.marked:
                 _undo(self._connection, keep=not inner)
+            elif part.wrote_as_author and part.failure is None:
+                part.take_care()
+                _drop(self._connection)
+                raise Contended("the unit is run again: it failed after it had written") from error
             raise
+        part.wrote_as_author |= before
         if inner:
             part.run(_KEEP, ())
         return value
@@ -154,30 +241,41 @@ def _drop(connection: sqlite3.Connection) -> None:
         connection.execute(_DROP)
 
 
-@cache
-def _append(entries: int) -> str:
-    """The statement that appends so many entries."""
-    head, group = _APPEND.rsplit("VALUES ", 1)
-    return f"{head}VALUES {', '.join([group] * entries)}"
+@lru_cache(SAVES_MAX)
+def _save(differing: tuple[bool, ...]) -> str:
+    """The statement that saves these columns alone.
+
+    SQLite writes anew the entry of every index that has a column which is set, equal or not.
+    """
+    head, tail = _SAVE.split(" SET", 1)
+    columns, where = tail.split("WHERE", 1)
+    chosen = compress(columns.split(","), differing)
+    return f"{head} SET{','.join(chosen)} WHERE{where}" if any(differing) else _SAVE
 
 
 def run_unit(
-    connection: sqlite3.Connection, work: Callable[[Unit], Awaitable[T]], codec: Codec
+    connection: sqlite3.Connection,
+    work: Callable[[Unit], Awaitable[T]],
+    codec: Codec,
+    care: Care,
+    entries: BatchEntries,
 ) -> T:
     """Run one unit within the open transaction; it is undone alone when it raises.
 
     Afterwards the caller has to check that the connection is still in a transaction: SQLite may
     have rolled back all of it, or the unit could not be undone alone.
     """
-    part = Part(connection)
+    part = Part(connection, care)
     try:
-        value = drive(work, SqliteUnit(connection, part, codec))
+        unit = SqliteUnit(connection, part, codec, entries)
+        value = drive(work, unit)
         if part.failure is not None:
             raise part.failure
         if not connection.in_transaction:
             raise StatementRefused(ENDED)
         if part.marked:
             part.run(_KEEP, ())
+        entries.add(unit.added)
     except BaseException:
         if part.wrote_unmarked:
             _drop(connection)

@@ -69,9 +69,9 @@ class Books:
         return len({each.saga_id for each in self.violations if each.promise == promise})
 
 
-def resting(folder: Path) -> bool:
-    """True when no stage has anything left to do."""
-    for stage in STAGES:
+def resting(folder: Path, stages: Sequence[str] = STAGES) -> bool:
+    """True when none of these stages has anything left to do."""
+    for stage in stages:
         with closing(sqlite3.connect(f"file:{folder / stage}.db?mode=ro", uri=True)) as books:
             for question in (DUE, AT_REST):
                 if books.execute(question).fetchone()[0]:
@@ -79,8 +79,11 @@ def resting(folder: Path) -> bool:
     return True
 
 
-def check(folder: Path, sagas: Sequence[Placed]) -> Books:
-    """Read all books and hold every saga to every promise."""
+def check(folder: Path, sagas: Sequence[Placed], *, apart_seconds: float = 0.0) -> Books:
+    """Read all books and hold every saga to every promise.
+
+    `apart_seconds` is how far the clocks of two stages may differ.
+    """
     stages = {stage: _read(folder / f"{stage}.db") for stage in STAGES}
     world, totals = _world(folder / "world.db")
     books = Books({}, totals, [])
@@ -89,7 +92,7 @@ def check(folder: Path, sagas: Sequence[Placed]) -> Books:
         seen = {stage: stages[stage].pop(placed.saga_id, None) for stage in STAGES}
         charge = world.pop(placed.saga_id, _NOTHING)
         outcomes[_outcome(seen)] += 1
-        for promise, what in _broken(placed, seen, charge):
+        for promise, what in _broken(placed, seen, charge, apart_seconds):
             books.violations.append(Violation(placed.saga_id, promise, what))
     for stage, left in stages.items():
         books.violations += [Violation(each, "agreed", f"only {stage} knows it") for each in left]
@@ -123,7 +126,7 @@ def _outcome(seen: dict[str, Seen | None]) -> str:
 
 
 def _broken(
-    placed: Placed, seen: dict[str, Seen | None], charge: Charge
+    placed: Placed, seen: dict[str, Seen | None], charge: Charge, apart_seconds: float
 ) -> Iterator[tuple[str, str]]:
     for surprise in placed.surprises:
         yield "answered", surprise
@@ -154,7 +157,7 @@ def _broken(
         yield "standing", "undone by order, and completed"
     if len({one.trace for one in seen.values() if one is not None and one.trace}) > 1:
         yield "trace", "the stages hold different traces"
-    yield from _order_of_undoing(seen)
+    yield from _order_of_undoing(seen, apart_seconds)
 
 
 def _broken_at(stage: str, one: Seen | None) -> Iterator[tuple[str, str]]:
@@ -172,11 +175,13 @@ def _broken_at(stage: str, one: Seen | None) -> Iterator[tuple[str, str]]:
             yield "standing", f"{stage}: {step} done {done}, undone {undone}, {one.state}"
 
 
-def _order_of_undoing(seen: dict[str, Seen | None]) -> Iterator[tuple[str, str]]:
+def _order_of_undoing(
+    seen: dict[str, Seen | None], apart_seconds: float
+) -> Iterator[tuple[str, str]]:
     """I7: who is downstream has compensated before we have. A tombstone has no such order."""
     over = [(stage, one) for stage, one in seen.items() if one and one.state == "compensated"]
     for (upper, above), (lower, below) in pairwise(over):
-        if below.over_at > above.over_at > 0.0:
+        if below.over_at - apart_seconds > above.over_at > 0.0:
             late = (below.over_at - above.over_at) * 1000
             yield "order", f"{upper} was compensated {late:.1f} ms before {lower}"
 

@@ -58,6 +58,10 @@ class Server:
         self._zygote: Process | None = None
         self._ear: asyncio.Task[None] | None = None
 
+    def become(self, *words: str) -> None:
+        """Give the next child these first arguments in place of as many."""
+        self._arguments = [*words, *self._arguments[len(words) :]]
+
     async def prepare(self) -> None:
         """Import the program. Raises DidNotStart."""
         with self._log.open("ab") as log:

@@ -43,7 +43,10 @@ class Parcel(msgspec.Struct):
 async def enter(tx: Tx, saga: Saga[Any], step: str, direction: int) -> None:
     """One row for one effect."""
     await tx.execute(
-        "INSERT INTO ledger (saga_id, step, direction) VALUES (?, ?, ?)", saga.id, step, direction
+        "INSERT INTO ledger (saga_id, step, direction) VALUES ($1, $2, $3)",
+        saga.id,
+        step,
+        direction,
     )
 
 

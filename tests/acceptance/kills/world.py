@@ -86,6 +86,12 @@ class World:
         """Close the books."""
         self._books.close()
 
+    def standing(self) -> dict[str, int]:
+        """Charges that stand, by saga."""
+        return dict(
+            self._books.execute("SELECT saga_id, sum(made - refunded) FROM charge GROUP BY saga_id")
+        )
+
     def answer(self, request: Message) -> tuple[int, bytes]:
         """Write the books, then say what follows."""
         method, path, _ = request.start.split(" ", 2)

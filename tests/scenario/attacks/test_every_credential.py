@@ -69,6 +69,8 @@ DEFECTS = (
     Defect("role viewer", lambda: shown_by("vera"), VIEWER),
     Defect("role operator", lambda: shown_by("olga"), OPERATOR),
 )
+BOOKS = ("/sagas?limit=500", f"/sagas/{MINE}?view=journal", "/pauses", "/sweeps", "/audit")
+"""Views of everything that an order may change."""
 OWN = frozenset({"query", "compensate", "execute"})
 """Routes that a neighbour may call, for its own sagas alone."""
 
@@ -93,6 +95,10 @@ def body_of(route: Route, name: str, saga_id: str) -> bytes | None:
         body = {"saga_id": saga_id, "data": ORDER, "trail": [{"stage": name, "at": AT}]}
     elif route.name == "compensate":
         body = {"requested_by": name, "reason": "attack"}
+    elif route.name in ("pause", "resume"):
+        body |= {"target": "intake"} | ({"seconds": 60.0} if route.name == "pause" else {})
+    elif route.name == "begin_sweep":
+        body |= {"verb": "forget", "saga_ids": [MINE]}
     elif route.name == "settle":
         body |= {"step": "charge", "landed": False}
     return msgspec.json.encode(body)
@@ -102,7 +108,7 @@ async def attack(
     chain: Chain, route: Route, defect: Defect, saga_id: str
 ) -> tuple[int, dict[str, Any]]:
     """The answer to one request: its code and its problem."""
-    path = route.template.replace("{saga_id}", saga_id)
+    path = route.template.replace("{saga_id}", saga_id).replace("{number}", "1")
     shown = defect.shown()
     headers = {"Authorization": shown} if shown else {}
     sent = body_of(route, defect.as_name, saga_id)
@@ -127,7 +133,7 @@ REFUSED = [(route, defect) for route in ROUTES for defect in DEFECTS if is_refus
 async def books_of(chain: Chain) -> list[Any]:
     """All that an effect would change: the charges, every saga, and the journal of MINE."""
     pages = []
-    for path in ("/sagas?limit=500", f"/sagas/{MINE}?view=journal"):
+    for path in BOOKS:
         _, _, body = await chain.request("GET", chain.stage + path, Authorization=shown_by("vera"))
         pages.append(msgspec.json.decode(body))
     return [await chain.charges(), *pages]

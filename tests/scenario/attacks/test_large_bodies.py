@@ -19,6 +19,7 @@ BODIES = {
 }
 """A member of the payload, by name. Each is read, and then refused by the stage's type."""
 HELD_SECONDS_MAX = 0.25
+"""Seconds of the processor: a busy machine does not count."""
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -30,9 +31,9 @@ async def test_a_costly_body_does_not_hold_the_event_loop(chain: Chain, name: st
     async def beat() -> None:
         nonlocal longest
         while not stop:
-            began = time.monotonic()
+            began = time.thread_time()
             await asyncio.sleep(0.01)
-            longest = max(longest, time.monotonic() - began - 0.01)
+            longest = max(longest, time.thread_time() - began)
 
     beating = asyncio.create_task(beat())
     url = f"{chain.stage}/sagas"

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from stage.core.states import SagaState
 from stage.inbound.aiohttp import SERVICE
 from stage.ports.store import Filter
 from tests.kits import Strikes
@@ -56,7 +57,7 @@ def wrong_with(case: Malformed, answer: bytes) -> str:
 async def test_every_malformed_request_is_refused_without_effect(
     tmp_path: Path, strikes: Strikes
 ) -> None:
-    """Each on a connection of its own; afterwards the journal is empty, and nothing is a defect."""
+    """Each on a connection of its own; afterwards there are tombstones, and nothing is a defect."""
     async with serving(tmp_path) as served:
         found = [
             (case.name, wrong_with(case, await answer_to(served, case.sent))) for case in CORPUS
@@ -65,6 +66,10 @@ async def test_every_malformed_request_is_refused_without_effect(
 
         strikes.report("requests", len(CORPUS), violations=len(wrong))
         assert [] == wrong
-        assert [] == await served.app[SERVICE].engine.page(Filter())
+        rows = await served.app[SERVICE].engine.page(Filter(limit=200))
+        assert "m-1" in {each.id for each in rows}
+        assert {(SagaState.COMPENSATED, 1, b"")} == {
+            (each.state, each.length, each.envelope) for each in rows
+        }
         assert [] == defects(served)
         assert await served.healthy()

@@ -1,4 +1,4 @@
-"""Clients that send slowly, read nothing or open too much, against the server of `stage serve`."""
+"""Clients that send slowly, read nothing, open too much or come late, at our own server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo.payment import payment
 from stage.inbound.aiohttp import SERVICE
-from stage.inbound.aiohttp_server import GIVE_WAY_SECONDS, BoundedRunner, ServerLimits
+from stage.inbound.aiohttp_server import GIVE_WAY_SECONDS, BoundedRunner, Reports, ServerLimits
 from stage.telemetry.null import NullObserver
 from tests.scenario.chain import HOST
 
@@ -35,11 +35,15 @@ Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Served:
     """One stage behind a real port, and the connections that a test opens to it."""
 
-    def __init__(self, port: int, app: web.Application, server: web.Server) -> None:
+    def __init__(self, port: int, app: web.Application, runner: BoundedRunner) -> None:
+        assert runner.server is not None
         self.port = port
         self.app = app
-        self.server = server
+        self.runner = runner
+        self.server = runner.server
         self.turned_away: list[int] = []
+        self.drained = asyncio.Event()
+        """Until it is set, the drain goes on."""
         self.clients: list[Client] = []
 
     async def connect(self) -> Client:
@@ -92,12 +96,18 @@ async def serving(
         connections_max=connections_max, head_seconds_max=seconds, answer_seconds_max=seconds
     )
     turned_away: list[int] = []
-    runner = BoundedRunner(app, limits, turned_away.append)
+    drained = asyncio.Event()
+    drained.set()
+
+    async def drain(_app: web.Application) -> None:
+        await drained.wait()
+
+    app.on_shutdown.append(drain)
+    runner = BoundedRunner(app, limits, Reports(turned_away.append))
     await runner.setup()
-    await web.TCPSite(runner, HOST, 0).start()
-    assert runner.server is not None
-    served = Served(runner.addresses[0][1], app, runner.server)
-    served.turned_away = turned_away
+    port = await runner.listen(HOST, 0, 128)
+    served = Served(port, app, runner)
+    served.turned_away, served.drained = turned_away, drained
     try:
         yield served
     finally:
@@ -274,3 +284,55 @@ async def test_a_compressed_body_is_never_unpacked(tmp_path: Path, path: str) ->
             assert response.status in ({415} if "sagas" in path else {404, 405})
             assert "stage" == response.headers["Server"]
         assert 0.1 > time.process_time() - began
+
+
+@pytest.mark.blocking
+async def test_a_connection_that_nobody_has_accepted_is_answered_before_the_end(
+    tmp_path: Path,
+) -> None:
+    """The kernel has made it while the port closes: a reset would lose the request on it."""
+    async with serving(tmp_path) as served:
+        clients = [socket.create_connection((HOST, served.port)) for _ in range(20)]
+        for client in clients[:10]:
+            client.sendall(HEAD)  # the event loop does not run: nobody has accepted it
+        ending = asyncio.create_task(served.runner.cleanup())
+        await asyncio.sleep(0.1)
+        for client in clients[10:]:
+            client.sendall(HEAD)
+        await ending
+        for client in clients:
+            with client:
+                answer = client.recv(65_536)
+                assert answer.startswith(b"HTTP/1.1 200"), answer
+                assert b"connection: close" in answer.lower()
+        with pytest.raises(ConnectionRefusedError):
+            await served.connect()
+
+
+async def test_each_answer_of_a_stage_that_retires_is_the_last_of_its_connection(
+    tmp_path: Path,
+) -> None:
+    """Its proxy opens another one: nothing is sent on a connection that is about to close."""
+    async with serving(tmp_path) as served:
+        reader, writer = await served.say(HEAD)
+        assert b"close" not in (await reader.readuntil(b'"ok"}')).lower()
+        served.runner.retire()
+        writer.write(HEAD)
+        assert b"connection: close" in (await reader.readuntil(b'"ok"}')).lower()
+        assert b"" == await reader.read()
+        assert await served.healthy()
+
+
+async def test_a_connection_without_a_request_is_closed_before_the_drain(tmp_path: Path) -> None:
+    """aiohttp keeps it open until the end of the drain, and reads no request that comes on it."""
+    async with serving(tmp_path) as served:
+        reader, writer = await served.say(HEAD)
+        await reader.readuntil(b'"ok"}')
+        served.drained.clear()
+        ending = asyncio.create_task(served.runner.cleanup())
+        async with asyncio.timeout(5):
+            assert b"" == await reader.read()
+        writer.close()
+        assert not ending.done()
+        served.drained.set()
+        await ending

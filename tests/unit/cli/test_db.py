@@ -114,11 +114,11 @@ def test_a_database_is_made_by_name_alone(folder: Path) -> None:
 def test_the_database_of_another_stage_is_refused(folder: Path) -> None:
     """Every verb says whose it is, and what to do."""
     assert 0 == db("init", folder).status
-    (folder / "pay.py").write_text(SOURCE.replace('Stage("payment"', 'Stage("billing"'))
+    (folder / "pay.py").write_text(SOURCE.replace('Stage("payment"', 'Stage("invoicing"'))
     for verb in ("upgrade", "status", "sql"):
         refused = db(verb, folder)
         assert 2 == refused.status
-        assert "'payment'" in refused.err and "'billing'" in refused.err and "path" in refused.err
+        assert "'payment'" in refused.err and "'invoicing'" in refused.err and "path" in refused.err
 
 
 def test_a_backup_that_was_put_back_is_accepted_by_name(folder: Path) -> None:

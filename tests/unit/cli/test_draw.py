@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
-from stage.cli.draw import draw_page, draw_saga
+from stage.cli.draw import draw_acts, draw_groups, draw_page, draw_peers, draw_saga, draw_sweep
+from stage.cli.pause import seconds_of
 from stage.cli.waterfall import draw_chain
+from stage.cli.where import query_of
 from stage.core.states import ParkCause
 from stage.wire.chain import ChainView, StageStory
 from stage.wire.outcome import Outcome
-from stage.wire.views import SagaPage, SagaView
+from stage.wire.views import (
+    ActPage,
+    ActView,
+    GroupsView,
+    GroupView,
+    PeersView,
+    PeerView,
+    SagaPage,
+    SagaView,
+    SweepSagaView,
+    SweepView,
+)
 
 PARKED = SagaView(
     saga_id="s-1",
@@ -47,3 +61,84 @@ def test_the_chain_shows_the_cause_of_each_stage() -> None:
     drawn = draw_chain(ChainView(saga_id="s-1", stages=[story]))
 
     assert "payment: active, parked (in_doubt [2J): look" in drawn
+
+
+def test_groups_are_drawn_with_those_that_wait_for_a_person_first() -> None:
+    """One line each, with the age of the oldest in the unit in which it is counted."""
+    waits = GroupView(
+        step="charge", peer="externals.psp", state="active", direction="forward", sagas=5_000,
+        oldest_at="2026-11-23T02:29:58.120Z", oldest_seconds=7_300.0,
+    )  # fmt: skip
+    parked = replace(waits, parked_cause="in_doubt", sagas=2, oldest_seconds=3.4)
+    drawn = draw_groups(GroupsView(groups=[waits, parked])).splitlines()
+    assert ["in_doubt", "charge", "externals.psp", "forward", "2", "3", "s"] == drawn[1].split()
+    assert ["waits", "charge", "externals.psp", "forward", "5000", "2", "h"] == drawn[2].split()
+
+
+def test_acts_are_drawn_with_what_they_changed() -> None:
+    """And with the number behind which the next page begins."""
+    act = ActView(
+        number=7, at="2026-11-23T02:29:58.120Z", actor="kim", act="retried", target="s-1",
+        reason="psp\x1b[31m is back", before="active, parked: in_doubt", after="active",
+    )  # fmt: skip
+    drawn = draw_acts(ActPage(acts=[act], next=7))
+    assert "active, parked: in_doubt → active" in drawn
+    assert "\x1b" not in drawn
+    assert drawn.endswith("more: --before 7")
+
+
+def test_options_that_name_many_sagas_become_parameters() -> None:
+    """Those that were given, and a flag only where it is set."""
+    given = {"state": ("active",), "parked": False, "cause": None, "older_than": 60.0, "step": "a"}
+    assert [("state", "active"), ("older_than", "60.0"), ("step", "a")] == query_of(given)
+
+
+@pytest.mark.parametrize(
+    "text, seconds",
+    [("90", 90.0), ("90s", 90.0), ("15min", 900.0), ("2h", 7_200.0), ("1.5d", 129_600.0)],
+)
+def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> None:
+    """In the unit that stands behind it; a bare number is in seconds."""
+    assert seconds == seconds_of(text)
+
+
+@pytest.mark.parametrize("text", ["", "h", "soon", "2 weeks"])
+def test_words_are_no_duration(text: str) -> None:
+    """The command line says which units there are."""
+    with pytest.raises(ValueError, match="float"):
+        seconds_of(text)
+
+
+SWEEP = SweepView(
+    number=7, at="2026-11-23T02:29:58.120Z", actor="kim", verb="retry", reason="psp is back",
+    where="2 sagas by id", rate_per_second=10.0, state="running", sagas=5, pending=2, done=2,
+    refused=1,
+)  # fmt: skip
+
+
+def test_a_sweep_is_drawn_with_its_progress_and_the_sagas_that_it_could_not_act_on() -> None:
+    """Through with three of five, of which one was refused."""
+    refused = [SweepSagaView(saga_id="s-3", detail="nothing of it waits")]
+    drawn = draw_sweep(replace(SWEEP, first_refused=refused))
+    assert "3/5" in drawn
+    assert drawn.endswith("refused\n  s-3: nothing of it waits")
+
+
+def test_a_dry_run_lists_the_first_sagas_and_counts_the_others() -> None:
+    """Twenty lines, whatever the number."""
+    first = [f"s-{number}" for number in range(50)]
+    drawn = draw_sweep(replace(SWEEP, number=None, sagas=5_000, first=first)).splitlines()
+    assert "retry would be done to 5000 sagas" == drawn[0]
+    assert ["  s-0", "  s-19", "  and 4980 more"] == [drawn[1], drawn[20], drawn[21]]
+
+
+def test_a_peer_is_drawn_with_both_directions() -> None:
+    """Sagas that wait forward, and those that wait for an undo or for a message of it."""
+    group = GroupView(
+        step="charge", state="active", direction="forward", sagas=3,
+        oldest_at="2026-11-23T02:29:58.120Z", oldest_seconds=1.0,
+    )  # fmt: skip
+    back = replace(group, state="compensating", direction="backward", sagas=4)
+    peer = PeerView(peer="externals.psp", breaker_open=True, waiting=[group, back])
+    line = draw_peers(PeersView(peers=[peer])).splitlines()[1]
+    assert ["externals.psp", "failing", "3", "4"] == line.split()[:4]

@@ -57,6 +57,23 @@ def test_the_picture_of_doubt_crash_and_undo() -> None:
     )
 
 
+def test_a_no_in_doubt_is_no_refusal() -> None:
+    """A gateway's 409 is not the word of the stage behind it (protocol 3.3)."""
+    ends = [
+        at(201, "step_refused", step="forward:shipping", reason="answered 409", may_stand=True),
+        at(301, "step_refused", step="forward:shipping", reason="no stock"),
+    ]
+    starts = [at(n, "step_started", step="forward:shipping", attempt=1) for n in (1, 202)]
+    story = StageStory(
+        stage="payment", state="compensated", events=[starts[0], ends[0], starts[1], ends[1]]
+    )
+
+    doubt, refusal = (line for line in picture(story) if "forward:shipping" in line)
+
+    assert "a no in doubt: answered 409" in doubt
+    assert "refused: no stock" in refusal
+
+
 def test_stages_are_merged_by_time() -> None:
     """Down the chain, and up again."""
     head = StageStory(stage="order", state="completed", events=[at(0, "a"), at(900, "d")])

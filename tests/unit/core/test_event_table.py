@@ -34,7 +34,7 @@ def full(kind: type[Any]) -> e.Event:
     """An event of that type with a value in every member, private ones included."""
     values: dict[str, Any] = {
         "at": 1.0, "deadline": 9.0, "upstream": "order", "deferred": True, "baggage": SECRET,
-        "requested_by": "order", "reason": "why", "epoch": 2, "rested": True,
+        "requested_by": "order", "reason": "why", "epoch": 2, "generation": 2, "rested": True,
         "step": "charge", "attempt": 2,
         "key": "k", "span": "ab", "request": e.Request(method="POST", path=f"/{SECRET}"),
         "version": 2, "plan_hash": SECRET, "bound": e.Binding(peer=SECRET),

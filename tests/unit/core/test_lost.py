@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record, Rest
-from stage.core.lost import Word, doubts_after_restore, journal_of, nothing_stands
+from stage.core.lost import Word, events_after_restore, journal_of, nothing_stands
 from stage.core.machine import decide, evolve
 from stage.core.questions import Standing, standing, standing_of_saga
 from stage.core.saga import Saga
@@ -30,7 +31,7 @@ def word(said: str, *, upstream: bool) -> Word:
 def adopted(plan: Plan, *words: Word, asked: e.CompensationRequested | None = None) -> Saga:
     """The saga that the journal of the words folds to."""
     saga = Saga(id="s-1")
-    for event in journal_of(plan, words, upstream="order", asked=asked, at=5.0):
+    for event in journal_of(plan, words, upstream="order", asked=asked, at=5.0, generation=2):
         saga = evolve(plan, saga, event)
     return saga
 
@@ -119,37 +120,72 @@ def active(*events: e.Event) -> Saga:
 CHARGED = e.StepSucceeded(at=1.0, step="charge")
 
 
+def taken_over(plan: Plan, saga: Saga, generation: int) -> Saga:
+    """The saga in the hands of a stage whose database has that generation."""
+    events = events_after_restore(plan, saga, generation, 5.0)
+    recovered = e.Recovered(at=5.0, epoch=saga.epoch + 1, generation=generation)
+    for event in (recovered, *events):
+        saga = evolve(plan, saga, event)
+    return saga
+
+
 @pytest.mark.parametrize(
-    "journal, restored_at, doubted",
+    "journal, generation, doubted",
     [
-        ((), 2.0, ["charge", "forward:shipping"]),
-        ((e.StepStarted(at=1.0, step="charge", attempt=1),), 2.0, ["forward:shipping"]),
-        ((e.StepStarted(at=1.0, step="charge", attempt=1), CHARGED), 2.0, ["forward:shipping"]),
+        ((), 2, ["charge", "forward:shipping"]),
+        ((e.StepStarted(at=1.0, step="charge", attempt=1),), 2, ["charge", "forward:shipping"]),
+        ((e.StepStarted(at=1.0, step="charge", attempt=1), CHARGED), 2, ["forward:shipping"]),
         (
             (
                 e.StepStarted(at=1.0, step="charge", attempt=1),
                 e.StepTransient(at=1.0, step="charge", reason="away"),
             ),
-            2.0,
+            2,
             ["charge", "forward:shipping"],
         ),
-        ((e.TurnedBack(at=1.0, reason="no"),), 2.0, []),
-        ((), 1.0, []),
-        ((), None, []),
+        ((e.TurnedBack(at=1.0, reason="no"),), 2, []),
+        ((e.CompensationRequested(at=1.0, requested_by="order"),), 2, []),
+        (
+            (e.CompensationRequested(at=1.0, requested_by="order", generation=2),),
+            2,
+            ["charge", "forward:shipping"],
+        ),
+        ((), 1, []),
     ],
 )
 def test_a_saga_of_the_backup_may_have_gone_further(
-    journal: tuple[e.Event, ...], restored_at: float | None, doubted: list[str]
+    journal: tuple[e.Event, ...], generation: int, doubted: list[str]
 ) -> None:
     """Each step that leaves the process and was not known to be done; once, and forward alone."""
-    saga = active(*journal)
-
-    for event in doubts_after_restore(plans.usual(), saga, restored_at, 5.0):
-        saga = evolve(plans.usual(), saga, event)
+    saga = taken_over(plans.usual(), active(*journal), generation)
 
     found = [name for name, step in saga.steps.items() if step.phase is Phase.IN_DOUBT]
     assert doubted == found
-    assert [] == doubts_after_restore(plans.usual(), saga, restored_at, 6.0) or not doubted
+    assert [] == events_after_restore(plans.usual(), saga, generation, 6.0)
+
+
+def test_a_plan_that_does_not_fit_doubts_nothing() -> None:
+    """It has the steps of the journal alone, so that it would leave out those that were lost."""
+    misfit = replace(plans.usual(), misfit="there is no step 'charge'")
+    assert [] == events_after_restore(misfit, active(), 2, 5.0)
+
+
+@pytest.mark.parametrize("plan", [plans.usual(), plans.unprobed(), plans.pivoted()])
+@pytest.mark.parametrize("wrong", [0.0, 1e6])
+def test_a_saga_of_the_backup_does_not_go_forward(plan: Plan, wrong: float) -> None:
+    """It may have been compensated since, and upstream told so; whatever the clocks have said."""
+    saga = Saga(id="s-1")
+    for event in (e.Accepted(at=1.0 + wrong, upstream="order"),):
+        saga = evolve(plan, saga, event)
+
+    saga = taken_over(plan, saga, 2)
+    for now in (7.0, 8.0, 1e9):
+        for _ in range(20):
+            commands = decide(plan, saga, now)
+            assert not [c for c in commands if isinstance(c, Do) and c.kind is AttemptKind.EXECUTE]
+            if not isinstance(commands[0], Record):
+                break
+            saga = evolve(plan, saga, commands[0].event)
 
 
 def test_a_pivot_that_was_lost_is_in_doubt_and_nothing_is_undone_around_it() -> None:

@@ -102,3 +102,11 @@ def test_a_clock_that_keeps_jumping_is_never_believed(clocks: Clocks) -> None:
 def test_a_clock_that_is_not_watched_never_jumped() -> None:
     """Such as that of a simulation."""
     assert 0.0 == jump_of(SystemClock())
+
+
+def test_the_time_before_the_beginning_counts_for_nothing(clocks: Clocks) -> None:
+    """A process learns the time of its database only when that is open."""
+    clocks.wall += 8 * DAY
+    clocks.steady.begin()
+    assert START + 8 * DAY + 5.0 == pytest.approx(clocks.passes(5.0))
+    assert 0.0 == clocks.steady.jump

@@ -85,13 +85,13 @@ async def test_no_more_are_inside_than_there_are_places() -> None:
         await asyncio.gather(*(attempt() for _ in range(20)))
 
     assert (3, 0) == (most, inside)
-    assert way.enter_at_once()
+    assert way.enter_at_once(Lane.NEW)
 
 
 async def test_the_lanes_take_turns() -> None:
     """Thousands of undos do not keep new sagas out, nor the other way round."""
     way, turns = gate(places=1), list[Lane]()
-    assert way.enter_at_once()
+    assert way.enter_at_once(Lane.NEW)
 
     async def attempt(lane: Lane) -> None:
         await way.enter(lane)
@@ -101,7 +101,7 @@ async def test_the_lanes_take_turns() -> None:
     waiting = [Lane.COMPENSATION] * 100 + [Lane.NEW] * 5 + [Lane.RECOVERED] * 5
     tasks = [asyncio.ensure_future(attempt(lane)) for lane in waiting]
     await asyncio.sleep(0)
-    assert not way.enter_at_once()
+    assert not way.enter_at_once(Lane.NEW)
     way.leave(answered=True)
     await asyncio.gather(*tasks)
 
@@ -112,7 +112,7 @@ async def test_the_lanes_take_turns() -> None:
 async def test_attempts_that_are_stopped_leave_their_turns_to_others() -> None:
     """All at once, as when a process stops, and before any of them has noticed."""
     way = gate(places=1)
-    assert way.enter_at_once()
+    assert way.enter_at_once(Lane.NEW)
     tasks = [asyncio.ensure_future(way.enter(Lane.COMPENSATION)) for _ in range(3)]
     last = asyncio.ensure_future(way.enter(Lane.COMPENSATION))
     await asyncio.sleep(0)
@@ -124,11 +124,44 @@ async def test_attempts_that_are_stopped_leave_their_turns_to_others() -> None:
         await last
 
 
+async def test_a_lane_that_is_held_lets_the_others_pass() -> None:
+    """Its attempts stay there, and leave when it is held no more."""
+    way, turns = gate(places=1), list[Lane]()
+    way.hold(frozenset({Lane.COMPENSATION}))
+    assert not way.enter_at_once(Lane.COMPENSATION)
+
+    async def attempt(lane: Lane) -> None:
+        await way.enter(lane)
+        turns.append(lane)
+        way.leave(answered=True)
+
+    held = asyncio.ensure_future(attempt(Lane.COMPENSATION))
+    await asyncio.sleep(0)
+    await attempt(Lane.NEW)
+    assert [Lane.NEW] == turns
+    way.hold(frozenset())
+    await held
+    assert [Lane.NEW, Lane.COMPENSATION] == turns
+
+
+async def test_attempts_that_give_up_while_they_are_held_leave_nothing_behind() -> None:
+    """Each saga that turns back at its deadline would otherwise stay until the pause ends."""
+    way = gate(places=1)
+    way.hold(frozenset({Lane.NEW}))
+    tasks = [asyncio.ensure_future(way.enter(Lane.NEW)) for _ in range(3)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (0, 0) == (way._waiting, len(way._lanes[Lane.NEW]))
+    assert way.enter_at_once(Lane.COMPENSATION)
+
+
 @pytest.mark.parametrize("admitted", [False, True])
 async def test_an_attempt_that_is_stopped_while_it_waits_takes_no_place(admitted: bool) -> None:
     """Whether or not its turn had come in the same moment."""
     way = gate(places=1)
-    assert way.enter_at_once()
+    assert way.enter_at_once(Lane.NEW)
     task = asyncio.ensure_future(way.enter(Lane.NEW))
     await asyncio.sleep(0)
     if admitted:
@@ -137,8 +170,8 @@ async def test_an_attempt_that_is_stopped_while_it_waits_takes_no_place(admitted
     await asyncio.gather(task, return_exceptions=True)
     if not admitted:
         way.leave(answered=True)
-    assert way.enter_at_once()
-    assert not way.enter_at_once()
+    assert way.enter_at_once(Lane.NEW)
+    assert not way.enter_at_once(Lane.NEW)
 
 
 async def test_a_peer_that_comes_back_is_not_stormed() -> None:
@@ -147,7 +180,7 @@ async def test_a_peer_that_comes_back_is_not_stormed() -> None:
 
     def places() -> int:
         taken = 0
-        while way.enter_at_once():
+        while way.enter_at_once(Lane.NEW):
             taken += 1
         for _ in range(taken):
             way.leave(answered=None)
@@ -155,17 +188,17 @@ async def test_a_peer_that_comes_back_is_not_stormed() -> None:
 
     assert 64 == places()
     for _ in range(FAILURES_MAX + 10):
-        assert way.enter_at_once()
+        assert way.enter_at_once(Lane.NEW)
         way.leave(answered=False)
     assert 1 == places()
     found = []
     for _ in range(3):
         for _ in range(places()):
-            assert way.enter_at_once()
+            assert way.enter_at_once(Lane.NEW)
             way.leave(answered=True)
         found.append(places())
     assert [2, 4, 8] == found
-    assert way.enter_at_once()
+    assert way.enter_at_once(Lane.NEW)
     way.leave(answered=False)
     assert 8 == places()  # one failure among answers is none of an outage
 
@@ -199,9 +232,9 @@ async def test_each_peer_has_a_gate_of_its_own() -> None:
     limits = {"externals.psp": PeerLimits(concurrency_max=1)}
     gates = Gates(limits, asyncio.get_running_loop().time)
     assert gates.of("externals.psp") is gates.of("externals.psp")
-    assert gates.of("externals.psp").enter_at_once()
-    assert not gates.of("externals.psp").enter_at_once()
-    assert gates.of("downstreams.psp").enter_at_once()
+    assert gates.of("externals.psp").enter_at_once(Lane.NEW)
+    assert not gates.of("externals.psp").enter_at_once(Lane.NEW)
+    assert gates.of("downstreams.psp").enter_at_once(Lane.NEW)
 
 
 async def test_the_limits_of_a_peer_are_divided_among_replicas() -> None:
@@ -212,12 +245,12 @@ async def test_the_limits_of_a_peer_are_divided_among_replicas() -> None:
     early = gates.of("a")
     gates.divide(2)
     for way in (early, gates.of("b")):
-        assert [True, True, False] == [way.enter_at_once() for _ in range(3)]
+        assert [True, True, False] == [way.enter_at_once(Lane.NEW) for _ in range(3)]
     gates.divide(9)
     for way in (early, gates.of("b")):
         way.leave(answered=True)
         way.leave(answered=True)
-        assert [True, False] == [way.enter_at_once() for _ in range(2)]
+        assert [True, False] == [way.enter_at_once(Lane.NEW) for _ in range(2)]
         way.leave(answered=True)
 
 

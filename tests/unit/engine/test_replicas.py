@@ -15,6 +15,7 @@ import pytest
 
 from stage.core import events as e
 from stage.core.errors import StoreUnavailable
+from stage.core.pause import Pause
 from stage.core.states import SagaState
 from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
@@ -248,6 +249,28 @@ async def test_the_same_saga_at_both_at_the_same_instant_is_run_once(
         assert replies[0] is not None and replies[1] is not None
         assert replies[0].body == replies[1].body
     assert 10 == world.sent["POST charges"]
+
+
+async def test_a_pause_that_is_pressed_at_one_replica_is_obeyed_by_all(
+    pair: Pair, world: World
+) -> None:
+    """Within two seconds, and so is its end."""
+    a, b = pair
+    now = a.clock.now()
+    bank = payment.bind().plan.step("charge").peer
+    pause = Pause(
+        target=f"externals.{bank}", at=now, until=now + 60.0, actor="kim", reason="their outage"
+    )
+    await a.engine.pause(pause)
+    await in_the_end(lambda: b.engine.pauses == (pause,))
+    running = [asyncio.ensure_future(each.accept(f"s-{n}")) for n, each in enumerate(pair)]
+    await asyncio.sleep(0.3)
+    assert 0 == world.sent["POST charges"]
+    assert await b.engine.resume(pause, actor="kim", reason="it is back")
+    async with asyncio.timeout(5.0):
+        replies = await asyncio.gather(*running)
+    assert [200, 200] == [reply.status for reply in replies if reply is not None]
+    assert ["resumed", "paused"] == [act.act for act in await a.engine.acts(10)]
 
 
 async def test_another_payload_is_refused_at_the_other_replica_too(

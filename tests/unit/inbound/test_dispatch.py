@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -115,10 +116,14 @@ def header(answer: Answer, name: str) -> str | None:
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_every_route_is_found_by_its_own_template(route: Any) -> None:
-    found = find(route.method, route.template.replace("{saga_id}", "s%3A1"))
+    path = route.template.replace("{saga_id}", "s%3A1").replace("{number}", "7")
+    found = find(route.method, path)
     assert isinstance(found, Found)
     assert route is found.route
-    assert {"saga_id": "s:1"} == found.parameters or "{" not in route.template
+    named = {"saga_id": "s:1", "number": "7"}
+    assert {
+        name: named[name] for name in re.findall(r"{(\w+)}", route.template)
+    } == found.parameters
 
 
 @pytest.mark.parametrize(

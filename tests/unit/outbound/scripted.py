@@ -12,6 +12,8 @@ from stage.ports.stage import Answer, Lost
 class Sent:
     """One request that left."""
 
+    tls: object = None
+
     def __init__(self, method: str, url: str, headers: list[tuple[str, str]], body: bytes) -> None:
         self.method = method
         self.url = url
@@ -39,6 +41,7 @@ class ScriptedTransport:
     ) -> Answer | Lost:
         """Note what would have gone where."""
         self.sent.append(Sent(method, url, headers, body))
+        self.sent[-1].tls = tls
         return self.answer
 
 

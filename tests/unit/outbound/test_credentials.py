@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import os
 import shutil
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,6 +30,8 @@ from stage.ports.credentials import CredentialsFunction, OutgoingRequest
 from stage.ports.external import ExternalRequest
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
+from stage.wire.replies import CompensateRequest
+from tests.certificates import Authority
 from tests.unit.outbound.scripted import FixedClock, ScriptedTransport, answered
 
 URL = "http://psp:1"
@@ -221,6 +225,52 @@ async def test_a_neighbour_is_shown_its_token(tmp_path: Path) -> None:
     await neighbours.get_outcome("shipping", "s", trace=trace, timeout=1.0)
     await neighbours.get_chain("shipping", "s", asked=(), hops=1, timeout=1.0, trace=trace)
     assert ["Bearer for-shipping"] * 3 == [dict(s.headers)["Authorization"] for s in transport.sent]
+
+
+async def test_every_link_shows_the_certificate_of_its_peer(tmp_path: Path) -> None:
+    """Forward, look, chain view, compensate and shared sagas; and tell, which is a compensate."""
+    cert, key = Authority(tmp_path).sign("payment", "payment")
+    connection = Connection(url="https://p", client_cert=str(cert), client_key=str(key))
+    credentials = {name: credentials_of(connection) for name in ("shipping", "order")}
+    shows = Credentials({}, credentials)
+    await shows.open()
+    transport = ScriptedTransport(answered(500))
+    to = http_peers(
+        PeerClient(transport, clock=FixedClock()),
+        externals={},
+        downstreams={"shipping": "https://p"},
+        upstreams={"order": "https://p"},
+        credentials=shows,
+    ).neighbours
+    trace, asks = TraceContext(), CompensateRequest(requested_by="payment", reason="r")
+    await to.forward("shipping", "s", b"{}", trace=trace, budget=None, timeout=1.0)
+    await to.get_outcome("shipping", "s", trace=trace, timeout=1.0)
+    await to.get_chain("shipping", "s", asked=(), hops=1, timeout=1.0, trace=trace)
+    await to.get_shared("shipping", "payment", since=0.0, after="", timeout=1.0)
+    for peer in ("shipping", "order"):
+        await to.compensate(peer, "s", asks, trace=trace, timeout=1.0)
+    assert 6 == len(transport.sent)
+    assert all(isinstance(sent.tls, ssl.SSLContext) for sent in transport.sent)
+
+
+async def test_an_expired_client_certificate_is_refused_and_later_kept_out(tmp_path: Path) -> None:
+    """At start with the fix; while the stage runs the one of before is shown, and said to be."""
+    authority, seconds = Authority(tmp_path), Seconds()
+    hour = datetime.timedelta(hours=1)
+    cert, key = authority.sign("payment", "payment", end=-hour)
+    connection = Connection(url="https://p", client_cert=str(cert), client_key=str(key))
+    with pytest.raises(ConfigurationError, match=r"client_cert .* has expired: renew it"):
+        await credentials_of(connection).open()
+    authority.sign("payment", "payment", end=hour)
+    credentials = credentials_of(connection, seconds=seconds)
+    await credentials.open()
+    kept = (await credentials.show(REQUEST)).tls
+    authority.sign("payment", "payment", end=-hour)
+    seconds.now += LOOK_SECONDS
+    assert kept is (await credentials.show(REQUEST)).tls
+    (state,) = Credentials({"psp": credentials}, {}).states()
+    assert state.refused and state.expires_at is not None
+    assert 3_500 < state.expires_at - time.time() < 3_601
 
 
 async def test_a_function_of_the_author_signs_what_leaves() -> None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from stage.core.events import Accepted, Event, Parked
+from stage.core.place import NOWHERE, Place
 from stage.core.states import ParkCause, SagaState
 from stage.ports.store import SagaRow, Store, Unit
 from stage.store.sqlite.store import SqliteStore
@@ -27,12 +28,15 @@ def row(
     parked: str = "",
     parked_cause: ParkCause | None = None,
     due_at: float | None = None,
+    place: Place = NOWHERE,
 ) -> SagaRow:
     """A row with every column filled."""
     return SagaRow(
         id=saga_id,
         state=state,
         epoch=epoch,
+        step=place.step,
+        peer=place.peer,
         length=length,
         accepted_at=AT,
         updated_at=AT + 1,

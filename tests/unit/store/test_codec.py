@@ -66,6 +66,12 @@ class Mirror:
     def decode_hash(self, saga_id: str, encoded: str) -> str:
         return encoded[::-1]
 
+    def encode_term(self, name: str, value: str) -> str:
+        return value[::-1]
+
+    def known_terms(self, name: str, value: str) -> list[str]:
+        return [value[::-1]]
+
     def encode_event(self, saga_id: str, number: int, event: e.Event) -> bytes:
         return self._seal(saga_id, PLAIN.encode_event(saga_id, number, event))
 

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from stage.core.age import WAIT_SECONDS_MAX
 from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
 from stage.core.events import Accepted, CompensationRequested, Event, TurnedBack
 from stage.core.states import ParkCause, SagaState
@@ -76,6 +77,37 @@ async def test_ids_that_were_seen_are_found(store: Store) -> None:
 
     assert frozenset({"a"}) == await store.seen(("a", "b", 'c"]', "a"))
     assert frozenset() == await store.seen(())
+
+
+async def test_a_save_that_knows_the_row_before_leaves_the_whole_row(store: Store) -> None:
+    """Column by column: what differs is written, and what does not is as it was."""
+    changes: list[dict[str, object]] = [
+        {"state": SagaState.COMPENSATING},
+        {"parked": "a", "parked_cause": ParkCause.IN_DOUBT},
+        {"parked": "", "parked_cause": None},
+        {"due_at": 5.0},
+        {"deadline": None},
+        {"envelope": b""},
+        {"traceparent": "", "tracestate": ""},
+        {"answer_status": None, "answer_body": b""},
+        {"accepted_at": 1.0, "updated_at": 2.0, "fingerprint": "", "version": 2},
+        {"step": "charge", "peer": "externals.psp"},
+        {"epoch": 2},
+        {},
+    ]
+    await store.transact(inserting("a"))
+    held = row("a")
+    for change in changes:
+        before, held = held, longer(held, 2, **change)
+
+        async def save(unit: Unit, before: SagaRow = before, after: SagaRow = held) -> None:
+            await unit.save(after, parked(), epoch=before.epoch, before=before)
+
+        await store.transact(save)
+        assert held == await store.get("a")
+    stale = longer(held, 2)
+    with pytest.raises(StaleEpoch):
+        await store.transact(lambda unit: unit.save(stale, parked(), epoch=1, before=held))
 
 
 async def test_a_unit_that_raises_leaves_nothing(store: Store) -> None:
@@ -408,7 +440,7 @@ async def test_a_save_of_an_unknown_saga_is_stale(store: Store) -> None:
 
 
 async def test_entries_must_continue_the_journal(store: Store) -> None:
-    """A length that leaves a gap or overwrites an entry is a defect: ValueError."""
+    """A length that leaves a gap is a defect: ValueError."""
     await store.transact(inserting("a"))
 
     async def gap(unit: Unit) -> None:
@@ -420,6 +452,18 @@ async def test_entries_must_continue_the_journal(store: Store) -> None:
     for unit in (gap, first):
         with pytest.raises(ValueError, match="length"):
             await store.transact(unit)
+
+
+async def test_an_entry_of_another_process_is_not_overwritten(store: Store) -> None:
+    """Another release has kept a request to compensate for this one, in the same epoch."""
+    await store.transact(inserting("a"))
+
+    async def kept(unit: Unit) -> None:
+        await unit.save(longer(row("a"), 2), parked(), epoch=1)
+
+    await store.transact(kept)
+    with pytest.raises(StaleEpoch, match="another process"):
+        await store.transact(kept)
 
 
 async def test_inserting_twice_is_a_key_error(store: Store) -> None:
@@ -476,6 +520,13 @@ async def test_due_sagas_come_longest_due_first(store: Store) -> None:
     assert await store.due(AT + 2, 10) == ["b", "d", "a"]
     assert await store.due(AT + 2, 2) == ["b", "d"]
     assert await store.due(AT - 1, 10) == []
+
+
+async def test_an_instant_of_a_wrong_clock_is_due(store: Store) -> None:
+    """No policy waits for so long (rule 34): a process that was right all the time finds it."""
+    for saga_id, due_at in (("a", AT + WAIT_SECONDS_MAX), ("b", AT + 2_000_000)):
+        await store.transact(inserting(saga_id, row(saga_id, due_at=due_at)))
+    assert await store.due(AT, 10) == ["b"]
 
 
 async def test_sagas_are_counted_by_state(store: Store) -> None:

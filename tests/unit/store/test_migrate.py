@@ -39,6 +39,9 @@ def test_ours_come_first_and_all_are_recorded(
         ("stage", "0003_reconcile.expand"),
         ("stage", "0004_version.expand"),
         ("stage", "0005_payload_key.expand"),
+        ("stage", "0006_operators.expand"),
+        ("stage", "0007_pause.expand"),
+        ("stage", "0008_sweep.expand"),
         ("migrations", "0001_payment"),
     ]
     assert {line.applied_at for line in dialect.status(connection, [migrations])} == {5.5}

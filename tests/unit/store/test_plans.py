@@ -34,12 +34,16 @@ def connection() -> Iterator[sqlite3.Connection]:
         ("drop_journal", "PRIMARY KEY (saga_id=?)"),
         ("due_sagas", "saga_due (due_at>? AND due_at<?)"),
         ("longest_due", "saga_due (due_at>? AND due_at<?)"),
-        ("count_parked", "saga_parked"),
+        ("count_parked", "COVERING INDEX saga_place"),
         ("oldest_unfinished", "saga_state (state=?)"),
         ("closable_sagas", "saga_closable (updated_at<?)"),
         ("count_sagas", "COVERING INDEX saga_state"),
         ("page_all", "sqlite_autoindex_saga_1 (id>?)"),
-        ("page_parked", "saga_parked (id>?)"),
+        ("page_waiting", "saga_waits (id>?)"),
+        ("group_waiting", "COVERING INDEX saga_place"),
+        ("drop_terms", "saga_term_saga (saga_id=?)"),
+        ("page_acts", "INTEGER PRIMARY KEY (rowid<?)"),
+        ("page_acts_of", "stage_audit_target (target=? AND number<?)"),
         ("page_changed", "saga_changed ((updated_at,id)>(?,?))"),
     ],
 )
@@ -49,7 +53,8 @@ def test_it_is_found_by_its_index(connection: sqlite3.Connection, name: str, ind
     parameters = [1] * max(map(int, re.findall(r"\?(\d+)", asked)), default=0)
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked}", parameters)]
 
-    assert plan[0].endswith(index), plan
+    read = [step for step in plan if step.startswith(("SEARCH", "SCAN"))]
+    assert read[0].endswith(index), plan
     # Those that are due at the same instant may be sorted among themselves.
     # The parked ones are grouped by their cause once they are found.
     allowed = "GROUP BY" if name == "count_parked" else "RIGHT PART"

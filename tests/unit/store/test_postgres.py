@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 
 from stage.core.errors import ConfigurationError, StaleEpoch, StoreUnavailable
 from stage.demo.postgres_server import Server
+from stage.engine.clock import SteadyClock, wall_of
 from stage.ports.store import Row, Unit
 from stage.store.errors import Contended
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link, connect
 from stage.store.postgres.pool import Pool
-from stage.store.postgres.store import PostgresLimits, PostgresStore
+from stage.store.postgres.replica import ServerTime
+from stage.store.postgres.store import Listeners, PostgresLimits, PostgresStore
 from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
 
 
@@ -150,14 +153,15 @@ async def test_a_lane_that_is_full_refuses_more_units(postgres_url: str, migrati
     for _ in range(3):
         waiting.append(asyncio.ensure_future(store.transact(adding_to("held"))))
         await asyncio.sleep(0.2)
-    assert 1 == store.queued
-    with pytest.raises(Contended):
-        await asyncio.wait_for(waiting[2], 5)
-    assert not waiting[0].done() and not waiting[1].done()
-    await other.raw.execute("ROLLBACK")
-    await asyncio.wait_for(asyncio.gather(*waiting[:2]), 5)
-    await other.close()
-    await store.close()
+    try:
+        done, _ = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        assert {waiting[2]} == done and isinstance(waiting[2].exception(), Contended)
+        assert 1 == store.queued
+    finally:
+        await other.raw.execute("ROLLBACK")
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await other.close()
+        await store.close()
 
 
 def adding_to(saga_id: str) -> Callable[[Unit], Awaitable[None]]:
@@ -306,6 +310,26 @@ async def test_an_older_state_of_the_database_is_not_written_to(
     assert not store.available
 
 
+async def test_an_older_state_is_noticed_by_a_replica_that_wrote_nothing(
+    store: PostgresStore, other: Link
+) -> None:
+    """A failover lost what others wrote, and of ours no more than a renewal of the lease."""
+    await store.ownership.renew()
+    await other.raw.execute("UPDATE stage.replica SET lease_until = lease_until - interval '1 s'")
+    with pytest.raises(StoreUnavailable, match="older state"):
+        await store.ownership.renew()
+    await other.raw.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    with pytest.raises(StoreUnavailable):
+        await store.transact(inserting("a"))
+    async with asyncio.timeout(5):
+        while "older state" not in store.trouble:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.05)
+    assert not store.available
+
+
 async def test_two_upgrades_at_once_apply_each_file_once(
     postgres_url: str, migrations: Path
 ) -> None:
@@ -332,3 +356,57 @@ async def test_a_stale_write_of_a_replica_is_refused_by_its_owner_column(
 def postgres_name(store: PostgresStore) -> str:
     """The name of its database."""
     return store.place.rpartition("/")[2]
+
+
+async def test_the_time_is_that_of_the_server(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica whose machine is 20 minutes ahead goes by the same time as the others (rule 34)."""
+    machine = time.time
+    monkeypatch.setattr(time, "time", lambda: machine() + 1_200.0)
+    store = PostgresStore(postgres_url)
+    assert store.ownership.time is None
+    await store.open()
+    try:
+        clock = SteadyClock(wall_of(store.ownership))
+        assert machine() == pytest.approx(clock.now(), abs=0.5)
+        assert await store.ownership.renew()
+        assert machine() == pytest.approx(clock.now(), abs=0.5)
+        assert 0.0 == clock.jump
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "second_host, query, reason",
+    [
+        (False, "", ""),
+        (False, "?synchronous_commit=off", "synchronous_commit is off"),
+        (True, "", "no standby is synchronous"),
+    ],
+)
+async def test_commits_that_may_be_lost_are_said_at_start(
+    postgres: Server, postgres_url: str, second_host: bool, query: str, reason: str
+) -> None:
+    """With the setting that keeps them; a lone server with its defaults says nothing."""
+    host = f"127.0.0.1:{postgres.port}"
+    url = postgres_url.replace(host, f"{host},{host}" if second_host else host) + query
+    said: list[str] = []
+    store = PostgresStore(url, listeners=Listeners(unpromised=said.append))
+    await store.open()
+    await store.close()
+    assert bool(reason) == bool(said) and all(reason in each for each in said)
+
+
+def test_slow_answers_do_not_make_the_time_of_the_server_jump() -> None:
+    """Each answer proves bounds; one that contradicts them shows that the clock there was set."""
+    server = ServerTime()
+    server.learn(1_000.0, 0.0, 0.25)
+    first = server.at(0.0)
+    assert 999.875 == first
+    server.learn(1_010.0, 10.0, 18.0)  # read at once, answered late: nothing new
+    assert first == server.at(0.0)
+    server.learn(1_019.9375, 20.0, 20.125)  # a quick one: closer
+    assert 999.875 == server.at(0.0)
+    server.learn(1_025.0, 20.0, 20.25)
+    assert 1_004.875 == server.at(0.0)

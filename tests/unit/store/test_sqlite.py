@@ -9,17 +9,31 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.ports.store import Filter, Store, Unit
+from stage.store.codec import PLAIN
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.connections import SqliteConnections
 from stage.store.sqlite.identity import DatabaseFile
 from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
-from tests.unit.store.given import accepted, inserting, row, until
+from tests.unit.store.conftest import opened
+from tests.unit.store.given import (
+    accepted,
+    in_one_batch,
+    inserting,
+    longer,
+    parked,
+    paying,
+    payments,
+    row,
+    until,
+)
 
 WRITER = """
 import asyncio, sys
@@ -240,6 +254,38 @@ async def test_another_writer_makes_it_unavailable(tmp_path: Path) -> None:
         await store.close()
 
 
+async def test_a_file_that_is_read_only_at_start_is_written_to_once_it_can_be(
+    tmp_path: Path,
+) -> None:
+    """A wrong mode or mount is mended under the running stage; until then it is not ready."""
+    path = tmp_path / "stage.db"
+    made = SqliteStore(path)
+    await made.open()
+    await made.close()
+
+    class ReadOnly(sqlite3.Connection):
+        refuses = True
+
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            if self.refuses and sql.startswith("BEGIN IMMEDIATE"):
+                error = sqlite3.OperationalError("attempt to write a readonly database")
+                error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+                raise error
+            return super().execute(sql, *parameters)  # type: ignore[arg-type]
+
+    store = SqliteStore(path, factory=ReadOnly, limits=SqliteLimits(retry_seconds=0.01))
+    await store.open()
+    try:
+        with pytest.raises(StoreUnavailable, match="check its mode and the mount"):
+            await store.transact(inserting("a"))
+        assert not store.available
+        ReadOnly.refuses = False
+        await until(lambda: store.available)
+        assert "a" == await store.transact(inserting("a"))
+    finally:
+        await store.close()
+
+
 def test_both_stores_are_stores(tmp_path: Path) -> None:
     """They fit the port, as mypy sees it."""
     from stage.store.memory import MemoryStore
@@ -339,3 +385,135 @@ def test_the_lock_of_an_older_release_becomes_private(tmp_path: Path) -> None:
     lock.acquire()
     lock.release()
     assert 0o600 == mode_of(tmp_path / "a.db.lock")
+
+
+async def test_the_first_function_that_fails_after_it_has_written_has_its_unit_run_again(
+    tmp_path: Path, migrations: Path
+) -> None:
+    """Its writes are undone, the others of the batch stand, and from then on it is marked."""
+    runs: list[str] = []
+
+    def failing(name: str) -> Callable[[Unit], Awaitable[None]]:
+        async def unit(unit: Unit) -> None:
+            async def work() -> None:
+                runs.append(name)
+                await paying(name)(unit)
+                raise LookupError(name)
+
+            with pytest.raises(LookupError):
+                await unit.attempt(work)
+            await paying(f"behind-{name}")(unit)
+
+        return unit
+
+    async with opened(str(tmp_path / "stage.db"), migrations) as store:
+        done = await in_one_batch(store, paying("a"), failing("b"), paying("c"))
+        assert [1, None, 1] == done
+        assert ["b", "b"] == runs
+        assert ["a", "behind-b", "c"] == await payments(store)
+        await store.transact(failing("d"))
+        assert ["b", "b", "d"] == runs
+        assert ["a", "behind-b", "behind-d", "c"] == await payments(store)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+async def test_a_unit_that_reads_a_journal_and_fails_takes_no_entry_of_others_along(
+    tmp_path: Path, migrations: Path, marked: bool
+) -> None:
+    """The entries of a batch wait for its end; one that is asked for comes before."""
+    read: list[int] = []
+
+    async def reading(unit: Unit) -> None:
+        async def work() -> None:
+            if marked:
+                await paying("b")(unit)
+            read.append(len(await unit.journal("a")))
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            await unit.attempt(work)
+        raise LookupError
+
+    async def failing(unit: Unit) -> None:
+        async def work() -> None:
+            await paying("x")(unit)
+            raise LookupError
+
+        await unit.attempt(work)
+
+    async with opened(str(tmp_path / "stage.db"), migrations) as store:
+        with pytest.raises(LookupError):
+            await store.transact(failing)  # from here on the writes of authors are marked
+        _ = await in_one_batch(store, inserting("a"), reading, inserting("c"))
+        assert read and {1} == set(read)
+        assert [1, 1] == [len(await store.entries(each)) for each in ("a", "c")]
+        assert [] == await payments(store)
+
+
+async def test_an_entry_that_is_there_already_fails_its_unit_alone(
+    tmp_path: Path, migrations: Path
+) -> None:
+    """It is refused at the end of the batch, which is then run unit by unit."""
+
+    async def astray(unit: Unit) -> None:
+        await unit.tx.execute(
+            "INSERT INTO journal (saga_id, number, epoch, at, name, event)"
+            " VALUES ('a', 2, 1, 0.0, 'parked', x'7b7d')"
+        )
+
+    async def more(unit: Unit) -> None:
+        await unit.save(longer(row("a"), 2), parked(), epoch=1)
+
+    async with opened(str(tmp_path / "stage.db"), migrations) as store:
+        await store.transact(inserting("a"))
+        await store.transact(astray)
+        first, failed, last = await in_one_batch(store, inserting("b"), more, inserting("c"))
+        assert ("b", "c") == (first, last)
+        assert isinstance(failed, sqlite3.IntegrityError)
+        assert row("a") == await store.get("a")
+
+
+async def test_a_function_that_fails_before_it_writes_costs_no_further_run(
+    sqlite_store: Store,
+) -> None:
+    """Reads need no undoing, and the earlier writes of the unit stand."""
+    runs: list[str] = []
+
+    async def unit(unit: Unit) -> None:
+        async def work() -> None:
+            runs.append("work")
+            await unit.tx.fetchval("SELECT count(*) FROM payment")
+            raise LookupError
+
+        await paying("before")(unit)
+        with pytest.raises(LookupError):
+            await unit.attempt(work)
+
+    await sqlite_store.transact(unit)
+    assert ["work"] == runs
+    assert ["before"] == await payments(sqlite_store)
+
+
+async def test_a_close_waits_for_one_that_was_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads of its connections need the event loop until they have ended."""
+    may_end = asyncio.Event()
+
+    async def slow(_: Bridge) -> None:
+        await may_end.wait()
+
+    monkeypatch.setattr(Bridge, "close", slow)
+    connections = SqliteConnections(
+        tmp_path / "stage.db", PLAIN, readers=1, factory=sqlite3.Connection
+    )
+    connections._readers.append(Bridge(lambda: sqlite3.connect(":memory:")))
+    first = asyncio.create_task(connections.close())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(connections.close())
+    done, _ = await asyncio.wait([second], timeout=0.05)
+    assert not done
+    may_end.set()
+    await asyncio.wait_for(second, 5)

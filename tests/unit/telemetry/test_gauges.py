@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from functools import partial
 
 import pytest
@@ -13,7 +14,9 @@ from stage.engine.clock import SystemClock
 from stage.ports.store import Backlog
 from stage.telemetry import gauges as measured
 from stage.telemetry import names
+from stage.telemetry.exposition import Exposition
 from stage.telemetry.gauges import Gauges
+from stage.telemetry.metrics import Metrics
 
 
 class Queried:
@@ -22,6 +25,7 @@ class Queried:
     ready = True
     live = 0
     in_doubt = 0
+    pauses = ()
 
     def __init__(self) -> None:
         self.queries = 0
@@ -108,3 +112,17 @@ async def test_one_replica_reports_the_gauges_of_the_database() -> None:
     share["first"] = False
     await readers[0].refresh()
     assert {} == readers[0].read(names.M_PARKED)
+
+
+async def test_a_scrape_reads_the_gauges_in_the_event_loop() -> None:
+    """Live sagas and breakers change there; a thread writes the text."""
+    readers: set[int] = set()
+
+    def queued() -> int:
+        readers.add(threading.get_ident())
+        return 7
+
+    gauges = Gauges(Queried(), SystemClock(), queued=queued, breakers=dict)
+    text, _ = await Exposition(Metrics(), gauges).write("")
+    assert {threading.get_ident()} == readers
+    assert b"\nstage_writer_queue 7.0\n" in text

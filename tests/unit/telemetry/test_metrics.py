@@ -91,7 +91,8 @@ def test_an_upper_bound_belongs_to_its_bucket() -> None:
 def test_no_label_holds_an_id() -> None:
     """Cardinality is that of steps, peers and outcomes."""
     labels = {label for metric in names.METRICS.values() for label in metric.labels}
-    assert {"state", "cause", "peer", "outcome", "step", "activity", "where", "thread"} == labels
+    known = {"state", "cause", "peer", "place", "outcome", "step", "activity", "where", "thread"}
+    assert known | {"target", "direction"} == labels
 
 
 def test_the_page_names_every_metric() -> None:

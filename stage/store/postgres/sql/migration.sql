@@ -63,9 +63,13 @@ INSERT INTO stage.reconciled (generation, neighbour, answer, at) VALUES ($1, $2,
 ON CONFLICT (generation, neighbour) DO UPDATE SET answer = $3, at = $4;
 
 -- name: get_reconciled
--- The neighbours that were asked in this generation.
-SELECT neighbour FROM stage.reconciled WHERE generation = $1 ORDER BY neighbour;
+-- The neighbours of this generation, each with its answer; an empty one was not asked.
+SELECT neighbour, answer FROM stage.reconciled WHERE generation = $1 ORDER BY neighbour;
 
 -- name: live_replicas
 -- The names of those that serve now.
 SELECT name FROM stage.replica WHERE NOT dead AND lease_until >= clock_timestamp() ORDER BY id;
+
+-- name: durability
+-- Whether COMMIT waits for the disk of the server, and for which standbys.
+SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names');

@@ -2,26 +2,39 @@
 
 -- name: register
 -- A new registration with a lease of so many seconds; then how many have a valid lease with it,
--- and whether it is the oldest of them.
+-- whether it is the oldest of them, the time, and the end of the lease.
 WITH made AS (
     INSERT INTO stage.replica (name, lease_until)
-    VALUES ($1, clock_timestamp() + make_interval(secs => $2)) RETURNING id
+    VALUES ($1, clock_timestamp() + make_interval(secs => $2)) RETURNING id, lease_until
 ), live AS (
     SELECT count(*) AS others FROM stage.replica
     WHERE NOT dead AND lease_until >= clock_timestamp()
 )
-SELECT made.id, live.others + 1, live.others = 0 FROM made, live;
+SELECT
+    made.id, live.others + 1, live.others = 0, extract(epoch FROM clock_timestamp())::float8,
+    made.lease_until
+FROM made, live;
 
 -- name: renew
--- Extend the lease, unless the registration was declared dead. As `register` otherwise.
+-- Extend the lease, unless the registration was declared dead, or the lease ends before $3, as our
+-- last renewal left it: then the database is an older state. As `register` otherwise.
 WITH renewed AS (
     UPDATE stage.replica SET lease_until = clock_timestamp() + make_interval(secs => $2)
-    WHERE id = $1 AND NOT dead RETURNING id
+    WHERE id = $1 AND NOT dead AND lease_until >= $3 RETURNING id, lease_until
 ), live AS (
     SELECT count(*) AS others, count(*) FILTER (WHERE id < $1) AS older FROM stage.replica
     WHERE NOT dead AND lease_until >= clock_timestamp() AND id <> $1
 )
-SELECT renewed.id, live.others + 1, live.older = 0 FROM renewed, live;
+SELECT
+    renewed.id, live.others + 1, live.older = 0, extract(epoch FROM clock_timestamp())::float8,
+    renewed.lease_until
+FROM renewed, live;
+
+-- name: lacks_lease
+-- Whether the renewal of registration $1 until $2 is missing. After an hour it may be forgotten.
+SELECT $2 > clock_timestamp() - interval '1 hour' AND NOT EXISTS (
+    SELECT 1 FROM stage.replica WHERE id = $1 AND lease_until >= $2
+);
 
 -- name: bury
 -- Declare dead what has outlived its lease, but $1 itself.

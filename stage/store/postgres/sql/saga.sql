@@ -5,7 +5,7 @@
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM stage.saga WHERE id = $1;
 
 -- name: seen_sagas
@@ -17,7 +17,7 @@ SELECT id FROM stage.saga WHERE id = ANY($1::text[]);
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version, owner
+    version, step, peer, owner
 FROM stage.saga WHERE id = $1 FOR UPDATE;
 
 -- name: held_saga
@@ -30,13 +30,15 @@ SELECT number, epoch, event FROM stage.journal WHERE saga_id = $1 ORDER BY numbe
 
 -- name: due_sagas
 -- The sagas that need a run at or before $1, by version $3 or an older one, the longest due first.
--- Each part is found by its index: what rests by saga_rests, what runs by saga_owner.
+-- Each part is found by its index: what rests by saga_rests, what runs by saga_owner. An instant
+-- behind $4 came from a clock that was wrong.
 SELECT id FROM (
     SELECT id, due_at FROM stage.saga
-    WHERE owner IS NULL AND due_at IS NOT NULL AND due_at <= $1 AND version <= $3
+    WHERE owner IS NULL AND due_at IS NOT NULL AND (due_at <= $1 OR due_at > $4) AND version <= $3
     UNION ALL
     SELECT id, due_at FROM stage.saga
-    WHERE owner IS NOT NULL AND due_at IS NOT NULL AND due_at <= $1 AND version <= $3
+    WHERE owner IS NOT NULL AND due_at IS NOT NULL AND (due_at <= $1 OR due_at > $4)
+      AND version <= $3
 ) due
 ORDER BY due_at, id LIMIT $2;
 
@@ -50,6 +52,8 @@ WITH ended AS (
     ORDER BY updated_at LIMIT $3 FOR UPDATE SKIP LOCKED
 ), dropped AS (
     DELETE FROM stage.journal WHERE saga_id = ANY(ARRAY(SELECT id FROM ended))
+), unfound AS (
+    DELETE FROM stage.saga_term WHERE saga_id = ANY(ARRAY(SELECT id FROM ended))
 )
 UPDATE stage.saga SET closed_at = $2, envelope = '' FROM ended WHERE saga.id = ended.id
 RETURNING saga.id;
@@ -105,28 +109,118 @@ SELECT
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM stage.saga
 WHERE id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
     AND ($4::boolean IS NULL OR (parked <> '') = $4)
+    AND ($5::float8 IS NULL OR updated_at >= $5) AND ($6::float8 IS NULL OR updated_at < $6)
 ORDER BY id LIMIT $2;
 
--- name: page_parked
--- As page_sagas for parked sagas alone, by their own index; $3 are the states, or NULL.
+-- name: page_waiting
+-- As page_sagas for sagas that wait or are parked, by their own index; $3 are the states, $4 whether
+-- they are parked, then the cause, the step and the peer, and the bounds of the last change: each
+-- NULL for all.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM stage.saga
-WHERE parked <> '' AND id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
+WHERE (step <> '' OR parked <> '') AND id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
+    AND ($4::boolean IS NULL OR (parked <> '') = $4)
+    AND ($5::text IS NULL OR (parked_cause = $5 AND parked <> ''))
+    AND ($6::text IS NULL OR step = $6) AND ($7::text IS NULL OR peer = $7)
+    AND ($8::float8 IS NULL OR updated_at >= $8) AND ($9::float8 IS NULL OR updated_at < $9)
 ORDER BY id LIMIT $2;
+
+-- name: page_term
+-- Sagas that are found by a value of the array $4 under the name $3.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version, step, peer
+FROM stage.saga
+WHERE id = ANY(ARRAY(
+        SELECT saga_id FROM stage.saga_term WHERE name = $3 AND value = ANY($4::text[])
+    )) AND id > $1
+ORDER BY id LIMIT $2;
+
+-- name: group_waiting
+-- The sagas that wait or are parked, by cause, step, peer and state; read from an index alone.
+SELECT parked_cause, step, peer, state, count(*), min(updated_at)
+FROM stage.saga WHERE step <> '' OR parked_cause <> ''
+GROUP BY parked_cause, step, peer, state ORDER BY parked_cause, step, peer, state;
+
+-- name: drop_terms
+-- Let a saga be found by its id alone.
+DELETE FROM stage.saga_term WHERE saga_id = $1;
+
+-- name: put_pause
+-- Write a pause, in place of one of the same target and way.
+INSERT INTO stage.pause (target, way, at, until_at, actor, reason)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (target, way) DO UPDATE SET
+    at = $3, until_at = $4, actor = $5, reason = $6;
+
+-- name: drop_pause
+-- End a pause.
+DELETE FROM stage.pause WHERE target = $1 AND way = $2 RETURNING target;
+
+-- name: get_pauses
+-- All of them, also those that are over: there are few.
+SELECT target, way, at, until_at, actor, reason FROM stage.pause ORDER BY target, way;
+
+-- name: begin_sweep
+-- Write a sweep; its number.
+INSERT INTO stage.sweep (at, actor, verb, reason, step, named, rate, state)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING number;
+
+-- name: begin_sweep_sagas
+-- Write the sagas of the sweep $1, given as an array.
+INSERT INTO stage.sweep_saga (sweep, saga_id, ended, detail)
+SELECT $1, unnest($2::text[]), 'pending', '';
+
+-- name: set_sweep
+-- Let a sweep be in another state.
+UPDATE stage.sweep SET state = $2 WHERE number = $1;
+
+-- name: end_sweep_saga
+-- The sweep $1 is through with the saga $2.
+UPDATE stage.sweep_saga SET ended = $3, detail = $4 WHERE sweep = $1 AND saga_id = $2;
+
+-- name: get_sweeps
+-- The newest sweeps, or the one of the number $2, with the counts of their sagas.
+SELECT number, at, actor, verb, reason, step, named, rate, state,
+    (SELECT count(*) FROM stage.sweep_saga WHERE sweep = number AND ended = 'pending'),
+    (SELECT count(*) FROM stage.sweep_saga WHERE sweep = number AND ended = 'done'),
+    (SELECT count(*) FROM stage.sweep_saga WHERE sweep = number AND ended = 'refused')
+FROM stage.sweep WHERE ($2::bigint IS NULL OR number = $2) ORDER BY number DESC LIMIT $1;
+
+-- name: sweep_sagas
+-- Sagas of the sweep $1 that are there $2.
+SELECT saga_id, detail FROM stage.sweep_saga WHERE sweep = $1 AND ended = $2
+ORDER BY saga_id LIMIT $3;
+
+-- name: keep_act
+-- Add an act to the audit.
+INSERT INTO stage.audit (at, actor, act, target, reason, before, after)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: page_acts
+-- The acts before the number $1, the newest first.
+SELECT number, at, actor, act, target, reason, before, after FROM stage.audit
+WHERE number < $1 ORDER BY number DESC LIMIT $2;
+
+-- name: page_acts_of
+-- The same of the target $3 alone.
+SELECT number, at, actor, act, target, reason, before, after FROM stage.audit
+WHERE target = $3 AND number < $1 ORDER BY number DESC LIMIT $2;
 
 -- name: page_changed
 -- Sagas that changed at $1 or later and behind the saga ($1, $2), with their envelopes.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM stage.saga
 WHERE closed_at IS NULL AND (updated_at, id) > ($1, $2)
 ORDER BY updated_at, id LIMIT $3;

@@ -59,22 +59,23 @@ WITH counted AS (
     SELECT * FROM unnest(
         $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::float8[], $9::float8[],
         $10::text[], $11::text[], $12::float8[], $13::float8[], $14::bytea[], $15::text[],
-        $16::text[], $17::bigint[], $18::bytea[], $19::text[], $20::bigint[], $21::bigint[],
-        $22::bigint[]
+        $16::text[], $17::bigint[], $18::bytea[], $19::text[], $20::bigint[], $21::text[],
+        $22::text[], $23::bigint[], $24::bigint[]
     ) AS given (
         id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
         envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version,
-        old_epoch, old_length
+        step, peer, old_epoch, old_length
     )
 ), inserted AS (
     INSERT INTO stage.saga (
         id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-        envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version, owner
+        envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version,
+        step, peer, owner
     )
     SELECT
         id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
         envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version,
-        CASE WHEN due_at IS NOT NULL THEN $3::bigint END
+        step, peer, CASE WHEN due_at IS NOT NULL THEN $3::bigint END
     FROM given WHERE old_epoch IS NULL
     ON CONFLICT (id) DO NOTHING
     RETURNING id
@@ -86,7 +87,7 @@ WITH counted AS (
         deadline = given.deadline, envelope = given.envelope, traceparent = given.traceparent,
         tracestate = given.tracestate, answer_status = given.answer_status,
         answer_body = given.answer_body, parked_cause = given.parked_cause,
-        version = given.version,
+        version = given.version, step = given.step, peer = given.peer,
         owner = CASE WHEN given.due_at IS NOT NULL THEN $3::bigint END
     FROM given
     WHERE saga.id = given.id AND saga.epoch = given.old_epoch
@@ -95,14 +96,18 @@ WITH counted AS (
 ), added AS (
     INSERT INTO stage.journal (saga_id, number, epoch, at, name, event)
     SELECT * FROM unnest(
-        $23::text[], $24::bigint[], $25::bigint[], $26::float8[], $27::text[], $28::bytea[]
+        $25::text[], $26::bigint[], $27::bigint[], $28::float8[], $29::text[], $30::bytea[]
     )
     ON CONFLICT (saga_id, number) DO NOTHING
     RETURNING 1
 ), taken AS (
-    UPDATE stage.saga SET owner = $3 WHERE id = ANY($29::text[])
+    UPDATE stage.saga SET owner = $3 WHERE id = ANY($31::text[])
 ), received AS (
-    DELETE FROM stage.signal WHERE number = ANY($30::bigint[])
+    DELETE FROM stage.signal WHERE number = ANY($32::bigint[])
+), found_by AS (
+    INSERT INTO stage.saga_term (saga_id, name, value)
+    SELECT * FROM unnest($33::text[], $34::text[], $35::text[])
+    ON CONFLICT DO NOTHING
 )
 SELECT
     ARRAY(SELECT id FROM inserted UNION ALL SELECT id FROM saved) AS ids,

@@ -6,9 +6,10 @@
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM saga
 WHERE id > ?1 AND (?3 IS NULL OR parked = '')
+    AND (?4 IS NULL OR updated_at >= ?4) AND (?5 IS NULL OR updated_at < ?5)
 ORDER BY id LIMIT ?2;
 
 -- name: page_changed
@@ -16,20 +17,38 @@ ORDER BY id LIMIT ?2;
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM saga
 WHERE closed_at IS NULL AND (updated_at, id) > (?1, ?2)
 ORDER BY updated_at, id LIMIT ?3;
 
--- name: page_parked
--- Parked sagas; ?3 is a JSON array of states, or NULL for all.
+-- name: page_waiting
+-- Sagas that wait or are parked; ?3 is a JSON array of states, ?4 whether they are parked, then the
+-- cause, the step and the peer, and the bounds of the last change: each NULL for all.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM saga
-WHERE parked <> '' AND id > ?1
+WHERE (step <> '' OR parked <> '') AND id > ?1
     AND (?3 IS NULL OR state IN (SELECT value FROM json_each(?3)))
+    AND (?4 IS NULL OR (parked <> '') = ?4)
+    AND (?5 IS NULL OR (parked_cause = ?5 AND parked <> ''))
+    AND (?6 IS NULL OR step = ?6) AND (?7 IS NULL OR peer = ?7)
+    AND (?8 IS NULL OR updated_at >= ?8) AND (?9 IS NULL OR updated_at < ?9)
+ORDER BY id LIMIT ?2;
+
+-- name: page_term
+-- Sagas that are found by a value of the JSON array ?4 under the name ?3.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version, step, peer
+FROM saga
+WHERE id IN (
+        SELECT saga_id FROM saga_term
+        WHERE name = ?3 AND value IN (SELECT value FROM json_each(?4))
+    ) AND id > ?1
 ORDER BY id LIMIT ?2;
 
 -- name: page_states
@@ -37,7 +56,8 @@ ORDER BY id LIMIT ?2;
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM saga
 WHERE state IN (SELECT value FROM json_each(?3)) AND id > ?1 AND (?4 IS NULL OR parked = '')
+    AND (?5 IS NULL OR updated_at >= ?5) AND (?6 IS NULL OR updated_at < ?6)
 ORDER BY id LIMIT ?2;

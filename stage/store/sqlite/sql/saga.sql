@@ -4,17 +4,21 @@
 -- Write the row of a new saga. A primary key conflict says that the id exists.
 INSERT INTO saga (
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
-    envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version
-) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17);
+    envelope, traceparent, tracestate, answer_status, answer_body, parked_cause, version,
+    step, peer
+) VALUES (
+    ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19
+);
 
 -- name: save_saga
--- Replace the row if it still has the epoch of the caller (?18) and the journal the length that
--- the caller continues (?19). No changed row means that it has not.
+-- Replace the row if it still has the epoch of the caller (?20) and the journal the length that
+-- the caller continues (?21). No changed row means that it has not.
 UPDATE saga SET
     state = ?2, epoch = ?3, length = ?4, accepted_at = ?5, updated_at = ?6, fingerprint = ?7,
     parked = ?8, due_at = ?9, deadline = ?10, envelope = ?11, traceparent = ?12,
-    tracestate = ?13, answer_status = ?14, answer_body = ?15, parked_cause = ?16, version = ?17
-WHERE id = ?1 AND epoch = ?18 AND length = ?19;
+    tracestate = ?13, answer_status = ?14, answer_body = ?15, parked_cause = ?16, version = ?17,
+    step = ?18, peer = ?19
+WHERE id = ?1 AND epoch = ?20 AND length = ?21;
 
 -- name: held_saga
 -- The epoch and the length of a saga, for the reason why a save was refused.
@@ -25,7 +29,7 @@ SELECT epoch, length FROM saga WHERE id = ?1;
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
-    version
+    version, step, peer
 FROM saga WHERE id = ?1;
 
 -- name: seen_sagas
@@ -42,7 +46,10 @@ SELECT number, epoch, event FROM journal WHERE saga_id = ?1 ORDER BY number;
 
 -- name: due_sagas
 -- The sagas that need a run at or before ?1, by version ?3 or an older one, the longest due first.
-SELECT id FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 AND version <= ?3
+-- An instant behind ?4 came from a clock that was wrong.
+SELECT id, due_at FROM saga WHERE due_at IS NOT NULL AND due_at <= ?1 AND version <= ?3
+UNION ALL
+SELECT id, due_at FROM saga WHERE due_at IS NOT NULL AND due_at > ?4 AND version <= ?3
 ORDER BY due_at, id LIMIT ?2;
 
 -- name: count_newer
@@ -54,8 +61,9 @@ SELECT count(*) FROM saga WHERE due_at IS NOT NULL AND version > ?1;
 SELECT state, count(*) FROM saga GROUP BY state;
 
 -- name: count_parked
--- The number of parked sagas by cause.
-SELECT parked_cause, count(*) FROM saga WHERE parked <> '' GROUP BY parked_cause;
+-- The number of parked sagas by cause, read from an index alone: a scrape asks for it.
+SELECT parked_cause, count(*) FROM saga
+WHERE (step <> '' OR parked_cause <> '') AND parked_cause <> '' GROUP BY parked_cause;
 
 -- name: oldest_unfinished
 -- The instant at which the oldest saga was accepted, of those under way and not parked.
@@ -88,6 +96,79 @@ ORDER BY updated_at LIMIT ?2;
 -- name: close_saga
 -- Drop the undo data of a saga; its row stays and answers for it.
 UPDATE saga SET closed_at = ?2, envelope = x'' WHERE id = ?1;
+
+-- name: insert_term
+-- Let the saga ?1 be found by the value ?3 of ?2.
+INSERT OR IGNORE INTO saga_term (saga_id, name, value) VALUES (?1, ?2, ?3);
+
+-- name: drop_terms
+-- Let a saga be found by its id alone.
+DELETE FROM saga_term WHERE saga_id = ?1;
+
+-- name: group_waiting
+-- The sagas that wait or are parked, by cause, step, peer and state; read from an index alone.
+SELECT parked_cause, step, peer, state, count(*), min(updated_at)
+FROM saga WHERE step <> '' OR parked_cause <> ''
+GROUP BY parked_cause, step, peer, state;
+
+-- name: put_pause
+-- Write a pause, in place of one of the same target and way.
+INSERT OR REPLACE INTO stage_pause (target, way, at, until_at, actor, reason)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6);
+
+-- name: drop_pause
+-- End a pause.
+DELETE FROM stage_pause WHERE target = ?1 AND way = ?2;
+
+-- name: get_pauses
+-- All of them, also those that are over: there are few.
+SELECT target, way, at, until_at, actor, reason FROM stage_pause ORDER BY target, way;
+
+-- name: begin_sweep
+-- Write a sweep; its number.
+INSERT INTO stage_sweep (at, actor, verb, reason, step, named, rate, state)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING number;
+
+-- name: begin_sweep_sagas
+-- Write the sagas of the sweep ?1, given as a JSON array.
+INSERT INTO stage_sweep_saga (sweep, saga_id, ended, detail)
+SELECT ?1, value, 'pending', '' FROM json_each(?2);
+
+-- name: set_sweep
+-- Let a sweep be in another state.
+UPDATE stage_sweep SET state = ?2 WHERE number = ?1;
+
+-- name: end_sweep_saga
+-- The sweep ?1 is through with the saga ?2.
+UPDATE stage_sweep_saga SET ended = ?3, detail = ?4 WHERE sweep = ?1 AND saga_id = ?2;
+
+-- name: get_sweeps
+-- The newest sweeps, or the one of the number ?2, with the counts of their sagas.
+SELECT number, at, actor, verb, reason, step, named, rate, state,
+    (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'pending'),
+    (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'done'),
+    (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'refused')
+FROM stage_sweep WHERE (?2 IS NULL OR number = ?2) ORDER BY number DESC LIMIT ?1;
+
+-- name: sweep_sagas
+-- Sagas of the sweep ?1 that are there ?2.
+SELECT saga_id, detail FROM stage_sweep_saga WHERE sweep = ?1 AND ended = ?2
+ORDER BY saga_id LIMIT ?3;
+
+-- name: keep_act
+-- Add an act to the audit.
+INSERT INTO stage_audit (at, actor, act, target, reason, before, after)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7);
+
+-- name: page_acts
+-- The acts before the number ?1, the newest first.
+SELECT number, at, actor, act, target, reason, before, after FROM stage_audit
+WHERE number < ?1 ORDER BY number DESC LIMIT ?2;
+
+-- name: page_acts_of
+-- The same of the target ?3 alone.
+SELECT number, at, actor, act, target, reason, before, after FROM stage_audit
+WHERE target = ?3 AND number < ?1 ORDER BY number DESC LIMIT ?2;
 
 -- name: drop_journal
 -- Drop all entries of a saga.

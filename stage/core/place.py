@@ -1,0 +1,73 @@
+"""The place where a saga waits: its step and its peer, so that many can be counted by them.
+
+A saga that goes on as it should waits nowhere. A repeat that is in flight keeps the place of its
+step: the peer has yet to answer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from stage.core.saga import Saga, StepState
+from stage.core.states import Phase, SagaState, StepKind, Tell
+from stage.core.steps import Plan
+
+TELL_STEP = "tell_upstream"
+"""In place of a step: the message of a late failure."""
+
+PEER_KINDS = {StepKind.CALL: "externals", StepKind.FORWARD: "downstreams"}
+"""The kind of the peer of a step, as the settings of peers name it."""
+UPSTREAMS = "upstreams"
+
+_WAITING = frozenset(
+    {Phase.WAITING, Phase.IN_DOUBT, Phase.PROBING, Phase.COMPENSATION_WAITING,
+     Phase.COMPENSATION_FAILED}
+)  # fmt: skip
+
+
+class Place(NamedTuple):
+    """A step and its peer, the latter by kind and name: `externals.psp`. Empty: it waits nowhere.
+
+    A transaction has no peer.
+    """
+
+    step: str = ""
+    peer: str = ""
+
+
+NOWHERE = Place()
+
+
+def place_of(plan: Plan, saga: Saga) -> Place:
+    """Where the saga waits, or is parked: the first of its steps that does."""
+    if saga.forgotten:
+        return NOWHERE
+    if saga.ended and saga.state is not SagaState.FAILED_TO_COMPENSATE:
+        return _notifying(saga)
+    waiting = [
+        (step.order, name)
+        for name, step in saga.steps.items()
+        if step.phase is not Phase.SUCCEEDED and _waits(saga, step)  # asked at every transition
+    ]
+    return _of_step(plan, min(waiting)[1]) if waiting else _notifying(saga)
+
+
+def _notifying(saga: Saga) -> Place:
+    waits = saga.tell_error != "" and saga.tell in (Tell.DUE, Tell.REFUSED, Tell.IN_FLIGHT)
+    return Place(TELL_STEP, f"{UPSTREAMS}.{saga.upstream}") if waits else NOWHERE
+
+
+def _waits(saga: Saga, step: StepState) -> bool:
+    if step.phase in _WAITING:
+        return True
+    if step.phase is Phase.STARTED:
+        return step.attempts > 1
+    if step.phase is Phase.COMPENSATING:
+        return step.compensation_attempts > 1
+    return step.phase is Phase.REFUSED and bool(saga.parked) and saga.state is SagaState.ACTIVE
+
+
+def _of_step(plan: Plan, name: str) -> Place:
+    step = plan.by_name.get(name)
+    kind = None if step is None else PEER_KINDS.get(step.kind)
+    return Place(name, f"{kind}.{step.peer}" if step is not None and kind else "")

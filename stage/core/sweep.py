@@ -1,0 +1,79 @@
+"""A sweep: one verb of an operator, done to many sagas, one after the other.
+
+Its list is made when it begins, so that it is for the sagas that its dry run showed and no others.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.sweep_verbs import SweepVerb
+
+SWEEP_SAGAS_MAX: Final = 20_000
+
+
+class SweepState(StrEnum):
+    """Whether a sweep goes on."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    DONE = "done"
+
+
+class SweepEnd(StrEnum):
+    """Where a sweep is with one saga."""
+
+    PENDING = "pending"
+    DONE = "done"
+    REFUSED = "refused"
+    """The verb was not allowed as the saga stood then."""
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """A sweep as it stands. `where` are the words that named its sagas, for people.
+
+    `rate_per_second` is how many it acts on. The counts are those of its sagas.
+    """
+
+    number: int = 0
+    at: float
+    actor: str
+    verb: SweepVerb
+    reason: str
+    step: str = ""
+    where: str = ""
+    rate_per_second: float
+    state: SweepState = SweepState.RUNNING
+    pending: int = 0
+    done: int = 0
+    refused: int = 0
+
+    @property
+    def sagas(self) -> int:
+        """How many it is for."""
+        return self.pending + self.done + self.refused
+
+    @property
+    def why(self) -> str:
+        """The reason that each saga and the audit keep, which tells this sweep from all others."""
+        return f"{self.reason} (sweep {self.number})"
+
+
+def verb_of(sweep: Sweep, at: float) -> e.Verb | None:
+    """The event that it asks of each saga; None for a request to compensate, which is no verb."""
+    actor, why, step = sweep.actor, sweep.why, sweep.step
+    match sweep.verb:
+        case SweepVerb.RETRY:
+            return e.Retried(at=at, actor=actor, why=why)
+        case SweepVerb.RESOLVE:
+            return e.Resolved(at=at, actor=actor, why=why, step=step)
+        case SweepVerb.ABANDON:
+            return e.Abandoned(at=at, actor=actor, why=why, step=step)
+        case SweepVerb.FORGET:
+            return e.Forgotten(at=at, actor=actor, why=why)
+        case SweepVerb.COMPENSATE:
+            return None

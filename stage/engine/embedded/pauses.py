@@ -1,0 +1,112 @@
+"""The pauses as this process obeys them: read again and again, for any replica may write them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from stage.core.errors import StoreUnavailable
+from stage.core.pause import Pause, Way, held_peers, in_force, intake
+from stage.ports.clock import Clock
+from stage.ports.observer import Observer, TraceContext
+from stage.ports.store import Act, Store, Unit
+from stage.wire.envelope import format_instant
+
+PAUSE_LOOK_SECONDS: Final = 1.0
+"""How soon a replica obeys a pause that another one wrote, and how late one may end."""
+
+PAUSED: Final = "paused"
+RESUMED: Final = "resumed"
+"""The acts of the audit."""
+
+Hold = Callable[[Mapping[str, frozenset[Way]]], None]
+
+
+class Pauses:
+    """Those in force. While the database is away the last known ones hold until they end."""
+
+    def __init__(self, store: Store, clock: Clock, observer: Observer, hold: Hold) -> None:
+        """`hold` is given the directions that are held, by peer."""
+        self._store = store
+        self._clock = clock
+        self._observer = observer
+        self._hold = hold
+        self._known: tuple[Pause, ...] = ()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Obey what is written, before anything leaves, and look for changes from then on."""
+        await self._look()
+        self._task = asyncio.get_running_loop().create_task(self._keep_looking())
+
+    def stop(self) -> None:
+        """Look no further."""
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def active(self) -> tuple[Pause, ...]:
+        """Those in force."""
+        return in_force(self._known, self._clock.now())
+
+    @property
+    def intake(self) -> Pause | None:
+        """The pause of new sagas, if there is one."""
+        return intake(self.active)
+
+    async def put(self, pause: Pause) -> None:
+        """Write a pause, in place of one of the same target and way, and obey it."""
+
+        async def unit(unit: Unit) -> None:
+            await unit.put_pause(pause)
+            await unit.keep_act(_act(pause, PAUSED, pause.at, pause.actor, pause.reason))
+
+        await self._store.transact(unit)
+        await self._look()
+
+    async def end(self, pause: Pause, actor: str, reason: str) -> bool:
+        """End a pause before its time; False where another one has ended it."""
+        now = self._clock.now()
+
+        async def unit(unit: Unit) -> bool:
+            if not await unit.drop_pause(pause.target, pause.way):
+                return False
+            await unit.keep_act(_act(pause, RESUMED, now, actor, reason))
+            return True
+
+        ended = await self._store.transact(unit)
+        await self._look()
+        return ended
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._clock.sleep(PAUSE_LOOK_SECONDS)
+            try:
+                if self._store.ownership.renew_seconds is None:  # nobody else could write one
+                    self._hold(held_peers(self.active))
+                else:
+                    await self._look()
+            except StoreUnavailable:
+                self._hold(held_peers(self.active))  # those that are known may end meanwhile
+            except Exception as error:
+                self._observer.defect("pauses", "", TraceContext(), error)
+
+    async def _look(self) -> None:
+        self._known = tuple(await self._store.pauses())
+        self._hold(held_peers(self.active))
+
+
+def _act(pause: Pause, act: str, at: float, actor: str, reason: str) -> Act:
+    ways = pause.way.value if pause.way else "both ways"
+    held = f"{ways} held until {format_instant(pause.until)}"
+    before, after = ("", held) if act == PAUSED else (held, "")
+    return Act(
+        at=at,
+        actor=actor,
+        act=act,
+        target=pause.target,
+        reason=reason,
+        before=before,
+        after=after,
+    )

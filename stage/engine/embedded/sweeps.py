@@ -1,0 +1,96 @@
+"""Runs sweeps: one replica at a time, one saga after the other, at their rate.
+
+An act of the audit is written with the verb, in one unit, and has the number of the sweep in its
+reason. So a sweep that goes on after its process was lost knows the saga that it had acted on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from stage.core.errors import StoreUnavailable
+from stage.core.sweep import Sweep, SweepEnd, SweepState
+from stage.ports.clock import Clock
+from stage.ports.engine import Busy, Unsettled
+from stage.ports.observer import Observer, TraceContext
+from stage.ports.store import Store
+
+SWEEP_LOOK_SECONDS: Final = 1.0
+"""How soon a sweep begins, and how late one is stopped."""
+SWEEPS_MAX: Final = 20
+"""Sweeps that are looked at: those behind them were begun long ago."""
+ACTS_MAX: Final = 20
+"""Acts on one saga among which that of the sweep is looked for."""
+
+Act = Callable[[Sweep, str], Awaitable[str]]
+
+
+class Sweeps:
+    """The sweeps of one database. A round goes on after any error."""
+
+    def __init__(self, store: Store, clock: Clock, observer: Observer, act: Act) -> None:
+        """`act` does the verb of a sweep to a saga; its value says why that was refused, if so."""
+        self._store = store
+        self._clock = clock
+        self._observer = observer
+        self._act = act
+        self._idle = False
+        """Nothing is to be done, and only this process could begin something."""
+        self._task: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        """A sweep was begun or changed here."""
+        self._idle = False
+
+    def start(self) -> None:
+        """Begin the rounds: what a process before has left goes on."""
+        self._task = asyncio.get_running_loop().create_task(self._keep_going())
+
+    def stop(self) -> None:
+        """Begin no further round; what is left is pending for the next process."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _keep_going(self) -> None:
+        while True:
+            await self._clock.sleep(SWEEP_LOOK_SECONDS)
+            ownership = self._store.ownership
+            if self._idle or not (ownership.share.first and ownership.sure):
+                continue
+            try:
+                found = await self._store.sweeps(SWEEPS_MAX)
+                running = [each for each in found if each.state is SweepState.RUNNING]
+                self._idle = not running and ownership.renew_seconds is None
+                for sweep in reversed(running):
+                    await self._go_on(sweep)
+            except (StoreUnavailable, Unsettled, Busy):
+                pass  # what is pending stays so
+            except Exception as error:
+                self._observer.defect("sweep", "", TraceContext(), error)
+
+    async def _go_on(self, sweep: Sweep) -> None:
+        """Act on as many sagas as the rate allows until the next look: it may be stopped."""
+        most = max(1, int(sweep.rate_per_second * SWEEP_LOOK_SECONDS))
+        pending = await self._store.sweep_sagas(sweep.number, SweepEnd.PENDING, most)
+        for saga_id, _ in pending:
+            if not await self._acted(sweep, saga_id):
+                refused = await self._act(sweep, saga_id)
+            else:
+                refused = ""
+            await self._through(sweep, saga_id, refused)
+            await self._clock.sleep(1.0 / sweep.rate_per_second)
+        if len(pending) < most:
+            await self._store.transact(lambda unit: unit.set_sweep(sweep.number, SweepState.DONE))
+
+    async def _acted(self, sweep: Sweep, saga_id: str) -> bool:
+        """Whether it did so before its process was lost."""
+        acts = await self._store.acts(ACTS_MAX, target=saga_id)
+        return any(act.reason == sweep.why and act.at >= sweep.at for act in acts)
+
+    async def _through(self, sweep: Sweep, saga_id: str, refused: str) -> None:
+        end = SweepEnd.REFUSED if refused else SweepEnd.DONE
+        await self._store.transact(
+            lambda unit: unit.end_sweep_saga(sweep.number, saga_id, end, refused)
+        )

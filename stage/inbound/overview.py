@@ -1,0 +1,122 @@
+"""`GET /groups`, `/peers` and `/audit`: what waits, for whom, and what people did about it."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from stage.core.pause import INTAKE
+from stage.core.place import UPSTREAMS
+from stage.core.states import SagaState
+from stage.inbound.filters import not_understood, whole_number
+from stage.inbound.pauses import targets_of
+from stage.inbound.request import Answer, Request, json_answer
+from stage.inbound.service import Service
+from stage.ports.peers import PeerStanding
+from stage.ports.store import Act, Group
+from stage.wire.envelope import format_instant
+from stage.wire.views import ActPage, ActView, GroupsView, GroupView, PeersView, PeerView
+
+ACTS_MAX = 500
+ACTS = 100
+
+
+async def groups(service: Service, request: Request) -> Answer:
+    """Every saga that waits or is parked, counted by cause, step, peer and state."""
+    now = service.clock.now()
+    found = await service.engine.groups()
+    return json_answer(GroupsView(groups=[group_view(each, now) for each in found]))
+
+
+def group_view(group: Group, now: float) -> GroupView:
+    """A group as people see it at that instant."""
+    return GroupView(
+        parked_cause=None if group.cause is None else group.cause.value,
+        step=group.step or None,
+        peer=group.peer or None,
+        state=group.state.value,
+        direction=_direction(group),
+        sagas=group.sagas,
+        oldest_at=format_instant(group.oldest_at),
+        oldest_seconds=round(max(0.0, now - group.oldest_at), 3),
+    )
+
+
+def _direction(group: Group) -> str:
+    if group.peer.partition(".")[0] == UPSTREAMS:
+        return "tell"
+    return "forward" if group.state is SagaState.ACTIVE else "backward"
+
+
+async def peers(service: Service, request: Request) -> Answer:
+    """Every peer: its breaker, its last answer and failure, its limits, and what waits for it."""
+    now = service.clock.now()
+    waiting: dict[str, list[GroupView]] = {}
+    for group in await service.engine.groups():
+        if group.peer:
+            waiting.setdefault(group.peer, []).append(group_view(group, now))
+    standing = {each.peer: each for each in service.engine.peers()}
+    names = sorted({*targets_of(service), *standing, *waiting} - {INTAKE})
+    return json_answer(
+        PeersView(
+            peers=[
+                _peer_view(service, name, standing.get(name), waiting.get(name, []))
+                for name in names
+            ]
+        )
+    )
+
+
+def _peer_view(
+    service: Service, name: str, standing: PeerStanding | None, waiting: list[GroupView]
+) -> PeerView:
+    ends = [pause.until for pause in service.engine.pauses if pause.target == name]
+    view = PeerView(
+        peer=name,
+        breaker_open=service.breakers().get(name.partition(".")[2], False),
+        paused_until=format_instant(max(ends)) if ends else None,
+        waiting=waiting,
+    )
+    if standing is None:
+        return view
+    return replace(
+        view,
+        under_way=standing.under_way,
+        queued=standing.queued,
+        places=standing.places,
+        places_max=standing.places_max,
+        rate_per_second=standing.rate_per_second,
+        last_answer_at=_instant(standing.answered_at),
+        last_failure_at=_instant(standing.failed_at),
+        last_failure=standing.failure or None,
+    )
+
+
+def _instant(at: float | None) -> str | None:
+    return None if at is None else format_instant(at)
+
+
+async def audit(service: Service, request: Request) -> Answer:
+    """The acts of people, the newest first; `?target=` those of one saga or peer."""
+    query = request.query_values()
+    if unknown := sorted(set(query) - {"before", "limit", "target"}):
+        raise not_understood(f"the audit has no parameter {unknown[0]!r}")
+    limit = whole_number(query, "limit", ACTS, least=1, most=ACTS_MAX)
+    before = whole_number(query, "before", 0, least=1) if "before" in query else None
+    target = query.get("target", [""])[0]
+    found = await service.engine.acts(limit, before=before, target=target)
+    behind = found[-1].number if len(found) == limit else None
+    return json_answer(ActPage(acts=[act_view(each) for each in found], next=behind))
+
+
+def act_view(act: Act) -> ActView:
+    """An act as people see it."""
+    return ActView(
+        number=act.number,
+        at=format_instant(act.at),
+        actor=act.actor,
+        act=act.act,
+        target=act.target,
+        reason=act.reason,
+        before=act.before,
+        after=act.after,
+    )

@@ -1,0 +1,146 @@
+"""`GET /pauses`, `POST /pauses` and `POST /pauses/end`: what an operator holds, and until when."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from stage.core.pause import INTAKE, PAUSE_SECONDS_MAX, Pause, Way
+from stage.core.place import PEER_KINDS, UPSTREAMS
+from stage.inbound.read import read_json
+from stage.inbound.request import Answer, Request, json_answer
+from stage.inbound.service import Service
+from stage.inbound.verbs import ACTOR_CHARS_MAX
+from stage.ports.stage import family_of
+from stage.wire.envelope import format_instant
+from stage.wire.problem import WireError
+from stage.wire.strict_json import decode_object
+from stage.wire.views import PausesView, PauseView
+
+B = TypeVar("B", bound="PauseOrder | ResumeOrder")
+
+
+class PauseOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a pause: `intake`, or a peer by kind and name, for so many seconds.
+
+    `direction` is `forward` or `backward`; without it both are held. `actor` counts only where
+    callers have no names.
+    """
+
+    target: str
+    seconds: float
+    reason: str
+    direction: Way | None = None
+    actor: str = ""
+
+
+class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body that ends a pause before its time: its target and direction."""
+
+    target: str
+    reason: str
+    direction: Way | None = None
+    actor: str = ""
+
+
+async def list_pauses(service: Service, request: Request) -> Answer:
+    """The pauses in force."""
+    return json_answer(_in_force(service))
+
+
+async def pause(service: Service, request: Request) -> Answer:
+    """Hold what goes to a peer, or refuse new sagas for now."""
+    order = await _order(service, request, PauseOrder)
+    if not 0 < order.seconds <= PAUSE_SECONDS_MAX:
+        raise _incomplete(
+            f"seconds is {order.seconds:g}", f"give more than 0 and at most {PAUSE_SECONDS_MAX:g}"
+        )
+    targets = targets_of(service)
+    known = order.target in targets or _is_upstream(service, order.target)
+    if not known:
+        raise _incomplete(
+            f"there is no peer {order.target!r}",
+            f"those that can be paused: {', '.join(targets)}, {UPSTREAMS}.NAME",
+        )
+    if order.target == INTAKE and order.direction is not None:
+        raise _incomplete("the intake has no direction", "leave `direction` out")
+    now = service.clock.now()
+    await service.engine.pause(
+        Pause(
+            target=order.target,
+            way=order.direction,
+            at=now,
+            until=now + order.seconds,
+            actor=order.actor,
+            reason=order.reason,
+        )
+    )
+    return json_answer(_in_force(service))
+
+
+async def end_pause(service: Service, request: Request) -> Answer:
+    """End a pause before its time; what it held leaves at once."""
+    order = await _order(service, request, ResumeOrder)
+    for each in service.engine.pauses:
+        if (each.target, each.way) == (order.target, order.direction):
+            await service.engine.resume(each, actor=order.actor, reason=order.reason)
+            return json_answer(_in_force(service))
+    raise WireError(
+        404,
+        "Not paused",
+        f"{order.target!r} is not paused in that direction",
+        hint="GET /pauses shows what is",
+    )
+
+
+def targets_of(service: Service) -> list[str]:
+    """The targets of a pause, upstreams aside: the intake, and the peers of all steps."""
+    peers = {
+        f"{PEER_KINDS[step.kind]}.{step.peer}"
+        for version in family_of(service.participant)
+        for step in version.plan.steps
+        if step.kind in PEER_KINDS
+    }
+    return [INTAKE, *sorted(peers)]
+
+
+def _is_upstream(service: Service, target: str) -> bool:
+    kind, _, name = target.partition(".")
+    return kind == UPSTREAMS and service.neighbours.is_upstream(name)
+
+
+def _in_force(service: Service) -> PausesView:
+    return PausesView(pauses=[pause_view(each) for each in service.engine.pauses])
+
+
+def pause_view(pause: Pause) -> PauseView:
+    """A pause as people see it."""
+    return PauseView(
+        target=pause.target,
+        direction=None if pause.way is None else pause.way.value,
+        at=format_instant(pause.at),
+        until=format_instant(pause.until),
+        actor=pause.actor,
+        reason=pause.reason,
+    )
+
+
+async def _order(service: Service, request: Request, kind: type[B]) -> B:
+    """The body of a pause, in the name of the principal. Raises WireError 422."""
+    members = decode_object(await read_json(request), service.limits)
+    if request.about.principal.name:
+        members["actor"] = request.about.principal.name
+    try:
+        order = msgspec.convert(members, kind)
+    except msgspec.ValidationError as error:
+        raise _incomplete(str(error), "give target, reason, and seconds for a pause") from None
+    if not order.actor.strip() or not order.reason.strip() or len(order.actor) > ACTOR_CHARS_MAX:
+        raise _incomplete("actor and reason must not be empty", "the audit keeps who did it, why")
+    if len(order.reason) > service.limits.reason_chars_max:
+        raise _incomplete("the reason is too long", f"{service.limits.reason_chars_max} characters")
+    return order
+
+
+def _incomplete(detail: str, hint: str) -> WireError:
+    return WireError(422, "Order not understood", detail, hint=hint)

@@ -1,0 +1,227 @@
+"""`/sweeps`: a verb for many sagas, named by a filter or by their ids; first without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from stage.core.sweep import SWEEP_SAGAS_MAX, Sweep, SweepEnd, SweepState
+from stage.core.sweep_verbs import SWEEP_RATE_MAX, SweepVerb
+from stage.inbound.caller import permit
+from stage.inbound.filters import filter_of, not_understood
+from stage.inbound.principal import Who
+from stage.inbound.read import read_json
+from stage.inbound.request import Answer, Request, json_answer
+from stage.inbound.service import Service
+from stage.inbound.verbs import ACTOR_CHARS_MAX, STEP_CHARS_MAX
+from stage.ports.store import Filter
+from stage.wire.envelope import format_instant
+from stage.wire.problem import WireError
+from stage.wire.strict_json import decode_object
+from stage.wire.views import SweepSagaView, SweepsView, SweepView
+
+ADMINS = frozenset({Who.ADMIN})
+OF_OPERATORS = frozenset({SweepVerb.RETRY, SweepVerb.COMPENSATE})
+"""The verbs that need no admin, as for one saga."""
+PAGE = 500
+SWEEPS_SHOWN = 50
+REFUSED_SHOWN = 100
+
+
+class SweepOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a sweep. `where` has the parameters of `GET /sagas`, or `saga_ids` names them.
+
+    `dry_run` counts them and shows the first, and nothing is begun. `actor` counts only where
+    callers have no names.
+    """
+
+    verb: SweepVerb
+    reason: str
+    where: dict[str, str | list[str]] = {}
+    saga_ids: list[str] = []
+    step: str = ""
+    rate_per_second: float = 10.0
+    dry_run: bool = False
+    actor: str = ""
+
+
+class SweepChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body that stops a sweep, or lets it go on."""
+
+    reason: str
+    actor: str = ""
+
+
+async def list_sweeps(service: Service, request: Request) -> Answer:
+    """The newest sweeps first, with their counts."""
+    found = await service.engine.sweeps(SWEEPS_SHOWN)
+    return json_answer(SweepsView(sweeps=[sweep_view(each) for each in found]))
+
+
+async def get_sweep(service: Service, request: Request) -> Answer:
+    """One sweep, with the first of the sagas to which it could not be done."""
+    return json_answer(await _shown(service, _number(request)))
+
+
+async def begin_sweep(service: Service, request: Request) -> Answer:
+    """Begin a sweep: it goes on by itself, also in another process."""
+    order = await _order(service, request)
+    ids = order.saga_ids or await _ids(service, order)
+    if len(set(ids)) != len(ids) or len(ids) > SWEEP_SAGAS_MAX:
+        raise _wrong(
+            f"there are {len(ids)} sagas, or one is named twice",
+            f"narrow them to at most {SWEEP_SAGAS_MAX}, each once",
+        )
+    sweep = Sweep(
+        at=service.clock.now(),
+        actor=order.actor,
+        verb=order.verb,
+        reason=order.reason,
+        step=order.step,
+        where=_words(order),
+        rate_per_second=order.rate_per_second,
+        pending=len(ids),
+    )
+    if order.dry_run or not ids:
+        return json_answer(msgspec.structs.replace(sweep_view(sweep), first=ids[:PAGE]))
+    return json_answer(await _shown(service, await service.engine.begin_sweep(sweep, ids)))
+
+
+async def stop_sweep(service: Service, request: Request) -> Answer:
+    """Act on no further saga; it can go on later."""
+    return await _change(service, request, SweepState.STOPPED)
+
+
+async def resume_sweep(service: Service, request: Request) -> Answer:
+    """Let a sweep that was stopped go on."""
+    return await _change(service, request, SweepState.RUNNING)
+
+
+async def _change(service: Service, request: Request, state: SweepState) -> Answer:
+    number = _number(request)
+    members = decode_object(await read_json(request), service.limits)
+    if request.about.principal.name:
+        members["actor"] = request.about.principal.name
+    try:
+        change = msgspec.convert(members, SweepChange)
+    except msgspec.ValidationError as error:
+        raise _wrong(str(error), "give the reason") from None
+    if not change.reason.strip() or not change.actor.strip():
+        raise _wrong("actor and reason must not be empty", "the audit keeps who did it, and why")
+    sweep = await _found(service, number)
+    _permit(request, sweep.verb)
+    if sweep.state is not SweepState.DONE:
+        await service.engine.set_sweep(sweep, state, actor=change.actor, reason=change.reason)
+    return json_answer(await _shown(service, number))
+
+
+async def _order(service: Service, request: Request) -> SweepOrder:
+    members = decode_object(await read_json(request), service.limits)
+    if request.about.principal.name:
+        members["actor"] = request.about.principal.name
+    try:
+        order = msgspec.convert(members, SweepOrder)
+    except msgspec.ValidationError as error:
+        raise _wrong(str(error), "give verb, reason, and where or saga_ids") from None
+    _permit(request, order.verb)
+    if bool(order.where) is bool(order.saga_ids):
+        raise _wrong(
+            "it names sagas by both `where` and `saga_ids`, or by neither",
+            "give one of them: a verb for every saga there is has to be said so",
+        )
+    if not order.actor.strip() or not order.reason.strip() or len(order.actor) > ACTOR_CHARS_MAX:
+        raise _wrong("actor and reason must not be empty", "they are kept with every saga")
+    if len(order.reason) > service.limits.reason_chars_max - 32 or len(order.step) > STEP_CHARS_MAX:
+        raise _wrong("the reason or the step is too long", "shorten it")
+    if not 0 < order.rate_per_second <= SWEEP_RATE_MAX:
+        raise _wrong(
+            f"rate_per_second is {order.rate_per_second:g}",
+            f"give more than 0 and at most {SWEEP_RATE_MAX:g}",
+        )
+    return order
+
+
+def _permit(request: Request, verb: SweepVerb) -> None:
+    """Raise 403 for a caller that may not do this verb to one saga either."""
+    if verb not in OF_OPERATORS:
+        permit(request.about.principal, ADMINS)
+
+
+async def _ids(service: Service, order: SweepOrder) -> list[str]:
+    """The sagas that the filter names now."""
+    query = {name: [v] if isinstance(v, str) else v for name, v in order.where.items()}
+    _refuse_pages(query)
+    which = filter_of(service, query, PAGE)
+    found: list[str] = []
+    while len(found) <= SWEEP_SAGAS_MAX:
+        page = await service.engine.page(_behind(which, found))
+        found += [row.id for row in page]
+        if len(page) < PAGE:
+            return found
+    return found
+
+
+def _behind(which: Filter, found: Sequence[str]) -> Filter:
+    return msgspec.structs.replace(which, after=found[-1]) if found else which
+
+
+def _refuse_pages(query: Mapping[str, Sequence[str]]) -> None:
+    if pages := sorted({"after", "limit"} & set(query)):
+        raise not_understood(f"{pages[0]} belongs to a page of a list, and not to a sweep")
+
+
+def _words(order: SweepOrder) -> str:
+    if order.saga_ids:
+        return f"{len(order.saga_ids)} sagas by id"
+    return msgspec.json.encode(order.where).decode()
+
+
+def _number(request: Request) -> int:
+    text = request.parameters["number"]
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise _no_sweep(text)
+    return int(text)
+
+
+async def _found(service: Service, number: int) -> Sweep:
+    found = await service.engine.sweeps(1, number)
+    if not found:
+        raise _no_sweep(str(number))
+    return found[0]
+
+
+async def _shown(service: Service, number: int) -> SweepView:
+    sweep = await _found(service, number)
+    refused = await service.engine.sweep_sagas(number, SweepEnd.REFUSED, REFUSED_SHOWN)
+    return msgspec.structs.replace(
+        sweep_view(sweep),
+        first_refused=[SweepSagaView(saga_id=saga_id, detail=why) for saga_id, why in refused],
+    )
+
+
+def sweep_view(sweep: Sweep) -> SweepView:
+    """A sweep as people see it."""
+    return SweepView(
+        number=sweep.number or None,
+        at=format_instant(sweep.at),
+        actor=sweep.actor,
+        verb=sweep.verb.value,
+        reason=sweep.reason,
+        step=sweep.step or None,
+        where=sweep.where,
+        rate_per_second=sweep.rate_per_second,
+        state=sweep.state.value,
+        sagas=sweep.sagas,
+        pending=sweep.pending,
+        done=sweep.done,
+        refused=sweep.refused,
+    )
+
+
+def _wrong(detail: str, hint: str) -> WireError:
+    return WireError(422, "Order not understood", detail, hint=hint)
+
+
+def _no_sweep(text: str) -> WireError:
+    return WireError(404, "No such sweep", f"there is no sweep {text}", hint="GET /sweeps")

@@ -1,0 +1,1 @@
+"""A chain of stages driven by AWS Step Functions: the documents that `stage asl` writes."""

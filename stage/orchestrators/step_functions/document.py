@@ -1,0 +1,304 @@
+"""State machines in Amazon States Language that drive a chain of stages by HTTP tasks.
+
+An HTTP task sees codes alone where they are errors, and a body where they are not. So a no is never
+believed by its code: a stage that said one is asked to compensate too, and an end of that is read
+from the view of the saga, where code and word agree (protocol 3.3, 3.4).
+
+Queries are JSONata, which AWS advises for new state machines. Values that differ from one account
+to the next are substitutions of CloudFormation unless they are given: `${PaymentUrl}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+HTTP = "arn:aws:states:::http:invoke"
+NO_CODES = (400, 409, 410, 413, 415, 422)
+"""A no, or a gateway's: not repeated, compensated (protocol 3.3)."""
+END_CODES = (409, 410)
+"""Answers to compensate that may be the end of it."""
+ALL = "States.ALL"
+
+QUICK_ATTEMPTS = 3
+PAUSE_SECONDS_MAX = 30
+BACK_PAUSE_SECONDS_MAX = 60
+BACK_ATTEMPTS_MAX = 99_999_999
+"""The most that the service takes: a stage is asked to compensate until it answers."""
+WAIT_SECONDS = 20
+"""How long a stage is asked to keep a request waiting."""
+TASK_SECONDS = 30
+"""The time-out of a task; the service itself ends an HTTP task after 60 s."""
+
+COMPENSATED = "Saga.Compensated"
+FAILED_TO_COMPENSATE = "Saga.FailedToCompensate"
+"""The errors with which an execution ends, beside its output with the outcome `executed`."""
+
+State = dict[str, Any]
+
+
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """A chain, its stages in order. `name` is what they call the orchestrator: their upstream.
+
+    `urls` and `connections` (ARNs of EventBridge) are by stage; those that are missing become
+    substitutions. An execution without a deadline gets one after `budget_seconds`.
+    """
+
+    stages: Sequence[str]
+    name: str = "step_functions"
+    urls: Mapping[str, str] = {}
+    connections: Mapping[str, str] = {}
+    budget_seconds: int = 3600
+
+    def url(self, stage: str) -> str:
+        """The base URL of a stage."""
+        return self.urls.get(stage, f"${{{_pascal(stage)}Url}}").rstrip("/")
+
+    def connection(self, stage: str) -> str:
+        """The connection that holds the credentials for a stage."""
+        return self.connections.get(stage, f"${{{_pascal(stage)}Connection}}")
+
+
+def forward(chain: Chain) -> State:
+    """Drives a saga: its id is the name of the execution; the input has `data`, and `deadline`."""
+    deadline = f"$fromMillis($millis() + {chain.budget_seconds * 1000})"
+    begin = {
+        "Type": "Pass",
+        "Assign": {
+            "saga_id": _query("$states.context.Execution.Name"),
+            "data": _query("$states.input.data"),
+            "deadline": _query(
+                f"$exists($states.input.deadline) ? $states.input.deadline : {deadline}"
+            ),
+            "began": _query("$now()"),
+            "reason": "unknown",
+            "stands": [],
+            "tries": 0,
+        },
+        "Next": _execute_name(chain.stages[0]),
+    }
+    states: State = {"begin": begin}
+    after = [*map(_execute_name, chain.stages[1:]), "executed"]
+    for number, then in enumerate(after):
+        states |= _execution(chain, number, then)
+    states["executed"] = {
+        "Type": "Succeed",
+        "Output": {"outcome": "executed", "data": _query("$data")},
+    }
+    states |= _way_back(chain)
+    return _document(chain, "Runs a saga over its stages, and compensates in reverse.", states)
+
+
+def backward(chain: Chain) -> State:
+    """Compensates a saga, whatever became of it: the input has `saga_id`, and `reason`."""
+    begin = {
+        "Type": "Pass",
+        "Assign": {
+            "saga_id": _query("$states.input.saga_id"),
+            "reason": _query("$exists($states.input.reason) ? $states.input.reason : 'asked to'"),
+            "stands": [],
+            "tries": 0,
+        },
+        "Next": _compensate_name(chain.stages[-1]),
+    }
+    states = {"begin": begin} | _way_back(chain)
+    return _document(chain, "Compensates a saga at all stages, in reverse.", states)
+
+
+def _document(chain: Chain, comment: str, states: State) -> State:
+    return {
+        "Comment": f"{comment} Stages: {', '.join(chain.stages)}. Written by `stage asl`.",
+        "QueryLanguage": "JSONata",
+        "StartAt": "begin",
+        "States": states,
+    }
+
+
+def _execution(chain: Chain, number: int, after: str) -> State:
+    """One stage on the way forward: asked until it is executed, a no, or too late."""
+    stage = chain.stages[number]
+    pause = f"wait for {stage}"
+    too_late = {
+        "Condition": _query("$toMillis($deadline) <= $millis()"),
+        "Assign": {"reason": f"{stage}: the deadline is over", "tries": 0},
+        "Next": _compensate_name(stage),
+    }
+    added = "$exists($answer.data) ? $merge([$data, $answer.data]) : $data"
+    executed = {
+        "Condition": _is("executed"),
+        "Assign": {"data": _query(added), "tries": 0},
+        "Next": after,
+    }
+    return {
+        _execute_name(stage): _execute(chain, number),
+        _judge_name(stage): {"Type": "Choice", "Choices": [executed, too_late], "Default": pause},
+        pause: _pause(PAUSE_SECONDS_MAX, _execute_name(stage)),
+    }
+
+
+def _execute(chain: Chain, number: int) -> State:
+    """The request that runs a stage. A no leads back, all other errors to be judged."""
+    stage = chain.stages[number]
+    passed = [*chain.stages[:number], chain.name]
+    body = {
+        "saga_id": _query("$saga_id"),
+        "data": _query("$data"),
+        "deadline": _query("$deadline"),
+        "trail": [{"stage": name, "at": _query("$began")} for name in passed],
+    }
+    task = _http(chain, stage, "POST", f"{chain.url(stage)}/sagas", body)
+    task["Arguments"]["Headers"] |= {
+        "Idempotency-Key": _query("$saga_id"),
+        "Prefer": f"wait={WAIT_SECONDS}",
+    }
+    left = "$ceil(($toMillis($deadline) - $millis()) / 1000)"
+    turned = {"reason": _query(f"'{stage}: ' & $states.errorOutput.Error")}
+    refused = {
+        "ErrorEquals": _errors(NO_CODES),
+        "Assign": turned,
+        "Next": _compensate_name(stage),
+    }
+    unknown = {
+        "ErrorEquals": [ALL],
+        "Assign": {"answer": {}, **turned},
+        "Next": _judge_name(stage),
+    }
+    return task | {
+        "TimeoutSeconds": _query(f"$max([1, $min([{TASK_SECONDS}, {left}])])"),
+        "Retry": [_never(NO_CODES), _again(QUICK_ATTEMPTS, PAUSE_SECONDS_MAX)],
+        "Catch": [refused, unknown],
+        "Next": _judge_name(stage),
+    }
+
+
+def _way_back(chain: Chain) -> State:
+    """The compensations, each leading to the stage before, and the two ends."""
+    states: State = {}
+    for number, stage in reversed(list(enumerate(chain.stages))):
+        before = _compensate_name(chain.stages[number - 1]) if number else "end"
+        states |= _compensation(chain, stage, before)
+    cause = "$reason & ' (stands: ' & $join($stands, ', ') & ')'"
+    return states | {
+        "end": {
+            "Type": "Choice",
+            "Choices": [{"Condition": _query("$count($stands) = 0"), "Next": "compensated"}],
+            "Default": "failed to compensate",
+        },
+        "compensated": {"Type": "Fail", "Error": COMPENSATED, "Cause": _query("$reason")},
+        "failed to compensate": {
+            "Type": "Fail",
+            "Error": FAILED_TO_COMPENSATE,
+            "Cause": _query(cause),
+        },
+    }
+
+
+def _compensation(chain: Chain, stage: str, before: str) -> State:
+    """One stage on the way back: asked until it says, in its own word, what stands."""
+    compensate, judge, pause = _compensate_name(stage), f"undone {stage}", f"pause {stage}"
+    look, seen = f"look at {stage}", f"seen {stage}"
+    saga = f"'{chain.url(stage)}/sagas/' & $saga_id"
+    ask = {"requested_by": chain.name, "reason": _query("$reason")}
+    over = {"Condition": _is("compensated", "not_executed"), "Next": before}
+    patient = _again(BACK_ATTEMPTS_MAX, BACK_PAUSE_SECONDS_MAX)
+    return {
+        compensate: _http(chain, stage, "POST", _query(f"{saga} & '/compensate'"), ask)
+        | {
+            "Retry": [_never(END_CODES), patient],
+            "Catch": [{"ErrorEquals": _errors(END_CODES), "Next": look}],
+            "Next": judge,
+        },
+        judge: {"Type": "Choice", "Choices": [over], "Default": pause},
+        look: _http(chain, stage, "GET", _query(saga)) | {"Retry": [patient], "Next": seen},
+        seen: {
+            "Type": "Choice",
+            "Choices": [
+                over,
+                {
+                    "Condition": _is("executed", "unknown"),
+                    "Assign": {"stands": _query(f"$append($stands, ['{stage}'])")},
+                    "Next": before,
+                },
+            ],
+            "Default": pause,
+        },
+        pause: _pause(BACK_PAUSE_SECONDS_MAX, compensate),
+    }
+
+
+def _http(chain: Chain, stage: str, method: str, url: str, body: State | None = None) -> State:
+    """An HTTP task whose answer is assigned, an empty one where there is no body."""
+    arguments: State = {
+        "ApiEndpoint": url,
+        "Method": method,
+        "InvocationConfig": {"ConnectionArn": chain.connection(stage)},
+        "Headers": {"Content-Type": "application/json"},
+    }
+    if body is not None:
+        arguments["RequestBody"] = body
+    answer = "$states.result.ResponseBody"
+    return {
+        "Type": "Task",
+        "Resource": HTTP,
+        "TimeoutSeconds": TASK_SECONDS,
+        "Arguments": arguments,
+        "Assign": {"answer": _query(f"$type({answer}) = 'object' ? {answer} : {{}}")},
+    }
+
+
+def _pause(seconds_max: int, after: str) -> State:
+    return {
+        "Type": "Wait",
+        "Seconds": _query(f"$min([{seconds_max}, $power(2, $min([$tries, 10]))])"),
+        "Assign": {"tries": _query("$tries + 1")},
+        "Next": after,
+    }
+
+
+def _never(codes: Sequence[int]) -> State:
+    return {"ErrorEquals": _errors(codes), "MaxAttempts": 0}
+
+
+def _again(attempts: int, seconds_max: int) -> State:
+    return {
+        "ErrorEquals": [ALL],
+        "IntervalSeconds": 1,
+        "BackoffRate": 2,
+        "MaxDelaySeconds": seconds_max,
+        "MaxAttempts": attempts,
+        "JitterStrategy": "FULL",
+    }
+
+
+def _errors(codes: Sequence[int]) -> list[str]:
+    return [f"States.Http.StatusCode.{code}" for code in codes]
+
+
+def _is(*outcomes: str) -> str:
+    """The answer is the stage's own word about this saga: one of these outcomes."""
+    words = ", ".join(f"'{each}'" for each in outcomes)
+    mine = "($not($exists($answer.saga_id)) or $answer.saga_id = $saga_id)"
+    return _query(f"$answer.outcome in [{words}] and {mine}")
+
+
+def _query(text: str) -> str:
+    return f"{{% {text} %}}"
+
+
+def _execute_name(stage: str) -> str:
+    return f"execute {stage}"
+
+
+def _judge_name(stage: str) -> str:
+    return f"judge {stage}"
+
+
+def _compensate_name(stage: str) -> str:
+    return f"compensate {stage}"
+
+
+def _pascal(stage: str) -> str:
+    """The name in substitutions, which have letters and digits alone."""
+    return "".join(part.capitalize() for part in stage.replace("-", "_").split("_"))

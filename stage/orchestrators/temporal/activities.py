@@ -1,0 +1,160 @@
+"""The activities of a workflow: at one stage, one request after another until it answers.
+
+The outcomes of the protocol become failures of Temporal: a no is not retried, whatever is not known
+is. Temporal repeats an activity under the same saga id, so a repeat is a duplicate for the stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, assert_never
+
+import msgspec
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from stage.orchestrators.temporal.workflow import COMPENSATE, EXECUTE, HEARTBEAT_SECONDS, StageAsk
+from stage.ports.neighbour import (
+    CannotCompensate,
+    Compensated,
+    Executed,
+    InProgress,
+    Neighbours,
+    NoInDoubt,
+    NotExecuted,
+    NotUnderstood,
+)
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Lost
+from stage.wire.envelope import Envelope, TrailEntry, encode_envelope, format_instant
+from stage.wire.replies import CompensateRequest
+
+REQUEST_SECONDS = 20.0
+BEATS = 4
+"""Signs of life within the time after which an attempt is given to another worker."""
+ASK_AGAIN_SECONDS = 1.0
+ASK_AGAIN_SECONDS_MAX = 15.0
+NOT_UNDERSTOOD_ATTEMPTS_MAX = 60
+"""Attempts, a minute apart: long enough to mend a route or a login, then a person has to look."""
+
+
+class ChainActivities:
+    """The two activities. `name` is what the stages call this orchestrator, their upstream."""
+
+    def __init__(
+        self, name: str, neighbours: Neighbours, trace: Callable[[], TraceContext]
+    ) -> None:
+        self._name = name
+        self._neighbours = neighbours
+        self._trace = trace
+
+    @activity.defn(name=EXECUTE)
+    async def execute(self, ask: StageAsk) -> dict[str, Any]:
+        """Run the saga at one stage: what it added, by name.
+
+        Raises ApplicationError of type `NotExecuted` or `NoInDoubt`, which are final, and `Lost`.
+        """
+        body = encode_envelope(self._envelope(ask))
+        while True:
+            async with _alive():
+                reply = await self._neighbours.forward(
+                    ask.stage,
+                    ask.saga_id,
+                    body,
+                    trace=self._trace(),
+                    budget=None if ask.deadline is None else ask.deadline - time.time(),
+                    timeout=REQUEST_SECONDS,
+                )
+            match reply:
+                case Executed():
+                    added: dict[str, Any] = msgspec.json.decode(reply.data)
+                    return added
+                case InProgress():
+                    await _pause(reply.retry_after)
+                case NotExecuted() | NoInDoubt():
+                    raise _final(reply, ask.stage)
+                case Lost():
+                    raise _again(reply, ask.stage)
+                case _:
+                    assert_never(reply)
+
+    @activity.defn(name=COMPENSATE)
+    async def compensate(self, ask: StageAsk) -> None:
+        """Have one stage compensate the saga.
+
+        Raises ApplicationError of type `CannotCompensate` or `NotUnderstood`, which are final, and
+        `Lost`.
+        """
+        request = CompensateRequest(requested_by=self._name, reason=ask.reason)
+        while True:
+            async with _alive():
+                reply = await self._neighbours.compensate(
+                    ask.stage, ask.saga_id, request, trace=self._trace(), timeout=REQUEST_SECONDS
+                )
+            match reply:
+                case Compensated():
+                    return
+                case InProgress():
+                    await _pause(reply.retry_after)
+                case CannotCompensate():
+                    raise _final(reply, ask.stage)
+                case NotUnderstood():
+                    if activity.info().attempt >= NOT_UNDERSTOOD_ATTEMPTS_MAX:
+                        raise _final(reply, ask.stage)
+                    raise _again(reply, ask.stage)
+                case Lost():
+                    raise _again(reply, ask.stage)
+                case _:
+                    assert_never(reply)
+
+    def _envelope(self, ask: StageAsk) -> Envelope:
+        """The orchestrator is last in the trail: it, and no stage, is told of a late failure."""
+        now = format_instant(time.time())
+        names = (*ask.passed, self._name)
+        return Envelope(
+            saga_id=ask.saga_id,
+            data=ask.data,
+            deadline=ask.deadline,
+            trail=tuple(TrailEntry(stage=name, at=now) for name in names),
+        )
+
+
+@asynccontextmanager
+async def _alive() -> AsyncIterator[None]:
+    """Tell Temporal meanwhile that this worker lives; a cancellation comes back by the same way."""
+    beating = asyncio.create_task(_beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+
+
+async def _beat() -> None:
+    while True:
+        activity.heartbeat()
+        await asyncio.sleep(HEARTBEAT_SECONDS / BEATS)
+
+
+async def _pause(retry_after: float | None) -> None:
+    seconds = ASK_AGAIN_SECONDS if retry_after is None else retry_after
+    async with _alive():
+        await asyncio.sleep(min(seconds, ASK_AGAIN_SECONDS_MAX))
+
+
+def _final(
+    reply: NotExecuted | NoInDoubt | CannotCompensate | NotUnderstood, stage: str
+) -> ApplicationError:
+    return ApplicationError(
+        f"{stage}: {reply.reason}", type=type(reply).__name__, non_retryable=True
+    )
+
+
+def _again(reply: Lost | NotUnderstood, stage: str) -> ApplicationError:
+    delay = None if reply.retry_after is None else timedelta(seconds=reply.retry_after)
+    return ApplicationError(
+        f"{stage}: {reply.reason}", type=type(reply).__name__, next_retry_delay=delay
+    )

@@ -1,0 +1,105 @@
+"""Older copies of a stage's database, put back while sagas are in flight (rule 33).
+
+The whole way of an operator: the stage is stopped, the copy put back and named as restored; the
+stage serves and answers unknown ids with 503; `stage reconcile` asks every neighbour until all
+have answered; the database is released; and what a neighbour has undone is undone here as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+from stage.core.states import SagaState
+from stage.engine.reconcile import NOTHING_STANDS, Reconciliation
+from stage.simulation.books import Books
+from stage.simulation.copies import copy_of
+from stage.simulation.faults import LOST, UNDONE_ELSEWHERE, Faults
+from stage.simulation.loop import EPOCH, VirtualLoop
+from stage.simulation.node import Node
+from stage.wire.outcome import Outcome
+
+AGE_SECONDS = (0.2, 20.0)
+"""How long after the copy was made it is put back."""
+SERVED_SECONDS = (0.0, 10.0)
+"""How long the stage serves before it is reconciled, and between two tries."""
+SINCE_SECONDS = 7_200.0
+"""Neighbours are asked from so long before the copy: their clocks may be wrong by an hour."""
+ASKS_MAX = 200
+"""Tries to have one saga compensated."""
+
+
+class Restores:
+    """Restores databases, one at a time, as often as the seed says."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        loop: VirtualLoop,
+        random: Random,
+        faults: Faults,
+        books: Books,
+    ) -> None:
+        self._nodes = nodes
+        self._loop = loop
+        self._random = random
+        self._faults = faults
+        self._books = books
+        self.busy = False
+        """Whether a database was put back and is not released."""
+
+    async def strike(self) -> None:
+        """One restore, from the copy to the release."""
+        node = self._random.choice(self._nodes)
+        made_at = self._now
+        copy, books = copy_of(node.disk), self._books.copy_of(node.name)
+        await asyncio.sleep(self._random.uniform(*AGE_SECONDS))
+        if not self._faults.on:
+            return
+        self.busy = True
+        node.go_down()
+        self._books.tell("", node.name, f"a copy of {made_at - EPOCH:.1f} s is put back")
+        with self._faults.spared():
+            if not await copy.put_back(made_at, self._now):
+                self._books.violate("I1", "", f"{node.name} served an older copy without a word")
+        self._books.put_back(node.name, books)
+        found = await self._reconciled(node, made_at - SINCE_SECONDS)
+        with self._faults.spared():
+            await copy.release(self._now)
+        self._books.tell("", node.name, f"is released; {len(found.lost)} sagas were lost")
+        self._faults.struck[LOST] += len(found.lost)
+        node.come_up()
+        for difference in found.differences:
+            forward = difference.state in (SagaState.ACTIVE, SagaState.COMPLETED)
+            if forward and difference.said in (*NOTHING_STANDS, Outcome.UNKNOWN):
+                self._faults.struck[UNDONE_ELSEWHERE] += 1
+                await self._compensated(node, difference.saga_id)
+        self.busy = False
+
+    @property
+    def _now(self) -> float:
+        return EPOCH + self._loop.time()
+
+    async def _reconciled(self, node: Node, since: float) -> Reconciliation:
+        """Ask until every neighbour has answered; the stage serves between the tries."""
+        while True:
+            node.come_up()
+            await asyncio.sleep(self._random.uniform(*SERVED_SECONDS))
+            node.go_down()
+            found = await node.reconcile(since)
+            if found is not None and not found.unanswered:
+                return found
+
+    async def _compensated(self, node: Node, saga: str) -> None:
+        """An operator has one saga undone that a neighbour says does not stand."""
+        for _ in range(ASKS_MAX):
+            work = node.compensate(saga)
+            if work is not None:
+                await asyncio.wait([work])
+                if not work.cancelled() and work.exception() is None:
+                    return
+            await asyncio.sleep(1.0)
+
+
+__all__ = ["Restores"]

@@ -1,0 +1,210 @@
+"""The primary is lost under load and its standby takes over (F26).
+
+With synchronous replication everything that was answered is there. With asynchronous replication
+the standby lacks the last commits: the replicas see it and refuse it, until an operator accepts
+the database as a restored one and has it reconciled with the neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from asyncio.subprocess import PIPE, STDOUT
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import msgspec
+
+from stage.core.lost import TURNED
+from stage.wire.envelope import format_instant
+from tests.acceptance.kills import books as bookkeeping
+from tests.acceptance.kills.http1 import Broken, Peer, request_bytes
+from tests.acceptance.kills.load import Load, Placed
+from tests.acceptance.replicas import database
+from tests.acceptance.replicas.pair import Pair, running_pair
+from tests.acceptance.replicas.trial import APART_SECONDS, REPLICAS, Replicas, Trial
+
+STAGE = "tests.acceptance.kills.stages:payment"
+PARTED_SECONDS = 1.0
+"""For so long the primary commits what the standby never gets."""
+LIMIT_SECONDS = 60.0
+OLDER = "an older state of the database"
+DIFFERS = re.compile(r"saga (\S+) is completed here, and \S+ says compensated")
+TURNED_BACK = """
+SELECT saga_id FROM stage.journal
+WHERE name = 'compensation_requested' AND position($1::bytea IN event) > 0
+"""
+"""Sagas that were under way when their last commits were lost: they go back (decision 0050)."""
+PARKED = "SELECT id FROM stage.saga WHERE parked <> ''"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The result of one failover."""
+
+    away_seconds: float = 0.0
+    """From the loss of the primary until a saga was written to the other server."""
+    lost: int = 0
+    """Sagas that order was answered for and that the new primary does not have."""
+    noticed: bool = False
+    """The replicas refused the new primary as an older state."""
+    adopted: int = 0
+    """Lost sagas that the neighbours gave back."""
+    broken: list[str] = field(default_factory=list)
+
+
+async def fail_over(trial: Trial, *, synchronous: bool) -> Outcome:
+    """Run one failover on servers of its own and read the books."""
+    async with running_pair(synchronous=synchronous) as pair:
+        chain = Replicas(trial, pair.url)
+        load = Load(chain.ports["client-order"], chain.ports["shipping"], trial.seed, trial.rate)
+        try:
+            await chain.start()
+            return await _run(trial, chain, load, pair, synchronous=synchronous)
+        finally:
+            await load.close()
+            await chain.close()
+
+
+async def _run(
+    trial: Trial, chain: Replicas, load: Load, pair: Pair, *, synchronous: bool
+) -> Outcome:
+    outcome = Outcome()
+    offering = asyncio.create_task(load.offer(trial.sagas))
+    while load.finished < trial.sagas / 3:  # noqa: ASYNC110 - the load has no event for it
+        await asyncio.sleep(0.05)
+    as_of = time.time()
+    if not synchronous:
+        await pair.part()
+        await asyncio.sleep(PARTED_SECONDS)
+    began = time.monotonic()
+    await pair.fail_over()
+    adopted: list[str] = []
+    undone: list[str] = []
+    if synchronous:
+        await _written_again(chain.url, trial)
+        outcome.away_seconds = round(time.monotonic() - began, 1)
+    else:
+        outcome.noticed = await _refused(chain)
+        load.stop()
+        outcome.lost = await _lost(chain.url, load.placed)
+        adopted, undone = await _reconciled(chain, as_of)
+        outcome.adopted = len(adopted)
+    await offering
+    if await chain.rest(load) is None:
+        outcome.broken.append("never at rest")
+    await database.copy(chain.url, trial.folder / "payment.db")
+    turned = await _turned_back(chain.url)
+    of_the_loss = None if synchronous else frozenset((*adopted, *undone, *turned))
+    outcome.broken += _broken(trial, load.placed, of_the_loss)
+    return outcome
+
+
+async def _written_again(url: str, trial: Trial) -> None:
+    """Return when a saga that was placed after the failover has come to payment."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        connection = await asyncpg.connect(f"{url}?target_session_attrs=read-write")
+        before = await connection.fetchval("SELECT count(*) FROM stage.saga")
+        while await connection.fetchval("SELECT count(*) FROM stage.saga") == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await connection.close()
+
+
+async def _refused(chain: Replicas) -> bool:
+    """Whether every replica says that it refuses the server, and why."""
+    logs = [Path(chain.log(name)) for name in REPLICAS]
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not all(OLDER in log.read_text() for log in logs):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _lost(url: str, placed: list[Placed]) -> int:
+    """How many sagas that were answered 200 the new primary does not have."""
+    connection = await asyncpg.connect(f"{url}?target_session_attrs=read-write")
+    known = {row[0] for row in await connection.fetch("SELECT id FROM stage.saga")}
+    await connection.close()
+    return sum(1 for each in placed if each.status == 200 and each.saga_id not in known)
+
+
+async def _reconciled(chain: Replicas, as_of: float) -> tuple[list[str], list[str]]:
+    """The work of an operator: accept, ask the neighbours, release, undo all that may stand.
+
+    Sagas that were adopted, and sagas whose undo was lost.
+    """
+    await asyncio.gather(*(replica.stop() for replica in chain.replicas))
+    await _command("db", "restored", STAGE, "--database", chain.url, "--as-of", _shown(as_of))
+    neighbours = [word for word in chain.settings if "world=" not in word]
+    neighbours.remove("--external")
+    shown = await _command("reconcile", STAGE, *neighbours)
+    await _command("db", "released", STAGE, *neighbours, "--reason", "all were asked")
+    await asyncio.gather(*(replica.start() for replica in chain.replicas))
+    connection = await asyncpg.connect(f"{chain.url}?target_session_attrs=read-write")
+    parked = [row[0] for row in await connection.fetch(PARKED)]
+    await connection.close()
+    peer = Peer(chain.ports[REPLICAS[0]])
+    # One that both neighbours have undone was undone here too, and that was lost.
+    undone = dict.fromkeys(DIFFERS.findall(shown))
+    for saga_id in (*parked, *undone):
+        await _undone(peer, saga_id)
+    peer.close()
+    return parked, list(undone)
+
+
+async def _turned_back(url: str) -> list[str]:
+    connection = await asyncpg.connect(f"{url}?target_session_attrs=read-write")
+    try:
+        return [row[0] for row in await connection.fetch(TURNED_BACK, TURNED.encode())]
+    finally:
+        await connection.close()
+
+
+async def _undone(peer: Peer, saga_id: str) -> None:
+    body = msgspec.json.encode({"requested_by": "operator", "reason": "lost in a failover"})
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while True:
+            try:
+                raw = request_bytes("POST", f"/sagas/{saga_id}/compensate", body)
+                if (await peer.ask(raw, 10.0)).status == 200:
+                    return
+            except Broken:
+                pass
+            await asyncio.sleep(0.2)
+
+
+async def _command(*words: str) -> str:
+    """The output of the command, which must not fail."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "stage", *words, stdout=PIPE, stderr=STDOUT
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, f"stage {' '.join(words)}: {out.decode()}"
+    return out.decode()
+
+
+def _shown(at: float) -> str:
+    return format_instant(at)
+
+
+def _broken(trial: Trial, placed: list[Placed], undone: frozenset[str] | None) -> list[str]:
+    """All that is wrong in the books; `undone` are the sagas of a loss, None where none was."""
+    read = bookkeeping.check(trial.folder, placed, apart_seconds=APART_SECONDS)
+    return [
+        f"{each.promise}: {each.saga_id}: {each.what}"
+        for each in read.violations
+        if undone is None or not _of_the_loss(each, undone)
+    ]
+
+
+def _of_the_loss(violation: bookkeeping.Violation, undone: frozenset[str]) -> bool:
+    """Whether it says no more than what was lost: an undo that came again, or an author's row."""
+    if violation.promise == "order":
+        return True
+    rows = violation.what.startswith("payment: re")
+    return violation.saga_id in undone and (violation.promise == "lost" or rows)

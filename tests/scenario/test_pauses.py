@@ -1,0 +1,137 @@
+"""An operator holds a peer, a direction, or new sagas: obeyed, shown, and over by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.scenario.chain import Chain, running_chain
+from tests.scenario.test_operator import WHO, stuck
+
+
+async def hold(chain: Chain, target: str, seconds: float = 60.0, **more: Any) -> tuple[int, Any]:
+    """`POST /pauses`: code and body."""
+    body = msgspec.json.encode({**WHO, "target": target, "seconds": seconds, **more})
+    status, _, answer = await chain.request("POST", f"{chain.stage}/pauses", body)
+    return status, msgspec.json.decode(answer)
+
+
+async def resume(chain: Chain, target: str, **more: Any) -> tuple[int, Any]:
+    """`POST /pauses/end`: code and body."""
+    body = msgspec.json.encode({**WHO, "target": target, **more})
+    status, _, answer = await chain.request("POST", f"{chain.stage}/pauses/end", body)
+    return status, msgspec.json.decode(answer)
+
+
+async def test_a_paused_peer_gets_nothing_until_it_is_resumed(chain: Chain) -> None:
+    """A saga waits at its step with no request at the provider, then goes on at once."""
+    status, body = await hold(chain, "externals.psp")
+    assert (200, ["externals.psp"]) == (status, [each["target"] for each in body["pauses"]])
+    await chain.send("s-1", Prefer="respond-async, wait=0")
+    await asyncio.sleep(0.5)
+    assert (0, 0) == await chain.charges()
+    assert "active" == (await chain.view("s-1"))["state"]
+    assert (200, {"pauses": []}) == await resume(chain, "externals.psp")
+    await chain.until("s-1", lambda saga: saga["state"] == "completed")
+    assert (1, 1) == await chain.charges()
+
+
+async def test_a_paused_direction_leaves_the_other_one_alone(chain: Chain) -> None:
+    """Undoing is held while new charges go out."""
+    await chain.send("s-1")
+    assert 200 == (await hold(chain, "externals.psp", direction="backward"))[0]
+    await chain.send("s-2")
+    assert "completed" == (await chain.view("s-2"))["state"]
+    assert 202 == (await chain.compensate("s-1", Prefer="respond-async, wait=0"))[0]
+    await asyncio.sleep(0.5)
+    assert (2, 2) == await chain.charges()
+    assert 404 == (await resume(chain, "externals.psp"))[0]  # both directions were never held
+    assert 200 == (await resume(chain, "externals.psp", direction="backward"))[0]
+    await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    assert (2, 1) == await chain.charges()
+
+
+async def test_a_pause_ends_by_itself(chain: Chain) -> None:
+    """Somebody who goes home after pressing it holds nothing for ever."""
+    await hold(chain, "externals.psp", seconds=1.0)
+    await chain.send("s-1", Prefer="respond-async, wait=0")
+    assert (0, 0) == await chain.charges()
+    await chain.until("s-1", lambda saga: saga["state"] == "completed")
+    assert [] == (await chain.get(f"{chain.stage}/pauses"))["pauses"]
+
+
+async def test_a_saga_that_is_held_beyond_its_deadline_turns_back(chain: Chain) -> None:
+    """Nothing was sent, so nothing stands."""
+    await hold(chain, "externals.psp")
+    status, _, body = await chain.send("s-1", deadline=time.time() + 1.5)
+    assert (409, "compensated") == (status, msgspec.json.decode(body)["outcome"])
+    assert (0, 0) == await chain.charges()
+
+
+async def test_new_sagas_are_refused_for_now_while_the_intake_is_paused(chain: Chain) -> None:
+    """503 without the reason of the operator; those that are here go on, back and forward."""
+    await chain.send("s-1")
+    await hold(chain, "intake")
+    status, headers, body = await chain.send("s-2")
+    problem = msgspec.json.decode(body)
+    assert (503, "not_executed", True) == (status, problem["outcome"], problem["retryable"])
+    assert "Retry-After" in headers
+    assert WHO["reason"] not in body.decode()
+    assert 200 == (await chain.compensate("s-1"))[0]
+    assert 410 == (await chain.send("s-1"))[0]  # a saga that is known is answered as before
+    await resume(chain, "intake")
+    assert 200 == (await chain.send("s-2"))[0]
+
+
+async def test_a_pause_is_shown_wherever_a_saga_is(chain: Chain) -> None:
+    """In the list, in the view of a saga that it holds, and as a metric."""
+    await stuck(chain)
+    _, body = await hold(chain, "externals.psp", direction="backward")
+    (pause,) = body["pauses"]
+    assert (WHO["actor"], WHO["reason"]) == (pause["actor"], pause["reason"])
+    assert pause["until"] == (await chain.view("s-1"))["paused_until"]
+    _, _, text = await chain.request("GET", f"{chain.stage}/metrics")
+    assert 'stage_paused{direction="backward",target="externals.psp"} 1' in text.decode()
+    acts = (await chain.get(f"{chain.stage}/audit?target=externals.psp"))["acts"]
+    assert ["paused"] == [act["act"] for act in acts]
+    await resume(chain, "externals.psp", direction="backward")
+    acts = (await chain.get(f"{chain.stage}/audit?target=externals.psp"))["acts"]
+    assert ["resumed", "paused"] == [act["act"] for act in acts]
+
+
+async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:
+    """The next process obeys it before anything leaves."""
+    async with running_chain(tmp_path) as chain:
+        await hold(chain, "externals.psp")
+        await chain.send("s-1", Prefer="respond-async, wait=0")
+    async with running_chain(tmp_path) as chain:
+        await asyncio.sleep(0.5)
+        assert (0, 0) == await chain.charges()
+        await resume(chain, "externals.psp")
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+
+
+@pytest.mark.parametrize(
+    "target, order, word",
+    [
+        ("externals.bank", {}, "externals.psp"),
+        ("psp", {}, "externals.psp"),
+        ("intake", {"direction": "forward"}, "no direction"),
+        ("intake", {"seconds": 0}, "more than 0"),
+        ("intake", {"seconds": 1e9}, "at most 604800"),
+        ("intake", {"reason": " "}, "must not be empty"),
+        ("intake", {"minutes": 3}, "minutes"),
+    ],
+)
+async def test_a_pause_that_would_hold_nothing_is_refused(
+    chain: Chain, target: str, order: dict[str, Any], word: str
+) -> None:
+    """With what can be paused; nothing is held."""
+    status, body = await hold(chain, target, **order)
+    assert (422, True) == (status, word in body["detail"] + body["hint"]), body
+    assert [] == (await chain.get(f"{chain.stage}/pauses"))["pauses"]

@@ -1,0 +1,141 @@
+"""The documents of `stage asl`, state by state: what leads where, and what is retried."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from stage.cli.root import cli
+from stage.orchestrators.step_functions.document import Chain, backward, forward
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "step_functions"
+STAGES = ("order", "payment", "shipping")
+CHAIN = Chain(stages=STAGES)
+DOCUMENTS = {"forward": forward(CHAIN), "backward": backward(CHAIN)}
+
+
+def leads_to(state: dict[str, Any]) -> Iterator[str]:
+    """The states that may come next."""
+    for rule in (state, *state.get("Choices", ()), *state.get("Catch", ())):
+        yield from (rule[word] for word in ("Next", "Default") if word in rule)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_state_is_reached_and_leads_somewhere(name: str) -> None:
+    """From the first one, to one of three ends."""
+    document = DOCUMENTS[name]
+    states, reached, open_ = document["States"], set(), [document["StartAt"]]
+    while open_:
+        here = open_.pop()
+        if here not in reached:
+            reached.add(here)
+            open_ += leads_to(states[here])
+
+    assert set(states) == reached
+    ends = {here for here, state in states.items() if state["Type"] in ("Succeed", "Fail")}
+    assert {"compensated", "failed to compensate"} <= ends
+    assert ends == {here for here, state in states.items() if not list(leads_to(state))}
+
+
+def test_a_saga_goes_forward_in_order_and_back_in_reverse() -> None:
+    """A no leads to the stage that said it: a gateway may have said it in its place."""
+    states = DOCUMENTS["forward"]["States"]
+
+    ways = {stage: states[f"judge {stage}"]["Choices"][0]["Next"] for stage in STAGES}
+    assert {
+        "order": "execute payment",
+        "payment": "execute shipping",
+        "shipping": "executed",
+    } == ways
+    back = {stage: states[f"undone {stage}"]["Choices"][0]["Next"] for stage in STAGES}
+    assert {
+        "shipping": "compensate payment",
+        "payment": "compensate order",
+        "order": "end",
+    } == back
+    for stage in STAGES:
+        assert f"compensate {stage}" == states[f"execute {stage}"]["Catch"][0]["Next"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_an_undo_is_asked_for_until_it_is_answered(name: str) -> None:
+    """Its retries have no end, and no error leaves it but the codes that may be an end."""
+    for here, state in DOCUMENTS[name]["States"].items():
+        if not here.startswith(("compensate ", "look at ")):
+            continue
+        assert 99_999_999 == state["Retry"][-1]["MaxAttempts"]
+        assert ["States.ALL"] == state["Retry"][-1]["ErrorEquals"]
+        caught = [name for catcher in state.get("Catch", ()) for name in catcher["ErrorEquals"]]
+        assert caught in (
+            [],
+            ["States.Http.StatusCode.409", "States.Http.StatusCode.410"],
+        )
+
+
+def test_a_no_is_never_repeated() -> None:
+    """Its codes stand in a retrier of their own, before that of all errors."""
+    for stage in STAGES:
+        no, rest = DOCUMENTS["forward"]["States"][f"execute {stage}"]["Retry"]
+        assert (0, 6) == (no["MaxAttempts"], len(no["ErrorEquals"]))
+        assert ["States.ALL"] == rest["ErrorEquals"]
+
+
+def test_a_repeat_carries_the_same_key_and_body() -> None:
+    """All of it is assigned once, before the first request."""
+    arguments = DOCUMENTS["forward"]["States"]["execute payment"]["Arguments"]
+
+    assert "{% $saga_id %}" == arguments["Headers"]["Idempotency-Key"]
+    assert [
+        {"stage": "order", "at": "{% $began %}"},
+        {"stage": "step_functions", "at": "{% $began %}"},
+    ] == arguments["RequestBody"]["trail"]
+
+
+def test_the_command_prints_them() -> None:
+    """Without addresses as substitutions, with them as they are."""
+    given = ["asl", "--stages", "order,payment", "--url", "order=https://order.example/"]
+    printed = CliRunner().invoke(cli, given)
+
+    assert 0 == printed.exit_code, printed.output
+    states = json.loads(printed.output)["States"]
+    assert "https://order.example/sagas" == states["execute order"]["Arguments"]["ApiEndpoint"]
+    payment = states["execute payment"]["Arguments"]
+    assert "${PaymentUrl}/sagas" == payment["ApiEndpoint"]
+    assert "${PaymentConnection}" == payment["InvocationConfig"]["ConnectionArn"]
+    back = CliRunner().invoke(cli, [*given, "--backward"])
+    assert "execute order" not in json.loads(back.output)["States"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_example_is_as_the_command_prints_it(name: str) -> None:
+    """Its template gives each substitution that the document has."""
+    given = ["asl", "--stages", "payment,shipping", *(["--backward"] * (name == "backward"))]
+    printed = CliRunner().invoke(cli, given).output
+    template = yaml.safe_load((EXAMPLE / "template.yaml").read_text("utf-8"))
+    machine = template["Resources"][name.capitalize()]["Properties"]
+
+    assert (EXAMPLE / machine["DefinitionUri"]).read_text("utf-8") == printed
+    assert set(re.findall(r"\$\{(\w+)\}", printed)) == set(machine["DefinitionSubstitutions"])
+
+
+@pytest.mark.parametrize(
+    "given, wrong",
+    [
+        (["--stages", "order,Payment"], "'Payment' is no name of a stage"),
+        (["--stages", "order,order"], "each stage stands once"),
+        (["--stages", "order", "--name", "order"], "each stage stands once"),
+        (["--stages", "order", "--url", "psp=https://psp"], "--url psp=https://psp: give STAGE="),
+    ],
+)
+def test_a_chain_that_cannot_be_is_refused(given: list[str], wrong: str) -> None:
+    """In one line, before anything is printed."""
+    refused = CliRunner().invoke(cli, ["asl", *given])
+
+    assert wrong in str(refused.exception)

@@ -1,0 +1,274 @@
+"""The part of the law of ports/store.py that operators see with, held against every store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from stage.core.pause import Pause, Way
+from stage.core.place import NOWHERE, Place
+from stage.core.states import ParkCause, SagaState
+from stage.core.sweep import Sweep, SweepEnd, SweepState
+from stage.core.sweep_verbs import SweepVerb
+from stage.ports.store import TRACE_TERM, Act, Filter, Group, Store, Term, Unit
+from stage.store.memory import MemoryStore
+from stage.store.sealed import SealedCodec, new_key_line, parse_keys
+from tests.unit.store.given import AT, accepted, inserting, row
+
+CHARGE = Place("charge", "externals.psp")
+FORWARD = Place("forward:shipping", "downstreams.shipping")
+DOUBT = ParkCause.IN_DOUBT
+
+WAITING = (
+    ("a", SagaState.ACTIVE, None, NOWHERE, 0),
+    ("b", SagaState.ACTIVE, None, CHARGE, 1),
+    ("c", SagaState.ACTIVE, DOUBT, CHARGE, 2),
+    ("d", SagaState.ACTIVE, DOUBT, CHARGE, 3),
+    ("e", SagaState.COMPENSATING, None, FORWARD, 4),
+    ("f", SagaState.FAILED_TO_COMPENSATE, ParkCause.DEFECT, NOWHERE, 5),
+)
+
+
+async def fill(store: Store) -> None:
+    """One saga that goes on, and five that wait or are parked."""
+    for saga_id, state, cause, place, age in WAITING:
+        given = row(
+            saga_id, state=state, parked="why" if cause else "", parked_cause=cause, place=place
+        )
+        await store.transact(inserting(saga_id, replace(given, updated_at=AT + age)))
+
+
+async def test_the_place_of_a_saga_is_read_back(store: Store) -> None:
+    """Step and peer, from a row and from a page."""
+    await fill(store)
+    found = await store.get("b")
+    assert found is not None
+    assert CHARGE == (found.step, found.peer)
+    assert [CHARGE, CHARGE] == [(each.step, each.peer) for each in await store.page(PARKED)][:2]
+
+
+PARKED = Filter(parked=True)
+
+
+@pytest.mark.parametrize(
+    "which, ids",
+    [
+        (PARKED, "cdf"),
+        (Filter(cause=DOUBT), "cd"),
+        (Filter(step="charge"), "bcd"),
+        (Filter(step="charge", parked=False), "b"),
+        (Filter(peer="downstreams.shipping"), "e"),
+        (Filter(peer="externals.psp", cause=ParkCause.DEFECT), ""),
+        (Filter(peer="externals.psp", changed_from=AT + 2), "cd"),
+        (Filter(parked=True, changed_before=AT + 5), "cd"),
+        (Filter(changed_before=AT + 2), "ab"),
+        (Filter(states=(SagaState.ACTIVE,), changed_from=AT + 1, changed_before=AT + 3), "bc"),
+        (Filter(cause=DOUBT, after="c"), "d"),
+        (Filter(step="charge", limit=1), "b"),
+    ],
+)
+async def test_lists_are_narrowed_by_place_cause_and_age(
+    store: Store, which: Filter, ids: str
+) -> None:
+    """Every member narrows the list, alone and together."""
+    await fill(store)
+    assert ids == "".join(found.id for found in await store.page(which))
+
+
+async def test_sagas_that_wait_are_counted_by_their_place(store: Store) -> None:
+    """Each group with its oldest; a saga that goes on is in none."""
+    await fill(store)
+    expected = [
+        (None, "charge", SagaState.ACTIVE, 1, AT + 1),
+        (None, "forward:shipping", SagaState.COMPENSATING, 1, AT + 4),
+        (ParkCause.DEFECT, "", SagaState.FAILED_TO_COMPENSATE, 1, AT + 5),
+        (DOUBT, "charge", SagaState.ACTIVE, 2, AT + 2),
+    ]
+    found = await store.groups()
+    assert expected == [(g.cause, g.step, g.state, g.sagas, g.oldest_at) for g in found]
+    assert isinstance(found[0], Group)
+
+
+def numbered(saga_id: str, *terms: Term) -> Callable[[Unit], Awaitable[None]]:
+    """A unit that inserts an ended saga with its terms."""
+
+    async def unit(unit: Unit) -> None:
+        await unit.insert(row(saga_id, state=SagaState.COMPLETED), accepted(), terms)
+
+    return unit
+
+
+async def test_a_saga_is_found_by_its_terms(store: Store) -> None:
+    """By name and value together; several sagas may have one number."""
+    order = Term("order", "o-1")
+    await store.transact(numbered("a", order, Term(TRACE_TERM, "f" * 32)))
+    await store.transact(numbered("b", order))
+    await store.transact(numbered("c", Term("customer", "o-1")))
+
+    async def ids(term: Term, after: str = "") -> list[str]:
+        return [found.id for found in await store.page(Filter(term=term, after=after))]
+
+    assert ["a", "b"] == await ids(order)
+    assert ["b"] == await ids(order, after="a")
+    assert ["a"] == await ids(Term(TRACE_TERM, "f" * 32))
+    assert [] == await ids(Term("order", "o-2"))
+
+
+async def test_a_closed_saga_is_not_found_by_its_terms(store: Store) -> None:
+    """A business number is part of the payload, and is kept no longer."""
+    order = Term("order", "o-1")
+    await store.transact(numbered("a", order))
+    assert 1 == await store.transact(lambda unit: unit.close_ended(AT + 2, AT + 2, 10))
+    assert [] == await store.page(Filter(term=order))
+
+
+async def test_a_forgotten_saga_is_not_found_by_its_terms(store: Store) -> None:
+    """As for one that is closed; a unit that fails takes nothing away."""
+    order = Term("order", "o-1")
+    await store.transact(numbered("a", order))
+
+    async def failing(unit: Unit) -> None:
+        await unit.drop_terms("a")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(failing)
+    assert ["a"] == [found.id for found in await store.page(Filter(term=order))]
+    await store.transact(lambda unit: unit.drop_terms("a"))
+    assert [] == await store.page(Filter(term=order))
+
+
+def act(number: int, target: str) -> Act:
+    """An act with every member filled."""
+    return Act(
+        number=number,
+        at=AT + number,
+        actor="kim",
+        act="retried",
+        target=target,
+        reason="psp is back",
+        before="active, parked: in_doubt",
+        after="active",
+    )
+
+
+async def test_the_audit_outlives_the_journal(store: Store) -> None:
+    """An act is read back as it was kept, also when the saga that it was done to is closed."""
+    await store.transact(inserting("a", row("a", state=SagaState.COMPLETED)))
+    await store.transact(lambda unit: unit.keep_act(act(0, "a")))
+    await store.transact(lambda unit: unit.close_ended(AT + 2, AT + 2, 10))
+    assert [] == await store.entries("a")
+    (kept,) = await store.acts(10)
+    assert replace(act(0, "a"), number=kept.number) == kept
+
+
+async def test_the_audit_is_read_from_its_end(store: Store) -> None:
+    """The newest first, page by page, and of one target alone."""
+
+    async def keep_all(unit: Unit) -> None:
+        for number, target in enumerate("abab", start=1):
+            await unit.keep_act(act(number, target))
+
+    await store.transact(keep_all)
+    newest = await store.acts(3)
+    assert ["b", "a", "b"] == [each.target for each in newest]
+    assert ["a"] == [each.target for each in await store.acts(3, before=newest[-1].number)]
+    assert [AT + 3, AT + 1] == [each.at for each in await store.acts(9, target="a")]
+
+
+async def test_an_act_is_kept_with_its_unit_or_not_at_all(store: Store) -> None:
+    """A unit that raises leaves no trace in the audit."""
+
+    async def failing(unit: Unit) -> None:
+        await unit.keep_act(act(0, "a"))
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(failing)
+    assert [] == await store.acts(10)
+
+
+async def test_an_encrypted_number_is_found_and_not_read() -> None:
+    """Under the key of today and under older ones, as long as the file holds them."""
+    old, new = new_key_line(), new_key_line()
+    order = Term("order", "o-1")
+    store = MemoryStore(codec=SealedCodec(parse_keys(old)))
+    await store.open()
+    await store.transact(numbered("a", order, Term(TRACE_TERM, "f" * 32)))
+    (kept, trace) = store._database.terms["a"]
+    assert "o-1" not in kept.value
+    assert trace == Term(TRACE_TERM, "f" * 32)
+    store._codec = SealedCodec(parse_keys(f"{new}\n{old}"))
+    assert ["a"] == [found.id for found in await store.page(Filter(term=order))]
+    store._codec = SealedCodec(parse_keys(new))
+    assert [] == await store.page(Filter(term=order))
+    await store.close()
+
+
+async def test_a_pause_is_read_back_until_it_is_dropped(store: Store) -> None:
+    """One for each target and way; a later one takes its place."""
+
+    def pause(way: Way | None, until: float) -> Pause:
+        return Pause(
+            target="externals.psp", way=way, at=AT, until=until, actor="kim", reason="their outage"
+        )
+
+    for each in (pause(None, AT + 1), pause(Way.BACKWARD, AT + 2), pause(None, AT + 3)):
+        await store.transact(partial(put, each))
+    assert [pause(None, AT + 3), pause(Way.BACKWARD, AT + 2)] == await store.pauses()
+    assert await store.transact(lambda unit: unit.drop_pause("externals.psp", None))
+    assert not await store.transact(lambda unit: unit.drop_pause("externals.psp", None))
+    assert [pause(Way.BACKWARD, AT + 2)] == await store.pauses()
+
+
+async def put(pause: Pause, unit: Unit) -> None:
+    """Write one pause."""
+    await unit.put_pause(pause)
+
+
+def sweep(**changes: Any) -> Sweep:
+    """A sweep with every member filled."""
+    given = Sweep(
+        at=AT, actor="kim", verb=SweepVerb.RESOLVE, reason="by hand", step="charge",
+        where="3 sagas by id", rate_per_second=2.5,
+    )  # fmt: skip
+    return replace(given, **changes)
+
+
+async def test_a_sweep_counts_the_sagas_that_it_is_through_with(store: Store) -> None:
+    """Its list is that of its beginning, in the order of the ids."""
+    number = await store.transact(lambda unit: unit.begin_sweep(sweep(), ["c", "a", "b"]))
+    second = await store.transact(lambda unit: unit.begin_sweep(sweep(), ["a"]))
+    assert number < second
+    assert [sweep(number=number, pending=3)] == await store.sweeps(9, number)
+    assert [("a", ""), ("b", "")] == await store.sweep_sagas(number, SweepEnd.PENDING, 2)
+
+    async def unit(unit: Unit) -> None:
+        await unit.end_sweep_saga(number, "a", SweepEnd.DONE)
+        await unit.end_sweep_saga(number, "b", SweepEnd.REFUSED, "nothing of it waits")
+        await unit.set_sweep(number, SweepState.STOPPED)
+
+    await store.transact(unit)
+    found = await store.sweeps(9)
+    stopped = sweep(number=number, state=SweepState.STOPPED, pending=1, done=1, refused=1)
+    assert [sweep(number=second, pending=1), stopped] == found
+    refused = await store.sweep_sagas(number, SweepEnd.REFUSED, 9)
+    assert [("b", "nothing of it waits")] == refused
+
+
+async def test_a_sweep_begins_with_its_unit_or_not_at_all(store: Store) -> None:
+    """Neither it nor any of its sagas is there when the unit fails."""
+
+    async def failing(unit: Unit) -> None:
+        await unit.begin_sweep(sweep(), ["a"])
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(failing)
+    assert [] == await store.sweeps(9)
+    number = await store.transact(lambda unit: unit.begin_sweep(sweep(), ["b"]))
+    assert [("b", "")] == await store.sweep_sagas(number, SweepEnd.PENDING, 9)
