@@ -16,7 +16,7 @@ from stage.core.errors import StageError
 from stage.demo.tokens import Keys
 
 LOOPBACK = "127.0.0.1"
-START_SECONDS_MAX = 20.0
+START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 5.0
 SPANS_LEAVE_SECONDS = 1.5
 """A stage sends its spans every second."""

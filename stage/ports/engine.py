@@ -266,6 +266,13 @@ class LeftToNewer(Unsettled):
     """A newer release accepted the saga, and goes on with it: this one answers for it later."""
 
 
+class Stopping(Unsettled):
+    """This process comes to its end; the next one answers, or another replica."""
+
+    def __init__(self) -> None:
+        super().__init__("the process is stopping")
+
+
 class Busy(Exception):
     """The engine takes no new saga now; ask again after `retry_after` seconds."""
 
