@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked import Done, stage
+from tests.unit.cli.programs import Done, stage
 
 SOURCE = """
 import msgspec

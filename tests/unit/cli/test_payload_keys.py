@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked import Done, stage
+from tests.unit.cli.programs import Done, stage
 from tests.unit.cli.test_start import DECLARED
 
 DATABASE = ("--database", "sqlite:///p.db")

@@ -12,8 +12,7 @@ import pytest
 
 from stage.wire.outcome import Outcome
 from stage.wire.views import JournalView, SagaPage, SagaView, StepView, encode_view
-from tests.forked import stage
-from tests.unit.cli.programs import Neighbour, neighbour
+from tests.unit.cli.programs import Neighbour, neighbour, stage
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SAGA = SagaView(

@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.certificates import Authority
-from tests.forked import stage
+from tests.unit.cli.programs import stage
 from tests.unit.cli.test_start import DECLARED, failed
 from tests.unit.cli.test_tokens import serving
 

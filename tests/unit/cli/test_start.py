@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked import ROOT, Done, stage
+from tests.unit.cli.programs import ROOT, Done, stage
 
 HEAVY = (
     "aiohttp",

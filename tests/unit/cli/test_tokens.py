@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.forked import ROOT, stage
+from tests.unit.cli.programs import ROOT, stage
 from tests.unit.cli.test_start import DECLARED, failed
 
 KEYS = (
