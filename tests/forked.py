@@ -69,7 +69,7 @@ def _mother() -> socket.socket:
             [sys.executable, "-X", "utf8", "-m", "tests.forked"],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
-            stdin=its,
+            stdin=its.fileno(),
             stdout=subprocess.DEVNULL,
         )
 

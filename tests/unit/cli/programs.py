@@ -1,4 +1,4 @@
-"""Stands in for a stage that the command line talks to."""
+"""Runs the command line by a fork, and stands in for a stage that it talks to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
+
+from tests.forked import ROOT, Done, stage
+
+__all__ = ["ROOT", "Asked", "Done", "Neighbour", "neighbour", "stage"]
 
 
 class Asked(NamedTuple):
