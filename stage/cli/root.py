@@ -32,6 +32,7 @@ from stage.cli.simulate import simulate
 from stage.cli.sweep import sweep, sweeps
 from stage.cli.temporal import temporal
 from stage.cli.tokens import keys
+from stage.cli.top import top
 from stage.cli.trace import trace
 from stage.core.errors import StageError
 
@@ -43,7 +44,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, check, serve, db, send, sagas, groups, peers, show, trace, plan),
+    *(demo, check, serve, db, send, top, sagas, groups, peers, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit),
     *(config, keys, openapi, simulate, temporal, asl),
