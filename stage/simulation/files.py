@@ -3,8 +3,9 @@
 The store needs a real event loop and threads. `BlockingStore` runs it to its end within each call,
 one unit after the other, so that the order is that of the simulation. Units do not share commits
 here, and between two calls nothing happens: whatever the store does by the clock would throw dice
-as often as the machine is slow, and the same seed would give another world. `FailingConnection` lets a COMMIT raise before it took place, or after: the store then has to
-find out which it was (rule 8).
+as often as the machine is slow, and the same seed would give another world. `FailingConnection`
+lets a COMMIT raise before it took place, or after: the store then has to find out which it was
+(rule 8).
 """
 
 from __future__ import annotations
