@@ -37,7 +37,7 @@ CHUNK_SEEDS = 50
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one range of seeds: a line of a progress file."""
+    """The result of one range of seeds: a line of a progress file."""
 
     first: int
     seeds: int
