@@ -13,18 +13,18 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 from benchmarks import report
+from benchmarks.against import ratios
 from benchmarks.contestants import STAGE, Contestant, Place, stage_command
 from benchmarks.machine import Missing, check_disk, facts, tool
 from benchmarks.neighbours import neighbours
 from benchmarks.processes import LOOPBACK, free_port
-from benchmarks.throughput import Sample, measure, raw
+from benchmarks.throughput import measure, raw
 from stage.demo.certificates import Certificates
 from stage.demo.tokens import Keys
 from stage.wire.tokens import BEARER
@@ -68,7 +68,7 @@ def main() -> int:
         {"contestant": each.name, "connections": width, "rate": rate, "cpu": cpu}
         for width in widths
         for each in contestants[1:]
-        for rate, cpu in [ratios(samples, each.name, width)]
+        for rate, cpu in [ratios(samples, width, each.name, STAGE.name)]
     ]
     for line in found:
         print(
@@ -116,19 +116,6 @@ def _contestants(folder: Path, secure: str, keys: Keys) -> tuple[Contestant, ...
             command=lambda place, port: stage_command(place, port, *named),
         ),
         replace(STAGE, name=TLS, title="stage, tokens and TLS", command=behind_tls, scheme="https"),
-    )
-
-
-def ratios(samples: Sequence[Sample], name: str, width: int) -> tuple[float, float]:
-    """The medians of the rounds' ratios to the open stage: of the rates, and of CPU a saga."""
-    by_round: dict[int, dict[str, Sample]] = {}
-    for sample in samples:
-        if sample.connections == width:
-            by_round.setdefault(sample.round, {})[sample.contestant] = sample
-    pairs = [(found[name], found[STAGE.name]) for found in by_round.values()]
-    return (
-        median(this.rate / usual.rate for this, usual in pairs),
-        median(this.cpu / usual.cpu for this, usual in pairs),
     )
 
 
