@@ -98,7 +98,7 @@ class SqliteConnections:
             leaving.append(self._writer)
             self._writer = None
         if leaving:
-            self._begin_close(leaving)
+            _ = self._begin_close(leaving)
         if self._closing:
             await asyncio.shield(asyncio.gather(*self._closing))
 
