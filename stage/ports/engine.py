@@ -205,6 +205,11 @@ class Engine(Commands, Queries, Protocol):
         ...
 
     @property
+    def draining(self) -> bool:
+        """True once this process was told to come to its end."""
+        ...
+
+    @property
     def clock_jump(self) -> float:
         """How far the wall clock jumped ahead, in seconds; 0.0 while it is believed."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -26,11 +26,8 @@ def author_tx(part: Part) -> Tx:
         checked, numbered, reads = _checked(sql)
         if not reads:
             part.author_writes()
-        given: Sequence[Any] | dict[str, Any] = parameters
-        if numbered and parameters:
-            given = {str(number): value for number, value in enumerate(parameters, 1)}
         try:
-            return part.run(checked, given)
+            return part.run(checked, _given(parameters, numbered=numbered))
         except sqlite3.Error as error:
             explain(error, sql, parameters)
             raise
@@ -48,6 +45,18 @@ def author_tx(part: Part) -> Tx:
         return part.fetch(run(sql, parameters), most)
 
     return author_sql.author_tx(execute, executemany, fetch)
+
+
+def binding(sql: str, parameters: tuple[Any, ...]) -> tuple[str, tuple[Any, ...] | dict[str, Any]]:
+    """A statement and its parameters as SQLite takes them. Raises StatementRefused."""
+    checked, numbered, _ = _checked(sql)
+    return checked, _given(parameters, numbered=numbered)
+
+
+def _given(parameters: tuple[Any, ...], *, numbered: bool) -> tuple[Any, ...] | dict[str, Any]:
+    if numbered and parameters:
+        return {str(number): value for number, value in enumerate(parameters, 1)}
+    return parameters
 
 
 @lru_cache(maxsize=1024)

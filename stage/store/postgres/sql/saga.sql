@@ -270,3 +270,8 @@ WHERE id = ANY(ARRAY(
     ORDER BY at, id LIMIT $3
 ))
 ORDER BY updated_at, id;
+
+-- name: size_of_tables
+-- Bytes of our tables with their indexes.
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint
+FROM pg_class WHERE relnamespace = 'stage'::regnamespace AND relkind = 'r';
