@@ -116,16 +116,13 @@ class Journal:
             await unit.insert(stored.row, stored.transition.events, terms)
         else:
             await unit.save(stored.row, stored.transition.events, epoch=epoch, before=stored.before)
-            await self._keep_acts(unit, stored)
+            # What a person did is kept where no end of retention reaches it.
+            for act in acts_in(stored.transition.events, stored.before, stored.row):
+                await unit.keep_act(act)
+            if stored.transition.saga.forgotten:
+                await unit.drop_terms(stored.row.id)
         if mail:
             await unit.received(mail)
-
-    async def _keep_acts(self, unit: Unit, stored: Stored) -> None:
-        """Keep what a person did where no end of retention reaches it."""
-        for act in acts_in(stored.transition.events, stored.before, stored.row):
-            await unit.keep_act(act)
-        if stored.transition.saga.forgotten:
-            await unit.drop_terms(stored.row.id)
 
     def report(self, stored: Stored) -> None:
         """Report what has become durable: ended attempts, lost ones, and every event."""
