@@ -222,7 +222,7 @@ def _check_strings(root: dict[str, Any], limits: Limits) -> None:
 
 
 def _check_sayable(root: Any) -> None:
-    level: list[Any] = [(root,)]
+    level: list[Any] = [root if type(root) is dict else (root,)]
     while level:
         below: list[Any] = []
         for node in level:
