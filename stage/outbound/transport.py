@@ -34,7 +34,7 @@ TARGETS_MAX = 256
 _OWN_HEADERS = {hdrs.USER_AGENT: "stage", hdrs.ACCEPT_ENCODING: "identity"}
 _OCTETS = "Content-Type: application/octet-stream"
 _CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09, 0x0A})
-"""What no header may have (RFC 9110, 5.5), but the character that ends lines."""
+"""Characters that no header may have (RFC 9110, 5.5), but the one that ends lines."""
 
 
 class Transport:

@@ -60,7 +60,7 @@ _STATE, _HASH, _ENVELOPE, _ANSWER, _CAUSE = map(
 def changes(row: SagaRow, before: SagaRow, codec: Codec) -> tuple[tuple[bool, ...], list[object]]:
     """For each of the `parameters` behind the id, whether it is other than in the row before.
 
-    Behind that the values of those columns. What is the same is not encoded, so not sealed, anew.
+    Behind that the values of those columns. Contents that are the same are not sealed anew.
     """
     values = list(_columns(row))
     differing = tuple(map(ne, values, _columns(before)))

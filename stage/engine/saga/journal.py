@@ -116,7 +116,7 @@ class Journal:
             await unit.insert(stored.row, stored.transition.events, terms)
         else:
             await unit.save(stored.row, stored.transition.events, epoch=epoch, before=stored.before)
-            # What a person did is kept where no end of retention reaches it.
+            # The acts of a person are kept where no end of retention reaches them.
             for act in acts_in(stored.transition.events, stored.before, stored.row):
                 await unit.keep_act(act)
             if stored.transition.saga.forgotten:

@@ -20,7 +20,7 @@ _NUMBERED: Final = re.compile(r"\$[1-9]")
 _PLACE: Final = re.compile(r"\$([1-9][0-9]*)(?![\w$:(])")
 _LITERAL: Final = re.compile(r"('[^']*')")
 _UNCLEAR: Final = re.compile(r"['\"`\[?:@#$]|--|/\*")
-"""What may hide a parameter, or be one, where literals and places are taken out."""
+"""Signs that may hide a parameter, where literals and places are taken out."""
 
 
 class _Statement(NamedTuple):
