@@ -42,8 +42,8 @@ _LONE_SURROGATE = re.compile(
 _MAY_BE_ROUNDED = re.compile(rb"[:,\[ \t\r\n]-?(?:[0-9.]{17}|[0-9.]+[eE])")
 # The same for what our own encoder wrote: a float that is a whole number, such as 1.0 or 1e22.
 _WHOLE_FLOAT = re.compile(rb"[:,\[]-?[0-9]+(?:\.0[,\]}]|(?:\.[0-9]+)?e)")
-# Both of them need one of these. To look for them in a body of which each digit and each point is a 0 takes
-# a tenth of their time, and most bodies have none.
+# Both of them need one of these. To look for them in a body with a 0 for each digit and each point
+# takes a tenth of their time, and most bodies have none.
 _AS_ZERO = bytes.maketrans(b"123456789.E", b"0000000000e")
 _LONG, _EXPONENTIAL = b"0" * 17, b"0e"
 
