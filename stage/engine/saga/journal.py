@@ -126,20 +126,15 @@ class Journal:
 
     def report(self, stored: Stored) -> None:
         """Report what has become durable: ended attempts, lost ones, and every event."""
-        saga_id = stored.row.id
-        stage = stored.transition.plan.stage
+        saga_id, accepted_at = stored.row.id, stored.row.accepted_at
+        stage, trace = stored.transition.plan.stage, stored.context.trace
+        happened = self._observer.happened
         for span, event in stored.transition.ended:
             end_span(span, event)
         for lost in stored.cut_off:
             self._report_cut_off(stored, lost)
         for event in stored.transition.events:
-            self._observer.happened(
-                saga_id,
-                stage,
-                event,
-                stored.context.trace,
-                accepted_at=stored.row.accepted_at,
-            )
+            happened(saga_id, stage, event, trace, accepted_at=accepted_at)
 
     def _report_cut_off(self, stored: Stored, lost: CutOff) -> None:
         """Report an attempt that its own process could not report: it is gone."""
