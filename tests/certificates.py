@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = datetime.timedelta(days=1)
 
@@ -37,6 +37,7 @@ class Authority:
         begin: datetime.timedelta = -DAY,
         end: datetime.timedelta = 30 * DAY,
         file: str = "",
+        for_servers_alone: bool = False,
     ) -> tuple[Path, Path]:
         """Write a certificate and its key; `sans` are hosts, URIs and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -45,6 +46,9 @@ class Authority:
         if sans:
             names = x509.SubjectAlternativeName([_san(san) for san in sans])
             builder = builder.add_extension(names, critical=False)
+        if for_servers_alone:
+            usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+            builder = builder.add_extension(usage, critical=True)
         certificate = builder.sign(self._key, hashes.SHA256())
         cert, path = (self._folder / f"{file or name}.{end}" for end in ("pem", "key"))
         cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

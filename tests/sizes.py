@@ -79,6 +79,10 @@ class Sizes:
     """F29: sagas under a workflow of Temporal."""
     driven_kills: int
     """F29: kills of its worker and of a stage meanwhile."""
+    incidents: int
+    """F30: incidents under a real Prometheus."""
+    scrape_seconds: int
+    """F30: how often it looks."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -115,6 +119,8 @@ TIERS = {
         rollings=1,
         driven_sagas=40,
         driven_kills=4,
+        incidents=4,
+        scrape_seconds=1,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -147,6 +153,8 @@ TIERS = {
         rollings=1,
         driven_sagas=200,
         driven_kills=20,
+        incidents=19,
+        scrape_seconds=5,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -200,7 +208,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F14": Kit("SIGTERM under load", {"times": sizes.times}),
         "F15": Kit("W3C trace context", {"cases": 41}),
         "F16": Kit("whole traces under kills", {"kills": sizes.traced_kills}),
-        "F17": Kit("wrong credentials at every route", {"refusals": 200, "replays": sizes.replays}),
+        "F17": Kit("wrong credentials at every route", {"refusals": 800, "replays": sizes.replays}),
         "F18": Kit("addresses of others", {"addresses": 60}),
         "F19": Kit("canaries", {"requests": sizes.canaries}),
         "F20": Kit("a real nginx between all", {"sagas": sizes.gateway_sagas}),
@@ -220,6 +228,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             "stories under each caller",
             {"stories": STORIES, "sagas": sizes.driven_sagas, "kills": sizes.driven_kills},
         ),
+        "F30": Kit("incidents that must be paged", {"incidents": sizes.incidents}),
     }
 
 

@@ -25,6 +25,7 @@ from stage.store.memory_database import MemoryDatabase
 from stage.store.migrate import Migration, MigrationStatus
 from stage.store.postgres.address import POSTGRESQL, DatabaseServer
 from stage.store.sqlite import dialect
+from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.identity import (
     DatabaseFile,
     Mark,
@@ -319,6 +320,25 @@ def open_database(
             database_server(stage, config), migration_folders(stage), make=make
         )
     return Database(database_file(stage, config), migration_folders(stage), make=make)
+
+
+def is_there(stage: StageDeclaration[Any, Any], config: Config) -> bool:
+    """Whether the database was made; True of one on a server, which has to be asked.
+
+    Raises ConfigurationError.
+    """
+    return config.database.startswith(POSTGRESQL) or is_made(database_file(stage, config).path)
+
+
+def migration_states(stage: StageDeclaration[Any, Any], config: Config) -> list[MigrationStatus]:
+    """Every migration with its state in the configured database. Raises ConfigurationError."""
+    try:
+        with open_database(stage, config) as database:
+            return database.status()
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"the database {config.database} cannot be used: {unavailable(error) or error}"
+        ) from error
 
 
 def migration_folders(stage: StageDeclaration[Any, Any]) -> tuple[Path, ...]:

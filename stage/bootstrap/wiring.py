@@ -47,14 +47,14 @@ from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.connection import Connection, connection_of
 from stage.ports.observer import Observer, TraceContext
-from stage.ports.peers import PeerLimits
+from stage.ports.peers import PeerLimits, Peers
 from stage.ports.policy import Policy
 from stage.ports.stage import Participant, family_of
 from stage.ports.store import Store
 from stage.telemetry import logs
 from stage.telemetry.compose import default_observer
 from stage.telemetry.exposition import Exposition
-from stage.telemetry.gauges import Gauges
+from stage.telemetry.gauges import Gauges, Places
 from stage.telemetry.meters import bridge
 from stage.telemetry.metrics import Metrics
 from stage.wire.descriptor import Descriptor
@@ -215,24 +215,17 @@ def wire(
     if tls is None:
         check_not_ours(config)
     credentials = credentials_of(stage, config)
-    bound = _bind(stage, config, credentials)
+    bound = bind_configured(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    metrics = Metrics()
+    metrics = Metrics((*config.externals, *config.downstreams, *config.upstreams))
     observer = observer or _observer(config, tracer_provider, metrics)
     store = make_store(stage, config, metrics)
     clock = SteadyClock(wall_of(store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
-    transport = Transport()
-    client = PeerClient(transport, clock=clock, observer=observer)
-    peers = http_peers(
-        client,
-        externals=config.externals,
-        downstreams=config.downstreams,
-        upstreams=config.upstreams,
-        credentials=credentials,
-        limits=_limits(config),
-    )
+    transport = Transport(store.ownership.assured)
+    client = PeerClient(transport, clock=clock, observer=observer, answered=metrics.peer_answered)
+    peers = _peers(client, config, credentials)
     engine = EmbeddedEngine(
         participant,
         store,
@@ -243,6 +236,7 @@ def wire(
         code=watch.code,
         redact=stage.redact,
     )
+    admission = Admission(config.requests_max, callers=config.upstreams)
     gauges = Gauges(
         engine,
         clock,
@@ -250,6 +244,7 @@ def wire(
         breakers=lambda: client.breakers,
         speaks=lambda: store.ownership.share.first,
         files=lambda: (*(() if tls is None else tls.states()), *credentials.states()),
+        places=lambda: _places(config, admission, engine),
     )
     bridge(metrics, gauges, meter_provider, stage.name)
     service = Service(
@@ -262,7 +257,8 @@ def wire(
         neighbours=peers.neighbours,
         metrics=Exposition(metrics, gauges).write,
         lookups=Lookups(engine.seen),
-        admission=Admission(config.requests_max, callers=config.upstreams),
+        admission=admission,
+        answered=metrics.answered,
         breakers=lambda: client.breakers,
         jitter=random,
         wait_seconds_max=config.wait_seconds_max,
@@ -272,7 +268,25 @@ def wire(
     return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
 
 
-def _bind(
+def _places(config: Config, admission: Admission, engine: EmbeddedEngine) -> tuple[Places, ...]:
+    return (
+        Places("requests", config.requests_max, admission.waiting),
+        Places("sagas", config.concurrency_max, engine.live),
+    )
+
+
+def _peers(client: PeerClient, config: Config, credentials: Credentials) -> Peers:
+    return http_peers(
+        client,
+        externals=config.externals,
+        downstreams=config.downstreams,
+        upstreams=config.upstreams,
+        credentials=credentials,
+        limits=_limits(config),
+    )
+
+
+def bind_configured(
     stage: StageDeclaration[Any, Any], config: Config, credentials: Credentials
 ) -> Participant:
     """The stage with what the operator has set. Raises DeclarationError, ConfigurationError."""

@@ -15,6 +15,7 @@ import click
 
 from stage import __version__
 from stage.cli.asl import asl
+from stage.cli.check import check
 from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
@@ -42,7 +43,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, serve, db, send, sagas, groups, peers, show, trace, plan),
+    *(demo, check, serve, db, send, sagas, groups, peers, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit),
     *(config, keys, openapi, simulate, temporal, asl),

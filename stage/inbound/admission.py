@@ -58,6 +58,11 @@ class Admission:
         self._by_caller: dict[str, int] = {}
         self._by_saga: dict[str, int] = {}
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the answer of a saga."""
+        return self._waiting
+
     def start(self, named: str = "") -> None:
         """Let a request to run a saga in, before its body is read. Raises Busy."""
         if self._waiting >= self._requests_max:

@@ -17,6 +17,7 @@ from stage.ports.engine import (
     NotYours,
     PayloadDiffers,
     SagaLost,
+    Stopping,
     Unsettled,
 )
 from stage.wire import headers as h
@@ -55,8 +56,8 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
             return replace(answer, close=True) if error.status == 408 else answer
         case PayloadDiffers() | DeadlineOver() | NotYours():
             return problem_answer(request, refusal(error).problem())
-        case LeftToNewer():
-            problem = unknown("Not known here yet", str(error))
+        case LeftToNewer() | Stopping():
+            problem = unknown("Not known here now", str(error))
             problem = replace(problem, status=503, type=ProblemType.NOT_NOW)
             return problem_answer(request, problem, (h.RETRY_AFTER, "1"))
         case Unsettled() | CommitInDoubt():

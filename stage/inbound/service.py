@@ -24,6 +24,10 @@ def steady() -> float:
     return 0.0
 
 
+def uncounted(method: str, route: str, code: int) -> None:
+    """Nobody counts."""
+
+
 Write = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Writes the metrics in the format that an `Accept` header names: text and content type."""
 
@@ -45,6 +49,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """From 0 to 1: spreads `Retry-After`, so that those who were refused come back apart."""
     breakers: Callable[[], Mapping[str, bool]] = dict
     """Whether the breaker of each peer waits, by its name."""
+    answered: Callable[[str, str, int], None] = uncounted
+    """Is notified of each answer: the method, the template of the path, the code."""
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
     callers: Callers = msgspec.field(default_factory=Claims)

@@ -95,11 +95,14 @@ class PeerClient:
         clock: Clock,
         observer: Observer | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        answered: Callable[[str, str], None] | None = None,
     ) -> None:
+        """`answered` is notified of the end of each request: the peer, and the code or a word."""
         self._transport = transport
         self._clock = clock
         self._observer = observer
         self._monotonic = monotonic
+        self._answered = answered
         self._breakers: dict[str, Breaker] = {}
 
     @property
@@ -182,6 +185,8 @@ class PeerClient:
         finally:
             if breaker is not None:
                 breaker.record(answered=answered)
+            if self._answered is not None:
+                self._answered(request.peer, end)
             if span is not None:
                 span.end(end, reason)
 

@@ -9,6 +9,7 @@ requests to an address have in common is made once.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Final
 
@@ -37,10 +38,20 @@ _CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09, 0x0A})
 """Characters that no header may have (RFC 9110, 5.5), but the one that ends lines."""
 
 
+async def _at_once() -> None:
+    """Let a request leave, where no other process could have taken over what it belongs to."""
+
+
 class Transport:
     """A pool of connections with our rules. Open it in the event loop that uses it."""
 
-    def __init__(self) -> None:
+    def __init__(self, assured: Callable[[], Awaitable[None]] = _at_once) -> None:
+        """`assured` is awaited between the connection and the first byte: the last look (rule 17).
+
+        Connecting takes long enough for a lease to run out, above all in a process that was
+        stopped meanwhile.
+        """
+        self._assured = assured
         self._connector: aiohttp.TCPConnector | None = None
         self._single: aiohttp.TCPConnector | None = None
         """Makes connections for one request each."""
@@ -83,6 +94,7 @@ class Transport:
             async with TimeLimit(timeout):
                 connection = await _connect(connector, target.request, timeout)
                 try:
+                    await self._assured()
                     protocol = connection.protocol
                     assert protocol is not None
                     answer = await _converse(protocol, target, head, body)

@@ -205,6 +205,11 @@ class Engine(Commands, Queries, Protocol):
         ...
 
     @property
+    def draining(self) -> bool:
+        """True once this process was told to come to its end."""
+        ...
+
+    @property
     def clock_jump(self) -> float:
         """How far the wall clock jumped ahead, in seconds; 0.0 while it is believed."""
         ...
@@ -264,6 +269,13 @@ class Unsettled(Exception):
 
 class LeftToNewer(Unsettled):
     """A newer release accepted the saga, and goes on with it: this one answers for it later."""
+
+
+class Stopping(Unsettled):
+    """This process comes to its end; the next one answers, or another replica."""
+
+    def __init__(self) -> None:
+        super().__init__("the process is stopping")
 
 
 class Busy(Exception):

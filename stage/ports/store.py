@@ -125,6 +125,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """Sagas that need a run by a newer version of the stage, and get none here (rule 32)."""
     lost: int = 0
     """Sagas that neighbours know and the database does not."""
+    sizes: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """Bytes of the database on its disk, by part; empty where it has no disk."""
 
 
 TRACE_TERM = "trace_id"

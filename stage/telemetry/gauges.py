@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from stage.core.errors import StoreUnavailable
 from stage.core.pause import INTAKE, Pause
@@ -21,11 +21,24 @@ REFRESH_SECONDS: Final = 15.0
 """Time between two queries of the database, for readers that cannot wait for one."""
 
 
+class Places(NamedTuple):
+    """A limit of this process, and how much of it is taken."""
+
+    what: str
+    limit: int
+    in_use: int
+
+
 class Running(Protocol):
     """The part of the engine that is read here."""
 
     @property
     def ready(self) -> bool:
+        """See `ports.engine.Engine`."""
+        ...
+
+    @property
+    def draining(self) -> bool:
         """See `ports.engine.Engine`."""
         ...
 
@@ -70,8 +83,10 @@ class Gauges:
         breakers: Callable[[], Mapping[str, bool]],
         speaks: Callable[[], bool] = lambda: True,
         files: Callable[[], Iterable[FileState]] = tuple,
+        places: Callable[[], Iterable[Places]] = tuple,
     ) -> None:
         """`speaks`: whether this process reports what is the database's, once for all replicas."""
+        self._places = places
         self._files = files
         self._engine = engine
         self._clock = clock
@@ -143,8 +158,18 @@ class Gauges:
                 return {(place,): end - now for place, end in ends if end is not None}
             case names.M_FILES_REFUSED:
                 return {(found.place,): float(found.refused) for found in self._files()}
+            case names.M_LIMIT:
+                return {(place.what,): place.limit for place in self._places()}
+            case names.M_IN_USE:
+                return {(place.what,): place.in_use for place in self._places()}
+            case names.M_DATABASE_SIZE:
+                backlog = self._backlog
+                sizes = {} if backlog is None else backlog.sizes
+                return {(part,): size for part, size in sizes.items()}
             case names.M_READY:
                 return {(): float(self._engine.ready)}
+            case names.M_DRAINING:
+                return {(): float(self._engine.draining)}
             case names.M_QUEUE:
                 return {(): self._queued()}
         raise KeyError(name)

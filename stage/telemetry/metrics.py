@@ -7,7 +7,7 @@ OpenTelemetry API (`telemetry.meters`). Both follow the table `names.METRICS`.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from time import perf_counter
 from typing import Final
@@ -21,6 +21,7 @@ from stage.telemetry import names
 
 ATTEMPTS_REMEMBERED_MAX: Final = 10_000
 """Attempts whose start is known; the oldest is dropped when there are more."""
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TELL_STEP: Final = "tell_upstream"
 
 Labels = tuple[str, ...]
@@ -68,7 +69,8 @@ class Metrics:
     `counters` and `histograms` hold the numbers by the name of the metric, then by its labels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peers: Iterable[str] = ()) -> None:
+        """`peers` are those of the stage: what is watched of them begins before it is counted."""
         self.counters: dict[str, dict[Labels, int]] = {}
         self.histograms: dict[str, dict[Labels, Histogram]] = {}
         for name, metric in names.METRICS.items():
@@ -78,6 +80,9 @@ class Metrics:
                 self.counters[name] = dict.fromkeys(known, 0)
             elif metric.kind == "histogram":
                 self.histograms[name] = {} if metric.labels else {(): Histogram(metric.bounds)}
+        self.counters[names.M_PEER_ANSWERS] = {
+            (peer, code): 0 for peer in peers for code in ("401", "403")
+        }
         self.observed: Hook | None = None
         """Called with every observation: a distribution cannot be read off later."""
         self._began: dict[tuple[str, AttemptKind, str], float] = {}
@@ -122,6 +127,15 @@ class Metrics:
         """Count it by where; a route, whose name may come from outside, as `request`."""
         known = where in names.METRICS[names.M_DEFECTS].values
         self._count(names.M_DEFECTS, (where if known else "request",))
+
+    def answered(self, method: str, route: str, code: int) -> None:
+        """Count a request by the template of its path. A method that HTTP does not know is one."""
+        known = method if method in _METHODS else "_OTHER"
+        self._count(names.M_REQUESTS, (known, route, str(code)))
+
+    def peer_answered(self, peer: str, answer: str) -> None:
+        """Count what became of a request of ours: a code, or one word for no answer."""
+        self._count(names.M_PEER_ANSWERS, (peer, answer))
 
     def stuck(self, code: StuckCode) -> None:
         """Count code that does not come to an end."""

@@ -127,11 +127,17 @@ M_COMPENSATION: Final = "stage.oldest_compensation"
 M_RUNS: Final = "stage.runs"
 M_IN_DOUBT: Final = "stage.in_doubt"
 M_READY: Final = "stage.ready"
+M_DRAINING: Final = "stage.draining"
 M_CLOCK_JUMP: Final = "stage.clock.jump"
 M_CERTIFICATE_EXPIRY: Final = "stage.certificate.expiry"
 M_FILES_REFUSED: Final = "stage.files.refused"
 M_QUEUE: Final = "stage.writer.queue"
 M_BREAKER: Final = "stage.breaker.open"
+M_LIMIT: Final = "stage.limit"
+M_IN_USE: Final = "stage.in_use"
+M_DATABASE_SIZE: Final = "stage.database.size"
+M_PEER_ANSWERS: Final = "stage.peer.answers"
+M_REQUESTS: Final = "stage.requests"
 M_SAGAS_ACCEPTED: Final = "stage.sagas.accepted"
 M_SAGAS_ENDED: Final = "stage.sagas.ended"
 M_SAGAS_PARKED: Final = "stage.sagas.parked"
@@ -196,6 +202,9 @@ METRICS: Final = {
         kind="gauge", description="Steps in doubt of running sagas, and sagas parked for one."
     ),
     M_READY: Metric(kind="gauge", description="1 while new sagas are accepted, otherwise 0."),
+    M_DRAINING: Metric(
+        kind="gauge", description="1 while the process comes to its end, as it was told to."
+    ),
     M_CLOCK_JUMP: Metric(
         kind="gauge",
         unit="s",
@@ -220,6 +229,30 @@ METRICS: Final = {
         kind="gauge",
         labels=("peer",),
         description="1 while a peer is left alone because it keeps failing.",
+    ),
+    M_LIMIT: Metric(
+        kind="gauge",
+        labels=("what",),
+        description="How many of these this process takes at a time, at most.",
+    ),
+    M_IN_USE: Metric(
+        kind="gauge", labels=("what",), description="How many of these there are now, by limit."
+    ),
+    M_DATABASE_SIZE: Metric(
+        kind="gauge",
+        unit="By",
+        labels=("part",),
+        description="Size of the database on its disk, by part.",
+    ),
+    M_REQUESTS: Metric(
+        kind="counter",
+        labels=("method", "route", "code"),
+        description="Requests that were answered, by the template of their path.",
+    ),
+    M_PEER_ANSWERS: Metric(
+        kind="counter",
+        labels=("peer", "answer"),
+        description="Requests to peers that ended, by the code of the answer or what became of it.",
     ),
     M_SAGAS_ACCEPTED: Metric(kind="counter", description="Sagas that were durably accepted."),
     M_SAGAS_ENDED: Metric(
@@ -298,7 +331,7 @@ def prometheus_name(name: str) -> str:
     A counter gets `_total` from whoever writes the text.
     """
     metric = METRICS[name]
-    unit = "_seconds" if metric.unit == "s" else ""
+    unit = {"s": "_seconds", "By": "_bytes"}.get(metric.unit, "")
     return name.replace(".", "_") + unit
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from stage.cli.root import cli
 from stage.telemetry import names
 from tests.scenario.chain import running_chain
 
@@ -76,7 +77,7 @@ async def test_the_page_of_a_stage_pleases_promtool(tmp_path: Path) -> None:
 def test_the_alert_rules_are_rules() -> None:
     """All of them, by `promtool check rules` with its lint on."""
     said = promtool("check", "rules", "--lint=all", str(ROOT / "examples/prometheus/alerts.yaml"))
-    assert f"{len(ALERTS)} rules found" in said
+    assert f"{len(ALERTS) + RECORDED} rules found" in said
 
 
 ALERTS = {
@@ -86,18 +87,40 @@ ALERTS = {
     "StageSagaParked": {'stage_parked{cause="in_doubt"}': ("0x20 2x40", "0x65")},
     "StageCompensationDelayed": {"stage_oldest_compensation_seconds": ("0+60x65", "0+10x65")},
     "StageSagasRefused": {
-        'stage_sagas_ended_total{outcome="completed"}': ("0+1x65", "0+9x65"),
-        'stage_sagas_ended_total{outcome="compensated"}': ("0+4x65", "0+1x65"),
+        'stage_sagas_ended_total{outcome="completed"}': ("0+60x28 1680x40", "0+30x65"),
+        'stage_sagas_ended_total{outcome="compensated"}': ("0x28 60+60x40", "0+30x65"),
         'stage_sagas_ended_total{outcome="failed_to_compensate"}': ("0x65", "0x65"),
+    },
+    "StageStandsStill": {
+        "stage_sagas_accepted_total": ("0+5x400", "0+5x400"),
+        'stage_sagas_ended_total{outcome="completed"}': ("0+5x355 1775x45", "0+5x400"),
+    },
+    "StageSaturated": {
+        "stage_ready": ("1x65", "1x65"),
+        'stage_requests_total{code="503"}': ("0+60x65", "0+1x65"),
+        'stage_requests_total{code="200"}': ("0+600x65", "0+600x65"),
     },
     "StageSagaStuck": {"stage_oldest_unfinished_seconds": ("0+60x65", "5x65")},
     "StageInDoubt": {"stage_in_doubt": ("1x65", "0 1 0 1x3 0x60")},
     "StageBehind": {"stage_due_lag_seconds": ("0+60x65", "2x65")},
-    "StageNotReady": {"stage_ready": ("1x5 0x60", "1x5 0 1x60")},
+    "StageNotReady": {
+        "stage_ready": ("1x5 0x60", "1x28 0x37"),
+        "stage_draining": ("0x65", "0x28 1x37"),
+    },
     "StageDown": {"up": ("1x5 0x60", "1x65"), "stage_ready": ("1x5 _x60", "1x5 0 1x60")},
+    "StageCodeStuck": {'stage_code_stuck_total{thread="writer"}': ("0x25 1x40", "0x65")},
     "StagePeerLeftAlone": {'stage_breaker_open{peer="psp"}': ("1x65", "0 1 1 0x63")},
+    "StageDenied": {
+        'stage_peer_answers_total{peer="psp",answer="401"}': ("0+9x65", "0x65"),
+        'stage_peer_answers_total{peer="psp",answer="200"}': ("0+9x65", "0+9x65"),
+    },
+    "StageCallersRefused": {
+        'stage_requests_total{code="403"}': ("0+20x65", "0+3x65"),
+    },
     "StageLostSagas": {"stage_lost_sagas": ("0x20 1x45", "0x65")},
+    "StageNewerSagas": {"stage_newer_sagas": ("0x5 3x60", "0x25 3x2 0x38")},
     "StageDatabaseError": {"stage_database_error": ("0x20 1x45", "0 1 0x63")},
+    "StageLogGrows": {'stage_database_size_bytes{part="wal"}': ("2e9x65", "4e6x65")},
     "StageClockJumped": {"stage_clock_jump_seconds": ("0x20 -3600x45", "0 1 0x63")},
     "StageCrashes": {
         "process_start_time_seconds": ("0x20 100 200 300 400 500x40", "7x65"),
@@ -112,10 +135,16 @@ ALERTS = {
         'stage_certificate_expiry_seconds{place="tls_cert"}': ("500000x65", "0 700000x64"),
     },
     "StageFilesRefused": {'stage_files_refused{place="tls_cert"}': ("0x20 1x45", "0 1 1 0x62")},
+    "StagePaused": {'stage_paused{target="intake",direction="both"}': ("0x25 1x40", "0x65")},
     "StageDefect": {'stage_defects_total{where="run"}': ("0x25 1x40", "0x65")},
 }
 """By rule: the series under which it fires, and those under which it does not, a minute apart."""
 AT = "30m"
+INTERVALS = {"StageStandsStill": "5s"}
+"""Between the samples of a rule whose windows are shorter than a minute."""
+PAGES = sorted(set((ROOT / "docs/runbook").glob("*.md")) - {ROOT / "docs/runbook/README.md"})
+RECORDED = 3
+"""Rules of the file that are no alerts."""
 
 
 def timed(alert: str, column: int) -> str:
@@ -126,7 +155,8 @@ def timed(alert: str, column: int) -> str:
     )
     firing = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
     return (
-        f"  - interval: 1m\n    input_series:\n{series}    promql_expr_test:\n"
+        f"  - interval: {INTERVALS.get(alert, '1m')}\n    input_series:\n{series}"
+        "    promql_expr_test:\n"
         f"      - {{expr: '{firing}', eval_time: {AT},"
         f" exp_samples: [{{labels: '{{}}', value: {1 - column}}}]}}\n"
     )
@@ -149,6 +179,28 @@ def test_every_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     test = tmp_path / "test.yaml"
     test.write_text(f"rule_files: ['{rules}']\nevaluation_interval: 1m\ntests:\n{cases}")
     promtool("test", "rules", str(test))
+
+
+def test_every_alert_has_its_page_and_every_page_its_alert() -> None:
+    """With what it means, what to look at, what to press and what not to."""
+    text = (ROOT / "examples/prometheus/alerts.yaml").read_text()
+    named = dict(re.findall(r"alert: (\w+)\n(?:.*\n)*?          runbook: (\S+)", text))
+    assert set(ALERTS) == set(named)
+    pages = {f"docs/runbook/{path.name}" for path in PAGES}
+    assert pages == set(named.values())
+    for alert, page in named.items():
+        title, *rest = (ROOT / page).read_text().splitlines()
+        assert f"# {alert}" == title
+        assert ["## Look at", "## Press", "## Do not"] == [
+            line for line in rest if line.startswith("#")
+        ]
+
+
+def test_the_commands_of_the_pages_exist() -> None:
+    """Nobody types a command at three in the morning that there is not."""
+    for path in PAGES:
+        for command in re.findall(r"`stage ([a-z]+)", path.read_text()):
+            assert command in cli.commands, f"{path.name}: stage {command}"
 
 
 @needs_promtool

@@ -137,6 +137,11 @@ class EmbeddedEngine(EmbeddedCommands):
         return self._recovery.recovered and self._store.available
 
     @property
+    def draining(self) -> bool:
+        """See `ports.engine.Engine`."""
+        return self._leaving
+
+    @property
     def clock_jump(self) -> float:
         """See `ports.engine.Engine`."""
         return jump_of(self._clock)

@@ -31,7 +31,15 @@ from stage.engine.saga.interpreter import Outgoing, Transition
 from stage.engine.saga.opening import OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
-from stage.ports.engine import Busy, DeadlineOver, NotAllowed, SagaLost, Snapshot, Unsettled
+from stage.ports.engine import (
+    Busy,
+    DeadlineOver,
+    NotAllowed,
+    SagaLost,
+    Snapshot,
+    Stopping,
+    Unsettled,
+)
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.stage import Failed
@@ -150,10 +158,10 @@ class LiveSagas:
     def open(self, request: OpenRequest, *, recovered: bool = False) -> LiveSaga:
         """Open a saga in a task of its own; `LiveSaga.opened` is done when it is there.
 
-        Raises Unsettled once the engine has stopped.
+        Raises Stopping once the engine has stopped.
         """
         if self._stopped:
-            raise Unsettled("the process is stopping")
+            raise Stopping
         live = LiveSaga(request)
         live.recovered = recovered
         if request.offer is not None:
@@ -314,9 +322,7 @@ class LiveSagas:
         self.left(live)
         if not live.opened.done():
             live.opened.set_exception(
-                HeldElsewhere(f"saga {live.saga_id} was taken over")
-                if live.lost
-                else Unsettled("the process is stopping")
+                HeldElsewhere(f"saga {live.saga_id} was taken over") if live.lost else Stopping()
             )
         for item in live.inbox:
             if item.durable is not None and not item.durable.done():

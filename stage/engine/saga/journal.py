@@ -31,7 +31,8 @@ from stage.wire.ending import Render
 from stage.wire.text import sendable
 
 RUNNING_SECONDS = 60.0
-"""How far ahead `due_at` of a running saga lies; a restart takes it over at once."""
+"""How far ahead `due_at` of a running saga lies at least; a restart takes it over at once. It is a
+multiple of this, so that most saves of a run leave it, and with it its index, as they are."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,5 +217,5 @@ def _due_at(saga: Saga, rest_until: float | None, running: bool) -> float | None
     if saga.parked and not saga.ended and not running:
         return None
     if running or rest_until is None:
-        return saga.updated_at + RUNNING_SECONDS
+        return (saga.updated_at // RUNNING_SECONDS + 2) * RUNNING_SECONDS
     return rest_until

@@ -57,6 +57,8 @@ class PostgresReplica:
         self._lease_until: datetime | None = None
         """As the last renewal left it in the database."""
         self._sure_until = 0.0
+        self._dead = False
+        """True from when it was declared dead until `renew` has said so, which loses its sagas."""
         self._share = Share()
         self._time = ServerTime()
         self._registering = asyncio.Lock()
@@ -95,7 +97,7 @@ class PostgresReplica:
     @property
     def sure(self) -> bool:
         """See ports.ownership.Ownership."""
-        return self._me is not None and _now() < self._sure_until
+        return not self._dead and self._me is not None and _now() < self._sure_until
 
     async def assured(self) -> None:
         """See ports.ownership.Ownership."""
@@ -108,22 +110,29 @@ class PostgresReplica:
         return self._lease_seconds / RENEWALS_PER_LEASE
 
     async def renew(self) -> bool:
-        """See ports.ownership.Ownership."""
+        """See ports.ownership.Ownership.
+
+        The database may be away in between, and a claim may register first: all the same nothing
+        is sure until the caller hears of the death, and loses what it had under the old name.
+        """
         if self._me is None:
             await self.registered()
-            return True
+        else:
+            await self._renew(self._me, self._lease_until)
+        alive, self._dead = not self._dead, False
+        return alive
+
+    async def _renew(self, me: int, until: datetime | None) -> None:
         began = _now()
-        me, until = self._me, self._lease_until
         found = await self._renewals.fetch("renew", me, self._lease_seconds, until)
         if found:
             self._extend(began, found[0])
-            return True
+            return
         ((lacks,),) = await self._renewals.fetch("lacks_lease", me, until)
         if lacks:
             raise older(self._server, LOST_RENEWAL)
-        self._me = None
+        self._me, self._dead = None, True
         await self.registered()
-        return False
 
     async def check(self, link: Link) -> None:
         """Raise StoreUnavailable where a renewal is missing: an older state of the database.

@@ -271,6 +271,7 @@ class PostgresStore:
         parked = await self._pool.fetch("count_parked")
         (found,) = await self._pool.fetch("backlog", now, version)
         oldest, longest, undo, newer, lost = found
+        ((size,),) = await self._pool.fetch("size_of_tables")
         return Backlog(
             newer=newer,
             lost=lost,
@@ -278,6 +279,7 @@ class PostgresStore:
             oldest_accepted_at=oldest,
             longest_due_at=longest,
             oldest_compensation_at=undo,
+            sizes={"database": size},
         )
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:

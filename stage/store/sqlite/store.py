@@ -276,6 +276,7 @@ class SqliteStore:
             oldest_accepted_at=oldest[0][0],
             longest_due_at=longest[0][0],
             oldest_compensation_at=undo[0][0],
+            sizes=await asyncio.to_thread(_sizes, self._path),
         )
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
@@ -354,3 +355,12 @@ async def _nothing(unit: Unit) -> None:
 
 def _fetch(connection: sqlite3.Connection, name: str, parameters: Sequence[Any]) -> list[Row]:
     return connection.execute(statement(name), parameters).fetchall()
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Bytes of the file and of its write-ahead log."""
+    sizes = {}
+    for part, file in (("database", path), ("wal", path.with_name(path.name + "-wal"))):
+        with suppress(OSError):  # there is none, or it is gone: the next write tells of that
+            sizes[part] = file.stat().st_size
+    return sizes

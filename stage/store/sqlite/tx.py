@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +14,7 @@ from stage.store.hints import explain
 from stage.store.sqlite.part import Part
 
 _REFUSED: Final = author_sql.ENDING | {"ATTACH", "DETACH", "PRAGMA"}
+_Bound = tuple[str, tuple[Any, ...] | dict[str, Any]]
 _READS: Final = frozenset({"SELECT", "VALUES"})
 """Statements that begin with one of these words write nothing; one with `WITH` may."""
 _NUMBERED: Final = re.compile(r"\$[1-9]")
@@ -43,12 +44,7 @@ def author_tx(part: Part) -> Tx:
         checked = _checked(sql)
         if not checked.reads:
             part.author_writes()
-        text = checked.sql
-        given: Sequence[Any] | dict[str, Any] = parameters
-        if checked.places == len(parameters):
-            text = checked.by_place
-        elif checked.numbered and parameters:
-            given = {str(number): value for number, value in enumerate(parameters, 1)}
+        text, given = _bound(checked, parameters)
         try:
             return part.run(text, given)
         except sqlite3.Error as error:
@@ -68,6 +64,19 @@ def author_tx(part: Part) -> Tx:
         return part.fetch(run(sql, parameters), most)
 
     return author_sql.author_tx(execute, executemany, fetch)
+
+
+def binding(sql: str, parameters: tuple[Any, ...]) -> _Bound:
+    """A statement and its parameters as SQLite takes them. Raises StatementRefused."""
+    return _bound(_checked(sql), parameters)
+
+
+def _bound(checked: _Statement, parameters: tuple[Any, ...]) -> _Bound:
+    if checked.places == len(parameters):
+        return checked.by_place, parameters
+    if checked.numbered and parameters:
+        return checked.sql, {str(number): value for number, value in enumerate(parameters, 1)}
+    return checked.sql, parameters
 
 
 @lru_cache(maxsize=1024)

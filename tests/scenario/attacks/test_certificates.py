@@ -35,7 +35,10 @@ SECONDS = 0.5
 
 
 class Served:
-    """One stage behind TLS. `order` and `web` are upstreams, `kim` may see everything."""
+    """One stage behind TLS. `order` and `web` are upstreams, `kim` may see everything.
+
+    `olga` may do what an operator does.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,21 +83,33 @@ class Caller:
 
     async def send(self, method: str, path: str, body: Any = None, **headers: str) -> int:
         """The code of the answer; 0 where the handshake fails."""
+        sent = None if body is None else msgspec.json.encode(body)
+        return (await self.exchange(method, path, sent, **headers))[0]
+
+    async def exchange(
+        self, method: str, path: str, body: bytes | None, **headers: str
+    ) -> tuple[int, bytes]:
+        """The code and the bytes of the answer; 0 and none where the handshake fails."""
         try:
             async with self._session.request(
                 method,
                 self._url + path,
-                data=None if body is None else msgspec.json.encode(body),
+                data=body,
                 headers={"Content-Type": "application/json", **headers},
             ) as answer:
-                await answer.read()
-                return answer.status
+                return answer.status, await answer.read()
         except aiohttp.ClientError:
-            return 0
+            return 0, b""
+
+
+NOBODY = f"http://{HOST}:9"
 
 
 @asynccontextmanager
-async def serving(folder: Path, **limits: Any) -> AsyncIterator[Served]:
+async def serving(
+    folder: Path, *, shipping: str = NOBODY, psp: str = NOBODY, **limits: Any
+) -> AsyncIterator[Served]:
+    """A stage in this process; `limits` are those of its listener."""
     served = Served(folder)
     write_accepted(folder, "order", token_of("order"))
     await served.tls.open()
@@ -105,9 +120,12 @@ async def serving(folder: Path, **limits: Any) -> AsyncIterator[Served]:
             "order": Connection(accept_file=str(folder / "order.accept")),
             "web": Connection(accept_san="spiffe://example/web"),
         },
-        downstreams={"shipping": f"http://{HOST}:9"},
-        externals={"psp": f"http://{HOST}:9"},
-        operators={"kim": Operator(accept_san="kim.example", role=Role.VIEWER)},
+        downstreams={"shipping": shipping},
+        externals={"psp": psp},
+        operators={
+            "kim": Operator(accept_san="kim.example", role=Role.VIEWER),
+            "olga": Operator(accept_san="olga.example", role=Role.OPERATOR),
+        },
         drain_seconds=0.0,
     )
     app = build_app(payment, config, tls=served.tls)

@@ -17,7 +17,7 @@ from stage.inbound.lookups import Lookups
 from stage.inbound.request import Answer, HeaderPairs, Request
 from stage.inbound.routes import ROUTES, Found, find
 from stage.inbound.service import Service
-from stage.ports.engine import Busy, Reply, Unsettled
+from stage.ports.engine import Busy, Reply, Stopping, Unsettled
 from stage.ports.observer import TraceContext
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import DEFAULT_LIMITS
@@ -164,6 +164,7 @@ async def test_location_is_right_below_any_prefix() -> None:
     "error,status,outcome,retry_after",
     [
         (Unsettled("?"), 500, "unknown", "1"),
+        (Stopping(), 503, "unknown", "1"),
         (CommitInDoubt("?"), 500, "unknown", "1"),
         (Busy("full", retry_after=1.2), 503, "not_executed", "2"),
         (StoreUnavailable("away"), 503, "unknown", "1"),

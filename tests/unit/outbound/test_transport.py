@@ -30,6 +30,7 @@ class Peer:
         self.script: list[bytes] = [OK]
         self.requests: list[bytes] = []
         self.asked = asyncio.Event()
+        self.connected = asyncio.Event()
         self.connections = 0
         self.takes_bodies = True
         self.url = ""
@@ -37,6 +38,7 @@ class Peer:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.connections += 1
+        self.connected.set()
         try:
             while self.script:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -117,6 +119,28 @@ async def test_a_request_says_who_sends_it_and_what_it_holds(
         "content-type": ["text/x"],
         "content-length": ["2"],
     }
+
+
+async def test_the_last_look_comes_between_the_connection_and_the_first_byte(peer: Peer) -> None:
+    """A process that is stopped while it connects sends nothing once its lease is over."""
+    looked, renewed = asyncio.Event(), asyncio.Event()
+
+    async def assured() -> None:
+        looked.set()
+        await renewed.wait()
+
+    transport = Transport(assured)
+    await transport.open()
+    try:
+        sending = asyncio.create_task(sent(transport, peer.url))
+        await looked.wait()
+        await peer.connected.wait()
+        assert [] == peer.requests
+        renewed.set()
+        assert isinstance(await sending, Answer)
+        assert 1 == len(peer.requests)
+    finally:
+        await transport.close()
 
 
 async def test_a_given_header_takes_the_place_of_the_usual_one(

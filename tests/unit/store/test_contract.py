@@ -540,7 +540,7 @@ async def test_sagas_are_counted_by_state(store: Store) -> None:
 
 async def test_the_backlog_counts_sagas_that_wait(store: Store) -> None:
     """A parked saga counts as parked only; one that is over or due later does not wait."""
-    assert await store.backlog(AT) == Backlog(
+    assert replace(await store.backlog(AT), sizes={}) == Backlog(
         parked={}, oldest_accepted_at=None, longest_due_at=None
     )
     compensating = SagaState.COMPENSATING
@@ -552,9 +552,21 @@ async def test_the_backlog_counts_sagas_that_wait(store: Store) -> None:
         replace(row("e", state=compensating, due_at=AT - 3), accepted_at=AT - 4),
     ):
         await store.transact(inserting(made.id, made))
-    assert await store.backlog(AT) == Backlog(
+    assert replace(await store.backlog(AT), sizes={}) == Backlog(
         parked={ParkCause.DEFECT: 1}, oldest_accepted_at=AT - 7, longest_due_at=AT - 3
     )
+
+
+async def test_the_backlog_says_how_large_the_database_is(store: Store) -> None:
+    """In bytes on its disk; it grows with what is written, and memory has none."""
+    before = (await store.backlog(AT)).sizes
+    for number in range(50):
+        await store.transact(
+            inserting(f"s-{number}", replace(row(f"s-{number}"), envelope=b"x" * 9_000))
+        )
+    after = (await store.backlog(AT)).sizes
+    assert before.keys() == after.keys()
+    assert not before or sum(before.values()) < sum(after.values())
 
 
 async def test_the_backlog_has_the_begin_of_the_oldest_compensation(store: Store) -> None:

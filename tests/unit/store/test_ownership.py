@@ -10,17 +10,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from stage.core.errors import StaleEpoch
+from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import AnswerDeferred, Event
 from stage.core.states import SagaState
 from stage.ports.ownership import HeldElsewhere, Share
 from stage.ports.store import SagaRow, Store, Unit
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
+from stage.store.postgres.pool import Pool
+from stage.store.postgres.replica import PostgresReplica
 from stage.store.postgres.store import PostgresLimits, PostgresStore
 from tests.unit.store.given import AT, inserting, longer, parked, row
 
@@ -254,6 +257,31 @@ async def test_a_saga_of_a_dead_replica_is_taken_at_once(replicas: Replicas) -> 
     await save(replicas.b, found, epoch=2)
     with pytest.raises(StaleEpoch):
         await save(replicas.a, running("s"))
+
+
+async def test_a_death_is_heard_of_though_the_database_goes_away_meanwhile(
+    postgres_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by reading: the next renewal said that all is well, and stale sagas went on sending."""
+    async with on_a_server(postgres_url, migrations) as replicas:
+        await replicas.outlive_a()
+        assert ["s"] == await replicas.b.ownership.claim(AT, 10)
+        ownership = replicas.a.ownership
+        assert isinstance(ownership, PostgresReplica)
+        fetch = Pool.fetch
+
+        async def without_registration(pool: Pool, name: str, *arguments: Any) -> Any:
+            if name == "register":
+                raise StoreUnavailable("the database is away")
+            return await fetch(pool, name, *arguments)
+
+        with monkeypatch.context() as away:
+            away.setattr(Pool, "fetch", without_registration)
+            with pytest.raises(StoreUnavailable):
+                await ownership.renew()
+        assert [] == await ownership.claim(AT, 10)  # which registers anew
+        seen = [ownership.sure, await ownership.renew(), ownership.sure, await ownership.renew()]
+        assert [False, False, True, True] == seen
 
 
 async def test_nothing_is_assured_while_the_lease_is_over(replicas: Replicas) -> None:

@@ -23,6 +23,7 @@ class Queried:
     """telemetry.gauges.Running: the second query raises an exception that never should be."""
 
     ready = True
+    draining = False
     live = 0
     in_doubt = 0
     pauses = ()

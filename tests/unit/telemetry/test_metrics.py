@@ -88,11 +88,20 @@ def test_an_upper_bound_belongs_to_its_bucket() -> None:
     assert ([2, 1, 1], 12.0) == (histogram.counts, histogram.sum)
 
 
+def test_a_stranger_makes_no_series() -> None:
+    """Neither by paths nor by methods that nobody knows."""
+    metrics = Metrics()
+    for number in range(100):
+        metrics.answered(f"METHOD{number}", "/?", 405)
+    assert {("_OTHER", "/?", "405"): 100} == metrics.counters[names.M_REQUESTS]
+
+
 def test_no_label_holds_an_id() -> None:
     """Cardinality is that of steps, peers and outcomes."""
     labels = {label for metric in names.METRICS.values() for label in metric.labels}
     known = {"state", "cause", "peer", "place", "outcome", "step", "activity", "where", "thread"}
-    assert known | {"target", "direction"} == labels
+    of_requests = {"method", "route", "code", "what", "part", "answer"}
+    assert known | of_requests | {"target", "direction"} == labels
 
 
 def test_the_page_names_every_metric() -> None:

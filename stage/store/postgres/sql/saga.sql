@@ -45,11 +45,20 @@ ORDER BY due_at, id LIMIT $2;
 -- name: close_ended
 -- Drop the undo data of at most $3 sagas that are over, last changed before $1, and tell their
 -- ids. Those that another transaction has, or this one is about to write ($4), are left alone.
-WITH ended AS (
+-- What was over before `rested_at` was there has none, and is closed after the others.
+WITH marked AS (
     SELECT id FROM stage.saga
     WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
-        AND state IN ('completed', 'compensated') AND updated_at < $1 AND id <> ALL($4::text[])
-    ORDER BY updated_at LIMIT $3 FOR UPDATE SKIP LOCKED
+        AND state IN ('completed', 'compensated') AND rested_at < $1 AND id <> ALL($4::text[])
+    ORDER BY rested_at LIMIT $3 FOR UPDATE SKIP LOCKED
+), unmarked AS (
+    SELECT id FROM stage.saga
+    WHERE rested_at IS NULL AND due_at IS NULL AND closed_at IS NULL AND parked = ''
+        AND state IN ('completed', 'compensated') AND accepted_at < $1 AND updated_at < $1
+        AND id <> ALL($4::text[])
+    ORDER BY accepted_at LIMIT $3 - (SELECT count(*) FROM marked) FOR UPDATE SKIP LOCKED
+), ended AS (
+    SELECT id FROM marked UNION ALL SELECT id FROM unmarked
 ), dropped AS (
     DELETE FROM stage.journal WHERE saga_id = ANY(ARRAY(SELECT id FROM ended))
 ), unfound AS (
@@ -146,7 +155,7 @@ ORDER BY id LIMIT $2;
 
 -- name: group_waiting
 -- The sagas that wait or are parked, by cause, step, peer and state; read from an index alone.
-SELECT parked_cause, step, peer, state, count(*), min(updated_at)
+SELECT parked_cause, step, peer, state, count(*), min(rested_at)
 FROM stage.saga WHERE step <> '' OR parked_cause <> ''
 GROUP BY parked_cause, step, peer, state ORDER BY parked_cause, step, peer, state;
 
@@ -216,11 +225,38 @@ SELECT number, at, actor, act, target, reason, before, after FROM stage.audit
 WHERE target = $3 AND number < $1 ORDER BY number DESC LIMIT $2;
 
 -- name: page_changed
--- Sagas that changed at $1 or later and behind the saga ($1, $2), with their envelopes.
+-- Sagas that changed at $1 or later and behind the saga ($1, $2), with their envelopes. What rests
+-- is read in the order of its index. What runs, and what was over before `rested_at` was there, is
+-- sorted: the former is little, the latter gone when it is closed.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
     version, step, peer
 FROM stage.saga
-WHERE closed_at IS NULL AND (updated_at, id) > ($1, $2)
-ORDER BY updated_at, id LIMIT $3;
+WHERE id = ANY(ARRAY(
+    SELECT id FROM (
+        (SELECT id, rested_at AS at FROM stage.saga
+         WHERE closed_at IS NULL AND rested_at IS NOT NULL AND (rested_at, id) > ($1, $2)
+         ORDER BY rested_at, id LIMIT $3)
+        UNION ALL
+        (SELECT id, updated_at FROM stage.saga
+         WHERE closed_at IS NULL AND rested_at IS NULL AND due_at IS NULL
+             AND (updated_at, id) > ($1, $2)
+         ORDER BY updated_at, id LIMIT $3)
+        UNION ALL
+        SELECT id, updated_at FROM stage.saga
+        WHERE closed_at IS NULL AND rested_at IS NULL AND due_at IS NOT NULL AND owner IS NOT NULL
+            AND (updated_at, id) > ($1, $2)
+        UNION ALL
+        SELECT id, updated_at FROM stage.saga
+        WHERE closed_at IS NULL AND rested_at IS NULL AND due_at IS NOT NULL AND owner IS NULL
+            AND (updated_at, id) > ($1, $2)
+    ) changed
+    ORDER BY at, id LIMIT $3
+))
+ORDER BY updated_at, id;
+
+-- name: size_of_tables
+-- Bytes of our tables with their indexes.
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint
+FROM pg_class WHERE relnamespace = 'stage'::regnamespace AND relkind = 'r';

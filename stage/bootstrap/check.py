@@ -1,0 +1,256 @@
+"""All that can be known of a stage without serving it: its plan, and the slips that show already.
+
+Each part is judged by the code that serves, so that what passes here starts there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from stage.authoring.declaration import StageDeclaration
+from stage.authoring.source import statements_in, unawaited_in
+from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep
+from stage.bootstrap.callers import callers_of, check_loopback, open_callers
+from stage.bootstrap.credentials import credentials_of
+from stage.bootstrap.database import is_there, migration_folders, migration_states
+from stage.bootstrap.listener import listener_tls
+from stage.bootstrap.wiring import bind_configured
+from stage.config import Config
+from stage.core.errors import StageError
+from stage.core.steps import Plan, Step, StepKind
+from stage.store.migrate import MigrationState
+from stage.store.postgres.address import POSTGRESQL
+from stage.store.sqlite.preparing import Preparing
+
+
+class Level(StrEnum):
+    """How much a finding matters."""
+
+    ERROR = "error"
+    """The stage would not start, or a saga of it would fail."""
+    WARNING = "warning"
+    NOTE = "note"
+
+
+class About(StrEnum):
+    """The part in which something was found."""
+
+    PLAN = "plan"
+    SOURCE = "source"
+    SETTINGS = "settings"
+    MIGRATIONS = "migrations"
+    DATABASE = "database"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was found, with its fix."""
+
+    level: Level
+    about: About
+    text: str
+
+
+class StepChecked(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the plan, in words."""
+
+    name: str
+    kind: str
+    to: str
+    doubt: str
+    """The way in which a call whose answer was lost is settled."""
+    compensation: str
+    """The compensation, or why there is none."""
+    pivot: bool
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage, and what was found. `steps` is empty for a stage that could not be bound."""
+
+    stage: str
+    version: int = 1
+    steps: list[StepChecked] = []
+    statements: int = 0
+    """Statements of transaction functions that were prepared on the tables of the migrations."""
+    findings: list[Finding] = []
+
+    @property
+    def sound(self) -> bool:
+        """True when nothing was found that would stop it."""
+        return not any(finding.level is Level.ERROR for finding in self.findings)
+
+
+def check_stage(stage: StageDeclaration[Any, Any], config: Config) -> Checked:
+    """Judge a stage with its settings. The database is only read, and only where one is named."""
+    findings = _Findings()
+    plan = _plan(stage, config, findings)
+    if plan is not None:
+        _check_settings(stage, config, findings)
+        _check_plan(plan, findings)
+    prepared = _check_source(stage, config, findings)
+    if "database" in config.origins:
+        with findings.of(About.DATABASE):
+            _check_database(stage, config, findings)
+    return Checked(
+        stage=stage.name,
+        version=stage.lineage.version,
+        steps=[] if plan is None else list(_steps(stage, plan)),
+        statements=prepared,
+        findings=findings.found,
+    )
+
+
+def refused(name: str, about: About, error: StageError) -> Checked:
+    """All that is known of a stage whose module or whose settings were refused."""
+    findings = _Findings()
+    findings.refuse(about, error)
+    return Checked(stage=name, findings=findings.found)
+
+
+class _Findings:
+    """Collects what is found."""
+
+    def __init__(self) -> None:
+        self.found: list[Finding] = []
+
+    def add(self, level: Level, about: About, text: str) -> None:
+        """Note one thing."""
+        self.found.append(Finding(level, about, text))
+
+    def refuse(self, about: About, error: StageError) -> None:
+        """Note a refusal: one finding for each of its lines."""
+        for line in filter(None, map(str.strip, str(error).splitlines())):
+            self.add(Level.ERROR, about, line)
+
+    @contextmanager
+    def of(self, about: About) -> Iterator[None]:
+        """Note what is refused within, and go on behind it."""
+        try:
+            yield
+        except StageError as error:
+            self.refuse(about, error)
+
+
+def _plan(stage: StageDeclaration[Any, Any], config: Config, findings: _Findings) -> Plan | None:
+    try:
+        return stage.bind(tuple(config.downstreams)).plan
+    except StageError as error:
+        findings.refuse(About.PLAN, error)
+        return None
+
+
+def _check_settings(stage: StageDeclaration[Any, Any], config: Config, findings: _Findings) -> None:
+    """The settings as `stage serve` judges them, where any neighbour or API is configured."""
+    if not (config.upstreams or config.downstreams or config.externals):
+        text = "no peer is configured, so no setting of one was judged: give --config stage.toml"
+        findings.add(Level.NOTE, About.SETTINGS, text)
+        return
+    for line in config.ignored:
+        findings.add(Level.WARNING, About.SETTINGS, line)
+    with findings.of(About.SETTINGS):
+        check_loopback(config)
+    with findings.of(About.SETTINGS):
+        if (tls := listener_tls(config)) is not None:
+            asyncio.run(tls.open())
+    with findings.of(About.SETTINGS):
+        asyncio.run(open_callers(callers_of(config)))
+    with findings.of(About.SETTINGS):
+        credentials = credentials_of(stage, config)
+        asyncio.run(credentials.open())
+        bind_configured(stage, config, credentials)
+
+
+def _check_plan(plan: Plan, findings: _Findings) -> None:
+    for step in plan.steps:
+        if step.kind is StepKind.CALL and not step.idempotent and not step.probed:
+            text = (
+                f"{step.name} says idempotent=False and has no probe: a call whose answer is lost"
+                f" waits for a person. Write a probe under @{step.name}.probe"
+            )
+            findings.add(Level.WARNING, About.PLAN, text)
+
+
+def _check_source(stage: StageDeclaration[Any, Any], config: Config, findings: _Findings) -> int:
+    """Look for forgotten awaits, and prepare each statement on the tables of the migrations."""
+    for step in stage.steps:
+        for function in _functions(step):
+            for text in unawaited_in(function):
+                findings.add(Level.ERROR, About.SOURCE, f"{text}: write await before it")
+    if config.database.startswith(POSTGRESQL):
+        return 0  # its words are not those of SQLite, and nothing is prepared on a server
+    count = 0
+    with findings.of(About.MIGRATIONS), Preparing(migration_folders(stage)) as tables:
+        for step in stage.steps:
+            if not isinstance(step, TransactionStep):
+                continue
+            for statement in (each for f in _functions(step) for each in statements_in(f)):
+                if statement.parameters is None:
+                    continue
+                count += 1
+                if why := tables.refused(statement.sql, statement.parameters):
+                    findings.add(Level.ERROR, About.SOURCE, f"{statement.place}: {why}")
+    return count
+
+
+def _functions(step: DeclaredStep[Any, Any]) -> Iterator[Any]:
+    probing = step.probing if isinstance(step, CallStep) else None
+    yield from filter(None, (step.function, step.compensating, probing))
+
+
+def _check_database(stage: StageDeclaration[Any, Any], config: Config, findings: _Findings) -> None:
+    """Compare the migrations with the database, if it was made. Raises ConfigurationError."""
+    if not config.database_must_exist and not is_there(stage, config):
+        text = "there is no database yet: `stage serve` makes it, and so does `stage db init`"
+        findings.add(Level.NOTE, About.DATABASE, text)
+        return
+    served = Level.ERROR if config.database.startswith(POSTGRESQL) else Level.WARNING
+    levels = {
+        MigrationState.PENDING: (served, "is pending: run `stage db upgrade`"),
+        MigrationState.CHANGED: (
+            Level.ERROR,
+            "was applied, and its file was changed since: take the change back, write another file",
+        ),
+        MigrationState.UNKNOWN: (
+            Level.ERROR,
+            "was applied, and there is no such file: the database is of a later release",
+        ),
+    }
+    for line in migration_states(stage, config):
+        if line.state in levels:
+            level, text = levels[line.state]
+            findings.add(level, About.MIGRATIONS, f"{line.owner}/{line.name} {text}")
+
+
+def _steps(stage: StageDeclaration[Any, Any], plan: Plan) -> Iterator[StepChecked]:
+    declared = {step.name: step for step in stage.steps}
+    for step in plan.steps:
+        yield StepChecked(
+            name=step.name,
+            kind=step.kind.value,
+            to=step.peer,
+            doubt=_doubt(step, declared.get(step.name)),
+            compensation=_compensation(step, declared.get(step.name)),
+            pivot=step.pivot,
+        )
+
+
+def _doubt(step: Step, declared: DeclaredStep[Any, Any] | None) -> str:
+    """The first thing that is done about a lost answer (rule 5)."""
+    if step.kind is StepKind.TRANSACTION:
+        return ""
+    if isinstance(declared, CallStep) and declared.probing is not None:
+        return f"{declared.probing.__name__} looks it up"
+    return "it is repeated under its key" if step.idempotent else "a person is asked"
+
+
+def _compensation(step: Step, declared: DeclaredStep[Any, Any] | None) -> str:
+    if declared is None:
+        return "its own compensation"
+    if declared.compensating is not None:
+        return declared.compensating.__name__
+    return f"nothing: {declared.reason}" if declared.reason else "nothing: behind the pivot"
