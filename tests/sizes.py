@@ -21,6 +21,8 @@ class Sizes:
 
     worlds: int
     """F1: simulated worlds of SAGAS_PER_WORLD sagas."""
+    worlds_each: int
+    """F1: worlds under each choice of faults that seldom come together, at least."""
     fault_stride: int
     """F2: of the first faults, each of which is paired with every later one."""
     schedule_stride: int
@@ -89,7 +91,8 @@ class Sizes:
 
 TIERS = {
     "test": Sizes(
-        worlds=200,
+        worlds=100,
+        worlds_each=20,
         fault_stride=8,
         schedule_stride=10,
         kills=10,
@@ -124,6 +127,7 @@ TIERS = {
     ),
     "prove": Sizes(
         worlds=4_000,
+        worlds_each=150,
         fault_stride=1,
         schedule_stride=1,
         kills=150,

