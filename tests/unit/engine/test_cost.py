@@ -15,6 +15,7 @@ import pytest
 from stage.bootstrap import make_store
 from stage.config import Config
 from stage.demo.payment import payment
+from stage.engine.embedded import pauses, recovery, sweeps
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.saga.journal import RUNNING_SECONDS, Journal
 from stage.ports.external import ExternalRequest
@@ -116,6 +117,14 @@ class Counted:
         )
         assert reply is not None
         assert 200 == reply.status
+
+
+@pytest.fixture(autouse=True)
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is: these looks go by the clock, and are no saga's."""
+    monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 3_600.0)
+    monkeypatch.setattr(pauses, "PAUSE_LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr(sweeps, "SWEEP_LOOK_SECONDS", 3_600.0)
 
 
 @pytest.fixture(params=[(), ("shipping",)], ids=["last of the chain", "with a downstream"])
