@@ -19,7 +19,7 @@ from random import random
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, hdrs, web
 
 from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE, Connection
 from stage.inbound.client_certificate import certificate_of
@@ -525,6 +525,9 @@ def _counted(handler: Handler) -> Handler:
         try:
             if request.version < HttpVersion10:  # the parser takes a line without a version
                 raise web.HTTPBadRequest
+            expected = request.headers.get(hdrs.EXPECT)
+            if expected is not None and expected.lower() != "100-continue":
+                raise web.HTTPExpectationFailed  # aiohttp quotes it, and fails on bytes of no text
             response = await handler(request)
             if protocol.retires:
                 response.force_close()
