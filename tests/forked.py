@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Lock
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +29,9 @@ COMMAND_SECONDS_MAX = 60.0
 MESSAGE_BYTES_MAX = 200_000
 KILLED = 128
 """A signal that ended a command, as a shell says it: 128 and its number."""
+
+_TURN = Lock()
+"""One command at a time: threads of one test may ask."""
 
 
 class Done(NamedTuple):
@@ -50,9 +54,10 @@ def stage(*arguments: str, cwd: Path | None = None, stdin: str = "", **environ: 
         given.write(stdin.encode())
         given.seek(0)
         streams = [stream.fileno() for stream in (given, out, err)]
-        mother = _mother()
-        socket.send_fds(mother, [json.dumps(order).encode()], streams)
-        answer = mother.recv(MESSAGE_BYTES_MAX)
+        with _TURN:
+            mother = _mother()
+            socket.send_fds(mother, [json.dumps(order).encode()], streams)
+            answer = mother.recv(MESSAGE_BYTES_MAX)
         assert answer, "the process that forks commands has ended"
         for stream in (out, err):
             stream.seek(0)

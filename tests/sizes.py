@@ -27,6 +27,8 @@ class Sizes:
     """F2: of the first faults, each of which is paired with every later one."""
     schedule_stride: int
     """F3: of the pairs of operations that begin a schedule."""
+    defect_stride: int
+    """F4: of the further planted defects; the forty are always looked for."""
     kills: int
     """F5: kills of real processes, chosen at random."""
     sagas: int
@@ -95,6 +97,7 @@ TIERS = {
         worlds_each=20,
         fault_stride=8,
         schedule_stride=10,
+        defect_stride=3,
         kills=10,
         sagas=1_000,
         rate=150.0,
@@ -130,6 +133,7 @@ TIERS = {
         worlds_each=150,
         fault_stride=1,
         schedule_stride=1,
+        defect_stride=1,
         kills=150,
         sagas=20_000,
         rate=185.0,

@@ -9,10 +9,10 @@ import importlib.util
 
 from stage.inbound.service import Show
 
-CONSOLE: Show | None = None
-"""None without the extra."""
+if THERE := importlib.util.find_spec("jinja2") is not None:
+    from stage.console import Console
 
-if importlib.util.find_spec("jinja2") is not None:
-    from stage.console import show
 
-    CONSOLE = show
+def make_console() -> Show | None:
+    """The pages of one stage; None without the extra."""
+    return Console().show if THERE else None

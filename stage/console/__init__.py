@@ -4,6 +4,6 @@ Nothing here knows the engine or the store. A page asks the endpoints of `stage.
 of its reader, so that it shows nothing and does nothing that the API would not.
 """
 
-from stage.console.screens import show
+from stage.console.screens import Console
 
-__all__ = ["show"]
+__all__ = ["Console"]

@@ -30,6 +30,8 @@ MEANINGS: Final = {
 """The verbs in the order of the harm that they may do."""
 DOUBTFUL: Final = frozenset({"in_doubt", "pending", "waiting", "refused"})
 """Phases in which a step may be settled: the API says which of them are."""
+RESOLVABLE: Final = frozenset({"compensation_failed", "compensation_waiting"})
+"""Phases of a step whose undo a person may have done."""
 COMPENSABLE: Final = frozenset({"active", "completed", "compensating"})
 PREVIEW: Final = {"reason": "preview", "actor": "preview", "dry_run": True}
 
@@ -88,8 +90,9 @@ async def _choice(reader: Reader, saga: SagaView, verb: str) -> Choice:
         return msgspec.structs.replace(choice, why_not=_why_not_compensated(reader, saga))
     if verb != "settle":
         answer = await reader.post(path, PREVIEW)
-        steps = [step.name for step in saga.steps] if verb in ("resolve", "abandon") else []
-        return msgspec.structs.replace(choice, why_not=_why_not(answer), steps=steps)
+        return msgspec.structs.replace(
+            choice, why_not=_why_not(answer), steps=_steps_of(verb, saga)
+        )
     why_not, steps = "no step of it is in doubt", []
     for step in saga.steps:
         if step.phase in DOUBTFUL:
@@ -99,6 +102,13 @@ async def _choice(reader: Reader, saga: SagaView, verb: str) -> Choice:
             else:
                 steps.append(step.name)
     return msgspec.structs.replace(choice, why_not="" if steps else why_not, steps=steps)
+
+
+def _steps_of(verb: str, saga: SagaView) -> list[str]:
+    """The steps that it may name, instead of all of them."""
+    if verb == "resolve":
+        return [step.name for step in saga.steps if step.phase in RESOLVABLE]
+    return [*saga.stands, *saga.may_stand] if verb == "abandon" else []
 
 
 def _why_not(answer: object) -> str:
@@ -111,7 +121,7 @@ def _why_not_compensated(reader: Reader, saga: SagaView) -> str:
     except WireError as error:
         return error.detail
     if saga.state not in COMPENSABLE:
-        return f"it is {draw.words(saga.state)} already"
+        return f"its state is {draw.words(saga.state)}"
     return ""
 
 

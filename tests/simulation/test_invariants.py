@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 
@@ -16,8 +19,10 @@ from stage.simulation.faults import (
     LOST,
     UNDONE_ELSEWHERE,
 )
-from stage.simulation.summary import Summary, simulate_many
+from stage.simulation.files import BlockingStore
+from stage.simulation.summary import Summary, simulate_in_files, simulate_many
 from stage.simulation.world import Scenario, simulate_world
+from stage.store.sqlite import watch
 from tests.kits import Strikes
 from tests.sizes import SAGAS_PER_WORLD, SIZES
 
@@ -33,10 +38,10 @@ OF_FILES = frozenset({"commit_raises_before", "commit_raises_after"})
 """Faults that only a SQLite file has."""
 
 
-def first_failure(summary: Summary, sagas: int) -> str:
+def first_failure(summary: Summary, sagas: int, stores: str = "memory") -> str:
     """The first failure as a person reads it, with the line that replays it."""
     first = summary.failures[0]
-    replay = f"python -m stage.simulation {first.seed} --sagas {sagas} --stores memory"
+    replay = f"python -m stage.simulation {first.seed} --sagas {sagas} --stores {stores}"
     return "\n".join(
         (
             f"{summary.violations} violations; replay: {replay}",
@@ -133,7 +138,7 @@ def test_every_invariant_holds_on_sqlite_files_whose_commits_fail(first: int) ->
 
     summary = simulate_many(range(first, first + 8), scenario, files_every=1)
 
-    assert not summary.violations, first_failure(summary, 8)
+    assert not summary.violations, first_failure(summary, 8, "files")
     assert summary.in_files == 8
     assert all(summary.faults[kind] for kind in OF_FILES)
 
@@ -160,3 +165,21 @@ def test_a_seed_gives_the_same_world_twice_and_in_any_process() -> None:
 
     assert len(set(here)) == 6
     assert [here, here] == runs
+
+
+def test_a_world_in_files_is_the_same_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real time throws no dice: neither looks at the file nor retries go by the machine's clock."""
+    scenario = Scenario(sagas=6, always=OF_FILES)
+    fast = simulate_in_files(50, scenario)
+    run = BlockingStore._run
+
+    def slow(store: BlockingStore, work: Awaitable[Any]) -> Any:
+        time.sleep(0.003)  # of real time, in which nothing of the world may happen
+        return run(store, work)
+
+    monkeypatch.setattr(BlockingStore, "_run", slow)
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(watch, "PROBE_SECONDS", 0.002)
+
+    assert fast.struck["commit_raises_before"] and fast.struck["commit_raises_after"]
+    assert fast.transcript.digest() == simulate_in_files(50, scenario).transcript.digest()

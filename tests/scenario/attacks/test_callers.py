@@ -83,7 +83,7 @@ async def test_a_stranger_takes_no_id_from_its_owner(named: Chain) -> None:
     assert (1, 1) == await named.charges()
 
 
-async def test_what_a_stranger_would_have_forgotten_is_undone_after_a_late_failure(
+async def test_a_saga_that_a_stranger_asked_to_forget_is_undone_after_a_late_failure(
     named: Chain,
 ) -> None:
     """Its journal gone, the saga could not be undone, and the charge stood for ever."""
