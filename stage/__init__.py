@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Transient,
         Tx,
     )
+    from stage.bootstrap.tables import store_of
     from stage.serving import Stage
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Transient",
     "Tx",
     "__version__",
+    "store_of",
 ]
 
 
@@ -48,6 +50,10 @@ def __getattr__(name: str) -> object:
         from stage.serving import Stage
 
         value = Stage
+    elif name == "store_of":
+        from stage.bootstrap.tables import store_of
+
+        value = store_of
     else:
         from stage import authoring
 
