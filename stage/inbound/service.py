@@ -28,6 +28,11 @@ def uncounted(method: str, route: str, code: int) -> None:
     """Nobody counts."""
 
 
+async def no_secrets(_external: str) -> tuple[bytes, ...]:
+    """No webhook can be verified by a secret."""
+    return ()
+
+
 Write = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Writes the metrics in the format that an `Accept` header names: text and content type."""
 
@@ -51,6 +56,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the breaker of each peer waits, by its name."""
     answered: Callable[[str, str, int], None] = uncounted
     """Is notified of each answer: the method, the template of the path, the code."""
+    webhook_secrets: Callable[[str], Awaitable[tuple[bytes, ...]]] = no_secrets
+    """The secrets that webhooks of an external API are verified with, by its name."""
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
     callers: Callers = msgspec.field(default_factory=Claims)
