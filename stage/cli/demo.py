@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from stage.cli.failure import Failure
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -15,7 +17,12 @@ import click
     default="sqlite",
     help="Keep the sagas in a file, or in a PostgreSQL server that is started for it.",
 )
-def demo(as_json: bool, keep: bool, otlp: str | None, database: str) -> int:
+@click.option(
+    "--tls/--no-tls",
+    default=None,
+    help="Let all services speak TLS: by default where the library cryptography is installed.",
+)
+def demo(as_json: bool, keep: bool, otlp: str | None, database: str, tls: bool | None) -> int:
     """Run eight stories in a whole chain, balance the books.
 
     Exit status 0 only if every story ended as expected.
@@ -25,6 +32,10 @@ def demo(as_json: bool, keep: bool, otlp: str | None, database: str) -> int:
 
         otlp = checked_url(otlp, "--otlp")
 
-    from stage.demo.run import main
+    from stage.demo.certificates import can_be_made
+    from stage.demo.run import Asked, main
 
-    return main(json=as_json, keep=keep, otlp=otlp, postgres=database == "postgres")
+    if tls and not can_be_made():
+        raise Failure("--tls needs the library cryptography: pip install 'saga-stage[encryption]'")
+    tls = can_be_made() if tls is None else tls
+    return main(Asked(json=as_json, keep=keep, otlp=otlp, postgres=database == "postgres", tls=tls))

@@ -20,7 +20,7 @@ class FailureKind(StrEnum):
     """The author's code failed before any request was prepared: it certainly did not happen."""
 
 
-TRANSIENT_CODES = frozenset({429})
+TRANSIENT_CODES = frozenset({401, 429})
 IN_DOUBT_CODES = frozenset({408, 425})
 NONE: frozenset[int] = frozenset()
 
@@ -33,8 +33,10 @@ def classify_code(
 ) -> FailureKind | None:
     """The meaning of an answer's code, or None when the author's function decides.
 
-    2xx and 4xx answers go to the function, but for 408, 425 and 429. A redirect is not followed
-    and 1xx and 3xx prove nothing: in doubt, like 5xx. A declaration of the call comes first.
+    2xx and 4xx answers go to the function, but for 401, 408, 425 and 429. A 401 says that nothing
+    was done for want of a credential, which is the operator's and not the function's to judge. A
+    redirect is not followed, and 1xx and 3xx prove nothing: in doubt, like 5xx. A declaration of
+    the call comes first.
     """
     if code in transient_on:
         return FailureKind.TRANSIENT

@@ -76,8 +76,10 @@ def _as_expected(account: Account, expected: Expected) -> bool:
     )
 
 
-def document(accounts: list[Account], unaccounted: int, ok: bool) -> bytes:
+def document(accounts: list[Account], unaccounted: int, ok: bool, *, tls: bool) -> bytes:
     """The output of `stage demo --json`."""
     members = ("name", "saga_id", "trace_id", "outcome", "states", "charges", "ok")
     stories = [{name: getattr(account, name) for name in members} for account in accounts]
-    return msgspec.json.encode({"stories": stories, "unaccounted_effects": unaccounted, "ok": ok})
+    return msgspec.json.encode(
+        {"stories": stories, "unaccounted_effects": unaccounted, "ok": ok, "tls": tls}
+    )

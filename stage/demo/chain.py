@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from stage.core.errors import StageError
+from stage.demo.certificates import Certificates
 from stage.demo.tokens import Keys
 
 LOOPBACK = "127.0.0.1"
+NAMES = ("order", "payment", "psp", "gateway", "shipping")
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 5.0
 SPANS_LEAVE_SECONDS = 1.5
@@ -29,10 +32,12 @@ class ChainError(StageError):
 class Service:
     """One process: started, killed, started again on the same port."""
 
-    def __init__(self, name: str, port: int, arguments: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, name: str, port: int, arguments: Sequence[str], log: Path, scheme: str = "http"
+    ) -> None:
         self.name = name
         self.port = port
-        self.url = url(port)
+        self.url = url(port, scheme)
         self._arguments = [*arguments, "--port", str(port)]
         self._log = log
         self._process: Process | None = None
@@ -94,42 +99,74 @@ class Chain:
     """order -> payment (the stage, with its external API psp) -> gateway -> shipping."""
 
     def __init__(
-        self, folder: Path, *, otlp: str | None = None, database: str | None = None
+        self,
+        folder: Path,
+        *,
+        otlp: str | None = None,
+        database: str | None = None,
+        tls: bool = False,
     ) -> None:
-        """`database` is the URL of the stage's database; without one it is a file in the folder."""
+        """`database` is the URL of the stage's database; without one it is a file in the folder.
+
+        With `tls` every service has a certificate, and nobody speaks plain HTTP.
+        """
+        # Long because it lists the five services, each with its options.
         order, payment, shipping, psp, gateway = free_ports(5)
         self._folder = folder
+        self._scheme = "https" if tls else "http"
         self.keys = Keys(folder)
+        self.certificates = Certificates(folder, NAMES) if tls else None
         self._options = ["--otlp-endpoint", otlp] if otlp else []
         self.otlp = otlp
-        self.psp = self._service("psp", psp, "stage.demo.psp")
+        above = url(payment, self._scheme)
+        self.psp = self._service("psp", psp, "stage.demo.psp", *self._tls_of("psp"))
         self.order = self._service(
             "order",
             order,
-            *("stage.neighbours.upstream", "--name", "order", "--stage", url(payment)),
+            *("stage.neighbours.upstream", "--name", "order", "--stage", above),
             *self.keys.of_stub("order"),
+            *self._tls_of("order"),
         )
         self.shipping = self._service(
             "shipping",
             shipping,
-            *("stage.neighbours.downstream", "--name", "shipping", "--upstream", url(payment)),
+            *("stage.neighbours.downstream", "--name", "shipping", "--upstream", above),
             *self.keys.of_stub("shipping"),
+            *self._tls_of("shipping"),
         )
-        to = ["stage.demo.gateway", "--to", url(shipping)]
-        self.gateway = Service("gateway", gateway, to, folder / "gateway.log")
+        to = ["stage.demo.gateway", "--to", self.shipping.url, *self._tls_of("gateway")]
+        self.gateway = Service("gateway", gateway, to, folder / "gateway.log", self._scheme)
         self.payment = self._service(
             "payment",
             payment,
             *("stage", "serve", "stage.demo.payment:payment"),
             *("--database", database or f"sqlite:///{folder / 'payment.db'}"),
-            *("--upstream", f"order={url(order)}"),
-            *("--downstream", f"shipping={url(gateway)}"),
-            *("--external", f"psp={url(psp)}"),
+            *("--upstream", f"order={self.order.url}"),
+            *("--downstream", f"shipping={self.gateway.url}"),
+            *("--external", f"psp={self.psp.url}"),
             *self.keys.of_stage(),
+            *self._tls_of("payment"),
         )
 
     def _service(self, name: str, port: int, *arguments: str) -> Service:
-        return Service(name, port, [*arguments, *self._options], self._folder / f"{name}.log")
+        log = self._folder / f"{name}.log"
+        return Service(name, port, [*arguments, *self._options], log, self._scheme)
+
+    def _tls_of(self, name: str) -> list[str]:
+        """The options of TLS of a service."""
+        if self.certificates is None:
+            return []
+        if name == "payment":
+            return self.certificates.of_stage()
+        if name == "psp":
+            return self.certificates.of_listener(name)
+        return self.certificates.of_stub(name)
+
+    def trusted(self) -> ssl.SSLContext | None:
+        """The TLS of a client of the services, once they are started; None for plain HTTP."""
+        if self.certificates is None:
+            return None
+        return ssl.create_default_context(cafile=self.certificates.ca_file)
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -139,6 +176,8 @@ class Chain:
     async def start(self) -> None:
         """Start all of them at the same time. Raises ChainError."""
         await asyncio.to_thread(self.keys.write)
+        if self.certificates is not None:
+            await asyncio.to_thread(self.certificates.write)
         await asyncio.gather(*(service.start() for service in self.services))
 
     async def spans_left(self) -> None:
@@ -151,9 +190,9 @@ class Chain:
         await asyncio.gather(*(service.stop() for service in self.services))
 
 
-def url(port: int) -> str:
+def url(port: int, scheme: str = "http") -> str:
     """The base URL of a service on this machine."""
-    return f"http://{LOOPBACK}:{port}"
+    return f"{scheme}://{LOOPBACK}:{port}"
 
 
 def free_ports(count: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -35,14 +36,22 @@ class Client:
 
     story: StorySpan | None = None
 
-    def __init__(self, stage: str = "", keys: Keys | None = None) -> None:
-        """`keys` are shown to the service at `stage`: order's to post, otherwise a person's."""
+    def __init__(
+        self, stage: str = "", keys: Keys | None = None, trusted: ssl.SSLContext | None = None
+    ) -> None:
+        """`keys` are shown to the service at `stage`: order's to post, otherwise a person's.
+
+        `trusted` is the TLS of all services, None the usual one.
+        """
         self._stage = stage
         self._keys = keys
+        self._trusted = trusted
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._trusted or True)
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

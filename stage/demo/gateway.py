@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ssl
 import sys
 from collections.abc import AsyncIterator, Iterable
 
@@ -14,6 +15,13 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from stage.neighbours.shared.serve import serve
+from stage.neighbours.shared.tls import (
+    add_ca_option,
+    add_listener_options,
+    caller_context,
+    connector,
+    listener_context,
+)
 from stage.wire.limits import DEFAULT_LIMITS
 
 READ_SECONDS = 1.0
@@ -25,12 +33,14 @@ SESSION = web.AppKey("SESSION", aiohttp.ClientSession)
 TO = web.AppKey("TO", str)
 
 
-def make_app(to: str) -> web.Application:
-    """The gateway in front of the service at the URL `to`."""
+def make_app(to: str, trusted: ssl.SSLContext | None = None) -> web.Application:
+    """The gateway in front of the service at the URL `to`, called under the TLS `trusted`."""
 
     async def live(app: web.Application) -> AsyncIterator[None]:
         async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=READ_SECONDS), auto_decompress=False
+            connector=connector(trusted),
+            timeout=aiohttp.ClientTimeout(total=READ_SECONDS),
+            auto_decompress=False,
         ) as session:
             app[SESSION] = session
             yield
@@ -77,8 +87,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m stage.demo.gateway", description=__doc__)
     parser.add_argument("--to", required=True, metavar="URL", help="the service behind it")
     parser.add_argument("--port", type=int, default=8083, help="0 takes a free one (%(default)s)")
+    add_listener_options(parser)
+    add_ca_option(parser)
     options = parser.parse_args()
-    asyncio.run(serve(make_app(options.to), "127.0.0.1", options.port))
+    try:
+        tls, trusted = listener_context(options), caller_context(options.ca_file)
+    except ValueError as error:
+        print(f"gateway: its certificates cannot be used: {error}", file=sys.stderr)
+        return 2
+    asyncio.run(serve(make_app(options.to, trusted), "127.0.0.1", options.port, tls))
     return 0
 
 

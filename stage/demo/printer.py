@@ -8,10 +8,13 @@ from typing import Any
 
 from stage.core.describe import event_in_words
 from stage.demo.accounts import Account
+from stage.demo.certificates import can_be_made
 from stage.demo.chain import Chain
 from stage.demo.story import Expected
 
 GREEN, RED, DIM, BOLD, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
+WITHOUT_TLS = "for TLS install the library cryptography: saga-stage[encryption]"
 
 
 class Printer:
@@ -33,6 +36,9 @@ class Printer:
             self._print(
                 self._coloured(DIM, f"    {service.name:<9} {service.url}  pid {service.pid}")
             )
+        shown = "tokens and TLS" if chain.certificates else "tokens"
+        hint = "" if can_be_made() else f" ({WITHOUT_TLS})"
+        self._print(self._coloured(DIM, f"    between all of them: {shown}{hint}"))
 
     def story(self, letter: str, account: Account, expected: Expected) -> None:
         """One story as a small tree; times are milliseconds since the saga was accepted."""
@@ -84,6 +90,9 @@ class Printer:
         self._print("The chain stays up until Ctrl-C:")
         for service in chain.services:
             print(f"    {service.name:<9} {service.url}", flush=True)
+        print(f"    a person's token: {chain.keys.token_file('operator')}", flush=True)
+        if chain.certificates is not None:
+            print(f"    their authority:  {chain.certificates.ca_file}", flush=True)
 
     def _print(self, line: str) -> None:
         if not self._quiet:

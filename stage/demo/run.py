@@ -9,6 +9,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
+
 from stage.demo.accounts import Account, document, take_account
 from stage.demo.chain import Chain
 from stage.demo.client import Client
@@ -20,40 +22,50 @@ from stage.demo.trace import story_span
 from stage.telemetry import sdk
 
 
-def main(
-    *, json: bool = False, keep: bool = False, otlp: str | None = None, postgres: bool = False
-) -> int:
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of `stage demo`."""
+
+    json: bool = False
+    keep: bool = False
+    otlp: str | None = None
+    postgres: bool = False
+    tls: bool = True
+
+
+def main(asked: Asked) -> int:
     """Run the stories. The exit status is 0 if all ended as expected and the books balance."""
-    sdk.setup("demo", endpoint=otlp)
+    sdk.setup("demo", endpoint=asked.otlp)
     try:
-        return asyncio.run(_run(json=json, keep=keep, otlp=otlp, postgres=postgres))
+        return asyncio.run(_run(asked))
     except KeyboardInterrupt:
         return 130
     finally:
         sdk.shutdown()
 
 
-async def _run(*, json: bool, keep: bool, otlp: str | None, postgres: bool) -> int:
-    printer = Printer(quiet=json)
+async def _run(asked: Asked) -> int:
+    printer = Printer(quiet=asked.json)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stage-demo-"))
-        database = stack.enter_context(running("fsync=on")).url() if postgres else None
-        chain = Chain(Path(folder), otlp=otlp, database=database)
+        database = stack.enter_context(running("fsync=on")).url() if asked.postgres else None
+        chain = Chain(Path(folder), otlp=asked.otlp, database=database, tls=asked.tls)
         try:
             await chain.start()
             printer.services(chain)
-            async with Client(chain.payment.url, chain.keys) as client:
+            trusted = await asyncio.to_thread(chain.trusted)
+            async with Client(chain.payment.url, chain.keys, trusted) as client:
                 accounts = [
                     await _run_story(chain, client, story, letter, printer)
                     for letter, story in zip("abcdefgh", STORIES, strict=True)
                 ]
             unaccounted = sum(account.unaccounted for account in accounts)
             ok = unaccounted == 0 and all(account.ok for account in accounts)
-            if json:
-                sys.stdout.buffer.write(document(accounts, unaccounted, ok) + b"\n")
+            if asked.json:
+                found = document(accounts, unaccounted, ok, tls=asked.tls)
+                sys.stdout.buffer.write(found + b"\n")
                 sys.stdout.flush()
             printer.books(accounts, unaccounted, ok)
-            if keep:
+            if asked.keep:
                 printer.kept(chain)
                 await asyncio.Event().wait()
         finally:

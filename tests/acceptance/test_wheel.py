@@ -68,3 +68,4 @@ def test_the_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> N
     assert str([None] * len(NOT_INSTALLED)) == run("-c", find, *NOT_INSTALLED).decode().strip()
     report = msgspec.json.decode(run("-m", "stage", "demo", "--json"))
     assert (True, 8) == (report["ok"], len(report["stories"]))
+    assert report["tls"]

@@ -95,7 +95,7 @@ async def test_a_gateway_that_never_lets_shipping_answer_ends_compensated_everyw
     """The budget is gone: the parcel is taken back before the charge is, and upstream is told."""
     await chain.script(chain.shipping, script="gateway", code=code)
 
-    status, _, answer = await chain.send("s-1", deadline=time.time() + 1.0)
+    status, _, answer = await chain.send("s-1", deadline=time.time() + 2.0)
 
     parcel = await shipped(chain)
     assert (409, "compensated") == (status, decoded(answer)["outcome"])

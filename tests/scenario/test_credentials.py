@@ -133,6 +133,23 @@ async def test_a_rotated_token_is_used_by_the_attempts_after_it_and_lies_nowhere
         assert canary.encode() not in everything
 
 
+async def test_a_key_that_the_api_does_not_take_costs_time_and_no_saga(tmp_path: Path) -> None:
+    """401 on the way forward: the function never sees it, and the saga waits for the right key."""
+    async with guarded_world(NEW) as (gate, world, url):
+        psp = Connection(url=url, bearer_file=str(key_file(tmp_path, OLD)))
+        async with running_chain(tmp_path, stage=charging(), externals={"psp": psp}) as chain:
+            sending = asyncio.create_task(chain.send("s-1"))
+            await chain.until("s-1", lambda saga: saga["steps"][0]["attempts"] >= 2)
+            key_file(tmp_path, NEW)
+            assert 200 == (await sending)[0]
+            assert 1 == world.count("charge")
+            events = await chain.events("s-1")
+            _, _, metrics = await chain.request("GET", f"{chain.stage}/metrics")
+    assert "step_in_doubt" not in events and events.count("step_transient") >= 2
+    refused = gate.shown.count(f"Bearer {OLD}")
+    assert f'stage_peer_answers_total{{answer="401",peer="psp"}} {refused}.0' in metrics.decode()
+
+
 @pytest.mark.parametrize("name", ["Authorization", "cookie", "Proxy-Authorization", "X-Api-Key"])
 async def test_a_step_that_sets_a_header_of_the_operator_is_refused(
     tmp_path: Path, name: str

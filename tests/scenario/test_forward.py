@@ -141,7 +141,7 @@ async def test_a_hanging_downstream_is_compensated_when_the_budget_is_gone(tmp_p
     """Unknown until the deadline; then compensate there until answered, then here (3.3)."""
     async with running_chain(tmp_path) as chain:
         await chain.script(chain.shipping, script="hang")
-        status, _, body = await chain.send("s-1", deadline=time.time() + 1.0)
+        status, _, body = await chain.send("s-1", deadline=time.time() + 2.5)
         assert 409 == status, body
         assert (1, 0) == await chain.charges()
         shipped = await chain.shipped("s-1")

@@ -86,7 +86,7 @@ async def test_a_deadline_that_passes_during_the_call_undoes_everything(
 ) -> None:
     """No step starts after it; what stands is undone all the same (rule 19)."""
     await chain.script(chain.psp, script=script)
-    status, _, body = await chain.send("s-1", deadline=time.time() + 0.6)
+    status, _, body = await chain.send("s-1", deadline=time.time() + 1.5)
     assert 409 == status, body
     assert (made, 0) == await chain.charges()
     assert await chain.shipped("s-1") is None
@@ -95,7 +95,7 @@ async def test_a_deadline_that_passes_during_the_call_undoes_everything(
 async def test_a_deadline_that_passes_downstream_undoes_everything(chain: Chain) -> None:
     """Downstream never answers: compensated there, then here."""
     await chain.script(chain.shipping, script="hang")
-    status, _, _ = await chain.send("s-1", deadline=time.time() + 0.6)
+    status, _, _ = await chain.send("s-1", deadline=time.time() + 1.5)
     assert 409 == status
     assert (1, 0) == await chain.charges()
     shipped = await chain.shipped("s-1")

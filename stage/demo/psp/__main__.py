@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from stage.demo.psp.app import make_app
 from stage.neighbours.shared.serve import serve
+from stage.neighbours.shared.tls import add_listener_options, listener_context
 from stage.telemetry import sdk
 
 SUMMARY = "A payment provider that keeps its own books and can misbehave."
@@ -22,10 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--otlp-endpoint", default="", metavar="URL", help="base URL of an OTLP/HTTP collector"
     )
+    add_listener_options(parser)
     options = parser.parse_args(arguments)
+    try:
+        tls = listener_context(options)
+    except ValueError as error:
+        print(f"psp: its certificate cannot be used: {error}", file=sys.stderr)
+        return 2
     sdk.setup("psp", endpoint=options.otlp_endpoint)
     try:
-        asyncio.run(serve(make_app(), options.host, options.port))
+        asyncio.run(serve(make_app(), options.host, options.port, tls))
     except (OSError, OverflowError) as error:
         print(f"psp: cannot listen on {options.host}:{options.port}: {error}", file=sys.stderr)
         return 2

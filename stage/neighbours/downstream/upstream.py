@@ -12,6 +12,7 @@ from aiohttp import hdrs
 
 from stage.neighbours.downstream.books import Saga
 from stage.neighbours.shared.spans import Spans
+from stage.neighbours.shared.tls import connector
 from stage.neighbours.shared.tokens import Keys
 from stage.wire.headers import CONTENT_JSON, RETRY_AFTER
 from stage.wire.http import parse_retry_after
@@ -47,6 +48,7 @@ class Upstream:
     def open(self) -> aiohttp.ClientSession:
         """The session, to be closed with the application. It keeps no cookies."""
         self.session = aiohttp.ClientSession(
+            connector=connector(self._keys.trusted),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._keys.headers,
             timeout=aiohttp.ClientTimeout(total=ATTEMPT_SECONDS, connect=CONNECT_SECONDS),

@@ -12,6 +12,7 @@ from opentelemetry.trace import TracerProvider
 
 from stage.neighbours.shared.serve import serve
 from stage.neighbours.shared.spans import make_provider, shut_down
+from stage.neighbours.shared.tls import add_ca_option, add_listener_options, listener_context
 from stage.neighbours.shared.tokens import Keys, read_keys
 from stage.wire.envelope import STAGE_NAME_RE
 
@@ -35,13 +36,19 @@ def make_parser(program: str, description: str, *, port: int, name: str) -> argp
     parser.add_argument(
         "--accept-file", default="", metavar="FILE", help="hashes of what the stage may show"
     )
+    add_listener_options(parser)
+    add_ca_option(parser)
     return parser
 
 
 def run(program: str, options: argparse.Namespace, make_app: MakeApp) -> int:
-    """Serve the application until a signal: exit status 0, or 2 if the port is not available."""
+    """Serve the application until a signal.
+
+    The exit status is 0, or 2 if a file cannot be used or the port is not available.
+    """
     try:
-        keys = read_keys(options.token_file, options.accept_file)
+        keys = read_keys(options.token_file, options.accept_file, options.ca_file)
+        tls = listener_context(options)
     except (OSError, ValueError) as error:
         print(f"{program}: its keys cannot be used: {error}", file=sys.stderr)
         return 2
@@ -49,7 +56,7 @@ def run(program: str, options: argparse.Namespace, make_app: MakeApp) -> int:
     if options.otlp_endpoint:
         provider = make_provider(options.name, options.otlp_endpoint)
     try:
-        asyncio.run(serve(make_app(provider, keys), options.host, options.port))
+        asyncio.run(serve(make_app(provider, keys), options.host, options.port, tls))
     except (OSError, OverflowError) as error:
         where = f"{options.host}:{options.port}"
         print(f"{program}: cannot listen on {where}: {error}", file=sys.stderr)

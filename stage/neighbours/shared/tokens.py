@@ -1,7 +1,8 @@
-"""The keys of a neighbour: the token that it shows the stage, and those that it accepts."""
+"""The keys of a neighbour: the token that it shows the stage, and what it believes."""
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from stage.neighbours.shared.tls import caller_context
 from stage.wire.problem import WireError
 from stage.wire.tokens import AUTHORIZATION, BEARER, bearer_of, is_accepted, parse_accept_lines
 
@@ -19,6 +21,8 @@ class Keys:
 
     token: str = field(default="", repr=False)
     accepted: tuple[bytes, ...] = ()
+    trusted: ssl.SSLContext | None = field(default=None, repr=False)
+    """The TLS under which the stage is called; None is the usual one."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -40,9 +44,10 @@ class Keys:
         return guarded
 
 
-def read_keys(token_file: str, accept_file: str) -> Keys:
+def read_keys(token_file: str, accept_file: str, ca_file: str = "") -> Keys:
     """The keys in the files; an empty path is no file. Raises OSError and ValueError."""
     return Keys(
         token=Path(token_file).read_text().strip() if token_file else "",
         accepted=parse_accept_lines(Path(accept_file).read_text()) if accept_file else (),
+        trusted=caller_context(ca_file),
     )

@@ -15,6 +15,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from stage.neighbours.shared.spans import ClientRequest, Spans
+from stage.neighbours.shared.tls import connector
 from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.trace import Trace
 from stage.wire.envelope import Envelope, encode_envelope
@@ -67,6 +68,7 @@ class StageClient:
     def open(self) -> aiohttp.ClientSession:
         """The session, to be closed with the application. It keeps no cookies."""
         self._session = aiohttp.ClientSession(
+            connector=connector(self._keys.trusted),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             headers=self._keys.headers,

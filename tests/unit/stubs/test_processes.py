@@ -83,6 +83,8 @@ def test_a_port_that_is_taken(words: list[str], path: str) -> None:
         ["upstream_stub", "--stage", "http://x", "--budget", "nan"],
         ["downstream_stub", "--upstream", "http://x", "--script", "explode"],
         ["downstream_stub"],
+        ["downstream_stub", "--upstream", "https://x", "--ca-file", "missing.pem"],
+        ["stage.demo.psp", "--tls-cert", "missing.pem"],
     ],
 )
 def test_wrong_options(words: list[str]) -> None:
@@ -92,7 +94,7 @@ def test_wrong_options(words: list[str]) -> None:
 
     assert 2 == process.returncode
     assert "" == out
-    assert "error:" in output
+    assert "error:" in output or "cannot be used: missing.pem" in output
     assert "Traceback" not in output
 
 
