@@ -57,7 +57,7 @@ def test_what_proves_nothing_is_refused(wrong: WebhookRequest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent_at", "fresh"),
+    "sent_at,fresh",
     [("1000", True), (705.0, True), (699.0, False), (1_301.0, False), ("nan", False), ("x", False)],
 )
 def test_an_old_webhook_is_refused(sent_at: float | str, fresh: bool) -> None:
