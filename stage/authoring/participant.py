@@ -25,7 +25,7 @@ from stage.core.raised import raised
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
 from stage.ports.store import Term, Tx
-from stage.ports.webhook import NotVerified, Told, WebhookRequest
+from stage.ports.webhook import Heard, NotVerified, WebhookRequest
 from stage.wire.limits import DEFAULT_LIMITS, VALUE_BYTES_MIN
 from stage.wire.problem import ProblemType, WireError
 from stage.wire.strict_json import values_kept
@@ -154,7 +154,7 @@ class StageParticipant(Generic[P, A]):
         # check_function saw async def
         return FunctionConversation(coroutine, http, encode, reading)  # type: ignore[arg-type]
 
-    def hear(self, request: WebhookRequest) -> Told | None:
+    def hear(self, request: WebhookRequest) -> Heard | None:
         """See `ports.stage.Participant`."""
         refused: NotVerified | None = None
         for step in self._steps.values():
@@ -168,7 +168,7 @@ class StageParticipant(Generic[P, A]):
                 refused = refused or error
                 continue
             if said is not None:
-                return _told(step, said, request.now)
+                return _heard(step, said, request.now)
         if refused is not None:
             raise refused
         return None
@@ -199,7 +199,7 @@ def exit_raised(what: str, error: BaseException) -> StageError:
     return StageError(f"{what} raised {raised(error)}")
 
 
-def _told(step: CallStep[Any, Any], said: Landed[Any] | Declined, at: float) -> Told:
+def _heard(step: CallStep[Any, Any], said: Landed[Any] | Declined, at: float) -> Heard:
     event: e.Webhook
     if isinstance(said, Landed):
         result = msgspec.Raw(step.encode_result(said.result))
@@ -207,7 +207,7 @@ def _told(step: CallStep[Any, Any], said: Landed[Any] | Declined, at: float) -> 
     else:
         event = e.WebhookRefused(at=at, step=step.name, reason=said.reason)
     number = None if said.number is None else Term(*said.number)
-    return Told(event=event, key=said.key, number=number)
+    return Heard(event=event, key=said.key, number=number)
 
 
 def _encode_found(step: CallStep[Any, Any]) -> Callable[[Any], bytes]:

@@ -26,7 +26,7 @@ from stage.ports.stage import (
     Turn,
 )
 from stage.ports.store import Tx
-from stage.ports.webhook import NotVerified, Told, WebhookRequest
+from stage.ports.webhook import Heard, NotVerified, WebhookRequest
 from stage.wire.problem import WireError
 
 P = ParamSpec("P")
@@ -107,7 +107,7 @@ class WatchedParticipant:
                 self._code.left(view.id, step, ended=False)
         return _WatchedConversation(made, view.id, step, self._code, self._raised)
 
-    def hear(self, request: WebhookRequest) -> Told | None:
+    def hear(self, request: WebhookRequest) -> Heard | None:
         """See ports.stage.Participant."""
         return self._marked("", WEBHOOK, self._participant.hear, request)
 

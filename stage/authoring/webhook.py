@@ -1,6 +1,6 @@
 """Webhooks: what an external API tells of its own accord, once the author has verified it.
 
-Whoever finds the address can post to it. So the function of a webhook gets the raw bytes, and
+Anybody who finds the address can post to it. So the function of a webhook gets the raw bytes, and
 nothing that it returns counts unless it has verified them.
 """
 
@@ -115,10 +115,10 @@ WebhookFunction = Callable[[Webhook], Landed[R] | Declined | None]
 def run_webhook(
     place: str, function: WebhookFunction[R], request: WebhookRequest
 ) -> Landed[R] | Declined | None:
-    """What the function says; None where the webhook does not concern its call.
+    """The end that the function says; None where the webhook does not concern its call.
 
     Raises NotVerified, also for whatever a function raises before it has verified: a stranger
-    must not fill the log. What it raises later is let through.
+    must not fill the log. Later exceptions are let through.
     """
     webhook = Webhook(request)
     try:

@@ -578,7 +578,7 @@ _SETTLED_BY_WEBHOOK = (ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT, ParkCause.R
 
 
 def _hear(saga: Saga, event: e.Webhook) -> Saga:
-    """What an API says of its own accord, of a call that has no end here yet.
+    """Keep the word that an API sends by itself, of a call that has no end here yet.
 
     That it landed outweighs that it did not, in whatever order the two arrive.
     """

@@ -100,7 +100,7 @@ class Saga(Struct, frozen=True, kw_only=True):
     budget_left: float | None = None
     """Seconds to the deadline when the first of its pending calls became so."""
     heard: dict[str, Webhook] = {}
-    """What webhooks said of calls that are in flight, by step, until these have ended."""
+    """The words of webhooks on calls that are in flight, by step, until these have ended."""
     upstream: str = ""
     version: int = 1
     """The version of the stage that accepted it."""

@@ -1,6 +1,6 @@
 """`POST /webhooks/{external}`: what an external API tells of its own accord (decision 0072).
 
-The author's function verifies it. What it says is journaled before it is acknowledged, so that the
+The author's function verifies it. Its word is journaled before it is acknowledged, so that the
 API repeats what was not. A webhook that concerns no call, or says what is known, is acknowledged
 and does nothing: a repeat of it would bring nothing either.
 """
@@ -19,7 +19,7 @@ from stage.inbound.service import Service
 from stage.ports.engine import LeftToNewer
 from stage.ports.stage import family_of
 from stage.ports.store import Filter
-from stage.ports.webhook import NotVerified, Told, WebhookRequest
+from stage.ports.webhook import Heard, NotVerified, WebhookRequest
 from stage.wire.problem import WireError
 
 WEBHOOK_BYTES_MAX: Final = 262_144
@@ -48,12 +48,12 @@ async def webhook(service: Service, request: Request) -> Answer:
         secrets=await service.webhook_secrets(external),
         now=service.clock.now(),
     )
-    for told in _verified(service, came):
-        saga = await _saga_of(service, told)
+    for heard in _verified(service, came):
+        saga = await _saga_of(service, heard)
         if saga is not None:
             request.about.saga_id = saga.id
             request.about.span.about(saga.id)
-            await service.engine.hear(saga.id, told.event)
+            await service.engine.hear(saga.id, heard.event)
             break
     return json_answer({})
 
@@ -66,9 +66,9 @@ def _hears(service: Service, external: str) -> bool:
     )
 
 
-def _verified(service: Service, came: WebhookRequest) -> list[Told]:
-    """What each version of the stage makes of it. Raises WireError 401."""
-    told: list[Told] = []
+def _verified(service: Service, came: WebhookRequest) -> list[Heard]:
+    """The words that each version of the stage finds in it. Raises WireError 401."""
+    heard: list[Heard] = []
     refused = ""
     verified = False
     for version in family_of(service.participant):
@@ -79,7 +79,7 @@ def _verified(service: Service, came: WebhookRequest) -> list[Told]:
             continue
         verified = True
         if said is not None:
-            told.append(said)
+            heard.append(said)
     if refused and not verified:
         raise WireError(
             401,
@@ -88,27 +88,27 @@ def _verified(service: Service, came: WebhookRequest) -> list[Told]:
             hint="give this stage the secret of the API as webhook_secret_file, and the right time",
             retryable=True,
         )
-    return told
+    return heard
 
 
-async def _saga_of(service: Service, told: Told) -> Saga | None:
+async def _saga_of(service: Service, heard: Heard) -> Saga | None:
     """The saga that it speaks of; None where there is none. Raises WireError 409."""
-    if told.number is None:
-        return await _known_by(service, _saga_id_in(told.key), told)
-    if told.number.name not in (service.participant.indexed or {}):
+    if heard.number is None:
+        return await _known_by(service, _saga_id_in(heard.key), heard)
+    if heard.number.name not in (service.participant.indexed or {}):
         raise WireError(
             500,
             "Webhook not matched",
-            f"the function of the webhook matches by {told.number.name!r}, which is not indexed",
+            f"the function of the webhook matches by {heard.number.name!r}, which is not indexed",
             hint="name it in indexed= of the stage",
         )
-    rows = await service.engine.page(Filter(term=told.number, limit=SAGAS_OF_A_NUMBER_MAX))
-    found = [await _known_by(service, row.id, told) for row in rows]
+    rows = await service.engine.page(Filter(term=heard.number, limit=SAGAS_OF_A_NUMBER_MAX))
+    found = [await _known_by(service, row.id, heard) for row in rows]
     waiting = [
         saga
         for saga in found
         if saga is not None
-        and not heard_before(saga.under(service.participant.plan), saga, told.event)
+        and not heard_before(saga.under(service.participant.plan), saga, heard.event)
     ]
     if len(waiting) > 1:
         raise WireError(
@@ -120,7 +120,7 @@ async def _saga_of(service: Service, told: Told) -> Saga | None:
     return waiting[0] if waiting else None
 
 
-async def _known_by(service: Service, saga_id: str, told: Told) -> Saga | None:
+async def _known_by(service: Service, saga_id: str, heard: Heard) -> Saga | None:
     """The saga, if the call of it that the webhook speaks of was begun here."""
     snapshot = await service.engine.get_saga(saga_id) if saga_id else None
     if snapshot is None:
@@ -129,11 +129,11 @@ async def _known_by(service: Service, saga_id: str, told: Told) -> Saga | None:
     plan = saga.under(service.participant.plan)
     if plan.newer:
         raise LeftToNewer(f"{plan.misfit}: it hears there")
-    rules, known = plan.by_name.get(told.event.step), saga.steps.get(told.event.step)
+    rules, known = plan.by_name.get(heard.event.step), saga.steps.get(heard.event.step)
     if rules is None or known is None or rules.kind is not StepKind.CALL:
         return None
     key = known.key or idempotency_key(saga.id, plan.stage, rules.name, Direction.EXECUTE)
-    return saga if told.number is not None or _without_ordinal(told.key) == key else None
+    return saga if heard.number is not None or _without_ordinal(heard.key) == key else None
 
 
 def _without_ordinal(key: str) -> str:

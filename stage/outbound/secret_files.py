@@ -43,7 +43,7 @@ class Shown(NamedTuple):
     expires_at: float | None = None
     """The end of the client's certificate."""
     webhook_secrets: tuple[bytes, ...] = ()
-    """What its webhooks are verified with; it is shown to nobody."""
+    """The secrets that verify its webhooks; they are shown to nobody."""
 
     def __repr__(self) -> str:
         names = ", ".join(name for name, _ in self.headers)

@@ -18,7 +18,7 @@ from stage.core.events import Request
 from stage.core.failure import FailureKind
 from stage.core.steps import Plan
 from stage.ports.store import Tx
-from stage.ports.webhook import Told, WebhookRequest
+from stage.ports.webhook import Heard, WebhookRequest
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,8 +184,8 @@ class Participant(Protocol):
         """A conversation for a call, its probe or its compensation."""
         ...
 
-    def hear(self, request: WebhookRequest) -> Told | None:
-        """What a webhook of an external API says; None where it concerns no call of this version.
+    def hear(self, request: WebhookRequest) -> Heard | None:
+        """The word in a webhook of an external API; None where it concerns no call of this version.
 
         Raises NotVerified, and whatever a function of the author raises on a verified one.
         """

@@ -14,7 +14,7 @@ class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request of an external API to this stage, before anybody has verified it.
 
     Names of headers are in lower case. `secrets` are those that the operator has configured for
-    the API: several while they are rotated. `now` is the instant at which it came. Its `repr` has
+    the API: several while they are rotated. `now` is the instant at which it came. Printed, it has
     none of what it holds.
     """
 
@@ -28,8 +28,8 @@ class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True):
         return f"WebhookRequest({self.external})"
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What a webhook says: of the call made under `key`, or of the saga with that number."""
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """The word of a webhook: on the call made under `key`, or on the saga with that number."""
 
     event: Webhook
     key: str = ""

@@ -75,7 +75,7 @@ async def hook(
 
 
 def landed(saga_id: str) -> dict[str, Any]:
-    """What the psp says of a charge that was made."""
+    """The psp's word on a charge that was made."""
     return {"type": "charge.succeeded", "id": "ch-1", "key": f"{saga_id}:payment:charge:do"}
 
 

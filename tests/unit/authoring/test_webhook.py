@@ -51,7 +51,7 @@ def test_every_configured_secret_verifies(secret: bytes) -> None:
     ],
     ids=["guessed", "another body", "no signature", "not hex", "no secret"],
 )
-def test_what_proves_nothing_is_refused(wrong: WebhookRequest) -> None:
+def test_a_webhook_that_proves_nothing_is_refused(wrong: WebhookRequest) -> None:
     with pytest.raises(NotVerified):
         run_webhook("", ended, wrong)
 
@@ -71,7 +71,7 @@ def test_an_old_webhook_is_refused(sent_at: float | str, fresh: bool) -> None:
 
 
 def test_a_function_that_verifies_nothing_is_a_defect() -> None:
-    """Whatever it returns does not count."""
+    """Its word does not count."""
 
     def careless(hook: Webhook) -> Landed[str] | None:
         return Landed(result=hook.json()["id"], key="k")
@@ -80,7 +80,7 @@ def test_a_function_that_verifies_nothing_is_a_defect() -> None:
         run_webhook("payment.py:1", careless, request())
 
 
-def test_what_a_function_raises_before_it_has_verified_is_no_defect() -> None:
+def test_an_exception_before_the_check_is_no_defect() -> None:
     """A stranger could fill the log; behind the signature it is a bug."""
 
     def early(hook: Webhook) -> None:
@@ -99,7 +99,7 @@ def test_what_a_function_raises_before_it_has_verified_is_no_defect() -> None:
 @pytest.mark.parametrize(
     "said", ["ch-1", Landed(result=1), Landed(result=1, key="k", number=("order", "o-1"))]
 )
-def test_what_it_returns_names_its_call_once(said: Any) -> None:
+def test_the_returned_word_names_its_call_once(said: Any) -> None:
     def function(hook: Webhook) -> Any:
         hook.vouch()
         return said

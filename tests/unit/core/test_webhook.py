@@ -124,7 +124,7 @@ def test_a_webhook_on_the_way_back_brings_the_result_to_the_undo() -> None:
 
 
 def test_a_saga_that_waits_for_a_person_to_settle_a_doubt_goes_on() -> None:
-    """What the person would look up is there now; any other cause still waits for one."""
+    """The person has nothing to look up any more; any other cause still waits for one."""
     for cause, goes_on in ((ParkCause.IN_DOUBT, True), (ParkCause.DEFECT, False)):
         parked = e.Parked(at=15.0, cause=cause, reason="looked at by hand")
         assert (not fold(*BEGUN, DOUBT, parked, LANDED).parked) is goes_on
