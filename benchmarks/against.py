@@ -91,16 +91,18 @@ def _own_command(environment: Mapping[str, str], place: Place, port: int) -> lis
     return [str(word) for word in json.loads(found.stdout)]
 
 
-def ratios(samples: Sequence[Sample], width: int) -> tuple[float, float]:
+def ratios(
+    samples: Sequence[Sample], width: int, this: str = "this", other: str = "other"
+) -> tuple[float, float]:
     """The medians of the rounds' ratios at that width: of the rates, and of CPU a saga."""
     by_round: dict[int, dict[str, Sample]] = {}
     for sample in samples:
         if sample.connections == width:
             by_round.setdefault(sample.round, {})[sample.contestant] = sample
-    pairs = [(found["this"], found["other"]) for found in by_round.values()]
+    pairs = [(found[this], found[other]) for found in by_round.values()]
     return (
-        median(this.rate / other.rate for this, other in pairs),
-        median(this.cpu / other.cpu for this, other in pairs),
+        median(mine.rate / theirs.rate for mine, theirs in pairs),
+        median(mine.cpu / theirs.cpu for mine, theirs in pairs),
     )
 
 

@@ -32,6 +32,7 @@ class Contestant:
     environment: Mapping[str, str]
     refuses: bool = False
     """True when 409 is the answer that it should give."""
+    scheme: str = "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def running(contestant: Contestant, place: Place) -> Iterator[Running]:
         )
         try:
             until_listening(port, process)
-            yield Running(f"http://{LOOPBACK}:{port}", process.pid)
+            yield Running(f"{contestant.scheme}://{LOOPBACK}:{port}", process.pid)
         finally:
             ended(process)
 

@@ -28,6 +28,7 @@ http {{
     scgi_temp_path {folder}/scgi;
     server {{
         listen {host}:{port};
+        {more}
         location /charges {{ return 200 '{{"id":"c-1"}}'; }}
         location /refunds {{ return 200 '{{}}'; }}
         location /v1/traces {{ return 200 '{{}}'; }}
@@ -47,11 +48,15 @@ http {{
 
 
 @contextmanager
-def neighbours(nginx: str, folder: Path, port: int) -> Iterator[str]:
-    """Their URL while they run; `/refusing` below it is a downstream that refuses every saga."""
+def neighbours(nginx: str, folder: Path, port: int, more: str = "") -> Iterator[str]:
+    """Their URL while they run; `/refusing` below it is a downstream that refuses every saga.
+
+    `more` are further directives of the server, such as a port with TLS.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "nginx.conf"
-    configuration.write_text(CONFIGURATION.format(folder=folder, host=LOOPBACK, port=port))
+    text = CONFIGURATION.format(folder=folder, host=LOOPBACK, port=port, more=more)
+    configuration.write_text(text)
     process = subprocess.Popen([nginx, "-c", str(configuration), "-e", str(folder / "nginx.log")])
     try:
         until_listening(port, process)

@@ -4,6 +4,7 @@ local counter = 0
 local thread = 0
 local run = "r"
 local path = nil
+local shown = os.getenv("SAGA_AUTHORIZATION") -- of benchmarks/security.py
 
 function setup(each)
   each:set("thread", thread)
@@ -24,7 +25,8 @@ function request()
     local headers = {["Content-Type"] = "application/json", ["Idempotency-Key"] = id}
     return wrk.format("POST", path, headers, body)
   end
-  return wrk.format("POST", "/sagas", {["Content-Type"] = "application/json"}, body)
+  local headers = {["Content-Type"] = "application/json", ["Authorization"] = shown}
+  return wrk.format("POST", "/sagas", headers, body)
 end
 
 function done(summary, latency)

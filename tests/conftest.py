@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,8 +41,9 @@ def loop_watch(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """One PostgreSQL server for all tests of a worker."""
-    with running() as server:
+    """One server for all tests of a worker: that of the wheel, or of POSTGRES_PROGRAMS."""
+    programs = os.environ.get("POSTGRES_PROGRAMS")
+    with running(programs=Path(programs) if programs else None) as server:
         yield server
 
 

@@ -21,10 +21,14 @@ class Sizes:
 
     worlds: int
     """F1: simulated worlds of SAGAS_PER_WORLD sagas."""
+    worlds_each: int
+    """F1: worlds under each choice of faults that seldom come together, at least."""
     fault_stride: int
     """F2: of the first faults, each of which is paired with every later one."""
     schedule_stride: int
     """F3: of the pairs of operations that begin a schedule."""
+    defect_stride: int
+    """F4: of the further planted defects; the forty are always looked for."""
     kills: int
     """F5: kills of real processes, chosen at random."""
     sagas: int
@@ -89,9 +93,11 @@ class Sizes:
 
 TIERS = {
     "test": Sizes(
-        worlds=200,
+        worlds=100,
+        worlds_each=20,
         fault_stride=8,
         schedule_stride=10,
+        defect_stride=3,
         kills=10,
         sagas=1_000,
         rate=150.0,
@@ -124,8 +130,10 @@ TIERS = {
     ),
     "prove": Sizes(
         worlds=4_000,
+        worlds_each=150,
         fault_stride=1,
         schedule_stride=1,
+        defect_stride=1,
         kills=150,
         sagas=20_000,
         rate=185.0,

@@ -18,6 +18,7 @@ from stage.authoring.declaration import StageDeclaration
 from stage.authoring.watched import Report, WatchedParticipant
 from stage.bootstrap.author_code import AuthorCodeWatch
 from stage.bootstrap.callers import callers_of, open_callers
+from stage.bootstrap.console import make_console
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
 from stage.bootstrap.database_log import (
@@ -265,6 +266,7 @@ def wire(
         wait_seconds_max=config.wait_seconds_max,
         callers=callers_of(config),
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
+        console=make_console(),
     )
     return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
 

@@ -20,6 +20,7 @@ from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
+from stage.cli.new import new
 from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
 from stage.cli.overview import audit, groups, peers
 from stage.cli.pause import pause, pauses, resume
@@ -43,7 +44,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, check, serve, db, send, sagas, groups, peers, show, trace, plan),
+    *(demo, new, check, serve, db, send, sagas, groups, peers, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit),
     *(config, keys, openapi, simulate, temporal, asl),

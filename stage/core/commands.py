@@ -18,13 +18,13 @@ class AttemptKind(StrEnum):
     TELL = "tell"
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Journal this decision; nothing has to be done for it."""
 
     event: Event
 
 
-class Do(msgspec.Struct, frozen=True, kw_only=True):
+class Do(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Do this for that step now. `attempt` counts the attempts of its kind, from 1."""
 
     kind: AttemptKind
@@ -32,7 +32,7 @@ class Do(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 1
 
 
-class Rest(msgspec.Struct, frozen=True, kw_only=True):
+class Rest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Nothing to do until something happens, or until that instant."""
 
     until: float | None = None

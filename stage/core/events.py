@@ -38,7 +38,9 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pivot: bool = False
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+class _Event(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True, gc=False
+):
     at: float
 
 

@@ -880,9 +880,12 @@ def _tell(plan: Plan, saga: Saga, now: float) -> Command:
 def _go_forward(plan: Plan, saga: Saga, now: float) -> list[Command]:
     if saga.requested_by and not past_pivot(plan, saga) and not pivot_undecided(plan, saga):
         return [Record(event=e.TurnedBack(at=now, reason=saga.reason))]
-    if steps := next_forward(plan, saga):
-        return [_execute(plan, saga, step, saga.steps.get(step.name), now) for step in steps]
-    return [Record(event=e.Completed(at=now))]
+    steps = next_forward(plan, saga)
+    if not steps:
+        return [Record(event=e.Completed(at=now))]
+    if len(steps) == 1:  # most waves, and a comprehension is a call
+        return [_execute(plan, saga, steps[0], saga.steps.get(steps[0].name), now)]
+    return [_execute(plan, saga, step, saga.steps.get(step.name), now) for step in steps]
 
 
 def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: float) -> Command:

@@ -38,14 +38,16 @@ def next_forward(plan: Plan, saga: Saga) -> list[Step]:
     """The steps that have to succeed before the next wave may start; empty when all have."""
     steps, succeeded = saga.steps, Phase.SUCCEEDED
     for wave in plan.waves:
-        unfinished: list[Step] = []
         for step in wave:
             known = steps.get(step.name)
             if known is None or known.phase is not succeeded:
-                unfinished.append(step)
-        if unfinished:
-            return unfinished
+                return [step] if len(wave) == 1 else _unfinished(wave, saga)
     return []
+
+
+def _unfinished(wave: tuple[Step, ...], saga: Saga) -> list[Step]:
+    known = [(step, saga.steps.get(step.name)) for step in wave]
+    return [step for step, at in known if at is None or at.phase is not Phase.SUCCEEDED]
 
 
 def next_backward(plan: Plan, saga: Saga) -> list[Step]:

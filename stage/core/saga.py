@@ -1,4 +1,7 @@
-"""The state of a saga and of its steps: values, folded from the journal by the machine."""
+"""The state of a saga and of its steps: values, folded from the journal by the machine.
+
+Values that are made a dozen times a saga are not tracked for cycles: they cannot be part of one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from stage.core.states import ENDED, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import Plan
 
 
-class StepState(Struct, frozen=True, kw_only=True):
+class StepState(Struct, frozen=True, kw_only=True, gc=False):
     """The state of one step that was started.
 
     `order` numbers the starts within the saga. `doubted` stays true once any attempt was in
@@ -78,7 +81,7 @@ class StepState(Struct, frozen=True, kw_only=True):
         return self.result is not None or self.doubted
 
 
-class Saga(Struct, frozen=True, kw_only=True):
+class Saga(Struct, frozen=True, kw_only=True, gc=False):
     """The state of one saga at this stage: the fold of its journal."""
 
     id: str

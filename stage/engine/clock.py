@@ -81,7 +81,7 @@ class SteadyClock(SystemClock):
     def now(self) -> float:
         """Seconds since the epoch, UTC."""
         at, wall = self._monotonic(), self._wall()
-        if abs(wall - at - self._agreed) < CLOSE_SECONDS:
+        if -CLOSE_SECONDS < wall - at - self._agreed < CLOSE_SECONDS:
             return wall  # a dozen times a saga: nothing is written, so nothing is locked
         return self._follow(at, wall - at)
 

@@ -15,9 +15,16 @@ from collections.abc import Callable
 import msgspec
 
 from stage.core.errors import ConfigurationError
+from stage.inbound.console_paths import is_console
 from stage.inbound.principal import PLATFORM, STRANGER, Principal, local
 from stage.inbound.request import Door, Request
-from stage.wire.tokens import AUTHORIZATION, bearer_of, is_accepted, parse_accept_lines
+from stage.wire.tokens import (
+    AUTHORIZATION,
+    basic_token_of,
+    bearer_of,
+    is_accepted,
+    parse_accept_lines,
+)
 
 FILE_BYTES_MAX = 65_536
 LOOK_SECONDS = 1.0
@@ -81,7 +88,10 @@ class TokenCallers:
         if request.local_user:
             return local(request.local_user)
         stranger = PLATFORM if request.door is Door.ADMIN else STRANGER
-        token = bearer_of(request.headers.getall(AUTHORIZATION, ()))
+        shown = request.headers.getall(AUTHORIZATION, ())
+        token = bearer_of(shown)
+        if token is None and is_console(request.path):
+            token = basic_token_of(shown)  # nowhere else: a browser adds it to what any page sends
         if self._monotonic() - self._looked_at >= LOOK_SECONDS:
             await self._look(LOOK_SECONDS)
         if token is None:

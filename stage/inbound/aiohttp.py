@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Mapping
 from functools import partial
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeGuard
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDict
@@ -43,6 +46,16 @@ class Doors:
 
 
 DOORS: web.AppKey[Doors] = web.AppKey("doors", Doors)
+DIRECT: Final = ("POST", "/sagas")
+_NO_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Mount(NamedTuple):
+    """Where a request is answered: the stage, its doors, and the path that it is mounted under."""
+
+    service: Service
+    doors: Doors
+    prefix: str
 
 
 def make_app() -> web.Application:
@@ -56,10 +69,45 @@ def make_app() -> web.Application:
 
 
 async def _handle(route: Route, request: web.Request) -> web.StreamResponse:
-    service = request.app[SERVICE]
     canonical = _canonical(request)
-    prefix = canonical[: -len(route.template)]
-    received = _request(service, request, prefix)
+    mount = Mount(request.app[SERVICE], request.app[DOORS], canonical[: -len(route.template)])
+    return await _answered(mount, request, route, canonical, request.match_info)
+
+
+def direct(app: web.Application) -> Handler | None:
+    """Handles `POST /sagas` without the router, which takes as long as all checks before a body.
+
+    None where the author has made requests take another way: by middlewares or signals.
+    """
+    if list(app.middlewares) != [_others] or app.on_response_prepare:
+        return None
+    mount = Mount(app[SERVICE], app[DOORS], "")
+    route = next(each for each in ROUTES if (each.method, each.template) == DIRECT)
+
+    def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
+        return _answered(mount, request, route, route.template, _NO_PARAMETERS)
+
+    return handle
+
+
+def is_direct(request: web.BaseRequest) -> TypeGuard[web.Request]:
+    """Whether `direct` may handle it: it is for that path as it stands, and asks for nothing."""
+    return (
+        request.raw_path == DIRECT[1]
+        and request.method == DIRECT[0]
+        and hdrs.EXPECT not in request.headers
+    )
+
+
+async def _answered(
+    mount: Mount,
+    request: web.Request,
+    route: Route,
+    canonical: str,
+    parameters: Mapping[str, str],
+) -> web.StreamResponse:
+    service = mount.service
+    received = _request(mount, request, parameters)
     answered = await answer(service, received, route, canonical)
     request[CALLER] = service.admission.shares.caller(received.about.principal.name)
     return _response(answered, request)
@@ -85,10 +133,10 @@ async def _others(request: web.Request, handler: Handler) -> web.StreamResponse:
             return problem_answer(received, problem, *([("Allow", allow)] if allow else ()))
         return Answer(status=responses[0].status)
 
-    service = request.app[SERVICE]
+    mount = Mount(request.app[SERVICE], request.app[DOORS], "")
     answered = await answer(
-        service,
-        _request(service, request, ""),
+        mount.service,
+        _request(mount, request, request.match_info),
         open_route(endpoint),
         _canonical(request) or UNKNOWN_ROUTE,
     )
@@ -105,13 +153,13 @@ def _canonical(request: web.Request) -> str:
     return resource.canonical if resource is not None else ""
 
 
-def _request(service: Service, request: web.Request, prefix: str) -> Request:
+def _request(mount: Mount, request: web.Request, parameters: Mapping[str, str]) -> Request:
     url = request.rel_url
-    door, address, user = _came_in(request)
+    door, address, user = _came_in(request, mount.doors)
     return Request(
         method=request.method,
-        path=url.raw_path[len(prefix) :],
-        prefix=prefix,
+        path=url.raw_path[len(mount.prefix) :],
+        prefix=mount.prefix,
         query=url.raw_query_string,
         headers=request.headers,
         scheme=request.scheme,
@@ -119,12 +167,12 @@ def _request(service: Service, request: web.Request, prefix: str) -> Request:
         local_address=address,
         local_user=user,
         certificate=_certificate(request),
-        read_body=partial(_read_body, service, request),
-        parameters=request.match_info,
+        read_body=partial(_read_body, mount.service, request),
+        parameters=parameters,
     )
 
 
-def _came_in(request: web.Request) -> tuple[Door, str, str]:
+def _came_in(request: web.Request, doors: Doors) -> tuple[Door, str, str]:
     """The door, the address of it, and the user of this machine at the local one."""
     transport = request.transport
     name = None if transport is None else transport.get_extra_info("sockname")
@@ -132,7 +180,7 @@ def _came_in(request: web.Request) -> tuple[Door, str, str]:
         return Door.LOCAL, "", user_of(transport.get_extra_info("socket"))
     if not isinstance(name, tuple):
         return Door.ONLY, "", ""  # it has gone
-    admin_port = request.app[DOORS].admin_port
+    admin_port = doors.admin_port
     if admin_port is None:
         return Door.ONLY, name[0], ""
     return Door.ADMIN if name[1] == admin_port else Door.PUBLIC, name[0], ""
@@ -180,4 +228,13 @@ def _response(answered: Answer, request: web.Request) -> web.Response:
     return response
 
 
-__all__ = ["CALLER", "DOORS", "Connection", "SERVER_HEADER", "SERVICE", "make_app"]
+__all__ = [
+    "CALLER",
+    "DOORS",
+    "Connection",
+    "SERVER_HEADER",
+    "SERVICE",
+    "direct",
+    "is_direct",
+    "make_app",
+]

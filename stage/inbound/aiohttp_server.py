@@ -19,9 +19,16 @@ from random import random
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, hdrs, web
 
-from stage.inbound.aiohttp import CALLER, SERVER_HEADER, SERVICE, Connection
+from stage.inbound.aiohttp import (
+    CALLER,
+    SERVER_HEADER,
+    SERVICE,
+    Connection,
+    direct,
+    is_direct,
+)
 from stage.inbound.client_certificate import certificate_of
 from stage.inbound.handshake import Handshake, TlsPort, left_in_kernel
 from stage.inbound.held import HeldStarts
@@ -57,6 +64,7 @@ class Reports(NamedTuple):
 
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+DirectHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -287,9 +295,14 @@ class BoundedServer(web.Server):
         limits: ServerLimits,
         reports: Reports,
         service: Service,
+        direct: DirectHandler | None = None,
     ) -> None:
-        """`server` is aiohttp's own, of which the handler and its requests are taken."""
-        super().__init__(_counted(server.request_handler), request_factory=server.request_factory)
+        """`server` is aiohttp's own, of which the handler and its requests are taken.
+
+        `direct` handles the requests that need no router of its application.
+        """
+        handle = _counted(server.request_handler, direct)
+        super().__init__(handle, request_factory=server.request_factory)
         self.overload = service.admission.overload
         self.held = HeldStarts(service.lookups)
         self.retiring = False
@@ -481,7 +494,8 @@ class BoundedRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return BoundedServer(made, self._bounded, self._reports, self.app[SERVICE])
+        service = self.app[SERVICE]
+        return BoundedServer(made, self._bounded, self._reports, service, direct(self.app))
 
 
 def _close(port: asyncio.Server) -> list[socket.socket]:
@@ -517,7 +531,7 @@ def _reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def _counted(handler: Handler) -> Handler:
+def _counted(routed: Handler, direct: DirectHandler | None) -> Handler:
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         protocol = request.protocol
         assert isinstance(protocol, BoundedProtocol)
@@ -525,7 +539,13 @@ def _counted(handler: Handler) -> Handler:
         try:
             if request.version < HttpVersion10:  # the parser takes a line without a version
                 raise web.HTTPBadRequest
-            response = await handler(request)
+            expected = request.headers.get(hdrs.EXPECT)
+            if expected is not None and expected.lower() != "100-continue":
+                raise web.HTTPExpectationFailed  # aiohttp quotes it, and fails on bytes of no text
+            if direct is not None and is_direct(request):
+                response = await direct(request)
+            else:
+                response = await routed(request)
             if protocol.retires:
                 response.force_close()
             return response

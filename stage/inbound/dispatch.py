@@ -7,7 +7,7 @@ import asyncio
 from msgspec.structs import replace
 
 from stage.inbound.caller import not_here, permit
-from stage.inbound.front_door import check_page, check_posted
+from stage.inbound.front_door import check_form, check_page, check_posted
 from stage.inbound.problems import answer_of_error, defect, of_status, problem_answer
 from stage.inbound.request import Answer, Door, Request
 from stage.inbound.routes import Found, Route, find, open_route
@@ -87,6 +87,8 @@ def _admit(service: Service, request: Request, route: Route) -> None:
     permit(request.about.principal, route.who)
     if route.json:
         check_posted(request)
+    if route.form:
+        check_form(request)
 
 
 def _with_ids(answered: Answer, saga_id: str, trace_id: str) -> Answer:

@@ -16,6 +16,7 @@ from stage.wire.problem import WireError
 HOST = "Host"
 ORIGIN = "Origin"
 SEC_FETCH_SITE = "Sec-Fetch-Site"
+FORM = "application/x-www-form-urlencoded"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 
@@ -72,6 +73,27 @@ def check_posted(request: Request) -> None:
     """
     if request.method == "POST":
         h.check_content_type(request.headers.get("Content-Type", ""))
+
+
+def check_form(request: Request) -> None:
+    """Raise WireError 403 for a form that no page of our own sent, 415 for what is no form.
+
+    A browser adds what its user typed in for us to the forms of any page. `check_page` has
+    compared the origin; here there has to be one, which every browser sends with a POST.
+    """
+    site = request.headers.get(SEC_FETCH_SITE, "").lower()
+    if len(request.headers.getall(ORIGIN, ())) != 1 or site not in ("", "same-origin"):
+        raise WireError(
+            403,
+            "Page not known",
+            "the form was sent by no page of this console",
+            hint="programs use the API: GET /openapi.json describes it",
+        )
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind != FORM:
+        raise WireError(
+            415, "Not a form", f"the body is {kind or 'of no type'}", hint=f"send {FORM}"
+        )
 
 
 @lru_cache(maxsize=64)

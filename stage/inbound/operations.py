@@ -185,6 +185,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         answers={200: ("One page of sagas", ("Page", "SharedPage"))},
         problems={**MALFORMED, **NOT_ACCEPTED, **UNAVAILABLE},
     ),
+    ("GET", "/now"): _read(
+        "now", "How the stage stands at this instant", "Now", problems=UNAVAILABLE
+    ),
     ("GET", "/groups"): _read(
         "groups",
         "What waits and is parked, counted by cause, step, peer and state",

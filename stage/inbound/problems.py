@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
 from stage.inbound.admission import NotSaid
+from stage.inbound.console_paths import is_console
 from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.request import PROBLEM_JSON, Answer, Request
 from stage.ports.engine import (
@@ -25,6 +26,7 @@ from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
 
 CHALLENGE = ("WWW-Authenticate", "Bearer")
+BROWSER_CHALLENGE = ("WWW-Authenticate", 'Basic realm="stage console: a token", charset="UTF-8"')
 RETRY_SPREAD = 2.0
 """Up to so many times the usual pause is added."""
 HINTS = {
@@ -50,7 +52,7 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
     """
     match error:
         case WireError():
-            challenge = (CHALLENGE,) if error.status == 401 else ()
+            challenge = (_challenge(request),) if error.status == 401 else ()
             answer = problem_answer(request, error.problem(), *challenge)
             # The rest of a body that is late may never come.
             return replace(answer, close=True) if error.status == 408 else answer
@@ -73,6 +75,11 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
             return problem_answer(request, defect(str(error)))
         case _:
             return None
+
+
+def _challenge(request: Request) -> tuple[str, str]:
+    """The question to a caller without a name: on a page, one that opens the browser's dialog."""
+    return BROWSER_CHALLENGE if is_console(request.path) else CHALLENGE
 
 
 def refusal(error: PayloadDiffers | DeadlineOver | NotYours) -> WireError:

@@ -8,7 +8,9 @@ from urllib.parse import unquote
 import msgspec
 
 from stage.inbound.compensate import compensate
+from stage.inbound.console import page
 from stage.inbound.execute import execute
+from stage.inbound.now import now
 from stage.inbound.openapi import docs, openapi
 from stage.inbound.overview import audit, groups, peers
 from stage.inbound.pauses import end_pause, list_pauses, pause
@@ -34,7 +36,8 @@ class Route(msgspec.Struct, frozen=True):
     """One endpoint. `{name}` in the template stands for one part of a path, not empty.
 
     `who` may call it. `protocol` says that neighbours do, so that it stays at the public port
-    where operators have one of their own. `json` says that what is posted has to be JSON.
+    where operators have one of their own. `json` says that what is posted has to be JSON,
+    `form` that it has to be a form of a page of our own.
     """
 
     method: str
@@ -44,6 +47,18 @@ class Route(msgspec.Struct, frozen=True):
     who: frozenset[Who]
     protocol: bool = False
     json: bool = True
+    form: bool = False
+
+
+def _page(name: str, template: str, who: frozenset[Who]) -> Route:
+    """A page of the console, or for operators one of its forms."""
+    if who is _VIEWERS:
+        return Route("GET", f"/console{template}", page(name), f"console_{name}", who)
+    return Route(
+        *("POST", f"/console{template}", page(name), f"console_{name}", who),
+        json=False,
+        form=True,
+    )
 
 
 _ANYONE = frozenset({Who.ANYONE})
@@ -71,6 +86,7 @@ ROUTES = (
     Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve", _ADMINS),
     Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon", _ADMINS),
     Route("POST", "/sagas/{saga_id}/forget", forget, "forget", _ADMINS),
+    Route("GET", "/now", now, "now", _VIEWERS),
     Route("GET", "/groups", groups, "groups", _VIEWERS),
     Route("GET", "/peers", peers, "peers", _VIEWERS),
     Route("GET", "/audit", audit, "audit", _VIEWERS),
@@ -88,6 +104,20 @@ ROUTES = (
     Route("GET", "/metrics", metrics, "metrics", frozenset({Who.PLATFORM})),
     Route("GET", "/openapi.json", openapi, "openapi", _SHOWN),
     Route("GET", "/docs", docs, "docs", _SHOWN),
+    _page("now", "", _VIEWERS),
+    _page("parked", "/parked", _VIEWERS),
+    _page("sweep", "/sweeps/{number}", _VIEWERS),
+    _page("saga", "/sagas/{saga_id}", _VIEWERS),
+    _page("chain", "/sagas/{saga_id}/chain", _VIEWERS),
+    _page("peers", "/peers", _VIEWERS),
+    _page("audit", "/audit", _VIEWERS),
+    _page("search", "/search", _VIEWERS),
+    _page("live", "/live", _VIEWERS),
+    _page("file", "/files/{name}", _VIEWERS),
+    _page("press_peers", "/peers", _OPERATORS),
+    _page("press_parked", "/parked", _OPERATORS),
+    _page("press_sweep", "/sweeps/{number}", _OPERATORS),
+    _page("press_saga", "/sagas/{saga_id}", _OPERATORS),
 )
 
 

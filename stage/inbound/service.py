@@ -10,6 +10,7 @@ from stage.inbound.admission import Admission
 from stage.inbound.caller import Callers, Claims
 from stage.inbound.front_door import Hosts
 from stage.inbound.lookups import Lookups
+from stage.inbound.request import Answer, Request
 from stage.ports.clock import Clock
 from stage.ports.engine import Engine
 from stage.ports.neighbour import Neighbours
@@ -33,6 +34,8 @@ async def no_secrets(_external: str) -> tuple[bytes, ...]:
     return ()
 
 
+Show = Callable[[str, "Service", Request], Awaitable[Answer]]
+"""Answers a request for the page of the console that is named."""
 Write = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Writes the metrics in the format that an `Accept` header names: text and content type."""
 
@@ -62,3 +65,5 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     body_seconds_max: float = 10.0
     callers: Callers = msgspec.field(default_factory=Claims)
     hosts: Hosts = msgspec.field(default_factory=Hosts)
+    console: Show | None = None
+    """None where the extra `console` is not installed."""

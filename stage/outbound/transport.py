@@ -8,7 +8,6 @@ requests to an address have in common is made once.
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
@@ -35,7 +34,7 @@ TARGETS_MAX = 256
 
 _OWN_HEADERS = {hdrs.USER_AGENT: "stage", hdrs.ACCEPT_ENCODING: "identity"}
 _OCTETS = "Content-Type: application/octet-stream"
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09, 0x0A})
 """Characters that no header may have (RFC 9110, 5.5), but the one that ends lines."""
 
 
@@ -169,10 +168,11 @@ def _head(target: _Target, headers: list[tuple[str, str]], body: bytes) -> bytes
         lines["content-length"] = f"Content-Length: {len(body)}"
     if (body or target.has_content) and "content-type" not in lines:
         lines["content-type"] = _OCTETS
-    head = "\n".join((target.line, *lines.values()))
-    if _CONTROL.search(head) or head.count("\n") != len(lines):
+    head = "\n".join((target.line, *lines.values())).encode()
+    # A regular expression takes ten times as long to find nothing.
+    if len(head.translate(None, _CONTROL)) != len(head) or head.count(b"\n") != len(lines):
         raise ValueError("a control character stands in the path or in a header")
-    return (head.replace("\n", "\r\n") + "\r\n\r\n").encode()
+    return head.replace(b"\n", b"\r\n") + b"\r\n\r\n"
 
 
 async def _converse(

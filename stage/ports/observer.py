@@ -12,7 +12,7 @@ from stage.core.commands import AttemptKind
 from stage.core.events import Event
 
 
-class TraceContext(msgspec.Struct, frozen=True, kw_only=True):
+class TraceContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A W3C trace context as it is stored with a saga; empty strings when there is none.
 
     `baggage` holds the members of the caller's baggage that may be passed on.
@@ -33,7 +33,7 @@ class TraceContext(msgspec.Struct, frozen=True, kw_only=True):
         return self.traceparent[36:52]
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One attempt of a step, as an observer sees it. `number` counts from 1.
 
     `step` is `tell_upstream` where there is no step. `peer` is the configured name of the API or

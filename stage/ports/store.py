@@ -41,7 +41,7 @@ Row = tuple[Any, ...]
 """One row as the database gives it: a tuple of int, float, str, bytes and None."""
 
 
-class SagaRow(msgspec.Struct, frozen=True, kw_only=True):
+class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The row of one saga: what is needed to find it, answer for it and run it again.
 
     The journal is the truth about what happened; `state`, `parked`, `parked_cause` and `due_at` are

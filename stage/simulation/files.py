@@ -2,8 +2,10 @@
 
 The store needs a real event loop and threads. `BlockingStore` runs it to its end within each call,
 one unit after the other, so that the order is that of the simulation. Units do not share commits
-here. `FailingConnection` lets a COMMIT raise before it took place, or after: the store then has to
-find out which it was (rule 8).
+here, and between two calls nothing happens: whatever the store does by the clock would throw dice
+as often as the machine is slow, and the same seed would give another world. `FailingConnection`
+lets a COMMIT raise before it took place, or after: the store then has to find out which it was
+(rule 8).
 """
 
 from __future__ import annotations
@@ -46,8 +48,16 @@ from stage.store.sqlite.store import SqliteLimits, SqliteStore
 
 T = TypeVar("T")
 
-RETRY_SECONDS = 0.001
-"""Real seconds between two looks of the store whether its file is back."""
+RETRY_SECONDS = 3_600.0
+"""The writer sends no units of its own to see whether the file is back: the next call sends one."""
+
+
+class StillLoop(asyncio.SelectorEventLoop):
+    """A loop without time: no timer of the store runs, such as that of the looks at its file."""
+
+    def time(self) -> float:
+        """See asyncio.AbstractEventLoop."""
+        return 0.0
 
 
 def failing(faults: Faults) -> type[sqlite3.Connection]:
@@ -88,7 +98,7 @@ class BlockingStore:
         self.path = path
         self._make = make
         self._store = make()
-        self._loop = asyncio.new_event_loop()
+        self._loop = StillLoop()
         self._ownership = SoleOwner(self.due)
 
     def _run(self, work: Awaitable[T]) -> T:

@@ -46,7 +46,8 @@ async def check(
         for node, known, following in zip(nodes[:-1], chain[:-1], chain[1:], strict=True):
             _neighbours(books, node.name, order.saga, known, following)
         waits = any(one is not None and bool(one.row.parked) for one in chain)
-        _client(books, nodes[0].name, order, chain[0], waits=waits)
+        lost = any(one is not None and one.row.parked_cause is ParkCause.LOST for one in chain[1:])
+        _client(books, nodes[0].name, order, chain[0], waits=waits, lost=lost)
         _payload(books, order)
     for stage, saga, words in books.refused():
         _not_executed(books, stage, saga, words)
@@ -217,8 +218,15 @@ def _neighbours(
         books.violate("I7", saga, f"{stage} is compensated, the one behind it is {state}")
 
 
-def _client(books: Books, stage: str, order: Order, known: Known | None, *, waits: bool) -> None:
-    """I5: the client's books agree with the first stage."""
+def _client(
+    books: Books, stage: str, order: Order, known: Known | None, *, waits: bool, lost: bool
+) -> None:
+    """I5: the client's books agree with the first stage.
+
+    `lost` says that a stage behind it lost the saga with an older database, and waits for a person.
+    Where the first stage had said yes, and lost the end behind that answer (decision 0011), nobody
+    can tell it the end before that person does.
+    """
     state = known.row.state if known is not None else None
     parked = known is not None and bool(known.row.parked)
     wrong = False
@@ -227,6 +235,7 @@ def _client(books: Books, stage: str, order: Order, known: Known | None, *, wait
             wrong = state is not SagaState.COMPLETED and not (
                 (parked and state is not SagaState.COMPENSATED)
                 or (waits and state is SagaState.COMPENSATING)
+                or (lost and state is SagaState.ACTIVE and (stage, order.saga) in books.early)
             )
         case Verdict.FAILED:
             wrong = state is SagaState.COMPLETED

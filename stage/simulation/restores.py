@@ -24,6 +24,8 @@ AGE_SECONDS = (0.2, 20.0)
 """How long after the copy was made it is put back."""
 SERVED_SECONDS = (0.0, 10.0)
 """How long the stage serves before it is reconciled, and between two tries."""
+STILL_SERVED_SECONDS = 600.0
+"""The same while a neighbour is out for hours: nobody stops a stage every five seconds for that."""
 SINCE_SECONDS = 7_200.0
 """Neighbours are asked from so long before the copy: their clocks may be wrong by an hour."""
 ASKS_MAX = 200
@@ -85,7 +87,8 @@ class Restores:
         """Ask until every neighbour has answered; the stage serves between the tries."""
         while True:
             node.come_up()
-            await asyncio.sleep(self._random.uniform(*SERVED_SECONDS))
+            served = self._random.uniform(*SERVED_SECONDS)
+            await asyncio.sleep(STILL_SERVED_SECONDS if self._loop.still else served)
             node.go_down()
             found = await node.reconcile(since)
             if found is not None and not found.unanswered:

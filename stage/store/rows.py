@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import ne
-from typing import NoReturn
+from itertools import compress
+from operator import attrgetter, ne
+from typing import Final, NoReturn
 
 from stage.core.errors import StaleEpoch
 from stage.core.events import Event, name_of
@@ -44,32 +45,36 @@ def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
     )
 
 
-def differing(values: tuple[object, ...], before: SagaRow) -> tuple[bool, ...]:
+_COLUMNS: Final = (
+    "state", "epoch", "length", "accepted_at", "updated_at", "fingerprint", "parked", "due_at",
+    "deadline", "envelope", "traceparent", "tracestate", "answer_status", "answer_body",
+    "parked_cause", "version", "step", "peer",
+)  # fmt: skip
+"""The `parameters` behind the id."""
+_columns: Final = attrgetter(*_COLUMNS)
+_STATE, _HASH, _ENVELOPE, _ANSWER, _CAUSE = map(
+    _COLUMNS.index, ("state", "fingerprint", "envelope", "answer_body", "parked_cause")
+)
+
+
+def changes(row: SagaRow, before: SagaRow, codec: Codec) -> tuple[tuple[bool, ...], list[object]]:
     """For each of the `parameters` behind the id, whether it is other than in the row before.
 
-    What a codec has sealed differs each time.
+    Behind that the values of those columns. Contents that are the same are not sealed anew.
     """
-    held = (
-        before.state,
-        before.epoch,
-        before.length,
-        before.accepted_at,
-        before.updated_at,
-        before.fingerprint,
-        before.parked,
-        before.due_at,
-        before.deadline,
-        before.envelope,
-        before.traceparent,
-        before.tracestate,
-        before.answer_status,
-        before.answer_body,
-        before.parked_cause or "",
-        before.version,
-        before.step,
-        before.peer,
-    )
-    return tuple(map(ne, values[1:], held))
+    values = list(_columns(row))
+    differing = tuple(map(ne, values, _columns(before)))
+    if differing[_STATE]:
+        values[_STATE] = f"{row.state}"
+    if differing[_HASH]:
+        values[_HASH] = codec.encode_hash(row.id, row.fingerprint)
+    if differing[_ENVELOPE]:
+        values[_ENVELOPE] = codec.renew_envelope(row.id, row.envelope)
+    if differing[_ANSWER]:
+        values[_ANSWER] = codec.encode_answer(row.id, row.answer_body)
+    if differing[_CAUSE]:
+        values[_CAUSE] = row.parked_cause.value if row.parked_cause is not None else ""
+    return differing, list(compress(values, differing))
 
 
 def saga_row(row: Row, codec: Codec) -> SagaRow:
@@ -101,9 +106,10 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
 def journal_values(row: SagaRow, first: int, events: Sequence[Event], codec: Codec) -> list[object]:
     """The columns of journal entries, one group behind the other, numbered from `first`."""
     values: list[object] = []
+    saga_id, epoch, encode = row.id, row.epoch, codec.encode_event
     for number, event in enumerate(events, first):
-        encoded = codec.encode_event(row.id, number, event)
-        values += (row.id, number, row.epoch, event.at, name_of(event), encoded)
+        encoded = encode(saga_id, number, event)
+        values += (saga_id, number, epoch, event.at, name_of(event), encoded)
     return values
 
 

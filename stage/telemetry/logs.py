@@ -55,6 +55,8 @@ class LogListener:
         self._log = logger if logger is not None else default_logger()
         self._leveled = _leveled(self._log)
         self._fixed = _fixed(self._log)
+        if self._fixed:
+            self._log = self._log.bind()  # the same each time, and found without a search
         self._attempts: dict[str, dict[tuple[AttemptKind, str], tuple[int, str]]] = {}
 
     def attempted(self, attempt: Attempt, span_id: str) -> None:

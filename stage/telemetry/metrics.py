@@ -112,9 +112,7 @@ class Metrics:
     ) -> None:
         """Count it; a saga that was taken up from its rest was in no lost run."""
         kind = type(event)
-        if kind in PARKS and (cause := park_cause_of(event)) is not None:
-            self._count(names.M_SAGAS_PARKED, (cause.value,))
-        if (ended := ATTEMPT_ENDS.get(kind)) is not None:
+        if (ended := ATTEMPT_ENDS.get(kind)) is not None:  # most of what is counted
             self._attempt_ended(saga_id, event, *ended)
         elif (end := SAGA_ENDS.get(kind)) is not None:
             self._count(names.M_SAGAS_ENDED, (end,))
@@ -122,6 +120,8 @@ class Metrics:
                 self._observe(names.M_SAGA_DURATION, (end,), max(0.0, event.at - accepted_at))
         elif (name := _COUNTED.get(kind)) is not None and not getattr(event, "rested", False):
             self._count(name)
+        if kind in PARKS and (cause := park_cause_of(event)) is not None:
+            self._count(names.M_SAGAS_PARKED, (cause.value,))
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """Count it by where; a route, whose name may come from outside, as `request`."""
@@ -159,7 +159,8 @@ class Metrics:
     ) -> None:
         step: str = getattr(event, "step", TELL_STEP)
         labels = (step, label, outcome)
-        self._count(names.M_ATTEMPTS, labels)
+        attempts = self.counters[names.M_ATTEMPTS]
+        attempts[labels] = attempts.get(labels, 0) + 1
         if getattr(event, "denied", False):
             self._count(names.M_DENIED, (step,))
         began = self._began.pop((saga_id, kind, step), None)
@@ -171,10 +172,10 @@ class Metrics:
         counts[labels] = counts.get(labels, 0) + 1
 
     def _observe(self, name: str, labels: Labels, value: float) -> None:
-        histograms = self.histograms[name]
-        histogram = histograms.get(labels)
+        histogram = self.histograms[name].get(labels)
         if histogram is None:
-            histogram = histograms.setdefault(labels, Histogram(names.METRICS[name].bounds))
+            made = Histogram(names.METRICS[name].bounds)
+            histogram = self.histograms[name].setdefault(labels, made)
         histogram.observe(value)
         if self.observed is not None:
             self.observed(name, labels, value)

@@ -22,9 +22,10 @@ SCOPE: Final = "stage"
 # --- spans ---------------------------------------------------------------------------------------
 
 UNTRACED_ROUTES: Final = (
-    "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/.well-known/stage"
+    "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/.well-known/stage",
+    "/console/live",
 )  # fmt: skip
-"""Asked by platforms every few seconds: their traces are passed on, and no span is made.
+"""Asked every few seconds by platforms and open pages: no span is made, and traces are passed on.
 
 They are the ends of routes: a host may have mounted the stage below a path of its own."""
 

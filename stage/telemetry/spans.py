@@ -40,6 +40,8 @@ BeginFast = Callable[[str, SpanType, TraceContext, Sequence[str], dict[str, Any]
 """Begins a span without the API: `telemetry.fast.spans.FastProvider.begin_fast`."""
 
 _EMPTY = Context()
+_PROXY = otel.ProxyTracerProvider()
+"""Makes tracers that wait for a provider, until there is one."""
 
 
 class RecordedSpan:
@@ -133,10 +135,11 @@ class OtelObserver:
     def _idle(self, ask_again: bool = False) -> bool:
         """True while no span would reach anybody: it would cost as much as one that does.
 
-        `ask_again` whether a provider is set by now: OpenTelemetry reads the environment each time.
+        `ask_again` whether a provider is set by now. Asked for the provider itself, OpenTelemetry
+        reads the environment each time.
         """
         if self._waits and ask_again:
-            self._waits = isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider)
+            self._waits = isinstance(_PROXY.get_tracer(names.SCOPE), otel.ProxyTracer)
         return self._waits or (self._full is not None and self._full())
 
     def _passed_on(self, parent: TraceContext) -> PassthroughSpan:

@@ -15,6 +15,8 @@ from stage.bootstrap import build_app
 from stage.config import Config
 from stage.neighbours.downstream.app import make_app as make_downstream
 from stage.neighbours.upstream.app import make_app as make_upstream
+from stage.testing.effects import FakeApi
+from stage.testing.external import make_external
 
 HOST: Final = "127.0.0.1"
 
@@ -26,30 +28,41 @@ class Neighbours:
     upstream: str
     stage: str
     downstream: str
+    apis: Mapping[str, str]
+    """The fakes of external APIs, by their names."""
 
 
 @asynccontextmanager
 async def served(
-    stage: StageDeclaration[Any, Any], externals: Mapping[str, str]
+    stage: StageDeclaration[Any, Any],
+    externals: Mapping[str, str],
+    *,
+    apis: Mapping[str, FakeApi] | None = None,
 ) -> AsyncIterator[Neighbours]:
-    """Serve all three, with a database in memory and without names of callers."""
-    names = ("upstream", "stage", "downstream")
+    """Serve all three, with a database in memory and without names of callers.
+
+    `externals` are URLs of external APIs that run, `apis` fakes that are served too.
+    """
+    fakes = {f"api {name}": make_external(api) for name, api in (apis or {}).items()}
+    names = ("upstream", "stage", "downstream", *fakes)
     doors = {name: socket.create_server((HOST, 0)) for name in names}
     urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
     async with AsyncExitStack() as stack:
         for door in doors.values():
             stack.callback(door.close)
+        at = {name.removeprefix("api "): urls.pop(name) for name in fakes}
         config = Config(
             auth="none",
             database="sqlite:///:memory:",
             drain_seconds=0.1,
             upstreams={"upstream": urls["upstream"]},
             downstreams={"downstream": urls["downstream"]},
-            externals=dict(externals),
+            externals={**externals, **at},
         )
         apps = {
             "downstream": make_downstream(name="downstream", upstream=urls["stage"]),
             "upstream": make_upstream(name="upstream", stage=urls["stage"]),
+            **fakes,
             "stage": build_app(stage, config),
         }
         for name, app in apps.items():
@@ -57,4 +70,4 @@ async def served(
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             await web.SockSite(runner, doors[name]).start()
-        yield Neighbours(**urls)
+        yield Neighbours(**urls, apis=at)

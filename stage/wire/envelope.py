@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -39,7 +40,7 @@ _INSTANT = re.compile(
 )
 _INSTANT_CHARS_MAX = 35
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
+_SECOND = timedelta(seconds=1)
 
 ENVELOPE_GROWTH_BYTES = 256
 """The growth of an envelope beside the output: a deadline, a name twice, an instant."""
@@ -250,10 +251,16 @@ def new_saga_id() -> str:
 def format_instant(seconds: float) -> str:
     """An instant as RFC 3339 in UTC with milliseconds. Raises ValueError when it has no date."""
     try:
-        instant = _EPOCH + round(seconds * 1000) * _MILLISECOND
+        whole, milliseconds = divmod(round(seconds * 1000), 1000)
+        return f"{_format_second(whole)}.{milliseconds:03d}Z"
     except OverflowError:
         raise ValueError(f"no date for {seconds!r} seconds since 1970") from None
-    return instant.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+@lru_cache(maxsize=64)
+def _format_second(seconds: int) -> str:
+    """Remembered: all instants of a saga lie within a few seconds, and those of others too."""
+    return (_EPOCH + seconds * _SECOND).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 def parse_instant(text: str) -> float:

@@ -42,6 +42,10 @@ _LONE_SURROGATE = re.compile(
 _MAY_BE_ROUNDED = re.compile(rb"[:,\[ \t\r\n]-?(?:[0-9.]{17}|[0-9.]+[eE])")
 # The same for what our own encoder wrote: a float that is a whole number, such as 1.0 or 1e22.
 _WHOLE_FLOAT = re.compile(rb"[:,\[]-?[0-9]+(?:\.0[,\]}]|(?:\.[0-9]+)?e)")
+# Both of them need one of these. To look for them in a body with a 0 for each digit and each point
+# takes a tenth of their time, and most bodies have none.
+_AS_ZERO = bytes.maketrans(b"123456789.E", b"0000000000e")
+_LONG, _EXPONENTIAL = b"0" * 17, b"0e"
 
 _EXPONENT = re.compile(rb"[0-9][eE][+-]?[0-9]{2}")
 """One of two digits or more. Strings have to be taken out before."""
@@ -100,7 +104,9 @@ def refuse_flood(body: bytes, limits: Limits) -> None:
 
 def may_be_rounded(body: bytes) -> bool:
     """False when every number of the body is certainly held by a double as it is written."""
-    return _MAY_BE_ROUNDED.search(body) is not None
+    zeros = body.translate(_AS_ZERO)
+    doubt = _LONG in zeros or _EXPONENTIAL in zeros
+    return doubt and _MAY_BE_ROUNDED.search(body) is not None
 
 
 def refuse_rounded(body: bytes, limits: Limits) -> None:
@@ -183,7 +189,10 @@ def encode_canonical(data: Any) -> bytes:
     read as they like.
     """
     body = _encoder.encode(data)
-    return body if _WHOLE_FLOAT.search(body) is None else _encoder.encode(_whole(data))
+    doubt = b".0" in body or _EXPONENTIAL in body.translate(_AS_ZERO)
+    if not doubt or _WHOLE_FLOAT.search(body) is None:
+        return body
+    return _encoder.encode(_whole(data))
 
 
 def _whole(node: Any) -> Any:
@@ -222,7 +231,7 @@ def _check_strings(root: dict[str, Any], limits: Limits) -> None:
 
 
 def _check_sayable(root: Any) -> None:
-    level: list[Any] = [(root,)]
+    level: list[Any] = [root if type(root) is dict else (root,)]
     while level:
         below: list[Any] = []
         for node in level:

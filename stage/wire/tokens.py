@@ -5,6 +5,7 @@ A token is 32 random bytes, so one plain hash keeps it: there is nothing to gues
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -18,6 +19,8 @@ ACCEPTED_MAX = 2
 """Lines of an accept_file: the token of today, and during a rotation the one before it."""
 
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
+_BASIC = re.compile(r"basic +([A-Za-z0-9+/=]+) *", re.IGNORECASE)
+_TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 _LINE = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -27,6 +30,22 @@ def bearer_of(values: Sequence[str]) -> str | None:
         return None
     found = _BEARER.fullmatch(values[0])
     return None if found is None else found[1]
+
+
+def basic_token_of(values: Sequence[str]) -> str | None:
+    """The token that a person typed as the password of a browser's own dialog; None without one.
+
+    The name beside it counts for nothing: the token has one.
+    """
+    if len(values) != 1 or len(values[0]) > 2 * TOKEN_CHARS_MAX:
+        return None
+    found = _BASIC.fullmatch(values[0])
+    try:
+        pair = b"" if found is None else base64.b64decode(found[1], validate=True)
+        token = pair.partition(b":")[2].decode("ascii")
+    except ValueError:
+        return None
+    return token if _TOKEN.fullmatch(token) else None
 
 
 def accept_line(token: str) -> str:

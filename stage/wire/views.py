@@ -85,6 +85,30 @@ class SagaPage(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None = None
 
 
+class NowView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage at this instant. `live`, `in_doubt`, `ready` are of the replica that answers.
+
+    `sagas` are those of the whole stage by state, `parked` those that wait for a person, by cause.
+    The instants are None where nothing is under way, due, or being undone. `left_to_newer` are
+    sagas of a newer release, `lost` those that neighbours know and the database does not.
+    """
+
+    stage: str
+    release: str
+    at: str
+    ready: bool
+    clock_jump_seconds: float
+    live: int
+    in_doubt: int
+    sagas: dict[str, int]
+    parked: dict[str, int]
+    oldest_accepted_at: str | None = None
+    longest_due_at: str | None = None
+    oldest_compensation_at: str | None = None
+    left_to_newer: int = 0
+    lost: int = 0
+
+
 class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     """Sagas that wait at one place, or are parked there for one cause.
 

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import sys
-from asyncio.subprocess import PIPE
 from contextlib import closing
 from pathlib import Path
 
 from tests.acceptance.author_bench import Bench, running_bench
+from tests.forked import stage
 
 EXPANSION = "ALTER TABLE payment ADD COLUMN iban TEXT;"
 
 
 async def upgrade(bench: Bench) -> tuple[int, str]:
     """`stage db upgrade` beside the stage: its status, and what it says."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "stage", "db", "upgrade", "author:stage",
-        "--database", f"sqlite:///{bench.folder / 'stage.db'}",
-        stdout=PIPE, stderr=PIPE, cwd=bench.folder,
-    )  # fmt: skip
-    async with asyncio.timeout(20):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, (out + err).decode()
+    command = ("db", "upgrade", "author:stage", "--database")
+    url = f"sqlite:///{bench.folder / 'stage.db'}"
+    done = await asyncio.to_thread(stage, *command, url, cwd=bench.folder)
+    return done.status, done.out + done.err
 
 
 async def test_an_expansion_is_applied_while_sagas_run_and_the_old_code_starts_on_it(

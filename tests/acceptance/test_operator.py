@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from asyncio.subprocess import PIPE
 from collections import Counter
 
 import msgspec
@@ -12,6 +10,7 @@ import msgspec
 from stage.demo.chain import Chain
 from stage.demo.client import Client
 from stage.demo.stories import place
+from tests import forked
 
 SWEPT = 12
 """Sagas of a sweep at four a second, which is killed behind the first."""
@@ -19,14 +18,9 @@ SWEPT = 12
 
 async def stage(chain: Chain, *arguments: str) -> tuple[int, str]:
     """Run one command against the payment stage; its status and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "stage", *arguments, "--url", chain.payment.url,
-        "--token-file", str(chain.keys.token_file("operator")),
-        stdout=PIPE, stderr=PIPE,
-    )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 30)
-    assert process.returncode is not None
-    return process.returncode, (out + err).decode()
+    whose = ("--url", chain.payment.url, "--token-file", str(chain.keys.token_file("operator")))
+    done = await asyncio.to_thread(forked.stage, *arguments, *whose)
+    return done.status, done.out + done.err
 
 
 async def stick(chain: Chain, client: Client) -> None:

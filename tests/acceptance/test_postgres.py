@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from asyncio.subprocess import PIPE
 
 import msgspec
 import pytest
 
 from stage.demo.postgres_server import Server
 from tests.acceptance.test_demo import NAMES, demo
+from tests.forked import stage
 
 STAGE = "stage.demo.payment:payment"
 
 
 async def db(word: str, url: str, *options: str) -> tuple[int, str]:
     """`stage db WORD`; its exit status and all it wrote."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "stage", "db", word, STAGE, "--database", url, *options),
-        stdout=PIPE,
-        stderr=PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, (out + err).decode()
+    done = await asyncio.to_thread(stage, "db", word, STAGE, "--database", url, *options)
+    return done.status, done.out + done.err
 
 
 @pytest.mark.timeout(110)

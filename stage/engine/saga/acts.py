@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from stage.core import events as e
 from stage.core.events import name_of
@@ -15,11 +15,15 @@ _ACTS = frozenset(
 )
 
 
-def acts_in(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterator[Act]:
+def acts_in(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterable[Act]:
     """The acts among the events of one transition, each between the same two states."""
+    if _ACTS.isdisjoint(map(type, events)):  # most transitions: nobody acted
+        return ()
+    return _acts(events, before, after)
+
+
+def _acts(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterator[Act]:
     for event in events:
-        if type(event) not in _ACTS:  # most events: nobody acted
-            continue
         match event:
             case e.Retried() | e.Settled() | e.Resolved() | e.Abandoned() | e.Forgotten():
                 actor, reason = event.actor, event.why

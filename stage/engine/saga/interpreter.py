@@ -144,16 +144,16 @@ class Interpreter:
         now = self._clock.now()
         for _ in range(DECISIONS_MAX):
             for command in decide(plan, done.saga, now):
-                match command:
-                    case Record(event=e.Completed() as completed):
-                        self._record(done, self._complete(done, context, completed, run))
-                    case Record():
-                        self._record(done, command.event)
+                match command:  # what happens most comes first
                     case Do():
                         now = await self._do(unit, done, context, command, now, run.context)
                     case Rest():
                         done.rest_until = command.until
                         return done
+                    case Record(event=e.Completed() as completed):
+                        self._record(done, self._complete(done, context, completed, run))
+                    case Record():
+                        self._record(done, command.event)
                     case _:
                         assert_never(command)
         raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
@@ -269,7 +269,7 @@ class Interpreter:
         participant = self.versions.of(done.saga)
         turn = await self._run_transaction(participant, unit, do, view, span)
         event: e.Event = end_event(do, turn, self._clock.now(), self.redact)
-        if isinstance(event, e.StepSucceeded):
+        if isinstance(event, e.StepSucceeded) and span.span_id:
             event = msgspec.structs.replace(event, span=span.span_id)
         event = self._binding(done.saga, event)
         self._record(done, event)

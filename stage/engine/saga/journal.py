@@ -117,33 +117,25 @@ class Journal:
             await unit.insert(stored.row, stored.transition.events, terms)
         else:
             await unit.save(stored.row, stored.transition.events, epoch=epoch, before=stored.before)
-            await self._keep_acts(unit, stored)
+            # The acts of a person are kept where no end of retention reaches them.
+            for act in acts_in(stored.transition.events, stored.before, stored.row):
+                await unit.keep_act(act)
+            if stored.transition.saga.forgotten:
+                await unit.drop_terms(stored.row.id)
         if mail:
             await unit.received(mail)
 
-    async def _keep_acts(self, unit: Unit, stored: Stored) -> None:
-        """Keep what a person did where no end of retention reaches it."""
-        for act in acts_in(stored.transition.events, stored.before, stored.row):
-            await unit.keep_act(act)
-        if stored.transition.saga.forgotten:
-            await unit.drop_terms(stored.row.id)
-
     def report(self, stored: Stored) -> None:
         """Report what has become durable: ended attempts, lost ones, and every event."""
-        saga_id = stored.row.id
-        stage = stored.transition.plan.stage
+        saga_id, accepted_at = stored.row.id, stored.row.accepted_at
+        stage, trace = stored.transition.plan.stage, stored.context.trace
+        happened = self._observer.happened
         for span, event in stored.transition.ended:
             end_span(span, event)
         for lost in stored.cut_off:
             self._report_cut_off(stored, lost)
         for event in stored.transition.events:
-            self._observer.happened(
-                saga_id,
-                stage,
-                event,
-                stored.context.trace,
-                accepted_at=stored.row.accepted_at,
-            )
+            happened(saga_id, stage, event, trace, accepted_at=accepted_at)
 
     def _report_cut_off(self, stored: Stored, lost: CutOff) -> None:
         """Report an attempt that its own process could not report: it is gone."""

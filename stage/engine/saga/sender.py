@@ -119,7 +119,8 @@ class Sender:
                 return self._too_late(outgoing)
         end: e.AttemptEnd | None = None
         try:
-            await self._ownership.assured()
+            if not self._ownership.sure:
+                await self._ownership.assured()
             end = await self._send(saga, context, outgoing, journal)
             return end
         finally:
@@ -198,7 +199,8 @@ class Sender:
                 request = await self._intended(do, turn, stored, journal)
                 if turn.ordinal > 1:
                     self._gate(saga, do).charge()
-                await self._ownership.assured()
+                if not self._ownership.sure:
+                    await self._ownership.assured()
                 key = outgoing.key if turn.ordinal == 1 else f"{outgoing.key}:{turn.ordinal}"
                 answer: Answer | Lost = await self._external.exchange(
                     ExternalRequest(

@@ -212,7 +212,7 @@ class PostgresStore:
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store. `envelope` is left empty."""
         page = (which.after, which.limit)
-        states = [state.value for state in which.states] or None
+        states = [state.value for state in dict.fromkeys(which.states)] or None
         bounds = (which.changed_from, which.changed_before)
         if which.term is not None:
             known = self._codec.known_terms(which.term.name, which.term.value)
@@ -221,8 +221,10 @@ class PostgresStore:
             cause = None if which.cause is None else which.cause.value
             place = (which.parked, cause, which.step, which.peer)
             found = await self._pool.fetch("page_waiting", *page, states, *place, *bounds)
+        elif states is not None:
+            found = await self._pool.fetch("page_states", *page, which.parked, *bounds, states)
         else:
-            found = await self._pool.fetch("page_sagas", *page, states, which.parked, *bounds)
+            found = await self._pool.fetch("page_sagas", *page, which.parked, *bounds)
         return [rows.saga_row(row, self._codec) for row in found]
 
     async def groups(self) -> list[Group]:

@@ -98,11 +98,15 @@ class SqliteConnections:
             leaving.append(self._writer)
             self._writer = None
         if leaving:
-            closing = asyncio.get_running_loop().create_task(_close(leaving))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            _ = self._begin_close(leaving)
         if self._closing:
             await asyncio.shield(asyncio.gather(*self._closing))
+
+    def _begin_close(self, leaving: Sequence[Bridge]) -> asyncio.Task[None]:
+        closing = asyncio.get_running_loop().create_task(_close(leaving))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        return closing
 
     async def read(
         self,
@@ -137,7 +141,7 @@ class SqliteConnections:
             if self._inspector is bridge:
                 self._inspector = None
                 bridge.interrupt()  # nobody waits for the work of a wait that was cancelled
-                await asyncio.shield(bridge.close())
+                await asyncio.shield(self._begin_close([bridge]))
 
     def check_file(self) -> None:
         """Raises StoreUnavailable when a new connection would find another file than the open one.

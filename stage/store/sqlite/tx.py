@@ -6,7 +6,7 @@ import re
 import sqlite3
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from stage.ports.store import Row, Tx
 from stage.store import author_sql
@@ -14,20 +14,39 @@ from stage.store.hints import explain
 from stage.store.sqlite.part import Part
 
 _REFUSED: Final = author_sql.ENDING | {"ATTACH", "DETACH", "PRAGMA"}
+_Bound = tuple[str, tuple[Any, ...] | dict[str, Any]]
 _READS: Final = frozenset({"SELECT", "VALUES"})
 """Statements that begin with one of these words write nothing; one with `WITH` may."""
 _NUMBERED: Final = re.compile(r"\$[1-9]")
+_PLACE: Final = re.compile(r"\$([1-9][0-9]*)(?![\w$:(])")
+_LITERAL: Final = re.compile(r"('[^']*')")
+_UNCLEAR: Final = re.compile(r"['\"`\[?:@#$]|--|/\*")
+"""Signs that may hide a parameter, where literals and places are taken out."""
+
+
+class _Statement(NamedTuple):
+    """A statement of an author, looked at once: the same few are run again and again."""
+
+    sql: str
+    reads: bool
+    """It writes nothing."""
+    numbered: bool
+    """Its parameters are numbered, as `$1`: to sqlite3 these are names."""
+    by_place: str
+    """The same with places, which are bound in half the time; empty where that is not certain."""
+    places: int
 
 
 def author_tx(part: Part) -> Tx:
     """The author's view of a unit. The first statement that may write is announced to the part."""
 
     def run(sql: str, parameters: tuple[Any, ...]) -> sqlite3.Cursor:
-        checked, numbered, reads = _checked(sql)
-        if not reads:
+        checked = _checked(sql)
+        if not checked.reads:
             part.author_writes()
+        text, given = _bound(checked, parameters)
         try:
-            return part.run(checked, _given(parameters, numbered=numbered))
+            return part.run(text, given)
         except sqlite3.Error as error:
             explain(error, sql, parameters)
             raise
@@ -47,23 +66,37 @@ def author_tx(part: Part) -> Tx:
     return author_sql.author_tx(execute, executemany, fetch)
 
 
-def binding(sql: str, parameters: tuple[Any, ...]) -> tuple[str, tuple[Any, ...] | dict[str, Any]]:
+def binding(sql: str, parameters: tuple[Any, ...]) -> _Bound:
     """A statement and its parameters as SQLite takes them. Raises StatementRefused."""
-    checked, numbered, _ = _checked(sql)
-    return checked, _given(parameters, numbered=numbered)
+    return _bound(_checked(sql), parameters)
 
 
-def _given(parameters: tuple[Any, ...], *, numbered: bool) -> tuple[Any, ...] | dict[str, Any]:
-    if numbered and parameters:
-        return {str(number): value for number, value in enumerate(parameters, 1)}
-    return parameters
+def _bound(checked: _Statement, parameters: tuple[Any, ...]) -> _Bound:
+    if checked.places == len(parameters):
+        return checked.by_place, parameters
+    if checked.numbered and parameters:
+        return checked.sql, {str(number): value for number, value in enumerate(parameters, 1)}
+    return checked.sql, parameters
 
 
 @lru_cache(maxsize=1024)
-def _checked(sql: str) -> tuple[str, bool, bool]:
-    """The statement, whether its parameters are numbered, as `$1`, and whether it only reads.
-
-    Checked once: an author runs the same few again and again.
-    """
+def _checked(sql: str) -> _Statement:
+    """The statement. Raises StatementRefused for one that would leave the transaction."""
     word = author_sql.refuse_first_word(sql, _REFUSED)
-    return sql, _NUMBERED.search(sql) is not None, word in _READS
+    by_place, places = _by_place(sql)
+    return _Statement(sql, word in _READS, _NUMBERED.search(sql) is not None, by_place, places)
+
+
+def _by_place(sql: str) -> tuple[str, int]:
+    """The statement with `?1` for `$1`, and how many parameters that takes.
+
+    Nothing, and -1, where a parser would be needed to tell.
+    """
+    parts = _LITERAL.split(sql)
+    found = [int(number) for part in parts[::2] for number in _PLACE.findall(part)]
+    if not found or not sql.isascii():
+        return "", -1
+    if any(_UNCLEAR.search(_PLACE.sub("", part)) for part in parts[::2]):
+        return "", -1
+    parts[::2] = [_PLACE.sub(r"?\1", part) for part in parts[::2]]
+    return "".join(parts), max(found)

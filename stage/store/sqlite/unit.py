@@ -10,6 +10,7 @@ the first write of the author.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -59,6 +60,8 @@ _JOURNAL: Final = statement("get_journal")
 _KEEP: Final = statement("keep_part")
 _UNDO: Final = statement("undo_part")
 _DROP: Final = statement("drop_batch")
+_NUMBER: Final = re.compile(r"\?[0-9]+")
+"""The place of a parameter in a statement of ours."""
 
 
 class SqliteUnit:
@@ -123,9 +126,14 @@ class SqliteUnit:
         """See ports.store.Unit."""
         rows.check_save(row, epoch)
         length = row.length - len(events)
-        values = rows.parameters(row, self._codec)
-        sql = _SAVE if before is None else _save(rows.differing(values, before))
-        if self._part.write(sql, (*values, epoch, length)) != 1:
+        differing: tuple[bool, ...] = ()
+        if before is not None:
+            differing, changed = rows.changes(row, before, self._codec)
+        if True in differing:
+            sql, given = _save(differing), (*changed, row.id, epoch, length)
+        else:
+            sql, given = _SAVE, (*rows.parameters(row, self._codec), epoch, length)
+        if self._part.write(sql, given) != 1:
             held = self._part.rows(_HELD, (row.id,), 1)
             rows.refuse(row, epoch, len(events), held[0] if held else None)
         self._append(row, events)
@@ -243,14 +251,15 @@ def _drop(connection: sqlite3.Connection) -> None:
 
 @lru_cache(SAVES_MAX)
 def _save(differing: tuple[bool, ...]) -> str:
-    """The statement that saves these columns alone.
+    """The statement that saves these columns alone; then come the id, the epoch and the length.
 
-    SQLite writes anew the entry of every index that has a column which is set, equal or not.
+    SQLite writes anew the entry of every index that has a column which is set, equal or not. And
+    to bind a value takes as long as to store it.
     """
     head, tail = _SAVE.split(" SET", 1)
     columns, where = tail.split("WHERE", 1)
-    chosen = compress(columns.split(","), differing)
-    return f"{head} SET{','.join(chosen)} WHERE{where}" if any(differing) else _SAVE
+    chosen = ",".join(compress(columns.split(","), differing))
+    return _NUMBER.sub("?", f"{head} SET{chosen} WHERE{where}")
 
 
 def run_unit(

@@ -146,6 +146,7 @@ HEADERS = {
     "a foreign page": ((JSON, b"Origin: https://evil.example"), 403),
     "another site": ((JSON, b"Sec-Fetch-Site: cross-site"), 403),
     "an unknown expectation": ((JSON, b"Expect: 200-ok"), 417),
+    "an expectation that is no text": ((JSON, b"Expect: 200-\xffok"), 417),
 }
 """By name: the headers beside Host, and the code."""
 

@@ -70,3 +70,35 @@ async def test_a_rotation_refuses_nobody(named: Chain, tmp_path: Path) -> None:
     await named.request("GET", f"{named.stage}/sagas/s-1", Authorization=bearer("x" * 43))
     assert 401 == (await named.send("s-3", Authorization=shown_by("order")))[0]
     assert 200 == (await named.send("s-4", Authorization=bearer(new)))[0]
+
+
+async def test_a_stranger_takes_no_id_from_its_owner(named: Chain) -> None:
+    """A start that came first under a guessed id, with other contents, made the real one a 422."""
+    for shown in ("", bearer("x" * 43), shown_by("shipping"), shown_by("web")):
+        status, _, _ = await named.send(
+            "s-1", {"order_id": "o-666", "amount": 1, "currency": "KRW"}, Authorization=shown
+        )
+        assert status in (401, 403)
+    assert 200 == (await named.send("s-1", Authorization=shown_by("order")))[0]
+    assert (1, 1) == await named.charges()
+
+
+async def test_a_saga_that_a_stranger_asked_to_forget_is_undone_after_a_late_failure(
+    named: Chain,
+) -> None:
+    """Its journal gone, the saga could not be undone, and the charge stood for ever."""
+    assert 200 == (await named.send("s-1", Authorization=shown_by("order")))[0]
+    order = msgspec.json.encode({"reason": "erasure", "actor": "boss"})
+    for shown, refused in (("", 401), (shown_by("order"), 403), (shown_by("olga"), 403)):
+        url = f"{named.stage}/sagas/s-1/forget"
+        assert refused == (await named.request("POST", url, order, Authorization=shown))[0]
+
+    late = await named.compensate("s-1", by="shipping", Authorization=shown_by("shipping"))
+    assert late[0] in (200, 202)
+    for _ in range(200):
+        if "compensated" == await state_of(named, "s-1"):
+            break
+        await named.request(
+            "GET", f"{named.stage}/sagas/s-1", Authorization=shown_by("vera"), Prefer="wait=1"
+        )
+    assert (1, 0) == await named.charges()

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -140,3 +141,19 @@ async def test_a_body_without_a_length_is_measured_as_it_comes(
             writer.write(head + b"\r\n" + body + end)
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
         writer.close()
+
+
+SQL = "x'); DROP TABLE payment; --"
+
+
+async def test_sql_in_a_payload_and_in_a_query_is_a_text(chain: Chain) -> None:
+    """It is stored and looked for as it stands, and runs nowhere."""
+    order = {"order_id": SQL, "amount": 100, "currency": "KRW"}
+    assert 200 == (await chain.send("s-1", order))[0]
+    for name in ("state", "step", "peer", "cause", "after", "since", "trace_id"):
+        query = urlencode({name: f"{SQL}' OR '1'='1"})
+        status, _, body = await chain.request("GET", f"{chain.stage}/sagas?{query}")
+        assert status < 500, body
+        assert 200 != status or [] == msgspec.json.decode(body)["sagas"], body
+    assert 200 == (await chain.send("s-2"))[0]
+    assert (2, 2) == await chain.charges()

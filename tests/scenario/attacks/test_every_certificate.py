@@ -38,6 +38,7 @@ from tests.scenario.attacks.test_every_credential import (
     body_of,
     ids_of,
     is_refused,
+    path_of,
 )
 from tests.scenario.chain import AT, HOST, ORDER
 
@@ -169,7 +170,7 @@ async def refusals(caller: Caller, defect: Defect) -> list[tuple[str, str, int, 
         if not is_refused(route, defect):
             continue
         for saga_id in ids_of(route, defect):
-            path = route.template.replace("{saga_id}", saga_id).replace("{number}", "1")
+            path = path_of(route, saga_id)
             sent = body_of(route, defect.as_name, saga_id)
             code, body = await caller.exchange(route.method, path, sent, **headers)
             if not code:

@@ -104,11 +104,17 @@ def body_of(route: Route, name: str, saga_id: str) -> bytes | None:
     return msgspec.json.encode(body)
 
 
+def path_of(route: Route, saga_id: str) -> str:
+    """A path of the route, about that saga where it is about one."""
+    named = {"{saga_id}": saga_id, "{number}": "1", "{name}": "console.css"}
+    return "/".join(named.get(part, part) for part in route.template.split("/"))
+
+
 async def attack(
     chain: Chain, route: Route, defect: Defect, saga_id: str
 ) -> tuple[int, dict[str, Any]]:
     """The answer to one request: its code and its problem."""
-    path = route.template.replace("{saga_id}", saga_id).replace("{number}", "1")
+    path = path_of(route, saga_id)
     shown = defect.shown()
     headers = {"Authorization": shown} if shown else {}
     sent = body_of(route, defect.as_name, saga_id)

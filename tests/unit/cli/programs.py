@@ -1,42 +1,16 @@
-"""Runs the command line as a real process, and stands in for a stage that it talks to."""
+"""Runs the command line by a fork, and stands in for a stage that it talks to."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.forked import ROOT, Done, stage
 
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-def stage(*arguments: str, cwd: Path | None = None, stdin: str = "", **environ: str) -> Done:
-    """`stage ARGUMENTS` in a process of its own, without the STAGE_ variables of ours."""
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("STAGE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "stage", *arguments],
-        cwd=cwd,
-        input=stdin,
-        env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+__all__ = ["ROOT", "Asked", "Done", "Neighbour", "neighbour", "stage"]
 
 
 class Asked(NamedTuple):

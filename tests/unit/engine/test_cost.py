@@ -15,6 +15,7 @@ import pytest
 from stage.bootstrap import make_store
 from stage.config import Config
 from stage.demo.payment import payment
+from stage.engine.embedded import pauses, recovery, sweeps
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.saga.journal import RUNNING_SECONDS, Journal
 from stage.ports.external import ExternalRequest
@@ -149,6 +150,10 @@ async def counted(
     assert inspection is not None
     await inspection  # one read a start, which is no saga's and may come late
     engine = EmbeddedEngine(payment.bind(request.param), store, Agreeable().peers, NullObserver())
+    # However slow this machine is: these looks go by the clock, and are no saga's.
+    monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 3_600.0)
+    monkeypatch.setattr(pauses, "PAUSE_LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr(sweeps, "SWEEP_LOOK_SECONDS", 3_600.0)
     await engine.start()
     monkeypatch.setattr(Bridge, "run", counting)
     monkeypatch.setattr(Writer, "_hand_over", handing)

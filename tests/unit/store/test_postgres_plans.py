@@ -43,6 +43,7 @@ async def test_no_statement_reads_all_sagas(postgres_url: str) -> None:
     assert ("saga_state",) == found["count_sagas"].indexes
     assert {"saga_closable", "saga_unmarked"} <= set(found["close_ended"].indexes)
     assert {"saga_changed", "saga_unmarked"} <= set(found["page_changed"].indexes)
+    assert ("saga_state",) == found["page_states"].indexes
     assert ("saga_place",) == found["group_waiting"].indexes
 
 

@@ -517,3 +517,33 @@ async def test_a_close_waits_for_one_that_was_cancelled(
     assert not done
     may_end.set()
     await asyncio.wait_for(second, 5)
+
+
+async def test_a_close_waits_for_an_inspection_whose_close_was_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its thread outlives the event loop, and keeps the file open after the close."""
+    sqlite3.connect(tmp_path / "stage.db").close()
+    closes, may_end, close = asyncio.Event(), asyncio.Event(), Bridge.close
+
+    async def slow(bridge: Bridge) -> None:
+        closes.set()
+        await may_end.wait()
+        await close(bridge)
+
+    monkeypatch.setattr(Bridge, "close", slow)
+    connections = SqliteConnections(
+        tmp_path / "stage.db", PLAIN, readers=1, factory=sqlite3.Connection
+    )
+    await connections._connect_readers()
+    inspection = asyncio.create_task(connections.inspect(lambda _: None))
+    await closes.wait()
+    inspection.cancel()
+    await asyncio.wait([inspection])
+    reader, connections._readers = connections._readers, []
+    closing = asyncio.create_task(connections.close())
+    done, _ = await asyncio.wait([closing], timeout=0.05)
+    may_end.set()
+    await asyncio.wait_for(closing, 5)
+    await reader[0].close()
+    assert not done

@@ -113,16 +113,31 @@ SELECT
      WHERE NOT EXISTS (SELECT 1 FROM stage.saga WHERE id = lost_saga.saga_id));
 
 -- name: page_sagas
--- A page in the order of the ids, without envelopes: behind $1, at most $2; $3 are the states, or
--- NULL for all; $4 is whether parked sagas are wanted, or NULL for both.
+-- A page in the order of the ids, without envelopes: behind $1, at most $2; $3 is whether parked
+-- sagas are wanted, then the bounds of the last change: each NULL for all.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
     version, step, peer
 FROM stage.saga
-WHERE id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
-    AND ($4::boolean IS NULL OR (parked <> '') = $4)
-    AND ($5::float8 IS NULL OR updated_at >= $5) AND ($6::float8 IS NULL OR updated_at < $6)
+WHERE id > $1 AND ($3::boolean IS NULL OR (parked <> '') = $3)
+    AND ($4::float8 IS NULL OR updated_at >= $4) AND ($5::float8 IS NULL OR updated_at < $5)
+ORDER BY id LIMIT $2;
+
+-- name: page_states
+-- As page_sagas for the states of the array $6. Each is read by the index of states, in its order: a
+-- plain comparison with the state would let the planner read all ids for a state that few have.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version, step, peer
+FROM unnest($6::text[]) AS wanted (one), LATERAL (
+    SELECT * FROM stage.saga
+    WHERE (state, id) > (wanted.one, $1) AND state <= wanted.one
+        AND ($3::boolean IS NULL OR (parked <> '') = $3)
+        AND ($4::float8 IS NULL OR updated_at >= $4) AND ($5::float8 IS NULL OR updated_at < $5)
+    ORDER BY state, id LIMIT $2
+) found
 ORDER BY id LIMIT $2;
 
 -- name: page_waiting

@@ -1,0 +1,105 @@
+"""Draws the templates: every value is escaped, and no answer lets a browser run what is not ours.
+
+Templates and files are read once, when this module is loaded: no request waits for a disk.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import jinja2
+import msgspec
+
+from stage.console.asks import saga_path
+from stage.inbound.console_paths import CONSOLE
+from stage.inbound.request import Answer, Request
+from stage.wire.envelope import parse_instant
+
+POLICY: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""A page may load files of ours alone, and has no script or style within it."""
+SAFETY: Final = (
+    ("Content-Security-Policy", POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "same-origin"),  # with none at all, a browser hides the origin of a form
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+)
+HTML: Final = ("Content-Type", "text/html; charset=utf-8")
+TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+UNITS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
+
+
+def _texts(folder: str) -> dict[str, str]:
+    found = files("stage.console").joinpath(folder).iterdir()
+    return {file.name: file.read_text(encoding="utf-8") for file in found}
+
+
+FILES: Final = _texts("files")
+"""The style and the script of the pages."""
+
+
+def duration(seconds: float) -> str:
+    """A number of seconds as a person says it: 40 s, 3 min, 2.5 h, 4 d."""
+    for size, unit in UNITS:
+        if seconds >= size:
+            shown = f"{seconds / size:.1f}".removesuffix(".0")
+            return f"{shown} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def words(name: object) -> str:
+    """A value of an enum as words."""
+    return str(name).replace("_", " ")
+
+
+_environment: Final = jinja2.Environment(
+    loader=jinja2.DictLoader(_texts("html")),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {
+    "duration": duration,
+    "words": words,
+    "saga_path": saga_path,
+    "query": urlencode,
+}
+
+
+def page(template: str, request: Request, now: float, status: int = 200, **values: Any) -> Answer:
+    """The template as an answer. `now` is the instant from which ages are counted."""
+    about = {
+        "root": request.prefix + CONSOLE,
+        "reader": request.about.principal,
+        "age": lambda instant: duration(now - parse_instant(instant)),
+        "until": lambda instant: duration(parse_instant(instant) - now),
+    }
+    text = _environment.get_template(template).render(**about, **values)
+    return Answer(status=status, headers=(HTML, *SAFETY), body=text.encode())
+
+
+def file(name: str) -> Answer | None:
+    """A file of the pages; None where there is none of that name."""
+    text = FILES.get(name)
+    if text is None:
+        return None
+    kind = ("Content-Type", TYPES[name.rpartition(".")[2]])
+    return Answer(headers=(kind, *SAFETY), body=text.encode())
+
+
+def to(request: Request, path: str) -> Answer:
+    """Send the browser to another page of ours, to be read with GET."""
+    return Answer(
+        status=303, headers=(("Location", f"{request.prefix}{CONSOLE}{path}"), *SAFETY), body=b""
+    )
+
+
+def jsonable(value: object) -> str:
+    """A value for a person who reads JSON."""
+    return msgspec.json.encode(value).decode()

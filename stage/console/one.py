@@ -1,0 +1,201 @@
+"""Saga: where one saga stands, what happened, and what may be done with it, each first shown."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from stage.console import draw
+from stage.console.asks import Problem, Reader, saga_path
+from stage.console.forms import Form, read_form, signed
+from stage.core.describe import event_in_words
+from stage.inbound.caller import permit
+from stage.inbound.principal import Who
+from stage.inbound.request import Answer, Request
+from stage.inbound.service import Service
+from stage.wire.problem import WireError
+from stage.wire.replies import UNKNOWN_REQUESTER
+from stage.wire.views import JournalView, SagaView, StepView
+
+MEANINGS: Final = {
+    "retry": "Try now all of it that is due.",
+    "settle": "Say whether the effect of a step in doubt has landed.",
+    "compensate": "Undo it, as a neighbour would ask for it.",
+    "resolve": "Say that a person has undone what still stands.",
+    "abandon": "Give up undoing; it ends with what stands.",
+    "forget": "Erase its payload and results. Nothing more is ever done.",
+}
+"""The verbs in the order of the harm that they may do."""
+DOUBTFUL: Final = frozenset({"in_doubt", "pending", "waiting", "refused"})
+"""Phases in which a step may be settled: the API says which of them are."""
+RESOLVABLE: Final = frozenset({"compensation_failed", "compensation_waiting"})
+"""Phases of a step whose undo a person may have done."""
+COMPENSABLE: Final = frozenset({"active", "completed", "compensating"})
+PREVIEW: Final = {"reason": "preview", "actor": "preview", "dry_run": True}
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """A verb, and why it is not allowed now: empty where it is. `steps` are those it may name."""
+
+    verb: str
+    meaning: str
+    why_not: str = ""
+    steps: list[str] = []
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the forecast of a compensation."""
+
+    step: str
+    kind: str
+    peer: str | None
+    standing: str
+    prospect: str
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """The effect that a request to compensate would have."""
+
+    steps: list[Line]
+    standing: str
+
+
+async def saga(service: Service, request: Request) -> Answer:
+    """The saga with its steps, its journal and its verbs."""
+    reader = Reader(service, request)
+    path = saga_path(request.parameters["saga_id"])
+    found = await reader.get(SagaView, path)
+    query = request.query_values()
+    after = query.get("after", ["0"])[0]
+    journal = await reader.get(JournalView, path, [("view", "journal"), ("after", after)])
+    return draw.page(
+        "saga.html",
+        request,
+        service.clock.now(),
+        saga=found,
+        entries=[(each, event_in_words(each["event"], each)) for each in journal.entries],
+        next=journal.next,
+        choices=[await _choice(reader, found, verb) for verb in MEANINGS],
+        did=next((verb for verb in MEANINGS if verb in query.get("did", ())), ""),
+    )
+
+
+async def _choice(reader: Reader, saga: SagaView, verb: str) -> Choice:
+    """Whether the verb is allowed now, as the API says when it is asked for a dry run."""
+    choice = Choice(verb=verb, meaning=MEANINGS[verb])
+    path = saga_path(saga.saga_id, f"/{verb}")
+    if verb == "compensate":
+        return msgspec.structs.replace(choice, why_not=_why_not_compensated(reader, saga))
+    if verb != "settle":
+        answer = await reader.post(path, PREVIEW)
+        return msgspec.structs.replace(
+            choice, why_not=_why_not(answer), steps=_steps_of(verb, saga)
+        )
+    why_not, steps = "no step of it is in doubt", []
+    for step in saga.steps:
+        if step.phase in DOUBTFUL:
+            answer = await reader.post(path, {**PREVIEW, "step": step.name, "landed": False})
+            if isinstance(answer, Problem):
+                why_not = answer.detail
+            else:
+                steps.append(step.name)
+    return msgspec.structs.replace(choice, why_not="" if steps else why_not, steps=steps)
+
+
+def _steps_of(verb: str, saga: SagaView) -> list[str]:
+    """The steps that it may name, instead of all of them."""
+    if verb == "resolve":
+        return [step.name for step in saga.steps if step.phase in RESOLVABLE]
+    return [*saga.stands, *saga.may_stand] if verb == "abandon" else []
+
+
+def _why_not(answer: object) -> str:
+    return answer.detail if isinstance(answer, Problem) else ""
+
+
+def _why_not_compensated(reader: Reader, saga: SagaView) -> str:
+    try:
+        permit(reader.request.about.principal, frozenset({Who.OPERATOR}))
+    except WireError as error:
+        return error.detail
+    if saga.state not in COMPENSABLE:
+        return f"its state is {draw.words(saga.state)}"
+    return ""
+
+
+async def press_saga(service: Service, request: Request) -> Answer:
+    """Show what a verb would do, or do it and show the saga."""
+    reader = Reader(service, request)
+    saga_id = request.parameters["saga_id"]
+    form = await read_form(request)
+    verb = form.text("verb")
+    if verb not in MEANINGS:
+        raise WireError(
+            400, "No such verb", "the form names no verb", hint=f"one of {', '.join(MEANINGS)}"
+        )
+    before = await reader.get(SagaView, saga_path(saga_id))
+    problem: Problem | None = None
+    after: SagaView | None = None
+    forecast: Forecast | None = None
+    if verb == "compensate" and not form.acts:
+        forecast = await reader.get(Forecast, saga_path(saga_id), [("view", "plan")])
+    else:
+        answer = await reader.post(saga_path(saga_id, f"/{verb}"), _order(reader, verb, form))
+        if not isinstance(answer, Problem) and form.acts:
+            return draw.to(request, f"{saga_path(saga_id)}?{urlencode({'did': verb})}")
+        if isinstance(answer, Problem):
+            problem = answer
+        else:
+            after = msgspec.convert(answer, SagaView)
+    return draw.page(
+        "press.html",
+        request,
+        service.clock.now(),
+        200 if problem is None else problem.status,
+        verb=verb,
+        meaning=MEANINGS[verb],
+        before=before,
+        after=after,
+        changes=[] if after is None else _changes(before.steps, after.steps),
+        forecast=forecast,
+        problem=problem,
+        fields=form.rest("press"),
+    )
+
+
+def _order(reader: Reader, verb: str, form: Form) -> dict[str, Any]:
+    """The body for the API; what the form leaves out is left to the API to ask for."""
+    if verb == "compensate":
+        principal = reader.request.about.principal
+        # No neighbour's name has a blank: an upstream is not notified of what it asked for itself.
+        name = "" if principal.name else f"operator {form.text('actor')}"
+        return {"requested_by": name or UNKNOWN_REQUESTER, "reason": form.text("reason")}
+    order = signed(reader, form, dry_run=not form.acts)
+    if verb in ("settle", "resolve", "abandon") and form.text("step"):
+        order["step"] = form.text("step")
+    if verb == "settle" and form.text("landed"):
+        order["landed"] = form.text("landed") == "yes"
+        if form.text("result"):
+            order["result"] = _result(form.text("result"))
+    return order
+
+
+def _result(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        raise WireError(
+            400, "Result not understood", "the result is no JSON", hint='such as {"id": "ch_1"}'
+        ) from None
+
+
+def _changes(before: list[StepView], after: list[StepView]) -> list[tuple[str, str, str]]:
+    """The steps whose phase would change: name, before, after."""
+    were = {step.name: step.phase for step in before}
+    return [
+        (step.name, were.get(step.name, ""), step.phase)
+        for step in after
+        if step.phase != were.get(step.name)
+    ]

@@ -1,0 +1,74 @@
+"""Chain, Audit and the search: one saga at every stage, and the acts of people."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from stage.console import draw
+from stage.console.asks import Reader, saga_path
+from stage.core.describe import event_in_words
+from stage.inbound.request import Answer, Request
+from stage.inbound.service import Service
+from stage.wire.chain import ChainView
+from stage.wire.envelope import SAGA_ID_RE, parse_instant
+from stage.wire.problem import WireError
+from stage.wire.views import ActPage, SagaView, SweepsView
+
+TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
+ACTS: Final = 100
+
+
+async def chain(service: Service, request: Request) -> Answer:
+    """The saga as each stage of its chain knows it, and all events by time."""
+    path = saga_path(request.parameters["saga_id"])
+    view = await Reader(service, request).get(ChainView, path, [("view", "chain")])
+    events = [
+        (event.at, story.stage, event_in_words(event.event, msgspec.to_builtins(event)))
+        for story in view.stages
+        for event in story.events
+    ]
+    return draw.page(
+        "chain.html",
+        request,
+        service.clock.now(),
+        chain=view,
+        events=sorted(events, key=lambda each: parse_instant(each[0])),
+    )
+
+
+async def audit(service: Service, request: Request) -> Answer:
+    """The acts of people, the newest first, and the sweeps."""
+    reader = Reader(service, request)
+    given = request.query_values()
+    query = [(n, v) for n in ("target", "before") for v in given.get(n, ()) if v]
+    target = given.get("target", [""])[0]
+    found = await reader.get(ActPage, "/audit", [*query, ("limit", str(ACTS))])
+    return draw.page(
+        "audit.html",
+        request,
+        service.clock.now(),
+        acts=found.acts,
+        target=target,
+        next=None if found.next is None else [("target", target), ("before", str(found.next))],
+        sweeps=(await reader.get(SweepsView, "/sweeps")).sweeps,
+        is_saga=lambda name: "." not in name and SAGA_ID_RE.fullmatch(name) is not None,
+    )
+
+
+async def search(service: Service, request: Request) -> Answer:
+    """Go to the saga of that id, or to the list of those with that trace id or number."""
+    words = request.query_values().get("q", [""])[0].strip()
+    if SAGA_ID_RE.fullmatch(words):
+        try:
+            found = await Reader(service, request).get(SagaView, saga_path(words))
+            return draw.to(request, saga_path(found.saga_id))
+        except WireError as error:
+            number = ":" in words or TRACE_ID.fullmatch(words)
+            if error.status != 404 or not number:
+                raise
+    name = "trace_id" if TRACE_ID.fullmatch(words) else "number"
+    return draw.to(request, f"/parked?{urlencode({name: words})}")

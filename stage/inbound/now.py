@@ -1,0 +1,37 @@
+"""`GET /now`: how the stage stands at this instant."""
+
+from __future__ import annotations
+
+from stage.core.version import __version__
+from stage.inbound.request import Answer, Request, json_answer
+from stage.inbound.service import Service
+from stage.wire.envelope import format_instant
+from stage.wire.views import NowView
+
+
+async def now(service: Service, request: Request) -> Answer:
+    """Counts of sagas under way, waiting and parked, and whether new sagas are taken."""
+    engine = service.engine
+    backlog = await engine.backlog()
+    return json_answer(
+        NowView(
+            stage=service.participant.plan.stage,
+            release=__version__,
+            at=format_instant(service.clock.now()),
+            ready=engine.ready,
+            clock_jump_seconds=engine.clock_jump,
+            live=engine.live,
+            in_doubt=engine.in_doubt,
+            sagas={state.value: count for state, count in (await engine.count()).items()},
+            parked={cause.value: count for cause, count in backlog.parked.items()},
+            oldest_accepted_at=_instant(backlog.oldest_accepted_at),
+            longest_due_at=_instant(backlog.longest_due_at),
+            oldest_compensation_at=_instant(backlog.oldest_compensation_at),
+            left_to_newer=backlog.newer,
+            lost=backlog.lost,
+        )
+    )
+
+
+def _instant(at: float | None) -> str | None:
+    return None if at is None else format_instant(at)

@@ -1,0 +1,48 @@
+"""The same request by the router and without it: two answers that nobody can tell apart."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.scenario.attacks.test_slow_clients import Served, serving
+
+ITS_OWN = re.compile(rb"Date: [^\r]*|[0-9a-f]{32}")
+"""The parts of an answer that differ between two equal requests: its second, and its trace."""
+
+STARTED = b'{"saga_id":"s-1","protocol":1,"data":{"order_id":"o-1","amount":1,"currency":"EUR"}}'
+REFUSED = b'{"saga_id":"s-2","protocol":1,"data":{"order_id":"o-1"}}'
+
+
+async def answer(served: Served, target: bytes, body: bytes, kind: bytes) -> bytes:
+    head = (b"POST %s HTTP/1.1", b"Host: 127.0.0.1", b"Content-Type: %s", b"Prefer: respond-async",
+            b"Content-Length: %d", b"Connection: close", b"", b"")  # fmt: skip
+    text = b"\r\n".join(head) % (target, kind, len(body)) + body
+    reader, writer = await served.say(text)
+    answered = await reader.read()
+    writer.close()
+    return ITS_OWN.sub(b"", answered)
+
+
+@pytest.mark.parametrize(
+    "body,kind,code",
+    [
+        (STARTED, b"application/json", b"202"),
+        (REFUSED, b"application/json", b"410"),
+        (STARTED, b"text/plain", b"415"),
+        (b"", b"application/json", b"400"),
+    ],
+)
+async def test_a_direct_answer_is_that_of_the_router(
+    tmp_path: Path, body: bytes, kind: bytes, code: bytes
+) -> None:
+    """A start, a saga whose payload was not taken, a type that is not JSON, and nothing at all."""
+    async with serving(tmp_path) as served:
+        await answer(served, b"/sagas", body, kind)  # so that both are repeats
+        direct = await answer(served, b"/sagas", body, kind)
+        routed = await answer(served, b"/sagas?", body, kind)
+
+    assert direct.startswith(b"HTTP/1.1 " + code)
+    assert direct == routed

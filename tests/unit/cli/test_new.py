@@ -1,0 +1,95 @@
+"""`stage new`: the project is whole, and nothing of anybody's is overwritten."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stage.cli.new import new
+from stage.cli.project import write_project
+from stage.config import load
+from tests.unit.cli.programs import ROOT, Done
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of a name with a sign that no package may have."""
+    folder = tmp_path_factory.mktemp("new") / "card-payment"
+    write_project(folder, "card-payment")
+    return folder
+
+
+def make(project: Path, *words: str) -> Done:
+    """`make WORDS` in the project, with the interpreter of this run."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("STAGE_")}
+    done = subprocess.run(
+        ["make", f"PYTHON={sys.executable}", *words],
+        cwd=project,
+        env={**inherited, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("test", "5 passed"),
+        (
+            "demo",
+            "o-1: executed; the provider has 1 booking\no-2, which downstream refuses: compensated",
+        ),
+        ("check", "nothing was found that would stop it\n"),
+    ],
+)
+def test_the_words_of_its_makefile_work(project: Path, word: str, said: str) -> None:
+    """As it was written, without one change: its tests pass, its demo runs, its check is clean."""
+    done = make(project, word)
+    assert 0 == done.status and said in done.out, done
+
+
+def test_its_simulation_holds(project: Path) -> None:
+    """In a few worlds; its model and its compensations agree."""
+    few = ("card_payment.stage:card_payment", "--seeds", "3", "--sagas", "5")
+    done = subprocess.run(
+        [sys.executable, "-m", "stage", "simulate", *few],
+        cwd=project, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "the world of card_payment.model" in done.stdout
+
+
+def test_no_word_of_a_template_is_left(project: Path) -> None:
+    """Every file is filled in, its settings are read, and its requirements name this release."""
+    for file in project.rglob("*"):
+        if file.is_file() and file.suffix != ".pyc":
+            assert "{{" not in file.read_text(), file
+    assert "provider" in load({}, {}, project / "stage.toml").externals
+    wanted = tomllib.loads((project / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert wanted[0].startswith("saga-stage>=")
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    """One file of the same name is enough: none is written then."""
+    (tmp_path / "Makefile").write_text("mine")
+    done = CliRunner().invoke(new, ["hotel", "--in", str(tmp_path)])
+    assert "is there already, and nothing was written" in str(done.exception)
+    assert ["Makefile"] == [each.name for each in tmp_path.iterdir()]
+    assert "mine" == (tmp_path / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("name", ["Hotel", "class", "stage", "tests", "../hotel", "1st", ""])
+def test_a_name_that_would_not_do_is_refused(tmp_path: Path, name: str) -> None:
+    """Before anything is written."""
+    done = CliRunner().invoke(new, [name, "--in", str(tmp_path / "p")])
+    assert "cannot be the name of a stage" in str(done.exception)
+    assert not list(tmp_path.iterdir())
