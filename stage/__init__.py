@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Tx,
         Webhook,
     )
+    from stage.bootstrap.tables import store_of
     from stage.serving import Stage
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Tx",
     "Webhook",
     "__version__",
+    "store_of",
 ]
 
 
@@ -56,6 +58,10 @@ def __getattr__(name: str) -> object:
         from stage.serving import Stage
 
         value = Stage
+    elif name == "store_of":
+        from stage.bootstrap.tables import store_of
+
+        value = store_of
     else:
         from stage import authoring
 

@@ -28,6 +28,7 @@ from stage.bootstrap.database_log import (
     tell_trouble,
 )
 from stage.bootstrap.listener import check_not_ours
+from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.steps import Plan, Step, StepKind
@@ -89,6 +90,7 @@ def build_app(
     )
     app = make_app()
     app[SERVICE] = wired.service
+    app[TABLES] = wired.tables
 
     async def lifetime(_app: web.Application) -> AsyncIterator[None]:
         async with wired.opened():
@@ -117,12 +119,15 @@ def build_asgi(
             stage, config(), tracer_provider=tracer_provider, meter_provider=meter_provider
         )
         async with wired.opened():
+            opened_for(app, wired.tables)
             try:
                 yield wired.service
             finally:
+                closed_for(app)
                 await wired.drain()
 
-    return AsgiApplication(running)
+    app = AsgiApplication(running)
+    return app
 
 
 class WiredStage:
@@ -141,6 +146,8 @@ class WiredStage:
     ) -> None:
         self.service = service
         """The parts that the endpoints use."""
+        self.tables = Tables(store)
+        """The author's tables, for endpoints beside the stage."""
         self._config = config
         self._engine = engine
         self._store = store

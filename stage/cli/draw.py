@@ -12,6 +12,7 @@ from stage.wire.envelope import parse_instant
 from stage.wire.views import (
     ActPage,
     GroupsView,
+    NowView,
     PausesView,
     PeersView,
     PeerView,
@@ -67,6 +68,21 @@ def draw_page(page: SagaPage) -> str:
     ]
     drawn = table(("SAGA", "STATE", "OUTCOME", "UPDATED AT", "NEXT"), rows)
     return drawn + (f"\nmore: --after {_cell(page.next)}" if page.next else "")
+
+
+def draw_now(view: NowView) -> str:
+    """The figures of a stage, two lines."""
+    turned_at = view.oldest_compensation_at
+    delayed = (
+        "no" if turned_at is None else _long(parse_instant(view.at) - parse_instant(turned_at))
+    )
+    counts = ", ".join(f"{count} {state}" for state, count in view.sagas.items())
+    return (
+        f"{_cell(view.stage)} {_cell(view.release)} at {_cell(view.at)}:"
+        f" {'ready' if view.ready else 'NOT READY'}; under way {view.live}, in doubt"
+        f" {view.in_doubt}, parked {sum(view.parked.values())}, undo delayed: {delayed}\n"
+        f"{_cell(counts)}"
+    )
 
 
 def draw_groups(view: GroupsView) -> str:

@@ -33,6 +33,7 @@ from stage.cli.simulate import simulate
 from stage.cli.sweep import sweep, sweeps
 from stage.cli.temporal import temporal
 from stage.cli.tokens import keys
+from stage.cli.top import top
 from stage.cli.trace import trace
 from stage.core.errors import StageError
 
@@ -44,7 +45,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, new, check, serve, db, send, sagas, groups, peers, show, trace, plan),
+    *(demo, new, check, serve, db, send, top, sagas, groups, peers, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit),
     *(config, keys, openapi, simulate, temporal, asl),

@@ -138,7 +138,8 @@ class BoundedProtocol(Connection):
         if self._turned_away:
             return
         if self._head_since is None and self._server.is_waiting(self):
-            if self._server.overload.sheds(self.caller) and is_whole_start(data):
+            overload = self._server.overload
+            if overload.limited and is_whole_start(data) and not overload.lets_in(self.caller):
                 self._shed(data)
                 return
             self._head_since = self._server.now()

@@ -11,6 +11,7 @@ before the others are.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 
@@ -46,6 +47,8 @@ class Overload:
         self._lanes: dict[str, float] = {}
         """Starts that are kept for each caller that asked lately."""
         self._asked: set[str] = set()
+        self._let_in: Counter[str] = Counter()
+        """Starts since the last tick that are parsed and not judged yet, by caller."""
         self._admitted = 0.0
         self._shed_before = 0
         self._late = 0
@@ -53,13 +56,33 @@ class Overload:
         self._usual = 0.0
         """Starts a second that were admitted, over the last ticks."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit at all."""
+        return self.rate < inf
+
     def sheds(self, caller: str = "") -> bool:
         """True when the next start of that caller would be shed."""
-        return self.rate < inf and self._tokens < 1.0 and self._lanes.get(caller, 0.0) < 1.0
+        return self.limited and self._tokens < 1.0 and self._lanes.get(caller, 0.0) < 1.0
+
+    def lets_in(self, caller: str = "") -> bool:
+        """Whether one more start of that caller is worth parsing, which costs a tenth of it.
+
+        An event loop reads what hundreds of connections have sent before it judges the first of
+        them. So those that were let in count until `admits` is asked, or until the next tick.
+        """
+        if self.limited:
+            left = max(0.0, self._tokens) + max(0.0, self._lanes.get(caller, 0.0))
+            if left < self._let_in[caller] + 1.0:
+                return False
+            self._let_in[caller] += 1
+        return True
 
     def admits(self, caller: str = "", cost: float = 1.0) -> bool:
         """Take one start on, or count it as shed. `cost` is its work, as a part of a start's."""
         self._asked.add(caller)
+        if self._let_in[caller] > 0:
+            self._let_in[caller] -= 1
         if self.rate < inf:
             self._lanes.setdefault(caller, 1.0)  # one that has just come waits for no tick
         if self.sheds(caller):
@@ -78,6 +101,7 @@ class Overload:
         The oldest start that the writer has not taken on has `waited` so long.
         """
         passed = TICK_SECONDS + late
+        self._let_in.clear()
         self._usual += 0.3 * (self._admitted / passed - self._usual)
         shed_lately = self.shed > self._shed_before
         self._admitted, self._shed_before = 0, self.shed

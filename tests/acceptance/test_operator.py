@@ -37,6 +37,8 @@ async def test_plan_then_resolve_a_refund_made_by_hand(processes: Chain, client:
     await stick(processes, client)
     status, said = await stage(processes, "sagas", "--parked")
     assert (0, True) == (status, "s-1" in said)
+    status, said = await stage(processes, "top", "--once")
+    assert (0, True) == (status, "parked 1" in said and "failed_to_compensate" in said), said
     status, said = await stage(processes, "plan", "s-1")
     assert (0, True) == (status, "CANNOT be undone by itself" in said)
     order = ("--reason", "refunded by hand, ticket 17", "--actor", "kim")

@@ -145,6 +145,42 @@ async def test_a_whole_start_is_looked_up_before_it_is_shed(tmp_path: Path) -> N
         assert overload.shed >= 3
 
 
+async def test_starts_that_come_in_one_turn_are_not_all_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 40 that the event loop reads at once, the few that the limit has places for are judged."""
+
+    async def answered(client: Client, sent: bytes) -> int:
+        client[1].write(sent)
+        async with asyncio.timeout(30):
+            head = await client[0].readuntil(b"\r\n\r\n")
+            length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+            await client[0].readexactly(length)
+            return int(head.split()[1])
+
+    async with serving(tmp_path) as served:
+        clients = [await served.connect() for _ in range(40)]
+        for client in clients:  # it keeps its connection
+            await answered(client, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        overload = served.app[SERVICE].admission.overload
+        judged: list[str] = []
+        admits = overload.admits
+
+        def counted(caller: str = "", cost: float = 1.0) -> bool:
+            judged.append(caller)
+            return admits(caller, cost)
+
+        monkeypatch.setattr(overload, "admits", counted)
+        overload.rate = 50.0
+        overload.tick(0.0)
+        overload.rate = SHED
+        starts = [start(f"s-{number}", key=True) for number in range(len(clients))]
+        codes = await asyncio.gather(*map(answered, clients, starts))
+
+    assert 1 <= len(judged) <= 12
+    assert 28 <= codes.count(503) < 40
+
+
 HEAD = b"POST /sagas HTTP/1.1\r\nHost: x\r\n"
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from stage.cli.draw import draw_acts, draw_groups, draw_page, draw_peers, draw_saga, draw_sweep
+from stage.cli.draw import (
+    draw_acts,
+    draw_groups,
+    draw_now,
+    draw_page,
+    draw_peers,
+    draw_saga,
+    draw_sweep,
+)
 from stage.cli.pause import seconds_of
 from stage.cli.waterfall import draw_chain
 from stage.cli.where import query_of
@@ -17,6 +25,7 @@ from stage.wire.views import (
     ActView,
     GroupsView,
     GroupView,
+    NowView,
     PeersView,
     PeerView,
     SagaPage,
@@ -73,6 +82,20 @@ def test_groups_are_drawn_with_those_that_wait_for_a_person_first() -> None:
     drawn = draw_groups(GroupsView(groups=[waits, parked])).splitlines()
     assert ["in_doubt", "charge", "externals.psp", "forward", "2", "3", "s"] == drawn[1].split()
     assert ["waits", "charge", "externals.psp", "forward", "5000", "2", "h"] == drawn[2].split()
+
+
+def test_the_stage_is_drawn_with_its_figures() -> None:
+    """An undo that is not done for two hours is said, and a replica that takes nothing."""
+    now = NowView(
+        stage="pay\x1b[31m", release="1.0", at="2026-11-23T04:30:00.000Z", ready=True,
+        clock_jump_seconds=0.0, live=3, in_doubt=1, sagas={"active": 3, "completed": 9},
+        parked={"in_doubt": 2}, oldest_compensation_at="2026-11-23T02:29:58.120Z",
+    )  # fmt: skip
+    drawn = draw_now(now)
+    assert "ready; under way 3, in doubt 1, parked 2, undo delayed: 2 h" in drawn
+    assert drawn.endswith("3 active, 9 completed")
+    assert "\x1b" not in drawn
+    assert "NOT READY" in draw_now(replace(now, ready=False))
 
 
 def test_acts_are_drawn_with_what_they_changed() -> None:

@@ -119,6 +119,14 @@ class Counted:
         assert 200 == reply.status
 
 
+@pytest.fixture(autouse=True)
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is: these looks go by the clock, and are no saga's."""
+    monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 3_600.0)
+    monkeypatch.setattr(pauses, "PAUSE_LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr(sweeps, "SWEEP_LOOK_SECONDS", 3_600.0)
+
+
 @pytest.fixture(params=[(), ("shipping",)], ids=["last of the chain", "with a downstream"])
 async def counted(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -150,10 +158,6 @@ async def counted(
     assert inspection is not None
     await inspection  # one read a start, which is no saga's and may come late
     engine = EmbeddedEngine(payment.bind(request.param), store, Agreeable().peers, NullObserver())
-    # However slow this machine is: these looks go by the clock, and are no saga's.
-    monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 3_600.0)
-    monkeypatch.setattr(pauses, "PAUSE_LOOK_SECONDS", 3_600.0)
-    monkeypatch.setattr(sweeps, "SWEEP_LOOK_SECONDS", 3_600.0)
     await engine.start()
     monkeypatch.setattr(Bridge, "run", counting)
     monkeypatch.setattr(Writer, "_hand_over", handing)

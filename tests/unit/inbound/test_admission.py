@@ -182,3 +182,31 @@ def test_only_a_whole_start_is_shed_without_the_parser(data: bytes) -> None:
     """A compensation never; a body that is framed in another way is the parser's to refuse."""
     assert is_whole_start(START)
     assert not is_whole_start(data)
+
+
+def test_starts_that_are_parsed_count_before_they_are_judged() -> None:
+    """Hundreds were read in one turn of the loop, all on the strength of the same few places."""
+    overload = Overload()
+    overload.rate = 100.0
+    overload.tick(0.0)
+    places = next(n for n in range(1_000) if not overload.lets_in("order"))
+    assert 1 <= places < 100
+    assert not overload.lets_in("order")
+    assert all(overload.admits("order") for _ in range(places))
+
+
+def test_starts_that_were_never_judged_are_forgotten_at_the_next_tick() -> None:
+    """One that turned out to be malformed takes no place for longer."""
+    overload = Overload()
+    overload.rate = 100.0
+    overload.tick(0.0)
+    while overload.lets_in("order"):
+        pass
+    overload.tick(0.0)
+    assert overload.lets_in("order")
+
+
+def test_without_a_limit_everything_is_let_in() -> None:
+    """Nothing is counted then."""
+    overload = Overload()
+    assert all(overload.lets_in() for _ in range(1_000))
