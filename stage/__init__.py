@@ -12,8 +12,11 @@ from stage.core.version import __version__
 
 if TYPE_CHECKING:
     from stage.authoring import (
+        Declined,
         Http,
         InDoubt,
+        Landed,
+        NotVerified,
         OutgoingRequest,
         Pending,
         Refused,
@@ -21,13 +24,17 @@ if TYPE_CHECKING:
         Saga,
         Transient,
         Tx,
+        Webhook,
     )
     from stage.bootstrap.tables import store_of
     from stage.serving import Stage
 
 __all__ = [
+    "Declined",
     "Http",
     "InDoubt",
+    "Landed",
+    "NotVerified",
     "OutgoingRequest",
     "Pending",
     "Refused",
@@ -36,6 +43,7 @@ __all__ = [
     "Stage",
     "Transient",
     "Tx",
+    "Webhook",
     "__version__",
     "store_of",
 ]

@@ -3,12 +3,17 @@
 from stage.authoring.http import Http, Response
 from stage.authoring.outcomes import InDoubt, Pending, Refused, Transient
 from stage.authoring.saga import Saga
+from stage.authoring.webhook import Declined, Landed, Webhook
 from stage.ports.credentials import OutgoingRequest
 from stage.ports.store import Tx
+from stage.ports.webhook import NotVerified
 
 __all__ = [
+    "Declined",
     "Http",
     "InDoubt",
+    "Landed",
+    "NotVerified",
     "OutgoingRequest",
     "Pending",
     "Refused",
@@ -16,4 +21,5 @@ __all__ = [
     "Saga",
     "Transient",
     "Tx",
+    "Webhook",
 ]

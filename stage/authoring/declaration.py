@@ -368,11 +368,15 @@ class StageDeclaration(Generic[P, A]):
         """Refuse a step before the pivot without a word about its compensation."""
         before = plan.steps if plan.pivot is None else plan.steps[: plan.pivot]
         for step in self.steps:
-            if isinstance(step, CallStep) and step.pending_on and step.probing is None:
+            if (
+                isinstance(step, CallStep)
+                and step.pending_on
+                and not (step.probing or step.hearing)
+            ):
                 raise DeclarationError(
                     f"{step.place}: step {step.name!r} of stage {self.name!r} says pending_on= and"
                     " has no probe, so that nothing would tell how it ends: write one under"
-                    f" @{step.name}.probe"
+                    f" @{step.name}.probe, or a webhook under @{step.name}.webhook"
                 )
             silent = step.compensating is None and not step.reason
             if step.rules.probe_after_undo and not (

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from stage.authoring.annotations import place_of
 from stage.authoring.blocking import NotBlocking
 from stage.authoring.conversation import EXITS, FunctionConversation, Reading
 from stage.authoring.http import Http
@@ -15,13 +16,16 @@ from stage.authoring.outcomes import Refused, Transient
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import CallStep, DeclaredStep
+from stage.authoring.webhook import Declined, Landed, run_webhook
+from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.errors import StageError
 from stage.core.failure import FailureKind
 from stage.core.raised import raised
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
-from stage.ports.store import Tx
+from stage.ports.store import Term, Tx
+from stage.ports.webhook import Heard, NotVerified, WebhookRequest
 from stage.wire.limits import DEFAULT_LIMITS, VALUE_BYTES_MIN
 from stage.wire.problem import ProblemType, WireError
 from stage.wire.strict_json import values_kept
@@ -150,6 +154,25 @@ class StageParticipant(Generic[P, A]):
         # check_function saw async def
         return FunctionConversation(coroutine, http, encode, reading)  # type: ignore[arg-type]
 
+    def hear(self, request: WebhookRequest) -> Heard | None:
+        """See `ports.stage.Participant`."""
+        refused: NotVerified | None = None
+        for step in self._steps.values():
+            if not isinstance(step, CallStep) or step.hearing is None:
+                continue
+            if step.rules.peer != request.external:
+                continue
+            try:
+                said = run_webhook(place_of(step.hearing), step.hearing, request)
+            except NotVerified as error:
+                refused = refused or error
+                continue
+            if said is not None:
+                return _heard(step, said, request.now)
+        if refused is not None:
+            raise refused
+        return None
+
     def output(self, view: RunView) -> msgspec.Raw | None:
         """See `ports.stage.Participant`."""
         adds = self._adds
@@ -174,6 +197,17 @@ class StageParticipant(Generic[P, A]):
 def exit_raised(what: str, error: BaseException) -> StageError:
     """The error that an exit or a cancellation out of a plain function is (rule 35)."""
     return StageError(f"{what} raised {raised(error)}")
+
+
+def _heard(step: CallStep[Any, Any], said: Landed[Any] | Declined, at: float) -> Heard:
+    event: e.Webhook
+    if isinstance(said, Landed):
+        result = msgspec.Raw(step.encode_result(said.result))
+        event = e.WebhookFound(at=at, step=step.name, result=result)
+    else:
+        event = e.WebhookRefused(at=at, step=step.name, reason=said.reason)
+    number = None if said.number is None else Term(*said.number)
+    return Heard(event=event, key=said.key, number=number)
 
 
 def _encode_found(step: CallStep[Any, Any]) -> Callable[[Any], bytes]:

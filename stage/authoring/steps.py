@@ -21,6 +21,7 @@ from stage.authoring.annotations import (
 from stage.authoring.http import Http
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
+from stage.authoring.webhook import WebhookFunction
 from stage.core.errors import DeclarationError
 from stage.core.steps import Step
 from stage.ports.store import Tx
@@ -135,6 +136,7 @@ class CallStep(DeclaredStep[P, R]):
         self.requests = 1
         """Requests that its function may make: each has a key of its own."""
         self.probing: Callable[..., Awaitable[R | None]] | None = None
+        self.hearing: WebhookFunction[Any] | None = None
 
     def compensation(self, function: CallCompensation[P, R]) -> CallCompensation[P, R]:
         """Declare the function that undoes this step. Raises DeclarationError.
@@ -155,7 +157,11 @@ class CallStep(DeclaredStep[P, R]):
 
     def as_step(self) -> Step:
         """The rules of the step as the machine sees it."""
-        return replace(super().as_step(), probed=self.probing is not None)
+        return replace(
+            super().as_step(),
+            probed=self.probing is not None,
+            hooked=self.hearing is not None,
+        )
 
 
 class ResultCallStep(CallStep[P, R]):
@@ -183,6 +189,21 @@ class ResultCallStep(CallStep[P, R]):
                 f" the call returns, -> {_with_none(self.returns)}"
             )
         self.probing = function
+        return function
+
+    def webhook(self, function: WebhookFunction[R]) -> WebhookFunction[R]:
+        """Declare the function that reads a webhook of the call's API: `def ended(hook)`.
+
+        It verifies the webhook, and returns `Landed` or `Declined`, or None for one that does not
+        concern this call. It must be a plain function that does no I/O. Raises DeclarationError.
+        """
+        where = f"{place_of(function)}: step {self.name!r} of stage {self.stage!r}"
+        if self.hearing is not None:
+            raise DeclarationError(f"{where} has two webhooks: keep one")
+        if inspect.iscoroutinefunction(function):
+            raise DeclarationError(f"{where} has a webhook with async def: write def")
+        check_function(self.stage, function, ("hook",), coroutine=False)
+        self.hearing = function
         return function
 
 

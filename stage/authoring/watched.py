@@ -26,6 +26,7 @@ from stage.ports.stage import (
     Turn,
 )
 from stage.ports.store import Tx
+from stage.ports.webhook import Heard, NotVerified, WebhookRequest
 from stage.wire.problem import WireError
 
 P = ParamSpec("P")
@@ -38,10 +39,11 @@ SAGAS_REPORTED_MAX: Final = 10_000
 """Sagas whose first traceback is remembered as reported; then the oldest is forgotten."""
 ACCEPTS: Final = "accepts"
 OUTPUT: Final = "output"
+WEBHOOK: Final = "webhook"
 
 _OVER: Final = (Finished, Failed)
 """The turns with which a function is over."""
-_MEANT: Final = (Refused, Transient, InDoubt, StageError, WireError)
+_MEANT: Final = (Refused, Transient, InDoubt, NotVerified, StageError, WireError)
 """Exceptions that say how a function ends: no defects."""
 
 
@@ -104,6 +106,10 @@ class WatchedParticipant:
             if reads:
                 self._code.left(view.id, step, ended=False)
         return _WatchedConversation(made, view.id, step, self._code, self._raised)
+
+    def hear(self, request: WebhookRequest) -> Heard | None:
+        """See ports.stage.Participant."""
+        return self._marked("", WEBHOOK, self._participant.hear, request)
 
     def output(self, view: RunView) -> msgspec.Raw | None:
         """See ports.stage.Participant."""

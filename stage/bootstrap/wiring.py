@@ -269,6 +269,7 @@ def wire(
         answered=metrics.answered,
         breakers=lambda: client.breakers,
         jitter=random,
+        webhook_secrets=credentials.webhook_secrets,
         wait_seconds_max=config.wait_seconds_max,
         callers=callers_of(config),
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),

@@ -44,6 +44,7 @@ PEER_KEYS = (
     PeerKey("bearer_file", file_path, EXTERNALS),
     PeerKey("basic_file", file_path, EXTERNALS),
     PeerKey("headers_file", file_path, EXTERNALS),
+    PeerKey("webhook_secret_file", file_path, EXTERNALS),
     PeerKey("ca_file", file_path, EVERY),
     PeerKey("client_cert", file_path, EVERY),
     PeerKey("client_key", file_path, EVERY),

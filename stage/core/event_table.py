@@ -164,6 +164,12 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         "no answer", _PROBE, "failed",
         "step", "reason", "retry_after", level=_WARNING, failed=True,
     ),
+    # --- calls that end later ---
+    e.StillPending: EventRow(wording="still pending, nothing heard", public=("step",)),
+    e.WebhookFound: EventRow(wording="landed, by webhook", public=("step",), progress=True),
+    e.WebhookRefused: EventRow(
+        wording="refused, by webhook", public=("step", "reason"), progress=True
+    ),
     # --- compensation ---
     e.CompensationStarted: _start("started", _COMPENSATE, "step", "attempt", "key"),
     e.CompensationSucceeded: _end("undone", _COMPENSATE, "succeeded", "step"),

@@ -233,6 +233,29 @@ class ProbeFailed(_Event, frozen=True, kw_only=True, tag="probe_failed"):
     retry_after: float | None = None
 
 
+class StillPending(_Event, frozen=True, kw_only=True, tag="still_pending"):
+    """Nothing was heard of a pending call that has no probe; the wait goes on, or is over."""
+
+    step: str
+
+
+class WebhookFound(_Event, frozen=True, kw_only=True, tag="webhook_found"):
+    """The API said by a webhook that the call landed; `result` as its function returns it.
+
+    It may come before the answer of the call: it is kept until the attempt in flight has ended.
+    """
+
+    step: str
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class WebhookRefused(_Event, frozen=True, kw_only=True, tag="webhook_refused"):
+    """The API said by a webhook that the call ended with a business no: nothing happened."""
+
+    step: str
+    reason: str = ""
+
+
 class TurnedBack(_Event, frozen=True, kw_only=True, tag="turned_back"):
     """The saga goes backward from here: every effect that may stand is compensated."""
 
@@ -379,6 +402,9 @@ class Forgotten(_Verb, frozen=True, kw_only=True, tag="forgotten"):
 Verb = Retried | Settled | Resolved | Abandoned | Forgotten
 """The acts that an operator can do."""
 
+Webhook = WebhookFound | WebhookRefused
+"""The end of a call as its API tells it of its own accord."""
+
 AttemptEnd = (
     StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
     | ProbeFound | ProbeNotThere | ProbePending | ProbeRefused | ProbeFailed
@@ -392,6 +418,7 @@ Event = (
     | StepStarted | RequestPrepared | ProbeStarted | CompensationStarted | TellStarted
     | StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
     | ProbeFound | ProbeNotThere | ProbePending | ProbeRefused | ProbeFailed
+    | StillPending | WebhookFound | WebhookRefused
     | CompensationSucceeded | CompensationDelayed | CompensationRefused
     | TellDelivered | TellDelayed | TellRefused
     | TurnedBack | Completed | Compensated | FailedToCompensate | Parked

@@ -12,6 +12,7 @@ One step (phases; every attempt that may have left the process can end in doubt)
        │  │                   (an outage costs time and no attempt: rule 28)
        │  └───── in_doubt ◄─► probing    found: succeeded; twice "not there": may be repeated
        ├───────► pending  ◄─► probing    found: succeeded; refused; too long: in doubt
+       │         (a webhook ends every phase of these but `succeeded` and `refused`)
        └───────► (waiting | in_doubt)
     a forward that may not be sent again is looked for in the same way; one "not there" ends it
     succeeded or ever in doubt ──► compensating ◄─► compensation_waiting
@@ -85,6 +86,8 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         after = _evolve_renamed(plan, saga, event, step)
     else:
         after = _evolve(plan, saga, event)
+    if after.heard:
+        after = _settle_by_webhook(plan, after, event.at)
     if after.pending and not any(pends(each) for each in after.steps.values()):
         after = _no_longer_pending(after, event.at)
     if plan.pivot is not None and after.deadline is not None and past_pivot(plan, after):
@@ -136,6 +139,11 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
             return _pend(plan, saga, event)
         case e.ProbeRefused():
             return _refused_there(saga, event)
+        case e.WebhookFound() | e.WebhookRefused():
+            return _hear(saga, event)
+        case e.StillPending():
+            silent = e.ProbeFailed(at=event.at, step=event.step, reason="nothing was heard of it")
+            return _probe_again(plan, saga, silent)
         case e.ProbeStarted():
             return _probe(saga, event)
         case e.ProbeNotThere() | e.ProbeFailed():
@@ -505,8 +513,8 @@ def _pend_call(plan: Plan, saga: Saga, event: e.StepPending | e.ProbePending) ->
     The journal has it from here on that callers are answered 202 (decision 0060).
     """
     before, rules = _step(saga, event.step), plan.step(event.step)
-    if not rules.probed:
-        text = f"pending, and it has no probe to find how it ends: {event.reason}"
+    if not (rules.probed or rules.hooked):
+        text = f"pending, and neither a probe nor a webhook tells how it ends: {event.reason}"
         return _doubt(plan, saga, e.StepInDoubt(at=event.at, step=event.step, reason=text))
     since = age_at(saga, event.at) if before.pending_since is None else before.pending_since
     step = replace(before, doubted=True, pending_since=since)
@@ -563,6 +571,64 @@ def _refused_there(saga: Saga, event: e.ProbeRefused) -> Saga:
         said=event.reason,
     )
     return _put(saga, event.step, refused)
+
+
+_HEARING = IN_FLIGHT - {Phase.COMPENSATING} | {Phase.PENDING, Phase.IN_DOUBT, Phase.WAITING}
+_SETTLED_BY_WEBHOOK = (ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT, ParkCause.REQUEST_CHANGED)
+
+
+def _hear(saga: Saga, event: e.Webhook) -> Saga:
+    """Keep the word that an API sends by itself, of a call that has no end here yet.
+
+    That it landed outweighs that it did not, in whatever order the two arrive.
+    """
+    step = saga.steps.get(event.step)
+    if step is None or step.phase not in _HEARING:
+        return saga
+    if isinstance(saga.heard.get(event.step, event), e.WebhookFound):
+        event = saga.heard.get(event.step, event)
+    return replace(saga, heard={**saga.heard, event.step: event})
+
+
+def heard_before(plan: Plan, saga: Saga, event: e.Webhook) -> bool:
+    """True when a webhook would change nothing: it came before, or the call has ended without it.
+
+    An API repeats a webhook until it is acknowledged, and beyond; the journal does not grow by it.
+    """
+    rules = plan.by_name.get(event.step)
+    if rules is None or rules.kind is not StepKind.CALL:
+        return True
+    after = _hear(saga, event)
+    known = saga.heard.get(event.step)
+    return after is saga or (known is not None and type(known) is type(after.heard[event.step]))
+
+
+def _settle_by_webhook(plan: Plan, saga: Saga, at: float) -> Saga:
+    """Apply what was heard of each call once no attempt of it is in flight."""
+    for name, word in saga.heard.items():
+        step = saga.steps[name]
+        if step.phase in IN_FLIGHT:
+            continue  # its answer counts first
+        waits = step.phase in _HEARING
+        match word:
+            case e.WebhookFound() if waits:
+                found = e.ProbeFound(at=at, step=name, result=word.result)
+                saga = _unparked(_succeed(plan, saga, found))
+            case e.WebhookFound() if step.phase is Phase.REFUSED:
+                # The answer says no and the webhook yes: it is undone, as it may stand (rule 6).
+                saga = _put(saga, name, replace(step, doubted=True, result=word.result))
+            case e.WebhookRefused() if waits:
+                no = e.ProbeRefused(at=at, step=name, reason=word.reason)
+                saga = _unparked(_refused_there(saga, no))
+        saga = replace(saga, heard={key: each for key, each in saga.heard.items() if key != name})
+    return saga
+
+
+def _unparked(saga: Saga) -> Saga:
+    """A saga that waited for a person to settle a doubt goes on: its API has."""
+    if saga.parked_cause not in _SETTLED_BY_WEBHOOK:
+        return saga
+    return replace(saga, parked="", parked_cause=None)
 
 
 def _doubting_what_pends(steps: dict[str, StepState], at: float) -> dict[str, StepState]:
@@ -833,6 +899,10 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
         return Rest()
     if known.phase is Phase.REFUSED:
         return _give_up(plan, saga, step, known.error, now)
+    if known.phase is Phase.PENDING and not step.probed:
+        if not is_due(known.due, now):
+            return Rest(until=known.due)
+        return Record(event=e.StillPending(at=now, step=step.name))
     if known.phase is Phase.PENDING:
         return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
     if known.phase is Phase.IN_DOUBT:

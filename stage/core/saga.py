@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
-from stage.core.events import Request
+from stage.core.events import Request, Webhook
 from stage.core.states import ENDED, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import Plan
 
@@ -102,6 +102,8 @@ class Saga(Struct, frozen=True, kw_only=True, gc=False):
     """A call is pending: callers are answered 202, and the deadline stands still."""
     budget_left: float | None = None
     """Seconds to the deadline when the first of its pending calls became so."""
+    heard: dict[str, Webhook] = {}
+    """The words of webhooks on calls that are in flight, by step, until these have ended."""
     upstream: str = ""
     version: int = 1
     """The version of the stage that accepted it."""

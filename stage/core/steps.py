@@ -27,7 +27,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     whose effect may stand is not repeated once `key_lifetime_seconds` have passed since its first
     attempt: the API has forgotten the key. `probe_after_undo` has the probe asked after an undo
     without a result, whether anything stands. A pending call is waited for so long as
-    `pending_seconds_max`; after that it is in doubt.
+    `pending_seconds_max`; after that it is in doubt. `hooked` says that its API may tell
+    by a webhook how it ended.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     key_lifetime_seconds: float | None = None
     probe_after_undo: bool = False
     pending_seconds_max: float = retry.PENDING_SECONDS_MAX
+    hooked: bool = False
     timeout_seconds: float = 10.0
     execution: RetryPolicy = retry.EXECUTION
     settlement: RetryPolicy = retry.SETTLEMENT

@@ -105,6 +105,14 @@ NUMBER: Parameter = {
     "schema": {"type": "integer", "minimum": 1},
 }
 
+EXTERNAL: Parameter = {
+    "name": "external",
+    "in": "path",
+    "required": True,
+    "description": "The name of the external API, as the stage has it configured",
+    "schema": TEXT,
+}
+
 VERB_PROBLEMS = {**BODY, **NOT_FOUND, 409: "Not allowed as the saga stands", **UNAVAILABLE}
 COMPENSATE = Operation(
     id="compensate",
@@ -236,6 +244,22 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         problems={**MALFORMED, **NOT_FOUND, **NOT_ACCEPTED, **UNAVAILABLE},
     ),
     ("POST", "/sagas/{saga_id}/compensate"): COMPENSATE,
+    ("POST", "/webhooks/{external}"): Operation(
+        id="webhook",
+        summary="For external APIs: how a call of theirs ended; verified by the author's function",
+        parameters=(EXTERNAL,),
+        answers={200: ("Kept, or nothing to be done", ("Document",))},
+        problems={
+            400: "Not readable",
+            401: "Not verified",
+            404: "No call has a webhook of such an API",
+            408: "The body did not arrive in time",
+            409: "Several sagas of its number wait for it",
+            413: "Larger than the limits allow",
+            **UNAVAILABLE,
+        },
+        anyone=True,
+    ),
     ("POST", "/sagas/{saga_id}/retry"): _verb("retry", "Try what is parked again"),
     ("POST", "/sagas/{saga_id}/settle"): _verb(
         "settle", "Say whether the effect of a step in doubt has landed"

@@ -27,6 +27,7 @@ from stage.inbound.sweeps import (
     stop_sweep,
 )
 from stage.inbound.verbs import abandon, forget, resolve, retry, settle
+from stage.inbound.webhooks import webhook
 
 Endpoint = Callable[[Service, Request], Awaitable[Answer]]
 
@@ -74,6 +75,11 @@ ROUTES = (
     Route(
         *("POST", "/sagas/{saga_id}/compensate", compensate, "compensate", _COMPENSATES),
         protocol=True,
+    ),
+    # Nobody but the author knows how an API shows that a webhook is its own, so that anyone may
+    # knock, and the author's function verifies it (decision 0072).
+    Route(
+        *("POST", "/webhooks/{external}", webhook, "webhook", _ANYONE), protocol=True, json=False
     ),
     Route("POST", "/sagas/{saga_id}/retry", retry, "retry", _OPERATORS),
     Route("POST", "/sagas/{saga_id}/settle", settle, "settle", _ADMINS),

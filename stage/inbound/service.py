@@ -29,6 +29,11 @@ def uncounted(method: str, route: str, code: int) -> None:
     """Nobody counts."""
 
 
+async def no_secrets(_external: str) -> tuple[bytes, ...]:
+    """No webhook can be verified by a secret."""
+    return ()
+
+
 Show = Callable[[str, "Service", Request], Awaitable[Answer]]
 """Answers a request for the page of the console that is named."""
 Write = Callable[[str], Awaitable[tuple[bytes, str]]]
@@ -54,6 +59,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the breaker of each peer waits, by its name."""
     answered: Callable[[str, str, int], None] = uncounted
     """Is notified of each answer: the method, the template of the path, the code."""
+    webhook_secrets: Callable[[str], Awaitable[tuple[bytes, ...]]] = no_secrets
+    """The secrets that webhooks of an external API are verified with, by its name."""
     wait_seconds_max: float = 25.0
     body_seconds_max: float = 10.0
     callers: Callers = msgspec.field(default_factory=Claims)

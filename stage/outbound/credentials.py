@@ -90,6 +90,12 @@ class PeerCredentials:
         headers = (*self._shown.headers, *await _ask(self._function, request))
         return self._shown._replace(headers=headers)
 
+    async def webhook_secrets(self) -> tuple[bytes, ...]:
+        """The secrets that webhooks of the peer are verified with, read anew when they change."""
+        if self._monotonic() >= self._look_at:
+            await self._look()
+        return self._shown.webhook_secrets
+
     async def _look(self) -> None:
         async with self._looking:
             if self._monotonic() < self._look_at:
@@ -138,6 +144,11 @@ class Credentials:
                 problems.append(str(error))
         if problems:
             raise ConfigurationError("\n".join(problems))
+
+    async def webhook_secrets(self, external: str) -> tuple[bytes, ...]:
+        """The secrets that webhooks of an external API are verified with."""
+        found = self.externals.get(external)
+        return () if found is None else await found.webhook_secrets()
 
     def states(self) -> Iterator[FileState]:
         """The states of the files of all peers."""

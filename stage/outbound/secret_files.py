@@ -16,7 +16,9 @@ from stage.ports.credentials import ENGINE_HEADERS
 
 FILE_BYTES_MAX = 65_536
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
-SECRETS = ("token_file", "bearer_file", "basic_file", "headers_file", "client_key")
+SECRETS = (
+    "token_file", "bearer_file", "basic_file", "headers_file", "webhook_secret_file", "client_key",
+)  # fmt: skip
 PUBLIC = ("ca_file", "client_cert")
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
@@ -40,6 +42,8 @@ class Shown(NamedTuple):
     tls: ssl.SSLContext | None = None
     expires_at: float | None = None
     """The end of the client's certificate."""
+    webhook_secrets: tuple[bytes, ...] = ()
+    """The secrets that verify its webhooks; they are shown to nobody."""
 
     def __repr__(self) -> str:
         names = ", ".join(name for name, _ in self.headers)
@@ -82,7 +86,22 @@ def read_files(connection: Connection) -> Shown:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"headers_file sets {twice!r}, which is set already: remove it there")
-    return Shown(tuple(headers), *_tls(connection))
+    return Shown(tuple(headers), *_tls(connection), _webhook_secrets(connection))
+
+
+def _webhook_secrets(connection: Connection) -> tuple[bytes, ...]:
+    """One secret a line: two while they are rotated. Raises ValueError with the fix."""
+    key, path = "webhook_secret_file", connection.webhook_secret_file
+    if not path:
+        return ()
+    try:
+        secrets = tuple(line.strip().encode() for line in _text(key, path).splitlines())
+    except _NotUnderstood as error:
+        raise ValueError(f"{key} {path} {error}") from None
+    secrets = tuple(secret for secret in secrets if secret)
+    if not secrets:
+        raise ValueError(f"{key} {path} holds no secret: write one a line, as the API gave it")
+    return secrets
 
 
 def check_header(name: object, value: object) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from stage.core.events import Verb
+from stage.core.events import Verb, Webhook
 from stage.core.pause import Pause
 from stage.core.requester import Requester
 from stage.core.saga import Saga
@@ -107,6 +107,13 @@ class Commands(Protocol):
         """Do what an operator asks, durably; with `dry_run` only say how it would stand.
 
         None: never seen. Raises NotAllowed with the reason, and then nothing has changed.
+        """
+        ...
+
+    async def hear(self, saga_id: str, word: Webhook) -> None:
+        """Journal what a webhook says of a saga that exists, unless it would change nothing.
+
+        Raises LeftToNewer where a newer release has to hear it.
         """
         ...
 

@@ -18,6 +18,7 @@ from stage.core.events import Request
 from stage.core.failure import FailureKind
 from stage.core.steps import Plan
 from stage.ports.store import Tx
+from stage.ports.webhook import Heard, WebhookRequest
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +182,13 @@ class Participant(Protocol):
 
     def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """A conversation for a call, its probe or its compensation."""
+        ...
+
+    def hear(self, request: WebhookRequest) -> Heard | None:
+        """The word in a webhook of an external API; None where it concerns no call of this version.
+
+        Raises NotVerified, and whatever a function of the author raises on a verified one.
+        """
         ...
 
     def output(self, view: RunView) -> msgspec.Raw | None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, StoreUnavailable
-from stage.core.machine import asked_before, evolve
+from stage.core.machine import asked_before, evolve, heard_before
 from stage.core.pause import Pause
 from stage.core.questions import past_pivot
 from stage.core.requester import Requester
@@ -44,6 +44,7 @@ from stage.engine.saga.words import readable
 from stage.ports.engine import (
     Busy,
     DeadlineOver,
+    LeftToNewer,
     NotAllowed,
     NotYours,
     PayloadDiffers,
@@ -312,6 +313,35 @@ class EmbeddedCommands(EmbeddedQueries):
                     self._opening.check(found.saga, verb)
                 if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon):
                     return await self._elsewhere.stored(saga_id)
+
+    async def hear(self, saga_id: str, word: e.Webhook) -> None:
+        """See `ports.engine.Commands`."""
+        if isinstance(word, e.WebhookRefused):
+            word = replace(word, reason=readable(self._redact, word.reason))
+
+        def needless(saga: Saga) -> bool:
+            return heard_before(saga.under(self._plan), saga, word)
+
+        soon = loop_time()
+        while True:
+            try:
+                live = self._sagas.get(saga_id)
+                if live is None:
+                    live = self._sagas.open(OpenRequest(saga_id=saga_id, signal=word))
+                    await self._opened(live, soon)
+                    if live.saga is not None and live.saga.under(self._plan).newer:
+                        raise LeftToNewer(f"{live.saga.under(self._plan).misfit}: it hears there")
+                    return
+                if not await self._joined(live, soon) or live.over or live.saga is None:
+                    continue
+                if not needless(live.saga):
+                    await self._durably(live, word, soon)
+                return
+            except NotLive:
+                continue  # it left memory in between: it is opened with the word
+            except HeldElsewhere:
+                if await self._elsewhere.journaled(saga_id, word, needless, soon):
+                    return
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See `ports.engine.Commands`."""

@@ -100,7 +100,7 @@ class Lease:
     def _deliver(self, mail: Mail) -> None:
         """Hand an event to its saga, once: an event that is refused is not tried again."""
         live = self._sagas.get(mail.saga_id)
-        signals = e.CompensationRequested | e.Verb | e.AnswerDeferred
+        signals = e.CompensationRequested | e.Verb | e.AnswerDeferred | e.Webhook
         if live is None and isinstance(mail.event, signals):
             self._sagas.open(
                 OpenRequest(saga_id=mail.saga_id, signal=mail.event, mail=(mail.number,))

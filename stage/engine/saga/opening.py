@@ -10,7 +10,7 @@ import msgspec
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
 from stage.core.lost import events_after_restore
-from stage.core.machine import asked_before, at_rest, evolve
+from stage.core.machine import asked_before, at_rest, evolve, heard_before
 from stage.core.questions import belongs_to
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
@@ -55,7 +55,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
 _CHANGES_THE_WAY = (e.CompensationRequested, e.Verb)
 
-Signal = e.CompensationRequested | e.Verb | e.AnswerDeferred
+Signal = e.CompensationRequested | e.Verb | e.AnswerDeferred | e.Webhook
 """An event that may be asked of a saga that exists."""
 
 
@@ -166,6 +166,8 @@ class Opening:
                 return []
             case e.CompensationRequested():
                 return [] if asked_before(saga.under(self._plan), saga, signal) else [signal]
+            case e.WebhookFound() | e.WebhookRefused():
+                return [] if heard_before(saga.under(self._plan), saga, signal) else [signal]
             case e.AnswerDeferred():
                 return [] if saga.ended or saga.deferred else [signal]
             case _:

@@ -98,7 +98,8 @@ def test_an_event_starts_an_attempt_or_ends_one_or_neither(kind: type[Any]) -> N
     assert bool(row.end) is (row.ends is not None)
     assert row.starts is None or row.ends is None
     assert row.wording == row.wording.strip() != ""
-    assert (kind in PROGRESS) is (row.ends is not None or kind in get_args(e.Verb))
+    brought_about = (*get_args(e.Verb), *get_args(e.Webhook))
+    assert (kind in PROGRESS) is (row.ends is not None or kind in brought_about)
 
 
 def test_every_kind_of_attempt_can_start_and_end() -> None:

@@ -168,9 +168,28 @@ def test_a_run_that_was_lost_while_it_probed_leaves_the_call_pending() -> None:
 
 
 def test_a_pending_call_without_a_probe_is_in_doubt() -> None:
-    """Nothing else would tell how it ends."""
+    """Neither a probe nor a webhook would tell how it ends."""
     plan = plan_of("payment", (replace(CHARGE, probed=False),))
     saga = fold(*BEGUN, PENDING, plan=plan)
 
     assert Phase.IN_DOUBT is saga.steps["charge"].phase
     assert not saga.pending
+
+
+def test_without_a_probe_the_journal_shows_that_time_passes() -> None:
+    """Otherwise no clock that can be trusted would ever end the wait (rule 34)."""
+    plan = plan_of("payment", (replace(CHARGE, probed=False, hooked=True),))
+    saga = fold(*BEGUN, PENDING, plan=plan)
+    entries = 0
+    while saga.steps["charge"].phase is Phase.PENDING:
+        rest = only(saga, saga.updated_at, plan)
+        assert isinstance(rest, Rest) and rest.until is not None
+        silent = only(saga, rest.until, plan)
+        assert isinstance(silent, Record) and isinstance(silent.event, e.StillPending)
+        saga, entries = fold(silent.event, plan=plan, saga=saga), entries + 1
+
+    assert Phase.IN_DOUBT is saga.steps["charge"].phase
+    assert PENDING_SECONDS_MAX <= saga.age < PENDING_SECONDS_MAX + 1_000.0
+    assert entries < 1_000
+    again = only(saga, saga.updated_at + 60.0, plan)
+    assert not isinstance(again, Rest)

@@ -117,11 +117,11 @@ def header(answer: Answer, name: str) -> str | None:
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_every_route_is_found_by_its_own_template(route: Any) -> None:
     path = route.template.replace("{saga_id}", "s%3A1").replace("{number}", "7")
-    path = path.replace("{name}", "console.css")
+    path = path.replace("{external}", "psp").replace("{name}", "console.css")
     found = find(route.method, path)
     assert isinstance(found, Found)
     assert route is found.route
-    named = {"saga_id": "s:1", "number": "7", "name": "console.css"}
+    named = {"saga_id": "s:1", "number": "7", "external": "psp", "name": "console.css"}
     assert {
         name: named[name] for name in re.findall(r"{(\w+)}", route.template)
     } == found.parameters

@@ -1,0 +1,126 @@
+"""Nothing of a webhook counts before its function has verified it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Any
+
+import pytest
+
+from stage import Declined, Landed, NotVerified, Stage, Webhook
+from stage.authoring.webhook import run_webhook
+from stage.core.errors import DeclarationError
+from stage.ports.webhook import WebhookRequest
+
+NEW, OLD = b"whsec-new", b"whsec-old"
+BODY = b'{"id":"ch-1"}'
+
+
+def request(secret: bytes = NEW, **more: Any) -> WebhookRequest:
+    signature = hmac.new(secret, BODY, hashlib.sha256).hexdigest()
+    usual: dict[str, Any] = {
+        "external": "psp",
+        "body": BODY,
+        "headers": {"psp-signature": signature},
+        "secrets": (OLD, NEW),
+        "now": 1_000.0,
+    }
+    return WebhookRequest(**{**usual, **more})
+
+
+def ended(hook: Webhook) -> Landed[str] | Declined | None:
+    hook.verify_hmac(hook.header("Psp-Signature"))
+    return Landed(result=hook.json()["id"], key="k")
+
+
+@pytest.mark.parametrize("secret", [OLD, NEW], ids=["old", "new"])
+def test_every_configured_secret_verifies(secret: bytes) -> None:
+    """Two hold while the secret is rotated."""
+    assert Landed(result="ch-1", key="k") == run_webhook("", ended, request(secret))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        request(b"guessed"),
+        request(body=b"{}"),
+        request(headers={}),
+        request(headers={"psp-signature": "\xe9"}),
+        request(secrets=()),
+    ],
+    ids=["guessed", "another body", "no signature", "not hex", "no secret"],
+)
+def test_a_webhook_that_proves_nothing_is_refused(wrong: WebhookRequest) -> None:
+    with pytest.raises(NotVerified):
+        run_webhook("", ended, wrong)
+
+
+@pytest.mark.parametrize(
+    "sent_at,fresh",
+    [("1000", True), (705.0, True), (699.0, False), (1_301.0, False), ("nan", False), ("x", False)],
+)
+def test_an_old_webhook_is_refused(sent_at: float | str, fresh: bool) -> None:
+    """Neither older than five minutes, nor from a future in which it could be replayed."""
+    hook = Webhook(request())
+    if fresh:
+        hook.verify_time(sent_at)
+    else:
+        with pytest.raises(NotVerified):
+            hook.verify_time(sent_at)
+
+
+def test_a_function_that_verifies_nothing_is_a_defect() -> None:
+    """Its word does not count."""
+
+    def careless(hook: Webhook) -> Landed[str] | None:
+        return Landed(result=hook.json()["id"], key="k")
+
+    with pytest.raises(DeclarationError, match="without having verified"):
+        run_webhook("payment.py:1", careless, request())
+
+
+def test_an_exception_before_the_check_is_no_defect() -> None:
+    """A stranger could fill the log; behind the signature it is a bug."""
+
+    def early(hook: Webhook) -> None:
+        raise KeyError("time")
+
+    def late(hook: Webhook) -> None:
+        hook.vouch()
+        raise KeyError("time")
+
+    with pytest.raises(NotVerified):
+        run_webhook("", early, request())
+    with pytest.raises(KeyError):
+        run_webhook("", late, request())
+
+
+@pytest.mark.parametrize(
+    "said", ["ch-1", Landed(result=1), Landed(result=1, key="k", number=("order", "o-1"))]
+)
+def test_the_returned_word_names_its_call_once(said: Any) -> None:
+    def function(hook: Webhook) -> Any:
+        hook.vouch()
+        return said
+
+    with pytest.raises(DeclarationError):
+        run_webhook("", function, request())
+
+
+def test_a_webhook_is_a_plain_function_and_one_a_call() -> None:
+    stage: Stage[dict[str, Any], Any] = Stage("payment", accepts=dict[str, Any])
+
+    @stage.call(to="psp", pending_on={202}, compensation=None, reason="none")
+    async def charge(http: Any, saga: Any) -> str:
+        return "never"
+
+    async def awaits(hook: Webhook) -> Landed[str] | Declined | None:
+        return None
+
+    with pytest.raises(DeclarationError, match="write def"):
+        charge.webhook(awaits)  # type: ignore[arg-type]  # which is what is refused
+    charge.webhook(ended)
+    stage.bind()
+    with pytest.raises(DeclarationError, match="two webhooks"):
+        charge.webhook(ended)

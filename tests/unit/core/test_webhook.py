@@ -1,0 +1,130 @@
+"""A webhook tells how a call ended: before the answer, twice, late (decision 0072)."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import Raw
+from msgspec.structs import replace
+
+from stage.core import events as e
+from stage.core.commands import AttemptKind, Do, Record
+from stage.core.machine import decide, evolve, heard_before
+from stage.core.saga import Saga
+from stage.core.states import ParkCause, Phase, SagaState
+from stage.core.steps import Step, StepKind, plan_of
+from tests.unit.core.world import ONE
+
+CHARGE = Step(name="charge", kind=StepKind.CALL, peer="psp", compensatable=True, hooked=True)
+PLAN = plan_of("payment", (CHARGE, Step(name="record", kind=StepKind.TRANSACTION)))
+BEGUN: tuple[e.Event, ...] = (
+    e.Accepted(at=0.0, deadline=60.0, upstream="order"),
+    e.StepStarted(at=0.0, step="charge", attempt=1),
+)
+PENDING = e.StepPending(at=10.0, step="charge", reason="3-D Secure")
+DOUBT = e.StepInDoubt(at=10.0, step="charge", reason="timeout")
+LANDED = e.WebhookFound(at=20.0, step="charge", result=ONE)
+FAILED = e.WebhookRefused(at=20.0, step="charge", reason="not authenticated")
+RECORD = Do(kind=AttemptKind.EXECUTE, step="record")
+UNDO = Do(kind=AttemptKind.COMPENSATE, step="charge")
+
+
+def fold(*events: e.Event, saga: Saga | None = None) -> Saga:
+    saga = saga or Saga(id="s-1")
+    for event in events:
+        saga = evolve(PLAN, saga, event)
+    return saga
+
+
+@pytest.mark.parametrize("before", [PENDING, DOUBT], ids=["pending", "in doubt"])
+def test_a_webhook_ends_a_call_that_has_no_end_here(before: e.Event) -> None:
+    """The saga goes on with what it brought, and with the budget that was left."""
+    saga = fold(*BEGUN, before, LANDED)
+
+    assert (Phase.SUCCEEDED, ONE) == (saga.steps["charge"].phase, saga.steps["charge"].result)
+    assert (False, {}) == (saga.pending, saga.heard)
+    assert saga.deadline is not None
+    assert (RECORD,) == decide(PLAN, saga, 20.0)
+
+
+def test_a_webhook_that_says_no_turns_the_saga_back_with_nothing_to_undo() -> None:
+    """As a probe that finds a business no."""
+    saga = fold(*BEGUN, PENDING, FAILED)
+    (turn,) = decide(PLAN, saga, 20.0)
+    assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack)
+    saga = fold(turn.event, saga=saga)
+
+    assert "not authenticated" == saga.detail
+    (end,) = decide(PLAN, saga, 20.0)
+    assert isinstance(end, Record) and isinstance(end.event, e.Compensated)
+
+
+@pytest.mark.parametrize("end", [PENDING, DOUBT], ids=["pending", "in doubt"])
+def test_a_webhook_before_the_answer_waits_for_it(end: e.Event) -> None:
+    """No second attempt runs beside the first; an answer that tells nothing yields to it."""
+    early = replace(LANDED, at=5.0)
+    saga = fold(*BEGUN, early)
+    assert Phase.STARTED is saga.steps["charge"].phase
+    assert heard_before(PLAN, saga, early)
+
+    saga = fold(end, saga=saga)
+
+    assert (Phase.SUCCEEDED, ONE) == (saga.steps["charge"].phase, saga.steps["charge"].result)
+    assert not saga.pending
+
+
+def test_the_answer_itself_counts_where_both_say_yes() -> None:
+    """The function's own result stands."""
+    saga = fold(*BEGUN, replace(LANDED, at=5.0), e.StepSucceeded(at=6.0, step="charge"))
+
+    assert (Raw(b"null"), {}) == (saga.steps["charge"].result, saga.heard)
+
+
+def test_a_no_of_the_answer_is_undone_where_the_webhook_said_yes() -> None:
+    """The two contradict each other, so the effect may stand (rule 6)."""
+    no = e.StepRefused(at=6.0, step="charge", reason="declined")
+    saga = fold(*BEGUN, replace(LANDED, at=5.0), no)
+    (turn,) = decide(PLAN, saga, 6.0)
+    assert isinstance(turn, Record)
+
+    assert (UNDO,) == decide(PLAN, fold(turn.event, saga=saga), 6.0)
+
+
+def test_a_lost_run_does_not_lose_what_was_heard() -> None:
+    """It was journaled, and the attempt in flight has no other end than that of its process."""
+    saga = fold(*BEGUN, replace(LANDED, at=5.0), e.Recovered(at=30.0, epoch=2))
+
+    assert (RECORD,) == decide(PLAN, saga, 30.0)
+
+
+@pytest.mark.parametrize("word", [LANDED, FAILED], ids=["yes", "no"])
+def test_a_repeated_or_late_webhook_changes_nothing(word: e.Webhook) -> None:
+    """After the call has an end, and of a step that was never begun."""
+    done = fold(*BEGUN, PENDING, LANDED)
+    ended = fold(e.StepSucceeded(at=21.0, step="record"), e.Completed(at=22.0), saga=done)
+    for saga in (done, ended, fold(BEGUN[0])):
+        assert heard_before(PLAN, saga, word)
+        assert saga.steps == evolve(PLAN, saga, replace(word, at=23.0)).steps
+
+
+def test_a_yes_outweighs_a_no_while_the_answer_is_on_its_way() -> None:
+    """Webhooks arrive in any order, and money that moved is not forgotten."""
+    for words in ((LANDED, FAILED), (FAILED, LANDED)):
+        saga = fold(*BEGUN, *(replace(word, at=5.0) for word in words), DOUBT)
+        assert Phase.SUCCEEDED is saga.steps["charge"].phase
+
+
+def test_a_webhook_on_the_way_back_brings_the_result_to_the_undo() -> None:
+    """The undo of a call in doubt knows then what it takes back."""
+    asked = e.CompensationRequested(at=15.0, requested_by="order")
+    saga = fold(*BEGUN, PENDING, asked, LANDED)
+
+    assert SagaState.COMPENSATING is saga.state
+    assert ONE == saga.steps["charge"].result
+    assert (UNDO,) == decide(PLAN, saga, 20.0)
+
+
+def test_a_saga_that_waits_for_a_person_to_settle_a_doubt_goes_on() -> None:
+    """The person has nothing to look up any more; any other cause still waits for one."""
+    for cause, goes_on in ((ParkCause.IN_DOUBT, True), (ParkCause.DEFECT, False)):
+        parked = e.Parked(at=15.0, cause=cause, reason="looked at by hand")
+        assert (not fold(*BEGUN, DOUBT, parked, LANDED).parked) is goes_on
