@@ -77,7 +77,7 @@ ROUTES = (
         protocol=True,
     ),
     # Nobody but the author knows how an API shows that a webhook is its own, so that anyone may
-    # knock, and the author's function verifies it (decision 0072).
+    # knock, and the author's function verifies it (decision 0067).
     Route(
         *("POST", "/webhooks/{external}", webhook, "webhook", _ANYONE), protocol=True, json=False
     ),

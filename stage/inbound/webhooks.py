@@ -1,4 +1,4 @@
-"""`POST /webhooks/{external}`: what an external API tells of its own accord (decision 0072).
+"""`POST /webhooks/{external}`: what an external API tells of its own accord (decision 0067).
 
 The author's function verifies it. Its word is journaled before it is acknowledged, so that the
 API repeats what was not. A webhook that concerns no call, or says what is known, is acknowledged

@@ -1,4 +1,4 @@
-"""A webhook tells how a call ended: before the answer, twice, late (decision 0072)."""
+"""A webhook tells how a call ended: before the answer, twice, late (decision 0067)."""
 
 from __future__ import annotations
 
