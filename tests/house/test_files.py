@@ -100,7 +100,7 @@ def test_every_test_that_a_page_names_is_there(root: Path, project_files: list[P
     missing = [
         f"{file}::{test}"
         for file, test in named
-        if f"def {test}(" not in (root / "tests" / file.removeprefix("tests/")).read_text(encoding="utf-8")
+        if f"def {test}(" not in (root / "tests" / file.removeprefix("tests/")).read_text("utf-8")
     ]
     assert [] == missing
 
