@@ -44,7 +44,7 @@ async def test_the_stage_of_the_demo_ends_clean_within_a_minute() -> None:
 @pytest.mark.timeout(110)
 async def test_a_broken_refund_is_found_with_its_shortest_history() -> None:
     """The charge that a lost answer hid stays; the history shows it, and its line replays it."""
-    few = ("--seeds", "40", "--sagas", "3")  # what is left out of three is found soon
+    few = ("--seeds", "30", "--sagas", "8")
     status, out, err = await simulate(BROKEN, "--model", "stage.demo.model", *few)
     assert (1, "") == (status, err), out
     assert re.search(r"stands [1-9]", out)

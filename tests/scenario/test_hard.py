@@ -86,7 +86,7 @@ async def test_a_deadline_that_passes_during_the_call_undoes_everything(
 ) -> None:
     """No step starts after it; what stands is undone all the same (rule 19)."""
     await chain.script(chain.psp, script=script)
-    status, _, body = await chain.send("s-1", deadline=time.time() + 1.5)
+    status, _, body = await chain.send("s-1", deadline=time.time() + 0.9)
     assert 409 == status, body
     assert (made, 0) == await chain.charges()
     assert await chain.shipped("s-1") is None
