@@ -12,6 +12,7 @@ from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.sweep import Sweep, SweepEnd
 from stage.engine.embedded import limits as limited
+from stage.engine.embedded.census import Census
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.saga.context import context_of
@@ -34,6 +35,7 @@ class EmbeddedQueries:
         self._store = parts.store
         self._plan = parts.participant.plan
         self._clock = parts.clock
+        self._census = Census(self._store.count, loop_time)
 
     async def get_saga(self, saga_id: str, wait_seconds: float = 0.0) -> Snapshot | None:
         """See `ports.engine.Queries`."""
@@ -145,7 +147,7 @@ class EmbeddedQueries:
     async def count(self) -> dict[SagaState, int]:
         """See `ports.engine.Queries`."""
         await self._written()
-        return await self._store.count()
+        return await self._census.read()
 
     async def backlog(self) -> Backlog:
         """See `ports.engine.Queries`."""

@@ -35,7 +35,7 @@ WELL = frozenset({"well", "doubt", "lost"})
 
 
 @pytest.mark.kit("F29")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3_600)
 async def test_kills_lose_double_and_leave_nothing(tmp_path: Path, strikes: Strikes) -> None:
     """Each saga has one outcome, and the books of the world agree with it."""
     try:
