@@ -16,7 +16,7 @@ Counts = dict[SagaState, int]
 
 
 class Census:
-    """Counts the sagas of a store. Who comes during a query shares it."""
+    """Counts the sagas of a store. All that ask during a query share it."""
 
     def __init__(
         self, query: Callable[[], Awaitable[Counts]], loop_time: Callable[[], float]

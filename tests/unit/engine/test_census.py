@@ -33,7 +33,7 @@ class Slow:
 
 
 async def test_a_quick_count_is_always_new() -> None:
-    """What was answered before is in it."""
+    """It holds all that was answered before."""
     slow = Slow(LONG_SECONDS / 2)
     census = Census(slow.count, lambda: slow.now)
     seen = [(await census.read())[SagaState.COMPLETED] for _ in range(3)]
@@ -51,7 +51,7 @@ async def test_a_slow_count_is_not_repeated_soon() -> None:
     assert {SagaState.COMPLETED: 2} == await census.read()
 
 
-async def test_who_comes_during_a_count_shares_it() -> None:
+async def test_all_that_ask_during_a_count_share_it() -> None:
     """Two scrapes and a page read the sagas once; one that goes away stops nobody."""
     slow = Slow(40.0)
     slow.goes_on.clear()
