@@ -223,6 +223,15 @@ async def test_a_neighbour_gets_the_sagas_that_it_shares(chain: Chain) -> None:
     assert [] == (await shared(chain, "since=2100-01-01T00:00:00Z&with=order"))[1]["sagas"]
 
 
+async def test_a_neighbour_that_undid_only_a_part_finds_it_unknown(chain: Chain) -> None:
+    """Its copy may have it completed, and `executed` would show no difference (seed 2957)."""
+    assert 200 == (await chain.send("s-1"))[0]
+    await chain.script(chain.shipping, script="compensate-fails")
+    assert 409 == (await chain.compensate("s-1"))[0]
+    _, page = await shared(chain, f"{SINCE}&with=shipping")
+    assert [("s-1", "unknown")] == [(each["saga_id"], each["outcome"]) for each in page["sagas"]]
+
+
 async def test_the_list_is_paged_and_misses_no_saga(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from stage.core.questions import Standing, standing
 from stage.core.saga import Saga
-from stage.core.states import SagaState
+from stage.core.states import Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX
 from stage.engine.saga.context import Context, upstream_of
 from stage.ports.engine import Snapshot
@@ -47,6 +47,8 @@ def shared_with(neighbour: str, snapshot: Snapshot, context: Context) -> SharedS
     if name not in saga.steps:
         return None
     outcome = OF_THE_FORWARD[standing(saga, name)]
+    if saga.steps[name].phase is Phase.COMPENSATION_FAILED:
+        outcome = Outcome.UNKNOWN  # it answered that only a part of it stands
     return _item(snapshot, Side.UPSTREAM, outcome, _handed_on(saga, name))
 
 
