@@ -41,7 +41,13 @@ class Bridge:
             raise
 
     async def _start(self) -> None:
-        _ = await self._thread
+        try:
+            _ = await self._thread
+        except BaseException:
+            # aiosqlite lets the thread end by itself, and it still calls the event loop.
+            while self._thread._thread.is_alive():  # noqa: ASYNC110 - a thread tells nobody
+                await asyncio.sleep(0.001)
+            raise
 
     async def run(
         self,

@@ -87,7 +87,8 @@ class SqliteConnections:
     async def close(self) -> None:
         """Close the readers, then the writer: the last one to close empties the log.
 
-        Those of a close that was cancelled are waited for, too: their threads need the event loop.
+        Those of a close that was cancelled are waited for first: their threads need the event loop,
+        and one that only reads cannot empty the log when it is the last.
         """
         leaving, self._readers = self._readers, []
         if self._inspector is not None:
@@ -103,7 +104,8 @@ class SqliteConnections:
             await asyncio.shield(asyncio.gather(*self._closing))
 
     def _begin_close(self, leaving: Sequence[Bridge]) -> asyncio.Task[None]:
-        closing = asyncio.get_running_loop().create_task(_close(leaving))
+        before = tuple(self._closing)
+        closing = asyncio.get_running_loop().create_task(_close(leaving, before))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         return closing
@@ -213,6 +215,7 @@ def _connect(
     return connection
 
 
-async def _close(leaving: Sequence[Bridge]) -> None:
+async def _close(leaving: Sequence[Bridge], before: Sequence[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*before, return_exceptions=True)
     for bridge in leaving:
         await bridge.close()

@@ -547,3 +547,38 @@ async def test_a_close_waits_for_an_inspection_whose_close_was_cancelled(
     await asyncio.wait_for(closing, 5)
     await reader[0].close()
     assert not done
+
+
+async def test_the_writer_closes_after_a_connection_of_an_inspection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that only reads cannot empty the log, which would stay beside the file."""
+    sqlite3.connect(tmp_path / "stage.db").close()
+    closes, may_end, close = asyncio.Event(), asyncio.Event(), Bridge.close
+    ended: list[Bridge] = []
+
+    async def slow(bridge: Bridge) -> None:
+        if not closes.is_set():
+            closes.set()
+            await may_end.wait()
+        await close(bridge)
+        ended.append(bridge)
+
+    connections = SqliteConnections(
+        tmp_path / "stage.db", PLAIN, readers=1, factory=sqlite3.Connection
+    )
+
+    def prepare(raw: sqlite3.Connection) -> None:
+        raw.execute("CREATE TABLE t (x)")
+
+    await connections.open(lambda _: None, prepare)
+    writer = connections._writer
+    monkeypatch.setattr(Bridge, "close", slow)
+    inspection = asyncio.create_task(connections.inspect(lambda _: None))
+    await closes.wait()
+    closing = asyncio.create_task(connections.close())
+    await asyncio.wait([closing], timeout=0.05)
+    may_end.set()
+    await asyncio.gather(inspection, closing)
+    assert ended[-1] is writer
+    assert not (tmp_path / "stage.db-wal").exists()
