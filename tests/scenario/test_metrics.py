@@ -84,7 +84,7 @@ async def test_it_counts_what_happened(tmp_path: Path) -> None:
     assert total is not None and 0 < total < 20
     commits = found.value("stage_writer_commit_duration_seconds_count")
     units = found.value("stage_writer_batch_sum")
-    assert commits and units and 4 * 2 <= commits < units  # an end goes with what comes next
+    assert commits and units and 4 * 2 <= commits <= units  # an end may go with what comes next
     assert 0 == found.value("stage_parked", cause="defect")
     for name in ("runs", "in_doubt", "oldest_unfinished_seconds", "due_lag_seconds"):
         assert 0 == found.value(f"stage_{name}")
