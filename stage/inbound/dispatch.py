@@ -74,7 +74,8 @@ async def answer(service: Service, request: Request, route: Route, path: str) ->
             known = problem_answer(request, defect(f"{raised} in {path}"))
         answered = known
     span.end(str(answered.status), raised)
-    service.answered(request.method, path, answered.status)
+    # Without what it is mounted under, which a host may fill with names from outside.
+    service.answered(request.method, path.removeprefix(request.prefix), answered.status)
     return _with_ids(answered, about.saga_id, span.trace_id)
 
 

@@ -129,7 +129,7 @@ class Metrics:
         self._count(names.M_DEFECTS, (where if known else "request",))
 
     def answered(self, method: str, route: str, code: int) -> None:
-        """Count a request by the template of its path. A method that HTTP does not know is one."""
+        """Count a request by the template of its path; methods that HTTP lacks are one."""
         known = method if method in _METHODS else "_OTHER"
         self._count(names.M_REQUESTS, (known, route, str(code)))
 

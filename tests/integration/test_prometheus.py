@@ -97,7 +97,8 @@ ALERTS = {
     },
     "StageSaturated": {
         "stage_ready": ("1x65", "1x65"),
-        'stage_requests_total{code="503"}': ("0+60x65", "0+1x65"),
+        'stage_paused{target="intake"}': ("0x65", "1x65"),
+        'stage_requests_total{code="503"}': ("0+60x65", "0+60x65"),
         'stage_requests_total{code="200"}': ("0+600x65", "0+600x65"),
     },
     "StageSagaStuck": {"stage_oldest_unfinished_seconds": ("0+60x65", "5x65")},

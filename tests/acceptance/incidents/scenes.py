@@ -376,8 +376,8 @@ async def strangers_ask(folder: Path) -> AsyncIterator[Scene]:
 
 @asynccontextmanager
 async def intake_is_paused(folder: Path) -> AsyncIterator[Scene]:
-    """An operator has paused new sagas."""
-    async with chain_of(folder, load=False) as (chain, _):
+    """An operator has paused new sagas, and callers go on asking."""
+    async with chain_of(folder) as (chain, _):
         asked = {"target": "intake", "seconds": 600, "reason": "drill", "actor": "kim"}
         url = f"{chain.stage}/pauses"
         yield Scene(chain.stage, lambda: chain.request("POST", url, msgspec.json.encode(asked)))

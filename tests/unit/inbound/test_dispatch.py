@@ -187,6 +187,17 @@ async def test_every_error_is_a_problem(
     assert isinstance(error, RuntimeError) == (observer.defects == [error])
 
 
+async def test_requests_are_counted_by_the_template_alone() -> None:
+    """A host may mount the stage under a name from outside, and a stranger ask for any path."""
+    counted: list[tuple[str, str, int]] = []
+    made, _ = service(answered=lambda *seen: counted.append(seen))
+    for number in range(3):
+        await dispatch(made, request("GET", f"/sagas/s-{number}", prefix=f"/tenant-{number}"))
+        await dispatch(made, request("GET", f"/no/{number}", prefix=f"/tenant-{number}"))
+    assert {("GET", "/sagas/{saga_id}"), ("GET", "/?")} == {seen[:2] for seen in counted}
+    assert 6 == len(counted)
+
+
 async def test_too_many_requests_are_refused_before_the_engine_is_asked() -> None:
     made, _ = service(RuntimeError("was asked"), admission=Admission(0))
     answer = await dispatch(made, request())
