@@ -95,6 +95,8 @@ class TemporalScheduler:
         self._settings = settings
         self._defect = defect
         self._warn = warn
+        self._away = False
+        """True from a failure of Temporal until its next success: one line a time is enough."""
         self._queue = ""
         self._client: Client | None = None
         self._pokes = asyncio.Semaphore(POKES_MAX)
@@ -184,8 +186,9 @@ class TemporalScheduler:
                     rpc_timeout=timedelta(seconds=POKE_SECONDS_MAX),
                 )
             except RPCError as error:
-                self._warn(f"saga {saga_id} waits, for Temporal does not answer: {error}")
+                self._tell_away(error)
                 return
+        self._away = False
         self._poked[saga_id] = asyncio.get_running_loop().time()
 
     # --- the worker ------------------------------------------------------------------------------
@@ -199,8 +202,14 @@ class TemporalScheduler:
                 )
                 await self._run_worker(self._client)
             except Exception as error:
-                self._warn(f"Temporal at {self._settings.address} does not answer: {error}")
+                self._tell_away(error)
             await self._wait(CONNECT_AGAIN_SECONDS)
+
+    def _tell_away(self, error: Exception) -> None:
+        if not self._away:
+            where = self._settings.address
+            self._warn(f"Temporal at {where} does not answer, and sagas wait for it: {error}")
+        self._away = True
 
     async def _run_worker(self, client: Client) -> None:
         worker = Worker(
