@@ -14,7 +14,7 @@ SDK_MISSING = "engine is temporal, which needs temporalio: pip install 'saga-sta
 
 
 def scheduler_of(config: Config, store: Store, stage: str) -> MakeScheduler:
-    """What makes it. Raises ConfigurationError."""
+    """The function that makes it. Raises ConfigurationError."""
     if config.engine == EMBEDDED:
         if config.temporal_address:
             raise ConfigurationError(

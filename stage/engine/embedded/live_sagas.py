@@ -86,8 +86,8 @@ class LiveSagas:
         self.crowded: Callable[[], bool] = lambda: False
         """Whether sagas wait for the room that recovered ones have."""
         self.deposited: Callable[[str], None] | None = None
-        """Where it is set, only sagas that the scheduler opens are run here. What is offered or
-        asked is written down, and it is called with the id of the saga."""
+        """Where it is set, only sagas that the scheduler opens are run here. An offer or a request
+        is written down, and it is called with the id of the saga."""
 
     def __len__(self) -> int:
         return len(self._live)

@@ -1,4 +1,4 @@
-"""What says when and where a saga is run that no caller opens: recovery, or an orchestrator."""
+"""The scheduler of an engine: it opens the sagas that no caller opens, when it is time."""
 
 from __future__ import annotations
 

@@ -301,15 +301,21 @@ class Opening:
         else:
             return None
         if request.deposit and isinstance(first, e.Accepted):
-            transition = self._interpreter.note(saga, [first, *parked], first.at)
-            stored = self._journal.store(transition, context, before=None)
-            await self._journal.write(unit, stored, epoch=None)
-            return stored
+            return await self._accept_only(unit, saga, context, [first, *parked])
         span = self.begin_span(request, saga, context.trace)
         transition = await self._interpreter.advance(unit, saga, context, [first, *parked], span)
         stored = self._journal.store(transition, context, before=None)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
+
+    async def _accept_only(
+        self, unit: Unit, saga: Saga, context: Context, events: Sequence[e.Event]
+    ) -> Stored:
+        """Write a new saga down: its first run is still to come."""
+        transition = self._interpreter.note(saga, events, events[0].at)
+        stored = self._journal.store(transition, context, before=None)
+        await self._journal.write(unit, stored, epoch=None)
+        return stored
 
     async def _keep_lost(
         self, unit: Unit, request: OpenRequest, signal: e.CompensationRequested

@@ -58,7 +58,7 @@ NEWER_SECONDS = 10.0
 QUEUE_CHARS = 8
 """So much of the id of a database is in the name of its task queue."""
 OVER = -1.0
-"""What a run returns for a saga that needs no other."""
+"""The rest of a saga that needs no further run."""
 
 
 class TemporalSettings(msgspec.Struct, frozen=True, kw_only=True):

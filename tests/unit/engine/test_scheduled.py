@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.saga.opening import OpenRequest
 from stage.ports.engine import NotAllowed
-from stage.ports.ownership import Ownership
+from stage.ports.ownership import HeldElsewhere, Ownership
 from stage.store.memory_database import MemoryDatabase
 from tests.unit.engine.test_replicas import Replica, World, in_the_end
 
@@ -47,16 +48,26 @@ class Hand:
         """See `Scheduler`."""
 
     def _deposited(self, saga_id: str) -> None:
-        task = asyncio.ensure_future(self._give_back(saga_id))
-        self._tasks.add(task)
+        self._tasks.add(asyncio.ensure_future(self._give_back(saga_id)))
 
     async def _give_back(self, saga_id: str) -> None:
         await self._ownership.release([saga_id])
         self.waiting.append(saga_id)
 
     def run(self, saga_id: str = "s-1") -> None:
-        """Run a saga here."""
-        self._sagas.open(OpenRequest(saga_id=saga_id), recovered=True)
+        """Run a saga here, as soon as nobody has it to write something down."""
+        self._tasks.add(asyncio.ensure_future(self._run(saga_id)))
+
+    async def _run(self, saga_id: str) -> None:
+        while True:
+            live = self._sagas.get(saga_id)
+            if live is None:
+                live = self._sagas.open(OpenRequest(saga_id=saga_id), recovered=True)
+            with suppress(HeldElsewhere):
+                await live.opened
+                if live.recovered:
+                    return
+            await asyncio.sleep(0.01)
 
 
 class Scheduled(Replica):
