@@ -94,8 +94,8 @@ class Sizes:
 TIERS = {
     "test": Sizes(
         worlds=100,
-        worlds_each=20,
-        fault_stride=8,
+        worlds_each=8,
+        fault_stride=16,
         schedule_stride=20,
         defect_stride=3,
         kills=10,
@@ -110,7 +110,7 @@ TIERS = {
         traced_sagas=250,
         mutated=500,
         stalled=100,
-        overload_seconds=6.0,
+        overload_seconds=4.0,
         canaries=300,
         gateway_sagas=200,
         replays=200,
