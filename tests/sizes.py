@@ -95,7 +95,7 @@ TIERS = {
     "test": Sizes(
         worlds=100,
         worlds_each=8,
-        fault_stride=16,
+        fault_stride=8,
         schedule_stride=20,
         defect_stride=3,
         kills=10,
