@@ -73,7 +73,7 @@ def a_gateways_504_is_too_late(patches: Patches) -> None:
     _read(patches, "kind_of_reply", lambda code, _: late if code == 504 else None)
 
 
-@mutant
+@mutant_under(*GATEWAYS)
 def a_page_is_a_yes(patches: Patches) -> None:
     """Protocol 3.3: a maintenance page says 200, and the saga completes."""
     _read(patches, "kind_of_reply", lambda code, _: ReplyKind.EXECUTED if code == 200 else None)
