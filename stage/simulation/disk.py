@@ -49,7 +49,7 @@ T = TypeVar("T")
 COMMIT_SECONDS = (0.0005, 0.01)
 CHANGED_LOOK_SECONDS = 0.1
 LANDED_SHARE = 0.5
-"""Of the commits that are under way when the primary is lost."""
+"""The share of commits under way at the loss of a primary that reached the standby."""
 
 
 class Disk:

@@ -22,7 +22,7 @@ BEHIND_SECONDS = (0.1, 3.0)
 NOTICED_SECONDS = (0.5, 10.0)
 """How long it stands there until an operator stops the stage."""
 IN_COMMIT_SHARE = 0.8
-"""Of the losses, those that strike while a COMMIT is under way."""
+"""The share of losses that strike while a COMMIT is under way."""
 
 
 class Failovers:

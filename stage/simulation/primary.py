@@ -102,7 +102,7 @@ class Primary:
         self.lost, self.older = False, older
 
     def accept(self) -> None:
-        """What stands there is the database from now on."""
+        """The server that stands there has the database from now on."""
         self.lost = self.older = False
 
     def cannot_know(self, process: str) -> bool:

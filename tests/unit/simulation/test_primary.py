@@ -1,4 +1,4 @@
-"""What a simulated process knows of a server that took the place of its own."""
+"""A simulated process before a server that took the place of its own."""
 
 from __future__ import annotations
 

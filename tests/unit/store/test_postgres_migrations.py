@@ -62,7 +62,7 @@ async def test_two_replicas_build_an_index_once_and_neither_waits_for_the_other(
 async def test_a_build_that_fails_is_not_recorded_and_is_run_again(
     links: list[Link], migrations: Path
 ) -> None:
-    """What the first run left behind is replaced: an index that is not whole is read by nobody."""
+    """The remains of the first run are replaced: an index that is not whole is read by nobody."""
     mine = PostgresDialect(links[0])
     await upgraded(mine, migrations)
     await links[1].raw.execute("INSERT INTO payment VALUES ('a', 5), ('b', 5)")
