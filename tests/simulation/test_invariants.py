@@ -16,7 +16,9 @@ from stage.simulation.faults import (
     END_LOST,
     JOINED_ELSEWHERE,
     KINDS,
+    LANDED,
     LOST,
+    NOT_LANDED,
     UNDONE_ELSEWHERE,
 )
 from stage.simulation.files import BlockingStore
@@ -94,6 +96,17 @@ def test_every_invariant_holds_where_databases_are_restored(strikes: Strikes) ->
     scenario = Scenario(sagas=10, always=frozenset({"restore"}), without=frozenset({"outage"}))
 
     simulate_until(strikes, scenario, restore=1, **{LOST: 1, UNDONE_ELSEWHERE: 1})
+
+
+@pytest.mark.kit("F1")
+@pytest.mark.timeout(600)
+def test_every_invariant_holds_where_databases_fail_over(strikes: Strikes) -> None:
+    """A commit in doubt is settled, what an older standby lacks is found; then all go on."""
+    over = frozenset({"failover", "failover_lossy", "replicas"})
+    scenario = Scenario(sagas=10, always=over, without=frozenset({"outage"}))
+
+    least = {"failover": 1, "failover_lossy": 1, LANDED: 1, NOT_LANDED: 1, LOST: 1}
+    simulate_until(strikes, scenario, **least)
 
 
 AROUND = frozenset({"skew", "clock_jump", "outage", "deploy", "stranger", "restore"}) | {
