@@ -21,7 +21,7 @@ from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.new import new
-from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
+from stage.cli.operate import abandon, erase, forget, plan, resolve, retry, settle
 from stage.cli.overview import audit, groups, peers
 from stage.cli.pause import pause, pauses, resume
 from stage.cli.reconcile import reconcile
@@ -46,7 +46,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(demo, new, check, serve, db, send, top, sagas, groups, peers, show, trace, plan),
-    *(compensate, retry, settle, resolve, abandon, forget, reconcile),
+    *(compensate, retry, settle, resolve, abandon, forget, erase, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit),
     *(config, keys, openapi, simulate, temporal, asl),
 )

@@ -25,7 +25,8 @@ MEANINGS: Final = {
     "compensate": "Undo it, as a neighbour would ask for it.",
     "resolve": "Say that a person has undone what still stands.",
     "abandon": "Give up undoing; it ends with what stands.",
-    "forget": "Erase its payload and results. Nothing more is ever done.",
+    "forget": "Drop its payload and results. Nothing more is ever done.",
+    "erase": "Drop all contents, also from the files. Its id and outcome stay.",
 }
 """The verbs in the order of the harm that they may do."""
 DOUBTFUL: Final = frozenset({"in_doubt", "pending", "waiting", "refused"})

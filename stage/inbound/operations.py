@@ -270,6 +270,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/sagas/{saga_id}/abandon"): _verb(
         "abandon", "Give up undoing, and end with what stands"
     ),
+    ("POST", "/sagas/{saga_id}/erase"): _verb(
+        "erase", "Drop all contents of a saga that is over, also from the files"
+    ),
     ("POST", "/sagas/{saga_id}/forget"): _verb(
         "forget", "Erase the payloads and results of a saga that has ended"
     ),

@@ -228,6 +228,11 @@ class SimulatedStore:
         if self._disk.away:
             raise StoreUnavailable("the database is away")
 
+    async def scrub(self) -> None:
+        """See ports.store.Store."""
+        self._present()
+        await self._store.scrub()
+
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
         if self._process.held:
@@ -451,6 +456,10 @@ class _Noted:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def close(self, row: SagaRow, *, epoch: int) -> bool:
+        """See ports.store.Unit."""
+        return await self._unit.close(row, epoch=epoch)
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See ports.store.Unit."""
