@@ -92,8 +92,7 @@ def _why_not(plan: Plan, snapshot: Snapshot) -> tuple[str, str]:
         )
     if snapshot.row.closed_at is not None:
         return (
-            f"stage {stage} completed it, and its compensation window is over, or its operator has"
-            " closed it",
+            f"stage {stage} completed it, and its window is over, or its operator has closed it",
             "GET /.well-known/stage shows the window; this saga cannot be undone any more",
         )
     if saga.forgotten:
