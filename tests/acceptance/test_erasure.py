@@ -25,7 +25,7 @@ CANARY = re.compile(rb"canary-[0-9]{6}-[a-z]+")
 
 
 async def lived(chain: Chain, count: int) -> list[str]:
-    """Sagas with a canary in the payload; every second one was undone, with another in the words."""
+    """Sagas with a canary in the payload; every second was undone, with another in the words."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> None:
@@ -48,7 +48,10 @@ async def erased(chain: Chain, ids: list[str]) -> None:
     assert 200 == status, body
     number = msgspec.json.decode(body)["number"]
     async with asyncio.timeout(SWEPT_SECONDS_MAX):
-        while (sweep := await chain.get(f"{url}/{number}"))["state"] != "done":
+        while True:
+            sweep = await chain.get(f"{url}/{number}")
+            if sweep["state"] == "done":
+                break
             await asyncio.sleep(0.1)  # nobody tells that it is
     assert (len(ids), 0) == (sweep["done"], sweep["refused"])
 
@@ -61,6 +64,11 @@ async def answered(chain: Chain, ids: list[str]) -> None:
         assert (410 if number % 2 else 200) == status
         assert not CANARY.search(body)
     assert before == await chain.charges()
+
+
+def beside(database: Path) -> list[Path]:
+    """The file, its log, and whatever else has its name."""
+    return sorted(database.parent.glob(f"{database.name}*"))
 
 
 def found(*files: Path) -> set[bytes]:
@@ -76,12 +84,12 @@ async def test_a_file_and_its_backup_hold_no_erased_byte(tmp_path: Path, strikes
     database, backup = tmp_path / "payment.db", tmp_path / "backup.db"
     async with running_chain(tmp_path) as chain:
         ids = await lived(chain, SIZES.erasures)
-        held = found(*tmp_path.glob("payment.db*"))
+        held = found(*beside(database))
         assert len(held) >= len(ids)
         await erased(chain, ids)
         with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(backup)) as copy:
             source.backup(copy)
-        left = found(*tmp_path.glob("payment.db*"), backup)
+        left = found(*beside(database), backup)
         await answered(chain, ids)
     strikes.report("sagas", len(ids), violations=len(left), note=f"{len(held)} canaries on SQLite")
     assert set() == left
