@@ -305,3 +305,15 @@ ORDER BY updated_at, id;
 -- Bytes of our tables with their indexes.
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint
 FROM pg_class WHERE relnamespace = 'stage'::regnamespace AND relkind = 'r';
+
+-- name: uneven_sagas
+-- Sagas that have more or fewer journal entries than their row says, unless they were closed.
+SELECT id, length, entries FROM stage.saga, LATERAL (
+    SELECT count(*) AS entries FROM stage.journal WHERE saga_id = saga.id
+) counted
+WHERE closed_at IS NULL AND length <> entries LIMIT 20;
+
+-- name: stray_entries
+-- Sagas that have journal entries and no row.
+SELECT DISTINCT saga_id FROM stage.journal
+WHERE NOT EXISTS (SELECT 1 FROM stage.saga WHERE id = journal.saga_id) LIMIT 20;
