@@ -163,7 +163,8 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
     anything follow. Where callers have no names, a saga that came without one belongs to nobody,
     and a downstream is also known by the name under which it added to it (decision 0026).
     """
-    nothing_follows = not (saga.upstream or saga.steps) and saga.state is not SagaState.ACTIVE
+    over = saga.state is not SagaState.ACTIVE or saga.forgotten
+    nothing_follows = over and not (saga.upstream or saga.steps)
     match requester:
         case Requester.OPERATOR:
             return True
