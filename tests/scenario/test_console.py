@@ -112,6 +112,10 @@ async def test_a_saga_is_shown_with_its_journal_and_each_verb(chain: Chain) -> N
     assert "<strong>settle</strong>, not now: no step of it is in doubt" in page
     _, problem = await do(chain, "s-1", "abandon", dry_run=True)
     assert f"<strong>abandon</strong>, not now: {problem['detail']}" in page
+    shown = await chain.get(f"{chain.stage}/sagas/s-1?view=verbs")
+    said = {each["verb"]: each["why_not"] for each in shown["verbs"]}
+    assert {each for each, why_not in said.items() if why_not is None} == offered
+    assert problem["detail"] == said["abandon"]
     status, page = await see(chain, "/sagas/never")
     assert 404 == status and "never seen here" in page
 
