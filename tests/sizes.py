@@ -26,7 +26,7 @@ class Sizes:
     fault_stride: int
     """F2: of the first faults, each of which is paired with every later one."""
     schedule_stride: int
-    """F3: of the pairs of operations that begin a schedule."""
+    """F3: of the pairs of operations that begin a schedule, without and with a stage behind."""
     defect_stride: int
     """F4: of the further planted defects; the forty are always looked for."""
     kills: int
@@ -98,7 +98,7 @@ TIERS = {
         worlds=100,
         worlds_each=20,
         fault_stride=8,
-        schedule_stride=10,
+        schedule_stride=20,
         defect_stride=3,
         kills=10,
         sagas=1_000,
@@ -205,7 +205,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             {"single faults": 700, "pairs of faults": 8_000 // sizes.fault_stride},
         ),
         "F3": Kit(
-            "every schedule with two preemptions", {"schedules": 5_000 // sizes.schedule_stride}
+            "every schedule with two preemptions", {"schedules": 16_000 // sizes.schedule_stride}
         ),
         "F4": Kit("planted defects found", {"defects": DEFECTS}),
         "F5": Kit("random kills under load", {"kills": sizes.kills, "sagas": sizes.sagas}),
@@ -252,8 +252,8 @@ COMMITS_MIN = 3
 """F23: commits of a saga that completes, at least."""
 CALLS_MIN = {"fdatasync": 20, "pwrite64": 100, "send": 20}
 """How many calls of each kind the scenario of F6 makes at least."""
-STORIES = 3 * 14 - 4
-"""F29: stories under three callers, but for processes that two of them do not have."""
+STORIES = 4 * 14 - 4
+"""F29: stories under four callers, but for processes that two of them do not have."""
 DEFECTS = 40
 """The defects that F4 asks for; further ones are counted apart."""
 
