@@ -286,7 +286,7 @@ class Database:
         return reencrypt(self._connection, codec)
 
     def wrongs(self) -> list[str]:
-        """What is wrong with the file, in words: every page is read, also beside a stage."""
+        """The faults of the file in words: every page is read, also beside a stage."""
         return wrongs(self._connection)
 
     def back_up(self, path: Path) -> Backup:

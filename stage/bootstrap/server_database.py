@@ -151,7 +151,7 @@ class ServerDatabase:
         return self._run(reencrypt(self._link, codec))
 
     def wrongs(self) -> list[str]:
-        """What is wrong with the rows, in words. The pages are the server's to check."""
+        """The faults of the rows in words. The pages are the server's to check."""
         uneven = self._run(self._link.fetch("uneven_sagas"))
         stray = self._run(self._link.fetch("stray_entries"))
         return [

@@ -69,7 +69,7 @@ def show(saga_id: str, url: str, output: str) -> None:
 
 
 def _verbs(url: str, path: str) -> list[VerbView]:
-    """What may be done; nothing of a stage that is older than this view."""
+    """The verbs and whether they are allowed; none of a stage that is older than this view."""
     from stage.cli.remote import fetch
     from stage.wire.views import VerbsView
 

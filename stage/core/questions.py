@@ -62,8 +62,8 @@ def standing_in(plan: Plan, saga: Saga, name: str) -> Standing:
     declares no undo may stay.
     """
     found, step = standing(saga, name), plan.by_name.get(name)
-    undone = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
-    if undone and found is Standing.STANDS and step is not None and not step.compensatable:
+    went_back = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
+    if went_back and found is Standing.STANDS and step is not None and not step.compensatable:
         return Standing.NOTHING
     return found
 

@@ -104,7 +104,7 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
 
 
 def closing_values(row: SagaRow, epoch: int, codec: Codec) -> tuple[object, ...]:
-    """What `ports.store.Unit.close` writes to a row: id and columns, then what is stored there."""
+    """The columns that `ports.store.Unit.close` writes: the id first, epoch and length last."""
     return (
         *(row.id, row.epoch, codec.encode_hash(row.id, row.fingerprint), row.tracestate),
         *(codec.encode_answer(row.id, row.answer_body), row.closed_at, epoch, row.length),

@@ -76,7 +76,7 @@ class VerbView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerbsView(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller may do with a saga now, and why not the rest."""
+    """The verbs that the caller may do to a saga now, and why not the others."""
 
     saga_id: str
     state: str

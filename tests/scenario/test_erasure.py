@@ -90,7 +90,7 @@ async def test_the_words_of_a_refusal_are_erased_and_its_outcome_stays(
 async def test_a_saga_that_is_not_over_is_not_erased_and_the_fix_is_said(
     chain: Chain, tmp_path: Path
 ) -> None:
-    """What stands, and what a parked one waits for, would be lost with its journal."""
+    """Its journal tells what stands, and what a parked one waits for."""
     await stuck(chain)
     for dry_run in (True, False):
         status, problem = await do(chain, "s-1", "erase", dry_run=dry_run)
@@ -139,7 +139,7 @@ async def test_many_are_erased_by_a_sweep_and_the_file_is_scrubbed_once(
 
 
 async def test_forget_drops_payload_and_journal_and_counts_no_more(chain: Chain) -> None:
-    """What stood is in the answer, which stays; nobody is asked for it by an alert any more."""
+    """Its answer stays and names what stood; no alert counts it any more."""
     await stuck(chain)
     assert 1 == (await chain.get(f"{chain.stage}/now"))["sagas"]["failed_to_compensate"]
     assert 200 == (await do(chain, "s-1", "forget"))[0]

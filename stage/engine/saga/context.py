@@ -112,7 +112,7 @@ def same_payload(known: str, asked: str) -> bool:
 
 
 def any_payload(known: str) -> str:
-    """What is kept of `recognise` without the hash of the payload: the opener alone."""
+    """The remains of `recognise` without the hash of the payload: the opener alone."""
     return ANY_PAYLOAD + known[FINGERPRINT_CHARS:] if known else ""
 
 

@@ -28,7 +28,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def wrongs(connection: sqlite3.Connection) -> list[str]:
-    """What is wrong with the file, in words; empty when nothing is. Reads every page."""
+    """The faults of the file in words; empty when it is whole. Reads every page."""
     found = [text for (text,) in connection.execute(statement("integrity_check")) if text != "ok"]
     if found:
         return found  # what a damaged file answers to anything else is not to be trusted
