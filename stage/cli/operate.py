@@ -1,4 +1,4 @@
-"""The operator's verbs: `stage retry|settle|resolve|abandon|forget|erase`, and `stage plan`."""
+"""The operator's verbs: `stage retry|settle|resolve|abandon|forget`, and `stage plan`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import click
 
 from stage.cli.failure import NEGATIVE, Failure
 from stage.cli.remote import url_option
-from stage.cli.where import query_of, where_options
 from stage.core.states import Phase, SagaState, Tell
-from stage.core.sweep_verbs import SWEEP_RATE_MAX
 
 if TYPE_CHECKING:
     from stage.wire.views import SagaView
@@ -76,7 +74,7 @@ def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given:
     if not given["anew"] and (given["new_key"] or given["step"]):
         raise Failure("--new-key and --step belong to --anew: add it, or leave them out")
     if saga_id is not None and not every:
-        return _operate(url, saga_id, "retry", order)
+        return operate(url, saga_id, "retry", order)
     if saga_id is not None or peer is None or not every:
         raise Failure("give a saga ID, or --all --peer NAME")
     refused = 0
@@ -84,7 +82,7 @@ def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given:
     for waiting in _waiting_for(url, peer):
         count += 1
         try:
-            _operate(url, waiting, "retry", order)
+            operate(url, waiting, "retry", order)
         except Failure as error:
             if error.status != NEGATIVE:
                 raise
@@ -112,7 +110,7 @@ def settle(
     except msgspec.DecodeError as error:
         raise Failure(f"option --result is not JSON: {error}") from None
     order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step, "landed": landed}
-    return _operate(url, saga_id, "settle", {**order, "result": value})
+    return operate(url, saga_id, "settle", {**order, "result": value})
 
 
 @click.command(short_help="Say that you undid by hand what could not be undone.")
@@ -122,7 +120,7 @@ def settle(
 def resolve(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
     """Count what failed to be undone as undone, because you did it by hand."""
     order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
-    return _operate(url, saga_id, "resolve", order)
+    return operate(url, saga_id, "resolve", order)
 
 
 @click.command(short_help="Give up undoing: it ends with what stands, and upstream is told.")
@@ -135,7 +133,7 @@ def abandon(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run:
     What stands is reported, here and upstream. With --step the other steps are still undone.
     """
     order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
-    return _operate(url, saga_id, "abandon", order)
+    return operate(url, saga_id, "abandon", order)
 
 
 @click.command(short_help="Give a saga up: what stands stays, a tombstone remains.")
@@ -143,37 +141,7 @@ def abandon(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run:
 @audited
 def forget(saga_id: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
     """Give a parked or ended saga up. Nothing more is ever done for it."""
-    return _operate(url, saga_id, "forget", {"actor": actor, "reason": reason, "dry_run": dry_run})
-
-
-@click.command(short_help="Drop all contents of a saga that is over, also from the files.")
-@click.argument("saga_id", metavar="[ID]", required=False)
-@where_options
-@click.option(
-    "--rate",
-    type=click.FloatRange(min=0, min_open=True, max=SWEEP_RATE_MAX),
-    default=50.0,
-    show_default=True,
-    help="Of many: sagas a second.",
-)
-@audited
-def erase(
-    saga_id: str | None, rate: float, url: str, reason: str, actor: str, dry_run: bool, **where: Any
-) -> int:  # fmt: skip
-    """Erase a saga: payload, journal, results and answer. Its id and its outcome stay.
-
-    Give ID, or which by the options of `stage sagas`: then it is a sweep, which `stage sweeps`
-    shows. The database is copied within itself, so that its files hold no byte of it; writers wait
-    for that.
-    """
-    from stage.cli.sweep import begin
-
-    order = {"actor": actor, "reason": reason, "dry_run": dry_run}
-    if (saga_id is None) is not bool(query_of(where)):
-        raise Failure("say which: an ID, or the options of `stage sagas`")
-    if saga_id is not None:
-        return _operate(url, saga_id, "erase", order)
-    return begin(url, "erase", where, rate, order)
+    return operate(url, saga_id, "forget", {"actor": actor, "reason": reason, "dry_run": dry_run})
 
 
 @click.command(short_help="Show what a compensation would do now.")
@@ -214,7 +182,8 @@ def print_plan(url: str, saga_id: str) -> int:
     return 0
 
 
-def _operate(url: str, saga_id: str, verb: str, order: dict[str, Any]) -> int:
+def operate(url: str, saga_id: str, verb: str, order: dict[str, Any]) -> int:
+    """Send a verb for one saga, and print how it stands or would stand."""
     import msgspec
 
     from stage.cli.remote import exchange, refuse

@@ -19,9 +19,10 @@ from stage.cli.check import check
 from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
+from stage.cli.erase import erase
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.new import new
-from stage.cli.operate import abandon, erase, forget, plan, resolve, retry, settle
+from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
 from stage.cli.overview import audit, groups, peers
 from stage.cli.pause import pause, pauses, resume
 from stage.cli.reconcile import reconcile

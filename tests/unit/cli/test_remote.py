@@ -254,3 +254,11 @@ def test_compensate_that_is_refused_for_now_is_a_no(served: Neighbour) -> None:
     served.answer("POST /sagas/s-1/compensate", 503, problem(503, Outcome.NOT_EXECUTED))
     done = stage("compensate", "s-1", "--reason", "x", "--url", served.url)
     assert (1, "stage: it is so (503)\n") == (done.status, done.err)
+
+
+@pytest.mark.parametrize("which", [[], ["s-1", "--number", "customer:c-7"]])
+def test_an_erasure_names_one_saga_or_which_of_many(served: Neighbour, which: list[str]) -> None:
+    """Never all of them by leaving out which."""
+    done = stage("erase", *which, "--reason", "ticket", "--url", served.url)
+    assert (2, []) == (done.status, served.asked)
+    assert "say which" in done.err
