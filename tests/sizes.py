@@ -87,6 +87,8 @@ class Sizes:
     """F30: incidents under a real Prometheus."""
     scrape_seconds: int
     """F30: how often it looks."""
+    erasures: int
+    """F31: sagas that are erased on SQLite; a tenth of them again on PostgreSQL."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -127,6 +129,7 @@ TIERS = {
         driven_kills=4,
         incidents=4,
         scrape_seconds=1,
+        erasures=40,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -163,6 +166,7 @@ TIERS = {
         driven_kills=20,
         incidents=19,
         scrape_seconds=5,
+        erasures=1_000,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -237,6 +241,10 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             {"stories": STORIES, "sagas": sizes.driven_sagas, "kills": sizes.driven_kills},
         ),
         "F30": Kit("incidents that must be paged", {"incidents": sizes.incidents}),
+        "F31": Kit(
+            "erased sagas of which a byte may be left",
+            {"sagas": sizes.erasures + max(10, sizes.erasures // 10)},
+        ),
     }
 
 

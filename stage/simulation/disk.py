@@ -274,6 +274,11 @@ class SimulatedStore:
         if self._replica is not None and self._disk.shared is not None:
             self._disk.shared.primary.check(self._process.name)
 
+    async def scrub(self) -> None:
+        """See ports.store.Store."""
+        self._present()
+        await self._store.scrub()
+
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
         if self._process.held:
@@ -503,6 +508,10 @@ class _Noted:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def close(self, row: SagaRow, *, epoch: int) -> bool:
+        """See ports.store.Unit."""
+        return await self._unit.close(row, epoch=epoch)
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See ports.store.Unit."""

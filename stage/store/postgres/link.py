@@ -75,6 +75,12 @@ class Link:
         """Run statements of ours without parameters."""
         await self.raw.execute(statement(name), timeout=STATEMENT_SECONDS_MAX)
 
+    async def long_script(self, name: str) -> None:
+        """Run statements of ours that may take as long as they need, none in a transaction."""
+        for each in statement(name).split(";"):
+            if each.strip():
+                await self.raw.execute(each)
+
     async def drop(self) -> None:
         """Roll back, as far as that is still possible. Raises nothing."""
         try:
