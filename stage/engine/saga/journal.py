@@ -202,7 +202,7 @@ class Journal:
         )
 
     def _row_on_lane(self, ridden: Ridden, context: Context, before: SagaRow | None) -> SagaRow:
-        """What `row` makes of the folded saga: it runs, or it has completed, and waits nowhere."""
+        """The row that `row` makes of the folded saga: it runs, or it has completed."""
         accepted = ridden.accepted
         if before is None:
             before = SagaRow(

@@ -3,14 +3,14 @@
     accepted ─► transaction ─► ... ─► intent │ succeeded ─► transaction ─► ... ─► intent │ ...
                         one unit             │                one unit                  │
 
-Of a saga that goes as it should the next move is known when the stage starts: after each step that
-succeeded comes the next of the plan. So nothing is folded and nothing is decided on the lane: the
-plan is compiled into segments, "local transactions, then one thing that leaves", and a unit writes
-the events of one. They are those that `decide` and `evolve` would have made, entry for entry: the
-simulation replays each journal of the lane through them. No rule stands here. Whatever is not the
-usual (a transaction that fails, a call that ends before it sends, a deadline that is over, any
-event but the one success that is awaited) leaves the lane with the events that there are: the
-interpreter folds them, and goes on in the same unit.
+The next move of a usual saga is known when the stage starts: after each step that succeeded comes
+the next of the plan. So nothing is folded and nothing is decided on the lane: the plan is compiled
+into segments, "local transactions, then one thing that leaves", and a unit writes the events of
+one. They are those that `decide` and `evolve` would have made, entry for entry: the
+simulation replays each journal of the lane through them. No rule stands here. A saga leaves the
+lane, with the events that there are, at anything else: a transaction that fails, a call that ends
+before it sends, a deadline that is over, any event but the one success that is awaited. The
+interpreter folds these events, and goes on in the same unit.
 
 The saga itself is folded when somebody asks for it, and of most sagas nobody ever does.
 """
@@ -96,7 +96,7 @@ class Ridden(msgspec.Struct, kw_only=True):
 
     @property
     def terms(self) -> Saga:
-        """What an attempt has to know of the saga: nothing of that changes on the lane."""
+        """The saga as an attempt has to know it: id, deadline, epoch, which do not change here."""
         return self.accepted
 
     @property
@@ -277,12 +277,7 @@ class Lane:
                 request = outgoing.turn.request
                 outgoing.stored = (request,)
         else:
-            try:
-                output = self._output(ridden, context, now, span)
-                outgoing.body = enriched(ridden.plan.stage, ridden.accepted, context, output)
-                request = e.Request(method="POST", path="/sagas", body=outgoing.body)
-            except Exception as error:
-                outgoing.turn = failed_output(error)
+            request = self._forward(ridden, context, outgoing, now)
         started = e.StepStarted(
             at=now,
             step=step.name,
@@ -300,6 +295,18 @@ class Lane:
         else:
             ridden.outgoing = [outgoing]
         return request is not None
+
+    def _forward(
+        self, ridden: Ridden, context: Context, outgoing: Outgoing, now: float
+    ) -> e.Request | None:
+        """The context that is handed on; None where the output fails, which is its end then."""
+        try:
+            output = self._output(ridden, context, now, outgoing.span)
+            outgoing.body = enriched(ridden.plan.stage, ridden.accepted, context, output)
+        except Exception as error:
+            outgoing.turn = failed_output(error)
+            return None
+        return e.Request(method="POST", path="/sagas", body=outgoing.body)
 
     def _complete(self, ridden: Ridden, context: Context, now: float, run: Span) -> bool:
         """Write down that it is done; False when the output fails, which the answer needs."""
@@ -324,7 +331,7 @@ class Lane:
         return idempotency_key(ridden.accepted.id, ridden.plan.stage, step.name, Direction.EXECUTE)
 
     def _view(self, ridden: Ridden, context: Context, *, key: str, now: float) -> RunView:
-        """What `view_of` makes of the folded saga."""
+        """The view that `view_of` makes of the folded saga."""
         accepted = ridden.accepted
         return RunView(
             id=accepted.id,

@@ -279,15 +279,18 @@ class Opening:
         else:
             return None
         span = self.begin_span(request, saga, context.trace)
-        transition: Transition | Ridden
-        if self._lane is not None and not parked:
-            transition = await self._lane.begin(unit, saga, context, first, span)
-        else:
-            events = [first, *parked]
-            transition = await self._interpreter.advance(unit, saga, context, events, span)
+        transition = await self._act(unit, saga, context, [first, *parked], span)
         stored = self._journal.store(transition, context, before=None)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
+
+    async def _act(
+        self, unit: Unit, saga: Saga, context: Context, events: list[e.Event], span: Span
+    ) -> Transition | Ridden:
+        """The first events of a new saga, and what follows from them: on the lane, if it may."""
+        if self._lane is not None and len(events) == 1:
+            return await self._lane.begin(unit, saga, context, events[0], span)
+        return await self._interpreter.advance(unit, saga, context, events, span)
 
     async def _keep_lost(
         self, unit: Unit, request: OpenRequest, signal: e.CompensationRequested

@@ -68,7 +68,7 @@ class Looking(Agreeable):
 
 
 class Run(msgspec.Struct):
-    """What is left of one saga."""
+    """The answer, the row and the journal of one saga."""
 
     reply: Reply | None
     row: SagaRow
@@ -119,6 +119,7 @@ async def run(
 
 def declared(*, late: bool = False, twice: bool = False, fails: str = "") -> Stage[Any, Any]:
     """A stage of two transactions around a call; `fails` names what goes otherwise."""
+    # Long because a stage is declared in one place.
     stage: Stage[Any, Any] = Stage("shop", accepts=dict[str, Any], adds=dict[str, int])
 
     @stage.transaction(compensation=None, reason="nothing to give back")
