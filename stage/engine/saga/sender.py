@@ -184,7 +184,7 @@ class Sender:
         # Long because the request of each turn is built where its intent became durable.
         do = outgoing.do
         step = saga.under(self._plan).step(do.step)
-        stored = stored_requests(saga, do)
+        stored = outgoing.stored or stored_requests(saga, do)
         turn, conversation = outgoing.turn, outgoing.conversation
         assert conversation is not None and turn is not None
         if isinstance(turn, Foreign):
