@@ -220,7 +220,7 @@ def _way(key: str) -> int:
 
 
 def _to_nobody(_saga: str, _headers: Headers, _body: bytes, _after: float) -> None:
-    """Of a model in no world."""
+    """The model is in no world."""
 
 
 class UnkeyedApi(ApiModel):

@@ -403,8 +403,6 @@ class Books:
         if known.pending_at is not None and known.deadline is not None:
             known.deadline += max(0.0, event.at - known.pending_at)
         known.pending_at = event.at if known.pending else None
-        if isinstance(event, e.StepStarted) and event.step not in known.flying:
-            self._sent_again(stage, known, event)
         if EVENTS[type(event)].ends is AttemptKind.EXECUTE:
             step_name = getattr(event, "step", "")
             known.flying.discard(step_name)
@@ -438,12 +436,11 @@ class Books:
                 self._verb(known, event)
             case _:
                 self._forward_event(stage, known, event)
-        for name, word in known.said.items():
-            if name not in known.flying and name not in known.refused:
-                _settle(known, name, word)
+        _settle_what_is_said(known)
 
     def _sent_again(self, stage: str, known: Known, event: e.StepStarted) -> None:
-        if isinstance(known.said.get(event.step), e.WebhookFound):
+        said = known.said.get(event.step)
+        if event.step not in known.flying and isinstance(said, e.WebhookFound):
             text = f"{stage}/{event.step} was sent again, and its API had said that it landed"
             self.violate("I3", known.row.id, text)
 
@@ -544,6 +541,7 @@ class Books:
     def _attempted(self, stage: str, known: Known, event: e.StepStarted) -> None:
         plan = self.plans[stage]
         step = plan.step(event.step)
+        self._sent_again(stage, known, event)
         self._started(stage, known, step, event.at)
         known.attempts[step.name] = event.attempt
         known.flying.add(step.name)
@@ -790,8 +788,14 @@ class Books:
         return ((stage, saga, words) for (stage, saga), words in self._refused.items())
 
 
+def _settle_what_is_said(known: Known) -> None:
+    for name, word in known.said.items():
+        if name not in known.flying and name not in known.refused:
+            _settle(known, name, word)
+
+
 def _settle(known: Known, step: str, word: e.Webhook) -> None:
-    """What an API has said by itself ends the doubt about its call."""
+    """The word of an API ends the doubt about its call."""
     known.doubted.discard(step)
     known.pending.pop(step, None)
     if isinstance(word, e.WebhookFound):

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from stage.core import events as e
+from stage.core.errors import NewerJournal
 from tests.scenario.chain import running_chain
 from tests.scenario.test_webhook import hook, landed, stage_of, verified
 
@@ -28,7 +29,7 @@ def older_release(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_an_event_that_is_not_known_is_of_a_newer_release() -> None:
     """Its tag, or what it holds; bytes that are no event are damaged."""
     for body in (b'{"event":"of_tomorrow","at":1}', b'{"event":"step_started","at":1,"step":2}'):
-        with pytest.raises(e.NewerJournal, match="the release that wrote it goes on"):
+        with pytest.raises(NewerJournal, match="the release that wrote it goes on"):
             e.decode_event(body)
     for body in (b"[1]", b"{"):
         with pytest.raises(msgspec.DecodeError):

@@ -18,7 +18,7 @@ from stage.simulation import WEBHOOK_SECRET, ApiModel, ApiRequest, Effect, json_
 
 
 class Order(msgspec.Struct):
-    """What is paid for."""
+    """The order to be paid."""
 
     amount: int
 

@@ -199,7 +199,7 @@ class PostgresReplica:
             return []
         mail: list[Mail] = []
         for number, saga_id, encoded in await self._pool.fetch("mail", self._me):
-            # What only a newer release knows stays here: its sender asks again when none answers.
+            # Mail that only a newer release can read stays here: its sender asks again.
             with suppress(NewerJournal):
                 event = self._codec.decode_event(saga_id, UNNUMBERED, encoded)
                 mail.append(Mail(number=number, saga_id=saga_id, event=event))
