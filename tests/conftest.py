@@ -15,6 +15,7 @@ from blockbuster import blockbuster_ctx
 
 from stage.demo.postgres_server import Server, running
 from tests.kits import PROPERTY, Strikes, add_up, shortcomings, table
+from tests.order import order
 from tests.sizes import KITS, SIZES, TIER
 
 OURS = ["stage"]
@@ -85,8 +86,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(folder.cleanup)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a report name the figure of its kit, whether its test gets to report or not."""
+    """Long files first for several workers; and each report of a kit names its figure.
+
+    It does so whether its test gets to report or not.
+    """
+    if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+        files = [item.nodeid.partition("::")[0] for item in items]
+        items[:] = [items[place] for place in order(TIER, files, workers)]
     for item in items:
         if (marker := item.get_closest_marker("kit")) is not None:
             item.user_properties.append(("figure", marker.args[0]))

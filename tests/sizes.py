@@ -26,7 +26,7 @@ class Sizes:
     fault_stride: int
     """F2: of the first faults, each of which is paired with every later one."""
     schedule_stride: int
-    """F3: of the pairs of operations that begin a schedule."""
+    """F3: of the pairs of operations that begin a schedule, without and with a stage behind."""
     defect_stride: int
     """F4: of the further planted defects; the forty are always looked for."""
     kills: int
@@ -96,7 +96,7 @@ TIERS = {
         worlds=100,
         worlds_each=20,
         fault_stride=8,
-        schedule_stride=10,
+        schedule_stride=20,
         defect_stride=3,
         kills=10,
         sagas=1_000,
@@ -201,7 +201,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             {"single faults": 700, "pairs of faults": 8_000 // sizes.fault_stride},
         ),
         "F3": Kit(
-            "every schedule with two preemptions", {"schedules": 5_000 // sizes.schedule_stride}
+            "every schedule with two preemptions", {"schedules": 16_000 // sizes.schedule_stride}
         ),
         "F4": Kit("planted defects found", {"defects": DEFECTS}),
         "F5": Kit("random kills under load", {"kills": sizes.kills, "sagas": sizes.sagas}),

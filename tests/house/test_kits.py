@@ -18,7 +18,7 @@ UNKNOWN = "F" + "99"
 LEVEL_G = {
     "F1": {"sagas": 100_000},
     "F2": {"single faults": 700, "pairs of faults": 8_000},
-    "F3": {"schedules": 5_000},
+    "F3": {"schedules": 16_000},
     "F4": {"defects": 40},
     "F5": {"kills": 150, "sagas": 20_000},
     "F6": {"kills": 140},

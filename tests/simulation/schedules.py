@@ -171,22 +171,31 @@ def orders(*first: str) -> Iterator[tuple[str, ...]]:
     return (order for order in permutations(OPERATIONS) if order[: len(first)] == first)
 
 
-def schedules(order: tuple[str, ...], preemptions: int) -> Iterator[tuple[Schedule, Ran]]:
-    """Every schedule of an order with so many preemptions, run; pauses as far as there are any."""
+def schedules(
+    order: tuple[str, ...], preemptions: int, *, tail: bool = False
+) -> Iterator[tuple[Schedule, Ran]]:
+    """Every schedule of an order with so many preemptions, run; pauses as far as there are any.
+
+    With a `tail` the stage hands on to another one, which makes more pauses.
+    """
     for places in combinations(range(len(order) - 1), preemptions):
-        yield from _pauses(order, places, ())
+        yield from _pauses(order, places, (), tail=tail)
 
 
 def _pauses(
-    order: tuple[str, ...], places: tuple[int, ...], chosen: tuple[tuple[int, int], ...]
+    order: tuple[str, ...],
+    places: tuple[int, ...],
+    chosen: tuple[tuple[int, int], ...],
+    *,
+    tail: bool,
 ) -> Iterator[tuple[Schedule, Ran]]:
     if not places:
         schedule = Schedule(order, chosen)
-        yield schedule, run(schedule)
+        yield schedule, run(schedule, tail=tail)
         return
     place, rest = places[0], places[1:]
     for pause in range(1, PAUSES_MAX):
-        for schedule, ran in _pauses(order, rest, (*chosen, (place, pause))):
+        for schedule, ran in _pauses(order, rest, (*chosen, (place, pause)), tail=tail):
             if ran.missed == place:
                 return  # it has no such pause, and no later one
             yield schedule, ran

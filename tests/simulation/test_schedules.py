@@ -20,8 +20,10 @@ from tests.simulation.schedules import (
 )
 from tests.sizes import SIZES
 
-BEGINNINGS = [*permutations(OPERATIONS, 2)][:: SIZES.schedule_stride]
-"""The first two operations of a schedule."""
+BEGINNINGS = [
+    (first, second, tail) for tail in (False, True) for first, second in permutations(OPERATIONS, 2)
+][:: SIZES.schedule_stride]
+"""The first two operations of a schedule, and whether the stage hands on to another one."""
 
 pytestmark = pytest.mark.blocking  # the virtual loop never waits for anything real
 
@@ -36,13 +38,16 @@ def holds(schedule: Schedule, ran: Ran) -> None:
 
 
 @pytest.mark.kit("F3")
-@pytest.mark.parametrize("first, second", BEGINNINGS)
-def test_every_schedule_ends_as_it_should(first: str, second: str, strikes: Strikes) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first, second, tail", BEGINNINGS)
+def test_every_schedule_ends_as_it_should(
+    first: str, second: str, tail: bool, strikes: Strikes
+) -> None:
     """Somebody asked to compensate, so nothing stands in the end, whoever went first."""
     counted: Counter[int] = Counter()
     for order in orders(first, second):
         for preemptions in range(PREEMPTIONS_MAX + 1):
-            for schedule, ran in schedules(order, preemptions):
+            for schedule, ran in schedules(order, preemptions, tail=tail):
                 holds(schedule, ran)
                 counted[preemptions] += 1
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from stage.demo.postgres_server import Server, running
 from stage.ports.store import Store
 from stage.store.memory import MemoryStore
 from stage.store.postgres.store import PostgresStore
@@ -33,13 +34,46 @@ def migrations(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+KINDS = ("memory", "sqlite", "postgres")
+OLDEST = "postgres-15"
+"""The oldest release of PostgreSQL that is supported: it is held to the law alone, where it is."""
+OLDEST_PROGRAMS = Path("/usr/lib/postgresql/15/bin")
+"""Where Debian has it."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Hold every kind of store to a test that asks for `place`."""
+    if "place" in metafunc.fixturenames:
+        law = metafunc.module.__name__.endswith(".test_contract")
+        oldest = (OLDEST,) if law and OLDEST_PROGRAMS.is_dir() else ()
+        metafunc.parametrize("place", (*KINDS, *oldest), indirect=True)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a store of each kind has its database."""
+    if request.param == OLDEST:
+        server: Server = request.getfixturevalue("oldest_postgres")
+        return emptied(server)
     if request.param == "postgres":
         url: str = request.getfixturevalue("postgres_url")
         return url
     return "" if request.param == "memory" else str(tmp_path / "stage.db")
+
+
+@pytest.fixture(scope="session")
+def oldest_postgres() -> Iterator[Server]:
+    """One server of the oldest release for all tests of a worker."""
+    with running(programs=OLDEST_PROGRAMS) as server:
+        yield server
+
+
+def emptied(server: Server) -> str:
+    """The URL of a database without tables: always the same one, since making one takes longer."""
+    server.sql(
+        "DROP SCHEMA IF EXISTS stage CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+    )
+    return server.url()
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -17,9 +17,11 @@ from stage.core.age import WAIT_SECONDS_MAX
 from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
 from stage.core.events import Accepted, CompensationRequested, Event, TurnedBack
 from stage.core.states import ParkCause, SagaState
+from stage.demo.postgres_server import Server
 from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Store, Unit
 from stage.store.errors import StatementRefused
 from stage.store.postgres.store import PostgresStore
+from tests.unit.store.conftest import OLDEST_PROGRAMS
 from tests.unit.store.given import (
     AT,
     accepted,
@@ -40,6 +42,12 @@ def rolling_back(store: Store) -> str:
     if isinstance(store, PostgresStore):
         return "DO $$ BEGIN ROLLBACK; END $$"
     return "INSERT OR ROLLBACK INTO payment (saga_id) VALUES ('taken'), (NULL)"
+
+
+@pytest.mark.skipif(not OLDEST_PROGRAMS.is_dir(), reason="postgresql-15 is not installed")
+def test_the_law_is_held_against_the_oldest_server_too(oldest_postgres: Server) -> None:
+    """Tests that ask for a store are then run against it as well."""
+    assert oldest_postgres.sql("SHOW server_version").startswith("15.")
 
 
 # --- 1: a unit becomes durable whole ---------------------------------------------------------
