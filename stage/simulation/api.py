@@ -182,7 +182,7 @@ class HookingApi(ApiModel):
 
     def __init__(self, name: str, books: Books, faults: Faults) -> None:
         super().__init__(name, books, faults)
-        self._told: dict[str, None] = {}
+        self._sent: dict[str, None] = {}
 
     def made(self, request: ApiRequest, effect: Effect) -> Answer:
         """202, or in one case of eight the end itself."""
@@ -200,9 +200,9 @@ class HookingApi(ApiModel):
 
     def _tell(self, key: str, end: str, name: str) -> None:
         way = _way(key)
-        if way == 0 or key in self._told:
+        if way == 0 or key in self._sent:
             return
-        self._told[key] = None
+        self._sent[key] = None
         after = 0.0 if way < 4 else 5.0 * way
         body = msgspec.json.encode({"key": key, "end": end, "id": name})
         for again in (0.0, 3.0):

@@ -34,7 +34,7 @@ KEY = "s-1:payment:charge:do"
 
 
 class SlowPsp(ApiModel):
-    """It takes a charge on, and says what became of it when it is told to."""
+    """It takes a charge on, and says what became of it when it is asked."""
 
     def made(self, request: ApiRequest, effect: Effect) -> Answer:
         return json_answer(202, {"state": "pending"})
@@ -123,11 +123,11 @@ def two_replicas(random: Random) -> Faults:
     return Faults(rates={"replicas": 1.0}, random=random)
 
 
-@pytest.mark.parametrize("end, made, told", [("landed", 1, 0), ("declined", 0, 1)])
+@pytest.mark.parametrize("end, made, notified", [("landed", 1, 0), ("declined", 0, 1)])
 def test_three_days_five_restarts_two_replicas(
-    end: str, made: int, told: int, monkeypatch: pytest.MonkeyPatch
+    end: str, made: int, notified: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One effect, nothing held meanwhile; upstream is told once of a no, and never of a yes."""
+    """One effect, nothing held meanwhile; upstream is notified once of a no, and never of a yes."""
     monkeypatch.setattr(loop, "STILL_SECONDS", LOOK_SECONDS)
     days = ThreeDays(end)
     scenario = Scenario(
@@ -140,9 +140,9 @@ def test_three_days_five_restarts_two_replicas(
     assert result.seconds > 3.0 * DAY_SECONDS
     assert RESTARTS * LOOKS * [0] == days.held
     lines = result.transcript.lines
-    assert told == sum(line.who == CLIENT and "is asked to" in str(line.what) for line in lines)
+    assert notified == sum(line.who == CLIENT and "is asked to" in str(line.what) for line in lines)
     assert 1 == sum("EFFECT made" in str(line.what) for line in lines)
-    assert 1 == sum("WebhookFound" in repr(line.what) for line in lines) + told
+    assert 1 == sum("WebhookFound" in repr(line.what) for line in lines) + notified
     assert RESTARTS <= sum("CRASHES" in str(line.what) for line in lines)
     assert any(isinstance(line.what, Recovered) for line in lines)
     assert days.world is not None

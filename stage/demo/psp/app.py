@@ -143,16 +143,19 @@ def pending(key: str) -> web.Response:
 
 
 async def post_confirm(request: web.Request) -> web.Response:
-    """The customer confirms a pending charge: it is made, and told by a webhook, twice."""
+    """The customer confirms a pending charge: it is made, and a webhook says so, twice.
+
+    A look-up before the first one is acknowledged is answered that it is pending.
+    """
     books = request.app[BOOKS]
     entry = books.entries.get(request.match_info["key"])
     if entry is None or not entry.pending or entry.closed:
         raise problem(web.HTTPConflict, "no charge is pending under this key")
-    entry.pending = False
     entry.answer = decide(books, entry, entry.asked["amount"], refuse=False)
     said = {"type": "charge.succeeded", "id": entry.charge_id, "key": entry.key}
-    codes = [await request.app[WEBHOOKS].send(said) for _ in range(2)]
-    return web.json_response({"webhooks": codes})
+    first = await request.app[WEBHOOKS].send(said)
+    entry.pending = False
+    return web.json_response({"webhooks": [first, await request.app[WEBHOOKS].send(said)]})
 
 
 async def post_refund_by_key(request: web.Request) -> web.StreamResponse:
