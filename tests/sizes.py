@@ -244,8 +244,8 @@ COMMITS_MIN = 3
 """F23: commits of a saga that completes, at least."""
 CALLS_MIN = {"fdatasync": 20, "pwrite64": 100, "send": 20}
 """How many calls of each kind the scenario of F6 makes at least."""
-STORIES = 3 * 14 - 4
-"""F29: stories under three callers, but for processes that two of them do not have."""
+STORIES = 4 * 14 - 4
+"""F29: stories under four callers, but for processes that two of them do not have."""
 DEFECTS = 40
 """The defects that F4 asks for; further ones are counted apart."""
 

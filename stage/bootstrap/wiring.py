@@ -28,6 +28,7 @@ from stage.bootstrap.database_log import (
     tell_trouble,
 )
 from stage.bootstrap.listener import check_not_ours
+from stage.bootstrap.scheduler import scheduler_of
 from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
 from stage.config import Config
 from stage.core.errors import ConfigurationError
@@ -243,6 +244,7 @@ def wire(
         limits=_engine_limits(config, limits),
         code=watch.code,
         redact=stage.redact,
+        schedule=scheduler_of(config, store, stage.name),
     )
     admission = Admission(config.requests_max, callers=config.upstreams)
     gauges = Gauges(

@@ -16,6 +16,7 @@ from stage.config.values import (
     database,
     file_path,
     host,
+    host_and_port,
     host_names,
     one_of,
     peer_name,
@@ -67,6 +68,9 @@ class Config:
     payload_key_file: str = ""
     lock_wait_seconds: float = 0.0
     lease_seconds: float = 10.0
+    engine: str = "embedded"
+    temporal_address: str = ""
+    temporal_namespace: str = "default"
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     externals: Mapping[str, str | Connection] = field(default_factory=dict)
@@ -196,6 +200,14 @@ SETTINGS = (
         "SECONDS",
         "Replicas on PostgreSQL: after so long a silent one is taken for dead.",
     ),
+    Setting(
+        "engine",
+        one_of("embedded", "temporal"),
+        "NAME",
+        "What says when and where a saga is run: this process, or workflows of Temporal.",
+    ),
+    Setting("temporal_address", host_and_port, "HOST:PORT", "Temporal, for --engine temporal."),
+    Setting("temporal_namespace", peer_name, "NAME", "The namespace there."),
     Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
     Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),
     Setting("externals", check_url, "NAME=URL", "An external API that is called.", peers=True),

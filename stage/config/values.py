@@ -77,6 +77,14 @@ def host(value: object) -> str:
     return value
 
 
+def host_and_port(value: object) -> str:
+    """HOST:PORT. Raises ValueError with the fix."""
+    name, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not re.fullmatch(r"[A-Za-z0-9.:_%\[\]-]+", name) or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise ValueError(f"{value!r} is no address: give HOST:PORT, such as temporal:7233")
+    return name + ":" + port
+
+
 def host_names(value: object) -> str:
     """Names of hosts without ports, divided by commas. Raises ValueError with the fix."""
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else [""]

@@ -43,6 +43,7 @@ def _word(
 _OF_A_SAGA = r"\b{0}\w*(?: \w+)? sagas?\b|\bsagas? (?:is|are|was|were|gets?|be) {0}\w*"
 _ORCHESTRATORS = (
     "stage/orchestrators/*",
+    "stage/engine/temporal/*",
     "stage/cli/temporal.py",
     "stage/cli/asl.py",
     "examples/temporal/*",

@@ -92,6 +92,7 @@ class EmbeddedCommands(EmbeddedQueries):
         saga_id, until = envelope.saga_id, loop_time() + wait_seconds
         recognised = recognise(envelope)
         exists = False  # whether the saga was seen: it may have been accepted for this very request
+        first = False  # whether it was written down for this request, and is run by a scheduler
         while True:
             live = self._sagas.get(saga_id)
             joined = live is not None
@@ -113,6 +114,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 exists = True
                 _check_same(live.context, live.saga.state, envelope, recognised)
                 replayed = live.replayed or (joined and _answered(live))
+                first = first or (live.request.deposit and not (joined or live.replayed))
                 if respond_async and not _answered(live):
                     until = 0.0  # join a saga that runs already: deferred like any other
                 row = await self._answer(live, until)
@@ -129,7 +131,9 @@ class EmbeddedCommands(EmbeddedQueries):
                 raise _unread(error) from error
             found = await self._answer_elsewhere(envelope, recognised, until)
             if found is not None:
-                return _reply(found, replayed=True)
+                return _reply(found, replayed=not first)
+            # Nobody runs it who could journal what the caller is answered: the opening does.
+            respond_async = respond_async or loop_time() >= until
 
     async def bar(self, saga_id: str, *, upstream: str, reason: str, trace: TraceContext) -> bool:
         """See `ports.engine.Commands`."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, NewerJournal
 from stage.core.saga import Saga
-from stage.engine.embedded.limits import OPEN_SECONDS_MAX
+from stage.engine.embedded.limits import LOOK_SECONDS, OPEN_SECONDS_MAX
 from stage.engine.saga.context import bare_saga
 from stage.engine.saga.interpreter import Interpreter
 from stage.ports.engine import Snapshot, Unsettled
@@ -18,9 +18,11 @@ from stage.ports.store import Entry, SagaRow, Store
 class Elsewhere:
     """Reads what is stored, and waits for what the owner of a saga does to it."""
 
-    def __init__(self, interpreter: Interpreter, store: Store) -> None:
+    def __init__(self, interpreter: Interpreter, store: Store, *, scheduled: bool) -> None:
+        """`scheduled`: a scheduler opens the sagas that nobody owns, so they are waited for too."""
         self._interpreter = interpreter
         self._store = store
+        self._scheduled = scheduled
 
     async def stored(self, saga_id: str) -> Snapshot | None:
         """The saga as it is stored; None when it was never seen."""
@@ -49,6 +51,16 @@ class Elsewhere:
         """Return after the next change by another replica; at once when none runs the saga."""
         await self._store.ownership.changed(row.id, row.length, until)
 
+    async def _changed(self, saga_id: str, length: int, until: float) -> bool:
+        """Wait for a change; False when the saga is to be opened here."""
+        loop = asyncio.get_running_loop()
+        looked = loop.time()
+        held = await self._store.ownership.changed(saga_id, length, until)
+        if held or not self._scheduled:
+            return held
+        await asyncio.sleep(min(max(until - looked, 0.0), LOOK_SECONDS))
+        return True
+
     async def row_when(
         self, saga_id: str, until: float, wanted: Callable[[SagaRow], bool]
     ) -> SagaRow | None:
@@ -67,7 +79,7 @@ class Elsewhere:
                 return None
             if loop.time() >= until:
                 return row
-            held = await self._store.ownership.changed(saga_id, row.length, until)
+            held = await self._changed(saga_id, row.length, until)
 
     async def snapshot_when(
         self, saga_id: str, until: float, wanted: Callable[[Saga], bool]
@@ -82,7 +94,7 @@ class Elsewhere:
                 return None
             if loop.time() >= until:
                 return found
-            held = await self._store.ownership.changed(saga_id, found.row.length, until)
+            held = await self._changed(saga_id, found.row.length, until)
 
     async def journaled(
         self, saga_id: str, event: e.Event, needless: Callable[[Saga], bool], until: float
@@ -112,4 +124,4 @@ class Elsewhere:
             if row.epoch != posted_in and not await ownership.post(saga_id, event):
                 return False
             posted_in = row.epoch
-            held = await ownership.changed(saga_id, row.length, latest)
+            held = await self._changed(saga_id, row.length, latest)

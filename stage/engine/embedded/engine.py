@@ -19,6 +19,7 @@ from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.pauses import Pauses
 from stage.engine.embedded.recovery import Recovery
 from stage.engine.embedded.retention import Retention
+from stage.engine.embedded.scheduler import MakeScheduler
 from stage.engine.embedded.sweeps import Sweeps
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
@@ -53,10 +54,12 @@ class EmbeddedEngine(EmbeddedCommands):
         render: Render = render_ending,
         code: AuthorCode = UNWATCHED,
         redact: Redact | None = None,
+        schedule: MakeScheduler = Recovery,
     ) -> None:
         """`render` makes the answer of a saga that ends; it is stored, and never made again.
 
-        `redact` makes the words of others fit to be kept as reasons.
+        `redact` makes the words of others fit to be kept as reasons. `schedule` makes what says
+        when and where a saga is opened that no caller asks for; by default it is due, and here.
         """
         # Long because it lists the parts in the order in which they need each other.
         clock, limits = clock or SystemClock(), limits or EngineLimits()
@@ -77,6 +80,9 @@ class EmbeddedEngine(EmbeddedCommands):
             inline=limits.inline,
         )
         self._pauses = Pauses(store, clock, observer, sender.hold)
+        self._scheduler = schedule(
+            sagas, ownership, observer, clock, limits, participant.plan.version
+        )
         super().__init__(
             Parts(
                 participant=participant,
@@ -86,7 +92,7 @@ class EmbeddedEngine(EmbeddedCommands):
                 sender=sender,
                 pauses=self._pauses,
                 units=units,
-                elsewhere=Elsewhere(interpreter, store),
+                elsewhere=Elsewhere(interpreter, store, scheduled=sagas.deposited is not None),
                 store=store,
                 clock=clock,
                 limits=limits,
@@ -96,9 +102,6 @@ class EmbeddedEngine(EmbeddedCommands):
         self._sweeps = Sweeps(store, clock, observer, self.act_on)
         self.sweeps_changed = self._sweeps.wake
         self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
-        self._recovery = Recovery(
-            sagas, ownership, observer, clock, limits, participant.plan.version
-        )
         self._retention = Retention(store, observer, clock, window)
         self._tombstones = TombstoneShares(limits.upstreams)
         self._code = code
@@ -107,7 +110,7 @@ class EmbeddedEngine(EmbeddedCommands):
     async def start(self) -> None:
         """Claim every unfinished saga, then serve; later ones are opened when they are due."""
         await self._pauses.start()
-        await self._recovery.start()
+        await self._scheduler.start()
         self._lease.start()
         self._retention.start()
         self._sweeps.start()
@@ -124,9 +127,10 @@ class EmbeddedEngine(EmbeddedCommands):
         self._leaving = True
         self._pauses.stop()
         self._sweeps.stop()
-        self._recovery.stop()
+        self._scheduler.stop()
         self._retention.stop()
         await self._sagas.drain(seconds)
+        await self._scheduler.close()
         await self._lease.stop()
 
     @property
@@ -134,7 +138,7 @@ class EmbeddedEngine(EmbeddedCommands):
         """See `ports.engine.Engine`."""
         if self._leaving or self._store.identity.awaits_release or self._code.stuck:
             return False
-        return self._recovery.recovered and self._store.available
+        return self._scheduler.recovered and self._store.available
 
     @property
     def draining(self) -> bool:
@@ -186,6 +190,6 @@ class EmbeddedEngine(EmbeddedCommands):
                 "an operator has paused the intake of new sagas",
                 retry_after=min(max(left, 1.0), PAUSED_SECONDS_MAX),
             )
-        if not self._recovery.recovered:
+        if not self._scheduler.recovered:
             raise Busy("starting: unfinished sagas are being taken over")
         self._sagas.admit(request, self._limits.sagas_max)

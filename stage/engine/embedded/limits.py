@@ -16,6 +16,8 @@ WRITTEN_SECONDS_MAX = 0.25
 """How long a query for the journal or a list waits for what was answered to be durable."""
 LOOK_AGAIN_SECONDS = 0.25
 """How often a query that waits looks at a saga which rests outside of memory."""
+LOOK_SECONDS = 0.02
+"""How often a caller looks at a saga that a scheduler has yet to open."""
 EVICT_AFTER_SECONDS = 5.0
 """A saga that rests longer than this leaves memory; the scan brings it back when it is due."""
 GIVE_WAY_SECONDS = 0.1

@@ -86,6 +86,9 @@ class LiveSagas:
         """Called with the id of a saga that leaves memory and is due later."""
         self.crowded: Callable[[], bool] = lambda: False
         """Whether sagas wait for the room that recovered ones have."""
+        self.deposited: Callable[[str], None] | None = None
+        """Where it is set, only sagas that the scheduler opens are run here. An offer or a request
+        is written down, and it is called with the id of the saga."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -163,6 +166,7 @@ class LiveSagas:
         """
         if self._stopped:
             raise Stopping
+        request.deposit = self.deposited is not None and not recovered
         live = LiveSaga(request)
         live.recovered = recovered
         if request.offer is not None:
@@ -252,7 +256,18 @@ class LiveSagas:
         transition = await self._open(live)
         if live.context is not None and live.context.trace is not bound:
             self._observer.bind(live.saga_id, live.context.trace)
-        return "stopped" if transition is None else await self._loop(live, transition)
+        if transition is None:
+            return "stopped"
+        if live.request.deposit and live.row is not None and live.row.due_at is not None:
+            return self._leave_to_scheduler(live)
+        return await self._loop(live, transition)
+
+    def _leave_to_scheduler(self, live: LiveSaga) -> str:
+        """Let go of a saga that was only written down; its callers follow it in the store."""
+        assert self.deposited is not None
+        live.lost = True
+        self.deposited(live.saga_id)
+        return "taken_over"
 
     async def _open(self, live: LiveSaga) -> Transition | None:
         transition = await self._units.open(live)

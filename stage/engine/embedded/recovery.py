@@ -71,6 +71,9 @@ class Recovery:
         for each in self._tasks:
             each.cancel()
 
+    async def close(self) -> None:
+        """See `scheduler.Scheduler`: there is nothing to wait for."""
+
     def _crowded(self) -> bool:
         return bool(self._backlog) and self._room() <= 0
 

@@ -54,6 +54,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _CHANGES_THE_WAY = (e.CompensationRequested, e.Verb)
+_REQUESTS = (e.Accepted, e.AnswerDeferred, e.Webhook, *_CHANGES_THE_WAY)
+"""A run acts on these in the unit that journals them, unless they were only written down."""
 
 Signal = e.CompensationRequested | e.Verb | e.AnswerDeferred | e.Webhook
 """An event that may be asked of a saga that exists."""
@@ -72,6 +74,8 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
     barred: e.Tombstoned | None = None
     trace: TraceContext = TraceContext()
     mail: tuple[int, ...] = ()
+    deposit: bool = False
+    """Only write down what is offered or asked: a scheduler says when and where it is run."""
     unseen: Unseen = Unseen.NEW
     """The proof that the request brings, in case there is no such saga."""
     first_sent_at: float | None = None
@@ -85,12 +89,16 @@ class OpenRequest(msgspec.Struct, eq=False, kw_only=True):
 
 
 class _Found(NamedTuple):
-    """A stored saga that is to be run; `lost` are its attempts in flight when it was lost."""
+    """A stored saga that is to be run; `lost` are its attempts in flight when it was lost.
+
+    `asked` says that its last entry is a request, and that no run has acted on it.
+    """
 
     row: SagaRow
     saga: Saga
     context: Context
     lost: tuple[CutOff, ...]
+    asked: bool = False
 
 
 class Opening:
@@ -145,6 +153,8 @@ class Opening:
             return await self._leave_alone(unit, request, found, asked)
         if not asked and (saga.ended or saga.parked) and row.due_at is None:
             return self._replay(request, row, context, saga)
+        if request.deposit:
+            return await self._deposit(unit, request, found, asked)
         return await self._take_over(unit, request, found, asked)
 
     async def _found(self, unit: Unit, row: SagaRow, context: Context) -> _Found:
@@ -154,7 +164,9 @@ class Opening:
             return _Found(row, kept.saga, with_baggage(context, kept.baggage), ())
         entries = await unit.journal(row.id)
         saga = self._interpreter.fold(row.id, entries)
-        return _Found(row, saga, with_baggage(context, baggage_of(entries)), cut_off(entries))
+        lost = cut_off(entries)
+        asked = not lost and isinstance(entries[-1].event, _REQUESTS)
+        return _Found(row, saga, with_baggage(context, baggage_of(entries)), lost, asked)
 
     def _asked(self, saga: Saga, request: OpenRequest) -> list[e.Event]:
         """The signal, unless it changes nothing of the saga; for a caller told 202, that."""
@@ -191,7 +203,7 @@ class Opening:
             epoch=held + 1,
             # The doubts of a restore are left to a release that knows the steps.
             generation=saga.generation if plan.misfit else generation,
-            rested=at_rest(plan, saga),
+            rested=at_rest(plan, saga) or found.asked,
             innocent=self._code.innocent(saga.id),
         )
         for event in asked:
@@ -212,6 +224,22 @@ class Opening:
         stored = self._journal.store(transition, context, before=found.row)
         await self._journal.write(unit, stored, epoch=held, mail=request.mail)
         return msgspec.structs.replace(stored, span=span, cut_off=lost)
+
+    async def _deposit(
+        self, unit: Unit, request: OpenRequest, found: _Found, asked: list[e.Event]
+    ) -> Stored:
+        """Write down what is asked, under the epoch of the last run: the next one acts on it."""
+        row, saga, context = found.row, found.saga, found.context
+        if not asked:
+            return self._replay(request, row, context, saga)
+        for event in asked:
+            self.check(saga, event)
+        transition = self._interpreter.note(saga, asked, self._clock.now())
+        if all(isinstance(event, e.AnswerDeferred) for event in asked):
+            transition.rest_until = row.due_at  # it changes no action
+        stored = self._journal.store(transition, context, before=row)
+        await self._journal.write(unit, stored, epoch=saga.epoch, mail=request.mail)
+        return stored
 
     async def _leave_alone(
         self, unit: Unit, request: OpenRequest, found: _Found, asked: list[e.Event]
@@ -272,11 +300,22 @@ class Opening:
             context, first = buried(request.trace), request.barred
         else:
             return None
+        if request.deposit and isinstance(first, e.Accepted):
+            return await self._accept_only(unit, saga, context, [first, *parked])
         span = self.begin_span(request, saga, context.trace)
         transition = await self._interpreter.advance(unit, saga, context, [first, *parked], span)
         stored = self._journal.store(transition, context, before=None)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
+
+    async def _accept_only(
+        self, unit: Unit, saga: Saga, context: Context, events: Sequence[e.Event]
+    ) -> Stored:
+        """Write a new saga down: its first run is still to come."""
+        transition = self._interpreter.note(saga, events, events[0].at)
+        stored = self._journal.store(transition, context, before=None)
+        await self._journal.write(unit, stored, epoch=None)
+        return stored
 
     async def _keep_lost(
         self, unit: Unit, request: OpenRequest, signal: e.CompensationRequested

@@ -23,6 +23,8 @@ from tests.acceptance.orchestrators.parts import ORDER, STAGES, UNTIL_SECONDS_MA
 
 BUDGET_SECONDS = 30.0
 POLL_SECONDS = 0.05
+LEASE_SECONDS = 2
+"""After so long without a sign of its worker a saga is given to another one."""
 OUTCOMES = {
     "completed": "executed",
     document.COMPENSATED: "compensated",
@@ -72,9 +74,11 @@ class Caller(Protocol):
 class PlainChain:
     """order begins sagas; payment hands them on to shipping."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *engine: str) -> None:
+        """`engine` are options of payment."""
         (port,) = free_ports(1)
-        self.parts = Parts(folder, caller="order", door=url(port), hands_on=True)
+        door = url(port)
+        self.parts = Parts(folder, caller="order", door=door, hands_on=True, engine=engine)
         head = ["stage.neighbours.upstream", "--name", "order", "--stage", self.parts.payment.url]
         self._order = Service("order", port, head, folder / "order.log")
 
@@ -119,6 +123,36 @@ class PlainChain:
     async def lose_server(self) -> None:
         """See `Caller`."""
         raise NotThere
+
+
+class TemporalEngine(PlainChain):
+    """A plain chain whose real stage is driven by workflows: one a saga."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = TemporalServer(folder)
+        lease = ("--lease-seconds", str(LEASE_SECONDS))
+        where = ("--temporal-address", self._server.address)
+        super().__init__(folder, "--engine", "temporal", *where, *lease)
+
+    async def start(self) -> None:
+        """See `Caller`."""
+        await self._server.start()
+        await super().start()
+
+    async def stop(self) -> None:
+        """See `Caller`."""
+        await super().stop()
+        await self._server.kill()
+
+    async def lose_worker(self) -> None:
+        """See `Caller`. The worker of the workflows is the stage."""
+        await self.parts.payment.kill()
+        await self.parts.payment.start()
+
+    async def lose_server(self) -> None:
+        """See `Caller`."""
+        await self._server.kill()
+        await self._server.start()
 
 
 class TemporalChain:
@@ -243,5 +277,6 @@ def _outcome(end: End) -> str:
 CALLERS: dict[str, Callable[[Path], Caller]] = {
     "plain": PlainChain,
     "temporal": TemporalChain,
+    "temporal_engine": TemporalEngine,
     "step_functions": StepFunctionsChain,
 }

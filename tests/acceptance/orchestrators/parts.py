@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +33,16 @@ class Parts:
     """payment is a real stage on SQLite. It hands on to shipping only where `hands_on` is set."""
 
     def __init__(
-        self, folder: Path, *, caller: str, door: str, hands_on: bool = False, otlp: str = ""
+        self,
+        folder: Path,
+        *,
+        caller: str,
+        door: str,
+        hands_on: bool = False,
+        otlp: str = "",
+        engine: Sequence[str] = (),
     ) -> None:
-        """`caller` is the upstream of payment, at the URL `door`."""
+        """`caller` is the upstream of payment, at the URL `door`; `engine` are options of it."""
         psp, payment, shipping = free_ports(3)
         options = ["--otlp-endpoint", otlp] if otlp else []
         above = url(payment) if hands_on else door
@@ -49,6 +57,7 @@ class Parts:
                 *("--upstream", f"{caller}={door}", "--external", f"psp={url(psp)}"),
                 *hand,
                 *options,
+                *engine,
             ],
             folder / "payment.log",
         )
