@@ -6,7 +6,7 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from random import Random
@@ -21,7 +21,7 @@ from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
-from stage.simulation.api import ApiModel, PendingApi, UnkeyedApi
+from stage.simulation.api import ApiModel, HookingApi, PendingApi, UnkeyedApi
 from stage.simulation.books import Books, Violation
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.failovers import Failovers
@@ -210,6 +210,7 @@ class World:
             if model.keeps:
                 self.books.keeping.add(name)
             self.network.serve_api(model)
+            model.deliver = partial(self.network.hook, name, stage.name)
         releases = [WatchedStage(bound, disk)]
         before = bound.supersedes
         while before is not None:
@@ -383,6 +384,8 @@ def _model_of(api: str, plan: Plan) -> type[ApiModel]:
     """The model of an API of which the author says nothing but whether it honours keys."""
     if api.endswith("-pending"):
         return PendingApi
+    if api.endswith("-hooking"):
+        return HookingApi
     keyed = all(step.idempotent for step in plan.steps if step.peer == api)
     return ApiModel if keyed else UnkeyedApi
 
