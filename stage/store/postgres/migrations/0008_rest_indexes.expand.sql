@@ -1,6 +1,6 @@
 -- stage: outside a transaction
 -- The indexes of `rested_at`. To build one over millions of sagas takes a while, and in a
--- transaction all that use the table would wait for it (decision 0079). What an upgrade that was
+-- transaction all that use the table would wait for it (decision 0073). What an upgrade that was
 -- cut off has left is dropped first: an index that is not whole is written to, and never read.
 
 -- Sagas that were over before `rested_at` was there. It is empty once they are closed.
