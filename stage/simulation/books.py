@@ -348,6 +348,11 @@ class Books:
         for write in writes:
             self._write(stage, who, write)
 
+    def given_up(self, stage: str, rows: Sequence[SagaRow]) -> None:
+        """These are left of sagas whose journals were dropped."""
+        for row in rows:
+            self.known[stage, row.id].row = row
+
     def _count(self, stage: str, work: Worked) -> None:
         local = self.local.setdefault((stage, work.saga, work.step), Local())
         if work.undo:

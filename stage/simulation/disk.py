@@ -235,6 +235,7 @@ class SimulatedStore:
         finally:
             disk.unit = None
         disk.books.committed(disk.stage, process.name, noted[-1].writes, noted[-1].works)
+        disk.books.given_up(disk.stage, noted[-1].closed)
         self._check_owner(noted[-1])
         if disk.shared is not None:
             disk.shared.primary.wrote(process.name)
@@ -457,7 +458,7 @@ class _Lost(Exception):
 class _Noted:
     """A unit that remembers what was written and which functions ran in it."""
 
-    __slots__ = ("_owned_elsewhere", "_unit", "trespasses", "works", "writes")
+    __slots__ = ("_owned_elsewhere", "_unit", "closed", "trespasses", "works", "writes")
 
     def __init__(self, unit: Unit, owned_elsewhere: Callable[[str], bool]) -> None:
         self._unit = unit
@@ -466,6 +467,8 @@ class _Noted:
         """Sagas that were written though a live other process owned them."""
         self.writes: list[Written] = []
         self.works: list[Worked] = []
+        self.closed: list[SagaRow] = []
+        """What is left of sagas that were given up, and have no journal any more."""
 
     @property
     def tx(self) -> Tx:
@@ -511,7 +514,10 @@ class _Noted:
 
     async def close(self, row: SagaRow, *, epoch: int) -> bool:
         """See ports.store.Unit."""
-        return await self._unit.close(row, epoch=epoch)
+        closed = await self._unit.close(row, epoch=epoch)
+        if closed:
+            self.closed.append(row)
+        return closed
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See ports.store.Unit."""

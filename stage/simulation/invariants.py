@@ -83,9 +83,10 @@ async def _stored(books: Books, node: Node) -> None:
             books.violate("I1", saga, f"{stage} lost what was durable")
             continue
         entries = await node.disk.store.entries(saga)
-        if [entry.event for entry in entries] != known.events:
+        given_up = known.row.closed_at is not None
+        if [entry.event for entry in entries] != ([] if given_up else known.events):
             books.violate("I1", saga, f"the journal of {stage} is not what was written")
-        if differs := await _replayed(node, known):
+        if not given_up and (differs := await _replayed(node, known)):
             books.violate("I15", saga, f"{stage}: {differs}")
 
 
