@@ -115,7 +115,7 @@ class PostgresConnection:
             raise
         if word != "COMMIT" or self._link.warned:
             raise _Unclear(self._link.warned or word)
-        self._timeline.number = self._number
+        self._timeline.landed(self._number)
 
     async def drop(self) -> None:
         """See store.connection.Connection."""
@@ -143,7 +143,7 @@ class PostgresConnection:
         except Exception as error:
             raise away(error) from error
         if landed:
-            self._timeline.number = number
+            self._timeline.landed(number)
         return landed
 
 

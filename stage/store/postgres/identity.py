@@ -6,13 +6,18 @@ promoted without the last commits, is told by the number of our own last durable
 
 from __future__ import annotations
 
+import time
 import uuid
+from typing import Final
 
 from stage.core.errors import StoreUnavailable
 from stage.ports.identity import Identity
 from stage.store import identity as whose
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link
+
+NUMBER_SECONDS: Final = 86_400.0
+"""A number that is older proves nothing: after a week without a batch it is forgotten in order."""
 
 
 async def read_identity(link: Link) -> Identity | None:
@@ -81,9 +86,33 @@ class Timeline:
         self.writer = uuid.uuid4().hex
         self.number = 0
         """The highest number of a batch that is certainly durable."""
+        self._landed_at = 0.0
+
+    def landed(self, number: int) -> None:
+        """The batch of that number is durable."""
+        self.number, self._landed_at = number, time.monotonic()
 
     async def check(self, link: Link) -> None:
-        """Raise StoreUnavailable unless this is the same database, and no older state of it."""
+        """Raise StoreUnavailable unless this is the same database, and no older state of it.
+
+        It waits for a batch in doubt.
+        """
+        await self._check_identity(link)
+        ((number,),) = await link.fetch("settle_batch", self.writer)
+        self._check_number(number)
+
+    async def check_reader(self, link: Link) -> None:
+        """As `check`, and writes nothing."""
+        await self._check_identity(link)
+        found = await link.fetch("last_batch", self.writer)
+        self._check_number(found[0][0] if found else 0)
+
+    def _check_number(self, number: int) -> None:
+        kept = time.monotonic() < self._landed_at + NUMBER_SECONDS
+        if number < self.number and kept:
+            raise older(self._server, f"{self.number - number} batches of this process are missing")
+
+    async def _check_identity(self, link: Link) -> None:
         known, found = self.identity, await read_identity(link)
         assert known is not None
         where = self._server.shown
@@ -96,6 +125,3 @@ class Timeline:
             raise StoreUnavailable(
                 f"the database {where} was restored under the running stage: restart it"
             )
-        ((number,),) = await link.fetch("settle_batch", self.writer)
-        if number < self.number:
-            raise older(self._server, f"{self.number - number} batches of this process are missing")

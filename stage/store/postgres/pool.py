@@ -7,7 +7,7 @@ One that broke is closed; the next use opens another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from stage.core.errors import StoreUnavailable
@@ -24,10 +24,18 @@ class Pool:
     """At most `size` connections to one database."""
 
     def __init__(
-        self, server: DatabaseServer, size: int, waited: Callable[[float], None] = lambda _: None
+        self,
+        server: DatabaseServer,
+        size: int,
+        waited: Callable[[float], None] = lambda _: None,
+        check: Callable[[Link], Awaitable[None]] | None = None,
     ) -> None:
-        """`waited` is notified of how many seconds each statement waited for a connection."""
+        """`waited` is notified of how many seconds each statement waited for a connection.
+
+        `check` raises for a new connection to a database that is not to be read.
+        """
         self._server = server
+        self._check = check
         self._waited = waited
         self._places = asyncio.Semaphore(size)
         self._idle: list[Link] = []
@@ -62,7 +70,7 @@ class Pool:
     async def _fetch(self, name: str, parameters: tuple[object, ...]) -> list[Row]:
         if not self._open:
             raise StoreUnavailable("the database is not open: try again later")
-        link = self._idle.pop() if self._idle else await connect(self._server)
+        link = self._idle.pop() if self._idle else await self._connected()
         try:
             found = await link.fetch(name, *parameters)
         except BaseException as error:
@@ -73,6 +81,18 @@ class Pool:
             raise
         await self._put_away(link, broken=False)
         return found
+
+    async def _connected(self) -> Link:
+        link = await connect(self._server)
+        if self._check is not None:
+            try:
+                await self._check(link)
+            except BaseException as error:
+                await link.close()
+                if (gone := unavailable(error)) is not None:
+                    raise gone from error
+                raise
+        return link
 
     async def _put_away(self, link: Link, *, broken: bool) -> None:
         if broken or not self._open or link.raw.is_closed():

@@ -105,7 +105,7 @@ class PostgresStore:
         self._migrations = tuple(migrations)
         self._made = False
         self._closed = True
-        self._pool = Pool(self._server, limits.readers, listeners.waited)
+        self._pool = Pool(self._server, limits.readers, listeners.waited, self._check_reader)
         self._timeline = Timeline(self._server)
         self._replica = PostgresReplica(self._server, self._pool, self._codec, limits.lease_seconds)
         self._connections = PostgresConnections(
@@ -144,6 +144,11 @@ class PostgresStore:
                 ) from error
             raise
         self._closed = False
+
+    async def _check_reader(self, link: Link) -> None:
+        """Let nothing be read from an older state: what it lacks is not what never was."""
+        await self._timeline.check_reader(link)
+        await self._replica.check(link)
 
     async def _prepare(self, link: Link, *, upgrade: bool) -> None:
         """Bring the schema up to date, and see whose database it is."""

@@ -13,8 +13,9 @@ import pytest
 from stage.core.errors import ConfigurationError, StaleEpoch, StoreUnavailable
 from stage.demo.postgres_server import Server
 from stage.engine.clock import SteadyClock, wall_of
-from stage.ports.store import Row, Unit
+from stage.ports.store import Filter, Row, Unit
 from stage.store.errors import Contended
+from stage.store.postgres import identity
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link, connect
 from stage.store.postgres.pool import Pool
@@ -306,6 +307,39 @@ async def test_an_older_state_of_the_database_is_not_written_to(
         while "older state" not in store.trouble:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.05)
     assert not store.available
+
+
+async def test_an_older_state_of_the_database_is_not_read(
+    store: PostgresStore, other: Link
+) -> None:
+    """A saga that it lacks is not unknown, a list without it not whole, and none is claimed."""
+    await store.transact(inserting("a"))
+    await other.raw.execute("UPDATE stage.writer_batch SET number = 0; DELETE FROM stage.saga")
+    await other.raw.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+
+    for read in (store.get("a"), store.page(Filter()), store.ownership.claim(1e12, 10)):
+        with pytest.raises(StoreUnavailable):
+            await read
+    with pytest.raises(StoreUnavailable, match="older state"):
+        await store.get("a")
+
+
+async def test_a_number_that_was_forgotten_in_order_proves_nothing(
+    store: PostgresStore, other: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane that nobody needed for a week has no row any more, and is no older state."""
+    await store.transact(inserting("a"))
+    await other.raw.execute("DELETE FROM stage.writer_batch")
+    with pytest.raises(StoreUnavailable, match="batches of this process"):
+        await store._timeline.check_reader(other)
+
+    monkeypatch.setattr(store._timeline, "_landed_at", time.monotonic() - identity.NUMBER_SECONDS)
+
+    await store._timeline.check_reader(other)
+    await store._timeline.check(other)
 
 
 async def test_an_older_state_is_noticed_by_a_replica_that_wrote_nothing(

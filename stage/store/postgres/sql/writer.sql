@@ -49,6 +49,10 @@ INSERT INTO stage.writer_batch (writer, number) VALUES ($1, 0)
 ON CONFLICT (writer) DO UPDATE SET number = stage.writer_batch.number
 RETURNING number;
 
+-- name: last_batch
+-- The same for a reader, which waits for nothing and writes nothing.
+SELECT number FROM stage.writer_batch WHERE writer = $1;
+
 -- name: drop_writer
 -- The writer is closed, and nothing of it is in doubt.
 DELETE FROM stage.writer_batch WHERE writer = $1;
