@@ -313,6 +313,17 @@ class Node:
             )
         )
 
+    def stop_unwitting(self, unwitting: Callable[[str], bool]) -> None:
+        """Processes that cannot know that commits are missing are lost with the primary.
+
+        That they cannot is known (decision 0059), and so none starts until an operator has come.
+        """
+        self._down = True
+        for process in list(self._live):
+            if unwitting(process.name):
+                process.resume()
+                self.crash(process)
+
     def go_down(self) -> None:
         """An operator stops the stage: all its processes end, and none starts."""
         self._down = True

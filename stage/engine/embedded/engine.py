@@ -101,7 +101,7 @@ class EmbeddedEngine(EmbeddedCommands):
                 redact=redact or as_they_are,
             )
         )
-        self._sweeps = Sweeps(store, clock, observer, self.act_on)
+        self._sweeps = Sweeps(store, clock, observer, self.act_on, self.finish)
         self.sweeps_changed = self._sweeps.wake
         self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
         self._retention = Retention(store, observer, clock, window)

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
+from stage.core.errors import JournalMismatch, NewerJournal, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
 from stage.core.questions import pends
 from stage.core.raised import raised
@@ -35,6 +35,7 @@ from stage.ports.clock import Clock
 from stage.ports.engine import (
     Busy,
     DeadlineOver,
+    LeftToNewer,
     NotAllowed,
     SagaLost,
     Snapshot,
@@ -233,6 +234,9 @@ class LiveSagas:
             live.lost, outcome = True, "taken_over"
         except REFUSALS as error:
             _fail(live, error)
+        except NewerJournal as error:
+            _fail(live, LeftToNewer(str(error)))
+            outcome = "rests"  # given back, and not parked: a newer release goes on with it
         except JournalMismatch as error:
             _fail(live, error)
             if not await self._units.park(live, ParkCause.JOURNAL_MISMATCH, str(error)):
