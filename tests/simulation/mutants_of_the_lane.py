@@ -54,7 +54,7 @@ def the_lane_has_keys_of_its_own(patches: Patches) -> None:
 
 @further
 def the_lane_ends_before_the_last_transactions(patches: Patches) -> None:
-    """What stands behind the last thing that leaves is never run."""
+    """The transactions behind the last thing that leaves are never run."""
 
     def make(original: Any) -> Any:
         def segments(plan: Any) -> Any:
