@@ -96,7 +96,7 @@ class Sizes:
 TIERS = {
     "test": Sizes(
         worlds=100,
-        worlds_each=20,
+        worlds_each=8,
         fault_stride=8,
         schedule_stride=20,
         defect_stride=3,
@@ -112,7 +112,7 @@ TIERS = {
         traced_sagas=250,
         mutated=500,
         stalled=100,
-        overload_seconds=6.0,
+        overload_seconds=4.0,
         canaries=300,
         gateway_sagas=200,
         replays=200,
@@ -140,7 +140,7 @@ TIERS = {
         kills=150,
         sagas=20_000,
         rate=185.0,
-        seconds=300.0,
+        seconds=900.0,
         points=100,
         cuts=200,
         cycles=5,

@@ -19,6 +19,7 @@ from stage.cli.check import check
 from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
+from stage.cli.dev import dev
 from stage.cli.erase import erase
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.new import new
@@ -46,7 +47,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, new, check, serve, db, send, top, sagas, groups, peers, show, trace, plan),
+    *(demo, new, check, dev, serve, db, send, top, sagas, groups, peers, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, erase, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit),
     *(config, keys, openapi, simulate, temporal, asl),

@@ -115,15 +115,15 @@ class EmbeddedCommands(EmbeddedQueries):
                     continue
                 if live.context is None:
                     continue  # there was nothing to open, and it is gone by now
-                assert live.saga is not None
+                assert live.row is not None
                 exists = True
-                _check_same(live.context, live.saga.state, envelope, recognised)
+                _check_same(live.context, live.row.state, envelope, recognised)
                 replayed = live.replayed or (joined and _answered(live))
                 first = first or (live.request.deposit and not (joined or live.replayed))
                 if respond_async and not _answered(live):
                     until = 0.0  # join a saga that runs already: deferred like any other
                 row = await self._answer(live, until)
-                if row is not None or (live.saga.deferred and not live.lost):
+                if row is not None or (_is_deferred(live) and not live.lost):
                     return _reply(row, replayed=replayed)
                 if not live.lost:  # it left memory first: what 202 says is journaled by opening it
                     respond_async = True
@@ -607,8 +607,16 @@ def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
 
 
 def _worth_an_answer(live: LiveSaga) -> bool:
-    row, saga = live.row, live.saga  # asked at each change of every saga
-    return (row is not None and row.answered) or (saga is not None and _stands_still(saga))
+    if live.row is not None and live.row.answered:
+        return True
+    if live.rides:  # asked at each change of every saga, which is not folded for it
+        return False
+    return live.saga is not None and _stands_still(live.saga)
+
+
+def _is_deferred(live: LiveSaga) -> bool:
+    """Whether the journal has it that callers are answered 202."""
+    return live.saga is not None and live.saga.deferred
 
 
 def _stands_still(saga: Saga) -> bool:

@@ -1,4 +1,4 @@
-"""The remains of a saga that is closed by a person: forgotten, or erased (decision 0076)."""
+"""The remains of a saga that is closed by a person: forgotten, or erased (decision 0072)."""
 
 from __future__ import annotations
 
