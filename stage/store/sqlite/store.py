@@ -262,8 +262,10 @@ class SqliteStore:
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""
-        found: dict[str, int] = dict(await self._read("count_sagas"))
-        return {state: found.get(state.value, 0) for state in SagaState}
+        found = dict.fromkeys(SagaState, 0)
+        for state, sagas in await self._read("count_sagas"):
+            found[SagaState(state)] += sagas
+        return found
 
     async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""

@@ -64,7 +64,7 @@ def stopping(number: int, error: BaseException, monkeypatch: pytest.MonkeyPatch)
 
         return stepping
 
-    for name in ("_fill", "_sync"):
+    for name in ("_fill", "sync"):
         monkeypatch.setattr(making, name, step(name, getattr(making, name)))
     for name in ("unlink", "replace"):
         monkeypatch.setattr(Path, name, step(name, getattr(Path, name)))
@@ -88,7 +88,7 @@ def test_wherever_it_is_stopped_the_next_start_has_a_whole_database(
             make_database(file(path), (), lock)
     lock.release()
     renamed = number > 1 + begun.index("replace") if "replace" in begun else False
-    assert ["unlink", "_fill", "_sync", "replace", "_sync"][:number] == begun[:number]
+    assert ["unlink", "_fill", "sync", "replace", "sync"][:number] == begun[:number]
     assert renamed == path.exists()
     if isinstance(error, OSError):
         assert names(path) in ([], [path.name])

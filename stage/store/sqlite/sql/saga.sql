@@ -58,14 +58,12 @@ SELECT count(*) FROM saga WHERE due_at IS NOT NULL AND version > ?1;
 
 -- name: count_sagas
 -- The number of sagas in each state, read from indexes alone. One that was given up is closed in the
--- state that it had, and does not count.
-SELECT state, sum(sagas) FROM (
-    SELECT state, count(*) AS sagas FROM saga GROUP BY state
-    UNION ALL
-    SELECT state, -count(*) FROM saga
-    WHERE closed_at IS NOT NULL AND state IN ('active', 'compensating', 'failed_to_compensate')
-    GROUP BY state
-) GROUP BY state;
+-- state that it had, and is taken off again in a second row.
+SELECT state, count(*) FROM saga GROUP BY state
+UNION ALL
+SELECT state, -count(*) FROM saga
+WHERE closed_at IS NOT NULL AND state IN ('active', 'compensating', 'failed_to_compensate')
+GROUP BY state;
 
 -- name: count_parked
 -- The number of parked sagas by cause, read from an index alone: a scrape asks for it.
