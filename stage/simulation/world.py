@@ -24,6 +24,7 @@ from stage.simulation import stages
 from stage.simulation.api import ApiModel, HookingApi, PendingApi, UnkeyedApi
 from stage.simulation.books import Books, Violation
 from stage.simulation.disk import Disk, WatchedStage
+from stage.simulation.failovers import Failovers
 from stage.simulation.files import BlockingStore, file_store
 from stage.simulation.invariants import check
 from stage.simulation.loop import STILL_SECONDS, Stuck, VirtualLoop
@@ -50,6 +51,7 @@ LOOK_SECONDS = 2.0
 STILL_AFTER_SECONDS = 30.0
 """A world in which only an outage goes on is still by then: every process is back."""
 
+FAILOVERS = ("failover", "failover_lossy")
 Models = Mapping[str, type[ApiModel]]
 
 
@@ -225,6 +227,7 @@ class World:
             self.faults,
             self.books,
         )
+        node.lane = self.seed % 2 == 0
         self.nodes.append(node)
         self.network.serve(node.name, node.serve)
 
@@ -234,7 +237,7 @@ class World:
         Where a lease can run out under a live process, nothing protects an API that ignores keys.
         """
         keyed = all(step.rules.idempotent for step in stage.steps)
-        kept = not {"store_away", "disk_full", "zombie"} & self.faults.rates.keys()
+        kept = not {"store_away", "disk_full", "zombie", *FAILOVERS} & self.faults.rates.keys()
         alone = self.scenario.folder is not None or not self.scenario.exclusive
         if alone or not (keyed or kept) or not self.faults.happens("replicas"):
             return None
@@ -313,7 +316,8 @@ class World:
             for _ in range(node.processes):
                 node.start()
         await asyncio.sleep(0.05)
-        self.weather.begin(self.operator.act, self.restores.strike)
+        failovers = Failovers(self.restores, self.random, self.faults, self.books)
+        self.weather.begin(self.operator.act, self.restores.strike, failovers)
         if self.scenario.drive is not None:
             await self.scenario.drive(self)
         else:
