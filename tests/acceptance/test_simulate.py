@@ -93,7 +93,7 @@ async def test_the_mistakes_of_an_author_are_found(name: str, word: str) -> None
 async def test_a_webhook_that_comes_twice_and_before_the_answer(name: str, word: str) -> None:
     """A stage that waits for it holds; one that takes "processing" or a no for a yes is found."""
     target = f"tests.simulation.hooked_payment:{name}"
-    few = ("--model", "tests.simulation.hooked_payment", "--seeds", "20", "--sagas", "4")
+    few = ("--model", "tests.simulation.hooked_payment", "--seeds", "8", "--sagas", "4")
     status, out, err = await simulate(target, *few)
     assert (int(name != "payment"), "") == (status, err), out
     assert re.search(word, out, re.MULTILINE), out
