@@ -73,8 +73,10 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(activity, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(activity, "AGAIN_SECONDS", 0.05)
     tasks = Activity()
-    async with running_chain(tmp_path) as chain, working(chain.app[SERVICE], tasks, 10):
-        yield chain, tasks
+    async with running_chain(tmp_path) as chain:
+        assert chain.app is not None
+        async with working(chain.app[SERVICE], tasks, 10):
+            yield chain, tasks
 
 
 async def test_a_task_succeeds_with_what_the_saga_added(world: World) -> None:
@@ -106,7 +108,8 @@ async def test_a_refused_saga_fails_its_task_by_name(world: World) -> None:
 async def test_an_input_that_is_no_saga_fails_its_task(world: World) -> None:
     """Nothing was executed, and a repeat would change nothing."""
     _, tasks = world
-    for number, given in enumerate(({"data": ORDER}, {"saga_id": "a/b", "data": ORDER})):
+    inputs: list[dict[str, Any]] = [{"data": ORDER}, {"saga_id": "a/b", "data": ORDER}]
+    for number, given in enumerate(inputs):
         error, _ = await tasks.task(f"t-{number}", **given)
         assert activity.NOT_EXECUTED == error
 
