@@ -71,8 +71,12 @@ class World:
             aws_access_key_id="test",
             aws_secret_access_key="test",
         )
+        await self._start_stage(await self._make_machine())
+
+    async def _make_machine(self) -> str:
+        """Make an activity and a state machine that uses it; the ARN of the activity."""
         made = await self.call("create_activity", name="payment")
-        activity = made["activityArn"]
+        activity = str(made["activityArn"])
         states = definition(activity)
         made = await self.call(
             "create_state_machine",
@@ -81,6 +85,9 @@ class World:
             roleArn="arn:aws:iam::000000000000:role/pay",
         )
         self._machine = made["stateMachineArn"]
+        return activity
+
+    async def _start_stage(self, activity: str) -> None:
         self.payment = Service(
             "payment",
             self._payment_port,
