@@ -87,6 +87,8 @@ class Sizes:
     """F30: incidents under a real Prometheus."""
     scrape_seconds: int
     """F30: how often it looks."""
+    erasures: int
+    """F31: sagas that are erased on SQLite; a tenth of them again on PostgreSQL."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -94,7 +96,7 @@ class Sizes:
 TIERS = {
     "test": Sizes(
         worlds=100,
-        worlds_each=20,
+        worlds_each=8,
         fault_stride=8,
         schedule_stride=20,
         defect_stride=3,
@@ -110,7 +112,7 @@ TIERS = {
         traced_sagas=250,
         mutated=500,
         stalled=100,
-        overload_seconds=6.0,
+        overload_seconds=4.0,
         canaries=300,
         gateway_sagas=200,
         replays=200,
@@ -127,6 +129,7 @@ TIERS = {
         driven_kills=4,
         incidents=4,
         scrape_seconds=1,
+        erasures=40,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -137,7 +140,7 @@ TIERS = {
         kills=150,
         sagas=20_000,
         rate=185.0,
-        seconds=300.0,
+        seconds=900.0,
         points=100,
         cuts=200,
         cycles=5,
@@ -163,6 +166,7 @@ TIERS = {
         driven_kills=20,
         incidents=19,
         scrape_seconds=5,
+        erasures=1_000,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -237,6 +241,10 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             {"stories": STORIES, "sagas": sizes.driven_sagas, "kills": sizes.driven_kills},
         ),
         "F30": Kit("incidents that must be paged", {"incidents": sizes.incidents}),
+        "F31": Kit(
+            "erased sagas of which a byte may be left",
+            {"sagas": sizes.erasures + max(10, sizes.erasures // 10)},
+        ),
     }
 
 

@@ -25,6 +25,7 @@ from stage.store.memory_database import MemoryDatabase
 from stage.store.migrate import Migration, MigrationStatus
 from stage.store.postgres.address import POSTGRESQL, DatabaseServer
 from stage.store.sqlite import dialect
+from stage.store.sqlite.backup import Backup, back_up, wrongs
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.identity import (
     DatabaseFile,
@@ -283,6 +284,14 @@ class Database:
         from stage.store.sqlite.payload_keys import reencrypt  # needs the extra `encryption`
 
         return reencrypt(self._connection, codec)
+
+    def wrongs(self) -> list[str]:
+        """The faults of the file in words: every page is read, also beside a stage."""
+        return wrongs(self._connection)
+
+    def back_up(self, path: Path) -> Backup:
+        """Copy the file, also beside a stage, and check the copy. Raises ConfigurationError."""
+        return back_up(self._connection, path, SystemClock().now())
 
     def lost_sagas(self) -> list[Row]:
         """Saga id, neighbour and reason of each request about a lost saga."""

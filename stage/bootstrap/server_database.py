@@ -24,6 +24,7 @@ from stage.store.postgres.link import Link, connect
 
 if TYPE_CHECKING:
     from stage.store.reencryption import Reencrypted
+    from stage.store.sqlite.backup import Backup
 
 T = TypeVar("T")
 
@@ -148,6 +149,25 @@ class ServerDatabase:
         from stage.store.postgres.payload_keys import reencrypt  # needs the extra `encryption`
 
         return self._run(reencrypt(self._link, codec))
+
+    def wrongs(self) -> list[str]:
+        """The faults of the rows in words. The pages are the server's to check."""
+        uneven = self._run(self._link.fetch("uneven_sagas"))
+        stray = self._run(self._link.fetch("stray_entries"))
+        return [
+            *(
+                f"saga {saga_id} has {entries} journal entries where its row says {length}"
+                for saga_id, length, entries in uneven
+            ),
+            *(f"saga {saga_id} has journal entries and no row" for (saga_id,) in stray),
+        ]
+
+    def back_up(self, path: Path) -> Backup:
+        """Refused: the server has tools of its own for that."""
+        raise ConfigurationError(
+            f"the database {self.path} is on a server: back it up with pg_basebackup or pg_dump,"
+            " or as your platform does"
+        )
 
     def lost_sagas(self) -> list[Row]:
         """Saga id, neighbour and reason of each request about a lost saga."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -153,6 +154,43 @@ def reencrypt(target: str, **given: Any) -> None:
         click.echo(f"{done.renewed} encrypted anew; all of {database.path} is under {done.key}")
     for key in done.ended:
         click.echo(f"nothing is left {'in the clear' if key == 'plain' else f'under {key}'}")
+
+
+@db.command()
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@configured(NEEDED)
+def verify(target: str, **given: Any) -> int:
+    """Look through the whole database, also while the stage is up. Exit status 1 when it is wrong.
+
+    Every page and index is read, and each journal is compared with its row.
+    """
+    with _open(target, given) as database:
+        found, path = database.wrongs(), database.path
+    for each in found:
+        click.echo(each)
+    if found:
+        click.echo(f"database {path} is damaged: keep the file, and put the last backup back")
+        return NEGATIVE
+    click.echo(f"database {path} is whole")
+    return 0
+
+
+@db.command()
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@configured(NEEDED)
+def backup(target: str, file: Path, **given: Any) -> None:
+    """Copy the database to a new FILE, also while the stage is up, and check the copy."""
+    from stage.wire.envelope import format_instant
+
+    with _open(target, given) as database:
+        made = database.back_up(file)
+    as_of = format_instant(made.as_of)
+    click.echo(
+        f"backed up {made.sagas} sagas with {made.entries} entries to {made.path}"
+        f" ({made.size} bytes), checked. Put back, it is accepted with"
+        f" `stage db restored --as-of {as_of}`"
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`stage demo`: the whole chain on this machine, and eight sagas in it."""
+"""`stage demo`: the whole chain on this machine, and nine sagas in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stage.cli.failure import Failure
     help="Let all services speak TLS: by default where the library cryptography is installed.",
 )
 def demo(as_json: bool, keep: bool, otlp: str | None, database: str, tls: bool | None) -> int:
-    """Run eight stories in a whole chain, balance the books.
+    """Run nine stories in a whole chain, balance the books.
 
     Exit status 0 only if every story ended as expected.
     """

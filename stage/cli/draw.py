@@ -20,6 +20,7 @@ from stage.wire.views import (
     SagaView,
     StepView,
     SweepView,
+    VerbView,
 )
 
 COLUMN_CHARS_MAX = 120
@@ -40,6 +41,8 @@ MARKS = {
     "compensation_failed": "!",
 }
 """One sign a phase; the word beside it says which of the phases with one sign it is."""
+UNDER_WAY = frozenset(phase for phase, sign in MARKS.items() if sign in "…?↩") - {"compensated"}
+"""Phases in which time goes on for a step."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -196,7 +199,13 @@ def _long(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def draw_saga(saga: SagaView, entries: Sequence[Mapping[str, Any]], *, now: float) -> str:
+def draw_saga(
+    saga: SagaView,
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    now: float,
+    verbs: Sequence[VerbView] = (),
+) -> str:
     """Everything that an operator needs to know of one saga."""
     lines = [f"saga {_cell(saga.saga_id)} at {_cell(saga.stage)}: {_state(saga)}"]
     about = [
@@ -214,10 +223,13 @@ def draw_saga(saga: SagaView, entries: Sequence[Mapping[str, Any]], *, now: floa
     ]
     lines += [f"  {name:<9} {_cell(value)}" for name, value in about if value]
     lines.append("steps")
-    lines += _steps(saga.steps)
+    lines += _steps(saga.steps, entries, now)
     lines += _standing(saga)
     lines.append("next")
     lines.append("  " + _next(saga, now))
+    if verbs:
+        lines.append("may be done")
+        lines += _verbs(verbs)
     if entries:
         lines.append("history")
         lines += _history(entries)
@@ -246,7 +258,31 @@ def _parked(saga: SagaView) -> str:
     return f", parked ({saga.parked_cause})" if saga.parked_cause else ", parked"
 
 
-def _steps(steps: Sequence[StepView]) -> list[str]:
+def _verbs(verbs: Sequence[VerbView]) -> list[str]:
+    """Those that are allowed, then the others with the reason."""
+    lines = []
+    for each in sorted(verbs, key=lambda each: each.why_not is not None):
+        if each.why_not is not None:
+            lines.append(f"  not {_cell(each.verb)}: {_cell(each.why_not)}")
+        else:
+            steps = f" (--step {_cell(', '.join(each.steps))})" if each.steps else ""
+            lines.append(f"  {_cell(each.verb)}{steps}")
+    return lines
+
+
+def _elapsed(step: StepView, entries: Sequence[Mapping[str, Any]], now: float) -> str:
+    """From the first entry of a step to its last one, or to now where it has not come to an end."""
+    found = [_instant(each.get("at")) for each in entries if each.get("step") == step.name]
+    at = [each for each in found if each is not None]
+    if not at:
+        return ""
+    until = now if step.phase in UNDER_WAY else at[-1]
+    return f"  {_span(until - at[0])}"
+
+
+def _steps(
+    steps: Sequence[StepView], entries: Sequence[Mapping[str, Any]], now: float
+) -> list[str]:
     if not steps:
         return ["  none was started"]
     width = max(len(_cell(step.name)) for step in steps)
@@ -258,10 +294,11 @@ def _steps(steps: Sequence[StepView]) -> list[str]:
             tries.append(f"{step.compensation_attempts} to compensate")
         counts = f"  {', '.join(tries)}" if step.attempts or step.compensation_attempts else ""
         error = f"  last error: {_cell(step.last_error)}" if step.last_error else ""
+        key = f"  key {_cell(step.key)}" if step.key and step.attempts else ""
         mark = MARKS.get(step.phase, "·")
         lines.append(
             f"  {branch} {mark} {_cell(step.name):<{width}}  {_cell(step.kind):<11}"
-            f"  {_cell(step.phase)}{counts}{error}"
+            f"  {_cell(step.phase)}{counts}{error}{_elapsed(step, entries, now)}{key}"
         )
     return lines
 

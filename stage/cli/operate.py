@@ -74,7 +74,7 @@ def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given:
     if not given["anew"] and (given["new_key"] or given["step"]):
         raise Failure("--new-key and --step belong to --anew: add it, or leave them out")
     if saga_id is not None and not every:
-        return _operate(url, saga_id, "retry", order)
+        return operate(url, saga_id, "retry", order)
     if saga_id is not None or peer is None or not every:
         raise Failure("give a saga ID, or --all --peer NAME")
     refused = 0
@@ -82,7 +82,7 @@ def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given:
     for waiting in _waiting_for(url, peer):
         count += 1
         try:
-            _operate(url, waiting, "retry", order)
+            operate(url, waiting, "retry", order)
         except Failure as error:
             if error.status != NEGATIVE:
                 raise
@@ -110,7 +110,7 @@ def settle(
     except msgspec.DecodeError as error:
         raise Failure(f"option --result is not JSON: {error}") from None
     order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step, "landed": landed}
-    return _operate(url, saga_id, "settle", {**order, "result": value})
+    return operate(url, saga_id, "settle", {**order, "result": value})
 
 
 @click.command(short_help="Say that you undid by hand what could not be undone.")
@@ -120,7 +120,7 @@ def settle(
 def resolve(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
     """Count what failed to be undone as undone, because you did it by hand."""
     order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
-    return _operate(url, saga_id, "resolve", order)
+    return operate(url, saga_id, "resolve", order)
 
 
 @click.command(short_help="Give up undoing: it ends with what stands, and upstream is told.")
@@ -133,7 +133,7 @@ def abandon(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run:
     What stands is reported, here and upstream. With --step the other steps are still undone.
     """
     order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
-    return _operate(url, saga_id, "abandon", order)
+    return operate(url, saga_id, "abandon", order)
 
 
 @click.command(short_help="Give a saga up: what stands stays, a tombstone remains.")
@@ -141,7 +141,7 @@ def abandon(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run:
 @audited
 def forget(saga_id: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
     """Give a parked or ended saga up. Nothing more is ever done for it."""
-    return _operate(url, saga_id, "forget", {"actor": actor, "reason": reason, "dry_run": dry_run})
+    return operate(url, saga_id, "forget", {"actor": actor, "reason": reason, "dry_run": dry_run})
 
 
 @click.command(short_help="Show what a compensation would do now.")
@@ -182,7 +182,8 @@ def print_plan(url: str, saga_id: str) -> int:
     return 0
 
 
-def _operate(url: str, saga_id: str, verb: str, order: dict[str, Any]) -> int:
+def operate(url: str, saga_id: str, verb: str, order: dict[str, Any]) -> int:
+    """Send a verb for one saga, and print how it stands or would stand."""
     import msgspec
 
     from stage.cli.remote import exchange, refuse

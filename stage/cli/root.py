@@ -19,6 +19,8 @@ from stage.cli.check import check
 from stage.cli.compensate import compensate
 from stage.cli.db import db
 from stage.cli.demo import demo
+from stage.cli.dev import dev
+from stage.cli.erase import erase
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.new import new
 from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
@@ -45,8 +47,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    *(demo, new, check, serve, db, send, top, sagas, groups, peers, show, trace, plan),
-    *(compensate, retry, settle, resolve, abandon, forget, reconcile),
+    *(demo, new, check, dev, serve, db, send, top, sagas, groups, peers, show, trace, plan),
+    *(compensate, retry, settle, resolve, abandon, forget, erase, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit),
     *(config, keys, openapi, simulate, temporal, asl),
 )

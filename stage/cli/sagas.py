@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stage.cli.failure import Failure
 from stage.cli.remote import output_option, url_option
 from stage.cli.where import query_of, where_options
+
+if TYPE_CHECKING:
+    from stage.wire.views import VerbView
 
 
 @click.command()
@@ -54,13 +57,26 @@ def show(saga_id: str, url: str, output: str) -> None:
         after = page.next
         page = fetch(url, f"{path}?view=journal&after={after}", JournalView)
         entries += page.entries
+    verbs = _verbs(url, path)
     if output == "json":
         import msgspec
 
         shown = {**msgspec.to_builtins(saga), "journal": entries}
+        shown["verbs"] = msgspec.to_builtins(verbs)
         click.echo(msgspec.json.encode(shown).decode())
     else:
-        click.echo(draw_saga(saga, entries, now=time.time()))
+        click.echo(draw_saga(saga, entries, now=time.time(), verbs=verbs))
+
+
+def _verbs(url: str, path: str) -> list[VerbView]:
+    """The verbs and whether they are allowed; none of a stage that is older than this view."""
+    from stage.cli.remote import fetch
+    from stage.wire.views import VerbsView
+
+    try:
+        return fetch(url, f"{path}?view=verbs", VerbsView).verbs
+    except Failure:
+        return []
 
 
 def quoted_id(saga_id: str) -> str:

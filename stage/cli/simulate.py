@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from stage.simulation.summary import Summary
     from stage.simulation.world import Result, Scenario
 
-MODEL = "model"
-"""The name of the module with the model of a stage, beside the module of the stage."""
 WORDS = {
     "I1": "lost",
     "I2": "doubled",
@@ -61,13 +59,13 @@ def simulate(
     """
     from msgspec.structs import replace
 
-    from stage.cli.target import find_stage
+    from stage.cli.target import find_model, find_stage
     from stage.simulation.author import scenario_of
     from stage.simulation.world import simulate_world
 
     spared = _spared(without, only)
     stage = find_stage(target)
-    module = _model(target, model)
+    module = find_model(target, model)
     scenario = scenario_of(stage, module, sagas=sagas)
     scenario = replace(scenario, without=spared, always=frozenset(only))
     named = f"stage simulate {target}" + (f" --model {model}" if model else "")
@@ -114,22 +112,6 @@ def _spared(without: tuple[str, ...], only: tuple[str, ...]) -> frozenset[str]:
         if kind not in KINDS:
             raise Failure(f"there is no fault {kind!r}: {', '.join(KINDS)}")
     return frozenset(KINDS) - frozenset(only) if only else frozenset(without)
-
-
-def _model(target: str, named: str | None) -> Any:
-    """The module that was named, or the one beside the stage's; None when there is none."""
-    import importlib
-    import importlib.util
-
-    module = target.partition(":")[0]
-    package = module.rpartition(".")[0]
-    beside = f"{package}.{MODEL}" if package else f"{module}_{MODEL}"
-    if named is None and importlib.util.find_spec(beside) is None:
-        return None
-    try:
-        return importlib.import_module(named or beside)
-    except ImportError as error:
-        raise Failure(f"the model {named or beside} cannot be imported: {error}") from error
 
 
 def _draw(summary: Summary, failed: list[Result]) -> str:

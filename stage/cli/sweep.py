@@ -37,9 +37,7 @@ def sweep(
     or its process ends: `stage sweeps` shows the progress.
     """
     order = {name: given.pop(name) for name in ("dry_run", "actor", "reason")}
-    where: dict[str, Any] = {}
-    for name, value in query_of(given):
-        where[name] = [*where[name], value] if name in where else [value]
+    where = _named(given)
     if bool(where) is bool(saga_ids):
         raise Failure("say which sagas: by options as of `stage sagas`, or by --id")
     named = {"saga_ids": list(saga_ids)} if saga_ids else {"where": where}
@@ -74,6 +72,21 @@ def sweeps(
     found = fetch(url, "/sweeps", SweepsView)
     click.echo(encode_view(found).decode() if output == "json" else draw_sweeps(found.sweeps))
     return 0
+
+
+def begin(url: str, verb: str, where: dict[str, Any], rate: float, order: dict[str, Any]) -> int:
+    """Begin a sweep of a verb that has a command of its own."""
+    return _send(
+        url, "/sweeps", {**order, "where": _named(where), "verb": verb, "rate_per_second": rate}
+    )
+
+
+def _named(given: dict[str, Any]) -> dict[str, list[str]]:
+    """The options that name sagas, as `where` of a sweep has them."""
+    where: dict[str, list[str]] = {}
+    for name, value in query_of(given):
+        where.setdefault(name, []).append(value)
+    return where
 
 
 def _send(url: str, path: str, order: dict[str, Any]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from stage.authoring.declaration import StageDeclaration
 
 DEFAULT_ATTRIBUTE = "stage"
+MODEL = "model"
+"""The name of the module with the model of a stage, beside the module of the stage."""
 
 
 def find_stage(target: str) -> StageDeclaration[Any, Any]:
@@ -47,6 +50,19 @@ def find_stage(target: str) -> StageDeclaration[Any, Any]:
         )
     found.check_migrations()
     return found
+
+
+def find_model(target: str, named: str | None) -> Any:
+    """The module of the model: the one named, or the one beside the stage's; None without one."""
+    module = target.partition(":")[0]
+    package = module.rpartition(".")[0]
+    beside = f"{package}.{MODEL}" if package else f"{module}_{MODEL}"
+    if named is None and importlib.util.find_spec(beside) is None:
+        return None
+    try:
+        return importlib.import_module(named or beside)
+    except ImportError as error:
+        raise Failure(f"the model {named or beside} cannot be imported: {error}") from error
 
 
 def _import(name: str) -> Any:

@@ -85,6 +85,7 @@ class Config:
     drain_seconds: float = 20.0
     stuck_seconds: float = 5.0
     concurrency_max: int = 1_000
+    lane: bool = False
     requests_max: int = 2_000
     connections_max: int = 4_000
     compensation_window_seconds: float = 604_800.0
@@ -271,6 +272,13 @@ SETTINGS = (
         "How long author code may keep all sagas waiting before it is reported.",
     ),
     Setting("concurrency_max", count(1), "N", "Sagas run at the same time."),
+    Setting(
+        "lane",
+        switch,
+        "",
+        "Run new sagas along a line made at start, and by the rules where that is left.",
+        switch=True,
+    ),
     Setting("requests_max", count(1), "N", "Requests answered at the same time; then 503."),
     Setting("connections_max", count(8, 65_536), "N", "Connections open at the same time."),
     Setting(

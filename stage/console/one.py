@@ -11,13 +11,11 @@ from stage.console import draw
 from stage.console.asks import Problem, Reader, saga_path
 from stage.console.forms import Form, read_form, signed
 from stage.core.describe import event_in_words
-from stage.inbound.caller import permit
-from stage.inbound.principal import Who
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
 from stage.wire.problem import WireError
 from stage.wire.replies import UNKNOWN_REQUESTER
-from stage.wire.views import JournalView, SagaView, StepView
+from stage.wire.views import JournalView, SagaView, StepView, VerbsView
 
 MEANINGS: Final = {
     "retry": "Try now all of it that is due.",
@@ -25,15 +23,10 @@ MEANINGS: Final = {
     "compensate": "Undo it, as a neighbour would ask for it.",
     "resolve": "Say that a person has undone what still stands.",
     "abandon": "Give up undoing; it ends with what stands.",
-    "forget": "Erase its payload and results. Nothing more is ever done.",
+    "forget": "Drop its payload and results. Nothing more is ever done.",
+    "erase": "Drop all contents, also from the files. Its id and outcome stay.",
 }
 """The verbs in the order of the harm that they may do."""
-DOUBTFUL: Final = frozenset({"in_doubt", "pending", "waiting", "refused"})
-"""Phases in which a step may be settled: the API says which of them are."""
-RESOLVABLE: Final = frozenset({"compensation_failed", "compensation_waiting"})
-"""Phases of a step whose undo a person may have done."""
-COMPENSABLE: Final = frozenset({"active", "completed", "compensating"})
-PREVIEW: Final = {"reason": "preview", "actor": "preview", "dry_run": True}
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +63,7 @@ async def saga(service: Service, request: Request) -> Answer:
     query = request.query_values()
     after = query.get("after", ["0"])[0]
     journal = await reader.get(JournalView, path, [("view", "journal"), ("after", after)])
+    verbs = await reader.get(VerbsView, path, [("view", "verbs")])
     return draw.page(
         "saga.html",
         request,
@@ -77,52 +71,17 @@ async def saga(service: Service, request: Request) -> Answer:
         saga=found,
         entries=[(each, event_in_words(each["event"], each)) for each in journal.entries],
         next=journal.next,
-        choices=[await _choice(reader, found, verb) for verb in MEANINGS],
+        choices=[
+            Choice(
+                verb=each.verb,
+                meaning=MEANINGS[each.verb],
+                why_not=each.why_not or "",
+                steps=each.steps,
+            )
+            for each in verbs.verbs
+        ],
         did=next((verb for verb in MEANINGS if verb in query.get("did", ())), ""),
     )
-
-
-async def _choice(reader: Reader, saga: SagaView, verb: str) -> Choice:
-    """Whether the verb is allowed now, as the API says when it is asked for a dry run."""
-    choice = Choice(verb=verb, meaning=MEANINGS[verb])
-    path = saga_path(saga.saga_id, f"/{verb}")
-    if verb == "compensate":
-        return msgspec.structs.replace(choice, why_not=_why_not_compensated(reader, saga))
-    if verb != "settle":
-        answer = await reader.post(path, PREVIEW)
-        return msgspec.structs.replace(
-            choice, why_not=_why_not(answer), steps=_steps_of(verb, saga)
-        )
-    why_not, steps = "no step of it is in doubt", []
-    for step in saga.steps:
-        if step.phase in DOUBTFUL:
-            answer = await reader.post(path, {**PREVIEW, "step": step.name, "landed": False})
-            if isinstance(answer, Problem):
-                why_not = answer.detail
-            else:
-                steps.append(step.name)
-    return msgspec.structs.replace(choice, why_not="" if steps else why_not, steps=steps)
-
-
-def _steps_of(verb: str, saga: SagaView) -> list[str]:
-    """The steps that it may name, instead of all of them."""
-    if verb == "resolve":
-        return [step.name for step in saga.steps if step.phase in RESOLVABLE]
-    return [*saga.stands, *saga.may_stand] if verb == "abandon" else []
-
-
-def _why_not(answer: object) -> str:
-    return answer.detail if isinstance(answer, Problem) else ""
-
-
-def _why_not_compensated(reader: Reader, saga: SagaView) -> str:
-    try:
-        permit(reader.request.about.principal, frozenset({Who.OPERATOR}))
-    except WireError as error:
-        return error.detail
-    if saga.state not in COMPENSABLE:
-        return f"its state is {draw.words(saga.state)}"
-    return ""
 
 
 async def press_saga(service: Service, request: Request) -> Answer:

@@ -8,6 +8,7 @@ StageError                 everything that this project raises on purpose
 │   └── CommitInDoubt      it went away for good during the commit; ask for the saga's state
 ├── StaleEpoch             another runner took this saga over; our write was refused (rule 17)
 └── JournalMismatch        the journal holds what cannot follow, whatever the plan
+    └── NewerJournal       a newer release wrote it, and has to go on with it
 """
 
 from __future__ import annotations
@@ -43,3 +44,7 @@ class StaleEpoch(StageError):
 
 class JournalMismatch(StageError):
     """The journal holds an event that cannot follow, under its own plan too."""
+
+
+class NewerJournal(JournalMismatch):
+    """The journal holds an event that only a newer release knows: the saga is left to that."""

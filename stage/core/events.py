@@ -12,6 +12,7 @@ from typing import Final, get_args
 
 import msgspec
 
+from stage.core.errors import NewerJournal
 from stage.core.requester import Requester
 from stage.core.states import ParkCause, StepKind
 
@@ -226,11 +227,15 @@ class ProbeRefused(_Event, frozen=True, kw_only=True, tag="probe_refused"):
 
 
 class ProbeFailed(_Event, frozen=True, kw_only=True, tag="probe_failed"):
-    """The probe got no usable answer."""
+    """The probe got no usable answer.
+
+    `unserved` says that something answered as one does that does not serve such a probe.
+    """
 
     step: str
     reason: str = ""
     retry_after: float | None = None
+    unserved: bool = False
 
 
 class StillPending(_Event, frozen=True, kw_only=True, tag="still_pending"):
@@ -430,13 +435,33 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
+class _Tagged(msgspec.Struct):
+    """The least that an event of any release has."""
+
+    event: str
+
+
+_tagged = msgspec.json.Decoder(_Tagged)
+
+
 encode_event: Final[Callable[[Event], bytes]] = _encoder.encode
 """The journal's bytes of an event."""
 
 
 def decode_event(body: bytes) -> Event:
-    """The event of a journal entry. Raises msgspec.MsgspecError for bytes we did not write."""
-    return _decoder.decode(body)
+    """The event of a journal entry.
+
+    Raises NewerJournal for an event that this release does not know, and msgspec.MsgspecError for
+    bytes that are no event.
+    """
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        known = _tagged.decode(body)
+        raise NewerJournal(
+            f"the journal holds {known.event!r} as this release does not know it ({error}): the"
+            " release that wrote it goes on with the saga"
+        ) from error
 
 
 def name_of(event: Event) -> str:

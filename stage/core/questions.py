@@ -55,6 +55,19 @@ def standing(saga: Saga, name: str, *, dropped: bool = False) -> Standing:
             return Standing.NOTHING if known.result is None else Standing.STANDS
 
 
+def standing_in(plan: Plan, saga: Saga, name: str) -> Standing:
+    """The standing of one step as the lists of its saga count it.
+
+    Of a saga that was undone only what should not stand is listed: the effect of a step that
+    declares no undo may stay.
+    """
+    found, step = standing(saga, name), plan.by_name.get(name)
+    went_back = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
+    if went_back and found is Standing.STANDS and step is not None and not step.compensatable:
+        return Standing.NOTHING
+    return found
+
+
 def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The effects that stand although they should not, and those that may: two lists of names.
 
@@ -130,14 +143,15 @@ def must_be_looked_for(step: Step, known: StepState) -> bool:
     """True of a forward that may not be repeated and whose yes may have reached upstream.
 
     The run that got the yes was lost before it was written down (decision 0011). One "not there"
-    is enough, because it is downstream's own word on the saga.
+    is enough, because it is downstream's own word on the saga. A downstream that is away costs
+    time alone; one that need not show its sagas, and shows none, is asked a few times.
     """
     return (
         step.kind is StepKind.FORWARD
         and known.cut_off
         and known.doubted
         and known.not_there == 0
-        and not step.settlement.exhausted(known.probes)
+        and not step.settlement.exhausted(known.unserved)
     )
 
 
@@ -163,7 +177,8 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
     anything follow. Where callers have no names, a saga that came without one belongs to nobody,
     and a downstream is also known by the name under which it added to it (decision 0026).
     """
-    nothing_follows = not (saga.upstream or saga.steps) and saga.state is not SagaState.ACTIVE
+    over = saga.state is not SagaState.ACTIVE or saga.forgotten
+    nothing_follows = over and not (saga.upstream or saga.steps)
     match requester:
         case Requester.OPERATOR:
             return True

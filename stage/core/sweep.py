@@ -64,7 +64,10 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verb_of(sweep: Sweep, at: float) -> e.Verb | None:
-    """The event that it asks of each saga; None for a request to compensate, which is no verb."""
+    """The event that it asks of each saga.
+
+    None for a request to compensate, which is no verb, and to erase, which leaves no journal.
+    """
     actor, why, step = sweep.actor, sweep.why, sweep.step
     match sweep.verb:
         case SweepVerb.RETRY:
@@ -75,5 +78,5 @@ def verb_of(sweep: Sweep, at: float) -> e.Verb | None:
             return e.Abandoned(at=at, actor=actor, why=why, step=step)
         case SweepVerb.FORGET:
             return e.Forgotten(at=at, actor=actor, why=why)
-        case SweepVerb.COMPENSATE:
+        case SweepVerb.COMPENSATE | SweepVerb.ERASE:
             return None

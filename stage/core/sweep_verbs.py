@@ -17,3 +17,4 @@ class SweepVerb(StrEnum):
     RESOLVE = "resolve"
     ABANDON = "abandon"
     FORGET = "forget"
+    ERASE = "erase"

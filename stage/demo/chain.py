@@ -119,7 +119,11 @@ class Chain:
         self._options = ["--otlp-endpoint", otlp] if otlp else []
         self.otlp = otlp
         above = url(payment, self._scheme)
-        self.psp = self._service("psp", psp, "stage.demo.psp", *self._tls_of("psp"))
+        webhooks = ["--webhook-url", f"{above}/webhooks/psp"]
+        webhooks += ["--webhook-secret-file", str(self.keys.webhook_file)]
+        if self.certificates is not None:
+            webhooks += ["--webhook-ca-file", str(self.certificates.ca_file)]
+        self.psp = self._service("psp", psp, "stage.demo.psp", *webhooks, *self._tls_of("psp"))
         self.order = self._service(
             "order",
             order,

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from stage import Http, Refused, Saga, Stage, Transient, Tx
+from stage import Http, Landed, Pending, Refused, Saga, Stage, Transient, Tx, Webhook
 
 
 class Order(msgspec.Struct):
@@ -47,7 +47,7 @@ async def release(tx: Tx, saga: Saga[Order]) -> None:
     await tx.execute("UPDATE payment SET state = 'released' WHERE saga_id = $1", saga.id)
 
 
-@payment.call(to="psp", timeout=1.0)
+@payment.call(to="psp", timeout=1.0, pending_on={202})
 async def charge(http: Http, saga: Saga[Order]) -> Charge:
     """Charge the card, once however often it is asked."""
     answer = await http.post("/charges", json={"amount": saga.input.amount})
@@ -62,7 +62,21 @@ async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
     answer = await http.get(f"/charges/by-key/{quote(saga.key, safe='')}")
     if answer.status == 404:
         return None
+    if answer.status == 202:
+        raise Pending("the customer has not confirmed it")
     return Charge(answer.json()["id"])
+
+
+@charge.webhook
+def charge_ended(hook: Webhook) -> Landed[Charge] | None:
+    """The end of a charge that was answered 202: the provider tells it once it is known."""
+    sent_at = hook.header("Psp-Time")
+    hook.verify_hmac(hook.header("Psp-Signature"), signed=sent_at.encode() + hook.body)
+    hook.verify_time(sent_at)
+    said = hook.json()
+    if said["type"] != "charge.succeeded":
+        return None
+    return Landed(result=Charge(said["id"]), key=said["key"])
 
 
 @charge.compensation

@@ -10,6 +10,7 @@ from stage.core.describe import event_in_words
 from stage.demo.accounts import Account
 from stage.demo.certificates import can_be_made
 from stage.demo.chain import Chain
+from stage.demo.stories import LETTERS
 from stage.demo.story import Expected
 
 GREEN, RED, DIM, BOLD, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
@@ -69,7 +70,7 @@ class Printer:
             f"    {'':3} {'story':<13} {'order':<12} {'payment':<12} {'shipping':<12}"
             f" {'charges':<16} ok"
         )
-        for letter, account in zip("abcdefgh", accounts, strict=True):
+        for letter, account in zip(LETTERS, accounts, strict=True):
             states = [account.states[name] or "-" for name in ("order", "payment", "shipping")]
             charges = f"{account.charges['made']} made, {account.charges['standing']} stand"
             mark = self._coloured(GREEN, "✓") if account.ok else self._coloured(RED, "✗")

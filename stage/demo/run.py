@@ -16,7 +16,7 @@ from stage.demo.chain import Chain
 from stage.demo.client import Client
 from stage.demo.postgres_server import running
 from stage.demo.printer import Printer
-from stage.demo.stories import STORIES, new_id
+from stage.demo.stories import LETTERS, STORIES, new_id
 from stage.demo.story import Story
 from stage.demo.trace import story_span
 from stage.telemetry import sdk
@@ -56,7 +56,7 @@ async def _run(asked: Asked) -> int:
             async with Client(chain.payment.url, chain.keys, trusted) as client:
                 accounts = [
                     await _run_story(chain, client, story, letter, printer)
-                    for letter, story in zip("abcdefgh", STORIES, strict=True)
+                    for letter, story in zip(LETTERS, STORIES, strict=True)
                 ]
             unaccounted = sum(account.unaccounted for account in accounts)
             ok = unaccounted == 0 and all(account.ok for account in accounts)

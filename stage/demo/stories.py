@@ -1,10 +1,11 @@
-"""The eight stories of the demo."""
+"""The nine stories of the demo."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from typing import Any
+from urllib.parse import quote
 
 from stage.demo.chain import Chain
 from stage.demo.client import Client, Reply
@@ -143,6 +144,26 @@ async def behind_gateway(chain: Chain, client: Client, saga_id: str) -> Acted:
     )
 
 
+async def pending(chain: Chain, client: Client, saga_id: str) -> Acted:
+    """The charge waits for the customer; the stage is killed meanwhile, and told by a webhook."""
+    await client.script(chain.psp, {"script": "pending", "match": saga_id})
+    first = await send(chain, client, saga_id)
+    await chain.payment.kill()
+    await chain.payment.start()
+    key = quote(f"{saga_id}:payment:charge:do", safe="")
+    confirmed = await client.post(f"{chain.psp.url}/charges/by-key/{key}/confirm", {})
+    await client.until(chain.payment, saga_id, lambda saga: saga.get("state") == "completed")
+    events = await client.events(chain.payment, saga_id)
+    return Acted(
+        saga_id=saga_id,
+        checks=[
+            ("upstream was answered 202", first.status == 202),
+            ("two webhooks were answered 200", confirmed.body == b'{"webhooks": [200, 200]}'),
+            ("one of them counted", events.count("webhook_found") == 1),
+        ],
+    )
+
+
 async def send(chain: Chain, client: Client, saga_id: str) -> Reply:
     """Post the saga to the stage itself, as a neighbour would."""
     trail = (TrailEntry(stage="order", at=format_instant(time.time())),)
@@ -261,4 +282,19 @@ STORIES = (
             standing=1,
         ),
     ),
+    Story(
+        name="pending",
+        title="the charge waits for the customer, the stage is killed: a webhook goes on with it",
+        act=pending,
+        kills=True,
+        expected=Expected(
+            outcome="executed",
+            order=None,
+            payment="completed",
+            shipping="completed",
+            made=1,
+            standing=1,
+        ),
+    ),
 )
+LETTERS = "abcdefghi"

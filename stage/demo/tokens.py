@@ -17,16 +17,19 @@ class Keys:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._tokens = {link: token_urlsafe(TOKEN_BYTES) for link in LINKS}
+        self._webhooks = token_urlsafe(TOKEN_BYTES)
 
     def write(self) -> None:
         """Write all files."""
         for link, token in self._tokens.items():
-            for path, text in (
-                (self.token_file(link), token),
-                (self.accept_file(link), accept_line(token)),
-            ):
-                path.touch(mode=0o600)
-                path.write_text(text + "\n")
+            _write(self.token_file(link), token)
+            _write(self.accept_file(link), accept_line(token))
+        _write(self.webhook_file, self._webhooks)
+
+    @property
+    def webhook_file(self) -> Path:
+        """The secret that the external API signs its webhooks with."""
+        return self._folder / "psp.webhook"
 
     def token(self, link: str) -> str:
         """The token itself."""
@@ -53,5 +56,11 @@ class Keys:
         for option, name in (("--upstream", "order"), ("--downstream", "shipping")):
             options += [option, f"{name}.token_file={self.token_file(f'payment-{name}')}"]
             options += [option, f"{name}.accept_file={self.accept_file(f'{name}-payment')}"]
+        options += ["--external", f"psp.webhook_secret_file={self.webhook_file}"]
         options += ["--operator", f"kim.accept_file={self.accept_file('operator')}"]
         return [*options, "--operator", "kim.role=admin"]
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text + "\n")

@@ -92,7 +92,7 @@ def _why_not(plan: Plan, snapshot: Snapshot) -> tuple[str, str]:
         )
     if snapshot.row.closed_at is not None:
         return (
-            f"stage {stage} completed it longer ago than its compensation window",
+            f"stage {stage} completed it, and its window is over, or its operator has closed it",
             "GET /.well-known/stage shows the window; this saga cannot be undone any more",
         )
     if saga.forgotten:

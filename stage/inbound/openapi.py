@@ -48,6 +48,8 @@ from stage.wire.views import (
     SweepSagaView,
     SweepsView,
     SweepView,
+    VerbsView,
+    VerbView,
 )
 
 HTML = ("Content-Type", "text/html; charset=utf-8")
@@ -59,6 +61,8 @@ NAMES = {
     SharedPage: "SharedPage",
     SharedSaga: "SharedSaga",
     JournalView: "Journal",
+    VerbView: "Verb",
+    VerbsView: "Verbs",
     NowView: "Now",
     GroupsView: "Groups",
     GroupView: "Group",

@@ -80,7 +80,7 @@ CHAIN = (
     _header(CHAIN_ASKED, "Stages that view=chain has asked already; stages send it", TEXT),
     _header(CHAIN_HOPS, "How many stages further view=chain may go", {"type": "integer"}),
 )
-VIEW = _query("view", {"type": "string", "enum": ["journal", "plan", "chain"]})
+VIEW = _query("view", {"type": "string", "enum": ["journal", "plan", "verbs", "chain"]})
 LIST = (
     _query("state", {"type": "array", "items": TEXT}, explode=True),
     _query("parked", {"type": "string", "enum": ["true", "false"]}),
@@ -240,7 +240,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         id="query",
         summary="State, outcome, steps and next action of one saga",
         parameters=(VIEW, WAIT, BUDGET, *CHAIN, *TRACE),
-        answers={200: ("The view that was asked for", ("Saga", "Journal", "Plan", "Chain"))},
+        answers={
+            200: ("The view that was asked for", ("Saga", "Journal", "Plan", "Verbs", "Chain"))
+        },
         problems={**MALFORMED, **NOT_FOUND, **NOT_ACCEPTED, **UNAVAILABLE},
     ),
     ("POST", "/sagas/{saga_id}/compensate"): COMPENSATE,
@@ -269,6 +271,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("POST", "/sagas/{saga_id}/abandon"): _verb(
         "abandon", "Give up undoing, and end with what stands"
+    ),
+    ("POST", "/sagas/{saga_id}/erase"): _verb(
+        "erase", "Drop all contents of a saga that is over, also from the files"
     ),
     ("POST", "/sagas/{saga_id}/forget"): _verb(
         "forget", "Erase the payloads and results of a saga that has ended"

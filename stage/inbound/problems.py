@@ -6,7 +6,7 @@ from math import ceil
 
 from msgspec.structs import replace
 
-from stage.core.errors import CommitInDoubt, JournalMismatch, StoreUnavailable
+from stage.core.errors import CommitInDoubt, JournalMismatch, NewerJournal, StoreUnavailable
 from stage.inbound.admission import NotSaid
 from stage.inbound.console_paths import is_console
 from stage.inbound.outcomes import OUTCOMES
@@ -58,7 +58,7 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
             return replace(answer, close=True) if error.status == 408 else answer
         case PayloadDiffers() | DeadlineOver() | NotYours():
             return problem_answer(request, refusal(error).problem())
-        case LeftToNewer() | Stopping():
+        case LeftToNewer() | Stopping() | NewerJournal():
             problem = unknown("Not known here now", str(error))
             problem = replace(problem, status=503, type=ProblemType.NOT_NOW)
             return problem_answer(request, problem, (h.RETRY_AFTER, "1"))

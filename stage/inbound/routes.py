@@ -26,7 +26,7 @@ from stage.inbound.sweeps import (
     resume_sweep,
     stop_sweep,
 )
-from stage.inbound.verbs import abandon, forget, resolve, retry, settle
+from stage.inbound.verbs import abandon, erase, forget, resolve, retry, settle
 from stage.inbound.webhooks import webhook
 
 Endpoint = Callable[[Service, Request], Awaitable[Answer]]
@@ -86,6 +86,7 @@ ROUTES = (
     Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve", _ADMINS),
     Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon", _ADMINS),
     Route("POST", "/sagas/{saga_id}/forget", forget, "forget", _ADMINS),
+    Route("POST", "/sagas/{saga_id}/erase", erase, "erase", _ADMINS),
     Route("GET", "/now", now, "now", _VIEWERS),
     Route("GET", "/groups", groups, "groups", _VIEWERS),
     Route("GET", "/peers", peers, "peers", _VIEWERS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stage.core.questions import belongs_to
+from stage.inbound.allowed import verbs_view
 from stage.inbound.caller import not_here, not_yours, permit, requester_of
 from stage.inbound.chain import chain
 from stage.inbound.filters import filter_of, whole_number
@@ -16,7 +17,7 @@ from stage.ports.engine import Snapshot
 from stage.wire.problem import WireError
 from stage.wire.views import SagaPage
 
-VIEWS_OF_OPERATORS = ("journal", "plan")
+VIEWS_OF_OPERATORS = ("journal", "plan", "verbs")
 """They show the inside of this stage, which is no neighbour's."""
 VIEWERS = frozenset({Who.VIEWER})
 PAGE_MAX = 500
@@ -34,6 +35,9 @@ async def query_saga(service: Service, request: Request) -> Answer:
         return await _journal(service, request, saga_id)
     if view == "chain":
         return json_answer(await chain(service, request, await _own(service, request, saga_id)))
+    if view == "verbs":
+        snapshot = await _own(service, request, saga_id)
+        return json_answer(await verbs_view(service, request, snapshot))
     if view == "plan":
         return json_answer(plan_view(service, await _own(service, request, saga_id)))
     if view:
@@ -41,7 +45,7 @@ async def query_saga(service: Service, request: Request) -> Answer:
             400,
             "Unknown view",
             f"there is no view {view!r}",
-            hint="leave it out, or view=journal, view=plan, view=chain",
+            hint="leave it out, or view=journal, view=plan, view=verbs, view=chain",
         )
     wait, _ = wait_of(request, 0.0, service.wait_seconds_max)
     if wait and request.about.principal.kind in NEIGHBOURS:

@@ -1,4 +1,4 @@
-"""The operator's verbs: retry, settle, resolve, abandon, forget; each with actor and reason."""
+"""The operator's verbs: retry, settle, resolve, abandon, forget, erase; with actor and reason."""
 
 from __future__ import annotations
 
@@ -119,13 +119,25 @@ async def forget(service: Service, request: Request) -> Answer:
     return await _operate(service, request, _forget)
 
 
+async def erase(service: Service, request: Request) -> Answer:
+    """Drop all contents of a saga that is over, also from the files of the database."""
+    saga_id = saga_id_of(request)
+    order = await _order(service, request)
+    try:
+        snapshot = await service.engine.erase(
+            saga_id, actor=order.actor, reason=order.reason, dry_run=order.dry_run
+        )
+    except NotAllowed as error:
+        return problem_answer(request, _not_allowed(saga_id, str(error)))
+    if snapshot is None:
+        raise never_seen(saga_id)
+    return json_answer(view_of_snapshot(service, snapshot))
+
+
 async def _operate(service: Service, request: Request, make: Make) -> Answer:
     """Do what the operator asks and answer with the saga as it stands, or would stand, after."""
     saga_id = saga_id_of(request)
-    members = decode_object(await read_json(request), service.limits)
-    if request.about.principal.name:
-        members["actor"] = request.about.principal.name
-    order = _decode(members, service.limits)
+    order = await _order(service, request)
     verb = make(order, service.clock.now())
     if isinstance(verb, e.Settled) and verb.landed:
         await _check_result(service, saga_id, verb)
@@ -136,6 +148,13 @@ async def _operate(service: Service, request: Request, make: Make) -> Answer:
     if snapshot is None:
         raise never_seen(saga_id)
     return json_answer(view_of_snapshot(service, snapshot))
+
+
+async def _order(service: Service, request: Request) -> Order:
+    members = decode_object(await read_json(request), service.limits)
+    if request.about.principal.name:
+        members["actor"] = request.about.principal.name
+    return _decode(members, service.limits)
 
 
 async def _check_result(service: Service, saga_id: str, verb: e.Settled) -> None:

@@ -10,7 +10,7 @@ from stage.core.events import name_of
 from stage.core.forecast import ForecastLine, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.pause import Way
-from stage.core.questions import standing, standing_apart, standing_of_saga
+from stage.core.questions import standing_apart, standing_in, standing_of_saga
 from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
 from stage.inbound.outcomes import OUTCOMES
@@ -88,7 +88,7 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
                 compensation_attempts=known.compensation_attempts if known is not None else 0,
                 last_error=(known.error or None) if known is not None else None,
                 key=_key(plan, snapshot, step),
-                standing=standing(snapshot.saga, step.name).value,
+                standing=standing_in(plan, snapshot.saga, step.name).value,
             )
         )
     return views

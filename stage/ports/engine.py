@@ -110,6 +110,16 @@ class Commands(Protocol):
         """
         ...
 
+    async def erase(
+        self, saga_id: str, *, actor: str, reason: str, dry_run: bool
+    ) -> Snapshot | None:
+        """Drop all contents of a saga that is over, also from the files; id and outcome stay.
+
+        None: never seen. Raises NotAllowed with the reason and the fix, and Unsettled where bytes
+        may be left.
+        """
+        ...
+
     async def hear(self, saga_id: str, word: Webhook) -> None:
         """Journal what a webhook says of a saga that exists, unless it would change nothing.
 

@@ -284,7 +284,18 @@ class Unit(Protocol):
         """Drop the envelopes, journals and terms of sagas that are over; how many were closed.
 
         Those that completed or were compensated, were last changed before that instant, are not
-        parked and have nothing due. Their rows stay as tombstones, with their answers.
+        parked and have nothing due. Their rows stay as tombstones, with their answers. Unfinished
+        ones that are neither parked nor due were given up, and are closed at any age.
+        """
+        ...
+
+    async def close(self, row: SagaRow, *, epoch: int) -> bool:
+        """Replace the row of a saga that is at rest, and drop all else that is kept of it.
+
+        Its journal, its terms, and the reasons of requests about it as a lost saga are dropped.
+        `row` has `closed_at`, no envelope, and an epoch behind the `epoch` that is stored, so that
+        no run of the saga can write any more. False, with nothing written, where the stored row
+        has another epoch or length, needs a run, is parked, or is written by units beside this.
         """
         ...
 
@@ -348,6 +359,14 @@ class Store(Protocol):
 
         A `deferrable` unit, for which no caller waits, may be delayed by some milliseconds, to
         share the commit of another.
+        """
+        ...
+
+    async def scrub(self) -> None:
+        """Let the files of the database hold no bytes of what was dropped from it.
+
+        It copies the whole database, and units wait for it. Raises StoreUnavailable with the
+        reason where it could not be done; then it has to be asked for again.
         """
         ...
 

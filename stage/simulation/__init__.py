@@ -3,7 +3,20 @@
 Authors import from here what a model of their external API is written with (docs/simulate.md).
 """
 
-from stage.simulation.api import ApiModel, ApiRequest, UnkeyedApi, json_answer
+from stage.simulation.api import (
+    WEBHOOK_SECRET,
+    ApiModel,
+    ApiRequest,
+    UnkeyedApi,
+    json_answer,
+)
 from stage.simulation.books import Effect
 
-__all__ = ["ApiModel", "ApiRequest", "Effect", "UnkeyedApi", "json_answer"]
+__all__ = [
+    "WEBHOOK_SECRET",
+    "ApiModel",
+    "ApiRequest",
+    "Effect",
+    "UnkeyedApi",
+    "json_answer",
+]

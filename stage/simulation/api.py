@@ -7,6 +7,9 @@ a derived class says is asked.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Callable
 from zlib import crc32
 
 import msgspec
@@ -15,6 +18,13 @@ from stage.ports.stage import Answer
 from stage.simulation.books import Books, Effect, read_key
 from stage.simulation.faults import Faults
 from stage.wire.http import SAFE_METHODS
+
+WEBHOOK_SECRET = b"simulated"
+"""The secret of every webhook in a simulated world."""
+
+Headers = tuple[tuple[str, str], ...]
+Deliver = Callable[[str, Headers, bytes, float], None]
+"""Takes the saga, headers and body of a webhook, and the seconds after which it leaves."""
 
 
 class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +54,7 @@ class ApiModel:
         self.faults = faults
         self.away = False
         self._willing: dict[str, bool] = {}
+        self.deliver: Deliver = _to_nobody
 
     def answer(self, request: ApiRequest) -> Answer:
         """Answer one request that has arrived, with the faults of this world."""
@@ -84,6 +95,15 @@ class ApiModel:
         saga = read_key(request.key).saga
         self.books.tell(saga, self.name, f"{request.method} {request.path}: {answer.status}")
         return answer
+
+    def send_webhook(
+        self, key: str, body: bytes, headers: Headers = (), *, after: float = 0.0
+    ) -> None:
+        """Tell the stage by a webhook about the call made under that key, in so many seconds.
+
+        The network loses, delays and repeats it, and it is sent again until it is acknowledged.
+        """
+        self.deliver(read_key(key).saga, headers, body, after)
 
     # --- what a model of a real API replaces -----------------------------------------------------
 
@@ -151,6 +171,56 @@ class PendingApi(ApiModel):
         if wanted and self._looks.get(request.key, 0) >= wanted % 4:
             return json_answer(200, {"id": effect.name})
         return json_answer(202, {"state": "pending"})
+
+
+class HookingApi(ApiModel):
+    """An API that takes a request on with 202, and tells by webhooks how it ended.
+
+    By the key it tells before its answer, soon, late or never, and all of it twice. One in eight
+    answers at once besides. Its no comes as an answer or by a webhook.
+    """
+
+    def __init__(self, name: str, books: Books, faults: Faults) -> None:
+        super().__init__(name, books, faults)
+        self._sent: dict[str, None] = {}
+
+    def made(self, request: ApiRequest, effect: Effect) -> Answer:
+        """202, or in one case of eight the end itself."""
+        self._tell(request.key, "landed", effect.name)
+        if _way(request.key) == 1:
+            return json_answer(200, {"id": effect.name})
+        return json_answer(202, {"state": "pending"})
+
+    def refuse(self, request: ApiRequest) -> Answer:
+        """A no at once, or later."""
+        if _way(request.key) % 2:
+            return super().refuse(request)
+        self._tell(request.key, "declined", "")
+        return json_answer(202, {"state": "pending"})
+
+    def _tell(self, key: str, end: str, name: str) -> None:
+        way = _way(key)
+        if way == 0 or key in self._sent:
+            return
+        self._sent[key] = None
+        after = 0.0 if way < 4 else 5.0 * way
+        body = msgspec.json.encode({"key": key, "end": end, "id": name})
+        for again in (0.0, 3.0):
+            self.send_webhook(key, body, signed(body), after=after + again)
+
+
+def signed(body: bytes) -> Headers:
+    """The header that the stages to simulate look for in a webhook."""
+    made = hmac.new(WEBHOOK_SECRET, body, hashlib.sha256).hexdigest()
+    return (("Api-Signature", made),)
+
+
+def _way(key: str) -> int:
+    return crc32(key.encode()) % 8
+
+
+def _to_nobody(_saga: str, _headers: Headers, _body: bytes, _after: float) -> None:
+    """The model is in no world."""
 
 
 class UnkeyedApi(ApiModel):

@@ -121,6 +121,8 @@ class Known(msgspec.Struct, kw_only=True):
     """Steps whose last attempt was a no."""
     pending: dict[str, float] = {}
     """Since when the API of a step says that it is under way."""
+    said: dict[str, e.Webhook] = {}
+    """The word that a webhook brought of a step; that it landed outweighs that it did not."""
     pending_at: float | None = None
     """The last event while a call was pending: the deadline stands still."""
     waited_out: bool = False
@@ -434,6 +436,23 @@ class Books:
                 self._verb(known, event)
             case _:
                 self._forward_event(stage, known, event)
+        _settle_what_is_said(known)
+
+    def _sent_again(self, stage: str, known: Known, event: e.StepStarted) -> None:
+        said = known.said.get(event.step)
+        if event.step not in known.flying and isinstance(said, e.WebhookFound):
+            text = f"{stage}/{event.step} was sent again, and its API had said that it landed"
+            self.violate("I3", known.row.id, text)
+
+    def acknowledged(self, stage: str, saga: str) -> None:
+        """The stage said 200 to a webhook: what that said is durable, or is of no consequence."""
+        known = self.known.get((stage, saga))
+        if known is None or (stage, saga) in self._rewound:
+            return
+        waits = known.pending.keys() - known.said.keys() - known.flying
+        if waits and not known.turned and not known.row.parked:
+            text = f"{stage} acknowledged a webhook of {', '.join(sorted(waits))} and forgot it"
+            self.violate("I2", saga, text)
 
     def _older(self, stage: str, known: Known, event: e.Recovered) -> None:
         """It was taken over from an older database: it does not go forward any more."""
@@ -500,12 +519,18 @@ class Books:
                 known.doubted.add(event.step)
                 known.deferred = True
                 self._pends(known, plan.step(event.step), event.at)
-            case e.ProbeFailed() | e.ProbeNotThere() if event.step in known.pending:
+            case e.ProbeFailed() | e.ProbeNotThere() | e.StillPending() if (
+                event.step in known.pending
+            ):
                 self._pends(known, plan.step(event.step), event.at)
             case e.ProbeRefused():
                 known.doubted.discard(event.step)
                 known.refused.add(event.step)
                 known.pending.pop(event.step, None)
+            case e.WebhookFound():
+                known.said[event.step] = event
+            case e.WebhookRefused() if not isinstance(known.said.get(event.step), e.WebhookFound):
+                known.said[event.step] = event
 
     def _pends(self, known: Known, step: Step, at: float) -> None:
         """A call is under way at its API."""
@@ -516,6 +541,7 @@ class Books:
     def _attempted(self, stage: str, known: Known, event: e.StepStarted) -> None:
         plan = self.plans[stage]
         step = plan.step(event.step)
+        self._sent_again(stage, known, event)
         self._started(stage, known, step, event.at)
         known.attempts[step.name] = event.attempt
         known.flying.add(step.name)
@@ -760,6 +786,22 @@ class Books:
     def refused(self) -> Iterator[tuple[str, str, str]]:
         """Stage, saga and words of every answer that said not_executed for good."""
         return ((stage, saga, words) for (stage, saga), words in self._refused.items())
+
+
+def _settle_what_is_said(known: Known) -> None:
+    for name, word in known.said.items():
+        if name not in known.flying and name not in known.refused:
+            _settle(known, name, word)
+
+
+def _settle(known: Known, step: str, word: e.Webhook) -> None:
+    """The word of an API ends the doubt about its call."""
+    known.doubted.discard(step)
+    known.pending.pop(step, None)
+    if isinstance(word, e.WebhookFound):
+        known.succeeded.add(step)
+    elif step not in known.succeeded:
+        known.refused.add(step)
 
 
 def _copied(known: Known) -> Known:

@@ -37,8 +37,9 @@ from stage.ports.store import (
     Unit,
 )
 from stage.simulation.books import Books, Worked, Written
-from stage.simulation.faults import Faults
+from stage.simulation.faults import LANDED, NOT_LANDED, Faults
 from stage.simulation.loop import Process
+from stage.simulation.primary import Primary
 from stage.simulation.replicas import ReplicaOwnership, SharedDatabase
 from stage.store.memory_database import MemoryDatabase, MemoryReplica
 from stage.store.sole_owner import SoleOwner
@@ -47,6 +48,8 @@ T = TypeVar("T")
 
 COMMIT_SECONDS = (0.0005, 0.01)
 CHANGED_LOOK_SECONDS = 0.1
+LANDED_SHARE = 0.5
+"""The share of commits under way at the loss of a primary that reached the standby."""
 
 
 class Disk:
@@ -140,7 +143,6 @@ class SimulatedStore:
     async def close(self) -> None:
         """The disk stays."""
 
-    # Long because the faults of a unit strike one after the other, before, in and after it.
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
     ) -> T:
@@ -152,15 +154,50 @@ class SimulatedStore:
             await faults.pause(f"{process.name} before a unit")
         if process.held:
             await process.gate()
+        primary = None if disk.shared is None else disk.shared.primary
+        losses = 0 if primary is None else primary.losses
+        if primary is not None:
+            self._present()
+            primary.begins_commit()
         await asyncio.sleep(disk.random.uniform(*COMMIT_SECONDS))
         if process.held:
             await process.gate()
+        if primary is not None and primary.losses > losses:
+            return await self._settle(work, primary, scripted=scripted)
         self._present()
+        return await self._commit(work, scripted=scripted)
+
+    async def _settle(
+        self, work: Callable[[Unit], Awaitable[T]], primary: Primary, *, scripted: bool
+    ) -> T:
+        """The COMMIT was under way when the primary was lost: the standby has it, or not.
+
+        As the writer does it: the process waits for the database, and runs again what did not land.
+        """
+        faults = self._disk.faults
+        landed = self._disk.random.random() < LANDED_SHARE
+        faults.struck[LANDED if landed else NOT_LANDED] += 1
+        value = await self._commit(work, scripted=scripted, lost=not landed)
+        landed = await primary.settled(self._process.name, landed=landed)
+        if self._process.held:
+            await self._process.gate()
+        if landed:
+            return value
+        self._present()
+        return await self._commit(work, scripted=scripted)
+
+    # Long because the faults of a unit strike one after the other, before, in and after it.
+    async def _commit(
+        self, work: Callable[[Unit], Awaitable[T]], *, scripted: bool, lost: bool = False
+    ) -> T:
+        """Run a unit, and make it durable; where it is `lost` it has its value, and nothing is."""
+        disk, process, faults = self._disk, self._process, self._disk.faults
         if faults.happens("crash_before_commit"):
             self._crash(process)
             await process.nothing()
         fails = faults.happens("commit_failed") or disk.full
         noted: list[_Noted] = []
+        values: list[T] = []
         struck = ""
 
         async def watched(unit: Unit) -> T:
@@ -168,6 +205,7 @@ class SimulatedStore:
             disk.unit = note
             value = await work(note)
             noted.append(note)
+            values.append(value)
             if scripted and note.writes:
                 nonlocal struck
                 struck = faults.point("write", process.name)
@@ -179,6 +217,8 @@ class SimulatedStore:
                 if disk.full:
                     faults.struck["disk_full_write"] += 1
                 raise StoreUnavailable("the commit failed; nothing was written")
+            if lost:
+                raise _Lost
             return value
 
         try:
@@ -187,6 +227,8 @@ class SimulatedStore:
             self._crash(process)
             await process.nothing()
             raise
+        except _Lost:
+            return values[-1]
         except StaleEpoch:
             faults.struck["stale_write_refused"] += 1
             raise
@@ -194,6 +236,8 @@ class SimulatedStore:
             disk.unit = None
         disk.books.committed(disk.stage, process.name, noted[-1].writes, noted[-1].works)
         self._check_owner(noted[-1])
+        if disk.shared is not None:
+            disk.shared.primary.wrote(process.name)
         if struck == "crash_after" or faults.happens("crash_after_commit"):
             self._crash(process)
             await process.nothing()
@@ -227,6 +271,13 @@ class SimulatedStore:
     def _present(self) -> None:
         if self._disk.away:
             raise StoreUnavailable("the database is away")
+        if self._replica is not None and self._disk.shared is not None:
+            self._disk.shared.primary.check(self._process.name)
+
+    async def scrub(self) -> None:
+        """See ports.store.Store."""
+        self._present()
+        await self._store.scrub()
 
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
@@ -364,7 +415,9 @@ class SimulatedStore:
     @property
     def available(self) -> bool:
         """See ports.store.Store."""
-        return not (self._disk.away or self._disk.full)
+        shared = self._disk.shared
+        failing = shared is not None and (shared.primary.lost or shared.primary.older)
+        return not (self._disk.away or self._disk.full or failing)
 
 
 class SimulatedOwnership(SoleOwner):
@@ -395,6 +448,10 @@ class SimulatedOwnership(SoleOwner):
 
 class _Crashed(Exception):
     """The process dies before the unit becomes durable."""
+
+
+class _Lost(Exception):
+    """The primary is lost before the unit becomes durable."""
 
 
 class _Noted:
@@ -451,6 +508,10 @@ class _Noted:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         return await self._unit.close_ended(before, at, limit)
+
+    async def close(self, row: SagaRow, *, epoch: int) -> bool:
+        """See ports.store.Unit."""
+        return await self._unit.close(row, epoch=epoch)
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See ports.store.Unit."""

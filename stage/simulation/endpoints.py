@@ -17,6 +17,7 @@ from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Participant
+from stage.simulation.api import WEBHOOK_SECRET
 from stage.simulation.books import Books
 from stage.telemetry.null import NullObserver
 from stage.wire import headers as h
@@ -26,6 +27,7 @@ from stage.wire.limits import DEFAULT_LIMITS
 Pairs = Sequence[tuple[str, str]]
 
 RUN = "/sagas"
+WEBHOOKS = "/webhooks/"
 COMPENSATE = "/compensate"
 PROBLEM_MIN = 400
 
@@ -82,6 +84,10 @@ class Endpoints:
             books.answered(stage, saga_id, status, body, outcome, asked_at=asked_at)
             if status == 202:
                 books.deferred(stage, saga_id)
+        elif request.path.startswith(WEBHOOKS):
+            saga_id = request.about.saga_id
+            if status == 200 and saga_id:
+                self._books.acknowledged(self._stage, saga_id)
         elif request.path.endswith(COMPENSATE):
             saga_id = unquote(request.path.removeprefix(f"{RUN}/").removesuffix(COMPENSATE))
             books.tell(saga_id, stage, f"answers compensate: {status}")
@@ -112,7 +118,12 @@ def service_of(
         neighbours=neighbours,
         metrics=_no_metrics,
         lookups=Lookups(engine.seen),
+        webhook_secrets=_secrets,
     )
+
+
+async def _secrets(_external: str) -> tuple[bytes, ...]:
+    return (WEBHOOK_SECRET,)
 
 
 async def _no_metrics(accept: str) -> tuple[bytes, str]:

@@ -74,6 +74,10 @@ KINDS: dict[str, tuple[float, float]] = {
 SELDOM: dict[str, tuple[float, float]] = {
     # of a database, in events a second: an older copy of it is put back
     "restore": (0.01, 0.06),
+    # of a database of several processes, in events a second: its primary is lost, and a standby
+    # that has all that was answered takes its place, or one that lacks the last commits
+    "failover": (0.02, 0.1),
+    "failover_lossy": (0.005, 0.03),
 }
 """Faults that change most of a world, in few of them; they have dice of their own."""
 SELDOM_SHARE = 0.12
@@ -87,6 +91,11 @@ LOST = "saga_lost_by_a_restore"
 """A saga that an older copy of a database lacked, and that a neighbour had; counted as well."""
 UNDONE_ELSEWHERE = "saga_undone_elsewhere"
 """A saga that an older copy says is done, and a neighbour does not; counted as well."""
+
+LANDED = "doubt_landed"
+"""A commit under way when the primary was lost, and the standby has it; counted as well."""
+NOT_LANDED = "doubt_not_landed"
+"""The same where it has not."""
 
 JOINED_ELSEWHERE = "joined_elsewhere"
 """A saga offered to one process while another had a message of it under way; counted as well."""

@@ -136,6 +136,10 @@ class BlockingStore:
         """See ports.store.Store. Only one caller waits here at a time, so no unit is held back."""
         return self._run(self._store.transact(work))
 
+    async def scrub(self) -> None:
+        """See ports.store.Store."""
+        return self._run(self._store.scrub())
+
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
         return self._run(self._store.get(saga_id))

@@ -6,13 +6,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from stage.core.bindings import hash_of
+from stage.core.events import Accepted
 from stage.core.machine import RECOVERIES_MAX
 from stage.core.states import ENDED, ParkCause, SagaState
 from stage.core.steps import Plan, Step, StepKind
+from stage.engine.saga.context import context_of, with_baggage
 from stage.ports.store import Row, Unit
 from stage.simulation.books import Books, Known, Local
 from stage.simulation.neighbours import OTHER_AMOUNT, Order, Verdict
 from stage.simulation.node import Node
+from stage.simulation.replay import difference
 from stage.wire.envelope import decode_envelope
 
 LAST_ANSWER_SECONDS = 40.0
@@ -81,6 +85,20 @@ async def _stored(books: Books, node: Node) -> None:
         entries = await node.disk.store.entries(saga)
         if [entry.event for entry in entries] != known.events:
             books.violate("I1", saga, f"the journal of {stage} is not what was written")
+        if differs := await _replayed(node, known):
+            books.violate("I15", saga, f"{stage}: {differs}")
+
+
+async def _replayed(node: Node, known: Known) -> str:
+    """I15: as far as it went as it should, the rules make the same journal, on the lane or not."""
+    first = known.events[0]
+    if not isinstance(first, Accepted):
+        return ""
+    accepted_by = next((each for each in node.versions if each.plan.version == first.version), None)
+    if accepted_by is None or hash_of(accepted_by.plan) != first.plan_hash:
+        return ""  # a release that is gone
+    context = with_baggage(context_of(known.row, node.disk.store.codec), first.baggage)
+    return await difference(accepted_by, context, known.events, known.row)
 
 
 async def _ledger(books: Books, node: Node) -> None:

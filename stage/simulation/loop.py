@@ -21,6 +21,7 @@ EPOCH = 1_700_000_000.0
 """The wall clock when a simulation begins, in seconds since 1970."""
 POLL_SECONDS = (0.05, 10.0)
 """The pauses between two looks of a process for mail, for what is due, and for what to close."""
+DAY_SECONDS = 86_400.0
 STILL_SECONDS = 60.0
 """The pause between two looks while the world is still: days of an outage cost their events."""
 

@@ -34,6 +34,10 @@ Server = Callable[[str, str, Headers, bytes], Awaitable[Answer] | None]
 """Takes method, path, headers and body; None while nobody listens."""
 
 SCHEME = "http://"
+HOOK_SECONDS_MAX = 5.0
+HOOK_PAUSE_SECONDS = (5.0, 60.0)
+"""The first pause of an API before it sends a webhook again, and the longest."""
+ACKNOWLEDGED = b"{}"
 LATENCY_SECONDS = (0.001, 0.02)
 DELAY_SECONDS = (0.05, 8.0)
 DELAY_SECONDS_STRICT = 0.145
@@ -58,6 +62,7 @@ class Network:
         self._books = books
         self._servers: dict[str, Server] = {}
         self._apis: dict[str, ApiModel] = {}
+        self._hooks: dict[asyncio.Task[None], None] = {}
         self.cut: set[frozenset[str]] = set()
         """Pairs of names that do not hear each other."""
         self.down: set[str] = set()
@@ -112,6 +117,35 @@ class Network:
     def later(self, seconds: float, act: Callable[..., None], *arguments: object) -> None:
         """Let something happen that belongs to no process."""
         self._loop.call_later(seconds, act, *arguments, context=self._loop.outside)
+
+    def hook(
+        self, api: str, stage: str, saga: str, headers: Headers, body: bytes, after: float
+    ) -> None:
+        """An API sends a webhook to a stage, again and again until that acknowledges it."""
+        self.off(saga)
+
+        def begin() -> None:
+            sending = self._loop.create_task(self._hook(api, stage, saga, headers, body))
+            self._hooks[sending] = None
+            sending.add_done_callback(lambda done: self._hooks.pop(done, None))
+
+        self.later(after, begin)
+
+    async def _hook(self, api: str, stage: str, saga: str, headers: Headers, body: bytes) -> None:
+        """No page of a gateway acknowledges it: no author can help that."""
+        self.there(saga)
+        pause, longest = HOOK_PAUSE_SECONDS
+        path = f"/webhooks/{api}"
+        while True:
+            answer = await self.carry(
+                api, stage, "POST", path, headers, body, HOOK_SECONDS_MAX, saga
+            )
+            heard = answer.reason if isinstance(answer, Lost) else str(answer.status)
+            self._books.tell(saga, api, f"webhook to {stage} -> {heard}")
+            if isinstance(answer, Answer) and (answer.status, answer.body) == (200, ACKNOWLEDGED):
+                return
+            await asyncio.sleep(pause)
+            pause = min(2.0 * pause, longest)
 
     async def carry(
         self,

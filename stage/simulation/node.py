@@ -86,6 +86,8 @@ class Node:
         self._random = random
         self._faults = faults
         self._books = books
+        self.lane = False
+        """Whether new sagas of its processes begin on the lane."""
         self._skew = 0.0
         if faults.happens("skew"):
             self._skew = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
@@ -99,6 +101,11 @@ class Node:
         self._starting = 0
         self._down = False
         """Stopped by an operator: nothing starts it."""
+
+    @property
+    def versions(self) -> Sequence[WatchedStage]:
+        """Every version of the stage that its processes run."""
+        return self._releases
 
     @property
     def processes(self) -> int:
@@ -157,7 +164,8 @@ class Node:
         clock = self._wall(process)
         peers = self._peers(process, store, clock)
         observer = DefectObserver(self.name, self._books)
-        limits = EngineLimits(inline=self._started % 2 == 1)  # its next process has none, and so on
+        inline = self._started % 2 == 1  # its next process has none, and so on
+        limits = EngineLimits(inline=inline, lane=self.lane)
         engine = EmbeddedEngine(stage, store, peers, observer, clock=clock, limits=limits)
         service = service_of(stage, engine, peers.neighbours, observer, clock)
         self._live[process] = engine, Endpoints(service, self._books), store
@@ -304,6 +312,17 @@ class Node:
                 wait_seconds=0.0,
             )
         )
+
+    def stop_unwitting(self, unwitting: Callable[[str], bool]) -> None:
+        """Processes that cannot know that commits are missing are lost with the primary.
+
+        That they cannot is known (decision 0059), and so none starts until an operator has come.
+        """
+        self._down = True
+        for process in list(self._live):
+            if unwitting(process.name):
+                process.resume()
+                self.crash(process)
 
     def go_down(self) -> None:
         """An operator stops the stage: all its processes end, and none starts."""

@@ -16,6 +16,7 @@ from stage.core.steps import VERSION_MAX
 from stage.ports.ownership import Mail, Share
 from stage.simulation.books import Books
 from stage.simulation.loop import STILL_SECONDS, Process, VirtualClock, VirtualLoop
+from stage.simulation.primary import Primary
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase, MemoryReplica
 
@@ -42,6 +43,7 @@ class SharedDatabase:
         """Messages under way, by saga and by the registration under which they left."""
         self.ahead = 0.0
         """By how many seconds the clock of the database is wrong."""
+        self.primary = Primary(self._serves_older)
 
     @property
     def time(self) -> float:
@@ -59,6 +61,9 @@ class SharedDatabase:
         ownership = store.ownership
         assert isinstance(ownership, MemoryReplica)
         return store, ownership
+
+    def _serves_older(self, who: str) -> None:
+        self._books.violate("I1", "", f"{who} uses an older state of the database without a word")
 
     def prolong(self, registration: int) -> None:
         """A lease was renewed: while the world is still, the next time is far away."""
@@ -174,6 +179,7 @@ class ReplicaOwnership:
         await self._door()
         alive = await self._replica.renew()
         self._shared.prolong(self._replica.me)
+        self._shared.primary.renewed(self._process.name)
         return alive
 
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:

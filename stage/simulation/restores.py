@@ -8,13 +8,14 @@ have answered; the database is released; and what a neighbour has undone is undo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
+from typing import NamedTuple
 
 from stage.core.states import SagaState
 from stage.engine.reconcile import NOTHING_STANDS, Reconciliation
-from stage.simulation.books import Books
-from stage.simulation.copies import copy_of
+from stage.simulation.books import Books, Copied
+from stage.simulation.copies import Copy, copy_of
 from stage.simulation.faults import LOST, UNDONE_ELSEWHERE, Faults
 from stage.simulation.loop import EPOCH, VirtualLoop
 from stage.simulation.node import Node
@@ -30,6 +31,14 @@ SINCE_SECONDS = 7_200.0
 """Neighbours are asked from so long before the copy: their clocks may be wrong by an hour."""
 ASKS_MAX = 200
 """Tries to have one saga compensated."""
+
+
+class Kept(NamedTuple):
+    """A copy of the database of a node, with the facts of the books about it."""
+
+    copy: Copy
+    books: Copied
+    made_at: float
 
 
 class Restores:
@@ -50,22 +59,39 @@ class Restores:
         self._books = books
         self.busy = False
         """Whether a database was put back and is not released."""
+        self.alone = asyncio.Lock()
+        """Held by whoever is about to put one back."""
 
     async def strike(self) -> None:
         """One restore, from the copy to the release."""
         node = self._random.choice(self._nodes)
-        made_at = self._now
-        copy, books = copy_of(node.disk), self._books.copy_of(node.name)
-        await asyncio.sleep(self._random.uniform(*AGE_SECONDS))
-        if not self._faults.on:
-            return
-        self.busy = True
+        async with self.alone:
+            kept = self.keep(node)
+            await asyncio.sleep(self._random.uniform(*AGE_SECONDS))
+            if not self._faults.on:
+                return
+            self.busy = True
+            await self.recover(node, kept)
+
+    def keep(self, node: Node) -> Kept:
+        """A copy of the database of a node as it is now."""
+        return Kept(copy_of(node.disk), self._books.copy_of(node.name), self._now)
+
+    async def recover(
+        self, node: Node, kept: Kept, accepted: Callable[[], None] = lambda: None
+    ) -> None:
+        """The stage is stopped, the copy put back, and the stage reconciled and released.
+
+        `accepted` is notified when the copy stands there, and nothing runs.
+        """
+        copy, books, made_at = kept
         node.go_down()
         self._books.tell("", node.name, f"a copy of {made_at - EPOCH:.1f} s is put back")
         with self._faults.spared():
             if not await copy.put_back(made_at, self._now):
                 self._books.violate("I1", "", f"{node.name} served an older copy without a word")
         self._books.put_back(node.name, books)
+        accepted()
         found = await self._reconciled(node, made_at - SINCE_SECONDS)
         with self._faults.spared():
             await copy.release(self._now)
@@ -105,4 +131,4 @@ class Restores:
             await asyncio.sleep(1.0)
 
 
-__all__ = ["Restores"]
+__all__ = ["Kept", "Restores"]

@@ -7,7 +7,18 @@ from typing import Any
 
 import msgspec
 
-from stage import Http, Pending, Refused, Saga, Stage, Transient, Tx
+from stage import (
+    Declined,
+    Http,
+    Landed,
+    Pending,
+    Refused,
+    Saga,
+    Stage,
+    Transient,
+    Tx,
+    Webhook,
+)
 
 
 class Purchase(msgspec.Struct):
@@ -65,8 +76,23 @@ def _local(stage: Stage[Any, Any], name: str, *, undo: bool = True) -> None:
         stage.transaction(compensation=None, reason="the ledger keeps it")(work)
 
 
+def _hear(hook: Webhook) -> Landed[Receipt] | Declined:
+    hook.verify_hmac(hook.header("Api-Signature"))
+    said = hook.json()
+    if said["end"] == "declined":
+        return Declined(reason="declined", key=said["key"])
+    return Landed(result=Receipt(said["id"]), key=said["key"])
+
+
 def _call(
-    stage: Stage[Any, Any], name: str, to: str, *, probe: bool, undo: bool = True, **rules: Any
+    stage: Stage[Any, Any],
+    name: str,
+    to: str,
+    *,
+    probe: bool,
+    undo: bool = True,
+    hook: bool = False,
+    **rules: Any,
 ) -> None:
     """A call with what belongs to it."""
 
@@ -83,6 +109,8 @@ def _call(
     step = stage.call(to=to, timeout=1.0, **rules)(work)
     if probe:
         step.probe(find)
+    if hook:
+        step.webhook(_hear)
     if undo:
         step.compensation(back)
 
@@ -156,6 +184,16 @@ def pending(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]
     return stage
 
 
+def hooked(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
+    """A call whose API tells by a webhook how it ended, in its own time or never."""
+    stage = _stage(name, before)
+    _local(stage, "reserve")
+    rules: dict[str, Any] = {"pending_on": {202}, "pending_seconds_max": 300.0}
+    _call(stage, "charge", f"{name}-hooking", probe=False, hook=True, **rules)
+    _call(stage, "tip", f"{name}-api", probe=True)
+    return stage
+
+
 def pivotal(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     """A call that cannot be undone; after it the stage only goes forward."""
     stage = _stage(name, before)
@@ -172,6 +210,7 @@ KINDS: dict[str, Callable[..., Stage[Any, Any]]] = {
     "sequence": sequence,
     "unkeyed": unkeyed,
     "pending": pending,
+    "hooked": hooked,
     "pivotal": pivotal,
 }
 NAMES = ("order", "payment", "shipping")

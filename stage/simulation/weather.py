@@ -11,6 +11,7 @@ from typing import Any
 from stage.simulation.api import ApiModel
 from stage.simulation.books import Books
 from stage.simulation.disk import Disk
+from stage.simulation.failovers import Failovers
 from stage.simulation.loop import VirtualLoop
 from stage.simulation.network import OUT_PAGES, OUT_REFUSED, OUT_SILENT, Network
 from stage.simulation.node import Node
@@ -46,7 +47,10 @@ class Weather:
         self._tasks: list[asyncio.Task[None]] = []
 
     def begin(
-        self, act: Callable[[], Awaitable[None]], restore: Callable[[], Awaitable[None]]
+        self,
+        act: Callable[[], Awaitable[None]],
+        restore: Callable[[], Awaitable[None]],
+        failovers: Failovers,
     ) -> None:
         """Let faults strike from now on; `act` and `restore` are what an operator does as often."""
 
@@ -61,6 +65,9 @@ class Weather:
             often("clock_jump", node.jump)
             often("store_away", partial(self._away, node.disk))
             often("disk_full", partial(self._full, node.disk))
+            if (shared := node.disk.shared) is not None:
+                often("failover", partial(failovers.promote, node, shared))
+                often("failover_lossy", partial(failovers.lose_commits, node, shared))
         for model in self._models:
             often("api_away", partial(self._away, model))
         often("partition", self._cut)

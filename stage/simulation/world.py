@@ -6,7 +6,7 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from random import Random
@@ -21,9 +21,10 @@ from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
-from stage.simulation.api import ApiModel, PendingApi, UnkeyedApi
+from stage.simulation.api import ApiModel, HookingApi, PendingApi, UnkeyedApi
 from stage.simulation.books import Books, Violation
 from stage.simulation.disk import Disk, WatchedStage
+from stage.simulation.failovers import Failovers
 from stage.simulation.files import BlockingStore, file_store
 from stage.simulation.invariants import check
 from stage.simulation.loop import STILL_SECONDS, Stuck, VirtualLoop
@@ -50,6 +51,7 @@ LOOK_SECONDS = 2.0
 STILL_AFTER_SECONDS = 30.0
 """A world in which only an outage goes on is still by then: every process is back."""
 
+FAILOVERS = ("failover", "failover_lossy")
 Models = Mapping[str, type[ApiModel]]
 
 
@@ -208,6 +210,7 @@ class World:
             if model.keeps:
                 self.books.keeping.add(name)
             self.network.serve_api(model)
+            model.deliver = partial(self.network.hook, name, stage.name)
         releases = [WatchedStage(bound, disk)]
         before = bound.supersedes
         while before is not None:
@@ -224,6 +227,7 @@ class World:
             self.faults,
             self.books,
         )
+        node.lane = self.seed % 2 == 0
         self.nodes.append(node)
         self.network.serve(node.name, node.serve)
 
@@ -233,7 +237,7 @@ class World:
         Where a lease can run out under a live process, nothing protects an API that ignores keys.
         """
         keyed = all(step.rules.idempotent for step in stage.steps)
-        kept = not {"store_away", "disk_full", "zombie"} & self.faults.rates.keys()
+        kept = not {"store_away", "disk_full", "zombie", *FAILOVERS} & self.faults.rates.keys()
         alone = self.scenario.folder is not None or not self.scenario.exclusive
         if alone or not (keyed or kept) or not self.faults.happens("replicas"):
             return None
@@ -312,7 +316,8 @@ class World:
             for _ in range(node.processes):
                 node.start()
         await asyncio.sleep(0.05)
-        self.weather.begin(self.operator.act, self.restores.strike)
+        failovers = Failovers(self.restores, self.random, self.faults, self.books)
+        self.weather.begin(self.operator.act, self.restores.strike, failovers)
         if self.scenario.drive is not None:
             await self.scenario.drive(self)
         else:
@@ -379,6 +384,8 @@ def _model_of(api: str, plan: Plan) -> type[ApiModel]:
     """The model of an API of which the author says nothing but whether it honours keys."""
     if api.endswith("-pending"):
         return PendingApi
+    if api.endswith("-hooking"):
+        return HookingApi
     keyed = all(step.idempotent for step in plan.steps if step.peer == api)
     return ApiModel if keyed else UnkeyedApi
 

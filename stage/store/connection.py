@@ -66,6 +66,10 @@ class Connection(Protocol):
         """Roll the batch back, as far as the connection still can. Raises nothing."""
         ...
 
+    async def scrub(self) -> None:
+        """See ports.store.Store, between two batches. Raises StoreUnavailable."""
+        ...
+
     async def last_number(self) -> int:
         """The number of the last batch that is durable."""
         ...

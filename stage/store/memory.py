@@ -65,6 +65,9 @@ _KEEP: Final = statement("keep_part")
 _UNDO: Final = statement("undo_part")
 
 
+_OVER: Final = (SagaState.COMPLETED, SagaState.COMPENSATED)
+
+
 class MemoryStore:
     """ports.store.Store without a file. Units run at once, inside the call of `transact`.
 
@@ -141,6 +144,9 @@ class MemoryStore:
         finally:
             unit.end()
         return value, unit.written
+
+    async def scrub(self) -> None:
+        """See ports.store.Store: there is no file."""
 
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
@@ -224,14 +230,15 @@ class MemoryStore:
         """See ports.store.Store. States without a saga are there with 0."""
         found = dict.fromkeys(SagaState, 0)
         for row in self._database.sagas.values():
-            found[row.state] += 1
+            found[row.state] += row.closed_at is None or row.state in _OVER
         return found
 
     async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
         sagas, known = self._database.sagas.values(), self._database.sagas.keys()
         under_way = (SagaState.ACTIVE, SagaState.COMPENSATING)
-        accepted = [row.accepted_at for row in sagas if row.state in under_way and not row.parked]
+        busy = [row for row in sagas if row.state in under_way and not row.parked]
+        accepted = [row.accepted_at for row in busy if row.due_at is not None]
         ours = [row for row in sagas if row.version <= version]
         due = [row.due_at for row in ours if row.due_at is not None and row.due_at <= now]
         return Backlog(
@@ -474,14 +481,32 @@ class _MemoryUnit:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         self._part.check()
-        found = [row for row in self._sagas.values() if _closable(row, before)]
+        found = [row for row in self._sagas.values() if _closable(row, before) or _given_up(row)]
         for row in sorted(found, key=lambda row: row.updated_at)[:limit]:
-            self._changes.append(partial(self._journal.__setitem__, row.id, self._journal[row.id]))
-            self._changes.append(partial(self._sagas.__setitem__, row.id, row))
-            self._sagas[row.id] = replace(row, closed_at=at, envelope=b"")
-            self._journal[row.id] = []
-            await self.drop_terms(row.id)
+            await self._close(row, replace(row, closed_at=at, envelope=b""))
         return min(len(found), limit)
+
+    async def close(self, row: SagaRow, *, epoch: int) -> bool:
+        """See ports.store.Unit."""
+        self._part.check()
+        held = self._sagas.get(row.id)
+        if held is None or (held.epoch, held.length) != (epoch, row.length):
+            return False
+        if held.due_at is not None or held.parked:
+            return False
+        await self._close(held, row)
+        for key, lost in list(self._database.lost.items()):
+            if lost.saga_id == row.id:
+                self._changes.append(partial(self._database.lost.__setitem__, key, lost))
+                self._database.lost[key] = replace(lost, reason="")
+        return True
+
+    async def _close(self, held: SagaRow, row: SagaRow) -> None:
+        self._changes.append(partial(self._journal.__setitem__, row.id, self._journal[row.id]))
+        self._changes.append(partial(self._sagas.__setitem__, row.id, held))
+        self._sagas[row.id] = row
+        self._journal[row.id] = []
+        await self.drop_terms(row.id)
 
     def _write(self, row: SagaRow, events: Sequence[Event]) -> None:
         self._changes.append(partial(self._restore, row.id, self._sagas.get(row.id)))
@@ -547,9 +572,15 @@ def _set_pause(
 
 
 def _closable(row: SagaRow, before: float) -> bool:
-    over = row.state in (SagaState.COMPLETED, SagaState.COMPENSATED)
+    over = row.state in _OVER
     waits = row.due_at is not None or bool(row.parked)
     return over and not waits and row.closed_at is None and row.updated_at < before
+
+
+def _given_up(row: SagaRow) -> bool:
+    """Whether it is unfinished, and nobody waits for it: a person forgot it."""
+    unfinished = row.state in (SagaState.ACTIVE, SagaState.COMPENSATING)
+    return unfinished and row.due_at is None and not row.parked and row.closed_at is None
 
 
 def _matches(row: SagaRow, which: Filter) -> bool:

@@ -103,6 +103,14 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
     )
 
 
+def closing_values(row: SagaRow, epoch: int, codec: Codec) -> tuple[object, ...]:
+    """The columns that `ports.store.Unit.close` writes: the id first, epoch and length last."""
+    return (
+        *(row.id, row.epoch, codec.encode_hash(row.id, row.fingerprint), row.tracestate),
+        *(codec.encode_answer(row.id, row.answer_body), row.closed_at, epoch, row.length),
+    )
+
+
 def journal_values(row: SagaRow, first: int, events: Sequence[Event], codec: Codec) -> list[object]:
     """The columns of journal entries, one group behind the other, numbered from `first`."""
     values: list[object] = []

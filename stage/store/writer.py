@@ -19,6 +19,7 @@ The writer knows no database: see connection.py for what it needs of one.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -82,6 +83,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop
         self._current: Sequence[Waiting] = ()
         self._trouble = ""
+        self._scrubs: deque[asyncio.Future[None]] = deque()
 
     @property
     def available(self) -> bool:
@@ -126,6 +128,13 @@ class Writer:
         self._queue.put(Waiting(work, future, deferrable))
         return future
 
+    async def scrub(self) -> None:
+        """See ports.store.Store. Units that come meanwhile wait."""
+        asked: asyncio.Future[None] = self._loop.create_future()
+        self._scrubs.append(asked)
+        await self.transact(_nothing)  # so that the writer looks
+        await asked
+
     def adopt(self, waiting: Waiting) -> bool:
         """Take a unit over from another writer; False when this one is closed or full."""
         if self._closing or self._task is None or self.queued >= self._limits.queue_units_max:
@@ -145,6 +154,7 @@ class Writer:
             self._closing = True
             fail(self._current, CommitInDoubt("the writer stopped; ask for the saga's state"))
             self._queue.fail(StoreUnavailable("the writer stopped: nothing was written"))
+            _scrubbed(tuple(self._scrubs), StoreUnavailable("the writer stopped: ask again"))
             self._queue.close()  # a thread still waits there when it was this task that ended
 
     # --- where the connection lives -------------------------------------------------------
@@ -157,7 +167,18 @@ class Writer:
                 return self._parted(trouble)
             self._hand_over(batch)
             self._current = batch = []  # nothing of it is kept while waiting for the next
+            if self._scrubs:
+                await self._scrub(connection)
         return None
+
+    async def _scrub(self, connection: Connection) -> None:
+        asked = [self._scrubs.popleft() for _ in range(len(self._scrubs))]
+        error: Exception | None = None
+        try:
+            await connection.scrub()
+        except Exception as raised:
+            error = raised
+        self._loop.call_soon_threadsafe(_scrubbed, asked, error)
 
     async def _next(self) -> list[Waiting]:
         """The next batch; empty once the store is closed."""
@@ -238,6 +259,16 @@ class Writer:
         if self._closing:
             raise _Closed
         await asyncio.sleep(self._limits.retry_seconds)
+
+
+def _scrubbed(asked: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
+    for future in asked:
+        if future.done():
+            continue  # nobody waits for it any more
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

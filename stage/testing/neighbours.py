@@ -59,15 +59,39 @@ async def served(
             downstreams={"downstream": urls["downstream"]},
             externals={**externals, **at},
         )
-        apps = {
-            "downstream": make_downstream(name="downstream", upstream=urls["stage"]),
-            "upstream": make_upstream(name="upstream", stage=urls["stage"]),
-            **fakes,
-            "stage": build_app(stage, config),
-        }
-        for name, app in apps.items():
-            runner = web.AppRunner(app, access_log=None)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            await web.SockSite(runner, doors[name]).start()
+        await _start(stack, doors, {**_neighbours_of(urls["stage"]), **fakes})
+        await _start(stack, doors, {"stage": build_app(stage, config)})
         yield Neighbours(**urls, apis=at)
+
+
+@asynccontextmanager
+async def beside(stage: str, apis: Mapping[str, FakeApi]) -> AsyncIterator[Neighbours]:
+    """Serve the two neighbours and the fakes around a stage that another process serves."""
+    fakes = {f"api {name}": make_external(api) for name, api in apis.items()}
+    apps = {**_neighbours_of(stage), **fakes}
+    doors = {name: socket.create_server((HOST, 0)) for name in apps}
+    urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
+    async with AsyncExitStack() as stack:
+        for door in doors.values():
+            stack.callback(door.close)
+        at = {name.removeprefix("api "): urls.pop(name) for name in fakes}
+        await _start(stack, doors, apps)
+        yield Neighbours(**urls, stage=stage, apis=at)
+
+
+def _neighbours_of(stage: str) -> dict[str, web.Application]:
+    return {
+        "downstream": make_downstream(name="downstream", upstream=stage),
+        "upstream": make_upstream(name="upstream", stage=stage),
+    }
+
+
+async def _start(
+    stack: AsyncExitStack, doors: Mapping[str, socket.socket], apps: Mapping[str, web.Application]
+) -> None:
+    """Serve these until the stack is left."""
+    for name, app in apps.items():
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, doors[name]).start()

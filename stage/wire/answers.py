@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from msgspec.structs import replace
+
 from stage.wire.ending import Ending, EndingKind, RenderedAnswer
-from stage.wire.problem import Problem, ProblemType
+from stage.wire.problem import Problem, ProblemType, decode_problem
 from stage.wire.replies import encode_executed
 
 
@@ -44,3 +46,14 @@ def render_ending(ending: Ending) -> RenderedAnswer:
         may_stand=ending.may_stand,
     )
     return RenderedAnswer(status=status, body=problem.encode())
+
+
+def without_contents(saga_id: str, status: int, body: bytes) -> bytes:
+    """The same answer without data and without the words of authors and neighbours.
+
+    Code, type and outcome stay, and so do the names of the steps that stand.
+    """
+    if status == 200:
+        return encode_executed(saga_id, {})
+    problem = decode_problem(body)
+    return b"" if problem is None else replace(problem, detail=problem.title).encode()

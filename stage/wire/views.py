@@ -67,6 +67,22 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     requested_by: str | None = None
 
 
+class VerbView(msgspec.Struct, frozen=True, kw_only=True):
+    """A verb, and why it is not allowed now: None where it is. `steps` are those it may name."""
+
+    verb: str
+    why_not: str | None = None
+    steps: list[str] = []
+
+
+class VerbsView(msgspec.Struct, frozen=True, kw_only=True):
+    """The verbs that the caller may do to a saga now, and why not the others."""
+
+    saga_id: str
+    state: str
+    verbs: list[VerbView]
+
+
 class JournalView(msgspec.Struct, frozen=True, kw_only=True):
     """The journal of a saga. Each entry has `seq`, `at`, `event`, and what the event holds.
 

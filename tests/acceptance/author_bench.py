@@ -44,6 +44,9 @@ def misbehave(saga, place):
     if saga.input.what == "loop":
         while True:
             pass
+    if saga.input.what == "hang":
+        while True:
+            time.sleep(0.01)
     if saga.input.what == "kill":
         os._exit(9)
     if saga.input.what == "exit":

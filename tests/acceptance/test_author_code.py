@@ -28,7 +28,7 @@ async def test_a_transaction_that_never_ends_is_reported_and_does_not_hold_the_e
     """Not ready, the saga and the step named with the stack, counted; SIGTERM ends the process."""
     assert 200 == await bench.post("s-0")
     assert 200 == (await bench.get("/readyz"))[0]
-    stuck = asyncio.create_task(bench.post("s-1", place="reserve", what="loop"))
+    stuck = asyncio.create_task(bench.post("s-1", place="reserve", what="hang"))
     line = await bench.until_logged("code_stuck")
     assert ("s-1", "reserve", "writer") == (line["saga_id"], line["step"], line["thread"])
     assert "author.py" in line["stack"][-1] and "misbehave" in line["stack"][-1]

@@ -28,6 +28,7 @@ NAMES = [
     "five-times",
     "killed",
     "gateway",
+    "pending",
 ]
 
 
@@ -46,8 +47,8 @@ async def demo(*arguments: str) -> tuple[int, bytes, bytes]:
 
 
 @pytest.mark.timeout(110)
-async def test_the_eight_stories_end_as_expected_and_the_books_balance() -> None:
-    """Exit status 0, eight stories, no effect that is not accounted for."""
+async def test_the_nine_stories_end_as_expected_and_the_books_balance() -> None:
+    """Exit status 0, nine stories, no effect that is not accounted for."""
     status, out, err = await demo("--json")
     assert 0 == status, (out, err)
     report = msgspec.json.decode(out)

@@ -42,7 +42,7 @@ def trial_of(folder: Path, sizes: Sizes) -> Trial:
 
 
 @pytest.mark.kit("F5")
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1_200)
 def test_nothing_is_lost_doubled_standing_or_stuck(tmp_path: Path, strikes: Strikes) -> None:
     """All promises hold for every saga, and every kind of fault and kill did strike."""
     trial = trial_of(tmp_path, SIZES)

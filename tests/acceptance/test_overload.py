@@ -2,6 +2,10 @@
 
 The load is closed: so many connections that each asks again as soon as it is answered, and starts
 that are shed are answered at a bounded rate.
+
+A rate counts the seconds in which the stage could have run. The load itself takes a processor, more
+of it the more it offers, and so do other processes; the time in which the event loop was ready to
+run and got no processor, as the kernel counts it, is left out.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -23,9 +28,11 @@ from tests.kits import Strikes
 from tests.sizes import SIZES, TIER
 
 PEAK_CONNECTIONS = 32
-PEAK_SECONDS = 4.0
-LEARNING_SECONDS = 10.0
+PEAK_SECONDS = 4.0 if TIER == "prove" else 2.0
+LEARNING_SECONDS = 10.0 if TIER == "prove" else 5.0
 """After that the stage knows how much it can do."""
+FORGETTING_SECONDS = 3.0
+"""After that the stage has forgotten the limit that it set itself."""
 TIMES = 5.0
 HELD_SECONDS = 0.75
 """How long a start that is shed waits for its answer, in the middle."""
@@ -34,6 +41,24 @@ GOODPUT_MIN = 0.9 if TIER == "prove" else 0.5
 """A part of the peak. The small helping runs beside other tests."""
 UNDO_SECONDS_MAX = 1.0 if TIER == "prove" else 6.0
 UNDO_PAUSE_SECONDS = 0.05
+
+
+class Rate(NamedTuple):
+    """Sagas that were executed in some seconds, and those in which the stage had no processor."""
+
+    executed: int
+    seconds: float
+    kept_seconds: float
+
+    @property
+    def a_second(self) -> float:
+        """Sagas a second in which the stage could run."""
+        return self.executed / (self.seconds - self.kept_seconds)
+
+    def __str__(self) -> str:
+        """As a report says it."""
+        kept = self.kept_seconds / self.seconds
+        return f"{self.a_second:.0f}/s ({self.executed / self.seconds:.0f}/s, {kept:.0%} kept)"
 
 
 class Load:
@@ -96,11 +121,18 @@ class Load:
         for task in tasks:
             task.result()
 
-    async def rate(self, seconds: float) -> float:
+    async def rate(self, seconds: float, pid: int) -> Rate:
         """Sagas a second that were executed, over that time from now on."""
-        before, began = self.codes[200], time.monotonic()
+        before, waited, began = self.codes[200], waited_seconds(pid), time.monotonic()
         await asyncio.sleep(seconds)
-        return (self.codes[200] - before) / (time.monotonic() - began)
+        passed = time.monotonic() - began
+        kept = waited_seconds(pid) - waited
+        return Rate(executed=self.codes[200] - before, seconds=passed, kept_seconds=kept)
+
+
+def waited_seconds(pid: int) -> float:
+    """How long the first thread of that process was ready to run, and got no processor."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 async def exchange(
@@ -123,7 +155,8 @@ async def exchange(
 
 
 @asynccontextmanager
-async def stage_process(folder: Path) -> AsyncIterator[int]:
+async def stage_process(folder: Path) -> AsyncIterator[tuple[int, int]]:
+    """The port of a stage, and its process."""
     [port] = free_ports(1)
     command = [
         *(sys.executable, "-m", "stage", "serve", "tests.acceptance.overload_stage:payment"),
@@ -136,9 +169,9 @@ async def stage_process(folder: Path) -> AsyncIterator[int]:
         )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await process.stdout.readline()
-        yield port
+        yield port, process.pid
     finally:
         if process.returncode is None:
             process.kill()
@@ -148,30 +181,37 @@ async def stage_process(folder: Path) -> AsyncIterator[int]:
 @pytest.mark.kit("F13")
 @pytest.mark.timeout(200)
 async def test_five_times_the_load_leaves_the_goodput(tmp_path: Path, strikes: Strikes) -> None:
-    """At least 0.9 of the peak, refusals that say when to come back, compensations within 1 s."""
-    async with stage_process(tmp_path) as port:
-        calm = Load(port, "calm")
-        peak = await measured(calm, PEAK_CONNECTIONS, PEAK_SECONDS, 1.0)
-        load = Load(port, "full")
-        connections = min(CONNECTIONS_MAX, int(TIMES * peak * HELD_SECONDS) + PEAK_CONNECTIONS)
-        goodput = await measured(load, connections, SIZES.overload_seconds, LEARNING_SECONDS)
+    """At least 0.9 of the peak, refusals that say when to come back, compensations within 1 s.
 
+    The peak is what it does before and after, as machines have better and worse minutes.
+    """
+    async with stage_process(tmp_path) as (port, pid):
+        calm = Load(port, "calm")
+        before = await measured(calm, pid, PEAK_CONNECTIONS, PEAK_SECONDS, 1.0)
+        load = Load(port, "full")
+        asked = int(TIMES * before.executed / before.seconds * HELD_SECONDS) + PEAK_CONNECTIONS
+        connections = min(CONNECTIONS_MAX, asked)
+        goodput = await measured(load, pid, connections, SIZES.overload_seconds, LEARNING_SECONDS)
+        after = await measured(calm, pid, PEAK_CONNECTIONS, PEAK_SECONDS, FORGETTING_SECONDS)
+
+    peak = (before.a_second + after.a_second) / 2
     offered = sum(load.codes.values()) / (SIZES.overload_seconds + LEARNING_SECONDS)
     undone = sorted(load.undone)[int(len(load.undone) * 0.99)] if load.undone else 99.0
     note = (
-        f"{connections} connections offered {offered:.0f}/s; goodput {goodput:.0f}/s of"
-        f" {peak:.0f}/s; {dict(load.codes)}; {len(load.undone)} compensations, p99 {undone:.2f} s"
+        f"{connections} connections offered {offered:.0f}/s; goodput {goodput} of {before} before"
+        f" and {after} after; {dict(load.codes)}; {len(load.undone)} compensations,"
+        f" p99 {undone:.2f} s"
     )
     strikes.report("seconds", int(SIZES.overload_seconds), violations=len(load.wrong), note=note)
     assert [] == [*calm.wrong, *load.wrong][:3], note
-    assert goodput >= GOODPUT_MIN * peak, note
+    assert goodput.a_second >= GOODPUT_MIN * peak, note
     assert undone < UNDO_SECONDS_MAX, note
 
 
-async def measured(load: Load, connections: int, seconds: float, learning: float) -> float:
+async def measured(load: Load, pid: int, connections: int, seconds: float, learning: float) -> Rate:
     """The goodput under that load, once it was learnt."""
     running = asyncio.create_task(load.run(connections, learning + seconds))
     await asyncio.sleep(learning)
-    rate = await load.rate(seconds)
+    rate = await load.rate(seconds, pid)
     await running
     return rate

@@ -21,7 +21,7 @@ async def db(word: str, url: str, *options: str) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(110)
-async def test_the_eight_stories_end_as_expected_on_postgresql() -> None:
+async def test_the_nine_stories_end_as_expected_on_postgresql() -> None:
     """One of them kills the stage; its successor takes over once the lease is over."""
     status, out, err = await demo("--json", "--database", "postgres")
     assert 0 == status, err.decode()

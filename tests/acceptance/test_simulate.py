@@ -81,6 +81,24 @@ async def test_the_mistakes_of_an_author_are_found(name: str, word: str) -> None
     assert re.search(word, out, re.MULTILINE), out
 
 
+@pytest.mark.timeout(110)
+@pytest.mark.parametrize(
+    "name, word",
+    [
+        ("payment", r"^everything holds$"),
+        ("hasty", r"^DOUBLED|^LOST|^STANDS|^RULE BROKEN|^STUCK"),
+        ("deaf", r"^DOUBLED|^LOST|^STANDS|^RULE BROKEN|^STUCK"),
+    ],
+)
+async def test_a_webhook_that_comes_twice_and_before_the_answer(name: str, word: str) -> None:
+    """A stage that waits for it holds; one that takes "processing" or a no for a yes is found."""
+    target = f"tests.simulation.hooked_payment:{name}"
+    few = ("--model", "tests.simulation.hooked_payment", "--seeds", "20", "--sagas", "4")
+    status, out, err = await simulate(target, *few)
+    assert (int(name != "payment"), "") == (status, err), out
+    assert re.search(word, out, re.MULTILINE), out
+
+
 async def test_a_simulation_in_which_no_saga_completed_holds_nothing() -> None:
     """A model that refuses everything lets every property hold, and shows none."""
     target = "tests.simulation.refusing_payment:payment"

@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-import tests.simulation.mutants_around  # noqa: F401 - registers its defects
+import tests.simulation.mutants_around
+import tests.simulation.mutants_of_the_lane  # noqa: F401 - both register their defects
 from stage.simulation.world import Result, Scenario, simulate_world
 from tests.simulation.level_l import EVIDENCE, commit, machine, write
 from tests.simulation.mutants import ALWAYS, FURTHER, MUTANTS, planted

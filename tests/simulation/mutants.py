@@ -198,7 +198,7 @@ def a_repeat_sends_other_bytes(patches: Patches) -> None:
     patches.wrap(sender, "stored_requests", make)
 
 
-@mutant
+@mutant_under("crash_after_commit")
 def the_guard_row_is_written_with_the_call(patches: Patches) -> None:
     """Rule 1, as the usual barrier breaks it: a crash takes the record of the call away."""
 
@@ -480,7 +480,7 @@ def a_request_leaves_after_the_lease(patches: Patches) -> None:
     patches.set(memory_database.MemoryReplica, "assured", assured)
 
 
-@further
+@further_under("replicas", "store_away", "zombie")
 def the_dead_renew_their_lease(patches: Patches) -> None:
     """Rule 3 of ports.ownership: a process that was declared dead goes on as if nothing was."""
 
@@ -491,7 +491,7 @@ def the_dead_renew_their_lease(patches: Patches) -> None:
     patches.set(memory_database.MemoryReplica, "renew", renew)
 
 
-@further
+@further_under("replicas", "store_away", "zombie")
 def what_was_lost_goes_on(patches: Patches) -> None:
     """Decision 0013: a process that was declared dead keeps its sagas under its new name."""
     patches.set(LiveSagas, "lose_all", lambda self: None)
@@ -622,7 +622,7 @@ def a_stale_epoch_is_accepted(patches: Patches) -> None:
     patches.set(memory._MemoryUnit, "save", save)
 
 
-@mutant
+@mutant_under("crash_after_commit")
 def a_recovered_saga_is_not_taken_up(patches: Patches) -> None:
     """Rule 16: what was under way at a crash is left lying."""
     patches.set(Recovery, "_open_some", lambda self: self._backlog.clear())

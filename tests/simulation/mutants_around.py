@@ -15,6 +15,7 @@ from stage.authoring.conversation import FunctionConversation
 from stage.core import age, machine
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record
+from stage.core.errors import StoreUnavailable
 from stage.core.failure import FailureKind
 from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
@@ -24,6 +25,7 @@ from stage.engine.saga.context import FINGERPRINT_CHARS
 from stage.engine.saga.sender import Sender
 from stage.outbound.neighbours import chain_v1
 from stage.ports.identity import Identity
+from stage.simulation import primary
 from stage.wire import replies
 from stage.wire.replies import CompensateReplyKind, ReplyKind
 from tests.simulation.mutants import Patches, _evolved, further_under, mutant, mutant_under
@@ -73,7 +75,7 @@ def a_gateways_504_is_too_late(patches: Patches) -> None:
     _read(patches, "kind_of_reply", lambda code, _: late if code == 504 else None)
 
 
-@mutant
+@mutant_under(*GATEWAYS)
 def a_page_is_a_yes(patches: Patches) -> None:
     """Protocol 3.3: a maintenance page says 200, and the saga completes."""
     _read(patches, "kind_of_reply", lambda code, _: ReplyKind.EXECUTED if code == 200 else None)
@@ -305,3 +307,51 @@ def a_lost_saga_has_a_deadline_by_the_wall_clock(patches: Patches) -> None:
         return journal
 
     patches.wrap(adoption, "journal_of", make)
+
+
+# --- databases that fail over (rule 8, decision 0059) ---------------------------------------------
+
+
+@further_under("failover", "replicas")
+def a_commit_in_doubt_is_taken_for_done(patches: Patches) -> None:
+    """Rule 8: the primary was lost in a COMMIT, and nobody looks whether the standby has it."""
+
+    def make(original: Any) -> Any:
+        async def settled(self: Any, process: str, *, landed: bool) -> bool:
+            await original(self, process, landed=landed)
+            return True
+
+        return settled
+
+    patches.wrap(primary.Primary, "settled", make)
+
+
+@further_under("failover", "replicas")
+def a_server_that_only_reads_is_kept(patches: Patches) -> None:
+    """SQLSTATE 25006 is no reason to connect anew: the old primary stays that of the process."""
+    kept: dict[int, set[str]] = {}
+
+    def make(original: Any) -> Any:
+        def check(self: Any, process: str) -> None:
+            held = kept.setdefault(id(self), set())
+            if process in held:
+                raise StoreUnavailable("the server only reads")
+            try:
+                original(self, process)
+            except StoreUnavailable:
+                held.add(process)
+                raise
+
+        return check
+
+    patches.wrap(primary.Primary, "check", make)
+
+
+@further_under("failover_lossy", "replicas")
+def a_lease_is_trusted_over_a_failover(patches: Patches) -> None:
+    """Decision 0059: a process that wrote no batch goes on, whatever became of its renewals."""
+
+    def lacks(self: Any, process: str) -> bool:
+        return bool(self._batches[process] > self._copied[0][process])
+
+    patches.set(primary.Primary, "lacks", lacks)

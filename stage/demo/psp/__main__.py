@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from stage.demo.psp.app import make_app
+from stage.demo.psp.webhooks import Webhooks
 from stage.neighbours.shared.serve import serve
 from stage.neighbours.shared.tls import add_listener_options, listener_context
 from stage.telemetry import sdk
@@ -23,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--otlp-endpoint", default="", metavar="URL", help="base URL of an OTLP/HTTP collector"
     )
+    parser.add_argument("--webhook-url", default="", metavar="URL", help="told of pending charges")
+    parser.add_argument("--webhook-secret-file", metavar="FILE", help="signs what it is told")
+    parser.add_argument(
+        "--webhook-ca-file", default="", metavar="FILE", help="who is trusted there"
+    )
     add_listener_options(parser)
     options = parser.parse_args(arguments)
     try:
@@ -30,9 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"psp: its certificate cannot be used: {error}", file=sys.stderr)
         return 2
+    secret = b""
+    if options.webhook_secret_file:
+        secret = Path(options.webhook_secret_file).read_bytes().strip()
+    webhooks = Webhooks(options.webhook_url, secret, options.webhook_ca_file)
     sdk.setup("psp", endpoint=options.otlp_endpoint)
     try:
-        asyncio.run(serve(make_app(), options.host, options.port, tls))
+        asyncio.run(serve(make_app(webhooks=webhooks), options.host, options.port, tls))
     except (OSError, OverflowError) as error:
         print(f"psp: cannot listen on {options.host}:{options.port}: {error}", file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ from stage.demo.psp.script import (
     Scripts,
 )
 from stage.demo.psp.tracing import TRACER, traced
+from stage.demo.psp.webhooks import Webhooks
 from stage.neighbours.shared.silence import drop, hang
 
 T = TypeVar("T")
@@ -42,20 +43,25 @@ class RefundBody(msgspec.Struct, forbid_unknown_fields=True):
 
 BOOKS = web.AppKey("BOOKS", Books)
 SCRIPTS = web.AppKey("SCRIPTS", Scripts)
+WEBHOOKS = web.AppKey("WEBHOOKS", Webhooks)
 
 
-def make_app(tracer_provider: otel.TracerProvider | None = None) -> web.Application:
+def make_app(
+    tracer_provider: otel.TracerProvider | None = None, webhooks: Webhooks | None = None
+) -> web.Application:
     """The provider with empty books and no script. Without a tracer provider: the global one."""
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[traced])
     app[TRACER] = otel.get_tracer("psp", tracer_provider=tracer_provider)
     app[BOOKS] = Books()
     app[SCRIPTS] = Scripts()
+    app[WEBHOOKS] = webhooks or Webhooks()
     app.add_routes(
         [
             web.post("/charges", post_charge),
             web.get("/charges", get_books),
             web.get("/charges/by-key/{key:.+}", get_charge),
             web.post("/charges/by-key/{key:.+}/refund", post_refund_by_key),
+            web.post("/charges/by-key/{key:.+}/confirm", post_confirm),
             web.post("/refunds", post_refund),
             web.put("/script", put_script),
             web.get("/script", get_scripts),
@@ -85,6 +91,9 @@ async def post_charge(request: web.Request) -> web.StreamResponse:
         if entry.closed:
             raise problem(web.HTTPGone, "this key was refunded before it was charged")
         entry.asked = asked
+        if script is ScriptName.PENDING or entry.pending:
+            entry.pending = True
+            return pending(key)
         entry.answer = decide(books, entry, body.amount, refuse=script is ScriptName.REFUSE)
     if script is ScriptName.EFFECT_THEN_HANG:
         return await hang(request)
@@ -113,6 +122,8 @@ async def get_books(request: web.Request) -> web.Response:
 async def get_charge(request: web.Request) -> web.Response:
     """The charge made under a key, refunded or not; 404 when none was."""
     entry = request.app[BOOKS].entries.get(request.match_info["key"])
+    if entry is not None and entry.pending and not entry.closed:
+        return pending(entry.key)
     if entry is None or entry.charge_id is None:
         raise problem(web.HTTPNotFound, "no charge was made under this key")
     entry.remember(seen(request))
@@ -124,6 +135,27 @@ async def get_charge(request: web.Request) -> web.Response:
             "refunded": entry.standing == 0,
         }
     )
+
+
+def pending(key: str) -> web.Response:
+    """The answer while the customer has not confirmed the charge."""
+    return web.json_response({"state": "pending", "key": key}, status=202)
+
+
+async def post_confirm(request: web.Request) -> web.Response:
+    """The customer confirms a pending charge: it is made, and a webhook says so, twice.
+
+    A look-up before the first one is acknowledged is answered that it is pending.
+    """
+    books = request.app[BOOKS]
+    entry = books.entries.get(request.match_info["key"])
+    if entry is None or not entry.pending or entry.closed:
+        raise problem(web.HTTPConflict, "no charge is pending under this key")
+    entry.answer = decide(books, entry, entry.asked["amount"], refuse=False)
+    said = {"type": "charge.succeeded", "id": entry.charge_id, "key": entry.key}
+    first = await request.app[WEBHOOKS].send(said)
+    entry.pending = False
+    return web.json_response({"webhooks": [first, await request.app[WEBHOOKS].send(said)]})
 
 
 async def post_refund_by_key(request: web.Request) -> web.StreamResponse:

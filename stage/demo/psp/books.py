@@ -41,6 +41,8 @@ class Entry(msgspec.Struct):
     refunded: int = 0
     closed: bool = False
     """Refunded before it was charged: a tombstone, a late charge is refused."""
+    pending: bool = False
+    """Taken on, and charged once the customer has confirmed it."""
     asked: Any = None
     """The decoded body of the first charge request that was answered or had its effect."""
     answer: Answer | None = None

@@ -23,6 +23,8 @@ class ScriptName(StrEnum):
     """The charge is made and never answered."""
     EFFECT_THEN_DROP = "effect-then-drop"
     """The charge is made, and the connection is broken before the answer."""
+    PENDING = "pending"
+    """Charging is answered 202: the card is charged once `confirm` is asked for."""
     REFUND_FAILS = "refund-fails"
     """Refunding is answered 402, without an effect."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -22,6 +23,7 @@ from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
 from stage.core.sweep import Sweep, SweepState, verb_of
+from stage.core.sweep_verbs import SweepVerb
 from stage.core.unseen import Unseen, judge_unseen
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX
@@ -30,6 +32,7 @@ from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries, loop_time
 from stage.engine.saga.acts import sweep_act
+from stage.engine.saga.closing import closed, erased, erasure_act, is_given_up, refuse_erasure
 from stage.engine.saga.context import (
     Context,
     context_of,
@@ -55,12 +58,14 @@ from stage.ports.engine import (
 )
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
-from stage.ports.store import SagaRow, Unit
+from stage.ports.store import Act, SagaRow, Unit
 from stage.wire.envelope import Envelope, check_room
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import CompensateRequest
 
+ERASE_TRIES_MAX = 5
+"""How often a saga that was written to meanwhile is looked at again."""
 COMPENSATION_OVER = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
 
@@ -110,15 +115,15 @@ class EmbeddedCommands(EmbeddedQueries):
                     continue
                 if live.context is None:
                     continue  # there was nothing to open, and it is gone by now
-                assert live.saga is not None
+                assert live.row is not None
                 exists = True
-                _check_same(live.context, live.saga.state, envelope, recognised)
+                _check_same(live.context, live.row.state, envelope, recognised)
                 replayed = live.replayed or (joined and _answered(live))
                 first = first or (live.request.deposit and not (joined or live.replayed))
                 if respond_async and not _answered(live):
                     until = 0.0  # join a saga that runs already: deferred like any other
                 row = await self._answer(live, until)
-                if row is not None or (live.saga.deferred and not live.lost):
+                if row is not None or (_is_deferred(live) and not live.lost):
                     return _reply(row, replayed=replayed)
                 if not live.lost:  # it left memory first: what 202 says is journaled by opening it
                     respond_async = True
@@ -292,6 +297,67 @@ class EmbeddedCommands(EmbeddedQueries):
 
     async def operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
         """See `ports.engine.Commands`."""
+        found = await self._operate(saga_id, verb, dry_run=dry_run)
+        if isinstance(verb, e.Forgotten) and found is not None and not dry_run:
+            with suppress(StoreUnavailable):  # otherwise the end of retention closes it
+                await self._close(saga_id)
+        return found
+
+    async def _close(self, saga_id: str) -> None:
+        """Drop what is kept of a saga that was given up, but its row and its answer."""
+        row = await self._store.get(saga_id)
+        if row is not None and is_given_up(row):
+            after = closed(row, self._clock.now())
+            await self._store.transact(lambda unit: unit.close(after, epoch=row.epoch))
+
+    async def erase(
+        self, saga_id: str, *, actor: str, reason: str, dry_run: bool
+    ) -> Snapshot | None:
+        """See `ports.engine.Commands`."""
+        found = await self._erase(saga_id, actor=actor, reason=reason, dry_run=dry_run)
+        if found is not None and not dry_run:
+            await self._scrub()
+        return found
+
+    async def finish(self, sweep: Sweep) -> None:
+        """A sweep has acted on all of its sagas. Raises Unsettled where it is not done for that."""
+        if sweep.verb is SweepVerb.ERASE:
+            await self._scrub()
+
+    async def _scrub(self) -> None:
+        try:
+            await self._store.scrub()
+        except StoreUnavailable as error:
+            raise Unsettled(
+                "the contents are erased, but bytes of them may be left in the files of the"
+                f" database: {error}. Then erase it again"
+            ) from error
+
+    async def _erase(
+        self, saga_id: str, *, actor: str, reason: str, dry_run: bool = False
+    ) -> Snapshot | None:
+        """Erase the contents; their bytes may be left in the file."""
+        await self._written()
+        for _ in range(ERASE_TRIES_MAX):
+            now = await self._now(saga_id)
+            if now is None:
+                return None
+            row = await self._store.get(saga_id)
+            if row is None:
+                return None
+            if why := refuse_erasure(row):
+                raise NotAllowed(why)
+            if dry_run:
+                return now
+            at = self._clock.now()
+            after = erased(row, at)
+            act = erasure_act(row, after, actor, reason, at)
+            if await self._store.transact(partial(_close_with, row=row, after=after, act=act)):
+                return await self._elsewhere.snapshot_of(after)
+            await self._clock.sleep(limited.LOOK_AGAIN_SECONDS)
+        raise Unsettled("the saga changes all the time: ask again")
+
+    async def _operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
         if dry_run:
             now = await self.get_saga(saga_id)
             if now is None:
@@ -378,7 +444,9 @@ class EmbeddedCommands(EmbeddedQueries):
             if await self._store.get(saga_id) is None:
                 return "it was never seen here"  # to compensate it would leave a tombstone
             verb = verb_of(sweep, self._clock.now())
-            if verb is not None:
+            if sweep.verb is SweepVerb.ERASE:
+                await self._erase(saga_id, actor=sweep.actor, reason=sweep.why)
+            elif verb is not None:
                 await self.operate(saga_id, verb, dry_run=False)
             else:
                 asked = CompensateRequest(requested_by=f"operator {sweep.actor}", reason=sweep.why)
@@ -481,6 +549,14 @@ class EmbeddedCommands(EmbeddedQueries):
         return plan.newer or past_pivot(plan, saga)
 
 
+async def _close_with(unit: Unit, *, row: SagaRow, after: SagaRow, act: Act) -> bool:
+    """Erase it and keep the act, or neither."""
+    erased_now = await unit.close(after, epoch=row.epoch)
+    if erased_now:
+        await unit.keep_act(act)
+    return erased_now
+
+
 async def _within(future: asyncio.Future[None], until: float) -> None:
     if future.done():
         return future.result()
@@ -531,8 +607,16 @@ def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
 
 
 def _worth_an_answer(live: LiveSaga) -> bool:
-    row, saga = live.row, live.saga  # asked at each change of every saga
-    return (row is not None and row.answered) or (saga is not None and _stands_still(saga))
+    if live.row is not None and live.row.answered:
+        return True
+    if live.rides:  # asked at each change of every saga, which is not folded for it
+        return False
+    return live.saga is not None and _stands_still(live.saga)
+
+
+def _is_deferred(live: LiveSaga) -> bool:
+    """Whether the journal has it that callers are answered 202."""
+    return live.saga is not None and live.saga.deferred
 
 
 def _stands_still(saga: Saga) -> bool:

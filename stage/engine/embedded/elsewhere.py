@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from stage.core import events as e
-from stage.core.errors import JournalMismatch
+from stage.core.errors import JournalMismatch, NewerJournal
 from stage.core.saga import Saga
 from stage.engine.embedded.limits import LOOK_SECONDS, OPEN_SECONDS_MAX
 from stage.engine.saga.context import bare_saga
@@ -31,7 +31,10 @@ class Elsewhere:
 
     async def snapshot_of(self, row: SagaRow) -> Snapshot:
         """The saga of a row that was read, with the journal that is stored by now."""
-        entries = [] if row.closed_at is not None else await self._store.entries(row.id)
+        try:
+            entries = [] if row.closed_at is not None else await self._store.entries(row.id)
+        except NewerJournal:
+            return Snapshot(row=row, saga=bare_saga(row), next_at=row.due_at, readable=False)
         return self._snapshot(row, entries)
 
     def _snapshot(self, row: SagaRow, entries: list[Entry]) -> Snapshot:

@@ -23,6 +23,7 @@ from stage.engine.embedded.scheduler import MakeScheduler
 from stage.engine.embedded.sweeps import Sweeps
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
+from stage.engine.saga.lane import Lane
 from stage.engine.saga.opening import Opening, OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.engine.saga.tombstones import TombstoneShares
@@ -67,8 +68,9 @@ class EmbeddedEngine(EmbeddedCommands):
         versions = Versions(participant)
         interpreter = Interpreter(versions, observer, clock, redact or as_they_are)
         journal = Journal(versions, observer, render)
-        opening = Opening(interpreter, journal, store, observer, clock, self._admit, code)
-        units = LiveUnits(interpreter, opening, journal, store, clock)
+        lane = Lane(interpreter, observer, clock) if limits.lane else None
+        opening = Opening(interpreter, journal, store, observer, clock, self._admit, code, lane)
+        units = LiveUnits(interpreter, opening, journal, store, clock, lane)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(
             participant.plan,
@@ -99,7 +101,7 @@ class EmbeddedEngine(EmbeddedCommands):
                 redact=redact or as_they_are,
             )
         )
-        self._sweeps = Sweeps(store, clock, observer, self.act_on)
+        self._sweeps = Sweeps(store, clock, observer, self.act_on, self.finish)
         self.sweeps_changed = self._sweeps.wake
         self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
         self._retention = Retention(store, observer, clock, window)

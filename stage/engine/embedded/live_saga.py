@@ -11,7 +11,9 @@ from msgspec import UNSET
 from stage.core import events as e
 from stage.core.saga import Saga
 from stage.engine.saga.context import Context, Output
+from stage.engine.saga.interpreter import Transition
 from stage.engine.saga.journal import Stored
+from stage.engine.saga.lane import Ridden
 from stage.engine.saga.opening import OpenRequest
 from stage.ports.observer import Span
 from stage.ports.store import SagaRow
@@ -49,7 +51,8 @@ class LiveSaga:
     def __init__(self, request: OpenRequest) -> None:
         self.request = request
         self.saga_id = request.saga_id
-        self.saga: Saga | None = None
+        self.transition: Transition | Ridden | None = None
+        """Where the last unit left it."""
         self.context: Context | None = None
         self.row: SagaRow | None = None
         self.span: Span | None = None
@@ -75,9 +78,19 @@ class LiveSaga:
         """In the order in which they came: a set of futures has another order in every run."""
         self.over = False
 
+    @property
+    def saga(self) -> Saga | None:
+        """The state of the saga; None while it is being opened. On the lane it is folded here."""
+        return None if self.transition is None else self.transition.saga
+
+    @property
+    def rides(self) -> bool:
+        """Whether it is on the lane: neither parked nor pending nor in doubt."""
+        return isinstance(self.transition, Ridden)
+
     def go_on_from(self, stored: Stored) -> None:
         """Take what the last unit left, and wake the callers that wait for it."""
-        self.saga, self.context, self.row = stored.transition.saga, stored.context, stored.row
+        self.transition, self.context, self.row = stored.transition, stored.context, stored.row
         self.output = stored.transition.output
         self.replayed = self.replayed or stored.replayed
         if stored.span is not None:

@@ -10,13 +10,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.errors import JournalMismatch, StaleEpoch, StoreUnavailable
+from stage.core.errors import JournalMismatch, NewerJournal, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
 from stage.core.questions import pends
 from stage.core.raised import raised
 from stage.core.saga import Saga, StepState
 from stage.core.shares import Shares
-from stage.core.states import PARKED_IN_DOUBT, ParkCause, Phase
+from stage.core.states import ENDED, PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan, StepKind
 from stage.engine.embedded.inline import HandedOver, await_inline, is_alone
 from stage.engine.embedded.limits import (
@@ -28,12 +28,14 @@ from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.saga.attempts import end_event
 from stage.engine.saga.interpreter import Outgoing, Transition
+from stage.engine.saga.lane import Ridden
 from stage.engine.saga.opening import OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import (
     Busy,
     DeadlineOver,
+    LeftToNewer,
     NotAllowed,
     SagaLost,
     Snapshot,
@@ -139,11 +141,12 @@ class LiveSagas:
 
         Not of those that are parked for a doubt: the store counts them.
         """
-        sagas = [live.saga for live in list(self._live.values()) if live.saga is not None]
+        lives = [live for live in list(self._live.values()) if not live.rides]
+        sagas = [live.saga for live in lives]
         return sum(
             self._in_doubt(saga, name, step)
             for saga in sagas
-            if saga.parked_cause not in PARKED_IN_DOUBT
+            if saga is not None and saga.parked_cause not in PARKED_IN_DOUBT
             for name, step in saga.steps.items()
         )
 
@@ -231,6 +234,9 @@ class LiveSagas:
             live.lost, outcome = True, "taken_over"
         except REFUSALS as error:
             _fail(live, error)
+        except NewerJournal as error:
+            _fail(live, LeftToNewer(str(error)))
+            outcome = "rests"  # given back, and not parked: a newer release goes on with it
         except JournalMismatch as error:
             _fail(live, error)
             if not await self._units.park(live, ParkCause.JOURNAL_MISMATCH, str(error)):
@@ -265,14 +271,14 @@ class LiveSagas:
         self.deposited(live.saga_id)
         return "taken_over"
 
-    async def _open(self, live: LiveSaga) -> Transition | None:
+    async def _open(self, live: LiveSaga) -> Transition | Ridden | None:
         transition = await self._units.open(live)
         self._asking.pop(live.request, None)
         if not live.opened.done():
             live.opened.set_result(None)
         return transition
 
-    async def _loop(self, live: LiveSaga, transition: Transition) -> str:
+    async def _loop(self, live: LiveSaga, transition: Transition | Ridden) -> str:
         """Journal, then act: what is durable is sent, what comes back is journaled."""
         while True:
             if self._inline and is_alone(live, transition):
@@ -294,7 +300,7 @@ class LiveSagas:
                 live.inbox.popleft()
         return "taken_over"
 
-    async def _send_inline(self, live: LiveSaga, transition: Transition) -> None:
+    async def _send_inline(self, live: LiveSaga, transition: Transition | Ridden) -> None:
         """Await the only attempt in this task, and put how it ended into the inbox."""
         (outgoing,) = transition.outgoing
 
@@ -305,20 +311,20 @@ class LiveSagas:
         event = await await_inline(live, self._attempt(live, outgoing), hand_over, outgoing.span)
         live.inbox.append(InboxItem(event, span=outgoing.span))
 
-    async def _go_on(self, live: LiveSaga, transition: Transition) -> str:
+    async def _go_on(self, live: LiveSaga, transition: Transition | Ridden) -> str:
         """Go on with a saga whose task stays with the attempt that it awaits."""
         assert live.context is not None
         self._observer.bind(live.saga_id, live.context.trace)
         return await self._loop(live, transition)
 
-    def _send_all(self, live: LiveSaga, transition: Transition) -> None:
+    def _send_all(self, live: LiveSaga, transition: Transition | Ridden) -> None:
         """Send what goes out, each attempt in a task of its own."""
         for outgoing in transition.outgoing:
             live.in_flight += 1
             sending = self._spawn(self._send(live, outgoing), live.sends)
             live.sends[sending] = None
 
-    def _may_leave(self, live: LiveSaga, transition: Transition) -> bool:
+    def _may_leave(self, live: LiveSaga, transition: Transition | Ridden) -> bool:
         if transition.rest_until is None or self.draining:
             return True
         rest = transition.rest_until - self._clock.now()
@@ -358,9 +364,10 @@ class LiveSagas:
 
     async def _attempt(self, live: LiveSaga, outgoing: Outgoing) -> e.Event | None:
         """How it ended; None when the saga left memory before."""
-        assert live.saga is not None and live.context is not None
+        assert live.transition is not None and live.context is not None
+        terms = live.transition.terms
         try:
-            return await self._sender.send(live.saga, live.context, outgoing, live.post_durably)
+            return await self._sender.send(terms, live.context, outgoing, live.post_durably)
         except NotLive:
             return None
         except Exception as error:  # a defect of ours; the attempt may have left
@@ -390,8 +397,9 @@ def _owes_a_word(live: LiveSaga) -> bool:
 
     A process that stops does so for all of them at once; each would otherwise open the saga anew.
     """
-    saga = live.saga
-    return live.watched and saga is not None and not (saga.deferred or saga.ended)
+    if not live.watched or live.row is None or live.row.state in ENDED:
+        return False
+    return live.saga is not None and not live.saga.deferred
 
 
 def _fail(live: LiveSaga, error: Exception) -> None:
@@ -401,6 +409,6 @@ def _fail(live: LiveSaga, error: Exception) -> None:
 
 def _outcome_of(live: LiveSaga, outcome: str) -> str:
     """How the life of a saga here ended, for its span: its state, unless it was lost."""
-    if outcome in ("taken_over", "defect") or live.saga is None:
+    if outcome in ("taken_over", "defect") or live.row is None:
         return outcome
-    return "parked" if live.saga.parked else live.saga.state.value
+    return "parked" if live.row.parked else live.row.state.value

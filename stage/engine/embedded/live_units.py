@@ -16,6 +16,7 @@ from stage.engine.embedded.live_saga import InboxItem, LiveSaga, settled
 from stage.engine.saga.attempts import end_span
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
+from stage.engine.saga.lane import Lane, Ridden
 from stage.engine.saga.opening import Opening
 from stage.ports.clock import Clock
 from stage.ports.engine import NotAllowed
@@ -35,7 +36,10 @@ class LiveUnits:
         journal: Journal,
         store: Store,
         clock: Clock,
+        lane: Lane | None = None,
     ) -> None:
+        """New sagas begin on the `lane`, where there is one."""
+        self._lane = lane
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._opening = opening
@@ -57,7 +61,7 @@ class LiveUnits:
         for each in list(self._concluding):
             await settled(each, until)
 
-    async def open(self, live: LiveSaga) -> Transition | None:
+    async def open(self, live: LiveSaga) -> Transition | Ridden | None:
         """Accept the saga, or take it over; None when there is nothing to run."""
         request = live.request
         # A caller that waits for the answer asks again while the database is away.
@@ -69,8 +73,13 @@ class LiveUnits:
         self._journal.report(stored)
         return stored.transition
 
-    async def advance(self, live: LiveSaga, items: Sequence[InboxItem]) -> Transition:
+    async def advance(self, live: LiveSaga, items: Sequence[InboxItem]) -> Transition | Ridden:
         """Journal what is in the inbox and act on it, in one unit."""
+        before = live.transition
+        if self._lane is not None and isinstance(before, Ridden) and len(items) == 1:
+            event = items[0].event
+            if isinstance(event, e.StepSucceeded) and before.awaits(event):
+                return await self._ride(self._lane, live, before, items, event)
         assert live.saga is not None and live.context is not None
         saga, context, output = live.saga, live.context, live.output
         mail = [item.mail for item in items if item.mail is not None]
@@ -104,16 +113,44 @@ class LiveUnits:
         self._report(stored, items)
         return stored.transition
 
+    async def _ride(
+        self,
+        lane: Lane,
+        live: LiveSaga,
+        before: Ridden,
+        items: Sequence[InboxItem],
+        event: e.StepSucceeded,
+    ) -> Transition | Ridden:
+        """Go on on the lane, with the one answer that the saga awaited."""
+        assert live.context is not None and live.row is not None and live.span is not None
+        context, row, span = live.context, live.row, live.span
+        if self._store.ownership.sure:
+            ridden = lane.conclude(before, context, event, span)
+            if ridden is not None:
+                await self._conclude(live, ridden, items)
+                return ridden
+
+        async def work(unit: Unit) -> Stored:
+            transition = await lane.go_on(unit, before, context, event, span)
+            stored = self._journal.store(transition, context, before=row)
+            await self._journal.write(unit, stored, epoch=row.epoch)
+            return stored
+
+        stored = await self._persist(work)
+        live.go_on_from(stored)
+        self._report(stored, items)
+        return stored.transition
+
     async def _conclude(
-        self, live: LiveSaga, transition: Transition, items: Sequence[InboxItem]
+        self, live: LiveSaga, transition: Transition | Ridden, items: Sequence[InboxItem]
     ) -> None:
         """Answer for a saga that completed, and write its end behind the answer.
 
         When the process dies in between, the forward is in doubt and repeated under the same key;
         downstream answers as before, and the saga completes as it was answered (decision 0011).
         """
-        assert live.saga is not None and live.context is not None
-        epoch = live.saga.epoch
+        assert live.row is not None and live.context is not None
+        epoch = live.row.epoch
         stored = self._journal.store(
             transition, live.context, before=live.row, in_flight=live.in_flight > 0
         )
@@ -133,6 +170,8 @@ class LiveUnits:
 
     def rested(self, live: LiveSaga) -> None:
         """A saga leaves memory with nothing in flight: it is not folded anew when it goes on."""
+        if live.rides:
+            return  # it never waited
         if live.row is not None and live.saga is not None and live.context is not None:
             self._opening.folds.keep(live.row, live.saga, live.context.trace.baggage)
 

@@ -24,18 +24,29 @@ SWEEPS_MAX: Final = 20
 ACTS_MAX: Final = 20
 """Acts on one saga among which that of the sweep is looked for."""
 
+FINISH_SECONDS: Final = 60.0
+"""How long a sweep waits that could not be finished, before it tries that again."""
+
 Act = Callable[[Sweep, str], Awaitable[str]]
+Finish = Callable[[Sweep], Awaitable[None]]
 
 
 class Sweeps:
     """The sweeps of one database. A round goes on after any error."""
 
-    def __init__(self, store: Store, clock: Clock, observer: Observer, act: Act) -> None:
-        """`act` does the verb of a sweep to a saga; its value says why that was refused, if so."""
+    def __init__(
+        self, store: Store, clock: Clock, observer: Observer, act: Act, finish: Finish
+    ) -> None:
+        """`act` does the verb of a sweep to a saga; its value says why that was refused, if so.
+
+        `finish` comes before a sweep is done. It may raise Unsettled, and is called again later.
+        """
         self._store = store
         self._clock = clock
         self._observer = observer
         self._act = act
+        self._finish = finish
+        self._finish_at: dict[int, float] = {}
         self._idle = False
         """Nothing is to be done, and only this process could begin something."""
         self._task: asyncio.Task[None] | None = None
@@ -81,8 +92,22 @@ class Sweeps:
                 refused = ""
             await self._through(sweep, saga_id, refused)
             await self._clock.sleep(1.0 / sweep.rate_per_second)
-        if len(pending) < most:
+        if len(pending) < most and await self._finished(sweep):
             await self._store.transact(lambda unit: unit.set_sweep(sweep.number, SweepState.DONE))
+
+    async def _finished(self, sweep: Sweep) -> bool:
+        """Whether all is done that the sweep needs behind its last saga."""
+        now = self._clock.now()
+        if now < self._finish_at.get(sweep.number, now):
+            return False
+        try:
+            await self._finish(sweep)
+        except Unsettled as error:
+            self._finish_at[sweep.number] = now + FINISH_SECONDS
+            self._observer.defect("sweep", "", TraceContext(), error)
+            return False
+        self._finish_at.pop(sweep.number, None)
+        return True
 
     async def _acted(self, sweep: Sweep, saga_id: str) -> bool:
         """Whether it did so before its process was lost."""

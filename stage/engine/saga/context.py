@@ -27,6 +27,8 @@ from stage.wire.envelope import (
 
 FINGERPRINT_CHARS = 64
 OPENER_CHARS = 16
+ANY_PAYLOAD = "0" * FINGERPRINT_CHARS
+"""In place of the hash of a payload that was erased."""
 
 Output = msgspec.Raw | None | UnsetType
 """The output of the stage; UNSET while it is not known."""
@@ -105,7 +107,13 @@ def same_opener(known: str, asked: str) -> bool:
 
 def same_payload(known: str, asked: str) -> bool:
     """Whether both requests have one payload; one of which nothing is kept has every payload."""
-    return not known or known[:FINGERPRINT_CHARS] == asked[:FINGERPRINT_CHARS]
+    kept = known[:FINGERPRINT_CHARS]
+    return kept in ("", ANY_PAYLOAD) or kept == asked[:FINGERPRINT_CHARS]
+
+
+def any_payload(known: str) -> str:
+    """The remains of `recognise` without the hash of the payload: the opener alone."""
+    return ANY_PAYLOAD + known[FINGERPRINT_CHARS:] if known else ""
 
 
 def baggage_of(entries: Sequence[Entry]) -> str:
@@ -135,7 +143,12 @@ def bare_saga(row: SagaRow) -> Saga:
         parked_cause=row.parked_cause,
         version=row.version,
         was_completed=row.state is SagaState.COMPLETED,
+        forgotten=row.closed_at is not None and row.state not in _CLOSED_BY_TIME,
     )
+
+
+_CLOSED_BY_TIME = (SagaState.COMPLETED, SagaState.COMPENSATED)
+"""The states in which a saga is closed in the end; in any other one a person gave it up."""
 
 
 def view_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -26,7 +27,8 @@ def ending_of(
     if kind is EndingKind.COMPLETED:
         if output is UNSET:
             output = output_of(participant, saga, context, saga.updated_at)
-        data = _added(participant, saga, output)
+        results = {name: step.result for name, step in saga.steps.items()}
+        data = _added(participant, results, output)
     stands, may_stand = _standing(saga.under(participant.plan), saga, kind)
     return Ending(
         saga_id=saga.id,
@@ -36,6 +38,26 @@ def ending_of(
         stands=stands,
         may_stand=may_stand,
         data=data,
+        trace_id=context.trace.trace_id or None,
+    )
+
+
+def completed_ending(
+    participant: Participant,
+    saga_id: str,
+    context: Context,
+    results: Mapping[str, msgspec.Raw | None],
+    output: msgspec.Raw | None,
+) -> Ending:
+    """The ending of a saga of which nothing is known but that it did all as it should."""
+    return Ending(
+        saga_id=saga_id,
+        kind=EndingKind.COMPLETED,
+        outcome=Outcome.EXECUTED,
+        reason="",
+        stands=None,
+        may_stand=None,
+        data=_added(participant, results, output),
         trace_id=context.trace.trace_id or None,
     )
 
@@ -68,11 +90,15 @@ def _standing(
     return stands, may_stand or None
 
 
-def _added(participant: Participant, saga: Saga, output: msgspec.Raw | None) -> dict[str, Any]:
+def _added(
+    participant: Participant,
+    results: Mapping[str, msgspec.Raw | None],
+    output: msgspec.Raw | None,
+) -> dict[str, Any]:
     added: dict[str, Any] = {}
-    for name, step in saga.steps.items():
-        if name.startswith(FORWARD_PREFIX) and step.result is not None:
-            added.update(msgspec.json.decode(step.result))
+    for name, result in results.items():
+        if name.startswith(FORWARD_PREFIX) and result is not None:
+            added.update(msgspec.json.decode(result))
     if output is not None:
         added[participant.plan.stage] = msgspec.json.decode(output)
     return added

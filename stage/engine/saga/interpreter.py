@@ -64,6 +64,8 @@ class Outgoing(msgspec.Struct, kw_only=True):
     conversation: Conversation | None = None
     turn: Turn | None = None
     body: bytes = b""
+    stored: tuple[e.Request, ...] = ()
+    """On the lane: its request whose intent is in the journal, as the folded saga would have it."""
     prepared: bool = False
     """True once its function has handed out a request, in the event loop."""
 
@@ -84,6 +86,11 @@ class Transition(msgspec.Struct, kw_only=True):
     ended: list[tuple[Span, e.Event]] = []
     output: Output = UNSET
 
+    @property
+    def terms(self) -> Saga:
+        """The saga as an attempt has to know it (`lane.Ridden`)."""
+        return self.saga
+
 
 class Interpreter:
     """Advances the sagas of one stage."""
@@ -100,7 +107,7 @@ class Interpreter:
         self.redact = redact
         self.plan = versions.newest.plan
         """That of the newest version; a saga may run under another one (`Saga.under`)."""
-        self._bindings: dict[int, dict[str, e.Binding]] = {
+        self.bindings: dict[int, dict[str, e.Binding]] = {
             each.plan.version: {step.name: binding_of(step) for step in each.plan.steps}
             for each in family_of(versions.newest)
         }
@@ -267,7 +274,7 @@ class Interpreter:
             )
             self._record(done, started)
         participant = self.versions.of(done.saga)
-        turn = await self._run_transaction(participant, unit, do, view, span)
+        turn = await self.run_transaction(participant, unit, do, view, span)
         event: e.Event = end_event(do, turn, self._clock.now(), self.redact)
         if isinstance(event, e.StepSucceeded) and span.span_id:
             event = msgspec.structs.replace(event, span=span.span_id)
@@ -281,11 +288,11 @@ class Interpreter:
         match event:
             case e.StepSucceeded() | e.StepRefused() | e.StepTransient():
                 if event.step not in saga.steps:
-                    bound = self._bindings[saga.version][event.step]
+                    bound = self.bindings[saga.version][event.step]
                     return msgspec.structs.replace(event, bound=bound)
         return event
 
-    async def _run_transaction(
+    async def run_transaction(
         self, participant: Participant, unit: Unit, do: Do, view: RunView, span: Span
     ) -> Finished | Failed:
         """How the author's function ended; what it wrote is undone where it failed."""
@@ -332,11 +339,10 @@ class Interpreter:
                     outgoing.body = enriched(done.plan.stage, done.saga, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
-                    reason = f"the output raised {raised(error)}"
-                    outgoing.turn = Failed(kind=FailureKind.REFUSED, reason=reason)
+                    outgoing.turn = failed_output(error)
         started = self._started(do, key, span, request, now)
         if isinstance(started, e.StepStarted) and do.step not in done.saga.steps:
-            bound = self._bindings[done.saga.version][do.step]
+            bound = self.bindings[done.saga.version][do.step]
             started = msgspec.structs.replace(started, bound=bound)
         self._record(done, started)
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
@@ -349,13 +355,27 @@ class Interpreter:
     def _begin(
         self, saga: Saga, context: Context, do: Do, key: str, now: float, span: Span
     ) -> tuple[Conversation | None, Turn]:
+        stage = saga.under(self.plan).stage
+        view = view_of(stage, saga, context, key=key, attempt=do.attempt, now=now)
+        stored = stored_requests(saga, do)
+        return self.begin_call(self.versions.of(saga), do, view, span, stored)
+
+    def begin_call(
+        self,
+        participant: Participant,
+        do: Do,
+        view: RunView,
+        span: Span,
+        stored: tuple[e.Request, ...] = (),
+    ) -> tuple[Conversation | None, Turn]:
         """Begin a conversation; a result in the journal that cannot be read ends it at once."""
         try:
-            conversation = self.converse(saga, context, do, key, now, span)
+            with span.current():  # a conversation keeps the context in which it was made
+                conversation = participant.converse(do.kind, do.step, view)
         except Exception as error:
             reason = f"{do.step} cannot be begun: {raised(error)}"
             return None, Failed(kind=FailureKind.REFUSED, reason=reason)
-        turn = as_repeat(do, conversation.begin(), stored_requests(saga, do))
+        turn = as_repeat(do, conversation.begin(), stored)
         if isinstance(turn, Failed):
             conversation.close()
         return conversation, turn
@@ -436,6 +456,11 @@ class Interpreter:
                 links=links,
             )
         )
+
+
+def failed_output(error: Exception) -> Failed:
+    """The end of a forward whose body cannot be made: the author's output raised."""
+    return Failed(kind=FailureKind.REFUSED, reason=f"the output raised {raised(error)}")
 
 
 def _as_journaled(plan: Plan, saga: Saga, event: e.Event) -> e.Event:

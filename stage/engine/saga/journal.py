@@ -21,8 +21,9 @@ from stage.engine.saga.acts import acts_in
 from stage.engine.saga.attempts import end_span
 from stage.engine.saga.context import Context, Output, bare_saga
 from stage.engine.saga.cut_off import CutOff
-from stage.engine.saga.ending import ending_of
+from stage.engine.saga.ending import completed_ending, ending_of
 from stage.engine.saga.interpreter import Transition
+from stage.engine.saga.lane import Ridden
 from stage.engine.saga.terms import terms_of
 from stage.engine.saga.versions import Versions
 from stage.ports.observer import Attempt, Observer, Span
@@ -40,7 +41,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
     context: Context
     row: SagaRow
-    transition: Transition
+    transition: Transition | Ridden
     span: Span | None = None
     """The span that was begun in the unit, when it opened the saga."""
     cut_off: tuple[CutOff, ...] = ()
@@ -62,7 +63,7 @@ class Journal:
 
     def store(
         self,
-        transition: Transition,
+        transition: Transition | Ridden,
         context: Context,
         *,
         before: SagaRow | None,
@@ -73,6 +74,9 @@ class Journal:
         `before` is the row until then, None of a new saga. `in_flight`: attempts before the
         transition have not ended.
         """
+        if isinstance(transition, Ridden):
+            row = self._row_on_lane(transition, context, before)
+            return Stored(context=context, row=row, transition=transition, before=before)
         running = in_flight or bool(transition.outgoing)
         row = self.row(transition, context, running=running, before=before)
         return Stored(context=context, row=row, transition=transition, before=before)
@@ -117,6 +121,8 @@ class Journal:
             await unit.insert(stored.row, stored.transition.events, terms)
         else:
             await unit.save(stored.row, stored.transition.events, epoch=epoch, before=stored.before)
+            if isinstance(stored.transition, Ridden):
+                return  # nobody asked anything of it
             # The acts of a person are kept where no end of retention reaches them.
             for act in acts_in(stored.transition.events, stored.before, stored.row):
                 await unit.keep_act(act)
@@ -195,6 +201,43 @@ class Journal:
             answer_body=body,
         )
 
+    def _row_on_lane(self, ridden: Ridden, context: Context, before: SagaRow | None) -> SagaRow:
+        """The row that `row` makes of the folded saga: it runs, or it has completed."""
+        accepted = ridden.accepted
+        if before is None:
+            before = SagaRow(
+                id=accepted.id,
+                state=SagaState.ACTIVE,
+                epoch=accepted.epoch,
+                length=0,
+                accepted_at=accepted.accepted_at,
+                updated_at=accepted.updated_at,
+                fingerprint=context.fingerprint,
+                version=accepted.version,
+                due_at=None,
+                deadline=accepted.deadline,
+                envelope=context.envelope_bytes,
+                traceparent=context.trace.traceparent,
+                tracestate=context.trace.tracestate,
+            )
+        length, updated_at = ridden.length, ridden.updated_at
+        if ridden.state is SagaState.ACTIVE:
+            due_at = _running_until(updated_at)
+            return replace(before, length=length, updated_at=updated_at, due_at=due_at)
+        output = None if ridden.output is UNSET else ridden.output
+        newest = self._versions.newest
+        ending = completed_ending(newest, accepted.id, context, ridden.results, output)
+        answer = self._render(ending)
+        return replace(
+            before,
+            state=SagaState.COMPLETED,
+            length=length,
+            updated_at=updated_at,
+            due_at=None,
+            answer_status=answer.status,
+            answer_body=answer.body,
+        )
+
     def _answer(
         self, saga: Saga, context: Context, output: Output = UNSET
     ) -> tuple[int | None, bytes]:
@@ -216,6 +259,8 @@ def _due_at(saga: Saga, rest_until: float | None, running: bool) -> float | None
         return None
     if saga.parked and not saga.ended and not running:
         return None
-    if running or rest_until is None:
-        return (saga.updated_at // RUNNING_SECONDS + 2) * RUNNING_SECONDS
-    return rest_until
+    return _running_until(saga.updated_at) if running or rest_until is None else rest_until
+
+
+def _running_until(updated_at: float) -> float:
+    return (updated_at // RUNNING_SECONDS + 2) * RUNNING_SECONDS

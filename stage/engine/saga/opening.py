@@ -28,6 +28,7 @@ from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.folds import Folds
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
+from stage.engine.saga.lane import Lane, Ridden
 from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
@@ -113,8 +114,13 @@ class Opening:
         clock: Clock,
         admit: Callable[[OpenRequest], None],
         code: AuthorCode,
+        lane: Lane | None = None,
     ) -> None:
-        """`admit` raises Busy for a new saga, or a tombstone, that is not to be taken on."""
+        """`admit` raises Busy for a new saga, or a tombstone, that is not to be taken on.
+
+        A new saga begins on the `lane`, where there is one.
+        """
+        self._lane = lane
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._journal = journal
@@ -303,10 +309,18 @@ class Opening:
         if request.deposit and isinstance(first, e.Accepted):
             return await self._accept_only(unit, saga, context, [first, *parked])
         span = self.begin_span(request, saga, context.trace)
-        transition = await self._interpreter.advance(unit, saga, context, [first, *parked], span)
+        transition = await self._act(unit, saga, context, [first, *parked], span)
         stored = self._journal.store(transition, context, before=None)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
+
+    async def _act(
+        self, unit: Unit, saga: Saga, context: Context, events: list[e.Event], span: Span
+    ) -> Transition | Ridden:
+        """The first events of a new saga, and what follows from them: on the lane, if it may."""
+        if self._lane is not None and len(events) == 1:
+            return await self._lane.begin(unit, saga, context, events[0], span)
+        return await self._interpreter.advance(unit, saga, context, events, span)
 
     async def _accept_only(
         self, unit: Unit, saga: Saga, context: Context, events: Sequence[e.Event]

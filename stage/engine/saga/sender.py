@@ -184,7 +184,7 @@ class Sender:
         # Long because the request of each turn is built where its intent became durable.
         do = outgoing.do
         step = saga.under(self._plan).step(do.step)
-        stored = stored_requests(saga, do)
+        stored = outgoing.stored or stored_requests(saga, do)
         turn, conversation = outgoing.turn, outgoing.conversation
         assert conversation is not None and turn is not None
         if isinstance(turn, Foreign):
@@ -283,11 +283,15 @@ class Sender:
                 return e.ProbeFailed(
                     at=at, step=name, reason="still running", retry_after=reply.retry_after
                 )
-            case NotExecuted() | NoInDoubt():
-                return e.ProbeFailed(at=at, step=name, reason=reply.reason)
+            case NotExecuted() | NoInDoubt():  # what it shows it does not say again
+                return e.ProbeFailed(at=at, step=name, reason=reply.reason, unserved=True)
             case Lost():
                 return e.ProbeFailed(
-                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
+                    at=at,
+                    step=name,
+                    reason=reply.reason,
+                    retry_after=reply.retry_after,
+                    unserved=reply.unserved,
                 )
             case _:
                 assert_never(reply)

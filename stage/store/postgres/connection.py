@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import TypeVar
 
-from stage.core.errors import StaleEpoch
+from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.ports.codec import Codec
 from stage.ports.store import Unit
 from stage.store import rows
@@ -120,6 +120,16 @@ class PostgresConnection:
     async def drop(self) -> None:
         """See store.connection.Connection."""
         await self._link.drop()
+
+    async def scrub(self) -> None:
+        """See store.connection.Connection: the tables that hold contents are written anew."""
+        try:
+            await self._link.long_script("copy_anew")
+        except Exception as error:
+            raise StoreUnavailable(
+                f"the tables could not be copied ({error}): it needs their owner, free space for as"
+                " much again, and nobody who reads them for long"
+            ) from error
 
     async def last_number(self) -> int:
         """See store.connection.Connection."""

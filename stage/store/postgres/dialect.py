@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -17,6 +19,24 @@ from stage.store.postgres.link import Link
 NAME: Final = "postgres"
 LOCK: Final = 0x7374616765  # "stage"
 """The advisory lock of all that change the schema; it ends with their transaction."""
+LOCK_LOOK_SECONDS: Final = 0.1
+"""How often that lock is asked for, each time in a new transaction. To wait for it within one would
+hold a snapshot, for which an index that the holder of the lock builds would wait in turn, for ever.
+"""
+TABLE_TRIES_MAX: Final = 30
+"""How often a migration is begun that meets the lock of a table."""
+TABLE_PAUSE_SECONDS: Final = 1.0
+"""Between two tries: all that queued behind the lock goes on meanwhile."""
+OUTSIDE: Final = "-- stage: outside a transaction\n"
+"""The first line of a file whose statements run one by one, each of which ends with its line."""
+_COMMENT: Final = re.compile(r"^--.*$", re.MULTILINE)
+_STATEMENT_END: Final = re.compile(r";[ \t]*$", re.MULTILINE)
+
+
+def statements_of(sql: str) -> list[str]:
+    """The statements of a file that runs outside of a transaction, without its comments."""
+    pieces = (piece.strip() for piece in _STATEMENT_END.split(_COMMENT.sub("", sql)))
+    return [piece for piece in pieces if piece]
 
 
 class PostgresDialect:
@@ -53,17 +73,56 @@ class PostgresDialect:
                 await self._link.script("create_migrations")
 
     async def apply(self, migration: Migration, now: float) -> None:
-        """See store.migrate.Dialect."""
+        """See store.migrate.Dialect. A table that others hold is asked for again and again.
+
+        A file that says so runs outside of a transaction: one that fails leaves what stands before
+        the statement that failed, and is run from its beginning the next time.
+        """
+        for _ in range(TABLE_TRIES_MAX):
+            try:
+                await self._apply(migration, now)
+                return
+            except asyncpg.LockNotAvailableError as error:
+                held = error
+                await asyncio.sleep(TABLE_PAUSE_SECONDS)
+        raise ConfigurationError(
+            f"the migration {migration.owner}/{migration.name} met the locks of other transactions"
+            f" {TABLE_TRIES_MAX} times: {held}; nothing of it was applied. End those that are open"
+            " for long, such as a backup or a forgotten session, and say it again"
+        ) from held
+
+    async def _apply(self, migration: Migration, now: float) -> None:
         key = (migration.owner, migration.name)
         async with self._locked():
-            if not await self._link.fetch("has_migration", *key):
+            if await self._link.fetch("has_migration", *key):
+                return
+            if migration.sql.startswith(OUTSIDE):
+                await self._run_outside(migration)
+            else:
                 await self._run(migration)
-                await self._link.fetch("record_migration", *key, migration.sha256, now)
+            await self._link.fetch("record_migration", *key, migration.sha256, now)
+
+    async def _run_outside(self, migration: Migration) -> None:
+        """Run its statements on another connection: this one holds the lock of all migrations."""
+        await self._link.script("drop_snapshot")
+        link = await self._link.another()
+        try:
+            for sql in statements_of(migration.sql):
+                await link.raw.execute(sql)
+        except asyncpg.PostgresError as error:
+            raise ConfigurationError(
+                f"the migration {migration.owner}/{migration.name} failed: {error}; what stands"
+                " before that statement was applied, and is run again the next time. Mend the file"
+            ) from error
+        finally:
+            await link.close()
 
     async def _run(self, migration: Migration) -> None:
         name = f"{migration.owner}/{migration.name}"
         try:
             await self._link.raw.execute(migration.sql)
+        except asyncpg.LockNotAvailableError:
+            raise
         except asyncpg.PostgresError as error:
             raise ConfigurationError(
                 f"the migration {name} failed: {error}; nothing of it was applied. Mend the file"
@@ -74,12 +133,19 @@ class PostgresDialect:
                 " each file runs in one anyway"
             )
 
+    async def _lock(self) -> bool:
+        """Begin a transaction with the lock of all migrations, unless somebody else has it."""
+        await self._link.script("begin_upgrade")
+        ((had,),) = await self._link.fetch("lock_migrations", LOCK)
+        return bool(had)
+
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
         """A transaction that no other upgrade runs beside."""
-        await self._link.script("begin_upgrade")
         try:
-            await self._link.fetch("lock_migrations", LOCK)
+            while not await self._lock():
+                await self._link.drop()
+                await asyncio.sleep(LOCK_LOOK_SECONDS)
             yield
         except BaseException:
             await self._link.drop()

@@ -39,17 +39,18 @@ async def connect(server: DatabaseServer) -> Link:
         raw = await asyncpg.connect(dsn, timeout=CONNECT_SECONDS_MAX, statement_cache_size=cached)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise away(error) from error
-    return Link(raw, cached)
+    return Link(raw, cached, server)
 
 
 class Link:
     """One connection, used by one task at a time."""
 
-    __slots__ = ("_cached", "_names", "_prepared", "raw", "warned")
+    __slots__ = ("_cached", "_names", "_prepared", "_server", "raw", "warned")
 
-    def __init__(self, raw: Any, cached: int) -> None:
+    def __init__(self, raw: Any, cached: int, server: DatabaseServer) -> None:
         self.raw = raw
         self._cached = cached
+        self._server = server
         self._prepared: OrderedDict[str, Any] = OrderedDict()
         """The author's statements, the latest used last."""
         self._names = count(1)
@@ -61,6 +62,10 @@ class Link:
         if message.sqlstate == "01000":
             self.warned = str(message)
 
+    async def another(self) -> Link:
+        """One more connection to the same database. Raises StoreUnavailable."""
+        return await connect(self._server)
+
     @property
     def in_transaction(self) -> bool:
         """True from BEGIN to its end, also where the transaction is broken."""
@@ -69,6 +74,12 @@ class Link:
     async def script(self, name: str) -> None:
         """Run statements of ours without parameters."""
         await self.raw.execute(statement(name), timeout=STATEMENT_SECONDS_MAX)
+
+    async def long_script(self, name: str) -> None:
+        """Run statements of ours that may take as long as they need, none in a transaction."""
+        for each in statement(name).split(";"):
+            if each.strip():
+                await self.raw.execute(each)
 
     async def drop(self) -> None:
         """Roll back, as far as that is still possible. Raises nothing."""

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Final
 
 from stage.core.age import WAIT_SECONDS_MAX
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
@@ -197,14 +197,13 @@ class PostgresReplica:
         """See ports.ownership.Ownership."""
         if self._me is None:
             return []
-        return [
-            Mail(
-                number=number,
-                saga_id=saga_id,
-                event=self._codec.decode_event(saga_id, UNNUMBERED, encoded),
-            )
-            for number, saga_id, encoded in await self._pool.fetch("mail", self._me)
-        ]
+        mail: list[Mail] = []
+        for number, saga_id, encoded in await self._pool.fetch("mail", self._me):
+            # Mail that only a newer release can read stays here: its sender asks again.
+            with suppress(NewerJournal):
+                event = self._codec.decode_event(saga_id, UNNUMBERED, encoded)
+                mail.append(Mail(number=number, saga_id=saga_id, event=event))
+        return mail
 
 
 class ServerTime:

@@ -194,6 +194,10 @@ class PostgresStore:
         """See ports.store.Store. A full queue raises StoreUnavailable at once."""
         return await self._writer.transact(work, deferrable=deferrable)
 
+    async def scrub(self) -> None:
+        """See ports.store.Store. The log of the server, and its archive, are not ours to cut."""
+        await self._writer.scrub()
+
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
         found = await self._pool.fetch("get_saga", saga_id)

@@ -108,6 +108,14 @@ class PostgresUnit:
         busy = list(self._writes.sagas)
         return len(await self._part.rows("close_ended", before, at, limit, busy))
 
+    async def close(self, row: SagaRow, *, epoch: int) -> bool:
+        """See ports.store.Unit. A saga that this batch writes is not there yet as it will be."""
+        await self._marked()
+        if row.id in self._writes.sagas:
+            return False
+        values = rows.closing_values(row, epoch, self._codec)
+        return bool(await self._part.rows("close_rest", *values))
+
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See ports.store.Unit."""
         await self._marked()

@@ -34,6 +34,11 @@ _COMMIT: Final = statement("commit_batch")
 _DROP: Final = statement("drop_batch")
 _LAST: Final = statement("last_batch")
 _CHECKPOINT: Final = statement("checkpoint")
+_SCRUB: Final = (statement("temp_store_file"), statement("copy_anew"))
+_TEMP_STORE: Final = statement("temp_store")
+_EMPTY_LOG: Final = statement("empty_log")
+EMPTYINGS_MAX: Final = 5
+"""How often the log is tried to be emptied: each waits for readers as long as `busy_timeout`."""
 
 
 class SqliteConnection:
@@ -111,6 +116,32 @@ class SqliteConnection:
         """See store.connection.Connection."""
         with suppress(sqlite3.Error):
             self._raw.execute(_DROP)
+
+    async def scrub(self) -> None:
+        """See store.connection.Connection. Every page is written anew, then the log is emptied.
+
+        Deleting with `secure_delete` would not do: what was moved within the file before leaves
+        copies behind that nothing points to.
+        """
+        try:
+            self._check_file()
+            try:
+                for sql in _SCRUB:
+                    self._raw.execute(sql)
+            finally:
+                self._raw.execute(_TEMP_STORE)
+            for _ in range(EMPTYINGS_MAX):
+                (busy, *_) = self._raw.execute(_EMPTY_LOG).fetchone()
+                if not busy:
+                    return
+        except sqlite3.Error as error:
+            raise StoreUnavailable(
+                f"the database could not be copied within itself ({error}): it needs as much free"
+                " space again in its folder, and in that for temporary files (SQLITE_TMPDIR)"
+            ) from error
+        raise StoreUnavailable(
+            "the write-ahead log could not be emptied: another process reads the database; end it"
+        )
 
     async def last_number(self) -> int:
         """See store.connection.Connection."""

@@ -39,10 +39,10 @@ def make_database(file: DatabaseFile, folders: Sequence[Traversable], lock: File
         unfinished.unlink(missing_ok=True)
         make_private(unfinished)
         _fill(unfinished, file, folders)
-        _sync(unfinished)
+        sync(unfinished)
         lock.forget()
         unfinished.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise ConfigurationError(
             f"the database {file.path} cannot be made: {unavailable(error) or error}"
@@ -76,7 +76,7 @@ def _refuse_left_log(path: Path) -> None:
             )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make the content of a file durable, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

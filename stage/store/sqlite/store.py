@@ -201,6 +201,10 @@ class SqliteStore:
             self._watch.damaged(error)
             raise
 
+    async def scrub(self) -> None:
+        """See ports.store.Store."""
+        await self._writer.scrub()
+
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
         found = await self._read("get_saga", saga_id)

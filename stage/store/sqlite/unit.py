@@ -46,6 +46,9 @@ _GET: Final = statement("get_saga")
 _KEEP_LOST: Final = statement("keep_lost")
 _CLOSABLE: Final = statement("closable_sagas")
 _CLOSE: Final = statement("close_saga")
+_CLOSE_REST: Final = statement("close_rest")
+_GIVEN_UP: Final = statement("given_up_sagas")
+_BLANK_LOST: Final = statement("blank_lost")
 _DROP_JOURNAL: Final = statement("drop_journal")
 _DROP_TERMS: Final = statement("drop_terms")
 _TERM: Final = statement("insert_term")
@@ -156,11 +159,22 @@ class SqliteUnit:
         """See ports.store.Unit."""
         self._write_entries()
         found = self._part.rows(_CLOSABLE, (before, limit), limit)
+        if left := limit - len(found):
+            found += self._part.rows(_GIVEN_UP, (left,), left)
         for (saga_id,) in found:
             self._part.write(_DROP_JOURNAL, (saga_id,))
             self._part.write(_DROP_TERMS, (saga_id,))
             self._part.write(_CLOSE, (saga_id, at))
         return len(found)
+
+    async def close(self, row: SagaRow, *, epoch: int) -> bool:
+        """See ports.store.Unit."""
+        self._write_entries()
+        if self._part.write(_CLOSE_REST, rows.closing_values(row, epoch, self._codec)) != 1:
+            return False
+        for sql in (_DROP_JOURNAL, _DROP_TERMS, _BLANK_LOST):
+            self._part.write(sql, (row.id,))
+        return True
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See ports.store.Unit."""

@@ -55,7 +55,8 @@ async def in_doubt_not_found(caller: Caller, saga_id: str) -> str:
 
 async def late_failure(caller: Caller, saga_id: str) -> str:
     """The tail answers yes, and fails a moment later."""
-    await shipping(caller, script="late-failure", seconds=0.3, match=saga_id)
+    # Later than the slowest caller hears of the yes, on a machine with much else to do.
+    await shipping(caller, script="late-failure", seconds=3.0, match=saga_id)
     assert "executed" == await caller.run(saga_id)
     return await caller.late(saga_id)
 

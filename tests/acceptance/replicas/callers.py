@@ -1,7 +1,9 @@
 """Neighbours and people who ask any replica, beside the load: duplicates, polls and verbs.
 
 A duplicate is sent only of a saga that the replica knows, with the bytes of its data, so that it
-can begin nothing. No answer may be a 4xx that the protocol does not have for it, or a 500.
+can begin nothing. No answer may be a 4xx that the protocol does not have for it, or a 500, but for
+a few that say that nothing is known: a replica that is stopped does not answer in time, and neither
+does a database without a processor.
 """
 
 from __future__ import annotations
@@ -27,17 +29,27 @@ EXPECTED = {
     "verb": frozenset({200, 202, 404, 409}),
 }
 AWAY = frozenset({429, 503})
+UNKNOWN = b"saga-stage:problem:unknown"
+UNKNOWN_MAX = 0.02
+"""Of all answers."""
 
 
 class Callers:
-    """Ask until they are cancelled. `surprises` holds every answer that should not be."""
+    """Ask until they are cancelled."""
 
     def __init__(self, ports: Sequence[int], load: Load, seed: int) -> None:
         self._peers = [Peer(port) for port in ports]
         self._load = load
         self._dice = random.Random(f"{seed}/callers")
         self.asked: Counter[str] = Counter()
-        self.surprises: list[str] = []
+        self._unknown: list[str] = []
+        self._surprises: list[str] = []
+
+    @property
+    def surprises(self) -> list[str]:
+        """The answers that should not be; those that nothing is known are where they are many."""
+        many = len(self._unknown) > UNKNOWN_MAX * self.asked.total()
+        return self._surprises + self._unknown if many else self._surprises
 
     async def ask(self) -> None:
         """Ask until it is cancelled."""
@@ -70,7 +82,12 @@ class Callers:
             return 0
         self.asked[what] += 1
         if answer.status not in EXPECTED[what] | AWAY:
-            self.surprises.append(f"{what}: {answer.status} {answer.body[:300]!r}")
+            kind = (
+                self._unknown
+                if 500 == answer.status and UNKNOWN in answer.body
+                else self._surprises
+            )
+            kind.append(f"{what}: {answer.status} {answer.body[:300]!r}")
         return answer.status
 
     async def differing(self, saga_ids: Sequence[str]) -> list[str]:

@@ -191,9 +191,9 @@ async def test_the_callers_of_the_table_may_do_what_it_says(attacked: Chain) -> 
     url = f"{attacked.stage}/sagas/{MINE}/forget"
     order = msgspec.json.encode({"reason": "erasure", "actor": "boss"})
     assert 200 == (await attacked.request("POST", url, order, Authorization=shown_by("ada")))[0]
-    journal = f"{attacked.stage}/sagas/{MINE}?view=journal"
-    _, _, body = await attacked.request("GET", journal, Authorization=shown_by("vera"))
-    assert "ada" == msgspec.json.decode(body)["entries"][-1]["actor"]
+    acts = f"{attacked.stage}/audit?target={MINE}"
+    _, _, body = await attacked.request("GET", acts, Authorization=shown_by("vera"))
+    assert "ada" == msgspec.json.decode(body)["acts"][0]["actor"]
 
 
 AT_ONCE = 8

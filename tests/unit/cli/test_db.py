@@ -187,3 +187,40 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_own_fix(folder: Path) ->
     (folder / "p.db").unlink()
     (folder / "p.db").mkdir()
     assert "is a folder" in db("init", folder).err
+
+
+def backup(folder: Path, file: str) -> Done:
+    return stage("db", "backup", "pay:payment", file, *DATABASE, cwd=folder)
+
+
+def test_a_backup_beside_a_writer_is_whole_private_and_checked(folder: Path) -> None:
+    """It has what was committed, and nothing of what is under way; a file that is there stays."""
+    assert db("init", folder).status == 0
+    with closing(sqlite3.connect(folder / "p.db", isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("INSERT INTO payment VALUES ('committed')")
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("INSERT INTO payment VALUES ('under way')")
+        made = backup(folder, "copy.db")
+        writer.execute("ROLLBACK")
+    assert (0, True) == (made.status, "checked" in made.out), made.err
+    assert 0o600 == (folder / "copy.db").stat().st_mode & 0o777
+    with closing(sqlite3.connect(folder / "copy.db")) as copy:
+        assert [("committed",)] == copy.execute("SELECT id FROM payment").fetchall()
+    again = backup(folder, "copy.db")
+    assert (2, True) == (again.status, "is there already" in again.err)
+    assert [] == list(folder.glob("*.unfinished"))
+
+
+def test_a_damaged_database_is_seen_and_not_backed_up(folder: Path) -> None:
+    """Rows that fit no journal, or pages that are no pages: exit status 1, and no backup."""
+    assert db("init", folder).status == 0
+    whole = db("verify", folder)
+    assert (0, True) == (whole.status, "is whole" in whole.out)
+    with closing(sqlite3.connect(folder / "p.db")) as connection, connection:
+        connection.execute("INSERT INTO journal VALUES ('s-1', 1, 1, 0.0, 'accepted', x'')")
+    seen = db("verify", folder)
+    assert (1, True) == (seen.status, "s-1 has journal entries and no row" in seen.out)
+    refused = backup(folder, "copy.db")
+    assert (2, True) == (refused.status, "the copy is damaged" in refused.err)
+    assert not (folder / "copy.db").exists()

@@ -11,7 +11,15 @@ import msgspec
 import pytest
 
 from stage.wire.outcome import Outcome
-from stage.wire.views import JournalView, SagaPage, SagaView, StepView, encode_view
+from stage.wire.views import (
+    JournalView,
+    SagaPage,
+    SagaView,
+    StepView,
+    VerbsView,
+    VerbView,
+    encode_view,
+)
 from tests.unit.cli.programs import Neighbour, neighbour, stage
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -43,6 +51,10 @@ SAGA = SagaView(
 ENTRIES = [
     {"seq": 1, "at": "2026-11-23T02:29:58.120Z", "event": "accepted"},
     {"seq": 2, "at": "2026-11-23T02:29:58.620Z", "event": "step_started", "step": "charge"},
+]
+VERBS = [
+    VerbView(verb="erase", why_not="it is unfinished"),
+    VerbView(verb="resolve", steps=["charge"]),
 ]
 
 
@@ -151,8 +163,11 @@ def test_a_saga_is_shown_whole(served: Neighbour) -> None:
     served.answer("GET /sagas/s-1", 200, encode_view(SAGA))
     journal = JournalView(saga_id="s-1", entries=ENTRIES)
     served.answer("GET /sagas/s-1?view=journal", 200, encode_view(journal))
+    verbs = VerbsView(saga_id="s-1", state="compensating", verbs=VERBS)
+    served.answer("GET /sagas/s-1?view=verbs", 200, encode_view(verbs))
     done = stage("show", "s-1", "--url", served.url)
     assert done.status == 0, done.err
+    assert "may be done\n  resolve (--step charge)\n  not erase: it is unfinished\n" in done.out
     assert "saga s-1 at payment: compensating (in_progress)" in done.out
     assert "├─ ✓ reserve  transaction  succeeded  1 attempt" in done.out
     assert "1 attempt, 1 to compensate  last error: answered 500 [2J" in done.out
@@ -163,6 +178,7 @@ def test_a_saga_is_shown_whole(served: Neighbour) -> None:
 
     reported = json.loads(stage("show", "s-1", "--url", served.url, "-o", "json").out)
     assert reported["state"] == "compensating" and reported["journal"] == ENTRIES
+    assert ["erase", "resolve"] == [each["verb"] for each in reported["verbs"]]
 
 
 def test_a_saga_never_seen_is_a_no(served: Neighbour) -> None:
@@ -238,3 +254,11 @@ def test_compensate_that_is_refused_for_now_is_a_no(served: Neighbour) -> None:
     served.answer("POST /sagas/s-1/compensate", 503, problem(503, Outcome.NOT_EXECUTED))
     done = stage("compensate", "s-1", "--reason", "x", "--url", served.url)
     assert (1, "stage: it is so (503)\n") == (done.status, done.err)
+
+
+@pytest.mark.parametrize("which", [[], ["s-1", "--number", "customer:c-7"]])
+def test_an_erasure_names_one_saga_or_which_of_many(served: Neighbour, which: list[str]) -> None:
+    """Never all of them by leaving out which."""
+    done = stage("erase", *which, "--reason", "ticket", "--url", served.url)
+    assert (2, []) == (done.status, served.asked)
+    assert "say which" in done.err

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from stage.core.questions import Standing, standing
+from stage.core.questions import Standing, belongs_to, standing, standing_apart, standing_in
+from stage.core.requester import Requester
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase
+from stage.core.states import Phase, SagaState
+from tests.unit.core.plans import usual
 from tests.unit.core.world import ONE
 
 
@@ -56,3 +59,36 @@ def test_an_attempt_in_flight_may_stand(phase: Phase) -> None:
 def test_nothing_is_known_once_the_journal_was_dropped() -> None:
     """The row alone does not tell the steps (rule 21)."""
     assert Standing.UNKNOWN is standing(saga_with(None), "charge", dropped=True)
+
+
+def test_a_saga_that_a_person_gave_up_may_be_asked_about_by_any_neighbour() -> None:
+    """Its journal is dropped, and with it the name of its upstream: nothing can follow."""
+    gone = Saga(id="s", state=SagaState.ACTIVE, forgotten=True)
+    for requester in (Requester.UPSTREAM, Requester.DOWNSTREAM):
+        assert belongs_to(usual(), gone, requester, "order")
+        assert not belongs_to(usual(), replace(gone, forgotten=False), requester, "order")
+
+
+@pytest.mark.parametrize(
+    "state, expected",
+    [
+        (SagaState.COMPENSATED, Standing.NOTHING),
+        (SagaState.FAILED_TO_COMPENSATE, Standing.NOTHING),
+        (SagaState.COMPLETED, Standing.STANDS),
+        (SagaState.COMPENSATING, Standing.STANDS),
+    ],
+)
+def test_a_step_without_an_undo_stands_where_its_saga_says_so(
+    state: SagaState, expected: Standing
+) -> None:
+    """`record` wrote rows that stay: of a saga that was undone neither row nor list shows them."""
+    plan = usual()
+    saga = replace(saga_with(None), state=state, steps={"record": done()})
+
+    assert expected is standing_in(plan, saga, "record")
+    assert (state is SagaState.COMPENSATING) is ("record" in standing_apart(plan, saga)[0])
+
+
+def done() -> StepState:
+    """A step that succeeded."""
+    return StepState(phase=Phase.SUCCEEDED, order=1, result=ONE)

@@ -630,7 +630,7 @@ async def test_ended_sagas_are_closed_and_their_rows_stay(store: Store) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"state": SagaState.ACTIVE},
+        {"state": SagaState.ACTIVE, "due_at": AT},
         {"state": SagaState.FAILED_TO_COMPENSATE},
         {"parked": "waits"},
         {"due_at": AT},
@@ -643,6 +643,52 @@ async def test_other_sagas_are_not_closed(store: Store, change: dict[str, object
     await store.transact(inserting("a", replace(ended, **change)))
     assert await store.transact(lambda unit: unit.close_ended(AT + 2, AT + 2, 10)) == 0
     assert len(await store.entries("a")) == 1
+
+
+async def test_a_saga_that_was_given_up_is_closed_and_does_not_count(store: Store) -> None:
+    """Unfinished, and neither parked nor due: a person forgot it, and nobody waits for it."""
+    given_up = replace(row("a"), state=SagaState.ACTIVE, due_at=None, parked="")
+    await store.transact(inserting("a", given_up))
+    await store.transact(inserting("b", replace(given_up, id="b", due_at=AT)))
+    assert await store.transact(lambda unit: unit.close_ended(AT - 9, AT + 2, 10)) == 1
+    assert (await store.count())[SagaState.ACTIVE] == 1
+    assert await store.entries("a") == []
+
+
+async def test_a_saga_at_rest_is_closed_once_and_fenced(store: Store) -> None:
+    """Row and answer are replaced, all else is dropped, and a run of before cannot write."""
+    ended = replace(row("a"), state=SagaState.COMPLETED, answer_status=200, answer_body=b"old")
+    ended = replace(ended, due_at=None, parked="")
+    await store.transact(inserting("a", ended))
+    after = replace(
+        *(ended,), epoch=ended.epoch + 1, envelope=b"", answer_body=b"new", closed_at=AT + 2
+    )
+    for expected in (True, False):
+        assert await store.transact(lambda unit: unit.close(after, epoch=1)) is expected
+    assert await store.get("a") == after
+    assert await store.entries("a") == []
+    with pytest.raises(StaleEpoch):
+        await store.transact(lambda unit: unit.save(ended, [], epoch=1))
+
+
+@pytest.mark.parametrize("change", [{"due_at": AT}, {"parked": "waits"}, {"epoch": 2}])
+async def test_a_saga_that_does_not_rest_as_it_was_read_is_not_closed(
+    store: Store, change: dict[str, object]
+) -> None:
+    """It went on meanwhile: nothing of it is dropped."""
+    rests = replace(row("a"), state=SagaState.COMPLETED, due_at=None, parked="")
+    await store.transact(inserting("a", replace(rests, **change)))
+    after = replace(rests, epoch=2, envelope=b"", closed_at=AT + 2)
+    assert not await store.transact(lambda unit: unit.close(after, epoch=1))
+    assert len(await store.entries("a")) == 1
+
+
+async def test_a_scrubbed_store_goes_on(store: Store) -> None:
+    """All that was there is there, and units run before, beside and behind it."""
+    await store.transact(inserting("a"))
+    await asyncio.gather(store.scrub(), store.transact(inserting("b")))
+    await store.transact(inserting("c"))
+    assert await store.seen(["a", "b", "c"]) == {"a", "b", "c"}
 
 
 async def test_closing_is_undone_with_its_unit(store: Store) -> None:

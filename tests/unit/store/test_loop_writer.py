@@ -88,6 +88,9 @@ class LoopConnection:
     async def landed(self, number: int) -> bool:
         return await self.last_number() == number
 
+    async def scrub(self) -> None:
+        """There is no file."""
+
 
 @asynccontextmanager
 async def opened(server: Server) -> AsyncIterator[Writer]:

@@ -41,10 +41,10 @@ async def test_no_statement_reads_all_sagas(postgres_url: str) -> None:
     assert "saga_owner" in found["claim_dead"].indexes
     assert {"saga_rests", "saga_owner"} <= set(found["backlog"].indexes)
     assert ("saga_state",) == found["count_sagas"].indexes
-    assert {"saga_closable", "saga_unmarked"} <= set(found["close_ended"].indexes)
-    assert {"saga_changed", "saga_unmarked"} <= set(found["page_changed"].indexes)
+    assert {"saga_over", "saga_unmarked"} <= set(found["close_ended"].indexes)
+    assert {"saga_rested", "saga_unmarked"} <= set(found["page_changed"].indexes)
     assert ("saga_state",) == found["page_states"].indexes
-    assert ("saga_place",) == found["group_waiting"].indexes
+    assert ("saga_places",) == found["group_waiting"].indexes
 
 
 async def test_the_saves_of_a_run_touch_no_index(postgres_url: str) -> None:

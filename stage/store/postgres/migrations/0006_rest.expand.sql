@@ -18,26 +18,8 @@ CREATE TRIGGER saga_rest
     END) EXECUTE FUNCTION stage.mark_rest();
 
 -- What waits is marked here. Sagas that were over before are many: they keep NULL until they are
--- closed, and have an index of their own, which is empty from then on.
+-- closed, and have an index of their own.
 UPDATE stage.saga SET rested_at = updated_at WHERE step <> '' OR parked <> '';
-CREATE INDEX saga_unmarked ON stage.saga (accepted_at)
-    WHERE rested_at IS NULL AND due_at IS NULL AND closed_at IS NULL;
-
--- The janitor asks for what is over and still has its undo data.
-DROP INDEX stage.saga_closable;
-CREATE INDEX saga_closable ON stage.saga (rested_at)
-    WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
-        AND state IN ('completed', 'compensated');
-
--- What a neighbour asks for after a restore. What runs is found by `saga_owner` and `saga_rests`.
-DROP INDEX stage.saga_changed;
-CREATE INDEX saga_changed ON stage.saga (rested_at, id)
-    WHERE closed_at IS NULL AND rested_at IS NOT NULL;
-
--- Operators ask how much waits, by cause, step and peer, and since when.
-DROP INDEX stage.saga_place;
-CREATE INDEX saga_place ON stage.saga (parked_cause, step, peer, state, rested_at)
-    WHERE step <> '' OR parked_cause <> '';
 
 -- Room on each page for the next two versions of its rows.
 ALTER TABLE stage.saga SET (fillfactor = 50);

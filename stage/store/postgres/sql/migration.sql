@@ -20,8 +20,9 @@ SELECT to_regclass('stage.migration') IS NOT NULL;
 SELECT owner, name, sha256, applied_at FROM stage.migration ORDER BY applied_at, owner, name;
 
 -- name: lock_migrations
--- One process at a time applies migrations. The lock ends with the transaction ($1: a constant).
-SELECT pg_advisory_xact_lock($1);
+-- One process at a time applies migrations: whether this one may ($1: a constant). The lock ends
+-- with the transaction.
+SELECT pg_try_advisory_xact_lock($1);
 
 -- name: has_migration
 -- Whether a migration is recorded: another process may have applied it meanwhile.
@@ -54,8 +55,15 @@ UPDATE stage.identity SET
 WHERE one = 1;
 
 -- name: begin_upgrade
--- Read what others have committed while this one waited for the lock.
+-- Read what others have committed while this one waited for the lock. A statement that waits for a
+-- table keeps all others from it, so that it waits for a moment only.
 BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL lock_timeout = '2s';
+
+-- name: drop_snapshot
+-- End what the statement before has left open in a transaction, and its snapshot with it: it is
+-- replaced by that of a plain statement, which leaves nothing.
+SELECT 1;
 
 -- name: put_reconciled
 -- Remember that a neighbour was asked in this generation, and what it answered.

@@ -45,7 +45,8 @@ ORDER BY due_at, id LIMIT $2;
 -- name: close_ended
 -- Drop the undo data of at most $3 sagas that are over, last changed before $1, and tell their
 -- ids. Those that another transaction has, or this one is about to write ($4), are left alone.
--- What was over before `rested_at` was there has none, and is closed after the others.
+-- What was over before `rested_at` was there has none, and is closed after the others. Unfinished
+-- sagas that are neither parked nor due were given up by a person.
 WITH marked AS (
     SELECT id FROM stage.saga
     WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
@@ -57,8 +58,13 @@ WITH marked AS (
         AND state IN ('completed', 'compensated') AND accepted_at < $1 AND updated_at < $1
         AND id <> ALL($4::text[])
     ORDER BY accepted_at LIMIT $3 - (SELECT count(*) FROM marked) FOR UPDATE SKIP LOCKED
+), given_up AS (
+    SELECT id FROM stage.saga
+    WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
+        AND state IN ('active', 'compensating') AND id <> ALL($4::text[])
+    LIMIT $3 FOR UPDATE SKIP LOCKED
 ), ended AS (
-    SELECT id FROM marked UNION ALL SELECT id FROM unmarked
+    SELECT id FROM marked UNION ALL SELECT id FROM unmarked UNION ALL SELECT id FROM given_up
 ), dropped AS (
     DELETE FROM stage.journal WHERE saga_id = ANY(ARRAY(SELECT id FROM ended))
 ), unfound AS (
@@ -66,6 +72,28 @@ WITH marked AS (
 )
 UPDATE stage.saga SET closed_at = $2, envelope = '' FROM ended WHERE saga.id = ended.id
 RETURNING saga.id;
+
+-- name: close_rest
+-- Replace the row of a saga at rest that still has the epoch $7 and the length $8, and drop all else
+-- that is kept of it; its id, unless it is otherwise.
+WITH closed AS (
+    UPDATE stage.saga SET
+        epoch = $2, fingerprint = $3, tracestate = $4, answer_body = $5, closed_at = $6,
+        envelope = ''
+    WHERE id = $1 AND epoch = $7 AND length = $8 AND due_at IS NULL AND parked = ''
+        AND owner IS NULL
+    RETURNING id
+), dropped AS (
+    DELETE FROM stage.journal WHERE saga_id IN (SELECT id FROM closed)
+), unfound AS (
+    DELETE FROM stage.saga_term WHERE saga_id IN (SELECT id FROM closed)
+), unsaid AS (
+    DELETE FROM stage.signal WHERE saga_id IN (SELECT id FROM closed)
+), blanked AS (
+    UPDATE stage.lost_saga SET reason = ''
+    WHERE saga_id IN (SELECT id FROM closed) AND reason <> ''
+)
+SELECT id FROM closed;
 
 -- name: keep_lost
 -- Keep the first request of each neighbour, as long as fewer than $6 are kept.
@@ -79,8 +107,10 @@ SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM stage.lost_sa
 ORDER BY asked_at, saga_id LIMIT $1;
 
 -- name: count_sagas
--- The number of sagas in each state.
-SELECT state, count(*) FROM stage.saga GROUP BY state;
+-- The number of sagas in each state. One that was given up is closed in the state that it had, and
+-- does not count.
+SELECT state, count(*) FROM stage.saga
+WHERE closed_at IS NULL OR state IN ('completed', 'compensated') GROUP BY state;
 
 -- name: count_parked
 -- The number of parked sagas by cause; one without a cause is in none.
@@ -100,7 +130,7 @@ WITH unfinished AS MATERIALIZED (
 )
 SELECT
     (SELECT min(accepted_at) FROM stage.saga
-     WHERE state IN ('active', 'compensating') AND parked = ''),
+     WHERE state IN ('active', 'compensating') AND parked = '' AND due_at IS NOT NULL),
     (SELECT min(due_at) FROM unfinished WHERE due_at <= $1 AND version <= $2),
     (SELECT min(turned.at) FROM unfinished, LATERAL (
         SELECT at FROM stage.journal
@@ -275,3 +305,15 @@ ORDER BY updated_at, id;
 -- Bytes of our tables with their indexes.
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint
 FROM pg_class WHERE relnamespace = 'stage'::regnamespace AND relkind = 'r';
+
+-- name: uneven_sagas
+-- Sagas that have more or fewer journal entries than their row says, unless they were closed.
+SELECT id, length, entries FROM stage.saga, LATERAL (
+    SELECT count(*) AS entries FROM stage.journal WHERE saga_id = saga.id
+) counted
+WHERE closed_at IS NULL AND length <> entries LIMIT 20;
+
+-- name: stray_entries
+-- Sagas that have journal entries and no row.
+SELECT DISTINCT saga_id FROM stage.journal
+WHERE NOT EXISTS (SELECT 1 FROM stage.saga WHERE id = journal.saga_id) LIMIT 20;

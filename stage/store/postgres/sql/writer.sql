@@ -33,6 +33,15 @@ RELEASE SAVEPOINT part;
 -- Undo the writes since the mark; the mark stays until it is released.
 ROLLBACK TO SAVEPOINT part;
 
+-- name: copy_anew
+-- Write the tables that hold contents of sagas anew: plain VACUUM leaves the bytes of dead rows in
+-- the pages. It waits for those who read or write them, and they wait for it.
+VACUUM (FULL) stage.journal;
+VACUUM (FULL) stage.saga;
+VACUUM (FULL) stage.saga_term;
+VACUUM (FULL) stage.signal;
+VACUUM (FULL) stage.lost_saga;
+
 -- name: settle_batch
 -- The number of the last batch of a writer that landed. It waits for a transaction that still
 -- holds the row, and writes it once more, so that its own COMMIT comes after that of the batch.

@@ -57,8 +57,15 @@ ORDER BY due_at, id LIMIT ?2;
 SELECT count(*) FROM saga WHERE due_at IS NOT NULL AND version > ?1;
 
 -- name: count_sagas
--- The number of sagas in each state, read from an index alone.
-SELECT state, count(*) FROM saga GROUP BY state;
+-- The number of sagas in each state, read from indexes alone. One that was given up is closed in the
+-- state that it had, and does not count.
+SELECT state, sum(sagas) FROM (
+    SELECT state, count(*) AS sagas FROM saga GROUP BY state
+    UNION ALL
+    SELECT state, -count(*) FROM saga
+    WHERE closed_at IS NOT NULL AND state IN ('active', 'compensating', 'failed_to_compensate')
+    GROUP BY state
+) GROUP BY state;
 
 -- name: count_parked
 -- The number of parked sagas by cause, read from an index alone: a scrape asks for it.
@@ -68,7 +75,7 @@ WHERE (step <> '' OR parked_cause <> '') AND parked_cause <> '' GROUP BY parked_
 -- name: oldest_unfinished
 -- The instant at which the oldest saga was accepted, of those under way and not parked.
 SELECT min(accepted_at) FROM saga
-WHERE state IN ('active', 'compensating') AND parked = '';
+WHERE state IN ('active', 'compensating') AND parked = '' AND due_at IS NOT NULL;
 
 -- name: longest_due
 -- The instant since which the longest due saga needs a run, of those due at ?1 for version
@@ -92,6 +99,22 @@ SELECT id FROM saga INDEXED BY saga_closable
 WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
     AND state IN ('completed', 'compensated') AND updated_at < ?1
 ORDER BY updated_at LIMIT ?2;
+
+-- name: given_up_sagas
+-- Unfinished sagas that nobody waits for and nothing is due of: a person forgot them. At most ?1.
+SELECT id FROM saga INDEXED BY saga_given_up
+WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
+    AND state IN ('active', 'compensating') LIMIT ?1;
+
+-- name: close_rest
+-- Replace the row of a saga at rest that still has the epoch ?7 and the length ?8.
+UPDATE saga SET
+    epoch = ?2, fingerprint = ?3, tracestate = ?4, answer_body = ?5, closed_at = ?6, envelope = x''
+WHERE id = ?1 AND epoch = ?7 AND length = ?8 AND due_at IS NULL AND parked = '';
+
+-- name: blank_lost
+-- Drop the words of the requests about a saga that was lost.
+UPDATE lost_saga SET reason = '' WHERE saga_id = ?1 AND reason <> '';
 
 -- name: close_saga
 -- Drop the undo data of a saga; its row stays and answers for it.

@@ -49,6 +49,18 @@ PRAGMA synchronous = FULL;
 -- the directory for temporary files, which may be full while the disk of the database is not.
 PRAGMA temp_store = MEMORY;
 
+-- name: temp_store_file
+-- A copy of the whole database does not belong in memory.
+PRAGMA temp_store = FILE;
+
+-- name: copy_anew
+-- Write every page anew, so that none holds what was deleted, or moved elsewhere (sqlite.org/lang_vacuum.html).
+VACUUM;
+
+-- name: empty_log
+-- Copy the whole log back, wait for its readers, and cut it to nothing.
+PRAGMA wal_checkpoint(TRUNCATE);
+
 -- name: foreign_keys
 -- SQLite leaves them off unless asked.
 PRAGMA foreign_keys = ON;

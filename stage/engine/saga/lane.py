@@ -1,0 +1,361 @@
+"""The lane: the usual way of a saga as a straight line, from one thing that leaves to the next.
+
+    accepted ─► transaction ─► ... ─► intent │ succeeded ─► transaction ─► ... ─► intent │ ...
+                        one unit             │                one unit                  │
+
+The next move of a usual saga is known when the stage starts: after each step that succeeded comes
+the next of the plan. So nothing is folded and nothing is decided on the lane: the plan is compiled
+into segments, "local transactions, then one thing that leaves", and a unit writes the events of
+one. They are those that `decide` and `evolve` would have made, entry for entry: the
+simulation replays each journal of the lane through them. No rule stands here. A saga leaves the
+lane, with the events that there are, at anything else: a transaction that fails, a call that ends
+before it sends, a deadline that is over, any event but the one success that is awaited. The
+interpreter folds these events, and goes on in the same unit.
+
+The saga itself is folded when somebody asks for it, and of most sagas nobody ever does.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET
+
+from stage.core import events as e
+from stage.core.commands import AttemptKind, Do
+from stage.core.ids import Direction, idempotency_key
+from stage.core.machine import evolve
+from stage.core.order import waves
+from stage.core.saga import Saga
+from stage.core.states import SagaState
+from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
+from stage.engine.saga.attempts import end_event
+from stage.engine.saga.context import Context, Output, enriched
+from stage.engine.saga.interpreter import Interpreter, Outgoing, Transition, failed_output
+from stage.ports.clock import Clock
+from stage.ports.observer import Attempt, Observer, Span, TraceContext
+from stage.ports.stage import Failed, Finished, RunView, Send
+from stage.ports.store import Unit
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """Local transactions, then one thing that leaves: none behind the last ones."""
+
+    transactions: tuple[Step, ...]
+    leaving: Step | None
+
+
+def segments_of(plan: Plan) -> tuple[Segment, ...]:
+    """The plan as segments; none of a plan whose sagas do not go on the lane.
+
+    A pivot moves the deadline, and steps that run at the same time end in any order.
+    """
+    if plan.misfit or plan.pivot is not None or any(len(wave) > 1 for wave in waves(plan)):
+        return ()
+    found: list[Segment] = []
+    transactions: list[Step] = []
+    for (step,) in waves(plan):
+        if step.kind is StepKind.TRANSACTION:
+            transactions.append(step)
+        else:
+            found.append(Segment(transactions=tuple(transactions), leaving=step))
+            transactions = []
+    return (*found, Segment(transactions=tuple(transactions), leaving=None))
+
+
+class Ridden(msgspec.Struct, kw_only=True):
+    """Where a unit left a saga on the lane: as a `Transition`, whose names it shares.
+
+    `accepted` is the saga as its first event left it, `since` are all events after that, `events`
+    those of the unit. `results` and `keys` are of the steps that began, by their names.
+    """
+
+    plan: Plan
+    accepted: Saga
+    segment: int
+    """The number of the segment that comes next."""
+    since: tuple[e.Event, ...] = ()
+    events: list[e.Event]
+    results: dict[str, msgspec.Raw] = {}
+    keys: dict[str, str] = {}
+    outgoing: list[Outgoing] = []
+    rest_until: float | None = None
+    ended: list[tuple[Span, e.Event]] = []
+    output: Output = UNSET
+    folded: Saga | None = None
+
+    @property
+    def saga(self) -> Saga:
+        """The state of the saga, folded when it is first asked for, in any thread."""
+        folded = self.folded
+        if folded is None:
+            folded = self.accepted
+            for event in self.since:
+                folded = evolve(self.plan, folded, event)
+            self.folded = folded
+        return folded
+
+    @property
+    def terms(self) -> Saga:
+        """The saga as an attempt has to know it: id, deadline, epoch, which do not change here."""
+        return self.accepted
+
+    @property
+    def length(self) -> int:
+        """Number of journal entries."""
+        return 1 + len(self.since)
+
+    @property
+    def updated_at(self) -> float:
+        """The instant of the last entry."""
+        return self.since[-1].at if self.since else self.accepted.updated_at
+
+    @property
+    def state(self) -> SagaState:
+        """Whether it has completed."""
+        completed = bool(self.since) and type(self.since[-1]) is e.Completed
+        return SagaState.COMPLETED if completed else SagaState.ACTIVE
+
+    def awaits(self, event: e.Event) -> bool:
+        """Whether that is the usual end of the one attempt that is under way."""
+        return type(event) is e.StepSucceeded and event.step == self.outgoing[0].do.step
+
+    def after(self, event: e.StepSucceeded) -> Ridden:
+        """The same with the answer that it awaited, and nothing done about it yet."""
+        return Ridden(
+            plan=self.plan,
+            accepted=self.accepted,
+            segment=self.segment,
+            since=(*self.since, event),
+            events=[event],
+            results={**self.results, event.step: event.result},
+            keys=self.keys,
+            output=self.output,
+        )
+
+    def add(self, event: e.Event) -> None:
+        """Add an event."""
+        self.events.append(event)
+        self.since = (*self.since, event)
+
+    def end(self, span: Span, event: e.Event) -> None:
+        """Add the end of an attempt that ended within the unit."""
+        self.add(event)
+        self.ended = [*self.ended, (span, event)]
+
+    def is_late(self, now: float) -> bool:
+        """Whether its deadline is over; what follows from that is decided elsewhere."""
+        return self.accepted.deadline is not None and now >= self.accepted.deadline
+
+
+class Lane:
+    """Rides the sagas of the newest version of a stage. `advance` and `conclude` as Interpreter."""
+
+    def __init__(self, interpreter: Interpreter, observer: Observer, clock: Clock) -> None:
+        self._interpreter = interpreter
+        self._participant = interpreter.versions.newest
+        self._plan = interpreter.plan
+        self._observer = observer
+        self._clock = clock
+        self._segments = segments_of(self._plan)
+        self._bound = interpreter.bindings[self._plan.version]
+        self._dos = {
+            step.name: Do(kind=AttemptKind.EXECUTE, step=step.name) for step in self._plan.steps
+        }
+
+    async def begin(
+        self, unit: Unit, saga: Saga, context: Context, first: e.Event, run: Span
+    ) -> Transition | Ridden:
+        """The first unit of a new saga: `first` and what follows from it."""
+        if not (self._segments and isinstance(first, e.Accepted)):
+            return await self._interpreter.advance(unit, saga, context, [first], run)
+        accepted = evolve(self._plan, saga, first)
+        ridden = Ridden(plan=self._plan, accepted=accepted, segment=0, events=[first])
+        return await self._ride(unit, saga, ridden, context, run)
+
+    async def go_on(
+        self, unit: Unit, before: Ridden, context: Context, event: e.StepSucceeded, run: Span
+    ) -> Transition | Ridden:
+        """A further unit: the answer that the saga awaited, and what follows from it."""
+        return await self._ride(unit, before, before.after(event), context, run)
+
+    def conclude(
+        self, before: Ridden, context: Context, event: e.StepSucceeded, run: Span
+    ) -> Ridden | None:
+        """The end of a saga that completes with this answer of downstream; None if it does not.
+
+        See Interpreter.conclude.
+        """
+        last = self._segments[before.segment]
+        if last.leaving or last.transactions or not event.step.startswith(FORWARD_PREFIX):
+            return None
+        ridden = before.after(event)
+        return ridden if self._complete(ridden, context, self._clock.now(), run) else None
+
+    async def _ride(
+        self, unit: Unit, before: Saga | Ridden, ridden: Ridden, context: Context, run: Span
+    ) -> Transition | Ridden:
+        """Ride the next segment. `before` is what was durable before this unit."""
+        segment = self._segments[ridden.segment]
+        ridden.segment += 1
+        now: float | None = self._clock.now()
+        for step in segment.transactions:
+            if now is None or ridden.is_late(now):
+                return await self._leave(unit, before, ridden, context, run)
+            now = await self._transact(unit, ridden, context, step, now, run.context)
+        if now is None:
+            usual = False
+        elif segment.leaving is None:
+            usual = self._complete(ridden, context, now, run)
+        else:
+            usual = self._intend(ridden, context, segment.leaving, now, run.context)
+        return ridden if usual else await self._leave(unit, before, ridden, context, run)
+
+    async def _leave(
+        self, unit: Unit, before: Saga | Ridden, ridden: Ridden, context: Context, run: Span
+    ) -> Transition:
+        """Fold what happened, and go on as any other saga does, in the same unit."""
+        if ridden.outgoing:
+            return Transition(
+                plan=ridden.plan,
+                saga=ridden.saga,
+                events=ridden.events,
+                outgoing=ridden.outgoing,
+                rest_until=None,
+                ended=ridden.ended,
+                output=ridden.output,
+            )
+        saga = before.saga if isinstance(before, Ridden) else before
+        left = await self._interpreter.advance(
+            unit, saga, context, ridden.events, run, ridden.output
+        )
+        left.ended = [*ridden.ended, *left.ended]
+        return left
+
+    async def _transact(
+        self,
+        unit: Unit,
+        ridden: Ridden,
+        context: Context,
+        step: Step,
+        now: float,
+        trace: TraceContext,
+    ) -> float | None:
+        """Run a transaction in this unit; when it ended, or None where it did not succeed."""
+        do, span = self._dos[step.name], self._span(ridden, step, trace)
+        key = self._key(ridden, step)
+        view = self._view(ridden, context, key=key, now=now)
+        turn = await self._interpreter.run_transaction(self._participant, unit, do, view, span)
+        at = self._clock.now()
+        bound = self._bound[step.name]
+        if isinstance(turn, Finished):
+            event: e.AttemptEnd = e.StepSucceeded(
+                at=at, step=step.name, result=turn.result, span=span.span_id, bound=bound
+            )
+            ridden.results = {**ridden.results, step.name: turn.result}
+        else:
+            event = end_event(do, turn, at, self._interpreter.redact)
+            assert isinstance(event, e.StepRefused | e.StepTransient), "a transaction is certain"
+            event = msgspec.structs.replace(event, bound=bound)
+        ridden.end(span, event)
+        return at if isinstance(turn, Finished) else None
+
+    def _intend(
+        self, ridden: Ridden, context: Context, step: Step, now: float, trace: TraceContext
+    ) -> bool:
+        """Write down the intent of what leaves; False when this is not the usual one."""
+        if ridden.is_late(now):
+            return False
+        do, span = self._dos[step.name], self._span(ridden, step, trace)
+        outgoing = Outgoing(do=do, span=span, key=self._key(ridden, step))
+        request: e.Request | None = None
+        if step.kind is StepKind.CALL:
+            view = self._view(ridden, context, key=outgoing.key, now=now)
+            outgoing.conversation, outgoing.turn = self._interpreter.begin_call(
+                self._participant, do, view, span
+            )
+            if isinstance(outgoing.turn, Send):
+                request = outgoing.turn.request
+                outgoing.stored = (request,)
+        else:
+            request = self._forward(ridden, context, outgoing, now)
+        started = e.StepStarted(
+            at=now,
+            step=step.name,
+            attempt=1,
+            key=outgoing.key,
+            span=span.span_id,
+            request=request,
+            bound=self._bound[step.name],
+        )
+        ridden.add(started)
+        ridden.keys = {**ridden.keys, step.name: outgoing.key}
+        if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
+            ended = end_event(do, outgoing.turn, self._clock.now(), self._interpreter.redact)
+            ridden.end(span, ended)
+        else:
+            ridden.outgoing = [outgoing]
+        return request is not None
+
+    def _forward(
+        self, ridden: Ridden, context: Context, outgoing: Outgoing, now: float
+    ) -> e.Request | None:
+        """The context that is handed on; None where the output fails, which is its end then."""
+        try:
+            output = self._output(ridden, context, now, outgoing.span)
+            outgoing.body = enriched(ridden.plan.stage, ridden.accepted, context, output)
+        except Exception as error:
+            outgoing.turn = failed_output(error)
+            return None
+        return e.Request(method="POST", path="/sagas", body=outgoing.body)
+
+    def _complete(self, ridden: Ridden, context: Context, now: float, run: Span) -> bool:
+        """Write down that it is done; False when the output fails, which the answer needs."""
+        try:
+            self._output(ridden, context, now, run)
+        except Exception:
+            return False  # what follows from that is decided elsewhere, which asks again
+        ridden.add(e.Completed(at=now))
+        return True
+
+    def _output(
+        self, ridden: Ridden, context: Context, now: float, span: Span
+    ) -> msgspec.Raw | None:
+        """The output of the stage, asked for once. Raises what the author's function raises."""
+        if ridden.output is UNSET:
+            with span.current():
+                view = self._view(ridden, context, key="", now=now)
+                ridden.output = self._participant.output(view)
+        return ridden.output
+
+    def _key(self, ridden: Ridden, step: Step) -> str:
+        return idempotency_key(ridden.accepted.id, ridden.plan.stage, step.name, Direction.EXECUTE)
+
+    def _view(self, ridden: Ridden, context: Context, *, key: str, now: float) -> RunView:
+        """The view that `view_of` makes of the folded saga."""
+        accepted = ridden.accepted
+        return RunView(
+            id=accepted.id,
+            stage=ridden.plan.stage,
+            data=context.data,
+            trail=context.trail,
+            results=ridden.results,
+            keys=ridden.keys,
+            deadline=accepted.deadline,
+            budget=None if accepted.deadline is None else max(0.0, accepted.deadline - now),
+            key=key,
+            attempt=1,
+            now=now,
+        )
+
+    def _span(self, ridden: Ridden, step: Step, trace: TraceContext) -> Span:
+        return self._observer.attempt(
+            Attempt(
+                saga_id=ridden.accepted.id,
+                stage=ridden.plan.stage,
+                step=step.name,
+                kind=AttemptKind.EXECUTE,
+                number=1,
+                peer=step.peer,
+                parent=trace,
+            )
+        )

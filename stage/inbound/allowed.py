@@ -1,0 +1,120 @@
+"""Which verbs an operator may press on one saga now, and why not the others: `?view=verbs`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stage.core import events as e
+from stage.core.errors import JournalMismatch
+from stage.core.states import Phase, SagaState
+from stage.inbound.caller import permit
+from stage.inbound.principal import Who
+from stage.inbound.request import Request
+from stage.inbound.service import Service
+from stage.ports.engine import NotAllowed, Snapshot
+from stage.wire.problem import WireError
+from stage.wire.views import VerbsView, VerbView
+
+WHO: Final = {
+    "retry": Who.OPERATOR,
+    "settle": Who.ADMIN,
+    "compensate": Who.OPERATOR,
+    "resolve": Who.ADMIN,
+    "abandon": Who.ADMIN,
+    "forget": Who.ADMIN,
+    "erase": Who.ADMIN,
+}
+"""The verbs in the order of the harm that they may do, each with the role that it needs."""
+DOUBTFUL: Final = frozenset({Phase.IN_DOUBT, Phase.PENDING, Phase.WAITING, Phase.REFUSED})
+"""Phases in which a step may be settled: the machine says which of them are."""
+RESOLVABLE: Final = frozenset({Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING})
+"""Phases of a step whose undo a person may have done."""
+COMPENSABLE: Final = frozenset({SagaState.ACTIVE, SagaState.COMPLETED, SagaState.COMPENSATING})
+NOBODY: Final = "preview"
+
+
+async def verbs_view(service: Service, request: Request, snapshot: Snapshot) -> VerbsView:
+    """Each verb as a dry run would be answered for this caller; nothing is changed."""
+    verbs = [await _verb(service, request, snapshot, name) for name in WHO]
+    return VerbsView(saga_id=snapshot.row.id, state=snapshot.saga.state.value, verbs=verbs)
+
+
+async def _verb(service: Service, request: Request, snapshot: Snapshot, name: str) -> VerbView:
+    try:
+        permit(request.about.principal, frozenset({WHO[name]}))
+    except WireError as error:
+        return VerbView(verb=name, why_not=error.detail)
+    if name == "settle":
+        return await _settle(service, snapshot)
+    if name == "compensate":
+        return VerbView(verb=name, why_not=_why_not_compensated(snapshot))
+    return VerbView(
+        verb=name, why_not=await _why_not(service, snapshot, name), steps=_steps(snapshot, name)
+    )
+
+
+async def _settle(service: Service, snapshot: Snapshot) -> VerbView:
+    why_not: str | None = "no step of it is in doubt"
+    steps = []
+    for name, step in snapshot.saga.steps.items():
+        if step.phase in DOUBTFUL:
+            verb = e.Settled(
+                at=service.clock.now(),
+                actor=NOBODY,
+                why=NOBODY,
+                step=name,
+                landed=False,
+                result=msgspec.Raw(b"null"),
+            )
+            refused = await _dry(service, snapshot, verb)
+            if refused is None:
+                steps.append(name)
+            else:
+                why_not = refused
+    return VerbView(verb="settle", why_not=None if steps else why_not, steps=steps)
+
+
+def _why_not_compensated(snapshot: Snapshot) -> str | None:
+    saga = snapshot.saga
+    if saga.state not in COMPENSABLE:
+        return f"its state is {saga.state.value.replace('_', ' ')}"
+    if snapshot.row.closed_at is not None or saga.forgotten:
+        return "it is closed: what was kept to undo it is dropped"
+    return None
+
+
+async def _why_not(service: Service, snapshot: Snapshot, name: str) -> str | None:
+    if name == "erase":
+        try:
+            await service.engine.erase(snapshot.row.id, actor=NOBODY, reason=NOBODY, dry_run=True)
+        except NotAllowed as error:
+            return str(error)
+        return None
+    kinds = {
+        "retry": e.Retried,
+        "resolve": e.Resolved,
+        "abandon": e.Abandoned,
+        "forget": e.Forgotten,
+    }
+    at = service.clock.now()
+    return await _dry(service, snapshot, kinds[name](at=at, actor=NOBODY, why=NOBODY))
+
+
+async def _dry(service: Service, snapshot: Snapshot, verb: e.Verb) -> str | None:
+    try:
+        await service.engine.operate(snapshot.row.id, verb, dry_run=True)
+    except (NotAllowed, JournalMismatch) as error:
+        return str(error)
+    return None
+
+
+def _steps(snapshot: Snapshot, name: str) -> list[str]:
+    """The steps that it may name, instead of all of them."""
+    steps = snapshot.saga.steps.items()
+    if name == "resolve":
+        return [name for name, step in steps if step.phase in RESOLVABLE]
+    if name == "abandon":
+        return [name for name, step in steps if step.may_stand]
+    return []

@@ -1,0 +1,93 @@
+"""`stage dev` in a fresh folder: a new project, the printed curl, and a change that is taken up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+
+from stage.cli.project import write_project
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS_MAX = 100.0
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A new project; `test_new` runs its tests."""
+    write_project(tmp_path, "booking")
+    return tmp_path
+
+
+@pytest.fixture
+async def running(project: Path) -> AsyncIterator[Process]:
+    """It under `stage dev`."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("STAGE_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "stage", "dev", "booking.stage:booking", "--port", "0"),
+        cwd=project,
+        stdout=PIPE,
+        env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()  # it ends the stage, too
+        async with asyncio.timeout(SECONDS_MAX):
+            await process.communicate()
+
+
+async def lines_until(process: Process, word: str) -> list[str]:
+    """The lines that it prints, up to one with that word."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    async with asyncio.timeout(SECONDS_MAX):
+        while not lines or word not in lines[-1]:
+            line = await process.stdout.readline()
+            assert line, lines
+            lines.append(line.decode())
+    return lines
+
+
+async def posted(curl: str, saga_id: str) -> tuple[int, str]:
+    """Do as the printed line does, under another saga id: the code, and the outcome."""
+    words = shlex.split(curl)
+    assert ["curl", "-s"] == words[:2]
+    body = {**msgspec.json.decode(words[words.index("-d") + 1]), "saga_id": saga_id}
+    name, _, value = words[words.index("-H") + 1].partition(": ")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(words[2], json=body, headers={name: value}) as answer,
+    ):
+        return answer.status, (await answer.json())["outcome"]
+
+
+@pytest.mark.timeout(240)
+async def test_a_new_project_is_tried_by_the_printed_curl(running: Process, project: Path) -> None:
+    """The saga is executed; after a change of the code the next one is refused by that."""
+    printed = await lines_until(running, "listening on")
+    (curl,) = [line.strip() for line in printed if "/sagas" in line]
+
+    assert (200, "executed") == await posted(curl, "dev-1")
+
+    stage = project / "booking" / "stage.py"
+    before = stage.read_text(encoding="utf-8")
+    stage.write_text(before.replace("amount <= 0", "amount >= 0"), encoding="utf-8")
+    again = await lines_until(running, "listening on")
+    assert any("stage.py has changed" in line for line in again)
+    assert (409, "not_executed") == await posted(curl, "dev-2")
+
+    running.send_signal(signal.SIGINT)
+    async with asyncio.timeout(SECONDS_MAX):
+        await running.communicate()
+    assert 130 == running.returncode

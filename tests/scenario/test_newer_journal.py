@@ -1,0 +1,56 @@
+"""An older release meets events that only a newer one knows, and leaves their saga alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Union, get_args
+
+import msgspec
+import pytest
+
+from stage.core import events as e
+from stage.core.errors import NewerJournal
+from tests.scenario.chain import running_chain
+from tests.scenario.test_webhook import hook, landed, stage_of, verified
+
+
+@contextmanager
+def older_release(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The events of the release before webhooks."""
+    kinds = tuple(kind for kind in get_args(e.Event) if kind not in get_args(e.Webhook))
+    known: Any = Union[kinds]  # noqa: UP007 - of types that are computed
+    with monkeypatch.context() as patch:
+        patch.setattr(e, "_decoder", msgspec.json.Decoder(known))
+        yield
+
+
+def test_an_event_that_is_not_known_is_of_a_newer_release() -> None:
+    """Its tag, or what it holds; bytes that are no event are damaged."""
+    for body in (b'{"event":"of_tomorrow","at":1}', b'{"event":"step_started","at":1,"step":2}'):
+        with pytest.raises(NewerJournal, match="the release that wrote it goes on"):
+            e.decode_event(body)
+    for body in (b"[1]", b"{"):
+        with pytest.raises(msgspec.DecodeError):
+            e.decode_event(body)
+
+
+async def test_an_older_release_gives_back_what_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It parks nothing, says 503 to whoever asks, and the newer one ends the saga."""
+    usual: dict[str, Any] = {"stage": stage_of(), "connect": verified(tmp_path)}
+    async with running_chain(tmp_path, drain_seconds=0.1, **usual) as chain:
+        await chain.script(chain.shipping, script="hang")
+        assert 202 == (await chain.send("s-1", Prefer="wait=10"))[0]
+        assert 200 == await hook(chain, **landed("s-1"))
+    with older_release(monkeypatch):
+        async with running_chain(tmp_path, **usual) as chain:
+            assert 503 == (await chain.send("s-1"))[0]
+            assert 503 == (await chain.compensate("s-1"))[0]
+            view = await chain.view("s-1")
+            assert not view.get("parked")
+            assert 202 == (await chain.send("s-2", Prefer="wait=10"))[0]
+    async with running_chain(tmp_path, **usual) as chain:
+        await chain.until("s-1", lambda view: view["state"] == "completed")

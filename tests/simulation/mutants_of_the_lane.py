@@ -1,0 +1,108 @@
+"""Planted defects of the lane: where it writes other entries, or another row, than the rules.
+
+They are registered as those of `mutants` are. The sagas of every other world are on the lane.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from stage.core import events as e
+from stage.core.steps import StepKind
+from stage.engine.saga import lane
+from stage.engine.saga.journal import Journal
+from stage.engine.saga.lane import Lane, Ridden, Segment
+from tests.simulation.mutants import Patches, further
+
+
+def _intents(patches: Patches, change: dict[str, Any]) -> None:
+    """Change the intents that the lane writes."""
+
+    def make(original: Any) -> Any:
+        def add(self: Ridden, event: e.Event) -> None:
+            original(self, replace(event, **change) if isinstance(event, e.StepStarted) else event)
+
+        return add
+
+    patches.wrap(Ridden, "add", make)
+
+
+@further
+def the_lane_binds_nothing(patches: Patches) -> None:
+    """Rule 32: a release after this one cannot tell what its steps were."""
+    _intents(patches, {"bound": None})
+
+
+@further
+def the_lane_journals_no_request(patches: Patches) -> None:
+    """Rule 5: a repeat cannot send the bytes of the first attempt."""
+    _intents(patches, {"request": None})
+
+
+@further
+def the_lane_has_keys_of_its_own(patches: Patches) -> None:
+    """Rule 2: a repeat off the lane has another key."""
+    patches.wrap(
+        Lane,
+        "_key",
+        lambda original: lambda self, ridden, step: f"{original(self, ridden, step)}:l",
+    )
+
+
+@further
+def the_lane_ends_before_the_last_transactions(patches: Patches) -> None:
+    """What stands behind the last thing that leaves is never run."""
+
+    def make(original: Any) -> Any:
+        def segments(plan: Any) -> Any:
+            *others, last = original(plan) or (None,)
+            return (*others, Segment(transactions=(), leaving=None)) if last else ()
+
+        return segments
+
+    patches.wrap(lane, "segments_of", make)
+
+
+@further
+def the_lane_hands_nothing_on(patches: Patches) -> None:
+    """It completes without downstream, which upstream is not told."""
+
+    def make(original: Any) -> Any:
+        def segments(plan: Any) -> Any:
+            found = original(plan)
+            if len(found) > 1 and found[-2].leaving.kind is StepKind.FORWARD:
+                return (*found[:-2], Segment(transactions=found[-2].transactions, leaving=None))
+            return found
+
+        return segments
+
+    patches.wrap(lane, "segments_of", make)
+
+
+@further
+def a_saga_on_the_lane_is_never_due(patches: Patches) -> None:
+    """Rule 15: no process takes it over when its own was lost."""
+
+    def make(original: Any) -> Any:
+        return lambda *given: replace(original(*given), due_at=None)
+
+    patches.wrap(Journal, "_row_on_lane", make)
+
+
+@further
+def the_lane_loses_the_answer(patches: Patches) -> None:
+    """The functions behind a call are given another result than the journal holds."""
+
+    def make(original: Any) -> Any:
+        def after(self: Ridden, event: Any) -> Ridden:
+            ridden: Ridden = original(self, event)
+            lost = {name: msgspec.Raw(b'{"id":"lost"}') for name in ridden.results}
+            ridden.results = {**ridden.results, event.step: lost[event.step]}
+            return ridden
+
+        return after
+
+    patches.wrap(Ridden, "after", make)

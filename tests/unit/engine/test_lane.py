@@ -1,0 +1,301 @@
+"""The lane writes what the rules would have written, and is left where they have to be asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from stage import Http, Refused, Saga, Stage, Tx
+from stage.core import events as e
+from stage.core.requester import Requester
+from stage.core.states import SagaState
+from stage.demo.payment import payment
+from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.limits import EngineLimits
+from stage.engine.saga.context import context_of
+from stage.engine.saga.lane import Ridden, segments_of
+from stage.ports.engine import Reply
+from stage.ports.external import ExternalRequest
+from stage.ports.neighbour import ForwardReply, NotExecuted
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Answer, Lost
+from stage.ports.store import Entry, SagaRow
+from stage.simulation.replay import difference
+from stage.store.memory import MemoryStore
+from stage.telemetry.null import NullObserver
+from stage.wire.envelope import Envelope, TrailEntry
+from stage.wire.replies import CompensateRequest
+from tests.unit.engine.test_cost import ORDER, Agreeable
+
+NOW = 1_780_000_000.0
+TRACE = TraceContext(traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+TRAIL = (TrailEntry(stage="order", at="2026-11-23T02:29:58.120Z"),)
+
+
+class Still:
+    """A clock that stands still, so that two runs have the same instants."""
+
+    ahead = 0.0
+    """Set by a function that takes long."""
+
+    def now(self) -> float:
+        """Always the same, until a function takes long."""
+        return NOW + Still.ahead
+
+    async def sleep(self, seconds: float) -> None:
+        """Not for long."""
+        await asyncio.sleep(0.0)
+
+
+class Refusing(Agreeable):
+    """A downstream that refuses."""
+
+    async def forward(self, peer: str, saga_id: str, body: bytes, **_: Any) -> ForwardReply:
+        """No."""
+        return NotExecuted(reason="no such parcel")
+
+
+class Looking(Agreeable):
+    """Calls `during` while the charge is under way."""
+
+    during: Callable[[], Any]
+
+    async def exchange(self, outgoing: ExternalRequest) -> Answer | Lost:
+        """Look first."""
+        await self.during()
+        return await super().exchange(outgoing)
+
+
+class Run(msgspec.Struct):
+    """The answer, the row and the journal of one saga."""
+
+    reply: Reply | None
+    row: SagaRow
+    entries: list[Entry]
+
+    @property
+    def events(self) -> list[e.Event]:
+        """Its journal."""
+        return [entry.event for entry in self.entries]
+
+
+async def run(
+    stage: Stage[Any, Any],
+    peers: Agreeable,
+    *,
+    lane: bool,
+    downstreams: tuple[str, ...] = (),
+    deadline: float | None = None,
+    meet: Callable[[EmbeddedEngine], None] = lambda _: None,
+) -> Run:
+    """One saga to its end; `meet` is given the engine."""
+    migrations = (stage.migrations,) if stage.migrations is not None else ()
+    store = MemoryStore(migrations=migrations)
+    await store.open()
+    engine = EmbeddedEngine(
+        stage.bind(downstreams),
+        store,
+        peers.peers,
+        NullObserver(),
+        clock=Still(),
+        limits=EngineLimits(lane=lane),
+    )
+    await engine.start()
+    meet(engine)
+    reply = await engine.accept(
+        Envelope(saga_id="s-1", data=ORDER, trail=TRAIL),
+        trace=TRACE,
+        deadline=deadline,
+        respond_async=False,
+        wait_seconds=20.0,
+    )
+    row, entries = await store.get("s-1"), await engine.journal("s-1")
+    assert row is not None
+    await engine.drain(1.0)
+    await store.close()
+    return Run(reply, row, entries)
+
+
+def declared(*, late: bool = False, twice: bool = False, fails: str = "") -> Stage[Any, Any]:
+    """A stage of two transactions around a call; `fails` names what goes otherwise."""
+    # Long because a stage is declared in one place.
+    stage: Stage[Any, Any] = Stage("shop", accepts=dict[str, Any], adds=dict[str, int])
+
+    @stage.transaction(compensation=None, reason="nothing to give back")
+    async def first(tx: Tx, saga: Saga[Any]) -> dict[str, int]:
+        if fails == "first":
+            raise Refused("no")
+        Still.ahead = 60.0 if fails == "the first takes long" else 0.0
+        return {"first": 1}
+
+    @stage.call(to="psp", timeout=1.0, requests=2)
+    async def ask(http: Http, saga: Saga[Any]) -> dict[str, int]:
+        if late:
+            await asyncio.sleep(0.0)
+        if fails == "before it sends":
+            raise Refused("no")
+        if fails == "sends nothing":
+            return {"ask": 0}
+        await http.post("/charges", json=saga.result(first))
+        Still.ahead = 60.0 if fails == "the call takes long" else 0.0
+        if twice:
+            await http.post("/charges", json={"again": True})
+        if fails == "ask":
+            raise Refused("no")
+        return {"ask": 2}
+
+    @ask.compensation
+    async def take_back(http: Http, saga: Saga[Any], made: Any) -> None:
+        await http.post("/refunds", json={"made": made})
+
+    @stage.transaction(compensation=None, reason="nothing to give back")
+    async def last(tx: Tx, saga: Saga[Any]) -> dict[str, int]:
+        if fails == "last":
+            raise Refused("no")
+        return saga.result(ask)
+
+    @stage.output
+    def added(saga: Saga[Any]) -> dict[str, int]:
+        if fails == "output":
+            raise RuntimeError("broken")
+        return saga.result(ask)
+
+    return stage
+
+
+WAYS: dict[str, tuple[Callable[[], Stage[Any, Any]], type[Agreeable], tuple[str, ...]]] = {
+    "the last of the chain": (lambda: payment, Agreeable, ()),
+    "with a downstream": (lambda: payment, Agreeable, ("shipping",)),
+    "with two downstreams": (lambda: payment, Agreeable, ("shipping", "mail")),
+    "downstream refuses": (lambda: payment, Refusing, ("shipping",)),
+    "the first transaction refuses": (lambda: declared(fails="first"), Agreeable, ()),
+    "the last transaction refuses": (lambda: declared(fails="last"), Agreeable, ()),
+    "the call refuses": (lambda: declared(fails="ask"), Agreeable, ()),
+    "the call refuses before it sends": (
+        lambda: declared(fails="before it sends"), Agreeable, ("shipping",),
+    ),
+    "the call sends nothing": (lambda: declared(fails="sends nothing"), Agreeable, ("shipping",)),
+    "the call needs the event loop": (lambda: declared(late=True), Agreeable, ()),
+    "a second request": (lambda: declared(twice=True), Agreeable, ("shipping",)),
+    "the output fails": (lambda: declared(fails="output"), Agreeable, ()),
+    "the output fails for downstream": (lambda: declared(fails="output"), Agreeable, ("shipping",)),
+}  # fmt: skip
+USUAL = ("the last of the chain", "with a downstream")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_journal_row_and_answer_are_the_same_as_without_the_lane(way: str) -> None:
+    """Entry for entry and byte for byte, on the usual way and where it is left."""
+    make, peers, downstreams = WAYS[way]
+    with_it = await run(make(), peers(), lane=True, downstreams=downstreams)
+    without = await run(make(), peers(), lane=False, downstreams=downstreams)
+    assert without.events == with_it.events
+    assert without.row == with_it.row
+    assert without.reply == with_it.reply
+
+
+@pytest.mark.parametrize("fails", ["the first takes long", "the call takes long"])
+async def test_a_deadline_that_is_over_leaves_the_lane(
+    monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """No step is started behind it, and the same is written as ever (rule 19)."""
+    monkeypatch.setattr(Still, "ahead", 0.0)
+    late = await run(declared(fails=fails), Agreeable(), lane=True, deadline=NOW + 40.0)
+    Still.ahead = 0.0
+    ever = await run(declared(fails=fails), Agreeable(), lane=False, deadline=NOW + 40.0)
+    assert ever.events == late.events
+    kinds = [type(event) for event in late.events]
+    assert e.TurnedBack is kinds[2 if fails == "the first takes long" else 4]
+
+
+@pytest.mark.parametrize("way", USUAL)
+async def test_the_rules_make_each_entry_of_its_journal(way: str) -> None:
+    """`decide` and `evolve`, given the results, make the same entries and the same row."""
+    make, peers, downstreams = WAYS[way]
+    rode = await run(make(), peers(), lane=True, downstreams=downstreams)
+    participant = payment.bind(downstreams)
+    context = context_of(rode.row, MemoryStore().codec)
+    assert "" == await difference(participant, context, rode.events, rode.row)
+    other = [*rode.events]
+    other[1] = msgspec.structs.replace(other[1], bound=None)
+    assert "entry 2" in await difference(participant, context, other, rode.row)
+    assert "the rules go on" in await difference(participant, context, other[:1], rode.row)
+
+
+async def test_nothing_is_folded_or_decided_on_the_usual_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That is what the lane is for."""
+    asked: list[Ridden] = []
+    fold = Ridden.saga.fget  # type: ignore[attr-defined]
+
+    def counting(self: Ridden) -> Any:
+        asked.append(self)
+        return fold(self)
+
+    monkeypatch.setattr(Ridden, "saga", property(counting))
+    rode = await run(payment, Agreeable(), lane=True, downstreams=("shipping",))
+    assert SagaState.COMPLETED is rode.row.state
+    assert [] == asked
+
+
+async def test_a_look_sees_where_it_is_and_does_not_disturb_it() -> None:
+    """The saga is folded for the look."""
+    peers = Looking()
+    seen: list[str] = []
+
+    def meet(engine: EmbeddedEngine) -> None:
+        async def look() -> None:
+            found = await engine.get_saga("s-1")
+            assert found is not None
+            seen.extend(f"{name} {step.phase}" for name, step in found.saga.steps.items())
+
+        peers.during = look
+
+    rode = await run(payment, peers, lane=True, downstreams=("shipping",), meet=meet)
+    assert ["reserve succeeded", "charge started"] == seen
+    assert SagaState.COMPLETED is rode.row.state
+
+
+async def test_a_request_to_compensate_turns_it_round() -> None:
+    """It is folded, and goes back as any other saga does (rule 10)."""
+    peers = Looking()
+
+    def meet(engine: EmbeddedEngine) -> None:
+        async def ask() -> None:
+            await engine.compensate(
+                "s-1",
+                asked=CompensateRequest(requested_by="order", reason="changed my mind"),
+                requester=Requester.UPSTREAM,
+                trace=TRACE,
+                wait_seconds=0.0,
+            )
+
+        peers.during = ask
+
+    turned = await run(payment, peers, lane=True, downstreams=("shipping",), meet=meet)
+    assert SagaState.COMPENSATED is turned.row.state
+    kinds = [type(event) for event in turned.events]
+    assert kinds.index(e.CompensationRequested) < kinds.index(e.StepSucceeded, 3)
+
+
+def test_a_plan_is_cut_where_something_leaves() -> None:
+    """Local transactions, then one thing that leaves."""
+    segments = segments_of(payment.bind(("shipping",)).plan)
+    names = [
+        ([step.name for step in each.transactions], each.leaving and each.leaving.name)
+        for each in segments
+    ]
+    expected: list[Any] = [
+        (["reserve"], "charge"), (["record"], "forward:shipping"), ([], None)
+    ]  # fmt: skip
+    assert expected == names
+
+
+def test_a_plan_whose_steps_run_at_the_same_time_has_no_segments() -> None:
+    """Its sagas go as ever."""
+    assert () == segments_of(payment.bind(("shipping", "mail")).plan)

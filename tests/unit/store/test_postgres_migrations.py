@@ -1,0 +1,133 @@
+"""Migrations of PostgreSQL beside a stage that is up: they wait for others, others not for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from stage.core.errors import ConfigurationError
+from stage.store import migrate
+from stage.store.migrate import Migration
+from stage.store.postgres import dialect
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.dialect import OUTSIDE, PostgresDialect, statements_of
+from stage.store.postgres.link import Link, connect
+
+INDEX = f"""{OUTSIDE}
+DROP INDEX CONCURRENTLY IF EXISTS payment_amount;
+CREATE INDEX CONCURRENTLY payment_amount ON payment (amount);
+"""
+NOTE = "ALTER TABLE payment ADD COLUMN note text;"
+
+
+@pytest.fixture
+async def links(postgres_url: str) -> AsyncIterator[list[Link]]:
+    """Three connections to an empty database."""
+    made = [await connect(DatabaseServer(url=postgres_url)) for _ in range(3)]
+    yield made
+    for link in made:
+        await link.close()
+
+
+async def upgraded(dialect: PostgresDialect, folder: Path) -> list[str]:
+    """The names of the author's migrations that were applied."""
+    known = await asyncio.to_thread(migrate.collected, dialect, [folder])
+    done = await migrate.upgrade_known(dialect, known, now=1.0)
+    return [each.name for each in done if each.owner == folder.name]
+
+
+async def whole(link: Link) -> bool:
+    """Whether the index of the test stands, and is whole."""
+    query = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'payment_amount'::regclass"
+    return bool(await link.raw.fetchval(query))
+
+
+async def test_two_replicas_build_an_index_once_and_neither_waits_for_the_other(
+    links: list[Link], migrations: Path
+) -> None:
+    """One has the lock, and an index waits for each snapshot: nobody holds one who waits."""
+    (migrations / "0002_amount.expand.postgres.sql").write_text(INDEX)
+
+    one, other = await asyncio.gather(
+        *(upgraded(PostgresDialect(link), migrations) for link in links[:2])
+    )
+
+    assert {"0001_payment", "0002_amount.expand"} <= {*one, *other}
+    assert await whole(links[2])
+
+
+async def test_a_build_that_fails_is_not_recorded_and_is_run_again(
+    links: list[Link], migrations: Path
+) -> None:
+    """The remains of the first run are replaced: an index that is not whole is read by nobody."""
+    mine = PostgresDialect(links[0])
+    await upgraded(mine, migrations)
+    await links[1].raw.execute("INSERT INTO payment VALUES ('a', 5), ('b', 5)")
+    unique = INDEX.replace("CREATE INDEX", "CREATE UNIQUE INDEX")
+    (migrations / "0002_amount.expand.postgres.sql").write_text(unique)
+
+    with pytest.raises(ConfigurationError, match="is run again the next time"):
+        await upgraded(mine, migrations)
+    assert not await whole(links[1])
+    await links[1].raw.execute("DELETE FROM payment WHERE saga_id = 'b'")
+
+    assert ["0002_amount.expand"] == await upgraded(mine, migrations)
+    assert await whole(links[1])
+
+
+class Hindered(PostgresDialect):
+    """Somebody else holds a table at the first try, and lets go of it behind that."""
+
+    def __init__(self, link: Link, other: Link) -> None:
+        super().__init__(link)
+        self._other = other
+        self.tries = 0
+
+    async def _apply(self, migration: Migration, now: float) -> None:
+        self.tries += 1
+        if self.tries == 2:
+            await self._other.raw.execute("INSERT INTO payment VALUES ('passes', 1); COMMIT")
+        await super()._apply(migration, now)
+
+
+async def test_a_migration_that_meets_a_lock_lets_the_others_pass_and_tries_again(
+    links: list[Link], migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not stand in line: behind it nobody could read the table either."""
+    monkeypatch.setattr(dialect, "TABLE_PAUSE_SECONDS", 0.0)
+    await upgraded(PostgresDialect(links[0]), migrations)
+    (migrations / "0002_note.expand.sql").write_text(NOTE)
+    await links[1].raw.execute("BEGIN; LOCK TABLE payment IN ROW EXCLUSIVE MODE")
+    mine = Hindered(links[0], links[1])
+
+    assert ["0002_note.expand"] == await upgraded(mine, migrations)
+    assert 2 == mine.tries
+    assert 1 == await links[2].raw.fetchval("SELECT count(note IS NULL) FROM payment")
+
+
+async def test_a_lock_that_never_goes_is_named(
+    links: list[Link], migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the fix, and nothing of the file is applied."""
+    monkeypatch.setattr(dialect, "TABLE_TRIES_MAX", 1)
+    monkeypatch.setattr(dialect, "TABLE_PAUSE_SECONDS", 0.0)
+    mine = PostgresDialect(links[0])
+    await upgraded(mine, migrations)
+    (migrations / "0002_note.expand.sql").write_text(NOTE)
+    await links[1].raw.execute("BEGIN; LOCK TABLE payment IN ROW EXCLUSIVE MODE")
+
+    with pytest.raises(ConfigurationError, match="End those that are open for long"):
+        await upgraded(mine, migrations)
+    assert "0002_note.expand" not in [each.name for each in await mine.applied()]
+
+
+def test_a_file_outside_of_a_transaction_is_parted_at_the_ends_of_lines() -> None:
+    """Comments between and after the statements are none, and one may take several lines."""
+    text = (
+        f"{OUTSIDE}-- first; this one\nSELECT ';'\n  AS one;\n\n-- the end;\nSELECT 2;\n-- over\n"
+    )
+
+    assert ["SELECT ';'\n  AS one", "SELECT 2"] == statements_of(text)
