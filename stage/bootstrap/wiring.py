@@ -16,6 +16,7 @@ from opentelemetry.trace import TracerProvider
 
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.watched import Report, WatchedParticipant
+from stage.bootstrap.activity import tasks_of, working
 from stage.bootstrap.author_code import AuthorCodeWatch
 from stage.bootstrap.callers import callers_of, open_callers
 from stage.bootstrap.console import make_console
@@ -36,6 +37,7 @@ from stage.core.steps import Plan, Step, StepKind
 from stage.engine.clock import SteadyClock, begin, wall_of
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
+from stage.inbound.activity import Tasks
 from stage.inbound.admission import Admission
 from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
@@ -144,6 +146,7 @@ class WiredStage:
         gauges: Gauges,
         credentials: Credentials,
         watch: AuthorCodeWatch,
+        tasks: Tasks | None,
     ) -> None:
         self.service = service
         """The parts that the endpoints use."""
@@ -156,6 +159,7 @@ class WiredStage:
         self._gauges = gauges
         self._credentials = credentials
         self._watch = watch
+        self._tasks = tasks
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -177,7 +181,9 @@ class WiredStage:
                 try:
                     await self._engine.start()
                     await tell_newer(self._engine)
-                    async with self._fresh_gauges(), self._watched_load():
+                    places = self._config.concurrency_max
+                    working_tasks = working(self.service, self._tasks, places)
+                    async with self._fresh_gauges(), self._watched_load(), working_tasks:
                         yield
                 finally:
                     await self._engine.drain(0.0)
@@ -277,7 +283,8 @@ def wire(
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
         console=make_console(),
     )
-    return WiredStage(config, service, engine, store, transport, gauges, credentials, watch)
+    tasks = tasks_of(config, stage.name)
+    return WiredStage(config, service, engine, store, transport, gauges, credentials, watch, tasks)
 
 
 def _places(config: Config, admission: Admission, engine: EmbeddedEngine) -> tuple[Places, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stage.config.values import (
+    activity_arn,
     baggage_keys,
     check_url,
     count,
@@ -71,6 +72,7 @@ class Config:
     engine: str = "embedded"
     temporal_address: str = ""
     temporal_namespace: str = "default"
+    sfn_activity: str = ""
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     externals: Mapping[str, str | Connection] = field(default_factory=dict)
@@ -209,6 +211,12 @@ SETTINGS = (
     ),
     Setting("temporal_address", host_and_port, "HOST:PORT", "Temporal, for --engine temporal."),
     Setting("temporal_namespace", peer_name, "NAME", "The namespace there."),
+    Setting(
+        "sfn_activity",
+        activity_arn,
+        "ARN",
+        "An activity of AWS Step Functions whose tasks this stage does, beside HTTP.",
+    ),
     Setting("upstreams", check_url, "NAME=URL", "A stage before this one.", peers=True),
     Setting("downstreams", check_url, "NAME=URL", "A stage after this one.", peers=True),
     Setting("externals", check_url, "NAME=URL", "An external API that is called.", peers=True),

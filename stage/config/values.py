@@ -85,6 +85,18 @@ def host_and_port(value: object) -> str:
     return name + ":" + port
 
 
+def activity_arn(value: object) -> str:
+    """The ARN of an activity of Step Functions. Raises ValueError with the fix."""
+    if not isinstance(value, str) or not re.fullmatch(
+        r"arn:[\w-]+:states:[\w-]+:\d{12}:activity:[\w.-]{1,80}", value
+    ):
+        raise ValueError(
+            f"{value!r} is no activity: give its ARN, such as"
+            " arn:aws:states:eu-west-1:123456789012:activity:payment"
+        )
+    return value
+
+
 def host_names(value: object) -> str:
     """Names of hosts without ports, divided by commas. Raises ValueError with the fix."""
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else [""]

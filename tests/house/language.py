@@ -44,6 +44,10 @@ _OF_A_SAGA = r"\b{0}\w*(?: \w+)? sagas?\b|\bsagas? (?:is|are|was|were|gets?|be) 
 _ORCHESTRATORS = (
     "stage/orchestrators/*",
     "stage/engine/temporal/*",
+    "stage/inbound/activity.py",
+    "stage/inbound/step_functions.py",
+    "stage/bootstrap/activity.py",
+    "tests/scenario/test_activity.py",
     "stage/cli/temporal.py",
     "stage/cli/asl.py",
     "examples/temporal/*",
@@ -100,7 +104,11 @@ WORDS = {
         r"\bactivit(?:y|ies)\b",
         r"activity|activities",
         fine=r"Temporal|Step Functions|^ACTIVITY ",
-        files=("docs/metrics.md", "docs/tracing.md", *_ORCHESTRATORS),
+        files=(
+            *("docs/metrics.md", "docs/tracing.md"),
+            *("stage/config/settings.py", "stage/config/values.py"),  # the setting sfn_activity
+            *_ORCHESTRATORS,
+        ),
         reason="what Temporal calls it; and the label of metrics and spans that says which of"
         " execute, probe, compensate and tell an attempt is",
     ),

@@ -23,7 +23,7 @@ from tests.acceptance.orchestrators.callers import CALLERS, Caller, NotThere
 from tests.acceptance.orchestrators.stories import STORIES
 
 ALONE = 20
-AT_ONCE = 60
+AT_ONCE = 30
 BUDGET_SECONDS = 300.0
 """No deadline may end a saga that is measured."""
 

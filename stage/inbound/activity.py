@@ -1,0 +1,229 @@
+"""Tasks of Step Functions as requests: the stage as the worker of an activity.
+
+A task is answered by the endpoints that neighbours use. Its heartbeats run while the saga does, its
+success or failure is reported once the journal has the end, and a saga whose task timed out
+meanwhile is compensated, for nobody waits for it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from stage.inbound.dispatch import dispatch
+from stage.inbound.principal import Kind, Principal
+from stage.inbound.request import JSON, Answer, HeaderPairs, Request
+from stage.inbound.service import Service
+from stage.ports.observer import TraceContext
+from stage.wire.envelope import SAGA_ID_RE, format_instant
+from stage.wire.outcome import Outcome
+
+CALLER = "step_functions"
+"""The name under which Step Functions asks: the upstream of its sagas."""
+NOT_EXECUTED = "Saga.NotExecuted"
+COMPENSATED = "Saga.Compensated"
+FAILED_TO_COMPENSATE = "Saga.FailedToCompensate"
+UNKNOWN = "Saga.Unknown"
+"""The errors that a state machine may catch: nothing was done, nothing stands, something stands,
+and it is not known."""
+TIMED_OUT = "its task at Step Functions timed out"
+BEAT_SECONDS = 5.0
+"""How often a task is kept alive: `HeartbeatSeconds` is to be three times as long."""
+WAIT_SECONDS = 10
+AGAIN_SECONDS = 1.0
+"""How long to wait before a task is asked again that is not answered yet."""
+CAUSE_CHARS_MAX = 32_768
+"""Step Functions takes no longer ones."""
+_ASK_AGAIN = frozenset({202, 429, 503})
+_NO_WORD = msgspec.json.Decoder(dict[str, Any])
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One task: its token, and its input as JSON."""
+
+    token: str
+    given: str
+
+
+class Tasks(Protocol):
+    """The activity at Step Functions. Each method may raise what its network does."""
+
+    async def next(self) -> Task | None:
+        """The next task; None when there was none for a while."""
+        ...
+
+    async def beat(self, token: str) -> bool:
+        """Keep a task alive; False when it has timed out, or was stopped."""
+        ...
+
+    async def succeed(self, token: str, output: str) -> bool:
+        """End a task with its output; False as above."""
+        ...
+
+    async def fail(self, token: str, error: str, cause: str) -> bool:
+        """End a task with a named error; False as above."""
+        ...
+
+
+class _StepFunctions:
+    """inbound.caller.Callers of the tasks: the credentials of AWS have said who sent them."""
+
+    async def identify(self, request: Request) -> Principal:
+        """See `Callers`."""
+        return Principal(kind=Kind.UPSTREAM, name=CALLER)
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """The input of a task: an envelope; with `compensate`, why its saga is to be compensated."""
+
+    saga_id: str
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+    deadline: str | None = None
+    compensate: str | None = None
+
+
+class ActivityWorker:
+    """Polls one activity, and runs its tasks. Use `working`."""
+
+    def __init__(self, service: Service, tasks: Tasks, *, places: int) -> None:
+        """`places` are the tasks that are held at once."""
+        self._service = replace(service, callers=_StepFunctions())
+        self._tasks = tasks
+        self._places = asyncio.Semaphore(places)
+        self._held: dict[asyncio.Task[None], None] = {}
+        """In the order in which they came."""
+
+    async def work(self) -> None:
+        """Take tasks until the stage drains, and answer those that are held.
+
+        Once it is cancelled they are left to their time-out.
+        """
+        try:
+            while not self._service.engine.draining:
+                await self._places.acquire()
+                task = None
+                try:
+                    task = await self._tasks.next()
+                except Exception as error:
+                    self._report(error)
+                    await asyncio.sleep(AGAIN_SECONDS)
+                if task is None:
+                    self._places.release()
+                else:
+                    self._spawn(task)
+            while self._held:
+                await asyncio.wait(self._held)
+        finally:
+            for held in self._held:
+                held.cancel()
+
+    def _spawn(self, task: Task) -> None:
+        held = asyncio.get_running_loop().create_task(self._hold(task))
+        self._held[held] = None
+
+        def forget(done: asyncio.Task[None]) -> None:
+            del self._held[done]
+            self._places.release()
+            if not done.cancelled() and (error := done.exception()) is not None:
+                self._report(error)
+
+        held.add_done_callback(forget)
+
+    def _report(self, error: BaseException) -> None:
+        self._service.observer.defect("activity", "", TraceContext(), error)
+
+    async def _hold(self, task: Task) -> None:
+        """Answer one task."""
+        try:
+            ask = msgspec.json.decode(task.given, type=Ask)
+            if not SAGA_ID_RE.fullmatch(ask.saga_id):
+                raise msgspec.ValidationError("saga_id is no id of a saga")
+        except msgspec.DecodeError as error:
+            cause = f"the input is no saga: {error}"
+            await self._until_said(lambda: self._tasks.fail(task.token, NOT_EXECUTED, cause))
+            return
+        back = ask.compensate is not None
+        answering = asyncio.ensure_future(self._compensate(ask) if back else self._execute(ask))
+        try:
+            alive = await self._keep_alive(task.token, answering)
+            if alive:
+                answer = await answering
+                alive = await self._until_said(lambda: self._say(task.token, answer))
+        finally:
+            answering.cancel()
+        if not alive and not back:
+            await self._compensate(replace(ask, compensate=TIMED_OUT))
+
+    async def _keep_alive(self, token: str, answering: asyncio.Future[Answer]) -> bool:
+        """Beat until there is an answer; False when the task has timed out."""
+        while True:
+            done, _ = await asyncio.wait((answering,), timeout=BEAT_SECONDS)
+            if done:
+                return True
+            with suppress(OSError):  # the network is away: the task may outlive that
+                if not await self._tasks.beat(token):
+                    return False
+
+    async def _until_said(self, say: Callable[[], Awaitable[bool]]) -> bool:
+        """Say it until Step Functions has heard it; False when the task has timed out."""
+        while True:
+            with suppress(OSError):
+                return await say()
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _say(self, token: str, answer: Answer) -> bool:
+        text = answer.body.decode()
+        if answer.status == 200:
+            return await self._tasks.succeed(token, text)
+        return await self._tasks.fail(token, error_of(answer), text[:CAUSE_CHARS_MAX])
+
+    # --- as a neighbour would ask ----------------------------------------------------------------
+
+    async def _execute(self, ask: Ask) -> Answer:
+        now = format_instant(self._service.clock.now())
+        envelope = {
+            "saga_id": ask.saga_id,
+            "protocol": 1,
+            "data": ask.data,
+            "trail": [{"stage": CALLER, "at": now}],
+            **({} if ask.deadline is None else {"deadline": ask.deadline}),
+        }
+        return await self._ask("/sagas", envelope)
+
+    async def _compensate(self, ask: Ask) -> Answer:
+        asked = {"requested_by": CALLER, "reason": ask.compensate}
+        return await self._ask(f"/sagas/{ask.saga_id}/compensate", asked)
+
+    async def _ask(self, path: str, body: object) -> Answer:
+        """Ask until the stage has an answer that counts."""
+        encoded = msgspec.json.encode(body)
+
+        async def read() -> bytes:
+            return encoded
+
+        while True:
+            headers = HeaderPairs((JSON, ("Prefer", f"wait={WAIT_SECONDS}")))
+            request = Request(method="POST", path=path, headers=headers, read_body=read)
+            answer = await dispatch(self._service, request)
+            if answer.status not in _ASK_AGAIN:
+                return answer
+            await asyncio.sleep(AGAIN_SECONDS)
+
+
+def error_of(answer: Answer) -> str:
+    """The name of the error for an answer that is no 200."""
+    word = _NO_WORD.decode(answer.body) if answer.body else {}
+    match word.get("outcome"):
+        case Outcome.NOT_EXECUTED:
+            return NOT_EXECUTED
+        case Outcome.COMPENSATED:
+            return COMPENSATED
+        case _ if word.get("stands") or word.get("may_stand"):
+            return FAILED_TO_COMPENSATE
+        case _:
+            return UNKNOWN

@@ -1,0 +1,156 @@
+"""The stage as the worker of an activity of Step Functions, whose tasks a double hands out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stage.bootstrap.activity import working
+from stage.inbound import activity
+from stage.inbound.activity import Task
+from tests.scenario.chain import ORDER, SERVICE, Chain, running_chain
+
+UNTIL_SECONDS_MAX = 30.0
+
+
+class Activity:
+    """inbound.activity.Tasks: it hands out what a test asks for, and remembers the ends."""
+
+    def __init__(self) -> None:
+        self.waiting: asyncio.Queue[Task] = asyncio.Queue()
+        self.ends: dict[str, asyncio.Future[tuple[str, dict[str, Any]]]] = {}
+        self.over: set[str] = set()
+        """Tokens that have timed out."""
+        self.beats = 0
+        self.deaf = 0
+        """How many of the next ends are lost on their way."""
+
+    async def next(self) -> Task | None:
+        """See `Tasks`."""
+        return await self.waiting.get()
+
+    async def beat(self, token: str) -> bool:
+        """See `Tasks`."""
+        self.beats += 1
+        return token not in self.over
+
+    async def succeed(self, token: str, output: str) -> bool:
+        """See `Tasks`."""
+        return self._end(token, "", output)
+
+    async def fail(self, token: str, error: str, cause: str) -> bool:
+        """See `Tasks`."""
+        return self._end(token, error, cause)
+
+    def _end(self, token: str, error: str, text: str) -> bool:
+        if token in self.over:
+            return False
+        if self.deaf:
+            self.deaf -= 1
+            raise OSError("the network is away")
+        word = msgspec.json.decode(text) if text.startswith("{") else {"cause": text}
+        self.ends[token].set_result((error, word))
+        return True
+
+    async def task(self, token: str, **given: Any) -> tuple[str, dict[str, Any]]:
+        """Hand out a task: the name of its error, empty for success, and what was said."""
+        self.ends[token] = asyncio.get_running_loop().create_future()
+        self.waiting.put_nowait(Task(token=token, given=msgspec.json.encode(given).decode()))
+        async with asyncio.timeout(UNTIL_SECONDS_MAX):
+            return await self.ends[token]
+
+
+World = tuple[Chain, Activity]
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(activity, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(activity, "AGAIN_SECONDS", 0.05)
+    tasks = Activity()
+    async with running_chain(tmp_path) as chain:
+        assert chain.app is not None
+        async with working(chain.app[SERVICE], tasks, 10):
+            yield chain, tasks
+
+
+async def test_a_task_succeeds_with_what_the_saga_added(world: World) -> None:
+    """The output is the answer of the stage."""
+    chain, tasks = world
+    error, answer = await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    assert ("", "executed") == (error, answer["outcome"])
+    assert "charge_id" in answer["data"]["payment"]
+    assert (1, 1) == await chain.charges()
+
+
+async def test_a_task_is_kept_alive_while_its_saga_runs(world: World) -> None:
+    """It beats until the bank has answered."""
+    chain, tasks = world
+    await chain.script(chain.psp, script="hang", times=1)
+    error, _ = await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    assert "" == error
+    assert tasks.beats > 3
+
+
+async def test_a_refused_saga_fails_its_task_by_name(world: World) -> None:
+    """So a state machine can catch it."""
+    chain, tasks = world
+    await chain.script(chain.psp, script="refuse")
+    error, problem = await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    assert activity.COMPENSATED == error, problem
+
+
+async def test_an_input_that_is_no_saga_fails_its_task(world: World) -> None:
+    """Nothing was executed, and a repeat would change nothing."""
+    _, tasks = world
+    inputs: list[dict[str, Any]] = [{"data": ORDER}, {"saga_id": "a/b", "data": ORDER}]
+    for number, given in enumerate(inputs):
+        error, _ = await tasks.task(f"t-{number}", **given)
+        assert activity.NOT_EXECUTED == error
+
+
+async def test_a_second_task_of_a_saga_gets_its_answer(world: World) -> None:
+    """A state machine that repeats a task repeats no charge."""
+    chain, tasks = world
+    first = await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    assert first == await tasks.task("t-2", saga_id="s-1", data=ORDER)
+    assert (1, 1) == await chain.charges()
+
+
+async def test_a_task_compensates_a_saga(world: World) -> None:
+    """One that ran, and one that never came."""
+    chain, tasks = world
+    await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    error, answer = await tasks.task("t-2", saga_id="s-1", compensate="no parcel")
+    assert ("", "compensated") == (error, answer["outcome"])
+    assert (1, 0) == await chain.charges()
+    error, _ = await tasks.task("t-3", saga_id="s-2", compensate="no parcel")
+    assert "" == error
+
+
+async def test_a_saga_whose_task_timed_out_is_compensated(world: World) -> None:
+    """Nobody waits for it any more: found by a beat while it runs."""
+    chain, tasks = world
+    await chain.script(chain.psp, script="hang", times=1)
+    tasks.over.add("t-1")
+    tasks.ends["t-1"] = asyncio.get_running_loop().create_future()
+    given = msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode()
+    tasks.waiting.put_nowait(Task(token="t-1", given=given))
+    await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    _, standing = await chain.charges()
+    assert 0 == standing
+
+
+async def test_an_end_that_is_lost_on_its_way_is_said_again(world: World) -> None:
+    """The saga is done, and stays so."""
+    chain, tasks = world
+    tasks.deaf = 2
+    error, _ = await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    assert "" == error
+    assert 0 == tasks.deaf
+    assert (1, 1) == await chain.charges()
