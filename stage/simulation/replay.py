@@ -129,7 +129,9 @@ class _Script:
         raise Unusual
 
     def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
-        """It sent what the journal says."""
+        """It sent what the journal says. The way back is not the lane's."""
+        if kind is not AttemptKind.EXECUTE:
+            raise Unusual
         return _Conversation(self.started(step).request)
 
     def hear(self, request: WebhookRequest) -> Heard | None:
