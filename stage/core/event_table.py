@@ -162,7 +162,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.ProbeRefused: _end("refused there", _PROBE, "refused", "step", "reason"),
     e.ProbeFailed: _end(
         "no answer", _PROBE, "failed",
-        "step", "reason", "retry_after", level=_WARNING, failed=True,
+        "step", "reason", "retry_after", "unserved", level=_WARNING, failed=True,
     ),
     # --- calls that end later ---
     e.StillPending: EventRow(wording="still pending, nothing heard", public=("step",)),

@@ -226,11 +226,15 @@ class ProbeRefused(_Event, frozen=True, kw_only=True, tag="probe_refused"):
 
 
 class ProbeFailed(_Event, frozen=True, kw_only=True, tag="probe_failed"):
-    """The probe got no usable answer."""
+    """The probe got no usable answer.
+
+    `unserved` says that something answered as one does that does not serve such a probe.
+    """
 
     step: str
     reason: str = ""
     retry_after: float | None = None
+    unserved: bool = False
 
 
 class StillPending(_Event, frozen=True, kw_only=True, tag="still_pending"):

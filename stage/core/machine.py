@@ -447,7 +447,12 @@ def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed)
         wait = max(wait, min(event.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX))
     error = event.reason if isinstance(event, e.ProbeFailed) else "the probe did not find it"
     again = replace(
-        step, phase=Phase.IN_DOUBT, not_there=not_there, error=error, due=event.at + wait
+        step,
+        phase=Phase.IN_DOUBT,
+        not_there=not_there,
+        unserved=step.unserved + (isinstance(event, e.ProbeFailed) and event.unserved),
+        error=error,
+        due=event.at + wait,
     )
     if not_there >= PROBES_NOT_THERE_MIN:
         again = replace(again, pending_since=None)
@@ -914,7 +919,8 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
         if must_be_settled(step, known):
             return _look_or_park(plan, saga, step, known, now)
     spent = _spent(plan, saga, step, known, now)
-    if (spent or too_late) and must_be_looked_for(step, known):
+    patient = lasted(saga, known.since, now) < plan.patience_seconds
+    if (spent or too_late) and patient and must_be_looked_for(step, known):
         return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
     if spent:
         reason = f"{known.attempts} attempts: {known.error}"

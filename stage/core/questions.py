@@ -130,14 +130,15 @@ def must_be_looked_for(step: Step, known: StepState) -> bool:
     """True of a forward that may not be repeated and whose yes may have reached upstream.
 
     The run that got the yes was lost before it was written down (decision 0011). One "not there"
-    is enough, because it is downstream's own word on the saga.
+    is enough, because it is downstream's own word on the saga. A downstream that is away costs
+    time alone; one that need not show its sagas, and shows none, is asked a few times.
     """
     return (
         step.kind is StepKind.FORWARD
         and known.cut_off
         and known.doubted
         and known.not_there == 0
-        and not step.settlement.exhausted(known.probes)
+        and not step.settlement.exhausted(known.unserved)
     )
 
 

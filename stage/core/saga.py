@@ -30,6 +30,8 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     cut_off: bool = False
     probes: int = 0
     not_there: int = 0
+    unserved: int = 0
+    """Probes that were answered as one answers that does not serve them."""
     compensation_attempts: int = 0
     forgiven: int = 0
     """Attempts that do not count: those that certainly did not happen (rule 28), those that an

@@ -46,6 +46,8 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     error: str = "broken"
     denied: bool = False
     """The answer was 401 or 403: a wrong or rotated key. The operator is notified at once."""
+    unserved: bool = False
+    """It was answered as one answers that does not serve what was asked."""
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):

@@ -283,11 +283,15 @@ class Sender:
                 return e.ProbeFailed(
                     at=at, step=name, reason="still running", retry_after=reply.retry_after
                 )
-            case NotExecuted() | NoInDoubt():
-                return e.ProbeFailed(at=at, step=name, reason=reply.reason)
+            case NotExecuted() | NoInDoubt():  # what it shows it does not say again
+                return e.ProbeFailed(at=at, step=name, reason=reply.reason, unserved=True)
             case Lost():
                 return e.ProbeFailed(
-                    at=at, step=name, reason=reply.reason, retry_after=reply.retry_after
+                    at=at,
+                    step=name,
+                    reason=reply.reason,
+                    retry_after=reply.retry_after,
+                    unserved=reply.unserved,
                 )
             case _:
                 assert_never(reply)

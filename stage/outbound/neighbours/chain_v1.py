@@ -51,6 +51,8 @@ SAGAS = "/sagas"
 SAGA = "/sagas/{saga_id}"
 COMPENSATE = "/sagas/{saga_id}/compensate"
 OK = 200
+NOT_FOUND = 404
+"""Without an outcome: of one that shows no sagas, or of a gateway while it has none to ask."""
 WAIT_SHARE = 0.8
 """A share of the timeout: how long a neighbour may wait for an end before it answers 202."""
 
@@ -253,7 +255,11 @@ def read_outcome(answer: Answer, saga_id: str) -> OutcomeReply:
             reason = f"does not show it as executed ({answer.status})"
             return NotExecuted(reason=reason, saga_over=True)
         case _:
-            return Lost(reason=_reason(answer), retry_after=answer.retry_after)
+            return Lost(
+                reason=_reason(answer),
+                retry_after=answer.retry_after,
+                unserved=answer.status == NOT_FOUND,
+            )
 
 
 def read_compensate(answer: Answer, saga_id: str) -> CompensateReply:

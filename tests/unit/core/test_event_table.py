@@ -45,6 +45,7 @@ def full(kind: type[Any]) -> e.Event:
         "changed": True, "anew": True, "new_key": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
         "innocent": True, "defect": True, "final": True, "requester": Requester.UPSTREAM,
+        "unserved": True,
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})
     return event

@@ -307,8 +307,8 @@ def test_a_forward_that_downstream_does_not_show_is_turned_back() -> None:
     assert (Do(kind=AttemptKind.COMPENSATE, step=FORWARD),) == decide(plan, saga, 20.0)
 
 
-def test_looking_downstream_comes_to_an_end() -> None:
-    """A downstream that never says what became of it does not hold the saga for ever."""
+def test_looking_at_a_downstream_that_shows_no_sagas_comes_to_an_end() -> None:
+    """It need not serve that, and such a downstream does not hold the saga for days."""
     plan = plans.usual()
     saga, now = fold(plan, *HANDED_ON, e.Recovered(at=20.0, epoch=2)), 20.0
     most = NEIGHBOUR_SETTLEMENT.attempts_max
@@ -316,10 +316,27 @@ def test_looking_downstream_comes_to_an_end() -> None:
     for _ in range(most):
         assert (LOOK,) == decide(plan, saga, now)
         saga = evolve(plan, saga, e.ProbeStarted(at=now, step=FORWARD))
-        saga = evolve(plan, saga, e.ProbeFailed(at=now, step=FORWARD, reason="answered 500"))
+        unserved = e.ProbeFailed(at=now, step=FORWARD, reason="answered 404", unserved=True)
+        saga = evolve(plan, saga, unserved)
         now = saga.steps[FORWARD].due
     (turned,) = decide(plan, saga, now)
     assert isinstance(turned, Record) and isinstance(turned.event, e.TurnedBack)
+
+
+def test_a_downstream_that_is_away_is_looked_at_until_patience_ends() -> None:
+    """Upstream may have been told yes, so an outage costs time and no saga (decision 0011)."""
+    plan = plans.usual()
+    saga, now = fold(plan, *HANDED_ON, e.Recovered(at=20.0, epoch=2)), 20.0
+    looks = 0
+    while (LOOK,) == decide(plan, saga, now):
+        looks += 1
+        saga = evolve(plan, saga, e.ProbeStarted(at=now, step=FORWARD))
+        saga = evolve(plan, saga, e.ProbeFailed(at=now, step=FORWARD, reason="connection refused"))
+        now = saga.steps[FORWARD].due
+    (turned,) = decide(plan, saga, now)
+    assert isinstance(turned, Record) and isinstance(turned.event, e.TurnedBack)
+    assert now - 1.0 >= plan.patience_seconds
+    assert looks > 10 * (NEIGHBOUR_SETTLEMENT.attempts_max or 0)
 
 
 def test_an_answer_that_never_came_is_not_looked_for_after_the_deadline() -> None:

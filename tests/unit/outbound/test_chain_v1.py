@@ -46,7 +46,7 @@ async def get_outcome(neighbours: Neighbours, saga_id: str = SAGA) -> OutcomeRep
             answered(200, b'{"outcome":"in_progress"}', ("Retry-After", "3")),
             InProgress(retry_after=3),
         ),
-        (answered(404, b"<html>"), Lost(reason="answered 404")),
+        (answered(404, b"<html>"), Lost(reason="answered 404", unserved=True)),
         (
             answered(503, b"", ("retry-after", "7")),
             Lost(reason="answered 503", retry_after=7.0),
