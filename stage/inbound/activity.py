@@ -52,7 +52,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotHeard(OSError):
-    """What was said certainly did not arrive; say it again."""
+    """A word that certainly did not arrive; say it again."""
 
 
 class Tasks(Protocol):

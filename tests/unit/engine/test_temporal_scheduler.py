@@ -45,7 +45,7 @@ class Scheduled(Replica):
         (self.sagas,) = made
         self.claims = 0
         self.released: list[str] = []
-        """What it gave up while it was live here."""
+        """Sagas that it gave up while they were live here."""
         self._watch()
 
     def _watch(self) -> None:
@@ -88,7 +88,7 @@ async def test_a_saga_that_runs_for_long_stays_with_its_replica(
 ) -> None:
     """A call of some minutes writes nothing, so the saga is due; given up, another would take it.
 
-    What the call did would then be in doubt, with nobody dead.
+    The call would then be in doubt, with nobody dead.
     """
     monkeypatch.setattr(journal, "RUNNING_SECONDS", -60.0)
     world.door.clear()

@@ -1,4 +1,4 @@
-"""What is said to Step Functions, whose answers a server on this machine gives."""
+"""Words to Step Functions, whose answers a server on this machine gives."""
 
 from __future__ import annotations
 
