@@ -220,13 +220,13 @@ class ActivityWorker:
             f"the answer has {size} bytes, and Step Functions takes {OUTPUT_BYTES_MAX}: "
             "hand on references in place of data"
         )
-        undoing = asyncio.ensure_future(self._compensate(replace(ask, compensate=cause)))
+        compensating = asyncio.ensure_future(self._compensate(replace(ask, compensate=cause)))
         try:
-            if not await self._keep_alive(task.token, undoing):
+            if not await self._keep_alive(task.token, compensating):
                 return False
-            answer = await undoing
+            answer = await compensating
         finally:
-            undoing.cancel()
+            compensating.cancel()
         error = COMPENSATED if answer.status == 200 else error_of(answer)
         return await self._until_said(lambda: self._tasks.fail(task.token, error, cause))
 

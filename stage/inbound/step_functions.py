@@ -68,7 +68,7 @@ class ActivityTasks:
                 lambda: self._polls.get_activity_task(activityArn=self._arn, workerName=self._name)
             )
         except (BotoCoreError, ClientError) as error:
-            raise _told(error) from error
+            raise _mapped(error) from error
         token = found.get("taskToken")
         return Task(token=token, given=found.get("input", "{}")) if token else None
 
@@ -94,13 +94,13 @@ async def _counts(call: Callable[[], Any]) -> bool:
     except ClientError as error:
         if error.response["Error"]["Code"] in OVER:
             return False
-        raise _told(error) from error
+        raise _mapped(error) from error
     except BotoCoreError as error:
-        raise _told(error) from error
+        raise _mapped(error) from error
     return True
 
 
-def _told(error: BotoCoreError | ClientError) -> OSError:
+def _mapped(error: BotoCoreError | ClientError) -> OSError:
     """The error as `Tasks` has it. The text of AWS may repeat the headers that were signed."""
     if not isinstance(error, ClientError):
         return NotHeard(str(error)) if isinstance(error, NOT_SENT) else OSError(str(error))

@@ -43,7 +43,7 @@ class Aws:
 
 
 def tasks_at(port: int, monkeypatch: pytest.MonkeyPatch) -> Tasks:
-    """The activity at that port."""
+    """Tasks of that port."""
     from stage.inbound.step_functions import ActivityTasks
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{LOOPBACK}:{port}")
