@@ -11,6 +11,7 @@ from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.inbound.activity import ActivityWorker, Tasks
 from stage.inbound.service import Service
+from stage.telemetry import logs
 
 SDK_MISSING = "sfn_activity is set, which needs botocore: pip install 'saga-stage[sfn]'"
 
@@ -32,10 +33,14 @@ async def working(service: Service, tasks: Tasks | None, places: int) -> AsyncIt
     if tasks is None:
         yield
         return
-    worker = ActivityWorker(service, tasks, places=places)
+    worker = ActivityWorker(service, tasks, places=places, warn=_warn)
     at_work = asyncio.get_running_loop().create_task(worker.work())
     try:
         yield
     finally:
         at_work.cancel()
         await asyncio.gather(at_work, return_exceptions=True)
+
+
+def _warn(detail: str) -> None:
+    logs.default_logger().warning("step_functions_away", detail=detail)

@@ -38,6 +38,7 @@ WAIT_SECONDS = 10
 AGAIN_SECONDS = 1.0
 """How long to wait before a task is asked again that is not answered yet."""
 CAUSE_CHARS_MAX = 32_768
+OUTPUT_BYTES_MAX = 262_144
 """Step Functions takes no longer ones."""
 _ASK_AGAIN = frozenset({202, 429, 503})
 _NO_WORD = msgspec.json.Decoder(dict[str, Any])
@@ -50,8 +51,15 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     given: str
 
 
+class NotHeard(OSError):
+    """A word that certainly did not arrive; say it again."""
+
+
 class Tasks(Protocol):
-    """The activity at Step Functions. Each method may raise what its network does."""
+    """The activity at Step Functions.
+
+    Each method may raise NotHeard, or another OSError, which leaves open whether it arrived.
+    """
 
     async def next(self) -> Task | None:
         """The next task; None when there was none for a while."""
@@ -90,13 +98,22 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 class ActivityWorker:
     """Polls one activity, and runs its tasks. Use `working`."""
 
-    def __init__(self, service: Service, tasks: Tasks, *, places: int) -> None:
-        """`places` are the tasks that are held at once."""
+    def __init__(
+        self, service: Service, tasks: Tasks, *, places: int, warn: Callable[[str], None]
+    ) -> None:
+        """`places` are the tasks that are held at once; `warn` hears of a Step Functions away."""
         self._service = replace(service, callers=_StepFunctions())
         self._tasks = tasks
         self._places = asyncio.Semaphore(places)
         self._held: dict[asyncio.Task[None], None] = {}
         """In the order in which they came."""
+        self._newest: dict[str, str] = {}
+        """The token of the task that came last for a saga, while that is held."""
+        self._repeated: set[str] = set()
+        """Tokens of tasks that are held, and behind which another one came for the same saga."""
+        self._warn = warn
+        self._away = False
+        """True from a failure of Step Functions until its next success: one line a time."""
 
     async def work(self) -> None:
         """Take tasks until the stage drains, and answer those that are held.
@@ -109,6 +126,10 @@ class ActivityWorker:
                 task = None
                 try:
                     task = await self._tasks.next()
+                    self._away = False
+                except OSError as error:
+                    self._tell_away(error)
+                    await asyncio.sleep(AGAIN_SECONDS)
                 except Exception as error:
                     self._report(error)
                     await asyncio.sleep(AGAIN_SECONDS)
@@ -137,27 +158,77 @@ class ActivityWorker:
     def _report(self, error: BaseException) -> None:
         self._service.observer.defect("activity", "", TraceContext(), error)
 
+    def _tell_away(self, error: OSError) -> None:
+        if not self._away:
+            self._warn(
+                f"Step Functions does not answer, and tasks wait: {error}. "
+                "Look at the credentials, the role, and the ARN of the activity"
+            )
+        self._away = True
+
     async def _hold(self, task: Task) -> None:
         """Answer one task."""
         try:
             ask = msgspec.json.decode(task.given, type=Ask)
             if not SAGA_ID_RE.fullmatch(ask.saga_id):
                 raise msgspec.ValidationError("saga_id is no id of a saga")
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             cause = f"the input is no saga: {error}"
             await self._until_said(lambda: self._tasks.fail(task.token, NOT_EXECUTED, cause))
             return
         back = ask.compensate is not None
+        if not back:
+            self._note(ask.saga_id, task.token)
+        try:
+            alive = await self._answer(task, ask)
+            if not (alive or back or task.token in self._repeated):
+                await self._compensate(replace(ask, compensate=TIMED_OUT))
+        finally:
+            self._forget(ask.saga_id, task.token)
+
+    def _note(self, saga_id: str, token: str) -> None:
+        """A state machine that repeats a task waits for the last one alone."""
+        earlier = self._newest.get(saga_id)
+        if earlier is not None:
+            self._repeated.add(earlier)
+        self._newest[saga_id] = token
+
+    def _forget(self, saga_id: str, token: str) -> None:
+        self._repeated.discard(token)
+        if self._newest.get(saga_id) == token:
+            del self._newest[saga_id]
+
+    async def _answer(self, task: Task, ask: Ask) -> bool:
+        """Do what is asked, and report it; False when the task has timed out before."""
+        back = ask.compensate is not None
         answering = asyncio.ensure_future(self._compensate(ask) if back else self._execute(ask))
         try:
             alive = await self._keep_alive(task.token, answering)
-            if alive:
-                answer = await answering
-                alive = await self._until_said(lambda: self._say(task.token, answer))
+            if not alive:
+                return False
+            answer = await answering
         finally:
             answering.cancel()
-        if not alive and not back:
-            await self._compensate(replace(ask, compensate=TIMED_OUT))
+        size = len(answer.body)
+        if answer.status == 200 and size > OUTPUT_BYTES_MAX:
+            return await self._take_back(task, ask, size)
+        return await self._until_said(lambda: self._say(task.token, answer))
+
+    async def _take_back(self, task: Task, ask: Ask, size: int) -> bool:
+        """Compensate a saga whose answer Step Functions would not take; as `_answer`."""
+        cause = (
+            f"the answer has {size} bytes, and Step Functions takes {OUTPUT_BYTES_MAX}: "
+            "hand on references in place of data"
+        )
+        compensating = asyncio.ensure_future(self._compensate(replace(ask, compensate=cause)))
+        try:
+            if not await self._keep_alive(task.token, compensating):
+                return False
+            answer = await compensating
+        finally:
+            compensating.cancel()
+        error = COMPENSATED if answer.status == 200 else error_of(answer)
+        return await self._until_said(lambda: self._tasks.fail(task.token, error, cause))
 
     async def _keep_alive(self, token: str, answering: asyncio.Future[Answer]) -> bool:
         """Beat until there is an answer; False when the task has timed out."""
@@ -170,10 +241,20 @@ class ActivityWorker:
                     return False
 
     async def _until_said(self, say: Callable[[], Awaitable[bool]]) -> bool:
-        """Say it until Step Functions has heard it; False when the task has timed out."""
+        """Say it until Step Functions has heard it; False when the task has timed out before.
+
+        A token counts no more once its end was heard. So where the answer to that was lost, the
+        next one leaves open which of both happened: an end that may have been heard is left alone.
+        """
+        doubted = False
         while True:
-            with suppress(OSError):
-                return await say()
+            try:
+                return await say() or doubted
+            except NotHeard as error:
+                self._tell_away(error)
+            except OSError as error:
+                self._tell_away(error)
+                doubted = True
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _say(self, token: str, answer: Answer) -> bool:

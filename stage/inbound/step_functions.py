@@ -8,14 +8,32 @@ from collections.abc import Callable
 from typing import Any
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ProxyConnectionError,
+)
 from botocore.session import get_session
 
-from stage.inbound.activity import Task
+from stage.inbound.activity import NotHeard, Task
 
 POLL_SECONDS_MAX = 70
 """Step Functions holds a poll for a minute."""
+WORD_SECONDS_MAX = 5
+"""How long an attempt to connect, or an answer to a beat or an end, may take."""
 CONNECTIONS_MAX = 64
+NOT_SENT = (
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ProxyConnectionError,
+)
+SERVER_FAULT = 500
 OVER = frozenset({"TaskTimedOut", "TaskDoesNotExist", "InvalidToken"})
 """The errors of a token that counts no more."""
 
@@ -27,45 +45,68 @@ class ActivityTasks:
         """`arn` is that of the activity, `name` that of this worker in its history."""
         self._arn = arn
         self._name = name[:80]
-        config = Config(read_timeout=POLL_SECONDS_MAX, max_pool_connections=CONNECTIONS_MAX)
-        self._client: Any = get_session().create_client(
-            "stepfunctions", region_name=arn.split(":")[3], config=config
+        region, session = arn.split(":")[3], get_session()
+        self._polls: Any = session.create_client(
+            "stepfunctions",
+            region_name=region,
+            config=Config(connect_timeout=WORD_SECONDS_MAX, read_timeout=POLL_SECONDS_MAX),
         )
+        # It repeats nothing by itself: behind a word that arrived, a repeat is told that the token
+        # counts no more, which would pass for a time-out.
+        once = Config(
+            connect_timeout=WORD_SECONDS_MAX,
+            read_timeout=WORD_SECONDS_MAX,
+            max_pool_connections=CONNECTIONS_MAX,
+            retries={"total_max_attempts": 1},
+        )
+        self._words: Any = session.create_client("stepfunctions", region_name=region, config=once)
 
     async def next(self) -> Task | None:
         """See `Tasks`."""
-        found = await _in_thread(
-            lambda: self._client.get_activity_task(activityArn=self._arn, workerName=self._name)
-        )
+        try:
+            found = await _in_thread(
+                lambda: self._polls.get_activity_task(activityArn=self._arn, workerName=self._name)
+            )
+        except (BotoCoreError, ClientError) as error:
+            raise _mapped(error) from error
         token = found.get("taskToken")
         return Task(token=token, given=found.get("input", "{}")) if token else None
 
     async def beat(self, token: str) -> bool:
         """See `Tasks`."""
-        return await _counts(lambda: self._client.send_task_heartbeat(taskToken=token))
+        return await _counts(lambda: self._words.send_task_heartbeat(taskToken=token))
 
     async def succeed(self, token: str, output: str) -> bool:
         """See `Tasks`."""
-        return await _counts(lambda: self._client.send_task_success(taskToken=token, output=output))
+        return await _counts(lambda: self._words.send_task_success(taskToken=token, output=output))
 
     async def fail(self, token: str, error: str, cause: str) -> bool:
         """See `Tasks`."""
         return await _counts(
-            lambda: self._client.send_task_failure(taskToken=token, error=error, cause=cause)
+            lambda: self._words.send_task_failure(taskToken=token, error=error, cause=cause)
         )
 
 
 async def _counts(call: Callable[[], Any]) -> bool:
-    """Call; False when the token counts no more. Raises OSError for what may be tried again."""
+    """Call; False when the token counts no more. Raises as `Tasks` does."""
     try:
         await _in_thread(call)
     except ClientError as error:
         if error.response["Error"]["Code"] in OVER:
             return False
-        raise OSError(str(error)) from error
+        raise _mapped(error) from error
     except BotoCoreError as error:
-        raise OSError(str(error)) from error
+        raise _mapped(error) from error
     return True
+
+
+def _mapped(error: BotoCoreError | ClientError) -> OSError:
+    """The error as `Tasks` has it. The text of AWS may repeat the headers that were signed."""
+    if not isinstance(error, ClientError):
+        return NotHeard(str(error)) if isinstance(error, NOT_SENT) else OSError(str(error))
+    detail = f"{error.operation_name} was answered {error.response['Error']['Code']}"
+    answered = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    return NotHeard(detail) if answered < SERVER_FAULT else OSError(detail)
 
 
 async def _in_thread(call: Callable[[], Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from stage.bootstrap.activity import working
 from stage.inbound import activity
-from stage.inbound.activity import Task
+from stage.inbound.activity import NotHeard, Task
 from tests.scenario.chain import ORDER, SERVICE, Chain, running_chain
 
 UNTIL_SECONDS_MAX = 30.0
@@ -29,15 +29,22 @@ class Activity:
         self.beats = 0
         self.deaf = 0
         """How many of the next ends are lost on their way."""
+        self.mute = False
+        """Whether the answer to the next end is lost on its way back."""
+        self.taken = 0
+        self.refused = 0
+        """How often a token counted no more."""
 
     async def next(self) -> Task | None:
         """See `Tasks`."""
-        return await self.waiting.get()
+        task = await self.waiting.get()
+        self.taken += 1
+        return task
 
     async def beat(self, token: str) -> bool:
         """See `Tasks`."""
         self.beats += 1
-        return token not in self.over
+        return self._counts(token)
 
     async def succeed(self, token: str, output: str) -> bool:
         """See `Tasks`."""
@@ -47,22 +54,40 @@ class Activity:
         """See `Tasks`."""
         return self._end(token, error, cause)
 
+    def _counts(self, token: str) -> bool:
+        self.refused += token in self.over
+        return token not in self.over
+
     def _end(self, token: str, error: str, text: str) -> bool:
-        if token in self.over:
+        if not self._counts(token):
             return False
         if self.deaf:
             self.deaf -= 1
-            raise OSError("the network is away")
+            raise NotHeard("the network is away")
         word = msgspec.json.decode(text) if text.startswith("{") else {"cause": text}
         self.ends[token].set_result((error, word))
+        if self.mute:
+            self.mute = False
+            self.over.add(token)
+            raise OSError("the connection was lost")
         return True
+
+    def give(self, token: str, given: str) -> asyncio.Future[tuple[str, dict[str, Any]]]:
+        """Hand out a task with this input; how it ends."""
+        self.ends[token] = asyncio.get_running_loop().create_future()
+        self.waiting.put_nowait(Task(token=token, given=given))
+        return self.ends[token]
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Wait until something holds that no event announces."""
+        async with asyncio.timeout(UNTIL_SECONDS_MAX):
+            while not true():  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.01)
 
     async def task(self, token: str, **given: Any) -> tuple[str, dict[str, Any]]:
         """Hand out a task: the name of its error, empty for success, and what was said."""
-        self.ends[token] = asyncio.get_running_loop().create_future()
-        self.waiting.put_nowait(Task(token=token, given=msgspec.json.encode(given).decode()))
         async with asyncio.timeout(UNTIL_SECONDS_MAX):
-            return await self.ends[token]
+            return await self.give(token, msgspec.json.encode(given).decode())
 
 
 World = tuple[Chain, Activity]
@@ -112,6 +137,11 @@ async def test_an_input_that_is_no_saga_fails_its_task(world: World) -> None:
     for number, given in enumerate(inputs):
         error, _ = await tasks.task(f"t-{number}", **given)
         assert activity.NOT_EXECUTED == error
+    deep = '{"saga_id":"s-1","data":' + "[" * 100_000 + "]" * 100_000 + "}"
+    for number, text in enumerate((deep, '{"saga_id":"\ud800"}')):
+        async with asyncio.timeout(UNTIL_SECONDS_MAX):
+            error, _ = await tasks.give(f"u-{number}", text)
+        assert activity.NOT_EXECUTED == error
 
 
 async def test_a_second_task_of_a_saga_gets_its_answer(world: World) -> None:
@@ -138,9 +168,7 @@ async def test_a_saga_whose_task_timed_out_is_compensated(world: World) -> None:
     chain, tasks = world
     await chain.script(chain.psp, script="hang", times=1)
     tasks.over.add("t-1")
-    tasks.ends["t-1"] = asyncio.get_running_loop().create_future()
-    given = msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode()
-    tasks.waiting.put_nowait(Task(token="t-1", given=given))
+    _ = tasks.give("t-1", msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode())
     await chain.until("s-1", lambda saga: saga["state"] == "compensated")
     _, standing = await chain.charges()
     assert 0 == standing
@@ -154,3 +182,47 @@ async def test_an_end_that_is_lost_on_its_way_is_said_again(world: World) -> Non
     assert "" == error
     assert 0 == tasks.deaf
     assert (1, 1) == await chain.charges()
+
+
+async def test_an_end_that_may_have_been_heard_is_not_taken_back(world: World) -> None:
+    """A token counts no more once its end was heard, which then looks like a time-out.
+
+    The state machine has gone on, so the charge has to stand.
+    """
+    chain, tasks = world
+    tasks.mute = True
+    error, _ = await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    assert "" == error
+    await tasks.until(lambda: tasks.refused > 0)
+    await tasks.task("t-2", saga_id="s-2", data=ORDER)
+    assert (2, 2) == await chain.charges()
+
+
+async def test_a_repeated_task_keeps_its_saga_when_the_first_one_times_out(world: World) -> None:
+    """The state machine waits for the second one, which succeeds."""
+    chain, tasks = world
+    await chain.script(chain.psp, script="hang", times=1)
+    given = msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode()
+    _ = tasks.give("t-1", given)
+    second = tasks.give("t-2", given)
+    await tasks.until(lambda: tasks.taken == 2)
+    tasks.over.add("t-1")
+    async with asyncio.timeout(UNTIL_SECONDS_MAX):
+        error, _ = await second
+    assert "" == error
+    await tasks.until(lambda: tasks.refused > 0)
+    await tasks.task("t-3", saga_id="s-2", data=ORDER)
+    _, standing = await chain.charges()
+    assert 2 == standing
+
+
+async def test_an_answer_too_large_for_step_functions_is_taken_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state machine could never hear of it; it hears why, and nothing stands."""
+    chain, tasks = world
+    monkeypatch.setattr(activity, "OUTPUT_BYTES_MAX", 10)
+    error, word = await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    assert activity.COMPENSATED == error
+    assert "hand on references" in word["cause"]
+    assert (1, 0) == await chain.charges()

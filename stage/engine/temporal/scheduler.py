@@ -138,8 +138,15 @@ class TemporalScheduler:
     async def _claim(self, limit: int) -> list[str]:
         """Ids of sagas that need a run and are in nobody's hands; they stay so."""
         found = await self._ownership.claim(self._clock.now(), limit, self._settings.version)
-        await self._ownership.release(found)
+        await self._give_up(found)
         return found
+
+    async def _give_up(self, saga_ids: Iterable[str]) -> None:
+        """Let any worker have these sagas, but for those that run here: they stay ours.
+
+        A claim finds these too, once a call of theirs has lasted for a minute or two.
+        """
+        await self._ownership.release([each for each in saga_ids if each not in self._sagas])
 
     async def _scan(self, found: Iterable[str]) -> None:
         """Poke what is due and not in memory, again and again."""
@@ -166,7 +173,7 @@ class TemporalScheduler:
     async def _hand_over(self, saga_id: str) -> None:
         """Let any worker have a saga that was written down here, and poke its workflow."""
         with suppress(StoreUnavailable):  # the scan finds it
-            await self._ownership.release([saga_id])
+            await self._give_up([saga_id])
             await self._poke(saga_id)
 
     async def _poke(self, saga_id: str) -> None:

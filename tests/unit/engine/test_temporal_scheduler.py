@@ -1,0 +1,108 @@
+"""The scheduler that asks Temporal, while Temporal is away: what it does to the sagas by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from stage.demo.chain import free_ports
+from stage.demo.payment import payment
+from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.live_sagas import LiveSagas
+from stage.engine.saga import journal
+from stage.engine.saga.opening import OpenRequest
+from stage.engine.temporal import scheduler
+from stage.engine.temporal.scheduler import TemporalSettings, temporal_scheduler
+from stage.store.memory_database import MemoryDatabase
+from tests.unit.engine.test_replicas import Replica, World, in_the_end
+
+
+class Scheduled(Replica):
+    """A replica whose sagas Temporal runs, or would run if it were there."""
+
+    def __init__(self, database: MemoryDatabase, world: World) -> None:
+        super().__init__(database, world)
+        (port,) = free_ports(1)
+        settings = TemporalSettings(address=f"127.0.0.1:{port}")
+        make = temporal_scheduler(settings, self.store, "payment", lambda _: None)
+        made: list[LiveSagas] = []
+
+        def schedule(sagas: LiveSagas, *rest: Any) -> Any:
+            made.append(sagas)
+            return make(sagas, *rest)
+
+        self.engine = EmbeddedEngine(
+            payment.bind(),
+            self.store,
+            world.peers,
+            self.observer,
+            clock=self.clock,
+            schedule=schedule,
+        )
+        (self.sagas,) = made
+        self.claims = 0
+        self.released: list[str] = []
+        """Sagas that it gave up while they were live here."""
+        self._watch()
+
+    def _watch(self) -> None:
+        ownership: Any = self.store.ownership
+        claim, release = ownership.claim, ownership.release
+
+        async def claiming(*given: Any) -> list[str]:
+            found: list[str] = await claim(*given)
+            self.claims += 1
+            return found
+
+        async def releasing(saga_ids: Sequence[str]) -> None:
+            self.released += [each for each in saga_ids if each in self.sagas]
+            await release(saga_ids)
+
+        ownership.claim, ownership.release = claiming, releasing
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+async def replica(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scheduled]:
+    monkeypatch.setattr(scheduler, "RECOVERY_SCAN_SECONDS", 0.05)
+    monkeypatch.setattr(scheduler, "CLOSE_SECONDS_MAX", 0.1)
+    assert payment.migrations is not None
+    database = MemoryDatabase([payment.migrations])
+    replica = Scheduled(database, world)
+    await replica.start()
+    yield replica
+    await replica.stop()
+    assert [] == replica.observer.defects
+    database.discard()
+
+
+async def test_a_saga_that_runs_for_long_stays_with_its_replica(
+    replica: Scheduled, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call of some minutes writes nothing, so the saga is due; given up, another would take it.
+
+    The call would then be in doubt, with nobody dead.
+    """
+    monkeypatch.setattr(journal, "RUNNING_SECONDS", -60.0)
+    world.door.clear()
+    accepting = asyncio.ensure_future(replica.accept())
+    async with asyncio.timeout(20.0):
+        while (  # noqa: ASYNC110 - there is no event for it
+            "s-1" in replica.sagas or not await replica.events()
+        ):
+            await asyncio.sleep(0.01)
+    replica.sagas.open(OpenRequest(saga_id="s-1"), recovered=True)
+    await world.asked.acquire()
+    seen = replica.claims
+    await in_the_end(lambda: replica.claims > seen + 1)
+    assert [] == replica.released
+    world.door.set()
+    reply = await accepting
+    assert reply is not None and 200 == reply.status
