@@ -468,7 +468,7 @@ class _Noted:
         self.writes: list[Written] = []
         self.works: list[Worked] = []
         self.closed: list[SagaRow] = []
-        """What is left of sagas that were given up, and have no journal any more."""
+        """Rows of sagas that were given up: their journals are dropped."""
 
     @property
     def tx(self) -> Tx:

@@ -351,7 +351,8 @@ class LiveSagas:
         live.changed()
         if live.span is not None:
             live.span.end(_outcome_of(live, outcome))
-        if not live.lost and live.row is not None and live.row.due_at is not None:
+        unread = live.row is None and outcome == "rests"  # left to a newer release
+        if not live.lost and (unread or (live.row is not None and live.row.due_at is not None)):
             self.rests(live.saga_id)
 
     async def _send(self, live: LiveSaga, outgoing: Outgoing) -> None:

@@ -14,19 +14,21 @@ import msgspec
 import pytest
 
 from stage.core import events as e
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.pause import Pause
 from stage.core.states import SagaState
 from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import recovery
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.ports.codec import Codec
 from stage.ports.engine import NotAllowed, PayloadDiffers, Reply, Snapshot, Unsettled
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import ForwardReply
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.ports.store import Store
+from stage.store.codec import PLAIN, PlainCodec
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.store.postgres.store import PostgresLimits, PostgresStore
@@ -110,6 +112,22 @@ class Watching(NullObserver):
         self.defects.append(error)
 
 
+class OlderCodec(PlainCodec):
+    """That of a release which does not know yet how a call begins."""
+
+    def __init__(self) -> None:
+        self.met = asyncio.Event()
+        """Set once it met such an entry."""
+
+    def decode_event(self, saga_id: str, number: int, encoded: bytes) -> e.Event:
+        """See ports.codec.Codec."""
+        event = super().decode_event(saga_id, number, encoded)
+        if isinstance(event, e.StepStarted):
+            self.met.set()
+            raise NewerJournal("a newer release goes on with it")
+        return event
+
+
 class Replica:
     """An engine on a store of its own, over the shared database."""
 
@@ -119,6 +137,7 @@ class Replica:
         world: World,
         *downstream: str,
         lease_seconds: float = LEASE_SECONDS,
+        codec: Codec = PLAIN,
     ) -> None:
         """`database` is a URL where it is on a server."""
         self.clock = FreezingClock()
@@ -126,10 +145,12 @@ class Replica:
         if isinstance(database, str):
             assert payment.migrations is not None
             limits = PostgresLimits(lease_seconds=SERVER_LEASE_SECONDS)
-            self.store = PostgresStore(database, migrations=[payment.migrations], limits=limits)
+            self.store = PostgresStore(
+                database, migrations=[payment.migrations], limits=limits, codec=codec
+            )
         else:
             self.store = MemoryStore(
-                database=database, exclusive=False, lease_seconds=lease_seconds
+                database=database, exclusive=False, lease_seconds=lease_seconds, codec=codec
             )
         self.observer = Watching()
         self.engine = EmbeddedEngine(
@@ -520,3 +541,32 @@ async def test_a_saga_that_cannot_be_read_any_more_is_not_called_not_executed(
     world.door.set()
     reply = await first
     assert reply is not None and 410 == reply.status
+
+
+async def test_an_older_replica_gives_back_what_only_a_newer_one_reads(
+    shared: MemoryDatabase | str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It claims the saga while no newer one is there, and stays up beside the next."""
+    monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 0.1)
+    codec = OlderCodec()
+    newer, next_one = Replica(shared, world), Replica(shared, world)
+    older = Replica(shared, world, codec=codec)
+    await newer.start()
+    _ = await in_its_call(newer, world)
+    await older.start()
+    await newer.stop()
+    async with asyncio.timeout(10.0):
+        await codec.met.wait()
+    await next_one.start()
+    world.door.set()
+
+    async with asyncio.timeout(20.0):
+        reply = await next_one.accept()
+
+    assert reply is not None and 200 == reply.status
+    assert 1 == sum(world.charged.values())
+    for each in (older, next_one):
+        await each.stop()
+        assert [] == each.observer.defects
+    if isinstance(shared, MemoryDatabase):
+        shared.discard()
