@@ -442,6 +442,8 @@ class Books:
             case _:
                 self._forward_event(stage, known, event)
         _settle_what_is_said(known)
+        if not known.pending:
+            known.pending_at = None  # the last one has ended: the deadline runs again from here
 
     def _sent_again(self, stage: str, known: Known, event: e.StepStarted) -> None:
         said = known.said.get(event.step)

@@ -137,6 +137,8 @@ class EmbeddedCommands(EmbeddedQueries):
             found = await self._answer_elsewhere(envelope, recognised, until)
             if found is not None:
                 return _reply(found, replayed=not first)
+            if live is not None:
+                await self._gone(live, until)
             # Nobody runs it who could journal what the caller is answered: the opening does.
             respond_async = respond_async or loop_time() >= until
 
@@ -487,6 +489,14 @@ class EmbeddedCommands(EmbeddedQueries):
             return False
         return True
 
+    async def _gone(self, live: LiveSaga, until: float) -> None:
+        """Return once a saga that was lost has left memory. Raises Unsettled, as `_opened` does."""
+        latest = max(until, loop_time()) + limited.OPEN_SECONDS_MAX
+        if not live.over:
+            await live.watch(latest, _never)
+        if not live.over:
+            raise Unsettled("the database did not answer in time")
+
     async def _durably(self, live: LiveSaga, event: e.Event, until: float) -> None:
         """Journal an event for a caller that waits. Raises Unsettled, as `_opened` does."""
         await _within(live.post_durably(event), until)
@@ -555,6 +565,10 @@ async def _close_with(unit: Unit, *, row: SagaRow, after: SagaRow, act: Act) -> 
     if erased_now:
         await unit.keep_act(act)
     return erased_now
+
+
+def _never(_: LiveSaga) -> bool:
+    return False
 
 
 async def _within(future: asyncio.Future[None], until: float) -> None:
