@@ -16,7 +16,8 @@ from stage.core.steps import StepKind
 from stage.inbound.read import read_any, too_large
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
-from stage.ports.engine import LeftToNewer
+from stage.inbound.standing import link_saga
+from stage.ports.engine import LeftToNewer, Snapshot
 from stage.ports.stage import family_of
 from stage.ports.store import Filter
 from stage.ports.webhook import Heard, NotVerified, WebhookRequest
@@ -49,11 +50,12 @@ async def webhook(service: Service, request: Request) -> Answer:
         now=service.clock.now(),
     )
     for heard in _verified(service, came):
-        saga = await _saga_of(service, heard)
-        if saga is not None:
-            request.about.saga_id = saga.id
-            request.about.span.about(saga.id)
-            await service.engine.hear(saga.id, heard.event)
+        found = await _saga_of(service, heard)
+        if found is not None:
+            request.about.saga_id = found.saga.id
+            request.about.span.about(found.saga.id)
+            link_saga(request, found.row.traceparent)
+            await service.engine.hear(found.saga.id, heard.event)
             break
     return json_answer({})
 
@@ -91,7 +93,7 @@ def _verified(service: Service, came: WebhookRequest) -> list[Heard]:
     return heard
 
 
-async def _saga_of(service: Service, heard: Heard) -> Saga | None:
+async def _saga_of(service: Service, heard: Heard) -> Snapshot | None:
     """The saga that it speaks of; None where there is none. Raises WireError 409."""
     if heard.number is None:
         return await _known_by(service, _saga_id_in(heard.key), heard)
@@ -105,10 +107,7 @@ async def _saga_of(service: Service, heard: Heard) -> Saga | None:
     rows = await service.engine.page(Filter(term=heard.number, limit=SAGAS_OF_A_NUMBER_MAX))
     found = [await _known_by(service, row.id, heard) for row in rows]
     waiting = [
-        saga
-        for saga in found
-        if saga is not None
-        and not heard_before(saga.under(service.participant.plan), saga, heard.event)
+        each for each in found if each is not None and not _heard_before(service, each.saga, heard)
     ]
     if len(waiting) > 1:
         raise WireError(
@@ -120,7 +119,11 @@ async def _saga_of(service: Service, heard: Heard) -> Saga | None:
     return waiting[0] if waiting else None
 
 
-async def _known_by(service: Service, saga_id: str, heard: Heard) -> Saga | None:
+def _heard_before(service: Service, saga: Saga, heard: Heard) -> bool:
+    return heard_before(saga.under(service.participant.plan), saga, heard.event)
+
+
+async def _known_by(service: Service, saga_id: str, heard: Heard) -> Snapshot | None:
     """The saga, if the call of it that the webhook speaks of was begun here."""
     snapshot = await service.engine.get_saga(saga_id) if saga_id else None
     if snapshot is None:
@@ -133,7 +136,7 @@ async def _known_by(service: Service, saga_id: str, heard: Heard) -> Saga | None
     if rules is None or known is None or rules.kind is not StepKind.CALL:
         return None
     key = known.key or idempotency_key(saga.id, plan.stage, rules.name, Direction.EXECUTE)
-    return saga if heard.number is not None or _without_ordinal(heard.key) == key else None
+    return snapshot if heard.number is not None or _without_ordinal(heard.key) == key else None
 
 
 def _without_ordinal(key: str) -> str:
