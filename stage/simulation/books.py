@@ -402,6 +402,7 @@ class Books:
         known.events.extend(write.events)
         known.row = row
 
+    # Long because every kind of event that the books look at has its arm.
     def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
         saga = known.row.id
         self.tell(saga, who, event)

@@ -27,7 +27,6 @@ from stage.ports.webhook import Heard, WebhookRequest
 from stage.telemetry.null import NullObserver, PassthroughSpan
 from stage.wire.answers import render_ending
 
-
 FROM_OUTSIDE = (
     e.AnswerDeferred
     | e.CompensationRequested
@@ -35,7 +34,7 @@ FROM_OUTSIDE = (
     | e.Verb
     | e.Recovered
 )  # fmt: skip
-"""What came into a unit besides the end of a step, before its rules went on."""
+"""Entries that no rule makes, and that may come between those that the rules make of one."""
 
 
 class Unusual(BaseException):
@@ -71,19 +70,25 @@ async def difference(
             return f"the journal ends at {given}, and the rules go on" if ends else ""
         before, saga = len(made), done.saga
         made += done.events
-        for number, (mine, theirs) in enumerate(
-            zip(done.events, events[before:], strict=False), start=before + 1
-        ):
-            if mine != theirs and isinstance(theirs, FROM_OUTSIDE):
-                return ""
-            if mine != theirs:
-                return f"entry {number} is {theirs}, and the rules make {mine}"
+        place = _first_other(done.events, events[before:])
+        if place is not None:
+            theirs = events[before + place]
+            text = (
+                f"entry {before + place + 1} is {theirs}, and the rules make {done.events[place]}"
+            )
+            return "" if isinstance(theirs, FROM_OUTSIDE) else text
     if len(made) > len(events):
         return f"the rules go on with {made[len(events)]}"
     assert done is not None
     journal = Journal(interpreter.versions, observer, render_ending)
     due = journal.row(done, context, running=bool(done.outgoing))
     return "" if due == row else f"the row is {row}, and the rules make {due}"
+
+
+def _first_other(mine: Sequence[e.Event], theirs: Sequence[e.Event]) -> int | None:
+    """The place of the first entry in which they differ, as far as both go."""
+    pairs = enumerate(zip(mine, theirs, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), None)
 
 
 class _Script:

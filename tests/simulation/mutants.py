@@ -231,9 +231,7 @@ def the_answer_is_given_before_the_commit(patches: Patches) -> None:
     def make(original: Any) -> Any:
         def row(self: Any, transition: Any, context: Any, **options: Any) -> Any:
             made = original(self, transition, context, **options)
-            live = lives.get(
-                (self, made.id)
-            )  # the replay of the invariants has a journal of its own
+            live = lives.get((self, made.id))  # the replay of I15 has other journals
             if live is not None and made.answered:
                 live.row = made
                 live.changed()
