@@ -70,13 +70,9 @@ async def difference(
             return f"the journal ends at {given}, and the rules go on" if ends else ""
         before, saga = len(made), done.saga
         made += done.events
-        place = _first_other(done.events, events[before:])
-        if place is not None:
-            theirs = events[before + place]
-            text = (
-                f"entry {before + place + 1} is {theirs}, and the rules make {done.events[place]}"
-            )
-            return "" if isinstance(theirs, FROM_OUTSIDE) else text
+        for place, (mine, theirs) in enumerate(zip(done.events, events[before:], strict=False)):
+            if mine != theirs:
+                return _told_apart(before + place + 1, mine, theirs)
     if len(made) > len(events):
         return f"the rules go on with {made[len(events)]}"
     assert done is not None
@@ -85,10 +81,11 @@ async def difference(
     return "" if due == row else f"the row is {row}, and the rules make {due}"
 
 
-def _first_other(mine: Sequence[e.Event], theirs: Sequence[e.Event]) -> int | None:
-    """The place of the first entry in which they differ, as far as both go."""
-    pairs = enumerate(zip(mine, theirs, strict=False))
-    return next((place for place, (one, other) in pairs if one != other), None)
+def _told_apart(place: int, mine: e.Event, theirs: e.Event) -> str:
+    """How the entries there differ; empty where theirs is of something that came."""
+    if isinstance(theirs, FROM_OUTSIDE):
+        return ""
+    return f"entry {place} is {theirs}, and the rules make {mine}"
 
 
 class _Script:
