@@ -72,7 +72,7 @@ async def difference(
         made += done.events
         for place, (mine, theirs) in enumerate(zip(done.events, events[before:], strict=False)):
             if mine != theirs:
-                return _told_apart(before + place + 1, mine, theirs)
+                return _mismatch(before + place + 1, mine, theirs)
     if len(made) > len(events):
         return f"the rules go on with {made[len(events)]}"
     assert done is not None
@@ -81,7 +81,7 @@ async def difference(
     return "" if due == row else f"the row is {row}, and the rules make {due}"
 
 
-def _told_apart(place: int, mine: e.Event, theirs: e.Event) -> str:
+def _mismatch(place: int, mine: e.Event, theirs: e.Event) -> str:
     """How the entries there differ; empty where theirs is of something that came."""
     if isinstance(theirs, FROM_OUTSIDE):
         return ""
