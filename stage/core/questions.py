@@ -12,7 +12,7 @@ from typing import Any, assert_never
 import msgspec
 
 from stage.core.names import STAGE_NAME
-from stage.core.requester import Requester
+from stage.core.requester import Requester, opener_hash
 from stage.core.saga import Saga, StepState
 from stage.core.states import IN_FLIGHT, Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
@@ -173,9 +173,11 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
     """Whether that caller may see the saga and ask to compensate it (rule 36).
 
     It belongs to the upstream that opened it, to the downstreams that it was handed to, and to
-    operators. A tombstone, and a saga whose journal was dropped, belong to all: of neither can
-    anything follow. Where callers have no names, a saga that came without one belongs to nobody,
-    and a downstream is also known by the name under which it added to it (decision 0026).
+    operators. One whose journal was dropped belongs to its opener, whose hash is kept, and to all
+    downstreams, because nothing tells any more which of them had it. A tombstone belongs to all:
+    it has no opener, and nothing can follow. Where callers have no names, a saga that came without
+    one belongs to nobody, and a downstream is also known by the name under which it added to it
+    (decision 0026).
     """
     over = saga.state is not SagaState.ACTIVE or saga.forgotten
     nothing_follows = over and not (saga.upstream or saga.steps)
@@ -183,19 +185,25 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
         case Requester.OPERATOR:
             return True
         case Requester.UPSTREAM:
-            return nothing_follows or saga.upstream == name
+            return (nothing_follows and not saga.opener) or _opened_by(saga, name)
         case Requester.DOWNSTREAM:
             names = {name, *(old for old, new in plan.peers_renamed.items() if new == name)}
             return nothing_follows or any(FORWARD_PREFIX + each in saga.steps for each in names)
         case Requester.CLAIMED:
-            if not saga.upstream or name in (saga.upstream, *ASKERS_OF_ANY_SAGA):
+            if not (saga.upstream or saga.opener) or name in ASKERS_OF_ANY_SAGA:
                 return True
             downstream = plan.peers_renamed.get(name, name)
             if FORWARD_PREFIX + downstream in plan.by_name or STAGE_NAME.fullmatch(name) is None:
                 return True
-            return any(name in _added_by(saga, step) for step in plan.steps)
+            return _opened_by(saga, name) or any(name in _added_by(saga, s) for s in plan.steps)
         case _:
             assert_never(requester)
+
+
+def _opened_by(saga: Saga, name: str) -> bool:
+    if saga.opener:
+        return saga.opener == opener_hash(saga.id, name)
+    return saga.upstream == name
 
 
 def _added_by(saga: Saga, step: Step) -> Mapping[str, Any]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from hashlib import sha256
+from typing import Final
+
+OPENER_CHARS: Final = 16
 
 
 class Requester(StrEnum):
@@ -13,3 +17,13 @@ class Requester(StrEnum):
     UPSTREAM = "upstream"
     DOWNSTREAM = "downstream"
     OPERATOR = "operator"
+
+
+def opener_hash(saga_id: str, name: str) -> str:
+    """The remains of the name of the upstream that opened a saga; empty where it had no name.
+
+    It is kept when all contents of the saga are dropped, and tells the opener from others alone.
+    """
+    if not name:
+        return ""
+    return sha256(f"{saga_id}\n{name}".encode()).hexdigest()[:OPENER_CHARS]

@@ -107,6 +107,8 @@ class Saga(Struct, frozen=True, kw_only=True, gc=False):
     heard: dict[str, Webhook] = {}
     """The words of webhooks on calls that are in flight, by step, until these have ended."""
     upstream: str = ""
+    opener: str = ""
+    """The `requester.opener_hash` of its upstream, where its journal is not read; else empty."""
     version: int = 1
     """The version of the stage that accepted it."""
     plan: Plan | None = None

@@ -137,6 +137,22 @@ async def test_a_saga_whose_contents_were_dropped_still_belongs_to_who_opened_it
     assert first[2] == (await chain.send("s-1", via="order"))[2]
 
 
+@pytest.mark.parametrize("verb", ["forget", "erase"])
+async def test_a_stranger_does_not_learn_the_outcome_of_a_closed_saga(
+    chain: Chain, verb: str
+) -> None:
+    """Its opener, of which a hash is kept, and downstream are told that nothing is undone."""
+    await chain.send("s-1", via="order")
+    order = msgspec.json.encode({"actor": "kim", "reason": "closed"})
+    assert 200 == (await chain.request("POST", f"{chain.stage}/sagas/s-1/{verb}", order))[0]
+
+    status, _, body = await chain.compensate("s-1", by="web")
+    assert (403, False) == (status, b"executed" in body.replace(b"not_executed", b""))
+    for by in ("order", "shipping", "operator"):
+        status, _, body = await chain.compensate("s-1", by=by)
+        assert (409, "executed") == (status, msgspec.json.decode(body)["outcome"])
+
+
 async def test_a_downstream_configured_under_another_name_may_fail_late(tmp_path: Path) -> None:
     """It is known by the name under which it added to the saga; a third name is refused."""
     async with running_chain(tmp_path, shipping_calls_itself="parcels") as chain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from msgspec import UnsetType
 from msgspec.structs import replace
 
 from stage.core.events import Accepted
+from stage.core.requester import opener_hash
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.ports.codec import Codec
@@ -26,7 +26,6 @@ from stage.wire.envelope import (
 )
 
 FINGERPRINT_CHARS = 64
-OPENER_CHARS = 16
 ANY_PAYLOAD = "0" * FINGERPRINT_CHARS
 """In place of the hash of a payload that was erased."""
 
@@ -92,11 +91,7 @@ def recognise(envelope: Envelope) -> str:
     Both are kept when everything else of the request is dropped, and the saga still belongs to
     that neighbour. One without a name has none.
     """
-    opener = upstream_of(envelope)
-    if not opener:
-        return fingerprint(envelope)
-    hashed = hashlib.sha256(f"{envelope.saga_id}\n{opener}".encode()).hexdigest()
-    return fingerprint(envelope) + hashed[:OPENER_CHARS]
+    return fingerprint(envelope) + opener_hash(envelope.saga_id, upstream_of(envelope))
 
 
 def same_opener(known: str, asked: str) -> bool:
@@ -142,6 +137,7 @@ def bare_saga(row: SagaRow) -> Saga:
         parked=row.parked,
         parked_cause=row.parked_cause,
         version=row.version,
+        opener=row.fingerprint[FINGERPRINT_CHARS:],
         was_completed=row.state is SagaState.COMPLETED,
         forgotten=row.closed_at is not None and row.state not in _CLOSED_BY_TIME,
     )

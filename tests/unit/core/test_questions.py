@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core.questions import Standing, belongs_to, standing, standing_apart, standing_in
-from stage.core.requester import Requester
+from stage.core.requester import Requester, opener_hash
 from stage.core.saga import Saga, StepState
 from stage.core.states import Phase, SagaState
 from tests.unit.core.plans import usual
@@ -61,12 +61,24 @@ def test_nothing_is_known_once_the_journal_was_dropped() -> None:
     assert Standing.UNKNOWN is standing(saga_with(None), "charge", dropped=True)
 
 
-def test_a_saga_that_a_person_gave_up_may_be_asked_about_by_any_neighbour() -> None:
-    """Its journal is dropped, and with it the name of its upstream: nothing can follow."""
-    gone = Saga(id="s", state=SagaState.ACTIVE, forgotten=True)
-    for requester in (Requester.UPSTREAM, Requester.DOWNSTREAM):
-        assert belongs_to(usual(), gone, requester, "order")
-        assert not belongs_to(usual(), replace(gone, forgotten=False), requester, "order")
+def test_a_tombstone_may_be_asked_about_by_any_neighbour() -> None:
+    """Nobody is known to have opened it, and nothing can follow."""
+    gone = Saga(id="s", state=SagaState.COMPENSATED)
+    for requester in (Requester.UPSTREAM, Requester.DOWNSTREAM, Requester.CLAIMED):
+        assert belongs_to(usual(), gone, requester, "web")
+    unread = Saga(id="s", state=SagaState.ACTIVE)
+    assert not belongs_to(usual(), unread, Requester.UPSTREAM, "web")
+
+
+@pytest.mark.parametrize("state", list(SagaState))
+def test_a_closed_saga_belongs_to_who_opened_it_and_to_downstreams(state: SagaState) -> None:
+    """Its journal is dropped, and with it to whom it was handed; a hash tells its upstream."""
+    gone = Saga(id="s", state=state, opener=opener_hash("s", "order"), forgotten=True)
+    assert belongs_to(usual(), gone, Requester.UPSTREAM, "order")
+    assert not belongs_to(usual(), gone, Requester.UPSTREAM, "web")
+    assert belongs_to(usual(), gone, Requester.DOWNSTREAM, "shipping")
+    for name, may in {"order": True, "shipping": True, "operator kim": True, "web": False}.items():
+        assert may is belongs_to(usual(), gone, Requester.CLAIMED, name), name
 
 
 @pytest.mark.parametrize(
