@@ -132,6 +132,9 @@ async def _known_by(service: Service, saga_id: str, heard: Heard) -> Snapshot | 
     plan = saga.under(service.participant.plan)
     if plan.newer:
         raise LeftToNewer(f"{plan.misfit}: it hears there")
+    if not snapshot.readable and snapshot.row.closed_at is None:
+        # Whether its call waits for this word is not known here: the API has to say it again.
+        raise LeftToNewer(f"the journal of saga {saga.id} is of another release: it hears there")
     rules, known = plan.by_name.get(heard.event.step), saga.steps.get(heard.event.step)
     if rules is None or known is None or rules.kind is not StepKind.CALL:
         return None

@@ -203,7 +203,6 @@ def gateway(spans: Spans) -> None:
 def pending(spans: Spans) -> None:
     """The second process goes on where the API said to wait, once a webhook has told it."""
     run = spans.one("saga payment", outcome="completed")
-    spans.one("probe charge", outcome="probe_pending").below(run)
     for name in ("step record", "step forward:shipping"):
         spans.one(name, outcome="step_succeeded").below(run)
 

@@ -13,6 +13,7 @@ import pytest
 from stage.core import events as e
 from stage.core.errors import NewerJournal
 from tests.scenario.chain import running_chain
+from tests.scenario.test_sweeps import post, until_done
 from tests.scenario.test_webhook import hook, landed, stage_of, verified
 
 
@@ -49,8 +50,13 @@ async def test_an_older_release_gives_back_what_it_does_not_know(
         async with running_chain(tmp_path, **usual) as chain:
             assert 503 == (await chain.send("s-1"))[0]
             assert 503 == (await chain.compensate("s-1"))[0]
+            assert 503 == await hook(chain, **landed("s-1"))  # it would be acknowledged and lost
             view = await chain.view("s-1")
             assert not view.get("parked")
             assert 202 == (await chain.send("s-2", Prefer="wait=10"))[0]
+            ids = ["s-1", "s-2"]
+            _, sweep = await post(chain, "/sweeps", verb="compensate", saga_ids=ids)
+            done = await until_done(chain, sweep["number"])
+            assert (1, 1) == (done["refused"], done["done"])  # it holds up no other saga
     async with running_chain(tmp_path, **usual) as chain:
         await chain.until("s-1", lambda view: view["state"] == "completed")

@@ -459,8 +459,8 @@ class EmbeddedCommands(EmbeddedQueries):
                     trace=TraceContext(),
                     wait_seconds=0.0,
                 )
-        except (NotAllowed, JournalMismatch, SagaLost) as error:
-            return str(error)
+        except (NotAllowed, JournalMismatch, SagaLost, LeftToNewer) as error:
+            return str(error)  # the sagas behind it do not wait for it
         return ""
 
     async def pause(self, pause: Pause) -> None:
