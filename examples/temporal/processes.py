@@ -45,6 +45,11 @@ class TemporalServer:
         self.address = f"{LOOPBACK}:{self._ports[0]}"
         self._process: Process | None = None
 
+    @property
+    def runs(self) -> bool:
+        """Whether its process was started, and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
     async def start(self) -> None:
         """Start it, and return when it answers."""
         port, http, metrics = (str(each) for each in self._ports)

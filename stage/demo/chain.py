@@ -48,6 +48,11 @@ class Service:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def runs(self) -> bool:
+        """Whether its process was started, and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
     async def start(self) -> None:
         """Start it, and return when it listens. Raises ChainError."""
         with self._log.open("ab") as log:
@@ -79,7 +84,7 @@ class Service:
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after STOP_SECONDS_MAX."""
-        if self._process is None or self._process.returncode is not None:
+        if not self.runs:
             return
         try:
             async with asyncio.timeout(STOP_SECONDS_MAX):

@@ -33,9 +33,9 @@ from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.scheduler import MakeScheduler
 from stage.engine.saga.opening import OpenRequest
-from stage.engine.temporal.workflow import ADVANCE, POKE, WORKFLOW, RunAsk, SagaRun
+from stage.engine.temporal.workflow import ADVANCE, DUE, POKE, WORKFLOW, RunAsk, SagaRun
 from stage.ports.clock import Clock
-from stage.ports.engine import Stopping
+from stage.ports.engine import LeftToNewer, Stopping
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.ownership import HeldElsewhere, Ownership
 from stage.ports.store import SagaRow, Store
@@ -55,6 +55,8 @@ HELD_SECONDS = 0.5
 """How often a saga that a live other replica has is looked at."""
 NEWER_SECONDS = 10.0
 """How much later a saga of a newer release is offered to another worker."""
+REST_SECONDS_MIN = 0.5
+"""A saga that is due at once after its run rests for so long, unless it is poked."""
 QUEUE_CHARS = 8
 """So much of the id of a database is in the name of its task queue."""
 OVER = -1.0
@@ -101,7 +103,8 @@ class TemporalScheduler:
         self._client: Client | None = None
         self._pokes = asyncio.Semaphore(POKES_MAX)
         self._poked: dict[str, float] = {}
-        """When a saga was poked last, by the event loop's clock; until it is run here."""
+        """When a saga was poked last, by the event loop's clock; until it is run here, or for some
+        time."""
         self._gone: dict[LiveSaga, list[asyncio.Future[None]]] = {}
         """Those that wait until a saga has left memory."""
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -154,6 +157,7 @@ class TemporalScheduler:
             await asyncio.gather(*(self._poke_again(saga_id) for saga_id in found))
             found = ()
             await self._wait(RECOVERY_SCAN_SECONDS)
+            self._forget_pokes()
             try:
                 found = await self._claim(DUE_IDS_MAX)
             except StoreUnavailable:
@@ -162,10 +166,13 @@ class TemporalScheduler:
                 self._defect("scan", error)
 
     async def _poke_again(self, saga_id: str) -> None:
-        last = self._poked.get(saga_id)
-        now = asyncio.get_running_loop().time()
-        if saga_id not in self._sagas and (last is None or now - last > POKE_AGAIN_SECONDS):
-            await self._poke(saga_id)
+        if saga_id not in self._sagas and saga_id not in self._poked:
+            await self._poke(saga_id, DUE)
+
+    def _forget_pokes(self) -> None:
+        """Those of some time ago: most of their sagas were run by another worker."""
+        since = asyncio.get_running_loop().time() - POKE_AGAIN_SECONDS
+        self._poked = {saga_id: at for saga_id, at in self._poked.items() if at > since}
 
     def _deposited(self, saga_id: str) -> None:
         self._spawn(self._hand_over(saga_id))
@@ -174,14 +181,16 @@ class TemporalScheduler:
         """Let any worker have a saga that was written down here, and poke its workflow."""
         with suppress(StoreUnavailable):  # the scan finds it
             await self._give_up([saga_id])
-            await self._poke(saga_id)
+            await self._poke(saga_id, POKE)
 
-    async def _poke(self, saga_id: str) -> None:
+    async def _poke(self, saga_id: str, signal: str) -> None:
         """Start the workflow of a saga, or have the one that there is look at it."""
         if self._client is None or self._stopping.is_set():
             return  # the scan finds it, here or in the next process
         ask = RunAsk(saga_id=saga_id, silent_seconds_max=self._settings.lease_seconds)
         async with self._pokes:
+            # At once, so that the scan leaves it alone meanwhile.
+            self._poked[saga_id] = asyncio.get_running_loop().time()
             try:
                 await self._client.start_workflow(
                     WORKFLOW,
@@ -189,14 +198,14 @@ class TemporalScheduler:
                     id=f"{self._queue}/{saga_id}",
                     task_queue=self._queue,
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                    start_signal=POKE,
+                    start_signal=signal,
                     rpc_timeout=timedelta(seconds=POKE_SECONDS_MAX),
                 )
             except RPCError as error:
+                self._poked.pop(saga_id, None)
                 self._tell_away(error)
                 return
         self._away = False
-        self._poked[saga_id] = asyncio.get_running_loop().time()
 
     # --- the worker ------------------------------------------------------------------------------
 
@@ -246,25 +255,17 @@ class TemporalScheduler:
         """Run a saga until it rests: the seconds to its next action, OVER when it needs no run."""
         beating = asyncio.ensure_future(self._beat())
         try:
-            row = await self._run(saga_id)
+            return await self._run(saga_id)
         finally:
             beating.cancel()
-        if row is None or row.due_at is None:
-            return OVER
-        if row.version > self._settings.version:
-            raise ApplicationError(
-                f"version {row.version} of the stage accepted saga {saga_id}: it goes on there",
-                next_retry_delay=timedelta(seconds=NEWER_SECONDS),
-            )
-        return max(row.due_at - self._clock.now(), 0.0)
 
     async def _beat(self) -> None:
         while True:
             activity.heartbeat()
             await asyncio.sleep(self._settings.lease_seconds / BEATS)
 
-    async def _run(self, saga_id: str) -> SagaRow | None:
-        """Run it here, or wait until it can be; its row afterwards."""
+    async def _run(self, saga_id: str) -> float:
+        """Run it here, or wait until it can be; how long it rests afterwards."""
         self._poked.pop(saga_id, None)
         while True:
             if self._stopping.is_set():
@@ -277,9 +278,21 @@ class TemporalScheduler:
                 continue  # a caller's request was written down
             error = live.opened.exception()
             if not live.lost and not isinstance(error, HeldElsewhere | Stopping):
-                return await self._store.get(saga_id)
+                left = isinstance(error, LeftToNewer)
+                return self._rest(await self._store.get(saga_id), left_to_newer=left)
             # A live other replica has it: a caller asked there, or it was only taken for dead.
             await self._wait(HELD_SECONDS)
+
+    def _rest(self, row: SagaRow | None, *, left_to_newer: bool) -> float:
+        """Seconds to the next action. Raises ApplicationError where a newer release takes it."""
+        if row is None or row.due_at is None:
+            return OVER
+        if left_to_newer or row.version > self._settings.version:
+            raise ApplicationError(
+                f"a newer release accepted saga {row.id} or wrote to it: it goes on there",
+                next_retry_delay=timedelta(seconds=NEWER_SECONDS),
+            )
+        return max(row.due_at - self._clock.now(), REST_SECONDS_MIN)
 
     async def _until_gone(self, live: LiveSaga) -> None:
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -17,6 +17,7 @@ from temporalio.common import RetryPolicy
 WORKFLOW = "stage_saga"
 ADVANCE = "advance_saga"
 POKE = "poke"
+DUE = "due"
 
 RUN_SECONDS_MAX = 3600.0
 """How long a saga may stay in the memory of one worker; the next attempt finds it there."""
@@ -39,12 +40,13 @@ class SagaRun:
 
     def __init__(self) -> None:
         self._poked = False
+        self._running = False
 
     @workflow.run
     async def run(self, ask: RunAsk) -> None:
         """Return when the saga needs no run: it is over, or waits for a person."""
         while True:
-            self._poked = False
+            self._poked, self._running = False, True
             rest = await workflow.execute_activity(
                 ADVANCE,
                 ask.saga_id,
@@ -53,6 +55,7 @@ class SagaRun:
                 heartbeat_timeout=timedelta(seconds=ask.silent_seconds_max),
                 retry_policy=_RETRY,
             )
+            self._running = False
             if self._poked:
                 continue
             if rest < 0:
@@ -66,3 +69,11 @@ class SagaRun:
     def poke(self) -> None:
         """Something was asked of the saga: run it at once."""
         self._poked = True
+
+    @workflow.signal(name=DUE)
+    def due(self) -> None:
+        """A scan found the saga due: run it at once, unless a run is under way already.
+
+        Nothing is lost: a dead worker's run is repeated, and what stays due is found again.
+        """
+        self._poked = self._poked or not self._running

@@ -334,7 +334,7 @@ async def test_the_pool_of_connections_is_no_attempt(tmp_path: Path) -> None:
         world.behaves["do/charge"] = slow
         wide = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=wide) as chain.session:
-            answers = await asyncio.gather(*(chain.send(f"s-{n}") for n in range(400)))
+            answers = await asyncio.gather(*(chain.admitted(f"s-{n}") for n in range(400)))
             doubts = 0
             for number in range(400):
                 doubts += (await chain.events(f"s-{number}")).count("step_in_doubt")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
 from stage.demo.chain import free_ports
 from stage.demo.payment import payment
@@ -16,23 +19,31 @@ from stage.engine.saga import journal
 from stage.engine.saga.opening import OpenRequest
 from stage.engine.temporal import scheduler
 from stage.engine.temporal.scheduler import TemporalSettings, temporal_scheduler
+from stage.ports.codec import Codec
+from stage.store.codec import PLAIN
 from stage.store.memory_database import MemoryDatabase
-from tests.unit.engine.test_replicas import Replica, World, in_the_end
+from tests.unit.engine.test_replicas import (
+    OlderCodec,
+    Replica,
+    World,
+    in_its_call,
+    in_the_end,
+)
 
 
 class Scheduled(Replica):
     """A replica whose sagas Temporal runs, or would run if it were there."""
 
-    def __init__(self, database: MemoryDatabase, world: World) -> None:
-        super().__init__(database, world)
+    def __init__(self, database: MemoryDatabase, world: World, *, codec: Codec = PLAIN) -> None:
+        super().__init__(database, world, codec=codec)
         (port,) = free_ports(1)
         settings = TemporalSettings(address=f"127.0.0.1:{port}")
         make = temporal_scheduler(settings, self.store, "payment", lambda _: None)
-        made: list[LiveSagas] = []
+        made: list[tuple[LiveSagas, Any]] = []
 
         def schedule(sagas: LiveSagas, *rest: Any) -> Any:
-            made.append(sagas)
-            return make(sagas, *rest)
+            made.append((sagas, make(sagas, *rest)))
+            return made[0][1]
 
         self.engine = EmbeddedEngine(
             payment.bind(),
@@ -42,7 +53,7 @@ class Scheduled(Replica):
             clock=self.clock,
             schedule=schedule,
         )
-        (self.sagas,) = made
+        ((self.sagas, self.scheduler),) = made
         self.claims = 0
         self.released: list[str] = []
         """Sagas that it gave up while they were live here."""
@@ -70,17 +81,33 @@ def world() -> World:
 
 
 @pytest.fixture
-async def replica(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scheduled]:
+def database() -> Iterator[MemoryDatabase]:
+    assert payment.migrations is not None
+    made = MemoryDatabase([payment.migrations])
+    yield made
+    made.discard()
+
+
+@pytest.fixture
+async def replica(
+    world: World, database: MemoryDatabase, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Scheduled]:
     monkeypatch.setattr(scheduler, "RECOVERY_SCAN_SECONDS", 0.05)
     monkeypatch.setattr(scheduler, "CLOSE_SECONDS_MAX", 0.1)
-    assert payment.migrations is not None
-    database = MemoryDatabase([payment.migrations])
     replica = Scheduled(database, world)
     await replica.start()
     yield replica
     await replica.stop()
     assert [] == replica.observer.defects
-    database.discard()
+
+
+async def written_down(replica: Scheduled) -> None:
+    """Return when an accepted saga is in the journal, and out of memory."""
+    async with asyncio.timeout(20.0):
+        while (  # noqa: ASYNC110 - there is no event for it
+            "s-1" in replica.sagas or not await replica.events()
+        ):
+            await asyncio.sleep(0.01)
 
 
 async def test_a_saga_that_runs_for_long_stays_with_its_replica(
@@ -93,11 +120,7 @@ async def test_a_saga_that_runs_for_long_stays_with_its_replica(
     monkeypatch.setattr(journal, "RUNNING_SECONDS", -60.0)
     world.door.clear()
     accepting = asyncio.ensure_future(replica.accept())
-    async with asyncio.timeout(20.0):
-        while (  # noqa: ASYNC110 - there is no event for it
-            "s-1" in replica.sagas or not await replica.events()
-        ):
-            await asyncio.sleep(0.01)
+    await written_down(replica)
     replica.sagas.open(OpenRequest(saga_id="s-1"), recovered=True)
     await world.asked.acquire()
     seen = replica.claims
@@ -106,3 +129,40 @@ async def test_a_saga_that_runs_for_long_stays_with_its_replica(
     world.door.set()
     reply = await accepting
     assert reply is not None and 200 == reply.status
+
+
+async def test_a_run_that_only_a_newer_release_can_make_is_offered_again_later(
+    database: MemoryDatabase, world: World
+) -> None:
+    """At once would be without end: this worker would fail it as fast as Temporal offers it."""
+    newer = Replica(database, world)
+    await newer.start()
+    _ = await in_its_call(newer, world)
+    await newer.stop()
+    older = Scheduled(database, world, codec=OlderCodec())
+    await older.start()
+
+    for _ in range(2):
+        with pytest.raises(ApplicationError, match="newer release") as failed:
+            await ActivityEnvironment().run(older.scheduler.advance, "s-1")
+        assert failed.value.next_retry_delay == timedelta(seconds=scheduler.NEWER_SECONDS)
+
+    row = await older.store.get("s-1")
+    assert row is not None and not row.parked and row.due_at is not None
+    await older.stop()
+    assert [] == older.observer.defects
+
+
+async def test_a_saga_is_not_run_again_at_once(
+    replica: Scheduled, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rests for the least time even where it is due sooner."""
+    monkeypatch.setattr(scheduler, "REST_SECONDS_MIN", 1_000.0)
+    world.unreachable = 1_000
+    accepting = asyncio.ensure_future(replica.accept())
+    await written_down(replica)
+    replica.sagas.draining = True  # a saga that rests leaves memory
+
+    assert 1_000.0 == await ActivityEnvironment().run(replica.scheduler.advance, "s-1")
+
+    accepting.cancel()
