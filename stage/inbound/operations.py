@@ -276,7 +276,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "erase", "Drop all contents of a saga that is over, also from the files"
     ),
     ("POST", "/sagas/{saga_id}/forget"): _verb(
-        "forget", "Erase the payloads and results of a saga that has ended"
+        "forget", "Give up a saga that is parked or has ended: close it, and keep its answer"
     ),
     ("GET", "/.well-known/stage"): _read(
         "descriptor", "What this stage accepts, adds and limits", "Descriptor"

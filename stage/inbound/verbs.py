@@ -115,7 +115,7 @@ async def abandon(service: Service, request: Request) -> Answer:
 
 
 async def forget(service: Service, request: Request) -> Answer:
-    """Erase the payloads and results of a saga that has ended."""
+    """Give up a saga that is parked or has ended: it is closed, and its answer stays."""
     return await _operate(service, request, _forget)
 
 

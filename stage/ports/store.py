@@ -419,7 +419,7 @@ class Store(Protocol):
         ...
 
     async def changed(self, since: Changes) -> list[SagaRow]:
-        """Rows that changed, in the order of `updated_at` and id; closed sagas are left out."""
+        """Rows that changed, in the order of `updated_at` and id, those of closed sagas too."""
         ...
 
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:

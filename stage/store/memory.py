@@ -220,7 +220,7 @@ class MemoryStore:
         sagas = self._database.sagas.values()
         found = [row for row in sagas if (row.updated_at, row.id) > behind]
         found.sort(key=lambda row: (row.updated_at, row.id))
-        return [row for row in found if row.closed_at is None][: since.limit]
+        return found[: since.limit]
 
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.store.Store."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.scenario.attacks.test_encrypted_canaries import key_file
 from tests.scenario.chain import ORDER, Chain, running_chain
 from tests.scenario.test_operator import WHO, do, stuck
 from tests.scenario.test_overview import indexed as indexed_chain
-from tests.scenario.test_sweeps import until_done
+from tests.scenario.test_sweeps import acts_on, until_done
 
 CANARY = "canary-3f9c1e7a"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -171,3 +172,22 @@ async def test_a_forgotten_saga_whose_closing_was_cut_off_can_be_erased(
 
 async def cut_off(self: EmbeddedCommands, saga_id: str) -> None:
     """In place of the closing."""
+
+
+async def test_a_stopped_sweep_leaves_no_byte_of_what_it_erased(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """The audit tells that it is so; until then bytes may be left."""
+    await chain.send("s-0", PERSON)
+    ids = ["s-0", *(f"t-{number:02}" for number in range(60))]  # a minute at this rate
+    order = {**WHO, "verb": "erase", "saga_ids": ids, "rate_per_second": 1}
+    url = f"{chain.stage}/sweeps"
+    _, _, body = await chain.request("POST", url, msgspec.json.encode(order))
+    path = f"{url}/{msgspec.json.decode(body)['number']}"
+    async with asyncio.timeout(60.0):
+        while not (await chain.get(path))["done"]:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.05)
+        await chain.request("POST", f"{path}/stop", msgspec.json.encode(WHO))
+        while "scrubbed" not in await acts_on(chain, "sweep%201"):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.05)
+    assert [] == files_with(tmp_path)

@@ -14,8 +14,11 @@ import pytest
 from stage.bootstrap import open_database
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
+from stage.engine.embedded.commands import EmbeddedCommands
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import RestoredChain, restored_chain
+from tests.scenario.test_erasure import cut_off
+from tests.scenario.test_operator import do, stuck
 
 pytestmark = pytest.mark.blocking
 
@@ -230,6 +233,35 @@ async def test_a_neighbour_that_undid_only_a_part_finds_it_unknown(chain: Chain)
     assert 409 == (await chain.compensate("s-1"))[0]
     _, page = await shared(chain, f"{SINCE}&with=shipping")
     assert [("s-1", "unknown")] == [(each["saga_id"], each["outcome"]) for each in page["sagas"]]
+
+
+@pytest.mark.parametrize("verb", ["forget", "erase"])
+async def test_a_closed_saga_stays_in_the_list_with_its_outcome(chain: Chain, verb: str) -> None:
+    """A neighbour that lost it would take it for one that was never here, and run it again."""
+    assert 200 == (await chain.send("s-1"))[0]
+    assert 200 == (await chain.send("s-2"))[0]
+    assert 200 == (await chain.compensate("s-2"))[0]
+    for saga_id in ("s-1", "s-2"):
+        assert 200 == (await do(chain, saga_id, verb))[0]
+    ends = [("s-1", "executed", None), ("s-2", "compensated", None)]
+    for asker, found in (("order", ends), ("shipping", ends), ("stranger", [])):
+        _, page = await shared(chain, f"{SINCE}&with={asker}")
+        sagas = page["sagas"]
+        assert found == [(each["saga_id"], each["outcome"], each["envelope"]) for each in sagas]
+
+
+@pytest.mark.parametrize("closed", [True, False])
+async def test_a_saga_that_was_given_up_is_listed_as_unknown(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    """Its effects may stand here, also while it is not closed yet."""
+    await stuck(chain)
+    if not closed:
+        monkeypatch.setattr(EmbeddedCommands, "_close", cut_off)
+    assert 200 == (await do(chain, "s-1", "forget"))[0]
+    for asker in ("order", "shipping"):
+        _, page = await shared(chain, f"{SINCE}&with={asker}")
+        assert [("s-1", "unknown")] == [(it["saga_id"], it["outcome"]) for it in page["sagas"]]
 
 
 async def test_the_list_is_paged_and_misses_no_saga(

@@ -135,7 +135,8 @@ class EmbeddedQueries:
         size = 0
         for number, row in enumerate(rows, start=1):
             context = context_of(row, self._store.codec)
-            saga = shared_with(neighbour, await self._elsewhere.snapshot_of(row), context)
+            snapshot = await self._elsewhere.snapshot_of(row)
+            saga = shared_with(neighbour, self._plan, snapshot, context)
             if saga is not None:
                 found.append(saga)
                 size += len(context.envelope_bytes)

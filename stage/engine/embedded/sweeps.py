@@ -12,10 +12,11 @@ from typing import Final
 
 from stage.core.errors import StoreUnavailable
 from stage.core.sweep import Sweep, SweepEnd, SweepState
+from stage.core.sweep_verbs import SweepVerb
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, Unsettled
 from stage.ports.observer import Observer, TraceContext
-from stage.ports.store import Store
+from stage.ports.store import Act, Store
 
 SWEEP_LOOK_SECONDS: Final = 1.0
 """How soon a sweep begins, and how late one is stopped."""
@@ -27,7 +28,10 @@ ACTS_MAX: Final = 20
 FINISH_SECONDS: Final = 60.0
 """How long a sweep waits that could not be finished, before it tries that again."""
 
-Act = Callable[[Sweep, str], Awaitable[str]]
+SCRUBBED: Final = "scrubbed"
+"""The act of the audit that tells that no bytes are left of what a stopped sweep erased."""
+
+Do = Callable[[Sweep, str], Awaitable[str]]
 Finish = Callable[[Sweep], Awaitable[None]]
 
 
@@ -35,7 +39,7 @@ class Sweeps:
     """The sweeps of one database. A round goes on after any error."""
 
     def __init__(
-        self, store: Store, clock: Clock, observer: Observer, act: Act, finish: Finish
+        self, store: Store, clock: Clock, observer: Observer, act: Do, finish: Finish
     ) -> None:
         """`act` does the verb of a sweep to a saga; its value says why that was refused, if so.
 
@@ -73,9 +77,10 @@ class Sweeps:
             try:
                 found = await self._store.sweeps(SWEEPS_MAX)
                 running = [each for each in found if each.state is SweepState.RUNNING]
-                self._idle = not running and ownership.renew_seconds is None
                 for sweep in reversed(running):
                     await self._go_on(sweep)
+                left = [each for each in found if not await self._left(each)]
+                self._idle = not (running or left) and ownership.renew_seconds is None
             except (StoreUnavailable, Unsettled, Busy):
                 pass  # what is pending stays so
             except Exception as error:
@@ -94,6 +99,32 @@ class Sweeps:
             await self._clock.sleep(1.0 / sweep.rate_per_second)
         if len(pending) < most and await self._finished(sweep):
             await self._store.transact(lambda unit: unit.set_sweep(sweep.number, SweepState.DONE))
+
+    async def _left(self, sweep: Sweep) -> bool:
+        """Whether a sweep that was stopped has left no bytes of what it erased.
+
+        The audit keeps that it has, so that also the next process sees to it, and once.
+        """
+        erased = sweep.verb is SweepVerb.ERASE and sweep.done
+        if sweep.state is not SweepState.STOPPED or not erased:
+            return True
+        target = f"sweep {sweep.number}"
+        (newest,) = await self._store.acts(1, target=target)
+        if newest.act == SCRUBBED:
+            return True
+        if not await self._finished(sweep):
+            return False
+        act = Act(
+            at=self._clock.now(),
+            actor=newest.actor,
+            act=SCRUBBED,
+            target=target,
+            reason=newest.reason,
+            before="",
+            after=f"stopped, {sweep.done} sagas erased",
+        )
+        await self._store.transact(lambda unit: unit.keep_act(act))
+        return True
 
     async def _finished(self, sweep: Sweep) -> bool:
         """Whether all is done that the sweep needs behind its last saga."""

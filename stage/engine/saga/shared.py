@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from stage.core.questions import Standing, standing
+from stage.core.requester import opener_hash
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState
-from stage.core.steps import FORWARD_PREFIX
-from stage.engine.saga.context import Context, upstream_of
+from stage.core.steps import FORWARD_PREFIX, Plan
+from stage.engine.saga.context import FINGERPRINT_CHARS, Context, upstream_of
 from stage.ports.engine import Snapshot
 from stage.wire.envelope import encode_envelope, format_instant
 from stage.wire.outcome import Outcome
@@ -31,7 +32,9 @@ OF_THE_FORWARD = {
 """The outcome for a neighbour that the saga was handed to: what its answers said."""
 
 
-def shared_with(neighbour: str, snapshot: Snapshot, context: Context) -> SharedSaga | None:
+def shared_with(
+    neighbour: str, plan: Plan, snapshot: Snapshot, context: Context
+) -> SharedSaga | None:
     """The saga for that neighbour, or None where it has no part in it.
 
     A saga that cannot be read by this version of the stage is shown to the upstream that opened
@@ -39,7 +42,7 @@ def shared_with(neighbour: str, snapshot: Snapshot, context: Context) -> SharedS
     """
     saga, envelope = snapshot.saga, context.envelope
     if envelope is None:
-        return None  # a tombstone: nothing was ever done for it
+        return _without_contents(neighbour, plan, snapshot, context.fingerprint)
     if upstream_of(envelope) == neighbour:
         outcome = OF_THIS_STAGE[saga.state] if snapshot.readable else Outcome.UNKNOWN
         return _item(snapshot, Side.DOWNSTREAM, outcome, encode_envelope(envelope))
@@ -50,6 +53,27 @@ def shared_with(neighbour: str, snapshot: Snapshot, context: Context) -> SharedS
     if saga.steps[name].phase is Phase.COMPENSATION_FAILED:
         outcome = Outcome.UNKNOWN  # it answered that only a part of it stands
     return _item(snapshot, Side.UPSTREAM, outcome, _handed_on(saga, name))
+
+
+def _without_contents(
+    neighbour: str, plan: Plan, snapshot: Snapshot, recognised: str
+) -> SharedSaga | None:
+    """A saga that was closed or forgotten; None for a tombstone: nothing was ever done for it.
+
+    Its opener is known by the hash of its name. One that was completed or compensated is so at
+    every downstream. One that was given up may have been handed to each of them.
+    """
+    saga = snapshot.saga
+    if not recognised:
+        return None
+    outcome = OF_THIS_STAGE[saga.state]
+    if saga.state not in (SagaState.COMPLETED, SagaState.COMPENSATED):
+        outcome = Outcome.UNKNOWN
+    if recognised[FINGERPRINT_CHARS:] == opener_hash(saga.id, neighbour):
+        return _item(snapshot, Side.DOWNSTREAM, outcome, b"")
+    if FORWARD_PREFIX + neighbour in saga.under(plan).by_name:
+        return _item(snapshot, Side.UPSTREAM, outcome, b"")
+    return None
 
 
 def _handed_on(saga: Saga, name: str) -> bytes:

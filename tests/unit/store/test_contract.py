@@ -18,7 +18,7 @@ from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
 from stage.core.events import Accepted, CompensationRequested, Event, TurnedBack
 from stage.core.states import ParkCause, SagaState
 from stage.demo.postgres_server import Server
-from stage.ports.store import Backlog, Entry, Filter, Row, SagaRow, Store, Unit
+from stage.ports.store import Backlog, Changes, Entry, Filter, Row, SagaRow, Store, Unit
 from stage.store.errors import StatementRefused
 from stage.store.postgres.store import PostgresStore
 from tests.unit.store.conftest import OLDEST_PROGRAMS
@@ -656,6 +656,17 @@ async def test_a_saga_that_was_given_up_is_closed_and_does_not_count(
     assert await store.transact(lambda unit: unit.close_ended(AT - 9, AT + 2, 10)) == 1
     assert (await store.count())[state] == 1
     assert await store.entries("a") == []
+
+
+async def test_a_closed_saga_stays_among_those_that_changed(store: Store) -> None:
+    """A neighbour that lost it asks for its outcome; its envelope is gone."""
+    ended = replace(row("a"), state=SagaState.COMPLETED, due_at=None, parked="")
+    await store.transact(inserting("a", ended))
+    await store.transact(inserting("b", replace(ended, id="b")))
+    await store.transact(lambda unit: unit.close_ended(AT + 9, AT + 9, 1))
+    found = await store.changed(Changes(at=0.0, saga_id="", limit=10))
+    assert ["a", "b"] == [each.id for each in found]
+    assert [True, False] == [each.envelope == b"" for each in found]
 
 
 async def test_a_saga_at_rest_is_closed_once_and_fenced(store: Store) -> None:

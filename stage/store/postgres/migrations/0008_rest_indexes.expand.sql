@@ -15,10 +15,10 @@ CREATE INDEX CONCURRENTLY saga_over ON stage.saga (rested_at)
         AND state IN ('completed', 'compensated');
 DROP INDEX CONCURRENTLY IF EXISTS stage.saga_closable;
 
--- What a neighbour asks for after a restore. What runs is found by `saga_owner` and `saga_rests`.
+-- What a neighbour asks for after a restore, closed sagas too. What runs is found by `saga_owner` and `saga_rests`.
 DROP INDEX CONCURRENTLY IF EXISTS stage.saga_rested;
 CREATE INDEX CONCURRENTLY saga_rested ON stage.saga (rested_at, id)
-    WHERE closed_at IS NULL AND rested_at IS NOT NULL;
+    WHERE rested_at IS NOT NULL;
 DROP INDEX CONCURRENTLY IF EXISTS stage.saga_changed;
 
 -- Operators ask how much waits, by cause, step and peer, and since when.

@@ -73,7 +73,8 @@ WITH marked AS (
 ), unfound AS (
     DELETE FROM stage.saga_term WHERE saga_id = ANY(ARRAY(SELECT id FROM ended))
 )
-UPDATE stage.saga SET closed_at = $2, envelope = '' FROM ended WHERE saga.id = ended.id
+UPDATE stage.saga
+SET closed_at = $2, envelope = '', rested_at = coalesce(rested_at, updated_at) FROM ended WHERE saga.id = ended.id
 RETURNING saga.id;
 
 -- name: close_rest
@@ -82,7 +83,7 @@ RETURNING saga.id;
 WITH closed AS (
     UPDATE stage.saga SET
         epoch = $2, fingerprint = $3, tracestate = $4, answer_body = $5, closed_at = $6,
-        envelope = ''
+        envelope = '', rested_at = coalesce(rested_at, updated_at)
     WHERE id = $1 AND epoch = $7 AND length = $8 AND due_at IS NULL AND parked = ''
         AND owner IS NULL
     RETURNING id
@@ -278,8 +279,8 @@ SELECT number, at, actor, act, target, reason, before, after FROM stage.audit
 WHERE target = $3 AND number < $1 ORDER BY number DESC LIMIT $2;
 
 -- name: page_changed
--- Sagas that changed at $1 or later and behind the saga ($1, $2), with their envelopes. What rests
--- is read in the order of its index. What runs, and what was over before `rested_at` was there, is
+-- Sagas that changed at $1 or later and behind the saga ($1, $2), with their envelopes; closed
+-- ones too, because a neighbour that lost one would take it for never sent. What rests is read in the order of its index. What runs, and what was over before `rested_at` was there, is
 -- sorted: the former is little, the latter gone when it is closed.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
@@ -289,7 +290,7 @@ FROM stage.saga
 WHERE id = ANY(ARRAY(
     SELECT id FROM (
         (SELECT id, rested_at AS at FROM stage.saga
-         WHERE closed_at IS NULL AND rested_at IS NOT NULL AND (rested_at, id) > ($1, $2)
+         WHERE rested_at IS NOT NULL AND (rested_at, id) > ($1, $2)
          ORDER BY rested_at, id LIMIT $3)
         UNION ALL
         (SELECT id, updated_at FROM stage.saga

@@ -6,3 +6,6 @@ CREATE INDEX saga_given_up ON saga (state)
             OR (state = 'failed_to_compensate' AND answer_status = 410));
 CREATE INDEX saga_out ON saga (state)
     WHERE closed_at IS NOT NULL AND state IN ('active', 'compensating', 'failed_to_compensate');
+-- What a neighbour asks for after a restore: closed sagas are in it, for their outcome.
+DROP INDEX saga_changed;
+CREATE INDEX saga_changed ON saga (updated_at, id);

@@ -13,13 +13,14 @@ WHERE id > ?1 AND (?3 IS NULL OR parked = '')
 ORDER BY id LIMIT ?2;
 
 -- name: page_changed
--- Sagas that changed at ?1 or later and behind the saga (?1, ?2), with their envelopes.
+-- Sagas that changed at ?1 or later and behind the saga (?1, ?2), with their envelopes; closed
+-- ones too, because a neighbour that lost one would take it for never sent.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
     version, step, peer
 FROM saga
-WHERE closed_at IS NULL AND (updated_at, id) > (?1, ?2)
+WHERE (updated_at, id) > (?1, ?2)
 ORDER BY updated_at, id LIMIT ?3;
 
 -- name: page_waiting
