@@ -87,6 +87,18 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """True when a duplicate is answered from the row alone."""
         return self.answer_status is not None
 
+    @property
+    def given_up(self) -> bool:
+        """True when a person forgot it before it had ended well, and it is not closed yet.
+
+        It is unfinished and nothing is due of it, or it failed to compensate and answers 410.
+        """
+        if self.closed_at is not None or self.due_at is not None or self.parked:
+            return False
+        if self.state is SagaState.FAILED_TO_COMPENSATE:
+            return self.answer_status == 410
+        return self.state in (SagaState.ACTIVE, SagaState.COMPENSATING)
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the journal; `number` counts from 1 within the saga."""

@@ -481,7 +481,7 @@ class _MemoryUnit:
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
         self._part.check()
-        found = [row for row in self._sagas.values() if _closable(row, before) or _given_up(row)]
+        found = [row for row in self._sagas.values() if _closable(row, before) or row.given_up]
         for row in sorted(found, key=lambda row: row.updated_at)[:limit]:
             await self._close(row, replace(row, closed_at=at, envelope=b""))
         return min(len(found), limit)
@@ -575,12 +575,6 @@ def _closable(row: SagaRow, before: float) -> bool:
     over = row.state in _OVER
     waits = row.due_at is not None or bool(row.parked)
     return over and not waits and row.closed_at is None and row.updated_at < before
-
-
-def _given_up(row: SagaRow) -> bool:
-    """Whether it is unfinished, and nobody waits for it: a person forgot it."""
-    unfinished = row.state in (SagaState.ACTIVE, SagaState.COMPENSATING)
-    return unfinished and row.due_at is None and not row.parked and row.closed_at is None
 
 
 def _matches(row: SagaRow, which: Filter) -> bool:

@@ -131,6 +131,7 @@ class Writer:
     async def scrub(self) -> None:
         """See ports.store.Store. Units that come meanwhile wait."""
         asked: asyncio.Future[None] = self._loop.create_future()
+        asked.add_done_callback(_retrieve)  # where the unit fails nobody waits for it
         self._scrubs.append(asked)
         await self.transact(_nothing)  # so that the writer looks
         await asked
@@ -161,15 +162,16 @@ class Writer:
 
     async def _drain(self, connection: Connection) -> Trouble | None:
         """Run batches until the store is closed. Units that arrive meanwhile form the next one."""
-        while batch := await self._next():
+        while True:
+            if self._scrubs:  # also those that were asked for before some trouble
+                await self._scrub(connection)
+            if not (batch := await self._next()):
+                return None
             self._current = batch
             if (trouble := await self._batches.run(connection, batch)) is not None:
                 return self._parted(trouble)
             self._hand_over(batch)
             self._current = batch = []  # nothing of it is kept while waiting for the next
-            if self._scrubs:
-                await self._scrub(connection)
-        return None
 
     async def _scrub(self, connection: Connection) -> None:
         asked = [self._scrubs.popleft() for _ in range(len(self._scrubs))]

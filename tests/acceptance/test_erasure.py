@@ -8,13 +8,15 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import asyncpg
 import msgspec
 import pytest
 
 from stage.demo.postgres_server import Server
+from stage.store.postgres import scrub
 from tests.kits import Strikes
 from tests.scenario.chain import ORDER, Chain, running_chain
-from tests.scenario.test_operator import WHO
+from tests.scenario.test_operator import WHO, do
 from tests.sizes import SIZES
 
 TABLES = ("saga", "journal", "saga_term", "signal", "lost_saga")
@@ -117,6 +119,26 @@ async def test_the_tables_of_a_server_hold_no_erased_byte(
         await answered(chain, ids)
     strikes.report("sagas", count, violations=len(left), note=f"{len(held)} on PostgreSQL")
     assert set() == left
+
+
+@pytest.mark.blocking
+async def test_erased_is_not_said_while_a_dump_keeps_the_bytes(
+    tmp_path: Path, postgres: Server, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer names the session; erased again after its end, no byte is left."""
+    monkeypatch.setattr(scrub, "SNAPSHOTS_SECONDS_MAX", 0.0)
+    name = postgres_url.rsplit("/", 1)[1]
+    async with running_chain(tmp_path, database=postgres_url) as chain:
+        (saga_id,) = await lived(chain, 1)
+        dump = await asyncpg.connect(postgres_url)
+        await dump.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM pg_class")
+        status, problem = await do(chain, saga_id, "erase")
+        await dump.close()
+        assert (500, True) == (status, "keeps deleted rows for session" in problem["detail"])
+        monkeypatch.undo()
+        assert 200 == (await do(chain, saga_id, "erase"))[0]
+        postgres.sql("CHECKPOINT", name)
+        assert set() == found(*_files(postgres, name))
 
 
 def _files(postgres: Server, name: str) -> list[Path]:

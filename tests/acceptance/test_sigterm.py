@@ -15,15 +15,16 @@ import pytest
 from tests.acceptance.kills.bench import SLOW, Bench, placing
 from tests.acceptance.kills.http1 import Broken, Connection, request_bytes
 from tests.kits import Strikes
-from tests.sizes import SIZES
+from tests.sizes import SIZES, TIER
 
 TIMES = SIZES.times
 SEED = SIZES.seed
-DELAY_SECONDS = 0.25
+DELAY_SECONDS = 0.25 if TIER == "prove" else 1.0
 DRAIN_SECONDS = 0.5
 """Shorter than the slowest saga takes: some are cut off, and taken up by the next start."""
 EXIT_SECONDS_MAX = DELAY_SECONDS + DRAIN_SECONDS + 2.0
-ROTATION_SECONDS_MAX = 0.2
+ROTATION_SECONDS_MAX = 0.2 if TIER == "prove" else 0.9
+"""The small helping runs beside other tests."""
 CLIENTS = 8
 SLOW_PERCENT = 10
 ENDS = {200: "completed", 409: "compensated"}

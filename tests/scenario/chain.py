@@ -31,6 +31,7 @@ from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
 HOST = "127.0.0.1"
 SERVICES = ("order", "payment", "shipping", "psp")
 AT = "2026-11-23T02:29:58.120Z"
+RESENDS_MAX = 60
 
 
 class Chain:
@@ -62,6 +63,16 @@ class Chain:
         )
         url = f"{self.stage}/sagas"
         return await self.request("POST", url, encode_envelope(envelope), **headers)
+
+    async def admitted(self, saga_id: str) -> tuple[int, dict[str, str], bytes]:
+        """As `send`, and sent again while it is shed: a machine that is busy sheds starts."""
+        answer = await self.send(saga_id)
+        for _ in range(RESENDS_MAX):
+            if answer[0] != 503:
+                break
+            await asyncio.sleep(float(answer[1]["Retry-After"]))
+            answer = await self.send(saga_id)
+        return answer
 
     async def compensate(
         self,

@@ -7,7 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import pytest
 
+from stage.engine.embedded.commands import EmbeddedCommands
 from tests.scenario.attacks.test_encrypted_canaries import key_file
 from tests.scenario.chain import ORDER, Chain, running_chain
 from tests.scenario.test_operator import WHO, do, stuck
@@ -151,3 +153,21 @@ async def test_forget_drops_payload_and_journal_and_counts_no_more(chain: Chain)
     assert 200 == (await do(chain, "s-1", "erase"))[0]
     code, _, body = await chain.compensate("s-1")
     assert (410, ["charge"]) == (code, msgspec.json.decode(body)["stands"])
+
+
+async def test_a_forgotten_saga_whose_closing_was_cut_off_can_be_erased(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was lost between the verb and the closing: the row tells that it is given up."""
+    await stuck(chain)
+    with monkeypatch.context() as lost:
+        lost.setattr(EmbeddedCommands, "_close", cut_off)
+        assert 200 == (await do(chain, "s-1", "forget"))[0]
+    assert "forgotten" in await chain.events("s-1")
+    assert 200 == (await do(chain, "s-1", "erase"))[0]
+    assert [] == await chain.events("s-1")
+    assert 0 == (await chain.get(f"{chain.stage}/now"))["sagas"]["failed_to_compensate"]
+
+
+async def cut_off(self: EmbeddedCommands, saga_id: str) -> None:
+    """In place of the closing."""

@@ -18,7 +18,7 @@ def is_given_up(row: SagaRow) -> bool:
 
 def refuse_erasure(row: SagaRow) -> str:
     """Why the contents of a saga may not be erased yet, with the fix; empty when they may."""
-    if row.closed_at is not None:
+    if row.closed_at is not None or row.given_up:
         return ""
     if row.state is SagaState.FAILED_TO_COMPENSATE:
         return (

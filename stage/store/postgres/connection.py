@@ -17,6 +17,7 @@ from stage.store.postgres.errors import away, collided, refused_at_commit, unava
 from stage.store.postgres.identity import Timeline
 from stage.store.postgres.link import Link
 from stage.store.postgres.replica import PostgresReplica
+from stage.store.postgres.scrub import copy_anew
 from stage.store.postgres.unit import run_unit
 from stage.store.postgres.writes import Writes
 
@@ -124,11 +125,13 @@ class PostgresConnection:
     async def scrub(self) -> None:
         """See store.connection.Connection: the tables that hold contents are written anew."""
         try:
-            await self._link.long_script("copy_anew")
+            await copy_anew(self._link)
+        except StoreUnavailable:
+            raise
         except Exception as error:
             raise StoreUnavailable(
-                f"the tables could not be copied ({error}): it needs their owner, free space for as"
-                " much again, and nobody who reads them for long"
+                f"the tables could not be copied ({error}): it needs their owner, and free space"
+                " for as much again"
             ) from error
 
     async def last_number(self) -> int:

@@ -45,7 +45,7 @@ async def connect(server: DatabaseServer) -> Link:
 class Link:
     """One connection, used by one task at a time."""
 
-    __slots__ = ("_cached", "_names", "_prepared", "_server", "raw", "warned")
+    __slots__ = ("_cached", "_names", "_prepared", "_server", "_skipped", "raw", "warned")
 
     def __init__(self, raw: Any, cached: int, server: DatabaseServer) -> None:
         self.raw = raw
@@ -54,6 +54,7 @@ class Link:
         self._prepared: OrderedDict[str, Any] = OrderedDict()
         """The author's statements, the latest used last."""
         self._names = count(1)
+        self._skipped = False
         self.warned = ""
         """The last warning of the server (SQLSTATE 01000)."""
         raw.add_log_listener(self._listen)
@@ -61,6 +62,8 @@ class Link:
     def _listen(self, _raw: Any, message: Any) -> None:
         if message.sqlstate == "01000":
             self.warned = str(message)
+        elif message.sqlstate == "55P03":
+            self._skipped = True
 
     async def another(self) -> Link:
         """One more connection to the same database. Raises StoreUnavailable."""
@@ -75,11 +78,11 @@ class Link:
         """Run statements of ours without parameters."""
         await self.raw.execute(statement(name), timeout=STATEMENT_SECONDS_MAX)
 
-    async def long_script(self, name: str) -> None:
-        """Run statements of ours that may take as long as they need, none in a transaction."""
-        for each in statement(name).split(";"):
-            if each.strip():
-                await self.raw.execute(each)
+    async def vacuum(self, name: str) -> bool:
+        """Run a VACUUM of ours, as long as it takes; False when its table is in use."""
+        self._skipped = False
+        await self.raw.execute(statement(name))
+        return not self._skipped
 
     async def drop(self) -> None:
         """Roll back, as far as that is still possible. Raises nothing."""

@@ -44,6 +44,7 @@ from stage.store.postgres.link import Link, connect
 from stage.store.postgres.payload_keys import record_key
 from stage.store.postgres.pool import Pool
 from stage.store.postgres.replica import LEASE_SECONDS, PostgresReplica
+from stage.store.postgres.scrub import wait_for_snapshots
 from stage.store.queue import LoopChannel
 from stage.store.writer import Writer, WriterLimits
 
@@ -201,6 +202,7 @@ class PostgresStore:
 
     async def scrub(self) -> None:
         """See ports.store.Store. The log of the server, and its archive, are not ours to cut."""
+        await wait_for_snapshots(self._pool.fetch)
         await self._writer.scrub()
 
     async def get(self, saga_id: str) -> SagaRow | None:

@@ -318,17 +318,6 @@ async def test_a_header_that_is_no_text_is_refused_at_the_function(tmp_path: Pat
         assert 200 == status, body
 
 
-async def admitted(chain: Chain, saga_id: str) -> tuple[int, dict[str, str], bytes]:
-    """Its answer; a busy machine sheds starts, which are sent again."""
-    answer = await chain.send(saga_id)
-    for _ in range(100):
-        if answer[0] != 503:
-            break
-        await asyncio.sleep(float(answer[1]["Retry-After"]))
-        answer = await chain.send(saga_id)
-    return answer
-
-
 async def test_the_pool_of_connections_is_no_attempt(tmp_path: Path) -> None:
     """Waiting for a place in our own pool neither fails nor doubts a call (rule 4)."""
     stage = new_stage()
@@ -345,7 +334,7 @@ async def test_the_pool_of_connections_is_no_attempt(tmp_path: Path) -> None:
         world.behaves["do/charge"] = slow
         wide = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=wide) as chain.session:
-            answers = await asyncio.gather(*(admitted(chain, f"s-{n}") for n in range(400)))
+            answers = await asyncio.gather(*(chain.admitted(f"s-{n}") for n in range(400)))
             doubts = 0
             for number in range(400):
                 doubts += (await chain.events(f"s-{number}")).count("step_in_doubt")

@@ -32,7 +32,7 @@ async def test_duplicates_of_a_hung_saga_keep_nobody_out(tmp_path: Path) -> None
         await chain.script(chain.shipping, **HANG)
         duplicates = await joined(chain, "s-1", 2 * PLACES)
         await chain.script(chain.shipping, script="accept")
-        assert 200 == (await chain.send("s-2"))[0]
+        assert 200 == (await chain.admitted("s-2"))[0]
         answers = await asyncio.gather(*duplicates)
         refused = [msgspec.json.decode(body) for status, body in answers if status == 503]
         assert refused, answers

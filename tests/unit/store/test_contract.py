@@ -631,7 +631,7 @@ async def test_ended_sagas_are_closed_and_their_rows_stay(store: Store) -> None:
     "change",
     [
         {"state": SagaState.ACTIVE, "due_at": AT},
-        {"state": SagaState.FAILED_TO_COMPENSATE},
+        {"state": SagaState.FAILED_TO_COMPENSATE, "answer_status": 500},
         {"parked": "waits"},
         {"due_at": AT},
         {"updated_at": AT + 5},
@@ -645,13 +645,16 @@ async def test_other_sagas_are_not_closed(store: Store, change: dict[str, object
     assert len(await store.entries("a")) == 1
 
 
-async def test_a_saga_that_was_given_up_is_closed_and_does_not_count(store: Store) -> None:
-    """Unfinished, and neither parked nor due: a person forgot it, and nobody waits for it."""
-    given_up = replace(row("a"), state=SagaState.ACTIVE, due_at=None, parked="")
+@pytest.mark.parametrize("state", [SagaState.ACTIVE, SagaState.FAILED_TO_COMPENSATE])
+async def test_a_saga_that_was_given_up_is_closed_and_does_not_count(
+    store: Store, state: SagaState
+) -> None:
+    """Neither parked nor due, and answered 410: a person forgot it, and nobody waits for it."""
+    given_up = replace(row("a"), state=state, due_at=None, parked="", answer_status=410)
     await store.transact(inserting("a", given_up))
     await store.transact(inserting("b", replace(given_up, id="b", due_at=AT)))
     assert await store.transact(lambda unit: unit.close_ended(AT - 9, AT + 2, 10)) == 1
-    assert (await store.count())[SagaState.ACTIVE] == 1
+    assert (await store.count())[state] == 1
     assert await store.entries("a") == []
 
 

@@ -28,6 +28,7 @@ class Server:
         self.number = 0
         self.in_transaction = False
         self.commits = 0
+        self.scrubbed = 0
         self.plan: list[str] = []
         """One word a COMMIT, used up from the front: `ok`, `lost` or `landed`."""
         self.refused: set[str] = set()
@@ -89,7 +90,7 @@ class LoopConnection:
         return await self.last_number() == number
 
     async def scrub(self) -> None:
-        """There is no file."""
+        self._server.scrubbed += 1
 
 
 @asynccontextmanager
@@ -142,6 +143,16 @@ async def test_a_commit_in_doubt_is_settled(plan: list[str]) -> None:
         assert ["a"] == await sent(writer, "a")
         assert ["b", "c"] == await sent(writer, "b", "c")
     assert ["a", "b", "c"] == server.durable
+
+
+@pytest.mark.parametrize("plan", [["landed"], ["lost"], ["lost", "landed"]])
+async def test_a_scrub_is_done_where_the_commit_before_it_is_in_doubt(plan: list[str]) -> None:
+    """It needs no further unit to be noticed."""
+    server = Server()
+    async with opened(server) as writer, asyncio.timeout(60.0):
+        server.plan = list(plan)
+        await writer.scrub()
+    assert 1 == server.scrubbed
 
 
 async def test_a_commit_that_never_lands_is_reported() -> None:

@@ -15,7 +15,7 @@ from stage.demo.postgres_server import Server
 from stage.engine.clock import SteadyClock, wall_of
 from stage.ports.store import Filter, Row, Unit
 from stage.store.errors import Contended
-from stage.store.postgres import identity
+from stage.store.postgres import identity, scrub
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link, connect
 from stage.store.postgres.pool import Pool
@@ -442,3 +442,36 @@ def test_slow_answers_do_not_make_the_time_of_the_server_jump() -> None:
     assert 999.875 == server.at(0.0)
     server.learn(1_025.0, 20.0, 20.25)
     assert 1_004.875 == server.at(0.0)
+
+
+async def test_a_scrub_is_refused_while_a_snapshot_keeps_what_is_gone(
+    store: PostgresStore, other: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VACUUM FULL would keep the rows that it sees, and say nothing."""
+    monkeypatch.setattr(scrub, "SNAPSHOTS_SECONDS_MAX", 0.0)
+    await store.transact(inserting("a"))
+    await other.raw.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
+    await store.transact(inserting("b"))
+    with pytest.raises(StoreUnavailable, match=r"keeps deleted rows for .*session \d+ of"):
+        await store.scrub()
+    await other.raw.execute("ROLLBACK")
+    await other.raw.execute("BEGIN; SELECT pg_current_xact_id()")  # without a snapshot
+    await store.transact(inserting("c"))
+    with pytest.raises(StoreUnavailable, match=r"session \d+ of \w+"):
+        await store.scrub()
+    await other.raw.execute("ROLLBACK")
+    monkeypatch.undo()
+    await store.scrub()
+
+
+async def test_a_scrub_does_not_queue_behind_a_long_reader(
+    store: PostgresStore, other: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a waiting lock of its kind everybody else would wait too."""
+    monkeypatch.setattr(scrub, "LOCK_TRIES_MAX", 3)
+    await other.raw.execute("BEGIN; LOCK TABLE stage.signal IN ACCESS SHARE MODE")
+    with pytest.raises(StoreUnavailable, match=r"table signal is in use by session \d+"):
+        await store.scrub()
+    await other.raw.execute("ROLLBACK")
+    monkeypatch.undo()
+    await store.scrub()

@@ -46,7 +46,8 @@ ORDER BY due_at, id LIMIT $2;
 -- Drop the undo data of at most $3 sagas that are over, last changed before $1, and tell their
 -- ids. Those that another transaction has, or this one is about to write ($4), are left alone.
 -- What was over before `rested_at` was there has none, and is closed after the others. Unfinished
--- sagas that are neither parked nor due were given up by a person.
+-- sagas that are neither parked nor due were given up by a person, and so were those that failed to
+-- compensate and answer 410.
 WITH marked AS (
     SELECT id FROM stage.saga
     WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
@@ -61,7 +62,9 @@ WITH marked AS (
 ), given_up AS (
     SELECT id FROM stage.saga
     WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
-        AND state IN ('active', 'compensating') AND id <> ALL($4::text[])
+        AND (state IN ('active', 'compensating')
+            OR (state = 'failed_to_compensate' AND answer_status = 410))
+        AND id <> ALL($4::text[])
     LIMIT $3 FOR UPDATE SKIP LOCKED
 ), ended AS (
     SELECT id FROM marked UNION ALL SELECT id FROM unmarked UNION ALL SELECT id FROM given_up

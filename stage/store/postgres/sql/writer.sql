@@ -33,14 +33,66 @@ RELEASE SAVEPOINT part;
 -- Undo the writes since the mark; the mark stays until it is released.
 ROLLBACK TO SAVEPOINT part;
 
--- name: copy_anew
--- Write the tables that hold contents of sagas anew: plain VACUUM leaves the bytes of dead rows in
--- the pages. It waits for those who read or write them, and they wait for it.
-VACUUM (FULL) stage.journal;
-VACUUM (FULL) stage.saga;
-VACUUM (FULL) stage.saga_term;
-VACUUM (FULL) stage.signal;
-VACUUM (FULL) stage.lost_saga;
+-- name: copy_journal_anew
+-- Write a table that holds contents of sagas anew: plain VACUUM leaves the bytes of dead rows in the
+-- pages. A table that is in use is skipped, with a warning.
+VACUUM (FULL, SKIP_LOCKED) stage.journal;
+
+-- name: copy_saga_anew
+-- The same.
+VACUUM (FULL, SKIP_LOCKED) stage.saga;
+
+-- name: copy_saga_term_anew
+-- The same.
+VACUUM (FULL, SKIP_LOCKED) stage.saga_term;
+
+-- name: copy_signal_anew
+-- The same.
+VACUUM (FULL, SKIP_LOCKED) stage.signal;
+
+-- name: copy_lost_saga_anew
+-- The same.
+VACUUM (FULL, SKIP_LOCKED) stage.lost_saga;
+
+-- name: holders_of_table
+-- The sessions that hold a lock of a table.
+SELECT DISTINCT 'session ' || l.pid || coalesce(' of ' || a.usename, '')
+    || coalesce(' (' || nullif(a.application_name, '') || ')', '')
+FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.granted AND l.relation = $1::text::regclass AND l.pid IS NOT NULL
+    AND l.pid <> pg_backend_pid()
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+UNION ALL
+SELECT 'the prepared transaction ' || p.gid
+FROM pg_prepared_xacts p WHERE p.database = current_database()
+LIMIT 100;
+
+-- name: snapshot_boundary
+-- The number of the first transaction that was not over: rows that are gone by now were dropped by
+-- one before it.
+SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+
+-- name: older_snapshots
+-- All that keeps rows which a transaction before that number dropped. The numbers of sessions and
+-- slots have 32 bits and go round, so that the distance counts. Where no transaction before it runs,
+-- no snapshot can begin that sees those rows.
+SELECT 'session ' || pid || coalesce(' of ' || usename, '')
+    || coalesce(' (' || nullif(application_name, '') || ')', '')
+FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND (
+    (($1::bigint - backend_xid::text::bigint) & 4294967295) BETWEEN 1 AND 2147483647
+    OR ((($1::bigint - backend_xmin::text::bigint) & 4294967295) BETWEEN 1 AND 2147483647
+        AND (datname IS NULL OR datname = current_database())))
+UNION ALL
+SELECT 'the replication slot ' || slot_name FROM pg_replication_slots
+WHERE (($1::bigint - xmin::text::bigint) & 4294967295) BETWEEN 1 AND 2147483647
+UNION ALL
+SELECT 'the prepared transaction ' || gid FROM pg_prepared_xacts
+WHERE (($1::bigint - transaction::text::bigint) & 4294967295) BETWEEN 1 AND 2147483647
+UNION ALL
+SELECT 'a transaction that began before'
+WHERE pg_snapshot_xmin(pg_current_snapshot())::text::bigint < $1::bigint
+LIMIT 100;
 
 -- name: settle_batch
 -- The number of the last batch of a writer that landed. It waits for a transaction that still

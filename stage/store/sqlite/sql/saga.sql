@@ -99,10 +99,12 @@ WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
 ORDER BY updated_at LIMIT ?2;
 
 -- name: given_up_sagas
--- Unfinished sagas that nobody waits for and nothing is due of: a person forgot them. At most ?1.
+-- Sagas that a person forgot and that are not closed: unfinished ones of which nothing is due, and
+-- those that failed to compensate and answer 410. At most ?1.
 SELECT id FROM saga INDEXED BY saga_given_up
 WHERE closed_at IS NULL AND due_at IS NULL AND parked = ''
-    AND state IN ('active', 'compensating') LIMIT ?1;
+    AND (state IN ('active', 'compensating')
+        OR (state = 'failed_to_compensate' AND answer_status = 410)) LIMIT ?1;
 
 -- name: close_rest
 -- Replace the row of a saga at rest that still has the epoch ?7 and the length ?8.

@@ -1,0 +1,60 @@
+"""Scrubbing: the tables with contents of sagas are written anew, without the rows that are gone.
+
+A server keeps a row version for as long as an older snapshot may look at it, also through VACUUM
+FULL, and says nothing of that. So it begins once no older snapshot is left. A table that somebody
+reads is not waited for in the queue of its locks, where all who come later would wait too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from stage.core.errors import StoreUnavailable
+from stage.ports.store import Row
+from stage.store.postgres.link import Link
+
+TABLES: Final = ("journal", "saga", "saga_term", "signal", "lost_saga")
+"""Those that hold contents of sagas."""
+SNAPSHOTS_SECONDS_MAX: Final = 5.0
+"""How long it waits for older snapshots to end. Units go on meanwhile."""
+LOOK_SECONDS: Final = 0.1
+LOCK_TRIES_MAX: Final = 300
+"""How often the lock of a table is tried for. Units wait meanwhile, and others do not."""
+LOCK_SECONDS: Final = 0.01
+SHOWN_MAX: Final = 3
+
+Fetch = Callable[..., Awaitable[list[Row]]]
+
+
+async def wait_for_snapshots(fetch: Fetch) -> None:
+    """Return once no snapshot sees what was gone at the call. Raises StoreUnavailable, with who."""
+    ((boundary,),) = await fetch("snapshot_boundary")
+    until = asyncio.get_running_loop().time() + SNAPSHOTS_SECONDS_MAX
+    while held := await fetch("older_snapshots", boundary):
+        if asyncio.get_running_loop().time() >= until:
+            raise StoreUnavailable(
+                f"the server keeps deleted rows for {_shown(held)}: end that, or wait for its end"
+            )
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def copy_anew(link: Link) -> None:
+    """Write every table anew. Raises StoreUnavailable where others hold one, with who they are."""
+    for table in TABLES:
+        for _ in range(LOCK_TRIES_MAX):
+            if await link.vacuum(f"copy_{table}_anew"):
+                break
+            await asyncio.sleep(LOCK_SECONDS)
+        else:
+            held = await link.fetch("holders_of_table", f"stage.{table}")
+            raise StoreUnavailable(
+                f"the table {table} is in use by {_shown(held)}: end that, or wait for its end"
+            )
+
+
+def _shown(held: list[Row]) -> str:
+    names = [str(name) for (name,) in held] or ["others, who come and go"]
+    more = len(names) - SHOWN_MAX
+    return ", ".join(names[:SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
