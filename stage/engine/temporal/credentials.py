@@ -1,4 +1,4 @@
-"""What this process shows Temporal, and whom it believes: files that are read anew.
+"""The credentials for Temporal, and the authorities that are believed: files, read anew.
 
 Certificates are read at each connection, the API key once a second besides. Nothing of them is in a
 log, an error or a `repr`.
