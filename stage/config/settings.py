@@ -19,6 +19,7 @@ from stage.config.values import (
     host,
     host_and_port,
     host_names,
+    namespace,
     one_of,
     peer_name,
     seconds_between,
@@ -72,6 +73,10 @@ class Config:
     engine: str = "embedded"
     temporal_address: str = ""
     temporal_namespace: str = "default"
+    temporal_ca_file: str = ""
+    temporal_client_cert: str = ""
+    temporal_client_key: str = ""
+    temporal_api_key_file: str = ""
     sfn_activity: str = ""
     upstreams: Mapping[str, str | Connection] = field(default_factory=dict)
     downstreams: Mapping[str, str | Connection] = field(default_factory=dict)
@@ -210,7 +215,11 @@ SETTINGS = (
         "What says when and where a saga is run: this process, or workflows of Temporal.",
     ),
     Setting("temporal_address", host_and_port, "HOST:PORT", "Temporal, for --engine temporal."),
-    Setting("temporal_namespace", peer_name, "NAME", "The namespace there."),
+    Setting("temporal_namespace", namespace, "NAME", "The namespace there."),
+    Setting("temporal_ca_file", file_path, "FILE", "PEM of the authorities of Temporal's server."),
+    Setting("temporal_client_cert", file_path, "FILE", "PEM certificate shown to Temporal."),
+    Setting("temporal_client_key", file_path, "FILE", "Its key."),
+    Setting("temporal_api_key_file", file_path, "FILE", "An API key of Temporal Cloud."),
     Setting(
         "sfn_activity",
         activity_arn,

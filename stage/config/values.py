@@ -70,6 +70,13 @@ def peer_name(value: object) -> str:
     return value
 
 
+def namespace(value: object) -> str:
+    """A namespace of Temporal; that of its Cloud ends with an account. Raises ValueError."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}", value):
+        raise ValueError(f"{value!r} is no namespace of Temporal: give one such as shop.a1b2c")
+    return value
+
+
 def host(value: object) -> str:
     """An address or a host name. Raises ValueError with the fix."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9.:_%-]+", value):

@@ -33,6 +33,7 @@ from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.scheduler import MakeScheduler
 from stage.engine.saga.opening import OpenRequest
+from stage.engine.temporal.credentials import TemporalFiles
 from stage.engine.temporal.workflow import ADVANCE, DUE, POKE, WORKFLOW, RunAsk, SagaRun
 from stage.ports.clock import Clock
 from stage.ports.engine import LeftToNewer, Stopping
@@ -68,6 +69,7 @@ class TemporalSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str
     namespace: str = "default"
+    files: TemporalFiles = TemporalFiles()
     lease_seconds: float = 10.0
     stage: str = ""
     version: int = VERSION_MAX
@@ -158,6 +160,7 @@ class TemporalScheduler:
             found = ()
             await self._wait(RECOVERY_SCAN_SECONDS)
             self._forget_pokes()
+            await self._show_new_key()
             try:
                 found = await self._claim(DUE_IDS_MAX)
             except StoreUnavailable:
@@ -213,13 +216,29 @@ class TemporalScheduler:
         """Run a worker until `stop`, and another one where it fails."""
         while not self._stopping.is_set():
             try:
-                self._client = await Client.connect(
-                    self._settings.address, namespace=self._settings.namespace
-                )
+                self._client = await self._connect()
                 await self._run_worker(self._client)
             except Exception as error:
                 self._tell_away(error)
             await self._wait(CONNECT_AGAIN_SECONDS)
+
+    async def _connect(self) -> Client:
+        files = self._settings.files
+        return await Client.connect(
+            self._settings.address,
+            namespace=self._settings.namespace,
+            tls=await asyncio.to_thread(files.tls),
+            api_key=await asyncio.to_thread(files.api_key),
+        )
+
+    async def _show_new_key(self) -> None:
+        """Show an API key that was written since; what cannot be read changes nothing."""
+        if self._client is None or not self._settings.files.api_key_file:
+            return
+        with suppress(OSError, ValueError):
+            key = await asyncio.to_thread(self._settings.files.api_key)
+            if key != self._client.api_key:
+                self._client.api_key = key
 
     def _tell_away(self, error: Exception) -> None:
         if not self._away:

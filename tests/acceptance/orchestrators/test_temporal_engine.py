@@ -21,6 +21,7 @@ from stage.demo.postgres_server import Server
 from stage.engine.temporal.workflow import ADVANCE
 from tests.acceptance.orchestrators.callers import LEASE_SECONDS
 from tests.acceptance.orchestrators.parts import ORDER
+from tests.acceptance.orchestrators.tls_front import TlsFront
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 UNTIL_SECONDS_MAX = 60.0
@@ -30,15 +31,24 @@ POLL_SECONDS = 0.05
 class World:
     """Replicas of payment on one PostgreSQL, its external API, and Temporal.
 
-    The workers `a` and `b` have the engine of Temporal, `embedded` has its own.
+    The workers `a` and `b` have the engine of Temporal, `secured` reaches it by TLS, `embedded`
+    has its own.
     """
 
     def __init__(self, folder: Path, database: str) -> None:
-        psp, *ports = free_ports(4)
+        psp, *ports = free_ports(5)
         self.server = TemporalServer(folder)
         self.psp = Service("psp", psp, ["stage.demo.psp"], folder / "psp.log")
+        self.front = TlsFront(folder, self.server.address)
+        secured = (
+            *("--engine", "temporal", "--temporal-address", self.front.address),
+            *("--temporal-ca-file", str(self.front.authority.file)),
+            *("--temporal-client-cert", str(self.front.client_cert)),
+            *("--temporal-client-key", str(self.front.client_key)),
+        )
         driven = ("--engine", "temporal", "--temporal-address", self.server.address)
-        self.a, self.b, self.embedded = (
+        engines = (driven, driven, (), secured)
+        self.a, self.b, self.embedded, self.secured = (
             Service(
                 f"payment-{number}",
                 port,
@@ -51,7 +61,7 @@ class World:
                 ],
                 folder / f"payment-{number}.log",
             )
-            for number, (port, engine) in enumerate(zip(ports, (driven, driven, ()), strict=True))
+            for number, (port, engine) in enumerate(zip(ports, engines, strict=True))
         )
         self.client = Client()
 
@@ -64,12 +74,13 @@ class World:
     async def stop(self) -> None:
         """Stop all."""
         await self.client.__aexit__()
-        await asyncio.gather(*(each.stop() for each in (self.a, self.b, self.embedded, self.psp)))
+        replicas = (self.a, self.b, self.embedded, self.secured)
+        await asyncio.gather(*(each.stop() for each in (*replicas, self.psp)))
         await self.server.kill()
 
     async def only_a(self) -> None:
         """Have `a` and the server run, and no other replica."""
-        await asyncio.gather(self.b.stop(), self.embedded.stop())
+        await asyncio.gather(self.b.stop(), self.embedded.stop(), self.secured.stop())
         if not self.server.runs:
             await self.server.start()
         if not self.a.runs:
@@ -209,3 +220,18 @@ async def test_a_saga_that_comes_while_temporal_is_away_waits_for_it(world: Worl
     await world.server.start()
     assert "completed" == (await world.ended(world.a, "patient-1"))["state"]
     assert (1, 1) == await world.client.charges(world.psp, "patient-1")
+
+
+async def test_a_worker_shows_temporal_its_certificate(world: World) -> None:
+    """Over TLS alone: the front lets nobody else in, and the saga is run."""
+    await world.a.stop()
+    await world.front.start()
+    try:
+        await world.secured.start()
+        await world.begin(world.secured, "secured-1")
+        assert "completed" == (await world.ended(world.secured, "secured-1"))["state"]
+        assert (WorkflowExecutionStatus.COMPLETED, 1) == await world.runs("secured-1")
+        assert world.front.let_in
+        await world.secured.stop()
+    finally:
+        await world.front.stop()
