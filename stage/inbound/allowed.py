@@ -13,6 +13,7 @@ from stage.inbound.caller import permit
 from stage.inbound.principal import Who
 from stage.inbound.request import Request
 from stage.inbound.service import Service
+from stage.inbound.views import LEFT, left_to_another
 from stage.ports.engine import NotAllowed, Snapshot
 from stage.wire.problem import WireError
 from stage.wire.views import VerbsView, VerbView
@@ -46,6 +47,8 @@ async def _verb(service: Service, request: Request, snapshot: Snapshot, name: st
         permit(request.about.principal, frozenset({WHO[name]}))
     except WireError as error:
         return VerbView(verb=name, why_not=error.detail)
+    if left_to_another(snapshot):
+        return VerbView(verb=name, why_not=LEFT)
     if name == "settle":
         return await _settle(service, snapshot)
     if name == "compensate":

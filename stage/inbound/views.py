@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from stage.core.describe import next_action
@@ -39,6 +41,16 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str | None = msgspec.field(default=None, name="tells")
 
 
+LEFT: Final = "nothing here: its journal is of another release, which goes on with it"
+"""The next action of a saga that only another release can read."""
+
+
+def left_to_another(snapshot: Snapshot) -> bool:
+    """Whether only another release can read its journal, and goes on with it."""
+    row = snapshot.row
+    return not (snapshot.readable or row.parked) and row.closed_at is None
+
+
 def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
     """The saga with its steps and its next action."""
     saga, row = snapshot.saga, snapshot.row
@@ -47,6 +59,8 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
     text, at = action if action is not None else (None, None)
     if at is None and text is not None and not snapshot.running and snapshot.next_at is not None:
         at = snapshot.next_at if not saga.parked else None
+    if left_to_another(snapshot):
+        text, at = LEFT, None
     stands, may_stand = standing_apart(plan, saga)
     return msgspec.structs.replace(
         row_view(service, row),

@@ -53,6 +53,9 @@ async def test_an_older_release_gives_back_what_it_does_not_know(
             assert 503 == await hook(chain, **landed("s-1"))  # it would be acknowledged and lost
             view = await chain.view("s-1")
             assert not view.get("parked")
+            assert view["next_action"].startswith("nothing here")
+            allowed = await chain.get(f"{chain.stage}/sagas/s-1?view=verbs")
+            assert {view["next_action"]} == {verb["why_not"] for verb in allowed["verbs"]}
             assert 202 == (await chain.send("s-2", Prefer="wait=10"))[0]
             ids = ["s-1", "s-2"]
             _, sweep = await post(chain, "/sweeps", verb="compensate", saga_ids=ids)
