@@ -36,6 +36,10 @@ RECOVERY_IDS_MAX = 100_000
 """Sagas claimed at start, which are only ids in memory."""
 DUE_IDS_MAX = 1_000
 """Sagas claimed by one scan; the next one finds the others."""
+NEWER_SECONDS = 10.0
+"""How long a saga that only a newer release can read is left alone. Each scan would find the same
+ones again otherwise, and none of those that are due behind them."""
+NEWER_IDS_MAX = 10_000
 MAIL_SECONDS = 0.05
 """How often a replica reads the mail that others left for its sagas."""
 PAUSED_SECONDS_MAX = 30.0

@@ -9,6 +9,8 @@ from stage.core.errors import StoreUnavailable
 from stage.core.steps import VERSION_MAX
 from stage.engine.embedded.limits import (
     DUE_IDS_MAX,
+    NEWER_IDS_MAX,
+    NEWER_SECONDS,
     RECOVERY_BURST,
     RECOVERY_IDS_MAX,
     RECOVERY_PAUSE_SECONDS,
@@ -20,6 +22,7 @@ from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.saga.opening import OpenRequest
 from stage.ports.clock import Clock
+from stage.ports.engine import LeftToNewer
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.ownership import Ownership
 
@@ -45,6 +48,8 @@ class Recovery:
         self._version = version
         self._backlog: deque[str] = deque()
         """Claimed sagas, to be opened as soon as there is room."""
+        self._newer: dict[str, float] = {}
+        """Sagas that are left to a newer release, and until when, by the event loop's clock."""
         self._more = asyncio.Event()
         """Set when there may be something to open, and room for it."""
         self._recovering = 0
@@ -64,7 +69,13 @@ class Recovery:
         self._tasks = [loop.create_task(each) for each in (self._recover(), self._scan())]
 
     async def _claim(self, limit: int) -> list[str]:
-        return await self._ownership.claim(self._clock.now(), limit, self._version)
+        now = asyncio.get_running_loop().time()
+        self._newer = {saga_id: until for saga_id, until in self._newer.items() if until > now}
+        most = limit + len(self._newer)
+        found = await self._ownership.claim(self._clock.now(), most, self._version)
+        if newer := [saga_id for saga_id in found if saga_id in self._newer]:
+            await self._ownership.release(newer)
+        return [saga_id for saga_id in found if saga_id not in self._newer]
 
     def stop(self) -> None:
         """Begin no further round."""
@@ -78,6 +89,10 @@ class Recovery:
         return bool(self._backlog) and self._room() <= 0
 
     def _left(self, live: LiveSaga) -> None:
+        known = live.opened.done() and not live.opened.cancelled()
+        error = live.opened.exception() if known else None
+        if isinstance(error, LeftToNewer) and len(self._newer) < NEWER_IDS_MAX:
+            self._newer[live.saga_id] = asyncio.get_running_loop().time() + NEWER_SECONDS
         if live.recovered:
             self._recovering -= 1
             self._more.set()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import pytest
 
+from stage.engine.embedded import recovery
 from stage.engine.embedded.limits import (
     CLOSE_SAGAS_MAX,
     CLOSE_SHARE,
     RECOVERY_BURST,
     RECOVERY_PAUSE_SECONDS,
+    RECOVERY_SCAN_SECONDS,
     RECOVERY_SHARE,
     EngineLimits,
 )
@@ -21,6 +23,8 @@ from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.recovery import Recovery
 from stage.engine.embedded.retention import Retention
 from stage.engine.saga.opening import OpenRequest
+from stage.ports.engine import LeftToNewer
+from stage.ports.ownership import Ownership
 from stage.ports.store import Store, Unit
 from stage.store.sole_owner import SoleOwner
 from stage.telemetry.null import NullObserver
@@ -113,23 +117,23 @@ def recovery_of(store: Due, clock: HandClock, sagas: Opened, **limits: Any) -> R
 async def test_unfinished_sagas_are_taken_over_a_few_at_a_time() -> None:
     """New sagas come in between: with all at once, they waited for seconds."""
     clock, sagas = HandClock(), Opened()
-    recovery = recovery_of(Due(100), clock, sagas)
-    await recovery.start()
-    assert recovery.recovered
+    taking_over = recovery_of(Due(100), clock, sagas)
+    await taking_over.start()
+    assert taking_over.recovered
     seen = [len(sagas.live)]
     for _ in range(3):
         await asyncio.sleep(0)
         await clock.wake(RECOVERY_PAUSE_SECONDS)
         seen.append(len(sagas.live))
-    recovery.stop()
+    taking_over.stop()
     assert [RECOVERY_BURST * turn for turn in (1, 2, 3, 4)] == seen
 
 
 async def test_no_more_are_taken_over_than_there_is_room_for() -> None:
     """Until one of them leaves memory."""
     clock, sagas = HandClock(), Opened()
-    recovery = recovery_of(Due(100), clock, sagas, sagas_max=10)
-    await recovery.start()
+    taking_over = recovery_of(Due(100), clock, sagas, sagas_max=10)
+    await taking_over.start()
     for _ in range(10):
         await asyncio.sleep(0)
         await clock.wake(RECOVERY_PAUSE_SECONDS)
@@ -140,9 +144,49 @@ async def test_no_more_are_taken_over_than_there_is_room_for() -> None:
     sagas.left(gone)
     await asyncio.sleep(0)
     await clock.wake(RECOVERY_PAUSE_SECONDS)
-    recovery.stop()
+    taking_over.stop()
     assert room == len(sagas.live)
     assert f"s{room:05}" in sagas.live
+
+
+class StillDue:
+    """ports.ownership.Ownership of sagas that are due again and again, the oldest first."""
+
+    def __init__(self, *saga_ids: str) -> None:
+        self.ids = saga_ids
+        self.released: set[str] = set()
+
+    async def claim(self, now: float, limit: int, version: int) -> list[str]:
+        """The oldest of them."""
+        return list(self.ids[:limit])
+
+    async def release(self, saga_ids: Sequence[str]) -> None:
+        """Remembers them."""
+        self.released.update(saga_ids)
+
+
+async def test_sagas_of_a_newer_release_keep_none_behind_them_from_recovery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There are more of them than one scan takes, and all are due before the other."""
+    monkeypatch.setattr(recovery, "DUE_IDS_MAX", 3)
+    monkeypatch.setattr(recovery, "RECOVERY_IDS_MAX", 3)
+    newer = [f"newer-{number}" for number in range(7)]
+    clock, sagas, ownership = HandClock(), Opened(), StillDue(*newer, "s-1")
+    recovering = Recovery(
+        cast(LiveSagas, sagas), cast(Ownership, ownership), NullObserver(), clock, EngineLimits()
+    )
+    await recovering.start()
+    for _ in range(20):
+        for saga_id in [saga_id for saga_id in sagas.live if saga_id in newer]:
+            live = sagas.live.pop(saga_id)
+            live.opened.set_exception(LeftToNewer("it goes on there"))
+            sagas.left(live)
+        await clock.wake(RECOVERY_PAUSE_SECONDS)
+        await clock.wake(RECOVERY_SCAN_SECONDS)
+    recovering.stop()
+    assert ["s-1"] == list(sagas.live)
+    assert set(newer) == ownership.released
 
 
 @pytest.mark.parametrize("closable", [CLOSE_SAGAS_MAX, 10 * CLOSE_SAGAS_MAX])
