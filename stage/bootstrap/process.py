@@ -104,18 +104,20 @@ async def _listen(runner: BoundedRunner, config: Config, doors: Doors) -> int:
     # So many may be accepted at once, before any of them can be turned away.
     backlog = min(LISTEN_BACKLOG, connections_max(config) // 4)
     if config.admin_port is not None:
-        doors.admin_port = await _listen_at(runner, config.host, config.admin_port, backlog)
-    return await _listen_at(runner, config.host, config.port, backlog)
+        doors.admin_port = await _listen_at(
+            runner, config.host, config.admin_port, backlog, "--admin-port"
+        )
+    return await _listen_at(runner, config.host, config.port, backlog, "--port")
 
 
-async def _listen_at(runner: BoundedRunner, host: str, port: int, backlog: int) -> int:
+async def _listen_at(runner: BoundedRunner, host: str, port: int, backlog: int, option: str) -> int:
     """Open one port and return its number. Raises ConfigurationError."""
     try:
         return await runner.listen(host, port, backlog)
     except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error  # asyncio's repeats the address
         raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}:"
-            " choose another --port or --admin-port, or stop what uses it"
+            f"cannot listen on {host}:{port}: {why}: choose another {option}, or stop what uses it"
         ) from error
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-if TYPE_CHECKING:
-    from asyncio.subprocess import Process
+from stage.cli.failure import Failure
 
+if TYPE_CHECKING:
     from stage.authoring.declaration import StageDeclaration
     from stage.testing.neighbours import Neighbours
 
 HOST: Final = "127.0.0.1"
-WATCHED: Final = frozenset({".py", ".sql", ".toml"})
-LEFT_OUT: Final = frozenset({"__pycache__", "node_modules", "venv"})
-LOOK_SECONDS: Final = 0.5
-STOP_SECONDS_MAX: Final = 5.0
+PORT_MIN: Final = 20_000
+PORT_MAX: Final = 32_000
+"""Below the ports that systems hand out by themselves: what is free there stays so."""
+HINT: Final = "or start `stage dev` again where the stage calls a new API or downstream"
 
 
 @click.command(short_help="Serve a stage to try it, with fakes around it.")
@@ -31,7 +28,7 @@ STOP_SECONDS_MAX: Final = 5.0
     default="sqlite:///:memory:",
     help="Where its sagas outlive a change.  [in memory: each start begins anew]",
 )
-def dev(target: str, port: int, database: str) -> None:
+def dev(target: str, port: int, database: str) -> int:
     """Serve a stage on this machine with a fake upstream, downstream and external APIs.
 
     Nobody is asked for a token. The stage is started anew when a file of Python, SQL or TOML below
@@ -43,8 +40,7 @@ def dev(target: str, port: int, database: str) -> None:
 
     stage = find_stage(target)
     saga = _data_of(target, stage)
-    with suppress(asyncio.CancelledError):  # SIGTERM
-        asyncio.run(_develop(target, stage, port or _free_port(), database, saga))
+    return asyncio.run(_develop(target, stage, port or _free_port(), database, saga))
 
 
 def _data_of(target: str, stage: StageDeclaration[Any, Any]) -> str:
@@ -62,24 +58,28 @@ def _data_of(target: str, stage: StageDeclaration[Any, Any]) -> str:
 
 
 def _free_port() -> int:
+    """One that stays free until the stage listens there, and while it is started anew."""
+    import random
     import socket
+    from contextlib import suppress
 
-    with socket.create_server((HOST, 0)) as door:
-        return int(door.getsockname()[1])
+    for port in random.sample(range(PORT_MIN, PORT_MAX), 100):
+        with suppress(OSError), socket.create_server((HOST, port)):
+            return port
+    raise Failure(f"no port from {PORT_MIN} to {PORT_MAX} is free: give one with --port")
 
 
 async def _develop(
     target: str, stage: StageDeclaration[Any, Any], port: int, database: str, saga: str
-) -> None:
-    import asyncio
-    import signal
+) -> int:
+    import sys
 
+    from stage.cli.watch import Signals, run_anew
     from stage.testing import FakeApi
     from stage.testing.neighbours import beside
 
-    this = asyncio.current_task()
-    assert this is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    signals = Signals()
+    signals.listen()
     url = f"http://{HOST}:{port}"
     apis = {step.rules.peer: FakeApi() for step in stage.steps if step.rules.peer}
     async with beside(url, apis) as around:
@@ -91,7 +91,8 @@ async def _develop(
         ]
         for name, where in around.apis.items():
             options += ["--external", f"{name}={where}"]
-        await _serve_anew(target, options)
+        command = [sys.executable, "-m", "stage", "serve", target, *options]
+        return await run_anew(command, signals, HINT)
 
 
 def _explain(name: str, around: Neighbours, saga: str) -> None:
@@ -118,59 +119,3 @@ def _explain(name: str, around: Neighbours, saga: str) -> None:
         click.echo(f"The effects that stand at {api}:")
         click.echo(f"  curl -s {where}/effects")
     click.echo("")
-
-
-async def _serve_anew(target: str, options: list[str]) -> None:
-    """Serve it in a process of its own, and start another one after each change."""
-    import asyncio
-    import sys
-
-    seen = _stamps()
-    while True:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "stage", "serve", target, *options
-        )
-        try:
-            # Files tell nobody that they have changed.
-            while seen == (now := await asyncio.to_thread(_stamps)):  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_SECONDS)
-        finally:
-            await _stop(process)
-        changed = sorted(str(path) for path, _ in seen.items() ^ now.items())
-        click.echo(f"{changed[0]} has changed: started anew")
-        seen = now
-
-
-async def _stop(process: Process) -> None:
-    """SIGTERM, then SIGKILL; nothing for one that has ended."""
-    import asyncio
-
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        async with asyncio.timeout(STOP_SECONDS_MAX):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-
-
-def _stamps() -> dict[Path, int]:
-    """When each watched file below the working directory was changed last."""
-    stamps = {}
-    for path in _files(Path()):
-        try:
-            stamps[path] = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            continue  # it went away just now
-    return stamps
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        hidden = path.name.startswith(".") or path.name in LEFT_OUT
-        if path.is_dir() and not hidden and not path.is_symlink():
-            yield from _files(path)
-        elif path.suffix in WATCHED:
-            yield path

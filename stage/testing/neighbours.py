@@ -14,6 +14,7 @@ from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.neighbours.downstream.app import make_app as make_downstream
+from stage.neighbours.shared.serve import SHUTDOWN_SECONDS
 from stage.neighbours.upstream.app import make_app as make_upstream
 from stage.testing.effects import FakeApi
 from stage.testing.external import make_external
@@ -91,7 +92,7 @@ async def _start(
 ) -> None:
     """Serve these until the stack is left."""
     for name, app in apps.items():
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, doors[name]).start()

@@ -6,8 +6,9 @@ import asyncio
 import os
 import shlex
 import signal
+import socket
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,16 +29,23 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+async def started(project: Path, port: int) -> Process:
+    """`stage dev` of it, as a shell script starts it in the background: with SIGINT ignored."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("STAGE_")}
+    return await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'trap "" INT; exec "$@"', "sh"),
+        *(sys.executable, "-m", "stage", "dev", "booking.stage:booking", "--port", str(port)),
+        cwd=project,
+        stdout=PIPE,
+        stderr=STDOUT,
+        env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+    )
+
+
 @pytest.fixture
 async def running(project: Path) -> AsyncIterator[Process]:
     """It under `stage dev`."""
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("STAGE_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "stage", "dev", "booking.stage:booking", "--port", "0"),
-        cwd=project,
-        stdout=PIPE,
-        env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-    )
+    process = await started(project, 0)
     try:
         yield process
     finally:
@@ -76,7 +84,7 @@ async def posted(curl: str, saga_id: str) -> tuple[int, str]:
 async def test_a_new_project_is_tried_by_the_printed_curl(running: Process, project: Path) -> None:
     """The saga is executed; after a change of the code the next one is refused by that."""
     printed = await lines_until(running, "listening on")
-    (curl,) = [line.strip() for line in printed if "/sagas" in line]
+    (curl,) = [line.strip() for line in printed if "/sagas -H" in line]
 
     assert (200, "executed") == await posted(curl, "dev-1")
 
@@ -91,3 +99,17 @@ async def test_a_new_project_is_tried_by_the_printed_curl(running: Process, proj
     async with asyncio.timeout(SECONDS_MAX):
         await running.communicate()
     assert 130 == running.returncode
+
+
+@pytest.mark.timeout(240)
+async def test_a_port_in_use_ends_it_with_the_reason(project: Path) -> None:
+    """It does not stay up around a stage that could not be started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = await started(project, port)
+        async with asyncio.timeout(SECONDS_MAX):
+            said, _ = await process.communicate()
+    assert 2 == process.returncode
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use: choose another --port," in (
+        said.decode()
+    )
