@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test prove check fix sim mutants kills bench backend deploy floors sbom fuzz
+.PHONY: help demo quick test prove check fix sim mutants kills bench backend deploy docs floors sbom fuzz
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,18 @@ fuzz: $(VENV)/.ready .venv-fuzz/.ready ## let schemathesis judge our OpenAPI doc
 	@$(PYTHON) -m venv --clear .venv-fuzz
 	@.venv-fuzz/bin/python -m pip --quiet --disable-pip-version-check --no-input \
 	    install --no-deps --require-hashes --only-binary :all: -r requirements/fuzz.txt
+	@touch $@
+
+# Its tools have some 40 requirements of their own, so they get an environment of their own.
+docs: .venv-docs/.ready ## make the pages a site in dist/site, which needs no network
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs --quiet build --config-file site/mkdocs.yml
+	@echo "docs: dist/site/index.html"
+
+.venv-docs/.ready: requirements/docs.txt
+	@echo "Installing the tools that make the site ..."
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+	    install --no-deps --require-hashes --only-binary :all: -r requirements/docs.txt
 	@touch $@
 
 check: $(VENV)/.ready ## ruff, mypy strict, import-linter

@@ -9,7 +9,7 @@ import pytest
 
 from tests.house.rules import names_required, places_named, unhashed
 
-FILES = ("backend", "build", "deploy", "dev", "postgres", "run")
+FILES = ("backend", "build", "deploy", "dev", "docs", "postgres", "run")
 HASH = "--hash=sha256:" + "0" * 64
 
 

@@ -87,6 +87,8 @@ def stand_ins() -> dict[str, Callable[[], Any]]:
         "build_app": lambda: build_app,
         "client": lambda: create_autospec(Client),  # there is no Temporal here
         "config": lambda: settings,
+        "deposit": lambda: a_call(declared()),
+        "hotel": declared,
         "handler": reader.handler,
         "key_in": lambda: reader.key_in,
         "key_in_body": lambda: reader.key_in_body,
