@@ -69,6 +69,16 @@ def a_call(payment: stage.Stage[Any, Any]) -> Any:
     return charge
 
 
+def a_deposit(hotel: stage.Stage[Any, Any]) -> Any:
+    """The step `deposit` of the tutorial."""
+
+    @hotel.call(to="psp")
+    async def deposit(http: stage.Http, saga: stage.Saga[demo.Order]) -> str:
+        return str((await http.post("/deposits", json={})).json()["id"])
+
+    return deposit
+
+
 def stand_ins() -> dict[str, Callable[[], Any]]:
     """The things that a reader has around a block, by their names."""
     import opentelemetry.trace
@@ -87,7 +97,7 @@ def stand_ins() -> dict[str, Callable[[], Any]]:
         "build_app": lambda: build_app,
         "client": lambda: create_autospec(Client),  # there is no Temporal here
         "config": lambda: settings,
-        "deposit": lambda: a_call(declared()),
+        "deposit": lambda: a_deposit(declared()),
         "hotel": declared,
         "handler": reader.handler,
         "key_in": lambda: reader.key_in,
