@@ -279,8 +279,12 @@ class LiveSagas:
         return transition
 
     async def _loop(self, live: LiveSaga, transition: Transition | Ridden) -> str:
-        """Journal, then act: what is durable is sent, what comes back is journaled."""
-        while True:
+        """Journal, then act: what is durable is sent, what comes back is journaled.
+
+        A saga that was lost while its unit was under way sends nothing: this process may be sure
+        of a new lease by then, and the saga is not its own any more.
+        """
+        while not live.lost:
             if self._inline and is_alone(live, transition):
                 await self._send_inline(live, transition)
             else:
@@ -398,7 +402,7 @@ def _owes_a_word(live: LiveSaga) -> bool:
 
     A process that stops does so for all of them at once; each would otherwise open the saga anew.
     """
-    if not live.watched or live.row is None or live.row.state in ENDED:
+    if not live.watched or live.row is None or live.row.answered or live.row.state in ENDED:
         return False
     return live.saga is not None and not live.saga.deferred
 

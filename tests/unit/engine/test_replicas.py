@@ -6,6 +6,7 @@ The bank and downstream keep their own books, by key, over both engines.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -21,6 +22,7 @@ from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import recovery
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.saga.journal import Stored
 from stage.ports.codec import Codec
 from stage.ports.engine import NotAllowed, PayloadDiffers, Reply, Snapshot, Unsettled
 from stage.ports.external import ExternalRequest
@@ -519,6 +521,33 @@ async def test_mail_opens_a_saga_that_its_owner_has_claimed_and_not_opened(
         await each.stop()
         assert [] == each.observer.defects
     database.discard()
+
+
+async def test_a_saga_that_was_lost_while_its_intent_was_written_sends_nothing(
+    pair: Pair, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replica was declared dead meanwhile, and has a new lease: the next run probes first."""
+    a, _ = pair
+    methods: list[str] = []
+    exchange, transact = world.exchange, a.store.transact
+
+    async def noted(outgoing: ExternalRequest) -> Answer | Lost:
+        methods.append(outgoing.request.method)
+        return await exchange(outgoing)
+
+    async def lost_meanwhile(work: Any, **options: Any) -> Any:
+        value = await transact(work, **options)
+        if isinstance(value, Stored) and value.transition.outgoing:
+            monkeypatch.setattr(a.store, "transact", transact)
+            a.engine._sagas.lose_all()
+        return value
+
+    monkeypatch.setattr(world, "exchange", noted)
+    monkeypatch.setattr(a.store, "transact", lost_meanwhile)
+    reply = await a.accept()
+    assert reply is not None and 200 == reply.status
+    assert ["GET", "POST"] == [method for method, _ in itertools.groupby(methods)]
+    assert 1 == sum(world.charged.values())
 
 
 async def test_a_saga_that_cannot_be_read_any_more_is_not_called_not_executed(
