@@ -12,13 +12,13 @@ import aiohttp
 import msgspec
 from temporalio.client import Client
 
+from examples.step_functions.interpreter import End, Execution
 from examples.temporal.processes import TemporalServer, Worker, chain_file
 from stage.demo.chain import LOOPBACK, Service, free_ports, url
 from stage.orchestrators.step_functions import document
 from stage.orchestrators.temporal.client import Chain, end_of
 from stage.orchestrators.temporal.workflow import CompensateAsk
 from stage.wire.envelope import format_instant
-from tests.acceptance.orchestrators.interpreter import End, Execution
 from tests.acceptance.orchestrators.parts import ORDER, STAGES, UNTIL_SECONDS_MAX, Parts
 
 BUDGET_SECONDS = 30.0
