@@ -1,4 +1,4 @@
-"""Tells every story to every caller, measures each, and writes the table.
+"""Tells every story to every caller, and writes the table.
 
     python -m tests.acceptance.orchestrators --out docs/evidence/orchestrators.json
     python -m tests.acceptance.orchestrators --rounds 8 --out docs/evidence/driven-kills.json
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -28,11 +27,6 @@ from tests.acceptance.kills.__main__ import commit, machine
 from tests.acceptance.orchestrators import killing
 from tests.acceptance.orchestrators.callers import CALLERS, Caller, NotThere
 from tests.acceptance.orchestrators.stories import STORIES
-
-ALONE = 20
-AT_ONCE = 30
-BUDGET_SECONDS = 300.0
-"""No deadline may end a saga that is measured."""
 
 
 async def tell(caller: Caller) -> dict[str, str]:
@@ -51,24 +45,6 @@ async def tell(caller: Caller) -> dict[str, str]:
     return ends
 
 
-async def measure(caller: Caller) -> dict[str, float]:
-    """The time of one saga alone, and how many a second when many are begun at once."""
-
-    async def one(saga_id: str) -> float:
-        began = time.perf_counter()
-        assert "executed" == await caller.run(saga_id, BUDGET_SECONDS)
-        return time.perf_counter() - began
-
-    alone = [await one(f"alone-{number}") for number in range(ALONE)]
-    began = time.perf_counter()
-    await asyncio.gather(*(one(f"many-{number}") for number in range(AT_ONCE)))
-    took = time.perf_counter() - began
-    return {
-        "alone_ms_median": round(statistics.median(alone) * 1000, 1),
-        "at_once_per_second": round(AT_ONCE / took, 1),
-    }
-
-
 async def run() -> dict[str, Any]:
     """All callers, one after the other."""
     found: dict[str, Any] = {}
@@ -77,7 +53,7 @@ async def run() -> dict[str, Any]:
             caller = make(Path(folder))
             try:
                 await caller.start()
-                found[name] = {"measured": await measure(caller), "stories": await tell(caller)}
+                found[name] = {"stories": await tell(caller)}
             finally:
                 await caller.stop()
     return found
@@ -143,9 +119,6 @@ def table(found: dict[str, Any]) -> list[str]:
     for title in next(iter(found.values()))["stories"]:
         ends = [each["stories"][title] for each in found.values()]
         rows.append(f"| {title} | {' | '.join(ends)} |")
-    for word in ("alone_ms_median", "at_once_per_second"):
-        values = [str(each["measured"][word]) for each in found.values()]
-        rows.append(f"| {word} | {' | '.join(values)} |")
     return rows
 
 
