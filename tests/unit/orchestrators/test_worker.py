@@ -19,7 +19,7 @@ UNTIL_SECONDS_MAX = 60.0
 
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What each connection to Temporal was made with."""
+    """The arguments of each connection to Temporal."""
     made: list[dict[str, Any]] = []
 
     async def connect(_: str, **given: Any) -> SimpleNamespace:
