@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
-START_SECONDS_MAX = 20.0
+START_SECONDS_MAX = 60.0
 END_SECONDS_MAX = 15.0
 
 

@@ -80,9 +80,9 @@ class Sizes:
     rollings: int
     """F27: rolling updates, forward and back."""
     driven_sagas: int
-    """F29: sagas under a workflow of Temporal."""
+    """F29: sagas under Temporal, where it drives the chain and again where it drives a stage."""
     driven_kills: int
-    """F29: kills of its worker and of a stage meanwhile."""
+    """F29: kills of its worker and of a stage meanwhile, each time."""
     incidents: int
     """F30: incidents under a real Prometheus."""
     scrape_seconds: int
@@ -238,7 +238,11 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F27": Kit("rolling updates, and back", {"updates": 2 * sizes.rollings}),
         "F29": Kit(
             "stories under each caller",
-            {"stories": STORIES, "sagas": sizes.driven_sagas, "kills": sizes.driven_kills},
+            {
+                "stories": STORIES,
+                "sagas": 2 * sizes.driven_sagas,
+                "kills": 2 * sizes.driven_kills,
+            },
         ),
         "F30": Kit("incidents that must be paged", {"incidents": sizes.incidents}),
         "F31": Kit(

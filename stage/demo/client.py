@@ -18,7 +18,7 @@ from stage.wire.tokens import AUTHORIZATION, BEARER
 
 POLL_SECONDS = 0.02
 TIMEOUT_SECONDS = 10.0
-UNTIL_SECONDS_MAX = 15.0
+UNTIL_SECONDS_MAX = 60.0
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -51,6 +51,7 @@ _ORCHESTRATORS = (
     "stage/cli/temporal.py",
     "stage/cli/asl.py",
     "examples/temporal/*",
+    "examples/step_functions/*",
     "tests/*/orchestrators/*",
     "docs/orchestrators.md",
 )

@@ -42,7 +42,7 @@ LEVEL_G = {
     "F25": {"strikes": 150, "sagas": 20_000},
     "F26": {"synchronous": 3, "asynchronous": 3},
     "F27": {"updates": 2},
-    "F29": {"stories": 38, "sagas": 200, "kills": 20},
+    "F29": {"stories": 38, "sagas": 400, "kills": 40},
     "F30": {"incidents": 19},
     "F31": {"sagas": 1_100},
 }

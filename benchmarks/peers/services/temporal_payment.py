@@ -104,7 +104,7 @@ async def main() -> None:
     local = given.activities == "local"
     client = await Client.connect(given.server)
     payments = await Payments.open(given.database)
-    does = Activities(payments, Neighbours(given.neighbours))
+    does = Activities(payments, Neighbours(given.neighbours, given.downstream))
 
     async def run(envelope: Envelope) -> dict[str, Any]:
         handle = await client.start_workflow(

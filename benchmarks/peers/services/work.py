@@ -32,35 +32,37 @@ class Refused(Exception):
 
 
 class Neighbours:
-    """The external API and the downstream."""
+    """The external API and the downstream, which is there too unless it has a URL of its own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, downstream: str = "") -> None:
         self._url = url
+        self._downstream = downstream or url
         self._session = ClientSession(connector=TCPConnector(limit=0))
 
     async def charge(self, envelope: Envelope) -> str:
         """The id of the charge."""
         answer = await self._post(
-            "/charges", {"amount": envelope["data"]["amount"]}, envelope["saga_id"]
+            f"{self._url}/charges", {"amount": envelope["data"]["amount"]}, envelope["saga_id"]
         )
         return str(answer["id"])
 
     async def refund(self, envelope: Envelope) -> None:
         """Give the money back."""
-        await self._post("/refunds", {"key": envelope["saga_id"]}, envelope["saga_id"])
+        await self._post(f"{self._url}/refunds", {"key": envelope["saga_id"]}, envelope["saga_id"])
 
     async def hand_on(self, envelope: Envelope, charge_id: str) -> dict[str, Any]:
         """What the stages behind added."""
         data = {**envelope["data"], "payment": {"charge_id": charge_id}}
-        answer = await self._post("/sagas", {**envelope, "data": data}, envelope["saga_id"])
+        where = f"{self._downstream}/sagas"
+        answer = await self._post(where, {**envelope, "data": data}, envelope["saga_id"])
         added: dict[str, Any] = answer["data"]
         return added
 
-    async def _post(self, path: str, body: object, key: str) -> dict[str, Any]:
+    async def _post(self, where: str, body: object, key: str) -> dict[str, Any]:
         headers = {"Idempotency-Key": key}
-        async with self._session.post(self._url + path, json=body, headers=headers) as response:
+        async with self._session.post(where, json=body, headers=headers) as response:
             if 400 <= response.status < 500:
-                raise Refused(f"{path} answered {response.status}")
+                raise Refused(f"{where} answered {response.status}")
             response.raise_for_status()
             answer: dict[str, Any] = await response.json()
             return answer
@@ -123,10 +125,11 @@ async def serve(port: int, run: Callable[[Envelope], Awaitable[dict[str, Any]]])
 
 
 def options(*names: str) -> argparse.Namespace:
-    """`--port`, `--neighbours`, and what else the service needs; all of them are required."""
+    """`--port`, `--neighbours`, and what else the service needs; `--downstream` may be missing."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--neighbours", required=True)
+    parser.add_argument("--downstream", default="")
     for name in names:
         parser.add_argument(f"--{name}", required=True)
     return parser.parse_args()

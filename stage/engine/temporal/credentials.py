@@ -6,11 +6,14 @@ log, an error or a `repr`.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+from temporalio.client import Client
 from temporalio.service import TLSConfig
 
 from stage.core.errors import ConfigurationError
@@ -66,6 +69,15 @@ class TemporalFiles(msgspec.Struct, frozen=True, kw_only=True):
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError("holds no API key: write the key alone, on one line")
         return key
+
+    async def show_new_key(self, client: Client) -> None:
+        """Show an API key that was written since; what cannot be read changes nothing."""
+        if not self.api_key_file:
+            return
+        with suppress(OSError, ValueError):
+            key = await asyncio.to_thread(self.api_key)
+            if key != client.api_key:
+                client.api_key = key
 
 
 def _check(setting: str, path: str, read: Callable[[], object]) -> None:

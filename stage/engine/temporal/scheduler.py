@@ -160,7 +160,8 @@ class TemporalScheduler:
             found = ()
             await self._wait(RECOVERY_SCAN_SECONDS)
             self._forget_pokes()
-            await self._show_new_key()
+            if self._client is not None:
+                await self._settings.files.show_new_key(self._client)
             try:
                 found = await self._claim(DUE_IDS_MAX)
             except StoreUnavailable:
@@ -230,15 +231,6 @@ class TemporalScheduler:
             tls=await asyncio.to_thread(files.tls),
             api_key=await asyncio.to_thread(files.api_key),
         )
-
-    async def _show_new_key(self) -> None:
-        """Show an API key that was written since; what cannot be read changes nothing."""
-        if self._client is None or not self._settings.files.api_key_file:
-            return
-        with suppress(OSError, ValueError):
-            key = await asyncio.to_thread(self._settings.files.api_key)
-            if key != self._client.api_key:
-                self._client.api_key = key
 
     def _tell_away(self, error: Exception) -> None:
         if not self._away:

@@ -11,6 +11,7 @@ import msgspec
 
 from stage.config.peers import keys_of, peer_of
 from stage.core.errors import ConfigurationError
+from stage.engine.temporal.credentials import TemporalFiles
 from stage.ports.connection import Connection, connection_of
 
 STAGES = "stages"
@@ -34,10 +35,24 @@ class ChainConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str = "temporal"
     address: str = "127.0.0.1:7233"
     namespace: str = "default"
+    temporal_ca_file: str = ""
+    temporal_client_cert: str = ""
+    temporal_client_key: str = ""
+    temporal_api_key_file: str = ""
     task_queue: str = "sagas"
     listen: str = ""
     auth: str = TOKENS
     otlp_endpoint: str = ""
+
+    @property
+    def files(self) -> TemporalFiles:
+        """The credentials for Temporal."""
+        return TemporalFiles(
+            ca_file=self.temporal_ca_file,
+            client_cert=self.temporal_client_cert,
+            client_key=self.temporal_client_key,
+            api_key_file=self.temporal_api_key_file,
+        )
 
     @property
     def host_and_port(self) -> tuple[str, int]:
@@ -55,9 +70,11 @@ def load(path: Path) -> ChainConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is no TOML: {error}") from None
     try:
-        return _read(given)
-    except ValueError as error:
+        config = _read(given)
+        config.files.check()
+    except (ValueError, ConfigurationError) as error:
         raise ConfigurationError(f"{path}: {error}") from None
+    return config
 
 
 def _read(given: dict[str, Any]) -> ChainConfig:

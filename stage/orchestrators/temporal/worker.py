@@ -31,6 +31,8 @@ from stage.ports.connection import Connection, connection_of
 from stage.telemetry import logs, sdk
 from stage.telemetry.current import current_trace
 
+KEY_SECONDS = 1.0
+"""How often a new API key is looked for."""
 SANDBOX = SandboxRestrictions.default.with_passthrough_modules("stage")
 """Without it the sandbox imports `stage` anew, and does not find one that is installed editable."""
 
@@ -108,7 +110,11 @@ def _callers(config: ChainConfig) -> Callers:
 async def connect(config: ChainConfig) -> Client:
     """A client of that server, whose calls are traced. Raises RuntimeError when it is away."""
     return await Client.connect(
-        config.address, namespace=config.namespace, interceptors=[TracingInterceptor()]
+        config.address,
+        namespace=config.namespace,
+        tls=await asyncio.to_thread(config.files.tls),
+        api_key=await asyncio.to_thread(config.files.api_key),
+        interceptors=[TracingInterceptor()],
     )
 
 
@@ -127,9 +133,26 @@ async def _serve(config: ChainConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with working(config, await connect(config)):
+    client = await connect(config)
+    async with working(config, client), showing_new_keys(config, client):
         logs.default_logger().info("worker_ready", task_queue=config.task_queue)
         await stopping.wait()
+
+
+@asynccontextmanager
+async def showing_new_keys(config: ChainConfig, client: Client) -> AsyncIterator[None]:
+    """Show Temporal each API key that is written within."""
+
+    async def show() -> None:
+        while True:
+            await asyncio.sleep(KEY_SECONDS)
+            await config.files.show_new_key(client)
+
+    showing = asyncio.create_task(show())
+    try:
+        yield
+    finally:
+        showing.cancel()
 
 
 def _warn(detail: str) -> None:

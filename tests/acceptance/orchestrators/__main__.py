@@ -1,8 +1,12 @@
-"""Tells every story to every caller, measures each, and writes the table.
+"""Tells every story to every caller, and writes the table.
 
     python -m tests.acceptance.orchestrators --out docs/evidence/orchestrators.json
+    python -m tests.acceptance.orchestrators --rounds 8 --out docs/evidence/driven-kills.json
 
-Exit status 1 when a story ends otherwise than it should.
+With `--rounds` it kills instead of telling: each round runs so many sagas anew under Temporal, with
+the number of the round as its seed, and the file is written behind each.
+
+Exit status 1 when a story or a saga ends otherwise than it should.
 """
 
 from __future__ import annotations
@@ -10,22 +14,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tests.acceptance.kills.__main__ import commit, machine
+from tests.acceptance.orchestrators import killing
 from tests.acceptance.orchestrators.callers import CALLERS, Caller, NotThere
 from tests.acceptance.orchestrators.stories import STORIES
-
-ALONE = 20
-AT_ONCE = 30
-BUDGET_SECONDS = 300.0
-"""No deadline may end a saga that is measured."""
 
 
 async def tell(caller: Caller) -> dict[str, str]:
@@ -44,24 +45,6 @@ async def tell(caller: Caller) -> dict[str, str]:
     return ends
 
 
-async def measure(caller: Caller) -> dict[str, float]:
-    """The time of one saga alone, and how many a second when many are begun at once."""
-
-    async def one(saga_id: str) -> float:
-        began = time.perf_counter()
-        assert "executed" == await caller.run(saga_id, BUDGET_SECONDS)
-        return time.perf_counter() - began
-
-    alone = [await one(f"alone-{number}") for number in range(ALONE)]
-    began = time.perf_counter()
-    await asyncio.gather(*(one(f"many-{number}") for number in range(AT_ONCE)))
-    took = time.perf_counter() - began
-    return {
-        "alone_ms_median": round(statistics.median(alone) * 1000, 1),
-        "at_once_per_second": round(AT_ONCE / took, 1),
-    }
-
-
 async def run() -> dict[str, Any]:
     """All callers, one after the other."""
     found: dict[str, Any] = {}
@@ -70,18 +53,57 @@ async def run() -> dict[str, Any]:
             caller = make(Path(folder))
             try:
                 await caller.start()
-                found[name] = {"measured": await measure(caller), "stories": await tell(caller)}
+                found[name] = {"stories": await tell(caller)}
             finally:
                 await caller.stop()
     return found
+
+
+async def strike(rounds: int, sagas: int, kills: int) -> AsyncIterator[dict[str, Any]]:
+    """Each round and what its sagas came to, one caller after the other."""
+    for seed in range(1, rounds + 1):
+        for name in killing.KILLED:
+            with tempfile.TemporaryDirectory(prefix="stage-killed-") as folder:
+                began = time.perf_counter()
+                found = await killing.run(name, Path(folder), sagas=sagas, kills=kills, seed=seed)
+                took = round(time.perf_counter() - began)
+                yield {"caller": name, "seed": seed, **asdict(found), "seconds": took}
+
+
+async def strikes(options: argparse.Namespace, about: dict[str, Any]) -> int:
+    """Print and write each round; the exit status."""
+    rounds: list[dict[str, Any]] = []
+    async for found in strike(options.rounds, options.sagas, options.kills):
+        rounds.append(found)
+        print(found, flush=True)
+        if options.out is not None:
+            report = {**about, "totals": totals(rounds), "rounds": rounds}
+            options.out.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if any(each["wrong"] for each in rounds) else 0
+
+
+def totals(rounds: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Sagas, kills, and sagas that ended wrongly, by caller."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for each in rounds:
+        total = found[each["caller"]]
+        total["sagas"] += sum(each["outcomes"].values())
+        total["kills"] += sum(each["killed"].values())
+        total["wrong"] += len(each["wrong"])
+    return {caller: dict(total) for caller, total in found.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, run, print, write."""
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.orchestrators")
     parser.add_argument("--out", type=Path, help="file for the result, as JSON")
+    parser.add_argument("--rounds", type=int, default=0, help="kill, and in so many rounds")
+    parser.add_argument("--sagas", type=int, default=250, help="in each round, under each caller")
+    parser.add_argument("--kills", type=int, default=25, help="in each round, under each caller")
     options = parser.parse_args(arguments)
     about = {"figure": "F29", **commit(), "machine": machine()}
+    if options.rounds:
+        return asyncio.run(strikes(options, about))
     found = asyncio.run(run())
     if options.out is not None:
         options.out.write_text(json.dumps({**about, "callers": found}, indent=2) + "\n")
@@ -97,9 +119,6 @@ def table(found: dict[str, Any]) -> list[str]:
     for title in next(iter(found.values()))["stories"]:
         ends = [each["stories"][title] for each in found.values()]
         rows.append(f"| {title} | {' | '.join(ends)} |")
-    for word in ("alone_ms_median", "at_once_per_second"):
-        values = [str(each["measured"][word]) for each in found.values()]
-        rows.append(f"| {word} | {' | '.join(values)} |")
     return rows
 
 

@@ -12,16 +12,17 @@ import aiohttp
 import msgspec
 from temporalio.client import Client
 
+from examples.step_functions.interpreter import End, Execution
 from examples.temporal.processes import TemporalServer, Worker, chain_file
 from stage.demo.chain import LOOPBACK, Service, free_ports, url
 from stage.orchestrators.step_functions import document
 from stage.orchestrators.temporal.client import Chain, end_of
 from stage.orchestrators.temporal.workflow import CompensateAsk
 from stage.wire.envelope import format_instant
-from tests.acceptance.orchestrators.interpreter import End, Execution
 from tests.acceptance.orchestrators.parts import ORDER, STAGES, UNTIL_SECONDS_MAX, Parts
 
 BUDGET_SECONDS = 30.0
+BUDGET_SECONDS_MAX = 3_600
 POLL_SECONDS = 0.05
 LEASE_SECONDS = 2
 """After so long without a sign of its worker a saga is given to another one."""
@@ -80,6 +81,7 @@ class PlainChain:
         door = url(port)
         self.parts = Parts(folder, caller="order", door=door, hands_on=True, engine=engine)
         head = ["stage.neighbours.upstream", "--name", "order", "--stage", self.parts.payment.url]
+        head += ["--budget", str(BUDGET_SECONDS_MAX)]
         self._order = Service("order", port, head, folder / "order.log")
 
     async def start(self) -> None:
@@ -92,10 +94,11 @@ class PlainChain:
 
     async def run(self, saga_id: str, seconds: float = BUDGET_SECONDS) -> str:
         """See `Caller`."""
-        headers = {"Saga-Id": saga_id, "Saga-Budget-Ms": str(int(seconds * 1000))}
+        budget_ms = str(int(seconds * 1000))
+        headers = {"Saga-Id": saga_id, "Saga-Budget-Ms": budget_ms, "Prefer": "wait=20"}
         where = f"{self._order.url}/orders"
         await self.parts.client.post(where, ORDER, headers, timeout=UNTIL_SECONDS_MAX)
-        return await self._ended(saga_id, frozenset({"active", "compensating"}))
+        return await self._ended(saga_id, frozenset({"active", "compensating"}), seconds)
 
     async def compensate(self, saga_id: str) -> str:
         """See `Caller`."""
@@ -108,8 +111,8 @@ class PlainChain:
         """See `Caller`."""
         return await self._ended(saga_id, frozenset({"completed", "compensating"}))
 
-    async def _ended(self, saga_id: str, before: frozenset[str]) -> str:
-        async with asyncio.timeout(UNTIL_SECONDS_MAX):
+    async def _ended(self, saga_id: str, before: frozenset[str], budget: float = 0.0) -> str:
+        async with asyncio.timeout(budget + UNTIL_SECONDS_MAX):
             while True:
                 saga = await self.parts.client.saga(self._order, saga_id)
                 if saga is not None and saga["state"] not in before:

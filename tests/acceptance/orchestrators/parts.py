@@ -25,7 +25,7 @@ class Books(NamedTuple):
 
 DONE = Books(charged=1, charges=1, sent=1, parcels=1)
 UNDONE = Books(charged=1, charges=0, sent=1, parcels=0)
-UNTIL_SECONDS_MAX = 30.0
+UNTIL_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.05
 
 

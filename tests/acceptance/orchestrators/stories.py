@@ -12,6 +12,8 @@ from tests.acceptance.orchestrators.parts import DONE, UNDONE, Books
 NOTHING = Books(charged=0, charges=0, sent=0, parcels=0)
 ONLY_CHARGED = Books(charged=1, charges=0, sent=0, parcels=0)
 PARCEL_STANDS = Books(charged=1, charges=0, sent=1, parcels=1)
+PATIENT_SECONDS = 120.0
+"""No deadline may pass while a busy machine starts a process again."""
 SHORT_SECONDS = 4.0
 
 
@@ -77,7 +79,7 @@ async def duplicates(caller: Caller, saga_id: str) -> str:
 async def killed_stage(caller: Caller, saga_id: str) -> str:
     """The stage dies between the charge and its commit."""
     await psp(caller, script="effect-then-hang", times=1, match=saga_id)
-    running = asyncio.create_task(caller.run(saga_id))
+    running = asyncio.create_task(caller.run(saga_id, PATIENT_SECONDS))
     await caller.parts.client.until_charged(caller.parts.psp, saga_id)
     await caller.parts.payment.kill()
     await caller.parts.payment.start()
@@ -96,7 +98,7 @@ async def killed_server(caller: Caller, saga_id: str) -> str:
 
 async def _killed(caller: Caller, saga_id: str, kill: Callable[[], Awaitable[None]]) -> str:
     await shipping(caller, script="slow", seconds=1.0, match=saga_id)
-    running = asyncio.create_task(caller.run(saga_id))
+    running = asyncio.create_task(caller.run(saga_id, PATIENT_SECONDS))
     try:
         await caller.parts.client.until_charged(caller.parts.psp, saga_id)
         await kill()

@@ -39,6 +39,10 @@ def test_a_stage_is_all_that_it_needs(tmp_path: Path) -> None:
         (f'auth = "all"\n{ONE}', "auth is 'all': it is tokens or none"),
         (f'listen = "0.0.0.0:8085"\nauth = "none"\n{ONE}', "auth is none and listen is 0.0.0.0"),
         (f'listen = "0.0.0.0:8085"\n{ONE}', "stages.payment has no accept_file, so it cannot"),
+        (f'temporal_client_key = "a.key"\n{ONE}', "temporal_client_cert is not: add the certif"),
+        (f'temporal_client_cert = "a.pem"\n{ONE}', "temporal_client_key is not: add its key"),
+        (f'temporal_ca_file = "not/there"\n{ONE}', "temporal_ca_file not/there cannot be read"),
+        (f'temporal_api_key_file = "not/there"\n{ONE}', "temporal_api_key_file not/there cannot"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_fix(tmp_path: Path, text: str, wrong: str) -> None:

@@ -66,7 +66,7 @@ class Execution:
 
     async def run(self) -> End:
         """Run it to its end."""
-        assert "JSONata" == self.document["QueryLanguage"]
+        assert self.document["QueryLanguage"] == "JSONata"
         name = self.document["StartAt"]
         while len(self.passed) < TRANSITIONS_MAX:
             self.passed.append(name)
@@ -103,7 +103,7 @@ class Execution:
         return str(state["Default"])
 
     async def _task(self, state: dict[str, Any]) -> str:
-        assert HTTP == state["Resource"]
+        assert state["Resource"] == HTTP
         attempts: dict[int, int] = {}
         while True:
             try:
