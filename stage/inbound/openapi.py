@@ -134,7 +134,8 @@ def _operation(operation: Operation, prefix: str = "") -> dict[str, Any]:
 def _responses(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, (description, names) in operation.answers.items():
-        shown = _to(names[0]) if len(names) == 1 else {"oneOf": [_to(name) for name in names]}
+        # Not oneOf: a saga without steps is a plan too, which allows what it does not name.
+        shown = _to(names[0]) if len(names) == 1 else {"anyOf": [_to(name) for name in names]}
         responses[str(status)] = {
             "description": description,
             "headers": _headers(STATUS_HEADERS.get((operation.id, status), {})),
