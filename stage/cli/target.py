@@ -32,7 +32,9 @@ def find_stage(target: str) -> StageDeclaration[Any, Any]:
         name = module_name.removesuffix(".py").strip("./").replace("/", ".")
         raise Failure(f"{module_name!r} is a path: give the module, {name}:{attribute or 'stage'}")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise Failure(f"{target!r} names no module: give MODULE:ATTRIBUTE, such as payment:payment")
+        raise Failure(
+            f"{target!r} names no module: give MODULE:ATTRIBUTE, such as payment.stage:payment"
+        )
     module = _import(module_name)
 
     from stage.authoring.declaration import StageDeclaration
@@ -102,4 +104,7 @@ def _where(error: Exception) -> str:
 def _fix(module: str, there: list[str]) -> str:
     if there:
         return "it has " + ", ".join(f"{module}:{name}" for name in there)
+    is_package = hasattr(sys.modules[module], "__path__")
+    if is_package and importlib.util.find_spec(f"{module}.stage") is not None:
+        return f"did you mean {module}.stage, as in a project of `stage new`?"
     return "declare one there, such as payment = Stage('payment', accepts=Order)"

@@ -22,7 +22,7 @@ STOP_SECONDS_MAX: Final = 5.0
 class Signals:
     """SIGINT and SIGTERM: the first ends the command in order, the second at once.
 
-    They are heard also where the shell has them ignored, as of a job in the background of a script.
+    They are heard also where the shell has them ignored, as in the background of a script.
     No task is cancelled for them: so none can come between a process and the note of its number.
     """
 
@@ -73,17 +73,17 @@ async def run_anew(command: Sequence[str], signals: Signals, hint: str) -> int:
 async def _next_change(
     process: Process, seen: dict[Path, int], signals: Signals, hint: str | None
 ) -> dict[Path, int] | None:
-    """What the files are after a change; None after a signal, or an end that no change mends."""
-    told = False
+    """The files as they are after a change; None after a signal, or an end that no change mends."""
+    said = False
     while not await _within(LOOK_SECONDS, signals.heard):  # files tell nobody that they change
         now = await asyncio.to_thread(_stamps)
         if now != seen:
             return now
-        if process.returncode is not None and not told:
+        if process.returncode is not None and not said:
             if hint is None:
                 return None
             click.echo(f"ended with status {process.returncode}: mend it, {hint}")
-            told = True
+            said = True
     return None
 
 

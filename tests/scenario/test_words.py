@@ -14,6 +14,7 @@ from stage import Http, Saga, Stage
 from stage.demo.payment import Order
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.test_metrics import scrape
+from tests.scenario.test_operator import do
 
 
 async def test_a_plain_compensate_is_no_lost_run(
@@ -94,6 +95,19 @@ async def test_a_parked_doubt_is_in_doubt(tmp_path: Path) -> None:
         assert 1 == found.value("stage_sagas_parked_total", cause="in_doubt")
     async with running_chain(tmp_path, stage=unrepeatable()) as chain:
         assert 1 == (await scrape(chain)).value("stage_in_doubt")
+
+
+async def test_a_saga_that_was_given_up_stays_closed_whoever_asks(tmp_path: Path) -> None:
+    """Callers who wait hear its answer; nothing is journaled of what is only a row any more."""
+    async with running_chain(tmp_path, stage=unrepeatable()) as chain:
+        await chain.script(chain.psp, script="effect-then-drop")
+        assert 202 == (await chain.send("s-1"))[0]
+        assert 200 == (await do(chain, "s-1", "forget"))[0]
+        assert 410 == (await chain.send("s-1"))[0]
+        for prefer in ("wait=5", "respond-async"):
+            assert 410 == (await chain.send("s-1", Prefer=prefer))[0]
+        assert [] == await chain.events("s-1")
+        assert 410 == (await chain.compensate("s-1"))[0]
 
 
 async def test_an_effect_in_doubt_may_stand_and_does_not_stand(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ class EmbeddedCommands(EmbeddedQueries):
         """See `ports.engine.Commands`."""
         # Long because every way in which a saga can be met stands in one loop.
         saga_id, until = envelope.saga_id, loop_time() + wait_seconds
+        latest = _latest(until)
         recognised = recognise(envelope)
         exists = False  # whether the saga was seen: it may have been accepted for this very request
         first = False  # whether it was written down for this request, and is run by a scheduler
@@ -139,6 +140,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 return _reply(found, replayed=not first)
             if live is not None:
                 await self._gone(live, until)
+            _look_again(latest)
             # Nobody runs it who could journal what the caller is answered: the opening does.
             respond_async = respond_async or loop_time() >= until
 
@@ -216,6 +218,7 @@ class EmbeddedCommands(EmbeddedQueries):
     ) -> Snapshot:
         """See `ports.engine.Commands`."""
         until = loop_time() + wait_seconds
+        latest = _latest(until)
         opening = self._compensation(saga_id, asked, requester, trace)
         request = opening.signal
         assert isinstance(request, e.CompensationRequested)
@@ -240,6 +243,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 found = await self._elsewhere.snapshot_when(saga_id, until, self._is_decided)
                 if found is not None:
                     return found
+            _look_again(latest)
 
     def _compensation(
         self,
@@ -367,6 +371,7 @@ class EmbeddedCommands(EmbeddedQueries):
             self._opening.check(now.saga, verb)
             return replace(now, saga=evolve(now.saga.under(self._plan), now.saga, verb))
         soon = loop_time()
+        latest = _latest(soon)
         while True:
             try:
                 live = self._sagas.get(saga_id)
@@ -385,6 +390,7 @@ class EmbeddedCommands(EmbeddedQueries):
                     self._opening.check(found.saga, verb)
                 if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon):
                     return await self._elsewhere.stored(saga_id)
+            _look_again(latest)
 
     async def hear(self, saga_id: str, word: e.Webhook) -> None:
         """See `ports.engine.Commands`."""
@@ -395,6 +401,7 @@ class EmbeddedCommands(EmbeddedQueries):
             return heard_before(saga.under(self._plan), saga, word)
 
         soon = loop_time()
+        latest = _latest(soon)
         while True:
             try:
                 live = self._sagas.get(saga_id)
@@ -414,6 +421,7 @@ class EmbeddedCommands(EmbeddedQueries):
             except HeldElsewhere:
                 if await self._elsewhere.journaled(saga_id, word, needless, soon):
                     return
+            _look_again(latest)
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See `ports.engine.Commands`."""
@@ -491,9 +499,8 @@ class EmbeddedCommands(EmbeddedQueries):
 
     async def _gone(self, live: LiveSaga, until: float) -> None:
         """Return once a saga that was lost has left memory. Raises Unsettled, as `_opened` does."""
-        latest = max(until, loop_time()) + limited.OPEN_SECONDS_MAX
         if not live.over:
-            await live.watch(latest, _never)
+            await live.watch(_latest(until), _never)
         if not live.over:
             raise Unsettled("the database did not answer in time")
 
@@ -567,6 +574,16 @@ async def _close_with(unit: Unit, *, row: SagaRow, after: SagaRow, act: Act) -> 
     return erased_now
 
 
+def _latest(until: float) -> float:
+    """When a saga that changes hands all the time is not followed any more."""
+    return max(until, loop_time()) + limited.OPEN_SECONDS_MAX
+
+
+def _look_again(latest: float) -> None:
+    if loop_time() >= latest:
+        raise Unsettled("the saga changes hands all the time: ask again")
+
+
 def _never(_: LiveSaga) -> bool:
     return False
 
@@ -574,8 +591,7 @@ def _never(_: LiveSaga) -> bool:
 async def _within(future: asyncio.Future[None], until: float) -> None:
     if future.done():
         return future.result()
-    latest = max(until, loop_time()) + limited.OPEN_SECONDS_MAX
-    if not await settled(future, latest):
+    if not await settled(future, _latest(until)):
         raise Unsettled("the database did not answer in time")
 
 

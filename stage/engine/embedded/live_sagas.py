@@ -398,7 +398,7 @@ def _owes_a_word(live: LiveSaga) -> bool:
 
     A process that stops does so for all of them at once; each would otherwise open the saga anew.
     """
-    if not live.watched or live.row is None or live.row.state in ENDED:
+    if not live.watched or live.row is None or live.row.answered or live.row.state in ENDED:
         return False
     return live.saga is not None and not live.saga.deferred
 

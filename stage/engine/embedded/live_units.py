@@ -12,7 +12,7 @@ from stage.core.machine import evolve
 from stage.core.saga import Saga
 from stage.core.states import ParkCause
 from stage.engine.embedded.limits import STORE_RETRY
-from stage.engine.embedded.live_saga import InboxItem, LiveSaga, settled
+from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive, settled
 from stage.engine.saga.attempts import end_span
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
@@ -83,7 +83,7 @@ class LiveUnits:
         assert live.saga is not None and live.context is not None
         saga, context, output = live.saga, live.context, live.output
         mail = [item.mail for item in items if item.mail is not None]
-        items = self._allowed(saga, items)
+        items = self._allowed(live, saga, items)
         events = [item.event for item in items]
         if live.span is None:  # opened to answer from what is stored, and now there is work
             live.span = self._opening.begin_span(live.request, saga, context.trace)
@@ -175,8 +175,12 @@ class LiveUnits:
         if live.row is not None and live.saga is not None and live.context is not None:
             self._opening.folds.keep(live.row, live.saga, live.context.trace.baggage)
 
-    def _allowed(self, saga: Saga, items: Sequence[InboxItem]) -> Sequence[InboxItem]:
+    def _allowed(
+        self, live: LiveSaga, saga: Saga, items: Sequence[InboxItem]
+    ) -> Sequence[InboxItem]:
         """The items without those verbs that do not fit, whose senders get the reason."""
+        if live.row is not None and live.row.closed_at is not None:
+            return _left_out(items)  # its row would be written as if it was open
         for item in items:
             if isinstance(item.event, e.Verb):
                 break
@@ -236,3 +240,11 @@ class LiveUnits:
                     raise
                 attempt += 1
                 await self._clock.sleep(STORE_RETRY.backoff_seconds(attempt, "store"))
+
+
+def _left_out(items: Sequence[InboxItem]) -> Sequence[InboxItem]:
+    """None of them; their senders open the saga anew, and are answered from its row."""
+    for item in items:
+        if item.durable is not None and not item.durable.done():
+            item.durable.set_exception(NotLive())
+    return ()

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from stage.cli.failure import Failure
 from stage.cli.new import new
 from stage.cli.project import write_project
+from stage.cli.target import find_stage
 from stage.config import load
 from tests.unit.cli.programs import ROOT, Done
 
@@ -54,6 +56,35 @@ def test_the_words_of_its_makefile_work(project: Path, word: str, said: str) -> 
     """As it was written, without one change: its tests pass, its demo runs, its check is clean."""
     done = make(project, word)
     assert 0 == done.status and said in done.out, done
+
+
+def test_a_package_alone_is_answered_with_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`MODULE` of the project is a package: the stage stands in its module `stage`."""
+    write_project(tmp_path, "lodging")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Failure, match=r"did you mean lodging\.stage"):
+        find_stage("lodging:lodging")
+
+
+def test_an_interrupted_installation_begins_anew(tmp_path: Path) -> None:
+    """The interpreter is there before anything is installed: only the mark says that all is."""
+    write_project(tmp_path, "payment")
+    environment = tmp_path / ".venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").touch()
+
+    def planned() -> str:
+        """The commands that `make test` would run."""
+        done = subprocess.run(
+            ["make", "--dry-run", "test"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    assert "pip install" in planned()
+    (environment / ".ready").touch()
+    assert "pip install" not in planned()
 
 
 def test_its_simulation_holds(project: Path) -> None:

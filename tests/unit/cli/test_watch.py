@@ -113,7 +113,7 @@ async def test_a_child_that_ends_before_a_change_ends_all_with_its_status() -> N
     assert 2 == await run_anew(command("raise SystemExit(2)"), Signals(), "hint")
 
 
-async def test_a_child_that_is_killed_before_a_change_is_told() -> None:
+async def test_a_child_that_is_killed_before_a_change_is_named() -> None:
     with pytest.raises(Failure, match="signal 9"):
         await run_anew(command("os.kill(os.getpid(), 9)"), Signals(), "hint")
 
@@ -122,9 +122,9 @@ async def test_a_child_that_ends_after_a_change_waits_for_the_next(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A slip in the code is mended by the next change of it."""
-    ends_when_told = "import sys; pathlib.Path('slip.txt').exists() and sys.exit(3);" + RUNS
+    ends_at_a_slip = "import sys; pathlib.Path('slip.txt').exists() and sys.exit(3);" + RUNS
     signals = Signals()
-    running = asyncio.create_task(run_anew(command(ends_when_told), signals, "or do that"))
+    running = asyncio.create_task(run_anew(command(ends_at_a_slip), signals, "or do that"))
     await until(here, 1)
     (here / "slip.txt").touch()
 
