@@ -23,7 +23,8 @@ class HourView(msgspec.Struct, frozen=True, kw_only=True):
     """The sagas of this replica that ended in the last `seconds`, or since it was started.
 
     `success_ratio` is the share of `completed` in all ends, None where there was none: a saga that
-    is undone after it completed has ended twice. `refusals` are the most frequent reasons for which sagas turned back.
+    is undone after it completed has ended twice. `refusals` are the most frequent reasons for which
+    sagas turned back.
     """
 
     seconds: float
