@@ -1,4 +1,4 @@
-"""What ended in the last hour, counted by the minute and forgotten in time."""
+"""The ends of the last hour are counted by the minute, and forgotten in time."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_ends_and_reasons_are_counted() -> None:
     assert {Refusal("charge", "no money"): 1, ASKED: 1} == lately.refused
 
 
-def test_what_is_over_for_an_hour_is_not_counted() -> None:
-    """At the minute; and the minutes behind it take no room."""
+def test_an_end_of_an_hour_ago_is_not_counted() -> None:
+    """At the minute; and older minutes take no room."""
     hour = heard(LastHour(), *(e.Completed(at=AT + 60 * minute) for minute in range(200)))
     assert {SagaState.COMPLETED: 60} == hour.read(AT + 60 * 199).ended
     assert {SagaState.COMPLETED: 10} == hour.read(AT + 60 * 249).ended
