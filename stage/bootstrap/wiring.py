@@ -29,6 +29,7 @@ from stage.bootstrap.database_log import (
     tell_trouble,
 )
 from stage.bootstrap.listener import check_not_ours
+from stage.bootstrap.process_log import tell_readiness
 from stage.bootstrap.scheduler import scheduler_of
 from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
 from stage.config import Config
@@ -174,8 +175,12 @@ class WiredStage:
         begin(self.service.clock)
         tell_database(self._store)
         tell_skew(self._store)
-        watching = asyncio.get_running_loop().create_task(
-            tell_trouble(self._store, self.service.clock)
+        loop = asyncio.get_running_loop()
+        watching = (
+            loop.create_task(tell_trouble(self._store, self.service.clock)),
+            loop.create_task(
+                tell_readiness(self._engine, self._store, lambda: self._watch.code.stuck)
+            ),
         )
         try:
             async with self._watch.opened():
@@ -191,7 +196,8 @@ class WiredStage:
                     await self._engine.drain(0.0)
                     await self._transport.close()
         finally:
-            watching.cancel()
+            for each in watching:
+                each.cancel()
             await self._store.close()
 
     @asynccontextmanager
