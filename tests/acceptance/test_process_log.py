@@ -24,12 +24,12 @@ async def note(tx: Tx, saga: Saga[dict]) -> None:
 LIVES_SECONDS_MAX = 120.0
 
 
-def test_every_line_of_a_process_is_json_and_tells_its_life(tmp_path: Path) -> None:
+def test_every_line_of_a_process_is_json_from_start_to_end(tmp_path: Path) -> None:
     """A first start, which makes its database, and a second one; each is ended by SIGTERM."""
     (tmp_path / "noted.py").write_text(STAGE)
     first, second = lived(tmp_path), lived(tmp_path)
-    assert ["database_made", "started", "draining", "stopped"] == told(first)
-    assert ["database_opened", "started", "draining", "stopped"] == told(second)
+    assert ["database_made", "started", "draining", "stopped"] == of_the_process(first)
+    assert ["database_opened", "started", "draining", "stopped"] == of_the_process(second)
     (begin,) = [line for line in first if line["event"] == "started"]
     assert ("payment", "environment STAGE_DATABASE") == (
         begin["stage"],
@@ -67,7 +67,7 @@ def lived(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def told(lines: list[dict[str, Any]]) -> list[str]:
+def of_the_process(lines: list[dict[str, Any]]) -> list[str]:
     """The lines in a certain order: when a stage becomes ready is looked at beside them."""
     wanted = {"database_made", "database_opened", "started", "draining", "stopped"}
     return [line["event"] for line in lines if line["event"] in wanted]
