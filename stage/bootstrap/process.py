@@ -18,6 +18,7 @@ from stage.bootstrap.callers import check_loopback
 from stage.bootstrap.descriptors import connections_max
 from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
 from stage.bootstrap.listener import listener_tls
+from stage.bootstrap.process_log import tell_drain, tell_end, tell_start
 from stage.bootstrap.wiring import build_app
 from stage.config import Config, local_socket
 from stage.core.errors import ConfigurationError
@@ -41,6 +42,7 @@ def serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(stage, config))
+        tell_end(stage.name)
     finally:
         sdk.shutdown()
 
@@ -62,12 +64,14 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     ExitGuard(latest, logs.report_forced_exit).start()
     await runner.setup()
     started.set()
+    tell_start(stage.name, config)
     _collect_rarely()
     beside = await _listen_beside(runner, config)
     try:
         port = await _listen(runner, config, app[DOORS])
         _tell(port, app[DOORS].admin_port, config)
         await stopping.wait()
+        tell_drain(app[SERVICE].engine.live, config)
         # Not ready at once, serving on until the load balancer has seen it.
         app[SERVICE].engine.leave_rotation()
         runner.retire()

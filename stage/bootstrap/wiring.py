@@ -29,6 +29,7 @@ from stage.bootstrap.database_log import (
     tell_trouble,
 )
 from stage.bootstrap.listener import check_not_ours
+from stage.bootstrap.process_log import tell_readiness
 from stage.bootstrap.scheduler import scheduler_of
 from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
 from stage.config import Config
@@ -51,15 +52,17 @@ from stage.outbound.credentials import Credentials
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.connection import Connection, connection_of
+from stage.ports.figures import Figures, Lately, Places
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.peers import PeerLimits, Peers
 from stage.ports.policy import Policy
 from stage.ports.stage import Participant, family_of
 from stage.ports.store import Store
 from stage.telemetry import logs
-from stage.telemetry.compose import default_observer
+from stage.telemetry.compose import Listener, default_observer
 from stage.telemetry.exposition import Exposition
-from stage.telemetry.gauges import Gauges, Places
+from stage.telemetry.gauges import Gauges
+from stage.telemetry.last_hour import LastHour
 from stage.telemetry.meters import bridge
 from stage.telemetry.metrics import Metrics
 from stage.wire.descriptor import Descriptor
@@ -172,8 +175,12 @@ class WiredStage:
         begin(self.service.clock)
         tell_database(self._store)
         tell_skew(self._store)
-        watching = asyncio.get_running_loop().create_task(
-            tell_trouble(self._store, self.service.clock)
+        loop = asyncio.get_running_loop()
+        watching = (
+            loop.create_task(tell_trouble(self._store, self.service.clock)),
+            loop.create_task(
+                tell_readiness(self._engine, self._store, lambda: self._watch.code.stuck)
+            ),
         )
         try:
             async with self._watch.opened():
@@ -189,7 +196,8 @@ class WiredStage:
                     await self._engine.drain(0.0)
                     await self._transport.close()
         finally:
-            watching.cancel()
+            for each in watching:
+                each.cancel()
             await self._store.close()
 
     @asynccontextmanager
@@ -233,7 +241,8 @@ def wire(
     bound = bind_configured(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     metrics = Metrics((*config.externals, *config.downstreams, *config.upstreams))
-    observer = observer or _observer(config, tracer_provider, metrics)
+    hour = LastHour()
+    observer = observer or _observer(config, tracer_provider, metrics, hour)
     store = make_store(stage, config, metrics)
     clock = SteadyClock(wall_of(store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
@@ -276,6 +285,7 @@ def wire(
         admission=admission,
         answered=metrics.answered,
         breakers=lambda: client.breakers,
+        figures=lambda: _figures(hour.read(clock.now()), gauges, store),
         jitter=random,
         webhook_secrets=credentials.webhook_secrets,
         wait_seconds_max=config.wait_seconds_max,
@@ -285,6 +295,11 @@ def wire(
     )
     tasks = tasks_of(config, stage.name)
     return WiredStage(config, service, engine, store, transport, gauges, credentials, watch, tasks)
+
+
+def _figures(lately: Lately, gauges: Gauges, store: Store) -> Figures:
+    replicas = store.ownership.share.replicas
+    return Figures(lately=lately, places=tuple(gauges.places()), replicas=replicas)
 
 
 def _places(config: Config, admission: Admission, engine: EmbeddedEngine) -> tuple[Places, ...]:
@@ -376,10 +391,12 @@ def _under(step: Step, policy: Policy) -> Step:
     )
 
 
-def _observer(config: Config, tracer_provider: TracerProvider | None, metrics: Metrics) -> Observer:
+def _observer(
+    config: Config, tracer_provider: TracerProvider | None, *listeners: Listener
+) -> Observer:
     keys = config.baggage_keys.split(",") if config.baggage_keys else ()
     return default_observer(
-        tracer_provider, metrics, baggage_keys=keys, exception_text=config.log_exception_text
+        tracer_provider, *listeners, baggage_keys=keys, exception_text=config.log_exception_text
     )
 
 

@@ -8,11 +8,11 @@ from typing import Any
 from stage.cli.failure import one_line
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
+from stage.inbound.now_view import FiguresView
 from stage.wire.envelope import parse_instant
 from stage.wire.views import (
     ActPage,
     GroupsView,
-    NowView,
     PausesView,
     PeersView,
     PeerView,
@@ -24,6 +24,8 @@ from stage.wire.views import (
 )
 
 COLUMN_CHARS_MAX = 120
+REFUSALS_MAX = 3
+"""Reasons that `stage top` shows; the console has more of them."""
 DRY_RUN_LINES_MAX = 20
 """Sagas that a dry run of a sweep lists."""
 MARKS = {
@@ -73,19 +75,33 @@ def draw_page(page: SagaPage) -> str:
     return drawn + (f"\nmore: --after {_cell(page.next)}" if page.next else "")
 
 
-def draw_now(view: NowView) -> str:
-    """The figures of a stage, two lines."""
+def draw_now(view: FiguresView) -> str:
+    """The figures of a stage: how it stands, then the last hour, its limits and sizes."""
     turned_at = view.oldest_compensation_at
     delayed = (
         "no" if turned_at is None else _long(parse_instant(view.at) - parse_instant(turned_at))
     )
     counts = ", ".join(f"{count} {state}" for state, count in view.sagas.items())
-    return (
-        f"{_cell(view.stage)} {_cell(view.release)} at {_cell(view.at)}:"
+    head = (
+        f"{view.stage} {view.release} at {view.at}:"
         f" {'ready' if view.ready else 'NOT READY'}; under way {view.live}, in doubt"
-        f" {view.in_doubt}, parked {sum(view.parked.values())}, undo delayed: {delayed}\n"
-        f"{_cell(counts)}"
+        f" {view.in_doubt}, parked {sum(view.parked.values())}, undo delayed: {delayed}"
     )
+    lines = [head, counts]
+    lately = view.lately
+    if lately is not None:
+        ratio = lately.success_ratio
+        share = "none ended" if ratio is None else f"{100 * ratio:.1f} % completed"
+        lines.append(f"last hour: {share}")
+        lines += [
+            f"{each.sagas} turned back{f' at {each.step}' if each.step else ''}: {each.reason}"
+            for each in lately.refusals[:REFUSALS_MAX]
+        ]
+    places = [f"{each.what} {each.in_use} of {each.limit}" for each in view.places]
+    sizes = [f"{part} {count / 1e6:.1f} MB" for part, count in view.database_bytes.items()]
+    replicas = f"{view.replicas} {'replica' if view.replicas == 1 else 'replicas'}"
+    lines.append(", ".join([*places, *sizes, replicas]))
+    return "\n".join(one_line(line) for line in lines)
 
 
 def draw_groups(view: GroupsView) -> str:

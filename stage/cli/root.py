@@ -21,6 +21,7 @@ from stage.cli.db import db
 from stage.cli.demo import demo
 from stage.cli.dev import dev
 from stage.cli.erase import erase
+from stage.cli.export import export
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.new import new
 from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
@@ -49,7 +50,7 @@ def cli() -> None:
 COMMANDS = (
     *(demo, new, check, dev, serve, db, send, top, sagas, groups, peers, show, trace, plan),
     *(compensate, retry, settle, resolve, abandon, forget, erase, reconcile),
-    *(sweep, sweeps, pause, resume, pauses, audit),
+    *(sweep, sweeps, pause, resume, pauses, audit, export),
     *(config, keys, openapi, simulate, temporal, asl),
 )
 for command in COMMANDS:

@@ -11,7 +11,7 @@ from stage.cli.remote import output_option, url_option
 from stage.cli.where import query_of, where_options
 
 if TYPE_CHECKING:
-    from stage.wire.views import VerbView
+    from stage.wire.views import SagaView, VerbView
 
 
 @click.command()
@@ -46,6 +46,21 @@ def show(saga_id: str, url: str, output: str) -> None:
     import time
 
     from stage.cli.draw import draw_saga
+
+    saga, entries = saga_and_journal(url, saga_id)
+    verbs = _verbs(url, f"/sagas/{quoted_id(saga_id)}")
+    if output == "json":
+        import msgspec
+
+        shown = {**msgspec.to_builtins(saga), "journal": entries}
+        shown["verbs"] = msgspec.to_builtins(verbs)
+        click.echo(msgspec.json.encode(shown).decode())
+    else:
+        click.echo(draw_saga(saga, entries, now=time.time(), verbs=verbs))
+
+
+def saga_and_journal(url: str, saga_id: str) -> tuple[SagaView, list[dict[str, Any]]]:
+    """One saga and all entries of its journal, asked for page by page. Raises Failure."""
     from stage.cli.remote import fetch
     from stage.wire.views import JournalView, SagaView
 
@@ -57,15 +72,7 @@ def show(saga_id: str, url: str, output: str) -> None:
         after = page.next
         page = fetch(url, f"{path}?view=journal&after={after}", JournalView)
         entries += page.entries
-    verbs = _verbs(url, path)
-    if output == "json":
-        import msgspec
-
-        shown = {**msgspec.to_builtins(saga), "journal": entries}
-        shown["verbs"] = msgspec.to_builtins(verbs)
-        click.echo(msgspec.json.encode(shown).decode())
-    else:
-        click.echo(draw_saga(saga, entries, now=time.time(), verbs=verbs))
+    return saga, entries
 
 
 def _verbs(url: str, path: str) -> list[VerbView]:

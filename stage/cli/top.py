@@ -27,10 +27,11 @@ def top(every: float, once: bool, url: str, output: str) -> None:
 
     from stage.cli.draw import draw_groups, draw_now
     from stage.cli.remote import fetch
-    from stage.wire.views import GroupsView, NowView, encode_view
+    from stage.inbound.now_view import FiguresView
+    from stage.wire.views import GroupsView, encode_view
 
     while True:
-        now = fetch(url, "/now", NowView)
+        now = fetch(url, "/now", FiguresView)
         if output == "json":
             click.echo(encode_view(now).decode())
             return

@@ -31,6 +31,7 @@ SAFETY: Final = (
 )
 HTML: Final = ("Content-Type", "text/html; charset=utf-8")
 TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+SIZES: Final = (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000))
 UNITS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 
 
@@ -52,6 +53,15 @@ def duration(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+def size(count: int) -> str:
+    """A number of bytes as a person says it: 512 B, 4.1 MB, 20 GB."""
+    for unit, factor in SIZES:
+        if count >= factor:
+            shown = f"{count / factor:.1f}".removesuffix(".0")
+            return f"{shown} {unit}"
+    return f"{count} B"
+
+
 def words(name: object) -> str:
     """A value of an enum as words."""
     return str(name).replace("_", " ")
@@ -66,6 +76,7 @@ _environment: Final = jinja2.Environment(
 )
 _environment.filters |= {
     "duration": duration,
+    "size": size,
     "words": words,
     "saga_path": saga_path,
     "query": urlencode,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from stage.core.version import __version__
+from stage.inbound.now_view import FiguresView, hour_view, places_view
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.wire.envelope import format_instant
-from stage.wire.views import NowView
 
 
 async def now(service: Service, request: Request) -> Answer:
-    """Counts of sagas under way, waiting and parked, and whether new sagas are taken."""
+    """Counts of sagas under way, waiting, parked and ended lately; whether new ones are taken."""
     engine = service.engine
     backlog = await engine.backlog()
+    figures = service.figures()
     return json_answer(
-        NowView(
+        FiguresView(
             stage=service.participant.plan.stage,
             release=__version__,
             at=format_instant(service.clock.now()),
@@ -29,6 +30,10 @@ async def now(service: Service, request: Request) -> Answer:
             oldest_compensation_at=_instant(backlog.oldest_compensation_at),
             left_to_newer=backlog.newer,
             lost=backlog.lost,
+            lately=hour_view(figures.lately),
+            places=places_view(figures),
+            replicas=figures.replicas,
+            database_bytes=dict(backlog.sizes),
         )
     )
 

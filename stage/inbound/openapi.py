@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from stage.inbound.now_view import FiguresView, HourView, PlacesView, RefusalView
 from stage.inbound.operations import (
     ANSWER_HEADERS,
     NEIGHBOURS,
@@ -37,7 +38,6 @@ from stage.wire.views import (
     GroupsView,
     GroupView,
     JournalView,
-    NowView,
     PausesView,
     PauseView,
     PeersView,
@@ -63,7 +63,10 @@ NAMES = {
     JournalView: "Journal",
     VerbView: "Verb",
     VerbsView: "Verbs",
-    NowView: "Now",
+    FiguresView: "Now",
+    HourView: "Hour",
+    PlacesView: "Places",
+    RefusalView: "Refusal",
     GroupsView: "Groups",
     GroupView: "Group",
     ActPage: "Acts",

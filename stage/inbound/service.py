@@ -13,6 +13,7 @@ from stage.inbound.lookups import Lookups
 from stage.inbound.request import Answer, Request
 from stage.ports.clock import Clock
 from stage.ports.engine import Engine
+from stage.ports.figures import Figures, Lately
 from stage.ports.neighbour import Neighbours
 from stage.ports.observer import Observer
 from stage.ports.stage import Participant
@@ -32,6 +33,11 @@ def uncounted(method: str, route: str, code: int) -> None:
 async def no_secrets(_external: str) -> tuple[bytes, ...]:
     """No webhook can be verified by a secret."""
     return ()
+
+
+def no_figures() -> Figures:
+    """Nobody counts."""
+    return Figures(lately=Lately(seconds=0.0))
 
 
 Show = Callable[[str, "Service", Request], Awaitable[Answer]]
@@ -59,6 +65,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the breaker of each peer waits, by its name."""
     answered: Callable[[str, str, int], None] = uncounted
     """Is notified of each answer: the method, the template of the path, the code."""
+    figures: Callable[[], Figures] = no_figures
+    """The last hour of this process, its limits, and how many share its database."""
     webhook_secrets: Callable[[str], Awaitable[tuple[bytes, ...]]] = no_secrets
     """The secrets that webhooks of an external API are verified with, by its name."""
     wait_seconds_max: float = 25.0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from stage.core.errors import StoreUnavailable
 from stage.core.pause import INTAKE, Pause
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, SagaState
 from stage.ports.certificates import FileState
 from stage.ports.clock import Clock
+from stage.ports.figures import Places
 from stage.ports.store import Backlog
 from stage.telemetry import names
 from stage.telemetry.metrics import Labels
@@ -19,14 +20,6 @@ BOTH: Final = "both"
 """The label of a pause of both directions."""
 REFRESH_SECONDS: Final = 15.0
 """Time between two queries of the database, for readers that cannot wait for one."""
-
-
-class Places(NamedTuple):
-    """A limit of this process, and how much of it is taken."""
-
-    what: str
-    limit: int
-    in_use: int
 
 
 class Running(Protocol):
@@ -86,7 +79,8 @@ class Gauges:
         places: Callable[[], Iterable[Places]] = tuple,
     ) -> None:
         """`speaks`: whether this process reports what is the database's, once for all replicas."""
-        self._places = places
+        self.places = places
+        """The limits of this process, and how much of each is taken."""
         self._files = files
         self._engine = engine
         self._clock = clock
@@ -159,9 +153,9 @@ class Gauges:
             case names.M_FILES_REFUSED:
                 return {(found.place,): float(found.refused) for found in self._files()}
             case names.M_LIMIT:
-                return {(place.what,): place.limit for place in self._places()}
+                return {(place.what,): place.limit for place in self.places()}
             case names.M_IN_USE:
-                return {(place.what,): place.in_use for place in self._places()}
+                return {(place.what,): place.in_use for place in self.places()}
             case names.M_DATABASE_SIZE:
                 backlog = self._backlog
                 sizes = {} if backlog is None else backlog.sizes

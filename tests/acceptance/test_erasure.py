@@ -14,6 +14,7 @@ import pytest
 
 from stage.demo.postgres_server import Server
 from stage.store.postgres import scrub
+from stage.store.sqlite import connection
 from tests.kits import Strikes
 from tests.scenario.chain import ORDER, Chain, running_chain
 from tests.scenario.test_operator import WHO, do
@@ -95,6 +96,17 @@ async def test_a_file_and_its_backup_hold_no_erased_byte(tmp_path: Path, strikes
         await answered(chain, ids)
     strikes.report("sagas", len(ids), violations=len(left), note=f"{len(held)} canaries on SQLite")
     assert set() == left
+
+
+@pytest.mark.blocking
+async def test_the_search_finds_what_a_scrub_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted defect: the log is not emptied."""
+    monkeypatch.setattr(connection, "_EMPTY_LOG", "SELECT 0")
+    async with running_chain(tmp_path) as chain:
+        await erased(chain, await lived(chain, 2))
+        assert found(*beside(tmp_path / "payment.db"))
 
 
 @pytest.mark.kit("F31")

@@ -93,6 +93,25 @@ async def test_now_shows_what_is_parked_and_where(chain: Chain) -> None:
     assert "/console/sagas/s-1" in page and "stands: charge" in page
 
 
+async def test_now_shows_the_last_hour_and_what_is_taken_of_the_limits(chain: Chain) -> None:
+    """A success, one that was undone later and so ended twice, and a no with its reason."""
+    assert "none ended" in (await see(chain, ""))[1]
+    await chain.send("s-1")
+    await chain.send("s-2")
+    await chain.compensate("s-2", reason="the customer changed his mind")
+    await chain.script(chain.psp, script="refuse")
+    await chain.send("s-3")
+    now = await chain.get(f"{chain.stage}/now")
+    lately = now["lately"]
+    assert (2, 2, 0.5) == (lately["completed"], lately["compensated"], lately["success_ratio"])
+    assert [{"step": "charge", "reason": "card declined", "sagas": 1}] == lately["refusals"]
+    assert 1 == now["replicas"]
+    assert now["database_bytes"]["database"] > 0 and "wal" in now["database_bytes"]
+    assert {"requests", "sagas"} == {each["what"] for each in now["places"]}
+    _, page = await see(chain, "")
+    assert "50.0 %" in page and "card declined" in page
+
+
 async def test_parked_lists_only_what_the_query_narrows_to(chain: Chain) -> None:
     """By itself the parked sagas; a word that is not known is a page that says so."""
     await stuck(chain)

@@ -18,6 +18,7 @@ from stage.cli.pause import seconds_of
 from stage.cli.waterfall import draw_chain
 from stage.cli.where import query_of
 from stage.core.states import ParkCause
+from stage.inbound.now_view import FiguresView, HourView, PlacesView, RefusalView
 from stage.wire.chain import ChainView, StageStory
 from stage.wire.outcome import Outcome
 from stage.wire.views import (
@@ -25,7 +26,6 @@ from stage.wire.views import (
     ActView,
     GroupsView,
     GroupView,
-    NowView,
     PeersView,
     PeerView,
     SagaPage,
@@ -86,14 +86,22 @@ def test_groups_are_drawn_with_those_that_wait_for_a_person_first() -> None:
 
 def test_the_stage_is_drawn_with_its_figures() -> None:
     """An undo that is not done for two hours is said, and a replica that takes nothing."""
-    now = NowView(
+    now = FiguresView(
         stage="pay\x1b[31m", release="1.0", at="2026-11-23T04:30:00.000Z", ready=True,
         clock_jump_seconds=0.0, live=3, in_doubt=1, sagas={"active": 3, "completed": 9},
         parked={"in_doubt": 2}, oldest_compensation_at="2026-11-23T02:29:58.120Z",
+        lately=HourView(
+            seconds=3600.0, completed=9, compensated=1, success_ratio=0.9,
+            refusals=[RefusalView(step="charge", reason="no\x1b[31m money", sagas=1)],
+        ),
+        places=[PlacesView(what="sagas", limit=1000, in_use=3)], replicas=2,
+        database_bytes={"database": 4_100_000, "wal": 20_000},
     )  # fmt: skip
     drawn = draw_now(now)
     assert "ready; under way 3, in doubt 1, parked 2, undo delayed: 2 h" in drawn
-    assert drawn.endswith("3 active, 9 completed")
+    assert "3 active, 9 completed" in drawn
+    assert "last hour: 90.0 % completed\n1 turned back at charge: no" in drawn
+    assert drawn.endswith("sagas 3 of 1000, database 4.1 MB, wal 0.0 MB, 2 replicas")
     assert "\x1b" not in drawn
     assert "NOT READY" in draw_now(replace(now, ready=False))
 
