@@ -195,12 +195,23 @@ async def test_units_behind_a_poisoned_one_fail_while_the_file_is_away(
     path = tmp_path / "stage.db"
     away = path.with_name("away.db")
     ids = [f"s{n}" for n in range(5)]
+    refused = asyncio.Event()
     async with opened(tmp_path, faulty) as store:
+        reopen = store._connections.reopen
+
+        async def noted() -> SqliteHome:
+            try:
+                return await reopen()
+            except StoreUnavailable:
+                refused.set()
+                raise
+
+        store._connections.reopen = noted  # type: ignore[method-assign]
         faulty.plan[:] = ["lost", "ok", "lost"]
         faulty.gates.extend([lambda: path.rename(away), lambda: None])
         sending = asyncio.ensure_future(in_one_batch(store, *(inserting(one) for one in ids)))
-        await until(lambda: away.exists() and store.queued == 0)
-        assert not sending.done()
+        await asyncio.wait_for(refused.wait(), 5)
+        assert away.exists() and not sending.done()
         away.rename(path)
         done = await asyncio.wait_for(sending, 5)
         assert faulty.struck == ["lost", "lost"]
