@@ -50,6 +50,8 @@ class LastHour:
         minute = int(event.at // MINUTE)
         if minute not in self._ended:
             self._begin(minute)
+        if minute not in self._ended:
+            return  # its clock was wrong: it is older than the whole hour
         if isinstance(event, e.TurnedBack):
             refused = self._refused[minute]
             why = Refusal(event.step, event.reason[:REASON_CHARS_MAX]) if event.step else ASKED

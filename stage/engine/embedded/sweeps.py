@@ -109,17 +109,16 @@ class Sweeps:
         if sweep.state is not SweepState.STOPPED or not erased:
             return True
         target = f"sweep {sweep.number}"
-        (newest,) = await self._store.acts(1, target=target)
-        if newest.act == SCRUBBED:
+        if any(act.act == SCRUBBED for act in await self._store.acts(1, target=target)):
             return True
         if not await self._finished(sweep):
             return False
         act = Act(
             at=self._clock.now(),
-            actor=newest.actor,
+            actor=sweep.actor,
             act=SCRUBBED,
             target=target,
-            reason=newest.reason,
+            reason=sweep.why,
             before="",
             after=f"stopped, {sweep.done} sagas erased",
         )

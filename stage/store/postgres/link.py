@@ -45,7 +45,7 @@ async def connect(server: DatabaseServer) -> Link:
 class Link:
     """One connection, used by one task at a time."""
 
-    __slots__ = ("_cached", "_names", "_prepared", "_server", "_skipped", "raw", "warned")
+    __slots__ = ("_cached", "_names", "_prepared", "_server", "raw", "warned")
 
     def __init__(self, raw: Any, cached: int, server: DatabaseServer) -> None:
         self.raw = raw
@@ -54,7 +54,6 @@ class Link:
         self._prepared: OrderedDict[str, Any] = OrderedDict()
         """The author's statements, the latest used last."""
         self._names = count(1)
-        self._skipped = False
         self.warned = ""
         """The last warning of the server (SQLSTATE 01000)."""
         raw.add_log_listener(self._listen)
@@ -62,8 +61,6 @@ class Link:
     def _listen(self, _raw: Any, message: Any) -> None:
         if message.sqlstate == "01000":
             self.warned = str(message)
-        elif message.sqlstate == "55P03":
-            self._skipped = True
 
     async def another(self) -> Link:
         """One more connection to the same database. Raises StoreUnavailable."""
@@ -78,11 +75,16 @@ class Link:
         """Run statements of ours without parameters."""
         await self.raw.execute(statement(name), timeout=STATEMENT_SECONDS_MAX)
 
-    async def vacuum(self, name: str) -> bool:
-        """Run a VACUUM of ours, as long as it takes; False when its table is in use."""
-        self._skipped = False
+    async def vacuum(self, name: str, table: str) -> bool:
+        """Run a VACUUM FULL of ours, as long as it takes; False when the table was left as it is.
+
+        It is left where it is in use, and where it belongs to another role, which the server says
+        in a warning. Messages may be turned off, so that the file of the table counts.
+        """
+        self.warned = ""
+        before = await self.fetch("file_of_table", table)
         await self.raw.execute(statement(name))
-        return not self._skipped
+        return bool(before != await self.fetch("file_of_table", table))
 
     async def drop(self) -> None:
         """Roll back, as far as that is still possible. Raises nothing."""

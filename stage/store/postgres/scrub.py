@@ -44,13 +44,14 @@ async def copy_anew(link: Link) -> None:
     """Write every table anew. Raises StoreUnavailable where others hold one, with who they are."""
     for table in TABLES:
         for _ in range(LOCK_TRIES_MAX):
-            if await link.vacuum(f"copy_{table}_anew"):
+            if await link.vacuum(f"copy_{table}_anew", f"stage.{table}"):
                 break
             await asyncio.sleep(LOCK_SECONDS)
         else:
             held = await link.fetch("holders_of_table", f"stage.{table}")
             raise StoreUnavailable(
                 f"the table {table} is in use by {_shown(held)}: end that, or wait for its end"
+                + (f" (the server says: {link.warned})" if link.warned else "")
             )
 
 

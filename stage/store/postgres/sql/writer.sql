@@ -67,6 +67,10 @@ SELECT 'the prepared transaction ' || p.gid
 FROM pg_prepared_xacts p WHERE p.database = current_database()
 LIMIT 100;
 
+-- name: file_of_table
+-- The number of the file that a table is in: a copy of it has another one.
+SELECT pg_relation_filenode($1::text::regclass);
+
 -- name: snapshot_boundary
 -- The number of the first transaction that was not over: rows that are gone by now were dropped by
 -- one before it.
@@ -89,6 +93,11 @@ WHERE (($1::bigint - xmin::text::bigint) & 4294967295) BETWEEN 1 AND 2147483647
 UNION ALL
 SELECT 'the prepared transaction ' || gid FROM pg_prepared_xacts
 WHERE (($1::bigint - transaction::text::bigint) & 4294967295) BETWEEN 1 AND 2147483647
+UNION ALL
+SELECT 'session ' || pid || ', which only a member of pg_read_all_stats may look at'
+FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND datname = current_database()
+    AND query = '<insufficient privilege>'
 UNION ALL
 SELECT 'a transaction that began before'
 WHERE pg_snapshot_xmin(pg_current_snapshot())::text::bigint < $1::bigint
