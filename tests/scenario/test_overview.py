@@ -71,7 +71,7 @@ async def test_every_peer_is_shown_with_its_answers_and_the_sagas_that_wait(chai
     await chain.until("s-2", lambda saga: saga["step"] == "charge")
     psp = await peer("externals.psp")
     assert (100, False, None) == (psp["places_max"], psp["breaker_open"], psp["rate_per_second"])
-    assert psp["last_failure"] and psp["last_failure_at"] >= psp["last_answer_at"]
+    assert psp["last_failure"] and psp["last_failure_at"]  # a probe may be answered behind it
     (group,) = psp["waiting"]
     assert ("charge", "forward", 1) == (group["step"], group["direction"], group["sagas"])
 
