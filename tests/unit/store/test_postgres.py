@@ -20,6 +20,7 @@ from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link, connect
 from stage.store.postgres.pool import Pool
 from stage.store.postgres.replica import ServerTime
+from stage.store.postgres.statements import statement
 from stage.store.postgres.store import Listeners, PostgresLimits, PostgresStore
 from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
 
@@ -462,6 +463,39 @@ async def test_a_scrub_is_refused_while_a_snapshot_keeps_what_is_gone(
     await other.raw.execute("ROLLBACK")
     monkeypatch.undo()
     await store.scrub()
+
+
+async def test_a_table_that_was_not_copied_is_not_called_clean(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server leaves a table of another role as it is, and its warnings may be turned off."""
+    monkeypatch.setattr(scrub, "LOCK_TRIES_MAX", 3)
+    monkeypatch.setattr(
+        "stage.store.postgres.link.statement",
+        lambda name: "SELECT 1" if name == "copy_saga_anew" else statement(name),
+    )
+    with pytest.raises(StoreUnavailable, match="table saga is in use by"):
+        await store.scrub()
+
+
+async def test_a_session_that_may_not_be_looked_at_holds_up_a_scrub(
+    postgres_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold an old snapshot: a role that sees no other ones is told what to grant."""
+    monkeypatch.setattr(scrub, "SNAPSHOTS_SECONDS_MAX", 0.2)
+    other = await connect(DatabaseServer(url=postgres_url))
+    role = "app_" + postgres_url.rpartition("_")[2]
+    await other.raw.execute(f"CREATE ROLE {role} LOGIN")
+    await other.raw.execute(f"GRANT ALL ON DATABASE {postgres_url.rpartition('/')[2]} TO {role}")
+    await other.raw.execute(f"GRANT ALL ON SCHEMA public TO {role}")
+    store = PostgresStore(postgres_url.replace("stage@", f"{role}@"), migrations=[migrations])
+    await store.open()
+    with pytest.raises(StoreUnavailable, match="only a member of pg_read_all_stats may look at"):
+        await store.scrub()
+    await other.raw.execute(f"GRANT pg_read_all_stats TO {role}")
+    await store.scrub()
+    await other.close()
+    await store.close()
 
 
 async def test_a_scrub_does_not_queue_behind_a_long_reader(
