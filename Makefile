@@ -85,7 +85,7 @@ fuzz: $(VENV)/.ready .venv-fuzz/.ready ## let schemathesis judge our OpenAPI doc
 
 # Its tools have some 40 requirements of their own, so they get an environment of their own.
 docs: .venv-docs/.ready ## make the pages a site in dist/site, which needs no network
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs --quiet build --config-file site/mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs --quiet build
 	@echo "docs: dist/site/index.html"
 
 .venv-docs/.ready: requirements/docs.txt
