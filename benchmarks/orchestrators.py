@@ -46,7 +46,7 @@ TITLES = {
 
 
 class Runs(Protocol):
-    """What is measured: started, given sagas, stopped."""
+    """It is started, runs sagas, and is stopped; what it does between is measured."""
 
     async def start(self) -> None:
         """Start everything."""

@@ -21,7 +21,7 @@ STUCK: Final = "code of the author does not come to an end: see code_stuck"
 
 
 def tell_start(stage: str, config: Config) -> None:
-    """A line once it can serve: the release, and the origin of each setting that is no default.
+    """A line before its ports are open: the release, and the origin of each setting of its own.
 
     The values are not in it: `stage config` shows them, to somebody who may read the files.
     """

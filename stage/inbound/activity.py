@@ -38,8 +38,9 @@ WAIT_SECONDS = 10
 AGAIN_SECONDS = 1.0
 """How long to wait before a task is asked again that is not answered yet."""
 CAUSE_CHARS_MAX = 32_768
-OUTPUT_BYTES_MAX = 262_144
 """Step Functions takes no longer ones."""
+OUTPUT_BYTES_MAX = 262_144
+"""Nor a longer answer of a task."""
 _ASK_AGAIN = frozenset({202, 429, 503})
 _NO_WORD = msgspec.json.Decoder(dict[str, Any])
 

@@ -16,7 +16,7 @@ HELD_SECONDS = 0.5
 """How long, at least, a start that is shed waits for its answer."""
 TICK_SECONDS = 0.05
 PER_TICK = 40
-"""800 a second: some 11 % of the time of a processor. More than that wait longer."""
+"""800 a second at most: 660 took 11 % of what a stage can do. More than that wait longer."""
 
 Answered = Callable[[bool | None], None]
 """Called with whether the saga was seen; None when that is not known."""
