@@ -402,8 +402,10 @@ def _owes_a_word(live: LiveSaga) -> bool:
 
     A process that stops does so for all of them at once; each would otherwise open the saga anew.
     """
-    if not live.watched or live.row is None or live.row.answered or live.row.state in ENDED:
+    if not live.watched or live.row is None or live.row.state in ENDED:
         return False
+    if live.row.closed_at is not None:
+        return False  # given up: they are answered from its row
     return live.saga is not None and not live.saga.deferred
 
 
