@@ -151,7 +151,8 @@ async def pending(chain: Chain, client: Client, saga_id: str) -> Acted:
     await chain.payment.kill()
     await chain.payment.start()
     key = quote(f"{saga_id}:payment:charge:do", safe="")
-    confirmed = await client.post(f"{chain.psp.url}/charges/by-key/{key}/confirm", {})
+    confirm = f"{chain.psp.url}/charges/by-key/{key}/confirm"
+    confirmed = await client.post(confirm, {}, timeout=30.0)  # the lease of the killed one is 10 s
     await client.until(chain.payment, saga_id, lambda saga: saga.get("state") == "completed")
     events = await client.events(chain.payment, saga_id)
     return Acted(
