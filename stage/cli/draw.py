@@ -8,11 +8,11 @@ from typing import Any
 from stage.cli.failure import one_line
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
-from stage.inbound.now_view import FiguresView
 from stage.wire.envelope import parse_instant
 from stage.wire.views import (
     ActPage,
     GroupsView,
+    NowView,
     PausesView,
     PeersView,
     PeerView,
@@ -75,7 +75,7 @@ def draw_page(page: SagaPage) -> str:
     return drawn + (f"\nmore: --after {_cell(page.next)}" if page.next else "")
 
 
-def draw_now(view: FiguresView) -> str:
+def draw_now(view: NowView) -> str:
     """The figures of a stage: how it stands, then the last hour, its limits and sizes."""
     turned_at = view.oldest_compensation_at
     delayed = (

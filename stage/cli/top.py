@@ -27,11 +27,10 @@ def top(every: float, once: bool, url: str, output: str) -> None:
 
     from stage.cli.draw import draw_groups, draw_now
     from stage.cli.remote import fetch
-    from stage.inbound.now_view import FiguresView
-    from stage.wire.views import GroupsView, encode_view
+    from stage.wire.views import GroupsView, NowView, encode_view
 
     while True:
-        now = fetch(url, "/now", FiguresView)
+        now = fetch(url, "/now", NowView)
         if output == "json":
             click.echo(encode_view(now).decode())
             return

@@ -54,11 +54,11 @@ class Live:
 
 
 async def _mark(reader: Reader) -> str:
-    """A short word for what the pages show, without ages: another one means another picture."""
+    """A short word for what the pages show, without ages and sizes, which change all the time."""
     now = await reader.get(NowView, "/now")
     groups = await reader.get(GroupsView, "/groups")
     shown = (
-        msgspec.structs.replace(now, at=""),
+        msgspec.structs.replace(now, at="", lately=None, places=[], database_bytes={}),
         [msgspec.structs.replace(each, oldest_seconds=0.0) for each in groups.groups],
         await reader.get(PausesView, "/pauses"),
         await reader.get(SweepsView, "/sweeps"),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from stage.console import draw
 from stage.console.asks import Reader
-from stage.inbound.now_view import FiguresView
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
-from stage.wire.views import GroupsView, PausesView
+from stage.wire.views import GroupsView, NowView, PausesView
 
 
 async def now(service: Service, request: Request) -> Answer:
@@ -17,7 +16,7 @@ async def now(service: Service, request: Request) -> Answer:
         "now.html",
         request,
         service.clock.now(),
-        stands=await reader.get(FiguresView, "/now"),
+        stands=await reader.get(NowView, "/now"),
         groups=(await reader.get(GroupsView, "/groups")).groups,
         pauses=(await reader.get(PausesView, "/pauses")).pauses,
     )

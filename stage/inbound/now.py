@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from stage.core.version import __version__
-from stage.inbound.now_view import FiguresView, hour_view, places_view
+from stage.inbound.now_view import hour_view, places_view
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.wire.envelope import format_instant
+from stage.wire.views import NowView
 
 
 async def now(service: Service, request: Request) -> Answer:
@@ -15,7 +16,7 @@ async def now(service: Service, request: Request) -> Answer:
     backlog = await engine.backlog()
     figures = service.figures()
     return json_answer(
-        FiguresView(
+        NowView(
             stage=service.participant.plan.stage,
             release=__version__,
             at=format_instant(service.clock.now()),

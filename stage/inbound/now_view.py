@@ -1,58 +1,12 @@
-"""The body of `GET /now`: the stage at an instant, with the figures of the replica that answers."""
+"""The parts of `GET /now` that are of the replica that answers: its last hour and its limits."""
 
 from __future__ import annotations
 
-import msgspec
-
 from stage.core.states import SagaState
 from stage.ports.figures import Figures, Lately
-from stage.wire.views import NowView
+from stage.wire.views import HourView, PlacesView, RefusalView
 
 REFUSALS_MAX = 20
-
-
-class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
-    """Sagas that turned back for one reason; without a step they were asked to."""
-
-    step: str | None = None
-    reason: str
-    sagas: int
-
-
-class HourView(msgspec.Struct, frozen=True, kw_only=True):
-    """The sagas of this replica that ended in the last `seconds`, or since it was started.
-
-    `success_ratio` is the share of `completed` in all ends, None where there was none: a saga that
-    is undone after it completed has ended twice. `refusals` are the most frequent reasons for which
-    sagas turned back.
-    """
-
-    seconds: float
-    completed: int = 0
-    compensated: int = 0
-    failed_to_compensate: int = 0
-    success_ratio: float | None = None
-    refusals: list[RefusalView] = []
-
-
-class PlacesView(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit of this replica, and how much of it is taken: `requests`, or `sagas`."""
-
-    what: str
-    limit: int
-    in_use: int
-
-
-class FiguresView(NowView, frozen=True, kw_only=True):
-    """The stage at this instant; `lately` and `places` are of the replica that answers.
-
-    `replicas` share the database; `database_bytes` are its sizes on its disk, by part.
-    """
-
-    lately: HourView | None = None
-    places: list[PlacesView] = msgspec.field(default_factory=list)
-    replicas: int = 1
-    database_bytes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def hour_view(lately: Lately) -> HourView:

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from stage.inbound.now_view import FiguresView, HourView, PlacesView, RefusalView
 from stage.inbound.operations import (
     ANSWER_HEADERS,
     NEIGHBOURS,
@@ -37,11 +36,15 @@ from stage.wire.views import (
     ActView,
     GroupsView,
     GroupView,
+    HourView,
     JournalView,
+    NowView,
     PausesView,
     PauseView,
     PeersView,
     PeerView,
+    PlacesView,
+    RefusalView,
     SagaPage,
     SagaView,
     Standing,
@@ -63,7 +66,7 @@ NAMES = {
     JournalView: "Journal",
     VerbView: "Verb",
     VerbsView: "Verbs",
-    FiguresView: "Now",
+    NowView: "Now",
     HourView: "Hour",
     PlacesView: "Places",
     RefusalView: "Refusal",

@@ -101,12 +101,46 @@ class SagaPage(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None = None
 
 
+class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
+    """Sagas that turned back for one reason; without a step they were asked to."""
+
+    step: str | None = None
+    reason: str
+    sagas: int
+
+
+class HourView(msgspec.Struct, frozen=True, kw_only=True):
+    """The sagas of this replica that ended in the last `seconds`, or since it was started.
+
+    `success_ratio` is the share of `completed` in all ends, None where there was none: a saga that
+    is undone after it completed has ended twice. `refusals` are the most frequent reasons for which
+    sagas turned back.
+    """
+
+    seconds: float
+    completed: int = 0
+    compensated: int = 0
+    failed_to_compensate: int = 0
+    success_ratio: float | None = None
+    refusals: list[RefusalView] = []
+
+
+class PlacesView(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit of this replica, and how much of it is taken: `requests`, or `sagas`."""
+
+    what: str
+    limit: int
+    in_use: int
+
+
 class NowView(msgspec.Struct, frozen=True, kw_only=True):
     """A stage at this instant. `live`, `in_doubt`, `ready` are of the replica that answers.
 
     `sagas` are those of the whole stage by state, `parked` those that wait for a person, by cause.
     The instants are None where nothing is under way, due, or being undone. `left_to_newer` are
     sagas of a newer release, `lost` those that neighbours know and the database does not.
+    `lately` and `places` are of the replica that answers too; `replicas` share the database, and
+    `database_bytes` are its sizes on its disk, by part.
     """
 
     stage: str
@@ -123,6 +157,10 @@ class NowView(msgspec.Struct, frozen=True, kw_only=True):
     oldest_compensation_at: str | None = None
     left_to_newer: int = 0
     lost: int = 0
+    lately: HourView | None = None
+    places: list[PlacesView] = []
+    replicas: int = 1
+    database_bytes: dict[str, int] = {}
 
 
 class GroupView(msgspec.Struct, frozen=True, kw_only=True):

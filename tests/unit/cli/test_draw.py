@@ -18,7 +18,6 @@ from stage.cli.pause import seconds_of
 from stage.cli.waterfall import draw_chain
 from stage.cli.where import query_of
 from stage.core.states import ParkCause
-from stage.inbound.now_view import FiguresView, HourView, PlacesView, RefusalView
 from stage.wire.chain import ChainView, StageStory
 from stage.wire.outcome import Outcome
 from stage.wire.views import (
@@ -26,8 +25,12 @@ from stage.wire.views import (
     ActView,
     GroupsView,
     GroupView,
+    HourView,
+    NowView,
     PeersView,
     PeerView,
+    PlacesView,
+    RefusalView,
     SagaPage,
     SagaView,
     SweepSagaView,
@@ -86,7 +89,7 @@ def test_groups_are_drawn_with_those_that_wait_for_a_person_first() -> None:
 
 def test_the_stage_is_drawn_with_its_figures() -> None:
     """An undo that is not done for two hours is said, and a replica that takes nothing."""
-    now = FiguresView(
+    now = NowView(
         stage="pay\x1b[31m", release="1.0", at="2026-11-23T04:30:00.000Z", ready=True,
         clock_jump_seconds=0.0, live=3, in_doubt=1, sagas={"active": 3, "completed": 9},
         parked={"in_doubt": 2}, oldest_compensation_at="2026-11-23T02:29:58.120Z",
