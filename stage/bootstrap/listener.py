@@ -22,9 +22,9 @@ def listener_tls(config: Config) -> ListenerTls | None:
     return ListenerTls(files, warn=_warn)
 
 
-def check_not_ours(config: Config) -> None:
+def check_not_ours(config: Config, tls: ListenerTls | None) -> None:
     """Raises ConfigurationError where a server that is not ours would leave a setting out."""
-    if given := _given(config):
+    if tls is None and (given := _given(config)):
         raise ConfigurationError(
             f"{given} is set, and `stage serve` alone listens with it: give the certificate to the"
             " server that serves this application, and remove the setting"

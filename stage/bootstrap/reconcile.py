@@ -13,7 +13,8 @@ from stage.bootstrap.database import make_store, open_database
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.engine.clock import SystemClock
-from stage.engine.reconcile import Reconciler, Reconciliation
+from stage.engine.reconcile import Reconciler, Reconciliation, answers_of
+from stage.engine.reconciling import Reconciling
 from stage.engine.saga.adoption import Adoption
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
@@ -22,12 +23,11 @@ from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.clock import Clock
+from stage.ports.neighbour import Neighbours
+from stage.ports.stage import Participant
 from stage.ports.store import Store
 from stage.telemetry.null import NullObserver
 from stage.wire.answers import render_ending
-
-MARGIN_SECONDS = 3600.0
-"""Neighbours are asked from this long before the backup: their clocks are others."""
 
 
 async def reconcile(
@@ -50,10 +50,8 @@ async def reconcile(
         )
     found = await _ask(stage, config, peers, without, since=since, dry_run=dry_run)
     if not dry_run:
-        answers = {peer: f"{count} sagas" for peer, count in found.asked.items()}
-        nobody = dict.fromkeys(found.unnamed, "")  # not asked: the release needs a word on it
         # A database on a server runs an event loop of its own.
-        await asyncio.to_thread(_remember, stage, config, {**nobody, **answers, **without})
+        await asyncio.to_thread(_remember, stage, config, answers_of(found, without))
     return found
 
 
@@ -96,18 +94,7 @@ async def _ask(
                 "the database was not restored: give --since, the instant from which sagas are"
                 " missing"
             )
-        openers = await reconciler.openers()
-        known = {*peers, *openers}
-        if unknown := sorted(without.keys() - known):
-            raise ConfigurationError(
-                f"{', '.join(unknown)} is no neighbour; the neighbours are"
-                f" {', '.join(sorted(known))}"
-            )
-        asked = [peer for peer in peers if peer not in without]
-        found = await reconciler.ask(asked, as_of - MARGIN_SECONDS)
-        found.unnamed = {
-            name: count for name, count in openers.items() if name not in (*peers, *without)
-        }
+        found = await reconciler.reconcile(peers, as_of, without)
         if not dry_run:
             await reconciler.adopt(found)
         return found
@@ -116,13 +103,30 @@ async def _ask(
         await store.close()
 
 
+def reconciling_of(
+    config: Config, participant: Participant, store: Store, neighbours: Neighbours, clock: Clock
+) -> Reconciling:
+    """The same while the stage is up, in its own store."""
+    peers = tuple(dict.fromkeys((*config.upstreams, *config.downstreams)))
+
+    def adoption() -> Adoption:
+        return adoption_in(participant, store, clock)
+
+    return Reconciling(participant.plan.stage, store, neighbours, peers, clock, adoption)
+
+
 def _adoption(
     stage: StageDeclaration[Any, Any], config: Config, store: Store, clock: Clock
 ) -> Adoption:
-    observer = NullObserver()
     participant = stage.bind(
         tuple(config.downstreams), patience_seconds=config.compensation_patience_seconds
     )
+    return adoption_in(participant, store, clock)
+
+
+def adoption_in(participant: Participant, store: Store, clock: Clock) -> Adoption:
+    """The adoption of lost sagas into an open store. Nobody observes it: nothing of them runs."""
+    observer = NullObserver()
     versions = Versions(participant)
     return Adoption(
         Interpreter(versions, observer, clock),

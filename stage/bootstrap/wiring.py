@@ -30,6 +30,7 @@ from stage.bootstrap.database_log import (
 )
 from stage.bootstrap.listener import check_not_ours
 from stage.bootstrap.process_log import tell_readiness
+from stage.bootstrap.reconcile import reconciling_of
 from stage.bootstrap.scheduler import scheduler_of
 from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
 from stage.config import Config
@@ -235,8 +236,7 @@ def wire(
     tls: ListenerTls | None = None,
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
-    if tls is None:
-        check_not_ours(config)
+    check_not_ours(config, tls)
     credentials = credentials_of(stage, config)
     bound = bind_configured(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
@@ -291,6 +291,7 @@ def wire(
         wait_seconds_max=config.wait_seconds_max,
         callers=callers_of(config),
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
+        reconcile=reconciling_of(config, participant, store, peers.neighbours, clock),
         console=make_console(),
     )
     tasks = tasks_of(config, stage.name)

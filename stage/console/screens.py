@@ -11,6 +11,7 @@ from stage.console.many import parked, press_parked, press_sweep, sweep
 from stage.console.now import now
 from stage.console.one import press_saga, saga
 from stage.console.peers import peers, press_peers
+from stage.console.reconcile import press_reconcile, reconcile
 from stage.console.story import audit, chain, search
 from stage.inbound.problems import answer_of_error
 from stage.inbound.request import Answer, Request
@@ -40,6 +41,8 @@ SCREENS: Final[Mapping[str, Screen]] = {
     "peers": peers,
     "press_peers": press_peers,
     "audit": audit,
+    "reconcile": reconcile,
+    "press_reconcile": press_reconcile,
     "search": search,
     "file": file,
 }

@@ -1,13 +1,13 @@
 """Asks every neighbour for the sagas that it shares with this stage, and adopts what was lost.
 
-Runs while the stage is stopped, on a database that was restored (rule 33). Nothing of a saga that
-is in the database is changed; where a neighbour says something else of it, that is reported.
+For a database that was restored (rule 33), whether the stage is stopped or up. Nothing of a saga
+that is in the database is changed; where a neighbour says something else of it, that is reported.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -21,6 +21,7 @@ from stage.engine.saga.adoption import Adoption, LostSaga, as_it_came
 from stage.engine.saga.context import context_of
 from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
+from stage.ports.reconcile import Difference
 from stage.ports.stage import Lost
 from stage.ports.store import LOST_SAGAS_MAX, Changes, SagaRow, Store
 from stage.wire.envelope import Envelope
@@ -32,18 +33,11 @@ ASK_SECONDS_MAX = 30.0
 """For one page of one neighbour."""
 PAGE = 500
 """Sagas of our own that are read at a time."""
+MARGIN_SECONDS = 3600.0
+"""Neighbours are asked from this long before the backup: their clocks are others."""
 LOST_MAX = 100_000
 """Lost sagas of one reconciliation, which are held in memory until all neighbours were asked."""
 NOTHING_STANDS = frozenset({Outcome.COMPENSATED, Outcome.NOT_EXECUTED})
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A saga that is in the database, and of which a neighbour says something else."""
-
-    saga_id: str
-    state: SagaState
-    neighbour: str
-    said: Outcome
 
 
 class Reconciliation(msgspec.Struct, kw_only=True):
@@ -58,6 +52,12 @@ class Reconciliation(msgspec.Struct, kw_only=True):
     differences: list[Difference] = []
 
 
+def answers_of(found: Reconciliation, without: Mapping[str, str]) -> dict[str, str]:
+    """The answers that a release asks for: of a name that nobody could ask an empty one."""
+    listed = {peer: f"{count} sagas" for peer, count in found.asked.items()}
+    return {**dict.fromkeys(found.unnamed, ""), **listed, **without}
+
+
 class Reconciler:
     """Reconciles one database with its neighbours."""
 
@@ -69,6 +69,27 @@ class Reconciler:
         self._neighbours = neighbours
         self._adoption = adoption
         self._clock = clock
+
+    async def reconcile(
+        self, peers: Sequence[str], as_of: float, without: Mapping[str, str]
+    ) -> Reconciliation:
+        """Ask each but those `without`, and look who else has opened sagas. Changes nothing.
+
+        `as_of` is the age of the backup. Raises ConfigurationError.
+        """
+        openers = await self.openers()
+        known = {*peers, *openers}
+        if unknown := sorted(without.keys() - known):
+            raise ConfigurationError(
+                f"{', '.join(unknown)} is no neighbour; the neighbours are"
+                f" {', '.join(sorted(known))}"
+            )
+        asked = [peer for peer in peers if peer not in without]
+        found = await self.ask(asked, as_of - MARGIN_SECONDS)
+        found.unnamed = {
+            name: count for name, count in openers.items() if name not in (*peers, *without)
+        }
+        return found
 
     async def ask(self, peers: Sequence[str], since: float) -> Reconciliation:
         """Ask each neighbour for the sagas that changed since then. Changes nothing."""

@@ -31,6 +31,8 @@ async def now(service: Service, request: Request) -> Answer:
             oldest_compensation_at=_instant(backlog.oldest_compensation_at),
             left_to_newer=backlog.newer,
             lost=backlog.lost,
+            restored_as_of=_instant(engine.identity.restored_as_of),
+            awaits_release=engine.identity.awaits_release,
             lately=hour_view(figures.lately),
             places=places_view(figures),
             replicas=figures.replicas,

@@ -19,6 +19,7 @@ from stage.inbound.operations import (
 )
 from stage.inbound.pauses import PauseOrder, ResumeOrder
 from stage.inbound.platform import Status
+from stage.inbound.reconcile import ReconcileOrder
 from stage.inbound.request import JSON, Answer, Request
 from stage.inbound.service import Service
 from stage.inbound.sweeps import SweepChange, SweepOrder
@@ -34,16 +35,19 @@ from stage.wire.shared import SharedPage, SharedSaga
 from stage.wire.views import (
     ActPage,
     ActView,
+    DifferenceView,
     GroupsView,
     GroupView,
     HourView,
     JournalView,
+    MissingView,
     NowView,
     PausesView,
     PauseView,
     PeersView,
     PeerView,
     PlacesView,
+    ReconcileView,
     RefusalView,
     SagaPage,
     SagaView,
@@ -53,6 +57,7 @@ from stage.wire.views import (
     SweepView,
     VerbsView,
     VerbView,
+    WordView,
 )
 
 HTML = ("Content-Type", "text/html; charset=utf-8")
@@ -89,10 +94,18 @@ NAMES = {
     ChainView: "Chain",
     Standing: "Standing",
     Order: "Order",
+    ReconcileOrder: "ReconcileOrder",
+    ReconcileView: "Reconcile",
+    MissingView: "Missing",
+    WordView: "Word",
+    DifferenceView: "Difference",
     Descriptor: "Descriptor",
     Status: "Status",
 }
 """The structs that are sent and read, by their names in the document."""
+
+RECEIVED = ("Order", "PauseOrder", "ResumeOrder", "SweepOrder", "SweepChange", "ReconcileOrder")
+"""Those that are read, and never sent."""
 
 Schema = dict[str, Any]
 
@@ -176,7 +189,7 @@ def _schemas(descriptor: Descriptor | None) -> dict[str, Schema]:
     _, generated = msgspec.json.schema_components(list(NAMES), ref_template=REFERENCE + "{name}")
     names = {kind.__name__: name for kind, name in NAMES.items()}
     schemas = _named({names.get(name, name): value for name, value in generated.items()}, names)
-    for received in ("Order", "PauseOrder", "ResumeOrder", "SweepOrder", "SweepChange"):
+    for received in RECEIVED:
         schemas[received] = _without_defaults(schemas[received])
     accepts = descriptor.accepts if descriptor is not None else {}
     adds = descriptor.adds if descriptor is not None else {}

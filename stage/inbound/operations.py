@@ -222,6 +222,13 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("POST", "/sweeps/{number}/stop"): _sweep("stop_sweep", "Act on no further saga"),
     ("POST", "/sweeps/{number}/resume"): _sweep("resume_sweep", "Let a stopped sweep go on"),
+    ("POST", "/reconcile"): Operation(
+        id="reconcile",
+        summary="Ask the neighbours for sagas that a restored database lost, and take them over",
+        body="ReconcileOrder",
+        answers={200: ("What they list, against the database", ("Reconcile",))},
+        problems={**BODY, 409: "Nobody can be asked, or nothing may be taken over", **UNAVAILABLE},
+    ),
     ("GET", "/peers"): _read(
         "peers", "Every peer: how it answers, and what waits for it", "Peers", problems=UNAVAILABLE
     ),

@@ -16,6 +16,7 @@ from stage.inbound.overview import audit, groups, peers
 from stage.inbound.pauses import end_pause, list_pauses, pause
 from stage.inbound.platform import descriptor, healthz, metrics, readyz
 from stage.inbound.principal import Who
+from stage.inbound.reconcile import reconcile
 from stage.inbound.request import Answer, Request
 from stage.inbound.sagas import list_sagas, query_saga
 from stage.inbound.service import Service
@@ -99,6 +100,7 @@ ROUTES = (
     Route("GET", "/sweeps/{number}", get_sweep, "sweep", _VIEWERS),
     Route("POST", "/sweeps/{number}/stop", stop_sweep, "stop_sweep", _OPERATORS),
     Route("POST", "/sweeps/{number}/resume", resume_sweep, "resume_sweep", _OPERATORS),
+    Route("POST", "/reconcile", reconcile, "reconcile", _OPERATORS),
     Route("GET", "/.well-known/stage", descriptor, "descriptor", _SHOWN, protocol=True),
     Route("GET", "/healthz", healthz, "healthz", _ANYONE),
     Route("GET", "/readyz", readyz, "readyz", _ANYONE),
@@ -112,11 +114,13 @@ ROUTES = (
     _page("chain", "/sagas/{saga_id}/chain", _VIEWERS),
     _page("peers", "/peers", _VIEWERS),
     _page("audit", "/audit", _VIEWERS),
+    _page("reconcile", "/reconcile", _VIEWERS),
     _page("search", "/search", _VIEWERS),
     _page("live", "/live", _VIEWERS),
     _page("file", "/files/{name}", _VIEWERS),
     _page("press_peers", "/peers", _OPERATORS),
     _page("press_parked", "/parked", _OPERATORS),
+    _page("press_reconcile", "/reconcile", _OPERATORS),
     _page("press_sweep", "/sweeps/{number}", _OPERATORS),
     _page("press_saga", "/sagas/{saga_id}", _OPERATORS),
 )

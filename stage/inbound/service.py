@@ -16,6 +16,7 @@ from stage.ports.engine import Engine
 from stage.ports.figures import Figures, Lately
 from stage.ports.neighbour import Neighbours
 from stage.ports.observer import Observer
+from stage.ports.reconcile import Reconciles
 from stage.ports.stage import Participant
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import Limits
@@ -73,5 +74,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     body_seconds_max: float = 10.0
     callers: Callers = msgspec.field(default_factory=Claims)
     hosts: Hosts = msgspec.field(default_factory=Hosts)
+    reconcile: Reconciles | None = None
+    """Asks the neighbours for what the database lost; None where nobody wired it."""
     console: Show | None = None
     """None where the extra `console` is not installed."""

@@ -13,6 +13,7 @@ from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.sweep import Sweep, SweepEnd, SweepState
+from stage.ports.identity import Identity
 from stage.ports.observer import TraceContext
 from stage.ports.peers import PeerStanding
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
@@ -183,6 +184,11 @@ class Queries(Protocol):
 
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
         """Sagas of a sweep in the order of their ids; of those refused, each with the reason."""
+        ...
+
+    @property
+    def identity(self) -> Identity:
+        """Which database this is, and whether it awaits its release."""
         ...
 
     def peers(self) -> list[PeerStanding]:

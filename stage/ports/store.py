@@ -345,6 +345,13 @@ class Unit(Protocol):
         """Keep it: the first request of each neighbour, at most LOST_SAGAS_MAX in all."""
         ...
 
+    async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
+        """Keep that a neighbour was asked in this generation of the database, and its answer.
+
+        An empty answer is of a neighbour that nobody could ask.
+        """
+        ...
+
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work`; when it raises, undo what it wrote and nothing else, and raise the same.
 
@@ -440,6 +447,10 @@ class Store(Protocol):
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """The requests about lost sagas that are kept, in the order in which they were made."""
+        ...
+
+    async def answers(self, generation: int) -> dict[str, str]:
+        """The answers of the neighbours that were asked in that generation, by their names."""
         ...
 
     @property

@@ -378,6 +378,13 @@ class SimulatedStore:
         self._present()
         return await self._disk.store.lost_sagas(limit)
 
+    async def answers(self, generation: int) -> dict[str, str]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._disk.store.answers(generation)
+
     @property
     def codec(self) -> Codec:
         """See ports.store.Store."""
@@ -552,6 +559,10 @@ class _Noted:
     async def keep_lost(self, lost: LostSaga) -> None:
         """See ports.store.Unit."""
         await self._unit.keep_lost(lost)
+
+    async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
+        """See ports.store.Unit."""
+        await self._unit.keep_answer(generation, neighbour, answer, at)
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit."""

@@ -196,6 +196,10 @@ class BlockingStore:
         """See ports.store.Store."""
         return self._run(self._store.lost_sagas(limit))
 
+    async def answers(self, generation: int) -> dict[str, str]:
+        """See ports.store.Store."""
+        return self._run(self._store.answers(generation))
+
     @property
     def codec(self) -> Codec:
         """See ports.store.Store."""

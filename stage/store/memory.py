@@ -265,6 +265,11 @@ class MemoryStore:
         found = sorted(self._database.lost.values(), key=lambda each: each.asked_at)
         return found[:limit]
 
+    async def answers(self, generation: int) -> dict[str, str]:
+        """See ports.store.Store."""
+        kept = self._database.answers.items()
+        return {neighbour: answer for (each, neighbour), answer in kept if each == generation}
+
     @property
     def codec(self) -> Codec:
         """See ports.store.Store."""
@@ -477,6 +482,16 @@ class _MemoryUnit:
         if key not in held and len(held) < LOST_SAGAS_MAX:
             held[key] = lost
             self._changes.append(partial(held.__delitem__, key))
+
+    async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        kept, key = self._database.answers, (generation, neighbour)
+        known, former = key in kept, kept.get(key, "")
+        kept[key] = answer
+        self._changes.append(
+            partial(kept.__setitem__, key, former) if known else partial(kept.__delitem__, key)
+        )
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""

@@ -51,6 +51,8 @@ class MemoryDatabase:
         self.terms: dict[str, tuple[Term, ...]] = {}
         """By saga, with their values as the codec encodes them."""
         self.acts: list[Act] = []
+        self.answers: dict[tuple[int, str], str] = {}
+        """Of neighbours that were asked after a restore, by generation and name."""
         self.sweeps: dict[int, Sweep] = {}
         self.sweep_sagas: dict[int, dict[str, tuple[SweepEnd, str]]] = {}
         """By sweep and saga."""
@@ -75,6 +77,7 @@ class MemoryDatabase:
             held.clear()
         for kept in (self.terms, self.acts, self.pauses, self.sweeps, self.sweep_sagas):
             kept.clear()
+        self.answers.clear()
         if self.connection is not None:
             self.connection.close()
             self.connection = None

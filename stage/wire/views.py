@@ -139,8 +139,9 @@ class NowView(msgspec.Struct, frozen=True, kw_only=True):
     `sagas` are those of the whole stage by state, `parked` those that wait for a person, by cause.
     The instants are None where nothing is under way, due, or being undone. `left_to_newer` are
     sagas of a newer release, `lost` those that neighbours know and the database does not.
-    `lately` and `places` are of the replica that answers too; `replicas` share the database, and
-    `database_bytes` are its sizes on its disk, by part.
+    A database that was put back from a backup of `restored_as_of` `awaits_release` until its
+    neighbours were asked. `lately` and `places` are of the replica that answers too; `replicas`
+    share the database, and `database_bytes` are its sizes on its disk, by part.
     """
 
     stage: str
@@ -157,6 +158,8 @@ class NowView(msgspec.Struct, frozen=True, kw_only=True):
     oldest_compensation_at: str | None = None
     left_to_newer: int = 0
     lost: int = 0
+    restored_as_of: str | None = None
+    awaits_release: bool = False
     lately: HourView | None = None
     places: list[PlacesView] = []
     replicas: int = 1
@@ -283,6 +286,54 @@ class SweepsView(msgspec.Struct, frozen=True, kw_only=True):
     """The newest sweeps first."""
 
     sweeps: list[SweepView]
+
+
+class WordView(msgspec.Struct, frozen=True, kw_only=True):
+    """The word of one neighbour on a saga."""
+
+    neighbour: str
+    said: str
+
+
+class MissingView(msgspec.Struct, frozen=True, kw_only=True):
+    """A saga that neighbours list and the database lacks.
+
+    `asked_by` has asked to compensate it while it was unknown. Without `may_stand` upstream has the
+    word of this stage that nothing of it stands.
+    """
+
+    saga_id: str
+    said: list[WordView] = []
+    asked_by: str | None = None
+    may_stand: bool = True
+
+
+class DifferenceView(msgspec.Struct, frozen=True, kw_only=True):
+    """A saga in the database, and a neighbour that says something else of it."""
+
+    saga_id: str
+    state: str
+    neighbour: str
+    said: str
+
+
+class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
+    """The answers of the neighbours for the sagas since an instant, against the database.
+
+    `asked` has how many sagas each listed, `unanswered` why one could not be asked, `unnamed` how
+    many sagas were opened by each name that is no configured neighbour. `missing` counts the lost
+    sagas, and `sagas` has the first of them. `adopted` are those that were taken over now; `sweep` compensates them.
+    """
+
+    since: str
+    asked: dict[str, int]
+    unanswered: dict[str, str]
+    unnamed: dict[str, int]
+    missing: int
+    sagas: list[MissingView]
+    differences: list[DifferenceView]
+    adopted: int = 0
+    sweep: int | None = None
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

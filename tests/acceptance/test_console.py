@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from tests.scenario.chain import Chain, running_chain
+from tests.scenario.restored import restored_chain
 from tests.scenario.test_operator import stuck
+from tests.scenario.test_reconcile import lose
 
 CHROMIUM = shutil.which("chromium") or ""
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
@@ -28,6 +30,7 @@ pytestmark = [
 SCREENS = (
     *("", "/parked", "/sagas/s-1", "/sagas/s-1/chain", "/peers", "/audit", "/sweeps/1"),
     "/sagas/never",
+    "/reconcile",
 )
 OPEN = "document.querySelectorAll('details').forEach(each => each.open = true)"
 PICTURES = os.environ.get("PICTURES", "")
@@ -114,6 +117,34 @@ async def test_an_incident_is_pressed_to_its_end_with_keys_alone(shown: tuple[Ch
     assert "compensated" == (await chain.view("s-1"))["state"]
     await follow(page, "a", "Audit")
     assert "refunded by hand, ticket 17" in await page.inner_text("main")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_lost_sagas_are_taken_over_with_keys_alone(
+    tmp_path: Path, scheme: str
+) -> None:
+    """From the alarm on the first page: ask, read what they say, and have it compensated."""
+    async with restored_chain(tmp_path) as world, browser() as opened:
+        await lose(world, "s-1", "s-2")
+        async with world.serving() as chain:
+            page = await (await opened.new_context(color_scheme=scheme)).new_page()
+            await page.goto(f"{chain.stage}/console")
+            await follow(page, "a", "ask the neighbours")
+            await follow(page, "button", "Ask the neighbours")
+            assert "2 sagas that neighbours know and we do not" in await page.inner_text("main")
+            assert [] == await violations(page)
+            if PICTURES:
+                await page.screenshot(path=f"{PICTURES}/reconcile-found-{scheme}.png", full_page=True)
+            await tab_to(page, "#t-then")
+            await page.keyboard.press("ArrowDown")
+            await tab_to(page, "#t-reason")
+            await page.keyboard.type("the disk burnt, ticket 19")
+            await tab_to(page, "#t-actor")
+            await page.keyboard.type("kim")
+            await follow(page, "button", "Take over")
+            assert page.url.endswith("/console/sweeps/1")
+            for saga_id in ("s-1", "s-2"):
+                await chain.until(saga_id, lambda saga: saga["state"] == "compensated")
 
 
 async def test_a_page_follows_by_itself_and_is_read_without_a_script(

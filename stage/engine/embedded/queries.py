@@ -18,6 +18,7 @@ from stage.engine.embedded.parts import Parts
 from stage.engine.saga.context import context_of
 from stage.engine.saga.shared import shared_with
 from stage.ports.engine import SagaLost, SharedSagas, Snapshot
+from stage.ports.identity import Identity
 from stage.ports.peers import PeerStanding
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.shared import SHARED_BYTES_MAX, SharedSaga
@@ -115,6 +116,11 @@ class EmbeddedQueries:
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
         """See `ports.engine.Queries`."""
         return await self._store.sweep_sagas(number, end, limit)
+
+    @property
+    def identity(self) -> Identity:
+        """See `ports.engine.Queries`."""
+        return self._store.identity
 
     def peers(self) -> list[PeerStanding]:
         """See `ports.engine.Queries`."""

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from stage.core import events as e
 from stage.core.lost import Word, journal_of, nothing_stands
 from stage.core.saga import Saga
+from stage.engine.saga.acts import how_it_stands
 from stage.engine.saga.context import Context, buried, context_with, recognise, upstream_of
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal, Stored
 from stage.ports.codec import Codec
 from stage.ports.observer import TraceContext
-from stage.ports.store import Unit
+from stage.ports.store import Act, Unit
 from stage.wire.envelope import Envelope, TrailEntry, format_instant
+
+ADOPTED: Final = "adopted"
+"""The act of taking over a saga that the database lost."""
+NOT_HERE: Final = "not here"
 
 
 class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,11 +73,29 @@ class Adoption:
         transition = self._interpreter.note(Saga(id=lost.id), events, now)
         return self._journal.store(transition, context, before=None)
 
-    async def write(self, unit: Unit, lost: LostSaga, now: float) -> bool:
-        """Write it; False for a saga that is in the database after all, which stays as it is."""
+    async def write(
+        self, unit: Unit, lost: LostSaga, now: float, *, actor: str = "", reason: str = ""
+    ) -> bool:
+        """Write it; False for a saga that is in the database after all, which stays as it is.
+
+        With an actor the audit keeps who took it over, and why.
+        """
         if await unit.load(lost.id) is not None:
             return False
-        await self._journal.write(unit, self.stored(lost, now), epoch=None)
+        stored = self.stored(lost, now)
+        await self._journal.write(unit, stored, epoch=None)
+        if actor:
+            await unit.keep_act(
+                Act(
+                    at=now,
+                    actor=actor,
+                    act=ADOPTED,
+                    target=lost.id,
+                    reason=reason,
+                    before=NOT_HERE,
+                    after=how_it_stands(stored.row),
+                )
+            )
         return True
 
     def _context(self, lost: LostSaga, now: float) -> Context:

@@ -315,6 +315,11 @@ class PostgresStore:
         """How many units wait for the writer."""
         return self._writer.queued + self._aside.queued
 
+    async def answers(self, generation: int) -> dict[str, str]:
+        """See ports.store.Store."""
+        found = await self._pool.fetch("get_reconciled", generation)
+        return {row[0]: row[1] for row in found}
+
     @property
     def codec(self) -> Codec:
         """See ports.store.Store."""

@@ -161,6 +161,11 @@ class PostgresUnit:
         values = (lost.saga_id, lost.requested_by, lost.reason, lost.first_sent_at, lost.asked_at)
         await self._part.rows("keep_lost", *values, LOST_SAGAS_MAX)
 
+    async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("put_reconciled", generation, neighbour, answer, at)
+
     async def _marked(self) -> None:
         self._part.check()
         if not self._part.marked:

@@ -305,6 +305,11 @@ class SqliteStore:
         """How many units wait for the writer."""
         return self._writer.queued
 
+    async def answers(self, generation: int) -> dict[str, str]:
+        """See ports.store.Store."""
+        found = await self._read("get_reconciled", generation)
+        return {neighbour: answer for neighbour, answer, _ in found}
+
     @property
     def codec(self) -> Codec:
         """See ports.store.Store."""

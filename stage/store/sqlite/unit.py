@@ -53,6 +53,7 @@ _DROP_JOURNAL: Final = statement("drop_journal")
 _DROP_TERMS: Final = statement("drop_terms")
 _TERM: Final = statement("insert_term")
 _KEEP_ACT: Final = statement("keep_act")
+_KEEP_ANSWER: Final = statement("put_reconciled")
 _BEGIN_SWEEP: Final = statement("begin_sweep")
 _BEGIN_SWEEP_SAGAS: Final = statement("begin_sweep_sagas")
 _SET_SWEEP: Final = statement("set_sweep")
@@ -214,6 +215,10 @@ class SqliteUnit:
         """See ports.store.Unit."""
         values = (lost.saga_id, lost.requested_by, lost.reason, lost.first_sent_at, lost.asked_at)
         self._part.write(_KEEP_LOST, (*values, LOST_SAGAS_MAX))
+
+    async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_KEEP_ANSWER, (generation, neighbour, answer, at))
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """See ports.store.Unit. An escape of `work` ends the attempt, with TransactionEscaped."""

@@ -272,3 +272,21 @@ async def test_a_sweep_begins_with_its_unit_or_not_at_all(store: Store) -> None:
     assert [] == await store.sweeps(9)
     number = await store.transact(lambda unit: unit.begin_sweep(sweep(), ["b"]))
     assert [("b", "")] == await store.sweep_sagas(number, SweepEnd.PENDING, 9)
+
+
+async def test_the_answer_of_a_neighbour_is_kept_once_a_generation(store: Store) -> None:
+    """The later one takes the place of the earlier; with the unit that fails it is gone."""
+
+    async def keep(unit: Unit) -> None:
+        await unit.keep_answer(2, "order", "1 sagas", AT)
+        await unit.keep_answer(2, "order", "2 sagas", AT + 1)
+
+    async def fail(unit: Unit) -> None:
+        await unit.keep_answer(2, "order", "3 sagas", AT + 2)
+        raise RuntimeError("after the write")
+
+    await store.transact(keep)
+    with pytest.raises(RuntimeError, match="after the write"):
+        await store.transact(fail)
+    assert {"order": "2 sagas"} == await store.answers(2)
+    assert {} == await store.answers(3)

@@ -1,0 +1,76 @@
+"""What neighbours know and a restored database does not, asked while the stage is up (rule 33)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import msgspec
+
+from stage.core.lost import Word
+from stage.core.states import SagaState
+from stage.wire.outcome import Outcome
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """A saga that is not in the database, with the words of the neighbours that list it.
+
+    `asked_by` has asked to compensate it meanwhile. Without `may_stand` upstream has the word of
+    this stage that nothing of it stands.
+    """
+
+    saga_id: str
+    words: tuple[Word, ...] = ()
+    asked_by: str = ""
+    may_stand: bool = True
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A saga that is in the database, and of which a neighbour says something else."""
+
+    saga_id: str
+    state: SagaState
+    neighbour: str
+    said: Outcome
+
+
+class Findings(msgspec.Struct, frozen=True, kw_only=True):
+    """The answers of the neighbours to one question. Instants in seconds since the epoch.
+
+    `asked` has how many sagas each listed, `unanswered` why one could not be asked, `unnamed` how
+    many sagas of the database were opened by each name that is no configured neighbour. `adopted`
+    are the sagas that were taken over.
+    """
+
+    since: float
+    asked: Mapping[str, int]
+    unanswered: Mapping[str, str]
+    unnamed: Mapping[str, int]
+    missing: tuple[Missing, ...]
+    differences: tuple[Difference, ...]
+    adopted: tuple[str, ...] = ()
+
+
+class Adopt(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of the missing sagas a person takes over, and why. None: all of them."""
+
+    actor: str
+    reason: str
+    saga_ids: Collection[str] | None = None
+
+
+class NotReconcilable(Exception):
+    """Nobody can be asked, or nothing may be taken over now; the message has the fix."""
+
+
+class Reconciles(Protocol):
+    """Asks the neighbours, and takes over what a person orders."""
+
+    async def __call__(
+        self, *, since: float | None, without: Mapping[str, str], adopt: Adopt | None
+    ) -> Findings:
+        """Ask every neighbour but those `without`, which have a reason each.
+
+        Without an order to adopt nothing is changed. Raises NotReconcilable, and StoreUnavailable.
+        """
+        ...

@@ -1,0 +1,158 @@
+"""A restored stage that is up asks its neighbours, and a person takes over what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stage.core.errors import ConfigurationError
+from tests.scenario.attacks.names import named_chain, shown_by
+from tests.scenario.chain import Chain, running_chain
+from tests.scenario.restored import RestoredChain, restored_chain
+from tests.scenario.test_console import Fields, press, see
+from tests.scenario.test_reconcile import compensated, lose
+
+pytestmark = pytest.mark.blocking
+
+WHO = {"actor": "kim", "reason": "the disk burnt"}
+NOBODY = "http://127.0.0.1:9"
+"""The port of discard, where nobody listens."""
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[RestoredChain]:
+    async with restored_chain(tmp_path) as running:
+        yield running
+
+
+async def ask(chain: Chain, **order: Any) -> tuple[int, dict[str, Any]]:
+    """Send an order to reconcile; the code and the answer."""
+    url = f"{chain.stage}/reconcile"
+    status, _, body = await chain.request("POST", url, msgspec.json.encode({**WHO, **order}))
+    return status, msgspec.json.decode(body)
+
+
+async def test_asking_changes_nothing_and_names_what_is_missing(world: RestoredChain) -> None:
+    """Each missing saga with the words of both neighbours; it stays unknown."""
+    await lose(world, "s-1")
+    async with world.serving() as chain:
+        status, found = await ask(chain, dry_run=True)
+        assert (200, 1, 0) == (status, found["missing"], found["adopted"])
+        assert {"order": 2, "shipping": 2} == found["asked"]
+        said = [(each["neighbour"], each["said"]) for each in found["sagas"][0]["said"]]
+        assert [("order", "executed"), ("shipping", "executed")] == said
+        assert 503 == (await chain.compensate("s-1"))[0], "it is as unknown as before"
+
+
+async def test_the_chosen_ones_are_taken_over_and_no_release_follows_yet(
+    world: RestoredChain,
+) -> None:
+    """The one left out was not given up: the release waits for it. Then all, and it is released."""
+    await lose(world, "s-1", "s-2")
+    async with world.serving() as chain:
+        _, found = await ask(chain, saga_ids=["s-2"])
+        assert (2, 1) == (found["missing"], found["adopted"])
+        view = await chain.view("s-2")
+        assert ("lost", "may_stand") == (view["parked_cause"], view["standing"])
+        acts = (await chain.get(f"{chain.stage}/audit?target=s-2"))["acts"]
+        assert [("adopted", "kim", "the disk burnt", "not here")] == [
+            (act["act"], act["actor"], act["reason"], act["before"]) for act in acts
+        ]
+    with pytest.raises(ConfigurationError, match="order, shipping was not asked"):
+        world.release()
+    async with world.serving() as chain:
+        _, found = await ask(chain)
+        assert (1, 1) == (found["missing"], found["adopted"])
+    world.release()
+    async with world.serving() as chain:
+        assert 409 == (await ask(chain))[0], "nothing is taken over once it is released"
+
+
+async def test_those_taken_over_are_compensated_by_a_sweep(world: RestoredChain) -> None:
+    """The charge is refunded by its key alone, while the stage is up all the time."""
+    await lose(world, "s-1", "s-2")
+    async with world.serving() as chain:
+        _, found = await ask(chain, compensate=True, rate_per_second=100)
+        assert 2 == (await chain.get(f"{chain.stage}/sweeps/{found['sweep']}"))["sagas"]
+        await compensated(chain, "s-1")
+        await compensated(chain, "s-2")
+        assert (3, 1) == await chain.charges()
+
+
+async def test_one_that_was_asked_for_is_compensated_without_a_sweep(world: RestoredChain) -> None:
+    """Upstream asked while it was unknown: taken over, it is undone as that ordered."""
+    await lose(world, "s-1")
+    async with world.serving() as chain:
+        assert 503 == (await chain.compensate("s-1"))[0]
+        _, found = await ask(chain, compensate=True)
+        assert (1, None) == (found["adopted"], found["sweep"])
+        assert "order" == found["sagas"][0]["asked_by"]
+        await compensated(chain, "s-1")
+
+
+async def test_a_neighbour_that_is_away_is_named_and_can_be_left_out(world: RestoredChain) -> None:
+    """It is no answer that one could not be asked; with a reason it counts as one."""
+    await lose(world)
+    world.config = replace(world.config, downstreams={"shipping": NOBODY})
+    async with world.serving() as chain:
+        _, found = await ask(chain)
+        assert {"shipping"} == found["unanswered"].keys()
+    with pytest.raises(ConfigurationError, match="shipping was not asked"):
+        world.release()
+    async with world.serving() as chain:
+        _, found = await ask(chain, without={"shipping": "its disk burnt"})
+        assert {"order"} == found["asked"].keys()
+        status, problem = await ask(chain, without={"nobody": "gone"})
+        assert 409 == status and "no neighbour" in problem["detail"]
+        assert 422 == (await ask(chain, without={"shipping": " "}))[0]
+    world.release()
+
+
+async def test_a_stage_that_was_not_restored_is_only_compared(tmp_path: Path) -> None:
+    """A saga that it lacks may be on its way: with `since` it is shown, and never taken over."""
+    async with running_chain(tmp_path) as chain:
+        assert 409 == (await ask(chain, dry_run=True))[0]
+        status, found = await ask(chain, dry_run=True, since="2020-01-01T00:00:00Z")
+        assert (200, 0) == (status, found["missing"])
+        status, problem = await ask(chain, since="2020-01-01T00:00:00Z")
+        assert 409 == status and "awaits no release" in problem["detail"]
+        assert 422 == (await ask(chain, dry_run=True, since="yesterday"))[0]
+
+
+async def test_only_an_admin_takes_over(tmp_path: Path) -> None:
+    """A viewer may not ask, an operator may, and adoption is a claim about the database."""
+    async with named_chain(tmp_path) as chain:
+        url, order = f"{chain.stage}/reconcile", msgspec.json.encode(WHO)
+        for name, status in (("vera", 403), ("olga", 403), ("ada", 409)):
+            answer = await chain.request("POST", url, order, Authorization=shown_by(name))
+            assert status == answer[0], name
+        asked = msgspec.json.encode({"dry_run": True, "since": "2020-01-01T00:00:00Z"})
+        assert 200 == (await chain.request("POST", url, asked, Authorization=shown_by("olga")))[0]
+
+
+async def test_the_page_shows_first_and_acts_then(world: RestoredChain) -> None:
+    """From the alarm on Now to the sweep: the neighbours' words, a choice, and its reason."""
+    await lose(world, "s-1", "s-2")
+    async with world.serving() as chain:
+        assert "/console/reconcile" in (await see(chain, ""))[1]
+        assert "put back from a backup" in (await see(chain, "/reconcile"))[1]
+        status, _, page = await press(chain, "/reconcile", {"press": "ask"})
+        assert 200 == status and "order: executed" in page and "parked: may stand" in page
+        assert "2 sagas that neighbours know and we do not" in page
+        hidden = Fields(page).hidden
+        chosen = [*hidden, *WHO.items(), ("which", "chosen"), ("saga_id", "s-1"), ("press", "act")]
+        status, headers, _ = await press(chain, "/reconcile", chosen)
+        assert (303, "/console/reconcile?adopted=1") == (status, headers["Location"])
+        assert "1 sagas were taken over" in (await see(chain, "/reconcile?adopted=1"))[1]
+        rest = [*hidden, *WHO.items(), ("which", "all"), ("then", "compensate"), ("press", "act")]
+        status, headers, _ = await press(chain, "/reconcile", rest)
+        assert (303, "/console/sweeps/1") == (status, headers["Location"])
+        await compensated(chain, "s-2")
+        status, _, page = await press(chain, "/reconcile", {"press": "ask"})
+        assert "No saga is missing." in page and "Keep it" in page
+        assert 400 == (await press(chain, "/reconcile", {"without": "shipping"}))[0]
