@@ -322,7 +322,8 @@ class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
 
     `asked` has how many sagas each listed, `unanswered` why one could not be asked, `unnamed` how
     many sagas were opened by each name that is no configured neighbour. `missing` counts the lost
-    sagas, and `sagas` has the first of them. `adopted` are those that were taken over now; `sweep` compensates them.
+    sagas, and `sagas` has the first of them. `adopted` are those that were taken over now; `sweep`
+    compensates them.
     """
 
     since: str

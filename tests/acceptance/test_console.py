@@ -120,9 +120,7 @@ async def test_an_incident_is_pressed_to_its_end_with_keys_alone(shown: tuple[Ch
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_lost_sagas_are_taken_over_with_keys_alone(
-    tmp_path: Path, scheme: str
-) -> None:
+async def test_lost_sagas_are_taken_over_with_keys_alone(tmp_path: Path, scheme: str) -> None:
     """From the alarm on the first page: ask, read what they say, and have it compensated."""
     async with restored_chain(tmp_path) as world, browser() as opened:
         await lose(world, "s-1", "s-2")
@@ -134,7 +132,8 @@ async def test_lost_sagas_are_taken_over_with_keys_alone(
             assert "2 sagas that neighbours know and we do not" in await page.inner_text("main")
             assert [] == await violations(page)
             if PICTURES:
-                await page.screenshot(path=f"{PICTURES}/reconcile-found-{scheme}.png", full_page=True)
+                name = f"reconcile-found-{scheme}.png"
+                await page.screenshot(path=f"{PICTURES}/{name}", full_page=True)
             await tab_to(page, "#t-then")
             await page.keyboard.press("ArrowDown")
             await tab_to(page, "#t-reason")
