@@ -48,6 +48,8 @@ D = TypeVar("D", bound=DeclaredStep[Any, Any])
 
 INDEXED_MAX = 8
 """Business numbers that a stage may be searched by."""
+SHOWS_MAX = 8
+"""Members of the payload that a stage may show."""
 MIGRATIONS = "migrations"
 """The usual name of the folder of an author's migrations."""
 
@@ -81,6 +83,9 @@ class StageDeclaration(Generic[P, A]):
     `indexed={"order": "order_id"}` lets an operator find a saga by a business number: by its name
     the path of a member of the payload, `customer.number` for one within another. The number lies
     in an index of its own, outside of the encrypted contents, for as long as the payload does.
+
+    `shows={"amount": "amount"}` lets operators see these members of the payload beside a saga, by
+    paths of the same form. They are read from the payload, through `redact`, and kept nowhere else.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class StageDeclaration(Generic[P, A]):
         peers_renamed: Mapping[str, str] | None = None,
         redact: Callable[[str], str] | None = None,
         indexed: Mapping[str, str] | None = None,
+        shows: Mapping[str, str] | None = None,
     ) -> None:
         plan_of(name, ())  # refuses a bad name here, where its line is
         self.name = name
@@ -109,13 +115,15 @@ class StageDeclaration(Generic[P, A]):
         self.supersedes = supersedes
         self.redact = redact
         self.indexed: Mapping[str, str] | None = None if indexed is None else dict(indexed)
+        self.shows: Mapping[str, str] = dict(shows or {})
         self.accepts: Codec[P] = Codec(accepts)
         if name in self.accepts.members():
             raise DeclarationError(
                 f"accepts= of stage {name!r} names a member {name!r}, which the stage itself adds:"
                 " rename the member, or the stage"
             )
-        self._check_indexed()
+        self._check_paths("indexed", self.indexed or {}, INDEXED_MAX, "a row more of every saga")
+        self._check_paths("shows", self.shows, SHOWS_MAX, "a column more of every list")
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.folder = _beside_caller(".")
@@ -318,6 +326,7 @@ class StageDeclaration(Generic[P, A]):
             )
         bound = StageParticipant(plan, self.steps, self.accepts, adds, operator_headers, before)
         bound.indexed = self.indexed
+        bound.shows = self.shows
         return bound
 
     def check_migrations(self) -> None:
@@ -335,25 +344,24 @@ class StageDeclaration(Generic[P, A]):
                 " name if it is not the stage's"
             )
 
-    def _check_indexed(self) -> None:
-        """Refuse a business number that no payload can have."""
-        indexed = self.indexed or {}
-        if len(indexed) > INDEXED_MAX:
+    def _check_paths(self, word: str, paths: Mapping[str, str], most: int, each: str) -> None:
+        """Refuse a member that no payload can have."""
+        if len(paths) > most:
             raise DeclarationError(
-                f"indexed= of stage {self.name!r} has {len(indexed)} numbers, each a row more of"
-                f" every saga: keep at most {INDEXED_MAX}"
+                f"{word}= of stage {self.name!r} has {len(paths)} names, each {each}: keep at most"
+                f" {most}"
             )
         members = self.accepts.members()
-        for name, path in indexed.items():
+        for name, path in paths.items():
             if not STEP_NAME.fullmatch(name) or name == TRACE_TERM:
                 raise DeclarationError(
-                    f"indexed= of stage {self.name!r} has a number {name!r}: use letters, digits"
-                    f" and underscores, and not {TRACE_TERM}, which is the trace's"
+                    f"{word}= of stage {self.name!r} has a name {name!r}: use letters, digits and"
+                    f" underscores, and not {TRACE_TERM}, which is the trace's"
                 )
             first = path.partition(".")[0]
             if members and first not in members:
                 raise DeclarationError(
-                    f"indexed= of stage {self.name!r} looks for {name!r} at {path!r}, and accepts="
+                    f"{word}= of stage {self.name!r} looks for {name!r} at {path!r}, and accepts="
                     f" has no member {first!r}: its members are {', '.join(sorted(members))}"
                 )
 

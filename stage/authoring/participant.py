@@ -63,6 +63,8 @@ class StageParticipant(Generic[P, A]):
         """The version before, if it is declared."""
         self.indexed: Mapping[str, str] | None = None
         """See `ports.stage.Participant`; the declaration sets it."""
+        self.shows: Mapping[str, str] = {}
+        """See `ports.stage.Participant`; the declaration sets it."""
         self._steps = {step.name: step for step in steps}
         self._accepts = accepts
         self._adds = adds

@@ -55,6 +55,8 @@ class WatchedParticipant:
         """See ports.stage.Participant."""
         self.indexed = participant.indexed
         """See ports.stage.Participant."""
+        self.shows = participant.shows
+        """See ports.stage.Participant."""
         self._participant = participant
         self._code = code
         self._report = report

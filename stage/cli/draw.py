@@ -71,8 +71,18 @@ def draw_page(page: SagaPage) -> str:
         )
         for saga in page.sagas
     ]
-    drawn = table(("SAGA", "STATE", "OUTCOME", "UPDATED AT", "NEXT"), rows)
+    head = ("SAGA", "STATE", "OUTCOME", "UPDATED AT", "NEXT")
+    if any(saga.shows for saga in page.sagas):
+        more = [(*row, _shown(saga)) for row, saga in zip(rows, page.sagas, strict=True)]
+        drawn = table((*head, "SHOWN"), more)
+    else:
+        drawn = table(head, rows)
     return drawn + (f"\nmore: --after {_cell(page.next)}" if page.next else "")
+
+
+def _shown(saga: SagaView) -> str:
+    """The members that the author lets operators see."""
+    return ", ".join(f"{name} {value}" for name, value in saga.shows.items())
 
 
 def draw_now(view: NowView) -> str:
@@ -232,6 +242,7 @@ def draw_saga(
         ("run", str(saga.epoch) if saga.epoch else None),
         ("asked by", saga.requested_by),
         ("reason", saga.reason),
+        ("shown", _shown(saga)),
         (
             "upstream",
             f"notified to compensate: {saga.told_upstream}" if saga.told_upstream else None,

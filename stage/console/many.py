@@ -41,6 +41,7 @@ async def parked(service: Service, request: Request) -> Answer:
         where=where,
         narrowed=dict(where),
         next=None if found.next is None else [*where, ("after", found.next)],
+        shows=bool(service.participant.shows),
         verbs=list(SweepVerb),
         causes=list(ParkCause),
         states=list(SagaState),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from stage.core.questions import belongs_to
 from stage.inbound.allowed import verbs_view
 from stage.inbound.caller import not_here, not_yours, permit, requester_of
@@ -15,7 +17,7 @@ from stage.inbound.shared import shared_sagas
 from stage.inbound.views import journal_view, never_seen, plan_view, row_view, view_of_snapshot
 from stage.ports.engine import Snapshot
 from stage.wire.problem import WireError
-from stage.wire.views import SagaPage
+from stage.wire.views import SagaPage, SagaView
 
 VIEWS_OF_OPERATORS = ("journal", "plan", "verbs")
 """They show the inside of this stage, which is no neighbour's."""
@@ -52,7 +54,16 @@ async def query_saga(service: Service, request: Request) -> Answer:
         await _own(service, request, saga_id)  # before it may wait
     with service.admission.watch(wait) as seconds:
         snapshot = await _own(service, request, saga_id, seconds)
-    return json_answer(view_of_snapshot(service, snapshot))
+    shown = view_of_snapshot(service, snapshot)
+    return json_answer((await _with_shown(service, request, [shown]))[0])
+
+
+async def _with_shown(service: Service, request: Request, views: list[SagaView]) -> list[SagaView]:
+    """The views with what the author lets operators see; for neighbours as they are."""
+    if not service.participant.shows or request.about.principal.kind in NEIGHBOURS:
+        return views
+    shown = await service.engine.shown([view.saga_id for view in views])
+    return [replace(view, shows=shown.get(view.saga_id, {})) for view in views]
 
 
 def _admit(service: Service, request: Request) -> None:
@@ -108,6 +119,7 @@ async def list_sagas(service: Service, request: Request) -> Answer:
     which = filter_of(service, query, whole_number(query, "limit", 50, least=1, most=PAGE_MAX))
     rows = await service.engine.page(which)
     views = [row_view(service, row) for row in rows]
+    views = await _with_shown(service, request, views)
     return json_answer(
         SagaPage(sagas=views, next=rows[-1].id if len(rows) == which.limit else None)
     )

@@ -21,6 +21,9 @@ from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
 from stage.wire.shared import SharedSaga
 
+Shown = str | int | float | bool
+"""A member of a payload as operators see it."""
+
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """An answer as bytes. `replayed` says that it had been given before.
@@ -168,6 +171,10 @@ class Queries(Protocol):
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """A list of sagas."""
+        ...
+
+    async def shown(self, saga_ids: Sequence[str]) -> dict[str, dict[str, Shown]]:
+        """By saga what its author declared to show of it; sagas without a payload are left out."""
         ...
 
     async def groups(self) -> list[Group]:

@@ -157,6 +157,11 @@ class Participant(Protocol):
         """
         ...
 
+    @property
+    def shows(self) -> Mapping[str, str]:
+        """The paths in `data` of the members that operators may see, by the names they see."""
+        ...
+
     def check(self, data: Mapping[str, Any]) -> None:
         """Decode the payload. Raises wire.WireError (422) naming the member that is wrong.
 

@@ -397,6 +397,10 @@ class Store(Protocol):
         """Those of the ids that have a durable row. Cheap: no row is read."""
         ...
 
+    async def envelopes(self, saga_ids: Sequence[str], bytes_max: int) -> dict[str, bytes]:
+        """The stored envelopes of these sagas that have one, and none that is larger."""
+        ...
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """The durable journal, in order; empty for a saga never seen."""
         ...

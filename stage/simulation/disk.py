@@ -294,6 +294,13 @@ class SimulatedStore:
         self._present()
         return await self._store.seen(saga_ids)
 
+    async def envelopes(self, saga_ids: Sequence[str], bytes_max: int) -> dict[str, bytes]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.envelopes(saga_ids, bytes_max)
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         if self._process.held:

@@ -148,6 +148,10 @@ class BlockingStore:
         """See ports.store.Store."""
         return self._run(self._store.seen(saga_ids))
 
+    async def envelopes(self, saga_ids: Sequence[str], bytes_max: int) -> dict[str, bytes]:
+        """See ports.store.Store."""
+        return self._run(self._store.envelopes(saga_ids, bytes_max))
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         return self._run(self._store.entries(saga_id))

@@ -8,6 +8,7 @@ entries from the first one on, as far as the saga went the usual way, and the sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -93,6 +94,7 @@ class _Script:
 
     supersedes: Participant | None = None
     indexed: Mapping[str, str] | None = None
+    shows: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, participant: Participant, events: Sequence[e.Event]) -> None:
         self._participant = participant

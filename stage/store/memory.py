@@ -156,6 +156,12 @@ class MemoryStore:
         """See ports.store.Store."""
         return frozenset(saga_ids).intersection(self._database.sagas)
 
+    async def envelopes(self, saga_ids: Sequence[str], bytes_max: int) -> dict[str, bytes]:
+        """See ports.store.Store."""
+        sagas = self._database.sagas
+        found = {each: sagas[each].envelope for each in saga_ids if each in sagas}
+        return {each: held for each, held in found.items() if 0 < len(held) <= bytes_max}
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         return [

@@ -37,6 +37,7 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     the stage that is declared here. `told_upstream` says how far the word of a late failure has
     come. `version` is that of the stage which accepted it. `step` and `peer` are where it waits or
     is parked, None while it waits for nothing. `paused_until` says that an operator holds it there.
+    `shows` are the members of its payload that the author lets operators see, and nobody else.
     """
 
     saga_id: str
@@ -65,6 +66,7 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
     told_upstream: str | None = None
     reason: str | None = None
     requested_by: str | None = None
+    shows: dict[str, str | int | float | bool] = {}
 
 
 class VerbView(msgspec.Struct, frozen=True, kw_only=True):

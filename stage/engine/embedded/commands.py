@@ -79,7 +79,6 @@ class EmbeddedCommands(EmbeddedQueries):
         self._forwards = any(step.kind is StepKind.FORWARD for step in self._plan.steps)
         self._opening = parts.opening
         self._limits = parts.limits
-        self._redact = parts.redact
         self.sweeps_changed: Callable[[], None] = _nobody
         """Called when a sweep was begun or changed here; the engine sets it."""
 

@@ -17,11 +17,15 @@ from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.saga.context import context_of
 from stage.engine.saga.shared import shared_with
-from stage.ports.engine import SagaLost, SharedSagas, Snapshot
+from stage.engine.saga.shown import SHOWN_ENVELOPE_BYTES_MAX, shown_in
+from stage.ports.engine import SagaLost, SharedSagas, Shown, Snapshot
 from stage.ports.identity import Identity
 from stage.ports.peers import PeerStanding
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.shared import SHARED_BYTES_MAX, SharedSaga
+
+SHOWN_AT_ONCE = 50
+"""Payloads that are decoded before others have their turn in the event loop."""
 
 
 class EmbeddedQueries:
@@ -35,6 +39,8 @@ class EmbeddedQueries:
         self._elsewhere = parts.elsewhere
         self._store = parts.store
         self._plan = parts.participant.plan
+        self._shows = parts.participant.shows
+        self._redact = parts.redact
         self._clock = parts.clock
         self._census = Census(self._store.count, loop_time)
 
@@ -99,6 +105,19 @@ class EmbeddedQueries:
         """See `ports.engine.Queries`."""
         await self._written()
         return await self._store.page(which)
+
+    async def shown(self, saga_ids: Sequence[str]) -> dict[str, dict[str, Shown]]:
+        """See `ports.engine.Queries`."""
+        if not self._shows:
+            return {}
+        found: dict[str, dict[str, Shown]] = {}
+        for first in range(0, len(saga_ids), SHOWN_AT_ONCE):
+            some = saga_ids[first : first + SHOWN_AT_ONCE]
+            held = await self._store.envelopes(some, SHOWN_ENVELOPE_BYTES_MAX)
+            for saga_id, encoded in held.items():
+                data = self._store.codec.decode_envelope(saga_id, encoded).data
+                found[saga_id] = shown_in(data, self._shows, self._redact)
+        return found
 
     async def groups(self) -> list[Group]:
         """See `ports.engine.Queries`."""

@@ -21,7 +21,7 @@ def terms_of(context: Context, indexed: Mapping[str, str] | None) -> list[Term]:
         return []
     found = []
     for name, path in indexed.items():
-        value = _text(_at(context.data, path))
+        value = _text(member_at(context.data, path))
         if value and len(value) <= TERM_CHARS_MAX:
             found.append(Term(name, value))
     if context.trace.trace_id:
@@ -29,7 +29,8 @@ def terms_of(context: Context, indexed: Mapping[str, str] | None) -> list[Term]:
     return found
 
 
-def _at(data: Mapping[str, Any], path: str) -> Any:
+def member_at(data: Mapping[str, Any], path: str) -> Any:
+    """The member at a path such as `customer.number`; None where there is none."""
     value: Any = data
     for name in path.split("."):
         if not isinstance(value, Mapping):

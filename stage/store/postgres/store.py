@@ -215,6 +215,11 @@ class PostgresStore:
         found = await self._pool.fetch("seen_sagas", list(saga_ids))
         return frozenset(row[0] for row in found)
 
+    async def envelopes(self, saga_ids: Sequence[str], bytes_max: int) -> dict[str, bytes]:
+        """See ports.store.Store."""
+        found = await self._pool.fetch("get_envelopes", list(saga_ids), bytes_max)
+        return {row[0]: row[1] for row in found}
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         found = await self._pool.fetch("get_journal", saga_id)

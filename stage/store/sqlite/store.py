@@ -215,6 +215,11 @@ class SqliteStore:
         asked = msgspec.json.encode(saga_ids).decode()
         return frozenset(row[0] for row in await self._read("seen_sagas", asked))
 
+    async def envelopes(self, saga_ids: Sequence[str], bytes_max: int) -> dict[str, bytes]:
+        """See ports.store.Store."""
+        asked = msgspec.json.encode(saga_ids).decode()
+        return dict(await self._read("get_envelopes", asked, bytes_max))
+
     async def entries(self, saga_id: str) -> list[Entry]:
         """See ports.store.Store."""
         found = await self._read("get_journal", saga_id)

@@ -290,3 +290,11 @@ async def test_the_answer_of_a_neighbour_is_kept_once_a_generation(store: Store)
         await store.transact(fail)
     assert {"order": "2 sagas"} == await store.answers(2)
     assert {} == await store.answers(3)
+
+
+async def test_envelopes_are_read_by_ids_and_none_that_is_too_large(store: Store) -> None:
+    """A saga without one, one that is too large and one that was never seen are left out."""
+    for saga_id, held in (("a", b"x" * 10), ("b", b"x" * 11), ("c", b"")):
+        await store.transact(inserting(saga_id, replace(row(saga_id), envelope=held)))
+    found = await store.envelopes(["a", "b", "c", "d"], 10)
+    assert {"a": b"x" * 10} == found

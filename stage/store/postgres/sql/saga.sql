@@ -12,6 +12,11 @@ FROM stage.saga WHERE id = $1;
 -- Which of the ids in the array $1 there are.
 SELECT id FROM stage.saga WHERE id = ANY($1::text[]);
 
+-- name: get_envelopes
+-- The envelopes of the ids in the array $1, without those of more than $2 bytes.
+SELECT id, envelope FROM stage.saga
+WHERE id = ANY($1::text[]) AND octet_length(envelope) BETWEEN 1 AND $2;
+
 -- name: take_saga
 -- The whole row, locked, and then its owner.
 SELECT

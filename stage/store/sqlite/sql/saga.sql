@@ -36,6 +36,11 @@ FROM saga WHERE id = ?1;
 -- Which of the ids in the JSON array ?1 there are.
 SELECT id FROM saga WHERE id IN (SELECT value FROM json_each(?1));
 
+-- name: get_envelopes
+-- The envelopes of the ids in the JSON array ?1, without those of more than ?2 bytes.
+SELECT id, envelope FROM saga
+WHERE id IN (SELECT value FROM json_each(?1)) AND length(envelope) BETWEEN 1 AND ?2;
+
 -- name: append_entries
 -- Add entries to the journal; the group behind VALUES is repeated for each.
 INSERT INTO journal (saga_id, number, epoch, at, name, event) VALUES (?, ?, ?, ?, ?, ?);
