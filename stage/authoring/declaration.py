@@ -117,13 +117,7 @@ class StageDeclaration(Generic[P, A]):
         self.indexed: Mapping[str, str] | None = None if indexed is None else dict(indexed)
         self.shows: Mapping[str, str] = dict(shows or {})
         self.accepts: Codec[P] = Codec(accepts)
-        if name in self.accepts.members():
-            raise DeclarationError(
-                f"accepts= of stage {name!r} names a member {name!r}, which the stage itself adds:"
-                " rename the member, or the stage"
-            )
-        self._check_paths("indexed", self.indexed or {}, INDEXED_MAX, "a row more of every saga")
-        self._check_paths("shows", self.shows, SHOWS_MAX, "a column more of every list")
+        self._check_payload()
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.folder = _beside_caller(".")
@@ -343,6 +337,16 @@ class StageDeclaration(Generic[P, A]):
                 f' Stage({self.name!r}, ..., migrations="{MIGRATIONS}"), or give the folder another'
                 " name if it is not the stage's"
             )
+
+    def _check_payload(self) -> None:
+        """Refuse members that no payload can have, and one that is not the caller's to give."""
+        if self.name in self.accepts.members():
+            raise DeclarationError(
+                f"accepts= of stage {self.name!r} names a member {self.name!r}, which the stage"
+                " itself adds: rename the member, or the stage"
+            )
+        self._check_paths("indexed", self.indexed or {}, INDEXED_MAX, "a row more of every saga")
+        self._check_paths("shows", self.shows, SHOWS_MAX, "a column more of every list")
 
     def _check_paths(self, word: str, paths: Mapping[str, str], most: int, each: str) -> None:
         """Refuse a member that no payload can have."""

@@ -1,4 +1,4 @@
-"""What neighbours know and a restored database does not, asked while the stage is up (rule 33)."""
+"""A question to the neighbours of a stage that is up: sagas that its database lost (rule 33)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from stage.ports.engine import Shown
 SHOWN_CHARS_MAX: Final = 200
 """A longer text is shown up to here."""
 SHOWN_ENVELOPE_BYTES_MAX: Final = 65_536
-"""Of a saga with a larger envelope nothing is shown: a list reads many of them."""
+"""A larger envelope is not read for it: a list reads many of them."""
 
 
 def shown_in(data: Mapping[str, Any], shows: Mapping[str, str], redact: Redact) -> dict[str, Shown]:
