@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from stage.demo.postgres_server import Server, running
+from tests.databases import Databases
 from tests.kits import PROPERTY, Strikes, add_up, shortcomings, table
 from tests.order import order
 from tests.sizes import KITS, SIZES, TIER
 
 OURS = ["stage"]
-_NUMBERS = count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +49,17 @@ def postgres() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: Server) -> Databases:
+    """The databases of that server."""
+    return Databases(postgres)
+
+
 @pytest.fixture
-def postgres_url(postgres: Server) -> str:
+def postgres_url(databases: Databases) -> Iterator[str]:
     """The URL of an empty database."""
-    name = f"test_{next(_NUMBERS)}"
-    postgres.sql(f"CREATE DATABASE {name}")
-    return postgres.url(name)
+    with databases.empty() as url:
+        yield url
 
 
 @pytest.fixture
@@ -76,14 +82,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the processes that tests start share compiled code where none may lie beside ours.
+    """Keep compiled code in the cache of pytest where none may lie beside ours.
 
-    They would compile all of it at each start, which takes longer than the start itself.
+    Each worker, and each process that a test starts, would compile all of it at each start, which
+    takes longer than the start itself.
     """
     if not hasattr(config, "workerinput") and os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-        folder = tempfile.TemporaryDirectory(prefix="stage-pycache-", ignore_cleanup_errors=True)
-        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
-        config.add_cleanup(folder.cleanup)
+        folder = str(_compiled(config))
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = folder
+        sys.dont_write_bytecode = False
+
+
+def _compiled(config: pytest.Config) -> Path:
+    """The folder of compiled code: kept for the next run, except where pytest may keep nothing."""
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    if cache is not None:
+        with suppress(OSError):
+            return cache.mkdir("compiled")
+    folder = tempfile.TemporaryDirectory(prefix="stage-compiled-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    return Path(folder.name)
 
 
 @pytest.hookimpl(trylast=True)

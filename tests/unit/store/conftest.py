@@ -14,6 +14,7 @@ from stage.ports.store import Store
 from stage.store.memory import MemoryStore
 from stage.store.postgres.store import PostgresStore
 from stage.store.sqlite.store import SqliteStore
+from tests.databases import Databases
 
 PAYMENT = """
 -- The author's own table.
@@ -52,11 +53,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a store of each kind has its database."""
-    if request.param == OLDEST:
-        server: Server = request.getfixturevalue("oldest_postgres")
-        return emptied(server)
-    if request.param == "postgres":
-        url: str = request.getfixturevalue("postgres_url")
+    if request.param in (OLDEST, "postgres"):
+        fixture = "oldest_url" if request.param == OLDEST else "postgres_url"
+        url: str = request.getfixturevalue(fixture)
         return url
     return "" if request.param == "memory" else str(tmp_path / "stage.db")
 
@@ -68,12 +67,17 @@ def oldest_postgres() -> Iterator[Server]:
         yield server
 
 
-def emptied(server: Server) -> str:
-    """The URL of a database without tables: always the same one, since making one takes longer."""
-    server.sql(
-        "DROP SCHEMA IF EXISTS stage CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
-    )
-    return server.url()
+@pytest.fixture(scope="session")
+def oldest_databases(oldest_postgres: Server) -> Databases:
+    """The databases of that server."""
+    return Databases(oldest_postgres)
+
+
+@pytest.fixture
+def oldest_url(oldest_databases: Databases) -> Iterator[str]:
+    """The URL of an empty database there."""
+    with oldest_databases.empty() as url:
+        yield url
 
 
 @pytest.fixture(params=["memory", "sqlite"])
