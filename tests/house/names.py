@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _QUOTED = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -182,8 +183,13 @@ def typed(text: str) -> Iterator[tuple[int, str]]:
             yield number, re.sub(r"^(?:\$ )?(?:\.venv/bin/)?", "", line)
 
 
-def docstrings(source: str) -> Iterator[tuple[int, str]]:
+@cache  # several checks read the same files
+def docstrings(source: str) -> tuple[tuple[int, str], ...]:
     """Every docstring of a module, those below attributes too, with its first line."""
+    return tuple(_docstrings(source))
+
+
+def _docstrings(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             for inner in node.body:
@@ -253,19 +259,24 @@ def _path_is_known(token: str, names: Names) -> bool:
         return True
     path = match[1].rstrip("/")
     first = path.split("/")[0]
-    tops = {name.split("/")[0] for name in names.files}
-    below = [top for top in ("stage", "tests") if f"{top}/{first}" in _folders(names)]
-    if first not in tops and not below:
+    folders = _folders(names.files)
+    below = [top for top in ("stage", "tests") if f"{top}/{first}" in folders]
+    if not below and first not in folders and first not in names.files:
         return True
+    wanted = [start + path for start in ("", *(f"{top}/" for top in below))]
     return any(
-        fnmatch(name, start + path) or name.startswith(f"{start}{path}/")
-        for start in ("", *(f"{top}/" for top in below))
-        for name in names.files
+        each in names.files
+        or each in folders
+        or ("*" in each and any(fnmatch(name, each) for name in names.files))
+        for each in wanted
     )
 
 
-def _folders(names: Names) -> set[str]:
-    return {"/".join(name.split("/")[:2]) for name in names.files if name.count("/") >= 2}
+@cache
+def _folders(files: frozenset[str]) -> frozenset[str]:
+    """Every folder that holds a file, at any depth; the root has no name."""
+    parents = (folder for file in files for folder in PurePosixPath(file).parents)
+    return frozenset(str(folder) for folder in parents) - {"."}
 
 
 def _endpoint_is_known(token: str, names: Names) -> bool:
