@@ -43,7 +43,8 @@ def misbehave(saga, place):
         return
     if saga.input.what == "loop":
         while True:
-            pass
+            sum(range(20_000))
+            time.sleep(0.01)
     if saga.input.what == "hang":
         while True:
             time.sleep(0.01)

@@ -106,7 +106,7 @@ async def test_a_pause_is_shown_wherever_a_saga_is(chain: Chain) -> None:
 
 async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:
     """The next process obeys it before anything leaves."""
-    async with running_chain(tmp_path) as chain:
+    async with running_chain(tmp_path, drain_seconds=0.1) as chain:  # nothing can end
         await hold(chain, "externals.psp")
         await chain.send("s-1", Prefer="respond-async, wait=0")
     async with running_chain(tmp_path) as chain:
