@@ -27,6 +27,8 @@ class Sizes:
     """F2: of the first faults, each of which is paired with every later one."""
     schedule_stride: int
     """F3: of the pairs of operations that begin a schedule, without and with a stage behind."""
+    order_stride: int
+    """F3: of the six orders in which the three other operations follow."""
     defect_stride: int
     """F4: of the further planted defects; the forty are always looked for."""
     kills: int
@@ -95,47 +97,49 @@ class Sizes:
 
 TIERS = {
     "test": Sizes(
-        worlds=100,
+        worlds=40,
         worlds_each=8,
-        fault_stride=8,
+        fault_stride=12,
         schedule_stride=20,
+        order_stride=3,
         defect_stride=3,
-        kills=10,
-        sagas=1_000,
+        kills=8,
+        sagas=500,
         rate=150.0,
         seconds=60.0,
-        points=6,
-        cuts=20,
+        points=4,
+        cuts=12,
         cycles=1,
-        times=4,
-        traced_kills=4,
-        traced_sagas=250,
+        times=2,
+        traced_kills=3,
+        traced_sagas=120,
         mutated=500,
         stalled=100,
         overload_seconds=4.0,
-        canaries=300,
-        gateway_sagas=200,
-        replays=200,
+        canaries=200,
+        gateway_sagas=80,
+        replays=100,
         outage_seconds=50_000.0,
         undos=100,
         deploy_stride=7,
         restore_stride=2,
         zombies=2,
-        replica_strikes=6,
-        replica_sagas=500,
+        replica_strikes=3,
+        replica_sagas=250,
         failovers=1,
         rollings=1,
-        driven_sagas=40,
-        driven_kills=4,
+        driven_sagas=20,
+        driven_kills=2,
         incidents=4,
         scrape_seconds=1,
-        erasures=40,
+        erasures=20,
     ),
     "prove": Sizes(
         worlds=4_000,
         worlds_each=150,
         fault_stride=1,
         schedule_stride=1,
+        order_stride=1,
         defect_stride=1,
         kills=150,
         sagas=20_000,
@@ -205,7 +209,8 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             {"single faults": 700, "pairs of faults": 8_000 // sizes.fault_stride},
         ),
         "F3": Kit(
-            "every schedule with two preemptions", {"schedules": 16_000 // sizes.schedule_stride}
+            "every schedule with two preemptions",
+            {"schedules": 16_000 // (sizes.schedule_stride * sizes.order_stride)},
         ),
         "F4": Kit("planted defects found", {"defects": DEFECTS}),
         "F5": Kit("random kills under load", {"kills": sizes.kills, "sagas": sizes.sagas}),

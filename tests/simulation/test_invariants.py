@@ -26,13 +26,12 @@ from stage.simulation.summary import Summary, simulate_in_files, simulate_many
 from stage.simulation.world import Scenario, simulate_world
 from stage.store.sqlite import watch
 from tests.kits import Strikes
-from tests.sizes import SAGAS_PER_WORLD, SIZES, TIER
+from tests.sizes import SAGAS_PER_WORLD, SIZES
 
 pytestmark = pytest.mark.blocking  # files of SQLite are driven within the virtual loop, on purpose
 
-SEEDS_PER_TEST = 100 if TIER == "test" else 400
-"""So many worlds meet every kind of fault. The rarest strikes six times in the first hundred, which
-leaves some other hundred of forty without it."""
+SEEDS_PER_TEST = min(SIZES.worlds, 400)
+"""So many worlds of level G meet every kind of fault; a small helping takes further ones."""
 SEEDS = f"0 to {SIZES.worlds - 1}"
 ENDS_LOST = 1 + SIZES.worlds_each // 50
 WORLDS_MAX = 1_000
@@ -70,6 +69,12 @@ def simulate_until(strikes: Strikes, scenario: Scenario, **least: int) -> Summar
     return summary
 
 
+def not_struck(summary: Summary) -> list[str]:
+    """The faults that no world had, but for those of files; a duplicate elsewhere is among them."""
+    kinds = (*KINDS, JOINED_ELSEWHERE)
+    return [kind for kind in kinds if not summary.faults[kind] and kind not in OF_FILES]
+
+
 @pytest.mark.kit("F1")
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("first", range(0, SIZES.worlds, SEEDS_PER_TEST))
@@ -78,13 +83,14 @@ def test_every_invariant_holds_in_every_world(first: int, strikes: Strikes) -> N
     seeds = range(first, first + SEEDS_PER_TEST)
 
     summary = simulate_many(seeds, Scenario(sagas=SAGAS_PER_WORLD), files_every=0)
+    further = iter(range(SIZES.worlds, WORLDS_MAX))
+    while not_struck(summary) and (seed := next(further, None)) is not None:
+        summary.merge(simulate_many([seed], Scenario(sagas=SAGAS_PER_WORLD), files_every=0))
 
     strikes.report("sagas", summary.sagas, violations=summary.violations, seed=SEEDS)
     assert not summary.violations, first_failure(summary, SAGAS_PER_WORLD)
-    assert summary.sagas == SEEDS_PER_TEST * SAGAS_PER_WORLD
-    assert summary.faults[JOINED_ELSEWHERE], "no duplicate reached another process"
-    missing = [kind for kind in KINDS if not summary.faults[kind] and kind not in OF_FILES]
-    assert not missing, f"these faults never struck: {missing}"
+    assert summary.sagas >= SEEDS_PER_TEST * SAGAS_PER_WORLD
+    assert not not_struck(summary), f"these faults never struck: {not_struck(summary)}"
     for state in ("completed", "compensated", "failed_to_compensate", "parked"):
         assert summary.states[state], f"no saga ended {state}"
 

@@ -45,15 +45,16 @@ def test_every_schedule_ends_as_it_should(
 ) -> None:
     """Somebody asked to compensate, so nothing stands in the end, whoever went first."""
     counted: Counter[int] = Counter()
-    for order in orders(first, second):
+    taken = list(orders(first, second))[:: SIZES.order_stride]
+    for order in taken:
         for preemptions in range(PREEMPTIONS_MAX + 1):
             for schedule, ran in schedules(order, preemptions, tail=tail):
                 holds(schedule, ran)
                 counted[preemptions] += 1
 
     strikes.report("schedules", counted.total())
-    assert 6 == counted[0]
-    assert counted[1] >= 8, counted
+    assert len(taken) == counted[0] == 6 // SIZES.order_stride
+    assert counted[1] >= 8 // SIZES.order_stride, counted
     assert counted[2] >= 2, counted
 
 
@@ -68,24 +69,25 @@ def test_a_preemption_really_takes_the_turn() -> None:
     assert 0 == run(Schedule(order, ((0, 150),))).missed
 
 
-@pytest.mark.parametrize(
-    "defect",
-    [
-        "the_tombstone_is_forgotten",
-        "compensation_runs_beside_execution",
-        "a_duplicate_is_not_joined",
-        "a_stale_epoch_is_accepted",
-        "the_epoch_is_not_raised",
-        "the_guard_row_is_written_with_the_call",
-        "the_answer_differs_on_replay",
-    ],
-)
+FOUND_IN = {
+    "the_tombstone_is_forgotten": "compensate execute duplicate recover zombie",
+    "compensation_runs_beside_execution": "execute compensate recover duplicate zombie",
+    "a_duplicate_is_not_joined": "recover zombie duplicate execute compensate",
+    "a_stale_epoch_is_accepted": "execute duplicate compensate zombie recover",
+    "the_epoch_is_not_raised": "execute duplicate compensate recover zombie",
+    "the_guard_row_is_written_with_the_call": "duplicate compensate recover execute zombie",
+    "the_answer_differs_on_replay": "execute duplicate compensate recover zombie",
+}
+"""The order in which each defect was found last. It is looked at first, and then all others."""
+
+
+@pytest.mark.parametrize("defect", FOUND_IN)
 def test_the_schedules_find_a_planted_defect(defect: str) -> None:
     """Two of them at once are enough to show each (this tests the tester)."""
     with planted(defect):
         assert any(
             ran.result.violations
-            for order in permutations(OPERATIONS)
+            for order in (tuple(FOUND_IN[defect].split()), *permutations(OPERATIONS))
             for preemptions in range(2)
             for _, ran in schedules(order, preemptions)
         ), f"{defect} was not found"
