@@ -45,6 +45,7 @@ from stage.inbound.aiohttp import SERVICE, make_app
 from stage.inbound.asgi import AsgiApplication
 from stage.inbound.front_door import Hosts
 from stage.inbound.lookups import Lookups
+from stage.inbound.newest_tasks import NewestTasks
 from stage.inbound.overload import watch_load
 from stage.inbound.service import Service
 from stage.inbound.tls import ListenerTls
@@ -240,8 +241,7 @@ def wire(
     credentials = credentials_of(stage, config)
     bound = bind_configured(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
-    metrics = Metrics((*config.externals, *config.downstreams, *config.upstreams))
-    hour = LastHour()
+    metrics, hour = Metrics((*config.externals, *config.downstreams, *config.upstreams)), LastHour()
     observer = observer or _observer(config, tracer_provider, metrics, hour)
     store = make_store(stage, config, metrics)
     clock = SteadyClock(wall_of(store.ownership))
@@ -292,6 +292,7 @@ def wire(
         callers=callers_of(config),
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
         reconcile=reconciling_of(config, participant, store, peers.neighbours, clock),
+        newest_tasks=NewestTasks(store, clock),
         console=make_console(),
     )
     tasks = tasks_of(config, stage.name)

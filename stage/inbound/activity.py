@@ -8,13 +8,14 @@ meanwhile is compensated, for nobody waits for it any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
+from stage.core.errors import StoreUnavailable
 from stage.inbound.dispatch import dispatch
 from stage.inbound.principal import Kind, Principal
 from stage.inbound.request import JSON, Answer, HeaderPairs, Request
@@ -23,6 +24,7 @@ from stage.ports.observer import TraceContext
 from stage.wire.envelope import SAGA_ID_RE, format_instant
 from stage.wire.outcome import Outcome
 
+T = TypeVar("T")
 CALLER = "step_functions"
 """The name under which Step Functions asks: the upstream of its sagas."""
 NOT_EXECUTED = "Saga.NotExecuted"
@@ -104,14 +106,14 @@ class ActivityWorker:
     ) -> None:
         """`places` are the tasks that are held at once; `warn` hears of a Step Functions away."""
         self._service = replace(service, callers=_StepFunctions())
+        assert service.newest_tasks is not None
+        self._newest = service.newest_tasks
         self._tasks = tasks
         self._places = asyncio.Semaphore(places)
         self._held: dict[asyncio.Task[None], None] = {}
         """In the order in which they came."""
-        self._newest: dict[str, str] = {}
-        """The token of the task that came last for a saga, while that is held."""
-        self._repeated: set[str] = set()
-        """Tokens of tasks that are held, and behind which another one came for the same saga."""
+        self._seen: set[str] = set()
+        """Tokens of tasks that are held and were seen to be the newest of their saga."""
         self._warn = warn
         self._away = False
         """True from a failure of Step Functions until its next success: one line a time."""
@@ -169,47 +171,31 @@ class ActivityWorker:
 
     async def _hold(self, task: Task) -> None:
         """Answer one task."""
+        token = task.token
         try:
             ask = msgspec.json.decode(task.given, type=Ask)
             if not SAGA_ID_RE.fullmatch(ask.saga_id):
                 raise msgspec.ValidationError("saga_id is no id of a saga")
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             cause = f"the input is no saga: {error}"
-            await self._until_said(lambda: self._tasks.fail(task.token, NOT_EXECUTED, cause))
+            await self._until_said(lambda: self._tasks.fail(token, NOT_EXECUTED, cause))
             return
-        back = ask.compensate is not None
-        if not back:
-            self._note(ask.saga_id, task.token)
         try:
             alive = await self._answer(task, ask)
-            if not (alive or back or task.token in self._repeated):
-                await self._compensate(replace(ask, compensate=TIMED_OUT))
+            if ask.compensate is None:
+                if not alive:
+                    await self._give_up(token, ask)
+                await self._written(lambda: self._newest.end(ask.saga_id, token))
         finally:
-            self._forget(ask.saga_id, task.token)
-
-    def _note(self, saga_id: str, token: str) -> None:
-        """A state machine that repeats a task waits for the last one alone."""
-        earlier = self._newest.get(saga_id)
-        if earlier is not None:
-            self._repeated.add(earlier)
-        self._newest[saga_id] = token
-
-    def _forget(self, saga_id: str, token: str) -> None:
-        self._repeated.discard(token)
-        if self._newest.get(saga_id) == token:
-            del self._newest[saga_id]
+            self._seen.discard(token)
 
     async def _answer(self, task: Task, ask: Ask) -> bool:
         """Do what is asked, and report it; False when the task has timed out before."""
         back = ask.compensate is not None
-        answering = asyncio.ensure_future(self._compensate(ask) if back else self._execute(ask))
-        try:
-            alive = await self._keep_alive(task.token, answering)
-            if not alive:
-                return False
-            answer = await answering
-        finally:
-            answering.cancel()
+        doing = self._compensate(ask) if back else self._execute_newest(task.token, ask)
+        answer = await self._while_alive(task.token, doing)
+        if answer is None:
+            return False
         size = len(answer.body)
         if answer.status == 200 and size > OUTPUT_BYTES_MAX:
             return await self._take_back(task, ask, size)
@@ -221,17 +207,22 @@ class ActivityWorker:
             f"the answer has {size} bytes, and Step Functions takes {OUTPUT_BYTES_MAX}: "
             "hand on references in place of data"
         )
-        compensating = asyncio.ensure_future(self._compensate(replace(ask, compensate=cause)))
-        try:
-            if not await self._keep_alive(task.token, compensating):
-                return False
-            answer = await compensating
-        finally:
-            compensating.cancel()
+        compensating = self._compensate(replace(ask, compensate=cause))
+        answer = await self._while_alive(task.token, compensating)
+        if answer is None:
+            return False
         error = COMPENSATED if answer.status == 200 else error_of(answer)
         return await self._until_said(lambda: self._tasks.fail(task.token, error, cause))
 
-    async def _keep_alive(self, token: str, answering: asyncio.Future[Answer]) -> bool:
+    async def _while_alive(self, token: str, doing: Coroutine[Any, Any, T]) -> T | None:
+        """Its value; None, and no more of it is done here, once the task has timed out."""
+        running = asyncio.ensure_future(doing)
+        try:
+            return await running if await self._keep_alive(token, running) else None
+        finally:
+            running.cancel()
+
+    async def _keep_alive(self, token: str, answering: asyncio.Future[Any]) -> bool:
         """Beat until there is an answer; False when the task has timed out."""
         while True:
             done, _ = await asyncio.wait((answering,), timeout=BEAT_SECONDS)
@@ -263,6 +254,44 @@ class ActivityWorker:
         if answer.status == 200:
             return await self._tasks.succeed(token, text)
         return await self._tasks.fail(token, error_of(answer), text[:CAUSE_CHARS_MAX])
+
+    # --- the newest task of a saga ---------------------------------------------------------------
+
+    async def _execute_newest(self, token: str, ask: Ask) -> Answer | None:
+        """Execute for a task that is the newest of its saga; None for one that is not.
+
+        A poll whose answer was late may bring a task behind the one that repeats it. Where one was
+        given up before, the saga is compensated, and the repeat is to hear of that.
+        """
+        before = await self._written(lambda: self._newest.take(ask.saga_id, token))
+        if before.given_up:
+            await self._compensate(replace(ask, compensate=TIMED_OUT))
+        elif before.token and not await self._lives(token):
+            return None
+        self._seen.add(token)
+        return await self._execute(ask)
+
+    async def _lives(self, token: str) -> bool:
+        """Whether Step Functions waits for the task, asked until it says."""
+        while True:
+            with suppress(OSError):
+                return await self._tasks.beat(token)
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _give_up(self, token: str, ask: Ask) -> None:
+        """A task has timed out: its saga is compensated, unless another task is the newest."""
+        if token not in self._seen:
+            await self._written(lambda: self._newest.withdraw(ask.saga_id, token))
+        elif await self._written(lambda: self._newest.give_up(ask.saga_id, token)):
+            await self._compensate(replace(ask, compensate=TIMED_OUT))
+
+    async def _written(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write until the database has it."""
+        while True:
+            try:
+                return await write()
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN_SECONDS)
 
     # --- as a neighbour would ask ----------------------------------------------------------------
 

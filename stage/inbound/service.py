@@ -10,6 +10,7 @@ from stage.inbound.admission import Admission
 from stage.inbound.caller import Callers, Claims
 from stage.inbound.front_door import Hosts
 from stage.inbound.lookups import Lookups
+from stage.inbound.newest_tasks import NewestTasks
 from stage.inbound.request import Answer, Request
 from stage.ports.clock import Clock
 from stage.ports.engine import Engine
@@ -76,5 +77,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     hosts: Hosts = msgspec.field(default_factory=Hosts)
     reconcile: Reconciles | None = None
     """Asks the neighbours for what the database lost; None where nobody wired it."""
+    newest_tasks: NewestTasks | None = None
+    """None where no activity of Step Functions can be polled."""
     console: Show | None = None
     """None where the extra `console` is not installed."""

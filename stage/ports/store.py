@@ -208,6 +208,18 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 0
 
 
+TASK_SECONDS_MAX = 366 * 86_400.0
+"""Step Functions ends an execution after a year, and its tasks with it."""
+
+
+class TaskBefore(msgspec.Struct, frozen=True, kw_only=True):
+    """The task that was the newest one of a saga; without a `token` there was none."""
+
+    token: str
+    given_up: bool
+    """True when a task of this saga timed out while it was the newest."""
+
+
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Which sagas a page of changes holds: those behind the last change of the page before.
 
@@ -331,6 +343,25 @@ class Unit(Protocol):
 
     async def drop_pause(self, target: str, way: Way | None) -> bool:
         """Drop a pause; False where there is none."""
+        ...
+
+    async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
+        """A task of Step Functions, known by a hash, is the newest one of its saga from here on.
+
+        Tasks that are older than TASK_SECONDS_MAX are dropped.
+        """
+        ...
+
+    async def withdraw_task(self, saga_id: str, token: str) -> None:
+        """The task had timed out before it was taken: if it is the newest, the one before is."""
+        ...
+
+    async def give_up_task(self, saga_id: str, token: str) -> bool:
+        """The task has timed out. True, and written down, when it is the newest of its saga."""
+        ...
+
+    async def end_task(self, saga_id: str, token: str) -> None:
+        """The task was answered: if it is the newest, none is held."""
         ...
 
     async def drop_terms(self, saga_id: str) -> None:

@@ -32,6 +32,7 @@ from stage.ports.store import (
     LostSaga,
     SagaRow,
     Store,
+    TaskBefore,
     Term,
     Tx,
     Unit,
@@ -554,6 +555,22 @@ class _Noted:
     async def drop_pause(self, target: str, way: Way | None) -> bool:
         """See ports.store.Unit."""
         return await self._unit.drop_pause(target, way)
+
+    async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
+        """See ports.store.Unit."""
+        return await self._unit.take_task(saga_id, token, at)
+
+    async def withdraw_task(self, saga_id: str, token: str) -> None:
+        """See ports.store.Unit."""
+        await self._unit.withdraw_task(saga_id, token)
+
+    async def give_up_task(self, saga_id: str, token: str) -> bool:
+        """See ports.store.Unit."""
+        return await self._unit.give_up_task(saga_id, token)
+
+    async def end_task(self, saga_id: str, token: str) -> None:
+        """See ports.store.Unit."""
+        await self._unit.end_task(saga_id, token)
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""

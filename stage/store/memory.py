@@ -30,6 +30,7 @@ from stage.ports.ownership import HeldElsewhere, Ownership
 from stage.ports.store import (
     LOST_SAGAS_MAX,
     NEWEST,
+    TASK_SECONDS_MAX,
     Act,
     Backlog,
     Changes,
@@ -38,6 +39,7 @@ from stage.ports.store import (
     Group,
     LostSaga,
     SagaRow,
+    TaskBefore,
     Term,
     Tx,
     Unit,
@@ -46,13 +48,15 @@ from stage.store import rows
 from stage.store.codec import PLAIN
 from stage.store.drive import drive, outside_loop
 from stage.store.errors import StatementRefused
-from stage.store.memory_database import LEASE_SECONDS, MemoryDatabase, MemoryReplica
+from stage.store.memory_database import LEASE_SECONDS, HeldTask, MemoryDatabase, MemoryReplica
 from stage.store.sole_owner import SoleOwner
 from stage.store.sqlite.part import ENDED, Care, Part
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
 
+K = TypeVar("K")
 T = TypeVar("T")
+V = TypeVar("V")
 
 _CARE: Final = Care(needed=True)
 """No writer stands behind this store that would run a unit again."""
@@ -465,8 +469,47 @@ class _MemoryUnit:
 
     def _keep_pause(self, key: tuple[str, str], pause: Pause | None) -> None:
         pauses, before = self._database.pauses, self._database.pauses.get(key)
-        self._changes.append(partial(_set_pause, pauses, key, before))
-        _set_pause(pauses, key, pause)
+        self._changes.append(partial(_set, pauses, key, before))
+        _set(pauses, key, pause)
+
+    async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
+        """See ports.store.Unit."""
+        self._part.check()
+        tasks = self._database.tasks
+        for old in [each for each, task in tasks.items() if task.at < at - TASK_SECONDS_MAX]:
+            self._keep_task(old, None)
+        held = tasks.get(saga_id, HeldTask(token="", before="", given_up=False, at=at))
+        before = held.before if held.token == token else held.token
+        self._keep_task(saga_id, replace(held, token=token, before=before, at=at))
+        return TaskBefore(token=before, given_up=held.given_up)
+
+    async def withdraw_task(self, saga_id: str, token: str) -> None:
+        """See ports.store.Unit."""
+        held = self._newest_task(saga_id, token)
+        if held is not None and held.before:
+            self._keep_task(saga_id, replace(held, token=held.before, before=""))
+
+    async def give_up_task(self, saga_id: str, token: str) -> bool:
+        """See ports.store.Unit."""
+        held = self._newest_task(saga_id, token)
+        if held is not None:
+            self._keep_task(saga_id, replace(held, given_up=True))
+        return held is not None
+
+    async def end_task(self, saga_id: str, token: str) -> None:
+        """See ports.store.Unit."""
+        if self._newest_task(saga_id, token) is not None:
+            self._keep_task(saga_id, None)
+
+    def _newest_task(self, saga_id: str, token: str) -> HeldTask | None:
+        self._part.check()
+        held = self._database.tasks.get(saga_id)
+        return held if held is not None and held.token == token else None
+
+    def _keep_task(self, saga_id: str, task: HeldTask | None) -> None:
+        tasks = self._database.tasks
+        self._changes.append(partial(_set, tasks, saga_id, tasks.get(saga_id)))
+        _set(tasks, saga_id, task)
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""
@@ -583,13 +626,11 @@ def _set_owner(owners: dict[str, int], saga_id: str, owner: int | None) -> None:
         owners[saga_id] = owner
 
 
-def _set_pause(
-    pauses: dict[tuple[str, str], Pause], key: tuple[str, str], pause: Pause | None
-) -> None:
-    if pause is None:
-        pauses.pop(key, None)
+def _set(kept: dict[K, V], key: K, value: V | None) -> None:
+    if value is None:
+        kept.pop(key, None)
     else:
-        pauses[key] = pause
+        kept[key] = value
 
 
 def _closable(row: SagaRow, before: float) -> bool:

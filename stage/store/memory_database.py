@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final
 
+import msgspec
+
 from stage.core.age import is_due
 from stage.core.events import Event
 from stage.core.pause import Pause
@@ -27,6 +29,15 @@ RENEWALS_PER_LEASE: Final = 4
 
 NAMELESS: Final = Identity(id="0" * 32, stage="", born_at=0.0)
 """The identity of a database in memory that nobody gives another."""
+
+
+class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest task of a saga, as `ports.store.Unit.take_task` has it."""
+
+    token: str
+    before: str
+    given_up: bool
+    at: float
 
 
 class MemoryDatabase:
@@ -57,6 +68,8 @@ class MemoryDatabase:
         self.sweep_sagas: dict[int, dict[str, tuple[SweepEnd, str]]] = {}
         """By sweep and saga."""
         self.pauses: dict[tuple[str, str], Pause] = {}
+        self.tasks: dict[str, HeldTask] = {}
+        """By saga."""
         """By target and way."""
         self.identity = identity
         """It may be set while no store has it open."""
@@ -75,7 +88,7 @@ class MemoryDatabase:
         """Drop all that was written."""
         for held in (self.sagas, self.journal, self.owners, self.leases, self.mail, self.lost):
             held.clear()
-        for kept in (self.terms, self.acts, self.pauses, self.sweeps, self.sweep_sagas):
+        for kept in (self.terms, self.acts, self.pauses, self.sweeps, self.sweep_sagas, self.tasks):
             kept.clear()
         self.answers.clear()
         if self.connection is not None:

@@ -1,4 +1,4 @@
-"""Decision records are one page of four sections, numbered without gaps."""
+"""Decision records are one page of four sections, numbered in order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from tests.house.rules import DECISION_NAME, DECISION_SECTIONS, missing_sections
 
 TEMPLATE = "template.md"
+MISSING_MAX = 4
+"""Records that are written at the same time have their numbers before they are there."""
 
 
 @pytest.fixture
@@ -32,9 +34,11 @@ def test_every_record_has_the_four_sections(root: Path, records: list[Path]) -> 
 
 
 def test_records_are_numbered(records: list[Path]) -> None:
-    """0001, 0002, ...: a number is used once, and none is left out."""
+    """0001, 0002, ...: a number is used once, and none is left out for long."""
     assert [] == [file.name for file in records if not DECISION_NAME.fullmatch(file.name)]
-    assert [f"{n:04}" for n in range(1, len(records) + 1)] == [file.name[:4] for file in records]
+    numbers = [int(file.name[:4]) for file in records]
+    assert len(set(numbers)) == len(numbers)
+    assert set(range(1, numbers[-1] - MISSING_MAX)) <= set(numbers)
 
 
 @pytest.mark.parametrize("section", DECISION_SECTIONS)

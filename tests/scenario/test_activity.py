@@ -9,11 +9,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp.test_utils import TestServer
 
+import stage.store.postgres.store  # noqa: F401 - an import within the loop would read folders
+from stage.bootstrap import build_app
 from stage.bootstrap.activity import working
+from stage.config import Config
+from stage.demo.payment import payment
 from stage.inbound import activity
 from stage.inbound.activity import NotHeard, Task
-from tests.scenario.chain import ORDER, SERVICE, Chain, running_chain
+from stage.inbound.aiohttp import SERVICE
+from stage.inbound.newest_tasks import NewestTasks
+from tests.scenario.chain import HOST, ORDER, Chain, running_chain
 
 UNTIL_SECONDS_MAX = 30.0
 
@@ -21,10 +28,12 @@ UNTIL_SECONDS_MAX = 30.0
 class Activity:
     """inbound.activity.Tasks: it hands out what a test asks for, and remembers the ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: Activity | None = None) -> None:
+        """The same activity as one `beside` it, whose tasks another replica takes."""
         self.waiting: asyncio.Queue[Task] = asyncio.Queue()
-        self.ends: dict[str, asyncio.Future[tuple[str, dict[str, Any]]]] = {}
-        self.over: set[str] = set()
+        self.ends: dict[str, asyncio.Future[tuple[str, dict[str, Any]]]]
+        self.ends = {} if beside is None else beside.ends
+        self.over: set[str] = set() if beside is None else beside.over
         """Tokens that have timed out."""
         self.beats = 0
         self.deaf = 0
@@ -91,6 +100,7 @@ class Activity:
 
 
 World = tuple[Chain, Activity]
+Replicas = tuple[Chain, Activity, Activity]
 
 
 @pytest.fixture
@@ -102,6 +112,42 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         assert chain.app is not None
         async with working(chain.app[SERVICE], tasks, 10):
             yield chain, tasks
+
+
+@pytest.fixture
+async def replicas(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Replicas]:
+    """Two replicas of payment on one database, and the tasks that each of them takes."""
+    monkeypatch.setattr(activity, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(activity, "AGAIN_SECONDS", 0.05)
+    async with running_chain(tmp_path, database=postgres_url) as chain:
+        config = Config(
+            service_name="payment",
+            auth="none",
+            database=postgres_url,
+            upstreams={"order": chain.order},
+            downstreams={"shipping": chain.shipping},
+            externals={"psp": chain.psp},
+        )
+        assert chain.app is not None
+        app = build_app(payment, config)
+        first = Activity()
+        second = Activity(beside=first)
+        async with (
+            TestServer(app, host=HOST),
+            working(chain.app[SERVICE], first, 10),
+            working(app[SERVICE], second, 10),
+        ):
+            yield chain, first, second
+
+
+def newest_of(chain: Chain) -> NewestTasks:
+    """The newest tasks, as all replicas know them."""
+    assert chain.app is not None
+    newest = chain.app[SERVICE].newest_tasks
+    assert newest is not None
+    return newest
 
 
 async def test_a_task_succeeds_with_what_the_saga_added(world: World) -> None:
@@ -226,3 +272,82 @@ async def test_an_answer_too_large_for_step_functions_is_taken_back(
     assert activity.COMPENSATED == error
     assert "hand on references" in word["cause"]
     assert (1, 0) == await chain.charges()
+
+
+async def test_a_repeat_at_another_replica_keeps_its_saga(replicas: Replicas) -> None:
+    """Its success was heard before the replica of the first task found that this had timed out.
+
+    The state machine has gone on, so the charge has to stand.
+    """
+    chain, first, second = replicas
+    first.deaf = 1_000_000  # the first task times out: what its replica says is lost on its way
+    given = msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode()
+    _ = first.give("t-1", given)
+    await chain.until_charged()
+    error, _ = await second.task("t-2", saga_id="s-1", data=ORDER)
+    assert "" == error
+
+    first.over.add("t-1")
+    await first.until(lambda: first.refused > 0)
+    first.deaf = 0
+    await first.task("t-3", saga_id="s-2", data=ORDER)
+    await second.task("t-4", saga_id="s-3", data=ORDER)
+    assert "completed" == (await chain.view("s-1"))["state"]
+    assert (3, 3) == await chain.charges()
+
+
+async def test_a_repeat_at_another_replica_is_compensated_when_it_times_out_too(
+    replicas: Replicas,
+) -> None:
+    """By the replica that has it; the one of the first task leaves the saga alone."""
+    chain, first, second = replicas
+    await chain.script(chain.psp, script="hang", times=1)
+    given = msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode()
+    _ = first.give("t-1", given)
+    await first.until(lambda: first.beats > 0)
+    beaten = second.beats
+    _ = second.give("t-2", given)
+    await second.until(lambda: second.beats > beaten + 1)
+    first.over.add("t-1")
+    await first.until(lambda: first.refused > 0)
+    assert "active" == (await chain.view("s-1"))["state"]
+    first.over.add("t-2")
+    await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    _, standing = await chain.charges()
+    assert 0 == standing
+
+
+async def test_a_repeat_hears_that_the_task_before_it_was_given_up(world: World) -> None:
+    """That its replica died behind these words changes nothing: the saga is compensated."""
+    chain, tasks = world
+    newest = newest_of(chain)
+    await newest.take("s-1", "t-1")
+    assert await newest.give_up("s-1", "t-1")
+    error, _ = await tasks.task("t-2", saga_id="s-1", data=ORDER)
+    assert activity.NOT_EXECUTED == error
+    assert (0, 0) == await chain.charges()
+
+
+async def test_a_task_that_comes_behind_its_repeat_is_left_alone(world: World) -> None:
+    """The answer to a poll was late, the task has timed out: the other one stays the newest."""
+    chain, tasks = world
+    newest = newest_of(chain)
+    await newest.take("s-1", "t-2")
+    tasks.over.add("t-1")
+    _ = tasks.give("t-1", msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode())
+    await tasks.until(lambda: tasks.refused > 0)
+    await tasks.task("t-3", saga_id="s-2", data=ORDER)
+    assert await newest.give_up("s-1", "t-2")
+    assert (1, 1) == await chain.charges()
+
+
+async def test_a_task_whose_replica_was_killed_is_no_repeat_for_ever(world: World) -> None:
+    """The next one takes its place, and leaves nothing behind."""
+    chain, tasks = world
+    newest = newest_of(chain)
+    await newest.take("s-1", "t-1")
+    error, _ = await tasks.task("t-2", saga_id="s-1", data=ORDER)
+    assert "" == error
+    await tasks.task("t-3", saga_id="s-2", data=ORDER)
+    for token in ("t-1", "t-2"):
+        assert not await newest.give_up("s-1", token)

@@ -16,7 +16,19 @@ from stage.core.pause import Pause, Way
 from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.codec import Codec
 from stage.ports.ownership import HeldElsewhere
-from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, Row, SagaRow, Term, Tx, Unit
+from stage.ports.store import (
+    LOST_SAGAS_MAX,
+    TASK_SECONDS_MAX,
+    Act,
+    Entry,
+    LostSaga,
+    Row,
+    SagaRow,
+    TaskBefore,
+    Term,
+    Tx,
+    Unit,
+)
 from stage.store import rows
 from stage.store.postgres.link import Link
 from stage.store.postgres.part import Part
@@ -144,6 +156,28 @@ class PostgresUnit:
         """See ports.store.Unit."""
         await self._marked()
         return bool(await self._part.rows("drop_pause", target, rows.way_value(way)))
+
+    async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("drop_old_tasks", at - TASK_SECONDS_MAX)
+        ((before, given_up),) = await self._part.rows("take_task", saga_id, token, at)
+        return TaskBefore(token=before, given_up=given_up)
+
+    async def withdraw_task(self, saga_id: str, token: str) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("withdraw_task", saga_id, token)
+
+    async def give_up_task(self, saga_id: str, token: str) -> bool:
+        """See ports.store.Unit."""
+        await self._marked()
+        return bool(await self._part.rows("give_up_task", saga_id, token))
+
+    async def end_task(self, saga_id: str, token: str) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("end_task", saga_id, token)
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""

@@ -24,7 +24,18 @@ from stage.core.events import Event
 from stage.core.pause import Pause, Way
 from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.codec import Codec
-from stage.ports.store import LOST_SAGAS_MAX, Act, Entry, LostSaga, SagaRow, Term, Tx, Unit
+from stage.ports.store import (
+    LOST_SAGAS_MAX,
+    TASK_SECONDS_MAX,
+    Act,
+    Entry,
+    LostSaga,
+    SagaRow,
+    TaskBefore,
+    Term,
+    Tx,
+    Unit,
+)
 from stage.store import rows
 from stage.store.drive import drive
 from stage.store.errors import Contended, StatementRefused
@@ -60,6 +71,11 @@ _SET_SWEEP: Final = statement("set_sweep")
 _END_SWEEP_SAGA: Final = statement("end_sweep_saga")
 _PUT_PAUSE: Final = statement("put_pause")
 _DROP_PAUSE: Final = statement("drop_pause")
+_TAKE_TASK: Final = statement("take_task")
+_WITHDRAW_TASK: Final = statement("withdraw_task")
+_GIVE_UP_TASK: Final = statement("give_up_task")
+_END_TASK: Final = statement("end_task")
+_DROP_OLD_TASKS: Final = statement("drop_old_tasks")
 _JOURNAL: Final = statement("get_journal")
 _KEEP: Final = statement("keep_part")
 _UNDO: Final = statement("undo_part")
@@ -202,6 +218,25 @@ class SqliteUnit:
     async def drop_pause(self, target: str, way: Way | None) -> bool:
         """See ports.store.Unit."""
         return self._part.write(_DROP_PAUSE, (target, rows.way_value(way))) > 0
+
+    async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
+        """See ports.store.Unit."""
+        self._part.write(_DROP_OLD_TASKS, (at - TASK_SECONDS_MAX,))
+        self._part.wrote_unmarked = self._part.wrote_unmarked or not self._part.marked
+        ((before, given_up),) = self._part.rows(_TAKE_TASK, (saga_id, token, at), 1)
+        return TaskBefore(token=before, given_up=bool(given_up))
+
+    async def withdraw_task(self, saga_id: str, token: str) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_WITHDRAW_TASK, (saga_id, token))
+
+    async def give_up_task(self, saga_id: str, token: str) -> bool:
+        """See ports.store.Unit."""
+        return self._part.write(_GIVE_UP_TASK, (saga_id, token)) > 0
+
+    async def end_task(self, saga_id: str, token: str) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_END_TASK, (saga_id, token))
 
     async def drop_terms(self, saga_id: str) -> None:
         """See ports.store.Unit."""

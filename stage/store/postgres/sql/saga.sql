@@ -237,6 +237,33 @@ DELETE FROM stage.pause WHERE target = $1 AND way = $2 RETURNING target;
 -- All of them, also those that are over: there are few.
 SELECT target, way, at, until_at, actor, reason FROM stage.pause ORDER BY target, way;
 
+-- name: take_task
+-- A task is the newest one of its saga from here on: the one before, and whether any was given up.
+INSERT INTO stage.task AS held (saga_id, token, before, given_up, at)
+VALUES ($1, $2, '', false, $3)
+ON CONFLICT (saga_id) DO UPDATE SET
+    before = CASE WHEN held.token = $2 THEN held.before ELSE held.token END,
+    token = excluded.token, at = excluded.at
+RETURNING held.before, held.given_up;
+
+-- name: withdraw_task
+-- A task that had timed out before it was taken is not the newest one: the one before it is.
+UPDATE stage.task SET token = before, before = ''
+WHERE saga_id = $1 AND token = $2 AND before <> '';
+
+-- name: give_up_task
+-- The newest task of a saga has timed out; nothing where another one is the newest.
+UPDATE stage.task SET given_up = true WHERE saga_id = $1 AND token = $2
+RETURNING saga_id;
+
+-- name: end_task
+-- The newest task of a saga was answered.
+DELETE FROM stage.task WHERE saga_id = $1 AND token = $2;
+
+-- name: drop_old_tasks
+-- Those whose replica was killed, and behind which no other one came.
+DELETE FROM stage.task WHERE at < $1;
+
 -- name: begin_sweep
 -- Write a sweep; its number.
 INSERT INTO stage.sweep (at, actor, verb, reason, step, named, rate, state)
