@@ -1,7 +1,7 @@
 """The credentials for Temporal, and the authorities that are believed: files, read anew.
 
-Certificates are read at each connection, the API key once a second besides. Nothing of them is in a
-log, an error or a `repr`.
+All of them are looked at once a second: a new API key is shown on the connection that there is, and
+new certificates are shown on a new one. Nothing of them is in a log, an error or a `repr`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from temporalio.client import Client
 from temporalio.service import TLSConfig
 
 from stage.core.errors import ConfigurationError
+
+LOOK_SECONDS = 1.0
+"""How often the files are looked at."""
+CONNECT_SECONDS_MAX = 10.0
+"""How long a connection with new certificates may take to be made."""
 
 
 class TemporalFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,14 +76,76 @@ class TemporalFiles(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("holds no API key: write the key alone, on one line")
         return key
 
-    async def show_new_key(self, client: Client) -> None:
-        """Show an API key that was written since; what cannot be read changes nothing."""
-        if not self.api_key_file:
-            return
-        with suppress(OSError, ValueError):
-            key = await asyncio.to_thread(self.api_key)
-            if key != client.api_key:
-                client.api_key = key
+
+class Connect(Protocol):
+    """Makes a client with these credentials. Raises RuntimeError when Temporal is away."""
+
+    async def __call__(self, *, tls: TLSConfig | None, api_key: str | None) -> Client:
+        """See above."""
+        ...
+
+
+class FreshClient:
+    """A client of Temporal that shows what is in the files, also once they are written anew."""
+
+    def __init__(
+        self, files: TemporalFiles, connect: Connect, *, warn: Callable[[str], None]
+    ) -> None:
+        """`warn` hears of new certificates with which no connection can be made."""
+        self._files = files
+        self._connect = connect
+        self._warn = warn
+        self._tls: TLSConfig | None = None
+        self._refused: TLSConfig | None = None
+        """The last certificates that made no connection: one line for them is enough."""
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The newest one, once it is open."""
+        assert self._client is not None
+        return self._client
+
+    async def open(self) -> Client:
+        """Connect. Raises OSError, ValueError, RuntimeError."""
+        tls = await asyncio.to_thread(self._files.tls)
+        key = await asyncio.to_thread(self._files.api_key)
+        self._client = await self._connect(tls=tls, api_key=key)
+        self._tls = tls
+        return self._client
+
+    async def refresh(self) -> bool:
+        """Look at the files; True when there is another `client`.
+
+        Files that are being written, or do not fit each other, change nothing.
+        """
+        with suppress(OSError, ValueError, ConfigurationError):
+            tls, key = await asyncio.to_thread(self._read)
+            if tls != self._tls:
+                return await self._renew(tls, key)
+            if key != self.client.api_key:
+                self.client.api_key = key
+        return False
+
+    def _read(self) -> tuple[TLSConfig | None, str | None]:
+        self._files.check()
+        return self._files.tls(), self._files.api_key()
+
+    async def _renew(self, tls: TLSConfig | None, key: str | None) -> bool:
+        """Connect with new certificates; the former client stays where that fails."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                client = await self._connect(tls=tls, api_key=key)
+        except (RuntimeError, TimeoutError) as error:
+            if tls != self._refused:
+                self._warn(
+                    "Temporal refuses the certificates that were written, and those before them"
+                    f" are shown: {error}"
+                )
+            self._refused = tls
+            return False
+        self._client, self._tls = client, tls
+        return True
 
 
 def _check(setting: str, path: str, read: Callable[[], object]) -> None:

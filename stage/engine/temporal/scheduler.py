@@ -18,7 +18,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, TLSConfig
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from stage.core.errors import StoreUnavailable
@@ -33,7 +33,7 @@ from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.scheduler import MakeScheduler
 from stage.engine.saga.opening import OpenRequest
-from stage.engine.temporal.credentials import TemporalFiles
+from stage.engine.temporal.credentials import LOOK_SECONDS, FreshClient, TemporalFiles
 from stage.engine.temporal.workflow import ADVANCE, DUE, POKE, WORKFLOW, RunAsk, SagaRun
 from stage.ports.clock import Clock
 from stage.ports.engine import LeftToNewer, Stopping
@@ -160,8 +160,6 @@ class TemporalScheduler:
             found = ()
             await self._wait(RECOVERY_SCAN_SECONDS)
             self._forget_pokes()
-            if self._client is not None:
-                await self._settings.files.show_new_key(self._client)
             try:
                 found = await self._claim(DUE_IDS_MAX)
             except StoreUnavailable:
@@ -216,21 +214,17 @@ class TemporalScheduler:
     async def _work(self) -> None:
         """Run a worker until `stop`, and another one where it fails."""
         while not self._stopping.is_set():
+            fresh = FreshClient(self._settings.files, self._connect, warn=self._warn)
             try:
-                self._client = await self._connect()
-                await self._run_worker(self._client)
+                self._client = await fresh.open()
+                await self._run_worker(self._client, fresh)
             except Exception as error:
                 self._tell_away(error)
             await self._wait(CONNECT_AGAIN_SECONDS)
 
-    async def _connect(self) -> Client:
-        files = self._settings.files
-        return await Client.connect(
-            self._settings.address,
-            namespace=self._settings.namespace,
-            tls=await asyncio.to_thread(files.tls),
-            api_key=await asyncio.to_thread(files.api_key),
-        )
+    async def _connect(self, *, tls: TLSConfig | None, api_key: str | None) -> Client:
+        where, namespace = self._settings.address, self._settings.namespace
+        return await Client.connect(where, namespace=namespace, tls=tls, api_key=api_key)
 
     def _tell_away(self, error: Exception) -> None:
         if not self._away:
@@ -238,7 +232,17 @@ class TemporalScheduler:
             self._warn(f"Temporal at {where} does not answer, and sagas wait for it: {error}")
         self._away = True
 
-    async def _run_worker(self, client: Client) -> None:
+    async def _keep_fresh(self, fresh: FreshClient, worker: Worker) -> None:
+        """Give the worker and the pokes each client that shows newer credentials."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                if await fresh.refresh():
+                    worker.client = self._client = fresh.client
+            except Exception as error:
+                self._defect("credentials", error)
+
+    async def _run_worker(self, client: Client, fresh: FreshClient) -> None:
         worker = Worker(
             client,
             task_queue=self._queue,
@@ -251,6 +255,7 @@ class TemporalScheduler:
             max_concurrent_activities=self._settings.places,
             graceful_shutdown_timeout=timedelta(hours=1),  # the drain lets every saga go
         )
+        looking = asyncio.ensure_future(self._keep_fresh(fresh, worker))
         running = asyncio.ensure_future(worker.run())
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -260,6 +265,7 @@ class TemporalScheduler:
             await running
         finally:
             stopping.cancel()
+            looking.cancel()
 
     @activity.defn(name=ADVANCE)
     async def advance(self, saga_id: str) -> float:

@@ -29,7 +29,8 @@ class Chain:
     """The chain of `stages` that the workers of a task queue drive, in order."""
 
     def __init__(self, client: Client, stages: Sequence[str], *, task_queue: str) -> None:
-        self._client = client
+        self.client = client
+        """The client that is used from here on; another one may take its place."""
         self._stages = list(stages)
         self._task_queue = task_queue
 
@@ -45,7 +46,7 @@ class Chain:
             saga_id=check_saga_id(saga_id), stages=self._stages, data=data, deadline=deadline
         )
         try:
-            return await self._client.start_workflow(
+            return await self.client.start_workflow(
                 WORKFLOW,
                 ask,
                 id=saga_id,
@@ -63,7 +64,7 @@ class Chain:
         Of a saga that is over all stages are asked, by a run of its own.
         """
         only = ChainAsk(saga_id=check_saga_id(saga_id), stages=self._stages, data={}, forward=False)
-        return await self._client.start_workflow(
+        return await self.client.start_workflow(
             WORKFLOW,
             only,
             id=saga_id,
@@ -77,7 +78,7 @@ class Chain:
 
     def find(self, saga_id: str) -> Handle:
         """The last run of a saga."""
-        return self._client.get_workflow_handle(saga_id, result_type=ChainEnd)
+        return self.client.get_workflow_handle(saga_id, result_type=ChainEnd)
 
 
 async def end_of(handle: Handle) -> ChainEnd:

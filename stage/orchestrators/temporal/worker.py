@@ -10,11 +10,14 @@ from contextlib import asynccontextmanager
 
 from temporalio.client import Client
 from temporalio.contrib.opentelemetry import TracingInterceptor
+from temporalio.service import TLSConfig
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from stage.core.errors import ConfigurationError
 from stage.engine.clock import SteadyClock
+from stage.engine.temporal import credentials as temporal_credentials
+from stage.engine.temporal.credentials import FreshClient
 from stage.inbound.accept_files import AcceptFile, TokenCallers
 from stage.inbound.caller import Callers, Claims
 from stage.inbound.principal import Kind, Principal
@@ -31,8 +34,6 @@ from stage.ports.connection import Connection, connection_of
 from stage.telemetry import logs, sdk
 from stage.telemetry.current import current_trace
 
-KEY_SECONDS = 1.0
-"""How often a new API key is looked for."""
 SANDBOX = SandboxRestrictions.default.with_passthrough_modules("stage")
 """Without it the sandbox imports `stage` anew, and does not find one that is installed editable."""
 
@@ -47,7 +48,7 @@ class _NoTracebacks(logging.Filter):
 
 
 @asynccontextmanager
-async def working(config: ChainConfig, client: Client) -> AsyncIterator[Worker]:
+async def working(config: ChainConfig, fresh: FreshClient) -> AsyncIterator[Worker]:
     """Run a worker within. Raises ConfigurationError for credentials that cannot be read."""
     credentials = _credentials(config)
     await credentials.open()
@@ -63,20 +64,21 @@ async def working(config: ChainConfig, client: Client) -> AsyncIterator[Worker]:
         )
         activities = ChainActivities(config.name, peers.neighbours, current_trace)
         worker = Worker(
-            client,
+            fresh.client,
             task_queue=config.task_queue,
             workflows=[SagaChain],
             activities=[activities.execute, activities.compensate],
             workflow_runner=SandboxedWorkflowRunner(restrictions=SANDBOX),
         )
-        async with worker, _door(config, client):
+        chain = Chain(fresh.client, list(config.stages), task_queue=config.task_queue)
+        async with worker, _door(config, chain), _kept_fresh(fresh, worker, chain):
             yield worker
     finally:
         await transport.close()
 
 
 @asynccontextmanager
-async def _door(config: ChainConfig, client: Client) -> AsyncIterator[None]:
+async def _door(config: ChainConfig, chain: Chain) -> AsyncIterator[None]:
     """Open the door for late failures within, if the file has one."""
     if not config.listen:
         yield
@@ -84,13 +86,29 @@ async def _door(config: ChainConfig, client: Client) -> AsyncIterator[None]:
     callers = _callers(config)
     if isinstance(callers, TokenCallers):
         await callers.open()
-    chain = Chain(client, list(config.stages), task_queue=config.task_queue)
     host, port = config.host_and_port
     try:
         async with Door(chain, config.stages, callers).open(host, port):
             yield
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {config.listen}: {error.strerror}") from None
+
+
+@asynccontextmanager
+async def _kept_fresh(fresh: FreshClient, worker: Worker, chain: Chain) -> AsyncIterator[None]:
+    """Give the worker and the door each client that shows newer credentials, within."""
+
+    async def refresh() -> None:
+        while True:
+            await asyncio.sleep(temporal_credentials.LOOK_SECONDS)
+            if await fresh.refresh():
+                worker.client = chain.client = fresh.client
+
+    refreshing = asyncio.create_task(refresh())
+    try:
+        yield
+    finally:
+        refreshing.cancel()
 
 
 def _callers(config: ChainConfig) -> Callers:
@@ -107,15 +125,19 @@ def _callers(config: ChainConfig) -> Callers:
     return TokenCallers(files, warn=_warn)
 
 
-async def connect(config: ChainConfig) -> Client:
-    """A client of that server, whose calls are traced. Raises RuntimeError when it is away."""
-    return await Client.connect(
-        config.address,
-        namespace=config.namespace,
-        tls=await asyncio.to_thread(config.files.tls),
-        api_key=await asyncio.to_thread(config.files.api_key),
-        interceptors=[TracingInterceptor()],
-    )
+def fresh_client(config: ChainConfig) -> FreshClient:
+    """A client of that server, whose calls are traced; it is still to be opened."""
+
+    async def connect(*, tls: TLSConfig | None, api_key: str | None) -> Client:
+        return await Client.connect(
+            config.address,
+            namespace=config.namespace,
+            tls=tls,
+            api_key=api_key,
+            interceptors=[TracingInterceptor()],
+        )
+
+    return FreshClient(config.files, connect, warn=_warn_temporal)
 
 
 async def serve(config: ChainConfig) -> None:
@@ -133,26 +155,15 @@ async def _serve(config: ChainConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    client = await connect(config)
-    async with working(config, client), showing_new_keys(config, client):
+    fresh = fresh_client(config)
+    await fresh.open()
+    async with working(config, fresh):
         logs.default_logger().info("worker_ready", task_queue=config.task_queue)
         await stopping.wait()
 
 
-@asynccontextmanager
-async def showing_new_keys(config: ChainConfig, client: Client) -> AsyncIterator[None]:
-    """Show Temporal each API key that is written within."""
-
-    async def show() -> None:
-        while True:
-            await asyncio.sleep(KEY_SECONDS)
-            await config.files.show_new_key(client)
-
-    showing = asyncio.create_task(show())
-    try:
-        yield
-    finally:
-        showing.cancel()
+def _warn_temporal(detail: str) -> None:
+    logs.default_logger().warning("temporal_away", detail=detail)
 
 
 def _warn(detail: str) -> None:

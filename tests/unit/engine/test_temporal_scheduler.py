@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -21,7 +18,6 @@ from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.saga import journal
 from stage.engine.saga.opening import OpenRequest
 from stage.engine.temporal import scheduler
-from stage.engine.temporal.credentials import TemporalFiles
 from stage.engine.temporal.scheduler import TemporalSettings, temporal_scheduler
 from stage.ports.codec import Codec
 from stage.store.codec import PLAIN
@@ -34,8 +30,6 @@ from tests.unit.engine.test_replicas import (
     in_the_end,
 )
 
-NO_FILES = TemporalFiles()
-
 
 class Scheduled(Replica):
     """A replica whose sagas Temporal runs, or would run if it were there."""
@@ -46,11 +40,10 @@ class Scheduled(Replica):
         world: World,
         *,
         codec: Codec = PLAIN,
-        files: TemporalFiles = NO_FILES,
     ) -> None:
         super().__init__(database, world, codec=codec)
         (port,) = free_ports(1)
-        settings = TemporalSettings(address=f"127.0.0.1:{port}", files=files)
+        settings = TemporalSettings(address=f"127.0.0.1:{port}")
         make = temporal_scheduler(settings, self.store, "payment", lambda _: None)
         made: list[tuple[LiveSagas, Any]] = []
 
@@ -179,35 +172,3 @@ async def test_a_saga_is_not_run_again_at_once(
     assert 1_000.0 == await ActivityEnvironment().run(replica.scheduler.advance, "s-1")
 
     accepting.cancel()
-
-
-async def test_an_api_key_that_is_written_anew_is_shown(
-    database: MemoryDatabase, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """On the connection that there is; a file that is being written changes nothing."""
-    shown: list[SimpleNamespace] = []
-
-    async def connect(*_: Any, api_key: str, tls: object, **__: Any) -> SimpleNamespace:
-        assert tls is not None
-        shown.append(SimpleNamespace(api_key=api_key))
-        return shown[-1]
-
-    monkeypatch.setattr(Client, "connect", connect)
-    monkeypatch.setattr(scheduler, "RECOVERY_SCAN_SECONDS", 0.01)
-    monkeypatch.setattr(scheduler, "CONNECT_AGAIN_SECONDS", 1_000.0)
-    key = tmp_path / "key"
-    key.write_text("first\n")
-    replica = Scheduled(database, world, files=TemporalFiles(api_key_file=str(key)))
-    await replica.start()
-    await in_the_end(lambda: bool(shown))
-    assert "first" == shown[0].api_key
-
-    key.write_text("")
-    seen = replica.claims
-    await in_the_end(lambda: replica.claims > seen + 1)
-    assert "first" == shown[0].api_key
-    key.write_text("second\n")
-    await in_the_end(lambda: shown[0].api_key == "second")
-
-    await replica.stop()
-    assert 1 == len(shown)
