@@ -25,6 +25,7 @@ from stage.core.errors import StoreUnavailable
 from stage.core.steps import VERSION_MAX
 from stage.engine.embedded.limits import (
     DUE_IDS_MAX,
+    NEWER_IDS_MAX,
     RECOVERY_IDS_MAX,
     RECOVERY_SCAN_SECONDS,
     EngineLimits,
@@ -141,8 +142,13 @@ class TemporalScheduler:
     # --- what is to be run -----------------------------------------------------------------------
 
     async def _claim(self, limit: int) -> list[str]:
-        """Ids of sagas that need a run and are in nobody's hands; they stay so."""
-        found = await self._ownership.claim(self._clock.now(), limit, self._settings.version)
+        """Ids of sagas that need a run and are in nobody's hands; they stay so.
+
+        Those that were poked lately may stay due for long, as one does that only a newer release
+        can read. They are no part of the limit, so that those behind them are found.
+        """
+        most = limit + min(len(self._poked), NEWER_IDS_MAX)
+        found = await self._ownership.claim(self._clock.now(), most, self._settings.version)
         await self._give_up(found)
         return found
 
@@ -296,6 +302,8 @@ class TemporalScheduler:
             error = live.opened.exception()
             if not live.lost and not isinstance(error, HeldElsewhere | Stopping):
                 left = isinstance(error, LeftToNewer)
+                if left:  # it stays due, and its workflow has it run again
+                    self._poked[saga_id] = asyncio.get_running_loop().time()
                 return self._rest(await self._store.get(saga_id), left_to_newer=left)
             # A live other replica has it: a caller asked there, or it was only taken for dead.
             await self._wait(HELD_SECONDS)

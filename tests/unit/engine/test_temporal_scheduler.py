@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -172,3 +175,63 @@ async def test_a_saga_is_not_run_again_at_once(
     assert 1_000.0 == await ActivityEnvironment().run(replica.scheduler.advance, "s-1")
 
     accepting.cancel()
+
+
+async def two_that_nobody_reads(
+    database: MemoryDatabase, world: World
+) -> list[asyncio.Future[Any]]:
+    """Sagas of a newer release that was ended in their calls, the first ones that are due."""
+    newer = Replica(database, world)
+    await newer.start()
+    world.door.clear()
+    accepting: list[asyncio.Future[Any]] = []
+    for saga_id in ("s-1", "s-2"):
+        accepting.append(asyncio.ensure_future(newer.accept(saga_id)))
+        await world.asked.acquire()
+    await newer.stop()
+    for saga_id, row in database.sagas.items():
+        database.sagas[saga_id] = replace(row, due_at=1.0)
+    return accepting
+
+
+async def one_written_down(database: MemoryDatabase, world: World) -> asyncio.Future[Any]:
+    """A saga whose replica ended behind its entry, and poked nobody."""
+    ended = Scheduled(database, world)
+    await ended.start()
+    accepting = asyncio.ensure_future(ended.accept("s-3"))
+    await in_the_end(lambda: "s-3" in database.journal and "s-3" not in ended.sagas)
+    await ended.stop()
+    return accepting
+
+
+async def test_sagas_behind_those_of_a_newer_release_are_found(
+    database: MemoryDatabase, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole page of sagas that nobody here can read stays due, however often it is offered."""
+    accepting = await two_that_nobody_reads(database, world)
+    accepting.append(await one_written_down(database, world))
+    older = Scheduled(database, world, codec=OlderCodec())
+    poked: list[str] = []
+
+    async def poke(_: str, ask: Any, **__: Any) -> None:
+        poked.append(ask.saga_id)
+        if ask.saga_id != "s-3":
+            with pytest.raises(ApplicationError, match="newer release"):
+                await ActivityEnvironment().run(older.scheduler.advance, ask.saga_id)
+
+    async def connect(*_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(start_workflow=poke)
+
+    monkeypatch.setattr(Client, "connect", connect)
+    monkeypatch.setattr(scheduler, "RECOVERY_SCAN_SECONDS", 0.02)
+    monkeypatch.setattr(scheduler, "CONNECT_AGAIN_SECONDS", 1_000.0)
+    monkeypatch.setattr(scheduler, "CLOSE_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(scheduler, "DUE_IDS_MAX", 1)
+    monkeypatch.setattr(scheduler, "RECOVERY_IDS_MAX", 1)
+    await older.start()
+    await in_the_end(lambda: "s-3" in poked)
+    assert {"s-1", "s-2", "s-3"} == set(poked)
+    for each in accepting:
+        each.cancel()
+    await older.stop()
+    assert [] == older.observer.defects
