@@ -101,11 +101,15 @@ class Batches:
             return False
         return self._aside is None or batch[0].deferrable or batch[0].repeated
 
-    def _moved(self, waiting: Waiting) -> bool:
-        """Whether the unit went aside. Deferrable ones stay: the next one of their saga follows."""
-        if self._aside is not None and not waiting.deferrable:
-            waiting.moved = self._aside(waiting)
-        return waiting.moved
+    def _goes_aside(self, waiting: Waiting) -> bool:
+        """Whether the unit is one for a lane; where all are full it fails, and holds up nobody.
+
+        Deferrable ones stay: the next one of their saga follows.
+        """
+        if self._aside is None or waiting.deferrable or waiting.repeated:
+            return False
+        waiting.moved = self._aside(waiting)
+        return True
 
     async def _run_broken(
         self, connection: Connection, batch: Sequence[Waiting], last: Waiting
@@ -117,7 +121,7 @@ class Batches:
                 self._pace.collided()
             return await self.run_singly(connection, batch)
         if contended:
-            if not last.repeated and not self._moved(last):
+            if not self._goes_aside(last) and not last.repeated:
                 last.repeated = True
                 return await self.run(connection, batch)
         elif isinstance(last.error, StoreUnavailable):
@@ -163,7 +167,8 @@ class Batches:
             if contended:
                 self._pace.collided()
             return await self.run_singly(connection, batch)
-        if contended and not batch[0].repeated and self._moved(batch[0]):
+        if contended and self._goes_aside(batch[0]):
+            batch[0].error = refusal.__cause__
             return None
         if refusal.again and not batch[0].repeated:
             batch[0].repeated = True

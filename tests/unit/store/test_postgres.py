@@ -15,6 +15,7 @@ from stage.demo.postgres_server import Server
 from stage.engine.clock import SteadyClock, wall_of
 from stage.ports.store import Filter, Row, Unit
 from stage.store.errors import Contended
+from stage.store.lanes import Lanes
 from stage.store.postgres import identity, scrub
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link, connect
@@ -22,7 +23,11 @@ from stage.store.postgres.pool import Pool
 from stage.store.postgres.replica import ServerTime
 from stage.store.postgres.statements import statement
 from stage.store.postgres.store import Listeners, PostgresLimits, PostgresStore
+from stage.store.queue import Waiting
 from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
+
+DEADLINE_SECONDS = 60
+"""No test waits as long, unless something is wrong."""
 
 
 @pytest.fixture
@@ -106,20 +111,52 @@ async def test_a_row_that_another_holds_for_a_moment_parts_the_batch(
     assert store.available
 
 
+class Lane:
+    """Records which units a lane takes and when it begins; no busy machine ends its wait."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.began = asyncio.Event()
+        """A unit of a lane has its transaction."""
+        self.taken: asyncio.Queue[bool] = asyncio.Queue()
+        """For each unit that met a lock, whether a lane took it."""
+        script, take = Link.script, Lanes.take
+
+        async def begin(link: Link, name: str) -> None:
+            if name != "begin_patient":
+                return await script(link, name)
+            await link.raw.execute(statement(name).replace("'2s'", f"'{DEADLINE_SECONDS}s'"))
+            self.began.set()
+
+        def asked(lanes: Lanes, waiting: Waiting) -> bool:
+            took = take(lanes, waiting)
+            self.taken.put_nowait(took)
+            return took
+
+        patch.setattr(Link, "script", begin)
+        patch.setattr(Lanes, "take", asked)
+
+
+@pytest.fixture
+def lane(monkeypatch: pytest.MonkeyPatch) -> Lane:
+    """The lanes of the stores that are made later."""
+    return Lane(monkeypatch)
+
+
 async def test_nobody_else_waits_for_a_row_that_another_holds(
-    store: PostgresStore, other: Link
+    lane: Lane, store: PostgresStore, other: Link
 ) -> None:
     """The unit that needs the row waits in a lane of its own; the writer goes on at once."""
     await store.transact(paying("held"))
     await other.raw.execute("BEGIN")
     await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
     blocked = asyncio.ensure_future(store.transact(adding_to("held")))
-    await asyncio.sleep(0.2)
-    for number in range(3):
-        await store.transact(paying(f"free-{number}"))
-    assert not blocked.done() and store.available
-    await other.raw.execute("COMMIT")
-    await asyncio.wait_for(blocked, 5)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await lane.began.wait()
+        for number in range(3):
+            await store.transact(paying(f"free-{number}"))
+        assert not blocked.done() and store.available
+        await other.raw.execute("COMMIT")
+        await blocked
 
     async def read(unit: Unit) -> Any:
         return await unit.tx.fetchval("SELECT amount FROM payment WHERE saga_id = 'held'")
@@ -140,7 +177,9 @@ async def test_a_row_that_is_held_too_long_fails_its_unit_alone(
     await other.raw.execute("ROLLBACK")
 
 
-async def test_a_lane_that_is_full_refuses_more_units(postgres_url: str, migrations: Path) -> None:
+async def test_a_lane_that_is_full_refuses_more_units(
+    lane: Lane, postgres_url: str, migrations: Path
+) -> None:
     """The wait is bounded: the next one fails at once, and others go on."""
     limits = PostgresLimits(lanes=1, lane_units_max=1)
     store = PostgresStore(postgres_url, migrations=[migrations], limits=limits)
@@ -150,16 +189,20 @@ async def test_a_lane_that_is_full_refuses_more_units(postgres_url: str, migrati
     await other.raw.execute("BEGIN")
     await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
     waiting = []
-    for _ in range(3):
-        waiting.append(asyncio.ensure_future(store.transact(adding_to("held"))))
-        await asyncio.sleep(0.2)
     try:
-        done, _ = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
-        assert {waiting[2]} == done and isinstance(waiting[2].exception(), Contended)
-        assert 1 == store.queued
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            for _ in range(2):  # one of them has the lane, the other one its only place
+                waiting.append(asyncio.ensure_future(store.transact(adding_to("held"))))
+                assert await lane.taken.get()
+                await lane.began.wait()
+            with pytest.raises(Contended):
+                await store.transact(adding_to("held"))
+            assert not await lane.taken.get()
+            assert 1 == store.queued and not any(each.done() for each in waiting)
+            await store.transact(paying("free"))
     finally:
         await other.raw.execute("ROLLBACK")
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*waiting)
         await other.close()
         await store.close()
 
