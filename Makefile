@@ -21,9 +21,9 @@ quick: $(VENV)/.ready ## run the unit tests of the rooms, for the inner loop
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit \
 	    --ignore tests/unit/cli --ignore tests/unit/stubs --ignore tests/unit/benchmarks
 
-# Three workers on two processors: a test of real processes waits for half of its time.
+# Four workers on two processors: a test of real processes waits for more than half of its time.
 test: $(VENV)/.ready ## run all tests, with a small helping of each fault kit
-	@$(BIN)/python -m pytest -n 3 --dist worksteal
+	@$(BIN)/python -m pytest -n 4 --dist worksteal
 
 # The sizes of both tiers stand in tests/sizes.py. A kit that does not reach its size is an error.
 prove: $(VENV)/.ready ## run every fault kit at level G, and print what each has struck
