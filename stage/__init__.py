@@ -12,6 +12,7 @@ from stage.core.version import __version__
 
 if TYPE_CHECKING:
     from stage.authoring import (
+        Approval,
         Declined,
         Http,
         InDoubt,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from stage.serving import Stage
 
 __all__ = [
+    "Approval",
     "Declined",
     "Http",
     "InDoubt",

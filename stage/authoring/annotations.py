@@ -104,8 +104,8 @@ def name_of(hint: Any) -> str:
 
 
 def result_parameter(function: Callable[..., Any]) -> str:
-    """The name of the third parameter of a compensation: the result that it undoes."""
-    return list(inspect.signature(function).parameters)[2]
+    """The name of the last parameter of a compensation: the result that it undoes."""
+    return list(inspect.signature(function).parameters)[-1]
 
 
 def _enclosed(function: Any) -> dict[str, Any]:

@@ -233,6 +233,24 @@ class FunctionConversation:
         )
 
 
+class EffectConversation(FunctionConversation):
+    """A conversation with the coroutine of an effect, which makes no request of ours.
+
+    Its requests cannot be seen, so nothing of it runs before its intent is durable, and what it
+    raises is in doubt unless it says otherwise.
+    """
+
+    def begin(self) -> Turn:
+        """See `ports.stage.Conversation`: it needs the event loop."""
+        self.close()
+        return Foreign()
+
+    async def proceed(self) -> Turn:
+        """See `ports.stage.Conversation`."""
+        self._prepared = True
+        return await super().proceed()
+
+
 class _Drive:
     """Awaits the author's coroutine, but stops at a request of ours."""
 

@@ -11,16 +11,22 @@ from typing import Any, Generic, Never, Protocol, TypeVar, overload
 
 import msgspec
 
-from stage.authoring.annotations import declaring_place
+from stage.authoring.annotations import declaring_place, place_of
 from stage.authoring.lineage import Lineage
 from stage.authoring.participant import Adds, StageParticipant
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.steps import (
+    ApprovalFunction,
+    ApprovalStep,
     CallFunction,
     CallStep,
     DeclaredStep,
+    EffectFunction,
+    EffectStep,
+    ExternalStep,
     ResultCallStep,
+    ResultEffectStep,
     TransactionFunction,
     TransactionStep,
     check_function,
@@ -63,6 +69,17 @@ class CallDecorator(Protocol[P]):
     ) -> CallStep[P, None]: ...
     @overload
     def __call__(self, function: CallFunction[P, R], /) -> ResultCallStep[P, R]: ...
+
+
+class EffectDecorator(Protocol[P]):
+    """Takes the function of an effect. One that returns nothing has no probe to find it by."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a step without a result lacks `probe`
+        self, function: EffectFunction[P, None], /
+    ) -> EffectStep[P, None]: ...
+    @overload
+    def __call__(self, function: EffectFunction[P, R], /) -> ResultEffectStep[P, R]: ...
 
 
 class StageDeclaration(Generic[P, A]):
@@ -203,11 +220,7 @@ class StageDeclaration(Generic[P, A]):
         the probe after an undo without a result. `compensation=None` says that nothing has to be
         undone, and `reason` why.
         """
-        if misplaced or not to:  # written without parentheses, or without an API
-            raise DeclarationError(
-                f"{declaring_place()}: a call of stage {self.name!r} has to say whom it asks: write"
-                f" @{self.name}.call(to='name of the API')"
-            )
+        self._check_external("call", misplaced, to)
         seconds = (timeout, key_lifetime_seconds or 1.0, pending_seconds_max)
         if not min(seconds) > 0 or requests < 1:
             raise DeclarationError(
@@ -237,6 +250,93 @@ class StageDeclaration(Generic[P, A]):
             step.pending_on = frozenset(pending_on)
             step.never_retry, step.requests = frozenset(never_retry), requests
             return self._add(step)
+
+        return declare
+
+    # Long because each parameter is a word of the author's; all but `to` have a default.
+    def effect(
+        self,
+        *misplaced: Never,
+        to: str = "",
+        timeout: float = 10.0,
+        together: str = "",
+        pivot: bool = False,
+        idempotent: bool = True,
+        attempts_max: int = 4,
+        compensation_attempts_max: int | None = None,
+        pending_seconds_max: float = PENDING_SECONDS_MAX,
+        never_retry: AbstractSet[type[Exception]] = frozenset(),
+        key_lifetime_seconds: float | None = None,
+        probe_after_undo: bool = False,
+        compensation: None = None,
+        reason: str = "",
+    ) -> EffectDecorator[P]:
+        """Declare an effect `async def step(saga)` at the system `to`, by any code of the author.
+
+        It is for a vendor's SDK, gRPC or a queue. Its intent is durable before it runs in the
+        event loop, and its outcome follows from what it raises: Refused, Transient and Pending as
+        in a call; anything else, and `timeout`, is in doubt. Its requests are not in the journal:
+        idempotence under `saga.key` is the author's promise, and `idempotent=False` says that there
+        is none. The other parameters are those of a call.
+        """
+        self._check_external("effect", misplaced, to)
+        if not min(timeout, key_lifetime_seconds or 1.0, pending_seconds_max) > 0:
+            raise DeclarationError(
+                f"{declaring_place()}: an effect of stage {self.name!r} needs timeout,"
+                " key_lifetime_seconds and pending_seconds_max > 0, in seconds"
+            )
+        self._check_uncompensated(compensation)
+
+        def declare(function: EffectFunction[P, R]) -> ResultEffectStep[P, R]:
+            rules = Step(
+                name=_name_of(function),
+                kind=StepKind.EFFECT,
+                peer=to,
+                group=together,
+                pivot=pivot,
+                idempotent=idempotent,
+                key_lifetime_seconds=key_lifetime_seconds,
+                probe_after_undo=probe_after_undo,
+                pending_seconds_max=pending_seconds_max,
+                timeout_seconds=timeout,
+                execution=_policy(EXECUTION, attempts_max),
+                settlement=SETTLEMENT,
+                compensation=_policy(COMPENSATION, compensation_attempts_max),
+            )
+            step: ResultEffectStep[P, R] = ResultEffectStep(self.name, function, rules, reason)
+            step.never_retry = frozenset(never_retry)
+            return self._add(step)
+
+        return declare
+
+    def approval(
+        self, name: str, /, *, timeout: float = PENDING_SECONDS_MAX
+    ) -> Callable[[ApprovalFunction[P]], ApprovalStep[P]]:
+        """Declare a step that waits for a person: `def step(saga)` returns what is shown.
+
+        An operator approves or rejects it with a reason. A rejection turns the saga back, and so
+        does `timeout`, in seconds. A function that returns None asks nobody: the saga goes on.
+        Otherwise `saga.result(step)` is an `Approval`. The function must be plain and pure.
+        """
+        if not isinstance(name, str):  # written without parentheses
+            raise DeclarationError(
+                f"{declaring_place()}: an approval of stage {self.name!r} has to have a name:"
+                f" write @{self.name}.approval('name')"
+            )
+        if not timeout > 0:
+            raise DeclarationError(
+                f"{declaring_place()}: approval {name!r} of stage {self.name!r} needs timeout > 0,"
+                " in seconds"
+            )
+
+        def declare(function: ApprovalFunction[P]) -> ApprovalStep[P]:
+            if inspect.iscoroutinefunction(function):
+                raise DeclarationError(
+                    f"{place_of(function)}: approval {name!r} of stage {self.name!r} must be a"
+                    " plain function: def, not async def"
+                )
+            rules = Step(name=name, kind=StepKind.APPROVAL, pending_seconds_max=timeout)
+            return self._add(ApprovalStep(self.name, function, rules, "a decision leaves nothing"))
 
         return declare
 
@@ -291,7 +391,7 @@ class StageDeclaration(Generic[P, A]):
         `adds_bytes_max` bounds the output, as JSON.
         """
         # Long because the checks of a whole declaration stand in one place.
-        called = {step.rules.peer for step in self.steps}
+        called = {step.rules.peer for step in self.steps if isinstance(step, CallStep)}
         if nobody := sorted(set(self.credentials_functions) - called):
             raise DeclarationError(
                 f"stage {self.name!r} has credentials for {nobody[0]!r}, which no step calls:"
@@ -369,6 +469,15 @@ class StageDeclaration(Generic[P, A]):
                     f" has no member {first!r}: its members are {', '.join(sorted(members))}"
                 )
 
+    def _check_external(self, kind: str, misplaced: tuple[Any, ...], to: str) -> None:
+        """Refuse a step written without parentheses, or without a word on whom it asks."""
+        if misplaced or not to:
+            article, peer = ("an", "system") if kind == "effect" else ("a", "API")
+            raise DeclarationError(
+                f"{declaring_place()}: {article} {kind} of stage {self.name!r} has to say whom it"
+                f" asks: write @{self.name}.{kind}(to='name of the {peer}')"
+            )
+
     def _check_uncompensated(self, compensation: object) -> None:
         if compensation is not None:
             raise DeclarationError(
@@ -381,7 +490,7 @@ class StageDeclaration(Generic[P, A]):
         before = plan.steps if plan.pivot is None else plan.steps[: plan.pivot]
         for step in self.steps:
             if (
-                isinstance(step, CallStep)
+                isinstance(step, ExternalStep)
                 and step.pending_on
                 and not (step.probing or step.hearing)
             ):

@@ -10,12 +10,17 @@ import msgspec
 
 from stage.authoring.annotations import place_of
 from stage.authoring.blocking import NotBlocking
-from stage.authoring.conversation import EXITS, FunctionConversation, Reading
+from stage.authoring.conversation import (
+    EXITS,
+    EffectConversation,
+    FunctionConversation,
+    Reading,
+)
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused, Transient
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
-from stage.authoring.steps import CallStep, DeclaredStep
+from stage.authoring.steps import ApprovalStep, CallStep, DeclaredStep, EffectStep, ExternalStep
 from stage.authoring.webhook import Declined, Landed, run_webhook
 from stage.core import events as e
 from stage.core.commands import AttemptKind
@@ -129,38 +134,55 @@ class StageParticipant(Generic[P, A]):
     def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
-        assert isinstance(declared, CallStep)
+        assert isinstance(declared, ExternalStep)
         peer = declared.rules.peer
         http, saga = Http(peer, self._operator_headers(peer)), Saga(view, self._accepts)
+        given: tuple[Any, ...] = (saga,) if isinstance(declared, EffectStep) else (http, saga)
         encode: Callable[[Any], bytes] = declared.encode_result
         if kind is AttemptKind.EXECUTE:
-            coroutine = declared.function(http, saga)
+            coroutine = declared.function(*given)
         elif kind is AttemptKind.PROBE:
             assert declared.probing is not None
-            coroutine = declared.probing(http, saga)
+            coroutine = declared.probing(*given)
             encode = _encode_found(declared)
         else:
             assert declared.compensating is not None
             body = view.results.get(step)
             result = None if body is None else declared.decode_result(bytes(body))
-            coroutine = declared.compensating(http, saga, result)
+            coroutine = declared.compensating(*given, result)
             encode = _encode_nothing
-        executes = kind is AttemptKind.EXECUTE
-        reading = Reading(
+        reading = self._reading(declared, executes=kind is AttemptKind.EXECUTE)
+        kinds = EffectConversation if isinstance(declared, EffectStep) else FunctionConversation
+        # check_function saw async def
+        return kinds(coroutine, http, encode, reading)  # type: ignore[arg-type]
+
+    def _reading(self, declared: ExternalStep[Any, Any], *, executes: bool) -> Reading:
+        never_retry = declared.never_retry | self.plan.step(declared.name).never_retry
+        if not isinstance(declared, CallStep):
+            return Reading(never_retry=never_retry)
+        return Reading(
             transient_on=declared.transient_on,
             refused_on=declared.refused_on,
             pending_on=declared.pending_on,
             requests_max=declared.requests if executes else None,
-            never_retry=declared.never_retry | self.plan.step(step).never_retry,
+            never_retry=never_retry,
         )
-        # check_function saw async def
-        return FunctionConversation(coroutine, http, encode, reading)  # type: ignore[arg-type]
+
+    def shown(self, step: str, view: RunView) -> msgspec.Raw | None:
+        """See `ports.stage.Participant`."""
+        declared = self._steps[step]
+        assert isinstance(declared, ApprovalStep)
+        try:
+            body = declared.shown(Saga(view, self._accepts))
+        except EXITS_OF_FUNCTIONS as error:
+            raise exit_raised(step, error) from error
+        return None if body is None else msgspec.Raw(body)
 
     def hear(self, request: WebhookRequest) -> Heard | None:
         """See `ports.stage.Participant`."""
         refused: NotVerified | None = None
         for step in self._steps.values():
-            if not isinstance(step, CallStep) or step.hearing is None:
+            if not isinstance(step, ExternalStep) or step.hearing is None:
                 continue
             if step.rules.peer != request.external:
                 continue
@@ -201,7 +223,7 @@ def exit_raised(what: str, error: BaseException) -> StageError:
     return StageError(f"{what} raised {raised(error)}")
 
 
-def _heard(step: CallStep[Any, Any], said: Landed[Any] | Declined, at: float) -> Heard:
+def _heard(step: ExternalStep[Any, Any], said: Landed[Any] | Declined, at: float) -> Heard:
     event: e.Webhook
     if isinstance(said, Landed):
         result = msgspec.Raw(step.encode_result(said.result))
@@ -212,7 +234,7 @@ def _heard(step: CallStep[Any, Any], said: Landed[Any] | Declined, at: float) ->
     return Heard(event=event, key=said.key, number=number)
 
 
-def _encode_found(step: CallStep[Any, Any]) -> Callable[[Any], bytes]:
+def _encode_found(step: ExternalStep[Any, Any]) -> Callable[[Any], bytes]:
     return lambda value: b"null" if value is None else step.encode_result(value)
 
 

@@ -22,8 +22,9 @@ from stage.authoring.http import Http
 from stage.authoring.payload import Codec
 from stage.authoring.saga import Saga
 from stage.authoring.webhook import WebhookFunction
-from stage.core.errors import DeclarationError
+from stage.core.errors import DeclarationError, StageError
 from stage.core.steps import Step
+from stage.core.verbs import Approval
 from stage.ports.store import Tx
 
 P = TypeVar("P")
@@ -32,6 +33,11 @@ R = TypeVar("R")
 TransactionFunction = Callable[[Tx, Saga[P]], Awaitable[R]]
 CallFunction = Callable[[Http, Saga[P]], Awaitable[R]]
 CallCompensation = Callable[[Http, Saga[P], R | None], Awaitable[None]]
+EffectFunction = Callable[[Saga[P]], Awaitable[R]]
+EffectCompensation = Callable[[Saga[P], R | None], Awaitable[None]]
+ApprovalFunction = Callable[[Saga[P]], Any]
+SHOWN_BYTES_MAX = 16_384
+"""The most that a person is shown for one approval, as JSON."""
 
 
 class DeclaredStep(Generic[P, R]):
@@ -39,6 +45,7 @@ class DeclaredStep(Generic[P, R]):
 
     parameters: tuple[str, ...] = ("tx", "saga")
     compensation_parameters: tuple[str, ...] = ("tx", "saga")
+    coroutine = True
 
     def __init__(
         self, stage: str, function: Callable[..., Awaitable[R]], rules: Step, reason: str = ""
@@ -52,7 +59,7 @@ class DeclaredStep(Generic[P, R]):
         self.reason = reason.strip()
         """Why it has no compensation, in the author's words; empty where it has to have one."""
         self.compensating: Callable[..., Awaitable[Any]] | None = None
-        check_function(stage, function, self.parameters)
+        check_function(stage, function, self.parameters, coroutine=self.coroutine)
         self.returns = declared(stage, function, "return")
         self.codec: Codec[Any] = self._codec()
 
@@ -120,7 +127,69 @@ class TransactionStep(DeclaredStep[P, R]):
         return function
 
 
-class CallStep(DeclaredStep[P, R]):
+class ExternalStep(DeclaredStep[P, R]):
+    """A step whose effect is at an external system: the common part of calls and effects."""
+
+    def __init__(
+        self, stage: str, function: Callable[..., Awaitable[R]], rules: Step, reason: str = ""
+    ) -> None:
+        super().__init__(stage, function, rules, reason)
+        self.pending_on: frozenset[int] = frozenset()
+        self.probing: Callable[..., Awaitable[R | None]] | None = None
+        self.hearing: WebhookFunction[Any] | None = None
+
+    def as_step(self) -> Step:
+        """The rules of the step as the machine sees it."""
+        return replace(
+            super().as_step(),
+            probed=self.probing is not None,
+            hooked=self.hearing is not None,
+        )
+
+    def _compensate_with_result(self, function: Callable[..., Awaitable[None]]) -> None:
+        """Its last parameter is the result, or None when that never became known."""
+        self._compensate_by(function)
+        name = result_parameter(function)
+        hint = declared(self.stage, function, name)
+        wanted = Any if self.returns is MISSING else self.returns
+        if refused := takes(hint, wanted) or takes(hint, None):
+            raise DeclarationError(
+                f"{place_of(function)}: {function.__name__} of stage {self.stage!r} takes"
+                f" {name}: {name_of(hint)}, and {self.name} may leave it {refused}: annotate it"
+                f" {name}: {_with_none(wanted)}, which is None when the result never became known"
+            )
+
+    def _probe_by(self, function: Callable[..., Awaitable[R | None]]) -> None:
+        where = f"{place_of(function)}: step {self.name!r} of stage {self.stage!r}"
+        if self.probing is not None:
+            raise DeclarationError(f"{where} has two probes: keep one")
+        if None in _options(self.returns):
+            raise DeclarationError(
+                f"{where} returns {name_of(self.returns)} and has a probe, whose None says that"
+                f" the API does not know the key: let the {self.rules.kind} return what was made,"
+                " such as its id"
+            )
+        check_function(self.stage, function, self.parameters)
+        found = declared(self.stage, function, "return")
+        if refused := takes(_with_none_type(self.returns), found):
+            raise DeclarationError(
+                f"{place_of(function)}: {function.__name__} of stage {self.stage!r} finds"
+                f" {refused}, and {self.name} returns {name_of(self.returns)}: a probe finds what"
+                f" the {self.rules.kind} returns, -> {_with_none(self.returns)}"
+            )
+        self.probing = function
+
+    def _hear_by(self, function: WebhookFunction[Any]) -> None:
+        where = f"{place_of(function)}: step {self.name!r} of stage {self.stage!r}"
+        if self.hearing is not None:
+            raise DeclarationError(f"{where} has two webhooks: keep one")
+        if inspect.iscoroutinefunction(function):
+            raise DeclarationError(f"{where} has a webhook with async def: write def")
+        check_function(self.stage, function, ("hook",), coroutine=False)
+        self.hearing = function
+
+
+class CallStep(ExternalStep[P, R]):
     """A call to an external API."""
 
     parameters = ("http", "saga")
@@ -132,36 +201,16 @@ class CallStep(DeclaredStep[P, R]):
         super().__init__(stage, function, rules, reason)
         self.transient_on: frozenset[int] = frozenset()
         self.refused_on: frozenset[int] = frozenset()
-        self.pending_on: frozenset[int] = frozenset()
         self.requests = 1
         """Requests that its function may make: each has a key of its own."""
-        self.probing: Callable[..., Awaitable[R | None]] | None = None
-        self.hearing: WebhookFunction[Any] | None = None
 
     def compensation(self, function: CallCompensation[P, R]) -> CallCompensation[P, R]:
         """Declare the function that undoes this step. Raises DeclarationError.
 
         Its third parameter is the result, or None when that never became known.
         """
-        self._compensate_by(function)
-        name = result_parameter(function)
-        hint = declared(self.stage, function, name)
-        wanted = Any if self.returns is MISSING else self.returns
-        if refused := takes(hint, wanted) or takes(hint, None):
-            raise DeclarationError(
-                f"{place_of(function)}: {function.__name__} of stage {self.stage!r} takes"
-                f" {name}: {name_of(hint)}, and {self.name} may leave it {refused}: annotate it"
-                f" {name}: {_with_none(wanted)}, which is None when the result never became known"
-            )
+        self._compensate_with_result(function)
         return function
-
-    def as_step(self) -> Step:
-        """The rules of the step as the machine sees it."""
-        return replace(
-            super().as_step(),
-            probed=self.probing is not None,
-            hooked=self.hearing is not None,
-        )
 
 
 class ResultCallStep(CallStep[P, R]):
@@ -172,23 +221,7 @@ class ResultCallStep(CallStep[P, R]):
 
         It returns the result, or None when the API does not know the key. Raises DeclarationError.
         """
-        where = f"{place_of(function)}: step {self.name!r} of stage {self.stage!r}"
-        if self.probing is not None:
-            raise DeclarationError(f"{where} has two probes: keep one")
-        if None in _options(self.returns):
-            raise DeclarationError(
-                f"{where} returns {name_of(self.returns)} and has a probe, whose None says that"
-                " the API does not know the key: let the call return what was made, such as its id"
-            )
-        check_function(self.stage, function, ("http", "saga"))
-        found = declared(self.stage, function, "return")
-        if refused := takes(_with_none_type(self.returns), found):
-            raise DeclarationError(
-                f"{place_of(function)}: {function.__name__} of stage {self.stage!r} finds"
-                f" {refused}, and {self.name} returns {name_of(self.returns)}: a probe finds what"
-                f" the call returns, -> {_with_none(self.returns)}"
-            )
-        self.probing = function
+        self._probe_by(function)
         return function
 
     def webhook(self, function: WebhookFunction[R]) -> WebhookFunction[R]:
@@ -197,14 +230,65 @@ class ResultCallStep(CallStep[P, R]):
         It verifies the webhook, and returns `Landed` or `Declined`, or None for one that does not
         concern this call. It must be a plain function that does no I/O. Raises DeclarationError.
         """
-        where = f"{place_of(function)}: step {self.name!r} of stage {self.stage!r}"
-        if self.hearing is not None:
-            raise DeclarationError(f"{where} has two webhooks: keep one")
-        if inspect.iscoroutinefunction(function):
-            raise DeclarationError(f"{where} has a webhook with async def: write def")
-        check_function(self.stage, function, ("hook",), coroutine=False)
-        self.hearing = function
+        self._hear_by(function)
         return function
+
+
+class EffectStep(ExternalStep[P, R]):
+    """An effect by any code of the author: a vendor's SDK, gRPC, a queue."""
+
+    parameters = ("saga",)
+    compensation_parameters = ("saga", "result")
+
+    def compensation(self, function: EffectCompensation[P, R]) -> EffectCompensation[P, R]:
+        """Declare the function that undoes this step. Raises DeclarationError.
+
+        Its second parameter is the result, or None when that never became known.
+        """
+        self._compensate_with_result(function)
+        return function
+
+
+class ResultEffectStep(EffectStep[P, R]):
+    """An effect that returns something, which a probe can find."""
+
+    def probe(self, function: EffectFunction[P, R | None]) -> EffectFunction[P, R | None]:
+        """Declare the function that finds the result of an in-doubt effect by `saga.key`.
+
+        It returns the result, or None when the system does not know the key. Raises
+        DeclarationError.
+        """
+        self._probe_by(function)
+        return function
+
+    def webhook(self, function: WebhookFunction[R]) -> WebhookFunction[R]:
+        """Declare the function that reads a webhook of its system, as for a call."""
+        self._hear_by(function)
+        return function
+
+
+class ApprovalStep(DeclaredStep[P, Approval]):
+    """A step that waits for a person. Its function says what that person is shown."""
+
+    parameters = ("saga",)
+    coroutine = False
+
+    def shown(self, saga: Saga[P]) -> bytes | None:
+        """The words for a person, as JSON; None where nobody has to be asked."""
+        value: Any = self.function(saga)
+        if value is None:
+            return None
+        dumped = getattr(value, "model_dump_json", None)  # of a pydantic model
+        body: bytes = msgspec.json.encode(value) if dumped is None else dumped().encode()
+        if len(body) > SHOWN_BYTES_MAX:
+            raise StageError(
+                f"{self.place}: {self.name} shows {len(body)} bytes, and at most"
+                f" {SHOWN_BYTES_MAX}: show what a person needs to decide"
+            )
+        return body
+
+    def _codec(self) -> Codec[Any]:
+        return Codec(Approval | None)
 
 
 def check_function(

@@ -109,6 +109,10 @@ class WatchedParticipant:
                 self._code.left(view.id, step, ended=False)
         return _WatchedConversation(made, view.id, step, self._code, self._raised)
 
+    def shown(self, step: str, view: RunView) -> msgspec.Raw | None:
+        """See ports.stage.Participant."""
+        return self._marked(view.id, step, self._participant.shown, step, view)
+
     def hear(self, request: WebhookRequest) -> Heard | None:
         """See ports.stage.Participant."""
         return self._marked("", WEBHOOK, self._participant.hear, request)

@@ -15,7 +15,7 @@ import msgspec
 
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.source import statements_in, unawaited_in
-from stage.authoring.steps import CallStep, DeclaredStep, TransactionStep
+from stage.authoring.steps import DeclaredStep, ExternalStep, TransactionStep
 from stage.bootstrap.callers import callers_of, check_loopback, open_callers
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import is_there, migration_folders, migration_states
@@ -23,7 +23,8 @@ from stage.bootstrap.listener import listener_tls
 from stage.bootstrap.wiring import bind_configured
 from stage.config import Config
 from stage.core.errors import StageError
-from stage.core.steps import Plan, Step, StepKind
+from stage.core.states import EXTERNAL_KINDS, LOCAL_KINDS
+from stage.core.steps import Plan, Step
 from stage.store.migrate import MigrationState
 from stage.store.postgres.address import POSTGRESQL
 from stage.store.sqlite.preparing import Preparing
@@ -167,9 +168,9 @@ def _check_settings(stage: StageDeclaration[Any, Any], config: Config, findings:
 
 def _check_plan(plan: Plan, findings: _Findings) -> None:
     for step in plan.steps:
-        if step.kind is StepKind.CALL and not step.idempotent and not step.probed:
+        if step.kind in EXTERNAL_KINDS and not step.idempotent and not step.probed:
             text = (
-                f"{step.name} says idempotent=False and has no probe: a call whose answer is lost"
+                f"{step.name} says idempotent=False and has no probe: once its answer is lost, it"
                 f" waits for a person. Write a probe under @{step.name}.probe"
             )
             findings.add(Level.WARNING, About.PLAN, text)
@@ -198,7 +199,7 @@ def _check_source(stage: StageDeclaration[Any, Any], config: Config, findings: _
 
 
 def _functions(step: DeclaredStep[Any, Any]) -> Iterator[Any]:
-    probing = step.probing if isinstance(step, CallStep) else None
+    probing = step.probing if isinstance(step, ExternalStep) else None
     yield from filter(None, (step.function, step.compensating, probing))
 
 
@@ -241,9 +242,9 @@ def _steps(stage: StageDeclaration[Any, Any], plan: Plan) -> Iterator[StepChecke
 
 def _doubt(step: Step, declared: DeclaredStep[Any, Any] | None) -> str:
     """The first thing that is done about a lost answer (rule 5)."""
-    if step.kind is StepKind.TRANSACTION:
+    if step.kind in LOCAL_KINDS:
         return ""
-    if isinstance(declared, CallStep) and declared.probing is not None:
+    if isinstance(declared, ExternalStep) and declared.probing is not None:
         return f"{declared.probing.__name__} looks it up"
     return "it is repeated under its key" if step.idempotent else "a person is asked"
 

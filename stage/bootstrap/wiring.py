@@ -35,6 +35,7 @@ from stage.bootstrap.scheduler import scheduler_of
 from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
 from stage.config import Config
 from stage.core.errors import ConfigurationError
+from stage.core.states import EXTERNAL_KINDS
 from stage.core.steps import Plan, Step, StepKind
 from stage.engine.clock import SteadyClock, begin, wall_of
 from stage.engine.embedded.engine import EmbeddedEngine
@@ -370,7 +371,7 @@ def _adjusted(step: Step, config: Config) -> Step:
         if config.external_timeout_seconds_max is not None:
             timeout = min(timeout, config.external_timeout_seconds_max)
     step = replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
-    if step.kind is StepKind.CALL and step.peer in config.externals:
+    if step.kind in EXTERNAL_KINDS and step.peer in config.externals:
         step = _under(step, connection_of(config.externals[step.peer]).policy)
     return _under(step, config.steps.get(step.name, Policy()))
 
@@ -426,7 +427,8 @@ def _limits_of(connection: Connection) -> PeerLimits:
 
 def _check_externals(plan: Plan, config: Config) -> None:
     wanted = {step.peer for step in plan.steps if step.kind is StepKind.CALL}
-    missing = sorted(wanted - set(config.externals))
+    reached = {name for name, given in config.externals.items() if connection_of(given).url}
+    missing = sorted(wanted - reached)
     if missing:
         options = " ".join(f"--external {name}=URL" for name in missing)
         raise ConfigurationError(

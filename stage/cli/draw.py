@@ -34,6 +34,7 @@ MARKS = {
     "waiting": "…",
     "in_doubt": "?",
     "pending": "…",
+    "awaiting_approval": "…",
     "probing": "?",
     "succeeded": "✓",
     "refused": "✗",

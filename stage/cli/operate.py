@@ -1,8 +1,8 @@
-"""The operator's verbs: `stage retry|settle|resolve|abandon|forget`, and `stage plan`."""
+"""The operator's verbs: `stage retry|approve|reject|settle|resolve|abandon|forget`; `plan`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,7 +12,7 @@ from stage.cli.remote import url_option
 from stage.core.states import Phase, SagaState, Tell
 
 if TYPE_CHECKING:
-    from stage.wire.views import SagaView
+    from stage.wire.views import SagaView, VerbView
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,6 +90,45 @@ def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given:
             click.echo(f"{waiting}: {error}")
     click.echo(f"{count} sagas waited for {peer}, {count - refused} are tried again")
     return NEGATIVE if refused else 0
+
+
+@click.command(short_help="Say yes to a step that awaits approval.")
+@click.argument("saga_id", metavar="ID")
+@click.option("--step", required=True, metavar="NAME", help="The approval that you looked at.")
+@audited
+def approve(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
+    """Approve the step: the saga goes on. `stage approvals` shows what waits."""
+    order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
+    return operate(url, saga_id, "approve", order)
+
+
+@click.command(short_help="Say no to a step that awaits approval: the saga turns back.")
+@click.argument("saga_id", metavar="ID")
+@click.option("--step", required=True, metavar="NAME", help="The approval that you looked at.")
+@audited
+def reject(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
+    """Reject the step: the saga turns back, and all that it did is undone."""
+    order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
+    return operate(url, saga_id, "reject", order)
+
+
+@click.command(short_help="Show what waits for a person's approval.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="So many.")
+@url_option
+def approvals(limit: int, url: str) -> int:
+    """List the sagas that wait for an approval, each with what its author shows for it."""
+    from itertools import islice
+
+    import msgspec
+
+    count = 0
+    for listed, choice in islice(_awaiting_approval(url), limit):
+        count += 1
+        shown = msgspec.json.encode(choice.shown).decode()
+        click.echo(f"{listed.saga_id}  {choice.steps[0]}  since {listed.updated_at}  {shown}")
+    if not count:
+        click.echo("nothing waits for an approval")
+    return 0
 
 
 @click.command(short_help="Say whether an in-doubt step landed.")
@@ -206,26 +245,52 @@ def _next(saga: SagaView) -> str:
     return saga.next_action or "nothing, it is over"
 
 
-def _waiting_for(url: str, peer: str) -> Iterator[str]:
-    """Ids of the sagas in which something waits for that peer."""
+def _awaiting_approval(url: str) -> Iterator[tuple[SagaView, VerbView]]:
+    """The sagas that a person can decide, with the verb and what it shows."""
+    from stage.cli.remote import fetch
+    from stage.cli.sagas import quoted_id
+    from stage.wire.views import SagaView, VerbsView
+
+    for listed in _listed(url, [SagaState.ACTIVE]):
+        if listed.parked or listed.step is None or listed.peer is not None:
+            continue  # an approval is a place without a peer
+        path = f"/sagas/{quoted_id(listed.saga_id)}"
+        saga = fetch(url, path, SagaView)
+        if not any(step.phase == Phase.AWAITING_APPROVAL for step in saga.steps):
+            continue
+        for choice in fetch(url, f"{path}?view=verbs", VerbsView).verbs:
+            if choice.verb == "approve" and choice.steps:
+                yield saga, choice
+
+
+def _listed(url: str, states: Iterable[SagaState]) -> Iterator[SagaView]:
+    """The sagas in those states, page by page."""
     from urllib.parse import urlencode
 
     from stage.cli.remote import fetch
-    from stage.cli.sagas import quoted_id
-    from stage.wire.views import SagaPage, SagaView
+    from stage.wire.views import SagaPage
 
     after = ""
     while True:
-        query = [("limit", str(PAGE)), ("after", after), *(("state", s) for s in UNFINISHED)]
+        query = [("limit", str(PAGE)), ("after", after), *(("state", s) for s in states)]
         page = fetch(url, f"/sagas?{urlencode(query)}", SagaPage)
-        for listed in page.sagas:
-            if listed.parked or listed.next_action_at is not None:
-                saga = fetch(url, f"/sagas/{quoted_id(listed.saga_id)}", SagaView)
-                if _waits_for(saga, peer):
-                    yield listed.saga_id
+        yield from page.sagas
         if page.next is None:
             return
         after = page.next
+
+
+def _waiting_for(url: str, peer: str) -> Iterator[str]:
+    """Ids of the sagas in which something waits for that peer."""
+    from stage.cli.remote import fetch
+    from stage.cli.sagas import quoted_id
+    from stage.wire.views import SagaView
+
+    for listed in _listed(url, UNFINISHED):
+        if listed.parked or listed.next_action_at is not None:
+            saga = fetch(url, f"/sagas/{quoted_id(listed.saga_id)}", SagaView)
+            if _waits_for(saga, peer):
+                yield listed.saga_id
 
 
 def _waits_for(saga: SagaView, peer: str) -> bool:

@@ -24,7 +24,17 @@ from stage.cli.erase import erase
 from stage.cli.export import export
 from stage.cli.failure import FAILED, INTERRUPTED, NEGATIVE, Failure, one_line
 from stage.cli.new import new
-from stage.cli.operate import abandon, forget, plan, resolve, retry, settle
+from stage.cli.operate import (
+    abandon,
+    approvals,
+    approve,
+    forget,
+    plan,
+    reject,
+    resolve,
+    retry,
+    settle,
+)
 from stage.cli.overview import audit, groups, peers
 from stage.cli.pause import pause, pauses, resume
 from stage.cli.reconcile import reconcile
@@ -49,6 +59,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(demo, new, check, dev, serve, db, send, top, sagas, groups, peers, show, trace, plan),
+    *(approvals, approve, reject),
     *(compensate, retry, settle, resolve, abandon, forget, erase, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit, export),
     *(config, keys, openapi, simulate, temporal, asl),

@@ -65,6 +65,12 @@ OPERATOR_KEYS = (
 """The fields of `ports.operator.Operator`, in their order."""
 
 
+URLLESS = {
+    key.name for key in PEER_KEYS if EXTERNALS[0] in key.settings and POLICIES[-1] in key.settings
+} | {"concurrency_max", "rate_per_second", "webhook_secret_file"}
+"""The keys of an external system that only effects reach: it has no URL (decision 0076)."""
+
+
 def keys_of(setting: str) -> dict[str, PeerKey]:
     """The keys that a peer of that setting may have, by name."""
     return {key.name: key for key in (*PEER_KEYS, *OPERATOR_KEYS) if setting in key.settings}
@@ -81,7 +87,8 @@ def peer_of(setting: str, parts: Mapping[str, Any]) -> str | Connection | Operat
             )
         return Operator(**{**parts, "role": Role(parts.get("role", Role.VIEWER))})
     orchestrator = setting == "upstreams" and ("accept_file" in parts or "accept_san" in parts)
-    if URL not in parts and not orchestrator:
+    effect = setting in EXTERNALS and not parts.keys() - URLLESS
+    if URL not in parts and not orchestrator and not effect:
         raise ValueError('has no url: add it, for example url = "http://host:8080"')
     if URL in parts and len(parts) == 1:
         return str(parts[URL])

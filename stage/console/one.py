@@ -11,6 +11,7 @@ from stage.console import draw
 from stage.console.asks import Problem, Reader, saga_path
 from stage.console.forms import Form, read_form, signed
 from stage.core.describe import event_in_words
+from stage.core.states import Phase
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
 from stage.wire.problem import WireError
@@ -19,6 +20,8 @@ from stage.wire.views import JournalView, SagaView, StepView, VerbsView
 
 MEANINGS: Final = {
     "retry": "Try now all of it that is due.",
+    "approve": "Say yes to the step that awaits approval: the saga goes on.",
+    "reject": "Say no to the step that awaits approval: the saga turns back.",
     "settle": "Say whether the effect of a step in doubt has landed.",
     "compensate": "Undo it, as a neighbour would ask for it.",
     "resolve": "Say that a person has undone what still stands.",
@@ -29,13 +32,20 @@ MEANINGS: Final = {
 """The verbs in the order of the harm that they may do."""
 
 
+AWAITING: Final = Phase.AWAITING_APPROVAL.value
+
+
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """A verb, and why it is not allowed now: empty where it is. `steps` are those it may name."""
+    """A verb, and why it is not allowed now: empty where it is. `steps` are those it may name.
+
+    `shown` are the lines that a person is to know before an approval.
+    """
 
     verb: str
     meaning: str
     why_not: str = ""
     steps: list[str] = []
+    shown: list[tuple[str, str]] = []
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,9 +87,11 @@ async def saga(service: Service, request: Request) -> Answer:
                 meaning=MEANINGS[each.verb],
                 why_not=each.why_not or "",
                 steps=each.steps,
+                shown=_lines(each.shown),
             )
             for each in verbs.verbs
         ],
+        asked=next((each.name for each in found.steps if each.phase == AWAITING), ""),
         did=next((verb for verb in MEANINGS if verb in query.get("did", ())), ""),
     )
 
@@ -132,13 +144,25 @@ def _order(reader: Reader, verb: str, form: Form) -> dict[str, Any]:
         name = "" if principal.name else f"operator {form.text('actor')}"
         return {"requested_by": name or UNKNOWN_REQUESTER, "reason": form.text("reason")}
     order = signed(reader, form, dry_run=not form.acts)
-    if verb in ("settle", "resolve", "abandon") and form.text("step"):
+    if verb in ("settle", "resolve", "abandon", "approve", "reject") and form.text("step"):
         order["step"] = form.text("step")
     if verb == "settle" and form.text("landed"):
         order["landed"] = form.text("landed") == "yes"
         if form.text("result"):
             order["result"] = _result(form.text("result"))
     return order
+
+
+def _lines(shown: Any) -> list[tuple[str, str]]:
+    """The words for a person, a line a member."""
+    if shown is None:
+        return []
+    members = shown.items() if isinstance(shown, dict) else [("shown", shown)]
+    return [(str(name), _text(value)) for name, value in members]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _result(text: str) -> Any:

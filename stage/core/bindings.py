@@ -21,7 +21,9 @@ from stage.core.order import waves
 from stage.core.states import StepKind
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, forward_to
 
-_BINDS: Final = (e.StepStarted, e.StepSucceeded, e.StepRefused, e.StepTransient)
+_BINDS: Final = (
+    e.StepStarted, e.StepSucceeded, e.StepRefused, e.StepTransient, e.ApprovalAsked,
+)  # fmt: skip
 """The first events of a step: a transaction is first heard of when it ends."""
 
 MEND = (

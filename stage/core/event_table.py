@@ -166,6 +166,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     ),
     # --- calls that end later ---
     e.StillPending: EventRow(wording="still pending, nothing heard", public=("step",)),
+    e.ApprovalAsked: EventRow(wording="asks for approval", public=("step",)),
     e.WebhookFound: EventRow(wording="landed, by webhook", public=("step",), progress=True),
     e.WebhookRefused: EventRow(
         wording="refused, by webhook", public=("step", "reason"), progress=True
@@ -199,6 +200,8 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.Resolved: _verb("resolve", "step"),
     e.Abandoned: _verb("abandon", "step"),
     e.Forgotten: _verb("forget"),
+    e.Approved: _verb("approve", "step"),
+    e.Rejected: _verb("reject", "step"),
 }  # fmt: skip
 """The row of every event; tests hold that none is missing."""
 

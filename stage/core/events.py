@@ -239,9 +239,20 @@ class ProbeFailed(_Event, frozen=True, kw_only=True, tag="probe_failed"):
 
 
 class StillPending(_Event, frozen=True, kw_only=True, tag="still_pending"):
-    """Nothing was heard of a pending call that has no probe; the wait goes on, or is over."""
+    """Nothing was heard of a pending call without a probe, or of an approval that was asked for.
+
+    The wait goes on, or is over.
+    """
 
     step: str
+
+
+class ApprovalAsked(_Event, frozen=True, kw_only=True, tag="approval_asked"):
+    """A person is asked for a yes or a no; `shown` has the author's words for it."""
+
+    step: str
+    shown: msgspec.Raw = msgspec.Raw(b"null")
+    bound: Binding | None = None
 
 
 class WebhookFound(_Event, frozen=True, kw_only=True, tag="webhook_found"):
@@ -404,7 +415,19 @@ class Forgotten(_Verb, frozen=True, kw_only=True, tag="forgotten"):
     """A person gave the saga up: its effects stay, nothing more is done, a tombstone remains."""
 
 
-Verb = Retried | Settled | Resolved | Abandoned | Forgotten
+class Approved(_Verb, frozen=True, kw_only=True, tag="approved"):
+    """A person said yes to an approval, after having seen what its author shows for it."""
+
+    step: str
+
+
+class Rejected(_Verb, frozen=True, kw_only=True, tag="rejected"):
+    """A person said no to an approval: the saga turns back."""
+
+    step: str
+
+
+Verb = Retried | Settled | Resolved | Abandoned | Forgotten | Approved | Rejected
 """The acts that an operator can do."""
 
 Webhook = WebhookFound | WebhookRefused
@@ -423,11 +446,11 @@ Event = (
     | StepStarted | RequestPrepared | ProbeStarted | CompensationStarted | TellStarted
     | StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
     | ProbeFound | ProbeNotThere | ProbePending | ProbeRefused | ProbeFailed
-    | StillPending | WebhookFound | WebhookRefused
+    | StillPending | ApprovalAsked | WebhookFound | WebhookRefused
     | CompensationSucceeded | CompensationDelayed | CompensationRefused
     | TellDelivered | TellDelayed | TellRefused
     | TurnedBack | Completed | Compensated | FailedToCompensate | Parked
-    | Retried | Settled | Resolved | Abandoned | Forgotten
+    | Retried | Settled | Resolved | Abandoned | Forgotten | Approved | Rejected
 )  # fmt: skip
 
 _NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in get_args(Event)}

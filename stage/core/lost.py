@@ -16,8 +16,8 @@ from stage.core import events as e
 from stage.core.bindings import binding_of
 from stage.core.requester import Requester
 from stage.core.saga import Saga
-from stage.core.states import ParkCause, Phase, SagaState
-from stage.core.steps import Plan, StepKind
+from stage.core.states import LOCAL_KINDS, ParkCause, Phase, SagaState
+from stage.core.steps import Plan
 
 LOST = "lost with an older database: nobody knows whether it happened"
 OPERATOR = "operator"
@@ -117,7 +117,7 @@ def _doubts(plan: Plan, saga: Saga, at: float) -> list[e.Event]:
     for step in plan.steps:
         known = saga.steps.get(step.name)
         unknown = known is None or known.phase is Phase.WAITING
-        if unknown and step.kind is not StepKind.TRANSACTION:
+        if unknown and step.kind not in LOCAL_KINDS:
             attempt = 1 if known is None else known.attempts + 1
             bound = binding_of(step) if known is None else None
             doubts.append(e.StepStarted(at=at, step=step.name, attempt=attempt, bound=bound))

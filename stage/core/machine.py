@@ -14,6 +14,7 @@ One step (phases; every attempt that may have left the process can end in doubt)
        ├───────► pending  ◄─► probing    found: succeeded; refused; too long: in doubt
        │         (a webhook ends every phase of these but `succeeded` and `refused`)
        └───────► (waiting | in_doubt)
+    an approval: awaiting_approval ──► succeeded | refused (by a person, or by its time-out)
     a forward that may not be sent again is looked for in the same way; one "not there" ends it
     succeeded or ever in doubt ──► compensating ◄─► compensation_waiting
                                         └──► compensated | compensation_failed
@@ -52,7 +53,16 @@ from stage.core.questions import (
 )
 from stage.core.retry import DEFECT, NEIGHBOUR_COMPENSATION, PENDING, PENDING_CALL, RetryPolicy
 from stage.core.saga import Saga, StepState
-from stage.core.states import ENDED, IN_FLIGHT, ParkCause, Phase, SagaState, Tell
+from stage.core.states import (
+    ENDED,
+    EXTERNAL_KINDS,
+    IN_FLIGHT,
+    LOCAL_KINDS,
+    ParkCause,
+    Phase,
+    SagaState,
+    Tell,
+)
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 RECOVERIES_MAX = 10
@@ -68,8 +78,11 @@ Long enough to mend a route or a login; then a person has to look (protocol 3.4)
 """
 
 
-_Awaited = e.StepPending | e.ProbePending | e.ProbeNotThere | e.ProbeFailed
-"""The events after which a pending call may go on being waited for."""
+_Awaited = (
+    e.StepPending | e.ProbePending | e.ProbeNotThere | e.ProbeFailed
+    | e.ApprovalAsked | e.StillPending
+)  # fmt: skip
+"""The events after which a pending call, or an approval, may go on being waited for."""
 
 
 class Impossible(Exception):
@@ -141,6 +154,10 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
             return _refused_there(saga, event)
         case e.WebhookFound() | e.WebhookRefused():
             return _hear(saga, event)
+        case e.ApprovalAsked():
+            return _ask_approval(saga, plan, event)
+        case e.StillPending() if plan.step(event.step).kind is StepKind.APPROVAL:
+            return _await_approval(plan, saga, _step(saga, event.step), event)
         case e.StillPending():
             silent = e.ProbeFailed(at=event.at, step=event.step, reason="nothing was heard of it")
             return _probe_again(plan, saga, silent)
@@ -175,6 +192,8 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         case e.Parked():
             return _park(saga, event)
         case e.Retried() | e.Settled() | e.Resolved() | e.Abandoned() | e.Forgotten():
+            return verbs.evolve_verb(plan, saga, event)
+        case e.Approved() | e.Rejected():
             return verbs.evolve_verb(plan, saga, event)
         case _:
             assert_never(event)
@@ -419,7 +438,7 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     # Rule 28: an outage costs time. A transaction has none: its attempts are those of its author.
     # A defect without a deadline has them too: nothing else would end it.
     endless = event.defect and saga.deadline is None
-    free = rules.kind is not StepKind.TRANSACTION and not event.may_stand and not endless
+    free = rules.kind not in LOCAL_KINDS and not event.may_stand and not endless
     waiting = replace(
         step,
         phase=Phase.WAITING,
@@ -495,7 +514,7 @@ def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
 
 
 def _pend(plan: Plan, saga: Saga, event: e.StepPending | e.ProbePending) -> Saga:
-    if plan.step(event.step).kind is StepKind.CALL:
+    if plan.step(event.step).kind in EXTERNAL_KINDS:
         return _pend_call(plan, saga, event)
     assert isinstance(event, e.StepPending)  # a forward has no such probe
     step = _step(saga, event.step)
@@ -527,15 +546,47 @@ def _pend_call(plan: Plan, saga: Saga, event: e.StepPending | e.ProbePending) ->
     if not _still_pending(plan, pending, event):
         late = e.ProbeFailed(at=event.at, step=event.step, reason=f"still pending: {event.reason}")
         return _probe_again(plan, pending, late)
-    left = None if saga.deadline is None else saga.deadline - event.at
-    paused = replace(
-        pending,
+    return _ask_later(_paused(pending, event.at), replace(step, not_there=0), event)
+
+
+def _paused(saga: Saga, at: float) -> Saga:
+    """Callers are answered 202, and the deadline stands still."""
+    left = None if saga.deadline is None else saga.deadline - at
+    return replace(
+        saga,
         pending=True,
         deferred=True,
         deadline=None,
         budget_left=saga.budget_left if saga.pending else left,
     )
-    return _ask_later(paused, replace(step, not_there=0), event)
+
+
+def _ask_approval(saga: Saga, plan: Plan, event: e.ApprovalAsked) -> Saga:
+    """A person is asked: nothing is in flight, and nothing stands (decision 0075)."""
+    before = _known(saga, event.step)
+    asked = replace(
+        before,
+        attempts=before.attempts + _uncounted(plan, event.step),
+        since=age_at(saga, event.at) if before.since is None else before.since,
+        pending_since=age_at(saga, event.at),
+        shown=event.shown,
+    )
+    return _await_approval(plan, _paused(saga, event.at), asked, event)
+
+
+def _await_approval(
+    plan: Plan, saga: Saga, step: StepState, event: e.ApprovalAsked | e.StillPending
+) -> Saga:
+    """The pauses grow as those of a pending call; silence is never a yes."""
+    wait = plan.step(event.step).pending_seconds_max
+    left = wait - lasted(saga, step.pending_since, event.at)
+    if left <= 0:
+        late = verbs.refused_approval(step, "the approval was not given in time")
+        return _put(saga, event.step, late)
+    pendings = step.pendings + 1
+    later = min(left, _wait(saga, event, pendings, PENDING_CALL, None))
+    awaited = replace(step, phase=Phase.AWAITING_APPROVAL, pendings=pendings, due=event.at + later)
+    return _put(saga, event.step, awaited)
 
 
 def _still_pending(plan: Plan, saga: Saga, event: _Awaited) -> bool:
@@ -601,7 +652,7 @@ def heard_before(plan: Plan, saga: Saga, event: e.Webhook) -> bool:
     An API repeats a webhook until it is acknowledged, and beyond; the journal does not grow by it.
     """
     rules = plan.by_name.get(event.step)
-    if rules is None or rules.kind is not StepKind.CALL:
+    if rules is None or rules.kind not in EXTERNAL_KINDS:
         return True
     after = _hear(saga, event)
     known = saga.heard.get(event.step)
@@ -637,11 +688,19 @@ def _unparked(saga: Saga) -> Saga:
 
 
 def _doubting_what_pends(steps: dict[str, StepState], at: float) -> dict[str, StepState]:
-    """On the way back a pending call is looked for as one in doubt is, and then undone."""
-    return {
-        name: replace(step, phase=Phase.IN_DOUBT, due=at) if step.phase is Phase.PENDING else step
-        for name, step in steps.items()
-    }
+    """On the way back a pending call is looked for as one in doubt is, and then undone.
+
+    Nobody is asked for an approval any more.
+    """
+    return {name: _not_waited_for(step, at) for name, step in steps.items()}
+
+
+def _not_waited_for(step: StepState, at: float) -> StepState:
+    if step.phase is Phase.PENDING:
+        return replace(step, phase=Phase.IN_DOUBT, due=at)
+    if step.phase is Phase.AWAITING_APPROVAL:
+        return verbs.refused_approval(step, "the saga turned back before it was approved")
+    return step
 
 
 def _no_longer_pending(saga: Saga, at: float) -> Saga:
@@ -796,8 +855,8 @@ def _wait(
 
 
 def _uncounted(plan: Plan, name: str) -> int:
-    """A transaction's start is not journaled apart: its attempt counts when it ends."""
-    return 1 if plan.by_name[name].kind is StepKind.TRANSACTION else 0
+    """A local step's start is not journaled apart: its attempt counts when it ends."""
+    return 1 if plan.by_name[name].kind in LOCAL_KINDS else 0
 
 
 def _known(saga: Saga, name: str) -> StepState:
@@ -904,7 +963,7 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
         return Rest()
     if known.phase is Phase.REFUSED:
         return _give_up(plan, saga, step, known.error, now)
-    if known.phase is Phase.PENDING and not step.probed:
+    if known.phase is Phase.AWAITING_APPROVAL or (known.phase is Phase.PENDING and not step.probed):
         if not is_due(known.due, now):
             return Rest(until=known.due)
         return Record(event=e.StillPending(at=now, step=step.name))
@@ -941,10 +1000,10 @@ def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> 
         return True
     if known.doubted and key_forgotten(step, known.started_at, lasted(saga, known.since, now), now):
         return True
-    if past_pivot(plan, saga) and step.kind is not StepKind.TRANSACTION:
+    if past_pivot(plan, saga) and step.kind not in LOCAL_KINDS:
         return False
     attempts = known.attempts - known.forgiven
-    asked = 0 if step.kind is StepKind.CALL else known.pendings
+    asked = known.pendings if step.kind is StepKind.FORWARD else 0
     return step.execution.exhausted(attempts) or PENDING.exhausted(asked)
 
 

@@ -15,20 +15,24 @@ from stage.core.steps import Plan
 TELL_STEP = "tell_upstream"
 """In place of a step: the message of a late failure."""
 
-PEER_KINDS = {StepKind.CALL: "externals", StepKind.FORWARD: "downstreams"}
+PEER_KINDS = {
+    StepKind.CALL: "externals",
+    StepKind.EFFECT: "externals",
+    StepKind.FORWARD: "downstreams",
+}
 """The kind of the peer of a step, as the settings of peers name it."""
 UPSTREAMS = "upstreams"
 
 _WAITING = frozenset(
-    {Phase.WAITING, Phase.IN_DOUBT, Phase.PROBING, Phase.COMPENSATION_WAITING,
-     Phase.COMPENSATION_FAILED}
+    {Phase.WAITING, Phase.IN_DOUBT, Phase.PROBING, Phase.AWAITING_APPROVAL,
+     Phase.COMPENSATION_WAITING, Phase.COMPENSATION_FAILED}
 )  # fmt: skip
 
 
 class Place(NamedTuple):
     """A step and its peer, the latter by kind and name: `externals.psp`. Empty: it waits nowhere.
 
-    A transaction has no peer.
+    A transaction has no peer, nor has an approval.
     """
 
     step: str = ""

@@ -133,8 +133,8 @@ def must_be_settled(step: Step, known: StepState) -> bool:
 
 
 def pends(step: StepState) -> bool:
-    """True while the step waits for its API to end what it has taken on, probes included."""
-    return step.phase is Phase.PENDING or (
+    """True while the step waits for the word of others: its API, probes included, or a person."""
+    return step.phase in (Phase.PENDING, Phase.AWAITING_APPROVAL) or (
         step.phase is Phase.PROBING and step.pending_since is not None
     )
 

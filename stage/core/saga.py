@@ -74,6 +74,8 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     requests: tuple[Request, ...] = ()
     compensation_requests: tuple[Request, ...] = ()
     stands: tuple[str, ...] = ()
+    shown: Raw | None = None
+    """The words for the person whose approval the step awaits."""
 
     @property
     def may_stand(self) -> bool:

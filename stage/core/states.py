@@ -58,11 +58,21 @@ PARKED_IN_DOUBT = frozenset({ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT, ParkC
 
 
 class StepKind(StrEnum):
-    """The kind of work of a step; only calls and forwards leave the process."""
+    """The kind of work of a step; calls, effects and forwards leave the process."""
 
     TRANSACTION = "transaction"
     CALL = "call"
+    EFFECT = "effect"
+    """Any code of the author that acts outside: its requests are not in the journal."""
+    APPROVAL = "approval"
+    """Waits for a person's yes or no."""
     FORWARD = "forward"
+
+
+EXTERNAL_KINDS = frozenset({StepKind.CALL, StepKind.EFFECT})
+"""The kinds whose peer is an external system: it may be probed, and may tell of an end later."""
+LOCAL_KINDS = frozenset({StepKind.TRANSACTION, StepKind.APPROVAL})
+"""The kinds that leave nothing outside of the database; their start is not journaled apart."""
 
 
 class Phase(StrEnum):
@@ -76,6 +86,8 @@ class Phase(StrEnum):
     """Nobody knows whether the last attempt happened."""
     PENDING = "pending"
     """The external API has taken the call on, and how it ends becomes known later."""
+    AWAITING_APPROVAL = "awaiting_approval"
+    """A person was asked for a yes or a no."""
     PROBING = "probing"
     """A probe is in flight."""
     SUCCEEDED = "succeeded"

@@ -21,14 +21,15 @@ VERSION_MAX = 2**31 - 1
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One step as the machine sees it: a name and its rules, no functions.
 
-    `peer` is the external API of a call or the downstream stage of a forward.
+    `peer` is the external API of a call, the system of an effect, or the downstream stage of a
+    forward.
     `idempotent=False` says that the API ignores idempotency keys: the call is never repeated
     while in doubt. An attempt that ends with a code of `never_retry` is the last one. A request
     whose effect may stand is not repeated once `key_lifetime_seconds` have passed since its first
     attempt: the API has forgotten the key. `probe_after_undo` has the probe asked after an undo
     without a result, whether anything stands. A pending call is waited for so long as
-    `pending_seconds_max`; after that it is in doubt. `hooked` says that its API may tell
-    by a webhook how it ended.
+    `pending_seconds_max`; after that it is in doubt. So is an approval, which is refused after
+    that. `hooked` says that its API may tell by a webhook how it ended.
     """
 
     name: str
@@ -148,6 +149,11 @@ def _check_pivot(stage: str, steps: tuple[Step, ...], pivot: int) -> None:
             " give the pivot a place of its own"
         )
     for step in steps[pivot + 1 :]:
+        if step.kind is StepKind.APPROVAL:
+            raise DeclarationError(
+                f"step {step.name!r} of stage {stage!r} is an approval and comes after the pivot"
+                f" {name!r}, where nobody can say no any more: move it before the pivot"
+            )
         if step.compensatable and step.kind is not StepKind.FORWARD:
             raise DeclarationError(
                 f"step {step.name!r} of stage {stage!r} has a compensation but comes after the"

@@ -8,6 +8,8 @@
 | resolve | the step could not be undone, or its undo waits  | it counts as undone           |
 | abandon | it is parked, or an undo waits                   | it ends with what stands      |
 | forget  | it is parked or has ended                        | nothing more is ever done     |
+| approve | the step awaits approval                         | the saga goes on              |
+| reject  | the step awaits approval                         | the saga turns back           |
 
 No verb acts while an attempt is in flight: its outcome would contradict the person. A saga that
 fits no version declared here (rule 32) cannot be retried, and everything of it may be resolved or
@@ -18,14 +20,15 @@ from __future__ import annotations
 
 from typing import assert_never
 
+import msgspec
 from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.age import age_at
 from stage.core.questions import PROBES_NOT_THERE_MIN, past_pivot
 from stage.core.saga import Saga, StepState
-from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
-from stage.core.steps import Plan, StepKind
+from stage.core.states import EXTERNAL_KINDS, IN_FLIGHT, Phase, SagaState, Tell
+from stage.core.steps import Plan
 
 WAITING = frozenset({Phase.WAITING, Phase.IN_DOUBT, Phase.PENDING, Phase.COMPENSATION_WAITING})
 
@@ -53,6 +56,8 @@ def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
             if saga.parked or saga.ended:
                 return None
             return "it is still being worked on: compensate it, or wait until it is parked"
+        case e.Approved() | e.Rejected():
+            return _refuse_decision(plan, saga, verb)
         case _:
             assert_never(verb)
 
@@ -79,7 +84,7 @@ def _refuse_retry(plan: Plan, saga: Saga, verb: e.Retried) -> str | None:
 
 def _can_be_made_anew(plan: Plan, name: str, step: StepState) -> bool:
     waits = step.phase in (Phase.COMPENSATION_WAITING, Phase.COMPENSATION_FAILED)
-    return waits and plan.step(name).kind is StepKind.CALL
+    return waits and plan.step(name).kind in EXTERNAL_KINDS
 
 
 def _can_retry(saga: Saga) -> bool:
@@ -144,6 +149,23 @@ def _refuse_abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> str | None:
     return None
 
 
+def _refuse_decision(plan: Plan, saga: Saga, verb: e.Approved | e.Rejected) -> str | None:
+    """A decision counts once, for the step that it names, and while the saga waits for it."""
+    if saga.state is not SagaState.ACTIVE:
+        return f"the saga is {saga.state.value.replace('_', ' ')}: no approval is asked for"
+    if plan.misfit or saga.parked:
+        return f"it is parked, and decided when it goes on: {plan.misfit or saga.parked}"
+    waiting = [n for n, step in saga.steps.items() if step.phase is Phase.AWAITING_APPROVAL]
+    if verb.step in waiting:
+        return None
+    known = saga.steps.get(verb.step)
+    if known is not None and known.phase is Phase.SUCCEEDED:
+        return f"step {verb.step!r} has been decided, or has run: nothing of it waits"
+    return (
+        f"step {verb.step!r} does not await approval; those that do: {', '.join(waiting) or 'none'}"
+    )
+
+
 def _failed(saga: Saga) -> list[str]:
     return [n for n, step in saga.steps.items() if step.phase is Phase.COMPENSATION_FAILED]
 
@@ -161,8 +183,45 @@ def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
             return _abandon(plan, saga, verb)
         case e.Forgotten():
             return replace(saga, forgotten=True, parked="", parked_cause=None, tell=Tell.NO)
+        case e.Approved():
+            return _approve(saga, verb)
+        case e.Rejected():
+            said = "the approval was rejected"
+            return _put(saga, verb.step, refused_approval(saga.steps[verb.step], said))
         case _:
             assert_never(verb)
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """The yes of a person: the result of a step that asked for it. `at` is in UTC seconds."""
+
+    by: str
+    reason: str
+    at: float
+
+
+def _approve(saga: Saga, verb: e.Approved) -> Saga:
+    approval = Approval(by=verb.actor, reason=verb.why, at=verb.at)
+    approved = replace(
+        saga.steps[verb.step],
+        phase=Phase.SUCCEEDED,
+        result=msgspec.Raw(msgspec.json.encode(approval)),
+        error="",
+        shown=None,
+    )
+    return _put(saga, verb.step, approved)
+
+
+def refused_approval(step: StepState, said: str) -> StepState:
+    """The step without the yes that it asked for; nothing of it stands.
+
+    Neighbours may read `said`. The name and the reason of a person are in the journal alone.
+    """
+    return replace(step, phase=Phase.REFUSED, error=said, said=said, shown=None)
+
+
+def _put(saga: Saga, name: str, step: StepState) -> Saga:
+    return replace(saga, steps={**saga.steps, name: step})
 
 
 def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:

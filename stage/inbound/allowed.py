@@ -20,6 +20,8 @@ from stage.wire.views import VerbsView, VerbView
 
 WHO: Final = {
     "retry": Who.OPERATOR,
+    "approve": Who.OPERATOR,
+    "reject": Who.OPERATOR,
     "settle": Who.ADMIN,
     "compensate": Who.OPERATOR,
     "resolve": Who.ADMIN,
@@ -33,6 +35,10 @@ DOUBTFUL: Final = frozenset({Phase.IN_DOUBT, Phase.PENDING, Phase.WAITING, Phase
 RESOLVABLE: Final = frozenset({Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING})
 """Phases of a step whose undo a person may have done."""
 COMPENSABLE: Final = frozenset({SagaState.ACTIVE, SagaState.COMPLETED, SagaState.COMPENSATING})
+DECISIONS: Final[dict[str, type[e.Approved | e.Rejected]]] = {
+    "approve": e.Approved,
+    "reject": e.Rejected,
+}
 NOBODY: Final = "preview"
 
 
@@ -49,6 +55,8 @@ async def _verb(service: Service, request: Request, snapshot: Snapshot, name: st
         return VerbView(verb=name, why_not=error.detail)
     if left_to_another(snapshot):
         return VerbView(verb=name, why_not=LEFT)
+    if name in DECISIONS:
+        return await _decision(service, snapshot, name)
     if name == "settle":
         return await _settle(service, snapshot)
     if name == "compensate":
@@ -77,6 +85,23 @@ async def _settle(service: Service, snapshot: Snapshot) -> VerbView:
             else:
                 why_not = refused
     return VerbView(verb="settle", why_not=None if steps else why_not, steps=steps)
+
+
+async def _decision(service: Service, snapshot: Snapshot, name: str) -> VerbView:
+    """At most one step of a saga awaits approval: it runs beside no other."""
+    for step, known in snapshot.saga.steps.items():
+        if known.phase is Phase.AWAITING_APPROVAL:
+            at = service.clock.now()
+            verb = DECISIONS[name](at=at, actor=NOBODY, why=NOBODY, step=step)
+            refused = await _dry(service, snapshot, verb)
+            shown = None if known.shown is None else msgspec.json.decode(known.shown)
+            return VerbView(
+                verb=name,
+                why_not=refused,
+                steps=[step] if refused is None else [],
+                shown=shown if refused is None else None,
+            )
+    return VerbView(verb=name, why_not="no step of it awaits approval")
 
 
 def _why_not_compensated(snapshot: Snapshot) -> str | None:

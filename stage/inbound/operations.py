@@ -270,6 +270,10 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         anyone=True,
     ),
     ("POST", "/sagas/{saga_id}/retry"): _verb("retry", "Try what is parked again"),
+    ("POST", "/sagas/{saga_id}/approve"): _verb("approve", "Say yes to a step that awaits it"),
+    ("POST", "/sagas/{saga_id}/reject"): _verb(
+        "reject", "Say no to a step that awaits approval: the saga turns back"
+    ),
     ("POST", "/sagas/{saga_id}/settle"): _verb(
         "settle", "Say whether the effect of a step in doubt has landed"
     ),

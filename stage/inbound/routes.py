@@ -27,7 +27,7 @@ from stage.inbound.sweeps import (
     resume_sweep,
     stop_sweep,
 )
-from stage.inbound.verbs import abandon, erase, forget, resolve, retry, settle
+from stage.inbound.verbs import abandon, approve, erase, forget, reject, resolve, retry, settle
 from stage.inbound.webhooks import webhook
 
 Endpoint = Callable[[Service, Request], Awaitable[Answer]]
@@ -83,6 +83,8 @@ ROUTES = (
         *("POST", "/webhooks/{external}", webhook, "webhook", _ANYONE), protocol=True, json=False
     ),
     Route("POST", "/sagas/{saga_id}/retry", retry, "retry", _OPERATORS),
+    Route("POST", "/sagas/{saga_id}/approve", approve, "approve", _OPERATORS),
+    Route("POST", "/sagas/{saga_id}/reject", reject, "reject", _OPERATORS),
     Route("POST", "/sagas/{saga_id}/settle", settle, "settle", _ADMINS),
     Route("POST", "/sagas/{saga_id}/resolve", resolve, "resolve", _ADMINS),
     Route("POST", "/sagas/{saga_id}/abandon", abandon, "abandon", _ADMINS),

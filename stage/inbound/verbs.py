@@ -1,4 +1,4 @@
-"""The operator's verbs: retry, settle, resolve, abandon, forget, erase; with actor and reason."""
+"""The operator's verbs: retry, approve, settle and others, each with actor and reason."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ STEP_CHARS_MAX = 256
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a verb. `step`, `landed` and `result` belong to settle, `step` to resolve
-    and abandon too.
+    """The body of a verb. `step`, `landed` and `result` belong to settle, `step` to resolve,
+    abandon, approve and reject too.
 
     `anew` and `new_key` belong to retry, and `step` to a retry anew. `actor` counts only where
     callers have no names: otherwise it is the principal.
@@ -94,9 +94,40 @@ def _forget(order: Order, at: float) -> e.Verb:
     return e.Forgotten(at=at, actor=order.actor, why=order.reason)
 
 
+def _approve(order: Order, at: float) -> e.Verb:
+    _check_named(order, "approve")
+    return e.Approved(at=at, actor=order.actor, why=order.reason, step=order.step)
+
+
+def _reject(order: Order, at: float) -> e.Verb:
+    _check_named(order, "reject")
+    return e.Rejected(at=at, actor=order.actor, why=order.reason, step=order.step)
+
+
+def _check_named(order: Order, verb: str) -> None:
+    """Refuse a decision that names no step: by the time it arrives another one may wait."""
+    if not order.step:
+        raise WireError(
+            422,
+            "Order incomplete",
+            f"{verb} needs `step`: the approval that was looked at",
+            hint='for example {"step": "risk", "reason": "..."}; GET the saga with ?view=verbs',
+        )
+
+
 async def retry(service: Service, request: Request) -> Answer:
     """Try what is parked again."""
     return await _operate(service, request, _retry)
+
+
+async def approve(service: Service, request: Request) -> Answer:
+    """Say yes to a step that awaits approval."""
+    return await _operate(service, request, _approve)
+
+
+async def reject(service: Service, request: Request) -> Answer:
+    """Say no to a step that awaits approval."""
+    return await _operate(service, request, _reject)
 
 
 async def settle(service: Service, request: Request) -> Answer:

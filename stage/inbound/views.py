@@ -13,8 +13,8 @@ from stage.core.forecast import ForecastLine, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.pause import Way
 from stage.core.questions import standing_apart, standing_in, standing_of_saga
-from stage.core.states import ParkCause, SagaState, Tell
-from stage.core.steps import Plan, Step, StepKind
+from stage.core.states import EXTERNAL_KINDS, ParkCause, SagaState, Tell
+from stage.core.steps import Plan, Step
 from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
@@ -110,7 +110,7 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
 
 def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:
     """The key under which the API of the step knows its effect."""
-    if step.kind is not StepKind.CALL:
+    if step.kind not in EXTERNAL_KINDS:
         return None
     known = snapshot.saga.steps.get(step.name)
     if known is not None and known.key:

@@ -12,7 +12,7 @@ from typing import Final
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import heard_before
 from stage.core.saga import Saga
-from stage.core.steps import StepKind
+from stage.core.states import EXTERNAL_KINDS
 from stage.inbound.read import read_any, too_large
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
@@ -136,7 +136,7 @@ async def _known_by(service: Service, saga_id: str, heard: Heard) -> Snapshot | 
         # Whether its call waits for this word is not known here: the API has to say it again.
         raise LeftToNewer(f"the journal of saga {saga.id} is of another release: it hears there")
     rules, known = plan.by_name.get(heard.event.step), saga.steps.get(heard.event.step)
-    if rules is None or known is None or rules.kind is not StepKind.CALL:
+    if rules is None or known is None or rules.kind not in EXTERNAL_KINDS:
         return None
     key = known.key or idempotency_key(saga.id, plan.stage, rules.name, Direction.EXECUTE)
     return snapshot if heard.number is not None or _without_ordinal(heard.key) == key else None

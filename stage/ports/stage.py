@@ -188,7 +188,17 @@ class Participant(Protocol):
         ...
 
     def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
-        """A conversation for a call, its probe or its compensation."""
+        """A conversation for a call or an effect, its probe or its compensation.
+
+        That of an effect does nothing before `proceed`.
+        """
+        ...
+
+    def shown(self, step: str, view: RunView) -> msgspec.Raw | None:
+        """The words for the person who is asked for that approval, as JSON; None where none is.
+
+        Raises what the author's function raises; `explain` says what it means.
+        """
         ...
 
     def hear(self, request: WebhookRequest) -> Heard | None:

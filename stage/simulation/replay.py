@@ -150,6 +150,10 @@ class _Script:
             raise Unusual
         return _Conversation(self.started(step).request)
 
+    def shown(self, step: str, view: RunView) -> msgspec.Raw | None:
+        """An approval is not the lane's."""
+        raise Unusual
+
     def hear(self, request: WebhookRequest) -> Heard | None:
         """Nobody says anything."""
         return None

@@ -7,7 +7,8 @@ are the real ones; external APIs are fakes that keep their effects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any, Final
 
@@ -19,13 +20,18 @@ from stage.core.commands import AttemptKind
 from stage.core.events import Request
 from stage.core.ids import Direction, compensation_key, idempotency_key
 from stage.core.order import backward
+from stage.core.states import EXTERNAL_KINDS
 from stage.core.steps import Step, StepKind
+from stage.core.verbs import Approval
 from stage.ports.stage import Answer, Failed, Finished, Foreign, RunView, Send, Turn
 from stage.ports.store import Row, Unit
 from stage.store.memory import MemoryStore
 from stage.testing.fakes import SAGA_ID, reply
 
 TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+
+
+_YES: Final = msgspec.Raw(msgspec.json.encode(Approval(by="a person", reason="a trial", at=0.0)))
 
 
 class FakeApi:
@@ -78,20 +84,22 @@ async def assert_compensates(
     *,
     apis: Mapping[str, type[FakeApi]] | None = None,
     stands: str = "",
+    elsewhere: Callable[[], object] | None = None,
 ) -> None:
     """Nothing of a saga with that data is left, wherever it fails before the pivot.
 
     `stands` is a query for what stands in the stage's tables; without it every table has to be as
-    it was. `apis` are fakes of the external APIs by the names in `to=`. Raises AssertionError that
-    names the steps that ran, and what is left.
+    it was. `apis` are fakes of the external APIs by the names in `to=`. `elsewhere`
+    returns what stands at the systems of effects, such as the objects of a fake. Approvals are
+    given. Raises AssertionError that names the steps that ran, and what is left.
     """
     participant = stage.bind()
     plan = participant.plan
     before_pivot = plan.steps if plan.pivot is None else plan.steps[: plan.pivot]
     for count in range(1, len(before_pivot) + 1):
         steps = before_pivot[:count]
-        for lost in (False, True) if steps[-1].kind is StepKind.CALL else (False,):
-            trial = _Trial(stage, participant, data, apis or {}, stands)
+        for lost in (False, True) if steps[-1].kind in EXTERNAL_KINDS else (False,):
+            trial = _Trial(stage, participant, data, apis or {}, stands, elsewhere)
             await trial.compensates(steps, lost=lost)
 
 
@@ -105,12 +113,14 @@ class _Trial:
         data: Mapping[str, Any],
         apis: Mapping[str, type[FakeApi]],
         stands: str,
+        elsewhere: Callable[[], object] | None,
     ) -> None:
         folders = () if stage.migrations is None else (stage.migrations,)
         self._store = MemoryStore(migrations=folders)
         self._participant = participant
         self._data = data
         self._stands = stands
+        self._elsewhere = elsewhere
         self._results: dict[str, msgspec.Raw] = {}
         peers = {step.peer for step in participant.plan.steps if step.kind is StepKind.CALL}
         self._apis = {peer: apis.get(peer, FakeApi)() for peer in peers}
@@ -145,6 +155,9 @@ class _Trial:
                 return await unit.attempt(partial(run, unit.tx, kind, step.name, view))
 
             result = await self._store.transact(work)
+        elif step.kind is StepKind.APPROVAL:
+            shown = self._participant.shown(step.name, self._view(kind, step))
+            result = _YES if shown is not None else msgspec.Raw(b"null")
         else:
             result = await self._converse(kind, step)
         if kind is AttemptKind.EXECUTE:
@@ -197,4 +210,6 @@ class _Trial:
             }
 
         world: dict[str, Any] = dict(await self._store.transact(rows))
+        if self._elsewhere is not None:
+            world["elsewhere"] = deepcopy(self._elsewhere())
         return world | {f"API {name}": dict(api.effects) for name, api in self._apis.items()}

@@ -70,11 +70,15 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerbView(msgspec.Struct, frozen=True, kw_only=True):
-    """A verb, and why it is not allowed now: None where it is. `steps` are those it may name."""
+    """A verb, and why it is not allowed now: None where it is. `steps` are those it may name.
+
+    `shown` is what the author of the stage shows a person for an approval.
+    """
 
     verb: str
     why_not: str | None = None
     steps: list[str] = []
+    shown: Any = None
 
 
 class VerbsView(msgspec.Struct, frozen=True, kw_only=True):

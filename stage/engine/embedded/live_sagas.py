@@ -16,8 +16,8 @@ from stage.core.questions import pends
 from stage.core.raised import raised
 from stage.core.saga import Saga, StepState
 from stage.core.shares import Shares
-from stage.core.states import ENDED, PARKED_IN_DOUBT, ParkCause, Phase
-from stage.core.steps import Plan, StepKind
+from stage.core.states import ENDED, EXTERNAL_KINDS, PARKED_IN_DOUBT, ParkCause, Phase
+from stage.core.steps import Plan
 from stage.engine.embedded.inline import HandedOver, await_inline, is_alone
 from stage.engine.embedded.limits import (
     DEFER_SECONDS_MAX,
@@ -153,7 +153,7 @@ class LiveSagas:
     def _in_doubt(self, saga: Saga, name: str, step: StepState) -> bool:
         """In doubt, being probed, or a call that is repeated because it was in doubt."""
         repeated = step.phase is Phase.STARTED and step.doubted
-        if repeated and saga.under(self._plan).step(name).kind is StepKind.CALL:
+        if repeated and saga.under(self._plan).step(name).kind in EXTERNAL_KINDS:
             return True
         return step.phase in (Phase.IN_DOUBT, Phase.PROBING) and not pends(step)
 

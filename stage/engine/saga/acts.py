@@ -11,8 +11,11 @@ from stage.core.sweep import Sweep
 from stage.ports.store import Act, SagaRow
 
 _ACTS = frozenset(
-    {e.Retried, e.Settled, e.Resolved, e.Abandoned, e.Forgotten, e.CompensationRequested}
-)
+    {
+        e.Retried, e.Settled, e.Resolved, e.Abandoned, e.Forgotten, e.Approved, e.Rejected,
+        e.CompensationRequested,
+    }
+)  # fmt: skip
 
 
 def acts_in(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterable[Act]:
@@ -25,7 +28,10 @@ def acts_in(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> It
 def _acts(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterator[Act]:
     for event in events:
         match event:
-            case e.Retried() | e.Settled() | e.Resolved() | e.Abandoned() | e.Forgotten():
+            case (
+                e.Retried() | e.Settled() | e.Resolved() | e.Abandoned() | e.Forgotten()
+                | e.Approved() | e.Rejected()
+            ):  # fmt: skip
                 actor, reason = event.actor, event.why
             case e.CompensationRequested(requester=Requester.OPERATOR):
                 actor, reason = event.requested_by, event.reason

@@ -25,7 +25,7 @@ from stage.core.place import TELL_STEP
 from stage.core.questions import past_pivot
 from stage.core.raised import raised
 from stage.core.saga import Saga
-from stage.core.states import ParkCause, SagaState
+from stage.core.states import EXTERNAL_KINDS, ParkCause, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
 from stage.engine.saga.attempts import (
     as_repeat,
@@ -244,7 +244,10 @@ class Interpreter:
         if do.kind is AttemptKind.TELL:
             self._tell(done, do, now, trace)
             return now
-        if done.plan.by_name[do.step].kind is StepKind.TRANSACTION:
+        kind = done.plan.by_name[do.step].kind
+        if kind is StepKind.APPROVAL:
+            return self._ask(done, context, do, now)
+        if kind is StepKind.TRANSACTION:
             return await self._transact(unit, done, context, do, now, trace)
         self._prepare(done, context, do, now, trace)
         return now
@@ -283,10 +286,30 @@ class Interpreter:
         done.ended.append((span, event))
         return event.at
 
+    def _ask(self, done: Transition, context: Context, do: Do, now: float) -> float:
+        """Ask a person, or nobody where the author's function shows nothing."""
+        view = view_of(done.plan.stage, done.saga, context, key="", attempt=do.attempt, now=now)
+        participant = self.versions.of(done.saga)
+        event: e.Event
+        try:
+            shown = participant.shown(do.step, view)
+        except StageError as error:  # so it will always be
+            failed = Failed(kind=FailureKind.REFUSED, reason=f"{do.step}: {error}")
+            event = end_event(do, failed, now, self.redact)
+        except Exception as error:
+            event = end_event(do, participant.explain(error), now, self.redact)
+        else:
+            if shown is None:
+                event = e.StepSucceeded(at=now, step=do.step)
+            else:
+                event = e.ApprovalAsked(at=now, step=do.step, shown=shown)
+        self._record(done, self._binding(done.saga, event))
+        return now
+
     def _binding(self, saga: Saga, event: e.Event) -> e.Event:
-        """The first event of a transaction, with what it binds; any other as it is (rule 32)."""
+        """The first event of a local step, with what it binds; any other as it is (rule 32)."""
         match event:
-            case e.StepSucceeded() | e.StepRefused() | e.StepTransient():
+            case e.StepSucceeded() | e.StepRefused() | e.StepTransient() | e.ApprovalAsked():
                 if event.step not in saga.steps:
                     bound = self.bindings[saga.version][event.step]
                     return msgspec.structs.replace(event, bound=bound)
@@ -321,7 +344,7 @@ class Interpreter:
         key = self._key(done, do)
         outgoing = Outgoing(do=do, span=span, key=key)
         request: e.Request | None = None
-        if step.kind is StepKind.CALL:
+        if step.kind in EXTERNAL_KINDS:
             outgoing.conversation, outgoing.turn = self._begin(
                 done.saga, context, do, key, now, span
             )

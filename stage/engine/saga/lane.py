@@ -26,7 +26,7 @@ from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import evolve
 from stage.core.order import waves
 from stage.core.saga import Saga
-from stage.core.states import SagaState
+from stage.core.states import EXTERNAL_KINDS, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.engine.saga.attempts import end_event
 from stage.engine.saga.context import Context, Output, enriched
@@ -47,8 +47,11 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 def segments_of(plan: Plan) -> tuple[Segment, ...]:
     """The plan as segments; none of a plan whose sagas do not go on the lane.
 
-    A pivot moves the deadline, and steps that run at the same time end in any order.
+    A pivot moves the deadline, steps that run at the same time end in any order, and an approval
+    waits.
     """
+    if any(step.kind is StepKind.APPROVAL for step in plan.steps):
+        return ()
     if plan.misfit or plan.pivot is not None or any(len(wave) > 1 for wave in waves(plan)):
         return ()
     found: list[Segment] = []
@@ -268,7 +271,7 @@ class Lane:
         do, span = self._dos[step.name], self._span(ridden, step, trace)
         outgoing = Outgoing(do=do, span=span, key=self._key(ridden, step))
         request: e.Request | None = None
-        if step.kind is StepKind.CALL:
+        if step.kind in EXTERNAL_KINDS:
             view = self._view(ridden, context, key=outgoing.key, now=now)
             outgoing.conversation, outgoing.turn = self._interpreter.begin_call(
                 self._participant, do, view, span

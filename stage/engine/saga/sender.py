@@ -14,7 +14,7 @@ from stage.core.failure import FailureKind
 from stage.core.pause import Way
 from stage.core.place import PEER_KINDS, UPSTREAMS
 from stage.core.saga import Saga
-from stage.core.states import SagaState
+from stage.core.states import EXTERNAL_KINDS, SagaState
 from stage.core.steps import Step, StepKind
 from stage.engine.saga.attempts import as_repeat, end_event, stored_requests
 from stage.engine.saga.context import Context
@@ -145,7 +145,7 @@ class Sender:
         do = outgoing.do
         if do.kind is AttemptKind.TELL:
             return self._tell(saga, outgoing)
-        if saga.under(self._plan).by_name[do.step].kind is StepKind.CALL:
+        if saga.under(self._plan).by_name[do.step].kind in EXTERNAL_KINDS:
             return self._call(saga, context, outgoing, journal)
         if do.kind is AttemptKind.EXECUTE:
             return self._forward(saga, outgoing)
@@ -188,6 +188,9 @@ class Sender:
         turn, conversation = outgoing.turn, outgoing.conversation
         assert conversation is not None and turn is not None
         if isinstance(turn, Foreign):
+            outgoing.prepared = (
+                step.kind is StepKind.EFFECT
+            )  # its requests are not seen from here on
             now = self._clock.now()
             conversation = self._interpreter.converse(
                 saga, context, do, outgoing.key, now, outgoing.span

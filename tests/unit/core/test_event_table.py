@@ -20,7 +20,7 @@ from stage.core.requester import Requester
 from stage.core.states import ParkCause
 
 KINDS = get_args(e.Event)
-NEVER_PUBLIC = frozenset({"baggage", "request", "result", "bound", "plan_hash"})
+NEVER_PUBLIC = frozenset({"baggage", "request", "result", "bound", "plan_hash", "shown"})
 """Text of strangers, undo data and payloads, and what only rule 32 compares."""
 SHOWN_OTHERWISE = frozenset({"at"})
 SECRET = "s3cret"
@@ -45,7 +45,7 @@ def full(kind: type[Any]) -> e.Event:
         "changed": True, "anew": True, "new_key": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
         "innocent": True, "defect": True, "final": True, "requester": Requester.UPSTREAM,
-        "unserved": True,
+        "unserved": True, "shown": msgspec.Raw(f'"{SECRET}"'.encode()),
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})
     return event

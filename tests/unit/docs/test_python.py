@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import create_autospec
+from unittest.mock import AsyncMock, create_autospec
 
 import pytest
 
@@ -111,6 +111,7 @@ def stand_ins() -> dict[str, Callable[[], Any]]:
         "structlog": lambda: structlog,
         "time": lambda: time,
         "tax": lambda: stage.Stage("tax", accepts=demo.Order),
+        "vendor": AsyncMock,
         "web": lambda: reader.Web,
     }
 

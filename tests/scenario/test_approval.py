@@ -1,0 +1,147 @@
+"""A payment that waits for a person: 202 upstream, approve, reject, restart, the audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stage import Approval, Http, Saga, Stage
+from stage.demo.payment import Order
+from tests.scenario.chain import Chain, running_chain
+
+WHO = {"actor": "kim", "reason": "known customer"}
+
+
+def stage_of(**rules: Any) -> Stage[Order, Any]:
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @stage.approval("risk", **rules)
+    def risk(saga: Saga[Order]) -> dict[str, int] | None:
+        return {"amount": saga.input.amount} if saga.input.amount >= 100 else None
+
+    @stage.call(to="psp", timeout=0.5)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        answer = await http.post("/charges", json={"amount": saga.input.amount})
+        approval: Approval | None = saga.result(risk)
+        return "nobody was asked" if approval is None else f"{approval.by} {answer.status}"
+
+    @charge.compensation
+    async def refund(http: Http, saga: Saga[Order], made: str | None) -> None:
+        await http.post("/refunds", json={"key": saga.key_of(charge), "charge_id": None})
+
+    return stage
+
+
+async def decide(chain: Chain, verb: str, **order: Any) -> tuple[int, Any]:
+    body = msgspec.json.encode({**WHO, "step": "risk", **order})
+    status, _, answer = await chain.request("POST", f"{chain.stage}/sagas/s-1/{verb}", body)
+    return status, msgspec.json.decode(answer)
+
+
+async def verbs(chain: Chain) -> dict[str, Any]:
+    shown = await chain.get(f"{chain.stage}/sagas/s-1?view=verbs")
+    return {each["verb"]: each for each in shown["verbs"]}
+
+
+async def test_an_approved_saga_goes_on_and_the_audit_says_who_and_why(tmp_path: Path) -> None:
+    """Upstream is answered 202 at once; nothing is charged before the yes."""
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+        assert 202 == (await chain.send("s-1", Prefer="wait=10"))[0]
+        step = (await chain.view("s-1"))["steps"][0]
+        assert ("approval", "awaiting_approval") == (step["kind"], step["phase"])
+        assert (0, 0) == await chain.charges()
+        choice = (await verbs(chain))["approve"]
+        assert (None, ["risk"], {"amount": 100}) == (
+            choice["why_not"],
+            choice["steps"],
+            choice["shown"],
+        )
+
+        assert 200 == (await decide(chain, "approve", dry_run=True))[0]
+        assert (0, 0) == await chain.charges()
+        assert 200 == (await decide(chain, "approve"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+
+        assert 200 == (await chain.send("s-1"))[0]
+        assert (1, 1) == await chain.charges()
+        (act,) = (await chain.get(f"{chain.stage}/audit?target=s-1"))["acts"]
+        assert ("kim", "approved", "known customer") == (act["actor"], act["act"], act["reason"])
+        assert "waits at risk" in act["before"]
+
+
+async def test_a_rejected_saga_turns_back_and_neighbours_read_no_name(tmp_path: Path) -> None:
+    """Nothing was charged, and 409 says that nothing stands."""
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+        assert 202 == (await chain.send("s-1"))[0]
+        assert 200 == (await decide(chain, "reject", reason="a stranger's card"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+
+        status, _, body = await chain.send("s-1")
+        assert 409 == status
+        assert b"the approval was rejected" in body
+        assert b"stranger" not in body and b"kim" not in body
+        assert (0, 0) == await chain.charges()
+        assert 409 == (await decide(chain, "approve"))[0]
+
+
+async def test_silence_turns_it_back(tmp_path: Path) -> None:
+    """By its time-out."""
+    async with running_chain(tmp_path, stage=stage_of(timeout=0.2)) as chain:
+        assert 202 == (await chain.send("s-1"))[0]
+        view = await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+        assert "the approval was not given in time" in view["reason"]
+        assert (0, 0) == await chain.charges()
+
+
+async def test_a_small_payment_asks_nobody(tmp_path: Path) -> None:
+    """The author's function shows nothing."""
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+        small = {"order_id": "o-1", "amount": 99, "currency": "KRW"}
+        assert 200 == (await chain.send("s-1", small))[0]
+        assert (1, 1) == await chain.charges()
+        assert "approval_asked" not in await chain.events("s-1")
+
+
+async def test_it_outlives_its_process_and_is_decided_in_the_next(tmp_path: Path) -> None:
+    """The same words are shown there."""
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+        assert 202 == (await chain.send("s-1"))[0]
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+        assert {"amount": 100} == (await verbs(chain))["approve"]["shown"]
+        assert 200 == (await decide(chain, "approve"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        assert (1, 1) == await chain.charges()
+
+
+async def test_an_upstream_that_gives_up_ends_the_wait(tmp_path: Path) -> None:
+    """The late yes is answered 409, with why."""
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+        assert 202 == (await chain.send("s-1"))[0]
+        assert 200 == (await chain.compensate("s-1"))[0]
+        status, problem = await decide(chain, "approve")
+        assert (409, True) == (status, "compensated" in problem["detail"])
+        assert (0, 0) == await chain.charges()
+
+
+async def test_a_decision_names_its_step_and_its_reason(tmp_path: Path) -> None:
+    """Otherwise nothing is decided."""
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+        assert 202 == (await chain.send("s-1"))[0]
+        assert 422 == (await decide(chain, "approve", step=""))[0]
+        assert 422 == (await decide(chain, "approve", reason=" "))[0]
+        assert 409 == (await decide(chain, "approve", step="charge"))[0]
+        assert "awaiting_approval" == (await chain.view("s-1"))["steps"][0]["phase"]
+
+
+async def test_the_words_for_the_person_are_for_operators_alone(tmp_path: Path) -> None:
+    """No journal page, no view of a neighbour has them."""
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+        assert 202 == (await chain.send("s-1"))[0]
+        for view in ("", "?view=journal"):
+            _, _, body = await chain.request("GET", f"{chain.stage}/sagas/s-1{view}")
+            assert b"shown" not in body and b"amount" not in body
+        _, _, page = await chain.request("GET", f"{chain.stage}/console/sagas/s-1")
+        assert b"<dt>amount</dt><dd>100</dd>" in page
+        assert b"Step risk waits for a person" in page

@@ -1,0 +1,155 @@
+"""Steps that wait for a person's yes or no (decision 0075)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from stage.core import events as e
+from stage.core.commands import AttemptKind, Do, Record, Rest
+from stage.core.errors import DeclarationError
+from stage.core.lost import events_after_restore
+from stage.core.machine import decide, evolve
+from stage.core.place import place_of
+from stage.core.questions import Standing, standing
+from stage.core.saga import Saga
+from stage.core.states import Phase, SagaState
+from stage.core.steps import Plan, Step, StepKind, plan_of
+from stage.core.verbs import Approval, refuse_verb
+
+HOUR = 3_600.0
+RISK = Step(name="risk", kind=StepKind.APPROVAL, pending_seconds_max=5 * HOUR)
+CHARGE = Step(name="charge", kind=StepKind.CALL, peer="psp", compensatable=True, probed=True)
+PLAN = plan_of("payment", (RISK, CHARGE))
+ACCEPTED = e.Accepted(at=0.0, deadline=60.0, upstream="order")
+ASKED = e.ApprovalAsked(at=10.0, step="risk", shown=msgspec.Raw(b'{"amount":9}'))
+YES = e.Approved(at=20.0, step="risk", actor="kim", why="known customer")
+NO = e.Rejected(at=20.0, step="risk", actor="kim", why="card of a stranger")
+
+
+def fold(*events: e.Event, plan: Plan = PLAN, saga: Saga | None = None) -> Saga:
+    saga = saga or Saga(id="s-1")
+    for event in events:
+        saga = evolve(plan, saga, event)
+    return saga
+
+
+WAITING = fold(ACCEPTED, ASKED)
+
+
+def test_a_saga_that_awaits_approval_holds_its_deadline_and_answers_202() -> None:
+    """Hours of a person's time are no delay of the chain."""
+    assert (None, True, True) == (WAITING.deadline, WAITING.pending, WAITING.deferred)
+    assert Phase.AWAITING_APPROVAL is WAITING.steps["risk"].phase
+    assert "risk" == place_of(PLAN, WAITING).step
+    assert Standing.NOTHING is standing(WAITING, "risk")
+    (rest,) = decide(PLAN, WAITING, 10.0)
+    assert isinstance(rest, Rest)
+
+
+def test_a_yes_lets_it_go_on_with_the_budget_that_was_left() -> None:
+    """And the yes is the result of the step."""
+    saga = fold(YES, saga=WAITING)
+
+    assert (70.0, False) == (saga.deadline, saga.pending)
+    assert (Do(kind=AttemptKind.EXECUTE, step="charge"),) == decide(PLAN, saga, 20.0)
+    result = saga.steps["risk"].result
+    assert result is not None
+    said = msgspec.json.decode(result, type=Approval)
+    assert Approval(by="kim", reason="known customer", at=20.0) == said
+    assert saga.steps["risk"].shown is None
+
+
+def test_a_no_turns_it_back_and_neighbours_read_neither_name_nor_reason() -> None:
+    """Nothing of the step stands."""
+    saga = fold(NO, saga=WAITING)
+    (turn,) = decide(PLAN, saga, 20.0)
+    assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack)
+    saga = fold(turn.event, saga=saga)
+
+    assert "the approval was rejected" == saga.detail
+    assert "kim" not in saga.detail + saga.reason
+    (end,) = decide(PLAN, saga, 20.0)
+    assert isinstance(end, Record) and isinstance(end.event, e.Compensated)
+
+
+def test_silence_rejects_after_the_time_out_as_the_journal_shows_it() -> None:
+    """Entries make time pass that can be trusted, and no clock alone ends the wait (rule 34)."""
+    saga, entries = WAITING, 0
+    while saga.steps["risk"].phase is Phase.AWAITING_APPROVAL:
+        (rest,) = decide(PLAN, saga, saga.updated_at)
+        assert isinstance(rest, Rest) and rest.until is not None
+        (silent,) = decide(PLAN, saga, rest.until)
+        assert isinstance(silent, Record) and isinstance(silent.event, e.StillPending)
+        saga, entries = fold(silent.event, saga=saga), entries + 1
+
+    assert 5 * HOUR <= saga.age - 10.0 < 5 * HOUR + 1.0
+    assert 30 < entries < 100
+    assert "the approval was not given in time" == saga.steps["risk"].said
+    (turn,) = decide(PLAN, saga, saga.updated_at)
+    assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack)
+
+
+def test_a_wrong_clock_does_not_end_the_wait() -> None:
+    """A jump of a year is one entry, and counts as a pause of minutes."""
+    saga = fold(e.StillPending(at=365 * 24 * HOUR, step="risk"), saga=WAITING)
+
+    assert Phase.AWAITING_APPROVAL is saga.steps["risk"].phase
+
+
+@pytest.mark.parametrize("first", [YES, NO])
+@pytest.mark.parametrize("second", [YES, NO])
+def test_a_decision_counts_once(first: e.Verb, second: e.Verb) -> None:
+    """The second person is told that nothing waits any more."""
+    assert refuse_verb(PLAN, WAITING, first) is None
+    assert refuse_verb(PLAN, fold(first, saga=WAITING), second)
+
+
+def test_a_decision_for_another_step_is_refused_with_those_that_wait() -> None:
+    """A page that was looked at an hour ago may speak of another one."""
+    verb = e.Approved(at=20.0, step="limit", actor="kim", why="seen")
+    assert "those that do: risk" in (refuse_verb(PLAN, WAITING, verb) or "")
+
+
+def test_nobody_approves_what_turned_back_meanwhile() -> None:
+    """Upstream gave up; the late yes does nothing."""
+    asked = e.CompensationRequested(at=15.0, requested_by="order")
+    saga = fold(asked, saga=WAITING)
+
+    assert (SagaState.COMPENSATING, False) == (saga.state, saga.pending)
+    assert Phase.REFUSED is saga.steps["risk"].phase
+    assert "compensating" in (refuse_verb(PLAN, saga, YES) or "")
+
+
+def test_a_retry_does_not_begin_the_wait_anew() -> None:
+    """It is for what waits for a machine."""
+    verb = e.Retried(at=20.0, actor="kim", why="again")
+    assert "nothing to retry" in (refuse_verb(PLAN, WAITING, verb) or "")
+
+
+def test_a_restart_leaves_it_waiting_and_counts_no_run_as_lost() -> None:
+    """It is deployed twenty times while the person is on leave."""
+    saga = WAITING
+    for epoch in range(2, 22):
+        saga = fold(e.Recovered(at=10.1, epoch=epoch, rested=True), saga=saga)
+
+    assert (Phase.AWAITING_APPROVAL, 0) == (saga.steps["risk"].phase, saga.recoveries)
+    (rest,) = decide(PLAN, saga, 10.1)
+    assert isinstance(rest, Rest)
+
+
+def test_a_restored_backup_asks_nobody_again() -> None:
+    """It may have been approved, and paid, since the backup (decision 0050)."""
+    events = [e.Recovered(at=30.0, epoch=2, generation=2)]
+    saga = fold(*events, *events_after_restore(PLAN, WAITING, 2, 30.0), saga=WAITING)
+
+    assert SagaState.COMPENSATING is saga.state
+    assert refuse_verb(PLAN, saga, YES)
+    assert saga.steps["charge"].doubted and not saga.steps["risk"].doubted
+
+
+def test_an_approval_behind_the_pivot_is_refused() -> None:
+    """Nobody could say no there."""
+    pivot = Step(name="pay", kind=StepKind.CALL, peer="psp", pivot=True)
+    with pytest.raises(DeclarationError, match=r"'risk'.*nobody can say no.*before the pivot"):
+        plan_of("payment", (pivot, RISK))
