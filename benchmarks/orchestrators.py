@@ -1,10 +1,11 @@
 """The callers of a chain side by side: one saga alone, and many begun at once.
 
-python -m benchmarks.orchestrators [--rounds N] [--alone N] [--at-once N]
+python -m benchmarks.orchestrators [--rounds N] [--alone N] [--at-once N] [--from FILE]
 
 The callers are those that tests/acceptance/orchestrators tells its stories to, over the same
 services. Beside them stands the work of payment as Temporal's documentation advises to write it,
-without a stage. A round starts each of them anew, one after the other.
+without a stage. A round starts each of them anew, one after the other. `--from` prints the table of
+a file of evidence, and measures nothing.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ ROOT = Path(__file__).resolve().parent.parent
 EVIDENCE = ROOT / "docs" / "evidence"
 BUDGET_SECONDS = 300.0
 """No deadline may end a saga that is measured."""
+NEARLY_ALL = 0.95
 PLAIN = "plain"
+DOCUMENTED = "documented"
 TITLES = {
     PLAIN: "a plain chain",
     "step_functions": "the documents of Step Functions, interpreted here",
     "temporal_engine": "Temporal schedules one stage of it (`--engine temporal`)",
     "temporal": "Temporal drives the chain",
-    "documented": "the same work as Temporal's documentation advises, without a stage",
+    DOCUMENTED: "the same work as Temporal's documentation advises, without a stage",
 }
 
 
@@ -105,7 +108,7 @@ class Documented:
         return str(msgspec.json.decode(reply.body)["outcome"])
 
 
-MEASURED: Mapping[str, Callable[[Path], Runs]] = {**CALLERS, "documented": Documented}
+MEASURED: Mapping[str, Callable[[Path], Runs]] = {**CALLERS, DOCUMENTED: Documented}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,10 @@ class Sample:
     """The median."""
     rate: float
     """Sagas a second of those that were begun at once."""
+    half_ms: float
+    """Within this time half of these had ended."""
+    nearly_all_ms: float
+    """And 95 of a hundred."""
 
 
 async def measure(name: str, number: int, *, alone: int, at_once: int) -> Sample:
@@ -136,28 +143,48 @@ async def measure(name: str, number: int, *, alone: int, at_once: int) -> Sample
             await one("first")
             took = [await one(f"alone-{each}") for each in range(alone)]
             began = time.perf_counter()
-            await asyncio.gather(*(one(f"many-{each}") for each in range(at_once)))
+            many = await asyncio.gather(*(one(f"many-{each}") for each in range(at_once)))
             rate = at_once / (time.perf_counter() - began)
         finally:
             await caller.stop()
-    median = statistics.median(took)
-    return Sample(caller=name, round=number, alone_ms=median * 1000, rate=rate)
+    return Sample(
+        caller=name,
+        round=number,
+        alone_ms=statistics.median(took) * 1000,
+        rate=rate,
+        half_ms=statistics.median(many) * 1000,
+        nearly_all_ms=sorted(many)[int(len(many) * NEARLY_ALL)] * 1000,
+    )
 
 
 def table(samples: Sequence[Sample]) -> str:
-    """Markdown: medians of the rounds, and the median of each round's ratios to a plain chain."""
-    plain = {each.round: each for each in samples if each.caller == PLAIN}
-    lines = ["| Caller | One saga alone | Sagas a second | against a plain chain |"]
-    lines.append("|---|---|---|---|")
+    """Markdown: medians of the rounds, and the medians of each round's ratios to two callers."""
+    lines = [
+        "| Caller | One saga alone | At once: half, and 95 % | Sagas a second | Against a plain"
+    ]
+    lines[0] += " chain | Against the work without a stage |"
+    lines.append("|---|---|---|---|---|---|")
     for name, title in TITLES.items():
         mine = [each for each in samples if each.caller == name]
-        alone = statistics.median(each.alone_ms for each in mine)
-        rate = statistics.median(each.rate for each in mine)
-        slower = statistics.median(each.alone_ms / plain[each.round].alone_ms for each in mine)
-        fewer = statistics.median(plain[each.round].rate / each.rate for each in mine)
-        ratios = f"{slower:.1f} times the time, 1/{fewer:.1f} of the rate" if name != PLAIN else ""
-        lines.append(f"| {title} | {alone:.0f} ms | {rate:.1f} | {ratios} |")
+        alone, half, nearly_all, rate = (
+            statistics.median(getattr(each, what) for each in mine)
+            for what in ("alone_ms", "half_ms", "nearly_all_ms", "rate")
+        )
+        against = " | ".join(ratios(samples, name, other) for other in (PLAIN, DOCUMENTED))
+        waits = f"{half:.0f} ms, {nearly_all:.0f} ms"
+        lines.append(f"| {title} | {alone:.0f} ms | {waits} | {rate:.1f} | {against} |")
     return "\n".join(lines)
+
+
+def ratios(samples: Sequence[Sample], name: str, other: str) -> str:
+    """How one caller compares with another one, by the median of the rounds; empty for itself."""
+    if name == other:
+        return ""
+    by = {each.round: each for each in samples if each.caller == other}
+    mine = [each for each in samples if each.caller == name]
+    slower = statistics.median(each.alone_ms / by[each.round].alone_ms for each in mine)
+    more = statistics.median(each.rate / by[each.round].rate for each in mine)
+    return f"{slower:.1f} times the time, {more:.2g} times the rate"
 
 
 async def rounds(given: argparse.Namespace) -> list[Sample]:
@@ -178,7 +205,12 @@ def main() -> int:
     options.add_argument("--alone", type=int, default=20)
     options.add_argument("--at-once", type=int, default=30)
     options.add_argument("--out", type=Path, default=EVIDENCE)
+    options.add_argument("--from", dest="file", type=Path, help="evidence to print again")
     given = options.parse_args()
+    if given.file is not None:
+        found = msgspec.json.decode(given.file.read_bytes())
+        print(table([Sample(**each) for each in found["samples"]]))
+        return 0
     machine = facts(ROOT)
     samples = asyncio.run(rounds(given))
     print(f"\n{table(samples)}\n")

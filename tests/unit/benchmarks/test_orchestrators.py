@@ -11,10 +11,13 @@ def samples(number: int, *, slower: float) -> list[Sample]:
         Sample(
             caller=caller,
             round=number,
-            alone_ms=10.0 if caller == "plain" else 10.0 * slower,
-            rate=100.0 if caller == "plain" else 100.0 / slower,
+            alone_ms=10.0 * times,
+            rate=100.0 / times,
+            half_ms=20.0 * times,
+            nearly_all_ms=30.0 * times,
         )
         for caller in TITLES
+        for times in (1.0 if caller == "plain" else slower,)
     ]
 
 
@@ -23,16 +26,19 @@ def test_every_caller_has_a_line() -> None:
     assert MEASURED.keys() == TITLES.keys()
     lines = table(samples(0, slower=4.0)).splitlines()
     assert 2 + len(TITLES) == len(lines)
-    assert "| a plain chain | 10 ms | 100.0 |  |" == lines[2]
+    against = "0.2 times the time, 4 times the rate"
+    assert f"| a plain chain | 10 ms | 20 ms, 30 ms | 100.0 |  | {against} |" == lines[2]
+    against = "4.0 times the time, 0.25 times the rate"
+    assert lines[-1].endswith(f"| 40 ms | 80 ms, 120 ms | 25.0 | {against} |  |")
 
 
 def test_a_ratio_is_the_median_of_the_rounds() -> None:
-    """Each round against the plain chain of the same minutes."""
+    """Each round against the plain chain of the same minutes, and against the documented work."""
     found = [
         each
         for number, slower in enumerate((2.0, 5.0, 90.0))
         for each in samples(number, slower=slower)
     ]
-    assert all(
-        "5.0 times the time, 1/5.0 of the rate" in line for line in table(found).splitlines()[3:]
-    )
+    lines = table(found).splitlines()[3:]
+    assert all("5.0 times the time, 0.2 times the rate" in line for line in lines)
+    assert all("1.0 times the time, 1 times the rate" in line for line in lines[:-1])
