@@ -32,6 +32,7 @@ SECONDS: Mapping[str, Mapping[str, int]] = {
         "tests/acceptance/test_operator.py": 18,
         "tests/acceptance/test_collectors.py": 18,
         "tests/unit/engine/test_replicas.py": 18,
+        "tests/acceptance/orchestrators/test_credentials.py": 20,
         "tests/acceptance/orchestrators/test_temporal_engine.py": 17,
         "tests/scenario/attacks/test_author_attacks.py": 16,
         "tests/acceptance/orchestrators/test_temporal.py": 16,

@@ -17,6 +17,13 @@ from stage.cli.failure import Failure
     "--connection", "connections", multiple=True, metavar="STAGE=ARN", help="Repeatable as well."
 )
 @click.option(
+    "--activity",
+    "activities",
+    multiple=True,
+    metavar="STAGE[=ARN]",
+    help="A stage that fetches its tasks, by `stage serve --sfn-activity`; repeatable.",
+)
+@click.option(
     "--budget-seconds",
     type=click.IntRange(1, 86_400),
     default=3600,
@@ -29,14 +36,15 @@ def asl(
     name: str,
     urls: tuple[str, ...],
     connections: tuple[str, ...],
+    activities: tuple[str, ...],
     budget_seconds: int,
     backward: bool,
 ) -> None:
     """Print the state machine of AWS for a chain.
 
-    It is in Amazon States Language, and calls the stages by HTTP tasks. Where --url or
-    --connection is missing for a stage, there is a substitution of CloudFormation, such as
-    ${PaymentUrl} or ${PaymentConnection}.
+    It is in Amazon States Language, and calls the stages by HTTP tasks, or by those of an
+    --activity. Where --url, --connection or an ARN is missing for a stage, there is a substitution
+    of CloudFormation, such as ${PaymentUrl}, ${PaymentConnection} or ${PaymentActivity}.
     """
     import json
 
@@ -54,10 +62,24 @@ def asl(
         name=name,
         urls=_by_stage("--url", urls, names),
         connections=_by_stage("--connection", connections, names),
+        activities=_activities(activities, names, name),
         budget_seconds=budget_seconds,
     )
     made = document.backward(chain) if backward else document.forward(chain)
     click.echo(json.dumps(made, indent=2))
+
+
+def _activities(given: tuple[str, ...], names: list[str], name: str) -> dict[str, str]:
+    """The ARN by stage, empty where there is none."""
+    from stage.inbound.activity import CALLER
+
+    if given and name != CALLER:
+        raise Failure(
+            f"a stage that fetches its tasks calls the orchestrator {CALLER}: give no --name"
+        )
+    bare = {stage: "" for stage in given if stage in names}
+    with_arn = tuple(each for each in given if each not in bare)
+    return {**bare, **_by_stage("--activity", with_arn, names)}
 
 
 def _by_stage(option: str, given: tuple[str, ...], names: list[str]) -> dict[str, str]:

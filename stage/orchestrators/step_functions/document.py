@@ -1,4 +1,6 @@
-"""State machines in Amazon States Language that drive a chain of stages by HTTP tasks.
+"""State machines in Amazon States Language that drive a chain of stages.
+
+A stage is reached by HTTP tasks, or it fetches its tasks from an activity (`activity_states`).
 
 An HTTP task sees codes alone where they are errors, and a body where they are not. So a no is never
 believed by its code: a stage that said one is asked to compensate too, and an end of that is read
@@ -14,6 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+
+from stage.orchestrators.step_functions import activity_states
+from stage.orchestrators.step_functions.activity_states import query as _query
 
 HTTP = "arn:aws:states:::http:invoke"
 NO_CODES = (400, 409, 410, 413, 415, 422)
@@ -50,6 +55,8 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
     name: str = "step_functions"
     urls: Mapping[str, str] = {}
     connections: Mapping[str, str] = {}
+    activities: Mapping[str, str] = {}
+    """The stages that fetch their tasks, each with its ARN; an empty one is a substitution."""
     budget_seconds: int = 3600
 
     def url(self, stage: str) -> str:
@@ -59,6 +66,10 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
     def connection(self, stage: str) -> str:
         """The connection that holds the credentials for a stage."""
         return self.connections.get(stage, f"${{{_pascal(stage)}Connection}}")
+
+    def activity(self, stage: str) -> str:
+        """The ARN of the activity from which a stage fetches its tasks."""
+        return self.activities[stage] or f"${{{_pascal(stage)}Activity}}"
 
 
 def forward(chain: Chain) -> State:
@@ -119,6 +130,11 @@ def _document(chain: Chain, comment: str, states: State) -> State:
 def _execution(chain: Chain, number: int, after: str) -> State:
     """One stage on the way forward: asked until it is executed, a no, or too late."""
     stage = chain.stages[number]
+    if stage in chain.activities:
+        name, back = _execute_name(stage), _compensate_name(stage)
+        return activity_states.execution(
+            name, chain.activity(stage), after=after, back=back, stage=stage
+        )
     pause = f"wait for {stage}"
     too_late = {
         "Condition": _query("$toMillis($deadline) <= $millis()"),
@@ -198,11 +214,15 @@ def _way_back(chain: Chain) -> State:
 def _compensation(chain: Chain, stage: str, before: str) -> State:
     """One stage on the way back: asked until it says, in its own word, what stands."""
     compensate, judge, pause = _compensate_name(stage), f"undone {stage}", f"pause {stage}"
+    patient = _again(BACK_ATTEMPTS_MAX, BACK_PAUSE_SECONDS_MAX)
+    if stage in chain.activities:
+        return activity_states.compensation(
+            compensate, chain.activity(stage), before=before, patient=patient, stage=stage
+        )
     look, seen = f"look at {stage}", f"seen {stage}"
     saga = f"'{chain.url(stage)}/sagas/' & $saga_id"
     ask = {"requested_by": chain.name, "reason": _query("$reason")}
     over = {"Condition": _is("compensated", "not_executed"), "Next": before}
-    patient = _again(BACK_ATTEMPTS_MAX, BACK_PAUSE_SECONDS_MAX)
     return {
         compensate: _http(chain, stage, "POST", _query(f"{saga} & '/compensate'"), ask)
         | {
@@ -281,10 +301,6 @@ def _is(*outcomes: str) -> str:
     words = ", ".join(f"'{each}'" for each in outcomes)
     mine = "($not($exists($answer.saga_id)) or $answer.saga_id = $saga_id)"
     return _query(f"$answer.outcome in [{words}] and {mine}")
-
-
-def _query(text: str) -> str:
-    return f"{{% {text} %}}"
 
 
 def _execute_name(stage: str) -> str:

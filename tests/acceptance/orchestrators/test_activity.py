@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from stage.demo.chain import LOOPBACK, Service, free_ports
 from stage.demo.client import Client
+from stage.orchestrators.step_functions import document
 from tests.acceptance.orchestrators.parts import ORDER
 
 pytestmark = [
@@ -49,7 +50,8 @@ class World:
         self.client = Client()
         self.api: Any = None
         self._emulator: Process | None = None
-        self._machine = ""
+        self._machines: dict[str, str] = {}
+        """The ARN of each state machine by its name."""
 
     async def start(self) -> None:
         """Start all."""
@@ -74,17 +76,23 @@ class World:
         await self._start_stage(await self._make_machine())
 
     async def _make_machine(self) -> str:
-        """Make an activity and a state machine that uses it; the ARN of the activity."""
+        """Make an activity and the state machines that use it; the ARN of the activity."""
         made = await self.call("create_activity", name="payment")
         activity = str(made["activityArn"])
-        states = definition(activity)
-        made = await self.call(
-            "create_state_machine",
-            name="pay",
-            definition=json.dumps(states),
-            roleArn="arn:aws:iam::000000000000:role/pay",
-        )
-        self._machine = made["stateMachineArn"]
+        chain = document.Chain(stages=("payment",), activities={"payment": activity})
+        machines = {
+            "by-hand": definition(activity),
+            "forward": shown(document.forward(chain)),
+            "backward": document.backward(chain),
+        }
+        for name, states in machines.items():
+            made = await self.call(
+                "create_state_machine",
+                name=name,
+                definition=json.dumps(states),
+                roleArn="arn:aws:iam::000000000000:role/pay",
+            )
+            self._machines[name] = made["stateMachineArn"]
         return activity
 
     async def _start_stage(self, activity: str) -> None:
@@ -129,11 +137,13 @@ class World:
         """A call of the API."""
         return await asyncio.to_thread(getattr(self.api, method), **given)
 
-    async def run(self, saga_id: str, **more: Any) -> dict[str, Any]:
+    async def run(self, name: str, *, machine: str = "by-hand", **given: Any) -> dict[str, Any]:
         """An execution under that name, once it is over."""
-        given = json.dumps({"data": ORDER, **more})
         begun = await self.call(
-            "start_execution", stateMachineArn=self._machine, name=saga_id, input=given
+            "start_execution",
+            stateMachineArn=self._machines[machine],
+            name=name,
+            input=json.dumps(given or {"data": ORDER}),
         )
         async with asyncio.timeout(READY_SECONDS_MAX):
             while True:
@@ -142,6 +152,13 @@ class World:
                     found: dict[str, Any] = seen
                     return found
                 await asyncio.sleep(POLL_SECONDS)
+
+
+def shown(made: dict[str, Any]) -> dict[str, Any]:
+    """The document with another last state: the emulator leaves out the output of `Succeed`."""
+    last = made["States"]["executed"]
+    made["States"]["executed"] = {"Type": "Pass", "Output": last["Output"], "End": True}
+    return made
 
 
 def definition(activity: str) -> dict[str, Any]:
@@ -203,3 +220,27 @@ async def test_a_doubt_is_settled_under_the_task(world: World) -> None:
     end = await world.run("s-3")
     assert "SUCCEEDED" == end["status"], end
     assert (1, 1) == await world.client.charges(world.psp, "s-3")
+
+
+async def test_the_document_by_activities_runs_a_saga_and_takes_it_back(world: World) -> None:
+    """As `stage asl --activity` prints it, forward and then backward."""
+    end = await world.run("s-4", machine="forward")
+    assert "SUCCEEDED" == end["status"], end
+    output = json.loads(end["output"])
+    assert "executed" == output["outcome"]
+    assert {*ORDER, "payment"} <= set(output["data"])
+    assert (1, 1) == await world.client.charges(world.psp, "s-4")
+
+    end = await world.run(
+        "back-4", machine="backward", saga_id="s-4", reason="the parcel came back"
+    )
+    assert ("FAILED", "Saga.Compensated") == (end["status"], end["error"]), end
+    assert (1, 0) == await world.client.charges(world.psp, "s-4")
+
+
+async def test_the_document_by_activities_compensates_a_refused_saga(world: World) -> None:
+    """The error of the task leads back, and the execution fails with what came of it."""
+    await world.client.script(world.psp, {"script": "refuse", "match": "s-5"})
+    end = await world.run("s-5", machine="forward")
+    assert ("FAILED", "Saga.Compensated") == (end["status"], end["error"]), end
+    assert (0, 0) == await world.client.charges(world.psp, "s-5")

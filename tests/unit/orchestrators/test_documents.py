@@ -13,12 +13,25 @@ import yaml
 from click.testing import CliRunner
 
 from stage.cli.root import cli
+from stage.inbound.activity import (
+    BEAT_SECONDS,
+    COMPENSATED,
+    FAILED_TO_COMPENSATE,
+    NOT_EXECUTED,
+)
+from stage.orchestrators.step_functions.activity_states import TASK_SECONDS_MIN
 from stage.orchestrators.step_functions.document import Chain, backward, forward
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "step_functions"
 STAGES = ("order", "payment", "shipping")
 CHAIN = Chain(stages=STAGES)
+FETCHING = Chain(stages=STAGES, activities={"payment": "", "shipping": "arn:shipping"})
 DOCUMENTS = {"forward": forward(CHAIN), "backward": backward(CHAIN)}
+ALL_DOCUMENTS = {
+    **DOCUMENTS,
+    "forward, by activities": forward(FETCHING),
+    "backward, by activities": backward(FETCHING),
+}
 
 
 def leads_to(state: dict[str, Any]) -> Iterator[str]:
@@ -27,10 +40,10 @@ def leads_to(state: dict[str, Any]) -> Iterator[str]:
         yield from (rule[word] for word in ("Next", "Default") if word in rule)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", ALL_DOCUMENTS)
 def test_every_state_is_reached_and_leads_somewhere(name: str) -> None:
     """From the first one, to one of three ends."""
-    document = DOCUMENTS[name]
+    document = ALL_DOCUMENTS[name]
     states, reached, open_ = document["States"], set(), [document["StartAt"]]
     while open_:
         here = open_.pop()
@@ -62,6 +75,44 @@ def test_a_saga_goes_forward_in_order_and_back_in_reverse() -> None:
     } == back
     for stage in STAGES:
         assert f"compensate {stage}" == states[f"execute {stage}"]["Catch"][0]["Next"]
+
+
+def test_a_stage_that_fetches_its_tasks_is_judged_by_the_names_of_its_errors() -> None:
+    """A time-out is repeated, all else leads back; what stands is noted on the way."""
+    states = ALL_DOCUMENTS["forward, by activities"]["States"]
+    pay, undo = states["execute payment"], states["compensate payment"]
+    assert "${PaymentActivity}" == pay["Resource"] == undo["Resource"]
+    assert "arn:shipping" == states["execute shipping"]["Resource"]
+    assert "execute shipping" == pay["Next"]
+    assert ["States.Timeout", "States.HeartbeatTimeout"] == pay["Retry"][0]["ErrorEquals"]
+    assert [(["States.ALL"], "compensate payment")] == [
+        (each["ErrorEquals"], each["Next"]) for each in pay["Catch"]
+    ]
+    assert {"saga_id", "compensate"} == set(undo["Arguments"])
+    assert 99_999_999 == undo["Retry"][-1]["MaxAttempts"]
+    over, stands = undo["Catch"]
+    assert [COMPENSATED, NOT_EXECUTED] == over["ErrorEquals"]
+    assert [FAILED_TO_COMPENSATE] == stands["ErrorEquals"]
+    assert {"compensate order"} == {over["Next"], stands["Next"], undo["Next"]}
+    assert 3 * BEAT_SECONDS <= pay["HeartbeatSeconds"] < TASK_SECONDS_MIN
+
+
+def test_the_command_prints_activities() -> None:
+    """With an ARN as it is, without one as a substitution."""
+    given = [
+        "asl",
+        "--stages",
+        "order,payment",
+        "--activity",
+        "order=arn:o",
+        "--activity",
+        "payment",
+    ]
+    printed = CliRunner().invoke(cli, given)
+    assert 0 == printed.exit_code, printed.output
+    assert json.loads(printed.output) == forward(
+        Chain(stages=("order", "payment"), activities={"order": "arn:o", "payment": ""})
+    )
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -131,6 +182,8 @@ def test_the_example_is_as_the_command_prints_it(name: str) -> None:
         (["--stages", "order,Payment"], "'Payment' is no name of a stage"),
         (["--stages", "order,order"], "each stage stands once"),
         (["--stages", "order", "--name", "order"], "each stage stands once"),
+        (["--stages", "order", "--activity", "psp"], "--activity psp: give STAGE="),
+        (["--stages", "order", "--name", "aws", "--activity", "order"], "give no --name"),
         (["--stages", "order", "--url", "psp=https://psp"], "--url psp=https://psp: give STAGE="),
     ],
 )
