@@ -59,25 +59,43 @@ async def run() -> dict[str, Any]:
     return found
 
 
-async def strike(rounds: int, sagas: int, kills: int) -> AsyncIterator[dict[str, Any]]:
-    """Each round and what its sagas came to, one caller after the other."""
-    for seed in range(1, rounds + 1):
-        for name in killing.KILLED:
+async def strike(given: argparse.Namespace) -> AsyncIterator[dict[str, Any]]:
+    """Each round and what its sagas came to, as they end.
+
+    Most of a round is waiting: for a process that starts, or a worker that is missed. So some run
+    at once, each with a server, stages and books of its own.
+    """
+    places = asyncio.Semaphore(given.together)
+
+    async def one(seed: int, name: str) -> dict[str, Any]:
+        async with places:
             with tempfile.TemporaryDirectory(prefix="stage-killed-") as folder:
                 began = time.perf_counter()
+                sagas, kills = given.sagas, given.kills
                 found = await killing.run(name, Path(folder), sagas=sagas, kills=kills, seed=seed)
                 took = round(time.perf_counter() - began)
-                yield {"caller": name, "seed": seed, **asdict(found), "seconds": took}
+                return {"caller": name, "seed": seed, **asdict(found), "seconds": took}
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(one(seed, name))
+            for seed in range(1, given.rounds + 1)
+            for name in killing.KILLED
+        ]
+        for each in asyncio.as_completed(running):
+            yield await each
 
 
 async def strikes(options: argparse.Namespace, about: dict[str, Any]) -> int:
     """Print and write each round; the exit status."""
     rounds: list[dict[str, Any]] = []
-    async for found in strike(options.rounds, options.sagas, options.kills):
+    began = time.perf_counter()
+    async for found in strike(options):
         rounds.append(found)
         print(found, flush=True)
         if options.out is not None:
-            report = {**about, "totals": totals(rounds), "rounds": rounds}
+            took = {"seconds": round(time.perf_counter() - began), "together": options.together}
+            report = {**about, **took, "totals": totals(rounds), "rounds": rounds}
             options.out.write_text(json.dumps(report, indent=2) + "\n")
     return 1 if any(each["wrong"] for each in rounds) else 0
 
@@ -100,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=0, help="kill, and in so many rounds")
     parser.add_argument("--sagas", type=int, default=250, help="in each round, under each caller")
     parser.add_argument("--kills", type=int, default=25, help="in each round, under each caller")
+    parser.add_argument("--together", type=int, default=4, help="rounds and callers at once")
     options = parser.parse_args(arguments)
     about = {"figure": "F29", **commit(), "machine": machine()}
     if options.rounds:

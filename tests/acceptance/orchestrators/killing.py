@@ -18,7 +18,7 @@ from tests.acceptance.orchestrators.parts import DONE, Books
 
 KILLED = ("temporal", "temporal_engine")
 """The callers with processes that can be killed."""
-AT_ONCE = 8
+AT_ONCE = 16
 BUDGET_SECONDS = 600.0
 POLL_SECONDS = 0.05
 APART_SECONDS_MAX = 1.0
