@@ -184,7 +184,7 @@ def ratios(samples: Sequence[Sample], name: str, other: str) -> str:
     mine = [each for each in samples if each.caller == name]
     slower = statistics.median(each.alone_ms / by[each.round].alone_ms for each in mine)
     more = statistics.median(each.rate / by[each.round].rate for each in mine)
-    return f"{slower:.1f} times the time, {more:.2g} times the rate"
+    return f"{slower:.2g} times the time, {more:.2g} times the rate"
 
 
 async def rounds(given: argparse.Namespace) -> list[Sample]:
