@@ -1,7 +1,7 @@
 """Tells every story to every caller, and writes the table.
 
     python -m tests.acceptance.orchestrators --out docs/evidence/orchestrators.json
-    python -m tests.acceptance.orchestrators --rounds 8 --out docs/evidence/driven-kills.json
+    python -m tests.acceptance.orchestrators --rounds 4 --out docs/evidence/driven-kills.json
 
 With `--rounds` it kills instead of telling: each round runs so many sagas anew under Temporal, with
 the number of the round as its seed, and the file is written behind each.
