@@ -91,6 +91,8 @@ class Sizes:
     """F30: how often it looks."""
     erasures: int
     """F31: sagas that are erased on SQLite; a tenth of them again on PostgreSQL."""
+    stuck: int
+    """F32: sagas that are stuck behind one peer, and swept from the console."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
@@ -133,6 +135,7 @@ TIERS = {
         incidents=4,
         scrape_seconds=1,
         erasures=20,
+        stuck=24,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -171,6 +174,7 @@ TIERS = {
         incidents=19,
         scrape_seconds=5,
         erasures=1_000,
+        stuck=5_000,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -254,6 +258,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
             "erased sagas of which a byte may be left",
             {"sagas": sizes.erasures + max(10, sizes.erasures // 10)},
         ),
+        "F32": Kit("stuck sagas swept from the console", {"sagas": sizes.stuck}),
     }
 
 

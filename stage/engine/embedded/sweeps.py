@@ -69,8 +69,11 @@ class Sweeps:
             self._task.cancel()
 
     async def _keep_going(self) -> None:
+        acted = 0
         while True:
-            await self._clock.sleep(SWEEP_LOOK_SECONDS)
+            if not acted:  # otherwise its pace has taken as long
+                await self._clock.sleep(SWEEP_LOOK_SECONDS)
+            acted = 0
             ownership = self._store.ownership
             if self._idle or not (ownership.share.first and ownership.sure):
                 continue
@@ -78,17 +81,22 @@ class Sweeps:
                 found = await self._store.sweeps(SWEEPS_MAX)
                 running = [each for each in found if each.state is SweepState.RUNNING]
                 for sweep in reversed(running):
-                    await self._go_on(sweep)
+                    acted += await self._go_on(sweep)
                 left = [each for each in found if not await self._left(each)]
                 self._idle = not (running or left) and ownership.renew_seconds is None
             except (StoreUnavailable, Unsettled, Busy):
-                pass  # what is pending stays so
+                acted = 0  # what is pending stays so
             except Exception as error:
+                acted = 0
                 self._observer.defect("sweep", "", TraceContext(), error)
 
-    async def _go_on(self, sweep: Sweep) -> None:
-        """Act on as many sagas as the rate allows until the next look: it may be stopped."""
+    async def _go_on(self, sweep: Sweep) -> int:
+        """Act on as many sagas as the rate allows until the next look: it may be stopped.
+
+        Two acts begin no sooner behind each other than the rate says. How many sagas it was.
+        """
         most = max(1, int(sweep.rate_per_second * SWEEP_LOOK_SECONDS))
+        pause, next_at = 1.0 / sweep.rate_per_second, self._clock.now()
         pending = await self._store.sweep_sagas(sweep.number, SweepEnd.PENDING, most)
         for saga_id, _ in pending:
             if not await self._acted(sweep, saga_id):
@@ -96,9 +104,11 @@ class Sweeps:
             else:
                 refused = ""
             await self._through(sweep, saga_id, refused)
-            await self._clock.sleep(1.0 / sweep.rate_per_second)
+            next_at = max(next_at + pause, now := self._clock.now())
+            await self._clock.sleep(next_at - now)
         if len(pending) < most and await self._finished(sweep):
             await self._store.transact(lambda unit: unit.set_sweep(sweep.number, SweepState.DONE))
+        return len(pending)
 
     async def _left(self, sweep: Sweep) -> bool:
         """Whether a sweep that was stopped has left no bytes of what it erased.

@@ -1,0 +1,71 @@
+"""The pace of a sweep, by a clock that stands still unless somebody sleeps or works."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from stage.core.sweep import Sweep, SweepEnd
+from stage.core.sweep_verbs import SweepVerb
+from stage.engine.embedded.sweeps import Sweeps
+from stage.store.memory import MemoryStore
+from stage.telemetry.null import NullObserver
+
+SAGAS = 120
+RATE = 50.0
+
+
+class SleepersClock:
+    """Time goes by as far as somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.at = 1_000.0
+
+    def now(self) -> float:
+        """The instant to which all slept."""
+        return self.at
+
+    async def sleep(self, seconds: float) -> None:
+        """That long, at once."""
+        self.at += max(0.0, seconds)
+        await asyncio.sleep(0)
+
+
+async def nothing(_: Sweep) -> None:
+    """Nothing is left to be done behind the last saga."""
+
+
+@pytest.mark.parametrize("work_seconds", [0.0, 0.015, 0.04])
+async def test_a_sweep_keeps_the_rate_that_it_was_given(work_seconds: float) -> None:
+    """Neither faster nor, with time to look after itself, slower; behind slow work it hurries not.
+
+    It looked for a second after each second of work, and paused behind each act for as long as if
+    that had taken no time: 50 a second were 18.
+    """
+    clock, store = SleepersClock(), MemoryStore()
+    await store.open()
+    begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.RETRY, reason="x", rate_per_second=RATE)
+    ids = [f"s-{number:03}" for number in range(SAGAS)]
+    number = await store.transact(lambda unit: unit.begin_sweep(begun, ids))
+    acted: list[float] = []
+    over = asyncio.Event()
+
+    async def act(sweep: Sweep, saga_id: str) -> str:
+        acted.append(clock.now())
+        clock.at += work_seconds
+        if len(acted) == SAGAS:
+            over.set()
+        return ""
+
+    sweeps = Sweeps(store, clock, NullObserver(), act, nothing)
+    sweeps.start()
+    async with asyncio.timeout(10.0):
+        await over.wait()
+    sweeps.stop()
+    pauses = [late - early for early, late in pairwise(acted)]
+    assert min(pauses) >= 1 / RATE - 1e-9
+    assert max(pauses) <= max(1 / RATE, work_seconds) + 1e-9
+    assert 0 == len(await store.sweep_sagas(number, SweepEnd.REFUSED, SAGAS))
+    await store.close()
