@@ -6,6 +6,7 @@ skipped, and the last lines of the run say so.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.growth.filling import fill
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import restored_chain
 from tests.scenario.test_operator import stuck
@@ -33,6 +35,11 @@ SCREENS = (
     "/reconcile",
 )
 OPEN = "document.querySelectorAll('details').forEach(each => each.open = true)"
+TEMPLATE = "0193f0c4-7d1e-7c3a-9a55-0d6a3c1f2b10"
+"""The saga that is copied: the copies have ids as long as this."""
+PARKED = 10_000
+TABS_MAX = 200
+DONE = "least => document.querySelector('progress').value >= least"
 PICTURES = os.environ.get("PICTURES", "")
 """A folder for screenshots, to look at them."""
 
@@ -146,6 +153,59 @@ async def test_lost_sagas_are_taken_over_with_keys_alone(tmp_path: Path, scheme:
                 await chain.until(saga_id, lambda saga: saga["state"] == "compensated")
 
 
+async def test_ten_thousand_parked_sagas_are_swept_with_keys_alone(tmp_path: Path) -> None:
+    """Counted, listed, paged, previewed, begun, stopped and resumed; axe finds nothing anywhere."""
+    async with restored_chain(tmp_path) as world, browser() as opened:
+        async with world.serving() as chain:
+            await chain.send(TEMPLATE)
+            await chain.script(chain.psp, script="refund-fails")
+            assert 409 == (await chain.compensate(TEMPLATE))[0]
+        await asyncio.to_thread(fill, world.path, TEMPLATE, PARKED, over_seconds=3_600.0)
+        async with world.serving() as chain:
+            page = await opened.new_page()
+            await page.goto(f"{chain.stage}/console")
+            assert f"{PARKED + 1}" in await page.inner_text("main")
+            wrong = await violations(page)
+            await follow(page, "a", "failed to compensate")
+            assert 50 == await page.locator("input[name=saga_id]").count()
+            wrong += await violations(page)
+            first = await page.inner_text("tbody a[href*='/sagas/']")
+            await follow(page, "a", "Next page")
+            assert first != await page.inner_text("tbody a[href*='/sagas/']")
+            await tab_to(page, "#m-which")
+            await page.keyboard.press("ArrowDown")
+            await tab_to(page, "#m-verb")
+            await page.keyboard.type("resolve")
+            await tab_to(page, "#m-rate")
+            await page.keyboard.type("100")  # it is selected when it gets the focus
+            await tab_to(page, "#m-reason")
+            await page.keyboard.type("refunded by the bank, ticket 21")
+            await tab_to(page, "#m-actor")
+            await page.keyboard.type("kim")
+            await follow(page, "button", "Preview")
+            said = await page.inner_text("main")
+            assert f"resolve would be done to {PARKED + 1} sagas, 100.0 a second" in said
+            wrong += await violations(page)
+            await follow(page, "button", "Do it to")
+            wrong += await violations(page)
+            await page.wait_for_function(DONE, arg=20, timeout=60_000)  # it follows by itself
+            await sign(page)
+            await follow(page, "button", "Stop")
+            assert "stopped" in await page.inner_text("main")
+            await sign(page)
+            await follow(page, "button", "Go on")
+            assert "running" in await page.inner_text("main")
+            assert [] == wrong
+
+
+async def sign(page: Any) -> None:
+    """The reason and the name, by Tab."""
+    await tab_to(page, "#s-reason")
+    await page.keyboard.type("ticket 21")
+    await tab_to(page, "#s-actor")
+    await page.keyboard.type("kim")
+
+
 async def test_a_page_follows_by_itself_and_is_read_without_a_script(
     shown: tuple[Chain, Any],
 ) -> None:
@@ -164,7 +224,7 @@ async def test_a_page_follows_by_itself_and_is_read_without_a_script(
 
 async def tab_to(page: Any, selector: str, text: str = "") -> None:
     """Press Tab until that element has the focus, which it must be seen to have."""
-    for _ in range(80):
+    for _ in range(TABS_MAX):
         await page.keyboard.press("Tab")
         found = await page.evaluate(
             "([selector, text]) => { const at = document.activeElement;"
