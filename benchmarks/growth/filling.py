@@ -18,8 +18,10 @@ from typing import Any
 
 SAGAS_PER_TRANSACTION = 20_000
 ID_LENGTH = 36
-TABLES = (("saga", "id"), ("journal", "saga_id"), ("payment", "saga_id"))
-"""Whose rows make a saga, and the column with its id. The id stands first in all of them."""
+TABLES = (("saga", "id"), ("journal", "saga_id"), ("payment", "saga_id"), ("saga_term", "saga_id"))
+"""Whose rows make a saga, and the column with its id."""
+OPTIONAL = frozenset({"saga_term"})
+"""Where a saga may have no row: its stage indexes no numbers."""
 TIMES = ("accepted_at", "updated_at", "due_at")
 """Moved into the past with the id. A deadline is not: the template must have none."""
 
@@ -67,7 +69,7 @@ def _rows(connection: sqlite3.Connection, table: str, key: str, template: str) -
         f"SELECT * FROM {table} WHERE {key} = ?",  # noqa: S608 - a name from TABLES
         (template,),
     ).fetchall()
-    if not found:
+    if not found and table not in OPTIONAL:
         raise ValueError(f"the saga {template} has no row in {table}")
     return found
 
