@@ -25,6 +25,8 @@ def page_query(which: Filter, codec: Codec) -> tuple[str, tuple[object, ...]]:
     unparked = None if which.parked is None else 0
     if states is not None:
         return "page_states", (*page, states, unparked, *bounds)
+    if which.changed_from is not None and unparked is None:
+        return "page_since", (*page, *bounds)
     return "page_all", (*page, unparked, *bounds)
 
 

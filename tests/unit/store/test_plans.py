@@ -59,3 +59,11 @@ def test_it_is_found_by_its_index(connection: sqlite3.Connection, name: str, ind
     # The parked ones are grouped by their cause once they are found.
     allowed = "GROUP BY" if name == "count_parked" else "RIGHT PART"
     assert not [step for step in plan if "TEMP B-TREE" in step and allowed not in step]
+
+
+def test_those_that_changed_since_are_found_by_their_change(connection: sqlite3.Connection) -> None:
+    """In the order of ids a million older ones would be read before the first that fits."""
+    asked = f"EXPLAIN QUERY PLAN {statement('page_since')}"
+    plan = [row[3] for row in connection.execute(asked, ("", 50, 1.0, 2.0))]
+    assert any("COVERING INDEX saga_changed (updated_at>? AND updated_at<?)" in row for row in plan)
+    assert not any(row.startswith("SCAN saga") for row in plan), plan

@@ -12,6 +12,21 @@ WHERE id > ?1 AND (?3 IS NULL OR parked = '')
     AND (?4 IS NULL OR updated_at >= ?4) AND (?5 IS NULL OR updated_at < ?5)
 ORDER BY id LIMIT ?2;
 
+-- name: page_since
+-- All sagas that changed at ?3 or later and, unless it is NULL, before ?4. They are found by the
+-- index of changes: in the order of ids the old ones would be read first, of which none may fit.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    x'', traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version, step, peer
+FROM saga
+WHERE id IN (
+        SELECT id FROM saga INDEXED BY saga_changed
+        WHERE updated_at >= ?3 AND updated_at < ifnull(?4, 9e999) AND id > ?1
+        ORDER BY id LIMIT ?2
+    )
+ORDER BY id;
+
 -- name: page_changed
 -- Sagas that changed at ?1 or later and behind the saga (?1, ?2), with their envelopes; closed
 -- ones too, because a neighbour that lost one would take it for never sent.
