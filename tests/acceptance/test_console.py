@@ -172,17 +172,7 @@ async def test_ten_thousand_parked_sagas_are_swept_with_keys_alone(tmp_path: Pat
             first = await page.inner_text("tbody a[href*='/sagas/']")
             await follow(page, "a", "Next page")
             assert first != await page.inner_text("tbody a[href*='/sagas/']")
-            await tab_to(page, "#m-which")
-            await page.keyboard.press("ArrowDown")
-            await tab_to(page, "#m-verb")
-            await page.keyboard.type("resolve")
-            await tab_to(page, "#m-rate")
-            await page.keyboard.type("100")  # it is selected when it gets the focus
-            await tab_to(page, "#m-reason")
-            await page.keyboard.type("refunded by the bank, ticket 21")
-            await tab_to(page, "#m-actor")
-            await page.keyboard.type("kim")
-            await follow(page, "button", "Preview")
+            await order_all(page)
             said = await page.inner_text("main")
             assert f"resolve would be done to {PARKED + 1} sagas, 100.0 a second" in said
             wrong += await violations(page)
@@ -196,6 +186,21 @@ async def test_ten_thousand_parked_sagas_are_swept_with_keys_alone(tmp_path: Pat
             await follow(page, "button", "Go on")
             assert "running" in await page.inner_text("main")
             assert [] == wrong
+
+
+async def order_all(page: Any) -> None:
+    """Fill in that all of the list are to be resolved, and go to the preview."""
+    await tab_to(page, "#m-which")
+    await page.keyboard.press("ArrowDown")
+    await tab_to(page, "#m-verb")
+    await page.keyboard.type("resolve")
+    await tab_to(page, "#m-rate")
+    await page.keyboard.type("100")  # it is selected when it gets the focus
+    await tab_to(page, "#m-reason")
+    await page.keyboard.type("refunded by the bank, ticket 21")
+    await tab_to(page, "#m-actor")
+    await page.keyboard.type("kim")
+    await follow(page, "button", "Preview")
 
 
 async def sign(page: Any) -> None:
