@@ -13,6 +13,6 @@ if THERE := importlib.util.find_spec("jinja2") is not None:
     from stage.console import Console
 
 
-def make_console() -> Show | None:
-    """The pages of one stage; None without the extra."""
-    return Console().show if THERE else None
+def make_console(trace_url: str = "") -> Show | None:
+    """The pages of one stage; None without the extra. `trace_url` is where traces are shown."""
+    return Console(trace_url).show if THERE else None

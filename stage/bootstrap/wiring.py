@@ -294,7 +294,7 @@ def wire(
         hosts=Hosts((config.host, *config.allowed_hosts.split(","))),
         reconcile=reconciling_of(config, participant, store, peers.neighbours, clock),
         newest_tasks=NewestTasks(store, clock),
-        console=make_console(),
+        console=make_console(config.trace_url),
     )
     tasks = tasks_of(config, stage.name)
     return WiredStage(config, service, engine, store, transport, gauges, credentials, watch, tasks)

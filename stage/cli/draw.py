@@ -8,6 +8,7 @@ from typing import Any
 from stage.cli.failure import one_line
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
+from stage.wire.elapsed import elapsed
 from stage.wire.envelope import parse_instant
 from stage.wire.views import (
     ActPage,
@@ -44,8 +45,6 @@ MARKS = {
     "compensation_failed": "!",
 }
 """One sign a phase; the word beside it says which of the phases with one sign it is."""
-UNDER_WAY = frozenset(phase for phase, sign in MARKS.items() if sign in "…?↩") - {"compensated"}
-"""Phases in which time goes on for a step."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -299,13 +298,8 @@ def _verbs(verbs: Sequence[VerbView]) -> list[str]:
 
 
 def _elapsed(step: StepView, entries: Sequence[Mapping[str, Any]], now: float) -> str:
-    """From the first entry of a step to its last one, or to now where it has not come to an end."""
-    found = [_instant(each.get("at")) for each in entries if each.get("step") == step.name]
-    at = [each for each in found if each is not None]
-    if not at:
-        return ""
-    until = now if step.phase in UNDER_WAY else at[-1]
-    return f"  {_span(until - at[0])}"
+    passed = elapsed(step, entries, now)
+    return "" if passed is None else f"  {_span(passed)}"
 
 
 def _steps(

@@ -24,6 +24,7 @@ from stage.config.values import (
     peer_name,
     seconds_between,
     switch,
+    trace_url,
 )
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator
@@ -39,7 +40,6 @@ OTHER_VARIABLES = frozenset(
         "STAGE_CA_FILE",
         "STAGE_CLIENT_CERT",
         "STAGE_CLIENT_KEY",
-        "STAGE_TRACE_URL",
         "STAGE_FAST_TELEMETRY",
     }
 )
@@ -62,6 +62,8 @@ class Config:
     admin_port: int | None = None
     auth: str = "tokens"
     allowed_hosts: str = ""
+    trace_url: str = ""
+    """Where the console links a trace, with {trace_id} in it; empty: nowhere."""
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
@@ -163,6 +165,12 @@ SETTINGS = (
         host_names,
         "HOST,HOST",
         "Names in the Host header beside those of loopback and of --host.",
+    ),
+    Setting(
+        "trace_url",
+        trace_url,
+        "URL",
+        "Where the console links a trace: https://jaeger.example/trace/{trace_id}.",
     ),
     Setting(
         "tls_cert",

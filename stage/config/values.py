@@ -16,6 +16,10 @@ POSTGRESQL = "postgresql://"
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 
 
+TRACE_ID_PLACE = "{trace_id}"
+"""Stands in a URL of traces where the id of one goes."""
+
+
 def check_url(value: object) -> str:
     """An absolute http(s) URL without its trailing slash. Raises ValueError with the fix."""
     from urllib.parse import urlsplit
@@ -112,6 +116,17 @@ def host_names(value: object) -> str:
             f"{value!r} is no list of host names: give for example payment,payment.example"
         )
     return ",".join(name.lower() for name in names)
+
+
+def trace_url(value: object) -> str:
+    """A URL with the place of a trace id in it, for people to follow. Raises ValueError."""
+    known = isinstance(value, str) and re.fullmatch(r"https?://[^\s<>\"']+", value)
+    if not isinstance(value, str) or not known or value.count(TRACE_ID_PLACE) != 1:
+        raise ValueError(
+            f"{value!r} is no URL of traces: give for example"
+            f" https://jaeger.example/trace/{TRACE_ID_PLACE}"
+        )
+    return value
 
 
 def database(value: object) -> str:

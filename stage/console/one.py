@@ -9,15 +9,19 @@ import msgspec
 
 from stage.console import draw
 from stage.console.asks import Problem, Reader, saga_path
+from stage.console.draw import duration
 from stage.console.forms import Form, read_form, signed
 from stage.core.describe import event_in_words
 from stage.core.states import Phase
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
+from stage.wire.elapsed import elapsed
 from stage.wire.problem import WireError
 from stage.wire.replies import UNKNOWN_REQUESTER
 from stage.wire.views import JournalView, SagaView, StepView, VerbsView
 
+MILLISECONDS_BELOW: Final = 10.0
+"""Longer ones are told in seconds, minutes and so on."""
 MEANINGS: Final = {
     "retry": "Try now all of it that is due.",
     "approve": "Say yes to the step that awaits approval: the saga goes on.",
@@ -65,7 +69,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     standing: str
 
 
-async def saga(service: Service, request: Request) -> Answer:
+async def saga(service: Service, request: Request, *, trace_url: str) -> Answer:
     """The saga with its steps, its journal and its verbs."""
     reader = Reader(service, request)
     path = saga_path(request.parameters["saga_id"])
@@ -79,6 +83,8 @@ async def saga(service: Service, request: Request) -> Answer:
         request,
         service.clock.now(),
         saga=found,
+        trace_url=trace_url,
+        elapsed=_elapsed(found, journal, service.clock.now()) if after == "0" else {},
         entries=[(each, event_in_words(each["event"], each)) for each in journal.entries],
         next=journal.next,
         choices=[
@@ -94,6 +100,19 @@ async def saga(service: Service, request: Request) -> Answer:
         asked=next((each.name for each in found.steps if each.phase == AWAITING), ""),
         did=next((verb for verb in MEANINGS if verb in query.get("did", ())), ""),
     )
+
+
+def _elapsed(found: SagaView, journal: JournalView, now: float) -> dict[str, str]:
+    """By step how long it took, or has taken so far; nothing where its entries are on a later page.
+
+    The beginning of a transaction is not journaled: it is the commit that has its end.
+    """
+    said = {}
+    for step in found.steps:
+        passed = elapsed(step, journal.entries, now)
+        if passed is not None and journal.next is None:
+            said[step.name] = f"{passed:.3f} s" if passed < MILLISECONDS_BELOW else duration(passed)
+    return said
 
 
 async def press_saga(service: Service, request: Request) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 from stage.console import draw
@@ -35,9 +36,7 @@ SCREENS: Final[Mapping[str, Screen]] = {
     "press_parked": press_parked,
     "sweep": sweep,
     "press_sweep": press_sweep,
-    "saga": saga,
     "press_saga": press_saga,
-    "chain": chain,
     "peers": peers,
     "press_peers": press_peers,
     "audit": audit,
@@ -51,8 +50,14 @@ SCREENS: Final[Mapping[str, Screen]] = {
 class Console:
     """The console of one stage."""
 
-    def __init__(self) -> None:
-        self._screens: Mapping[str, Screen] = {**SCREENS, "live": Live().answer}
+    def __init__(self, trace_url: str = "") -> None:
+        """`trace_url` is where traces are shown, with {trace_id} in it; empty: nowhere."""
+        self._screens: Mapping[str, Screen] = {
+            **SCREENS,
+            "live": Live().answer,
+            "saga": partial(saga, trace_url=trace_url),
+            "chain": partial(chain, trace_url=trace_url),
+        }
 
     async def show(self, name: str, service: Service, request: Request) -> Answer:
         """The page of that name; a problem of the API is a page too. Raises what is a defect."""

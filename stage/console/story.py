@@ -10,33 +10,62 @@ import msgspec
 
 from stage.console import draw
 from stage.console.asks import Reader, saga_path
-from stage.core.describe import event_in_words
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
 from stage.wire.chain import ChainView
-from stage.wire.envelope import SAGA_ID_RE, parse_instant
+from stage.wire.chain_rows import Row, rows_of
+from stage.wire.envelope import SAGA_ID_RE
 from stage.wire.problem import WireError
 from stage.wire.views import ActPage, SagaView, SweepsView
 
 TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
 ACTS: Final = 100
+BAR_WIDTH: Final = 240
 
 
-async def chain(service: Service, request: Request) -> Answer:
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the waterfall: from where to where it goes in a picture of BAR_WIDTH."""
+
+    stage: str
+    after_ms: int
+    label: str
+    backward: bool
+    x: float
+    width: float
+    took_ms: int | None
+    note: str
+
+
+async def chain(service: Service, request: Request, *, trace_url: str) -> Answer:
     """The saga as each stage of its chain knows it, and all events by time."""
     path = saga_path(request.parameters["saga_id"])
     view = await Reader(service, request).get(ChainView, path, [("view", "chain")])
-    events = [
-        (event.at, story.stage, event_in_words(event.event, msgspec.to_builtins(event)))
-        for story in view.stages
-        for event in story.events
-    ]
+    rows = rows_of(view)
+    first = rows[0].at if rows else 0.0
+    last = max((row.at if row.end is None else row.end for row in rows), default=first)
     return draw.page(
         "chain.html",
         request,
         service.clock.now(),
         chain=view,
-        events=sorted(events, key=lambda each: parse_instant(each[0])),
+        bars=[_bar(row, first, max(last - first, 0.001)) for row in rows],
+        width=BAR_WIDTH,
+        trace_url=trace_url,
+    )
+
+
+def _bar(row: Row, first: float, span: float) -> Bar:
+    end = row.at if row.end is None else row.end
+    took = None if row.end is None else row.end - row.at
+    return Bar(
+        stage=row.stage,
+        after_ms=round((row.at - first) * 1e3),
+        label=row.label,
+        backward=row.backward,
+        x=round((row.at - first) / span * (BAR_WIDTH - 4), 1),
+        width=round(max(3.0, (end - row.at) / span * (BAR_WIDTH - 4)), 1),
+        took_ms=None if took is None else round(took * 1e3),
+        note="its end is not known" if row.open else row.note,
     )
 
 

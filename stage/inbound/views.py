@@ -103,9 +103,14 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
                 last_error=(known.error or None) if known is not None else None,
                 key=_key(plan, snapshot, step),
                 standing=standing_in(plan, snapshot.saga, step.name).value,
+                timeout_seconds=_timeout(step),
             )
         )
     return views
+
+
+def _timeout(step: Step) -> float | None:
+    return None if step.kind is StepKind.TRANSACTION else step.timeout_seconds
 
 
 def _key(plan: Plan, snapshot: Snapshot, step: Step) -> str | None:

@@ -15,7 +15,10 @@ V = TypeVar("V", bound=msgspec.Struct)
 
 
 class StepView(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a saga. `key` is the idempotency key under which the effect can be looked up."""
+    """One step of a saga. `key` is the idempotency key under which the effect can be looked up.
+
+    `timeout_seconds` is the longest time of one attempt; None of a transaction.
+    """
 
     name: str
     kind: str
@@ -26,6 +29,7 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
     key: str | None = None
     standing: str = ""
+    timeout_seconds: float | None = None
 
 
 class SagaView(msgspec.Struct, frozen=True, kw_only=True):

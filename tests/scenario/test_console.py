@@ -5,20 +5,25 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import AsyncIterator
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 import pytest
 
 from stage.console.draw import POLICY
 from stage.console.live import AGAIN_SECONDS, ASKED_MAX, KEPT_SECONDS, Live
+from stage.console.story import BAR_WIDTH
 from stage.inbound.aiohttp import SERVICE
 from stage.inbound.principal import CLAIMED
 from stage.inbound.request import HeaderPairs, Request
+from stage.wire.chain import ChainView
+from stage.wire.chain_rows import rows_of
 from tests.scenario.attacks.names import named_chain, shown_by, token_of
-from tests.scenario.chain import Chain
+from tests.scenario.chain import Chain, running_chain
 from tests.scenario.test_operator import audit, do, stuck
 from tests.scenario.test_sweeps import acts_on
 
@@ -231,6 +236,34 @@ async def test_the_chain_is_shown_with_every_stage(chain: Chain) -> None:
     await chain.send("s-1")
     _, page = await see(chain, "/sagas/s-1/chain")
     assert "payment" in page and "shipping" in page and "completed" in page
+    view = await chain.get(f"{chain.stage}/sagas/s-1?view=chain")
+    rows = rows_of(msgspec.convert(view, ChainView))
+    assert len(rows) == page.count("<rect ") == page.count('<th scope="row">') - len(view["stages"])
+    bars = [(float(x), float(wide)) for x, wide in re.findall(r'x="([\d.]+)".*?h="([\d.]+)"', page)]
+    assert all(0 <= x and 0 < wide and x + wide <= BAR_WIDTH for x, wide in bars)
+
+
+async def test_a_trace_is_linked_where_the_operator_says_so(tmp_path: Path) -> None:
+    """From the saga and from its chain; without the setting there is only the id."""
+    url = "https://jaeger.example/trace/{trace_id}?x=1&y=2"
+    async with running_chain(tmp_path, trace_url=url) as chain:
+        await chain.send("s-1")
+        link = url.replace("{trace_id}", (await chain.view("s-1"))["trace_id"])
+        for path in ("/sagas/s-1", "/sagas/s-1/chain"):
+            assert f'href="{escape(link)}"' in (await see(chain, path))[1]
+
+
+async def test_a_saga_shows_how_long_each_step_took(chain: Chain) -> None:
+    """And the time-out of what leaves; a transaction has none."""
+    await stuck(chain)
+    _, page = await see(chain, "/sagas/s-1")
+    rows = {
+        row[0]: row[1] for row in re.findall(r'<tr><th scope="row">([^<]+)</th>(.*)</tr>', page)
+    }
+    assert re.search(
+        r'<td class="number">\d\.\d{3} s</td><td class="number">1 s</td>', rows["charge"]
+    )
+    assert '<td class="number"></td><td>' in rows["reserve"]
 
 
 async def test_the_search_finds_by_id_and_says_what_is_not_indexed(chain: Chain) -> None:
