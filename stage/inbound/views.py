@@ -14,7 +14,7 @@ from stage.core.ids import Direction, idempotency_key
 from stage.core.pause import Way
 from stage.core.questions import standing_apart, standing_in, standing_of_saga
 from stage.core.states import EXTERNAL_KINDS, ParkCause, SagaState, Tell
-from stage.core.steps import Plan, Step
+from stage.core.steps import Plan, Step, StepKind
 from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
