@@ -42,6 +42,10 @@ from stage.wire.problem import Problem
 
 SWEEP_SECONDS = 1.0
 """How often connections are looked at: each limit of time is exceeded by at most so much."""
+READ_SECONDS = 2.0
+"""An answer that its reader has not acknowledged for so long is looked at. Earlier it may be on its
+way, and to ask the kernel about each of thousands of busy connections took a twentieth of all
+time."""
 REPORT_SECONDS = 10.0
 GIVE_WAY_SECONDS = 0.5
 """A connection that has waited for less gives way to no other one."""
@@ -98,7 +102,9 @@ class BoundedProtocol(Connection):
     """One connection. It counts as waiting while no request of it is being answered."""
 
     __slots__ = (
+        "_behind",
         "_head_since",
+        "_read_since",
         "_server",
         "_turned_away",
         "_unread_since",
@@ -112,6 +118,10 @@ class BoundedProtocol(Connection):
         self._server = server
         self._head_since: float | None = None
         self._unread_since: float | None = None
+        self._read_since: float | None = None
+        """When it began to wait, if all that was written before was read by then."""
+        self._behind: bytes | None = None
+        """What came in behind a start that is held; None while none is held."""
         self._turned_away = False
         self.certificate = None
         self.caller = ""
@@ -137,6 +147,11 @@ class BoundedProtocol(Connection):
         """See asyncio.Protocol."""
         if self._turned_away:
             return
+        if self._behind is not None:
+            self._behind += data
+            if self.transport is not None:
+                self.transport.pause_reading()
+            return
         if self._head_since is None and self._server.is_waiting(self):
             overload = self._server.overload
             if overload.limited and is_whole_start(data) and not overload.lets_in(self.caller):
@@ -149,16 +164,18 @@ class BoundedProtocol(Connection):
         """Refuse a start without parsing it, and a while later, unless it repeats one that ran.
 
         To parse one costs a tenth of a saga, and a client that asks again at once would ask for
-        nothing else to be done. Meanwhile it is not read.
+        nothing else to be done. Meanwhile nothing that comes in behind it is looked at, and no more
+        than one piece is read. Only then does reading pause: to pause and resume cost a third of
+        what a refusal does.
         """
         self._server.overload.shed += 1
         self._server.forget(self)  # it does not give way: it will be answered
-        if self.transport is not None:
-            self.transport.pause_reading()
-            self._server.held.hold(key_in(data), partial(self._answer_shed, data))
+        self._behind = b""
+        self._server.held.hold(key_in(data), partial(self._answer_shed, data))
 
     def _answer_shed(self, data: bytes, seen: bool | None) -> None:
-        transport = self.transport
+        transport, behind = self.transport, self._behind
+        self._behind = None
         if transport is None or transport.is_closing():
             return
         self._server.waits(self)
@@ -170,8 +187,9 @@ class BoundedProtocol(Connection):
             transport.write(answers[int(random() * len(answers))])
         if self._close:
             transport.close()
-        else:
+        elif behind:
             transport.resume_reading()
+            self.data_received(behind)
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
@@ -227,15 +245,32 @@ class BoundedProtocol(Connection):
         transport = self.transport
         if transport is None:
             return
-        if not _is_unread(transport):
-            self._unread_since = None
-        elif self._unread_since is None:
-            self._unread_since = now
-        unread, head = self._unread_since, self._head_since
+        unread, head = self._is_unread_since(transport, now), self._head_since
+        self._unread_since = unread
         if (unread is not None and now - unread >= limits.answer_seconds_max) or (
             head is not None and now - head >= limits.head_seconds_max
         ):
             _reset(transport)
+
+    def _is_unread_since(self, transport: asyncio.Transport, now: float) -> float | None:
+        """Since when something written has not reached the reader: it is here, or in the kernel.
+
+        A connection that goes on to ask has read what it was answered, however far away it is. One
+        that only asks, and reads nothing, fills the kernel's buffer, and then ours.
+        """
+        before = now if self._unread_since is None else self._unread_since
+        if transport.get_write_buffer_size():
+            return before
+        waits = self._server.waits_since(self)
+        if waits is None:
+            held = self._behind is not None
+            return None if held or not _queued(transport, termios.TIOCOUTQ) else before
+        if now - waits < READ_SECONDS or waits == self._read_since:
+            return None
+        if _queued(transport, termios.TIOCOUTQ):
+            return waits
+        self._read_since = waits
+        return None
 
     def handle_error(
         self,
@@ -393,6 +428,10 @@ class BoundedServer(web.Server):
         """Whether no request of that connection is being answered."""
         return protocol in self._waiting
 
+    def waits_since(self, protocol: Waiting) -> float | None:
+        """Since when no request of that connection is being answered; None while one is."""
+        return self._waiting.get(protocol)
+
     def forget(self, protocol: Waiting) -> None:
         """That connection is busy, or gone."""
         self._waiting.pop(protocol, None)
@@ -504,11 +543,6 @@ def _close(port: asyncio.Server) -> list[socket.socket]:
     found = [each for opened in port.sockets for each in left_in_kernel(opened.fileno())]
     port.close()
     return found
-
-
-def _is_unread(transport: asyncio.Transport) -> bool:
-    """Whether something written has not reached the reader: it waits here, or in the kernel."""
-    return bool(transport.get_write_buffer_size()) or _queued(transport, termios.TIOCOUTQ)
 
 
 def _queued(transport: asyncio.Transport, way: int) -> bool:
