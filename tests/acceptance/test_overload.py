@@ -6,6 +6,9 @@ that are shed are answered at a bounded rate.
 A rate counts the seconds in which the stage could have run. The load itself takes a processor, more
 of it the more it offers, and so do other processes; the time in which the event loop was ready to
 run and got no processor, as the kernel counts it, is left out.
+
+Machines have better and worse minutes. So the load comes in spells, each between two peaks. The
+median of the spells counts, each as a part of its own two peaks.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import pytest
@@ -27,9 +31,10 @@ from stage.demo.chain import LOOPBACK, free_ports
 from tests.kits import Strikes
 from tests.sizes import SIZES, TIER
 
+SPELLS = 5 if TIER == "prove" else 1
 PEAK_CONNECTIONS = 32
-PEAK_SECONDS = 4.0 if TIER == "prove" else 2.0
-LEARNING_SECONDS = 10.0 if TIER == "prove" else 5.0
+PEAK_SECONDS = 3.0 if TIER == "prove" else 2.0
+LEARNING_SECONDS = 5.0
 """After that the stage knows how much it can do."""
 FORGETTING_SECONDS = 3.0
 """After that the stage has forgotten the limit that it set itself."""
@@ -178,33 +183,60 @@ async def stage_process(folder: Path) -> AsyncIterator[tuple[int, int]]:
             await process.wait()
 
 
-@pytest.mark.kit("F13")
-@pytest.mark.timeout(200)
-async def test_five_times_the_load_leaves_the_goodput(tmp_path: Path, strikes: Strikes) -> None:
-    """At least 0.9 of the peak, refusals that say when to come back, compensations within 1 s.
+class Spell(NamedTuple):
+    """Five times the load for a while, and the peaks before and after it."""
 
-    The peak is what it does before and after, as machines have better and worse minutes.
-    """
+    before: Rate
+    goodput: Rate
+    after: Rate
+    load: Load
+    connections: int
+
+    @property
+    def part(self) -> float:
+        """The goodput as a part of the peak."""
+        return 2 * self.goodput.a_second / (self.before.a_second + self.after.a_second)
+
+    def __str__(self) -> str:
+        """As a report says it."""
+        asked = self.goodput.seconds + LEARNING_SECONDS
+        offered = sum(self.load.codes.values()) / asked
+        return (
+            f"{self.part:.2f}: {self.connections} connections offered {offered:.0f}/s; goodput"
+            f" {self.goodput} of {self.before} before and {self.after} after"
+        )
+
+
+@pytest.mark.kit("F13")
+@pytest.mark.timeout(300)
+async def test_five_times_the_load_leaves_the_goodput(tmp_path: Path, strikes: Strikes) -> None:
+    """At least 0.9 of the peak, refusals that say when to come back, compensations within 1 s."""
+    spells: list[Spell] = []
     async with stage_process(tmp_path) as (port, pid):
         calm = Load(port, "calm")
-        before = await measured(calm, pid, PEAK_CONNECTIONS, PEAK_SECONDS, 1.0)
-        load = Load(port, "full")
-        asked = int(TIMES * before.executed / before.seconds * HELD_SECONDS) + PEAK_CONNECTIONS
-        connections = min(CONNECTIONS_MAX, asked)
-        goodput = await measured(load, pid, connections, SIZES.overload_seconds, LEARNING_SECONDS)
-        after = await measured(calm, pid, PEAK_CONNECTIONS, PEAK_SECONDS, FORGETTING_SECONDS)
+        before = await measured(calm, pid, PEAK_CONNECTIONS, PEAK_SECONDS, FORGETTING_SECONDS)
+        for number in range(SPELLS):
+            load = Load(port, f"full-{number}")
+            asked = int(TIMES * before.executed / before.seconds * HELD_SECONDS) + PEAK_CONNECTIONS
+            connections = min(CONNECTIONS_MAX, asked)
+            seconds = SIZES.overload_seconds / SPELLS
+            goodput = await measured(load, pid, connections, seconds, LEARNING_SECONDS)
+            after = await measured(calm, pid, PEAK_CONNECTIONS, PEAK_SECONDS, FORGETTING_SECONDS)
+            spells.append(Spell(before, goodput, after, load, connections))
+            before = after
 
-    peak = (before.a_second + after.a_second) / 2
-    offered = sum(load.codes.values()) / (SIZES.overload_seconds + LEARNING_SECONDS)
-    undone = sorted(load.undone)[int(len(load.undone) * 0.99)] if load.undone else 99.0
+    codes = sum((spell.load.codes for spell in spells), Counter[int]())
+    times = sorted(seconds for spell in spells for seconds in spell.load.undone)
+    undone = times[int(len(times) * 0.99)] if times else 99.0
+    wrong = [*calm.wrong, *(head for spell in spells for head in spell.load.wrong)]
+    part = median(spell.part for spell in spells)
     note = (
-        f"{connections} connections offered {offered:.0f}/s; goodput {goodput} of {before} before"
-        f" and {after} after; {dict(load.codes)}; {len(load.undone)} compensations,"
-        f" p99 {undone:.2f} s"
+        f"goodput {part:.2f} of the peak; {dict(codes)}; {len(times)} compensations,"
+        f" p99 {undone:.2f} s; {'; '.join(map(str, spells))}"
     )
-    strikes.report("seconds", int(SIZES.overload_seconds), violations=len(load.wrong), note=note)
-    assert [] == [*calm.wrong, *load.wrong][:3], note
-    assert goodput.a_second >= GOODPUT_MIN * peak, note
+    strikes.report("seconds", int(SIZES.overload_seconds), violations=len(wrong), note=note)
+    assert [] == wrong[:3], note
+    assert part >= GOODPUT_MIN, note
     assert undone < UNDO_SECONDS_MAX, note
 
 
