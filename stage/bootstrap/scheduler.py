@@ -32,10 +32,6 @@ def scheduler_of(config: Config, store: Store, stage: str) -> MakeScheduler:
         raise ConfigurationError(
             "engine is temporal, and temporal_address is not set: add --temporal-address HOST:PORT"
         )
-    if config.lane:
-        raise ConfigurationError(
-            "lane is set, and engine is temporal, which runs every saga itself: leave one of them"
-        )
     try:
         from stage.engine.temporal.credentials import TemporalFiles
         from stage.engine.temporal.scheduler import TemporalSettings, temporal_scheduler

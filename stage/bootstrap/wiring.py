@@ -343,7 +343,7 @@ def bind_configured(
 def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
     return EngineLimits(
         sagas_max=config.concurrency_max,
-        lane=config.lane,
+        lane=not config.no_lane and config.engine == "embedded",
         deadline_seconds_default=config.deadline_seconds_default,
         compensation_window_seconds=config.compensation_window_seconds,
         upstreams=frozenset(config.upstreams),

@@ -92,7 +92,7 @@ class Config:
     drain_seconds: float = 20.0
     stuck_seconds: float = 5.0
     concurrency_max: int = 1_000
-    lane: bool = False
+    no_lane: bool = False
     requests_max: int = 2_000
     connections_max: int = 4_000
     compensation_window_seconds: float = 604_800.0
@@ -290,10 +290,10 @@ SETTINGS = (
     ),
     Setting("concurrency_max", count(1), "N", "Sagas run at the same time."),
     Setting(
-        "lane",
+        "no_lane",
         switch,
         "",
-        "Run new sagas along a line made at start, and by the rules where that is left.",
+        "Ask the rules at every step of a saga, also where it goes as it should.",
         switch=True,
     ),
     Setting("requests_max", count(1), "N", "Requests answered at the same time; then 503."),

@@ -1,4 +1,4 @@
-"""The setting `lane`: the same answers and journals over HTTP, and sagas that do go along it."""
+"""The setting `no_lane`: the same answers and journals over HTTP, and sagas that do go along it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def rode(
             return original(*given)
 
         monkeypatch.setattr(Lane, name, counting)
-    async with running_chain(tmp_path, lane=request.param) as chain:
+    async with running_chain(tmp_path, no_lane=not request.param) as chain:
         yield chain, asked
 
 

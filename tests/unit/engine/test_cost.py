@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -204,15 +204,18 @@ async def test_the_saves_of_a_run_leave_the_instant_at_which_it_is_due(
 ) -> None:
     """It stands in an index of every database, which a save then need not write (decision 0063)."""
     due: list[float] = []
-    made = Journal.row
 
-    def row(*arguments: Any, **named: Any) -> SagaRow:
-        found = made(*arguments, **named)
-        if found.due_at is not None:
-            due.append(found.due_at)
-        return found
+    def listening(made: Callable[..., SagaRow]) -> Callable[..., SagaRow]:
+        def row(*arguments: Any, **named: Any) -> SagaRow:
+            found = made(*arguments, **named)
+            if found.due_at is not None:
+                due.append(found.due_at)
+            return found
 
-    monkeypatch.setattr(Journal, "row", row)
+        return row
+
+    for name in ("row", "_row_on_lane"):
+        monkeypatch.setattr(Journal, name, listening(getattr(Journal, name)))
     await counted.run("s-1")
     assert due
     assert {0.0} == {each % RUNNING_SECONDS for each in due}
