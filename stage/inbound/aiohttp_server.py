@@ -121,7 +121,7 @@ class BoundedProtocol(Connection):
         self._read_since: float | None = None
         """When it began to wait, if all that was written before was read by then."""
         self._behind: bytes | None = None
-        """What came in behind a start that is held; None while none is held."""
+        """The bytes behind a start that is held; None while none is held."""
         self._turned_away = False
         self.certificate = None
         self.caller = ""
