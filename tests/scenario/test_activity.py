@@ -142,6 +142,13 @@ async def replicas(
             yield chain, first, second
 
 
+async def until_begun(chain: Chain, saga_id: str) -> None:
+    """Return when a saga is there: a task that timed out before began nothing."""
+    async with asyncio.timeout(UNTIL_SECONDS_MAX):
+        while await chain.get(f"{chain.stage}/sagas/{saga_id}") is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # nobody announces the first of it
+
+
 def newest_of(chain: Chain) -> NewestTasks:
     """The newest tasks, as all replicas know them."""
     assert chain.app is not None
@@ -213,8 +220,9 @@ async def test_a_saga_whose_task_timed_out_is_compensated(world: World) -> None:
     """Nobody waits for it any more: found by a beat while it runs."""
     chain, tasks = world
     await chain.script(chain.psp, script="hang", times=1)
-    tasks.over.add("t-1")
     _ = tasks.give("t-1", msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode())
+    await until_begun(chain, "s-1")
+    tasks.over.add("t-1")
     await chain.until("s-1", lambda saga: saga["state"] == "compensated")
     _, standing = await chain.charges()
     assert 0 == standing
@@ -304,7 +312,7 @@ async def test_a_repeat_at_another_replica_is_compensated_when_it_times_out_too(
     await chain.script(chain.psp, script="hang", times=1)
     given = msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode()
     _ = first.give("t-1", given)
-    await first.until(lambda: first.beats > 0)
+    await until_begun(chain, "s-1")
     beaten = second.beats
     _ = second.give("t-2", given)
     await second.until(lambda: second.beats > beaten + 1)
