@@ -11,6 +11,7 @@ from stage.simulation.api import (
     json_answer,
 )
 from stage.simulation.books import Effect
+from stage.simulation.vendor import ask
 
 __all__ = [
     "WEBHOOK_SECRET",
@@ -18,5 +19,6 @@ __all__ = [
     "ApiRequest",
     "Effect",
     "UnkeyedApi",
+    "ask",
     "json_answer",
 ]

@@ -17,7 +17,7 @@ from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS
 from stage.core.lost import LOST, OVER
 from stage.core.order import wave_of
-from stage.core.states import ENDED, SagaState
+from stage.core.states import ENDED, EXTERNAL_KINDS, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.ports.store import SagaRow
 from stage.simulation.loop import VirtualLoop
@@ -125,6 +125,10 @@ class Known(msgspec.Struct, kw_only=True):
     """The word that a webhook brought of a step; that it landed outweighs that it did not."""
     pending_at: float | None = None
     """The last event while a call was pending: the deadline stands still."""
+    asked_for: set[str] = set()
+    """Approvals that a person was asked for."""
+    decided: set[str] = set()
+    """Approvals that were decided by a person."""
     waited_out: bool = False
     """A call was pending for as long as its author waits."""
     answers: set[bytes] = set()
@@ -191,6 +195,8 @@ class Books:
         """Stages of which an older copy of the database was put back."""
         self._rewound: set[tuple[str, str]] = set()
         """Stage and saga of all that were as they had been before."""
+        self.said_yes_to: set[tuple[str, str, str]] = set()
+        """Stage, saga and step of each approval to which a person has said yes."""
         self.payloads: dict[str, bytes] = {}
         """The data of each saga as its client first sent it."""
 
@@ -307,11 +313,18 @@ class Books:
         return self._by_step.get((stage, saga, step), ())
 
     def standing(self, stage: str, saga: str, step: Step) -> int:
-        """How much of a step stands in the world now: effects outside, or local work."""
+        """How much of a step stands in the world now: effects outside, or local work.
+
+        Of an approval the word of the person, who keeps it apart.
+        """
+        known = self.known.get((stage, saga))
         if step.kind is StepKind.TRANSACTION:
             local = self.local.get((stage, saga, step.name))
             return 0 if local is None else local.done - local.undone
-        if step.kind is StepKind.CALL:
+        if step.kind is StepKind.APPROVAL:
+            asked = known is not None and step.name in known.asked_for
+            return int(not asked or (stage, saga, step.name) in self.said_yes_to)
+        if step.kind in EXTERNAL_KINDS:
             return sum(one.standing for one in self.effects_of(stage, saga, step.name))
         return self._standing_behind(step.peer, saga)
 
@@ -334,7 +347,7 @@ class Books:
         Of a call that says compensation=None too: that nothing is left is its author's word, and
         the world has its own.
         """
-        makes = step.kind is StepKind.CALL and not step.pivot and step.peer not in self.keeping
+        makes = step.kind in EXTERNAL_KINDS and not step.pivot and step.peer not in self.keeping
         return step.compensatable or makes
 
     # --- the store -------------------------------------------------------------------------------
@@ -434,12 +447,16 @@ class Books:
                 known.asked = True
             case e.TurnedBack():
                 known.turned = True
+                for name in known.asked_for:
+                    known.pending.pop(name, None)
                 self._turning_back(stage, known)
                 self._giving_up(stage, known, event)
             case e.Forgotten():
                 known.forgotten = True
             case e.Retried() | e.Resolved() | e.Settled():
                 self._verb(known, event)
+            case e.Approved() | e.Rejected():
+                self._decision(stage, known, event)
             case _:
                 self._forward_event(stage, known, event)
         _settle_what_is_said(known)
@@ -468,6 +485,23 @@ class Books:
         active = known.row.state is SagaState.ACTIVE
         if active and not self._past_pivot(self._plan(stage, known), known):
             known.deadline = OVER
+
+    def _decision(self, stage: str, known: Known, event: e.Approved | e.Rejected) -> None:
+        """A person decided: once, and only what was asked for."""
+        if event.step in known.decided or event.step not in known.pending:
+            text = f"{stage}/{event.step}: {e.name_of(event)}, and nobody was asked any more"
+            self.violate("I16", known.row.id, text)
+        known.decided.add(event.step)
+        known.pending.pop(event.step, None)
+        (known.succeeded if isinstance(event, e.Approved) else known.refused).add(event.step)
+
+    def heard_a_decision(self, stage: str, saga: str, step: str) -> None:
+        """The stage said that a decision was taken: it is durable by now."""
+        known = self.known.get((stage, saga))
+        if known is None or (stage, saga) in self._rewound:
+            return
+        if step not in known.decided:
+            self.violate("I16", saga, f"{stage} took a decision on {step} and forgot it")
 
     def _verb(self, known: Known, event: e.Retried | e.Resolved | e.Settled) -> None:
         """A person mended it: used attempts are forgiven."""
@@ -531,6 +565,10 @@ class Books:
                 event.step in known.pending
             ):
                 self._pends(known, plan.step(event.step), event.at)
+            case e.ApprovalAsked():
+                known.asked_for.add(event.step)
+                known.deferred = True
+                self._pends(known, plan.step(event.step), event.at)
             case e.ProbeRefused():
                 known.doubted.discard(event.step)
                 known.refused.add(event.step)
@@ -584,6 +622,12 @@ class Books:
         known.starts.setdefault(step.name, len(known.starts))
         if step.name in known.invented:
             return
+        for before in self._plan(stage, known).steps:
+            if before.name == step.name:
+                break
+            if before.kind is StepKind.APPROVAL and not self.standing(stage, saga, before):
+                text = f"{stage}/{step.name} was started, and nobody approved {before.name}"
+                self.violate("I16", saga, text)
         if known.turned:
             self.violate("I6", saga, f"{stage}/{step.name} was started on the way back")
         if (
@@ -675,6 +719,8 @@ class Books:
             self.attempts[counted] = self.attempts.get(counted, 0) + 1
         if what == "probe":
             return
+        if self.plan_of(stage, saga).step(step).kind is StepKind.EFFECT:
+            return  # its requests are not in the journal
         stored = known.requests.get(f"{step}:{what}", [])
         if not any(_same(request, one) for one in stored):
             self.violate("I3", saga, f"{stage}/{step} {what} was sent with bytes not journaled")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from stage.core.bindings import hash_of
 from stage.core.events import Accepted
 from stage.core.machine import RECOVERIES_MAX
-from stage.core.states import ENDED, ParkCause, SagaState
+from stage.core.states import ENDED, EXTERNAL_KINDS, ParkCause, SagaState
 from stage.core.steps import Plan, Step, StepKind
 from stage.engine.saga.context import context_of, with_baggage
 from stage.ports.store import Row, Unit
@@ -297,7 +297,7 @@ def _not_executed(books: Books, stage: str, saga: str, words: str) -> None:
     made = sum(
         effect.made
         for step in plan.steps
-        if step.kind is StepKind.CALL
+        if step.kind in EXTERNAL_KINDS
         for effect in books.effects_of(stage, saga, step.name)
     )
     if stage in books.restored:  # a tombstone in place of what was lost: it speaks of what stands

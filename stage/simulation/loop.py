@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 from stage.engine.clock import SteadyClock
+from stage.ports.external import External
 
 T = TypeVar("T")
 
@@ -195,6 +196,8 @@ class Process:
         self._loop = loop
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._resumed: asyncio.Future[None] | None = None
+        self.external: External | None = None
+        """The external systems as it reaches them."""
         self._context: Context = copy_context()
         self._context.run(_PROCESS.set, self)
         self.deaths: dict[asyncio.Future[Any], None] = {}
@@ -251,6 +254,11 @@ class Process:
 
 
 _PROCESS: ContextVar[Process | None] = ContextVar("simulated_process", default=None)
+
+
+def current_process() -> Process | None:
+    """The process whose code runs now; None outside of all."""
+    return _PROCESS.get()
 
 
 def _in_process(

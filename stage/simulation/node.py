@@ -180,13 +180,15 @@ class Node:
             clock=clock,
             monotonic=self._loop.time,
         )
-        return http_peers(
+        peers = http_peers(
             client,
             externals={name: SCHEME + name for name in self._neighbours.externals},
             upstreams={name: SCHEME + name for name in self._neighbours.upstreams},
             downstreams={name: SCHEME + name for name in self._neighbours.downstreams},
             limits=self._neighbours.limits,
         )
+        process.external = peers.external
+        return peers
 
     async def _open(self, process: Process, engine: EmbeddedEngine, store: SimulatedStore) -> None:
         await store.open()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from random import Random
+from zlib import crc32
 
 import msgspec
 
@@ -26,6 +27,8 @@ ACTOR = "operator"
 ROUNDS_MAX = 12
 """Looks at the desk in the liveness phase; what waits then has a cause that no verb takes away."""
 DESK_SECONDS = 90.0
+SILENT_SECONDS_MAX = 600.0
+"""A simulated person is silent where the author's time-out is no longer than that."""
 RESULT = msgspec.Raw(b'{"id":"settled"}')
 
 
@@ -56,6 +59,8 @@ class Operator:
         if not here:
             return
         known = self._random.choice(waiting or here)
+        if await self._decides(node, known):
+            return
         if self._faults.happens("forget"):
             await self._ask(node, known, e.Forgotten(at=self._now, actor=ACTOR, why="given up"))
             return
@@ -72,6 +77,41 @@ class Operator:
             for (stage, _), known in self._books.known.items()
             if stage == node.name and known.row.parked
         ]
+
+    async def decide_what_waits(self) -> None:
+        """Once faults are over: all that a person would not leave to its time-out."""
+        for node in self._nodes:
+            here = [known for (stage, _), known in self._books.known.items() if stage == node.name]
+            for known in here:
+                if known.asked_for & known.pending.keys():
+                    await self._decides(node, known)
+
+    async def _decides(self, node: Node, known: Known) -> bool:
+        """Say yes or no where a saga asks for it: seldom twice, and of some sagas never.
+
+        A person who is late finds that nobody asks any more.
+        """
+        saga = known.row.id
+        mind = crc32(f"{saga}/approval".encode()) % 8
+        for name in sorted(known.asked_for):
+            decided = name in known.decided
+            gone = decided or name not in known.pending
+            waits = self._books.plan_of(node.name, saga).step(name).pending_seconds_max
+            silent = mind == 0 and waits <= SILENT_SECONDS_MAX
+            if silent or (gone and mind not in (1, 2)):
+                continue
+            yes = mind != 3
+            kind: type[e.Approved | e.Rejected] = e.Approved if yes else e.Rejected
+            if gone:  # once more, the other way, or too late
+                kind = e.Rejected if yes else e.Approved
+                self._faults.struck["verb_decided_late"] += 1
+            elif yes:
+                self._books.said_yes_to.add((node.name, saga, name))
+            verb = kind(at=self._now, actor=ACTOR, why="looked at it", step=name)
+            if await self._ask(node, known, verb):
+                self._books.heard_a_decision(node.name, saga, name)
+            return True
+        return False
 
     async def clear_desk(self) -> None:
         """Resolve what can be undone by hand, and retry the rest."""
@@ -114,16 +154,18 @@ class Operator:
             )
         return None
 
-    async def _ask(self, node: Node, known: Known, verb: e.Verb) -> None:
+    async def _ask(self, node: Node, known: Known, verb: e.Verb) -> bool:
+        """Ask for it; whether the stage said that it is done."""
         saga, what = known.row.id, e.name_of(verb)
         work = node.operate(saga, verb)
         if work is None:
-            return
+            return False
         self._books.tell(saga, ACTOR, f"{what} at {node.name} {getattr(verb, 'step', '')}".rstrip())
         try:
             async with asyncio.timeout(DESK_SECONDS):
                 await asyncio.shield(work)
             self._faults.struck[f"verb_{what}"] += 1
+            return True
         except NotAllowed as error:
             self._faults.struck["verb_not_allowed"] += 1
             self._books.tell(saga, ACTOR, f"is told no: {error}")
@@ -131,6 +173,7 @@ class Operator:
             if isinstance(error, asyncio.CancelledError) and not work.cancelled():
                 raise
             self._books.tell(saga, ACTOR, f"got no answer: {type(error).__name__}")
+        return False
 
 
 __all__ = ["ACTOR", "ROUNDS_MAX", "Operator"]

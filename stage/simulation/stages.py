@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -19,6 +20,8 @@ from stage import (
     Tx,
     Webhook,
 )
+from stage.ports.stage import Answer
+from stage.simulation.vendor import ask
 
 
 class Purchase(msgspec.Struct):
@@ -194,6 +197,64 @@ def hooked(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     return stage
 
 
+def _effect(stage: Stage[Any, Any], name: str, to: str, *, probe: bool) -> None:
+    """An effect by a client of the author's, with what belongs to it."""
+
+    async def work(saga: Saga[Purchase]) -> Receipt:
+        answer = await ask(to, "POST", f"/{name}", key=saga.key, body={"by": "client"})
+        return _received(answer)
+
+    async def find(saga: Saga[Purchase]) -> Receipt | None:
+        answer = await ask(to, "GET", f"/{name}", key=saga.key)
+        return None if answer.status == 404 else _received(answer)
+
+    async def back(saga: Saga[Purchase], receipt: Receipt | None) -> None:
+        made = None if receipt is None else receipt.id
+        answer = await ask(to, "POST", f"/{name}/undo", key=saga.key, body={"id": made})
+        _received(answer)
+
+    work.__name__ = name
+    step = stage.effect(to=to, timeout=1.0)(work)
+    if probe:
+        step.probe(find)
+    step.compensation(back)
+
+
+def _received(answer: Answer) -> Receipt:
+    """The reading of a vendor's client, which knows nothing of the stage."""
+    if answer.status == 429:
+        raise Transient("busy")
+    if answer.status in (402, 410):
+        raise Refused(f"answered {answer.status}")
+    if answer.status != 200:
+        raise OSError(f"answered {answer.status}")
+    said = msgspec.json.decode(answer.body)
+    return Receipt(said.get("id", ""))
+
+
+def effective(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
+    """Effects by a client of the author's: one that can be looked up, and one that cannot."""
+    stage = _stage(name, before)
+    _local(stage, "reserve")
+    _effect(stage, "upload", f"{name}-api", probe=True)
+    _effect(stage, "publish", f"{name}-api", probe=False)
+    _local(stage, "record", undo=False)
+    return stage
+
+
+def approved(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
+    """A call that a person has to approve; of small amounts nobody is asked."""
+    stage = _stage(name, before)
+    _local(stage, "reserve")
+
+    @stage.approval("risk", timeout=300.0)
+    def risk(saga: Saga[Purchase]) -> dict[str, int] | None:
+        return {"amount": saga.input.amount} if crc32(saga.id.encode()) % 5 else None
+
+    _call(stage, "charge", f"{name}-api", probe=True)
+    return stage
+
+
 def pivotal(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     """A call that cannot be undone; after it the stage only goes forward."""
     stage = _stage(name, before)
@@ -212,5 +273,7 @@ KINDS: dict[str, Callable[..., Stage[Any, Any]]] = {
     "pending": pending,
     "hooked": hooked,
     "pivotal": pivotal,
+    "effective": effective,
+    "approved": approved,
 }
 NAMES = ("order", "payment", "shipping")

@@ -16,7 +16,8 @@ import msgspec
 
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.participant import StageParticipant
-from stage.core.steps import Plan, StepKind
+from stage.core.states import EXTERNAL_KINDS
+from stage.core.steps import Plan
 from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
@@ -202,7 +203,7 @@ class World:
         disk.exclusive = self.scenario.exclusive and "zombie" not in self.faults.rates
         bound: StageParticipant[Any, Any] = stage.bind(tuple(downstream))
         self.books.plans[stage.name] = bound.plan
-        externals = sorted({step.peer for step in bound.plan.steps if step.kind is StepKind.CALL})
+        externals = sorted({step.peer for step in bound.plan.steps if step.kind in EXTERNAL_KINDS})
         for name in externals:
             kind = self.scenario.models.get(name) or _model_of(name, bound.plan)
             model = kind(name, self.books, self.faults)
@@ -360,6 +361,7 @@ class World:
             if self.loop.time() > until:
                 self.rest.report()
                 return
+            await self.operator.decide_what_waits()
             await asyncio.sleep(STILL_SECONDS if self.loop.still else LOOK_SECONDS)
 
     async def _clear_desks(self) -> None:

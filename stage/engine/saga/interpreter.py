@@ -146,9 +146,9 @@ class Interpreter:
         done = Transition(
             plan=plan, saga=saga, events=[], outgoing=[], rest_until=None, output=output
         )
-        for event in events:
-            self._record(done, event)
         now = self._clock.now()
+        for event in events:
+            self._record(done, _at_its_entry(event, now))
         for _ in range(DECISIONS_MAX):
             for command in decide(plan, done.saga, now):
                 match command:  # what happens most comes first
@@ -198,7 +198,7 @@ class Interpreter:
         plan = saga.under(self.plan)
         done = Transition(plan=plan, saga=saga, events=[], outgoing=[], rest_until=now)
         for event in events:
-            self._record(done, event)
+            self._record(done, _at_its_entry(event, now))
         return done
 
     def _complete(
@@ -479,6 +479,18 @@ class Interpreter:
                 links=links,
             )
         )
+
+
+_ENDS_A_WAIT = (e.WebhookFound, e.WebhookRefused, e.Approved, e.Rejected)
+
+
+def _at_its_entry(event: e.Event, now: float) -> e.Event:
+    """The event, at the instant of its entry where it ends a wait.
+
+    It may have lain in the mail of a replica for an hour. The deadline stands still until then, so
+    that the budget that was left is left from its entry on.
+    """
+    return msgspec.structs.replace(event, at=now) if isinstance(event, _ENDS_A_WAIT) else event
 
 
 def failed_output(error: Exception) -> Failed:
