@@ -14,8 +14,15 @@ from typing import Any
 import msgspec
 
 from stage.authoring.declaration import StageDeclaration
-from stage.authoring.source import statements_in, unawaited_in
-from stage.authoring.steps import DeclaredStep, ExternalStep, TransactionStep
+from stage.authoring.source import (
+    blocking_in,
+    dropped_in,
+    request_beyond,
+    statements_in,
+    unawaited_in,
+    waits_in,
+)
+from stage.authoring.steps import CallStep, DeclaredStep, ExternalStep, TransactionStep
 from stage.bootstrap.callers import callers_of, check_loopback, open_callers
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import is_there, migration_folders, migration_states
@@ -179,9 +186,7 @@ def _check_plan(plan: Plan, findings: _Findings) -> None:
 def _check_source(stage: StageDeclaration[Any, Any], config: Config, findings: _Findings) -> int:
     """Look for forgotten awaits, and prepare each statement on the tables of the migrations."""
     for step in stage.steps:
-        for function in _functions(step):
-            for text in unawaited_in(function):
-                findings.add(Level.ERROR, About.SOURCE, f"{text}: write await before it")
+        _check_functions(step, findings)
     if config.database.startswith(POSTGRESQL):
         return 0  # its words are not those of SQLite, and nothing is prepared on a server
     count = 0
@@ -196,6 +201,26 @@ def _check_source(stage: StageDeclaration[Any, Any], config: Config, findings: _
                 if why := tables.refused(statement.sql, statement.parameters):
                     findings.add(Level.ERROR, About.SOURCE, f"{statement.place}: {why}")
     return count
+
+
+def _check_functions(step: DeclaredStep[Any, Any], findings: _Findings) -> None:
+    """The slips that the source of a step's functions shows."""
+    local = isinstance(step, TransactionStep)
+    for function in _functions(step):
+        for text in (*unawaited_in(function), *dropped_in(function)):
+            findings.add(Level.ERROR, About.SOURCE, f"{text}: write await before it")
+        if not local:
+            for text in blocking_in(function):
+                why = "and every saga of this process waits with it: give it to asyncio.to_thread"
+                findings.add(Level.WARNING, About.SOURCE, f"{text}, {why}")
+            continue
+        why = "and a transaction that does is stopped: move it to a call or an effect"
+        for text in (*blocking_in(function), *waits_in(function)):
+            findings.add(Level.ERROR, About.SOURCE, f"{text}, {why}")
+    if isinstance(step, CallStep) and (text := request_beyond(step.function, step.requests)):
+        why = f"of a call that declares requests={step.requests}, and would not be sent"
+        mend = "make a step of each effect, or declare as many"
+        findings.add(Level.ERROR, About.SOURCE, f"{text} {why}: {mend}")
 
 
 def _functions(step: DeclaredStep[Any, Any]) -> Iterator[Any]:

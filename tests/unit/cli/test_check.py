@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +106,151 @@ def test_a_forgotten_await_is_found_before_it_costs_anything() -> None:
     (text,) = errors(check_stage(wrong, Config()), About.SOURCE)
     line = 1 + Path(__file__).read_text().split("# the slip")[0].count("\n")
     assert f"test_check.py:{line}: http.post(...) is not awaited: write await before it" == text
+
+
+async def notify(who: str) -> None:
+    """A function of the author's."""
+
+
+def line_of(mark: str) -> int:
+    return 1 + Path(__file__).read_text().split(f"# {mark}")[0].count("\n")
+
+
+def test_a_wait_in_a_transaction_is_found() -> None:
+    """It would be stopped when it runs; the line and the way out are known before."""
+    wrong: Stage[Order, None] = Stage("wrong", accepts=Order)
+
+    @wrong.transaction(compensation=None, reason="of a test")
+    async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+        time.sleep(saga.input.amount)  # noqa: ASYNC251 - a sleep
+        await asyncio.sleep(1)  # a wait
+        await notify("a function that may use tx is left to the run")
+
+    sleep, wait = errors(check_stage(wrong, Config()), About.SOURCE)
+    line = line_of("noqa: ASYNC251 - a sleep")
+    assert f"test_check.py:{line}: time.sleep(...) blocks, and a transaction" in sleep
+    assert f"test_check.py:{line_of('a wait')}: await asyncio.sleep(...) waits for no" in wait
+    assert "move it to a call or an effect" in sleep and "move it to a call or an effect" in wait
+
+
+def test_a_call_that_blocks_outside_of_a_transaction_is_a_warning() -> None:
+    """It runs, and holds the event loop of all sagas."""
+    odd: Stage[Order, None] = Stage("odd", accepts=Order)
+
+    @odd.effect(to="printer", compensation=None, reason="of a test")
+    async def label(saga: Saga[Order]) -> None:
+        time.sleep(saga.input.amount)  # noqa: ASYNC251 - the slip that is looked for
+        await asyncio.sleep(1)
+
+    checked = check_stage(odd, Config())
+    (warning,) = (each for each in checked.findings if each.level is Level.WARNING)
+    assert checked.sound and "give it to asyncio.to_thread" in warning.text
+
+
+def test_a_coroutine_that_is_dropped_in_an_effect_is_found() -> None:
+    """The step would succeed, and nothing of it would run."""
+    wrong: Stage[Order, None] = Stage("wrong", accepts=Order)
+
+    @wrong.effect(to="mail", compensation=None, reason="of a test")
+    async def mail(saga: Saga[Order]) -> None:
+        notify(saga.id)  # type: ignore[unused-coroutine]  # dropped
+        await notify(saga.id)
+
+    (text,) = errors(check_stage(wrong, Config()), About.SOURCE)
+    assert f"test_check.py:{line_of('dropped')}: notify(...) is not awaited: write await" in text
+
+
+def test_a_second_request_that_is_not_declared_is_found() -> None:
+    """Where it is made in any case: one in a branch, or behind a return, is left to the run."""
+    wrong: Stage[Order, None] = Stage("wrong", accepts=Order)
+
+    @wrong.call(to="psp", compensation=None, reason="of a test")
+    async def charge(http: Http, saga: Saga[Order]) -> None:
+        await http.post("/charges")
+        await http.post("/tips")  # the second
+
+    @wrong.call(to="psp", compensation=None, reason="of a test", requests=2)
+    async def both(http: Http, saga: Saga[Order]) -> None:
+        await http.post("/charges")
+        await http.post("/tips")
+
+    @wrong.call(to="psp", compensation=None, reason="of a test")
+    async def either(http: Http, saga: Saga[Order]) -> None:
+        if saga.input.amount:
+            await http.post("/charges")
+            return
+        await http.post("/tips")
+
+    (text,) = errors(check_stage(wrong, Config()), About.SOURCE)
+    assert f"test_check.py:{line_of('the second')}: http.post(...) is request 2 of a call" in text
+    assert "make a step of each effect, or declare as many" in text
+
+
+SLIPS = {
+    "no compensation": """
+@payment.call(to="psp")
+async def charge(http, saga): ...  # here
+""",
+    "a type that is not there": """
+@payment.call(to="psp", compensation=None, reason="r")
+async def charge(http, saga) -> "Missing": ...
+""",
+    "a probe on nothing": """
+@payment.call(to="psp", compensation=None, reason="r")
+async def charge(http, saga) -> None: ...
+
+@charge.probe
+async def find(http, saga) -> None: ...
+""",
+    "an undo of another type": """
+@payment.call(to="psp")
+async def charge(http, saga) -> str: ...
+
+@charge.compensation
+async def refund(http, saga, made: int | None) -> None: ...
+""",
+    "together apart": """
+@payment.call(to="psp", together="x", compensation=None, reason="r")
+async def one(http, saga): ...
+
+@payment.transaction(compensation=None, reason="r")
+async def between(tx, saga): ...
+
+@payment.call(to="psp", together="x", compensation=None, reason="r")
+async def other(http, saga): ...
+""",
+    "a call without an API": """
+@payment.call
+async def charge(http, saga): ...
+""",
+    "an effect without a system": """
+@payment.effect
+async def upload(saga): ...
+""",
+    "an approval without a name": """
+@payment.approval
+def risk(saga): ...
+""",
+}
+FIXES = {
+    "no compensation": r"pay\.py:\d+: .*write one under @charge\.compensation",
+    "a type that is not there": r"pay\.py:\d+: .*import it outside of",
+    "a probe on nothing": r"pay\.py:\d+: .*let the call return what was made",
+    "an undo of another type": r"pay\.py:\d+: .*annotate it made: str \| None",
+    "together apart": r"declare them one after the other, or give one another word",
+    "a call without an API": r"pay\.py:\d+: .*write @payment\.call\(to=",
+    "an effect without a system": r"pay\.py:\d+: .*write @payment\.effect\(to=",
+    "an approval without a name": r"pay\.py:\d+: .*write @payment\.approval\('name'\)",
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_of_a_declaration_is_a_finding_with_its_fix(folder: Path, slip: str) -> None:
+    """The words of the start, before anything is served."""
+    (folder / "pay.py").write_text(SOURCE.replace("id, amout", "id, id") + SLIPS[slip])
+    done = check(folder)
+    assert (1, "") == (done.status, done.err)
+    assert re.search(FIXES[slip], done.out), done.out
 
 
 def test_too_few_parameters_are_found() -> None:
