@@ -9,8 +9,10 @@ from stage.core.states import SagaState
 
 LONG_SECONDS = 0.5
 """A query that took no longer is made again whenever somebody asks."""
+MANY_SAGAS = 100_000
+"""Nor one that counted no more: beyond it the query takes most of the time of a page."""
 PAUSE_FACTOR = 20.0
-"""One that did is not repeated for so many times as long: it takes a twentieth of the time."""
+"""Any other is not repeated for so many times as long: it takes a twentieth of the time."""
 
 Counts = dict[SagaState, int]
 
@@ -40,6 +42,6 @@ class Census:
         began = self._loop_time()
         counts = self._counts = await self._query()
         ended = self._loop_time()
-        if ended - began > LONG_SECONDS:
+        if ended - began > LONG_SECONDS or sum(counts.values()) > MANY_SAGAS:
             self._counts_until = ended + PAUSE_FACTOR * (ended - began)
         return counts

@@ -8,7 +8,13 @@ import pytest
 
 from stage.core.errors import StoreUnavailable
 from stage.core.states import SagaState
-from stage.engine.embedded.census import LONG_SECONDS, PAUSE_FACTOR, Census, Counts
+from stage.engine.embedded.census import (
+    LONG_SECONDS,
+    MANY_SAGAS,
+    PAUSE_FACTOR,
+    Census,
+    Counts,
+)
 
 
 class Slow:
@@ -74,3 +80,15 @@ async def test_a_count_that_failed_is_made_again() -> None:
         await census.read()
     slow.away = False
     assert {SagaState.COMPLETED: 2} == await census.read()
+
+
+async def test_a_count_of_very_many_is_not_repeated_soon_however_quick() -> None:
+    """It takes most of the time of the page that asks for it."""
+    slow = Slow(0.1)
+    slow.queries = MANY_SAGAS
+    census = Census(slow.count, lambda: slow.now)
+    first = await census.read()
+    slow.now += 0.1 * PAUSE_FACTOR - 0.01
+    assert first == await census.read()
+    slow.now += 0.02
+    assert first != await census.read()
