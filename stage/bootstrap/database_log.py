@@ -18,7 +18,10 @@ LOOK_SECONDS: Final = 0.25
 
 
 def tell_database(store: Store) -> None:
-    """One line at start: the absolute path and the identity. A warning where it was made anew."""
+    """One line at start: the absolute path and the identity. A warning where it was made anew.
+
+    A second one where the schema of a database that was there has grown.
+    """
     identity = store.identity
     log = logs.default_logger()
     say = log.warning if store.made else log.info
@@ -30,6 +33,8 @@ def tell_database(store: Store) -> None:
         born_at=format_instant(identity.born_at),
         stage=identity.stage,
     )
+    if store.migrated and not store.made:
+        log.warning("migrations_applied", path=store.place, detail=", ".join(store.migrated))
 
 
 def tell_skew(store: Store) -> None:

@@ -514,6 +514,11 @@ class Store(Protocol):
         ...
 
     @property
+    def migrated(self) -> Sequence[str]:
+        """The migrations that `open` applied to a database that was there, in their order."""
+        ...
+
+    @property
     def queued(self) -> int:
         """How many units wait to be written."""
         ...

@@ -419,6 +419,11 @@ class SimulatedStore:
         return self._disk.store.made
 
     @property
+    def migrated(self) -> Sequence[str]:
+        """See ports.store.Store."""
+        return self._disk.store.migrated
+
+    @property
     def queued(self) -> int:
         """See ports.store.Store."""
         return self._disk.store.queued

@@ -230,6 +230,11 @@ class BlockingStore:
         return self._store.made
 
     @property
+    def migrated(self) -> Sequence[str]:
+        """See ports.store.Store."""
+        return self._store.migrated
+
+    @property
     def queued(self) -> int:
         """See ports.store.Store."""
         return self._store.queued

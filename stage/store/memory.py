@@ -306,6 +306,11 @@ class MemoryStore:
         return False
 
     @property
+    def migrated(self) -> Sequence[str]:
+        """See ports.store.Store: nothing was there before."""
+        return ()
+
+    @property
     def queued(self) -> int:
         """See ports.store.Store: units run at once."""
         return 0

@@ -58,6 +58,11 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     sql: str
 
     @property
+    def title(self) -> str:
+        """Whose it is, and its name."""
+        return f"{self.owner}/{self.name}"
+
+    @property
     def expands(self) -> bool:
         """True when the release before it runs on its schema too."""
         return expands(self.name)

@@ -37,6 +37,25 @@ def test_every_line_of_a_process_is_json_from_start_to_end(tmp_path: Path) -> No
     )
 
 
+def test_a_start_names_the_migrations_that_it_applied(tmp_path: Path) -> None:
+    """Once, and not those of a database that it made itself."""
+    (tmp_path / "noted.py").write_text(
+        STAGE.replace("accepts=dict", 'accepts=dict, migrations="notes"')
+    )
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "0001_note.sql").write_text("CREATE TABLE note (id TEXT);\n")
+    first = lived(tmp_path)
+    (notes / "0002_more.expand.sql").write_text("ALTER TABLE note ADD COLUMN more TEXT;\n")
+    second, third = lived(tmp_path), lived(tmp_path)
+    applied = [
+        [line["detail"] for line in lines if line["event"] == "migrations_applied"]
+        for lines in (first, second, third)
+    ]
+    assert [[], 1, []] == [applied[0], len(applied[1]), applied[2]]
+    assert applied[1][0].startswith("notes/0002_more") and "0001" not in applied[1][0]
+
+
 def lived(folder: Path) -> list[dict[str, Any]]:
     """Serve until it listens, end it, and the lines that it wrote to stderr."""
     process = subprocess.Popen(

@@ -105,6 +105,7 @@ class PostgresStore:
         self._listeners = listeners
         self._migrations = tuple(migrations)
         self._made = False
+        self._migrated: tuple[str, ...] = ()
         self._closed = True
         self._pool = Pool(self._server, limits.readers, listeners.waited, self._check_reader)
         self._timeline = Timeline(self._server)
@@ -163,7 +164,8 @@ class PostgresStore:
             )
         known = await asyncio.to_thread(migrate.collected, dialect, self._migrations)
         if upgrade:
-            await migrate.upgrade_known(dialect, known, now=self._server.now())
+            applied = await migrate.upgrade_known(dialect, known, now=self._server.now())
+            self._migrated = tuple(each.title for each in applied)
         else:
             await migrate.check_known(dialect, known)
         await record_key(link, self._codec)
@@ -361,6 +363,11 @@ class PostgresStore:
     def made(self) -> bool:
         """See ports.store.Store."""
         return self._made
+
+    @property
+    def migrated(self) -> Sequence[str]:
+        """See ports.store.Store."""
+        return self._migrated
 
 
 class _Lane:

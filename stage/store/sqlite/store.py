@@ -38,6 +38,7 @@ from stage.ports.store import (
 from stage.store import rows
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
+from stage.store.migrate import Migration
 from stage.store.queue import ThreadChannel
 from stage.store.sole_owner import SoleOwner
 from stage.store.sqlite import dialect
@@ -99,6 +100,7 @@ class SqliteStore:
         self._path = self._file.path
         self._made = False
         self._migrations = tuple(migrations)
+        self._migrated: tuple[str, ...] = ()
         self._lock = FileLock(self._path)
         self._ownership = SoleOwner(self.due)
         self._connections = SqliteConnections(
@@ -178,12 +180,12 @@ class SqliteStore:
 
     def _prepare(
         self,
-        migrate: Callable[[sqlite3.Connection, Sequence[Traversable]], object],
+        migrate: Callable[[sqlite3.Connection, Sequence[Traversable]], Sequence[Migration] | None],
         connection: sqlite3.Connection,
     ) -> None:
         """Bring the schema up to date, and see whose database it is."""
         refuse_owner(read_identity(connection), self._file)
-        migrate(connection, self._migrations)
+        self._migrated = tuple(each.title for each in migrate(connection, self._migrations) or ())
         record_key(connection, self._codec)
         identity = take(connection, self._file, self._file.now())
         self._connections.timeline.opened(connection, identity, self._lock.mark)
@@ -351,6 +353,11 @@ class SqliteStore:
     def made(self) -> bool:
         """See ports.store.Store."""
         return self._made
+
+    @property
+    def migrated(self) -> Sequence[str]:
+        """See ports.store.Store."""
+        return self._migrated
 
     @property
     def path(self) -> Path:
