@@ -267,7 +267,7 @@ class ResultEffectStep(EffectStep[P, R]):
         return function
 
 
-class ApprovalStep(DeclaredStep[P, Approval]):
+class ApprovalStep(DeclaredStep[P, Approval | None]):
     """A step that waits for a person. Its function says what that person is shown."""
 
     parameters = ("saga",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import msgspec
 
 from stage import Approval, Http, Saga, Stage
 from stage.demo.payment import Order
+from tests import forked
 from tests.scenario.chain import Chain, running_chain
+from tests.scenario.test_console import Fields, press
 
 WHO = {"actor": "kim", "reason": "known customer"}
 
@@ -133,6 +136,51 @@ async def test_a_decision_names_its_step_and_its_reason(tmp_path: Path) -> None:
         assert 422 == (await decide(chain, "approve", reason=" "))[0]
         assert 409 == (await decide(chain, "approve", step="charge"))[0]
         assert "awaiting_approval" == (await chain.view("s-1"))["steps"][0]["phase"]
+
+
+async def test_the_command_line_lists_approves_and_rejects(tmp_path: Path) -> None:
+    """Once each; a second decision ends with the reason and the status of a no."""
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+
+        async def command(*arguments: str) -> tuple[int, str]:
+            done = await asyncio.to_thread(forked.stage, *arguments, "--url", chain.stage)
+            return done.status, done.out + done.err
+
+        why = ("--step", "risk", "--reason", "ticket 17", "--actor", "kim")
+        assert (0, "nothing waits for an approval\n") == await command("approvals")
+        for saga_id in ("s-1", "s-2"):
+            assert 202 == (await chain.send(saga_id))[0]
+        status, said = await command("approvals")
+        assert (0, 2, 2) == (status, said.count("risk"), said.count('{"amount":100}')), said
+
+        status, said = await command("approve", "s-1", "--dry-run", *why)
+        assert (0, True) == (status, "s-1 would be active; next: execute charge" in said), said
+        assert 0 == (await command("approve", "s-1", *why))[0]
+        assert 0 == (await command("reject", "s-2", *why))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        await chain.until("s-2", lambda saga: saga["state"] == "compensated")
+        status, said = await command("reject", "s-1", *why)
+        assert (1, True) == (status, "no approval is asked for" in said), said
+        assert (0, "nothing waits for an approval\n") == await command("approvals")
+        assert (1, 1) == await chain.charges()
+
+
+async def test_the_console_shows_what_waits_and_its_buttons_decide(tmp_path: Path) -> None:
+    """First a preview of both states, then the act; afterwards the buttons are gone."""
+    async with running_chain(tmp_path, stage=stage_of()) as chain:
+        assert 202 == (await chain.send("s-1"))[0]
+        fields = {**WHO, "verb": "approve", "step": "risk", "press": "preview"}
+        status, _, page = await press(chain, "/sagas/s-1", fields)
+        assert (200, True) == (status, "awaiting approval" in page and "succeeded" in page), page
+        assert (0, 0) == await chain.charges()
+
+        act = [*Fields(page).hidden, ("press", "act")]
+        status, headers, _ = await press(chain, "/sagas/s-1", act)
+        assert (303, "/console/sagas/s-1?did=approve") == (status, headers["Location"])
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        _, _, body = await chain.request("GET", f"{chain.stage}/console/sagas/s-1")
+        assert b"waits for a person" not in body
+        assert b"<strong>approve</strong>, not now: no step of it awaits approval" in body
 
 
 async def test_the_words_for_the_person_are_for_operators_alone(tmp_path: Path) -> None:

@@ -45,6 +45,25 @@ async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
     await http.post("/refunds", json={"key": saga.key_of(charge), "known": made is not None})
 
 
+@payment.effect(to="s3", timeout=5.0)
+async def upload(saga: Saga[Order]) -> str:
+    return saga.key
+
+
+@upload.probe
+async def find_upload(saga: Saga[Order]) -> str | None:
+    return None
+
+
+@upload.compensation
+async def remove(saga: Saga[Order], made: str | None) -> None: ...
+
+
+@payment.approval("risk", timeout=3600.0)
+def risk(saga: Saga[Order]) -> dict[str, int] | None:
+    return {"amount": saga.input.amount}
+
+
 @payment.call(to="mail", compensation=None, reason="a mail cannot be called back")
 async def mail(http: Http, saga: Saga[Order]) -> None:
     await http.post("/mails", json={})
@@ -53,6 +72,9 @@ async def mail(http: Http, saga: Saga[Order]) -> None:
 @payment.transaction(compensation=None, reason="release takes its row back too")
 async def record(tx: Tx, saga: Saga[Order]) -> None:
     await tx.execute("UPDATE payment SET charge_id = $1", saga.result(charge).id)
+    approval = saga.result(risk)
+    by = "nobody was asked" if approval is None else approval.by
+    await tx.execute("UPDATE payment SET approved_by = $1", by)
 
 
 @payment.output

@@ -84,6 +84,46 @@ async def mail(http: Http, saga: Saga[Order]) -> None:
 async def find_mail(http: Http, saga: Saga[Order]) -> None: ...
 
 
+# an effect and what belongs to it
+@payment.effect(to="s3")
+async def upload(saga: Saga[Order]) -> Charge:
+    return Charge("c")
+
+
+@upload.compensation  # mypy arg-type; pyright reportArgumentType
+async def remove_another(saga: Saga[Order], made: Refund | None) -> None: ...
+
+
+@upload.compensation  # mypy arg-type; pyright reportArgumentType
+async def remove_by_http(http: Http, saga: Saga[Order], made: Charge | None) -> None: ...
+
+
+@upload.probe  # mypy arg-type; pyright reportArgumentType
+async def find_another_object(saga: Saga[Order]) -> Refund | None:
+    return None
+
+
+@payment.effect(to="s3", compensation=None, reason="it is wrong anyway")  # mypy arg-type; pyright reportArgumentType reportCallIssue reportUntypedFunctionDecorator
+async def upload_by_http(http: Http, saga: Saga[Order]) -> Charge:
+    return Charge("c")
+
+
+@payment.approval("risk")  # mypy arg-type; pyright reportArgumentType
+def risk_of_another_stage(saga: Saga[Refund]) -> dict[str, str]:
+    return {}
+
+
+@payment.approval("limit")
+def limit(saga: Saga[Order]) -> dict[str, int] | None:
+    return None
+
+
+# nobody may have been asked
+@payment.transaction(compensation=None, reason="it is wrong anyway")
+async def sign(tx: Tx, saga: Saga[Order]) -> str:
+    return saga.result(limit).by  # mypy union-attr; pyright reportOptionalMemberAccess
+
+
 # a transaction has no probe, and is undone in the database
 @payment.transaction
 async def reserve(tx: Tx, saga: Saga[Order]) -> int:
