@@ -188,9 +188,8 @@ class Sender:
         turn, conversation = outgoing.turn, outgoing.conversation
         assert conversation is not None and turn is not None
         if isinstance(turn, Foreign):
-            outgoing.prepared = (
-                step.kind is StepKind.EFFECT
-            )  # its requests are not seen from here on
+            # The requests of an effect are not seen from here on.
+            outgoing.prepared = step.kind is StepKind.EFFECT
             now = self._clock.now()
             conversation = self._interpreter.converse(
                 saga, context, do, outgoing.key, now, outgoing.span

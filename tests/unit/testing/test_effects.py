@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
+from stage import Saga, Stage
 from stage.core.events import Request
-from stage.demo.payment import payment
+from stage.demo.payment import Order, payment
 from stage.ports.stage import Answer
 from stage.testing import FakeApi, assert_compensates, reply
 from tests.simulation import broken_payment
@@ -60,3 +63,37 @@ async def test_data_that_a_step_refuses_tries_nothing() -> None:
     """The trial says that the step did not run."""
     with pytest.raises(Exception, match="the amount must be positive"):
         await assert_compensates(payment, {**ORDER, "amount": 0}, stands=STANDS)
+
+
+def with_an_effect(objects: dict[str, str], *, removes: bool) -> Stage[Order, Any]:
+    """A stage whose payment a person approves, and whose receipt a vendor keeps."""
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @stage.approval("risk")
+    def risk(saga: Saga[Order]) -> dict[str, int]:
+        return {"amount": saga.input.amount}
+
+    @stage.effect(to="s3")
+    async def upload(saga: Saga[Order]) -> str:
+        approval = saga.result(risk)
+        objects[saga.key] = "nobody" if approval is None else approval.by
+        return "receipt"
+
+    @upload.compensation
+    async def remove(saga: Saga[Order], made: str | None) -> None:
+        if removes or made is not None:
+            objects.pop(saga.key_of(upload), None)
+
+    return stage
+
+
+async def test_an_effect_that_is_left_elsewhere_is_named() -> None:
+    """Its undo does nothing without a result: found where the answer is lost."""
+    objects: dict[str, str] = {}
+    right = with_an_effect(objects, removes=True)
+    await assert_compensates(right, ORDER, elsewhere=lambda: objects)
+    assert {} == objects
+
+    wrong = with_an_effect(objects, removes=False)
+    with pytest.raises(AssertionError, match="the answer of upload was lost: elsewhere has"):
+        await assert_compensates(wrong, ORDER, elsewhere=lambda: objects)
