@@ -32,7 +32,8 @@ from tests.kits import Strikes
 from tests.sizes import SIZES, TIER
 
 SPELLS = 5 if TIER == "prove" else 1
-PEAK_CONNECTIONS = 32
+PEAK_CONNECTIONS = 100
+"""More of them do no more. With 32 the stage waits for its load."""
 PEAK_SECONDS = 3.0 if TIER == "prove" else 2.0
 LEARNING_SECONDS = 5.0
 """After that the stage knows how much it can do."""
