@@ -10,6 +10,7 @@ the watchdog sees it (rule 35).
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from contextvars import ContextVar
 from typing import Final
 
@@ -66,8 +67,9 @@ def _watch() -> None:
     sys.addaudithook(_heard)
 
 
-def _heard(event: str, _arguments: object) -> None:
-    if event in BLOCKING and (step := _running.get()):
+def _heard(event: str, _arguments: object, blocking: Collection[str] = BLOCKING) -> None:
+    # By its default, as it is still called when the names of this module are gone.
+    if event in blocking and (step := _running.get()):
         raise TransactionEscaped(
             f"{declaring_place()}: transaction {step!r} would block in {event}, before which"
             " nothing was written: it holds the database that all sagas share, and what leaves the"
