@@ -101,7 +101,7 @@ def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         after = _evolve(plan, saga, event)
     if after.heard:
         after = _settle_by_webhook(plan, after, event.at)
-    if after.pending and not any(pends(each) for each in after.steps.values()):
+    if after.pending and not any(_is_awaited(after, name) for name in after.steps):
         after = _no_longer_pending(after, event.at)
     if plan.pivot is not None and after.deadline is not None and past_pivot(plan, after):
         after = replace(after, deadline=None)  # no way back: time must not stop the way forward
@@ -701,6 +701,15 @@ def _not_waited_for(step: StepState, at: float) -> StepState:
     if step.phase is Phase.AWAITING_APPROVAL:
         return verbs.refused_approval(step, "the saga turned back before it was approved")
     return step
+
+
+def _is_awaited(saga: Saga, name: str) -> bool:
+    """Whether the saga waits for the word of others on that step, and none was heard yet.
+
+    A probe that is in flight as the word comes does not prolong the wait, nor does its process
+    that dies then.
+    """
+    return name not in saga.heard and pends(saga.steps[name])
 
 
 def _no_longer_pending(saga: Saga, at: float) -> Saga:

@@ -128,3 +128,28 @@ def test_a_saga_that_waits_for_a_person_to_settle_a_doubt_goes_on() -> None:
     for cause, goes_on in ((ParkCause.IN_DOUBT, True), (ParkCause.DEFECT, False)):
         parked = e.Parked(at=15.0, cause=cause, reason="looked at by hand")
         assert (not fold(*BEGUN, DOUBT, parked, LANDED).parked) is goes_on
+
+
+def test_the_budget_runs_on_from_the_webhook_though_a_probe_is_in_flight() -> None:
+    """The probe, and the hour until a dead process is missed, are no wait for the API."""
+    saga = fold(*BEGUN, PENDING, e.ProbeStarted(at=15.0, step="charge"), LANDED)
+    assert (False, 70.0) == (saga.pending, saga.deadline)
+
+    late = fold(e.Recovered(at=3_620.0, epoch=2), saga=saga)
+
+    assert 70.0 == late.deadline
+    (turn,) = decide(PLAN, late, 3_620.0)
+    assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack)
+
+
+def test_a_probe_that_ends_behind_the_webhook_changes_no_deadline() -> None:
+    """The word of the API was heard before."""
+    saga = fold(*BEGUN, PENDING, e.ProbeStarted(at=15.0, step="charge"), LANDED)
+    for end in (
+        e.ProbePending(at=25.0, step="charge", reason="still"),
+        e.ProbeFailed(at=25.0, step="charge", reason="500"),
+        e.ProbeFound(at=25.0, step="charge", result=ONE),
+    ):
+        after = fold(end, saga=saga)
+        assert (False, 70.0) == (after.pending, after.deadline), end
+        assert Phase.SUCCEEDED is after.steps["charge"].phase
