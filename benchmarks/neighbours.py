@@ -30,7 +30,7 @@ http {{
         listen {host}:{port};
         {more}
         location /charges {{ return 200 '{{"id":"c-1"}}'; }}
-        location /refunds {{ return 200 '{{}}'; }}
+        location /refunds {{ return 200 '{{"refunded":1}}'; }}
         location /v1/traces {{ return 200 '{{}}'; }}
         location /sagas {{
             return 200 '{{"outcome":"executed","data":{{"shipping":{{"parcel":"p-1"}}}}}}';

@@ -153,5 +153,5 @@ async def _ask(http: Http, saga: Saga[Order]) -> Quote:
 async def _release(http: Http, key: str) -> None:
     """By the key of the offer, so that it works when the offer's answer never reached us."""
     answer = await http.post("/releases", json={"key": key})
-    if answer.status >= 400:
+    if answer.status != 200 or "released" not in answer.json():
         raise Transient(f"the release was answered {answer.status}")

@@ -10,6 +10,7 @@ from stage.cli.failure import Failure
 
 if TYPE_CHECKING:
     from stage.authoring.declaration import StageDeclaration
+    from stage.testing import FakeApi
     from stage.testing.neighbours import Neighbours
 
 HOST: Final = "127.0.0.1"
@@ -57,6 +58,23 @@ def _data_of(target: str, stage: StageDeclaration[Any, Any]) -> str:
     return msgspec.json.encode({"saga_id": "dev-1", "data": data}).decode()
 
 
+def _fakes_of(target: str, stage: StageDeclaration[Any, Any]) -> dict[str, FakeApi]:
+    """A fake of each external API: the one in `fakes` of the model, or one for any stage."""
+    from stage.cli.target import find_model
+    from stage.testing import FakeApi
+
+    module = find_model(target, None)
+    own: dict[str, type[FakeApi]] = getattr(module, "fakes", {})
+    called = [step.rules.peer for step in stage.steps if step.rules.peer]
+    if unknown := sorted(set(own) - set(called)):
+        there = ", ".join(sorted(set(called))) or "none"
+        raise Failure(
+            f"{module.__file__} has a fake of {unknown[0]!r}, which stage {stage.name} never"
+            f" calls; it calls: {there}"
+        )
+    return {peer: own.get(peer, FakeApi)() for peer in called}
+
+
 def _free_port() -> int:
     """One that stays free until the stage listens there, and while it is started anew."""
     import random
@@ -75,13 +93,12 @@ async def _develop(
     import sys
 
     from stage.cli.watch import Signals, run_anew
-    from stage.testing import FakeApi
     from stage.testing.neighbours import beside
 
     signals = Signals()
     signals.listen()
     url = f"http://{HOST}:{port}"
-    apis = {step.rules.peer: FakeApi() for step in stage.steps if step.rules.peer}
+    apis = _fakes_of(target, stage)
     async with beside(url, apis) as around:
         _explain(stage.name, around, saga)
         options = [

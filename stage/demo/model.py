@@ -14,8 +14,10 @@ from urllib.parse import unquote
 
 import msgspec
 
+from stage.core.events import Request
 from stage.ports.stage import Answer
 from stage.simulation import ApiModel, ApiRequest, Effect, json_answer
+from stage.testing import FakeApi, reply
 
 LOOK_UP = "/charges/by-key/"
 
@@ -55,7 +57,17 @@ class Psp(ApiModel):
         return json_answer(200, {"refunded": True})
 
 
+class FakePsp(FakeApi):
+    """The provider of `stage dev`: it says `refunded` where others say `undone`."""
+
+    def undo(self, request: Request, key: str) -> Answer:
+        """See FakeApi."""
+        super().undo(request, key)
+        return reply(200, {"refunded": True})
+
+
 apis = {"psp": Psp}
+fakes = {"psp": FakePsp}
 stands = "SELECT saga_id FROM payment WHERE state <> 'released'"
 
 

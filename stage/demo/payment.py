@@ -87,7 +87,7 @@ async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
     answer = await http.post("/refunds", json=body)
     if answer.status == 402:
         raise Refused("the refund was declined")
-    if answer.status >= 400:
+    if answer.status != 200 or "refunded" not in answer.json():
         raise Transient(f"the refund was answered {answer.status}")
 
 

@@ -38,7 +38,8 @@ class FakeApi:
     """An external API that keeps its effects by idempotency key.
 
     A request that is not GET makes an effect under its key, once. One whose key says `undo` takes
-    back what its step made. A GET answers 200 if there is an effect under its key, otherwise 404.
+    back what its step made, answered `{"undone": true}`. A GET answers 200 if there is an effect
+    under its key, otherwise 404.
     Derive from it where an API speaks otherwise: `is_undo` and `undo` are the words of most.
     """
 
@@ -75,7 +76,7 @@ class FakeApi:
         of = key.rpartition(f":{Direction.COMPENSATE}")[0]
         for made in [each for each in self.effects if each.startswith(f"{of}:")]:
             del self.effects[made]
-        return reply(200, {})
+        return reply(200, {"undone": True})
 
 
 async def assert_compensates(

@@ -99,6 +99,20 @@ def test_its_simulation_holds(project: Path) -> None:
     assert "the world of card_payment.model" in done.stdout
 
 
+def test_its_undo_believes_no_gateway(project: Path) -> None:
+    """A 200 that a gateway says in place of the provider does not end a compensation."""
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "stage", "simulate", "card_payment.stage:card_payment",
+            "--seeds", "30",
+            "--only", "undo_refused", "--only", "gateway_replaces", "--only", "tail_refuses",
+        ],
+        cwd=project, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
 def test_no_word_of_a_template_is_left(project: Path) -> None:
     """Every file is filled in, its settings are read, and its requirements name this release."""
     for file in project.rglob("*"):

@@ -73,7 +73,7 @@ class World(Agreeable):
             return Answer(status=200 if found else 404, body=b'{"id":"c-1"}')
         if request.path == "/refunds":
             self.refunded[msgspec.json.decode(request.body)["key"]] += 1
-            return Answer(status=200, body=b"{}")
+            return Answer(status=200, body=b'{"refunded":1}')
         if self.unreachable:
             self.unreachable -= 1
             return Lost(reason="refused", certain=True, retry_after=3.0)

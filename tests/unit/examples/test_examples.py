@@ -41,7 +41,7 @@ class World:
 
         async def releases(request: web.Request) -> web.Response:
             self.released.add((await request.json())["key"])
-            return web.json_response({})
+            return web.json_response({"released": True})
 
         async def pickups(request: web.Request) -> web.Response:
             if self._pickup_status != 200:

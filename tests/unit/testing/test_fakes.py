@@ -50,7 +50,7 @@ async def test_the_fake_refuses_what_the_real_one_refuses() -> None:
 
 async def test_a_compensation_gets_a_result_or_none() -> None:
     """And the key of its call."""
-    http = FakeHttp(reply(200), reply(200))
+    http = FakeHttp(reply(200, {"refunded": 100}), reply(200, {"refunded": 0}))
     saga = fake_saga(payment, ORDER)
     await refund(http, saga, Charge("c-1"))
     await refund(http, saga, None)
