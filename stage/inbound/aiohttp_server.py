@@ -102,8 +102,8 @@ class BoundedProtocol(Connection):
     """One connection. It counts as waiting while no request of it is being answered."""
 
     __slots__ = (
-        "_behind",
         "_head_since",
+        "_held",
         "_read_since",
         "_server",
         "_turned_away",
@@ -120,8 +120,8 @@ class BoundedProtocol(Connection):
         self._unread_since: float | None = None
         self._read_since: float | None = None
         """When it began to wait, if all that was written before was read by then."""
-        self._behind: bytes | None = None
-        """The bytes behind a start that is held; None while none is held."""
+        self._held = False
+        """A start of it was shed, and is answered a while later."""
         self._turned_away = False
         self.certificate = None
         self.caller = ""
@@ -147,11 +147,6 @@ class BoundedProtocol(Connection):
         """See asyncio.Protocol."""
         if self._turned_away:
             return
-        if self._behind is not None:
-            self._behind += data
-            if self.transport is not None:
-                self.transport.pause_reading()
-            return
         if self._head_since is None and self._server.is_waiting(self):
             overload = self._server.overload
             if overload.limited and is_whole_start(data) and not overload.lets_in(self.caller):
@@ -164,18 +159,17 @@ class BoundedProtocol(Connection):
         """Refuse a start without parsing it, and a while later, unless it repeats one that ran.
 
         To parse one costs a tenth of a saga, and a client that asks again at once would ask for
-        nothing else to be done. Meanwhile nothing that comes in behind it is looked at, and no more
-        than one piece is read. Only then does reading pause: to pause and resume cost a third of
-        what a refusal does.
+        nothing else to be done. Meanwhile it is not read.
         """
         self._server.overload.shed += 1
         self._server.forget(self)  # it does not give way: it will be answered
-        self._behind = b""
-        self._server.held.hold(key_in(data), partial(self._answer_shed, data))
+        if self.transport is not None:
+            self._held = True
+            self.transport.pause_reading()
+            self._server.held.hold(key_in(data), partial(self._answer_shed, data))
 
     def _answer_shed(self, data: bytes, seen: bool | None) -> None:
-        transport, behind = self.transport, self._behind
-        self._behind = None
+        transport, self._held = self.transport, False
         if transport is None or transport.is_closing():
             return
         self._server.waits(self)
@@ -187,9 +181,8 @@ class BoundedProtocol(Connection):
             transport.write(answers[int(random() * len(answers))])
         if self._close:
             transport.close()
-        elif behind:
+        else:
             transport.resume_reading()
-            self.data_received(behind)
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
@@ -263,8 +256,8 @@ class BoundedProtocol(Connection):
             return before
         waits = self._server.waits_since(self)
         if waits is None:
-            held = self._behind is not None
-            return None if held or not _queued(transport, termios.TIOCOUTQ) else before
+            unread = not self._held and _queued(transport, termios.TIOCOUTQ)
+            return before if unread else None
         if now - waits < READ_SECONDS or waits == self._read_since:
             return None
         if _queued(transport, termios.TIOCOUTQ):
