@@ -29,7 +29,9 @@ RULE = "rule broken"
 @click.option(
     "--sagas", metavar="M", default=20, type=click.IntRange(1), help="Sagas in each.  [20]"
 )
-@click.option("--seed", metavar="S", type=int, help="Only this world, with its whole history.")
+@click.option(
+    "--seed", metavar="S", type=int, help="Only this world; the history of what goes wrong in it."
+)
 @click.option("--first", metavar="S", default=0, type=int, help="The first seed.  [0]")
 @click.option(
     "--without", metavar="FAULT", multiple=True, help="Never let this fault strike. Repeatable."
@@ -55,7 +57,7 @@ def simulate(
 
     Exit status 1 when something was lost or doubled, still stands, or is stuck; the shortest
     history in which that happens is printed, with the line that replays it. Also when no saga
-    completed, for that shows nothing.
+    completed or every webhook was refused, for that shows nothing.
     """
     from msgspec.structs import replace
 
@@ -94,8 +96,14 @@ def _simulate_worlds(seeds: range, scenario: Scenario, named: str) -> int:
             "no saga completed, so nothing is shown: check the payloads and the model"
             " (docs/simulate.md), and the log of one world with --seed"
         )
+    unbelieved = bool(summary.webhooks["refused"]) and not summary.webhooks["believed"]
+    if unbelieved:
+        click.echo(
+            "the stage refused every webhook, so none is tried: sign it in the model with"
+            " WEBHOOK_SECRET, and take its time from now() of the model (docs/simulate.md)"
+        )
     if not failed:
-        if nothing_shown:
+        if nothing_shown or unbelieved:
             return NEGATIVE
         click.echo("everything holds")
         return 0
@@ -119,9 +127,11 @@ def _draw(summary: Summary, failed: list[Result]) -> str:
     hours = summary.virtual_seconds / 3600
     lines = [
         f"simulated  {summary.sagas} sagas in {summary.seeds} worlds, {hours:.1f} hours",
-        "faults     " + _counted(summary.faults),
+        "faults     " + _counted(summary.faults, spaces=False),
         "ended      " + _counted(summary.states),
     ]
+    if heard := summary.webhooks:
+        lines.append(f"webhooks   {heard['believed']} believed, {heard['refused']} refused")
     wrong = dict.fromkeys((*dict.fromkeys(WORDS.values()), RULE), 0)
     for result in failed:
         wrong[WORDS.get(result.violations[0].invariant, RULE)] += 1
@@ -129,10 +139,11 @@ def _draw(summary: Summary, failed: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def _counted(counts: Any) -> str:
-    """Counts in words, the largest first."""
+def _counted(counts: Any, *, spaces: bool = True) -> str:
+    """Counts in words, the largest first; without `spaces` as the options take them."""
     found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found) or "none"
+    words = {name: name.replace("_", " ") if spaces else name for name, _ in found}
+    return ", ".join(f"{words[name]} {count}" for name, count in found) or "none"
 
 
 def _print_world(result: Result, named: str, scenario: Scenario) -> int:
@@ -145,7 +156,7 @@ def _print_world(result: Result, named: str, scenario: Scenario) -> int:
     failure = failure_of(result)
     word = WORDS.get(failure.violation.invariant, RULE)
     saga = failure.violation.saga or "all of them"
-    struck = ", ".join(kind.replace("_", " ") for kind in sorted(result.rates)) or "none"
+    struck = ", ".join(sorted(result.rates)) or "none"
     click.echo(f"The shortest history found (saga {saga}; faults: {struck}), seconds first:")
     click.echo("")
     for line in failure.history:

@@ -17,6 +17,7 @@ import msgspec
 from stage.ports.stage import Answer
 from stage.simulation.books import Books, Effect, read_key
 from stage.simulation.faults import Faults
+from stage.simulation.loop import EPOCH
 from stage.wire.http import SAFE_METHODS
 
 WEBHOOK_SECRET = b"simulated"
@@ -25,6 +26,7 @@ WEBHOOK_SECRET = b"simulated"
 Headers = tuple[tuple[str, str], ...]
 Deliver = Callable[[str, Headers, bytes, float], None]
 """Takes the saga, headers and body of a webhook, and the seconds after which it leaves."""
+Now = Callable[[], float]
 
 
 class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,14 @@ class ApiModel:
         self.away = False
         self._willing: dict[str, bool] = {}
         self.deliver: Deliver = _to_nobody
+        self.clock: Now = _epoch
+
+    def now(self) -> float:
+        """The time of this world in seconds since the epoch, for what a webhook has to be signed.
+
+        It is not that of the machine. The stage's own clock may be minutes off.
+        """
+        return self.clock()
 
     def answer(self, request: ApiRequest) -> Answer:
         """Answer one request that has arrived, with the faults of this world."""
@@ -221,6 +231,11 @@ def _way(key: str) -> int:
 
 def _to_nobody(_saga: str, _headers: Headers, _body: bytes, _after: float) -> None:
     """The model is in no world."""
+
+
+def _epoch() -> float:
+    """The model is in no world."""
+    return EPOCH
 
 
 class UnkeyedApi(ApiModel):

@@ -25,9 +25,10 @@ from stage.simulation.api import ApiModel, ApiRequest
 from stage.simulation.books import Books, read_key
 from stage.simulation.disk import SimulatedStore
 from stage.simulation.faults import Faults
-from stage.simulation.loop import Process, VirtualLoop
+from stage.simulation.loop import Process, VirtualClock, VirtualLoop
 from stage.wire import headers as h
 from stage.wire.http import SAFE_METHODS
+from stage.wire.problem import CONTENT_TYPE
 
 Headers = Sequence[tuple[str, str]]
 Server = Callable[[str, str, Headers, bytes], Awaitable[Answer] | None]
@@ -38,6 +39,8 @@ HOOK_SECONDS_MAX = 5.0
 HOOK_PAUSE_SECONDS = (5.0, 60.0)
 """The first pause of an API before it sends a webhook again, and the longest."""
 ACKNOWLEDGED = b"{}"
+BELIEVED, REFUSED = "believed", "refused"
+"""The two ends of a webhook at a stage."""
 LATENCY_SECONDS = (0.001, 0.02)
 DELAY_SECONDS = (0.05, 8.0)
 DELAY_SECONDS_STRICT = 0.145
@@ -72,6 +75,8 @@ class Network:
         self._about: Counter[str] = Counter()
         self._numbers: dict[tuple[str, str, str], int] = {}
         self._sent = 0
+        self.webhooks: Counter[str] = Counter()
+        """How many were believed, and how many refused: each time that one was sent counts."""
 
     def number(self) -> int:
         """The next number of a message, in the order in which they leave."""
@@ -108,6 +113,7 @@ class Network:
     def serve_api(self, model: ApiModel) -> None:
         """Let an external API be spoken to."""
         self._apis[model.name] = model
+        model.clock = VirtualClock(self._loop).now
 
     @property
     def names(self) -> list[str]:
@@ -143,7 +149,10 @@ class Network:
             heard = answer.reason if isinstance(answer, Lost) else str(answer.status)
             self._books.tell(saga, api, f"webhook to {stage} -> {heard}")
             if isinstance(answer, Answer) and (answer.status, answer.body) == (200, ACKNOWLEDGED):
+                self.webhooks[BELIEVED] += 1
                 return
+            if isinstance(answer, Answer) and _is_refusal(answer):
+                self.webhooks[REFUSED] += 1
             await asyncio.sleep(pause)
             pause = min(2.0 * pause, longest)
 
@@ -469,3 +478,8 @@ class SimulatedTransport(Transport):
         request = e.Request(method=method, path=path, headers=own, body=body)
         self._books.sending(self._stage, key, what, request)
         return intent.saga, what
+
+
+def _is_refusal(answer: Answer) -> bool:
+    """Whether the stage itself did not believe a webhook: a gateway knows no problem details."""
+    return answer.status == 401 and dict(answer.headers).get("Content-Type") == CONTENT_TYPE

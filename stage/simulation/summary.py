@@ -46,6 +46,8 @@ class Summary(msgspec.Struct, kw_only=True):
     verdicts: Counter[str] = msgspec.field(default_factory=Counter)
     """The beliefs of clients in the end."""
     chains: Counter[str] = msgspec.field(default_factory=Counter)
+    webhooks: Counter[str] = msgspec.field(default_factory=Counter)
+    """How many webhooks were believed, and how many refused."""
     violations: int = 0
     failures: list[Failure] = []
 
@@ -57,6 +59,7 @@ class Summary(msgspec.Struct, kw_only=True):
         self.faults.update(result.struck)
         self.states.update(result.states)
         self.verdicts.update(result.verdicts)
+        self.webhooks.update(result.webhooks)
         self.chains[result.chain] += 1
         self.outcomes.update(
             name_of(line.what) for line in result.transcript.lines if not isinstance(line.what, str)
@@ -76,6 +79,7 @@ class Summary(msgspec.Struct, kw_only=True):
         self.states.update(other.states)
         self.verdicts.update(other.verdicts)
         self.chains.update(other.chains)
+        self.webhooks.update(other.webhooks)
         self.violations += other.violations
         self.failures = [*self.failures, *other.failures][:FAILURES_MAX]
 

@@ -100,6 +100,8 @@ class Result(msgspec.Struct, kw_only=True):
     transcript: Transcript
     seconds: float
     rates: dict[str, float]
+    webhooks: Counter[str] = msgspec.field(default_factory=Counter)
+    """How many the stages believed, and how many they refused."""
 
 
 def simulate_world(seed: int, scenario: Scenario) -> Result:
@@ -294,6 +296,7 @@ class World:
             transcript=self.transcript,
             seconds=self.loop.time(),
             rates=self.faults.rates,
+            webhooks=self.network.webhooks,
         )
 
     def _end(self) -> None:

@@ -36,7 +36,7 @@ async def test_the_stage_of_the_demo_ends_clean_within_a_minute() -> None:
     assert "1000 sagas in 50 worlds" in out
     assert "lost 0, doubled 0, stuck 0, stands 0, rule broken 0" in out
     assert out.endswith("everything holds\n")
-    for word in ("request lost", "answer lost", "crash", "disk full", "zombie", "verb retried"):
+    for word in ("request_lost", "answer_lost", "crash", "disk_full", "zombie", "verb_retried"):
         assert re.search(rf"{word} [1-9]", out), word
     assert re.search(r"completed [1-9]", out) and re.search(r"compensated [1-9]", out)
 
