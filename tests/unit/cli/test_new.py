@@ -68,9 +68,29 @@ def test_a_package_alone_is_answered_with_its_module(
         find_stage("lodging:lodging")
 
 
+def python_on_path(folder: Path, does: str) -> dict[str, str]:
+    """An environment in which `python3` does that."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").write_text(f"#!/bin/sh\n{does}\n")
+    (folder / "bin" / "python3").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+def test_the_environment_that_is_active_is_used(tmp_path: Path) -> None:
+    """It has the package: nothing is installed a second time."""
+    write_project(tmp_path, "payment")
+    active = python_on_path(tmp_path, f'exec "{sys.executable}" "$@"')
+    done = subprocess.run(
+        ["make", "--dry-run", "test"], cwd=tmp_path, env={**active, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"{sys.executable} -m pytest -q\n" == done.stdout
+
+
 def test_an_interrupted_installation_begins_anew(tmp_path: Path) -> None:
     """The interpreter is there before anything is installed: only the mark says that all is."""
     write_project(tmp_path, "payment")
+    outside = python_on_path(tmp_path, "exit 1")
     environment = tmp_path / ".venv"
     (environment / "bin").mkdir(parents=True)
     (environment / "bin" / "python").touch()
@@ -78,8 +98,9 @@ def test_an_interrupted_installation_begins_anew(tmp_path: Path) -> None:
     def planned() -> str:
         """The commands that `make test` would run."""
         done = subprocess.run(
-            ["make", "--dry-run", "test"], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
+            ["make", "--dry-run", "test"], cwd=tmp_path, env=outside,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
         return done.stdout
 
     assert "pip install" in planned()
