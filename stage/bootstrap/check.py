@@ -24,7 +24,7 @@ from stage.authoring.source import (
 )
 from stage.authoring.steps import CallStep, DeclaredStep, ExternalStep, TransactionStep
 from stage.bootstrap.callers import callers_of, check_loopback, open_callers
-from stage.bootstrap.credentials import credentials_of
+from stage.bootstrap.credentials import credentials_of, webhooks_without_secret
 from stage.bootstrap.database import is_there, migration_folders, migration_states
 from stage.bootstrap.listener import listener_tls
 from stage.bootstrap.wiring import bind_configured
@@ -160,6 +160,8 @@ def _check_settings(stage: StageDeclaration[Any, Any], config: Config, findings:
         return
     for line in config.ignored:
         findings.add(Level.WARNING, About.SETTINGS, line)
+    for line in webhooks_without_secret(stage, config):
+        findings.add(Level.NOTE, About.SETTINGS, line)
     with findings.of(About.SETTINGS):
         check_loopback(config)
     with findings.of(About.SETTINGS):

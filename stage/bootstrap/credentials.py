@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stage.authoring.declaration import StageDeclaration
+from stage.authoring.steps import ExternalStep
 from stage.config import Config
 from stage.outbound.credentials import Credentials, PeerCredentials
 from stage.ports.connection import Connection, connection_of
@@ -13,8 +14,15 @@ from stage.ports.credentials import CredentialsFunction
 from stage.telemetry import logs
 
 
-def credentials_of(stage: StageDeclaration[Any, Any], config: Config) -> Credentials:
-    """The credentials for the peers of the stage; `open` them before the first request leaves."""
+def credentials_of(
+    stage: StageDeclaration[Any, Any], config: Config, *, warns: bool = False
+) -> Credentials:
+    """The credentials for the peers of the stage; `open` them before the first request leaves.
+
+    With `warns` the log names each API whose webhooks will be refused, as at a start.
+    """
+    if warns:
+        _warn_of_webhooks(stage, config)
     functions = {
         name: function
         for each in reversed(list(stage.family()))
@@ -27,6 +35,33 @@ def credentials_of(stage: StageDeclaration[Any, Any], config: Config) -> Credent
             **_each("downstreams", config.downstreams, {}),
         },
     )
+
+
+def webhooks_without_secret(stage: StageDeclaration[Any, Any], config: Config) -> tuple[str, ...]:
+    """The webhooks that would be refused for want of a secret: a line for each API, with the fix.
+
+    A function that vouches verifies in a way of its own, and needs none.
+    """
+    wanting = {
+        step.rules.peer: step.hearing.__name__
+        for each in stage.family()
+        for step in each.steps
+        if isinstance(step, ExternalStep)
+        and step.hearing is not None
+        and "vouch" not in step.hearing.__code__.co_names
+        and not connection_of(config.externals.get(step.rules.peer, "")).webhook_secret_file
+    }
+    return tuple(
+        f"{function} has no secret to verify a webhook of {name} with, so verify_hmac refuses each:"
+        f" name its file as webhook_secret_file in [externals.{name}]"
+        for name, function in sorted(wanting.items())
+    )
+
+
+def _warn_of_webhooks(stage: StageDeclaration[Any, Any], config: Config) -> None:
+    """A warning at start about each API whose webhooks will be refused."""
+    for detail in webhooks_without_secret(stage, config):
+        logs.default_logger().warning("webhook_without_secret", detail=detail)
 
 
 def _each(

@@ -239,7 +239,7 @@ def wire(
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
     check_not_ours(config, tls)
-    credentials = credentials_of(stage, config)
+    credentials = credentials_of(stage, config, warns=True)
     bound = bind_configured(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     metrics, hour = Metrics((*config.externals, *config.downstreams, *config.upstreams)), LastHour()
@@ -431,8 +431,10 @@ def _check_externals(plan: Plan, config: Config) -> None:
     missing = sorted(wanted - reached)
     if missing:
         options = " ".join(f"--external {name}=URL" for name in missing)
+        sections = " ".join(f"[externals.{name}]" for name in missing)
         raise ConfigurationError(
-            f"stage {plan.stage!r} calls {', '.join(missing)}, which no option names: add {options}"
+            f"stage {plan.stage!r} calls {', '.join(missing)}, which no setting names:"
+            f" add {options}, or {sections} with its url to the file of --config"
         )
 
 

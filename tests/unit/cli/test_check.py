@@ -8,14 +8,17 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import msgspec
 import pytest
 
 from stage import Http, Saga, Stage, Tx
 from stage.bootstrap.check import About, Checked, Level, check_stage
+from stage.bootstrap.credentials import credentials_of
 from stage.config import Config, load
 from stage.demo.payment import payment
+from stage.telemetry import logs
 from tests.unit.cli.programs import Done, stage
 
 SOURCE = """
@@ -280,6 +283,27 @@ def test_a_call_that_only_a_person_can_settle_is_a_warning() -> None:
     assert checked.sound and "waits for a person. Write a probe" in warning.text
 
 
+def test_a_webhook_without_its_secret_is_a_note_and_a_warning_at_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every webhook of that API would be refused; with its file nothing is said."""
+    text = "charge_ended has no secret to verify a webhook of psp with"
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret")
+    externals = ["psp=http://psp"]
+    for wanting in (True, False):
+        config = load({"auth": "none", "externals": externals}, {})
+        notes = [each for each in check_stage(payment, config).findings if text in each.text]
+        assert [Level.NOTE] * wanting == [each.level for each in notes]
+        log = Mock()
+        monkeypatch.setattr(logs, "default_logger", lambda log=log: log)
+        credentials_of(payment, config, warns=True)
+        assert [call("webhook_without_secret", detail=each.text) for each in notes] == (
+            log.warning.call_args_list
+        )
+        externals.append(f"psp.webhook_secret_file={secret}")
+
+
 def test_settings_are_judged_as_the_stage_would_at_start(tmp_path: Path) -> None:
     """Where a peer is configured: its API, the tokens of neighbours, the steps that are set."""
     options = {
@@ -288,7 +312,8 @@ def test_settings_are_judged_as_the_stage_would_at_start(tmp_path: Path) -> None
     }
     found = errors(check_stage(payment, load(options, {})), About.SETTINGS)
     assert found[0].startswith("downstream shipping has neither token_file nor accept_file")
-    assert found[1].startswith("stage 'payment' calls psp, which no option names")
+    assert found[1].startswith("stage 'payment' calls psp, which no setting names")
+    assert "--external psp=URL, or [externals.psp] with its url" in found[1]
     assert 2 == len(found)
     missing = tmp_path / "psp"
     options["externals"] = ["psp=http://psp", f"psp.bearer_file={missing}"]
