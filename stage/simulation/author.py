@@ -43,8 +43,9 @@ def scenario_of(
     for name, model in given.items():
         if name not in known:
             there = ", ".join(sorted(known)) or "none"
+            where = getattr(module, "__file__", "the model")
             raise ConfigurationError(
-                f"the model has an API {name!r}, which stage {stage.name} never calls;"
+                f"{where} has an API {name!r}, which stage {stage.name} never calls;"
                 f" it calls: {there}"
             )
         if not (isinstance(model, type) and issubclass(model, ApiModel)):

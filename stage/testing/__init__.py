@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stage.testing.effects import FakeApi, assert_compensates
-    from stage.testing.fakes import FakeHttp, FakeTx, Statement, fake_saga, reply
+    from stage.testing.fakes import FakeHttp, FakeTx, Statement, fake_saga, fake_webhook, reply
     from stage.testing.spans import SpanCollector, Spans, SpanSeen, seen_of
 
 __all__ = [
@@ -24,13 +24,21 @@ __all__ = [
     "Statement",
     "assert_compensates",
     "fake_saga",
+    "fake_webhook",
     "reply",
     "seen_of",
 ]
 
 _MODULES = {
     "stage.testing.effects": ("FakeApi", "assert_compensates"),
-    "stage.testing.fakes": ("FakeHttp", "FakeTx", "Statement", "fake_saga", "reply"),
+    "stage.testing.fakes": (
+        "FakeHttp",
+        "FakeTx",
+        "Statement",
+        "fake_saga",
+        "fake_webhook",
+        "reply",
+    ),
     "stage.testing.spans": ("SpanCollector", "SpanSeen", "Spans", "seen_of"),
 }
 

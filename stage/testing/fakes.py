@@ -17,14 +17,38 @@ from stage.authoring.declaration import StageDeclaration
 from stage.authoring.http import Exchange, Http, Response
 from stage.authoring.saga import Saga
 from stage.authoring.steps import DeclaredStep
+from stage.authoring.webhook import Webhook
 from stage.core.events import Request
 from stage.core.ids import Direction, idempotency_key
 from stage.ports.stage import Answer, RunView, Send
 from stage.ports.store import Row
+from stage.ports.webhook import WebhookRequest
 
 P = TypeVar("P")
 
 SAGA_ID: Final = "s-1"
+
+
+WEBHOOK_SECRET: Final = b"of a test"
+"""The secret of a fake webhook, unless the test gives its own."""
+
+
+def fake_webhook(
+    body: bytes,
+    headers: Mapping[str, str] = {},
+    *,
+    secret: bytes = WEBHOOK_SECRET,
+    now: float = 0.0,
+) -> Webhook:
+    """A webhook as its function gets it, which came at `now`. No secret is configured for `b""`."""
+    request = WebhookRequest(
+        external="a test",
+        body=body,
+        headers={name.lower(): value for name, value in headers.items()},
+        secrets=(secret,) if secret else (),
+        now=now,
+    )
+    return Webhook(request)
 
 
 class ScriptOver(AssertionError):

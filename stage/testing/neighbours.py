@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from aiohttp import web
 
 from stage.authoring.declaration import StageDeclaration
+from stage.authoring.steps import CallStep
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.neighbours.downstream.app import make_app as make_downstream
 from stage.neighbours.shared.serve import SHUTDOWN_SECONDS
 from stage.neighbours.upstream.app import make_app as make_upstream
+from stage.ports.connection import Connection
 from stage.testing.effects import FakeApi
 from stage.testing.external import make_external
 
@@ -39,12 +44,16 @@ async def served(
     externals: Mapping[str, str],
     *,
     apis: Mapping[str, FakeApi] | None = None,
+    webhook_secrets: Mapping[str, bytes] | None = None,
 ) -> AsyncIterator[Neighbours]:
     """Serve all three, with a database in memory and without names of callers.
 
-    `externals` are URLs of external APIs that run, `apis` fakes that are served too.
+    `externals` are URLs of external APIs that run, `apis` fakes that are served too; an API that
+    neither names has a `FakeApi`. `webhook_secrets` are those that its webhooks are signed with.
     """
-    fakes = {f"api {name}": make_external(api) for name, api in (apis or {}).items()}
+    called = {step.rules.peer for step in stage.steps if isinstance(step, CallStep)}
+    usual = {name: FakeApi() for name in sorted(called - set(externals))}
+    fakes = {f"api {name}": make_external(api) for name, api in {**usual, **(apis or {})}.items()}
     names = ("upstream", "stage", "downstream", *fakes)
     doors = {name: socket.create_server((HOST, 0)) for name in names}
     urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
@@ -58,7 +67,7 @@ async def served(
             drain_seconds=0.1,
             upstreams={"upstream": urls["upstream"]},
             downstreams={"downstream": urls["downstream"]},
-            externals={**externals, **at},
+            externals=await _with_secrets({**externals, **at}, webhook_secrets or {}, stack),
         )
         await _start(stack, doors, {**_neighbours_of(urls["stage"]), **fakes})
         await _start(stack, doors, {"stage": build_app(stage, config)})
@@ -78,6 +87,29 @@ async def beside(stage: str, apis: Mapping[str, FakeApi]) -> AsyncIterator[Neigh
         at = {name.removeprefix("api "): urls.pop(name) for name in fakes}
         await _start(stack, doors, apps)
         yield Neighbours(**urls, stage=stage, apis=at)
+
+
+async def _with_secrets(
+    urls: Mapping[str, str], secrets: Mapping[str, bytes], stack: AsyncExitStack
+) -> dict[str, str | Connection]:
+    """The APIs, each with a file of its secret that is gone when the stack is left."""
+    if not secrets:
+        return dict(urls)
+    folder = await asyncio.to_thread(TemporaryDirectory[str], prefix="stage-webhooks-")
+    stack.push_async_callback(asyncio.to_thread, folder.cleanup)
+    files = await asyncio.to_thread(_write_secrets, Path(folder.name), secrets)
+    return {**urls} | {
+        name: Connection(url=urls.get(name, ""), webhook_secret_file=str(file))
+        for name, file in files.items()
+    }
+
+
+def _write_secrets(folder: Path, secrets: Mapping[str, bytes]) -> dict[str, Path]:
+    files = {name: folder / name for name in secrets}
+    for name, file in files.items():
+        file.write_bytes(secrets[name])
+        file.chmod(0o600)
+    return files
 
 
 def _neighbours_of(stage: str) -> dict[str, web.Application]:

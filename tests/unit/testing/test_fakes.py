@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+
 import msgspec
 import pytest
 
-from stage import Refused
+from stage import Landed, Refused
 from stage.authoring.http import HeaderRefused, NotAwaited
-from stage.demo.payment import Charge, charge, charged, payment, record, refund, release, reserve
-from stage.testing import FakeHttp, FakeTx, fake_saga, reply
+from stage.demo.payment import (
+    Charge,
+    charge,
+    charge_ended,
+    charged,
+    payment,
+    record,
+    refund,
+    release,
+    reserve,
+)
+from stage.ports.webhook import NotVerified
+from stage.testing import FakeHttp, FakeTx, fake_saga, fake_webhook, reply
 from stage.testing.fakes import ScriptOver
 from stage.wire.problem import WireError
 
@@ -59,6 +73,18 @@ async def test_a_compensation_gets_a_result_or_none() -> None:
         {"key": "s-1:payment:charge:do", "charge_id": "c-1"},
         {"key": "s-1:payment:charge:do", "charge_id": None},
     ] == bodies
+
+
+def test_a_webhook_is_verified_by_the_secret_of_the_test() -> None:
+    """And by its time; another secret, or none, is refused."""
+    body = b'{"type": "charge.succeeded", "id": "c-1", "key": "k"}'
+    made = hmac.new(b"right", b"1000" + body, hashlib.sha256).hexdigest()
+    headers = {"Psp-Time": "1000", "Psp-Signature": made}
+    landed = charge_ended(fake_webhook(body, headers, secret=b"right", now=1000.0))
+    assert Landed(result=Charge("c-1"), key="k") == landed
+    for secret, now in ((b"wrong", 1000.0), (b"", 1000.0), (b"right", 2000.0)):
+        with pytest.raises(NotVerified):
+            charge_ended(fake_webhook(body, headers, secret=secret, now=now))
 
 
 async def test_a_transaction_keeps_its_statements() -> None:
