@@ -336,8 +336,11 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
     if over or saga.forgotten or past_pivot(plan, saga):
         return saga
     if pivot_undecided(plan, saga):
+        # The way forward may be gone on once the pivot is settled, but nobody is asked again: what
+        # the approval was for may have happened already.
         return replace(
             saga,
+            steps={n: _not_asked_for(step) for n, step in saga.steps.items()},
             reason=saga.reason or event.reason,
             detail=saga.detail or event.reason,
             requested_by=saga.requested_by or event.requested_by or "unknown",
@@ -550,7 +553,9 @@ def _pend_call(plan: Plan, saga: Saga, event: e.StepPending | e.ProbePending) ->
 
 
 def _paused(saga: Saga, at: float) -> Saga:
-    """Callers are answered 202, and the deadline stands still."""
+    """Callers are answered 202, and the deadline stands still: one that is OVER stays so."""
+    if saga.deadline == OVER:
+        return replace(saga, pending=True, deferred=True)
     left = None if saga.deadline is None else saga.deadline - at
     return replace(
         saga,
@@ -698,8 +703,12 @@ def _doubting_what_pends(steps: dict[str, StepState], at: float) -> dict[str, St
 def _not_waited_for(step: StepState, at: float) -> StepState:
     if step.phase is Phase.PENDING:
         return replace(step, phase=Phase.IN_DOUBT, due=at)
+    return _not_asked_for(step)
+
+
+def _not_asked_for(step: StepState) -> StepState:
     if step.phase is Phase.AWAITING_APPROVAL:
-        return verbs.refused_approval(step, "the saga turned back before it was approved")
+        return verbs.refused_approval(step, "the saga was to be undone before it was approved")
     return step
 
 
@@ -713,8 +722,13 @@ def _is_awaited(saga: Saga, name: str) -> bool:
 
 
 def _no_longer_pending(saga: Saga, at: float) -> Saga:
-    """The budget that was left when the first call became pending is left when the last ends."""
+    """The budget that was left when the first call became pending is left when the last ends.
+
+    Of a saga of an older database none is (decision 0050).
+    """
     deadline = None if saga.budget_left is None else at + saga.budget_left
+    if saga.deadline == OVER:
+        deadline = OVER
     return replace(saga, pending=False, budget_left=None, deadline=deadline)
 
 

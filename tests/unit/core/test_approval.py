@@ -8,12 +8,12 @@ import pytest
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.errors import DeclarationError
-from stage.core.lost import events_after_restore
+from stage.core.lost import OVER, events_after_restore
 from stage.core.machine import decide, evolve
 from stage.core.place import place_of
 from stage.core.questions import Standing, standing
 from stage.core.saga import Saga
-from stage.core.states import Phase, SagaState
+from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Plan, Step, StepKind, plan_of
 from stage.core.verbs import Approval, refuse_verb
 
@@ -146,6 +146,49 @@ def test_a_restored_backup_asks_nobody_again() -> None:
     assert SagaState.COMPENSATING is saga.state
     assert refuse_verb(PLAN, saga, YES)
     assert saga.steps["charge"].doubted and not saga.steps["risk"].doubted
+
+
+PIVOT = Step(name="pay", kind=StepKind.CALL, peer="psp", pivot=True)
+BEFORE_PIVOT = plan_of("payment", (RISK, PIVOT))
+
+
+def restored(plan: Plan, backup: Saga, at: float) -> Saga:
+    recovered = e.Recovered(at=at, epoch=2, generation=2)
+    return fold(recovered, *events_after_restore(plan, backup, 2, at), plan=plan, saga=backup)
+
+
+def test_a_restored_backup_asks_nobody_again_for_its_pivot() -> None:
+    """The pivot may have happened: neither way is open, and a person settles it (decision 0050)."""
+    saga = restored(BEFORE_PIVOT, fold(ACCEPTED, ASKED, plan=BEFORE_PIVOT), 2 * 24 * HOUR)
+
+    assert refuse_verb(BEFORE_PIVOT, saga, YES)
+    assert Phase.REFUSED is saga.steps["risk"].phase
+    for now in (0.0, 1e9):  # whatever the clocks say: a yes pays nothing, nor does a retry
+        (park,) = decide(BEFORE_PIVOT, saga, now)
+        assert isinstance(park, Record) and isinstance(park.event, e.Parked)
+        assert ParkCause.PIVOT_IN_DOUBT is park.event.cause
+        again = e.Retried(at=now, actor="kim", why="again")
+        saga = fold(park.event, again, plan=BEFORE_PIVOT, saga=saga)
+
+
+@pytest.mark.parametrize("pends_again", [False, True])
+def test_a_call_that_pended_in_the_backup_leaves_no_budget_to_go_forward(
+    pends_again: bool,
+) -> None:
+    """The wait of a restored saga ends, and its deadline is over by every clock."""
+    hold = Step(name="hold", kind=StepKind.CALL, peer="psp", probed=True, pending_seconds_max=HOUR)
+    plan = plan_of("payment", (hold, PIVOT))
+    started = e.StepStarted(at=1.0, step="hold", attempt=1)
+    pending = e.StepPending(at=2.0, step="hold")
+    saga = restored(plan, fold(ACCEPTED, started, pending, plan=plan), 30.0)
+    if pends_again:
+        more = (e.ProbeStarted(at=31.0, step="hold"), e.ProbePending(at=31.0, step="hold"))
+        saga = fold(*more, plan=plan, saga=saga)
+        assert OVER == saga.deadline
+    found = (e.ProbeStarted(at=32.0, step="hold"), e.ProbeFound(at=32.0, step="hold"))
+    saga = fold(*found, plan=plan, saga=saga)
+
+    assert (OVER, False) == (saga.deadline, saga.pending)
 
 
 def test_an_approval_behind_the_pivot_is_refused() -> None:
