@@ -20,8 +20,6 @@ from stage.wire.http import SAFE_METHODS
 
 Encode = Callable[[Any], bytes]
 REASON_CHARS_MAX = 500
-EXITS = (SystemExit, KeyboardInterrupt)
-"""Raised by author code, they would end the process if they reached the event loop."""
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,10 +79,10 @@ class FunctionConversation:
             return self._finish(stop.value)
         except (Refused, Transient, InDoubt, Pending, HeaderRefused) as error:
             return self._failed(error)
-        except EXITS as error:
-            return self._exited(error)
         except (Exception, asyncio.CancelledError):
             return Foreign()  # the function may only have wanted the event loop
+        except BaseException as error:
+            return self._exited(error)
         finally:
             events._set_running_loop(loop)
         if isinstance(yielded, Send):
@@ -126,7 +124,7 @@ class FunctionConversation:
         try:
             # In the context in which it began: a span of the author's that is open ends there.
             self._context.run(self._coroutine.close)
-        except Exception:
+        except BaseException:  # an exit would end the process if it reached the event loop
             return  # nobody is left to take it
 
     def _drive(self, value: Answer | None) -> Generator[Any, Any, Turn]:
@@ -138,14 +136,16 @@ class FunctionConversation:
                 yielded = self._context.run(step, passed)
             except StopIteration as stop:
                 return self._finish(stop.value)
-            except EXITS as error:
-                return self._exited(error)
             except Exception as error:
                 return self._failed(error)
             except asyncio.CancelledError as error:
                 if stopped:
                     raise  # our own task is stopped, and the function with it
                 return self._defect("the function ended cancelled", error)
+            except BaseException as error:  # of an extension in Rust, or of a group of tasks
+                if isinstance(passed, GeneratorExit):
+                    raise  # this conversation is closed, and the function with it
+                return self._exited(error)
             if isinstance(yielded, Send):
                 return self._sending(yielded)
             try:
@@ -185,6 +185,8 @@ class FunctionConversation:
             return Finished(result=msgspec.Raw(self._encode(value)))
         except Exception as error:
             return self._failed(error)
+        except BaseException as error:  # its type may run code of the author's
+            return self._exited(error)
 
     def _failed(self, error: Exception) -> Failed:
         reason = str(error) or type(error).__name__
@@ -210,7 +212,10 @@ class FunctionConversation:
         return replace(self._failure(kind, reason), error=error)
 
     def _exited(self, error: BaseException) -> Failed:
-        """An exit ends the step and not the process; a further attempt would exit too (rule 35)."""
+        """An exit, or a panic, ends the step and not the process or the task of its saga.
+
+        A further attempt would exit too (rule 35).
+        """
         kind = FailureKind.IN_DOUBT if self._prepared else FailureKind.REFUSED
         return replace(self._failure(kind, f"the function exited: {raised(error)}"), error=error)
 

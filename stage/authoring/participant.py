@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from stage.authoring.annotations import place_of
 from stage.authoring.blocking import NotBlocking
 from stage.authoring.conversation import (
-    EXITS,
     EffectConversation,
     FunctionConversation,
     Reading,
@@ -37,9 +35,6 @@ from stage.wire.strict_json import values_kept
 
 P = TypeVar("P")
 A = TypeVar("A")
-
-EXITS_OF_FUNCTIONS: Final = (*EXITS, asyncio.CancelledError)
-"""Exceptions of a plain function of the author that must not end more than that function."""
 
 
 class Adds(msgspec.Struct, Generic[P, A], frozen=True, kw_only=True):
@@ -87,7 +82,9 @@ class StageParticipant(Generic[P, A]):
             )
         try:
             self._accepts.from_data(data)
-        except EXITS_OF_FUNCTIONS as error:
+        except Exception:
+            raise
+        except BaseException as error:
             raise exit_raised(self.plan.stage, error) from error
 
     def check_result(self, step: str, result: msgspec.Raw) -> None:
@@ -148,7 +145,7 @@ class StageParticipant(Generic[P, A]):
         else:
             assert declared.compensating is not None
             body = view.results.get(step)
-            result = None if body is None else declared.decode_result(bytes(body))
+            result = None if body is None else _decoded(declared, bytes(body))
             coroutine = declared.compensating(*given, result)
             encode = _encode_nothing
         reading = self._reading(declared, executes=kind is AttemptKind.EXECUTE)
@@ -174,7 +171,9 @@ class StageParticipant(Generic[P, A]):
         assert isinstance(declared, ApprovalStep)
         try:
             body = declared.shown(Saga(view, self._accepts))
-        except EXITS_OF_FUNCTIONS as error:
+        except Exception:
+            raise
+        except BaseException as error:
             raise exit_raised(step, error) from error
         return None if body is None else msgspec.Raw(body)
 
@@ -204,7 +203,9 @@ class StageParticipant(Generic[P, A]):
             return None
         try:
             value = adds.output(Saga(view, self._accepts))
-        except EXITS_OF_FUNCTIONS as error:
+        except Exception:
+            raise
+        except BaseException as error:
             raise exit_raised("the output", error) from error
         body = msgspec.json.encode(value) if adds.codec is None else adds.codec.to_json(value)
         if len(body) > adds.bytes_max:
@@ -219,7 +220,10 @@ class StageParticipant(Generic[P, A]):
 
 
 def exit_raised(what: str, error: BaseException) -> StageError:
-    """The error that an exit or a cancellation out of a plain function is (rule 35)."""
+    """The error that an exit, a panic or a cancellation out of a plain function is (rule 35).
+
+    It must not end more than that function.
+    """
     return StageError(f"{what} raised {raised(error)}")
 
 
@@ -232,6 +236,16 @@ def _heard(step: ExternalStep[Any, Any], said: Landed[Any] | Declined, at: float
         event = e.WebhookRefused(at=at, step=step.name, reason=said.reason)
     number = None if said.number is None else Term(*said.number)
     return Heard(event=event, key=said.key, number=number)
+
+
+def _decoded(step: DeclaredStep[Any, Any], body: bytes) -> Any:
+    """The result to be undone; its type may run code of the author's."""
+    try:
+        return step.decode_result(body)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise exit_raised(step.name, error) from error
 
 
 def _encode_found(step: ExternalStep[Any, Any]) -> Callable[[Any], bytes]:

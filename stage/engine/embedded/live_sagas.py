@@ -375,7 +375,9 @@ class LiveSagas:
             return await self._sender.send(terms, live.context, outgoing, live.post_durably)
         except NotLive:
             return None
-        except Exception as error:  # a defect of ours; the attempt may have left
+        except (asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a defect of ours; the attempt may have left
             self._report_defect(live, "send", error)
             failed = Failed(kind=FailureKind.IN_DOUBT, reason=f"defect: {raised(error)}")
             return end_event(outgoing.do, failed, self._clock.now())

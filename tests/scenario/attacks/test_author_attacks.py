@@ -103,7 +103,100 @@ async def test_a_bug_before_the_first_request_is_no_doubt(
     assert "test_author_attacks.py" in lines[0] and "KeyError" in lines[0] and "s-1" in lines[0]
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+class Panic(BaseException):
+    """No Exception: as the binding of a library in Rust declares its panics."""
+
+
+PANICS = {"order_id": "panics", "amount": 100, "currency": "KRW"}
+
+
+async def panic_for_that_order(saga: Saga[Order]) -> None:
+    """Behind an await, where the task of the saga would end by it."""
+    await asyncio.sleep(0)
+    if saga.input.order_id == "panics":
+        raise Panic("index out of range")
+
+
+@pytest.mark.parametrize("kind", ["call", "effect"])
+@pytest.mark.parametrize("together", ["", "both"])
+async def test_a_panic_ends_its_step_and_not_its_saga(
+    tmp_path: Path, kind: str, together: str
+) -> None:
+    """The saga turns back, and its callers hear so."""
+    stage = new_stage()
+    rules: dict[str, Any] = {"to": "psp", "timeout": 1.0, "together": together, "attempts_max": 1}
+
+    @stage.transaction(compensation=None, reason="no test undoes it")
+    async def note(tx: Tx, saga: Saga[Order]) -> None: ...
+
+    if kind == "call":
+
+        @stage.call(**rules, compensation=None, reason="no test undoes it")
+        async def charge(http: Http, saga: Saga[Order]) -> None:
+            await panic_for_that_order(saga)
+
+    else:
+
+        @stage.effect(**rules, compensation=None, reason="no test undoes it")
+        async def upload(saga: Saga[Order]) -> None:
+            await panic_for_that_order(saga)
+
+    @stage.effect(**rules, compensation=None, reason="no test undoes it")
+    async def other(saga: Saga[Order]) -> None: ...
+
+    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
+        async with asyncio.timeout(SECONDS_MAX):
+            assert 409 == (await chain.send("s-1", PANICS))[0]
+            assert 200 == (await chain.send("s-2"))[0]
+
+
+@pytest.mark.parametrize("where", ["probe", "compensation"])
+async def test_a_panic_of_a_probe_or_of_an_undo_ends_that_attempt(
+    tmp_path: Path, where: str
+) -> None:
+    """It is journaled how it ended, so that it is tried again or waits for a person."""
+    stage = new_stage()
+
+    @stage.effect(to="psp", timeout=1.0, attempts_max=1, compensation_attempts_max=1)
+    async def upload(saga: Saga[Order]) -> str:
+        if where == "probe":
+            raise OSError("the connection broke")
+        return "object-1"
+
+    @upload.probe
+    async def find(saga: Saga[Order]) -> str | None:
+        await panic_for_that_order(saga)
+        return None
+
+    @upload.compensation
+    async def remove(saga: Saga[Order], made: str | None) -> None:
+        await panic_for_that_order(saga)
+
+    async with running_world(tmp_path, stage, wait_seconds_max=0.2) as (chain, _):
+        async with asyncio.timeout(SECONDS_MAX):
+            await chain.send("s-1", PANICS)
+            await chain.compensate("s-1")
+            await chain.until("s-1", lambda saga: "Panic" in str(saga["steps"]))
+
+
+async def test_a_panic_of_what_an_approval_shows_ends_its_saga_alone(tmp_path: Path) -> None:
+    """Nobody is asked, and nothing is done."""
+    stage = new_stage()
+
+    @stage.approval("risk")
+    def risk(saga: Saga[Order]) -> None:
+        if saga.input.order_id == "panics":
+            raise Panic("index out of range")
+
+    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
+        async with asyncio.timeout(SECONDS_MAX):
+            assert 409 == (await chain.send("s-1", PANICS))[0]
+            assert 200 == (await chain.send("s-2"))[0]
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), Panic()]
+)
 async def test_an_output_that_exits_turns_its_saga_back(
     tmp_path: Path, error: BaseException
 ) -> None:

@@ -55,6 +55,10 @@ async def test_no_line_of_an_effect_runs_before_its_intent_is_durable() -> None:
     assert (["k-1"], Finished(result=msgspec.Raw(b'"object-1"'))) == (RAN, turn)
 
 
+class Panic(BaseException):
+    """No Exception: as the binding of a library in Rust declares its panics."""
+
+
 @pytest.mark.parametrize(
     "error, kind",
     [
@@ -66,6 +70,9 @@ async def test_no_line_of_an_effect_runs_before_its_intent_is_durable() -> None:
         (ConnectionRefusedError(), FailureKind.IN_DOUBT),
         (asyncio.CancelledError(), FailureKind.IN_DOUBT),
         (SystemExit(1), FailureKind.IN_DOUBT),
+        (GeneratorExit(), FailureKind.IN_DOUBT),
+        (Panic("as an extension in Rust raises it"), FailureKind.IN_DOUBT),
+        (BaseExceptionGroup("of tasks", [Panic()]), FailureKind.IN_DOUBT),
     ],
 )
 async def test_the_end_of_an_effect_follows_from_what_it_raises(
