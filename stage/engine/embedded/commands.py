@@ -384,10 +384,11 @@ class EmbeddedCommands(EmbeddedQueries):
                     await self._durably(live, verb, soon)
                     return snapshot(live)
             except HeldElsewhere:
-                found = await self._elsewhere.stored(saga_id)
+                found, since = await self._elsewhere.stored(saga_id), 0
                 if found is not None:
                     self._opening.check(found.saga, verb)
-                if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon):
+                    since = found.row.length
+                if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon, since):
                     return await self._elsewhere.stored(saga_id)
             _look_again(latest)
 

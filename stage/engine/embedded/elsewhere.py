@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, NewerJournal
 from stage.core.saga import Saga
@@ -97,12 +99,18 @@ class Elsewhere:
             held = await self._changed(saga_id, found.row.length, until)
 
     async def journaled(
-        self, saga_id: str, event: e.Event, needless: Callable[[Saga], bool], until: float
+        self,
+        saga_id: str,
+        event: e.Event,
+        needless: Callable[[Saga], bool],
+        until: float,
+        since: int = 0,
     ) -> bool:
         """Have an event journaled by the owner. True once it is, or once it is `needless`.
 
-        False when no live other replica owns the saga: it is to be opened here. Raises Unsettled
-        when the owner took too long; it may still journal the event.
+        A decision is looked for behind the entry numbered `since`, because a person may say the
+        same twice. False when no live other replica owns the saga: it is to be opened here.
+        Raises Unsettled when the owner took too long; it may still journal the event.
         """
         loop, ownership = asyncio.get_running_loop(), self._store.ownership
         latest = max(until, loop.time()) + OPEN_SECONDS_MAX
@@ -112,7 +120,7 @@ class Elsewhere:
             if row is None:
                 return False
             entries = await self._store.entries(saga_id)
-            if any(entry.event == event for entry in entries):
+            if any(_is_entry(entry, event, since) for entry in entries):
                 return True
             if needless(self._snapshot(row, entries).saga):
                 return True
@@ -125,3 +133,10 @@ class Elsewhere:
                 return False
             posted_in = row.epoch
             held = await self._changed(saga_id, row.length, latest)
+
+
+def _is_entry(entry: Entry, posted: e.Event, since: int) -> bool:
+    """Whether the entry is that event. A decision has the instant of its entry (decision 0075)."""
+    if isinstance(entry.event, e.Approved | e.Rejected):
+        return entry.number > since and replace(entry.event, at=posted.at) == posted
+    return entry.event == posted

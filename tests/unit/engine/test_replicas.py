@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from stage import Saga, Stage
 from stage.core import events as e
 from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.pause import Pause
-from stage.core.states import SagaState
-from stage.demo.payment import payment
+from stage.core.states import Phase, SagaState
+from stage.demo.payment import Order, payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import recovery
 from stage.engine.embedded.engine import EmbeddedEngine
@@ -373,6 +374,37 @@ async def test_a_verb_reaches_the_owner(pair: Pair, world: World) -> None:
         reply = await accepting
     assert reply is not None and 200 == reply.status
     assert retry in await a.events()
+
+
+@pytest.fixture
+def approving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage of the replicas asks a person."""
+    stage: Stage[Order, None] = Stage("payment", accepts=Order, migrations=payment.migrations)
+
+    @stage.approval("risk")
+    def risk(saga: Saga[Order]) -> dict[str, int]:
+        return {"amount": saga.input.amount}
+
+    monkeypatch.setattr(f"{__name__}.payment", stage)
+
+
+@pytest.mark.usefixtures("approving")
+@pytest.mark.parametrize("decision", [e.Approved, e.Rejected])
+async def test_a_decision_reaches_the_owner(
+    pair: Pair, decision: type[e.Approved | e.Rejected]
+) -> None:
+    """Its person hears that it counts, although its entry has another instant."""
+    a, b = pair
+    assert await a.accept(wait_seconds=1.0) is None  # 202
+    verb = decision(at=b.clock.now() - 1.0, actor="kim", why="ticket 17", step="risk")
+
+    found = await b.engine.operate("s-1", verb, dry_run=False)
+
+    assert found is not None
+    assert Phase.AWAITING_APPROVAL is not found.saga.steps["risk"].phase
+    assert 1 == sum(isinstance(event, decision) for event in await a.events())
+    with pytest.raises(NotAllowed):  # a decision counts once, there too
+        await b.engine.operate("s-1", verb, dry_run=False)
 
 
 async def test_a_long_poll_sees_a_change_elsewhere(pair: Pair, world: World) -> None:
