@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stage.cli.failure import NEGATIVE, Failure
+from stage.cli.failure import NEGATIVE, Failure, one_line
 from stage.cli.remote import url_option
 from stage.core.states import Phase, SagaState, Tell
 
@@ -122,10 +122,11 @@ def approvals(limit: int, url: str) -> int:
     import msgspec
 
     count = 0
-    for listed, choice in islice(_awaiting_approval(url), limit):
+    for listed, step, choice in islice(_awaiting_approval(url), limit):
         count += 1
-        shown = msgspec.json.encode(choice.shown).decode()
-        click.echo(f"{listed.saga_id}  {choice.steps[0]}  since {listed.updated_at}  {shown}")
+        shown = choice.why_not or msgspec.json.encode(choice.shown).decode()
+        line = f"{listed.saga_id}  {step}  since {listed.updated_at}  {shown}"
+        click.echo(one_line(line))  # what is shown may be the words of a stranger
     if not count:
         click.echo("nothing waits for an approval")
     return 0
@@ -245,8 +246,11 @@ def _next(saga: SagaView) -> str:
     return saga.next_action or "nothing, it is over"
 
 
-def _awaiting_approval(url: str) -> Iterator[tuple[SagaView, VerbView]]:
-    """The sagas that a person can decide, with the verb and what it shows."""
+def _awaiting_approval(url: str) -> Iterator[tuple[SagaView, str, VerbView]]:
+    """The sagas that await approval, with the step, and the verb with what it shows.
+
+    Or with why this caller may not decide it.
+    """
     from stage.cli.remote import fetch
     from stage.cli.sagas import quoted_id
     from stage.wire.views import SagaView, VerbsView
@@ -256,11 +260,12 @@ def _awaiting_approval(url: str) -> Iterator[tuple[SagaView, VerbView]]:
             continue  # an approval is a place without a peer
         path = f"/sagas/{quoted_id(listed.saga_id)}"
         saga = fetch(url, path, SagaView)
-        if not any(step.phase == Phase.AWAITING_APPROVAL for step in saga.steps):
+        asking = [each.name for each in saga.steps if each.phase == Phase.AWAITING_APPROVAL]
+        if not asking:
             continue
         for choice in fetch(url, f"{path}?view=verbs", VerbsView).verbs:
-            if choice.verb == "approve" and choice.steps:
-                yield saga, choice
+            if choice.verb == "approve" and (choice.steps or choice.why_not):
+                yield saga, asking[0], choice
 
 
 def _listed(url: str, states: Iterable[SagaState]) -> Iterator[SagaView]:

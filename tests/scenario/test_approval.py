@@ -11,6 +11,7 @@ import msgspec
 from stage import Approval, Http, Saga, Stage
 from stage.demo.payment import Order
 from tests import forked
+from tests.scenario.attacks.names import named_chain, shown_by, token_of
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.test_console import Fields, press
 
@@ -163,6 +164,37 @@ async def test_the_command_line_lists_approves_and_rejects(tmp_path: Path) -> No
         assert (1, True) == (status, "no approval is asked for" in said), said
         assert (0, "nothing waits for an approval\n") == await command("approvals")
         assert (1, 1) == await chain.charges()
+
+
+async def test_the_words_of_a_stranger_drive_no_terminal(tmp_path: Path) -> None:
+    """They are printed for the person who approves, on one line and in their own order."""
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @stage.approval("risk")
+    def risk(saga: Saga[Order]) -> dict[str, str]:
+        return {"order": saga.input.order_id}
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        evil = {"order_id": "o\u009b2K\u202eevil", "amount": 100, "currency": "KRW"}
+        assert 202 == (await chain.send("s-1", evil))[0]
+        done = await asyncio.to_thread(forked.stage, "approvals", "--url", chain.stage)
+        assert "risk" in done.out and "evil" in done.out, done
+        assert "\u009b" not in done.out and "\u202e" not in done.out, ascii(done.out)
+
+
+async def test_a_viewer_sees_that_something_waits_and_why_not_for_her(tmp_path: Path) -> None:
+    """The words for the person are for those who may decide."""
+    async with named_chain(tmp_path, stage=stage_of()) as chain:
+        assert 202 == (await chain.send("s-1", Authorization=shown_by("order")))[0]
+        for name, shows in (("vera", False), ("olga", True)):
+            token = tmp_path / name
+            token.write_text(token_of(name))
+            token.chmod(0o600)
+            own = ("--url", chain.stage, "--token-file", str(token))
+            done = await asyncio.to_thread(forked.stage, "approvals", *own)
+            assert (0, True) == (done.status, done.out.startswith("s-1  risk  since ")), done
+            assert shows is ('{"amount":100}' in done.out), done
+            assert shows is ("may not do this" not in done.out), done
 
 
 async def test_the_console_shows_what_waits_and_its_buttons_decide(tmp_path: Path) -> None:
