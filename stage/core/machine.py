@@ -325,7 +325,7 @@ def _turn_back(saga: Saga, event: e.TurnedBack) -> Saga:
     return replace(
         saga,
         state=SagaState.COMPENSATING,
-        steps=_doubting_what_pends(saga.steps, event.at),
+        steps=verbs.doubting_what_pends(saga.steps, event.at),
         reason=event.reason,
         detail=detail,
     )
@@ -340,12 +340,12 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         # the approval was for may have happened already.
         return replace(
             saga,
-            steps={n: _not_asked_for(step) for n, step in saga.steps.items()},
+            steps={n: verbs.not_asked_for(step) for n, step in saga.steps.items()},
             reason=saga.reason or event.reason,
             detail=saga.detail or event.reason,
             requested_by=saga.requested_by or event.requested_by or "unknown",
         )
-    steps = _doubting_what_pends(saga.steps, event.at)
+    steps = verbs.doubting_what_pends(saga.steps, event.at)
     forward = FORWARD_PREFIX + plan.peers_renamed.get(event.requested_by, event.requested_by)
     known = steps.get(forward) if forward in plan.by_name else None
     if known is not None and event.compensated and known.phase not in IN_FLIGHT:
@@ -690,26 +690,6 @@ def _unparked(saga: Saga) -> Saga:
     if saga.parked_cause not in _SETTLED_BY_WEBHOOK:
         return saga
     return replace(saga, parked="", parked_cause=None)
-
-
-def _doubting_what_pends(steps: dict[str, StepState], at: float) -> dict[str, StepState]:
-    """On the way back a pending call is looked for as one in doubt is, and then undone.
-
-    Nobody is asked for an approval any more.
-    """
-    return {name: _not_waited_for(step, at) for name, step in steps.items()}
-
-
-def _not_waited_for(step: StepState, at: float) -> StepState:
-    if step.phase is Phase.PENDING:
-        return replace(step, phase=Phase.IN_DOUBT, due=at)
-    return _not_asked_for(step)
-
-
-def _not_asked_for(step: StepState) -> StepState:
-    if step.phase is Phase.AWAITING_APPROVAL:
-        return verbs.refused_approval(step, "the saga was to be undone before it was approved")
-    return step
 
 
 def _is_awaited(saga: Saga, name: str) -> bool:

@@ -220,6 +220,27 @@ def refused_approval(step: StepState, said: str) -> StepState:
     return replace(step, phase=Phase.REFUSED, error=said, said=said, shown=None)
 
 
+def doubting_what_pends(steps: dict[str, StepState], at: float) -> dict[str, StepState]:
+    """On the way back a pending call is looked for as one in doubt is, and then undone.
+
+    Nobody is asked for an approval any more.
+    """
+    return {name: _not_waited_for(step, at) for name, step in steps.items()}
+
+
+def _not_waited_for(step: StepState, at: float) -> StepState:
+    if step.phase is Phase.PENDING:
+        return replace(step, phase=Phase.IN_DOUBT, due=at)
+    return not_asked_for(step)
+
+
+def not_asked_for(step: StepState) -> StepState:
+    """The step; an approval that a person is still asked for is refused."""
+    if step.phase is Phase.AWAITING_APPROVAL:
+        return refused_approval(step, "the saga was to be undone before it was approved")
+    return step
+
+
 def _put(saga: Saga, name: str, step: StepState) -> Saga:
     return replace(saga, steps={**saga.steps, name: step})
 
@@ -313,7 +334,7 @@ def _resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> Saga:
     }
     return replace(
         saga,
-        steps={**saga.steps, **compensated},
+        steps={**doubting_what_pends(saga.steps, verb.at), **compensated},
         state=SagaState.COMPENSATING,
         stands=(),
         parked="",
@@ -330,7 +351,7 @@ def _abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> Saga:
     }
     return replace(
         saga,
-        steps={**saga.steps, **failed},
+        steps={**doubting_what_pends(saga.steps, verb.at), **failed},
         state=SagaState.COMPENSATING,
         reason=saga.reason or f"abandoned: {verb.why}",
         detail=saga.detail or "an operator has abandoned it",

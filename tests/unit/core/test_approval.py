@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record, Rest
@@ -146,6 +147,24 @@ def test_a_restored_backup_asks_nobody_again() -> None:
     assert SagaState.COMPENSATING is saga.state
     assert refuse_verb(PLAN, saga, YES)
     assert saga.steps["charge"].doubted and not saga.steps["risk"].doubted
+
+
+@pytest.mark.parametrize("verb", [e.Abandoned, e.Resolved])
+def test_a_saga_that_is_ended_by_hand_asks_nobody_any_more(
+    verb: type[e.Abandoned | e.Resolved],
+) -> None:
+    """The words for the person are gone, and so is the wait."""
+    held = Step(name="hold", kind=StepKind.TRANSACTION, compensatable=True)
+    plan = replace(plan_of("payment", (held, RISK)), misfit="no version fits")
+    made = e.StepSucceeded(at=5.0, step="hold", result=msgspec.Raw(b"1"))
+    parked = e.Parked(at=20.0, cause=ParkCause.MISFIT, reason=plan.misfit)
+    saga = fold(ACCEPTED, made, ASKED, parked, plan=plan)
+    order = verb(at=30.0, actor="kim", why="by hand", step="")
+    assert refuse_verb(plan, saga, order) is None
+    saga = fold(order, plan=plan, saga=saga)
+
+    assert (Phase.REFUSED, False) == (saga.steps["risk"].phase, saga.pending)
+    assert saga.steps["risk"].shown is None
 
 
 PIVOT = Step(name="pay", kind=StepKind.CALL, peer="psp", pivot=True)
