@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import NamedTuple
 
 import msgspec
@@ -212,10 +213,11 @@ class Opening:
             rested=at_rest(plan, saga) or found.asked,
             innocent=self._code.innocent(saga.id),
         )
-        for event in asked:
-            self.check(evolve(plan, saga, recovered), event)
+        restored = events_after_restore(plan, saga, generation, at)
+        for event in asked:  # a yes to what the restore turns back must not be said to count
+            self.check(reduce(partial(evolve, plan), (recovered, *restored), saga), event)
         turned = any(isinstance(event, _CHANGES_THE_WAY) for event in asked)
-        asked = [*events_after_restore(plan, saga, generation, at), *asked]
+        asked = [*restored, *asked]
         if not (saga.ended or turned):
             asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
@@ -239,13 +241,23 @@ class Opening:
         if not asked:
             return self._replay(request, row, context, saga)
         for event in asked:
-            self.check(saga, event)
+            self.check(self._after_restore(saga), event)
         transition = self._interpreter.note(saga, asked, self._clock.now())
         if all(isinstance(event, e.AnswerDeferred) for event in asked):
             transition.rest_until = row.due_at  # it changes no action
         stored = self._journal.store(transition, context, before=row)
         await self._journal.write(unit, stored, epoch=saga.epoch, mail=request.mail)
         return stored
+
+    def _after_restore(self, saga: Saga) -> Saga:
+        """The saga as the next run will find it, where that is the first since a restore."""
+        plan, now = saga.under(self._plan), self._clock.now()
+        generation = self._store.identity.generation
+        if plan.misfit or saga.generation >= generation:
+            return saga
+        recovered = e.Recovered(at=now, epoch=saga.epoch + 1, generation=generation)
+        restored = events_after_restore(plan, saga, generation, now)
+        return reduce(partial(evolve, plan), (recovered, *restored), saga)
 
     async def _leave_alone(
         self, unit: Unit, request: OpenRequest, found: _Found, asked: list[e.Event]

@@ -13,11 +13,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stage import Saga, Stage
 from stage.core import events as e
+from stage.core import machine
 from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.pause import Pause
+from stage.core.retry import RetryPolicy
 from stage.core.states import Phase, SagaState
 from stage.demo.payment import Order, payment
 from stage.engine.clock import SystemClock
@@ -405,6 +408,26 @@ async def test_a_decision_reaches_the_owner(
     assert 1 == sum(isinstance(event, decision) for event in await a.events())
     with pytest.raises(NotAllowed):  # a decision counts once, there too
         await b.engine.operate("s-1", verb, dry_run=False)
+
+
+@pytest.mark.usefixtures("approving")
+async def test_a_yes_that_comes_first_after_a_restore_is_refused_with_why(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restore turns it back (decision 0050): no row of the audit says that it was approved."""
+    a, b = pair
+    longer = RetryPolicy(backoff_seconds_min=300.0, backoff_seconds_max=300.0)
+    monkeypatch.setattr(machine, "PENDING_CALL", longer)  # recovery has no reason to open it
+    assert await a.accept(wait_seconds=0.0) is None
+    await a.engine.drain(0.0)
+    later = replace(b.store.identity, generation=2)
+    monkeypatch.setattr(type(b.store), "identity", property(lambda _: later))
+    yes = e.Approved(at=b.clock.now(), actor="kim", why="ticket 17", step="risk")
+
+    with pytest.raises(NotAllowed, match="no approval is asked for"):
+        await b.engine.operate("s-1", yes, dry_run=False)
+
+    assert not any(isinstance(event, e.Approved) for event in await b.events())
 
 
 async def test_a_long_poll_sees_a_change_elsewhere(pair: Pair, world: World) -> None:

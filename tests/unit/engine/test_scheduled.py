@@ -12,10 +12,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from stage import Saga, Stage
 from stage.core import events as e
 from stage.core.states import SagaState
-from stage.demo.payment import payment
+from stage.demo.payment import Order, payment
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.saga.opening import OpenRequest
@@ -125,6 +127,18 @@ async def pair(shared: MemoryDatabase | str, world: World) -> AsyncIterator[Pair
         assert [] == each.observer.defects
     if isinstance(shared, MemoryDatabase):
         shared.discard()
+
+
+@pytest.fixture
+def approving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage of the replicas asks a person."""
+    stage: Stage[Order, None] = Stage("payment", accepts=Order, migrations=payment.migrations)
+
+    @stage.approval("risk")
+    def risk(saga: Saga[Order]) -> dict[str, int]:
+        return {"amount": saga.input.amount}
+
+    monkeypatch.setattr(f"{__name__}.payment", stage)
 
 
 def kinds(events: list[e.Event]) -> list[str]:
@@ -266,3 +280,24 @@ async def test_a_verb_that_does_not_fit_is_refused_before_the_turn(pair: Pair) -
     assert ["Accepted"] == kinds(await a.events())
     a.hand.run()
     await accepting
+
+
+@pytest.mark.usefixtures("approving")
+async def test_a_decision_on_a_saga_of_a_backup_is_refused_before_the_turn(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn would take the saga back (decision 0050): the yes must not be said to count."""
+    a, b = pair
+    assert await a.accept(wait_seconds=0.0) is None
+    await a.written_down()
+    a.hand.run()
+    async with asyncio.timeout(20.0):
+        while "ApprovalAsked" not in kinds(await a.events()):  # noqa: ASYNC110 - in another task
+            await asyncio.sleep(0.01)
+    await a.engine.drain(0.0)
+    later = replace(b.store.identity, generation=2)
+    monkeypatch.setattr(type(b.store), "identity", property(lambda _: later))
+    verb = e.Approved(at=b.clock.now(), actor="kim", why="ticket 17", step="risk")
+    with pytest.raises(NotAllowed, match="no approval is asked for"):
+        await b.engine.operate("s-1", verb, dry_run=False)
+    assert "Approved" not in kinds(await a.events())
