@@ -574,6 +574,7 @@ def _ask_approval(saga: Saga, plan: Plan, event: e.ApprovalAsked) -> Saga:
         attempts=before.attempts + _uncounted(plan, event.step),
         since=age_at(saga, event.at) if before.since is None else before.since,
         pending_since=age_at(saga, event.at),
+        asked=True,
         shown=event.shown,
     )
     return _await_approval(plan, _paused(saga, event.at), asked, event)

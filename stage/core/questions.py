@@ -42,7 +42,7 @@ def standing(saga: Saga, name: str, *, dropped: bool = False) -> Standing:
     if dropped:
         return Standing.UNKNOWN
     known = saga.steps.get(name)
-    if known is None or known.phase is Phase.COMPENSATED:
+    if known is None or known.asked or known.phase is Phase.COMPENSATED:
         return Standing.NOTHING
     match known.phase:
         case Phase.STARTED | Phase.PROBING | Phase.IN_DOUBT | Phase.PENDING:
@@ -217,7 +217,9 @@ def _added_by(saga: Saga, step: Step) -> Mapping[str, Any]:
 
 def anything_stood(saga: Saga) -> bool:
     """True when some effect of the saga was ever made, or may have been."""
-    return any(step.result is not None or step.doubted for step in saga.steps.values())
+    return any(
+        step.doubted or (step.result is not None and not step.asked) for step in saga.steps.values()
+    )
 
 
 def past_pivot(plan: Plan, saga: Saga) -> bool:

@@ -74,13 +74,15 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     requests: tuple[Request, ...] = ()
     compensation_requests: tuple[Request, ...] = ()
     stands: tuple[str, ...] = ()
+    asked: bool = False
+    """A person was asked for an approval: nothing of the step ever stands (decision 0075)."""
     shown: Raw | None = None
     """The words for the person whose approval the step awaits."""
 
     @property
     def may_stand(self) -> bool:
         """True when an effect of this step may exist that nobody has undone."""
-        if self.phase is Phase.COMPENSATED:
+        if self.asked or self.phase is Phase.COMPENSATED:
             return False
         return self.result is not None or self.doubted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stage.core.questions import past_pivot, standing_apart
 from stage.core.saga import Saga
 from stage.core.states import SagaState
-from stage.core.steps import FORWARD_PREFIX, Plan
+from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
 from stage.inbound.caller import as_requester
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import read_json, saga_id_of, wait_of
@@ -60,7 +60,8 @@ def _cannot(plan: Plan, snapshot: Snapshot) -> Problem:
     stands, may_stand = standing_apart(plan, saga)
     unknown = saga.state is SagaState.FAILED_TO_COMPENSATE or _is_misfit(plan, saga)
     if not unknown and snapshot.row.closed_at is None:  # it is completed, and all of it stands
-        stands = tuple(name for name in sorted(saga.steps) if name not in may_stand)
+        kept = {step.name for step in plan.steps if step.kind is not StepKind.APPROVAL}
+        stands = tuple(n for n in sorted(saga.steps) if n in kept and n not in may_stand)
     detail, hint = _why_not(plan, snapshot)
     return Problem(
         type=ProblemType.CANNOT_COMPENSATE,

@@ -70,6 +70,8 @@ async def test_an_approved_saga_goes_on_and_the_audit_says_who_and_why(tmp_path:
 
         assert 200 == (await chain.send("s-1"))[0]
         assert (1, 1) == await chain.charges()
+        standings = [step["standing"] for step in (await chain.view("s-1"))["steps"]]
+        assert ["nothing", "stands"] == standings[:2]
         (act,) = (await chain.get(f"{chain.stage}/audit?target=s-1"))["acts"]
         assert ("kim", "approved", "known customer") == (act["actor"], act["act"], act["reason"])
         assert "waits at risk" in act["before"]
@@ -117,6 +119,27 @@ async def test_it_outlives_its_process_and_is_decided_in_the_next(tmp_path: Path
         assert 200 == (await decide(chain, "approve"))[0]
         await chain.until("s-1", lambda saga: saga["state"] == "completed")
         assert (1, 1) == await chain.charges()
+
+
+async def test_a_saga_behind_its_pivot_does_not_say_that_a_yes_stands(tmp_path: Path) -> None:
+    """A neighbour reads the effects alone."""
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @stage.approval("risk")
+    def risk(saga: Saga[Order]) -> dict[str, int]:
+        return {"amount": saga.input.amount}
+
+    @stage.call(to="psp", pivot=True, compensation=None, reason="the pivot")
+    async def charge(http: Http, saga: Saga[Order]) -> None:
+        await http.post("/charges", json={"amount": saga.input.amount})
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 202 == (await chain.send("s-1"))[0]
+        assert 200 == (await decide(chain, "approve"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        status, _, body = await chain.compensate("s-1")
+        stands = msgspec.json.decode(body)["stands"]
+        assert (409, True, False) == (status, "charge" in stands, "risk" in stands), stands
 
 
 async def test_an_upstream_that_gives_up_ends_the_wait(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from stage.core.errors import DeclarationError
 from stage.core.lost import OVER, events_after_restore
 from stage.core.machine import decide, evolve
 from stage.core.place import place_of
-from stage.core.questions import Standing, standing
+from stage.core.questions import Standing, anything_stood, standing, standing_apart, what_stands
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Plan, Step, StepKind, plan_of
@@ -165,6 +165,36 @@ def test_a_saga_that_is_ended_by_hand_asks_nobody_any_more(
 
     assert (Phase.REFUSED, False) == (saga.steps["risk"].phase, saga.pending)
     assert saga.steps["risk"].shown is None
+
+
+def test_a_yes_is_no_effect_that_stands() -> None:
+    """A saga that turned back behind it executed nothing."""
+    saga = fold(YES, saga=WAITING)
+    assert ((), ()) == standing_apart(PLAN, saga)
+    assert Standing.NOTHING is standing(saga, "risk")
+
+    no = (e.StepStarted(at=21.0, step="charge", attempt=1), e.StepRefused(at=22.0, step="charge"))
+    saga = fold(*no, saga=saga)
+    for _ in range(2):
+        (step,) = decide(PLAN, saga, 22.0)
+        assert isinstance(step, Record)
+        saga = fold(step.event, saga=saga)
+    assert (SagaState.COMPENSATED, False) == (saga.state, anything_stood(saga))
+
+
+def test_a_saga_abandoned_behind_its_pivot_does_not_report_the_approval() -> None:
+    """A person gave a yes, which nobody has to undo."""
+    ship = Step(name="ship", kind=StepKind.CALL, peer="parcels")
+    plan = plan_of("payment", (RISK, PIVOT, ship))
+    paid = (
+        e.StepStarted(at=20.0, step="pay", attempt=1),
+        e.StepSucceeded(at=21.0, step="pay", result=msgspec.Raw(b"1")),
+        e.Parked(at=30.0, cause=ParkCause.BEHIND_PIVOT, reason="x"),
+        e.Abandoned(at=40.0, actor="kim", why="by hand", step=""),
+    )
+    saga = fold(ACCEPTED, ASKED, YES, *paid, plan=plan)
+
+    assert ("pay",) == what_stands(plan, saga)
 
 
 PIVOT = Step(name="pay", kind=StepKind.CALL, peer="psp", pivot=True)
