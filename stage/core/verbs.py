@@ -248,7 +248,9 @@ def _put(saga: Saga, name: str, step: StepState) -> Saga:
 def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
     age = age_at(saga, verb.at)
     steps = {
-        name: _forgive(_anew(plan, name, step, verb), verb.at, age, saga.state)
+        name: step
+        if _was_rejected(plan, saga, step)
+        else _forgive(_anew(plan, name, step, verb), verb.at, age, saga.state)
         for name, step in saga.steps.items()
     }
     state, stands = saga.state, saga.stands
@@ -267,6 +269,14 @@ def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
         tell_not_understood_since=None,
         tell_since=None,
     )
+
+
+def _was_rejected(plan: Plan, saga: Saga, step: StepState) -> bool:
+    """True of an approval without its yes: nobody is asked again what was rejected.
+
+    Behind the pivot, which a restore can leave ahead of its approval, there is no other way.
+    """
+    return step.asked and step.phase is Phase.REFUSED and not past_pivot(plan, saga)
 
 
 def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:

@@ -128,6 +128,31 @@ def test_a_retry_does_not_begin_the_wait_anew() -> None:
     assert "nothing to retry" in (refuse_verb(PLAN, WAITING, verb) or "")
 
 
+def test_a_retry_asks_nobody_again_what_was_rejected() -> None:
+    """It was parked between the no and the way back, and goes back."""
+    parked = e.Parked(at=20.0, cause=ParkCause.KILLS_PROCESS, reason="two processes died")
+    again = e.Retried(at=30.0, actor="kim", why="again")
+    saga = fold(NO, parked, again, saga=WAITING)
+
+    (turn,) = decide(PLAN, saga, 30.0)
+    assert isinstance(turn, Record) and isinstance(turn.event, e.TurnedBack)
+
+
+def test_behind_its_pivot_an_approval_of_a_backup_is_asked_for_again() -> None:
+    """The pivot was found to have happened: the only way is forward."""
+    plan = BEFORE_PIVOT
+    landed = e.Settled(at=40.0, actor="kim", why="asked", step="pay", landed=True)
+    saga = restored(plan, fold(ACCEPTED, ASKED, plan=plan), 30.0)
+    saga = fold(landed, plan=plan, saga=saga)
+    (park,) = decide(plan, saga, 41.0)
+    assert isinstance(park, Record) and isinstance(park.event, e.Parked)
+    assert ParkCause.BEHIND_PIVOT is park.event.cause
+    saga = fold(park.event, e.Retried(at=42.0, actor="kim", why="go"), plan=plan, saga=saga)
+
+    (ask,) = decide(plan, saga, 43.0)
+    assert Do(kind=AttemptKind.EXECUTE, step="risk", attempt=2) == ask
+
+
 def test_a_restart_leaves_it_waiting_and_counts_no_run_as_lost() -> None:
     """It is deployed twenty times while the person is on leave."""
     saga = WAITING
