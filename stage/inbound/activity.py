@@ -260,13 +260,14 @@ class ActivityWorker:
     async def _execute_newest(self, token: str, ask: Ask) -> Answer | None:
         """Execute for a task that is the newest of its saga; None for one that is not.
 
-        A poll whose answer was late may bring a task behind the one that repeats it. Where one was
-        given up before, the saga is compensated, and the repeat is to hear of that.
+        A poll whose answer was late may bring a task behind the one that repeats it, also behind
+        its success, which leaves no row. So each task beats once before anything is done for it.
+        Where one was given up before, the saga is compensated, and the repeat is to hear of that.
         """
         before = await self._written(lambda: self._newest.take(ask.saga_id, token))
         if before.given_up:
             await self._compensate(replace(ask, compensate=TIMED_OUT))
-        elif before.token and not await self._lives(token):
+        elif not await self._lives(token):
             return None
         self._seen.add(token)
         return await self._execute(ask)

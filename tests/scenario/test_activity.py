@@ -349,6 +349,22 @@ async def test_a_task_that_comes_behind_its_repeat_is_left_alone(world: World) -
     assert (1, 1) == await chain.charges()
 
 
+async def test_a_task_that_comes_behind_the_success_of_its_repeat_takes_nothing_back(
+    world: World,
+) -> None:
+    """No row says that a repeat was there: the state machine has gone on, and the charge stands."""
+    chain, tasks = world
+    error, _ = await tasks.task("t-2", saga_id="s-1", data=ORDER)
+    assert "" == error
+    tasks.over.add("t-1")
+    _ = tasks.give("t-1", msgspec.json.encode({"saga_id": "s-1", "data": ORDER}).decode())
+    await tasks.until(lambda: tasks.refused > 0)
+    await tasks.task("t-3", saga_id="s-2", data=ORDER)
+    assert "completed" == (await chain.view("s-1"))["state"]
+    assert (2, 2) == await chain.charges()
+    assert not await newest_of(chain).give_up("s-1", "t-1")
+
+
 async def test_a_task_whose_replica_was_killed_is_no_repeat_for_ever(world: World) -> None:
     """The next one takes its place, and leaves nothing behind."""
     chain, tasks = world
