@@ -68,9 +68,9 @@ class MemoryDatabase:
         self.sweep_sagas: dict[int, dict[str, tuple[SweepEnd, str]]] = {}
         """By sweep and saga."""
         self.pauses: dict[tuple[str, str], Pause] = {}
+        """By target and way."""
         self.tasks: dict[str, HeldTask] = {}
         """By saga."""
-        """By target and way."""
         self.identity = identity
         """It may be set while no store has it open."""
         self.connection: sqlite3.Connection | None = None
