@@ -87,6 +87,11 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
             f"saga {each.saga_id} is {each.state} here, and {each.neighbour} says {each.said}:"
             " look at both, then `stage compensate` or `stage show`"
         )
+    if not found.whole:
+        click.echo(
+            "--since is later than the backup, so that `stage db released` does not count this:"
+            " run it once more without --since"
+        )
     if not (rows or found.differences or found.unanswered or found.unnamed):
         click.echo("nothing is missing")
 

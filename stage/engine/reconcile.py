@@ -50,12 +50,23 @@ class Reconciliation(msgspec.Struct, kw_only=True):
     """How many sagas of the database were opened by each name that is no configured neighbour."""
     lost: list[LostSaga] = []
     differences: list[Difference] = []
+    whole: bool = True
+    """False where the neighbours were asked from later than the backup: then no release follows."""
 
 
-def answers_of(found: Reconciliation, without: Mapping[str, str]) -> dict[str, str]:
-    """The answers that a release asks for: of a name that nobody could ask an empty one."""
+def answers_of(
+    found: Reconciliation, without: Mapping[str, str], *, left_out: int = 0
+) -> dict[str, str]:
+    """The answers to keep for a release: of a name that nobody could ask an empty one.
+
+    With lost sagas `left_out` all are empty, also in place of those that were kept before: a
+    release would say of these sagas that they were never here.
+    """
     listed = {peer: f"{count} sagas" for peer, count in found.asked.items()}
-    return {**dict.fromkeys(found.unnamed, ""), **listed, **without}
+    answers = {**dict.fromkeys(found.unnamed, ""), **listed, **without}
+    if left_out:
+        return dict.fromkeys(answers, "")
+    return answers if found.whole else {}
 
 
 class Reconciler:
@@ -75,7 +86,7 @@ class Reconciler:
     ) -> Reconciliation:
         """Ask each but those `without`, and look who else has opened sagas. Changes nothing.
 
-        `as_of` is the age of the backup. Raises ConfigurationError.
+        `as_of` is the instant from which sagas may be missing. Raises ConfigurationError.
         """
         openers = await self.openers()
         known = {*peers, *openers}
@@ -89,6 +100,8 @@ class Reconciler:
         found.unnamed = {
             name: count for name, count in openers.items() if name not in (*peers, *without)
         }
+        restored_as_of = self._store.identity.restored_as_of
+        found.whole = restored_as_of is None or as_of <= restored_as_of
         return found
 
     async def ask(self, peers: Sequence[str], since: float) -> Reconciliation:
@@ -163,7 +176,7 @@ class Reconciler:
         if saga.saga_id not in lost and len(lost) >= LOST_MAX:
             raise ConfigurationError(
                 f"more than {LOST_MAX} sagas were lost: put a newer backup back, or reconcile from"
-                " a later --since first"
+                " a later --since first, and then once more without it, which a release asks for"
             )
         given = self._envelope(saga)
         # Upstream has it as it came; that of downstream went through this stage.

@@ -63,9 +63,9 @@ class Reconciling:
             except ConfigurationError as error:
                 raise NotReconcilable(str(error)) from error
             adopted = [] if adopt is None else await self._adopt(adoption, found, adopt)
-            if adopt is not None and len(adopted) == len(found.lost):
-                # With one left out a release would say of it that it was never here.
-                await self._keep(answers_of(found, without))
+            if adopt is not None:
+                left_out = len(found.lost) - len(adopted)
+                await self._keep(answers_of(found, without, left_out=left_out))
             return _findings(as_of, found, adopted)
 
     def _as_of(self, since: float | None) -> float:

@@ -81,9 +81,14 @@ class RestoredChain:
         with open_database(payment, self.config) as database:
             database.restored(parse_instant(AS_OF))
 
-    async def reconcile(self, *, dry_run: bool = False, **without: str) -> Reconciliation:
+    async def reconcile(
+        self, *, dry_run: bool = False, since: str | None = None, **without: str
+    ) -> Reconciliation:
         """As `stage reconcile`."""
-        return await reconcile(payment, self.config, since=None, without=without, dry_run=dry_run)
+        instant = None if since is None else parse_instant(since)
+        return await reconcile(
+            payment, self.config, since=instant, without=without, dry_run=dry_run
+        )
 
     def release(self) -> None:
         """As `stage db released`."""

@@ -73,6 +73,32 @@ async def test_the_chosen_ones_are_taken_over_and_no_release_follows_yet(
         assert 409 == (await ask(chain))[0], "nothing is taken over once it is released"
 
 
+async def test_answers_from_later_than_the_backup_allow_no_release(world: RestoredChain) -> None:
+    """A saga between may be missing that nobody was asked for, though all that is was adopted."""
+    await lose(world)
+    async with world.serving() as chain:
+        _, found = await ask(chain, since="2020-01-01T00:00:01Z")
+        assert (0, 0) == (found["missing"], found["adopted"])
+    with pytest.raises(ConfigurationError, match="order, shipping was not asked"):
+        world.release()
+
+
+async def test_an_answer_kept_earlier_does_not_outlive_a_later_finding(
+    world: RestoredChain,
+) -> None:
+    """The neighbours were left out and are back: the saga that they name has to be taken over."""
+    await lose(world, "s-1")
+    async with world.serving() as chain:
+        await ask(chain, without={"order": "it is down", "shipping": "it is down"})
+        _, found = await ask(chain, saga_ids=[])
+        assert (1, 0) == (found["missing"], found["adopted"])
+    with pytest.raises(ConfigurationError, match="order, shipping was not asked"):
+        world.release()
+    async with world.serving() as chain:
+        await ask(chain)
+    world.release()
+
+
 async def test_those_taken_over_are_compensated_by_a_sweep(world: RestoredChain) -> None:
     """The charge is refunded by its key alone, while the stage is up all the time."""
     await lose(world, "s-1", "s-2")

@@ -138,6 +138,16 @@ async def test_a_release_needs_the_word_of_every_neighbour(world: RestoredChain)
         assert 200 == (await chain.request("GET", f"{chain.stage}/readyz"))[0]
 
 
+async def test_answers_from_later_than_the_backup_allow_no_release(world: RestoredChain) -> None:
+    """A saga between may be missing that nobody was asked for."""
+    await lose(world, "s-1")
+    await world.reconcile(since="2020-01-01T00:00:01Z")
+    with pytest.raises(ConfigurationError, match="order, shipping was not asked"):
+        world.release()
+    await world.reconcile()
+    world.release()
+
+
 async def test_a_neighbour_that_is_not_configured_any_more_is_named(world: RestoredChain) -> None:
     """It has opened sagas of the backup, and may have opened others since: somebody has to ask."""
     async with world.serving() as chain:
