@@ -376,6 +376,10 @@ class Unit(Protocol):
         """Keep it: the first request of each neighbour, at most LOST_SAGAS_MAX in all."""
         ...
 
+    async def lost_request(self, saga_id: str) -> LostSaga | None:
+        """The first request about that lost saga that is kept, by whichever neighbour."""
+        ...
+
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
         """Keep that a neighbour was asked in this generation of the database, and its answer.
 

@@ -589,6 +589,10 @@ class _Noted:
         """See ports.store.Unit."""
         await self._unit.keep_lost(lost)
 
+    async def lost_request(self, saga_id: str) -> LostSaga | None:
+        """See ports.store.Unit."""
+        return await self._unit.lost_request(saga_id)
+
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
         """See ports.store.Unit."""
         await self._unit.keep_answer(generation, neighbour, answer, at)

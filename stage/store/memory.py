@@ -537,6 +537,12 @@ class _MemoryUnit:
             held[key] = lost
             self._changes.append(partial(held.__delitem__, key))
 
+    async def lost_request(self, saga_id: str) -> LostSaga | None:
+        """See ports.store.Unit."""
+        self._part.check()
+        kept = [each for each in self._database.lost.values() if each.saga_id == saga_id]
+        return min(kept, key=lambda each: (each.asked_at, each.requested_by), default=None)
+
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
         """See ports.store.Unit."""
         self._part.check()

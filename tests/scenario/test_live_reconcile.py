@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from stage.core.errors import ConfigurationError
+from stage.engine.reconciling import Reconciling
 from tests.scenario.attacks.names import named_chain, shown_by
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import RestoredChain, restored_chain
@@ -118,6 +119,24 @@ async def test_one_that_was_asked_for_is_compensated_without_a_sweep(world: Rest
         _, found = await ask(chain, compensate=True)
         assert (1, None) == (found["adopted"], found["sweep"])
         assert "order" == found["sagas"][0]["asked_by"]
+        await compensated(chain, "s-1")
+
+
+async def test_one_that_is_asked_for_during_the_adoption_is_compensated_too(
+    world: RestoredChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is kept behind the questions to the neighbours, and before the saga is here."""
+    await lose(world, "s-1")
+    async with world.serving() as chain:
+        adopt = Reconciling._adopt
+
+        async def asked_for(self: Reconciling, *given: Any) -> list[str]:
+            assert 409 == (await chain.compensate("s-1", by="shipping"))[0]
+            return await adopt(self, *given)
+
+        monkeypatch.setattr(Reconciling, "_adopt", asked_for)
+        _, found = await ask(chain)
+        assert 1 == found["adopted"]
         await compensated(chain, "s-1")
 
 

@@ -78,10 +78,18 @@ class Adoption:
     ) -> bool:
         """Write it; False for a saga that is in the database after all, which stays as it is.
 
-        With an actor the audit keeps who took it over, and why.
+        A request to compensate may have come since the neighbours were asked: it is read in this
+        unit, as it is kept in one that finds no saga. With an actor the audit keeps who took it
+        over, and why.
         """
         if await unit.load(lost.id) is not None:
             return False
+        kept = None if lost.asked is not None else await unit.lost_request(lost.id)
+        if kept is not None:
+            asked = e.CompensationRequested(
+                at=now, requested_by=kept.requested_by, reason=kept.reason
+            )
+            lost = msgspec.structs.replace(lost, asked=asked)
         stored = self.stored(lost, now)
         await self._journal.write(unit, stored, epoch=None)
         if actor:

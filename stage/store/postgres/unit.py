@@ -195,6 +195,21 @@ class PostgresUnit:
         values = (lost.saga_id, lost.requested_by, lost.reason, lost.first_sent_at, lost.asked_at)
         await self._part.rows("keep_lost", *values, LOST_SAGAS_MAX)
 
+    async def lost_request(self, saga_id: str) -> LostSaga | None:
+        """See ports.store.Unit."""
+        self._part.check()
+        found = await self._part.rows("lost_request", saga_id)
+        if not found:
+            return None
+        requested_by, reason, first_sent_at, asked_at = found[0]
+        return LostSaga(
+            saga_id=saga_id,
+            requested_by=requested_by,
+            reason=reason,
+            first_sent_at=first_sent_at,
+            asked_at=asked_at,
+        )
+
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
         """See ports.store.Unit."""
         await self._marked()

@@ -110,6 +110,11 @@ INSERT INTO stage.lost_saga (saga_id, requested_by, reason, first_sent_at, asked
 SELECT $1, $2, $3, $4, $5 WHERE (SELECT count(*) FROM stage.lost_saga) < $6
 ON CONFLICT DO NOTHING;
 
+-- name: lost_request
+-- The first request about one lost saga.
+SELECT requested_by, reason, first_sent_at, asked_at FROM stage.lost_saga
+WHERE saga_id = $1 ORDER BY asked_at, requested_by LIMIT 1;
+
 -- name: lost_sagas
 -- What is kept, in the order in which it was asked.
 SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM stage.lost_saga
