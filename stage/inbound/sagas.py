@@ -60,9 +60,9 @@ async def query_saga(service: Service, request: Request) -> Answer:
 
 async def _with_shown(service: Service, request: Request, views: list[SagaView]) -> list[SagaView]:
     """The views with what the author lets operators see; for neighbours as they are."""
-    if not service.participant.shows or request.about.principal.kind in NEIGHBOURS:
+    if request.about.principal.kind in NEIGHBOURS:
         return views
-    shown = await service.engine.shown([view.saga_id for view in views])
+    shown = await service.engine.shown({view.saga_id: view.version for view in views})
     return [replace(view, shows=shown.get(view.saga_id, {})) for view in views]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -173,8 +173,11 @@ class Queries(Protocol):
         """A list of sagas."""
         ...
 
-    async def shown(self, saga_ids: Sequence[str]) -> dict[str, dict[str, Shown]]:
-        """By saga what its author declared to show of it; sagas without a payload are left out."""
+    async def shown(self, versions: Mapping[str, int]) -> dict[str, dict[str, Shown]]:
+        """By saga what the version that accepted it declares to show of it.
+
+        Sagas without a payload that can be read are left out.
+        """
         ...
 
     async def groups(self) -> list[Group]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,15 @@ class Order(msgspec.Struct):
     customer: dict[str, str]
 
 
-def showing(shows: dict[str, str] | None = None) -> Stage[Order, Any]:
+def showing(
+    shows: dict[str, str] | None = None, supersedes: Stage[Order, Any] | None = None
+) -> Stage[Order, Any]:
     """A stage that shows the amount and the person, and never all of the person."""
     stage: Stage[Order, Any] = Stage(
         "payment",
         accepts=Order,
+        version=1 if supersedes is None else 2,
+        supersedes=supersedes,
         shows=SHOWS if shows is None else shows,
         redact=lambda text: text.replace(CARD, "[card]"),
     )
@@ -126,6 +132,31 @@ async def test_it_is_read_from_an_encrypted_payload(tmp_path: Path) -> None:
         await chain.send("s-1", ORDER)
         assert SHOWN == (await chain.view("s-1"))["shows"]
         assert not any(b"Kim" in file.read_bytes() for file in beside(tmp_path / "payment.db"))
+
+
+async def test_one_unreadable_payload_takes_nothing_else_away(chain: Chain, tmp_path: Path) -> None:
+    """The list, the page and the saga itself are answered: without its members."""
+    for saga_id in ("s-1", "s-2"):
+        await chain.send(saga_id, ORDER)
+    assert SHOWN == (await chain.view("s-1"))["shows"]
+    with closing(sqlite3.connect(tmp_path / "payment.db")) as database:
+        database.execute("UPDATE saga SET envelope = x'7b' WHERE id = 's-1'")
+        database.commit()
+    listed = (await chain.get(f"{chain.stage}/sagas"))["sagas"]
+    assert [{}, SHOWN] == [each["shows"] for each in listed]
+    assert {} == (await chain.view("s-1"))["shows"]
+
+
+async def test_a_newer_version_shows_nothing_of_the_sagas_before_it(tmp_path: Path) -> None:
+    """Their author declared none of the members at its paths."""
+    before = showing({})
+    async with running_chain(tmp_path, stage=before) as chain:
+        await chain.send("s-1", ORDER)
+        await chain.get(f"{chain.stage}/sagas")
+    async with running_chain(tmp_path, stage=showing(supersedes=before)) as chain:
+        await chain.send("s-2", ORDER)
+        listed = (await chain.get(f"{chain.stage}/sagas"))["sagas"]
+        assert [{}, SHOWN] == [each["shows"] for each in listed]
 
 
 async def test_a_payload_that_is_too_large_shows_nothing(chain: Chain) -> None:

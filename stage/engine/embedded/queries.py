@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
+import msgspec
 from msgspec.structs import replace
 
 from stage.core.pause import Pause
@@ -21,7 +23,9 @@ from stage.engine.saga.shown import SHOWN_ENVELOPE_BYTES_MAX, shown_in
 from stage.ports.engine import SagaLost, SharedSagas, Shown, Snapshot
 from stage.ports.identity import Identity
 from stage.ports.peers import PeerStanding
+from stage.ports.stage import family_of
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
+from stage.wire.problem import WireError
 from stage.wire.shared import SHARED_BYTES_MAX, SharedSaga
 
 SHOWN_AT_ONCE = 50
@@ -39,7 +43,9 @@ class EmbeddedQueries:
         self._elsewhere = parts.elsewhere
         self._store = parts.store
         self._plan = parts.participant.plan
-        self._shows = parts.participant.shows
+        family = family_of(parts.participant)
+        self._shows = {each.plan.version: each.shows for each in family}
+        """By version: each shows of its own sagas what it declares."""
         self._redact = parts.redact
         self._clock = parts.clock
         self._census = Census(self._store.count, loop_time)
@@ -106,17 +112,18 @@ class EmbeddedQueries:
         await self._written()
         return await self._store.page(which)
 
-    async def shown(self, saga_ids: Sequence[str]) -> dict[str, dict[str, Shown]]:
+    async def shown(self, versions: Mapping[str, int]) -> dict[str, dict[str, Shown]]:
         """See `ports.engine.Queries`."""
-        if not self._shows:
-            return {}
+        saga_ids = [each for each, version in versions.items() if self._shows.get(version)]
         found: dict[str, dict[str, Shown]] = {}
         for first in range(0, len(saga_ids), SHOWN_AT_ONCE):
             some = saga_ids[first : first + SHOWN_AT_ONCE]
             held = await self._store.envelopes(some, SHOWN_ENVELOPE_BYTES_MAX)
             for saga_id, encoded in held.items():
-                data = self._store.codec.decode_envelope(saga_id, encoded).data
-                found[saga_id] = shown_in(data, self._shows, self._redact)
+                with suppress(ValueError, WireError, msgspec.MsgspecError):  # its own is unreadable
+                    data = self._store.codec.decode_envelope(saga_id, encoded).data
+                    shows = self._shows[versions[saga_id]]
+                    found[saga_id] = shown_in(data, shows, self._redact)
         return found
 
     async def groups(self) -> list[Group]:
