@@ -44,6 +44,8 @@ def reconcile(
     reasons = dict(_reason(each) for each in without)
     try:
         instant = None if since is None else parse_instant(since)
+        if instant is not None and instant < 0:
+            raise ValueError("before any saga")
     except ValueError as error:
         raise Failure(f"--since is {error}: give for example 2026-11-23T02:30:00Z") from error
     found = asyncio.run(
@@ -68,10 +70,7 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
     for peer, reason in found.unanswered.items():
         click.echo(f"{peer} was not asked: {reason}. Ask again, or give --without {peer}=REASON")
     for name, count in found.unnamed.items():
-        click.echo(
-            f"{name} opened {count} sagas, and is no configured neighbour: give --upstream"
-            f" {name}=URL, or --without {name}=REASON"
-        )
+        click.echo(_unnamed(name, count))
     rows = [
         (
             saga.id,
@@ -94,6 +93,20 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
         )
     if not (rows or found.differences or found.unanswered or found.unnamed):
         click.echo("nothing is missing")
+
+
+def _unnamed(name: str, count: int) -> str:
+    from stage.engine.reconcile import UNREADABLE
+
+    if name == UNREADABLE:
+        return (
+            f"{count} sagas have an envelope that cannot be read, so that their openers are not"
+            f" known: give the payload keys, or --without {name}=REASON"
+        )
+    return (
+        f"{name} opened {count} sagas, and is no configured neighbour: give --upstream"
+        f" {name}=URL, or --without {name}=REASON"
+    )
 
 
 def _becomes(saga: Any) -> str:

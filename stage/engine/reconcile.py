@@ -6,6 +6,7 @@ that is in the database is changed; where a neighbour says something else of it,
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -31,8 +32,12 @@ from stage.wire.shared import SharedSaga, Side
 
 ASK_SECONDS_MAX = 30.0
 """For one page of one neighbour."""
-PAGE = 500
+PAGE = 50
 """Sagas of our own that are read at a time."""
+TURN_BYTES = 65_536
+"""Of envelopes that are decoded before others have their turn in the event loop."""
+UNREADABLE = "UNREADABLE"
+"""In place of the opener of a saga whose envelope cannot be read; no neighbour has such a name."""
 MARGIN_SECONDS = 3600.0
 """Neighbours are asked from this long before the backup: their clocks are others."""
 LOST_MAX = 100_000
@@ -115,15 +120,29 @@ class Reconciler:
         return found
 
     async def openers(self) -> dict[str, int]:
-        """How many sagas of the database each neighbour opened; of those that are not closed."""
+        """How many sagas of the database each neighbour opened; of those that are not closed.
+
+        Those whose envelope cannot be read are counted as UNREADABLE.
+        """
         found: Counter[str] = Counter()
+        size = 0
         since = Changes(at=0.0, saga_id="", limit=PAGE)
         while rows := await self._store.changed(since):
             for row in rows:
-                trail = context_of(row, self._store.codec).trail
-                found.update(trail[-1:])
+                found.update(self._opener(row))
+                size += len(row.envelope)
+                if size > TURN_BYTES:
+                    size = 0
+                    await asyncio.sleep(0)
             since = replace(since, at=rows[-1].updated_at, saga_id=rows[-1].id)
         return dict(found)
+
+    def _opener(self, row: SagaRow) -> tuple[str, ...]:
+        """The name of the neighbour that opened it; nothing where none is known."""
+        try:
+            return context_of(row, self._store.codec).trail[-1:]
+        except (ValueError, WireError, msgspec.MsgspecError):
+            return (UNREADABLE,)
 
     async def adopt(self, found: Reconciliation) -> int:
         """Write every lost saga; how many were written."""

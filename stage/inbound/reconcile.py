@@ -19,6 +19,8 @@ from stage.wire.strict_json import decode_object
 from stage.wire.views import DifferenceView, MissingView, ReconcileView, WordView
 
 ADMINS = frozenset({Who.ADMIN})
+SINCE_MIN = 0.0
+"""1970: neighbours are asked from some time before the instant that is given, which must exist."""
 SHOWN = 500
 """Missing sagas, and differences, that an answer names."""
 
@@ -48,6 +50,8 @@ async def reconcile(service: Service, request: Request) -> Answer:
         raise WireError(404, "Not Found", "this process has no database of its own to reconcile")
     try:
         since = None if order.since is None else parse_instant(order.since)
+        if since is not None and since < SINCE_MIN:
+            raise ValueError("before any saga")
     except ValueError as error:
         raise _wrong(f"since: {error}", "for example 2026-11-23T02:30:00Z") from None
     adopt = None

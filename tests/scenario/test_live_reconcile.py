@@ -166,7 +166,9 @@ async def test_a_stage_that_was_not_restored_is_only_compared(tmp_path: Path) ->
         assert (200, 0) == (status, found["missing"])
         status, problem = await ask(chain, since="2020-01-01T00:00:00Z")
         assert 409 == status and "awaits no release" in problem["detail"]
-        assert 422 == (await ask(chain, dry_run=True, since="yesterday"))[0]
+        for wrong in ("yesterday", "0001-01-01T00:00:00Z"):
+            status, problem = await ask(chain, dry_run=True, since=wrong)
+            assert 422 == status and "for example" in problem["hint"]
 
 
 async def test_only_an_admin_takes_over(tmp_path: Path) -> None:

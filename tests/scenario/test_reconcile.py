@@ -15,6 +15,7 @@ from stage.bootstrap import open_database
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
 from stage.engine.embedded.commands import EmbeddedCommands
+from stage.engine.reconcile import UNREADABLE
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import RestoredChain, restored_chain
 from tests.scenario.test_erasure import cut_off
@@ -159,6 +160,21 @@ async def test_a_neighbour_that_is_not_configured_any_more_is_named(world: Resto
     with pytest.raises(ConfigurationError, match="web was not asked"):
         world.release()
     assert {} == (await world.reconcile(web="it is gone")).unnamed
+    world.release()
+
+
+async def test_a_saga_whose_envelope_cannot_be_read_has_to_be_answered_for(
+    world: RestoredChain,
+) -> None:
+    """Its opener is unknown, and may be a neighbour that was not asked."""
+    await lose(world)
+    with closing(sqlite3.connect(world.path)) as database:
+        database.execute("UPDATE saga SET envelope = x'7b' WHERE id = 'kept'")
+        database.commit()
+    assert {UNREADABLE: 1} == (await world.reconcile()).unnamed
+    with pytest.raises(ConfigurationError, match=f"{UNREADABLE} was not asked"):
+        world.release()
+    await world.reconcile(UNREADABLE="the page is torn, and order opened it")
     world.release()
 
 
