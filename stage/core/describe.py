@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stage.core.age import lasted
 from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.event_table import NAMED, wording_of
 from stage.core.events import name_of
@@ -82,6 +83,8 @@ def next_action(plan: Plan, saga: Saga, now: float) -> tuple[str, float | None] 
     flying = _in_flight(saga)
     if flying:
         return (", ".join(flying), None)
+    if asked := [name for name, step in saga.steps.items() if step.phase is Phase.AWAITING_APPROVAL]:
+        return (f"waits for a person to approve {', '.join(asked)}", _until(plan, saga, asked, now))
     due: float | None = None
     for command in decide(plan, saga, now):
         match command:
@@ -99,6 +102,14 @@ def next_action(plan: Plan, saga: Saga, now: float) -> tuple[str, float | None] 
         if isinstance(command, Record):
             return (name_of(command.event), due)
     return ("looks again", due)
+
+
+def _until(plan: Plan, saga: Saga, asked: list[str], now: float) -> float:
+    """The instant at which the first of those approvals is refused for want of an answer."""
+    return now + min(
+        plan.step(name).pending_seconds_max - lasted(saga, saga.steps[name].pending_since, now)
+        for name in asked
+    )
 
 
 def _in_flight(saga: Saga) -> list[str]:

@@ -110,6 +110,8 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
 
 
 def _timeout(step: Step) -> float | None:
+    if step.kind is StepKind.APPROVAL:
+        return step.pending_seconds_max
     return None if step.kind is StepKind.TRANSACTION else step.timeout_seconds
 
 

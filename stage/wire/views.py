@@ -17,7 +17,8 @@ V = TypeVar("V", bound=msgspec.Struct)
 class StepView(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a saga. `key` is the idempotency key under which the effect can be looked up.
 
-    `timeout_seconds` is the longest time of one attempt; None of a transaction.
+    `timeout_seconds` is the longest time of one attempt, and of the wait for an approval; None of a
+    transaction.
     """
 
     name: str

@@ -51,10 +51,11 @@ async def verbs(chain: Chain) -> dict[str, Any]:
 
 async def test_an_approved_saga_goes_on_and_the_audit_says_who_and_why(tmp_path: Path) -> None:
     """Upstream is answered 202 at once; nothing is charged before the yes."""
-    async with running_chain(tmp_path, stage=stage_of()) as chain:
+    async with running_chain(tmp_path, stage=stage_of(timeout=86_400.0)) as chain:
         assert 202 == (await chain.send("s-1", Prefer="wait=10"))[0]
         step = (await chain.view("s-1"))["steps"][0]
         assert ("approval", "awaiting_approval") == (step["kind"], step["phase"])
+        assert 86_400.0 == step["timeout_seconds"]
         assert (0, 0) == await chain.charges()
         choice = (await verbs(chain))["approve"]
         assert (None, ["risk"], {"amount": 100}) == (

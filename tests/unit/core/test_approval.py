@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record, Rest
+from stage.core.describe import next_action
 from stage.core.errors import DeclarationError
 from stage.core.lost import OVER, events_after_restore
 from stage.core.machine import decide, evolve
@@ -270,3 +271,9 @@ def test_an_approval_behind_the_pivot_is_refused() -> None:
     pivot = Step(name="pay", kind=StepKind.CALL, peer="psp", pivot=True)
     with pytest.raises(DeclarationError, match=r"'risk'.*nobody can say no.*before the pivot"):
         plan_of("payment", (pivot, RISK))
+
+
+def test_the_next_action_is_that_of_a_person_until_the_time_out() -> None:
+    """The saga looks again and again, which is nobody's business."""
+    expected = ("waits for a person to approve risk", 10.0 + 5 * HOUR)
+    assert expected == next_action(PLAN, WAITING, 10.0)
