@@ -83,7 +83,8 @@ def next_action(plan: Plan, saga: Saga, now: float) -> tuple[str, float | None] 
     flying = _in_flight(saga)
     if flying:
         return (", ".join(flying), None)
-    if asked := [name for name, step in saga.steps.items() if step.phase is Phase.AWAITING_APPROVAL]:
+    asked = [n for n, step in saga.steps.items() if step.phase is Phase.AWAITING_APPROVAL]
+    if asked:
         return (f"waits for a person to approve {', '.join(asked)}", _until(plan, saga, asked, now))
     due: float | None = None
     for command in decide(plan, saga, now):
