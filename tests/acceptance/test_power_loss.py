@@ -246,7 +246,7 @@ def test_nothing_that_was_acknowledged_is_lost(
     assert "payment.db-wal" in disk.dropped
     if TIER == "prove":  # a few cuts may all have missed the moment of a checkpoint
         assert "payment.db" in disk.dropped
-    assert disk.torn
+        assert disk.torn
     assert disk.lost_names
     assert CUTS == cuts.total()
 

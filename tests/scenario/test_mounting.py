@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, unused_port
 from opentelemetry.sdk.trace import TracerProvider
@@ -180,6 +181,7 @@ async def test_the_environment_configures_what_is_given_no_config(
     monkeypatch.setenv("STAGE_DATABASE", f"sqlite:///{tmp_path / 'p.db'}")
     monkeypatch.setenv("STAGE_EXTERNAL", "psp=http://127.0.0.1:9")
     monkeypatch.setenv("STAGE_ENV", "prod")
+    monkeypatch.setattr(structlog, "is_configured", lambda: False)  # by a test before
     caplog.set_level("WARNING", "stage")
     async with TestClient(TestServer(await payment.app())) as client:
         assert 200 == (await client.get("/readyz")).status

@@ -147,7 +147,7 @@ async def test_baggage_outlives_the_process_that_took_it(tmp_path: Path) -> None
 
     async def take(request: web.Request) -> web.Response:
         seen.append(request.headers.get("baggage"))
-        return web.json_response({"id": "c-1"})
+        return web.json_response({"id": "c-1", "refunded": 1})
 
     api = web.Application()
     api.router.add_post("/{tail:.*}", take)

@@ -73,8 +73,8 @@ class Agreeable:
         return True
 
     async def exchange(self, outgoing: ExternalRequest) -> Answer | Lost:
-        """A charge."""
-        return Answer(status=200, headers=(), body=b'{"id":"c-1"}')
+        """A charge, or its refund."""
+        return Answer(status=200, headers=(), body=b'{"id":"c-1","refunded":1}')
 
     async def forward(self, peer: str, saga_id: str, body: bytes, **_: Any) -> ForwardReply:
         """Done."""
