@@ -204,7 +204,7 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--alone", type=int, default=20)
     options.add_argument("--at-once", type=int, default=30)
-    options.add_argument("--out", type=Path, default=EVIDENCE)
+    options.add_argument("--out", type=Path, default=EVIDENCE, help="folder for the file")
     options.add_argument("--from", dest="file", type=Path, help="evidence to print again")
     given = options.parse_args()
     if given.file is not None:
