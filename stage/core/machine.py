@@ -705,7 +705,7 @@ def _is_awaited(saga: Saga, name: str) -> bool:
 def _no_longer_pending(saga: Saga, at: float) -> Saga:
     """The budget that was left when the first call became pending is left when the last ends.
 
-    Of a saga of an older database none is (decision 0050).
+    A saga of an older database has none left (decision 0050).
     """
     deadline = None if saga.budget_left is None else at + saga.budget_left
     if saga.deadline == OVER:

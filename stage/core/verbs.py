@@ -187,7 +187,8 @@ def evolve_verb(plan: Plan, saga: Saga, verb: e.Verb) -> Saga:
             return _approve(saga, verb)
         case e.Rejected():
             said = "the approval was rejected"
-            return _put(saga, verb.step, refused_approval(saga.steps[verb.step], said))
+            rejected = refused_approval(saga.steps[verb.step], said)
+            return replace(saga, steps={**saga.steps, verb.step: rejected})
         case _:
             assert_never(verb)
 
@@ -209,7 +210,7 @@ def _approve(saga: Saga, verb: e.Approved) -> Saga:
         error="",
         shown=None,
     )
-    return _put(saga, verb.step, approved)
+    return replace(saga, steps={**saga.steps, verb.step: approved})
 
 
 def refused_approval(step: StepState, said: str) -> StepState:
@@ -239,10 +240,6 @@ def not_asked_for(step: StepState) -> StepState:
     if step.phase is Phase.AWAITING_APPROVAL:
         return refused_approval(step, "the saga was to be undone before it was approved")
     return step
-
-
-def _put(saga: Saga, name: str, step: StepState) -> Saga:
-    return replace(saga, steps={**saga.steps, name: step})
 
 
 def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
