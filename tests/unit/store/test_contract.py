@@ -18,7 +18,17 @@ from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
 from stage.core.events import Accepted, CompensationRequested, Event, TurnedBack
 from stage.core.states import ParkCause, SagaState
 from stage.demo.postgres_server import Server
-from stage.ports.store import Backlog, Changes, Entry, Filter, Row, SagaRow, Store, Unit
+from stage.ports.store import (
+    Backlog,
+    Changes,
+    Entry,
+    Filter,
+    LostSaga,
+    Row,
+    SagaRow,
+    Store,
+    Unit,
+)
 from stage.store.errors import StatementRefused
 from stage.store.postgres.store import PostgresStore
 from tests.unit.store.conftest import OLDEST_PROGRAMS
@@ -667,6 +677,25 @@ async def test_a_closed_saga_stays_among_those_that_changed(store: Store) -> Non
     found = await store.changed(Changes(at=0.0, saga_id="", limit=10))
     assert ["a", "b"] == [each.id for each in found]
     assert [True, False] == [each.envelope == b"" for each in found]
+
+
+async def test_the_first_request_about_a_lost_saga_is_read_in_a_unit(store: Store) -> None:
+    """Of whichever neighbour, also one that the same unit has kept; another saga has none."""
+    asked = [
+        LostSaga(saga_id="a", requested_by=name, reason="", first_sent_at=first, asked_at=AT + at)
+        for name, first, at in (("shipping", None, 1.0), ("order", AT, 0.0), ("order", AT, 2.0))
+    ]
+
+    async def keep(unit: Unit) -> tuple[LostSaga | None, ...]:
+        seen = [await unit.lost_request("a")]
+        for lost in asked:
+            await unit.keep_lost(lost)
+            seen.append(await unit.lost_request("a"))
+        return (*seen, await unit.lost_request("b"))
+
+    first = (None, asked[0], asked[1], asked[1], None)
+    assert first == await store.transact(keep)
+    assert asked[1] == await store.transact(lambda unit: unit.lost_request("a"))
 
 
 async def test_a_saga_at_rest_is_closed_once_and_fenced(store: Store) -> None:
