@@ -38,6 +38,8 @@ def loop_watch(request: pytest.FixtureRequest) -> Iterator[None]:
             function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args")
             # One small file, read once, before a stage serves anything.
             function.can_block_in("stage/bootstrap/encryption.py", "sealed_codec")
+            # The SQL of a store, which is read once as the store is imported.
+            function.can_block_in("stage/store/statements.py", "load")
         yield
 
 
