@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from temporalio.client import Client
 
 from stage.demo.chain import LOOPBACK, Service, free_ports, url
 
@@ -65,11 +66,11 @@ class TemporalServer:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _answers(self) -> bool:
+        """Whether it takes a client: its port is open before its parts have found each other."""
         try:
-            _, writer = await asyncio.open_connection(LOOPBACK, self._ports[0])
-        except OSError:
+            await Client.connect(self.address)
+        except RuntimeError:
             return False
-        writer.close()
         return True
 
     async def kill(self) -> None:
