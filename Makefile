@@ -47,7 +47,7 @@ kills: $(VENV)/.ready ## kill real processes under load: KILLS=1800 SAGAS=250000
 	@$(BIN)/python -m tests.acceptance.kills --kills $(KILLS) --sagas $(SAGAS) --seed $(SEED) \
 	    --out docs/evidence/kills.json
 
-bench: $(VENV)/.ready ## measure against the ceiling and the hand-written handler (needs wrk, nginx)
+bench: $(VENV)/.ready ## measure against handlers without a stage, and DBOS (needs wrk, nginx)
 	@$(BIN)/python -m benchmarks
 
 # The backend has some 150 requirements of its own, so it gets an environment of its own.

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.contestants import STAGE, Contestant, Place
+from benchmarks.figures import cpu, of_rounds, rate
 from benchmarks.machine import Missing, check_disk, tool
 from benchmarks.neighbours import neighbours
 from benchmarks.processes import free_port
@@ -63,8 +64,10 @@ def main() -> int:
                 )
             )
     for width in widths:
-        rate, cpu = ratios(samples, width)
-        print(f"{width:4} connections: rate {rate:.3f}, CPU a saga {cpu:.3f} of {given.checkout}")
+        faster, dearer = ratios(samples, width)
+        print(
+            f"{width:4} connections: rate {faster:.3f}, CPU a saga {dearer:.3f} of {given.checkout}"
+        )
     return 0
 
 
@@ -95,14 +98,9 @@ def ratios(
     samples: Sequence[Sample], width: int, this: str = "this", other: str = "other"
 ) -> tuple[float, float]:
     """The medians of the rounds' ratios at that width: of the rates, and of CPU a saga."""
-    by_round: dict[int, dict[str, Sample]] = {}
-    for sample in samples:
-        if sample.connections == width:
-            by_round.setdefault(sample.round, {})[sample.contestant] = sample
-    pairs = [(found[this], found[other]) for found in by_round.values()]
     return (
-        median(mine.rate / theirs.rate for mine, theirs in pairs),
-        median(mine.cpu / theirs.cpu for mine, theirs in pairs),
+        median(of_rounds(samples, this, other, width, rate)),
+        median(of_rounds(samples, this, other, width, cpu)),
     )
 
 

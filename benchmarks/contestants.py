@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.processes import LOOPBACK, ended, free_port, until_listening
+
+HELP_SECONDS_MAX = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class Contestant:
     refuses: bool = False
     """True when 409 is the answer that it should give."""
     scheme: str = "http"
+    replicas: int = 1
+    """Processes that share the load, each with a port of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,18 @@ def running(contestant: Contestant, place: Place) -> Iterator[Running]:
             ended(process)
 
 
+@contextmanager
+def replicas_running(contestant: Contestant, place: Place) -> Iterator[tuple[Running, ...]]:
+    """All replicas of it, each in a folder of its own."""
+    with ExitStack() as stack:
+        yield tuple(
+            stack.enter_context(
+                running(contestant, replace(place, folder=place.folder / str(number)))
+            )
+            for number in range(contestant.replicas)
+        )
+
+
 def _on_one_cpu(contestant: Contestant) -> Contestant:
     """The same, kept on one processor: its threads share an interpreter, and then a cache too."""
 
@@ -73,13 +89,22 @@ def _on_one_cpu(contestant: Contestant) -> Contestant:
     return replace(contestant, name=name, title=title, command=command)
 
 
-def _ceiling(place: Place, port: int) -> list[str]:
-    return _python("ceiling", "--port", str(port), "--neighbours", place.neighbours)
+def _ceiling(client: str) -> Callable[[Place, int], list[str]]:
+    def command(place: Place, port: int) -> list[str]:
+        told = ("--port", str(port), "--neighbours", place.neighbours)
+        return _python("ceiling", *told, "--client", client)
+
+    return command
 
 
-def _handwritten(place: Place, port: int) -> list[str]:
-    told = ("--port", str(port), "--neighbours", place.neighbours)
-    return _python("handwritten", *told, "--database", str(place.folder / "handwritten.db"))
+def _handwritten(commits: str, client: str) -> Callable[[Place, int], list[str]]:
+    def command(place: Place, port: int) -> list[str]:
+        told = ("--port", str(port), "--neighbours", place.neighbours)
+        file = str(place.folder / "handwritten.db")
+        how = ("--commits", commits, "--client", client)
+        return _python("handwritten", *told, "--database", file, *how)
+
+    return command
 
 
 def _python(service: str, *words: str) -> list[str]:
@@ -106,22 +131,57 @@ def stage_command(
     ]  # fmt: skip
 
 
+def has_option(option: str) -> bool:
+    """True when `stage serve` of this checkout knows it."""
+    command = [sys.executable, "-m", "stage", "serve", "--help"]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=HELP_SECONDS_MAX
+    )
+    return option in said.stdout.split()
+
+
 CEILING = Contestant(
     name="ceiling",
     title="two HTTP calls, no database",
-    command=_ceiling,
+    command=_ceiling("session"),
+    environment={},
+)
+CEILING_TRANSPORT = Contestant(
+    name="ceiling-transport",
+    title="two HTTP calls through the transport of the stage, no database",
+    command=_ceiling("transport"),
     environment={},
 )
 HANDWRITTEN = Contestant(
     name="handwritten",
     title="hand-written handler, two commits, no crash safety",
-    command=_handwritten,
+    command=_handwritten("alone", "session"),
+    environment={},
+)
+GROUPED = Contestant(
+    name="handwritten-grouped",
+    title="hand-written handler with group commit, no crash safety",
+    command=_handwritten("grouped", "session"),
+    environment={},
+)
+GROUPED_TRANSPORT = Contestant(
+    name="handwritten-grouped-transport",
+    title="the same through the transport of the stage",
+    command=_handwritten("grouped", "transport"),
     environment={},
 )
 STAGE = Contestant(
     name="stage",
     title="stage, tracing off",
     command=lambda place, port: stage_command(place, port, "--log-level", "warning"),
+    environment={"OTEL_SDK_DISABLED": "true"},
+)
+TWO_WORKERS = Contestant(
+    name="stage-workers-2",
+    title="stage, tracing off, two workers",
+    command=lambda place, port: stage_command(
+        place, port, "--log-level", "warning", "--workers", "2"
+    ),
     environment={"OTEL_SDK_DISABLED": "true"},
 )
 HANDWRITTEN_ON_ONE_CPU = _on_one_cpu(HANDWRITTEN)

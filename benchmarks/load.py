@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,4 +57,33 @@ def offer(
         mean=found["mean"] / 1e6,
         status_errors=found["status_errors"],
         socket_errors=found["socket_errors"],
+    )
+
+
+def offer_to_all(
+    wrk: str, urls: Sequence[str], *, connections: int, seconds: float, run: str
+) -> Load:
+    """Offer sagas to all of them at the same time, on so many connections together.
+
+    The latencies are those of the one that was slowest: percentiles of several cannot be added.
+    """
+    if len(urls) == 1:
+        return offer(wrk, urls[0], connections=connections, seconds=seconds, run=run)
+    shares = [connections // len(urls) + (n < connections % len(urls)) for n in range(len(urls))]
+    with ThreadPoolExecutor(len(urls)) as pool:
+        asked = [
+            pool.submit(offer, wrk, url, connections=share, seconds=seconds, run=f"{run}-{number}")
+            for number, (url, share) in enumerate(zip(urls, shares, strict=True))
+            if share
+        ]
+        seen = [each.result() for each in asked]
+    return Load(
+        requests=sum(each.requests for each in seen),
+        seconds=max(each.seconds for each in seen),
+        p50=max(each.p50 for each in seen),
+        p90=max(each.p90 for each in seen),
+        p99=max(each.p99 for each in seen),
+        mean=max(each.mean for each in seen),
+        status_errors=sum(each.status_errors for each in seen),
+        socket_errors=sum(each.socket_errors for each in seen),
     )

@@ -7,6 +7,7 @@ import platform
 import shutil
 import sqlite3
 import subprocess
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,10 +36,23 @@ def facts(root: Path) -> dict[str, object]:
         "processor": _processor(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "python_build": build(sysconfig.get_config_var("CONFIG_ARGS")),
         "sqlite": sqlite3.sqlite_version,
         "packages": {name: _version(name) for name in PACKAGES},
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def build(arguments: object) -> str:
+    """How the interpreter was built, by the arguments of its `configure`; without its paths.
+
+    One that was built without these is slower by a tenth.
+    """
+    if not isinstance(arguments, str):
+        return "not known"
+    pgo = "PGO" if "--enable-optimizations" in arguments else "no PGO"
+    lto = "LTO" if "--with-lto" in arguments else "no LTO"
+    return f"{pgo}, {lto}"
 
 
 def check_disk(folder: Path) -> None:

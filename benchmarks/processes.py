@@ -49,6 +49,27 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def tree_cpu_seconds(pid: int) -> float:
+    """The same of a process and all that descend from it, those that have ended included."""
+    spent: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        children.setdefault(int(fields[1]), []).append(int(folder.name))
+        spent[int(folder.name)] = sum(int(field) for field in fields[11:15])
+    ticks, those = 0, [pid]
+    while those:
+        each = those.pop()
+        ticks += spent.get(each, 0)
+        those += children.get(each, ())
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is in RAM now (proc(5))."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +24,12 @@ import asyncpg
 
 from benchmarks import report
 from benchmarks.contestants import Contestant, Place, Running, running, stage_command
-from benchmarks.load import offer
+from benchmarks.figures import Figure
+from benchmarks.load import offer_to_all
 from benchmarks.machine import Missing, facts, tool
 from benchmarks.neighbours import neighbours
 from benchmarks.plans import Plan, fill, plans
 from benchmarks.processes import free_port
-from benchmarks.throughput import Figure
 from stage.demo import postgres_server
 from stage.store.postgres.store import PostgresStore
 
@@ -149,22 +148,11 @@ def _place(folder: Path, number: int, outside: str) -> Place:
 
 def _load(wrk: str, services: Sequence[Running], *, seconds: float, run: str) -> tuple[int, float]:
     """Offer sagas to all of them at the same time: how many were done, and how many a second."""
-    with ThreadPoolExecutor(len(services)) as pool:
-        asked = [
-            pool.submit(
-                offer,
-                wrk,
-                each.url,
-                connections=CONNECTIONS // len(services),
-                seconds=seconds,
-                run=f"{run}-{number}",
-            )
-            for number, each in enumerate(services)
-        ]
-        seen = [each.result() for each in asked]
-    if wrong := sum(each.status_errors + each.socket_errors for each in seen):
+    urls = [each.url for each in services]
+    seen = offer_to_all(wrk, urls, connections=CONNECTIONS, seconds=seconds, run=run)
+    if wrong := seen.status_errors + seen.socket_errors:
         raise RuntimeError(f"{wrong} of the answers were wrong: {seen}")
-    return sum(each.requests for each in seen), sum(each.rate for each in seen)
+    return seen.requests, seen.rate
 
 
 async def _round(

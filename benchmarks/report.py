@@ -6,30 +6,67 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from benchmarks.throughput import CONTESTANTS, WIDE, Figure
+from benchmarks.figures import Figure
+from benchmarks.throughput import WIDE, Sample, Steady, medians
 
+Titles = Mapping[str, str]
+"""The contestants by name, in the order of their lines."""
 Medians = Mapping[tuple[str, int], Mapping[str, float]]
 
-WIDTH = 720
+WIDTH = 760
 BAR = 22
-LEFT = 390
+LEFT = 430
 
 
-def table(found: Medians, widths: Sequence[int]) -> str:
+def tables(titles: Titles, samples: Sequence[Sample], steady: Sequence[Steady]) -> str:
+    """Markdown: that of the closed loop, and that of the open one below it."""
+    found = medians(samples)
+    widths = sorted({each.connections for each in samples})
+    parts = [table(found, widths, titles)]
+    if steady:
+        parts.append(steady_table(steady, titles))
+    return "\n\n".join(parts)
+
+
+def table(found: Medians, widths: Sequence[int], titles: Titles) -> str:
     """Markdown: sagas a second at each width, latency of a lone one, processor time."""
     lone, wide = min(widths), WIDE if WIDE in widths else max(widths)
+    served = any(numbers["server_cpu"] for numbers in found.values())
     head = ["", *(f"{width} conn." for width in widths)]
-    head += [f"p50 at {lone}", f"p99 at {wide}", f"CPU a saga at {wide}"]
+    head += [f"p50 at {lone}", f"p99 at {wide}", f"CPU a saga at {lone}", f"at {wide}"]
+    head += [f"the server's at {wide}"] if served else []
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    for each in CONTESTANTS:
-        if (each.name, lone) not in found:
+    for name, title in titles.items():
+        if (name, lone) not in found:
             continue
-        cells = [each.title, *(_rate(found[each.name, width]) for width in widths)]
-        cells.append(f"{found[each.name, lone]['p50'] * 1e3:.2f} ms")
-        cells.append(f"{found[each.name, wide]['p99'] * 1e3:.0f} ms")
-        cells.append(f"{found[each.name, wide]['cpu'] * 1e6:.0f} us")
+        at_lone, at_wide = found[name, lone], found[name, wide]
+        cells = [title, *(_rate(found[name, width]) for width in widths)]
+        cells += [f"{at_lone['p50'] * 1e3:.2f} ms", f"{at_wide['p99'] * 1e3:.0f} ms"]
+        cells += [_micros(at_lone["cpu"]), _micros(at_wide["cpu"])]
+        cells += [_micros(at_wide["server_cpu"])] if served else []
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def steady_table(steady: Sequence[Steady], titles: Titles) -> str:
+    """Markdown: latency and processor time of each at half of its peak, in an open loop."""
+    head = ["at half of the peak", "offered", "p50", "p99", "p99 / p50", "CPU a saga"]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for name, title in titles.items():
+        mine = [each for each in steady if each.contestant == name]
+        if not mine:
+            continue
+        cells = [
+            title,
+            f"{median(each.offered for each in mine):.0f}/s",
+            f"{median(each.p50 for each in mine) * 1e3:.2f} ms",
+            f"{median(each.p99 for each in mine) * 1e3:.1f} ms",
+            f"{median(each.p99 / each.p50 for each in mine):.1f}",
+            _micros(median(each.cpu for each in mine)),
+        ]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -38,21 +75,31 @@ def _rate(numbers: Mapping[str, float]) -> str:
     return f"{numbers['rate']:.0f}/s ({numbers['rate_min']:.0f}-{numbers['rate_max']:.0f})"
 
 
+def _micros(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f} us"
+
+
 def ratios(figures: Sequence[Figure]) -> str:
-    """Markdown: the ratios, their goals, and whether they were reached."""
+    """Markdown: the figures, their goals, and whether they were reached."""
     lines = ["| | | measured | goal | |", "| --- | --- | --- | --- | --- |"]
     for each in figures:
-        sign = "<=" if each.at_most else ">="
-        verdict = "reached" if each.reached else "missed"
-        lines.append(
-            f"| {each.name} | {each.says} | {each.value:.2f} | {sign} {each.goal:g} | {verdict} |"
-        )
+        value = f"{each.value:.0f} {each.unit}" if each.unit else f"{each.value:.2f}"
+        goal = verdict = ""
+        if each.goal is not None:
+            unit = f" {each.unit}" if each.unit else ""
+            goal = f"{'<=' if each.at_most else '>='} {each.goal:g}{unit}"
+            verdict = "reached" if each.reached else "**missed**"
+        lines.append(f"| {each.name} | {each.says} | {value} | {goal} | {verdict} |")
     return "\n".join(lines)
 
 
-def chart(found: Medians, width: int) -> str:
+def chart(found: Medians, width: int, titles: Titles) -> str:
     """An SVG of bars: sagas a second of every contestant at that width."""
-    bars = [(each.title, found[each.name, width]["rate"]) for each in CONTESTANTS]
+    bars = [
+        (title, found[name, width]["rate"])
+        for name, title in titles.items()
+        if (name, width) in found
+    ]
     most = max(rate for _, rate in bars)
     height = BAR * (len(bars) + 2)
     parts = [

@@ -1,4 +1,4 @@
-"""Throughput and latency, side by side: every contestant at every width, round after round.
+"""Throughput, latency and processor time, side by side: every contestant, round after round.
 
 All contestants run at the same time, and only one is under load: what else the machine does falls
 on all of them alike. What is compared are medians over the rounds.
@@ -6,14 +6,19 @@ on all of them alike. What is compared are medians over the rounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from statistics import median
 
 from benchmarks.contestants import (
     CEILING,
+    CEILING_TRANSPORT,
+    GROUPED,
+    GROUPED_TRANSPORT,
     HANDWRITTEN,
     HANDWRITTEN_ON_ONE_CPU,
     LOGGED,
@@ -21,57 +26,89 @@ from benchmarks.contestants import (
     STAGE,
     STAGE_ON_ONE_CPU,
     TRACED,
+    TWO_WORKERS,
     Contestant,
     Place,
     Running,
-    running,
+    replicas_running,
 )
-from benchmarks.load import Load, offer
-from benchmarks.processes import cpu_seconds
+from benchmarks.load import Load, offer_to_all
+from benchmarks.open_loop import Answered, offer_at_rate, percentile
+from benchmarks.processes import tree_cpu_seconds
 
 CONTESTANTS = (
     CEILING,
+    CEILING_TRANSPORT,
     HANDWRITTEN,
     HANDWRITTEN_ON_ONE_CPU,
+    GROUPED,
+    GROUPED_TRANSPORT,
     STAGE,
     STAGE_ON_ONE_CPU,
+    TWO_WORKERS,
     LOGGED,
     TRACED,
     REFUSED,
 )
 WARM_UP_SECONDS = 2.0
+WARM_UP_CONNECTIONS = 8
 WIDE = 32
 """Connections at which throughput is compared."""
 LONE = 1
+SHARE_OF_PEAK = 0.5
+EXECUTED, REFUSAL = 200, 409
+SHED = (429, 503)
+
+Listening = Mapping[Contestant, tuple[Running, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One contestant under load once. Times are in seconds, `cpu` is a saga's."""
+    """One contestant under a closed loop once. Times are in seconds, `cpu` is a saga's."""
 
     contestant: str
     connections: int
     round: int
+    requests: int
     rate: float
+    p50: float
+    p99: float
+    cpu: float
+    """Of all its processes."""
+    server_cpu: float = 0.0
+    """Of the database server a saga; there is none beside a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steady:
+    """One contestant under a fixed rate once, as open_loop offers it."""
+
+    contestant: str
+    round: int
+    requests: int
+    """Those that were not shed."""
+    offered: float
+    """Sagas a second: half of its peak."""
     p50: float
     p99: float
     cpu: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """A ratio that FIGURES names, and whether it was reached."""
-
-    name: str
-    says: str
-    value: float
-    goal: float
-    at_most: bool = False
-
-    @property
-    def reached(self) -> bool:
-        """True when the goal was reached."""
-        return self.value <= self.goal if self.at_most else self.value >= self.goal
+@contextmanager
+def all_running(
+    contestants: Sequence[Contestant], folder: Path, neighbours: str, collector: str
+) -> Iterator[Listening]:
+    """All of them, each in a folder of its name; one after the other they end."""
+    with ExitStack() as stack:
+        yield {
+            each: stack.enter_context(
+                replicas_running(
+                    each,
+                    Place(folder=folder / each.name, neighbours=neighbours, collector=collector),
+                )
+            )
+            for each in contestants
+        }
 
 
 def measure(
@@ -85,39 +122,118 @@ def measure(
     contestants: Sequence[Contestant] = CONTESTANTS,
 ) -> Iterator[Sample]:
     """Yield samples as they are made. Raises RuntimeError when a contestant answers wrongly."""
-    with ExitStack() as stack:
-        listening = {
-            each: stack.enter_context(
-                running(
-                    each,
-                    Place(folder=folder / each.name, neighbours=neighbours, collector=neighbours),
+    with all_running(contestants, folder, neighbours, neighbours) as listening:
+        warm_up(wrk, listening)
+        yield from closed_loop(wrk, listening, widths=widths, rounds=rounds, seconds=seconds)
+
+
+def warm_up(wrk: str, listening: Listening) -> dict[str, int]:
+    """Load each for a moment; the sagas that each answered."""
+    return {
+        each.name: _load(
+            wrk,
+            each,
+            services,
+            connections=WARM_UP_CONNECTIONS,
+            seconds=WARM_UP_SECONDS,
+            run="warm",
+        ).requests
+        for each, services in listening.items()
+    }
+
+
+def closed_loop(
+    wrk: str,
+    listening: Listening,
+    *,
+    widths: Sequence[int],
+    rounds: int,
+    seconds: float,
+    server_pid: int | None = None,
+) -> Iterator[Sample]:
+    """Each at each width in turn, as many connections as wide; `server_pid` is the database's."""
+    for number in range(rounds):
+        for width in widths:
+            for each, services in listening.items():
+                server = 0.0 if server_pid is None else tree_cpu_seconds(server_pid)
+                before = _spent(services)
+                run = f"r{number}-{width}"
+                seen = _load(wrk, each, services, connections=width, seconds=seconds, run=run)
+                spent = _spent(services) - before
+                if server_pid is not None:
+                    server = tree_cpu_seconds(server_pid) - server
+                yield Sample(
+                    contestant=each.name,
+                    connections=width,
+                    round=number,
+                    requests=seen.requests,
+                    rate=seen.rate,
+                    p50=seen.p50,
+                    p99=seen.p99,
+                    cpu=spent / seen.requests,
+                    server_cpu=server / seen.requests,
                 )
+
+
+def open_loop(
+    listening: Listening, samples: Sequence[Sample], *, rounds: int, seconds: float
+) -> Iterator[Steady]:
+    """Each in turn at half of its own peak, which is the median at its best width."""
+    peaks = peak_rates(samples)
+    for number in range(rounds):
+        for each, services in listening.items():
+            before = _spent(services)
+            rate = peaks[each.name] * SHARE_OF_PEAK
+            urls = [service.url for service in services]
+            seen = offer_at_rate(urls, rate=rate, seconds=seconds, run=f"o{number}")
+            latencies = latencies_of(each, seen)
+            answered = sum(latency < inf for latency in latencies)
+            yield Steady(
+                contestant=each.name,
+                round=number,
+                requests=answered,
+                offered=rate,
+                p50=percentile(latencies, 50),
+                p99=percentile(latencies, 99),
+                cpu=(_spent(services) - before) / max(1, answered),
             )
-            for each in contestants
-        }
-        for each, service in listening.items():
-            _load(wrk, each, service, connections=8, seconds=WARM_UP_SECONDS, run="warm")
-        for number in range(rounds):
-            for width in widths:
-                for each, service in listening.items():
-                    before = cpu_seconds(service.pid)
-                    run = f"r{number}-{width}"
-                    seen = _load(wrk, each, service, connections=width, seconds=seconds, run=run)
-                    yield Sample(
-                        contestant=each.name,
-                        connections=width,
-                        round=number,
-                        rate=seen.rate,
-                        p50=seen.p50,
-                        p99=seen.p99,
-                        cpu=(cpu_seconds(service.pid) - before) / seen.requests,
-                    )
+
+
+def latencies_of(each: Contestant, answers: Sequence[Answered]) -> list[float]:
+    """In seconds; for ever where a saga was shed. Raises RuntimeError when one is answered wrongly.
+
+    A machine that has other work may have become slower than half of what it was.
+    """
+    expected = REFUSAL if each.refuses else EXECUTED
+    wrong = Counter(one.status for one in answers if one.status not in (expected, *SHED))
+    if wrong:
+        raise RuntimeError(f"{each.name} answered {len(answers)} with {dict(wrong)} among them")
+    return [one.latency if one.status == expected else inf for one in answers]
+
+
+def peak_rates(samples: Sequence[Sample]) -> dict[str, float]:
+    """The highest of the medians of each contestant, over the widths."""
+    peaks: dict[str, float] = {}
+    for (name, _), numbers in medians(samples).items():
+        peaks[name] = max(peaks.get(name, 0.0), numbers["rate"])
+    return peaks
+
+
+def _spent(services: Sequence[Running]) -> float:
+    return sum(tree_cpu_seconds(service.pid) for service in services)
 
 
 def _load(
-    wrk: str, each: Contestant, service: Running, *, connections: int, seconds: float, run: str
+    wrk: str,
+    each: Contestant,
+    services: Sequence[Running],
+    *,
+    connections: int,
+    seconds: float,
+    run: str,
 ) -> Load:
-    seen = offer(wrk, service.url, connections=connections, seconds=seconds, run=run)
+    urls = [service.url for service in services]
+    seen = offer_to_all(wrk, urls, connections=connections, seconds=seconds, run=run)
     wrong = seen.requests - seen.status_errors if each.refuses else seen.status_errors
     if wrong or seen.socket_errors or not seen.requests:
         raise RuntimeError(f"{each.name} answered {wrong} of {seen.requests} wrongly: {seen}")
@@ -137,31 +253,11 @@ def medians(samples: Sequence[Sample]) -> dict[tuple[str, int], dict[str, float]
             "p50": median(each.p50 for each in mine),
             "p99": median(each.p99 for each in mine),
             "cpu": median(each.cpu for each in mine),
+            "server_cpu": median(each.server_cpu for each in mine),
         }
     return found
 
 
-def figures(found: dict[tuple[str, int], dict[str, float]]) -> list[Figure]:
-    """P1 to P4 and P7, from the medians."""
-
-    def rate(name: str) -> float:
-        return found[name, WIDE]["rate"]
-
-    lone = found[STAGE.name, LONE]["p50"] / found[HANDWRITTEN.name, LONE]["p50"]
-    return [
-        Figure(name="P1", says=f"throughput against the hand-written handler, {WIDE} connections",
-               value=rate(STAGE.name) / rate(HANDWRITTEN.name), goal=4.0),
-        Figure(name="P2", says=f"throughput against the ceiling, {WIDE} connections",
-               value=rate(STAGE.name) / rate(CEILING.name), goal=0.70),
-        Figure(name="P3", says="latency of a lone saga against the hand-written handler",
-               value=lone, goal=1.15, at_most=True),
-        Figure(name="P4", says="throughput with every saga traced and exported, against without",
-               value=rate(TRACED.name) / rate(STAGE.name), goal=0.75),
-        Figure(name="P7", says="throughput of sagas that are compensated, against completed ones",
-               value=rate(REFUSED.name) / rate(STAGE.name), goal=0.60),
-    ]  # fmt: skip
-
-
-def raw(samples: Sequence[Sample]) -> list[dict[str, object]]:
+def raw(samples: Sequence[Sample | Steady]) -> list[dict[str, object]]:
     """Every sample, as JSON can hold it."""
     return [asdict(each) for each in samples]

@@ -9,32 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import aiohttp
 
 from benchmarks.growth.filling import uuid7
+from benchmarks.open_loop import Answered
 
 ORDER = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
 ANSWER_SECONDS_MAX = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """One request: its latency in seconds, and the status it was answered."""
-
-    latency: float
-    status: int
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many per cent of the values do not exceed (nearest rank)."""
-    if not values:
-        raise ValueError("nothing was measured")
-    ordered = sorted(values)
-    rank = -(-len(ordered) * percent // 100)
-    return ordered[max(0, int(rank) - 1)]
 
 
 async def post_saga(session: aiohttp.ClientSession, url: str, saga_id: str) -> int:

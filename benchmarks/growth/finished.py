@@ -16,11 +16,12 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.contestants import STAGE, Contestant, Place, running
+from benchmarks.figures import Figure
 from benchmarks.growth.filling import fill
 from benchmarks.growth.found import Found
 from benchmarks.growth.real import completed
 from benchmarks.load import offer
-from benchmarks.throughput import WIDE, Figure
+from benchmarks.throughput import WIDE
 
 WARM_UP_SECONDS = 2.0
 DAY = 86_400.0

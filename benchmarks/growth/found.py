@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.throughput import Figure
+from benchmarks.figures import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,13 +11,14 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.contestants import STAGE, Contestant, Place, Running, running, stage_command
+from benchmarks.figures import Figure
 from benchmarks.growth.client import all_at_once
 from benchmarks.growth.found import Found
 from benchmarks.growth.real import slow_external
 from benchmarks.growth.start import until_ready
 from benchmarks.load import offer
 from benchmarks.processes import resident_bytes
-from benchmarks.throughput import WIDE, Figure
+from benchmarks.throughput import WIDE
 
 IN_FLIGHT = 1_000
 ANSWER_SECONDS = 2.0

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.contestants import STAGE, Place, Running, running
+from benchmarks.figures import Figure
 from benchmarks.growth.found import Found
-from benchmarks.throughput import Figure
 
 STARTS = 10
 READY_SECONDS_MAX = 20.0

@@ -20,12 +20,13 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.contestants import STAGE, Place, running
-from benchmarks.growth.client import Answered, offer_at_rate, percentile
+from benchmarks.figures import Figure
+from benchmarks.growth.client import offer_at_rate
 from benchmarks.growth.filling import fill
 from benchmarks.growth.found import Found
 from benchmarks.growth.real import cut
 from benchmarks.growth.start import until_ready
-from benchmarks.throughput import Figure
+from benchmarks.open_loop import Answered, percentile
 
 RATE = 100.0
 OVER_SECONDS = 60.0

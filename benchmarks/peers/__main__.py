@@ -1,6 +1,7 @@
 """`python -m benchmarks.peers`: the same work on other systems, and the evidence for P5.
 
 python -m benchmarks.peers [dbos-sqlite] [dbos-postgres] [temporal] [temporal-local] [restate]
+python -m benchmarks.peers --from FILE        prints the tables of a file of evidence again
 
 What is not installed is fetched by pip and npm into the folder of the benchmarks once. What cannot
 be had is named in a line, and the rest is measured.
@@ -9,8 +10,10 @@ be had is named in a line, and the rest is measured.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +25,6 @@ from benchmarks.peers.comparison import (
     Sample,
     figures,
     measure,
-    rates,
     table,
     words,
 )
@@ -36,6 +38,10 @@ EVIDENCE = ROOT / "docs" / "evidence"
 def main() -> int:
     """Measure what can be had; 0 when at least one system was measured."""
     given = _options().parse_args()
+    if given.printed is not None:
+        told = json.loads(given.printed.read_text())
+        print(_printed([Sample(**each) for each in told["samples"]], told["not_measured"]))
+        return 0
     widths = [int(each) for each in given.connections.split(",")]
     wanted = [each for each in SYSTEMS if not given.systems or each.name in given.systems]
     try:
@@ -75,7 +81,7 @@ def main() -> int:
                         print(f"{each.title}: not measured: {error}", flush=True)
     samples = [each for each in samples if each.system not in not_measured]
     measured = [each for each in (OURS, *wanted) if each.name not in not_measured]
-    _tell(given.out, machine, samples, measured, widths, not_measured)
+    _tell(given.out, machine, samples, measured, not_measured)
     return 0 if len(measured) > 1 else 1
 
 
@@ -84,14 +90,10 @@ def _tell(
     machine: dict[str, object],
     samples: list[Sample],
     measured: list[System],
-    widths: list[int],
     not_measured: dict[str, str],
 ) -> None:
-    found = rates(samples)
-    reached = figures(found, measured)
-    print(f"\n{table(samples, measured, widths)}\n\n{report.ratios(reached)}\n\n{words(measured)}")
-    for name, reason in not_measured.items():
-        print(f"{name}: not measured: {reason}")
+    reached = figures(samples, measured)
+    print(f"\n{_printed(samples, not_measured)}\n\n{words(measured)}")
     told = {
         "machine": machine,
         "figures": [{**asdict(each), "reached": each.reached} for each in reached],
@@ -100,6 +102,16 @@ def _tell(
         "samples": [asdict(each) for each in samples],
     }
     print(f"\nwritten: {report.write(out, 'peers', told)}")
+
+
+def _printed(samples: Sequence[Sample], not_measured: Mapping[str, str]) -> str:
+    """The tables, as docs/performance.md has them."""
+    names = {each.system for each in samples}
+    measured = [each for each in (OURS, *SYSTEMS) if each.name in names]
+    widths = sorted({each.connections for each in samples})
+    parts = [table(samples, measured, widths), report.ratios(figures(samples, measured))]
+    parts += [f"{name}: not measured: {reason}" for name, reason in not_measured.items()]
+    return "\n\n".join(parts)
 
 
 def _line(sample: Sample) -> str:
@@ -118,6 +130,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--connections", default="1,8,32")
     options.add_argument("--folder", type=Path, default=ROOT / ".bench", help="on a real disk")
     options.add_argument("--out", type=Path, default=EVIDENCE)
+    options.add_argument("--from", type=Path, dest="printed", metavar="FILE")
     return options
 
 

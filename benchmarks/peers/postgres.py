@@ -33,8 +33,11 @@ def programs() -> Path:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """`user@host:port/database` of a new, empty database, while it runs. Raises Missing."""
+def postgres(folder: Path) -> Iterator[tuple[str, int]]:
+    """`user@host:port/database` of a new, empty database, and the process of its server.
+
+    Raises Missing.
+    """
     where = programs()
     user = next((name for name in USERS if _known(name)), None) if os.geteuid() == 0 else None
     home = Path(tempfile.mkdtemp(dir=folder, prefix="postgres-"))
@@ -55,7 +58,7 @@ def postgres(folder: Path) -> Iterator[str]:
                 user=user, cwd="/", stdout=log, stderr=log,
             )  # fmt: skip
         until_listening(port, process)
-        yield f"bench@{LOOPBACK}:{port}/postgres"
+        yield f"bench@{LOOPBACK}:{port}/postgres", process.pid
     finally:
         if process is not None:
             ended(process)

@@ -5,34 +5,32 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from aiohttp import ClientSession, TCPConnector, web
+from aiohttp import web
 
 from benchmarks.services.loop import run
+from benchmarks.services.outside import Client, client
 
 NEIGHBOURS = web.AppKey("neighbours", str)
-SESSION = web.AppKey("session", ClientSession)
+CLIENT = web.AppKey("client", Client)
 
 
 async def handle(request: web.Request) -> web.Response:
     """Charge, hand on, answer."""
     envelope = await request.json()
-    session, url = request.app[SESSION], request.app[NEIGHBOURS]
-    amount = {"amount": envelope["data"]["amount"]}
-    async with session.post(f"{url}/charges", json=amount) as response:
-        charge = await response.json()
+    outside, url = request.app[CLIENT], request.app[NEIGHBOURS]
+    charge = await outside.post(f"{url}/charges", {"amount": envelope["data"]["amount"]})
     envelope["data"]["payment"] = {"charge_id": charge["id"]}
-    async with session.post(f"{url}/sagas", json=envelope) as response:
-        answer = await response.json()
+    answer = await outside.post(f"{url}/sagas", envelope)
     data = {"payment": {"charge_id": charge["id"]}, **answer["data"]}
     told = {"saga_id": envelope["saga_id"], "outcome": "executed", "data": data}
     return web.json_response(told)
 
 
-async def serve(port: int, neighbours: str) -> None:
+async def serve(port: int, neighbours: str, kind: str) -> None:
     """Serve until the process is ended."""
     app = web.Application()
     app[NEIGHBOURS] = neighbours
-    app[SESSION] = ClientSession(connector=TCPConnector(limit=0))
+    app[CLIENT] = await client(kind)
     app.router.add_post("/sagas", handle)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
@@ -45,5 +43,6 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser()
     options.add_argument("--port", type=int, required=True)
     options.add_argument("--neighbours", required=True)
+    options.add_argument("--client", choices=("session", "transport"), default="session")
     given = options.parse_args()
-    run(serve(given.port, given.neighbours))
+    run(serve(given.port, given.neighbours, given.client))

@@ -71,6 +71,12 @@ class Server:
                 self._process.wait()
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        """The process that listens, parent of all others of the server."""
+        assert self._process is not None, "start it first"
+        return self._process.pid
+
     def url(self, database: str = "postgres") -> str:
         """The URL of one of its databases."""
         return f"postgresql://stage@{LOOPBACK}:{self.port}/{database}"

@@ -17,6 +17,7 @@ def sample(contestant: str, number: int, rate: float, cpu: float, width: int = 3
         contestant=contestant,
         connections=width,
         round=number,
+        requests=100,
         rate=rate,
         p50=0.01,
         p99=0.02,

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from benchmarks.growth.client import all_at_once, offer_at_rate, percentile
+from benchmarks.growth.client import all_at_once, offer_at_rate
 from benchmarks.growth.finished import CLOSING, EMPTY, FULL, Round, ratio
 from benchmarks.growth.memory import slope
 
@@ -25,21 +25,6 @@ def test_a_ratio_is_of_medians() -> None:
     rounds += [a_round(CLOSING, 50.0)]
     assert 0.95 == ratio(rounds, FULL)
     assert 0.5 == ratio(rounds, CLOSING)
-
-
-@pytest.mark.parametrize(
-    "percent, expected", [(50, 50.0), (99, 99.0), (99.5, 100.0), (100, 100.0), (0, 1.0)]
-)
-def test_percentiles_are_of_the_nearest_rank(percent: float, expected: float) -> None:
-    """They are values that were seen."""
-    values = [float(number) for number in range(100, 0, -1)]
-    assert expected == percentile(values, percent)
-
-
-def test_nothing_has_no_percentile() -> None:
-    """A measurement without a value must not pass as a fast one."""
-    with pytest.raises(ValueError, match="nothing was measured"):
-        percentile([], 99)
 
 
 def test_the_slope_is_of_the_line_of_least_squares() -> None:

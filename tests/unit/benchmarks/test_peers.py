@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from benchmarks.load import offer
 from benchmarks.machine import Missing
 from benchmarks.peers import tools
-from benchmarks.peers.comparison import Sample, figures, rates, table, words
+from benchmarks.peers.comparison import Sample, figures, table, words
 from benchmarks.peers.systems import OURS, SYSTEMS
 from benchmarks.throughput import WIDE
 
@@ -22,23 +22,31 @@ DBOS, RESTATE = SYSTEMS[0], SYSTEMS[-1]
 
 def samples(system: str, *wide_rates: float) -> list[Sample]:
     return [
-        Sample(system=system, connections=width, round=number, rate=rate, p50=0.002, p99=0.01)
+        Sample(
+            system=system,
+            connections=width,
+            round=number,
+            rate=rate,
+            p50=0.002,
+            p99=0.01,
+            cpu=0.0005,
+        )
         for number, rate in enumerate(wide_rates)
         for width in (1, WIDE)
     ]
 
 
-def test_a_ratio_is_of_the_medians_at_32_connections() -> None:
+def test_a_ratio_is_the_median_of_the_rounds_at_32_connections() -> None:
     """And is held against the goal of that system."""
-    found = rates(samples("stage", 1000.0, 2000.0, 3000.0) + samples(DBOS.name, 20.0, 25.0, 80.0))
-    (figure,) = figures(found, [OURS, DBOS, RESTATE])
-    assert (80.0, 40.0, True) == (figure.value, figure.goal, figure.reached)
+    seen = samples("stage", 1000.0, 2000.0, 3000.0) + samples(DBOS.name, 20.0, 25.0, 80.0)
+    (figure,) = figures(seen, [OURS, DBOS, RESTATE])
+    assert (50.0, 40.0, True) == (figure.value, figure.goal, figure.reached)
     assert DBOS.title in figure.says
 
 
 def test_without_the_stage_nothing_is_compared() -> None:
     """A ratio needs both sides in one run."""
-    assert [] == figures(rates(samples(DBOS.name, 25.0)), [OURS, DBOS])
+    assert [] == figures(samples(DBOS.name, 25.0), [OURS, DBOS])
 
 
 def test_the_table_has_a_line_for_each_that_was_measured() -> None:
@@ -46,7 +54,7 @@ def test_the_table_has_a_line_for_each_that_was_measured() -> None:
     text = table(samples("stage", 2000.0) + samples(DBOS.name, 25.0), [OURS, *SYSTEMS], [1, WIDE])
     lines = text.splitlines()
     assert 4 == len(lines)
-    assert "| stage (SQLite) | 2000/s | 2000/s | 2.0 ms |" == lines[2]
+    assert "| stage (SQLite) | 2000/s | 2000/s | 2.0 ms | 0.50 ms |" == lines[2]
     assert lines[3].startswith(f"| {DBOS.title} | 25/s")
 
 
