@@ -16,11 +16,14 @@ from blockbuster import blockbuster_ctx
 
 from stage.demo.postgres_server import Server, running
 from tests.databases import Databases
-from tests.kits import PROPERTY, Strikes, add_up, shortcomings, table
+from tests.kits import PROPERTY, Strikes, add_up, keep, kept, shortcomings, table
 from tests.order import order
 from tests.sizes import KITS, SIZES, TIER
 
 OURS = ["stage"]
+KIT_SECONDS_MAX = 600
+"""The deadline of a kit at level G, where it has no longer one: several of them share the
+processors, and another machine may be slower than ours."""
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +84,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail if a fault kit did not run, or struck less than tests/sizes.py asks for",
     )
+    parser.addoption(
+        "--kit-reports",
+        type=Path,
+        metavar="FILE",
+        help="add the reports of the fault kits to this file, and count those that stand there",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -108,16 +117,25 @@ def _compiled(config: pytest.Config) -> Path:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first for several workers; and each report of a kit names its figure.
+    """Put long tests first for several workers, and let each report of a kit name its figure.
 
     It does so whether its test gets to report or not.
     """
     if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
-        files = [item.nodeid.partition("::")[0] for item in items]
-        items[:] = [items[place] for place in order(TIER, files, workers)]
+        tests = [item.nodeid for item in items]
+        items[:] = [items[place] for place in order(TIER, tests, workers)]
     for item in items:
         if (marker := item.get_closest_marker("kit")) is not None:
             item.user_properties.append(("figure", marker.args[0]))
+            if TIER == "prove":
+                _give_time(item)
+
+
+def _give_time(item: pytest.Item) -> None:
+    """At level G no test of a kit has a shorter deadline than that of all of them."""
+    own = item.get_closest_marker("timeout")
+    if own is None or own.args[0] < KIT_SECONDS_MAX:
+        item.add_marker(pytest.mark.timeout(KIT_SECONDS_MAX), append=False)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -125,7 +143,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Count every shortcoming of a kit as an error of the run, so that its last line says so."""
     config = session.config
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or hasattr(config, "workerinput") or not config.getoption("every_kit"):
+    if reporter is None or hasattr(config, "workerinput"):
+        return
+    if (file := config.getoption("kit_reports")) is not None:
+        keep(file, *_reported(reporter))
+    if not config.getoption("every_kit"):
         return
     wrong = shortcomings(KITS, _tallies(reporter))
     for text in wrong:
@@ -136,7 +158,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the tier, its sizes, and a table of the fault kits that ran."""
+    """Print the tier, its sizes, and a table of the fault kits that ran.
+
+    Of several runs that add up their reports the last one does, which asks for every kit.
+    """
+    config = terminalreporter.config
+    if config.getoption("kit_reports") is not None and not config.getoption("every_kit"):
+        return
     tallies = _tallies(terminalreporter)
     if not tallies:
         return
@@ -151,6 +179,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _tallies(reporter: pytest.TerminalReporter) -> dict[str, Any]:
+    """The kits of this run; together with those of earlier runs where there is a file of them."""
+    file = reporter.config.getoption("kit_reports")
+    return add_up(*(_reported(reporter) if file is None else kept(file)))
+
+
+def _reported(reporter: pytest.TerminalReporter) -> tuple[list[dict[str, Any]], list[str]]:
+    """The reports of this run, and the figure of each test of a kit that failed."""
     reports: list[dict[str, Any]] = []
     failed: list[str] = []
     for report in reporter.getreports("passed") + reporter.getreports("failed"):
@@ -159,4 +194,4 @@ def _tallies(reporter: pytest.TerminalReporter) -> dict[str, Any]:
     for report in reporter.getreports("failed") + reporter.getreports("error"):
         properties = getattr(report, "user_properties", ())
         failed += [value for name, value in properties if name == "figure"]
-    return add_up(reports, failed)
+    return reports, failed

@@ -1,10 +1,12 @@
-"""Reports of the fault kits in one run: added up, judged against tests/sizes.py, and printed."""
+"""Reports of the fault kits in one run or several: added up, judged by tests/sizes.py, printed."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.sizes import Kit
@@ -63,6 +65,21 @@ def add_up(reports: Iterable[Mapping[str, Any]], failed: Iterable[str] = ()) -> 
     for figure in failed:
         tallies[figure].failed += 1
     return dict(tallies)
+
+
+def keep(file: Path, reports: Iterable[Mapping[str, Any]], failed: Iterable[str]) -> None:
+    """Add the reports of one run to those that the file holds, for the run that comes after it."""
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps({"reports": [*reports], "failed": [*failed]}) + "\n")
+
+
+def kept(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The reports of all runs that the file holds, as `add_up` takes them."""
+    runs = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    return (
+        [report for run in runs for report in run["reports"]],
+        [figure for run in runs for figure in run["failed"]],
+    )
 
 
 def shortcomings(kits: Mapping[str, Kit], tallies: Mapping[str, Tally]) -> list[str]:

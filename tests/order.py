@@ -1,14 +1,16 @@
-"""The order of the tests: files that take long come first, so that no worker idles at the end.
+"""The order of the tests: long ones come first, so that no worker idles at the end.
 
 With `--dist worksteal` each worker begins with a share of the list as it stands, and one that is
-done takes half of what another has left, from its end. So each share begins with its longest file
-and ends with short ones. A file stays in one piece, as its fixtures are made once.
+done takes half of what another has left, from its end. So each share begins with its longest piece
+and ends with short ones. A file is one piece, as its fixtures are made once; a test with a row of
+its own is a piece for each of its parameters, which several workers share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+EVERY_POINT = "tests/simulation/test_every_point.py"
 SECONDS: Mapping[str, Mapping[str, int]] = {
     "test": {
         "tests/acceptance/orchestrators/test_conformance.py": 60,
@@ -58,13 +60,15 @@ SECONDS: Mapping[str, Mapping[str, int]] = {
         "tests/unit/stubs/test_processes.py": 8,
     },
     "prove": {
-        "tests/simulation/test_invariants.py": 900,
+        "tests/simulation/test_invariants.py::test_every_invariant_holds_in_every_world": 80,
+        "tests/simulation/test_invariants.py": 90,
         "tests/acceptance/test_kills.py": 320,
         "tests/acceptance/test_replicas.py": 300,
         "tests/acceptance/test_incidents.py": 180,
         "tests/acceptance/test_zombies.py": 170,
-        "tests/simulation/test_schedules.py": 160,
-        "tests/simulation/test_every_point.py": 150,
+        "tests/simulation/test_schedules.py::test_every_schedule_ends_as_it_should": 4,
+        f"{EVERY_POINT}::test_one_fault_at_every_point": 2,
+        f"{EVERY_POINT}::test_a_second_fault_at_every_point_after_the_first": 9,
         "tests/acceptance/test_failover.py": 120,
         "tests/acceptance/orchestrators/test_kills.py": 100,
         "tests/acceptance/test_many_stuck.py": 300,
@@ -79,32 +83,63 @@ SECONDS: Mapping[str, Mapping[str, int]] = {
         "tests/scenario/attacks/test_mutated.py": 40,
     },
 }
-"""By tier, how long a file takes, where it takes long. A wrong number costs time, and no test."""
+"""By tier, how long a file takes, or a test for each of its parameters: what takes long has a row.
+
+A wrong number costs time, and no test.
+"""
 SHORT = 1
 """Seconds of a file that stands in no row."""
+IN_TURN: Mapping[str, Sequence[str]] = {
+    "prove": (
+        "tests/acceptance/test_kills.py",
+        "tests/acceptance/test_replicas.py",
+        "tests/acceptance/test_many_stuck.py",
+    ),
+}
+"""Those that offer sagas at a rate and use more than one core for it: one after the other."""
 
 
-def order(tier: str, files: Iterable[str], workers: int) -> list[int]:
-    """Which test comes when, by its place in `files`, which names the file of each test."""
+def order(tier: str, tests: Iterable[str], workers: int) -> list[int]:
+    """Which test comes when, by its place in `tests`, which are named as pytest does."""
+    rows = SECONDS[tier]
+    places = pieces(rows, tests)
+    counts = {piece: len(of_piece) for piece, of_piece in places.items()}
+    seconds = {piece: rows.get(piece.partition("[")[0], SHORT) for piece in counts}
+    dealt = shares(seconds, counts, workers, IN_TURN.get(tier, ()))
+    return [place for share in dealt for piece in share for place in places[piece]]
+
+
+def pieces(rows: Mapping[str, int], tests: Iterable[str]) -> dict[str, list[int]]:
+    """The places of the tests by their piece: a test that has a row of its own, or its file."""
     places: dict[str, list[int]] = {}
-    for place, file in enumerate(files):
-        places.setdefault(file, []).append(place)
-    counts = {file: len(of_file) for file, of_file in places.items()}
-    dealt = shares(SECONDS[tier], counts, workers)
-    return [place for share in dealt for file in share for place in places[file]]
+    for place, test in enumerate(tests):
+        alone = test.partition("[")[0] in rows
+        places.setdefault(test if alone else test.partition("::")[0], []).append(place)
+    return places
 
 
-def shares(seconds: Mapping[str, int], counts: Mapping[str, int], workers: int) -> list[list[str]]:
-    """The files of each worker, the longest first. `counts` says how many tests each file has.
+def shares(
+    seconds: Mapping[str, int], counts: Mapping[str, int], workers: int, in_turn: Sequence[str] = ()
+) -> list[list[str]]:
+    """The pieces of each worker, the longest first. `counts` says how many tests each one has.
 
-    A share is as many tests, however long they are. So a long file goes where the least time is
-    taken, and short ones, those with many tests first, fill up the numbers.
+    A share is as many tests, however long they are. So a long piece goes where the least time is
+    taken, and short ones, those with many tests first, fill up the numbers. The first share begins
+    with those of `in_turn`, in that order.
     """
     taken, filled = [0] * workers, [0] * workers
     dealt: list[list[str]] = [[] for _ in range(workers)]
-    for file in sorted(counts, key=lambda file: (-seconds.get(file, SHORT), -counts[file], file)):
-        at = min(range(workers), key=(taken if file in seconds else filled).__getitem__)
-        dealt[at].append(file)
-        taken[at] += seconds.get(file, SHORT)
-        filled[at] += counts[file]
+
+    def deal(piece: str, at: int) -> None:
+        dealt[at].append(piece)
+        taken[at] += seconds.get(piece, SHORT)
+        filled[at] += counts[piece]
+
+    for piece in in_turn:
+        if piece in counts:
+            deal(piece, 0)
+    rest = counts.keys() - set(in_turn)
+    for piece in sorted(rest, key=lambda each: (-seconds.get(each, SHORT), -counts[each], each)):
+        is_long = seconds.get(piece, SHORT) > SHORT
+        deal(piece, min(range(workers), key=(taken if is_long else filled).__getitem__))
     return dealt

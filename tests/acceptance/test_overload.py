@@ -209,6 +209,7 @@ class Spell(NamedTuple):
 
 
 @pytest.mark.kit("F13")
+@pytest.mark.quiet
 @pytest.mark.timeout(300)
 async def test_five_times_the_load_leaves_the_goodput(tmp_path: Path, strikes: Strikes) -> None:
     """At least 0.9 of the peak, refusals that say when to come back, compensations within 1 s."""

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark.expression import Expression
 
-from tests.kits import Strikes, Tally, add_up, shortcomings, table
+from tests.kits import Strikes, Tally, add_up, keep, kept, shortcomings, table
+from tests.prove import ALONE, RUNS, TOGETHER
 from tests.sizes import TIERS, Kit, Sizes, chosen, kits
 
 UNKNOWN = "F" + "99"
@@ -131,13 +133,46 @@ def test_violations_are_a_shortcoming() -> None:
     assert ["F7 (losses of power): 3 violations"] == shortcomings(ONE, add_up(reports))
 
 
-def test_a_run_that_lacks_kits_ends_red(root: Path) -> None:
-    """With `--every-kit` the exit status and the last line of pytest both say so."""
+def test_the_reports_of_two_runs_are_one(tmp_path: Path) -> None:
+    """A kit of the first run counts in the table of the second, and so does what failed there."""
+    file = tmp_path / "reports.jsonl"
+    keep(file, reported("F7", cuts=15), ["F7"])
+    keep(file, reported("F7", cuts=5, recoveries=2), [])
+
+    tally = add_up(*kept(file))["F7"]
+
+    assert ({"cuts": 20, "recoveries": 2}, 1) == (tally.counts, tally.failed)
+
+
+@pytest.mark.parametrize(
+    "marks, runs",
+    [({"kit"}, 1), ({"kit", "quiet"}, 1), ({"quiet"}, 0), (set(), 0)],
+    ids=["kit", "speed", "no kit", "neither"],
+)
+def test_prove_runs_each_test_of_a_kit_once(marks: set[str], runs: int) -> None:
+    """Together with others or by itself, and the last run judges what both reported."""
+
+    def has(name: str, /, **_: str | int | bool | None) -> bool:
+        return name in marks
+
+    assert runs == sum(Expression.compile(each).evaluate(has) for each in (TOGETHER, ALONE))
+    assert [TOGETHER, ALONE] == [run[run.index("-m") + 1] for run in RUNS]
+    assert [False, True] == ["--every-kit" in run for run in RUNS]
+
+
+def test_a_run_that_lacks_kits_ends_red(root: Path, tmp_path: Path) -> None:
+    """With `--every-kit` the exit status and the last line of pytest both say so.
+
+    A kit of an earlier run, whose reports it was given, is there.
+    """
+    file = tmp_path / "reports.jsonl"
+    keep(file, reported("F1", sagas=LEVEL_G["F1"]["sagas"]), [])
     result = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--every-kit"),
             "tests/simulation/test_mutants.py",
             *("-k", "test_a_planted_defect_is_found and the_tombstone_is_forgotten"),
+            f"--kit-reports={file}",
         ],
         cwd=root,
         capture_output=True,
@@ -147,6 +182,7 @@ def test_a_run_that_lacks_kits_ends_red(root: Path) -> None:
 
     *_, last = result.stdout.splitlines()
     assert 1 == result.returncode, result.stdout
-    assert "1 passed" in last and f"{len(LEVEL_G)} errors" in last
+    assert "1 passed" in last and f"{len(LEVEL_G) - 1} errors" in last
     assert "F4 (planted defects found): 1 of 40 defects" in result.stdout
-    assert "F1 (simulated sagas) did not run" in result.stdout
+    assert "F1 (simulated sagas)" not in result.stdout
+    assert "F2 (every fault at every point) did not run" in result.stdout

@@ -79,6 +79,7 @@ async def drip(clients: list[Client]) -> None:
 
 
 @pytest.mark.kit("F12")
+@pytest.mark.quiet
 @pytest.mark.timeout(120)
 async def test_stalled_connections_are_gone_in_ten_seconds(
     tmp_path: Path, strikes: Strikes
