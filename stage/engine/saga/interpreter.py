@@ -9,7 +9,7 @@ with how it ended. Every engine shares this loop; it decides only when and where
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import msgspec
 from msgspec import UNSET
@@ -65,7 +65,7 @@ class Outgoing(msgspec.Struct, kw_only=True):
     turn: Turn | None = None
     body: bytes = b""
     stored: tuple[e.Request, ...] = ()
-    """On the lane: its request whose intent is in the journal, as the folded saga would have it."""
+    """Its request, where the unit wrote down the intent: on the lane no folded saga has it."""
     prepared: bool = False
     """True once its function has handed out a request, in the event loop."""
 
@@ -88,8 +88,36 @@ class Transition(msgspec.Struct, kw_only=True):
 
     @property
     def terms(self) -> Saga:
-        """The saga as an attempt has to know it (`lane.Ridden`)."""
+        """See `Course`."""
         return self.saga
+
+    def add(self, event: e.Event) -> None:
+        """See `Course`."""
+        self.saga = evolve(self.plan, self.saga, event)
+        if self.plan.renamed:
+            event = _as_journaled(self.plan, self.saga, event)
+        self.events.append(event)
+
+
+class Course(Protocol):
+    """A saga within a unit: what it goes by, and what was done so far.
+
+    That is a `Transition`, whose every event is folded, or a saga on the lane (`lane.Ridden`).
+    """
+
+    plan: Plan
+    outgoing: list[Outgoing]
+    ended: list[tuple[Span, e.Event]]
+    output: Output
+
+    @property
+    def terms(self) -> Saga:
+        """The saga as an attempt that begins now has to know it."""
+        ...
+
+    def add(self, event: e.Event) -> None:
+        """Add an event."""
+        ...
 
 
 class Interpreter:
@@ -148,19 +176,19 @@ class Interpreter:
         )
         now = self._clock.now()
         for event in events:
-            self._record(done, _at_its_entry(event, now))
+            done.add(_at_its_entry(event, now))
         for _ in range(DECISIONS_MAX):
             for command in decide(plan, done.saga, now):
                 match command:  # what happens most comes first
                     case Do():
-                        now = await self._do(unit, done, context, command, now, run.context)
+                        now = await self.do(unit, done, context, command, now, run.context)
                     case Rest():
                         done.rest_until = command.until
                         return done
                     case Record(event=e.Completed() as completed):
-                        self._record(done, self._complete(done, context, completed, run))
+                        done.add(self._complete(done, context, completed, run))
                     case Record():
-                        self._record(done, command.event)
+                        done.add(command.event)
                     case _:
                         assert_never(command)
         raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
@@ -187,10 +215,10 @@ class Interpreter:
             plan=plan, saga=saga, events=[], outgoing=[], rest_until=None, output=output
         )
         for event in events:
-            self._record(done, event)
+            done.add(event)
         match decide(plan, done.saga, self._clock.now()):
             case (Record(event=e.Completed() as completed),):
-                self._record(done, self._complete(done, context, completed, run))
+                done.add(self._complete(done, context, completed, run))
         return done if done.saga.state is SagaState.COMPLETED else None
 
     def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Transition:
@@ -198,7 +226,7 @@ class Interpreter:
         plan = saga.under(self.plan)
         done = Transition(plan=plan, saga=saga, events=[], outgoing=[], rest_until=now)
         for event in events:
-            self._record(done, _at_its_entry(event, now))
+            done.add(_at_its_entry(event, now))
         return done
 
     def _complete(
@@ -215,26 +243,18 @@ class Interpreter:
             return e.TurnedBack(at=completed.at, reason=reason)
         return completed
 
-    def _output(
-        self, done: Transition, context: Context, now: float, span: Span
-    ) -> msgspec.Raw | None:
+    def _output(self, done: Course, context: Context, now: float, span: Span) -> msgspec.Raw | None:
         """The output of the stage, asked for once. Raises what the author's function raises."""
         if done.output is UNSET:
             with span.current():
-                participant = self.versions.of(done.saga)
-                done.output = output_of(participant, done.saga, context, now)
+                participant = self.versions.of(done.terms)
+                done.output = output_of(participant, done.terms, context, now)
         return done.output
 
-    def _record(self, done: Transition, event: e.Event) -> None:
-        done.saga = evolve(done.plan, done.saga, event)
-        if done.plan.renamed:
-            event = _as_journaled(done.plan, done.saga, event)
-        done.events.append(event)
-
-    async def _do(
+    async def do(
         self,
         unit: Unit,
-        done: Transition,
+        done: Course,
         context: Context,
         do: Do,
         now: float,
@@ -255,7 +275,7 @@ class Interpreter:
     async def _transact(
         self,
         unit: Unit,
-        done: Transition,
+        done: Course,
         context: Context,
         do: Do,
         now: float,
@@ -265,7 +285,7 @@ class Interpreter:
         span = self._span(done, do, trace)
         view = view_of(
             done.plan.stage,
-            done.saga,
+            done.terms,
             context,
             key=self._key(done, do),
             attempt=do.attempt,
@@ -275,21 +295,21 @@ class Interpreter:
             started = e.CompensationStarted(
                 at=now, step=do.step, attempt=do.attempt, span=span.span_id
             )
-            self._record(done, started)
-        participant = self.versions.of(done.saga)
+            done.add(started)
+        participant = self.versions.of(done.terms)
         turn = await self.run_transaction(participant, unit, do, view, span)
         event: e.Event = end_event(do, turn, self._clock.now(), self.redact)
         if isinstance(event, e.StepSucceeded) and span.span_id:
             event = msgspec.structs.replace(event, span=span.span_id)
-        event = self._binding(done.saga, event)
-        self._record(done, event)
+        event = self._binding(done.terms, event)
+        done.add(event)
         done.ended.append((span, event))
         return event.at
 
-    def _ask(self, done: Transition, context: Context, do: Do, now: float) -> float:
+    def _ask(self, done: Course, context: Context, do: Do, now: float) -> float:
         """Ask a person, or nobody where the author's function shows nothing."""
-        view = view_of(done.plan.stage, done.saga, context, key="", attempt=do.attempt, now=now)
-        participant = self.versions.of(done.saga)
+        view = view_of(done.plan.stage, done.terms, context, key="", attempt=do.attempt, now=now)
+        participant = self.versions.of(done.terms)
         event: e.Event
         try:
             shown = participant.shown(do.step, view)
@@ -303,7 +323,7 @@ class Interpreter:
                 event = e.StepSucceeded(at=now, step=do.step)
             else:
                 event = e.ApprovalAsked(at=now, step=do.step, shown=shown)
-        self._record(done, self._binding(done.saga, event))
+        done.add(self._binding(done.terms, event))
         return now
 
     def _binding(self, saga: Saga, event: e.Event) -> e.Event:
@@ -335,7 +355,7 @@ class Interpreter:
         return Finished(result=result)
 
     def _prepare(
-        self, done: Transition, context: Context, do: Do, now: float, trace: TraceContext
+        self, done: Course, context: Context, do: Do, now: float, trace: TraceContext
     ) -> None:
         """Write down the intent of a call, a probe, a forward or their compensation."""
         # Long because each kind of request is made where its intent is written.
@@ -346,31 +366,33 @@ class Interpreter:
         request: e.Request | None = None
         if step.kind in EXTERNAL_KINDS:
             outgoing.conversation, outgoing.turn = self._begin(
-                done.saga, context, do, key, now, span
+                done.terms, context, do, key, now, span
             )
-            if isinstance(outgoing.turn, Send) and not stored_requests(done.saga, do):
+            if isinstance(outgoing.turn, Send) and not stored_requests(done.terms, do):
                 request = outgoing.turn.request
+                if do.kind is not AttemptKind.PROBE:
+                    outgoing.stored = (request,)
         elif do.kind is AttemptKind.PROBE:
-            outgoing.body = done.saga.steps[do.step].requests[0].body
+            outgoing.body = done.terms.steps[do.step].requests[0].body
         elif do.kind is AttemptKind.EXECUTE:
-            stored = stored_requests(done.saga, do)
+            stored = stored_requests(done.terms, do)
             if stored:
                 outgoing.body = stored[0].body
             else:
                 try:
                     output = self._output(done, context, now, span)
-                    outgoing.body = enriched(done.plan.stage, done.saga, context, output)
+                    outgoing.body = enriched(done.plan.stage, done.terms, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
                     outgoing.turn = failed_output(error)
         started = self._started(do, key, span, request, now)
-        if isinstance(started, e.StepStarted) and do.step not in done.saga.steps:
-            bound = self.bindings[done.saga.version][do.step]
+        if isinstance(started, e.StepStarted) and do.step not in done.terms.steps:
+            bound = self.bindings[done.terms.version][do.step]
             started = msgspec.structs.replace(started, bound=bound)
-        self._record(done, started)
+        done.add(started)
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
             event = end_event(do, outgoing.turn, self._clock.now(), self.redact)
-            self._record(done, event)
+            done.add(event)
             done.ended.append((span, event))
         else:
             done.outgoing.append(outgoing)
@@ -432,9 +454,9 @@ class Interpreter:
             case _:
                 assert_never(do.kind)
 
-    def _tell(self, done: Transition, do: Do, now: float, trace: TraceContext) -> None:
+    def _tell(self, done: Course, do: Do, now: float, trace: TraceContext) -> None:
         span = self._span(done, do, trace)
-        self._record(done, self._started(do, "", span, None, now))
+        done.add(self._started(do, "", span, None, now))
         done.outgoing.append(Outgoing(do=do, span=span, key=""))
 
     def converse(
@@ -446,19 +468,19 @@ class Interpreter:
         with span.current():  # a conversation keeps the context in which it was made
             return self.versions.of(saga).converse(do.kind, do.step, view)
 
-    def _key(self, done: Transition, do: Do) -> str:
+    def _key(self, done: Course, do: Do) -> str:
         """The key that the journal binds, or that the names make; that of an undo follows it."""
-        known = done.saga.steps.get(do.step)
+        known = done.terms.steps.get(do.step)
         key = known.key if known is not None else ""
         if not key:
-            key = idempotency_key(done.saga.id, done.plan.stage, do.step, Direction.EXECUTE)
+            key = idempotency_key(done.terms.id, done.plan.stage, do.step, Direction.EXECUTE)
         if known is None or do.kind is not AttemptKind.COMPENSATE:
             return key
         return compensation_key(key, known.compensation_keys)
 
-    def _span(self, done: Transition, do: Do, trace: TraceContext) -> Span:
+    def _span(self, done: Course, do: Do, trace: TraceContext) -> Span:
         links: tuple[str, ...] = ()
-        plan, saga = done.plan, done.saga
+        plan, saga = done.plan, done.terms
         peer = saga.upstream
         if do.step:
             known = saga.steps.get(do.step)
