@@ -2,7 +2,8 @@
 
 The lane writes its journal without them. Here the interpreter is given what came from outside (the
 results of steps, the requests of functions, instants, ids of spans) and has to make the same
-entries from the first one on, as far as the saga went the usual way, and the same row at its end.
+entries from the first one on, as far as the saga went the usual way, and the same row at its end:
+forward, and back where its step was refused or a neighbour asked for it after its end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.saga import Saga
+from stage.core.states import SagaState
 from stage.core.steps import Plan
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Transition
@@ -36,6 +38,14 @@ FROM_OUTSIDE = (
     | e.Recovered
 )  # fmt: skip
 """Entries that no rule makes, and that may come between those that the rules make of one."""
+
+
+_UNDO = AttemptKind.COMPENSATE
+_ENDS = {
+    AttemptKind.EXECUTE: e.StepSucceeded | e.StepRefused | e.StepTransient,
+    _UNDO: e.CompensationSucceeded | e.CompensationDelayed | e.CompensationRefused,
+}
+"""The ends of a transaction, and of one that undoes it."""
 
 
 class Unusual(BaseException):
@@ -59,16 +69,16 @@ async def difference(
     saga = Saga(id=row.id)
     run = PassthroughSpan(context.trace)
     while len(made) < len(events):
-        given = events[len(made)]
-        if made and not isinstance(given, e.StepSucceeded):
+        given = _given(events[len(made) :], saga)
+        if not given:
             return ""
-        script.place = len(made) + 1
+        script.place = len(made) + len(given)
         output = msgspec.UNSET if done is None else done.output
         try:
-            done = await interpreter.advance(script.unit, saga, context, [given], run, output)
+            done = await interpreter.advance(script.unit, saga, context, given, run, output)
         except Unusual:
-            ends = len(made) + 1 == len(events)
-            return f"the journal ends at {given}, and the rules go on" if ends else ""
+            ends = len(made) + len(given) == len(events)
+            return f"the journal ends at {given[-1]}, and the rules go on" if ends else ""
         before, saga = len(made), done.saga
         made += done.events
         for place, (mine, theirs) in enumerate(zip(done.events, events[before:], strict=False)):
@@ -80,6 +90,18 @@ async def difference(
     journal = Journal(interpreter.versions, observer, render_ending)
     due = journal.row(done, context, running=bool(done.outgoing))
     return "" if due == row else f"the row is {row}, and the rules make {due}"
+
+
+def _given(rest: Sequence[e.Event], saga: Saga) -> Sequence[e.Event]:
+    """The events from outside that began the next unit; none where it was not usual."""
+    match rest:
+        case (e.Accepted() | e.StepSucceeded() | e.CompensationSucceeded(), *_):
+            return rest[:1]
+        case (e.StepRefused(may_stand=False), *_):
+            return rest[:1]
+        case (e.Recovered(), e.CompensationRequested(), *_) if saga.state is SagaState.COMPLETED:
+            return rest[:2]
+    return ()
 
 
 def _mismatch(place: int, mine: e.Event, theirs: e.Event) -> str:
@@ -131,13 +153,15 @@ class _Script:
     ) -> msgspec.Raw:
         """It returned what the journal says."""
         for place, event in enumerate(self._events):
-            if (
-                isinstance(event, e.StepSucceeded)
-                and event.step == step
-                and (kind is AttemptKind.EXECUTE)
-            ):
-                self.place = place
-                return event.result
+            if kind in _ENDS and isinstance(event, _ENDS[kind]) and event.step == step:
+                match event:
+                    case e.StepSucceeded():
+                        self.place = place
+                        return event.result
+                    case e.CompensationSucceeded():
+                        self.place = place
+                        return msgspec.Raw(b"null")
+                break
         raise LookupError(step)  # what `explain` says becomes of it
 
     def explain(self, error: Exception) -> Failed:
@@ -145,10 +169,8 @@ class _Script:
         raise Unusual
 
     def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
-        """It sent what the journal says. The way back is not the lane's."""
-        if kind is not AttemptKind.EXECUTE:
-            raise Unusual
-        return _Conversation(self.started(step).request)
+        """It sent what the journal says."""
+        return _Conversation(self._started(kind, step).request)
 
     def shown(self, step: str, view: RunView) -> msgspec.Raw | None:
         """An approval is not the lane's."""
@@ -162,19 +184,24 @@ class _Script:
         """That of the author's function, which the journal does not hold."""
         return self._participant.output(view)
 
-    def started(self, step: str) -> e.StepStarted:
-        """The intent of that step."""
+    def _started(self, kind: AttemptKind, step: str) -> e.StepStarted | e.CompensationStarted:
+        """The intent of that attempt of the step: its first one."""
         for event in self._events:
-            if isinstance(event, e.StepStarted) and event.step == step:
-                return event
+            match event:
+                case e.StepStarted() if kind is AttemptKind.EXECUTE and event.step == step:
+                    return event
+                case e.CompensationStarted() if kind is _UNDO and event.step == step:
+                    return event
         raise Unusual
 
-    def span_of(self, step: str) -> str:
-        """The id of the span of that step."""
-        for event in self._events:
-            if isinstance(event, e.StepStarted | e.StepSucceeded) and event.step == step:
-                return event.span
-        raise Unusual
+    def span_of(self, attempt: Attempt) -> str:
+        """The id of its span."""
+        if attempt.kind is AttemptKind.EXECUTE:  # a transaction has no intent
+            for event in self._events:
+                match event:
+                    case e.StepStarted() | e.StepSucceeded() if event.step == attempt.step:
+                        return event.span
+        return self._started(attempt.kind, attempt.step).span
 
 
 class _Unit:
@@ -195,7 +222,7 @@ class _Spans(NullObserver):
 
     def attempt(self, attempt: Attempt) -> PassthroughSpan:
         """See `ports.observer.Observer`."""
-        return _Known(attempt.parent, self._script.span_of(attempt.step))
+        return _Known(attempt.parent, self._script.span_of(attempt))
 
 
 class _Known(PassthroughSpan):

@@ -5,16 +5,18 @@ They are registered as those of `mutants` are. The sagas of every other world ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.steps import StepKind
+from stage.core.steps import Step, StepKind
 from stage.engine.saga import lane
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.lane import Lane, Ridden, Segment
+from stage.ports.store import SagaRow
 from tests.simulation.mutants import Patches, further
 
 
@@ -106,3 +108,67 @@ def the_lane_loses_the_answer(patches: Patches) -> None:
         return after
 
     patches.wrap(Ridden, "after", make)
+
+
+# --- the way back --------------------------------------------------------------------------------
+
+
+def _undos(patches: Patches, change: Callable[[tuple[Step, ...]], tuple[Step, ...]]) -> None:
+    """Change what is undone behind the first undo, which the rules are asked for."""
+
+    def make(original: Any) -> Any:
+        def undos(*given: Any) -> Any:
+            found = original(*given)
+            return (*found[:1], *change(found[1:])) if found else found
+
+        return undos
+
+    patches.wrap(lane, "undos_of", make)
+
+
+@further
+def the_lane_undoes_in_another_order(patches: Patches) -> None:
+    """Rule 7: an effect is undone while that stands which was built on it."""
+    _undos(patches, lambda undos: undos[::-1])
+
+
+@further
+def the_lane_leaves_an_effect_behind(patches: Patches) -> None:
+    """Rule 6: the first effect of the saga stands although it says that nothing does."""
+    _undos(patches, lambda undos: undos[:-1])
+
+
+def _rows_back(patches: Patches, change: Callable[[SagaRow, SagaRow], SagaRow]) -> None:
+    """Change the rows of the way back; the second is the row before."""
+
+    def make(original: Any) -> Any:
+        return lambda self, ridden, context, before: change(
+            original(self, ridden, context, before), before
+        )
+
+    patches.wrap(Journal, "_row_on_the_way_back", make)
+
+
+@further
+def a_saga_that_turned_round_is_never_due(patches: Patches) -> None:
+    """Rule 15: its undo is never repeated when its process was lost."""
+    _rows_back(patches, lambda row, _: replace(row, due_at=None))
+
+
+@further
+def a_saga_that_turned_round_keeps_its_epoch(patches: Patches) -> None:
+    """Rule 17: the run before may write beside this one."""
+    _rows_back(patches, lambda row, before: replace(row, epoch=before.epoch))
+
+
+@further
+def a_saga_that_was_undone_keeps_its_yes(patches: Patches) -> None:
+    """A repeat of its request is answered that it was done."""
+    _rows_back(
+        patches,
+        lambda row, before: (
+            replace(row, answer_status=before.answer_status, answer_body=before.answer_body)
+            if before.answered
+            else row
+        ),
+    )

@@ -275,7 +275,7 @@ class EmbeddedCommands(EmbeddedQueries):
         if live is None:
             live = self._sagas.open(opening)
             await self._opened(live, until)
-            if live.saga is None:
+            if live.row is None:
                 raise _lost(opening)
             return live
         if not await self._joined(live, until) or live.over or live.saga is None:
@@ -556,6 +556,8 @@ class EmbeddedCommands(EmbeddedQueries):
         )
 
     def _decided(self, live: LiveSaga) -> bool:
+        if live.rides and live.row is not None:  # not folded for each of its changes
+            return live.over or live.row.state in COMPENSATION_OVER
         return live.over or self._is_decided(live.saga)
 
     def _is_decided(self, saga: Saga | None) -> bool:

@@ -16,7 +16,7 @@ from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive, settle
 from stage.engine.saga.attempts import end_span
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
-from stage.engine.saga.lane import Lane, Ridden
+from stage.engine.saga.lane import Awaited, Lane, Ridden
 from stage.engine.saga.opening import Opening
 from stage.ports.clock import Clock
 from stage.ports.engine import NotAllowed
@@ -78,7 +78,7 @@ class LiveUnits:
         before = live.transition
         if self._lane is not None and isinstance(before, Ridden) and len(items) == 1:
             event = items[0].event
-            if isinstance(event, e.StepSucceeded) and before.awaits(event):
+            if isinstance(event, Awaited) and before.awaits(event):
                 return await self._ride(self._lane, live, before, items, event)
         assert live.saga is not None and live.context is not None
         saga, context, output = live.saga, live.context, live.output
@@ -119,7 +119,7 @@ class LiveUnits:
         live: LiveSaga,
         before: Ridden,
         items: Sequence[InboxItem],
-        event: e.StepSucceeded,
+        event: Awaited,
     ) -> Transition | Ridden:
         """Go on on the lane, with the one answer that the saga awaited."""
         assert live.context is not None and live.row is not None and live.span is not None

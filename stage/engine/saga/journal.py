@@ -13,7 +13,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.place import TELL_STEP, place_of
+from stage.core.place import NOWHERE, TELL_STEP, place_of
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState, Tell
 from stage.core.steps import Plan
@@ -121,12 +121,10 @@ class Journal:
             await unit.insert(stored.row, stored.transition.events, terms)
         else:
             await unit.save(stored.row, stored.transition.events, epoch=epoch, before=stored.before)
-            if isinstance(stored.transition, Ridden):
-                return  # nobody asked anything of it
             # The acts of a person are kept where no end of retention reaches them.
             for act in acts_in(stored.transition.events, stored.before, stored.row):
                 await unit.keep_act(act)
-            if stored.transition.saga.forgotten:
+            if stored.transition.terms.forgotten:
                 await unit.drop_terms(stored.row.id)
         if mail:
             await unit.received(mail)
@@ -202,20 +200,20 @@ class Journal:
         )
 
     def _row_on_lane(self, ridden: Ridden, context: Context, before: SagaRow | None) -> SagaRow:
-        """The row that `row` makes of the folded saga: it runs, or it has completed."""
-        accepted = ridden.accepted
+        """The row that `row` makes of the folded saga: it runs, or it has come to its end."""
+        terms = ridden.terms
         if before is None:
             before = SagaRow(
-                id=accepted.id,
+                id=terms.id,
                 state=SagaState.ACTIVE,
-                epoch=accepted.epoch,
+                epoch=terms.epoch,
                 length=0,
-                accepted_at=accepted.accepted_at,
-                updated_at=accepted.updated_at,
+                accepted_at=terms.accepted_at,
+                updated_at=terms.updated_at,
                 fingerprint=context.fingerprint,
-                version=accepted.version,
+                version=terms.version,
                 due_at=None,
-                deadline=accepted.deadline,
+                deadline=terms.deadline,
                 envelope=context.envelope_bytes,
                 traceparent=context.trace.traceparent,
                 tracestate=context.trace.tracestate,
@@ -224,9 +222,11 @@ class Journal:
         if ridden.state is SagaState.ACTIVE:
             due_at = _running_until(updated_at)
             return replace(before, length=length, updated_at=updated_at, due_at=due_at)
+        if ridden.state is not SagaState.COMPLETED:
+            return self._row_on_the_way_back(ridden, context, before)
         output = None if ridden.output is UNSET else ridden.output
         newest = self._versions.newest
-        ending = completed_ending(newest, accepted.id, context, ridden.results, output)
+        ending = completed_ending(newest, terms.id, context, ridden.results, output)
         answer = self._render(ending)
         return replace(
             before,
@@ -236,6 +236,28 @@ class Journal:
             due_at=None,
             answer_status=answer.status,
             answer_body=answer.body,
+        )
+
+    def _row_on_the_way_back(self, ridden: Ridden, context: Context, before: SagaRow) -> SagaRow:
+        """The same of one that turned round; it may have been over before, or have waited."""
+        state, terms = ridden.state, ridden.terms
+        over = state is SagaState.COMPENSATED
+        # Its answer is settled where it turns, but for the state.
+        status, body = self._answer(replace(terms, state=state), context) if over else (None, b"")
+        return replace(
+            before,
+            state=state,
+            epoch=terms.epoch,
+            length=ridden.length,
+            updated_at=ridden.updated_at,
+            step=NOWHERE.step,
+            peer=NOWHERE.peer,
+            parked="",
+            parked_cause=None,
+            due_at=None if over else _running_until(ridden.updated_at),
+            deadline=terms.deadline,
+            answer_status=status,
+            answer_body=body,
         )
 
     def _answer(

@@ -3,30 +3,40 @@
     accepted ─► transaction ─► ... ─► intent │ succeeded ─► transaction ─► ... ─► intent │ ...
                         one unit             │                one unit                  │
 
+    refused, or asked to compensate ─► undo ─► ... ─► intent │ undone ─► undo ─► ... ─► intent │ ...
+
 The next move of a usual saga is known when the stage starts: after each step that succeeded comes
 the next of the plan. So nothing is folded and nothing is decided on the lane: the plan is compiled
 into segments, "local transactions, then one thing that leaves", and a unit writes the events of
 one. They are those that `decide` and `evolve` would have made, entry for entry: the
 simulation replays each journal of the lane through them. No rule stands here. A saga leaves the
 lane, with the events that there are, at anything else: a transaction that fails, a call that ends
-before it sends, a deadline that is over, any event but the one success that is awaited. The
+before it sends, a deadline that is over, any event but the one end that is awaited. The
 interpreter folds these events, and goes on in the same unit.
+
+Where a usual saga turns round, because its step was refused or because a neighbour asked for it
+after everything was done, it is folded once and the rules are asked once. They say what is undone,
+in which order, and that it may begin. Each undo that succeeds at its first attempt leaves all of
+that as it was, so that nothing is folded or decided between them either.
 
 The saga itself is folded when somebody asks for it, and of most sagas nobody ever does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import UNSET
 
 from stage.core import events as e
-from stage.core.commands import AttemptKind, Do
+from stage.core.commands import AttemptKind, Do, Record
 from stage.core.ids import Direction, idempotency_key
-from stage.core.machine import evolve
-from stage.core.order import waves
+from stage.core.machine import decide, evolve
+from stage.core.order import backward, waves
+from stage.core.questions import needs_compensation
 from stage.core.saga import Saga
-from stage.core.states import EXTERNAL_KINDS, SagaState
+from stage.core.states import EXTERNAL_KINDS, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.engine.saga.attempts import end_event
 from stage.engine.saga.context import Context, Output, enriched
@@ -65,17 +75,39 @@ def segments_of(plan: Plan) -> tuple[Segment, ...]:
     return (*found, Segment(transactions=tuple(transactions), leaving=None))
 
 
+def undos_of(plan: Plan, turned: Saga) -> tuple[Step, ...] | None:
+    """The steps that are undone, in this order; None of a saga that leaves the usual way.
+
+    Each has to have succeeded without a doubt, or to have been refused, and none to have been
+    undone before.
+    """
+    for known in turned.steps.values():
+        settled = known.phase is Phase.SUCCEEDED or known.phase is Phase.REFUSED
+        if not settled or known.doubted or known.compensation_attempts:
+            return None
+    found = [(step, turned.steps.get(step.name)) for step in backward(plan)]
+    return tuple(step for step, at in found if at is not None and needs_compensation(step, at))
+
+
+Awaited = e.StepSucceeded | e.StepRefused | e.CompensationSucceeded
+"""The ends of an attempt with which a saga may stay on the lane."""
+
+
 class Ridden(msgspec.Struct, kw_only=True):
     """Where a unit left a saga on the lane: as a `Transition`, whose names it shares.
 
-    `accepted` is the saga as its first event left it, `since` are all events after that, `events`
-    those of the unit. `results` and `keys` are of the steps that began, by their names.
+    `terms` is the saga as its first event left it, or as it turned round. Its attempts go by that,
+    for nothing that they have to know changes on the way. `since` are all events after that,
+    `events` those of the unit. `results` and `keys` are of the steps that began on the way
+    forward, by their names.
     """
 
     plan: Plan
-    accepted: Saga
-    segment: int
-    """The number of the segment that comes next."""
+    terms: Saga
+    segment: int = 0
+    """The number of the segment that comes next, on the way forward."""
+    undos: tuple[Step, ...] = ()
+    """The steps that are still to be undone, on the way back."""
     since: tuple[e.Event, ...] = ()
     events: list[e.Event]
     results: dict[str, msgspec.Raw] = {}
@@ -91,46 +123,52 @@ class Ridden(msgspec.Struct, kw_only=True):
         """The state of the saga, folded when it is first asked for, in any thread."""
         folded = self.folded
         if folded is None:
-            folded = self.accepted
+            folded = self.terms
             for event in self.since:
                 folded = evolve(self.plan, folded, event)
             self.folded = folded
         return folded
 
     @property
-    def terms(self) -> Saga:
-        """The saga as an attempt has to know it: id, deadline, epoch, which do not change here."""
-        return self.accepted
-
-    @property
     def length(self) -> int:
         """Number of journal entries."""
-        return 1 + len(self.since)
+        return self.terms.length + len(self.since)
 
     @property
     def updated_at(self) -> float:
         """The instant of the last entry."""
-        return self.since[-1].at if self.since else self.accepted.updated_at
+        return self.since[-1].at if self.since else self.terms.updated_at
 
     @property
     def state(self) -> SagaState:
-        """Whether it has completed."""
-        completed = bool(self.since) and type(self.since[-1]) is e.Completed
-        return SagaState.COMPLETED if completed else SagaState.ACTIVE
+        """Whether it goes forward or back, or has come to that end."""
+        last = type(self.since[-1]) if self.since else None
+        if last is e.Completed:
+            return SagaState.COMPLETED
+        return SagaState.COMPENSATED if last is e.Compensated else self.terms.state
 
     def awaits(self, event: e.Event) -> bool:
-        """Whether that is the usual end of the one attempt that is under way."""
-        return type(event) is e.StepSucceeded and event.step == self.outgoing[0].do.step
+        """Whether that is an end of the one attempt that is under way with which it may stay."""
+        match event:
+            case e.StepSucceeded() | e.CompensationSucceeded():
+                return self.outgoing[0].do.step == event.step
+            case e.StepRefused():  # a webhook of another step, or a doubt, is nothing usual
+                return self.outgoing[0].do.step == event.step and not event.may_stand
+        return False
 
-    def after(self, event: e.StepSucceeded) -> Ridden:
+    def after(self, event: e.StepSucceeded | e.CompensationSucceeded) -> Ridden:
         """The same with the answer that it awaited, and nothing done about it yet."""
+        results = self.results
+        if isinstance(event, e.StepSucceeded):
+            results = {**results, event.step: event.result}
         return Ridden(
             plan=self.plan,
-            accepted=self.accepted,
+            terms=self.terms,
             segment=self.segment,
+            undos=self.undos,
             since=(*self.since, event),
             events=[event],
-            results={**self.results, event.step: event.result},
+            results=results,
             keys=self.keys,
             output=self.output,
         )
@@ -143,11 +181,11 @@ class Ridden(msgspec.Struct, kw_only=True):
     def end(self, span: Span, event: e.Event) -> None:
         """Add the end of an attempt that ended within the unit."""
         self.add(event)
-        self.ended = [*self.ended, (span, event)]
+        self.ended.append((span, event))
 
     def is_late(self, now: float) -> bool:
         """Whether its deadline is over; what follows from that is decided elsewhere."""
-        return self.accepted.deadline is not None and now >= self.accepted.deadline
+        return self.terms.deadline is not None and now >= self.terms.deadline
 
 
 class Lane:
@@ -161,9 +199,10 @@ class Lane:
         self._clock = clock
         self._segments = segments_of(self._plan)
         self._bound = interpreter.bindings[self._plan.version]
-        self._dos = {
-            step.name: Do(kind=AttemptKind.EXECUTE, step=step.name) for step in self._plan.steps
-        }
+        self._dos, self._undos = (
+            {step.name: Do(kind=kind, step=step.name) for step in self._plan.steps}
+            for kind in (AttemptKind.EXECUTE, AttemptKind.COMPENSATE)
+        )
 
     async def begin(
         self, unit: Unit, saga: Saga, context: Context, first: e.Event, run: Span
@@ -171,28 +210,104 @@ class Lane:
         """The first unit of a new saga: `first` and what follows from it."""
         if not (self._segments and isinstance(first, e.Accepted)):
             return await self._interpreter.advance(unit, saga, context, [first], run)
-        accepted = evolve(self._plan, saga, first)
-        ridden = Ridden(plan=self._plan, accepted=accepted, segment=0, events=[first])
+        ridden = Ridden(plan=self._plan, terms=evolve(self._plan, saga, first), events=[first])
         return await self._ride(unit, saga, ridden, context, run)
 
     async def go_on(
-        self, unit: Unit, before: Ridden, context: Context, event: e.StepSucceeded, run: Span
+        self, unit: Unit, before: Ridden, context: Context, event: Awaited, run: Span
     ) -> Transition | Ridden:
         """A further unit: the answer that the saga awaited, and what follows from it."""
-        return await self._ride(unit, before, before.after(event), context, run)
+        match event:
+            case e.StepSucceeded():
+                return await self._ride(unit, before, before.after(event), context, run)
+            case e.CompensationSucceeded():
+                return await self._ride_back(unit, before, before.after(event), context, run)
+            case e.StepRefused():
+                return await self.turn(unit, before, context, [event], run, before.output)
 
     def conclude(
-        self, before: Ridden, context: Context, event: e.StepSucceeded, run: Span
+        self, before: Ridden, context: Context, event: Awaited, run: Span
     ) -> Ridden | None:
         """The end of a saga that completes with this answer of downstream; None if it does not.
 
         See Interpreter.conclude.
         """
+        if not isinstance(event, e.StepSucceeded):
+            return None
         last = self._segments[before.segment]
         if last.leaving or last.transactions or not event.step.startswith(FORWARD_PREFIX):
             return None
         ridden = before.after(event)
         return ridden if self._complete(ridden, context, self._clock.now(), run) else None
+
+    async def turn(
+        self,
+        unit: Unit,
+        before: Saga | Ridden,
+        context: Context,
+        events: Sequence[e.Event],
+        run: Span,
+        output: Output = UNSET,
+    ) -> Transition | Ridden:
+        """A unit whose events may turn the saga round, and what follows from them.
+
+        Here the saga is folded and the rules are asked, once. It goes on as any other does, where
+        they say anything but to begin with the first undo of a usual saga.
+        """
+        saga = before.saga if isinstance(before, Ridden) else before
+        now = self._clock.now()
+        if self._segments and saga.plan is None and not self._plan.renamed:
+            turned = self._turned(saga, events, now)
+            if turned is not None:
+                turned.output = output
+                return await self._ride_back(unit, saga, turned, context, run, now)
+        return await self._interpreter.advance(unit, saga, context, events, run, output)
+
+    def _turned(self, saga: Saga, events: Sequence[e.Event], now: float) -> Ridden | None:
+        """The saga on the lane as these events turned it round; None where it is not usual."""
+        plan, made = self._plan, list(events)
+        for event in events:
+            saga = evolve(plan, saga, event)
+        commands = decide(plan, saga, now)
+        match commands:
+            case (Record(event=e.TurnedBack() as back),):
+                made.append(back)
+                saga = evolve(plan, saga, back)
+                commands = decide(plan, saga, now)
+        undos = undos_of(plan, saga)
+        if saga.state is not SagaState.COMPENSATING or undos is None:
+            return None
+        first = self._undos[undos[0].name] if undos else Record(event=e.Compensated(at=now))
+        if commands != (first,):
+            return None
+        return Ridden(plan=plan, terms=saga, undos=undos, events=made)
+
+    async def _ride_back(
+        self,
+        unit: Unit,
+        before: Saga | Ridden,
+        ridden: Ridden,
+        context: Context,
+        run: Span,
+        now: float | None = None,
+    ) -> Transition | Ridden:
+        """Undo what is still to be undone, as far as this unit can. `now`: when it began."""
+        if now is None:
+            now = self._clock.now()
+        while ridden.undos:
+            step, *later = ridden.undos
+            ridden.undos = tuple(later)
+            do = self._undos[step.name]
+            now = await self._interpreter.do(unit, ridden, context, do, now, run.context)
+            if ridden.outgoing:
+                return ridden
+            if not isinstance(ridden.events[-1], e.CompensationSucceeded):
+                return await self._leave(unit, before, ridden, context, run)
+        end = e.Compensated(at=now)
+        if evolve(ridden.plan, ridden.terms, end).tell is not Tell.NO:
+            return await self._leave(unit, before, ridden, context, run)
+        ridden.add(end)
+        return ridden
 
     async def _ride(
         self, unit: Unit, before: Saga | Ridden, ridden: Ridden, context: Context, run: Span
@@ -305,7 +420,7 @@ class Lane:
         """The context that is handed on; None where the output fails, which is its end then."""
         try:
             output = self._output(ridden, context, now, outgoing.span)
-            outgoing.body = enriched(ridden.plan.stage, ridden.accepted, context, output)
+            outgoing.body = enriched(ridden.plan.stage, ridden.terms, context, output)
         except Exception as error:
             outgoing.turn = failed_output(error)
             return None
@@ -331,11 +446,11 @@ class Lane:
         return ridden.output
 
     def _key(self, ridden: Ridden, step: Step) -> str:
-        return idempotency_key(ridden.accepted.id, ridden.plan.stage, step.name, Direction.EXECUTE)
+        return idempotency_key(ridden.terms.id, ridden.plan.stage, step.name, Direction.EXECUTE)
 
     def _view(self, ridden: Ridden, context: Context, *, key: str, now: float) -> RunView:
         """The view that `view_of` makes of the folded saga."""
-        accepted = ridden.accepted
+        accepted = ridden.terms
         return RunView(
             id=accepted.id,
             stage=ridden.plan.stage,
@@ -353,7 +468,7 @@ class Lane:
     def _span(self, ridden: Ridden, step: Step, trace: TraceContext) -> Span:
         return self._observer.attempt(
             Attempt(
-                saga_id=ridden.accepted.id,
+                saga_id=ridden.terms.id,
                 stage=ridden.plan.stage,
                 step=step.name,
                 kind=AttemptKind.EXECUTE,

@@ -221,14 +221,14 @@ class Opening:
         if not (saga.ended or turned):
             asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
+        transition: Transition | Ridden
         if saga.recoveries or not turned:
             # The new epoch is durable before anything is run, so that a saga that takes the process
             # down with it is seen to do so (rule 15).
             transition = self._interpreter.note(saga, [recovered, *asked], now)
         else:
-            transition = await self._interpreter.advance(
-                unit, saga, context, [recovered, *asked], span
-            )
+            act = self._interpreter.advance if self._lane is None else self._lane.turn
+            transition = await act(unit, saga, context, [recovered, *asked], span)
         stored = self._journal.store(transition, context, before=found.row)
         await self._journal.write(unit, stored, epoch=held, mail=request.mail)
         return msgspec.structs.replace(stored, span=span, cut_off=lost)

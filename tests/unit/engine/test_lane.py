@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stage import Http, Refused, Saga, Stage, Tx
 from stage.core import events as e
+from stage.core.commands import AttemptKind, Do, Record
 from stage.core.requester import Requester
 from stage.core.states import SagaState
 from stage.demo.payment import payment
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
+from stage.engine.saga import interpreter as interpreter_module
+from stage.engine.saga import lane as lane_module
 from stage.engine.saga.context import context_of
 from stage.engine.saga.lane import Ridden, segments_of
-from stage.ports.engine import Reply
+from stage.ports.engine import Reply, Snapshot
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import ForwardReply, NotExecuted
 from stage.ports.observer import TraceContext
@@ -70,10 +75,21 @@ class Looking(Agreeable):
         return await super().exchange(outgoing)
 
 
+class Forgetful(Agreeable):
+    """Its refund gets no answer."""
+
+    async def exchange(self, outgoing: ExternalRequest) -> Answer | Lost:
+        """Only a charge has one."""
+        if outgoing.key.endswith(":undo"):
+            return Lost(reason="no answer")
+        return await super().exchange(outgoing)
+
+
 class Run(msgspec.Struct):
-    """The answer, the row and the journal of one saga."""
+    """The answer, the row and the journal of one saga; what was found of it on the way back."""
 
     reply: Reply | None
+    found: Snapshot | None
     row: SagaRow
     entries: list[Entry]
 
@@ -91,8 +107,13 @@ async def run(
     downstreams: tuple[str, ...] = (),
     deadline: float | None = None,
     meet: Callable[[EmbeddedEngine], None] = lambda _: None,
+    asked_by: str = "",
+    requester: Requester = Requester.UPSTREAM,
+    wait_seconds: float = 20.0,
 ) -> Run:
-    """One saga to its end; `meet` is given the engine."""
+    """One saga to its end, and back where it is `asked_by` one; `meet` is given the engine."""
+    # Long because a saga is followed from its request to what is left of it.
+    Still.ahead = 0.0
     migrations = (stage.migrations,) if stage.migrations is not None else ()
     store = MemoryStore(migrations=migrations)
     await store.open()
@@ -113,11 +134,20 @@ async def run(
         respond_async=False,
         wait_seconds=20.0,
     )
+    found = None
+    if asked_by:
+        found = await engine.compensate(
+            "s-1",
+            asked=CompensateRequest(requested_by=asked_by, reason="changed my mind"),
+            requester=requester,
+            trace=TRACE,
+            wait_seconds=wait_seconds,
+        )
+    await engine.drain(20.0)
     row, entries = await store.get("s-1"), await engine.journal("s-1")
     assert row is not None
-    await engine.drain(1.0)
     await store.close()
-    return Run(reply, row, entries)
+    return Run(reply, found, row, entries)
 
 
 def declared(*, late: bool = False, twice: bool = False, fails: str = "") -> Stage[Any, Any]:
@@ -167,6 +197,51 @@ def declared(*, late: bool = False, twice: bool = False, fails: str = "") -> Sta
     return stage
 
 
+def undoable(fails: str = "") -> Stage[Any, Any]:
+    """A stage whose every step is undone; `fails` names what goes otherwise then."""
+    # Long because a stage is declared in one place.
+    stage: Stage[Any, Any] = Stage("shop", accepts=dict[str, Any])
+
+    @stage.transaction
+    async def first(tx: Tx, saga: Saga[Any]) -> dict[str, int]:
+        return {"first": 1}
+
+    @first.compensation
+    async def forget_first(tx: Tx, saga: Saga[Any]) -> None:
+        if fails == "the first undo":
+            raise Refused("no")
+        assert {"ask": 2} == saga.result(ask)
+
+    @stage.call(to="psp", timeout=1.0)
+    async def ask(http: Http, saga: Saga[Any]) -> dict[str, int]:
+        await http.post("/charges", json=saga.result(first))
+        return {"ask": 2}
+
+    @ask.compensation
+    async def take_back(http: Http, saga: Saga[Any], made: Any) -> None:
+        if fails == "needs the event loop":
+            await asyncio.sleep(0.0)
+        if fails == "before it sends":
+            raise Refused("no")
+        if fails != "sends nothing":
+            await http.post("/refunds", json={"made": made})
+
+    @stage.transaction(compensation=None, reason="nothing to give back")
+    async def between(tx: Tx, saga: Saga[Any]) -> dict[str, int]:
+        return {}
+
+    @stage.transaction
+    async def last(tx: Tx, saga: Saga[Any]) -> dict[str, int]:
+        return saga.result(ask)
+
+    @last.compensation
+    async def forget_last(tx: Tx, saga: Saga[Any]) -> None:
+        if fails == "the last undo":
+            raise RuntimeError("broken")
+
+    return stage
+
+
 WAYS: dict[str, tuple[Callable[[], Stage[Any, Any]], type[Agreeable], tuple[str, ...]]] = {
     "the last of the chain": (lambda: payment, Agreeable, ()),
     "with a downstream": (lambda: payment, Agreeable, ("shipping",)),
@@ -185,6 +260,30 @@ WAYS: dict[str, tuple[Callable[[], Stage[Any, Any]], type[Agreeable], tuple[str,
     "the output fails for downstream": (lambda: declared(fails="output"), Agreeable, ("shipping",)),
 }  # fmt: skip
 USUAL = ("the last of the chain", "with a downstream")
+WAYS_BACK: dict[
+    str, tuple[Callable[[], Stage[Any, Any]], type[Agreeable], tuple[str, ...], str, Requester]
+] = {
+    "upstream asks": (lambda: payment, Agreeable, ("shipping",), "order", Requester.UPSTREAM),
+    "upstream asks the last": (lambda: payment, Agreeable, (), "order", Requester.UPSTREAM),
+    "an operator asks": (lambda: payment, Agreeable, ("shipping",), "me", Requester.OPERATOR),
+    "downstream asks": (
+        lambda: payment, Agreeable, ("shipping",), "shipping", Requester.DOWNSTREAM,
+    ),
+    "two downstreams": (
+        lambda: payment, Agreeable, ("shipping", "mail"), "order", Requester.UPSTREAM,
+    ),
+    "every step is undone": (lambda: undoable(), Agreeable, (), "order", Requester.UPSTREAM),
+    "a refund is lost": (lambda: undoable(), Forgetful, (), "order", Requester.UPSTREAM),
+    **{
+        f"it goes otherwise: {fails}": (
+            partial(undoable, fails), Agreeable, (), "order", Requester.UPSTREAM,
+        )
+        for fails in (
+            "the first undo", "the last undo", "needs the event loop", "before it sends",
+            "sends nothing",
+        )
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -196,6 +295,28 @@ async def test_journal_row_and_answer_are_the_same_as_without_the_lane(way: str)
     assert without.events == with_it.events
     assert without.row == with_it.row
     assert without.reply == with_it.reply
+
+
+WAITS = ("a refund is lost", "it goes otherwise: the last undo")
+"""The ways whose undo is repeated, for which the clock would have to go on."""
+
+
+@pytest.mark.parametrize("way", WAYS_BACK)
+async def test_on_the_way_back_they_are_the_same_as_well(way: str) -> None:
+    """Entry for entry and byte for byte, where all is undone at once and where it is not."""
+    make, peers, downstreams, asked_by, requester = WAYS_BACK[way]
+    with_it, without = [
+        await run(
+            make(), peers(), lane=lane, downstreams=downstreams,
+            asked_by=asked_by, requester=requester, wait_seconds=0.0 if way in WAITS else 20.0,
+        )
+        for lane in (True, False)
+    ]  # fmt: skip
+    assert without.events == with_it.events
+    assert without.row == with_it.row
+    assert without.reply == with_it.reply
+    assert without.found == with_it.found or way in WAITS
+    assert e.CompensationStarted in map(type, with_it.events)
 
 
 @pytest.mark.parametrize("fails", ["the first takes long", "the call takes long"])
@@ -224,6 +345,47 @@ async def test_the_rules_make_each_entry_of_its_journal(way: str) -> None:
     other[1] = msgspec.structs.replace(other[1], bound=None)
     assert "entry 2" in await difference(participant, context, other, rode.row)
     assert "the rules go on" in await difference(participant, context, other[:1], rode.row)
+
+
+@pytest.mark.parametrize("way", ["refused", "asked"])
+async def test_the_rules_make_each_entry_of_the_way_back(way: str) -> None:
+    """`decide` and `evolve`, given the results, make the same entries and the same row."""
+    peers, asked_by = (Refusing(), "") if way == "refused" else (Agreeable(), "order")
+    rode = await run(payment, peers, lane=True, downstreams=("shipping",), asked_by=asked_by)
+    assert SagaState.COMPENSATED is rode.row.state
+    participant = payment.bind(("shipping",))
+    context = context_of(rode.row, MemoryStore().codec)
+    assert "" == await difference(participant, context, rode.events, rode.row)
+    place = next(n for n, each in enumerate(rode.events) if isinstance(each, e.CompensationStarted))
+    other = [*rode.events]
+    other[place] = replace(other[place], attempt=2)
+    assert f"entry {place + 1}" in await difference(participant, context, other, rode.row)
+    missing = [*rode.events[:-1]]
+    assert "the rules go on" in await difference(participant, context, missing, rode.row)
+
+
+@pytest.mark.parametrize("asked_by", ["", "order"], ids=["refused", "asked"])
+async def test_the_rules_are_asked_once_where_it_turns_round(
+    monkeypatch: pytest.MonkeyPatch, asked_by: str
+) -> None:
+    """None of the undos is decided, however many there are."""
+    decided: list[tuple[Any, ...]] = []
+    for module in (lane_module, interpreter_module):
+        original = module.decide
+
+        def counting(*given: Any, original: Any = original) -> Any:
+            decided.append(original(*given))
+            return decided[-1]
+
+        monkeypatch.setattr(module, "decide", counting)
+    peers = Agreeable() if asked_by else Refusing()
+    rode = await run(payment, peers, lane=True, downstreams=("shipping",), asked_by=asked_by)
+    assert SagaState.COMPENSATED is rode.row.state
+    turned = [Record(event=each) for each in rode.events if isinstance(each, e.TurnedBack)]
+    undo = next(each for each in rode.events if isinstance(each, e.CompensationStarted))
+    first = Do(kind=AttemptKind.COMPENSATE, step=undo.step)
+    assert [(each,) for each in (*turned, first)] == decided
+    assert bool(turned) is not bool(asked_by)
 
 
 async def test_nothing_is_folded_or_decided_on_the_usual_way(
