@@ -44,6 +44,25 @@ def judge_unseen(
     return Unseen.NEW
 
 
+def may_be_dropped(saga_id: str, ids_until: float) -> bool:
+    """Whether a saga that is not there may be one whose row was dropped for its age.
+
+    Rows are dropped of sagas alone whose ids have an instant up to `ids_until`.
+    """
+    sent_at = sent_at_of(saga_id)
+    return sent_at is not None and sent_at <= ids_until
+
+
+def first_id_at(at: float) -> str:
+    """The beginning of the first UUIDv7, in lower case, of that instant: older ones sort before.
+
+    In the order of their characters: the instant stands at the head of them.
+    """
+    milliseconds = min(max(0, int(at * 1000)), 0xFFFF_FFFF_FFFF)
+    digits = f"{milliseconds:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7"
+
+
 def sent_at_of(saga_id: str) -> float | None:
     """The instant in a UUIDv7, in seconds since the epoch; None for any other id."""
     found = _UUID7.fullmatch(saga_id.lower())

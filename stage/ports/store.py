@@ -88,6 +88,11 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.answer_status is not None
 
     @property
+    def answer_dropped(self) -> bool:
+        """True when the bytes of its answer were dropped for their age; its code stays."""
+        return self.answered and self.closed_at is not None and not self.answer_body
+
+    @property
     def given_up(self) -> bool:
         """True when a person forgot it before it had ended well, and it is not closed yet.
 
@@ -212,6 +217,18 @@ TASK_SECONDS_MAX = 366 * 86_400.0
 """Step Functions ends an execution after a year, and its tasks with it."""
 
 
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows that were dropped for their age, which say nothing any more of their sagas.
+
+    `ids_until` is the newest instant in an id among them: of a saga that is not there, and whose id
+    has an instant up to then, nobody can tell whether it was here. `changed_until` is when the last
+    of them changed: a list of changes from before is not whole. Both only ever grow.
+    """
+
+    ids_until: float = 0.0
+    changed_until: float = 0.0
+
+
 class TaskBefore(msgspec.Struct, frozen=True, kw_only=True):
     """The task that was the newest one of a saga; without a `token` there was none."""
 
@@ -321,6 +338,41 @@ class Unit(Protocol):
         no run of the saga can write any more. False, with nothing written, where the stored row
         has another epoch or length, needs a run, is parked, or is written by units beside this.
         """
+        ...
+
+    async def drop_answers(self, before: float, limit: int) -> int:
+        """Empty the answers of sagas that were closed before that instant; how many it were.
+
+        Of those that completed or were compensated. The code of the answer stays, and the row.
+        """
+        ...
+
+    async def drop_rows(self, before: float, limit: int) -> int:
+        """Drop the rows of sagas that were closed before that instant; how many it were.
+
+        Of those that completed or were compensated, and whose ids are UUIDv7, in lower case, of an
+        instant before: their ids prove for ever that a repeat comes too late. `dropped` says so
+        from here on, in the same unit. Requests about them as lost sagas are dropped too.
+        """
+        ...
+
+    async def drop_row(self, saga_id: str) -> bool:
+        """Drop the row of one closed saga, as `drop_rows` does, at any age.
+
+        False, with nothing written, where it is not one of those that `drop_rows` may drop.
+        """
+        ...
+
+    async def drop_answer(self, saga_id: str) -> bool:
+        """Empty the answer of one closed saga, as `drop_answers` does; False where it may not."""
+        ...
+
+    async def drop_acts(self, before: float, limit: int) -> int:
+        """Drop acts of the audit from before that instant, the first ones first; how many."""
+        ...
+
+    async def dropped(self) -> Dropped:
+        """The rows that were dropped, as this unit sees it."""
         ...
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
@@ -486,6 +538,10 @@ class Store(Protocol):
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """The requests about lost sagas that are kept, in the order in which they were made."""
+        ...
+
+    async def dropped(self) -> Dropped:
+        """The rows that were dropped for their age; nothing of it is forgotten."""
         ...
 
     async def answers(self, generation: int) -> dict[str, str]:

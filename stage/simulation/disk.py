@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from stage.ports.store import (
     Act,
     Backlog,
     Changes,
+    Dropped,
     Entry,
     Filter,
     Group,
@@ -78,6 +80,11 @@ class Disk:
     async def read(self, saga_id: str) -> SagaRow | None:
         """The durable row."""
         return await self.store.get(saga_id)
+
+
+def _is_of_retention(work: object) -> bool:
+    method = work.func if isinstance(work, partial) else work
+    return isinstance(getattr(method, "__self__", None), Retention)
 
 
 class SimulatedStore:
@@ -150,7 +157,7 @@ class SimulatedStore:
         """See ports.store.Store."""
         disk, process, faults = self._disk, self._process, self._disk.faults
         # Retention belongs to no saga: its units are no point of a script.
-        scripted = faults.scripted and not isinstance(getattr(work, "__self__", None), Retention)
+        scripted = faults.scripted and not _is_of_retention(work)
         if scripted:
             await faults.pause(f"{process.name} before a unit")
         if process.held:
@@ -386,6 +393,13 @@ class SimulatedStore:
         self._present()
         return await self._disk.store.lost_sagas(limit)
 
+    async def dropped(self) -> Dropped:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.dropped()
+
     async def answers(self, generation: int) -> dict[str, str]:
         """See ports.store.Store."""
         if self._process.held:
@@ -538,6 +552,30 @@ class _Noted:
         if closed:
             self.closed.append(row)
         return closed
+
+    async def drop_answers(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        return await self._unit.drop_answers(before, limit)
+
+    async def drop_answer(self, saga_id: str) -> bool:
+        """See ports.store.Unit."""
+        return await self._unit.drop_answer(saga_id)
+
+    async def drop_rows(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        return await self._unit.drop_rows(before, limit)
+
+    async def drop_row(self, saga_id: str) -> bool:
+        """See ports.store.Unit."""
+        return await self._unit.drop_row(saga_id)
+
+    async def drop_acts(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        return await self._unit.drop_acts(before, limit)
+
+    async def dropped(self) -> Dropped:
+        """See ports.store.Unit."""
+        return await self._unit.dropped()
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See ports.store.Unit."""

@@ -32,6 +32,7 @@ from stage.ports.store import (
     Act,
     Backlog,
     Changes,
+    Dropped,
     Entry,
     Filter,
     Group,
@@ -199,6 +200,10 @@ class BlockingStore:
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """See ports.store.Store."""
         return self._run(self._store.lost_sagas(limit))
+
+    async def dropped(self) -> Dropped:
+        """See ports.store.Store."""
+        return self._run(self._store.dropped())
 
     async def answers(self, generation: int) -> dict[str, str]:
         """See ports.store.Store."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
 from itertools import islice
+from operator import attrgetter
 from typing import Final, TypeVar
 
 from msgspec.structs import replace
@@ -23,6 +24,7 @@ from stage.core.pause import Pause, Way
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
 from stage.core.sweep import Sweep, SweepEnd, SweepState
+from stage.core.unseen import first_id_at, sent_at_of
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
@@ -34,6 +36,7 @@ from stage.ports.store import (
     Act,
     Backlog,
     Changes,
+    Dropped,
     Entry,
     Filter,
     Group,
@@ -274,6 +277,10 @@ class MemoryStore:
         """See ports.store.Store."""
         found = sorted(self._database.lost.values(), key=lambda each: each.asked_at)
         return found[:limit]
+
+    async def dropped(self) -> Dropped:
+        """See ports.store.Store."""
+        return self._database.dropped
 
     async def answers(self, generation: int) -> dict[str, str]:
         """See ports.store.Store."""
@@ -526,7 +533,8 @@ class _MemoryUnit:
         """See ports.store.Unit."""
         self._part.check()
         acts = self._database.acts
-        acts.append(replace(act, number=len(acts) + 1))
+        self._database.acted += 1
+        acts.append(replace(act, number=self._database.acted))
         self._changes.append(acts.pop)
 
     async def keep_lost(self, lost: LostSaga) -> None:
@@ -575,6 +583,84 @@ class _MemoryUnit:
                 self._changes.append(partial(self._database.lost.__setitem__, key, lost))
                 self._database.lost[key] = replace(lost, reason="")
         return True
+
+    async def drop_answers(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        self._part.check()
+        found = [
+            row
+            for row in self._sagas.values()
+            if _kept_closed(row) and _closed_at(row) < before and row.answer_body
+        ]
+        for row in sorted(found, key=_closed_at)[:limit]:
+            self._empty(row)
+        return min(len(found), limit)
+
+    async def drop_answer(self, saga_id: str) -> bool:
+        """See ports.store.Unit."""
+        self._part.check()
+        row = self._sagas.get(saga_id)
+        if row is None or not _kept_closed(row):
+            return False
+        self._empty(row)
+        return True
+
+    def _empty(self, row: SagaRow) -> None:
+        self._changes.append(partial(self._sagas.__setitem__, row.id, row))
+        self._sagas[row.id] = replace(row, answer_body=b"")
+
+    async def drop_rows(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        self._part.check()
+        bound = first_id_at(before)
+        found = [
+            row
+            for row in self._sagas.values()
+            if _droppable(row) and _closed_at(row) < before and row.id < bound
+        ]
+        old = sorted(found, key=attrgetter("id"))[:limit]
+        for row in old:
+            self._drop(row)
+        return len(old)
+
+    async def drop_row(self, saga_id: str) -> bool:
+        """See ports.store.Unit."""
+        self._part.check()
+        row = self._sagas.get(saga_id)
+        if row is None or not _droppable(row):
+            return False
+        self._drop(row)
+        return True
+
+    def _drop(self, row: SagaRow) -> None:
+        database, before = self._database, self._database.dropped
+        self._changes.append(partial(setattr, database, "dropped", before))
+        ids_until, changed_until = rows.dropped_until([(row.id, row.updated_at)])
+        database.dropped = Dropped(
+            ids_until=max(before.ids_until, ids_until),
+            changed_until=max(before.changed_until, changed_until),
+        )
+        self._changes.append(partial(self._sagas.__setitem__, row.id, row))
+        self._changes.append(partial(self._journal.__setitem__, row.id, self._journal[row.id]))
+        del self._sagas[row.id], self._journal[row.id]
+        for key in [key for key in database.lost if key[0] == row.id]:
+            self._changes.append(partial(database.lost.__setitem__, key, database.lost[key]))
+            del database.lost[key]
+
+    async def drop_acts(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        self._part.check()
+        acts = self._database.acts
+        self._changes.append(partial(acts.__setitem__, slice(None), list(acts)))
+        kept = [act for act in acts[:limit] if act.at >= before] + acts[limit:]
+        gone = len(acts) - len(kept)
+        acts[:] = kept
+        return gone
+
+    async def dropped(self) -> Dropped:
+        """See ports.store.Unit."""
+        self._part.check()
+        return self._database.dropped
 
     async def _close(self, held: SagaRow, row: SagaRow) -> None:
         self._changes.append(partial(self._journal.__setitem__, row.id, self._journal[row.id]))
@@ -648,6 +734,18 @@ def _closable(row: SagaRow, before: float) -> bool:
     over = row.state in _OVER
     waits = row.due_at is not None or bool(row.parked)
     return over and not waits and row.closed_at is None and row.updated_at < before
+
+
+def _kept_closed(row: SagaRow) -> bool:
+    return row.closed_at is not None and row.state in _OVER
+
+
+def _closed_at(row: SagaRow) -> float:
+    return row.closed_at or 0.0
+
+
+def _droppable(row: SagaRow) -> bool:
+    return _kept_closed(row) and row.id == row.id.lower() and sent_at_of(row.id) is not None
 
 
 def _matches(row: SagaRow, which: Filter) -> bool:

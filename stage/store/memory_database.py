@@ -17,7 +17,7 @@ from stage.core.steps import VERSION_MAX
 from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.identity import Identity
 from stage.ports.ownership import Mail, Share
-from stage.ports.store import Act, LostSaga, Row, SagaRow, Term
+from stage.ports.store import Act, Dropped, LostSaga, Row, SagaRow, Term
 from stage.store.drive import outside_loop
 from stage.store.sqlite import dialect
 from stage.store.sqlite.statements import statement
@@ -62,6 +62,9 @@ class MemoryDatabase:
         self.terms: dict[str, tuple[Term, ...]] = {}
         """By saga, with their values as the codec encodes them."""
         self.acts: list[Act] = []
+        self.acted = 0
+        """How many acts there ever were."""
+        self.dropped = Dropped()
         self.answers: dict[tuple[int, str], str] = {}
         """Of neighbours that were asked after a restore, by generation and name."""
         self.sweeps: dict[int, Sweep] = {}
@@ -91,6 +94,7 @@ class MemoryDatabase:
         for kept in (self.terms, self.acts, self.pauses, self.sweeps, self.sweep_sagas, self.tasks):
             kept.clear()
         self.answers.clear()
+        self.acted, self.dropped = 0, Dropped()
         if self.connection is not None:
             self.connection.close()
             self.connection = None

@@ -13,8 +13,9 @@ from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
 from stage.core.sweep import Sweep, SweepState
 from stage.core.sweep_verbs import SweepVerb
+from stage.core.unseen import sent_at_of
 from stage.ports.codec import Codec
-from stage.ports.store import Act, Entry, Group, Row, SagaRow, Term
+from stage.ports.store import Act, Dropped, Entry, Group, Row, SagaRow, Term
 
 _STATES = {state.value: state for state in SagaState}
 _CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for cause in ParkCause}}
@@ -109,6 +110,17 @@ def closing_values(row: SagaRow, epoch: int, codec: Codec) -> tuple[object, ...]
         *(row.id, row.epoch, codec.encode_hash(row.id, row.fingerprint), row.tracestate),
         *(codec.encode_answer(row.id, row.answer_body), row.closed_at, epoch, row.length),
     )
+
+
+def dropped_until(found: Sequence[Row]) -> tuple[float, float]:
+    """How far rows are dropped with these (id, last change): both instants of `Dropped`."""
+    newest = max(sent_at_of(saga_id) or 0.0 for saga_id, _ in found)
+    return newest, max(changed_at for _, changed_at in found)
+
+
+def dropped(row: Row) -> Dropped:
+    """The value of its row."""
+    return Dropped(ids_until=row[0], changed_until=row[1])
 
 
 def journal_values(row: SagaRow, first: int, events: Sequence[Event], codec: Codec) -> list[object]:

@@ -24,6 +24,7 @@ from stage.ports.store import (
     Act,
     Backlog,
     Changes,
+    Dropped,
     Entry,
     Filter,
     Group,
@@ -321,6 +322,10 @@ class PostgresStore:
     def queued(self) -> int:
         """How many units wait for the writer."""
         return self._writer.queued + self._aside.queued
+
+    async def dropped(self) -> Dropped:
+        """See ports.store.Store."""
+        return rows.dropped((await self._pool.fetch("get_dropped"))[0])
 
     async def answers(self, generation: int) -> dict[str, str]:
         """See ports.store.Store."""

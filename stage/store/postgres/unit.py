@@ -14,12 +14,14 @@ from typing import TypeVar
 from stage.core.events import Event
 from stage.core.pause import Pause, Way
 from stage.core.sweep import Sweep, SweepEnd, SweepState
+from stage.core.unseen import first_id_at
 from stage.ports.codec import Codec
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import (
     LOST_SAGAS_MAX,
     TASK_SECONDS_MAX,
     Act,
+    Dropped,
     Entry,
     LostSaga,
     Row,
@@ -127,6 +129,48 @@ class PostgresUnit:
             return False
         values = rows.closing_values(row, epoch, self._codec)
         return bool(await self._part.rows("close_rest", *values))
+
+    async def drop_answers(self, before: float, limit: int) -> int:
+        """See ports.store.Unit. Sagas that this batch writes are left to the next time."""
+        await self._marked()
+        busy = list(self._writes.sagas)
+        return len(await self._part.rows("drop_answers", before, limit, busy))
+
+    async def drop_answer(self, saga_id: str) -> bool:
+        """See ports.store.Unit."""
+        await self._marked()
+        if saga_id in self._writes.sagas:
+            return False
+        return bool(await self._part.rows("drop_answer", saga_id))
+
+    async def drop_rows(self, before: float, limit: int) -> int:
+        """See ports.store.Unit. Sagas that this batch writes are left to the next time."""
+        await self._marked()
+        busy = list(self._writes.sagas)
+        given = (before, limit, first_id_at(before), busy)
+        return await self._dropped(await self._part.rows("drop_sagas", *given))
+
+    async def drop_row(self, saga_id: str) -> bool:
+        """See ports.store.Unit."""
+        await self._marked()
+        if saga_id in self._writes.sagas:
+            return False
+        return await self._dropped(await self._part.rows("drop_saga", saga_id)) == 1
+
+    async def _dropped(self, found: Sequence[Row]) -> int:
+        if found:
+            await self._part.rows("mark_dropped", *rows.dropped_until(found))
+        return len(found)
+
+    async def drop_acts(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        await self._marked()
+        return len(await self._part.rows("drop_acts", before, limit))
+
+    async def dropped(self) -> Dropped:
+        """See ports.store.Unit."""
+        self._part.check()
+        return rows.dropped((await self._part.rows("get_dropped"))[0])
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See ports.store.Unit."""

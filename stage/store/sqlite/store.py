@@ -27,6 +27,7 @@ from stage.ports.store import (
     Act,
     Backlog,
     Changes,
+    Dropped,
     Entry,
     Filter,
     Group,
@@ -311,6 +312,10 @@ class SqliteStore:
     def queued(self) -> int:
         """How many units wait for the writer."""
         return self._writer.queued
+
+    async def dropped(self) -> Dropped:
+        """See ports.store.Store."""
+        return rows.dropped((await self._read("get_dropped"))[0])
 
     async def answers(self, generation: int) -> dict[str, str]:
         """See ports.store.Store."""

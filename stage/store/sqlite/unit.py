@@ -23,13 +23,16 @@ import msgspec
 from stage.core.events import Event
 from stage.core.pause import Pause, Way
 from stage.core.sweep import Sweep, SweepEnd, SweepState
+from stage.core.unseen import first_id_at
 from stage.ports.codec import Codec
 from stage.ports.store import (
     LOST_SAGAS_MAX,
     TASK_SECONDS_MAX,
     Act,
+    Dropped,
     Entry,
     LostSaga,
+    Row,
     SagaRow,
     TaskBefore,
     Term,
@@ -61,6 +64,15 @@ _CLOSE: Final = statement("close_saga")
 _CLOSE_REST: Final = statement("close_rest")
 _GIVEN_UP: Final = statement("given_up_sagas")
 _BLANK_LOST: Final = statement("blank_lost")
+_DROP_ANSWERS: Final = statement("drop_answers")
+_DROP_ANSWER: Final = statement("drop_answer")
+_DROPPABLE: Final = statement("droppable_sagas")
+_DROPPABLE_ONE: Final = statement("droppable_saga")
+_DROP_SAGA: Final = statement("drop_saga")
+_DROP_LOST: Final = statement("drop_lost")
+_MARK_DROPPED: Final = statement("mark_dropped")
+_DROPPED: Final = statement("get_dropped")
+_DROP_ACTS: Final = statement("drop_acts")
 _DROP_JOURNAL: Final = statement("drop_journal")
 _DROP_TERMS: Final = statement("drop_terms")
 _TERM: Final = statement("insert_term")
@@ -193,6 +205,41 @@ class SqliteUnit:
         for sql in (_DROP_JOURNAL, _DROP_TERMS, _BLANK_LOST):
             self._part.write(sql, (row.id,))
         return True
+
+    async def drop_answers(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        return self._part.write(_DROP_ANSWERS, (before, limit))
+
+    async def drop_answer(self, saga_id: str) -> bool:
+        """See ports.store.Unit."""
+        return self._part.write(_DROP_ANSWER, (saga_id,)) == 1
+
+    async def drop_rows(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        self._write_entries()
+        given = (before, limit, first_id_at(before))
+        return self._drop(self._part.rows(_DROPPABLE, given, limit))
+
+    async def drop_row(self, saga_id: str) -> bool:
+        """See ports.store.Unit."""
+        self._write_entries()
+        return self._drop(self._part.rows(_DROPPABLE_ONE, (saga_id,), 1)) == 1
+
+    def _drop(self, found: Sequence[Row]) -> int:
+        for saga_id, _ in found:
+            for sql in (_DROP_SAGA, _DROP_LOST):
+                self._part.write(sql, (saga_id,))
+        if found:
+            self._part.write(_MARK_DROPPED, rows.dropped_until(found))
+        return len(found)
+
+    async def drop_acts(self, before: float, limit: int) -> int:
+        """See ports.store.Unit."""
+        return self._part.write(_DROP_ACTS, (before, limit))
+
+    async def dropped(self) -> Dropped:
+        """See ports.store.Unit."""
+        return rows.dropped(self._part.rows(_DROPPED, (), 1)[0])
 
     async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
         """See ports.store.Unit."""

@@ -44,6 +44,7 @@ def test_ours_come_first_and_all_are_recorded(
         ("stage", "0008_sweep.expand"),
         ("stage", "0009_given_up.expand"),
         ("stage", "0010_task.expand"),
+        ("stage", "0011_retention.expand"),
         ("migrations", "0001_payment"),
     ]
     assert {line.applied_at for line in dialect.status(connection, [migrations])} == {5.5}

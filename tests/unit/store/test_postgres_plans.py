@@ -42,6 +42,8 @@ async def test_no_statement_reads_all_sagas(postgres_url: str) -> None:
     assert {"saga_rests", "saga_owner"} <= set(found["backlog"].indexes)
     assert {"saga_state", "saga_out"} == set(found["count_sagas"].indexes)
     assert {"saga_over", "saga_unmarked", "saga_given_up"} <= set(found["close_ended"].indexes)
+    assert "saga_answer_kept" in found["drop_answers"].indexes
+    assert "saga_row_kept" in found["drop_sagas"].indexes
     assert {"saga_rested", "saga_unmarked"} <= set(found["page_changed"].indexes)
     assert ("saga_state",) == found["page_states"].indexes
     assert ("saga_places",) == found["group_waiting"].indexes

@@ -104,6 +104,70 @@ WITH closed AS (
 )
 SELECT id FROM closed;
 
+-- name: drop_answers
+-- Empty the answers of at most $2 sagas that were closed before $1. Those that another transaction
+-- has, or this one is about to write ($3), are left alone.
+UPDATE stage.saga SET answer_body = '' WHERE id = ANY(ARRAY(
+    SELECT id FROM stage.saga
+    WHERE closed_at IS NOT NULL AND state IN ('completed', 'compensated')
+        AND octet_length(answer_body) > 0 AND closed_at < $1 AND id <> ALL($3::text[])
+    ORDER BY closed_at LIMIT $2 FOR UPDATE SKIP LOCKED
+))
+RETURNING id;
+
+-- name: drop_answer
+-- The same of the saga $1, at any age.
+UPDATE stage.saga SET answer_body = ''
+WHERE id = $1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
+RETURNING id;
+
+-- name: drop_sagas
+-- Drop at most $2 sagas that were closed before $1, whose ids are UUIDv7 in lower case before the id
+-- $3, and all that was asked of them as lost ones. These ids are in the order of their instants.
+-- Those that another transaction has, or this one is about to write ($4), are left alone.
+WITH old AS (
+    SELECT id FROM stage.saga
+    WHERE closed_at IS NOT NULL AND state IN ('completed', 'compensated')
+        AND id LIKE '________-____-7___-____-____________' AND id < $3 AND closed_at < $1
+        AND id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'
+        AND id <> ALL($4::text[])
+    ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED
+), unasked AS (
+    DELETE FROM stage.lost_saga WHERE saga_id = ANY(ARRAY(SELECT id FROM old))
+)
+DELETE FROM stage.saga WHERE id = ANY(ARRAY(SELECT id FROM old))
+RETURNING id, updated_at;
+
+-- name: drop_saga
+-- The same of the saga $1, at any age.
+WITH unasked AS (
+    DELETE FROM stage.lost_saga WHERE saga_id = $1 AND EXISTS (
+        SELECT 1 FROM stage.saga WHERE id = $1 AND closed_at IS NOT NULL
+            AND state IN ('completed', 'compensated')
+            AND id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'
+    )
+)
+DELETE FROM stage.saga
+WHERE id = $1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
+    AND id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'
+RETURNING id, updated_at;
+
+-- name: mark_dropped
+-- Rows with ids up to the instant $1 are dropped, the last change of which was at $2.
+UPDATE stage.dropped SET
+    ids_until = greatest(ids_until, $1), changed_until = greatest(changed_until, $2)
+RETURNING one;
+
+-- name: get_dropped
+-- What was dropped so far.
+SELECT ids_until, changed_until FROM stage.dropped;
+
+-- name: drop_acts
+-- Drop those of the first $2 acts that are from before $1.
+DELETE FROM stage.audit
+WHERE number = ANY(ARRAY(SELECT number FROM stage.audit ORDER BY number LIMIT $2)) AND at < $1
+RETURNING number;
+
 -- name: keep_lost
 -- Keep the first request of each neighbour, as long as fewer than $6 are kept.
 INSERT INTO stage.lost_saga (saga_id, requested_by, reason, first_sent_at, asked_at)

@@ -125,6 +125,58 @@ UPDATE lost_saga SET reason = '' WHERE saga_id = ?1 AND reason <> '';
 -- Drop the undo data of a saga; its row stays and answers for it.
 UPDATE saga SET closed_at = ?2, envelope = x'' WHERE id = ?1;
 
+-- name: drop_answers
+-- Empty the answers of at most ?2 sagas that were closed before ?1.
+UPDATE saga SET answer_body = x'' WHERE id IN (
+    SELECT id FROM saga INDEXED BY saga_answer_kept
+    WHERE closed_at IS NOT NULL AND state IN ('completed', 'compensated')
+        AND length(answer_body) > 0 AND closed_at < ?1
+    ORDER BY closed_at LIMIT ?2
+);
+
+-- name: drop_answer
+-- The same of the saga ?1, at any age.
+UPDATE saga SET answer_body = x''
+WHERE id = ?1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated');
+
+-- name: droppable_sagas
+-- At most ?2 sagas that were closed before ?1, whose ids are UUIDv7 in lower case before the id ?3.
+-- These ids are in the order of their instants.
+SELECT id, updated_at FROM saga INDEXED BY saga_row_kept
+WHERE closed_at IS NOT NULL AND state IN ('completed', 'compensated')
+    AND id GLOB '????????-????-7???-[89ab]???-????????????' AND id < ?3 AND closed_at < ?1
+    AND id NOT GLOB '*[^0-9a-f-]*' AND length(replace(id, '-', '')) = 32
+ORDER BY id LIMIT ?2;
+
+-- name: droppable_saga
+-- The same of the saga ?1, at any age.
+SELECT id, updated_at FROM saga
+WHERE id = ?1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
+    AND id GLOB '????????-????-7???-[89ab]???-????????????'
+    AND id NOT GLOB '*[^0-9a-f-]*' AND length(replace(id, '-', '')) = 32;
+
+-- name: drop_saga
+-- Drop a row.
+DELETE FROM saga WHERE id = ?1;
+
+-- name: drop_lost
+-- Drop the requests about a lost saga.
+DELETE FROM lost_saga WHERE saga_id = ?1;
+
+-- name: mark_dropped
+-- Rows with ids up to the instant ?1 are dropped, the last change of which was at ?2.
+UPDATE stage_dropped SET
+    ids_until = max(ids_until, ?1), changed_until = max(changed_until, ?2);
+
+-- name: get_dropped
+-- What was dropped so far.
+SELECT ids_until, changed_until FROM stage_dropped;
+
+-- name: drop_acts
+-- Drop those of the first ?2 acts that are from before ?1.
+DELETE FROM stage_audit
+WHERE number IN (SELECT number FROM stage_audit ORDER BY number LIMIT ?2) AND at < ?1;
+
 -- name: insert_term
 -- Let the saga ?1 be found by the value ?3 of ?2.
 INSERT OR IGNORE INTO saga_term (saga_id, name, value) VALUES (?1, ?2, ?3);
