@@ -34,6 +34,7 @@ from stage.bootstrap.reconcile import reconciling_of
 from stage.bootstrap.scheduler import scheduler_of
 from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
 from stage.config import Config
+from stage.config.settings import DAY
 from stage.core.errors import ConfigurationError
 from stage.core.states import EXTERNAL_KINDS
 from stage.core.steps import Plan, Step, StepKind
@@ -337,7 +338,12 @@ def bind_configured(
     for version in family_of(bound):
         _check_externals(version.plan, config)
     _check_steps(bound, config)
+    _check_retention(config)
     return bound
+
+
+def _seconds_of(days: float | None) -> float | None:
+    return None if days is None else days * DAY
 
 
 def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
@@ -346,6 +352,9 @@ def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
         lane=not config.no_lane and config.engine == "embedded",
         deadline_seconds_default=config.deadline_seconds_default,
         compensation_window_seconds=config.compensation_window_seconds,
+        answers_retention_seconds=_seconds_of(config.answers_retention_days),
+        rows_retention_seconds=_seconds_of(config.rows_retention_days),
+        audit_retention_seconds=_seconds_of(config.audit_retention_days),
         upstreams=frozenset(config.upstreams),
         wire=wire,
     )
@@ -438,6 +447,15 @@ def _check_externals(plan: Plan, config: Config) -> None:
         )
 
 
+def _check_retention(config: Config) -> None:
+    answers, rows = config.answers_retention_days, config.rows_retention_days
+    if answers is not None and rows is not None and answers > rows:
+        raise ConfigurationError(
+            f"answers_retention_days is {answers:g}, and rows_retention_days {rows:g}: a row takes"
+            " its answer along, so keep answers no longer than rows, or leave out the former"
+        )
+
+
 def _check_steps(newest: Participant, config: Config) -> None:
     """Refuse a policy of a step that no version has: it would be set and never hold."""
     there = {step.name for version in family_of(newest) for step in version.plan.steps}
@@ -458,5 +476,7 @@ def _descriptor(
         adds=stage.adds.schema() if stage.adds is not None else {},
         limits=replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max),
         compensation_window_seconds=config.compensation_window_seconds,
+        answers_retention_seconds=_seconds_of(config.answers_retention_days),
+        rows_retention_seconds=_seconds_of(config.rows_retention_days),
         pivot=None if plan.pivot is None else plan.steps[plan.pivot].name,
     )

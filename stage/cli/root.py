@@ -37,6 +37,7 @@ from stage.cli.operate import (
 )
 from stage.cli.overview import audit, groups, peers
 from stage.cli.pause import pause, pauses, resume
+from stage.cli.purge import purge
 from stage.cli.reconcile import reconcile
 from stage.cli.sagas import sagas, show
 from stage.cli.send import send
@@ -60,7 +61,7 @@ def cli() -> None:
 COMMANDS = (
     *(demo, new, check, dev, serve, db, send, top, sagas, groups, peers, show, trace, plan),
     *(approvals, approve, reject),
-    *(compensate, retry, settle, resolve, abandon, forget, erase, reconcile),
+    *(compensate, retry, settle, resolve, abandon, forget, erase, purge, reconcile),
     *(sweep, sweeps, pause, resume, pauses, audit, export),
     *(config, keys, openapi, simulate, temporal, asl),
 )

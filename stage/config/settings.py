@@ -15,6 +15,7 @@ from stage.config.values import (
     check_url,
     count,
     database,
+    days_between,
     file_path,
     host,
     host_and_port,
@@ -97,6 +98,9 @@ class Config:
     connections_max: int = 4_000
     compensation_window_seconds: float = 604_800.0
     compensation_patience_seconds: float = 259_200.0
+    answers_retention_days: float | None = None
+    rows_retention_days: float | None = None
+    audit_retention_days: float | None = None
     attempts_max: int | None = None
     compensation_attempts_max: int | None = None
     external_timeout_seconds_max: float | None = None
@@ -309,6 +313,24 @@ SETTINGS = (
         seconds_between(1, 365 * DAY),
         "SECONDS",
         "How long an undo is tried before it waits for a person.",
+    ),
+    Setting(
+        "answers_retention_days",
+        days_between(7, 36_500),
+        "DAYS",
+        "How long the answer of a closed saga is kept; by default for ever.",
+    ),
+    Setting(
+        "rows_retention_days",
+        days_between(7, 36_500),
+        "DAYS",
+        "How long a closed saga with a UUIDv7 as its id is kept at all; by default for ever.",
+    ),
+    Setting(
+        "audit_retention_days",
+        days_between(30, 36_500),
+        "DAYS",
+        "How long the acts of operators are kept; by default for ever.",
     ),
     Setting("attempts_max", count(1, 1_000), "N", "Attempts of every step, whatever it declares."),
     Setting(

@@ -198,6 +198,11 @@ def seconds_between(least: float, most: float) -> Callable[[object], float]:
     return _number_between(least, most, "seconds")
 
 
+def days_between(least: float, most: float) -> Callable[[object], float]:
+    """Reads days from `least` to `most`, both included."""
+    return _number_between(least, most, "days")
+
+
 def rate_between(least: float, most: float) -> Callable[[object], float]:
     """Reads how many a second, from `least` to `most`, both included."""
     return _number_between(least, most, "a second")

@@ -66,7 +66,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 def verb_of(sweep: Sweep, at: float) -> e.Verb | None:
     """The event that it asks of each saga.
 
-    None for a request to compensate, which is no verb, and to erase, which leaves no journal.
+    None for a request to compensate, which is no verb, and to erase or purge, which leave no
+    journal.
     """
     actor, why, step = sweep.actor, sweep.why, sweep.step
     match sweep.verb:
@@ -78,5 +79,5 @@ def verb_of(sweep: Sweep, at: float) -> e.Verb | None:
             return e.Abandoned(at=at, actor=actor, why=why, step=step)
         case SweepVerb.FORGET:
             return e.Forgotten(at=at, actor=actor, why=why)
-        case SweepVerb.COMPENSATE | SweepVerb.ERASE:
+        case SweepVerb.COMPENSATE | SweepVerb.ERASE | SweepVerb.PURGE:
             return None

@@ -18,3 +18,4 @@ class SweepVerb(StrEnum):
     ABANDON = "abandon"
     FORGET = "forget"
     ERASE = "erase"
+    PURGE = "purge"

@@ -14,7 +14,8 @@ from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS
 Parameter = dict[str, Any]
 
 MALFORMED = {400: "Malformed; nothing was executed"}
-NOT_FOUND = {404: "Never seen here"}
+PAST_RETENTION = "Past retention: nothing is known of it any more"
+NOT_FOUND = {404: "Never seen here", 410: PAST_RETENTION}
 NOT_ACCEPTED = {422: "Well-formed but not accepted"}
 NO_NAME = {
     401: "No token that is known; nothing was executed",
@@ -143,7 +144,7 @@ EXECUTE = Operation(
     problems={
         **BODY,
         409: "Over: refused or failed, and nothing of it stands",
-        410: "Compensated or tombstoned here; it will never run",
+        410: "Compensated, tombstoned or past retention here; it will never run",
         504: "The deadline was over on arrival",
         **UNAVAILABLE,
     },
@@ -183,7 +184,12 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         summary="One page of sagas; with `since` those that are shared with a neighbour",
         parameters=LIST,
         answers={200: ("One page of sagas", ("Page", "SharedPage"))},
-        problems={**MALFORMED, **NOT_ACCEPTED, **UNAVAILABLE},
+        problems={
+            410: "With `since`: sagas of then were dropped",
+            **MALFORMED,
+            **NOT_ACCEPTED,
+            **UNAVAILABLE,
+        },
     ),
     ("GET", "/now"): _read(
         "now", "How the stage stands at this instant", "Now", problems=UNAVAILABLE
@@ -218,7 +224,11 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         problems={**BODY, **UNAVAILABLE},
     ),
     ("GET", "/sweeps/{number}"): _read(
-        "sweep", "One sweep and its progress", "Sweep", parameters=(NUMBER,), problems=NOT_FOUND
+        "sweep",
+        "One sweep and its progress",
+        "Sweep",
+        parameters=(NUMBER,),
+        problems={404: "No such sweep"},
     ),
     ("POST", "/sweeps/{number}/stop"): _sweep("stop_sweep", "Act on no further saga"),
     ("POST", "/sweeps/{number}/resume"): _sweep("resume_sweep", "Let a stopped sweep go on"),

@@ -16,6 +16,7 @@ from stage.ports.engine import (
     DeadlineOver,
     LeftToNewer,
     NotYours,
+    PastRetention,
     PayloadDiffers,
     SagaLost,
     Stopping,
@@ -65,6 +66,8 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
         case Unsettled() | CommitInDoubt():
             detail = str(error) if isinstance(error, Unsettled) else "a commit is in doubt here"
             return problem_answer(request, unknown("Not known", detail), (h.RETRY_AFTER, "1"))
+        case PastRetention():
+            return problem_answer(request, _dropped(error, request.path))
         case SagaLost():
             return problem_answer(request, _lost(error), (h.RETRY_AFTER, "30"))
         case Busy() | StoreUnavailable():
@@ -150,6 +153,23 @@ def _lost(error: SagaLost) -> Problem:
         outcome=Outcome.UNKNOWN,
         retryable=not error.certain,
         hint="an operator of this stage was alerted, and has to reconcile it with its neighbours",
+    )
+
+
+def _dropped(error: PastRetention, path: str) -> Problem:
+    """410: it is over for good, in a way that nobody knows. To `compensate` 409: it cannot.
+
+    There 410 would say that an operator of this stage has taken over what may stand.
+    """
+    return Problem(
+        type=ProblemType.PAST_RETENTION,
+        status=409 if path.endswith("/compensate") else 410,
+        title="Past retention",
+        detail=str(error),
+        outcome=Outcome.UNKNOWN,
+        retryable=False,
+        hint="do not send it under another id: let a person find out whether it was executed;"
+        " GET /.well-known/stage shows how long rows are kept",
     )
 
 

@@ -7,6 +7,7 @@ and does nothing: a repeat of it would bring nothing either.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from stage.core.ids import Direction, idempotency_key
@@ -17,7 +18,7 @@ from stage.inbound.read import read_any, too_large
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.inbound.standing import link_saga
-from stage.ports.engine import LeftToNewer, Snapshot
+from stage.ports.engine import LeftToNewer, PastRetention, Snapshot
 from stage.ports.stage import family_of
 from stage.ports.store import Filter
 from stage.ports.webhook import Heard, NotVerified, WebhookRequest
@@ -125,7 +126,9 @@ def _heard_before(service: Service, saga: Saga, heard: Heard) -> bool:
 
 async def _known_by(service: Service, saga_id: str, heard: Heard) -> Snapshot | None:
     """The saga, if the call of it that the webhook speaks of was begun here."""
-    snapshot = await service.engine.get_saga(saga_id) if saga_id else None
+    snapshot = None
+    with suppress(PastRetention):  # over for long: it needs no word any more
+        snapshot = await service.engine.get_saga(saga_id) if saga_id else None
     if snapshot is None:
         return None
     saga = snapshot.saga

@@ -296,6 +296,13 @@ class SagaLost(Exception):
         self.certain = certain
 
 
+class PastRetention(SagaLost):
+    """The saga is not in the database, and may have been dropped for its age (decision 0080).
+
+    Nothing says what became of it, it is never run anew, and to ask again changes nothing.
+    """
+
+
 class Unsettled(Exception):
     """Nobody knows whether the request was taken; the caller asks again under the same id."""
 

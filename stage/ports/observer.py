@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -93,6 +94,14 @@ class Span(Protocol):
         ...
 
 
+class DroppedKind(StrEnum):
+    """A thing that retention drops."""
+
+    ANSWER = "answer"
+    ROW = "row"
+    ACT = "act"
+
+
 class Observer(Protocol):
     """Every method returns at once, may be called from any thread and never raises."""
 
@@ -155,6 +164,10 @@ class Observer(Protocol):
 
         `saga_id` may be empty.
         """
+        ...
+
+    def dropped(self, kind: DroppedKind, count: int) -> None:
+        """So many things of that kind were dropped for their age, durably."""
         ...
 
     def happened(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stage.core.events import Event
-from stage.ports.observer import Attempt, Observer, Span, TraceContext
+from stage.ports.observer import Attempt, DroppedKind, Observer, Span, TraceContext
 from stage.telemetry.log_context import bind
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ class DefectListener(Protocol):
 
 
 @runtime_checkable
+class DroppedListener(Protocol):
+    """A listener that is notified of what retention drops."""
+
+    def dropped(self, kind: DroppedKind, count: int) -> None:
+        """See `ports.observer.Observer`."""
+        ...
+
+
+@runtime_checkable
 class SelectiveListener(Protocol):
     """A listener that does not want every event: it is asked once a kind."""
 
@@ -71,6 +80,7 @@ class Composed:
         self._listeners: tuple[Listener | Observer, ...] = (spans, *listeners)
         self._attempted = tuple(each.attempted for each in listeners)
         self._defect = tuple(each.defect for each in listeners if isinstance(each, DefectListener))
+        self._dropped = [each.dropped for each in listeners if isinstance(each, DroppedListener)]
         self._happened: dict[type[Event], tuple[Happened, ...]] = {}
         """The listeners of a kind of event; filled as they come."""
 
@@ -90,6 +100,12 @@ class Composed:
         for defect in self._defect:
             with suppress(Exception):  # an observer never raises
                 defect(where, saga_id, trace, error)
+
+    def dropped(self, kind: DroppedKind, count: int) -> None:
+        """See `ports.observer.Observer`."""
+        for dropped in self._dropped:
+            with suppress(Exception):  # an observer never raises
+                dropped(kind, count)
 
     def happened(
         self,

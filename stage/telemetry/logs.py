@@ -23,7 +23,7 @@ from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS, level_of
 from stage.core.events import Event, name_of
 from stage.ports.author_code import StuckCode
-from stage.ports.observer import Attempt, TraceContext
+from stage.ports.observer import Attempt, DroppedKind, TraceContext
 from stage.telemetry import names, visible
 from stage.telemetry.log_context import add_ids
 from stage.wire.envelope import format_instant
@@ -129,6 +129,10 @@ class LogListener:
         if trace.traceparent:
             fields["trace_id"] = trace.trace_id
         self._log.error(names.LOG_DEFECT, **fields)
+
+    def dropped(self, kind: DroppedKind, count: int) -> None:
+        """Write how many were dropped for their age."""
+        self._log.info(names.LOG_DROPPED, kind=kind.value, count=count)
 
     def _attempt_of(
         self, saga_id: str, kind: AttemptKind | None, event: Event

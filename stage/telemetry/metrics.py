@@ -16,7 +16,7 @@ from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS, park_cause_of
 from stage.ports.author_code import StuckCode
-from stage.ports.observer import Attempt, TraceContext
+from stage.ports.observer import Attempt, DroppedKind, TraceContext
 from stage.telemetry import names
 
 ATTEMPTS_REMEMBERED_MAX: Final = 10_000
@@ -128,6 +128,10 @@ class Metrics:
         known = where in names.METRICS[names.M_DEFECTS].values
         self._count(names.M_DEFECTS, (where if known else "request",))
 
+    def dropped(self, kind: DroppedKind, count: int) -> None:
+        """Count them by kind."""
+        self._count(names.M_DROPPED, (kind.value,), count)
+
     def answered(self, method: str, route: str, code: int) -> None:
         """Count a request by the template of its path; methods that HTTP lacks are one."""
         known = method if method in _METHODS else "_OTHER"
@@ -167,9 +171,9 @@ class Metrics:
         if began is not None:
             self._observe(names.M_ATTEMPT_DURATION, labels, perf_counter() - began)
 
-    def _count(self, name: str, labels: Labels = ()) -> None:
+    def _count(self, name: str, labels: Labels = (), by: int = 1) -> None:
         counts = self.counters[name]
-        counts[labels] = counts.get(labels, 0) + 1
+        counts[labels] = counts.get(labels, 0) + by
 
     def _observe(self, name: str, labels: Labels, value: float) -> None:
         histogram = self.histograms[name].get(labels)

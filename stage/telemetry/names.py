@@ -15,6 +15,7 @@ from stage.core.commands import AttemptKind
 from stage.core.event_table import NAMED
 from stage.core.states import ParkCause
 from stage.ports.author_code import Thread
+from stage.ports.observer import DroppedKind
 
 SCOPE: Final = "stage"
 """The instrumentation scope of our spans, and the name of our logger."""
@@ -151,6 +152,7 @@ M_COMMIT_DURATION: Final = "stage.writer.commit.duration"
 M_CONNECTION_WAIT: Final = "stage.database.wait"
 M_DENIED: Final = "stage.denied"
 M_DEFECTS: Final = "stage.defects"
+M_DROPPED: Final = "stage.dropped"
 M_STUCK: Final = "stage.code.stuck"
 
 _SECONDS: Final = (
@@ -316,6 +318,12 @@ METRICS: Final = {
         values=("author", "mail", "renew", "request", "retention", "run", "scan", "send", "watch"),
         description="Exceptions that should never have been raised.",
     ),
+    M_DROPPED: Metric(
+        kind="counter",
+        labels=("kind",),
+        values=tuple(DroppedKind),
+        description="Answers, rows of sagas and acts of the audit that were dropped for their age.",
+    ),
     M_STUCK: Metric(
         kind="counter",
         labels=("thread",),
@@ -340,6 +348,8 @@ def prometheus_name(name: str) -> str:
 
 LOG_DEFECT: Final = "defect"
 """The line of an exception that should never have been raised."""
+LOG_DROPPED: Final = "retention_dropped"
+"""The line of what retention has dropped: its kind, and how many."""
 LOG_STUCK: Final = "code_stuck"
 """The line of code that does not come to an end: saga, step and stack (rule 35)."""
 LOG_SUSPECTS_OFF: Final = "suspects_not_kept"

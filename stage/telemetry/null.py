@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from stage.core.events import Event
-from stage.ports.observer import Attempt, TraceContext
+from stage.ports.observer import Attempt, DroppedKind, TraceContext
 from stage.telemetry import propagation
 
 _NOTHING_CURRENT: Final = nullcontext()
@@ -88,6 +88,9 @@ class NullObserver:
         """See `ports.observer.Observer`."""
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
+        """See `ports.observer.Observer`."""
+
+    def dropped(self, kind: DroppedKind, count: int) -> None:
         """See `ports.observer.Observer`."""
 
     def happened(

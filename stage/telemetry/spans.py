@@ -28,7 +28,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from stage.core.events import Event
 from stage.core.version import __version__
-from stage.ports.observer import Attempt, Span, TraceContext
+from stage.ports.observer import Attempt, DroppedKind, Span, TraceContext
 from stage.telemetry import names, propagation
 from stage.telemetry.current_span import CurrentSpan
 from stage.telemetry.null import PassthroughSpan
@@ -230,6 +230,9 @@ class OtelObserver:
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
         """Defects are logged and counted: nothing to do."""
+
+    def dropped(self, kind: DroppedKind, count: int) -> None:
+        """They are logged and counted: nothing to do."""
 
     def wants(self, kind: type[Event]) -> bool:
         """See `telemetry.compose.SelectiveListener`: spans show attempts and not events."""

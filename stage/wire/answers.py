@@ -7,6 +7,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from stage.wire.ending import Ending, EndingKind, RenderedAnswer
+from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, decode_problem
 from stage.wire.replies import encode_executed
 
@@ -48,11 +49,43 @@ def render_ending(ending: Ending) -> RenderedAnswer:
     return RenderedAnswer(status=status, body=problem.encode())
 
 
+def render_past_retention(
+    saga_id: str, status: int, *, executed: bool, trace_id: str | None
+) -> RenderedAnswer:
+    """The answer to a duplicate of a saga whose own answer was dropped for its age.
+
+    A compensated one keeps its code. A completed one was answered 200 with what was added to the
+    context, which is gone: a 200 without it would let its sender go on without the data.
+    """
+    if not executed:
+        detail = "the answer was dropped for its age; nothing of the saga stands"
+        hint = "compensate yourself; nothing of this saga stands here or downstream"
+    else:
+        status = 410
+        detail = "the saga was executed, and what it added to the context was dropped for its age"
+        hint = "it stands here and is never run anew: do not go on without its data, and do not"
+        hint += " send it under another id; let a person settle it"
+    problem = Problem(
+        type=ProblemType.PAST_RETENTION,
+        status=status,
+        title="Past retention",
+        detail=detail,
+        outcome=Outcome.EXECUTED if executed else Outcome.COMPENSATED,
+        retryable=False,
+        saga_id=saga_id,
+        trace_id=trace_id,
+        hint=hint,
+    )
+    return RenderedAnswer(status=status, body=problem.encode())
+
+
 def without_contents(saga_id: str, status: int, body: bytes) -> bytes:
     """The same answer without data and without the words of authors and neighbours.
 
     Code, type and outcome stay, and so do the names of the steps that stand.
     """
+    if not body:  # it was dropped for its age
+        return b""
     if status == 200:
         return encode_executed(saga_id, {})
     problem = decode_problem(body)

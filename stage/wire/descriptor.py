@@ -23,6 +23,10 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     adds: dict[str, Any]
     limits: Limits = DEFAULT_LIMITS
     compensation_window_seconds: float
+    answers_retention_seconds: float | None = None
+    """How long the answer of a saga is kept once its window is over; None: for ever."""
+    rows_retention_seconds: float | None = None
+    """How long anything is, of a saga whose id is a UUIDv7."""
     pivot: str | None = None
 
     def encode(self) -> bytes:

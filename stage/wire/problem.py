@@ -32,6 +32,7 @@ class ProblemType(StrEnum):
     OWN_MEMBER = "urn:saga-stage:problem:own-member-taken"
     NOT_YOURS = "urn:saga-stage:problem:not-your-saga"
     VERB_NOT_ALLOWED = "urn:saga-stage:problem:verb-not-allowed"
+    PAST_RETENTION = "urn:saga-stage:problem:past-retention"
     SAGA_LOST = "urn:saga-stage:problem:saga-lost"
     DEFECT = "urn:saga-stage:problem:defect"
     # Those below are the cases of their code alone.

@@ -32,7 +32,17 @@ from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries, loop_time
 from stage.engine.saga.acts import sweep_act
-from stage.engine.saga.closing import closed, erased, erasure_act, is_given_up, refuse_erasure
+from stage.engine.saga.closing import (
+    answer_past_retention,
+    closed,
+    erased,
+    erasure_act,
+    is_given_up,
+    keeps_no_stone,
+    purge_act,
+    refuse_erasure,
+    refuse_purge,
+)
 from stage.engine.saga.context import (
     Context,
     context_of,
@@ -42,6 +52,7 @@ from stage.engine.saga.context import (
     same_payload,
     upstream_of,
 )
+from stage.engine.saga.dropped import past_retention
 from stage.engine.saga.opening import Offer, OpenRequest
 from stage.engine.saga.words import readable
 from stage.ports.engine import (
@@ -362,6 +373,18 @@ class EmbeddedCommands(EmbeddedQueries):
             await self._clock.sleep(limited.LOOK_AGAIN_SECONDS)
         raise Unsettled("the saga changes all the time: ask again")
 
+    async def _purge(self, saga_id: str, *, actor: str, reason: str) -> None:
+        """Drop the row of a saga that is closed, or only its answer where its id has no instant."""
+        row, now = await self._store.get(saga_id), self._clock.now()
+        if row is None:
+            return
+        if why := refuse_purge(row, now):
+            raise NotAllowed(why)
+        act = purge_act(row, actor, reason, now)
+        if not await self._store.transact(partial(_purge_with, row=row, act=act)):
+            raise Unsettled("the saga changes just now: ask again")
+        await self._dropped.refresh()
+
     async def _operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
         if dry_run:
             now = await self.get_saga(saga_id)
@@ -452,10 +475,13 @@ class EmbeddedCommands(EmbeddedQueries):
         """Do the verb of a sweep to one saga; why it was refused, or nothing."""
         try:
             if await self._store.get(saga_id) is None:
-                return "it was never seen here"  # to compensate it would leave a tombstone
+                # To compensate one that was never seen would leave a tombstone.
+                return "it is not here: never seen, or dropped for its age"
             verb = verb_of(sweep, self._clock.now())
             if sweep.verb is SweepVerb.ERASE:
                 await self._erase(saga_id, actor=sweep.actor, reason=sweep.why)
+            elif sweep.verb is SweepVerb.PURGE:
+                await self._purge(saga_id, actor=sweep.actor, reason=sweep.why)
             elif verb is not None:
                 await self.operate(saga_id, verb, dry_run=False)
             else:
@@ -524,8 +550,11 @@ class EmbeddedCommands(EmbeddedQueries):
             if self._forwards:
                 check_room(envelope, size, self._limits.wire)
         except WireError:
-            if await self._store.get(envelope.saga_id) is None:
-                raise
+            if await self._store.get(envelope.saga_id) is not None:
+                return
+            if await self._dropped.has(envelope.saga_id):
+                raise past_retention(envelope.saga_id) from None
+            raise
 
     def _offer(
         self,
@@ -574,6 +603,15 @@ async def _close_with(unit: Unit, *, row: SagaRow, after: SagaRow, act: Act) -> 
     if erased_now:
         await unit.keep_act(act)
     return erased_now
+
+
+async def _purge_with(unit: Unit, *, row: SagaRow, act: Act) -> bool:
+    """Purge it and keep the act, or neither."""
+    whole = keeps_no_stone(row)
+    gone = await (unit.drop_row(row.id) if whole else unit.drop_answer(row.id))
+    if gone:
+        await unit.keep_act(act)
+    return gone
 
 
 def _latest(until: float) -> float:
@@ -630,6 +668,11 @@ def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
     """The stored answer; None while there is none."""
     if row is None or row.answer_status is None:
         return None
+    if row.answer_dropped:
+        answer = answer_past_retention(row)
+        return Reply(
+            status=answer.status, body=answer.body, replayed=replayed, traceparent=row.traceparent
+        )
     return Reply(
         status=row.answer_status,
         body=row.answer_body,

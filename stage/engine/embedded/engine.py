@@ -21,6 +21,7 @@ from stage.engine.embedded.recovery import Recovery
 from stage.engine.embedded.retention import Retention
 from stage.engine.embedded.scheduler import MakeScheduler
 from stage.engine.embedded.sweeps import Sweeps
+from stage.engine.saga.dropped import DroppedRows
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.lane import Lane
@@ -64,12 +65,15 @@ class EmbeddedEngine(EmbeddedCommands):
         """
         # Long because it lists the parts in the order in which they need each other.
         clock, limits = clock or SystemClock(), limits or EngineLimits()
-        ownership, window = store.ownership, limits.compensation_window_seconds
+        ownership = store.ownership
+        dropped = DroppedRows(store, clock)
         versions = Versions(participant)
         interpreter = Interpreter(versions, observer, clock, redact or as_they_are)
         journal = Journal(versions, observer, render)
         lane = Lane(interpreter, observer, clock) if limits.lane else None
-        opening = Opening(interpreter, journal, store, observer, clock, self._admit, code, lane)
+        opening = Opening(
+            interpreter, journal, store, observer, clock, self._admit, code, dropped, lane
+        )
         units = LiveUnits(interpreter, opening, journal, store, clock, lane)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(
@@ -94,6 +98,7 @@ class EmbeddedEngine(EmbeddedCommands):
                 sender=sender,
                 pauses=self._pauses,
                 units=units,
+                dropped=dropped,
                 elsewhere=Elsewhere(interpreter, store, scheduled=sagas.deposited is not None),
                 store=store,
                 clock=clock,
@@ -104,13 +109,15 @@ class EmbeddedEngine(EmbeddedCommands):
         self._sweeps = Sweeps(store, clock, observer, self.act_on, self.finish)
         self.sweeps_changed = self._sweeps.wake
         self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
-        self._retention = Retention(store, observer, clock, window)
+        self._retention = Retention(store, observer, clock, limits, dropped)
+        self._dropped = dropped
         self._tombstones = TombstoneShares(limits.upstreams)
         self._code = code
         self._leaving = False
 
     async def start(self) -> None:
         """Claim every unfinished saga, then serve; later ones are opened when they are due."""
+        await self._dropped.refresh()
         await self._pauses.start()
         await self._scheduler.start()
         self._lease.start()

@@ -49,6 +49,8 @@ CLOSE_SAGAS_MAX = 100
 CLOSE_SHARE = 0.2
 """The share of the time that closing may take while there is more to close. A unit takes longer
 when the writer has much to do, so that closing gives way to sagas."""
+DROP_ACTS_MAX = 500
+"""Acts of the audit that are dropped in one unit."""
 CLOSE_PAUSE_SECONDS_MIN = 0.05
 CLOSE_PAUSE_SECONDS_MAX = 10.0
 
@@ -66,6 +68,12 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     compensation_reserve: float = 0.1
     """The share of a budget that is kept back for compensation."""
     compensation_window_seconds: float = 7 * 86_400.0
+    answers_retention_seconds: float | None = None
+    """How long the answer of a closed saga is kept; None: for ever (decision 0080)."""
+    rows_retention_seconds: float | None = None
+    """How long its row is, where its id has an instant."""
+    audit_retention_seconds: float | None = None
+    """How long the acts of operators are."""
     upstreams: frozenset[str] = frozenset()
     """The names that are configured: each has its share of what callers may take (rule 37)."""
     wire: Limits = DEFAULT_LIMITS

@@ -9,6 +9,7 @@ from stage.engine.embedded.limits import EngineLimits
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.embedded.pauses import Pauses
+from stage.engine.saga.dropped import DroppedRows
 from stage.engine.saga.opening import Opening
 from stage.engine.saga.sender import Sender
 from stage.engine.saga.words import Redact
@@ -27,6 +28,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     sender: Sender
     pauses: Pauses
     units: LiveUnits
+    dropped: DroppedRows
     elsewhere: Elsewhere
     store: Store
     clock: Clock

@@ -18,13 +18,15 @@ from stage.engine.embedded.census import Census
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.saga.context import context_of
+from stage.engine.saga.dropped import past_retention
 from stage.engine.saga.shared import shared_with
 from stage.engine.saga.shown import SHOWN_ENVELOPE_BYTES_MAX, shown_in
-from stage.ports.engine import SagaLost, SharedSagas, Shown, Snapshot
+from stage.ports.engine import PastRetention, SagaLost, SharedSagas, Shown, Snapshot
 from stage.ports.identity import Identity
 from stage.ports.peers import PeerStanding
 from stage.ports.stage import family_of
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
+from stage.wire.envelope import format_instant
 from stage.wire.problem import WireError
 from stage.wire.shared import SHARED_BYTES_MAX, SharedSaga
 
@@ -40,6 +42,7 @@ class EmbeddedQueries:
         self._pauses = parts.pauses
         self._sender = parts.sender
         self._units = parts.units
+        self._dropped = parts.dropped
         self._elsewhere = parts.elsewhere
         self._store = parts.store
         self._plan = parts.participant.plan
@@ -66,7 +69,10 @@ class EmbeddedQueries:
             return live
         if self._store.identity.awaits_release:
             raise SagaLost("the database was restored: which sagas were seen is not known here")
-        return live | await self._store.seen(saga_ids)
+        found = live | await self._store.seen(saga_ids)
+        # One that may have been dropped was maybe executed: nothing may say that it was not.
+        gone = [each for each in saga_ids if each not in found and await self._dropped.has(each)]
+        return found.union(gone)
 
     async def journal(self, saga_id: str, after: int = 0, wait_seconds: float = 0.0) -> list[Entry]:
         """See `ports.engine.Queries`."""
@@ -93,6 +99,8 @@ class EmbeddedQueries:
         found = await self._elsewhere.stored(saga_id)
         if found is None and self._store.identity.awaits_release:
             raise SagaLost(f"saga {saga_id} is not in the database, which was restored")
+        if found is None and await self._dropped.has(saga_id):
+            raise past_retention(saga_id)
         return found
 
     async def _changed(self, found: Snapshot, until: float, wanted: Callable[[Saga], bool]) -> None:
@@ -162,6 +170,13 @@ class EmbeddedQueries:
         if self._store.identity.awaits_release:
             raise SagaLost("the database was restored: which sagas were shared is not known here")
         await self._written()
+        dropped = await self._store.dropped()
+        if since.at <= dropped.changed_until:
+            raise PastRetention(
+                "rows of sagas that changed until"
+                f" {format_instant(dropped.changed_until)} were dropped for their age, so that the"
+                " list would not be whole: ask from later on, and take over the older ones by hand"
+            )
         rows = await self._store.changed(since)
         found: list[SharedSaga] = []
         size = 0

@@ -1,8 +1,15 @@
-"""Retention: sagas that are over for longer than the compensation window are closed (rule 21)."""
+"""Retention: what is over is closed, and in the end dropped, each after its own time (rule 21).
+
+Closing drops the undo data of a saga that is over for longer than the compensation window. Answers,
+rows and acts of the audit are kept for ever, unless the operator says for how long (decision 0080).
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
 
 from stage.core.errors import StoreUnavailable
 from stage.engine.clock import STEADY_SECONDS_MIN, jump_of
@@ -11,35 +18,56 @@ from stage.engine.embedded.limits import (
     CLOSE_PAUSE_SECONDS_MIN,
     CLOSE_SAGAS_MAX,
     CLOSE_SHARE,
+    DROP_ACTS_MAX,
+    EngineLimits,
 )
+from stage.engine.saga.dropped import DroppedRows
 from stage.ports.clock import Clock
-from stage.ports.observer import Observer, TraceContext
+from stage.ports.observer import DroppedKind, Observer, TraceContext
 from stage.ports.store import Store, Unit
+
+Batch = Callable[[Unit], Awaitable[int]]
 
 
 class Retention:
-    """Closes sagas in bounded batches. A round goes on after any error."""
+    """Closes and drops in bounded batches. A round goes on after any error."""
 
     def __init__(
-        self, store: Store, observer: Observer, clock: Clock, window_seconds: float
+        self,
+        store: Store,
+        observer: Observer,
+        clock: Clock,
+        limits: EngineLimits,
+        dropped: DroppedRows,
     ) -> None:
-        """`window_seconds` is the compensation window."""
         self._store = store
         self._observer = observer
         self._clock = clock
-        self._window_seconds = window_seconds
+        self._window_seconds = limits.compensation_window_seconds
+        self._dropped = dropped
+        self._drops: list[tuple[DroppedKind, Batch, int]] = []
+        """The kinds of things that are dropped, the batch of each, and the most in one."""
+        kept: Final = (
+            (DroppedKind.ANSWER, limits.answers_retention_seconds, self._drop_answers),
+            (DroppedKind.ROW, limits.rows_retention_seconds, self._drop_rows),
+            (DroppedKind.ACT, limits.audit_retention_seconds, self._drop_acts),
+        )
+        for kind, seconds, batch in kept:
+            if seconds is not None:
+                most = DROP_ACTS_MAX if kind is DroppedKind.ACT else CLOSE_SAGAS_MAX
+                self._drops.append((kind, partial(batch, seconds=seconds), most))
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin the rounds."""
-        self._task = asyncio.get_running_loop().create_task(self._close())
+        self._task = asyncio.get_running_loop().create_task(self._keep_going())
 
     def stop(self) -> None:
         """Begin no further round."""
         if self._task is not None:
             self._task.cancel()
 
-    async def _close(self) -> None:
+    async def _keep_going(self) -> None:
         loop = asyncio.get_running_loop()
         # A process may have been started while the clock was wrong.
         await self._clock.sleep(min(self._window_seconds, STEADY_SECONDS_MIN))
@@ -49,19 +77,39 @@ class Retention:
                 await self._clock.sleep(CLOSE_PAUSE_SECONDS_MAX)
                 continue
             try:
-                closed = await self._store.transact(self._close_batch)
+                more = await self._round()
             except StoreUnavailable:
-                closed = 0
+                more = False
             except Exception as error:
-                closed = 0
+                more = False
                 self._observer.defect("retention", "", TraceContext(), error)
-            if closed < CLOSE_SAGAS_MAX:
+            if not more:
                 pause = min(CLOSE_PAUSE_SECONDS_MAX, self._window_seconds / 10)
                 await self._clock.sleep(max(CLOSE_PAUSE_SECONDS_MIN, pause))
             else:
                 took = loop.time() - began
                 await self._clock.sleep(took * (1.0 / CLOSE_SHARE - 1.0))
 
+    async def _round(self) -> bool:
+        """One batch of each kind; whether there is more to do."""
+        more = await self._store.transact(self._close_batch) >= CLOSE_SAGAS_MAX
+        for kind, batch, most in self._drops:
+            if gone := await self._store.transact(batch):
+                self._observer.dropped(kind, gone)
+            more = more or gone >= most
+        if self._store.ownership.renew_seconds is not None or self._drops:
+            await self._dropped.refresh()
+        return more
+
     async def _close_batch(self, unit: Unit) -> int:
         now = self._clock.now()
         return await unit.close_ended(now - self._window_seconds, now, CLOSE_SAGAS_MAX)
+
+    async def _drop_answers(self, unit: Unit, *, seconds: float) -> int:
+        return await unit.drop_answers(self._clock.now() - seconds, CLOSE_SAGAS_MAX)
+
+    async def _drop_rows(self, unit: Unit, *, seconds: float) -> int:
+        return await unit.drop_rows(self._clock.now() - seconds, CLOSE_SAGAS_MAX)
+
+    async def _drop_acts(self, unit: Unit, *, seconds: float) -> int:
+        return await unit.drop_acts(self._clock.now() - seconds, DROP_ACTS_MAX)

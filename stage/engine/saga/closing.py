@@ -5,10 +5,16 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from stage.core.states import SagaState
+from stage.core.unseen import sent_at_of
 from stage.engine.saga.acts import how_it_stands
 from stage.engine.saga.context import any_payload
+from stage.engine.saga.dropped import DROP_AGE_SECONDS_MIN
 from stage.ports.store import Act, SagaRow
-from stage.wire.answers import without_contents
+from stage.wire.answers import render_past_retention, without_contents
+from stage.wire.ending import RenderedAnswer
+
+DAY_SECONDS = 86_400.0
+_OVER = (SagaState.COMPLETED, SagaState.COMPENSATED)
 
 
 def is_given_up(row: SagaRow) -> bool:
@@ -53,6 +59,54 @@ def erased(row: SagaRow, at: float) -> SagaRow:
         fingerprint=any_payload(row.fingerprint),
         tracestate="",
         answer_body=body,
+    )
+
+
+def refuse_purge(row: SagaRow, now: float) -> str:
+    """Why a saga may not be purged yet, with the fix; empty when it may."""
+    if row.state not in _OVER or row.due_at is not None or row.parked:
+        return "it is not over, or something of it stands: only sagas that ended well are purged"
+    if row.closed_at is None:
+        return "its compensation window is not over: wait until it is closed"
+    sent_at = sent_at_of(row.id)
+    if sent_at is not None and sent_at > now - DROP_AGE_SECONDS_MIN:
+        days = DROP_AGE_SECONDS_MIN / DAY_SECONDS
+        return f"its id is younger than {days:g} days: a repeat of it may be on its way"
+    return ""
+
+
+def keeps_no_stone(row: SagaRow) -> bool:
+    """Whether the row may go: the instant in its id proves that a repeat comes too late.
+
+    Of any other saga the row stays, without its answer.
+    """
+    return sent_at_of(row.id) is not None and row.id == row.id.lower()
+
+
+def purge_act(before: SagaRow, actor: str, reason: str, at: float) -> Act:
+    """The act as the audit keeps it, which is all that is left of the saga."""
+    answer = f"answered {before.answer_status}" if before.answered else "never answered"
+    return Act(
+        at=at,
+        actor=actor,
+        act="purged",
+        target=before.id,
+        reason=reason,
+        before=f"{how_it_stands(before)}, {answer}",
+        after="dropped" if keeps_no_stone(before) else "its answer is dropped",
+    )
+
+
+def answer_past_retention(row: SagaRow) -> RenderedAnswer:
+    """The answer for a saga whose own was dropped for its age: its outcome is known all the same.
+
+    Retention drops those of sagas that completed or were compensated. The same row, the same bytes.
+    """
+    return render_past_retention(
+        row.id,
+        row.answer_status or 0,
+        executed=row.state is SagaState.COMPLETED,
+        trace_id=row.trace.trace_id or None,
     )
 
 

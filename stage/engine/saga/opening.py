@@ -26,6 +26,7 @@ from stage.engine.saga.context import (
     with_baggage,
 )
 from stage.engine.saga.cut_off import CutOff, cut_off
+from stage.engine.saga.dropped import DroppedRows
 from stage.engine.saga.folds import Folds
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
@@ -115,6 +116,7 @@ class Opening:
         clock: Clock,
         admit: Callable[[OpenRequest], None],
         code: AuthorCode,
+        dropped: DroppedRows,
         lane: Lane | None = None,
     ) -> None:
         """`admit` raises Busy for a new saga, or a tombstone, that is not to be taken on.
@@ -131,6 +133,7 @@ class Opening:
         self._clock = clock
         self._admit = admit
         self._code = code
+        self._dropped = dropped
         self.folds = Folds()
         """Those that left memory to wait."""
 
@@ -141,6 +144,7 @@ class Opening:
         """
         row = await unit.take(request.saga_id)
         if row is None:
+            await self._refuse_dropped(unit, request)
             return await self._begin(unit, request)
         context = context_of(row, self._codec)
         self._observer.bind(request.saga_id, context.trace)  # for the functions of this unit
@@ -325,6 +329,15 @@ class Opening:
         stored = self._journal.store(transition, context, before=None)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return msgspec.structs.replace(stored, span=span)
+
+    async def _refuse_dropped(self, unit: Unit, request: OpenRequest) -> None:
+        """Raise PastRetention for one that may have been here, before anything is said of it.
+
+        While a restored database awaits its release, every saga that it lacks may come back.
+        """
+        if self._store.identity.awaits_release:
+            return
+        await self._dropped.refuse_in(unit, request.saga_id)
 
     async def _act(
         self, unit: Unit, saga: Saga, context: Context, events: list[e.Event], span: Span

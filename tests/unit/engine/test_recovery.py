@@ -22,6 +22,7 @@ from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.recovery import Recovery
 from stage.engine.embedded.retention import Retention
+from stage.engine.saga.dropped import DroppedRows
 from stage.engine.saga.opening import OpenRequest
 from stage.ports.engine import LeftToNewer
 from stage.ports.ownership import Ownership
@@ -84,6 +85,7 @@ class Due:
     def __init__(self, due: int, closable: int = 0) -> None:
         self.ids = [f"s{number:05}" for number in range(due)]
         self.closable = closable
+        self.ownership = SoleOwner(self.due)
 
     async def due(self, before: float, limit: int, version: int) -> list[str]:
         """All of them, and none at the next scan."""
@@ -193,7 +195,9 @@ async def test_sagas_of_a_newer_release_keep_none_behind_them_from_recovery(
 async def test_closing_rests_for_longer_than_it_works(closable: int) -> None:
     """While there is more to close, and in proportion to how long the writer took for it."""
     clock, store = HandClock(), Due(0, closable)
-    retention = Retention(cast(Store, store), NullObserver(), clock, 60.0)
+    limits = EngineLimits(compensation_window_seconds=60.0)
+    dropped = DroppedRows(cast(Store, store), clock)
+    retention = Retention(cast(Store, store), NullObserver(), clock, limits, dropped)
     retention.start()
     await clock.asleep.acquire()
     await clock.wake(60.0)  # the first one waits, for a clock that may be wrong (rule 34)

@@ -100,7 +100,7 @@ def test_no_label_holds_an_id() -> None:
     """Cardinality is that of steps, peers and outcomes."""
     labels = {label for metric in names.METRICS.values() for label in metric.labels}
     known = {"state", "cause", "peer", "place", "outcome", "step", "activity", "where", "thread"}
-    of_requests = {"method", "route", "code", "what", "part", "answer"}
+    of_requests = {"method", "route", "code", "what", "part", "answer", "kind"}
     assert known | of_requests | {"target", "direction"} == labels
 
 

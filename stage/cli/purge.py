@@ -1,0 +1,40 @@
+"""`stage purge`: the rows of sagas that ended long ago, dropped by a sweep."""
+
+from __future__ import annotations
+
+import click
+
+from stage.cli.operate import audited
+from stage.cli.sweep import begin
+from stage.core.states import SagaState
+from stage.core.sweep_verbs import SWEEP_RATE_MAX
+
+ENDED = (SagaState.COMPLETED.value, SagaState.COMPENSATED.value)
+
+
+@click.command(short_help="Drop the rows of sagas that ended before a date.")
+@click.option(
+    "--ended-before",
+    required=True,
+    metavar="TIME",
+    help="Those that last changed before, RFC 3339.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True, max=SWEEP_RATE_MAX),
+    default=50.0,
+    show_default=True,
+    help="Sagas a second.",
+)
+@audited
+def purge(
+    ended_before: str, rate: float, url: str, reason: str, actor: str, dry_run: bool
+) -> int:  # fmt: skip
+    """Drop every saga that is closed and ended before TIME: a sweep, which `stage sweeps` shows.
+
+    A repeat of one is answered 410 from then on, and never run. A saga whose id is no UUIDv7 keeps
+    its row, and loses its answer. At most 20,000 at a time, those with the first ids.
+    """
+    order = {"actor": actor, "reason": reason, "dry_run": dry_run}
+    where = {"state": ENDED, "changed_before": ended_before}
+    return begin(url, "purge", where, rate, order)

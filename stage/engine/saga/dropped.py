@@ -1,0 +1,58 @@
+"""Whether a saga that is not there may have been here, and its row dropped (decision 0080)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stage.core.unseen import may_be_dropped, sent_at_of
+from stage.ports.clock import Clock
+from stage.ports.engine import PastRetention
+from stage.ports.store import Dropped, Store, Unit
+
+DROP_AGE_SECONDS_MIN: Final = 7 * 86_400.0
+"""No row is dropped whose id is of a later instant than so long ago."""
+LOOK_AGE_SECONDS: Final = 86_400.0
+"""The database is asked about ids that are older. No row of a younger one was dropped, unless a
+clock was wrong by days: then the last known mark says so."""
+
+
+class DroppedRows:
+    """The mark up to which rows were dropped, as far as this process needs to know it."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self.known = Dropped()
+        """As it was read last; it only ever grows."""
+
+    async def refresh(self) -> None:
+        """Read it: another replica may have dropped rows, or an older process."""
+        self.known = await self._store.dropped()
+
+    async def refuse_in(self, unit: Unit, saga_id: str) -> None:
+        """Raise PastRetention for a saga that is not there and may have been dropped."""
+        if may_be_dropped(saga_id, self.known.ids_until):
+            raise past_retention(saga_id)
+        if self._is_old(saga_id) and may_be_dropped(saga_id, (await unit.dropped()).ids_until):
+            raise past_retention(saga_id)
+
+    async def has(self, saga_id: str) -> bool:
+        """The same as a word, outside of a unit."""
+        if may_be_dropped(saga_id, self.known.ids_until):
+            return True
+        if not self._is_old(saga_id):
+            return False
+        await self.refresh()
+        return may_be_dropped(saga_id, self.known.ids_until)
+
+    def _is_old(self, saga_id: str) -> bool:
+        sent_at = sent_at_of(saga_id)
+        return sent_at is not None and sent_at < self._clock.now() - LOOK_AGE_SECONDS
+
+
+def past_retention(saga_id: str) -> PastRetention:
+    """Why nothing is said of the saga."""
+    return PastRetention(
+        f"saga {saga_id} is not here, and its id is older than rows that were dropped for their"
+        " age: whether it was executed here is not known any more, and it is never run anew"
+    )
