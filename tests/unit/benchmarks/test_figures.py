@@ -81,7 +81,7 @@ def test_a_machine_that_slows_down_between_rounds_changes_no_figure() -> None:
     assert (3.0, 3.0, True) == (figure.value, figure.goal, figure.reached)
 
 
-def test_the_cost_of_safety_is_told_in_microseconds() -> None:
+def test_the_cost_of_safety_is_in_microseconds() -> None:
     """P12 and P4: processor time more than another contestant of the same round."""
     samples = [
         sample(STAGE.name, 0, 1_000.0, cpu=400.0),
@@ -98,7 +98,7 @@ def test_the_cost_of_safety_is_told_in_microseconds() -> None:
 
 
 def test_a_figure_needs_both_sides() -> None:
-    """What was left out is not told; the lone latency is that of one connection."""
+    """No contestant that was left out has one; the lone latency is that of one connection."""
     samples = [sample(STAGE.name, 0, 1_000.0), sample(CEILING.name, 0, 1_250.0)]
     samples += [
         sample(STAGE.name, 0, 500.0, width=LONE, p50=0.0023),
@@ -185,7 +185,7 @@ def test_the_comparisons_on_a_server_name_its_contestants(tmp_path: Path) -> Non
         (None, "not known"),
     ],
 )
-def test_the_build_of_the_interpreter_is_told_without_its_paths(
+def test_the_build_of_the_interpreter_is_named_without_its_paths(
     arguments: str | None, expected: str
 ) -> None:
     """A figure of an interpreter without PGO is not that of one with it."""

@@ -18,7 +18,7 @@ Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def offered(
     endpoint: Endpoint, *, rate: float, seconds: float, connections_max: int = 64
 ) -> list[Answered]:
-    """What it sees of a server that answers so."""
+    """The answers that it sees of a server with that endpoint."""
     app = web.Application()
     app.router.add_post("/sagas", endpoint)
     async with TestServer(app) as server:

@@ -1,4 +1,4 @@
-"""What is measured beside the stage: the same answers, and the writes that it promises."""
+"""Services measured beside the stage: the same answers, and the writes that each promises."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def neighbours(clients: set[str] | None = None) -> AsyncIterator[str]:
 
 
 async def answers(url: str) -> list[object]:
-    """What that many sagas are answered, all sent at once."""
+    """The answers of that many sagas, all sent at once."""
     async with aiohttp.ClientSession() as session:
         return await asyncio.gather(*(post(session, url, f"s-{n}") for n in range(SAGAS)))
 
@@ -82,7 +82,7 @@ async def post(session: aiohttp.ClientSession, url: str, saga_id: str) -> object
 async def test_the_ceiling_makes_both_calls_through_its_client(
     tmp_path: Path, each: Contestant, client: str
 ) -> None:
-    """And answers what the handler and the stage answer."""
+    """The answer is that of the stage."""
     clients: set[str] = set()
     async with neighbours(clients) as outside:
         with running(each, Place(folder=tmp_path, neighbours=outside)) as service:
