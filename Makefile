@@ -22,8 +22,9 @@ quick: $(VENV)/.ready ## run the unit tests of the rooms, for the inner loop
 	    --ignore tests/unit/cli --ignore tests/unit/stubs --ignore tests/unit/benchmarks
 
 # Four workers on two processors: a test of real processes waits for more than half of its time.
-test: $(VENV)/.ready ## run all tests, with a small helping of each fault kit
-	@$(BIN)/python -m pytest -n 4 --dist worksteal
+test: WORKERS ?= 4
+test: $(VENV)/.ready ## run all tests, with a small helping of each fault kit (WORKERS=4)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # The sizes of both tiers stand in tests/sizes.py. A kit that does not reach its size is an error.
 # What measures a speed runs last, by itself.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+DRIVEN_KILLS = "tests/acceptance/orchestrators/test_kills.py"
 EVERY_POINT = "tests/simulation/test_every_point.py"
 SECONDS: Mapping[str, Mapping[str, int]] = {
     "test": {
@@ -70,13 +71,16 @@ SECONDS: Mapping[str, Mapping[str, int]] = {
         f"{EVERY_POINT}::test_one_fault_at_every_point": 2,
         f"{EVERY_POINT}::test_a_second_fault_at_every_point_after_the_first": 9,
         "tests/acceptance/test_failover.py": 120,
-        "tests/acceptance/orchestrators/test_kills.py": 100,
+        f"{DRIVEN_KILLS}::test_kills_lose_double_and_leave_nothing": 100,
+        "tests/acceptance/orchestrators/test_conformance.py": 80,
         "tests/acceptance/test_many_stuck.py": 300,
         "tests/acceptance/test_overload.py": 100,
         "tests/scenario/attacks/test_canaries.py": 90,
         "tests/scenario/attacks/test_every_credential.py": 70,
         "tests/simulation/test_mutants.py": 60,
-        "tests/acceptance/test_exact_kills.py": 60,
+        "tests/acceptance/test_exact_kills.py::test_killed_at_any_call_the_books_agree": 40,
+        "tests/acceptance/test_power_loss.py": 40,
+        "tests/acceptance/test_erasure.py": 40,
         "tests/simulation/test_outages.py": 60,
         "tests/acceptance/test_rolling.py": 50,
         "tests/acceptance/test_whole_traces.py": 45,
