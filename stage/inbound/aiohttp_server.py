@@ -121,7 +121,7 @@ class BoundedProtocol(Connection):
         self._read_since: float | None = None
         """When it began to wait, if all that was written before was read by then."""
         self._held = False
-        """A start of it was shed, and is answered a while later."""
+        """A start of it waits for its turn."""
         self._turned_away = False
         self.certificate = None
         self.caller = ""
@@ -150,34 +150,36 @@ class BoundedProtocol(Connection):
         if self._head_since is None and self._server.is_waiting(self):
             overload = self._server.overload
             if overload.limited and is_whole_start(data) and not overload.lets_in(self.caller):
-                self._shed(data)
+                self._hold(data)
                 return
             self._head_since = self._server.now()
         super().data_received(data)
 
-    def _shed(self, data: bytes) -> None:
-        """Refuse a start without parsing it, and a while later, unless it repeats one that ran.
+    def _hold(self, data: bytes) -> None:
+        """Let a start wait for its turn without parsing it.
 
-        To parse one costs a tenth of a saga, and a client that asks again at once would ask for
-        nothing else to be done. Meanwhile it is not read.
+        To parse one costs a tenth of a saga, and a client that is refused at once and asks again
+        at once would ask for nothing else to be done. Meanwhile it is not read.
         """
-        self._server.overload.shed += 1
         self._server.forget(self)  # it does not give way: it will be answered
         if self.transport is not None:
             self._held = True
             self.transport.pause_reading()
-            self._server.held.hold(key_in(data), partial(self._answer_shed, data))
+            held = partial(self._answer_held, data)
+            self._server.held.hold(key_in(data), self.caller, held)
 
-    def _answer_shed(self, data: bytes, seen: bool | None) -> None:
+    def _answer_held(self, data: bytes, is_parsed: bool | None) -> None:
+        """See `held.Answered`."""
         transport, self._held = self.transport, False
         if transport is None or transport.is_closing():
             return
         self._server.waits(self)
-        if seen and not self._close:
+        if is_parsed and not self._close:
             self._head_since = self._server.now()
             super().data_received(data)
         else:
-            answers = _SHED if seen is False else _SHED_UNKNOWN
+            self._server.overload.shed += 1
+            answers = _SHED if is_parsed is False else _SHED_UNKNOWN
             transport.write(answers[int(random() * len(answers))])
         if self._close:
             transport.close()
@@ -333,7 +335,7 @@ class BoundedServer(web.Server):
         handle = _counted(server.request_handler, direct)
         super().__init__(handle, request_factory=server.request_factory)
         self.overload = service.admission.overload
-        self.held = HeldStarts(service.lookups)
+        self.held = HeldStarts(service.lookups, self.overload)
         self.retiring = False
         self.now: Callable[[], float] = asyncio.get_running_loop().time
         self._limits = limits

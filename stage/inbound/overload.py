@@ -1,8 +1,10 @@
 """How many sagas may be started a second, learnt from how late we are (rule 37).
 
 An event loop or a writer with too much to do answers everybody late, compensations included. So
-starts are shed while it is late: additive increase and multiplicative decrease of a rate. It is a
-rate and no number of places, because sagas that hang at a neighbour take places and no time.
+starts are shed while it is late. It becomes later by the work that comes in beyond the work that is
+done, so the rate follows that change at once, and keeps us a little late: a proportional-integral
+control. It controls a rate and no number of places, because sagas that hang at a neighbour take
+places and no time.
 
 The rate is shared out evenly among the callers that ask, so that one that sends too much is shed
 before the others are.
@@ -22,10 +24,17 @@ LATE_TICKS = 3
 """So many of them in a row: one alone is a pause of the machine. One that is five times as late
 counts for all."""
 DECREASE = 0.9
-INCREASE = 1.02
-CALM_TICKS = 10
-"""So many ticks in a row that were not late: the limit is far too low, and grows faster."""
-INCREASE_CALM = 1.1
+"""The first limit, as a part of what was admitted lately."""
+TARGET_SECONDS = 0.05
+"""How late we want to be: never idle, and few sagas at once."""
+GAIN = 0.6
+"""How much the rate grows in a tick for each second that we are less late than that."""
+DAMPING = 4.0
+"""How much it falls for each second that we have become later since the tick before."""
+INCREASE_FIRST = 1.1
+"""As long as nothing has been late under this limit, which may have been set far too low."""
+CHANGE_MAX = 0.3
+"""In one tick: it may be a pause of the machine."""
 RECOVERY = 1.2
 """While nothing is shed, the limit is forgotten fast."""
 RATE_MIN = 100.0
@@ -51,8 +60,11 @@ class Overload:
         """Starts since the last tick that are parsed and not judged yet, by caller."""
         self._admitted = 0.0
         self._shed_before = 0
+        self._holds = False
         self._late = 0
-        self._calm = 0
+        self._behind = 0.0
+        self._is_new = False
+        """Nothing has been late under this limit."""
         self._usual = 0.0
         """Starts a second that were admitted, over the last ticks."""
 
@@ -77,6 +89,10 @@ class Overload:
                 return False
             self._let_in[caller] += 1
         return True
+
+    def holds(self) -> None:
+        """A start waits for its turn, so there is more to do than the limit allows."""
+        self._holds = True
 
     def admits(self, caller: str = "", cost: float = 1.0) -> bool:
         """Take one start on, or count it as shed. `cost` is its work, as a part of a start's."""
@@ -103,22 +119,30 @@ class Overload:
         passed = TICK_SECONDS + late
         self._let_in.clear()
         self._usual += 0.3 * (self._admitted / passed - self._usual)
-        shed_lately = self.shed > self._shed_before
-        self._admitted, self._shed_before = 0, self.shed
+        pressed = self._holds or self.shed > self._shed_before
+        self._admitted, self._shed_before, self._holds = 0, self.shed, False
         behind = max(late, waited)
-        self._calm = self._calm + 1 if behind <= LATE_SECONDS else 0
         self._late = self._late + 1 if behind > LATE_SECONDS else 0
-        if behind > 5 * LATE_SECONDS:
-            self._late = LATE_TICKS
-        if self._late >= LATE_TICKS:
-            self.rate = max(RATE_MIN, min(self.rate, self._usual) * DECREASE)
-            self._late = 0  # it takes a while to be felt
-        elif self.rate < inf and not self._late:
-            grown = INCREASE if self._calm < CALM_TICKS else INCREASE_CALM
-            self.rate *= grown if shed_lately else RECOVERY
-            if self.rate > RATE_FREE:
-                self.rate = inf
+        if self.rate < inf:
+            self._steer(behind, pressed=pressed)
+        elif self._late >= LATE_TICKS or behind > 5 * LATE_SECONDS:
+            self.rate, self._is_new = max(RATE_MIN, self._usual * DECREASE), True
+        self._behind = behind
         self._share_out(passed)
+
+    def _steer(self, behind: float, *, pressed: bool) -> None:
+        """Change a limit that there is. `pressed`: somebody waited for it, or was refused."""
+        change = GAIN * (TARGET_SECONDS - behind) - DAMPING * (behind - self._behind)
+        if behind > TARGET_SECONDS and behind >= self._behind:
+            self._is_new = False
+        if change > 0.0 and not pressed:
+            change = RECOVERY - 1.0
+        elif change > 0.0 and self._is_new:
+            change = max(change, INCREASE_FIRST - 1.0)
+        change = max(-CHANGE_MAX, min(CHANGE_MAX, change))
+        self.rate = max(min(RATE_MIN, self.rate), self.rate * (1.0 + change))
+        if self.rate > RATE_FREE:
+            self.rate = inf
 
     def _share_out(self, passed: float) -> None:
         """Give each caller that asked lately the same; what one leaves, the others may take."""

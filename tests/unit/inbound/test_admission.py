@@ -10,7 +10,7 @@ import pytest
 
 from stage.inbound.admission import JOINS_MAX, Admission, NotSaid, TooManyJoined
 from stage.inbound.aiohttp_server import is_whole_start
-from stage.inbound.overload import LATE_TICKS, RATE_MIN, TICK_SECONDS, Overload
+from stage.inbound.overload import LATE_SECONDS, LATE_TICKS, RATE_MIN, TICK_SECONDS, Overload
 from stage.ports.engine import Busy
 
 LATE = 0.3
@@ -75,6 +75,33 @@ def run(overload: Overload, seconds: float, offered: float, capacity: float) -> 
         late = backlog / capacity
         overload.tick(late)
     return admitted / passed
+
+
+@pytest.mark.parametrize("capacity", [150.0, 400.0, 2_000.0])
+@pytest.mark.parametrize("times", [1.5, 5.0, 20.0])
+def test_the_queue_of_the_writer_stays_short_and_is_never_empty(
+    capacity: float, times: float
+) -> None:
+    """A rate that grows until it is too much, and falls, lets compensations wait in turns."""
+    overload, backlog, lates, done = Overload(), 0.0, list[float](), list[float]()
+    for _ in range(700):
+        admitted = sum(overload.admits() for _ in range(int(times * capacity * TICK_SECONDS)))
+        backlog += admitted
+        done.append(min(backlog, capacity * TICK_SECONDS))
+        backlog -= done[-1]
+        lates.append(backlog / capacity)
+        overload.tick(0.0, waited=lates[-1])
+    assert sum(done[100:]) > 0.97 * capacity * TICK_SECONDS * 600
+    assert max(lates[100:]) < 1.5 * LATE_SECONDS
+
+
+def test_a_limit_that_is_far_too_low_is_left_within_seconds() -> None:
+    """The first burst of a stage that did nothing: nobody knew what it can do."""
+    overload = Overload()
+    overload.tick(1.0)
+    assert RATE_MIN == overload.rate
+    run(overload, 4, offered=10_000, capacity=2_000)
+    assert 0.9 * 2_000 < run(overload, 5, offered=10_000, capacity=2_000)
 
 
 def test_five_times_the_load_is_shed_to_what_can_be_done() -> None:

@@ -1,0 +1,145 @@
+"""Starts that wait for their turn before they are parsed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from stage.inbound import held as module
+from stage.inbound.held import HeldStarts
+from stage.inbound.lookups import Lookups
+from stage.inbound.overload import Overload
+
+NOBODY = 1e-9
+"""A rate of starts that admits none."""
+LIMIT_SECONDS = 10.0
+
+
+class Waiting:
+    """Held starts, and how each was answered, in the order of the answers."""
+
+    def __init__(self, *seen: str) -> None:
+        async def looked(saga_ids: Sequence[str]) -> frozenset[str]:
+            return frozenset(saga_ids) & frozenset(seen)
+
+        self.overload = Overload()
+        self.overload.rate = NOBODY
+        self.overload.tick(0.0)
+        self.held = HeldStarts(Lookups(looked), self.overload)
+        self.answered: dict[str, bool | None] = {}
+        self._changed = asyncio.Event()
+
+    def hold(self, saga_id: str, caller: str = "order") -> None:
+        """Hold one."""
+
+        def answer(is_parsed: bool | None) -> None:
+            self.answered[saga_id] = is_parsed
+            self._changed.set()
+
+        self.held.hold(saga_id, caller, answer)
+
+    def places(self, starts: int) -> None:
+        """From now on there are so many, once."""
+        self.overload.rate = 10.0 * starts
+        self.overload.tick(0.0)
+        self.overload.rate = NOBODY
+
+    async def until(self, count: int) -> None:
+        """Return when so many are answered. Raises TimeoutError."""
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while len(self.answered) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@pytest.fixture
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many go in one tick as there are places."""
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "HELD_SECONDS", LIMIT_SECONDS)
+
+
+async def test_a_start_that_waits_is_let_in_as_soon_as_there_is_a_place(all_at_once: None) -> None:
+    """It is not refused, and nobody looks for it."""
+    waiting = Waiting()
+    waiting.hold("s-1")
+    waiting.places(1)
+
+    await waiting.until(1)
+
+    assert {"s-1": True} == waiting.answered
+    assert not waiting.overload.lets_in("order")  # it has taken that place
+
+
+async def test_most_places_go_to_the_newest_and_some_to_the_oldest(
+    all_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest get their answers at once; the oldest would be refused next."""
+    monkeypatch.setattr(module, "OLDEST_OF", 4)
+    waiting = Waiting()
+    for number in range(100):
+        waiting.hold(f"s-{number}")
+    waiting.places(12)
+    waiting.overload.rate = 10_000.0
+
+    await waiting.until(12)
+
+    let_in = [int(saga_id.removeprefix("s-")) for saga_id in waiting.answered][:12]
+    assert 3 == sum(number < 50 for number in let_in)
+    assert {0, 99} < set(let_in)
+
+
+async def test_places_of_one_caller_go_to_no_other(all_at_once: None) -> None:
+    """A flood that waits does not keep out who has a place (rule 37)."""
+    waiting = Waiting()
+    for number in range(20):
+        waiting.hold(f"flood-{number}", "flood")
+    waiting.hold("s-1", "order")
+    waiting.overload.rate = 40.0
+    for caller in ("flood", "order"):
+        waiting.overload.admits(caller)
+    waiting.overload.tick(0.0)
+    waiting.overload.rate = NOBODY
+
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while "s-1" not in waiting.answered:
+            await waiting.until(len(waiting.answered) + 1)
+
+    assert True is waiting.answered["s-1"]
+    assert len(waiting.answered) < 20
+
+
+async def test_one_that_has_waited_too_long_is_refused_unless_it_was_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """I10: `not_executed` is said of a saga that nobody has seen, and of no other."""
+    monkeypatch.setattr(module, "HELD_SECONDS", 0.05)
+    waiting = Waiting("s-2")
+    for saga_id in ("s-1", "s-2", ""):
+        waiting.hold(saga_id)
+
+    await waiting.until(3)
+
+    assert {"s-1": False, "s-2": True, "": None} == waiting.answered
+    assert not waiting.held._held
+
+
+async def test_refusals_leave_at_a_bounded_rate_until_callers_give_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it costs to refuse is known beforehand; nobody waits for ever."""
+    monkeypatch.setattr(module, "HELD_SECONDS", 0.0)
+    waiting = Waiting()
+    for number in range(200):
+        waiting.hold(f"s-{number}")
+    now = asyncio.get_running_loop().time()
+
+    due = waiting.held._take_due(now + 1.0)
+    overdue = waiting.held._take_due(now + module.HELD_SECONDS_MAX + 1.0)
+
+    assert [f"s-{number}" for number in range(module.REFUSED_PER_TURN)] == [
+        held.saga_id for held in due
+    ]
+    assert module.OVERDUE_PER_TURN == len(overdue) > len(due)
