@@ -191,6 +191,8 @@ class Books:
         self._closed: dict[tuple[str, str], float] = {}
         """Since when a stage says that nothing of a saga stands."""
         self._effects_made = 0
+        self.dropped: set[tuple[str, str]] = set()
+        """Stage and saga of all whose rows were dropped for their age."""
         self.restored: set[str] = set()
         """Stages of which an older copy of the database was put back."""
         self._rewound: set[tuple[str, str]] = set()
@@ -778,6 +780,11 @@ class Books:
         the answer, which may have been on its way already.
         """
         known = self.known.get((stage, saga))
+        if (stage, saga) in self.dropped:
+            if outcome != "unknown":
+                said = f"{status} {outcome}"
+                self.violate("I9", saga, f"{stage} answered {said} for a saga that was dropped")
+            return
         if status in (200, 202, 409, 410) and known is None:
             self.violate("I1", saga, f"{stage} answered {status} for a saga that is not stored")
         if status in (200, 409, 410):
@@ -825,6 +832,8 @@ class Books:
     def said_undone(self, stage: str, saga: str) -> None:
         """A stage answered that nothing of the saga stands."""
         self._closed.setdefault((stage, saga), self._loop.time())
+        if (stage, saga) in self.dropped:
+            self.violate("I7", saga, f"{stage} said of a saga that was dropped that it is undone")
         if (stage, saga) not in self.known:
             self.violate("I1", saga, f"{stage} said it is undone, and wrote no tombstone")
         for step in self.plan_of(stage, saga).steps:
