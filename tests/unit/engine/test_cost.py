@@ -31,6 +31,7 @@ from stage.ports.observer import TraceContext
 from stage.ports.peers import Peers
 from stage.ports.stage import Answer, Lost
 from stage.ports.store import SagaRow
+from stage.store.sqlite import watch
 from stage.store.sqlite.bridge import Bridge
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from stage.store.writer import Writer
@@ -125,6 +126,7 @@ def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 3_600.0)
     monkeypatch.setattr(pauses, "PAUSE_LOOK_SECONDS", 3_600.0)
     monkeypatch.setattr(sweeps, "SWEEP_LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 3_600.0)  # two SELECTs, twice a second
 
 
 @pytest.fixture(params=[(), ("shipping",)], ids=["last of the chain", "with a downstream"])
