@@ -47,4 +47,4 @@ class JournalMismatch(StageError):
 
 
 class NewerJournal(JournalMismatch):
-    """The journal holds an event that only a newer release knows: the saga is left to that."""
+    """Journal or row hold a thing that only a newer release knows: the saga is left to that."""

@@ -7,7 +7,7 @@ from itertools import compress
 from operator import attrgetter, ne
 from typing import Final, NoReturn
 
-from stage.core.errors import StaleEpoch
+from stage.core.errors import NewerJournal, StaleEpoch
 from stage.core.events import Event, name_of
 from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
@@ -79,10 +79,20 @@ def changes(row: SagaRow, before: SagaRow, codec: Codec) -> tuple[tuple[bool, ..
 
 
 def saga_row(row: Row, codec: Codec) -> SagaRow:
-    """The value of a row in the order of `parameters`, then `closed_at`."""
+    """The value of a row in the order of `parameters`, then `closed_at`.
+
+    Raises NewerJournal where it has a state, or a cause, of which this release does not know.
+    """
+    try:
+        state, cause = _STATES[row[1]], _CAUSES[row[16]]
+    except KeyError as error:
+        raise NewerJournal(
+            f"the row of saga {row[0]} says {error}, which this release does not know: the release"
+            " that wrote it goes on with the saga"
+        ) from None
     return SagaRow(
         id=row[0],
-        state=_STATES[row[1]],
+        state=state,
         epoch=row[2],
         length=row[3],
         accepted_at=row[4],
@@ -97,7 +107,7 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
         answer_status=row[13],
         answer_body=codec.decode_answer(row[0], row[14]),
         closed_at=row[15],
-        parked_cause=_CAUSES[row[16]],
+        parked_cause=cause,
         version=row[17],
         step=row[18],
         peer=row[19],
