@@ -32,16 +32,17 @@ async def parked(service: Service, request: Request) -> Answer:
     where = [(n, v) for n in NARROWS for v in given.get(n, ()) if v] or [("parked", "true")]
     pages = [("limit", str(PAGE)), *(("after", v) for v in given.get("after", ()))]
     found = await reader.get(SagaPage, "/sagas", [*where, *pages])
+    sagas = [await reader.get(SagaView, saga_path(row.saga_id)) for row in found.sagas]
     return draw.page(
         "parked.html",
         request,
         service.clock.now(),
         groups=(await reader.get(GroupsView, "/groups")).groups,
-        sagas=[await reader.get(SagaView, saga_path(row.saga_id)) for row in found.sagas],
+        sagas=sagas,
         where=where,
         narrowed=dict(where),
         next=None if found.next is None else [*where, ("after", found.next)],
-        shows=bool(service.participant.shows),
+        shows=any(saga.shows for saga in sagas),
         verbs=list(SweepVerb),
         causes=list(ParkCause),
         states=list(SagaState),

@@ -159,6 +159,18 @@ async def test_a_newer_version_shows_nothing_of_the_sagas_before_it(tmp_path: Pa
         assert [{}, SHOWN] == [each["shows"] for each in listed]
 
 
+async def test_the_list_shows_the_members_of_an_older_version(tmp_path: Path) -> None:
+    """The newest version may declare none: the column is there for a saga that shows something."""
+    before = showing()
+    async with running_chain(tmp_path, stage=before) as chain:
+        await chain.send("s-1", ORDER)
+        await chain.get(f"{chain.stage}/sagas")
+    async with running_chain(tmp_path, stage=showing({}, supersedes=before)) as chain:
+        page = (await see(chain, "/parked?state=completed"))[1]
+        assert "s-1" in page and ">Shown</th>" in page, page
+        assert ">Shown</th>" not in (await see(chain, "/parked?state=active"))[1]
+
+
 async def test_a_payload_that_is_too_large_shows_nothing(chain: Chain) -> None:
     """A list reads many of them."""
     notes = {f"note{number}": "x" * 8_000 for number in range(9)}
