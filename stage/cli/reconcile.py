@@ -96,7 +96,7 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
 
 
 def _unnamed(name: str, count: int) -> str:
-    from stage.engine.reconcile import UNREADABLE
+    from stage.ports.reconcile import UNREADABLE
 
     if name == UNREADABLE:
         return (

@@ -12,6 +12,7 @@ from stage.console.asks import Problem, Reader
 from stage.console.forms import Form, read_form, signed
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
+from stage.ports.reconcile import UNREADABLE
 from stage.wire.problem import WireError
 from stage.wire.views import NowView, ReconcileView
 
@@ -66,6 +67,7 @@ async def _page(
         since=since,
         without=without,
         adopted=adopted,
+        unreadable=UNREADABLE,
     )
 
 

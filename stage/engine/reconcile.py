@@ -22,7 +22,7 @@ from stage.engine.saga.adoption import Adoption, LostSaga, as_it_came
 from stage.engine.saga.context import context_of
 from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
-from stage.ports.reconcile import Difference
+from stage.ports.reconcile import UNREADABLE, Difference
 from stage.ports.stage import Lost
 from stage.ports.store import LOST_SAGAS_MAX, Changes, SagaRow, Store
 from stage.wire.envelope import Envelope
@@ -36,8 +36,6 @@ PAGE = 50
 """Sagas of our own that are read at a time."""
 TURN_BYTES = 65_536
 """Of envelopes that are decoded before others have their turn in the event loop."""
-UNREADABLE = "UNREADABLE"
-"""In place of the opener of a saga whose envelope cannot be read; no neighbour has such a name."""
 MARGIN_SECONDS = 3600.0
 """Neighbours are asked from this long before the backup: their clocks are others."""
 LOST_MAX = 100_000

@@ -121,6 +121,7 @@ def _findings(as_of: float, found: Reconciliation, adopted: list[str]) -> Findin
         missing=tuple(_missing(lost) for lost in found.lost),
         differences=tuple(found.differences),
         adopted=tuple(adopted),
+        counts=found.whole,
     )
 
 

@@ -139,6 +139,7 @@ def _view(found: Findings, sweep: int | None) -> ReconcileView:
             for each in found.differences[:SHOWN]
         ],
         adopted=len(found.adopted),
+        counts_for_release=found.counts,
         sweep=sweep,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -34,12 +34,17 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     said: Outcome
 
 
+UNREADABLE: Final = "UNREADABLE"
+"""In place of the opener of a saga whose envelope cannot be read; no neighbour has such a name."""
+
+
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """The answers of the neighbours to one question. Instants in seconds since the epoch.
 
     `asked` has how many sagas each listed, `unanswered` why one could not be asked, `unnamed` how
     many sagas of the database were opened by each name that is no configured neighbour. `adopted`
-    are the sagas that were taken over.
+    are the sagas that were taken over. `counts` is False where the neighbours were asked from later
+    than the backup: no release follows from what they say.
     """
 
     since: float
@@ -49,6 +54,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[Missing, ...]
     differences: tuple[Difference, ...]
     adopted: tuple[str, ...] = ()
+    counts: bool = True
 
 
 class Adopt(msgspec.Struct, frozen=True, kw_only=True):

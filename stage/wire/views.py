@@ -334,7 +334,8 @@ class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
     `asked` has how many sagas each listed, `unanswered` why one could not be asked, `unnamed` how
     many sagas were opened by each name that is no configured neighbour. `missing` counts the lost
     sagas, and `sagas` has the first of them. `adopted` are those that were taken over now; `sweep`
-    compensates them.
+    compensates them. `counts_for_release` is False where `since` is later than the backup: then
+    `stage db released` does not count the answers.
     """
 
     since: str
@@ -346,6 +347,7 @@ class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
     differences: list[DifferenceView]
     adopted: int = 0
     sweep: int | None = None
+    counts_for_release: bool = True
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

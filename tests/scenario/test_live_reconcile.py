@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,28 @@ async def test_answers_from_later_than_the_backup_allow_no_release(world: Restor
     async with world.serving() as chain:
         _, found = await ask(chain, since="2020-01-01T00:00:01Z")
         assert (0, 0) == (found["missing"], found["adopted"])
+        assert not found["counts_for_release"]
+        assert (await ask(chain, dry_run=True))[1]["counts_for_release"]
+        later = {"press": "ask", "since": "2020-01-01T00:00:01Z"}
+        assert "does not count this" in (await press(chain, "/reconcile", later))[2]
+        page = (await press(chain, "/reconcile", {"press": "ask"}))[2]
+        assert "does not count this" not in page
     with pytest.raises(ConfigurationError, match="order, shipping was not asked"):
         world.release()
+
+
+async def test_the_page_says_in_words_that_an_envelope_cannot_be_read(
+    world: RestoredChain,
+) -> None:
+    """`UNREADABLE` is the name under which it is answered for, and nobody's."""
+    await lose(world)
+    with closing(sqlite3.connect(world.path)) as database:
+        database.execute("UPDATE saga SET envelope = x'7b' WHERE id = 'kept'")
+        database.commit()
+    async with world.serving() as chain:
+        page = (await press(chain, "/reconcile", {"press": "ask"}))[2]
+    assert "1 sagas have an envelope that cannot be read" in page
+    assert "UNREADABLE opened" not in page
 
 
 async def test_an_answer_kept_earlier_does_not_outlive_a_later_finding(

@@ -15,7 +15,7 @@ from stage.bootstrap import open_database
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
 from stage.engine.embedded.commands import EmbeddedCommands
-from stage.engine.reconcile import UNREADABLE
+from stage.ports.reconcile import UNREADABLE
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import RestoredChain, restored_chain
 from tests.scenario.test_erasure import cut_off
