@@ -12,10 +12,12 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.commands import AttemptKind, Do
 from stage.core.steps import Step, StepKind
 from stage.engine.saga import lane
+from stage.engine.saga.interpreter import Course, Interpreter
 from stage.engine.saga.journal import Journal
-from stage.engine.saga.lane import Lane, Ridden, Segment
+from stage.engine.saga.lane import Ridden, Segment
 from stage.ports.store import SagaRow
 from tests.simulation.mutants import Patches, further
 
@@ -47,11 +49,15 @@ def the_lane_journals_no_request(patches: Patches) -> None:
 @further
 def the_lane_has_keys_of_its_own(patches: Patches) -> None:
     """Rule 2: a repeat off the lane has another key."""
-    patches.wrap(
-        Lane,
-        "_key",
-        lambda original: lambda self, ridden, step: f"{original(self, ridden, step)}:l",
-    )
+
+    def make(original: Any) -> Any:
+        def key(self: Interpreter, done: Course, do: Do) -> str:
+            own = ":l" if isinstance(done, Ridden) and do.kind is AttemptKind.EXECUTE else ""
+            return f"{original(self, done, do)}{own}"
+
+        return key
+
+    patches.wrap(Interpreter, "_key", make)
 
 
 @further

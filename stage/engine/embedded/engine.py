@@ -70,7 +70,7 @@ class EmbeddedEngine(EmbeddedCommands):
         versions = Versions(participant)
         interpreter = Interpreter(versions, observer, clock, redact or as_they_are)
         journal = Journal(versions, observer, render)
-        lane = Lane(interpreter, observer, clock) if limits.lane else None
+        lane = Lane(interpreter, clock) if limits.lane else None
         opening = Opening(
             interpreter, journal, store, observer, clock, self._admit, code, dropped, lane
         )

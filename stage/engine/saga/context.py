@@ -151,6 +151,12 @@ def view_of(
     stage: str, saga: Saga, context: Context, *, key: str, attempt: int, now: float
 ) -> RunView:
     """The view that a function of the author gets of its saga."""
+    results, keys = known_of(saga)
+    return view_with(stage, saga, context, results, keys, key, attempt, now)
+
+
+def known_of(saga: Saga) -> tuple[dict[str, msgspec.Raw], dict[str, str]]:
+    """The results and the keys of its steps, by their names."""
     results: dict[str, msgspec.Raw] = {}
     keys: dict[str, str] = {}
     for name, step in saga.steps.items():
@@ -158,6 +164,20 @@ def view_of(
             results[name] = step.result
         if step.key:
             keys[name] = step.key
+    return results, keys
+
+
+def view_with(
+    stage: str,
+    saga: Saga,
+    context: Context,
+    results: dict[str, msgspec.Raw],
+    keys: dict[str, str],
+    key: str,
+    attempt: int,
+    now: float,
+) -> RunView:
+    """The same, with the results and the keys of steps that the saga need not have folded."""
     return RunView(
         id=saga.id,
         stage=stage,

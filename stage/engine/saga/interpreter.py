@@ -33,7 +33,7 @@ from stage.engine.saga.attempts import (
     links_of,
     stored_requests,
 )
-from stage.engine.saga.context import Context, Output, enriched, output_of, view_of
+from stage.engine.saga.context import Context, Output, enriched, view_of
 from stage.engine.saga.versions import Versions
 from stage.engine.saga.words import Redact, as_they_are
 from stage.ports.clock import Clock
@@ -91,6 +91,11 @@ class Transition(msgspec.Struct, kw_only=True):
         """See `Course`."""
         return self.saga
 
+    def view(self, context: Context, *, key: str, attempt: int, now: float) -> RunView:
+        """See `Course`."""
+        stage = self.plan.stage
+        return view_of(stage, self.saga, context, key=key, attempt=attempt, now=now)
+
     def add(self, event: e.Event) -> None:
         """See `Course`."""
         self.saga = evolve(self.plan, self.saga, event)
@@ -113,6 +118,10 @@ class Course(Protocol):
     @property
     def terms(self) -> Saga:
         """The saga as an attempt that begins now has to know it."""
+        ...
+
+    def view(self, context: Context, *, key: str, attempt: int, now: float) -> RunView:
+        """The view that a function of the author gets now."""
         ...
 
     def add(self, event: e.Event) -> None:
@@ -186,7 +195,7 @@ class Interpreter:
                         done.rest_until = command.until
                         return done
                     case Record(event=e.Completed() as completed):
-                        done.add(self._complete(done, context, completed, run))
+                        done.add(self.complete(done, context, completed, run))
                     case Record():
                         done.add(command.event)
                     case _:
@@ -218,7 +227,7 @@ class Interpreter:
             done.add(event)
         match decide(plan, done.saga, self._clock.now()):
             case (Record(event=e.Completed() as completed),):
-                done.add(self._complete(done, context, completed, run))
+                done.add(self.complete(done, context, completed, run))
         return done if done.saga.state is SagaState.COMPLETED else None
 
     def note(self, saga: Saga, events: Sequence[e.Event], now: float) -> Transition:
@@ -229,15 +238,15 @@ class Interpreter:
             done.add(_at_its_entry(event, now))
         return done
 
-    def _complete(
-        self, done: Transition, context: Context, completed: e.Completed, run: Span
+    def complete(
+        self, done: Course, context: Context, completed: e.Completed, run: Span
     ) -> e.Event:
         """Completed, unless the output fails, which the answer needs."""
         try:
             self._output(done, context, completed.at, run)
         except Exception as error:
             reason = sendable(f"the output raised {raised(error)}")
-            if past_pivot(done.plan, done.saga):
+            if past_pivot(done.plan, done.terms):
                 cause = ParkCause.OUTPUT_FAILED
                 return e.Parked(at=completed.at, cause=cause, reason=reason)
             return e.TurnedBack(at=completed.at, reason=reason)
@@ -247,8 +256,8 @@ class Interpreter:
         """The output of the stage, asked for once. Raises what the author's function raises."""
         if done.output is UNSET:
             with span.current():
-                participant = self.versions.of(done.terms)
-                done.output = output_of(participant, done.terms, context, now)
+                view = done.view(context, key="", attempt=1, now=now)
+                done.output = self.versions.of(done.terms).output(view)
         return done.output
 
     async def do(
@@ -283,21 +292,14 @@ class Interpreter:
     ) -> float:
         """Run a transaction or its compensation in this unit, and record how and when it ended."""
         span = self._span(done, do, trace)
-        view = view_of(
-            done.plan.stage,
-            done.terms,
-            context,
-            key=self._key(done, do),
-            attempt=do.attempt,
-            now=now,
-        )
+        view = done.view(context, key=self._key(done, do), attempt=do.attempt, now=now)
         if do.kind is AttemptKind.COMPENSATE:
             started = e.CompensationStarted(
                 at=now, step=do.step, attempt=do.attempt, span=span.span_id
             )
             done.add(started)
         participant = self.versions.of(done.terms)
-        turn = await self.run_transaction(participant, unit, do, view, span)
+        turn = await self._run_transaction(participant, unit, do, view, span)
         event: e.Event = end_event(do, turn, self._clock.now(), self.redact)
         if isinstance(event, e.StepSucceeded) and span.span_id:
             event = msgspec.structs.replace(event, span=span.span_id)
@@ -308,7 +310,7 @@ class Interpreter:
 
     def _ask(self, done: Course, context: Context, do: Do, now: float) -> float:
         """Ask a person, or nobody where the author's function shows nothing."""
-        view = view_of(done.plan.stage, done.terms, context, key="", attempt=do.attempt, now=now)
+        view = done.view(context, key="", attempt=do.attempt, now=now)
         participant = self.versions.of(done.terms)
         event: e.Event
         try:
@@ -335,7 +337,7 @@ class Interpreter:
                     return msgspec.structs.replace(event, bound=bound)
         return event
 
-    async def run_transaction(
+    async def _run_transaction(
         self, participant: Participant, unit: Unit, do: Do, view: RunView, span: Span
     ) -> Finished | Failed:
         """How the author's function ended; what it wrote is undone where it failed."""
@@ -365,10 +367,12 @@ class Interpreter:
         outgoing = Outgoing(do=do, span=span, key=key)
         request: e.Request | None = None
         if step.kind in EXTERNAL_KINDS:
+            stored = stored_requests(done.terms, do)
+            view = done.view(context, key=key, attempt=do.attempt, now=now)
             outgoing.conversation, outgoing.turn = self._begin(
-                done.terms, context, do, key, now, span
+                self.versions.of(done.terms), do, view, span, stored
             )
-            if isinstance(outgoing.turn, Send) and not stored_requests(done.terms, do):
+            if isinstance(outgoing.turn, Send) and not stored:
                 request = outgoing.turn.request
                 if do.kind is not AttemptKind.PROBE:
                     outgoing.stored = (request,)
@@ -384,12 +388,11 @@ class Interpreter:
                     outgoing.body = enriched(done.plan.stage, done.terms, context, output)
                     request = e.Request(method="POST", path="/sagas", body=outgoing.body)
                 except Exception as error:
-                    outgoing.turn = failed_output(error)
-        started = self._started(do, key, span, request, now)
-        if isinstance(started, e.StepStarted) and do.step not in done.terms.steps:
+                    outgoing.turn = _failed_output(error)
+        bound: e.Binding | None = None
+        if do.step not in done.terms.steps:
             bound = self.bindings[done.terms.version][do.step]
-            started = msgspec.structs.replace(started, bound=bound)
-        done.add(started)
+        done.add(self._started(do, key, span, request, now, bound))
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
             event = end_event(do, outgoing.turn, self._clock.now(), self.redact)
             done.add(event)
@@ -398,20 +401,12 @@ class Interpreter:
             done.outgoing.append(outgoing)
 
     def _begin(
-        self, saga: Saga, context: Context, do: Do, key: str, now: float, span: Span
-    ) -> tuple[Conversation | None, Turn]:
-        stage = saga.under(self.plan).stage
-        view = view_of(stage, saga, context, key=key, attempt=do.attempt, now=now)
-        stored = stored_requests(saga, do)
-        return self.begin_call(self.versions.of(saga), do, view, span, stored)
-
-    def begin_call(
         self,
         participant: Participant,
         do: Do,
         view: RunView,
         span: Span,
-        stored: tuple[e.Request, ...] = (),
+        stored: tuple[e.Request, ...],
     ) -> tuple[Conversation | None, Turn]:
         """Begin a conversation; a result in the journal that cannot be read ends it at once."""
         try:
@@ -426,7 +421,13 @@ class Interpreter:
         return conversation, turn
 
     def _started(
-        self, do: Do, key: str, span: Span, request: e.Request | None, now: float
+        self,
+        do: Do,
+        key: str,
+        span: Span,
+        request: e.Request | None,
+        now: float,
+        bound: e.Binding | None = None,
     ) -> e.Event:
         match do.kind:
             case AttemptKind.EXECUTE:
@@ -437,6 +438,7 @@ class Interpreter:
                     key=key,
                     span=span.span_id,
                     request=request,
+                    bound=bound,
                 )
             case AttemptKind.PROBE:
                 return e.ProbeStarted(at=now, step=do.step, span=span.span_id)
@@ -470,11 +472,12 @@ class Interpreter:
 
     def _key(self, done: Course, do: Do) -> str:
         """The key that the journal binds, or that the names make; that of an undo follows it."""
-        known = done.terms.steps.get(do.step)
-        key = known.key if known is not None else ""
-        if not key:
-            key = idempotency_key(done.terms.id, done.plan.stage, do.step, Direction.EXECUTE)
-        if known is None or do.kind is not AttemptKind.COMPENSATE:
+        saga = done.terms
+        known = saga.steps.get(do.step)
+        if known is None:
+            return idempotency_key(saga.id, done.plan.stage, do.step, Direction.EXECUTE)
+        key = known.key or idempotency_key(saga.id, done.plan.stage, do.step, Direction.EXECUTE)
+        if do.kind is not AttemptKind.COMPENSATE:
             return key
         return compensation_key(key, known.compensation_keys)
 
@@ -515,7 +518,7 @@ def _at_its_entry(event: e.Event, now: float) -> e.Event:
     return msgspec.structs.replace(event, at=now) if isinstance(event, _ENDS_A_WAIT) else event
 
 
-def failed_output(error: Exception) -> Failed:
+def _failed_output(error: Exception) -> Failed:
     """The end of a forward whose body cannot be made: the author's output raised."""
     return Failed(kind=FailureKind.REFUSED, reason=f"the output raised {raised(error)}")
 

@@ -8,11 +8,11 @@
 The next move of a usual saga is known when the stage starts: after each step that succeeded comes
 the next of the plan. So nothing is folded and nothing is decided on the lane: the plan is compiled
 into segments, "local transactions, then one thing that leaves", and a unit writes the events of
-one. They are those that `decide` and `evolve` would have made, entry for entry: the
-simulation replays each journal of the lane through them. No rule stands here. A saga leaves the
-lane, with the events that there are, at anything else: a transaction that fails, a call that ends
-before it sends, a deadline that is over, any event but the one end that is awaited. The
-interpreter folds these events, and goes on in the same unit.
+one. They are those that `decide` and `evolve` would have made, entry for entry: the simulation
+replays each journal of the lane through them. No rule stands here, and each act is that of the
+interpreter. A saga leaves the lane, with the events that there are, at anything else: a transaction
+that fails, a call that ends before it sends, a deadline that is over, any event but the one end
+that is awaited. The interpreter folds these events, and goes on in the same unit.
 
 Where a usual saga turns round, because its step was refused or because a neighbour asked for it
 after everything was done, it is folded once and the rules are asked once. They say what is undone,
@@ -31,19 +31,17 @@ from msgspec import UNSET
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record
-from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import decide, evolve
 from stage.core.order import backward, waves
 from stage.core.questions import needs_compensation
 from stage.core.saga import Saga
-from stage.core.states import EXTERNAL_KINDS, Phase, SagaState, Tell
+from stage.core.states import Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
-from stage.engine.saga.attempts import end_event
-from stage.engine.saga.context import Context, Output, enriched
-from stage.engine.saga.interpreter import Interpreter, Outgoing, Transition, failed_output
+from stage.engine.saga.context import Context, Output, known_of, view_with
+from stage.engine.saga.interpreter import Interpreter, Outgoing, Transition
 from stage.ports.clock import Clock
-from stage.ports.observer import Attempt, Observer, Span, TraceContext
-from stage.ports.stage import Failed, Finished, RunView, Send
+from stage.ports.observer import Span
+from stage.ports.stage import Foreign, RunView
 from stage.ports.store import Unit
 
 
@@ -98,8 +96,7 @@ class Ridden(msgspec.Struct, kw_only=True):
 
     `terms` is the saga as its first event left it, or as it turned round. Its attempts go by that,
     for nothing that they have to know changes on the way. `since` are all events after that,
-    `events` those of the unit. `results` and `keys` are of the steps that began on the way
-    forward, by their names.
+    `events` those of the unit. `results` and `keys` are of the steps that began, by their names.
     """
 
     plan: Plan
@@ -158,30 +155,34 @@ class Ridden(msgspec.Struct, kw_only=True):
 
     def after(self, event: e.StepSucceeded | e.CompensationSucceeded) -> Ridden:
         """The same with the answer that it awaited, and nothing done about it yet."""
-        results = self.results
-        if isinstance(event, e.StepSucceeded):
-            results = {**results, event.step: event.result}
-        return Ridden(
+        ridden = Ridden(
             plan=self.plan,
             terms=self.terms,
             segment=self.segment,
             undos=self.undos,
-            since=(*self.since, event),
-            events=[event],
-            results=results,
+            since=self.since,
+            events=[],
+            results=self.results,
             keys=self.keys,
             output=self.output,
         )
+        ridden.add(event)
+        return ridden
 
     def add(self, event: e.Event) -> None:
-        """Add an event."""
+        """See `interpreter.Course`."""
         self.events.append(event)
         self.since = (*self.since, event)
+        if type(event) is e.StepSucceeded:
+            self.results = {**self.results, event.step: event.result}
+        elif type(event) is e.StepStarted:
+            self.keys = {**self.keys, event.step: event.key}
 
-    def end(self, span: Span, event: e.Event) -> None:
-        """Add the end of an attempt that ended within the unit."""
-        self.add(event)
-        self.ended.append((span, event))
+    def view(self, context: Context, *, key: str, attempt: int, now: float) -> RunView:
+        """See `interpreter.Course`: the view that `view_of` makes of the folded saga."""
+        return view_with(
+            self.plan.stage, self.terms, context, self.results, self.keys, key, attempt, now
+        )
 
     def is_late(self, now: float) -> bool:
         """Whether its deadline is over; what follows from that is decided elsewhere."""
@@ -191,14 +192,11 @@ class Ridden(msgspec.Struct, kw_only=True):
 class Lane:
     """Rides the sagas of the newest version of a stage. `advance` and `conclude` as Interpreter."""
 
-    def __init__(self, interpreter: Interpreter, observer: Observer, clock: Clock) -> None:
+    def __init__(self, interpreter: Interpreter, clock: Clock) -> None:
         self._interpreter = interpreter
-        self._participant = interpreter.versions.newest
         self._plan = interpreter.plan
-        self._observer = observer
         self._clock = clock
         self._segments = segments_of(self._plan)
-        self._bound = interpreter.bindings[self._plan.version]
         self._dos, self._undos = (
             {step.name: Do(kind=kind, step=step.name) for step in self._plan.steps}
             for kind in (AttemptKind.EXECUTE, AttemptKind.COMPENSATE)
@@ -280,7 +278,8 @@ class Lane:
         first = self._undos[undos[0].name] if undos else Record(event=e.Compensated(at=now))
         if commands != (first,):
             return None
-        return Ridden(plan=plan, terms=saga, undos=undos, events=made)
+        results, keys = known_of(saga)
+        return Ridden(plan=plan, terms=saga, undos=undos, events=made, results=results, keys=keys)
 
     async def _ride_back(
         self,
@@ -313,19 +312,24 @@ class Lane:
         self, unit: Unit, before: Saga | Ridden, ridden: Ridden, context: Context, run: Span
     ) -> Transition | Ridden:
         """Ride the next segment. `before` is what was durable before this unit."""
-        segment = self._segments[ridden.segment]
+        segment, do = self._segments[ridden.segment], self._interpreter.do
         ridden.segment += 1
-        now: float | None = self._clock.now()
+        now = self._clock.now()
         for step in segment.transactions:
-            if now is None or ridden.is_late(now):
+            if ridden.is_late(now):
                 return await self._leave(unit, before, ridden, context, run)
-            now = await self._transact(unit, ridden, context, step, now, run.context)
-        if now is None:
-            usual = False
-        elif segment.leaving is None:
+            now = await do(unit, ridden, context, self._dos[step.name], now, run.context)
+            if not isinstance(ridden.events[-1], e.StepSucceeded):
+                return await self._leave(unit, before, ridden, context, run)
+        if segment.leaving is None:
             usual = self._complete(ridden, context, now, run)
+        elif ridden.is_late(now):
+            usual = False
         else:
-            usual = self._intend(ridden, context, segment.leaving, now, run.context)
+            leaving = self._dos[segment.leaving.name]
+            await do(unit, ridden, context, leaving, now, run.context)
+            # A function that needs the event loop is given its view there, of the folded saga.
+            usual = bool(ridden.outgoing) and not isinstance(ridden.outgoing[0].turn, Foreign)
         return ridden if usual else await self._leave(unit, before, ridden, context, run)
 
     async def _leave(
@@ -349,131 +353,10 @@ class Lane:
         left.ended = [*ridden.ended, *left.ended]
         return left
 
-    async def _transact(
-        self,
-        unit: Unit,
-        ridden: Ridden,
-        context: Context,
-        step: Step,
-        now: float,
-        trace: TraceContext,
-    ) -> float | None:
-        """Run a transaction in this unit; when it ended, or None where it did not succeed."""
-        do, span = self._dos[step.name], self._span(ridden, step, trace)
-        key = self._key(ridden, step)
-        view = self._view(ridden, context, key=key, now=now)
-        turn = await self._interpreter.run_transaction(self._participant, unit, do, view, span)
-        at = self._clock.now()
-        bound = self._bound[step.name]
-        if isinstance(turn, Finished):
-            event: e.AttemptEnd = e.StepSucceeded(
-                at=at, step=step.name, result=turn.result, span=span.span_id, bound=bound
-            )
-            ridden.results = {**ridden.results, step.name: turn.result}
-        else:
-            event = end_event(do, turn, at, self._interpreter.redact)
-            assert isinstance(event, e.StepRefused | e.StepTransient), "a transaction is certain"
-            event = msgspec.structs.replace(event, bound=bound)
-        ridden.end(span, event)
-        return at if isinstance(turn, Finished) else None
-
-    def _intend(
-        self, ridden: Ridden, context: Context, step: Step, now: float, trace: TraceContext
-    ) -> bool:
-        """Write down the intent of what leaves; False when this is not the usual one."""
-        if ridden.is_late(now):
-            return False
-        do, span = self._dos[step.name], self._span(ridden, step, trace)
-        outgoing = Outgoing(do=do, span=span, key=self._key(ridden, step))
-        request: e.Request | None = None
-        if step.kind in EXTERNAL_KINDS:
-            view = self._view(ridden, context, key=outgoing.key, now=now)
-            outgoing.conversation, outgoing.turn = self._interpreter.begin_call(
-                self._participant, do, view, span
-            )
-            if isinstance(outgoing.turn, Send):
-                request = outgoing.turn.request
-                outgoing.stored = (request,)
-        else:
-            request = self._forward(ridden, context, outgoing, now)
-        started = e.StepStarted(
-            at=now,
-            step=step.name,
-            attempt=1,
-            key=outgoing.key,
-            span=span.span_id,
-            request=request,
-            bound=self._bound[step.name],
-        )
-        ridden.add(started)
-        ridden.keys = {**ridden.keys, step.name: outgoing.key}
-        if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
-            ended = end_event(do, outgoing.turn, self._clock.now(), self._interpreter.redact)
-            ridden.end(span, ended)
-        else:
-            ridden.outgoing = [outgoing]
-        return request is not None
-
-    def _forward(
-        self, ridden: Ridden, context: Context, outgoing: Outgoing, now: float
-    ) -> e.Request | None:
-        """The context that is handed on; None where the output fails, which is its end then."""
-        try:
-            output = self._output(ridden, context, now, outgoing.span)
-            outgoing.body = enriched(ridden.plan.stage, ridden.terms, context, output)
-        except Exception as error:
-            outgoing.turn = failed_output(error)
-            return None
-        return e.Request(method="POST", path="/sagas", body=outgoing.body)
-
     def _complete(self, ridden: Ridden, context: Context, now: float, run: Span) -> bool:
         """Write down that it is done; False when the output fails, which the answer needs."""
-        try:
-            self._output(ridden, context, now, run)
-        except Exception:
+        event = self._interpreter.complete(ridden, context, e.Completed(at=now), run)
+        if not isinstance(event, e.Completed):
             return False  # what follows from that is decided elsewhere, which asks again
-        ridden.add(e.Completed(at=now))
+        ridden.add(event)
         return True
-
-    def _output(
-        self, ridden: Ridden, context: Context, now: float, span: Span
-    ) -> msgspec.Raw | None:
-        """The output of the stage, asked for once. Raises what the author's function raises."""
-        if ridden.output is UNSET:
-            with span.current():
-                view = self._view(ridden, context, key="", now=now)
-                ridden.output = self._participant.output(view)
-        return ridden.output
-
-    def _key(self, ridden: Ridden, step: Step) -> str:
-        return idempotency_key(ridden.terms.id, ridden.plan.stage, step.name, Direction.EXECUTE)
-
-    def _view(self, ridden: Ridden, context: Context, *, key: str, now: float) -> RunView:
-        """The view that `view_of` makes of the folded saga."""
-        accepted = ridden.terms
-        return RunView(
-            id=accepted.id,
-            stage=ridden.plan.stage,
-            data=context.data,
-            trail=context.trail,
-            results=ridden.results,
-            keys=ridden.keys,
-            deadline=accepted.deadline,
-            budget=None if accepted.deadline is None else max(0.0, accepted.deadline - now),
-            key=key,
-            attempt=1,
-            now=now,
-        )
-
-    def _span(self, ridden: Ridden, step: Step, trace: TraceContext) -> Span:
-        return self._observer.attempt(
-            Attempt(
-                saga_id=ridden.terms.id,
-                stage=ridden.plan.stage,
-                step=step.name,
-                kind=AttemptKind.EXECUTE,
-                number=1,
-                peer=step.peer,
-                parent=trace,
-            )
-        )
