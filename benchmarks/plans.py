@@ -64,6 +64,7 @@ INDEXED: dict[str, tuple[object, ...]] = {
     "count_parked": (),
     "backlog": (1e12, VERSION_MAX),
     "page_sagas": ("fill-", 100, None, None, None),
+    "page_since": ("fill-", 100, 1e12, None),
     "page_states": ("fill-", 100, None, None, None, ["active", "compensating"]),
     "page_waiting": ("", 100, None, True, "in_doubt", None, None, None, None),
     "page_term": ("", 100, "order", ["o-1"]),

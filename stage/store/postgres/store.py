@@ -242,6 +242,8 @@ class PostgresStore:
             found = await self._pool.fetch("page_waiting", *page, states, *place, *bounds)
         elif states is not None:
             found = await self._pool.fetch("page_states", *page, which.parked, *bounds, states)
+        elif which.changed_from is not None and which.parked is None:
+            found = await self._pool.fetch("page_since", *page, *bounds)
         else:
             found = await self._pool.fetch("page_sagas", *page, which.parked, *bounds)
         return [rows.saga_row(row, self._codec) for row in found]

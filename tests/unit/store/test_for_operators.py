@@ -66,6 +66,8 @@ PARKED = Filter(parked=True)
         (Filter(peer="externals.psp", changed_from=AT + 2), "cd"),
         (Filter(parked=True, changed_before=AT + 5), "cd"),
         (Filter(changed_before=AT + 2), "ab"),
+        (Filter(changed_from=AT + 3), "def"),
+        (Filter(changed_from=AT + 1, changed_before=AT + 5, after="b", limit=2), "cd"),
         (Filter(states=(SagaState.ACTIVE,), changed_from=AT + 1, changed_before=AT + 3), "bc"),
         (Filter(cause=DOUBT, after="c"), "d"),
         (Filter(step="charge", limit=1), "b"),

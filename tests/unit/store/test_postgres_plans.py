@@ -46,6 +46,8 @@ async def test_no_statement_reads_all_sagas(postgres_url: str) -> None:
     assert "saga_row_kept" in found["drop_sagas"].indexes
     assert {"saga_rested", "saga_unmarked"} <= set(found["page_changed"].indexes)
     assert ("saga_state",) == found["page_states"].indexes
+    assert "saga_rested" in found["page_since"].indexes
+    assert not {"saga_state", "saga_waits"} & set(found["page_since"].indexes)
     assert ("saga_places",) == found["group_waiting"].indexes
 
 

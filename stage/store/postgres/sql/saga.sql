@@ -237,6 +237,38 @@ WHERE id > $1 AND ($3::boolean IS NULL OR (parked <> '') = $3)
     AND ($4::float8 IS NULL OR updated_at >= $4) AND ($5::float8 IS NULL OR updated_at < $5)
 ORDER BY id LIMIT $2;
 
+-- name: page_since
+-- All sagas that changed at $3 or later and, unless it is NULL, before $4. They are found by the
+-- index of changes: in the order of ids the old ones would be read first, of which none may fit.
+-- Running sagas, and those that were over before `rested_at` was there, are found as for
+-- page_changed; of the latter those that were closed by then are left out, as there.
+SELECT
+    id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
+    ''::bytea, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,
+    version, step, peer
+FROM stage.saga
+WHERE id = ANY(ARRAY(
+    SELECT id FROM (
+        SELECT id FROM stage.saga
+        WHERE rested_at IS NOT NULL AND rested_at >= $3
+            AND rested_at < coalesce($4::float8, 'infinity') AND id > $1
+        UNION ALL
+        SELECT id FROM stage.saga
+        WHERE closed_at IS NULL AND rested_at IS NULL AND due_at IS NULL
+            AND updated_at >= $3 AND updated_at < coalesce($4::float8, 'infinity') AND id > $1
+        UNION ALL
+        SELECT id FROM stage.saga
+        WHERE rested_at IS NULL AND due_at IS NOT NULL AND owner IS NOT NULL
+            AND updated_at >= $3 AND updated_at < coalesce($4::float8, 'infinity') AND id > $1
+        UNION ALL
+        SELECT id FROM stage.saga
+        WHERE rested_at IS NULL AND due_at IS NOT NULL AND owner IS NULL
+            AND updated_at >= $3 AND updated_at < coalesce($4::float8, 'infinity') AND id > $1
+    ) found
+    ORDER BY id LIMIT $2
+))
+ORDER BY id;
+
 -- name: page_states
 -- As page_sagas for the states of the array $6. Each is read by the index of states, in its order: a
 -- plain comparison with the state would let the planner read all ids for a state that few have.
