@@ -17,6 +17,7 @@ from stage import Http, Saga, Stage, Tx
 from stage.bootstrap.check import About, Checked, Level, check_stage
 from stage.bootstrap.credentials import credentials_of
 from stage.config import Config, load
+from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
 from stage.telemetry import logs
 from tests.unit.cli.programs import Done, stage
@@ -302,6 +303,27 @@ def test_a_webhook_without_its_secret_is_a_note_and_a_warning_at_start(
             log.warning.call_args_list
         )
         externals.append(f"psp.webhook_secret_file={secret}")
+
+
+@pytest.mark.parametrize(
+    "days, fix",
+    [
+        ({"rows_retention_days": "1"}, "give 7 to 36500 days"),
+        ({"audit_retention_days": "7"}, "give 30 to 36500 days"),
+    ],
+)
+def test_a_retention_has_a_least(days: dict[str, str], fix: str) -> None:
+    """A repeat is on its way for days."""
+    with pytest.raises(ConfigurationError, match=fix):
+        load(days, {})
+
+
+def test_answers_are_kept_no_longer_than_rows() -> None:
+    """The row takes its answer along, so that the setting would never hold."""
+    days = {"answers_retention_days": "90", "rows_retention_days": "30"}
+    config = load({"auth": "none", "externals": ["psp=http://psp"], **days}, {})
+    (found,) = errors(check_stage(payment, config), About.SETTINGS)
+    assert "keep answers no longer than rows" in found
 
 
 def test_settings_are_judged_as_the_stage_would_at_start(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from stage.wire.views import (
     SagaPage,
     SagaView,
     StepView,
+    SweepView,
     VerbsView,
     VerbView,
     encode_view,
@@ -262,3 +263,20 @@ def test_an_erasure_names_one_saga_or_which_of_many(served: Neighbour, which: li
     done = stage("erase", *which, "--reason", "ticket", "--url", served.url)
     assert (2, []) == (done.status, served.asked)
     assert "say which" in done.err
+
+
+def test_a_purge_is_a_sweep_of_all_that_ended_before(served: Neighbour) -> None:
+    """Those that ended well, and no others; a time has to be given."""
+    begun = SweepView(
+        number=7, at="2026-11-23T02:29:58.120Z", actor="kim", verb="purge", reason="x", where="",
+        rate_per_second=50.0, state="running", sagas=5, pending=5, done=0, refused=0,
+    )  # fmt: skip
+    served.answer("POST /sweeps", 200, msgspec.json.encode(begun))
+    since = ["--ended-before", "2026-01-01T00:00:00Z"]
+    done = stage("purge", *since, "--reason", "x", "--url", served.url)
+    assert (0, "purge" in done.out) == (done.status, True), done
+    order = json.loads(served.asked[0].body)
+    ended = {"state": ["completed", "compensated"], "changed_before": ["2026-01-01T00:00:00Z"]}
+    assert ("purge", ended) == (order["verb"], order["where"])
+    assert 2 == stage("purge", "--reason", "x", "--url", served.url).status
+    assert 1 == len(served.asked)

@@ -17,10 +17,12 @@ import structlog
 from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.states import ParkCause
-from stage.ports.observer import TraceContext
-from stage.telemetry import logs
+from stage.ports.observer import DroppedKind, TraceContext
+from stage.telemetry import logs, names
 from stage.telemetry.compose import compose, default_observer
 from stage.telemetry.log_context import IdsFilter, bind
+from stage.telemetry.logs import LogListener
+from stage.telemetry.metrics import Metrics
 from stage.telemetry.null import NullObserver
 from tests.unit.telemetry.given import an_attempt
 
@@ -224,6 +226,19 @@ def test_a_listener_that_fails_fails_nobody() -> None:
     observer.happened("s-1", "payment", e.Completed(at=AT), CONTEXT)
     span = observer.attempt(an_attempt(parent=CONTEXT))
     assert span.context == CONTEXT
+
+
+def test_drops_of_retention_are_logged_and_counted(lines: Lines) -> None:
+    """By kind, once a batch; spans have nothing to do with it."""
+    metrics = Metrics()
+    observer = compose(NullObserver(), LogListener(), metrics)
+    for count in (3, 2):
+        observer.dropped(DroppedKind.ROW, count)
+    assert [("retention_dropped", "row", 3), ("retention_dropped", "row", 2)] == [
+        (line["event"], line["kind"], line["count"]) for line in lines()
+    ]
+    counted = metrics.counters[names.M_DROPPED]
+    assert {("answer",): 0, ("row",): 5, ("act",): 0} == counted
 
 
 def test_the_attempts_that_are_remembered_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
