@@ -154,12 +154,12 @@ def figures(
     return compared + [figure for each in tails if (figure := _tail(steady, each)) is not None]
 
 
-def exported(served: int, answered: int) -> Figure:
+def exported(served: int, sagas: int) -> Figure:
     """P4 holds for nothing less than every saga: those that a collector saw served."""
     return Figure(
         name="P4",
-        says="sagas whose span was exported, of those that were answered",
-        value=served / answered,
+        says="sagas whose span was exported, of all that were begun",
+        value=served / sagas,
         goal=1.0,
     )
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from math import inf
 from pathlib import Path
 from statistics import median
 
@@ -33,7 +32,7 @@ from benchmarks.contestants import (
     replicas_running,
 )
 from benchmarks.load import Load, offer_to_all
-from benchmarks.open_loop import Answered, offer_at_rate, percentile
+from benchmarks.open_loop import ANSWER_SECONDS_MAX, Answered, offer_at_rate, percentile
 from benchmarks.processes import tree_cpu_seconds
 
 CONTESTANTS = (
@@ -127,19 +126,17 @@ def measure(
         yield from closed_loop(wrk, listening, widths=widths, rounds=rounds, seconds=seconds)
 
 
-def warm_up(wrk: str, listening: Listening) -> dict[str, int]:
-    """Load each for a moment; the sagas that each answered."""
-    return {
-        each.name: _load(
+def warm_up(wrk: str, listening: Listening) -> None:
+    """Load each for a moment."""
+    for each, services in listening.items():
+        _load(
             wrk,
             each,
             services,
             connections=WARM_UP_CONNECTIONS,
             seconds=WARM_UP_SECONDS,
             run="warm",
-        ).requests
-        for each, services in listening.items()
-    }
+        )
 
 
 def closed_loop(
@@ -187,7 +184,7 @@ def open_loop(
             urls = [service.url for service in services]
             seen = offer_at_rate(urls, rate=rate, seconds=seconds, run=f"o{number}")
             latencies = latencies_of(each, seen)
-            answered = sum(latency < inf for latency in latencies)
+            answered = sum(latency < ANSWER_SECONDS_MAX for latency in latencies)
             yield Steady(
                 contestant=each.name,
                 round=number,
@@ -200,15 +197,16 @@ def open_loop(
 
 
 def latencies_of(each: Contestant, answers: Sequence[Answered]) -> list[float]:
-    """In seconds; for ever where a saga was shed. Raises RuntimeError when one is answered wrongly.
+    """In seconds. Raises RuntimeError when a saga is answered wrongly.
 
-    A machine that has other work may have become slower than half of what it was.
+    One that was shed has waited as long as anybody does, so that the tail is no better for it. A
+    machine that has other work may have become slower than half of what it was.
     """
     expected = REFUSAL if each.refuses else EXECUTED
     wrong = Counter(one.status for one in answers if one.status not in (expected, *SHED))
     if wrong:
         raise RuntimeError(f"{each.name} answered {len(answers)} with {dict(wrong)} among them")
-    return [one.latency if one.status == expected else inf for one in answers]
+    return [one.latency if one.status == expected else ANSWER_SECONDS_MAX for one in answers]
 
 
 def peak_rates(samples: Sequence[Sample]) -> dict[str, float]:
