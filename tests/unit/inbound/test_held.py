@@ -129,7 +129,7 @@ async def test_one_that_has_waited_too_long_is_refused_unless_it_was_seen(
 async def test_refusals_leave_at_a_bounded_rate_until_callers_give_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What it costs to refuse is known beforehand; nobody waits for ever."""
+    """The cost of a refusal is known beforehand; nobody waits for ever."""
     monkeypatch.setattr(module, "HELD_SECONDS", 0.0)
     waiting = Waiting()
     for number in range(200):
