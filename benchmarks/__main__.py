@@ -42,7 +42,7 @@ from stage.demo.chain import ChainError
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIDENCE = ROOT / "docs" / "evidence"
-NO_WORKERS = "this checkout has no `stage serve --workers`"
+NO_WORKERS = "a stage of this checkout has one worker"
 SERVER_WIDTHS = (1, WIDE)
 TAILS = (STAGE, TRACED, REFUSED)
 """Those whose p99 is held against the goal of P13."""

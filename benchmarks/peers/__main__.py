@@ -13,9 +13,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks import report
 from benchmarks.machine import Missing, check_disk, facts, tool
@@ -39,8 +40,7 @@ def main() -> int:
     """Measure what can be had; 0 when at least one system was measured."""
     given = _options().parse_args()
     if given.printed is not None:
-        told = json.loads(given.printed.read_text())
-        print(_printed([Sample(**each) for each in told["samples"]], told["not_measured"]))
+        print(printed(json.loads(given.printed.read_text())))
         return 0
     widths = [int(each) for each in given.connections.split(",")]
     wanted = [each for each in SYSTEMS if not given.systems or each.name in given.systems]
@@ -93,7 +93,6 @@ def _tell(
     not_measured: dict[str, str],
 ) -> None:
     reached = figures(samples, measured)
-    print(f"\n{_printed(samples, not_measured)}\n\n{words(measured)}")
     told = {
         "machine": machine,
         "figures": [{**asdict(each), "reached": each.reached} for each in reached],
@@ -101,16 +100,19 @@ def _tell(
         "words": {each.name: [each.promises, each.lacks] for each in measured},
         "samples": [asdict(each) for each in samples],
     }
-    print(f"\nwritten: {report.write(out, 'peers', told)}")
+    print(f"\n{printed(told)}\n\n{words(measured)}\n\nwritten: {report.write(out, 'peers', told)}")
 
 
-def _printed(samples: Sequence[Sample], not_measured: Mapping[str, str]) -> str:
-    """The tables, as docs/performance.md has them."""
+def printed(evidence: Mapping[str, Any]) -> str:
+    """The tables of a file of evidence, as docs/performance.md has them."""
+    samples = [Sample(**each) for each in evidence["samples"]]
     names = {each.system for each in samples}
     measured = [each for each in (OURS, *SYSTEMS) if each.name in names]
     widths = sorted({each.connections for each in samples})
     parts = [table(samples, measured, widths), report.ratios(figures(samples, measured))]
-    parts += [f"{name}: not measured: {reason}" for name, reason in not_measured.items()]
+    parts += [
+        f"{name}: not measured: {reason}" for name, reason in evidence["not_measured"].items()
+    ]
     return "\n\n".join(parts)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import printed
+from benchmarks.__main__ import EVIDENCE, ROOT, printed
 from benchmarks.contestants import (
     CEILING,
     GROUPED,
@@ -23,6 +23,7 @@ from benchmarks.figures import ON_A_FILE, Figure, exported, figures
 from benchmarks.machine import build
 from benchmarks.on_postgres import ON_A_SERVER, dbos, stages
 from benchmarks.open_loop import ANSWER_SECONDS_MAX, Answered
+from benchmarks.peers.__main__ import printed as printed_peers
 from benchmarks.throughput import (
     LONE,
     SHARE_OF_PEAK,
@@ -174,6 +175,19 @@ def test_the_comparisons_on_a_server_name_its_contestants(tmp_path: Path) -> Non
     names = {each.name for each in there}
     assert {name for each in ON_A_SERVER for name in (each.this, each.other)} <= names
     assert [2] == [each.replicas for each in there if each.replicas > 1]
+
+
+def test_the_page_has_the_tables_of_the_evidence() -> None:
+    """Line for line, so that a new measurement is not left out of it."""
+    page = set((ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines())
+    texts = [
+        printed(json.loads((EVIDENCE / f"{name}.json").read_text(encoding="utf-8")))
+        for name in ("throughput", "postgres")
+    ]
+    peers = json.loads((EVIDENCE / "peers.json").read_text(encoding="utf-8"))
+    texts.append(printed_peers(peers))
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("|")]
+    assert [] == [line for line in lines if line not in page]
 
 
 @pytest.mark.parametrize(
