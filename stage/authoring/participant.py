@@ -24,7 +24,7 @@ from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.errors import StageError
 from stage.core.failure import FailureKind
-from stage.core.raised import raised
+from stage.core.raised import exit_raised, raised
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
 from stage.ports.store import Term, Tx
@@ -219,23 +219,25 @@ class StageParticipant(Generic[P, A]):
         return msgspec.Raw(body)
 
 
-def exit_raised(what: str, error: BaseException) -> StageError:
-    """The error that an exit, a panic or a cancellation out of a plain function is (rule 35).
-
-    It must not end more than that function.
-    """
-    return StageError(f"{what} raised {raised(error)}")
-
-
 def _heard(step: ExternalStep[Any, Any], said: Landed[Any] | Declined, at: float) -> Heard:
     event: e.Webhook
     if isinstance(said, Landed):
-        result = msgspec.Raw(step.encode_result(said.result))
+        result = msgspec.Raw(_encoded(step, said.result))
         event = e.WebhookFound(at=at, step=step.name, result=result)
     else:
         event = e.WebhookRefused(at=at, step=step.name, reason=said.reason)
     number = None if said.number is None else Term(*said.number)
     return Heard(event=event, key=said.key, number=number)
+
+
+def _encoded(step: ExternalStep[Any, Any], result: object) -> bytes:
+    """The result that a webhook brought; its type may run code of the author's."""
+    try:
+        return step.encode_result(result)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise exit_raised(step.name, error) from error
 
 
 def _decoded(step: DeclaredStep[Any, Any], body: bytes) -> Any:

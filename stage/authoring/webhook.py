@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from stage.core.errors import DeclarationError
+from stage.core.raised import exit_raised
 from stage.ports.webhook import NotVerified, WebhookRequest
 
 R = TypeVar("R")
@@ -118,17 +119,20 @@ def run_webhook(
     """The end that the function says; None where the webhook does not concern its call.
 
     Raises NotVerified, also for whatever a function raises before it has verified: a stranger
-    must not fill the log. Later exceptions are let through.
+    must not fill the log. Later exceptions are let through; an exit or a panic is a StageError,
+    because it may end nothing but this webhook (rule 35).
     """
     webhook = Webhook(request)
     try:
         said = function(webhook)
     except NotVerified:
         raise
-    except Exception as error:
-        if webhook.verified:
+    except BaseException as error:
+        if not webhook.verified:
+            raise NotVerified(f"its function raised {type(error).__name__}") from error
+        if isinstance(error, Exception):
             raise
-        raise NotVerified(f"its function raised {type(error).__name__}") from error
+        raise exit_raised(place, error) from error
     if not webhook.verified:
         raise DeclarationError(
             f"{place} returned without having verified the webhook: call verify_hmac first, or"

@@ -27,6 +27,14 @@ def raised(error: BaseException) -> str:
     return ": ".join((_where(error), *notes))
 
 
+def exit_raised(what: str, error: BaseException) -> StageError:
+    """The error that an exit, a panic or a cancellation out of a plain function is (rule 35).
+
+    It must not end more than that function.
+    """
+    return StageError(f"{what} raised {raised(error)}")
+
+
 def _where(error: BaseException) -> str:
     name = type(error).__name__
     trace = error.__traceback__

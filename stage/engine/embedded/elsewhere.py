@@ -12,7 +12,7 @@ from stage.core.errors import JournalMismatch, NewerJournal
 from stage.core.saga import Saga
 from stage.engine.embedded.limits import LOOK_SECONDS, OPEN_SECONDS_MAX
 from stage.engine.saga.context import bare_saga
-from stage.engine.saga.interpreter import Interpreter
+from stage.engine.saga.interpreter import Interpreter, as_journaled
 from stage.ports.engine import Snapshot, Unsettled
 from stage.ports.store import Entry, SagaRow, Store
 
@@ -120,9 +120,11 @@ class Elsewhere:
             if row is None:
                 return False
             entries = await self._store.entries(saga_id)
-            if any(_is_entry(entry, event, since) for entry in entries):
+            saga = self._snapshot(row, entries).saga
+            posted = as_journaled(saga.under(self._interpreter.plan), saga, event)
+            if any(_is_entry(entry, posted, since) for entry in entries):
                 return True
-            if needless(self._snapshot(row, entries).saga):
+            if needless(saga):
                 return True
             if not held:
                 return False

@@ -100,7 +100,7 @@ class Transition(msgspec.Struct, kw_only=True):
         """See `Course`."""
         self.saga = evolve(self.plan, self.saga, event)
         if self.plan.renamed:
-            event = _as_journaled(self.plan, self.saga, event)
+            event = as_journaled(self.plan, self.saga, event)
         self.events.append(event)
 
 
@@ -523,7 +523,7 @@ def _failed_output(error: Exception) -> Failed:
     return Failed(kind=FailureKind.REFUSED, reason=f"the output raised {raised(error)}")
 
 
-def _as_journaled(plan: Plan, saga: Saga, event: e.Event) -> e.Event:
+def as_journaled(plan: Plan, saga: Saga, event: e.Event) -> e.Event:
     """A step keeps the name that it was journaled with, so that an older release can go on.
 
     That name stands in its key (rule 32).

@@ -10,7 +10,7 @@ import pytest
 
 from stage import Declined, Landed, NotVerified, Stage, Webhook
 from stage.authoring.webhook import run_webhook
-from stage.core.errors import DeclarationError
+from stage.core.errors import DeclarationError, StageError
 from stage.ports.webhook import WebhookRequest
 
 NEW, OLD = b"whsec-new", b"whsec-old"
@@ -124,3 +124,23 @@ def test_a_webhook_is_a_plain_function_and_one_a_call() -> None:
     stage.bind()
     with pytest.raises(DeclarationError, match="two webhooks"):
         charge.webhook(ended)
+
+
+class Panic(BaseException):
+    """Of an extension in Rust."""
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, Panic])
+def test_an_exit_out_of_the_function_ends_only_that_webhook(kind: type[BaseException]) -> None:
+    """A stranger's is not believed; behind the verification it is an error of ours (rule 35)."""
+
+    def exits(hook: Webhook) -> None:
+        if hook.header("Psp-Signature"):
+            hook.verify_hmac(hook.header("Psp-Signature"))
+        raise kind("4929-1111")
+
+    with pytest.raises(NotVerified, match=kind.__name__):
+        run_webhook("", exits, request(headers={}))
+    with pytest.raises(StageError, match=rf"^exits \(shop\.py:7\) raised {kind.__name__}") as said:
+        run_webhook("exits (shop.py:7)", exits, request())
+    assert "4929" not in str(said.value)

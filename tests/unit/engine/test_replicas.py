@@ -25,8 +25,11 @@ from stage.core.states import Phase, SagaState
 from stage.demo.payment import Order, payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded import recovery
+from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Stored
+from stage.engine.saga.versions import Versions
 from stage.ports.codec import Codec
 from stage.ports.engine import NotAllowed, PayloadDiffers, Reply, Snapshot, Unsettled
 from stage.ports.external import ExternalRequest
@@ -43,6 +46,7 @@ from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
 from tests.unit.engine.test_cost import ORDER, Agreeable
 
+RENAMED = {"risk": "fraud"}
 LEASE_SECONDS = 0.6
 SERVER_LEASE_SECONDS = 0.8
 """Shorter than the time-out of the call, so that the other replica settles it."""
@@ -74,7 +78,8 @@ class World(Agreeable):
         if request.method == "GET":
             key = request.path.rpartition("/")[2].replace("%3A", ":").replace("%2F", "/")
             found = self.charged[key] > 0
-            return Answer(status=200 if found else 404, body=b'{"id":"c-1"}')
+            own_word = b'{"id":"c-1"}' if found else b'{"code":"unknown_key"}'
+            return Answer(status=200 if found else 404, body=own_word)
         if request.path == "/refunds":
             self.refunded[msgspec.json.decode(request.body)["key"]] += 1
             return Answer(status=200, body=b'{"refunded":1}')
@@ -379,15 +384,16 @@ async def test_a_verb_reaches_the_owner(pair: Pair, world: World) -> None:
     assert retry in await a.events()
 
 
+def risk_of(saga: Saga[Order]) -> dict[str, int]:
+    """The words that a person is shown."""
+    return {"amount": saga.input.amount}
+
+
 @pytest.fixture
 def approving(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stage of the replicas asks a person."""
     stage: Stage[Order, None] = Stage("payment", accepts=Order, migrations=payment.migrations)
-
-    @stage.approval("risk")
-    def risk(saga: Saga[Order]) -> dict[str, int]:
-        return {"amount": saga.input.amount}
-
+    stage.approval("risk")(risk_of)
     monkeypatch.setattr(f"{__name__}.payment", stage)
 
 
@@ -408,6 +414,31 @@ async def test_a_decision_reaches_the_owner(
     assert 1 == sum(isinstance(event, decision) for event in await a.events())
     with pytest.raises(NotAllowed):  # a decision counts once, there too
         await b.engine.operate("s-1", verb, dry_run=False)
+
+
+@pytest.mark.usefixtures("approving")
+async def test_a_verb_of_a_renamed_step_is_found_under_the_name_in_the_journal(
+    database: MemoryDatabase, world: World
+) -> None:
+    """An entry keeps the step's former name (rule 32): who posted the verb still sees it there."""
+    replica = Replica(database, world)
+    await replica.start()
+    assert await replica.accept(wait_seconds=1.0) is None
+    yes = e.Approved(at=replica.clock.now(), actor="kim", why="ticket 17", step="risk")
+    assert await replica.engine.operate("s-1", yes, dry_run=False) is not None
+    today: Stage[Order, None] = Stage(
+        "payment", accepts=Order, migrations=payment.migrations, renamed=RENAMED
+    )
+    today.approval("fraud")(risk_of)
+    interpreter = Interpreter(Versions(today.bind()), replica.observer, replica.clock)
+    elsewhere = Elsewhere(interpreter, replica.store, scheduled=False)
+
+    posted = replace(yes, step="fraud")
+    assert await elsewhere.journaled("s-1", posted, lambda _saga: False, until=0.0)
+
+    other = replace(yes, step="fraud", actor="lee")
+    assert not await elsewhere.journaled("s-1", other, lambda _saga: False, until=0.0)
+    await replica.stop()
 
 
 @pytest.mark.usefixtures("approving")
