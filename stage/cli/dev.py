@@ -10,9 +10,11 @@ from stage.cli.failure import Failure
 
 if TYPE_CHECKING:
     from stage.authoring.declaration import StageDeclaration
+    from stage.authoring.steps import ExternalStep
     from stage.testing import FakeApi
     from stage.testing.neighbours import Neighbours
 
+SAGA_ID: Final = "dev-1"
 HOST: Final = "127.0.0.1"
 PORT_MIN: Final = 20_000
 PORT_MAX: Final = 32_000
@@ -36,12 +38,39 @@ def dev(target: str, port: int, database: str) -> int:
     the working directory changes. It prints the requests to try; Ctrl-C ends all of it.
     """
     import asyncio
+    from tempfile import TemporaryDirectory
 
     from stage.cli.target import find_stage
 
     stage = find_stage(target)
     saga = _data_of(target, stage)
-    return asyncio.run(_develop(target, stage, port or _free_port(), database, saga))
+    with TemporaryDirectory(prefix="stage-dev-") as folder:
+        secrets = _make_secrets(stage, folder)
+        develop = _develop(target, stage, port or _free_port(), database, saga, secrets)
+        return asyncio.run(develop)
+
+
+def _make_secrets(stage: StageDeclaration[Any, Any], folder: str) -> dict[str, str]:
+    """A file with a new secret for each API that has a webhook, by its name."""
+    from pathlib import Path
+    from secrets import token_hex
+
+    made: dict[str, str] = {}
+    for step in _hooked(stage):
+        file = Path(folder) / f"{step.rules.peer}-webhook-secret"
+        file.touch(mode=0o600)
+        file.write_text(f"{token_hex(32)}\n")
+        made[step.rules.peer] = str(file)
+    return made
+
+
+def _hooked(stage: StageDeclaration[Any, Any]) -> list[ExternalStep[Any, Any]]:
+    """The steps whose API tells by a webhook how they ended."""
+    from stage.authoring.steps import ExternalStep
+
+    return [
+        step for step in stage.steps if isinstance(step, ExternalStep) and step.hearing is not None
+    ]
 
 
 def _data_of(target: str, stage: StageDeclaration[Any, Any]) -> str:
@@ -55,7 +84,7 @@ def _data_of(target: str, stage: StageDeclaration[Any, Any]) -> str:
 
     payload = scenario_of(stage, find_model(target, None), sagas=1).payload
     data = {} if payload is None else payload(Random(1))
-    return msgspec.json.encode({"saga_id": "dev-1", "data": data}).decode()
+    return msgspec.json.encode({"saga_id": SAGA_ID, "data": data}).decode()
 
 
 def _fakes_of(target: str, stage: StageDeclaration[Any, Any]) -> dict[str, FakeApi]:
@@ -88,7 +117,12 @@ def _free_port() -> int:
 
 
 async def _develop(
-    target: str, stage: StageDeclaration[Any, Any], port: int, database: str, saga: str
+    target: str,
+    stage: StageDeclaration[Any, Any],
+    port: int,
+    database: str,
+    saga: str,
+    secrets: dict[str, str],
 ) -> int:
     import sys
 
@@ -99,8 +133,10 @@ async def _develop(
     signals.listen()
     url = f"http://{HOST}:{port}"
     apis = _fakes_of(target, stage)
-    async with beside(url, apis) as around:
+    signing = {name: _secret_in(file) for name, file in secrets.items()}
+    async with beside(url, apis, signing) as around:
         _explain(stage.name, around, saga)
+        _explain_webhooks(stage, around, secrets, apis)
         options = [
             *("--auth", "none", "--host", HOST, "--port", str(port), "--database", database),
             *("--upstream", f"upstream={around.upstream}"),
@@ -108,6 +144,8 @@ async def _develop(
         ]
         for name, where in around.apis.items():
             options += ["--external", f"{name}={where}"]
+        for name, file in secrets.items():
+            options += ["--external", f"{name}.webhook_secret_file={file}"]
         command = [sys.executable, "-m", "stage", "serve", target, *options]
         return await run_anew(command, signals, HINT)
 
@@ -135,4 +173,39 @@ def _explain(name: str, around: Neighbours, saga: str) -> None:
     for api, where in around.apis.items():
         click.echo(f"The effects that stand at {api}:")
         click.echo(f"  curl -s {where}/effects")
+
+
+def _secret_in(file: str) -> bytes:
+    """The secret that the fake signs with, as the stage reads it."""
+    from pathlib import Path
+
+    return Path(file).read_bytes().strip()
+
+
+def _explain_webhooks(
+    stage: StageDeclaration[Any, Any],
+    around: Neighbours,
+    secrets: dict[str, str],
+    apis: dict[str, FakeApi],
+) -> None:
+    """How a call that is pending is ended, and where the secret lies that signs its webhook."""
+    from stage.core.ids import Direction, idempotency_key
+
+    for step in _hooked(stage):
+        api = step.rules.peer
+        key = idempotency_key(SAGA_ID, stage.name, step.name, Direction.EXECUTE)
+        click.echo(
+            f"Webhooks of {api} come to {around.stage}/webhooks/{api}, signed with the secret"
+        )
+        click.echo(f"in {secrets[api]}")
+        if apis[api].pends:
+            click.echo(f"Let {api} end the pending call of that saga, and tell it by its webhook:")
+            click.echo(f"  curl -s -X POST {around.apis[api]}/land/{key}")
+        else:
+            click.echo(
+                f"The fake of {api} answers at once: `pends = True` and a method `webhook` in a"
+            )
+            click.echo(
+                "class in `fakes` of the model let it tell later, as FakePsp of the demo does"
+            )
     click.echo("")

@@ -30,7 +30,10 @@ RULE = "rule broken"
     "--sagas", metavar="M", default=20, type=click.IntRange(1), help="Sagas in each.  [20]"
 )
 @click.option(
-    "--seed", metavar="S", type=int, help="Only this world; the history of what goes wrong in it."
+    "--seed",
+    metavar="S",
+    type=int,
+    help="Only this world: what happens, and what goes wrong in it.",
 )
 @click.option("--first", metavar="S", default=0, type=int, help="The first seed.  [0]")
 @click.option(
@@ -139,6 +142,19 @@ def _draw(summary: Summary, failed: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def _draw_world(result: Result) -> str:
+    """The sagas, faults and ends of a world in which everything holds: a line each."""
+    lines = [
+        f"seed {result.seed}    {result.sagas} sagas, {result.seconds:.0f} s",
+        "faults     " + _counted(+result.struck, spaces=False),
+        "ended      " + _counted(result.states),
+        "believed   " + _counted(result.verdicts) + " (by the caller)",
+    ]
+    if heard := result.webhooks:
+        lines.append(f"webhooks   {heard['believed']} believed, {heard['refused']} refused")
+    return "\n".join([*lines, f"everything holds for {result.sagas} sagas"])
+
+
 def _counted(counts: Any, *, spaces: bool = True) -> str:
     """Counts in words, the largest first; without `spaces` as the options take them."""
     found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -149,7 +165,7 @@ def _counted(counts: Any, *, spaces: bool = True) -> str:
 def _print_world(result: Result, named: str, scenario: Scenario) -> int:
     """The history of the saga that went wrong, what is wrong with it, and how to see it again."""
     if not result.violations:
-        click.echo(f"seed {result.seed}: everything holds for {result.sagas} sagas")
+        click.echo(_draw_world(result))
         return 0
     from stage.simulation.summary import failure_of
 

@@ -7,6 +7,9 @@ answered 410. It reads the paths and bodies of the stage, and knows nothing of s
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import time
 from collections.abc import Mapping
 from random import Random
 from typing import Any
@@ -40,11 +43,15 @@ class Psp(ApiModel):
         """A charge that stands."""
         return json_answer(201, {"id": effect.name})
 
+    def refuse(self, request: ApiRequest) -> Answer:
+        """A card that is declined."""
+        return json_answer(402, {"code": "declined", "error": "card declined"})
+
     def look_up(self, request: ApiRequest) -> Answer:
         """The charge of a key."""
         effect = self.books.effects.get(unquote(request.path.removeprefix(LOOK_UP)))
         if effect is None or not effect.made:
-            return json_answer(404, {"error": "no charge under that key"})
+            return json_answer(404, {"code": "unknown_key"})
         return json_answer(200, {"id": effect.name})
 
     def undo(self, request: ApiRequest) -> Answer:
@@ -52,13 +59,25 @@ class Psp(ApiModel):
         asked = msgspec.json.decode(request.body, type=Refund)
         effect = self.books.effect(asked.key, self.name)
         if asked.charge_id is not None and asked.charge_id != effect.name:
-            return json_answer(404, {"error": "no such charge"})
+            return json_answer(404, {"code": "unknown_charge"})
         self.books.unmake(effect)
         return json_answer(200, {"refunded": True})
 
 
 class FakePsp(FakeApi):
-    """The provider of `stage dev`: it says `refunded` where others say `undone`."""
+    """The provider of `stage dev`: it says `refunded` where others say `undone`.
+
+    A customer confirms each charge, and the provider tells it by its webhook.
+    """
+
+    pends = True
+
+    def webhook(self, key: str, secret: bytes) -> tuple[Mapping[str, str], bytes]:
+        """See FakeApi: signed as `charge_ended` verifies it."""
+        said = {"type": "charge.succeeded", "id": self.effects[key], "key": key}
+        body, sent_at = msgspec.json.encode(said), f"{time.time():.0f}"
+        signature = hmac.new(secret, sent_at.encode() + body, hashlib.sha256).hexdigest()
+        return {"Psp-Time": sent_at, "Psp-Signature": signature}, body
 
     def undo(self, request: Request, key: str) -> Answer:
         """See FakeApi."""

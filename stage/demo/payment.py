@@ -51,7 +51,7 @@ async def release(tx: Tx, saga: Saga[Order]) -> None:
 async def charge(http: Http, saga: Saga[Order]) -> Charge:
     """Charge the card, once however often it is asked."""
     answer = await http.post("/charges", json={"amount": saga.input.amount})
-    if answer.status in (402, 410):
+    if answer.status in (402, 410) and answer.json()["code"] in ("declined", "closed_key"):
         raise Refused("card declined")
     return Charge(answer.json()["id"])
 
@@ -60,8 +60,8 @@ async def charge(http: Http, saga: Saga[Order]) -> Charge:
 async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
     """Look the charge up by its key."""
     answer = await http.get(f"/charges/by-key/{quote(saga.key, safe='')}")
-    if answer.status == 404:
-        return None
+    if answer.status == 404 and answer.json()["code"] == "unknown_key":
+        return None  # the provider's own word: a gateway says 404 too
     if answer.status == 202:
         raise Pending("the customer has not confirmed it")
     return Charge(answer.json()["id"])

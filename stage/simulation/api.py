@@ -42,8 +42,9 @@ class ApiModel:
     """An API that honours idempotency keys, for any stage.
 
     A request that may have an effect makes one under its key, once; one whose key says `undo`
-    undoes what the step made, and closes what it did not make; a GET looks the key up (404 when
-    nothing was made). Answers are `{"id": "fx_000001"}`.
+    undoes what the step made, and closes what it did not make; a GET looks the key up. A yes is
+    `{"id": "fx_000001"}`. A no has a code of its own, such as `{"code": "unknown_key"}` of a
+    404: that tells it from the page of a gateway.
     """
 
     honours_keys = True
@@ -55,6 +56,8 @@ class ApiModel:
         self.books = books
         self.faults = faults
         self.away = False
+        self.unrouted = False
+        """Whether the gateway in front of it says 404 for all of it."""
         self._willing: dict[str, bool] = {}
         self.deliver: Deliver = _to_nobody
         self.clock: Now = _epoch
@@ -127,17 +130,17 @@ class ApiModel:
 
     def refuse(self, request: ApiRequest) -> Answer:
         """A business no: nothing happened."""
-        return json_answer(402, {"error": "refused"})
+        return json_answer(402, {"code": "refused"})
 
     def gone(self, request: ApiRequest) -> Answer:
         """The key was undone before: nothing happens under it any more."""
-        return json_answer(410, {"error": "undone before"})
+        return json_answer(410, {"code": "closed_key"})
 
     def look_up(self, request: ApiRequest) -> Answer:
         """A probe; its own key is the one it asks for."""
         effect = self.books.effects.get(request.key)
         if effect is None or not effect.made:
-            return json_answer(404, {"error": "not known"})
+            return json_answer(404, {"code": "unknown_key"})
         return json_answer(200, {"id": effect.name})
 
     def undo(self, request: ApiRequest) -> Answer:
@@ -150,7 +153,7 @@ class ApiModel:
 
     def refuse_undo(self, request: ApiRequest) -> Answer:
         """It will never be undone."""
-        return json_answer(402, {"error": "cannot be undone"})
+        return json_answer(402, {"code": "undo_refused"})
 
 
 class PendingApi(ApiModel):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core import events as e
+from stage.core.age import GAP_SECONDS_MAX
 from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS
 from stage.core.lost import LOST, OVER
@@ -120,7 +121,9 @@ class Known(msgspec.Struct, kw_only=True):
     refused: set[str] = set()
     """Steps whose last attempt was a no."""
     pending: dict[str, float] = {}
-    """Since when the API of a step says that it is under way."""
+    """How long the saga had waited when the API of a step first said that it is under way."""
+    waited: float = 0.0
+    """Seconds in which a call was pending: clocks that went back take nothing away (rule 34)."""
     said: dict[str, e.Webhook] = {}
     """The word that a webhook brought of a step; that it landed outweighs that it did not."""
     pending_at: float | None = None
@@ -131,6 +134,8 @@ class Known(msgspec.Struct, kw_only=True):
     """Approvals that were decided by a person."""
     waited_out: bool = False
     """A call was pending for as long as its author waits."""
+    set_back: float = 0.0
+    """Seconds by which clocks went back while a call was pending: the deadline may be as early."""
     answers: set[bytes] = set()
     """Every answer that was durable at some time."""
     deadline: float | None = None
@@ -421,8 +426,12 @@ class Books:
     def _event(self, stage: str, who: str, known: Known, event: e.Event) -> None:
         saga = known.row.id
         self.tell(saga, who, event)
-        if known.pending_at is not None and known.deadline is not None:
-            known.deadline += max(0.0, event.at - known.pending_at)
+        if known.pending_at is not None:
+            lapse = event.at - known.pending_at
+            known.waited += min(max(0.0, lapse), GAP_SECONDS_MAX)
+            known.set_back += max(0.0, -lapse)
+            if known.deadline is not None:
+                known.deadline += max(0.0, lapse)
         known.pending_at = event.at if known.pending else None
         if EVENTS[type(event)].ends is AttemptKind.EXECUTE:
             step_name = getattr(event, "step", "")
@@ -582,8 +591,9 @@ class Books:
 
     def _pends(self, known: Known, step: Step, at: float) -> None:
         """A call is under way at its API."""
-        since = known.pending.setdefault(step.name, at)
-        known.waited_out = known.waited_out or at - since >= step.pending_seconds_max
+        since = known.pending.setdefault(step.name, known.waited)
+        lasted = known.waited - since
+        known.waited_out = known.waited_out or lasted >= step.pending_seconds_max
         known.pending_at = at
 
     def _attempted(self, stage: str, known: Known, event: e.StepStarted) -> None:
@@ -663,7 +673,7 @@ class Books:
         if (
             known.mended
             or known.waited_out
-            or (known.deadline is not None and event.at >= known.deadline)
+            or (known.deadline is not None and event.at >= known.deadline - known.set_back)
         ):
             return
         counted = known.attempts.get(step.name, 0) - known.forgiven.get(step.name, 0)

@@ -68,6 +68,8 @@ KINDS: dict[str, tuple[float, float]] = {
     # of the stage at the end of the chain
     "tail_refuses": (0.05, 0.3),
     "tail_fails_late": (0.05, 0.4),
+    # of a gateway in front of an API, in events a second: for a while it says 404 for all of it
+    "route_lost": (0.02, 0.2),
 }
 """Every fault, with the range from which a seed draws its rate."""
 

@@ -32,10 +32,13 @@ OF_ANOTHER_SAGA = (
     (410, Outcome.COMPENSATED),
 )
 """True answers that a gateway gives to the wrong caller."""
-API_CODES_BEFORE = (401, 403, 429, 502, 503, 504)
-"""A gateway in front of an API that passed nothing on: an author may take a 4xx for a no."""
-API_CODES_AFTER = (200, 502, 503, 504)
-"""The same, when the API was asked: a login page, and what a time-out makes of an answer."""
+API_CODES = (200, 400, 403, 404, 409, 410, 422, 502, 503, 504)
+"""The answers of gateways in front of an API, whether or not it was asked: it may have acted.
+
+Not 402, which none gives.
+"""
+API_CODES_BEFORE = (*API_CODES, 401, 429)
+"""The same where nothing was passed on: these two say so, to the engine too."""
 REWRITTEN = (404, 500, 502, 503, 504)
 """Codes that a gateway puts over an answer whose body it lets through."""
 
@@ -64,11 +67,31 @@ def away(random: Random) -> Answer:
 
 
 def page_of_api(random: Random, *, asked: bool) -> Answer:
-    """An answer for an external API; `asked` says whether the API had the request."""
-    status = random.choice(API_CODES_AFTER if asked else API_CODES_BEFORE)
-    return Answer(status=status, headers=HTML, body=PAGE)
+    """An answer for an external API; `asked` says whether the API had the request.
+
+    Some gateways speak JSON, with members that an API has as well.
+    """
+    status = random.choice(API_CODES if asked else API_CODES_BEFORE)
+    return _page(random, status)
+
+
+def without_route(random: Random) -> Answer:
+    """The page of a gateway that does not find what is behind it, as after a deploy of its own."""
+    return _page(random, 404)
 
 
 def rewritten(random: Random, answer: Answer) -> Answer:
     """A neighbour's own body under a code that it did not give."""
     return Answer(status=random.choice(REWRITTEN), headers=answer.headers, body=answer.body)
+
+
+def _page(random: Random, status: int) -> Answer:
+    """Nothing, HTML, or JSON with the members that such a page usually has."""
+    match random.randrange(4):
+        case 0:
+            return Answer(status=status)
+        case 1:
+            said = {"status": status, "error": "no route", "message": "no route", "code": status}
+            return Answer(status=status, headers=JSON, body=msgspec.json.encode(said))
+        case _:
+            return Answer(status=status, headers=HTML, body=PAGE)

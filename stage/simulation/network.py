@@ -233,6 +233,10 @@ class _Message:
         where = f"{self._method} {self._target}{self._path}"
         self._network._books.tell(self._saga, self._source, f"{where[:90]} -> {what}"[:200])
 
+    def _unrouted(self) -> bool:
+        api = self._network._apis.get(self._target)
+        return api is not None and api.unrouted
+
     def _away(self) -> bool:
         network = self._network
         if frozenset({self._source, self._target}) in network.cut:
@@ -265,6 +269,10 @@ class _Message:
             if random.random() < 0.5:
                 later(travel, self.settle, Lost(reason="connection refused", certain=True))
             return  # else it is never heard of again
+        if self._unrouted():
+            self._tell("(a gateway has no route: 404)")
+            later(travel, self.settle, gateway.without_route(random))
+            return
         if faults.happens("connection_refused"):
             later(travel, self.settle, Lost(reason="connection refused", certain=True))
             return

@@ -36,12 +36,15 @@ class Receipt(msgspec.Struct):
     id: str
 
 
+NOES = ("refused", "closed_key", "undo_refused")
+UNKNOWN = "unknown_key"
+"""The own words of the models. A gateway gives the same HTTP codes, and none of these."""
 INSERT = "INSERT INTO ledger (saga_id, step, undone) VALUES (?, ?, ?)"
 
 
 async def _ask(http: Http, path: str, amount: int) -> Receipt:
     answer = await http.post(path, json={"amount": amount})
-    if answer.status >= 400:
+    if answer.status in (402, 410) and answer.json()["code"] in NOES:
         raise Refused(f"answered {answer.status}")
     return Receipt(answer.json()["id"])
 
@@ -50,7 +53,9 @@ async def _look(http: Http, path: str) -> Receipt | None:
     answer = await http.get(path)
     if answer.status == 202:
         raise Pending("still under way")
-    return None if answer.status == 404 else Receipt(answer.json()["id"])
+    if answer.status == 404 and answer.json()["code"] == UNKNOWN:
+        return None
+    return Receipt(answer.json()["id"])
 
 
 async def _undo(http: Http, path: str, receipt: Receipt | None) -> None:
@@ -58,9 +63,8 @@ async def _undo(http: Http, path: str, receipt: Receipt | None) -> None:
     answer = await http.post(path, json={"id": made})
     if answer.status == 402:
         raise Refused("cannot be undone")
-    if answer.status >= 400:
+    if answer.status != 200 or "undone" not in answer.json():
         raise Transient(f"answered {answer.status}")
-    answer.json()  # a page of a gateway is no answer of the API
 
 
 def _local(stage: Stage[Any, Any], name: str, *, undo: bool = True) -> None:
@@ -206,12 +210,15 @@ def _effect(stage: Stage[Any, Any], name: str, to: str, *, probe: bool) -> None:
 
     async def find(saga: Saga[Purchase]) -> Receipt | None:
         answer = await ask(to, "GET", f"/{name}", key=saga.key)
-        return None if answer.status == 404 else _received(answer)
+        if answer.status == 404 and msgspec.json.decode(answer.body)["code"] == UNKNOWN:
+            return None
+        return _received(answer)
 
     async def back(saga: Saga[Purchase], receipt: Receipt | None) -> None:
         made = None if receipt is None else receipt.id
         answer = await ask(to, "POST", f"/{name}/undo", key=saga.key, body={"id": made})
-        _received(answer)
+        if "undone" not in _said(answer):
+            raise OSError(f"answered {answer.status}")
 
     work.__name__ = name
     step = stage.effect(to=to, timeout=1.0)(work)
@@ -221,15 +228,20 @@ def _effect(stage: Stage[Any, Any], name: str, to: str, *, probe: bool) -> None:
 
 
 def _received(answer: Answer) -> Receipt:
+    """The receipt in an answer of the vendor."""
+    return Receipt(_said(answer)["id"])
+
+
+def _said(answer: Answer) -> dict[str, Any]:
     """The reading of a vendor's client, which knows nothing of the stage."""
     if answer.status == 429:
         raise Transient("busy")
-    if answer.status in (402, 410):
+    said: dict[str, Any] = msgspec.json.decode(answer.body)
+    if answer.status in (402, 410) and said["code"] in NOES:
         raise Refused(f"answered {answer.status}")
     if answer.status != 200:
         raise OSError(f"answered {answer.status}")
-    said = msgspec.json.decode(answer.body)
-    return Receipt(said.get("id", ""))
+    return said
 
 
 def effective(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:

@@ -70,6 +70,7 @@ class Weather:
                 often("failover_lossy", partial(failovers.lose_commits, node, shared))
         for model in self._models:
             often("api_away", partial(self._away, model))
+            often("route_lost", partial(self._unrouted, model))
         often("partition", self._cut)
         if "outage" in self._faults.rates and self._random.random() < LONG_SHARE:
             self._lengths = LONG_OUTAGE_SECONDS
@@ -95,6 +96,13 @@ class Weather:
         await asyncio.sleep(self._random.uniform(*AWAY_SECONDS))
         what.away = False
         self._books.tell("", name, "is back")
+
+    async def _unrouted(self, model: ApiModel) -> None:
+        self._books.tell("", model.name, "its gateway lost the route to it")
+        model.unrouted = True
+        await asyncio.sleep(self._random.uniform(*AWAY_SECONDS))
+        model.unrouted = False
+        self._books.tell("", model.name, "its gateway has the route again")
 
     async def _outage(self) -> None:
         name = self._random.choice(self._network.names)
@@ -128,7 +136,7 @@ class Weather:
         self._faults.on = False
         self._network.cut.clear()
         for model in self._models:
-            model.away = False
+            model.away = model.unrouted = False
         for node in self._nodes:
             node.heal()
 

@@ -31,6 +31,11 @@ from stage.testing.fakes import SAGA_ID, reply
 TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 
 
+UNKNOWN: Final = {"code": "unknown_key"}
+"""The API's own word that it made nothing under a key."""
+CLOSED: Final = {"code": "closed_key"}
+"""Its own word that a key was undone before it made anything."""
+PENDING: Final = {"state": "pending"}
 _YES: Final = msgspec.Raw(msgspec.json.encode(Approval(by="a person", reason="a trial", at=0.0)))
 
 
@@ -39,13 +44,20 @@ class FakeApi:
 
     A request that is not GET makes an effect under its key, once. One whose key says `undo` takes
     back what its step made, answered `{"undone": true}`. A GET answers 200 if there is an effect
-    under its key, otherwise 404.
-    Derive from it where an API speaks otherwise: `is_undo` and `undo` are the words of most.
+    under its key, otherwise 404 with `{"code": "unknown_key"}`.
+    Derive from it where an API speaks otherwise: `is_undo` and `undo` are the words of most,
+    `pends` and `webhook` those of an API that tells later how a call ended.
     """
+
+    pends = False
+    """True where it takes each call on with 202, until `land` ends it."""
 
     def __init__(self) -> None:
         self.effects: dict[str, str] = {}
         """The effects that stand: an id by its key."""
+        self.pending: set[str] = set()
+        """The keys of calls that it has taken on."""
+        self._closed: set[str] = set()
         self._made = 0
 
     def answer(self, request: Request, key: str) -> Answer:
@@ -54,10 +66,33 @@ class FakeApi:
             return self.look_up(request, key)
         if self.is_undo(request, key):
             return self.undo(request, key)
+        if key in self._closed:
+            return reply(410, CLOSED)
+        if key not in self.effects and self.pends:
+            self.pending.add(key)
+            return reply(202, PENDING)
+        return self.made(self._make(key))
+
+    def land(self, key: str) -> bool:
+        """End a call that it has taken on, with a yes. False where none is pending by that key."""
+        if key not in self.pending:
+            return False
+        self.pending.discard(key)
+        self._make(key)
+        return True
+
+    def _make(self, key: str) -> str:
         if key not in self.effects:
             self._made += 1
             self.effects[key] = f"fx-{self._made}"
-        return self.made(self.effects[key])
+        return self.effects[key]
+
+    def webhook(self, key: str, secret: bytes) -> tuple[Mapping[str, str], bytes] | None:
+        """Headers and body of the webhook that tells of the call of that key, signed.
+
+        None where the API tells nothing by itself.
+        """
+        return None
 
     def is_undo(self, request: Request, key: str) -> bool:
         """Whether it asks for something to be taken back."""
@@ -69,13 +104,18 @@ class FakeApi:
 
     def look_up(self, request: Request, key: str) -> Answer:
         """A probe."""
-        return self.made(self.effects[key]) if key in self.effects else reply(404)
+        if key in self.pending:
+            return reply(202, PENDING)
+        return self.made(self.effects[key]) if key in self.effects else reply(404, UNKNOWN)
 
     def undo(self, request: Request, key: str) -> Answer:
         """Take back what the step of the key made."""
         of = key.rpartition(f":{Direction.COMPENSATE}")[0]
         for made in [each for each in self.effects if each.startswith(f"{of}:")]:
             del self.effects[made]
+        for taken_on in [each for each in self.pending if each.startswith(f"{of}:")]:
+            self.pending.discard(taken_on)
+            self._closed.add(taken_on)
         return reply(200, {"undone": True})
 
 

@@ -22,7 +22,7 @@ from stage.neighbours.shared.serve import SHUTDOWN_SECONDS
 from stage.neighbours.upstream.app import make_app as make_upstream
 from stage.ports.connection import Connection
 from stage.testing.effects import FakeApi
-from stage.testing.external import make_external
+from stage.testing.external import Hooks, make_external
 
 HOST: Final = "127.0.0.1"
 
@@ -53,14 +53,15 @@ async def served(
     """
     called = {step.rules.peer for step in stage.steps if isinstance(step, CallStep)}
     usual = {name: FakeApi() for name in sorted(called - set(externals))}
-    fakes = {f"api {name}": make_external(api) for name, api in {**usual, **(apis or {})}.items()}
-    names = ("upstream", "stage", "downstream", *fakes)
+    every = {**usual, **(apis or {})}
+    names = ("upstream", "stage", "downstream", *(f"api {name}" for name in every))
     doors = {name: socket.create_server((HOST, 0)) for name in names}
     urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
     async with AsyncExitStack() as stack:
         for door in doors.values():
             stack.callback(door.close)
-        at = {name.removeprefix("api "): urls.pop(name) for name in fakes}
+        at = {name: urls.pop(f"api {name}") for name in every}
+        fakes = _fakes_of(every, urls["stage"], webhook_secrets or {})
         config = Config(
             auth="none",
             database="sqlite:///:memory:",
@@ -75,9 +76,11 @@ async def served(
 
 
 @asynccontextmanager
-async def beside(stage: str, apis: Mapping[str, FakeApi]) -> AsyncIterator[Neighbours]:
+async def beside(
+    stage: str, apis: Mapping[str, FakeApi], webhook_secrets: Mapping[str, bytes]
+) -> AsyncIterator[Neighbours]:
     """Serve the two neighbours and the fakes around a stage that another process serves."""
-    fakes = {f"api {name}": make_external(api) for name, api in apis.items()}
+    fakes = _fakes_of(apis, stage, webhook_secrets)
     apps = {**_neighbours_of(stage), **fakes}
     doors = {name: socket.create_server((HOST, 0)) for name in apps}
     urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
@@ -87,6 +90,18 @@ async def beside(stage: str, apis: Mapping[str, FakeApi]) -> AsyncIterator[Neigh
         at = {name.removeprefix("api "): urls.pop(name) for name in fakes}
         await _start(stack, doors, apps)
         yield Neighbours(**urls, stage=stage, apis=at)
+
+
+def _fakes_of(
+    apis: Mapping[str, FakeApi], stage: str, secrets: Mapping[str, bytes]
+) -> dict[str, web.Application]:
+    """The fakes behind ports; those whose secret the stage knows send it their webhooks."""
+
+    def hooks_of(name: str) -> Hooks | None:
+        secret = secrets.get(name)
+        return None if secret is None else Hooks(url=f"{stage}/webhooks/{name}", secret=secret)
+
+    return {f"api {name}": make_external(api, hooks_of(name)) for name, api in apis.items()}
 
 
 async def _with_secrets(

@@ -29,12 +29,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def started(project: Path, port: int) -> Process:
+async def started(project: Path, port: int, target: str = "booking.stage:booking") -> Process:
     """`stage dev` of it, as a shell script starts it in the background: with SIGINT ignored."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("STAGE_")}
     return await asyncio.create_subprocess_exec(
         *("sh", "-c", 'trap "" INT; exec "$@"', "sh"),
-        *(sys.executable, "-m", "stage", "dev", "booking.stage:booking", "--port", str(port)),
+        *(sys.executable, "-m", "stage", "dev", target, "--port", str(port)),
         cwd=project,
         stdout=PIPE,
         stderr=STDOUT,
@@ -114,3 +114,22 @@ async def test_a_port_in_use_ends_it_with_the_reason(project: Path) -> None:
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use: choose another --port," in (
         said.decode()
     )
+
+
+@pytest.mark.timeout(240)
+async def test_a_pending_call_is_ended_by_the_printed_curl(tmp_path: Path) -> None:
+    """The stage believes the webhook: its secret is that of the fake, made for this run."""
+    process = await started(tmp_path, 0, "stage.demo.payment:payment")
+    try:
+        printed = await lines_until(process, "listening on")
+        (begin,) = [line.strip() for line in printed if "/sagas -H" in line]
+        (land,) = [line.split()[-1] for line in printed if "/land/" in line]
+        assert any("signed with the secret" in line for line in printed)
+        assert (202, "in_progress") == await posted(begin, "dev-1")
+        async with aiohttp.ClientSession() as session, session.post(land) as answer:
+            assert 200 == (await answer.json())["webhook"]
+        assert (200, "executed") == await posted(begin, "dev-1")
+    finally:
+        process.terminate()
+        async with asyncio.timeout(SECONDS_MAX):
+            await process.communicate()

@@ -11,6 +11,8 @@ import pytest
 
 from tests.forked import ROOT, stage
 
+HIDING = ("delay", "answer_lost", "deadline")
+"""Faults by which a charge lands that nobody waits for any more."""
 BROKEN = "tests.simulation.broken_payment:returns_on_none"
 
 
@@ -45,7 +47,7 @@ def test_the_stage_of_the_demo_ends_clean_within_a_minute() -> None:
 @pytest.mark.timeout(110)
 def test_a_broken_refund_is_found_with_its_shortest_history() -> None:
     """The charge that a lost answer hid stays; the history shows it, and its line replays it."""
-    few = ("--seeds", "30", "--sagas", "8")
+    few = ("--seeds", "30", "--sagas", "8", *(f"--only={fault}" for fault in HIDING))
     status, out, err = simulate(BROKEN, "--model", "stage.demo.model", *few)
     assert (1, "") == (status, err), out
     assert re.search(r"stands [1-9]", out)
@@ -79,6 +81,39 @@ def test_the_mistakes_of_an_author_are_found(name: str, word: str) -> None:
     few = ("--seeds", "20", "--sagas", "4")
     status, out, err = simulate(target, "--model", "stage.demo.model", *few)
     assert (1, "") == (status, err), out
+    assert re.search(word, out, re.MULTILINE), out
+
+
+UNKEYED = "tests.simulation.unkeyed_payment"
+
+
+@pytest.mark.timeout(110)
+@pytest.mark.parametrize(
+    "target, model, faults, word",
+    [
+        (
+            "tests.simulation.broken_payment:believes_a_410",
+            "stage.demo.model",
+            ("gateway_replaces",),
+            r"^STANDS: payment.* charge.* stands$",
+        ),
+        (
+            f"{UNKEYED}:believes_a_404",
+            UNKEYED,
+            ("delay", "route_lost"),
+            r"^DOUBLED: payment/pay made 2 effects at bank$",
+        ),
+        (f"{UNKEYED}:payment", UNKEYED, ("delay", "route_lost"), r"^everything holds$"),
+    ],
+    ids=["410", "404", "own word"],
+)
+def test_a_code_that_is_believed_without_the_word_of_the_api_is_found(
+    target: str, model: str, faults: tuple[str, ...], word: str
+) -> None:
+    """A gateway gives it as well, for an API that has acted; a stage that asks for more holds."""
+    few = ("--seeds", "30", "--sagas", "8", *(f"--only={fault}" for fault in faults))
+    status, out, err = simulate(target, "--model", model, *few)
+    assert (int("holds" not in word), "") == (status, err), out
     assert re.search(word, out, re.MULTILINE), out
 
 

@@ -2,7 +2,8 @@
 
 `returns_on_none` refunds only what is known, so a charge whose answer was lost is taken for one
 that never was. `wrong_key` refunds by the key of the refund. `not_released` leaves its row.
-`forgotten` has no compensation of its charge, and says so.
+`forgotten` has no compensation of its charge, and says so. `believes_a_410` takes the 410
+of a gateway for the no of the provider.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stage import Http, Refused, Saga, Stage, Transient, Tx, demo
+from stage.authoring.http import Response
 from stage.authoring.steps import ResultCallStep
 from stage.demo.payment import Charge, Order
 
@@ -25,6 +27,7 @@ def broken(
     releases: str = RELEASE,
     key: Callable[[Saga[Order], str], str] = lambda _saga, of_charge: of_charge,
     only_known: bool = False,
+    no_by: Callable[[Response], bool] = lambda a: a.json()["code"] in ("declined", "closed_key"),
 ) -> Stage[Order, Charge]:
     """The stage with that mistake."""
     stage = Stage(
@@ -54,7 +57,7 @@ def broken(
 
     async def pay(http: Http, saga: Saga[Order]) -> Charge:
         answer = await http.post("/charges", json={"amount": saga.input.amount})
-        if answer.status in (402, 410):
+        if answer.status in (402, 410) and no_by(answer):
             raise Refused("card declined")
         return Charge(answer.json()["id"])
 
@@ -65,7 +68,9 @@ def broken(
     @charge.probe
     async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
         answer = await http.get(f"/charges/by-key/{quote(saga.key, safe='')}")
-        return None if answer.status == 404 else Charge(answer.json()["id"])
+        if answer.status == 404 and answer.json()["code"] == "unknown_key":
+            return None
+        return Charge(answer.json()["id"])
 
     async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
         if only_known and made is None:
@@ -75,9 +80,9 @@ def broken(
         answer = await http.post("/refunds", json={"key": by, "charge_id": charge_id})
         if answer.status == 402:
             raise Refused("the refund was declined")
-        if answer.status == 404:
-            return  # there is no such charge
-        if answer.status >= 400:
+        if answer.status == 404 and answer.json()["code"] == "unknown_charge":
+            return
+        if answer.status != 200 or "refunded" not in answer.json():
             raise Transient(f"the refund was answered {answer.status}")
 
     if refunds:
@@ -107,3 +112,4 @@ returns_on_none = broken(only_known=True)
 wrong_key = broken(key=lambda saga, _of_charge: saga.key)
 not_released = broken(releases="UPDATE payment SET charge_id = NULL WHERE saga_id = ?")
 forgotten = broken(refunds=False)
+believes_a_410 = broken(no_by=lambda _answer: True)

@@ -31,7 +31,7 @@ def _stage(
     @stage.call(to="psp", timeout=1.0, pending_on={202}, pending_seconds_max=300.0)
     async def charge(http: Http, saga: Saga[Order]) -> str:
         answer = await http.post("/charges", json={"amount": saga.input.amount})
-        if answer.status in (402, 410):
+        if answer.status in (402, 410) and answer.json()["code"] in ("refused", "closed_key"):
             raise Refused("card declined")
         return str(answer.json()["id"])
 
@@ -50,7 +50,7 @@ def _stage(
         answer = await http.post("/refunds", json={"key": saga.key_of(charge)})
         if answer.status == 402:
             raise Refused("the refund was declined")
-        if answer.status >= 400:
+        if answer.status != 200 or "undone" not in answer.json():
             raise Transient(f"the refund was answered {answer.status}")
 
     return stage

@@ -10,7 +10,7 @@ not our journal.
 |-------------------------------------|-----------------------------------------------------------|
 | `POST /charges`                     | charge `{"amount": 100}` under an `Idempotency-Key`       |
 | `GET /charges`                      | the books: one entry for each key, and totals             |
-| `GET /charges/by-key/{key}`         | the charge made under a key, or 404                       |
+| `GET /charges/by-key/{key}`         | the charge made under a key, or 404 with `"unknown_key"`   |
 | `POST /charges/by-key/{key}/refund` | refund it; an unknown key is closed for good (410)        |
 | `POST /refunds`                     | the same, by `{"key": ..., "charge_id": ...}`             |
 | `PUT /script`, `GET /script`        | misbehave from now on: see `script.py`                    |

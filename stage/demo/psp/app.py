@@ -89,7 +89,7 @@ async def post_charge(request: web.Request) -> web.StreamResponse:
     replayed = entry.answer is not None
     if entry.answer is None:
         if entry.closed:
-            raise problem(web.HTTPGone, "this key was refunded before it was charged")
+            raise problem(web.HTTPGone, "this key was refunded before it was charged", "closed_key")
         entry.asked = asked
         if script is ScriptName.PENDING or entry.pending:
             entry.pending = True
@@ -105,7 +105,8 @@ async def post_charge(request: web.Request) -> web.StreamResponse:
 def decide(books: Books, entry: Entry, amount: int, *, refuse: bool) -> Answer:
     """The answer to the first charge under a key: made, or declined without an effect."""
     if refuse:
-        return Answer(402, msgspec.json.encode({"error": "card declined", "key": entry.key}))
+        said = {"error": "card declined", "code": "declined", "key": entry.key}
+        return Answer(402, msgspec.json.encode(said))
     books.charge(entry, amount)
     return Answer(
         201, msgspec.json.encode({"id": entry.charge_id, "amount": amount, "key": entry.key})
@@ -125,7 +126,7 @@ async def get_charge(request: web.Request) -> web.Response:
     if entry is not None and entry.pending and not entry.closed:
         return pending(entry.key)
     if entry is None or entry.charge_id is None:
-        raise problem(web.HTTPNotFound, "no charge was made under this key")
+        raise problem(web.HTTPNotFound, "no charge was made under this key", "unknown_key")
     entry.remember(seen(request))
     return web.json_response(
         {
@@ -172,7 +173,7 @@ async def post_refund(request: web.Request) -> web.StreamResponse:
     if body.charge_id is not None:
         charged = request.app[BOOKS].by_charge_id(body.charge_id)
         if charged is None:
-            raise problem(web.HTTPNotFound, "there is no charge of that id")
+            raise problem(web.HTTPNotFound, "there is no charge of that id", "unknown_charge")
         if key is not None and key != charged.key:
             raise problem(web.HTTPUnprocessableEntity, "that charge was made under another key")
         key = charged.key
@@ -252,6 +253,11 @@ def respond(answer: Answer, *, replayed: bool) -> web.Response:
     )
 
 
-def problem(kind: type[web.HTTPError], text: str) -> web.HTTPError:
-    """An error to raise: `{"error": text}` under the code of its class."""
-    return kind(text=msgspec.json.encode({"error": text}).decode(), content_type="application/json")
+def problem(kind: type[web.HTTPError], text: str, code: str = "") -> web.HTTPError:
+    """An error to raise: `{"error": text}` under the HTTP code of its class.
+
+    `code` is the provider's own word for a case that callers tell apart: gateways give the same
+    HTTP codes.
+    """
+    said = {"error": text} | ({"code": code} if code else {})
+    return kind(text=msgspec.json.encode(said).decode(), content_type="application/json")

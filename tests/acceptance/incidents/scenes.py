@@ -84,7 +84,8 @@ class Api:
             await asyncio.sleep(60)
             mode = 503
         if request.method == "GET":
-            return web.json_response({}, status=404 if mode == 200 else mode)
+            unknown = {"code": "unknown_key"}
+            return web.json_response(unknown, status=404 if mode == 200 else mode)
         return web.json_response({"id": "c-1"}, status=mode)
 
 

@@ -88,7 +88,7 @@ async def release(tx: Tx, saga: Saga[Order]) -> None:
 async def charge(http: Http, saga: Saga[Order]) -> Charge:
     """Charge once, however often it is asked."""
     answer = await http.post("/charges", json={"amount": saga.input.amount})
-    if answer.status in (402, 410):
+    if answer.status in (402, 410) and answer.json()["code"] in ("declined", "closed_key"):
         raise Refused(f"declined: {answer.status}")
     return Charge(answer.json()["id"])
 
@@ -97,7 +97,9 @@ async def charge(http: Http, saga: Saga[Order]) -> Charge:
 async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
     """Look the charge up by its key."""
     answer = await http.get(f"/charges/by-key/{quote(saga.key, safe='')}")
-    return None if answer.status == 404 else Charge(answer.json()["id"])
+    if answer.status == 404 and answer.json()["code"] == "unknown_key":
+        return None
+    return Charge(answer.json()["id"])
 
 
 @charge.compensation
@@ -105,7 +107,7 @@ async def refund(http: Http, saga: Saga[Order], charge: Charge | None) -> None:
     """Refund by the key of the charge, whether or not its answer ever reached us."""
     key = saga.key.removesuffix(":undo") + ":do"
     answer = await http.post("/refunds", json={"key": key})
-    if answer.status >= 400:
+    if answer.status != 200 or "standing" not in answer.json():
         raise Transient(f"the refund was answered {answer.status}")
 
 

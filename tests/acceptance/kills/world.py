@@ -118,7 +118,7 @@ class World:
                 return 422, b'{"error":"another body under this key"}'
             made = 0
             if status is None and closed:
-                status, answer = 410, b'{"error":"refunded before it was charged"}'
+                status, answer = 410, b'{"code":"closed_key"}'
             elif status is None:
                 status, answer, made = self._decide(key)
             self._books.execute(
@@ -132,7 +132,7 @@ class World:
 
     def _decide(self, key: str) -> tuple[int, bytes, int]:
         if crc32(key.encode()) % 100 < DECLINED_PERCENT:
-            return 402, b'{"error":"declined"}', 0
+            return 402, b'{"code":"declined"}', 0
         return 201, msgspec.json.encode({"id": f"ch_{crc32(key.encode()):08x}"}), 1
 
     def _refund(self, own: str, key: str) -> tuple[int, bytes]:
@@ -154,7 +154,7 @@ class World:
         found = self._books.execute(
             "SELECT answer FROM charge WHERE key = ? AND made = 1", (key,)
         ).fetchone()
-        return (404, b'{"error":"no such charge"}') if found is None else (200, found[0])
+        return (404, b'{"code":"unknown_key"}') if found is None else (200, found[0])
 
     def _open(self, key: str) -> None:
         saga_id = key.partition(":")[0]

@@ -34,20 +34,22 @@ def release(*, notes: bool, **lineage: Any) -> Stage[Order, Charge]:
     @payment.call(to="world", timeout=1.0)
     async def charge(http: Http, saga: Saga[Order]) -> Charge:
         answer = await http.post("/charges", json={"amount": saga.input.amount})
-        if answer.status in (402, 410):
+        if answer.status in (402, 410) and answer.json()["code"] in ("declined", "closed_key"):
             raise Refused(f"declined: {answer.status}")
         return Charge(answer.json()["id"])
 
     @charge.probe
     async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
         answer = await http.get(f"/charges/by-key/{quote(saga.key, safe='')}")
-        return None if answer.status == 404 else Charge(answer.json()["id"])
+        if answer.status == 404 and answer.json()["code"] == "unknown_key":
+            return None
+        return Charge(answer.json()["id"])
 
     @charge.compensation
     async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
         key = saga.key.removesuffix(":undo") + ":do"
         answer = await http.post("/refunds", json={"key": key})
-        if answer.status >= 400:
+        if answer.status != 200 or "standing" not in answer.json():
             raise Transient(f"the refund was answered {answer.status}")
 
     @payment.transaction

@@ -37,7 +37,9 @@ async def charge(http: Http, saga: Saga[Order]) -> Charge:
 @charge.probe
 async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
     answer = await http.get(f"/charges/{saga.key}")
-    return None if answer.status == 404 else Charge(str(answer.json()["id"]))
+    if answer.status == 404 and answer.json()["code"] == "unknown_key":
+        return None
+    return Charge(str(answer.json()["id"]))
 
 
 @charge.compensation

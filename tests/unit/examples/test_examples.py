@@ -45,7 +45,7 @@ class World:
 
         async def pickups(request: web.Request) -> web.Response:
             if self._pickup_status != 200:
-                return web.json_response({}, status=self._pickup_status)
+                return web.json_response({"code": "closed"}, status=self._pickup_status)
             self.pickups.append(await request.json())
             return web.json_response({"pickup_id": "p-1"})
 

@@ -29,7 +29,9 @@ class Psp(FakeApi):
 
     def undo(self, request: Request, key: str) -> Answer:
         made = self.effects.pop(msgspec.json.decode(request.body)["key"], None)
-        return reply(404) if made is None else reply(200, {"refunded": 1})
+        return (
+            reply(404, {"code": "unknown_charge"}) if made is None else reply(200, {"refunded": 1})
+        )
 
 
 async def test_the_stage_of_the_demo_leaves_nothing() -> None:

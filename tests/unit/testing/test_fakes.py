@@ -43,7 +43,7 @@ async def test_a_call_gets_the_answers_of_its_script_and_its_requests_are_kept()
 async def test_a_refusal_of_the_api_is_one_of_the_function() -> None:
     """A function is tried without an engine."""
     with pytest.raises(Refused, match="card declined"):
-        await charge.function(FakeHttp(reply(402)), fake_saga(payment, ORDER))
+        await charge.function(FakeHttp(reply(402, {"code": "declined"})), fake_saga(payment, ORDER))
 
 
 async def test_a_script_that_is_over_says_so() -> None:
