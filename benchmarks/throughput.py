@@ -6,6 +6,7 @@ on all of them alike. What is compared are medians over the rounds.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -55,6 +56,7 @@ WIDE = 32
 """Connections at which throughput is compared."""
 LONE = 1
 SHARE_OF_PEAK = 0.5
+ATTEMPTS_MAX = 3
 EXECUTED, REFUSAL = 200, 409
 SHED = (429, 503)
 
@@ -93,6 +95,10 @@ class Steady:
     cpu: float
 
 
+class AnsweredWrongly(RuntimeError):
+    """A contestant gave other answers than it should, so that its numbers say nothing."""
+
+
 @contextmanager
 def all_running(
     contestants: Sequence[Contestant], folder: Path, neighbours: str, collector: str
@@ -120,22 +126,18 @@ def measure(
     seconds: float,
     contestants: Sequence[Contestant] = CONTESTANTS,
 ) -> Iterator[Sample]:
-    """Yield samples as they are made. Raises RuntimeError when a contestant answers wrongly."""
+    """Yield samples as they are made. Raises AnsweredWrongly."""
     with all_running(contestants, folder, neighbours, neighbours) as listening:
         warm_up(wrk, listening)
         yield from closed_loop(wrk, listening, widths=widths, rounds=rounds, seconds=seconds)
 
 
 def warm_up(wrk: str, listening: Listening) -> None:
-    """Load each for a moment."""
-    for each, services in listening.items():
-        _load(
-            wrk,
-            each,
-            services,
-            connections=WARM_UP_CONNECTIONS,
-            seconds=WARM_UP_SECONDS,
-            run="warm",
+    """Load each for a moment. Nothing is judged: some answer their first saga after seconds."""
+    for services in listening.values():
+        urls = [service.url for service in services]
+        offer_to_all(
+            wrk, urls, connections=WARM_UP_CONNECTIONS, seconds=WARM_UP_SECONDS, run="warm"
         )
 
 
@@ -148,28 +150,38 @@ def closed_loop(
     seconds: float,
     server_pid: int | None = None,
 ) -> Iterator[Sample]:
-    """Each at each width in turn, as many connections as wide; `server_pid` is the database's."""
+    """Each at each width in turn, as many connections as wide; `server_pid` is the database's.
+
+    A load that was answered wrongly is made again, twice at most: a machine that has other work
+    makes a stage late, which then sheds sagas, and a run of an hour is not to end with that.
+    """
     for number in range(rounds):
         for width in widths:
             for each, services in listening.items():
-                server = 0.0 if server_pid is None else tree_cpu_seconds(server_pid)
-                before = _spent(services)
-                run = f"r{number}-{width}"
-                seen = _load(wrk, each, services, connections=width, seconds=seconds, run=run)
-                spent = _spent(services) - before
-                if server_pid is not None:
-                    server = tree_cpu_seconds(server_pid) - server
-                yield Sample(
-                    contestant=each.name,
-                    connections=width,
-                    round=number,
-                    requests=seen.requests,
-                    rate=seen.rate,
-                    p50=seen.p50,
-                    p99=seen.p99,
-                    cpu=spent / seen.requests,
-                    server_cpu=server / seen.requests,
-                )
+                for attempt in range(ATTEMPTS_MAX):
+                    run = f"r{number}-{width}-{attempt}"
+                    before = _spent(services), _server_spent(server_pid)
+                    try:
+                        seen = _load(
+                            wrk, each, services, connections=width, seconds=seconds, run=run
+                        )
+                    except AnsweredWrongly as error:
+                        if attempt + 1 == ATTEMPTS_MAX:
+                            raise
+                        print(f"made again: {error}", file=sys.stderr)
+                    else:
+                        yield Sample(
+                            contestant=each.name,
+                            connections=width,
+                            round=number,
+                            requests=seen.requests,
+                            rate=seen.rate,
+                            p50=seen.p50,
+                            p99=seen.p99,
+                            cpu=(_spent(services) - before[0]) / seen.requests,
+                            server_cpu=(_server_spent(server_pid) - before[1]) / seen.requests,
+                        )
+                        break
 
 
 def open_loop(
@@ -197,7 +209,7 @@ def open_loop(
 
 
 def latencies_of(each: Contestant, answers: Sequence[Answered]) -> list[float]:
-    """In seconds. Raises RuntimeError when a saga is answered wrongly.
+    """In seconds. Raises AnsweredWrongly.
 
     One that was shed has waited as long as anybody does, so that the tail is no better for it. A
     machine that has other work may have become slower than half of what it was.
@@ -205,7 +217,7 @@ def latencies_of(each: Contestant, answers: Sequence[Answered]) -> list[float]:
     expected = REFUSAL if each.refuses else EXECUTED
     wrong = Counter(one.status for one in answers if one.status not in (expected, *SHED))
     if wrong:
-        raise RuntimeError(f"{each.name} answered {len(answers)} with {dict(wrong)} among them")
+        raise AnsweredWrongly(f"{each.name} answered {len(answers)} with {dict(wrong)} among them")
     return [one.latency if one.status == expected else ANSWER_SECONDS_MAX for one in answers]
 
 
@@ -221,6 +233,10 @@ def _spent(services: Sequence[Running]) -> float:
     return sum(tree_cpu_seconds(service.pid) for service in services)
 
 
+def _server_spent(pid: int | None) -> float:
+    return 0.0 if pid is None else tree_cpu_seconds(pid)
+
+
 def _load(
     wrk: str,
     each: Contestant,
@@ -234,7 +250,7 @@ def _load(
     seen = offer_to_all(wrk, urls, connections=connections, seconds=seconds, run=run)
     wrong = seen.requests - seen.status_errors if each.refuses else seen.status_errors
     if wrong or seen.socket_errors or not seen.requests:
-        raise RuntimeError(f"{each.name} answered {wrong} of {seen.requests} wrongly: {seen}")
+        raise AnsweredWrongly(f"{each.name} answered {wrong} of {seen.requests} wrongly: {seen}")
     return seen
 
 

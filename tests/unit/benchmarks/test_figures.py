@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import throughput
 from benchmarks.__main__ import EVIDENCE, ROOT, printed
 from benchmarks.contestants import (
     CEILING,
@@ -20,6 +21,7 @@ from benchmarks.contestants import (
     has_option,
 )
 from benchmarks.figures import ON_A_FILE, Figure, exported, figures
+from benchmarks.load import Load
 from benchmarks.machine import build
 from benchmarks.on_postgres import ON_A_SERVER, dbos, stages
 from benchmarks.open_loop import ANSWER_SECONDS_MAX, Answered
@@ -28,6 +30,7 @@ from benchmarks.throughput import (
     LONE,
     SHARE_OF_PEAK,
     WIDE,
+    AnsweredWrongly,
     Sample,
     Steady,
     latencies_of,
@@ -132,8 +135,36 @@ def test_a_saga_that_was_shed_makes_the_tail_no_better() -> None:
     answers = [Answered(latency=0.1, status=status) for status in (200, 503)]
     assert [0.1, ANSWER_SECONDS_MAX] == latencies_of(STAGE, answers)
     assert [0.1] == latencies_of(REFUSED, [Answered(latency=0.1, status=409)])
-    with pytest.raises(RuntimeError, match="409: 1"):
+    with pytest.raises(AnsweredWrongly, match="409: 1"):
         latencies_of(STAGE, [*answers, Answered(latency=0.1, status=409)])
+
+
+def test_a_load_that_was_answered_wrongly_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under other ids, and it leaves no sample. When it stays so, the measurement ends."""
+    wrong = [7, 0, 7, 7, 7]
+    runs: list[str] = []
+
+    def offered(*_: object, run: str, **__: object) -> Load:
+        runs.append(run)
+        return Load(
+            requests=100,
+            seconds=2.0,
+            p50=0.01,
+            p90=0.02,
+            p99=0.03,
+            mean=0.01,
+            status_errors=wrong[len(runs) - 1],
+            socket_errors=0,
+        )
+
+    monkeypatch.setattr(throughput, "offer_to_all", offered)
+    samples = throughput.closed_loop("wrk", {STAGE: ()}, widths=[WIDE], rounds=2, seconds=2.0)
+
+    first = next(samples)
+    assert (0, 50.0) == (first.round, first.rate)
+    with pytest.raises(AnsweredWrongly, match="7 of 100 wrongly"):
+        next(samples)
+    assert len(wrong) == len(set(runs))
 
 
 def test_a_span_that_was_not_exported_is_seen() -> None:
