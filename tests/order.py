@@ -26,6 +26,7 @@ SECONDS: Mapping[str, Mapping[str, int]] = {
         "tests/acceptance/test_incidents.py": 26,
         "tests/simulation/test_invariants.py": 26,
         "tests/acceptance/test_kills.py": 23,
+        "tests/acceptance/test_workers.py": 30,
         "tests/acceptance/test_overload.py": 22,
         "tests/acceptance/test_console.py": 50,
         "tests/acceptance/test_many_stuck.py": 25,

@@ -13,6 +13,7 @@ import msgspec
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.database_log import report_unpromised, report_waiting
 from stage.bootstrap.encryption import codec_of, sealed_codec
+from stage.bootstrap.seat import Seat
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.core.lost import unasked
@@ -56,9 +57,15 @@ DRIVER_MISSING = "a postgresql:// database needs asyncpg: pip install 'saga-stag
 
 
 def make_store(
-    stage: StageDeclaration[Any, Any], config: Config, metrics: Metrics | None = None
+    stage: StageDeclaration[Any, Any],
+    config: Config,
+    metrics: Metrics | None = None,
+    seat: Seat | None = None,
 ) -> Store:
-    """The store that the database URL names. Raises ConfigurationError."""
+    """The store that the database URL names; with a `seat` that of one of several workers.
+
+    Raises ConfigurationError.
+    """
     committed = None if metrics is None else metrics.committed
     if config.database.startswith(POSTGRESQL):
         return make_postgres_store(stage, config, metrics)
@@ -69,7 +76,7 @@ def make_store(
             database=MemoryDatabase(migration_folders(stage), born), codec=codec_of(config)
         )
     return SqliteStore(
-        database_file(stage, config),
+        seated(database_file(stage, config), seat),
         migrations=migration_folders(stage),
         committed=committed,
         codec=codec_of(config),
@@ -134,6 +141,13 @@ def database_file(stage: StageDeclaration[Any, Any], config: Config) -> Database
         waiting=report_waiting,
         former=tuple(each.name for each in stage.family()),
     )
+
+
+def seated(file: DatabaseFile, seat: Seat | None) -> DatabaseFile:
+    """The file of a worker. All files were there when the workers were started."""
+    if seat is None:
+        return file
+    return msgspec.structs.replace(file, worker=seat.index, workers=seat.processes, must_exist=True)
 
 
 def make_suspects(config: Config) -> SuspectsPage:

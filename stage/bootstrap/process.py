@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,7 +21,9 @@ from stage.bootstrap.descriptors import connections_max
 from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
 from stage.bootstrap.listener import listener_tls
 from stage.bootstrap.process_log import tell_drain, tell_end, tell_start
+from stage.bootstrap.seat import Seat
 from stage.bootstrap.wiring import build_app
+from stage.bootstrap.workers import READY, UP, Orders, file_set_of, serve_workers
 from stage.config import Config, local_socket
 from stage.core.errors import ConfigurationError
 from stage.inbound.aiohttp import DOORS, SERVICE, Doors
@@ -34,25 +38,41 @@ GC_OBJECTS_MIN = 20_000
 
 
 def serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return."""
+    """Serve until SIGTERM or SIGINT, then drain and return. Raises ConfigurationError."""
     logs.configure(format=cast(LogFormat, config.log_format), level=config.log_level)
+    if config.workers > 1 or file_set_of(stage, config) is not None:
+        serve_workers(stage, config, partial(serve_one, stage))
+    else:
+        serve_one(stage, config)
+
+
+def serve_one(
+    stage: StageDeclaration[Any, Any],
+    config: Config,
+    seat: Seat | None = None,
+    orders: Orders | None = None,
+) -> None:
+    """Serve in this process, as one of several workers where it has a `seat` among them."""
     service_name = config.service_name or stage.name
     sdk.setup(service_name, endpoint=config.otlp_endpoint)
     sdk.setup_metrics(service_name, endpoint=config.otlp_endpoint)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(stage, config))
+            runner.run(_serve(stage, config, seat, orders))
         tell_end(stage.name)
     finally:
         sdk.shutdown()
 
 
-async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
+# Long because it is the life of a process, from its first signal handler to its last.
+async def _serve(
+    stage: StageDeclaration[Any, Any], config: Config, seat: Seat | None, orders: Orders | None
+) -> None:
     check_loopback(config)
     tls = listener_tls(config)
     if tls is not None:
         await tls.open()
-    app = build_app(stage, config, tls=tls)
+    app = build_app(stage, config, tls=tls, seat=seat)
     limits = ServerLimits(connections_max=connections_max(config))
     reports = Reports(logs.report_turned_away, logs.report_handshakes_failed)
     runner = BoundedRunner(app, limits, reports, tls)
@@ -62,14 +82,21 @@ async def _serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
         loop.add_signal_handler(number, partial(_hear, started, stopping))
     latest = config.drain_delay_seconds + config.drain_seconds + EXIT_SECONDS_MAX
     ExitGuard(latest, logs.report_forced_exit).start()
+    parent = None if orders is None else Parent(orders, partial(_hear, started, stopping))
     await runner.setup()
     started.set()
     tell_start(stage.name, config)
     _collect_rarely()
     beside = await _listen_beside(runner, config)
     try:
-        port = await _listen(runner, config, app[DOORS])
-        _tell(port, app[DOORS].admin_port, config)
+        if parent is None:
+            port = await _listen(runner, config, app[DOORS])
+            _tell(port, app[DOORS].admin_port, config)
+        elif (ports := await parent.ports(stopping)) is not None:
+            if seat is None or seat.takes_sagas:
+                config = replace(config, port=ports[0], admin_port=ports[1])
+                await _listen(runner, config, app[DOORS], among=True)
+            parent.is_ready()
         await stopping.wait()
         tell_drain(app[SERVICE].engine.live, config)
         # Not ready at once, serving on until the load balancer has seen it.
@@ -103,21 +130,67 @@ def _tell(port: int, admin_port: int | None, config: Config) -> None:
         print(f"admin on {scheme}://{config.host}:{admin_port}", flush=True)
 
 
-async def _listen(runner: BoundedRunner, config: Config, doors: Doors) -> int:
-    """Open the port, whose number it returns, and the admin port where there is one."""
+class Parent:
+    """The parent of a worker, as that hears it in its event loop."""
+
+    def __init__(self, orders: Orders, gone: Callable[[], None]) -> None:
+        """`gone` is called when the parent is not there any more."""
+        self._orders = orders
+        self._gone = gone
+        self._heard = b""
+        self._answered = asyncio.Event()
+        asyncio.get_running_loop().add_reader(orders.heard, self._read)
+
+    def _read(self) -> None:
+        said = os.read(self._orders.heard, 4096)
+        self._heard += said
+        if self._heard.endswith(b"\n"):
+            self._answered.set()
+        if not said:
+            asyncio.get_running_loop().remove_reader(self._orders.heard)
+            self._gone()
+
+    async def ports(self, stopping: asyncio.Event) -> tuple[int, int | None] | None:
+        """The ports to listen on, once every worker has its database; None where it is to stop."""
+        self._orders.tell(UP)
+        loop = asyncio.get_running_loop()
+        waits = [loop.create_task(each.wait()) for each in (self._answered, stopping)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
+        if not self._answered.is_set():
+            return None
+        port, admin_port = json.loads(self._heard.splitlines()[0])
+        return port, admin_port
+
+    def is_ready(self) -> None:
+        """It listens."""
+        self._orders.tell(READY)
+
+
+async def _listen(
+    runner: BoundedRunner, config: Config, doors: Doors, *, among: bool = False
+) -> int:
+    """Open the port, whose number it returns, and the admin port where there is one.
+
+    `among` other workers that open the same ones.
+    """
     # So many may be accepted at once, before any of them can be turned away.
     backlog = min(LISTEN_BACKLOG, connections_max(config) // 4)
     if config.admin_port is not None:
         doors.admin_port = await _listen_at(
-            runner, config.host, config.admin_port, backlog, "--admin-port"
+            runner, (config.host, config.admin_port), backlog, "--admin-port", among=among
         )
-    return await _listen_at(runner, config.host, config.port, backlog, "--port")
+    return await _listen_at(runner, (config.host, config.port), backlog, "--port", among=among)
 
 
-async def _listen_at(runner: BoundedRunner, host: str, port: int, backlog: int, option: str) -> int:
+async def _listen_at(
+    runner: BoundedRunner, at: tuple[str, int], backlog: int, option: str, *, among: bool
+) -> int:
     """Open one port and return its number. Raises ConfigurationError."""
+    host, port = at
     try:
-        return await runner.listen(host, port, backlog)
+        return await runner.listen(host, port, backlog, among=among)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else error  # asyncio's repeats the address
         raise ConfigurationError(

@@ -32,7 +32,10 @@ from stage.bootstrap.listener import check_not_ours
 from stage.bootstrap.process_log import tell_readiness
 from stage.bootstrap.reconcile import reconciling_of
 from stage.bootstrap.scheduler import scheduler_of
+from stage.bootstrap.seat import Seat
 from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
+from stage.bootstrap.together import Together, alone
+from stage.bootstrap.workers import refuse_workers
 from stage.config import Config
 from stage.config.settings import DAY
 from stage.core.errors import ConfigurationError
@@ -81,12 +84,13 @@ def build_app(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
     tls: ListenerTls | None = None,
+    seat: Seat | None = None,
 ) -> web.Application:
     """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
 
     Spans are made by the `tracer_provider` and metrics by the `meter_provider`, otherwise by those
     of the process. An `observer` takes the place of all telemetry but the metrics. `tls` is that of
-    the listener, where it is ours.
+    the listener, where it is ours. `seat` is that of one of several workers.
 
     Raises DeclarationError and ConfigurationError with the fix in the message.
     """
@@ -97,6 +101,7 @@ def build_app(
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
         tls=tls,
+        seat=seat,
     )
     app = make_app()
     app[SERVICE] = wired.service
@@ -106,11 +111,8 @@ def build_app(
         async with wired.opened():
             yield
 
-    async def drain(_app: web.Application) -> None:
-        await wired.drain()
-
     app.cleanup_ctx.append(lifetime)
-    app.on_shutdown.append(drain)
+    app.on_shutdown.append(lambda _app: wired.drain())
     return app
 
 
@@ -154,8 +156,11 @@ class WiredStage:
         credentials: Credentials,
         watch: AuthorCodeWatch,
         tasks: Tasks | None,
+        *,
+        seat: Seat | None = None,
     ) -> None:
-        self.service = service
+        self._together = None if seat is None else Together(seat, engine, service)
+        self.service = service if self._together is None else self._together.service
         """The parts that the endpoints use."""
         self.tables = Tables(store)
         """The author's tables, for endpoints beside the stage."""
@@ -194,7 +199,8 @@ class WiredStage:
                     await tell_newer(self._engine)
                     places = self._config.concurrency_max
                     working_tasks = working(self.service, self._tasks, places)
-                    async with self._fresh_gauges(), self._watched_load(), working_tasks:
+                    others = alone() if self._together is None else self._together.opened()
+                    async with others, self._fresh_gauges(), self._watched_load(), working_tasks:
                         yield
                 finally:
                     await self._engine.drain(0.0)
@@ -237,15 +243,16 @@ def wire(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
     tls: ListenerTls | None = None,
+    seat: Seat | None = None,
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
-    check_not_ours(config, tls)
+    _check_served(stage, config, tls, seat)
     credentials = credentials_of(stage, config, warns=True)
     bound = bind_configured(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     metrics, hour = Metrics((*config.externals, *config.downstreams, *config.upstreams)), LastHour()
     observer = observer or _observer(config, tracer_provider, metrics, hour)
-    store = make_store(stage, config, metrics)
+    store = make_store(stage, config, metrics, seat)
     clock = SteadyClock(wall_of(store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
@@ -253,10 +260,7 @@ def wire(
     client = PeerClient(transport, clock=clock, observer=observer, answered=metrics.peer_answered)
     peers = _peers(client, config, credentials)
     engine = EmbeddedEngine(
-        participant,
-        store,
-        peers,
-        observer,
+        *(participant, store, peers, observer),
         clock=clock,
         limits=_engine_limits(config, limits),
         code=watch.code,
@@ -298,7 +302,18 @@ def wire(
         console=make_console(config.trace_url),
     )
     tasks = tasks_of(config, stage.name)
-    return WiredStage(config, service, engine, store, transport, gauges, credentials, watch, tasks)
+    return WiredStage(
+        *(config, service, engine, store, transport, gauges, credentials, watch, tasks), seat=seat
+    )
+
+
+def _check_served(
+    stage: StageDeclaration[Any, Any], config: Config, tls: ListenerTls | None, seat: Seat | None
+) -> None:
+    """Raises ConfigurationError for what `stage serve` alone can do."""
+    check_not_ours(config, tls)
+    if seat is None:
+        refuse_workers(stage, config)
 
 
 def _figures(lately: Lately, gauges: Gauges, store: Store) -> Figures:

@@ -26,9 +26,17 @@ def db() -> None:
 
 @db.command()
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
-@configured(NEEDED)
+@configured((*NEEDED, "workers"))
 def init(target: str, **given: Any) -> None:
-    """Make the database. One that is there already is refused."""
+    """Make the database, with --workers a file for each. One that is there already is refused."""
+    config = config_of(given)
+    if config.workers > 1 and config.database.startswith("sqlite:"):
+        from stage.bootstrap.workers import make_files
+        from stage.cli.target import find_stage
+
+        for path in make_files(find_stage(target), config):
+            click.echo(f"made {path}")
+        return
     with _open(target, given, make=True) as database:
         identity = database.identity
         assert identity is not None

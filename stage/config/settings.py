@@ -32,6 +32,7 @@ from stage.ports.operator import Operator
 from stage.ports.policy import Policy
 
 PREFIX = "STAGE_"
+WORKERS_MAX = 64
 FILE_VARIABLE = "STAGE_CONFIG"
 OTHER_VARIABLES = frozenset(
     {
@@ -71,6 +72,8 @@ class Config:
     database: str = "sqlite:///stage.db"
     database_must_exist: bool = False
     payload_key_file: str = ""
+    workers: int = 1
+    """Processes that serve the stage. `serve` alone starts more than one."""
     lock_wait_seconds: float = 0.0
     lease_seconds: float = 10.0
     engine: str = "embedded"
@@ -207,6 +210,12 @@ SETTINGS = (
         file_path,
         "FILE",
         "Keys that encrypt the contents of sagas at rest (`stage keys payload`).",
+    ),
+    Setting(
+        "workers",
+        count(1, WORKERS_MAX),
+        "N",
+        "Processes that serve the stage: on SQLite each has the sagas of a file of its own.",
     ),
     Setting(
         "lock_wait_seconds",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -41,6 +41,13 @@ MARGIN_SECONDS = 3600.0
 LOST_MAX = 100_000
 """Lost sagas of one reconciliation, which are held in memory until all neighbours were asked."""
 NOTHING_STANDS = frozenset({Outcome.COMPENSATED, Outcome.NOT_EXECUTED})
+
+Belongs = Callable[[str], Awaitable[bool]]
+
+
+async def all_belong(_saga_id: str) -> bool:
+    """The database is the only one of its stage."""
+    return True
 
 
 class Reconciliation(msgspec.Struct, kw_only=True):
@@ -76,8 +83,17 @@ class Reconciler:
     """Reconciles one database with its neighbours."""
 
     def __init__(
-        self, stage: str, store: Store, neighbours: Neighbours, adoption: Adoption, clock: Clock
+        self,
+        stage: str,
+        store: Store,
+        neighbours: Neighbours,
+        adoption: Adoption,
+        clock: Clock,
+        *,
+        belongs: Belongs = all_belong,
     ) -> None:
+        """`belongs` says whether a saga that the database lacks would be in it."""
+        self._belongs = belongs
         self._stage = stage
         self._store = store
         self._neighbours = neighbours
@@ -182,6 +198,8 @@ class Reconciler:
                 found.differences.append(
                     Difference(saga_id=row.id, state=row.state, neighbour=peer, said=saga.outcome)
                 )
+            return
+        if not await self._belongs(saga.saga_id):
             return
         word = Word(
             neighbour=peer,

@@ -12,7 +12,13 @@ from contextlib import suppress
 from functools import partial
 
 from stage.core.errors import ConfigurationError
-from stage.engine.reconcile import Reconciler, Reconciliation, answers_of
+from stage.engine.reconcile import (
+    Belongs,
+    Reconciler,
+    Reconciliation,
+    all_belong,
+    answers_of,
+)
 from stage.engine.saga.adoption import Adoption, LostSaga
 from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
@@ -33,6 +39,8 @@ class Reconciling:
         adoption: Callable[[], Adoption],
     ) -> None:
         """`adoption` is asked for when the store is open, and writes to it."""
+        self.belongs: Belongs = all_belong
+        """Whether a saga that the store lacks would be in it, and in no other one of the stage."""
         self._stage = stage
         self._store = store
         self._neighbours = neighbours
@@ -56,7 +64,8 @@ class Reconciling:
         async with self._asking:
             adoption = self._adoption()
             reconciler = Reconciler(
-                self._stage, self._store, self._neighbours, adoption, self._clock
+                *(self._stage, self._store, self._neighbours, adoption, self._clock),
+                belongs=self.belongs,
             )
             try:
                 found = await reconciler.reconcile(self._peers, as_of, without)

@@ -490,16 +490,21 @@ class BoundedRunner(web.AppRunner):
         self._tls_ports: list[TlsPort] = []
         self._watching: asyncio.Task[None] | None = None
 
-    async def listen(self, host: str, port: int, backlog: int) -> int:
-        """Open a port, in TLS where it was given; its number. Raises OSError."""
+    async def listen(self, host: str, port: int, backlog: int, *, among: bool = False) -> int:
+        """Open a port, in TLS where it was given; its number. Raises OSError.
+
+        `among` others that open the same one, the kernel spreads the connections over all.
+        """
         server = self.server
         assert isinstance(server, BoundedServer)
         loop = asyncio.get_running_loop()
         if self._tls is not None:
             self._watching = self._watching or loop.create_task(server.watch(self._tls))
             self._tls_ports.append(server.port(self._tls))
-            return await self._tls_ports[-1].open(host, port, backlog)
-        opened = await loop.create_server(server, host, port, backlog=backlog)
+            return await self._tls_ports[-1].open(host, port, backlog, among=among)
+        opened = await loop.create_server(
+            server, host, port, backlog=backlog, reuse_port=among or None
+        )
         self._ports.append(opened)
         found: int = opened.sockets[0].getsockname()[1]
         return found

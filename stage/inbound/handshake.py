@@ -91,9 +91,9 @@ class TlsPort:
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
 
-    async def open(self, host: str, port: int, backlog: int) -> int:
+    async def open(self, host: str, port: int, backlog: int, *, among: bool = False) -> int:
         """Listen, and return the number of the port. Raises OSError."""
-        self._listening = await asyncio.to_thread(_listen, host, port, backlog)
+        self._listening = await asyncio.to_thread(_listen, host, port, backlog, among)
         self._accepting = asyncio.get_running_loop().create_task(self._accept(self._listening))
         number: int = self._listening.getsockname()[1]
         return number
@@ -150,9 +150,9 @@ def left_in_kernel(port: int) -> list[socket.socket]:
     return found
 
 
-def _listen(host: str, port: int, backlog: int) -> socket.socket:
+def _listen(host: str, port: int, backlog: int, among: bool) -> socket.socket:
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listening = socket.create_server(address[:2], family=family, backlog=backlog)
+    listening = socket.create_server(address[:2], family=family, backlog=backlog, reuse_port=among)
     listening.setblocking(False)
     return listening
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from stage.core.errors import StoreUnavailable
-from stage.ports.engine import SagaLost
+from stage.ports.engine import SagaLost, Unsettled
 
 Seen = Callable[[Sequence[str]], Awaitable[frozenset[str]]]
 
@@ -43,7 +43,7 @@ class Lookups:
         """Those of the ids that were accepted or buried here; None when that is not known now."""
         try:
             return await self._seen(saga_ids)
-        except (StoreUnavailable, SagaLost):
+        except (StoreUnavailable, SagaLost, Unsettled):
             return None
 
     async def _look(self) -> None:

@@ -21,6 +21,7 @@ from stage.ports.engine import (
     SagaLost,
     Stopping,
     Unsettled,
+    WorkerLost,
 )
 from stage.wire import headers as h
 from stage.wire.outcome import Outcome
@@ -59,7 +60,7 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
             return replace(answer, close=True) if error.status == 408 else answer
         case PayloadDiffers() | DeadlineOver() | NotYours():
             return problem_answer(request, refusal(error).problem())
-        case LeftToNewer() | Stopping() | NewerJournal():
+        case LeftToNewer() | Stopping() | NewerJournal() | WorkerLost():
             problem = unknown("Not known here now", str(error))
             problem = replace(problem, status=503, type=ProblemType.NOT_NOW)
             return problem_answer(request, problem, (h.RETRY_AFTER, "1"))

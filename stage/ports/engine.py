@@ -56,6 +56,8 @@ class SharedSagas(msgspec.Struct, frozen=True, kw_only=True):
 
     sagas: list[SharedSaga]
     next: Changes | None = None
+    places: list[tuple[float, str]] = []
+    """Of each saga its last change and its id, by which pages are in order."""
 
 
 class Commands(Protocol):
@@ -143,8 +145,13 @@ class Commands(Protocol):
         """Hold what the pause names, durably; every replica obeys it within a second or two."""
         ...
 
-    async def resume(self, pause: Pause, *, actor: str, reason: str) -> bool:
-        """End a pause before its time; False where it has been ended already."""
+    async def resume(
+        self, pause: Pause, *, actor: str, reason: str, at: float | None = None
+    ) -> bool:
+        """End a pause before its time; False where it has been ended already.
+
+        `at` is the instant of the order: now, where it is not given.
+        """
         ...
 
 
@@ -316,6 +323,10 @@ class Stopping(Unsettled):
 
     def __init__(self) -> None:
         super().__init__("the process is stopping")
+
+
+class WorkerLost(Unsettled):
+    """The worker that has the saga is starting, or ended while it was asked: it answers later."""
 
 
 class Busy(Exception):

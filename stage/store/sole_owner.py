@@ -13,10 +13,14 @@ Due = Callable[[float, int, int], Awaitable[list[str]]]
 
 
 class SoleOwner:
-    """ports.ownership.Ownership without other replicas. A claim is a query for what is due."""
+    """ports.ownership.Ownership without other replicas. A claim is a query for what is due.
 
-    def __init__(self, due: Due) -> None:
+    `processes` serve the stage, each with a store of its own, and share the limits of its peers.
+    """
+
+    def __init__(self, due: Due, processes: int = 1) -> None:
         self._due = due
+        self._share = Share(replicas=processes)
         self._claimed = False
         """True once the sagas of the process before have been claimed."""
 
@@ -44,8 +48,8 @@ class SoleOwner:
 
     @property
     def share(self) -> Share:
-        """See ports.ownership.Ownership: all of it."""
-        return Share()
+        """See ports.ownership.Ownership: all of what is in the store."""
+        return self._share
 
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """See ports.ownership.Ownership. The first claim finds all that the process before left."""

@@ -501,9 +501,11 @@ class EmbeddedCommands(EmbeddedQueries):
         """See `ports.engine.Commands`."""
         await self._pauses.put(pause)
 
-    async def resume(self, pause: Pause, *, actor: str, reason: str) -> bool:
+    async def resume(
+        self, pause: Pause, *, actor: str, reason: str, at: float | None = None
+    ) -> bool:
         """See `ports.engine.Commands`."""
-        return await self._pauses.end(pause, actor, reason)
+        return await self._pauses.end(pause, actor, reason, at)
 
     # --- what these have in common ---------------------------------------------------------------
 

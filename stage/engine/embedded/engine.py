@@ -6,6 +6,8 @@ of it; how that ended comes back into the inbox. Only one unit a saga is under w
 
 from __future__ import annotations
 
+from functools import partial
+
 from stage.core.events import CompensationRequested
 from stage.core.shares import Shares
 from stage.engine.clock import SystemClock, jump_of
@@ -20,7 +22,7 @@ from stage.engine.embedded.pauses import Pauses
 from stage.engine.embedded.recovery import Recovery
 from stage.engine.embedded.retention import Retention
 from stage.engine.embedded.scheduler import MakeScheduler
-from stage.engine.embedded.sweeps import Sweeps
+from stage.engine.embedded.sweeps import Do, Finish, Sweeps
 from stage.engine.saga.dropped import DroppedRows
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
@@ -106,14 +108,19 @@ class EmbeddedEngine(EmbeddedCommands):
                 redact=redact or as_they_are,
             )
         )
-        self._sweeps = Sweeps(store, clock, observer, self.act_on, self.finish)
-        self.sweeps_changed = self._sweeps.wake
+        self._make_sweeps = partial(Sweeps, store, clock, observer)
+        self.sweep_by(self.act_on, self.finish)
         self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
         self._retention = Retention(store, observer, clock, limits, dropped)
         self._dropped = dropped
         self._tombstones = TombstoneShares(limits.upstreams)
         self._code = code
         self._leaving = False
+
+    def sweep_by(self, act: Do, finish: Finish) -> None:
+        """Let the sweeps of this database act in another way than here. Before `start`."""
+        self._sweeps = self._make_sweeps(act, finish)
+        self.sweeps_changed = self._sweeps.wake
 
     async def start(self) -> None:
         """Claim every unfinished saga, then serve; later ones are opened when they are due."""

@@ -1,6 +1,7 @@
 """The duties of a replica towards the others: its lease, its mail, and giving back what rests.
 
-Nothing of it runs on a store that one process has for itself.
+On a store that one process has for itself nothing of it runs; there may be several such processes,
+which divide the limits of the peers.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class Lease:
 
     def start(self) -> None:
         """Begin the rounds, where there are other replicas."""
+        self._divide(self._ownership.share.replicas)
         if self._ownership.renew_seconds is None:
             return
         self._sagas.rests = self._rests
-        self._divide(self._ownership.share.replicas)
         loop = asyncio.get_running_loop()
         rounds = (self._renew(self._ownership.renew_seconds), self._serve_mail())
         self._tasks = [loop.create_task(each) for each in rounds]

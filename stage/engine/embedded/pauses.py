@@ -65,9 +65,9 @@ class Pauses:
         await self._store.transact(unit)
         await self._look()
 
-    async def end(self, pause: Pause, actor: str, reason: str) -> bool:
+    async def end(self, pause: Pause, actor: str, reason: str, at: float | None) -> bool:
         """End a pause before its time; False where another one has ended it."""
-        now = self._clock.now()
+        now = self._clock.now() if at is None else at
 
         async def unit(unit: Unit) -> bool:
             if not await unit.drop_pause(pause.target, pause.way):

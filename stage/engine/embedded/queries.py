@@ -179,6 +179,7 @@ class EmbeddedQueries:
             )
         rows = await self._store.changed(since)
         found: list[SharedSaga] = []
+        places: list[tuple[float, str]] = []
         size = 0
         for number, row in enumerate(rows, start=1):
             context = context_of(row, self._store.codec)
@@ -186,11 +187,12 @@ class EmbeddedQueries:
             saga = shared_with(neighbour, self._plan, snapshot, context)
             if saga is not None:
                 found.append(saga)
+                places.append((row.updated_at, row.id))
                 size += len(context.envelope_bytes)
             if number == since.limit or size > SHARED_BYTES_MAX:
                 behind = replace(since, at=row.updated_at, saga_id=row.id)
-                return SharedSagas(sagas=found, next=behind)
-        return SharedSagas(sagas=found)
+                return SharedSagas(sagas=found, next=behind, places=places)
+        return SharedSagas(sagas=found, places=places)
 
     async def count(self) -> dict[SagaState, int]:
         """See `ports.engine.Queries`."""

@@ -23,6 +23,9 @@ from stage.store import identity as whose
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.statements import statement
 
+_WORKER: Final = 0x53544700
+"""The application id of the file of worker 0 in its head, and so on: one of an author's stays."""
+_WORKERS_MAX: Final = 256
 _HEADER: Final = b"SQLite format 3\x00"
 
 
@@ -34,6 +37,10 @@ class DatabaseFile(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: that of any stage."""
     release: str = ""
     must_exist: bool = False
+    worker: int | None = None
+    """The worker whose file it is, of those that serve the stage; None: it is alone."""
+    workers: int = 1
+    """How many processes serve the stage."""
     former: tuple[str, ...] = ()
     """Names that the stage had before: a database keeps the one that it was made under."""
     lock_wait_seconds: float = 0.0
@@ -139,6 +146,38 @@ def refuse_foreign(connection: sqlite3.Connection, file: DatabaseFile) -> None:
 def refuse_owner(found: Identity | None, file: DatabaseFile) -> None:
     """Raise ConfigurationError for the database of another stage."""
     whose.refuse_owner(found, file, place=file.path, fix="a path of its own")
+
+
+def refuse_worker(connection: sqlite3.Connection, file: DatabaseFile) -> None:
+    """Raise ConfigurationError unless it is the file of that worker, or alone as it has to be.
+
+    A file of workers is marked in its head, so that a copy of it is so too: served alone it would
+    lack the sagas of the others, and say of them that they never were.
+    """
+    found = read_worker(connection)
+    if found is not None and file.worker is None:
+        raise ConfigurationError(
+            f"{file.path} is the file of worker {found} of several: `stage serve` serves them all"
+            " by the list that lies beside the first one; put that back, or the files it names"
+        )
+    if found != file.worker:
+        kind = "no file of a worker" if found is None else f"the file of worker {found}"
+        raise ConfigurationError(
+            f"{file.path} has to be the file of worker {file.worker}, and is {kind}: put the right"
+            " one back"
+        )
+
+
+def read_worker(connection: sqlite3.Connection) -> int | None:
+    """The worker whose file it is; None for a file that is alone."""
+    (found,) = connection.execute(statement("get_application_id")).fetchone()
+    worker = int(found) - _WORKER
+    return worker if 0 <= worker < _WORKERS_MAX else None
+
+
+def write_worker(connection: sqlite3.Connection, worker: int) -> None:
+    """Mark the file as that of a worker. Raises sqlite3.Error."""
+    connection.execute(f"PRAGMA application_id = {_WORKER + worker:d}")  # it takes no parameter
 
 
 def take(connection: sqlite3.Connection, file: DatabaseFile, now: float) -> Identity:

@@ -53,6 +53,7 @@ from stage.store.sqlite.identity import (
     refuse_foreign,
     refuse_owner,
     refuse_removed,
+    refuse_worker,
     take,
 )
 from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
@@ -103,7 +104,7 @@ class SqliteStore:
         self._migrations = tuple(migrations)
         self._migrated: tuple[str, ...] = ()
         self._lock = FileLock(self._path)
-        self._ownership = SoleOwner(self.due)
+        self._ownership = SoleOwner(self.due, self._file.workers)
         self._connections = SqliteConnections(
             self._path, codec, readers=limits.readers, factory=factory
         )
@@ -186,6 +187,7 @@ class SqliteStore:
     ) -> None:
         """Bring the schema up to date, and see whose database it is."""
         refuse_owner(read_identity(connection), self._file)
+        refuse_worker(connection, self._file)
         self._migrated = tuple(each.title for each in migrate(connection, self._migrations) or ())
         record_key(connection, self._codec)
         identity = take(connection, self._file, self._file.now())

@@ -1,0 +1,30 @@
+"""The place of one worker among those that serve a stage together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from stage.engine.workers.placement import Placement
+
+
+class Seat(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `processes`. `folder` is private, and holds the sockets between them.
+
+    `placement` says which of them has a saga; None where all share one database.
+    """
+
+    index: int
+    processes: int
+    folder: Path
+    placement: Placement | None = None
+
+    def socket_of(self, worker: int) -> Path:
+        """Where a worker is asked by the others."""
+        return self.folder / f"{worker}.sock"
+
+    @property
+    def takes_sagas(self) -> bool:
+        """Whether new sagas are begun here: a former worker has only those that it has."""
+        return self.placement is None or self.index < self.placement.takes

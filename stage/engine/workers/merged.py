@@ -1,0 +1,156 @@
+"""One list out of the lists of all workers, one count out of their counts."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from stage.core.states import SagaState
+from stage.ports.engine import SharedSagas
+from stage.ports.figures import Figures, Lately, Places
+from stage.ports.peers import PeerStanding
+from stage.ports.reconcile import Findings
+from stage.ports.store import Act, Backlog, Group, SagaRow
+
+
+def page(pages: Iterable[Sequence[SagaRow]], limit: int) -> list[SagaRow]:
+    """The first rows in the order of ids, in which each page is."""
+    return list(heapq.merge(*pages, key=lambda row: row.id))[:limit]
+
+
+def groups(lists: Iterable[Sequence[Group]]) -> list[Group]:
+    """Each place once, in the order of a store."""
+    found: dict[tuple[object, ...], Group] = {}
+    for group in (each for groups_ in lists for each in groups_):
+        key = (group.cause, group.step, group.peer, group.state)
+        if (known := found.get(key)) is not None:
+            sagas, oldest = known.sagas + group.sagas, min(known.oldest_at, group.oldest_at)
+            group = replace(known, sagas=sagas, oldest_at=oldest)
+        found[key] = group
+    return sorted(found.values(), key=lambda g: (g.cause or "", g.step, g.peer, g.state))
+
+
+def acts(lists: Iterable[Sequence[Act]], limit: int) -> list[Act]:
+    """The newest acts. Their numbers are instants, and a page ends between two of them.
+
+    What was done to all files at once, such as a pause, is one act.
+    """
+    everything = sorted((act for acts_ in lists for act in acts_), key=lambda act: -act.number)
+    once = list({(a.number, a.act, a.target, a.actor): a for a in everything}.values())
+    if len(once) <= limit:
+        return once
+    last = once[limit - 1].number
+    return [act for act in once if act.number >= last]
+
+
+def shared(pages: Sequence[SharedSagas]) -> SharedSagas:
+    """A page that ends where the first of the pages ends: behind it not all is known."""
+    ends = [each.next for each in pages if each.next is not None]
+    end = min(ends, key=lambda each: (each.at, each.saga_id), default=None)
+    found = sorted(
+        (
+            (place, saga)
+            for each in pages
+            for place, saga in zip(each.places, each.sagas, strict=True)
+            if end is None or place <= (end.at, end.saga_id)
+        ),
+        key=lambda each: each[0],
+    )
+    return SharedSagas(
+        sagas=[saga for _, saga in found], next=end, places=[place for place, _ in found]
+    )
+
+
+def counts(all_: Iterable[Mapping[SagaState, int]]) -> dict[SagaState, int]:
+    """The sums, also of what there is none of."""
+    found: dict[SagaState, int] = {}
+    for each in all_:
+        for state, count in each.items():
+            found[state] = found.get(state, 0) + count
+    return found
+
+
+def backlog(all_: Sequence[Backlog]) -> Backlog:
+    """The sums, and the oldest of each kind."""
+    parked, sizes = Counter[object](), Counter[str]()
+    for each in all_:
+        parked.update(each.parked)
+        sizes.update(each.sizes)
+    return Backlog(
+        parked=dict(parked),  # type: ignore[arg-type]
+        oldest_accepted_at=_oldest(each.oldest_accepted_at for each in all_),
+        longest_due_at=_oldest(each.longest_due_at for each in all_),
+        oldest_compensation_at=_oldest(each.oldest_compensation_at for each in all_),
+        newer=sum(each.newer for each in all_),
+        lost=sum(each.lost for each in all_),
+        sizes=dict(sizes),
+    )
+
+
+def _oldest(instants: Iterable[float | None]) -> float | None:
+    return min((each for each in instants if each is not None), default=None)
+
+
+def peers(lists: Iterable[Sequence[PeerStanding]]) -> list[PeerStanding]:
+    """Each peer once: what all workers send to it together, and what came last from it."""
+    found: dict[str, PeerStanding] = {}
+    for peer in (each for peers_ in lists for each in peers_):
+        known = found.get(peer.peer)
+        found[peer.peer] = peer if known is None else _together(known, peer)
+    return list(found.values())
+
+
+def _together(one: PeerStanding, other: PeerStanding) -> PeerStanding:
+    failed = max(one, other, key=lambda each: each.failed_at or 0.0)
+    rates = [each.rate_per_second for each in (one, other) if each.rate_per_second is not None]
+    answered = [each.answered_at for each in (one, other) if each.answered_at is not None]
+    return replace(
+        one,
+        under_way=one.under_way + other.under_way,
+        queued=one.queued + other.queued,
+        places=one.places + other.places,
+        places_max=one.places_max + other.places_max,
+        rate_per_second=sum(rates) if rates else None,
+        answered_at=max(answered, default=None),
+        failed_at=failed.failed_at,
+        failure=failed.failure,
+    )
+
+
+def figures(all_: Sequence[Figures]) -> Figures:
+    """The sums. The seconds are those of the worker that has counted longest."""
+    ended, refused = Counter[object](), Counter[object]()
+    places: dict[str, Places] = {}
+    for each in all_:
+        ended.update(each.lately.ended)
+        refused.update(each.lately.refused)
+        for place in each.places:
+            known = places.get(place.what, Places(place.what, 0, 0))
+            limit, in_use = known.limit + place.limit, known.in_use + place.in_use
+            places[place.what] = Places(place.what, limit, in_use)
+    lately = Lately(
+        seconds=max(each.lately.seconds for each in all_),
+        ended=dict(ended),  # type: ignore[arg-type]
+        refused=dict(refused),  # type: ignore[arg-type]
+    )
+    return replace(all_[0], lately=lately, places=tuple(places.values()))
+
+
+def findings(all_: Sequence[Findings]) -> Findings:
+    """The sagas that all files lack. Every neighbour was asked by each, and lists the same."""
+    unnamed = Counter[str]()
+    for each in all_:
+        unnamed.update(each.unnamed)
+    return replace(
+        all_[0],
+        since=min(each.since for each in all_),
+        asked={name: count for each in all_ for name, count in each.asked.items()},
+        unanswered={name: why for each in all_ for name, why in each.unanswered.items()},
+        unnamed=dict(unnamed),
+        missing=tuple(one for each in all_ for one in each.missing),
+        differences=tuple(one for each in all_ for one in each.differences),
+        adopted=tuple(one for each in all_ for one in each.adopted),
+    )

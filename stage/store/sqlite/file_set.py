@@ -1,0 +1,278 @@
+"""The files of a stage that several workers serve: their list, which lies beside the first one.
+
+The file `stage.db` has the sagas of worker 0 and `stage.1.db` those of worker 1. The list, with
+`.workers` behind the name of the first one, has the identity of each and the numbers of workers
+that there were. A saga is at home where those numbers say (`engine.workers.placement`), so that one
+file that is missing, or another one in its place, would make the stage say of sagas that they never
+were: then nothing is served.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from stage.core.errors import ConfigurationError
+from stage.ports.identity import Identity
+from stage.store.sqlite.errors import unavailable
+from stage.store.sqlite.identity import (
+    DatabaseFile,
+    is_made,
+    missing,
+    read_identity,
+    read_worker,
+    refuse_foreign,
+    refuse_owner,
+    refuse_removed,
+    refuse_worker,
+    write_identity,
+    write_worker,
+)
+from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
+from stage.store.sqlite.making import make_database, sync
+from stage.store.sqlite.statements import statement
+
+LIST: Final = ".workers"
+"""Added to the name of the first file."""
+UNMADE: Final = ""
+"""In place of an identity: a file is listed before it is made, so that a crash leaves no riddle."""
+FORMAT: Final = 1
+
+
+class FileSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of a list. `databases` are the identities of the files, in order.
+
+    `sizes` are the numbers of workers that there were, the present one last.
+    """
+
+    format: int = FORMAT
+    sizes: tuple[int, ...]
+    databases: tuple[str, ...]
+
+
+def member_path(path: Path, member: int) -> Path:
+    """The file of a worker. `path` is that of the first one."""
+    return path if member == 0 else path.with_name(f"{path.stem}.{member}{path.suffix}")
+
+
+def list_path(path: Path) -> Path:
+    """Where the list of the files lies. `path` is the first one of them."""
+    return path.with_name(path.name + LIST)
+
+
+def read_file_set(path: Path) -> FileSet | None:
+    """The list beside the file; None where there is none. Raises ConfigurationError."""
+    listed = list_path(path)
+    try:
+        found = msgspec.json.decode(listed.read_bytes(), type=FileSet)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigurationError(
+            f"the list {listed} of the files of the workers cannot be read ({error}): put it back"
+            " from a backup"
+        ) from error
+    if found.format != FORMAT or not found.sizes or len(found.databases) < max(found.sizes):
+        raise ConfigurationError(
+            f"the list {listed} of the files of the workers is of another release, or not whole:"
+            " put it back from a backup"
+        )
+    return found
+
+
+def check_member(file: DatabaseFile, files: FileSet, member: int, *, marked: bool = True) -> None:
+    """Raise ConfigurationError unless the file of a worker is there, and is the one listed."""
+    of_member = _member(file, member)
+    if not is_made(of_member.path):
+        raise ConfigurationError(
+            f"the file {of_member.path} of worker {member} is missing, and"
+            f" {list_path(file.path)} lists it: put it back, or a backup of it with `stage db"
+            " restored`. Nothing is served without it, because its sagas would be begun anew"
+        )
+    with _opened(of_member) as connection:
+        if marked:
+            refuse_worker(connection, of_member)
+        found = read_identity(connection)
+    if found is None or found.id != files.databases[member]:
+        raise ConfigurationError(
+            f"the file {of_member.path} is another database than that of worker {member} in"
+            f" {list_path(file.path)}: put the right one back"
+        )
+
+
+def prepare_files(file: DatabaseFile, folders: Sequence[Traversable], workers: int) -> FileSet:
+    """The list for so many workers, with every file that it names. Raises ConfigurationError.
+
+    What is missing of it is made. A single file becomes that of worker 0. With another number of
+    workers than before, each saga stays where it is, and new ones go by the new number; nobody may
+    serve any of the files then.
+    """
+    found = read_file_set(file.path)
+    if found is None or found.sizes[-1] != workers or UNMADE in found.databases:
+        with _all_locked(file, found) as locks:
+            found = _changed(file, folders, workers, read_file_set(file.path), locks)
+    for member in range(len(found.databases)):
+        check_member(file, found, member)
+    return found
+
+
+def _changed(
+    file: DatabaseFile,
+    folders: Sequence[Traversable],
+    workers: int,
+    found: FileSet | None,
+    locks: Sequence[FileLock],
+) -> FileSet:
+    if found is None:
+        found = _first(file, workers)
+    else:
+        for member, database in enumerate(found.databases):
+            if database != UNMADE:
+                check_member(file, found, member, marked=False)  # a crash may have left it so
+        sizes = (*(size for size in found.sizes if size != workers), workers)
+        more = max(0, workers - len(found.databases))
+        found = FileSet(sizes=sizes, databases=found.databases + (UNMADE,) * more)
+    _write(file.path, found)
+    made = list(found.databases)
+    born_at: float | None = None
+    for member, database in enumerate(made):
+        of_member = _member(file, member)
+        if database == UNMADE and not is_made(of_member.path):
+            with _lock_of(of_member, locks) as lock:
+                refuse_removed(of_member.path, lock.mark)
+                make_database(of_member, folders, lock)
+        identity = _adopted(of_member, born_at)
+        made[member] = identity.id
+        born_at = identity.born_at if born_at is None else min(born_at, identity.born_at)
+    found = msgspec.structs.replace(found, databases=tuple(made))
+    _write(file.path, found)
+    return found
+
+
+def _first(file: DatabaseFile, workers: int) -> FileSet:
+    """The list where there was none. Raises ConfigurationError."""
+    left = [each for n in range(1, 256) if (each := member_path(file.path, n)).exists()]
+    if left:
+        raise ConfigurationError(
+            f"{left[0]} is there, and no list {list_path(file.path)} of the files of workers: put"
+            f" the list back, or move {left[0].name} away where it belongs to nothing"
+        )
+    if not is_made(file.path):
+        if file.must_exist:
+            raise missing(file.path)
+        return FileSet(sizes=(workers,), databases=(UNMADE,) * workers)
+    with _opened(file) as connection:
+        refuse_worker(connection, file)  # a copy of one without its list
+        found = read_identity(connection)
+    known = UNMADE if found is None else found.id
+    return FileSet(sizes=(1, workers), databases=(known, *(UNMADE,) * (workers - 1)))
+
+
+def _adopted(file: DatabaseFile, born_at: float | None) -> Identity:
+    """Mark a file as that of its worker; its identity.
+
+    A new one is as old as the first: what it lacks, the others were asked for.
+    """
+    assert file.worker is not None
+    with _opened(file) as connection:
+        found = read_identity(connection)
+        if found is None:
+            raise ConfigurationError(
+                f"the database {file.path} has no identity yet: run `stage db upgrade`"
+            )
+        if read_worker(connection) is None:
+            write_worker(connection, file.worker)
+            if born_at is not None and born_at < found.born_at:
+                found = msgspec.structs.replace(found, born_at=born_at)
+                write_identity(connection, found)
+        refuse_worker(connection, file)
+        return found
+
+
+def _member(file: DatabaseFile, member: int) -> DatabaseFile:
+    path = member_path(file.path, member)
+    return msgspec.structs.replace(file, path=path, worker=member)
+
+
+@contextmanager
+def _opened(file: DatabaseFile) -> Iterator[sqlite3.Connection]:
+    """A connection to the database of this stage. Raises ConfigurationError."""
+    try:
+        with closing(sqlite3.connect(file.path, isolation_level=None)) as connection:
+            for name in ("busy_timeout", "no_checkpoint"):
+                connection.execute(statement(name)).fetchall()
+            refuse_foreign(connection, file)
+            refuse_owner(read_identity(connection), file)
+            yield connection
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"the database {file.path} cannot be opened: {unavailable(error) or error}"
+        ) from error
+
+
+@contextmanager
+def _all_locked(file: DatabaseFile, found: FileSet | None) -> Iterator[list[FileLock]]:
+    """Hold every file that there is, so that nobody serves by the former list."""
+    members = range(1 if found is None else len(found.databases))
+    until = time.monotonic() + file.lock_wait_seconds
+    with ExitStack() as stack:
+        locks = []
+        for member in members:
+            lock = FileLock(member_path(file.path, member))
+            _acquire(lock, file, until)
+            stack.callback(lock.release)
+            locks.append(lock)
+        yield locks
+
+
+def _acquire(lock: FileLock, file: DatabaseFile, until: float) -> None:
+    waiting = False
+    while True:
+        try:
+            return lock.acquire()
+        except DatabaseInUse as error:
+            if time.monotonic() >= until:
+                raise
+            if not waiting:
+                file.waiting(str(error))
+                waiting = True
+            time.sleep(LOOK_SECONDS)
+
+
+@contextmanager
+def _lock_of(file: DatabaseFile, locks: Sequence[FileLock]) -> Iterator[FileLock]:
+    """The lock of a file: one that is held, or one that is taken for now."""
+    assert file.worker is not None
+    if file.worker < len(locks):
+        yield locks[file.worker]
+        return
+    lock = FileLock(file.path)
+    lock.acquire()
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _write(path: Path, found: FileSet) -> None:
+    """Write the list, durably: the former one or this one is there at any instant."""
+    listed = list_path(path)
+    unfinished = listed.with_name(listed.name + ".making")
+    try:
+        unfinished.write_bytes(msgspec.json.encode(found) + b"\n")
+        unfinished.chmod(0o600)
+        sync(unfinished)
+        os.replace(unfinished, listed)
+        sync(listed.parent)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the list {listed} of the files of the workers cannot be written: {error}"
+        ) from error

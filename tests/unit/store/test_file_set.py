@@ -1,0 +1,184 @@
+"""The files of several workers: made whole, listed, and refused where one is not the one listed."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stage.core.errors import ConfigurationError
+from stage.store.sqlite import file_set, making
+from stage.store.sqlite.file_set import (
+    UNMADE,
+    FileSet,
+    list_path,
+    member_path,
+    prepare_files,
+    read_file_set,
+)
+from stage.store.sqlite.identity import DatabaseFile, read_identity, read_worker
+from stage.store.sqlite.lock import DatabaseInUse, FileLock
+from stage.store.sqlite.store import SqliteStore
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> DatabaseFile:
+    return DatabaseFile(path=tmp_path / "stage.db", stage="payment", release="1")
+
+
+def worker_of(path: Path) -> int | None:
+    with closing(sqlite3.connect(path)) as connection:
+        return read_worker(connection)
+
+
+def id_of(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        found = read_identity(connection)
+    assert found is not None
+    return found.id
+
+
+async def opened(file: DatabaseFile, member: int | None) -> None:
+    path = file.path if member is None else member_path(file.path, member)
+    store = SqliteStore(msgspec.structs.replace(file, path=path, worker=member, must_exist=True))
+    await store.open()
+    await store.close()
+
+
+def test_new_files_are_made_and_listed(file: DatabaseFile) -> None:
+    """Each marked with its worker; a second start finds them."""
+    files = prepare_files(file, (), 3)
+    paths = [file.path, file.path.with_name("stage.1.db"), file.path.with_name("stage.2.db")]
+    assert (3,) == files.sizes
+    assert [id_of(path) for path in paths] == list(files.databases)
+    assert [0, 1, 2] == [worker_of(path) for path in paths]
+    assert 0o600 == list_path(file.path).stat().st_mode & 0o777
+    assert files == prepare_files(file, (), 3) == read_file_set(file.path)
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+async def test_a_single_file_becomes_that_of_the_first_worker(file: DatabaseFile) -> None:
+    """Its sagas are at home there for good, and the new file is as old as it."""
+    store = SqliteStore(file)
+    await store.open()
+    born_at = store.identity.born_at
+    await store.close()
+    files = prepare_files(file, (), 2)
+    assert (1, 2) == files.sizes
+    with closing(sqlite3.connect(member_path(file.path, 1))) as connection:
+        found = read_identity(connection)
+    assert found is not None
+    assert born_at == found.born_at
+    await opened(file, 0)
+    await opened(file, 1)
+
+
+def test_another_number_is_added_to_the_list(file: DatabaseFile) -> None:
+    """Files are made for more workers, and none is left out for fewer."""
+    first = prepare_files(file, (), 2)
+    more = prepare_files(file, (), 4)
+    fewer = prepare_files(file, (), 2)
+    assert ((2, 4), (4, 2)) == (more.sizes, fewer.sizes)
+    assert first.databases == more.databases[:2]
+    assert more.databases == fewer.databases
+
+
+def test_the_number_is_not_changed_under_one_that_serves(file: DatabaseFile) -> None:
+    """It would look for sagas elsewhere than the others."""
+    prepare_files(file, (), 2)
+    lock = FileLock(member_path(file.path, 1))
+    lock.acquire()
+    with pytest.raises(DatabaseInUse):
+        prepare_files(file, (), 3)
+    lock.release()
+    assert (2,) == prepare_files(file, (), 2).sizes
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_crash_while_they_are_made_leaves_no_riddle(
+    file: DatabaseFile, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start makes what is not there yet."""
+    made: list[Path] = []
+    make = making.make_database
+
+    def crashing(of_member: DatabaseFile, *more: object) -> None:
+        if len(made) == after:
+            raise KeyboardInterrupt
+        make(of_member, *more)  # type: ignore[arg-type]
+        made.append(of_member.path)
+
+    monkeypatch.setattr(file_set, "make_database", crashing)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_files(file, (), 3)
+    monkeypatch.undo()
+    kept = [id_of(path) for path in made]
+    files = prepare_files(file, (), 3)
+    assert kept == list(files.databases[:after])
+    assert UNMADE not in files.databases
+
+
+def test_a_file_that_is_missing_or_another_is_refused(file: DatabaseFile) -> None:
+    """With any number of workers, and nothing is made in its place."""
+    prepare_files(file, (), 2)
+    second = member_path(file.path, 1)
+    kept = second.rename(second.with_name("kept"))
+    for workers in (2, 3):
+        with pytest.raises(ConfigurationError, match="of worker 1 is missing"):
+            prepare_files(file, (), workers)
+        assert not second.exists()
+    other = msgspec.structs.replace(file, path=file.path.with_name("other.db"))
+    prepare_files(other, (), 2)
+    second.write_bytes(member_path(other.path, 1).read_bytes())
+    with pytest.raises(ConfigurationError, match="another database than that of worker 1"):
+        prepare_files(file, (), 2)
+    kept.replace(second)
+    file.path.rename(kept)
+    second.rename(file.path)
+    kept.rename(second)
+    with pytest.raises(ConfigurationError, match="has to be the file of worker 0"):
+        prepare_files(file, (), 2)
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+async def test_a_file_of_a_worker_is_not_served_alone(file: DatabaseFile) -> None:
+    """Nor a copy of it, nor without its list; nor one that was alone in the place of a worker."""
+    prepare_files(file, (), 2)
+    with pytest.raises(ConfigurationError, match="worker 0 of several"):
+        await opened(file, None)
+    list_path(file.path).unlink()
+    with pytest.raises(ConfigurationError, match="no list"):
+        prepare_files(file, (), 2)
+    member_path(file.path, 1).unlink()
+    with pytest.raises(ConfigurationError, match="worker 0 of several"):
+        prepare_files(file, (), 2)
+    alone = msgspec.structs.replace(file, path=file.path.with_name("alone.db"))
+    store = SqliteStore(alone)
+    await store.open()
+    await store.close()
+    with pytest.raises(ConfigurationError, match="no file of a worker"):
+        await opened(alone, 0)
+
+
+def test_a_list_that_cannot_be_read_is_refused(file: DatabaseFile) -> None:
+    """Half of one, or one of another release."""
+    prepare_files(file, (), 2)
+    listed = list_path(file.path)
+    for text in (b"", b"{", b'{"sizes":[2],"databases":["a"]}', b'{"sizes":[],"databases":[]}'):
+        listed.write_bytes(text)
+        with pytest.raises(ConfigurationError, match="put it back"):
+            prepare_files(file, (), 2)
+    listed.write_bytes(msgspec.json.encode(FileSet(format=2, sizes=(1,), databases=("a",))))
+    with pytest.raises(ConfigurationError, match="another release"):
+        read_file_set(file.path)
+
+
+def test_no_file_is_made_where_one_has_to_exist(file: DatabaseFile) -> None:
+    """A volume that was forgotten is a start that is refused."""
+    strict = msgspec.structs.replace(file, must_exist=True)
+    with pytest.raises(ConfigurationError, match="there is no database"):
+        prepare_files(strict, (), 2)
+    assert [] == list(file.path.parent.glob("*.db*"))[1:]
