@@ -144,5 +144,6 @@ def run_webhook(
             " webhook that does not concern this call"
         )
     if said is not None and bool(said.key) == bool(said.number):
-        raise DeclarationError(f"{place} returned {said!r}: give either its key or its number")
+        given = "both its key and its number" if said.key else "neither its key nor its number"
+        raise DeclarationError(f"{place} returned {given}: give one of them")
     return said

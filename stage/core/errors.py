@@ -13,9 +13,14 @@ StageError                 everything that this project raises on purpose
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class StageError(Exception):
     """Root of all errors that this project raises on purpose."""
+
+    shown: ClassVar[bool] = True
+    """Whether its text is all ours, so that a log may hold it: no payload, no foreign text."""
 
 
 class DeclarationError(StageError):
@@ -25,6 +30,8 @@ class DeclarationError(StageError):
 class ConfigurationError(StageError):
     """One or more options are missing or wrong; the message names each with its fix."""
 
+    shown = False  # it may quote a file or a driver
+
 
 class TransactionEscaped(StageError):
     """A transaction function awaited something other than its own database."""
@@ -32,6 +39,8 @@ class TransactionEscaped(StageError):
 
 class StoreUnavailable(StageError):
     """The database cannot be written to right now; nothing of this unit was stored."""
+
+    shown = False  # it may quote the driver, which may quote a row
 
 
 class CommitInDoubt(StoreUnavailable):
@@ -44,6 +53,8 @@ class StaleEpoch(StageError):
 
 class JournalMismatch(StageError):
     """The journal holds an event that cannot follow, under its own plan too."""
+
+    shown = False  # it may quote the decoder of an entry
 
 
 class NewerJournal(JournalMismatch):

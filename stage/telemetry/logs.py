@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from stage.core.commands import AttemptKind
+from stage.core.errors import StageError
 from stage.core.event_table import EVENTS, level_of
 from stage.core.events import Event, name_of
 from stage.ports.author_code import StuckCode
@@ -113,7 +114,9 @@ class LogListener:
             self._attempts.pop(saga_id, None)
 
     def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
-        """Write where it was raised; its message, which may quote a payload, only where asked to.
+        """Write where it was raised; its text where that is all ours, which says the fix.
+
+        A foreign text, which may quote a payload, and those of causes only where asked to.
 
         Neighbours are told its type and the trace id, under which this line is found.
         """
@@ -124,6 +127,8 @@ class LogListener:
         fields: dict[str, Any] = {"where": where, "error": type(error).__name__, "stack": stack}
         if self._exception_text:
             fields["text"] = [_printable(text) for text in _texts(error)]
+        elif isinstance(error, StageError) and error.shown:
+            fields["text"] = [_printable(f"{type(error).__name__}: {error}")]
         if saga_id:
             fields["saga_id"] = _printable(saga_id)
         if trace.traceparent:

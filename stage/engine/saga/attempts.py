@@ -91,7 +91,7 @@ def end_event(do: Do, turn: Turn, at: float, redact: Redact = as_they_are) -> e.
             cut = msgspec.structs.replace(turn, reason=readable(redact, turn.reason))
             return _failure_event(do, cut, at)
         case _:
-            raise StageError(f"step {do.step!r} has not ended: {turn!r}")
+            raise StageError(f"step {do.step!r} has not ended: {type(turn).__name__}")
 
 
 def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:

@@ -200,7 +200,8 @@ class Interpreter:
                         done.add(command.event)
                     case _:
                         assert_never(command)
-        raise StageError(f"saga {saga.id} does not come to rest: {done.events[-3:]}")
+        last = ", ".join(e.name_of(event) for event in done.events[-3:])
+        raise StageError(f"saga {saga.id} does not come to rest: {last}")
 
     def conclude(
         self,
