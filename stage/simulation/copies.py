@@ -47,6 +47,7 @@ class MemoryCopy:
             saga: list(rows) for saga, rows in database.journal.items()
         }
         self._lost: dict[tuple[str, str], LostSaga] = dict(database.lost)
+        self._dropped = database.dropped
         self._tables = database.connection.serialize()
 
     async def put_back(self, as_of: float, now: float) -> bool:
@@ -62,6 +63,7 @@ class MemoryCopy:
         ):
             kept.clear()
             kept.update(then)  # type: ignore[arg-type]  # each pair has its own type
+        database.dropped = self._dropped
         database.connection.deserialize(self._tables)
         database.identity = replace(
             database.identity,

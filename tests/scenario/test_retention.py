@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from stage.core.unseen import first_id_at
 from stage.inbound.aiohttp import SERVICE
 from tests.scenario.chain import ORDER, Chain, running_chain
+from tests.scenario.restored import restored_chain
 from tests.scenario.test_operator import WHO
 from tests.scenario.test_sweeps import acts_on, until_done
 
@@ -184,6 +186,28 @@ async def test_a_backup_from_before_has_its_rows_and_answers_from_them(tmp_path:
     async with running_chain(tmp_path, database=url) as chain:
         code, headers, _ = await chain.send(saga_id)
         assert (200, "true") == (code, headers["Idempotency-Replayed"])
+
+
+@pytest.mark.blocking
+async def test_a_restored_stage_says_nothing_of_a_dropped_saga_until_it_is_released(
+    tmp_path: Path,
+) -> None:
+    """Each saga that it lacks may come back until then; from then on the mark counts."""
+    saga_id = dated(10)
+    async with restored_chain(tmp_path) as world:
+        world.config = replace(world.config, **ROWS)
+        async with world.serving() as chain:
+            await ended(chain, saga_id)
+            await until_counted(tmp_path, 0)
+            await world.back_up()
+        world.put_back()
+        async with world.serving() as chain:
+            assert (503, "unknown") == read(await chain.send(saga_id))[:2]
+            assert (503, "unknown") == read(await chain.compensate(saga_id))[:2]
+        await world.reconcile(order="its books were read", shipping="so were these")
+        world.release()
+        async with world.serving() as chain:
+            assert "past-retention" in read(await chain.send(dated(11, 2)))[2]
 
 
 def _copied(source: Path, copy: Path) -> None:
