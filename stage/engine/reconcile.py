@@ -18,7 +18,7 @@ from stage.core import events as e
 from stage.core.errors import ConfigurationError
 from stage.core.lost import Word
 from stage.core.states import SagaState
-from stage.engine.saga.adoption import Adoption, LostSaga, as_it_came
+from stage.engine.saga.adoption import Adoption, Testimony, as_it_came
 from stage.engine.saga.context import context_of
 from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
@@ -58,7 +58,7 @@ class Reconciliation(msgspec.Struct, kw_only=True):
     unanswered: dict[str, str] = {}
     unnamed: dict[str, int] = {}
     """How many sagas of the database were opened by each name that is no configured neighbour."""
-    lost: list[LostSaga] = []
+    lost: list[Testimony] = []
     differences: list[Difference] = []
     whole: bool = True
     """False where the neighbours were asked from later than the backup: then no release follows."""
@@ -126,7 +126,7 @@ class Reconciler:
     async def ask(self, peers: Sequence[str], since: float) -> Reconciliation:
         """Ask each neighbour for the sagas that changed since then. Changes nothing."""
         found = Reconciliation()
-        lost: dict[str, LostSaga] = {}
+        lost: dict[str, Testimony] = {}
         for peer in peers:
             await self._ask_one(peer, since, found, lost)
         await self._requested(lost)
@@ -167,7 +167,7 @@ class Reconciler:
         return written
 
     async def _ask_one(
-        self, peer: str, since: float, found: Reconciliation, lost: dict[str, LostSaga]
+        self, peer: str, since: float, found: Reconciliation, lost: dict[str, Testimony]
     ) -> None:
         after, listed = "", 0
         while True:
@@ -189,7 +189,7 @@ class Reconciler:
             after = page.next
 
     async def _hear(
-        self, peer: str, saga: SharedSaga, found: Reconciliation, lost: dict[str, LostSaga]
+        self, peer: str, saga: SharedSaga, found: Reconciliation, lost: dict[str, Testimony]
     ) -> None:
         """Take in what a neighbour says of one saga."""
         row = await self._store.get(saga.saga_id)
@@ -207,7 +207,7 @@ class Reconciler:
             said=saga.outcome.value,
             nothing_stands=saga.outcome in NOTHING_STANDS,
         )
-        known = lost.get(saga.saga_id) or LostSaga(id=saga.saga_id)
+        known = lost.get(saga.saga_id) or Testimony(id=saga.saga_id)
         if saga.saga_id not in lost and len(lost) >= LOST_MAX:
             raise ConfigurationError(
                 f"more than {LOST_MAX} sagas were lost: put a newer backup back, or reconcile from"
@@ -229,10 +229,10 @@ class Reconciler:
             return sent
         return as_it_came(sent, self._stage)
 
-    async def _requested(self, lost: dict[str, LostSaga]) -> None:
+    async def _requested(self, lost: dict[str, Testimony]) -> None:
         """Take in the requests to compensate that came while a saga was not known."""
         for kept in await self._store.lost_sagas(LOST_SAGAS_MAX):
-            known = lost.get(kept.saga_id) or LostSaga(id=kept.saga_id)
+            known = lost.get(kept.saga_id) or Testimony(id=kept.saga_id)
             if known.asked is None and await self._store.get(kept.saga_id) is None:
                 asked = e.CompensationRequested(
                     at=self._clock.now(), requested_by=kept.requested_by, reason=kept.reason

@@ -19,7 +19,7 @@ from stage.engine.reconcile import (
     all_belong,
     answers_of,
 )
-from stage.engine.saga.adoption import Adoption, LostSaga
+from stage.engine.saga.adoption import Adoption, Testimony
 from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
 from stage.ports.reconcile import Adopt, Findings, Missing, NotReconcilable
@@ -134,7 +134,7 @@ def _findings(as_of: float, found: Reconciliation, adopted: list[str]) -> Findin
     )
 
 
-def _missing(lost: LostSaga) -> Missing:
+def _missing(lost: Testimony) -> Missing:
     return Missing(
         saga_id=lost.id,
         words=lost.words,

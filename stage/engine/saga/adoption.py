@@ -23,7 +23,7 @@ ADOPTED: Final = "adopted"
 NOT_HERE: Final = "not here"
 
 
-class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
+class Testimony(msgspec.Struct, frozen=True, kw_only=True):
     """The words of the neighbours on a saga that is not in the database."""
 
     id: str
@@ -58,7 +58,7 @@ class Adoption:
         self._codec = codec
         self._generation = generation
 
-    def stored(self, lost: LostSaga, now: float) -> Stored:
+    def stored(self, lost: Testimony, now: float) -> Stored:
         """The row and the journal that it gets."""
         plan = self._interpreter.plan
         events = journal_of(
@@ -74,7 +74,7 @@ class Adoption:
         return self._journal.store(transition, context, before=None)
 
     async def write(
-        self, unit: Unit, lost: LostSaga, now: float, *, actor: str = "", reason: str = ""
+        self, unit: Unit, lost: Testimony, now: float, *, actor: str = "", reason: str = ""
     ) -> bool:
         """Write it; False for a saga that is in the database after all, which stays as it is.
 
@@ -106,7 +106,7 @@ class Adoption:
             )
         return True
 
-    def _context(self, lost: LostSaga, now: float) -> Context:
+    def _context(self, lost: Testimony, now: float) -> Context:
         envelope = lost.envelope
         known = "" if envelope is None else recognise(envelope)
         if envelope is None:
