@@ -14,16 +14,21 @@ from stage.core.states import ParkCause
 from stage.engine.embedded.limits import STORE_RETRY
 from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive, settled
 from stage.engine.saga.attempts import end_span
+from stage.engine.saga.context import Context, Output
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
 from stage.engine.saga.lane import Awaited, Lane, Ridden
 from stage.engine.saga.opening import Opening
 from stage.ports.clock import Clock
 from stage.ports.engine import NotAllowed
+from stage.ports.observer import Span
 from stage.ports.store import Store, Unit
 from stage.wire.text import sendable
 
 T = TypeVar("T")
+Act = Callable[
+    [Unit, Saga, Context, Sequence[e.Event], Span, Output], Awaitable[Transition | Ridden]
+]
 
 
 class LiveUnits:
@@ -96,7 +101,8 @@ class LiveUnits:
                 return transition
 
         async def work(unit: Unit) -> Stored:
-            transition = await self._interpreter.advance(unit, saga, context, events, span, output)
+            act = self._act_on(events)
+            transition = await act(unit, saga, context, events, span, output)
             stored = self._journal.store(
                 transition, context, before=live.row, in_flight=live.in_flight > 0
             )
@@ -112,6 +118,12 @@ class LiveUnits:
         live.go_on_from(stored)
         self._report(stored, items)
         return stored.transition
+
+    def _act_on(self, events: Sequence[e.Event]) -> Act:
+        """The one that acts on them: a request to compensate may turn a usual saga round."""
+        if self._lane is not None and list(map(type, events)) == [e.CompensationRequested]:
+            return self._lane.turn
+        return self._interpreter.advance
 
     async def _ride(
         self,

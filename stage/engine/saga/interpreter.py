@@ -484,20 +484,19 @@ class Interpreter:
 
     def _span(self, done: Course, do: Do, trace: TraceContext) -> Span:
         links: tuple[str, ...] = ()
-        plan, saga = done.plan, done.terms
-        peer = saga.upstream
-        if do.step:
-            known = saga.steps.get(do.step)
-            peer = plan.by_name[do.step].peer
-            if known is not None:
+        saga, name = done.terms, do.step
+        if name:
+            peer = done.plan.by_name[name].peer
+            if (known := saga.steps.get(name)) is not None:
                 links = links_of(known, do.kind)
-        elif saga.tell_span:
-            links = (saga.tell_span,)
+        else:
+            peer = saga.upstream
+            links = (saga.tell_span,) if saga.tell_span else ()
         return self._observer.attempt(
             Attempt(
                 saga_id=saga.id,
-                stage=plan.stage,
-                step=do.step or TELL_STEP,
+                stage=done.plan.stage,
+                step=name or TELL_STEP,
                 kind=do.kind,
                 number=do.attempt,
                 peer=peer,

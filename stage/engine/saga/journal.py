@@ -218,11 +218,11 @@ class Journal:
                 traceparent=context.trace.traceparent,
                 tracestate=context.trace.tracestate,
             )
-        length, updated_at = ridden.length, ridden.updated_at
-        if ridden.state is SagaState.ACTIVE:
+        length, updated_at, state = ridden.length, ridden.updated_at, ridden.state
+        if state is SagaState.ACTIVE:
             due_at = _running_until(updated_at)
             return replace(before, length=length, updated_at=updated_at, due_at=due_at)
-        if ridden.state is not SagaState.COMPLETED:
+        if state is not SagaState.COMPLETED:
             return self._row_on_the_way_back(ridden, context, before)
         output = None if ridden.output is UNSET else ridden.output
         newest = self._versions.newest

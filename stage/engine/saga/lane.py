@@ -167,16 +167,18 @@ class Ridden(msgspec.Struct, kw_only=True):
             output=self.output,
         )
         ridden.add(event)
+        if isinstance(event, e.StepSucceeded):
+            ridden.succeeded(event)
         return ridden
 
     def add(self, event: e.Event) -> None:
         """See `interpreter.Course`."""
         self.events.append(event)
         self.since = (*self.since, event)
-        if type(event) is e.StepSucceeded:
-            self.results = {**self.results, event.step: event.result}
-        elif type(event) is e.StepStarted:
-            self.keys = {**self.keys, event.step: event.key}
+
+    def succeeded(self, event: e.StepSucceeded) -> None:
+        """Let the functions behind this step have its result."""
+        self.results = {**self.results, event.step: event.result}
 
     def view(self, context: Context, *, key: str, attempt: int, now: float) -> RunView:
         """See `interpreter.Course`: the view that `view_of` makes of the folded saga."""
@@ -221,7 +223,7 @@ class Lane:
             case e.CompensationSucceeded():
                 return await self._ride_back(unit, before, before.after(event), context, run)
             case e.StepRefused():
-                return await self.turn(unit, before, context, [event], run, before.output)
+                return await self.turn(unit, before.saga, context, [event], run, before.output)
 
     def conclude(
         self, before: Ridden, context: Context, event: Awaited, run: Span
@@ -241,7 +243,7 @@ class Lane:
     async def turn(
         self,
         unit: Unit,
-        before: Saga | Ridden,
+        saga: Saga,
         context: Context,
         events: Sequence[e.Event],
         run: Span,
@@ -252,7 +254,6 @@ class Lane:
         Here the saga is folded and the rules are asked, once. It goes on as any other does, where
         they say anything but to begin with the first undo of a usual saga.
         """
-        saga = before.saga if isinstance(before, Ridden) else before
         now = self._clock.now()
         if self._segments and saga.plan is None and not self._plan.renamed:
             turned = self._turned(saga, events, now)
@@ -319,8 +320,10 @@ class Lane:
             if ridden.is_late(now):
                 return await self._leave(unit, before, ridden, context, run)
             now = await do(unit, ridden, context, self._dos[step.name], now, run.context)
-            if not isinstance(ridden.events[-1], e.StepSucceeded):
+            end = ridden.events[-1]
+            if not isinstance(end, e.StepSucceeded):
                 return await self._leave(unit, before, ridden, context, run)
+            ridden.succeeded(end)
         if segment.leaving is None:
             usual = self._complete(ridden, context, now, run)
         elif ridden.is_late(now):
@@ -330,6 +333,8 @@ class Lane:
             await do(unit, ridden, context, leaving, now, run.context)
             # A function that needs the event loop is given its view there, of the folded saga.
             usual = bool(ridden.outgoing) and not isinstance(ridden.outgoing[0].turn, Foreign)
+            if usual:
+                ridden.keys = {**ridden.keys, leaving.step: ridden.outgoing[0].key}
         return ridden if usual else await self._leave(unit, before, ridden, context, run)
 
     async def _leave(

@@ -85,6 +85,16 @@ class Forgetful(Agreeable):
         return await super().exchange(outgoing)
 
 
+class Late(MemoryStore):
+    """The end that is written behind an answer comes late: other units come first."""
+
+    async def transact(self, work: Any, *, deferrable: bool = False) -> Any:
+        """Until the loop has nothing else to do."""
+        for _ in range(50 if deferrable else 0):
+            await asyncio.sleep(0.0)
+        return await super().transact(work, deferrable=deferrable)
+
+
 class Run(msgspec.Struct):
     """The answer, the row and the journal of one saga; what was found of it on the way back."""
 
@@ -110,12 +120,13 @@ async def run(
     asked_by: str = "",
     requester: Requester = Requester.UPSTREAM,
     wait_seconds: float = 20.0,
+    kind: type[MemoryStore] = MemoryStore,
 ) -> Run:
     """One saga to its end, and back where it is `asked_by` one; `meet` is given the engine."""
     # Long because a saga is followed from its request to what is left of it.
     Still.ahead = 0.0
     migrations = (stage.migrations,) if stage.migrations is not None else ()
-    store = MemoryStore(migrations=migrations)
+    store = kind(migrations=migrations)
     await store.open()
     engine = EmbeddedEngine(
         stage.bind(downstreams),
@@ -319,6 +330,27 @@ async def test_on_the_way_back_they_are_the_same_as_well(way: str) -> None:
     assert e.CompensationStarted in map(type, with_it.events)
 
 
+async def test_a_request_right_behind_the_answer_finds_the_saga_in_memory() -> None:
+    """Its end is not durable yet (decision 0011): it turns round there, on the lane as well."""
+    with_it, without = [
+        await run(
+            payment, Agreeable(), lane=lane, downstreams=("shipping",), asked_by="order", kind=Late
+        )
+        for lane in (True, False)
+    ]
+    assert without.events == with_it.events
+    assert without.row == with_it.row
+    assert without.found == with_it.found
+    kinds = list(map(type, with_it.events))
+    assert e.Completed in kinds and e.Recovered not in kinds
+    context = context_of(with_it.row, MemoryStore().codec)
+    participant = payment.bind(("shipping",))
+    assert "" == await difference(participant, context, with_it.events, with_it.row)
+    assert "the rules go on" in await difference(
+        participant, context, with_it.events[:-1], with_it.row
+    )
+
+
 @pytest.mark.parametrize("fails", ["the first takes long", "the call takes long"])
 async def test_a_deadline_that_is_over_leaves_the_lane(
     monkeypatch: pytest.MonkeyPatch, fails: str
@@ -364,9 +396,13 @@ async def test_the_rules_make_each_entry_of_the_way_back(way: str) -> None:
     assert "the rules go on" in await difference(participant, context, missing, rode.row)
 
 
-@pytest.mark.parametrize("asked_by", ["", "order"], ids=["refused", "asked"])
+@pytest.mark.parametrize(
+    "asked_by, kind",
+    [("", MemoryStore), ("order", MemoryStore), ("order", Late)],
+    ids=["refused", "asked", "asked at once"],
+)
 async def test_the_rules_are_asked_once_where_it_turns_round(
-    monkeypatch: pytest.MonkeyPatch, asked_by: str
+    monkeypatch: pytest.MonkeyPatch, asked_by: str, kind: type[MemoryStore]
 ) -> None:
     """None of the undos is decided, however many there are."""
     decided: list[tuple[Any, ...]] = []
@@ -379,7 +415,9 @@ async def test_the_rules_are_asked_once_where_it_turns_round(
 
         monkeypatch.setattr(module, "decide", counting)
     peers = Agreeable() if asked_by else Refusing()
-    rode = await run(payment, peers, lane=True, downstreams=("shipping",), asked_by=asked_by)
+    rode = await run(
+        payment, peers, lane=True, downstreams=("shipping",), asked_by=asked_by, kind=kind
+    )
     assert SagaState.COMPENSATED is rode.row.state
     turned = [Record(event=each) for each in rode.events if isinstance(each, e.TurnedBack)]
     undo = next(each for each in rode.events if isinstance(each, e.CompensationStarted))
