@@ -57,7 +57,7 @@ INDEXED: dict[str, tuple[object, ...]] = {
     "due_sagas": (1e12, 100, VERSION_MAX, 2e12),
     "close_ended": (1e3, 1e12, 100, []),
     "drop_answers": (1e3, 100, []),
-    "drop_sagas": (1e12, 100, "g", []),
+    "drop_sagas": (1e12, 100, []),
     "drop_saga": (ONE,),
     "forget_dead": (),
     "count_sagas": (),

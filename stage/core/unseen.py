@@ -53,6 +53,16 @@ def may_be_dropped(saga_id: str, ids_until: float) -> bool:
     return sent_at is not None and sent_at <= ids_until
 
 
+def proves_age(saga_id: str, closed_at: float) -> bool:
+    """Whether the row of a saga that was closed then may go: a repeat of it is known by its id.
+
+    A UUIDv7 in lower case, of an instant before. Were one of a later instant dropped, which a wrong
+    clock made or a stranger made up, sagas that are still to come would be taken for dropped ones.
+    """
+    in_order = saga_id == saga_id.lower() and sent_at_of(saga_id) is not None
+    return in_order and saga_id < first_id_at(closed_at)
+
+
 def first_id_at(at: float) -> str:
     """The beginning of the first UUIDv7, in lower case, of that instant: older ones sort before.
 

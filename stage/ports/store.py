@@ -351,8 +351,9 @@ class Unit(Protocol):
         """Drop the rows of sagas that were closed before that instant; how many it were.
 
         Of those that completed or were compensated, and whose ids are UUIDv7, in lower case, of an
-        instant before: their ids prove for ever that a repeat comes too late. `dropped` says so
-        from here on, in the same unit. Requests about them as lost sagas are dropped too.
+        instant before they were closed: these prove for ever that a repeat comes too late. The
+        first ones first. `dropped` says so from here on, in the same unit. Requests about them as
+        lost sagas are dropped too.
         """
         ...
 

@@ -24,7 +24,7 @@ from stage.core.pause import Pause, Way
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
 from stage.core.sweep import Sweep, SweepEnd, SweepState
-from stage.core.unseen import first_id_at, sent_at_of
+from stage.core.unseen import proves_age
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
@@ -612,13 +612,10 @@ class _MemoryUnit:
     async def drop_rows(self, before: float, limit: int) -> int:
         """See ports.store.Unit."""
         self._part.check()
-        bound = first_id_at(before)
         found = [
-            row
-            for row in self._sagas.values()
-            if _droppable(row) and _closed_at(row) < before and row.id < bound
+            row for row in self._sagas.values() if _droppable(row) and _closed_at(row) < before
         ]
-        old = sorted(found, key=attrgetter("id"))[:limit]
+        old = sorted(found, key=attrgetter("closed_at", "id"))[:limit]
         for row in old:
             self._drop(row)
         return len(old)
@@ -745,7 +742,7 @@ def _closed_at(row: SagaRow) -> float:
 
 
 def _droppable(row: SagaRow) -> bool:
-    return _kept_closed(row) and row.id == row.id.lower() and sent_at_of(row.id) is not None
+    return _kept_closed(row) and proves_age(row.id, _closed_at(row))
 
 
 def _matches(row: SagaRow, which: Filter) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from stage.core.states import SagaState
-from stage.core.unseen import sent_at_of
+from stage.core.unseen import proves_age, sent_at_of
 from stage.engine.saga.acts import how_it_stands
 from stage.engine.saga.context import any_payload
 from stage.engine.saga.dropped import DROP_AGE_SECONDS_MIN
@@ -69,6 +69,8 @@ def refuse_purge(row: SagaRow, now: float) -> str:
     if row.closed_at is None:
         return "its compensation window is not over: wait until it is closed"
     sent_at = sent_at_of(row.id)
+    if not keeps_no_stone(row):
+        return "its answer is dropped already, and its row stays" if row.answer_dropped else ""
     if sent_at is not None and sent_at > now - DROP_AGE_SECONDS_MIN:
         days = DROP_AGE_SECONDS_MIN / DAY_SECONDS
         return f"its id is younger than {days:g} days: a repeat of it may be on its way"
@@ -80,7 +82,7 @@ def keeps_no_stone(row: SagaRow) -> bool:
 
     Of any other saga the row stays, without its answer.
     """
-    return sent_at_of(row.id) is not None and row.id == row.id.lower()
+    return row.closed_at is not None and proves_age(row.id, row.closed_at)
 
 
 def purge_act(before: SagaRow, actor: str, reason: str, at: float) -> Act:

@@ -14,7 +14,6 @@ from typing import TypeVar
 from stage.core.events import Event
 from stage.core.pause import Pause, Way
 from stage.core.sweep import Sweep, SweepEnd, SweepState
-from stage.core.unseen import first_id_at
 from stage.ports.codec import Codec
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import (
@@ -147,8 +146,7 @@ class PostgresUnit:
         """See ports.store.Unit. Sagas that this batch writes are left to the next time."""
         await self._marked()
         busy = list(self._writes.sagas)
-        given = (before, limit, first_id_at(before), busy)
-        return await self._dropped(await self._part.rows("drop_sagas", *given))
+        return await self._dropped(await self._part.rows("drop_sagas", before, limit, busy))
 
     async def drop_row(self, saga_id: str) -> bool:
         """See ports.store.Unit."""

@@ -23,7 +23,6 @@ import msgspec
 from stage.core.events import Event
 from stage.core.pause import Pause, Way
 from stage.core.sweep import Sweep, SweepEnd, SweepState
-from stage.core.unseen import first_id_at
 from stage.ports.codec import Codec
 from stage.ports.store import (
     LOST_SAGAS_MAX,
@@ -217,8 +216,7 @@ class SqliteUnit:
     async def drop_rows(self, before: float, limit: int) -> int:
         """See ports.store.Unit."""
         self._write_entries()
-        given = (before, limit, first_id_at(before))
-        return self._drop(self._part.rows(_DROPPABLE, given, limit))
+        return self._drop(self._part.rows(_DROPPABLE, (before, limit), limit))
 
     async def drop_row(self, saga_id: str) -> bool:
         """See ports.store.Unit."""

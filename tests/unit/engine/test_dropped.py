@@ -102,6 +102,19 @@ async def test_a_clock_that_was_ahead_lets_nothing_run_twice(ahead: float) -> No
     assert await refused(again, store, saga_id)
 
 
+async def test_one_id_from_ahead_lets_no_clock_refuse_new_sagas() -> None:
+    """It is of a neighbour whose clock was ahead too, or it was made up."""
+    store = MemoryStore()
+    await store.open()
+    clock = Set(NOW + 30 * DAY)
+    dropped = DroppedRows(store, clock)
+    limits = EngineLimits(rows_retention_seconds=7 * DAY)
+    await ended(store, dated(NOW + 20 * DAY), NOW - 50)
+    await Retention(store, NullObserver(), clock, limits, dropped)._round()
+    clock.shown = NOW
+    assert not await refused(dropped, store, dated(NOW))
+
+
 async def test_a_clock_that_is_behind_drops_nothing_too_early() -> None:
     """And what was dropped before is refused by it all the same."""
     store = MemoryStore()

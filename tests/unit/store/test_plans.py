@@ -38,7 +38,7 @@ def connection() -> Iterator[sqlite3.Connection]:
         ("oldest_unfinished", "saga_state (state=?)"),
         ("closable_sagas", "saga_closable (updated_at<?)"),
         ("drop_answers", "sqlite_autoindex_saga_1 (id=?)"),
-        ("droppable_sagas", "saga_row_kept (id<?)"),
+        ("droppable_sagas", "saga_row_kept (closed_at>? AND closed_at<?)"),
         ("droppable_saga", "sqlite_autoindex_saga_1 (id=?)"),
         ("count_sagas", "COVERING INDEX saga_state"),
         ("page_all", "sqlite_autoindex_saga_1 (id>?)"),

@@ -81,6 +81,16 @@ async def test_rows_are_dropped_whose_ids_prove_their_age(store: Store) -> None:
     assert OLD not in [each.id for each in changed]
 
 
+async def test_an_id_of_a_later_instant_than_its_end_keeps_its_row(store: Store) -> None:
+    """The mark would be ahead of new sagas, and each of them refused: from one wrong clock."""
+    just_then, just_before = dated(CLOSED), dated(CLOSED - 0.001)
+    await closed(store, NEW, just_then, just_before)
+    assert 1 == await store.transact(lambda unit: unit.drop_rows(AT + 1e9, 9))
+    assert not await store.transact(lambda unit: unit.drop_row(NEW))
+    assert [NEW, just_then] == await kept(store, NEW, just_then, just_before)
+    assert sent_at_of(just_before) == (await store.dropped()).ids_until
+
+
 async def test_a_drop_is_known_in_the_unit_that_makes_it(store: Store) -> None:
     """And where that unit raises, neither is there."""
     await closed(store, OLD, "o-1")

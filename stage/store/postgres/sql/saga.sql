@@ -122,16 +122,17 @@ WHERE id = $1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated'
 RETURNING id;
 
 -- name: drop_sagas
--- Drop at most $2 sagas that were closed before $1, whose ids are UUIDv7 in lower case before the id
--- $3, and all that was asked of them as lost ones. These ids are in the order of their instants.
--- Those that another transaction has, or this one is about to write ($4), are left alone.
+-- Drop at most $2 sagas that were closed before $1, whose ids are UUIDv7 in lower case of an instant
+-- before they were closed, and all that was asked of them as lost ones. The condition is that of the
+-- index. Those that another transaction has, or this one is about to write ($3), are left alone.
 WITH old AS (
     SELECT id FROM stage.saga
-    WHERE closed_at IS NOT NULL AND state IN ('completed', 'compensated')
-        AND id LIKE '________-____-7___-____-____________' AND id < $3 AND closed_at < $1
+    WHERE closed_at < $1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
         AND id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'
-        AND id <> ALL($4::text[])
-    ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED
+        AND replace(left(id, 13), '-', '') COLLATE "C"
+            < lpad(to_hex(floor(closed_at * 1000)::bigint), 12, '0')
+        AND id <> ALL($3::text[])
+    ORDER BY closed_at, id LIMIT $2 FOR UPDATE SKIP LOCKED
 ), unasked AS (
     DELETE FROM stage.lost_saga WHERE saga_id = ANY(ARRAY(SELECT id FROM old))
 )
@@ -145,11 +146,15 @@ WITH unasked AS (
         SELECT 1 FROM stage.saga WHERE id = $1 AND closed_at IS NOT NULL
             AND state IN ('completed', 'compensated')
             AND id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'
+            AND replace(left(id, 13), '-', '') COLLATE "C"
+                < lpad(to_hex(floor(closed_at * 1000)::bigint), 12, '0')
     )
 )
 DELETE FROM stage.saga
 WHERE id = $1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
     AND id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$'
+    AND replace(left(id, 13), '-', '') COLLATE "C"
+        < lpad(to_hex(floor(closed_at * 1000)::bigint), 12, '0')
 RETURNING id, updated_at;
 
 -- name: mark_dropped

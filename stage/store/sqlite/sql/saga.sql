@@ -140,20 +140,22 @@ UPDATE saga SET answer_body = x''
 WHERE id = ?1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated');
 
 -- name: droppable_sagas
--- At most ?2 sagas that were closed before ?1, whose ids are UUIDv7 in lower case before the id ?3.
--- These ids are in the order of their instants.
+-- At most ?2 sagas that were closed before ?1, whose ids are UUIDv7 in lower case of an instant
+-- before they were closed. The condition is that of the index.
 SELECT id, updated_at FROM saga INDEXED BY saga_row_kept
-WHERE closed_at IS NOT NULL AND state IN ('completed', 'compensated')
-    AND id GLOB '????????-????-7???-[89ab]???-????????????' AND id < ?3 AND closed_at < ?1
+WHERE closed_at < ?1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
+    AND id GLOB '????????-????-7???-[89ab]???-????????????'
     AND id NOT GLOB '*[^0-9a-f-]*' AND length(replace(id, '-', '')) = 32
-ORDER BY id LIMIT ?2;
+    AND replace(substr(id, 1, 13), '-', '') < printf('%012x', CAST(closed_at * 1000 AS INTEGER))
+ORDER BY closed_at, id LIMIT ?2;
 
 -- name: droppable_saga
 -- The same of the saga ?1, at any age.
 SELECT id, updated_at FROM saga
 WHERE id = ?1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
     AND id GLOB '????????-????-7???-[89ab]???-????????????'
-    AND id NOT GLOB '*[^0-9a-f-]*' AND length(replace(id, '-', '')) = 32;
+    AND id NOT GLOB '*[^0-9a-f-]*' AND length(replace(id, '-', '')) = 32
+    AND replace(substr(id, 1, 13), '-', '') < printf('%012x', CAST(closed_at * 1000 AS INTEGER));
 
 -- name: drop_saga
 -- Drop a row.
