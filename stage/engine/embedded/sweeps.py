@@ -113,13 +113,15 @@ class Sweeps:
     async def _left(self, sweep: Sweep) -> bool:
         """Whether a sweep that was stopped has left no bytes of what it erased.
 
-        The audit keeps that it has, so that also the next process sees to it, and once.
+        The audit keeps that it has, so that also the next process sees to it, and once. Where the
+        audit has nothing of the sweep any more, also that act was dropped for its age.
         """
         erased = sweep.verb is SweepVerb.ERASE and sweep.done
         if sweep.state is not SweepState.STOPPED or not erased:
             return True
         target = f"sweep {sweep.number}"
-        if any(act.act == SCRUBBED for act in await self._store.acts(1, target=target)):
+        newest = await self._store.acts(1, target=target)
+        if not newest or newest[0].act == SCRUBBED:
             return True
         if not await self._finished(sweep):
             return False

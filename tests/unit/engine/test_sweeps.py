@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from stage.core.sweep import Sweep, SweepEnd
+from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.core.sweep_verbs import SweepVerb
 from stage.engine.embedded.sweeps import Sweeps
+from stage.ports.store import Act
 from stage.store.memory import MemoryStore
 from stage.telemetry.null import NullObserver
 
@@ -68,4 +69,34 @@ async def test_a_sweep_keeps_the_rate_that_it_was_given(work_seconds: float) -> 
     assert min(pauses) >= 1 / RATE - 1e-9
     assert max(pauses) <= max(1 / RATE, work_seconds) + 1e-9
     assert 0 == len(await store.sweep_sagas(number, SweepEnd.REFUSED, SAGAS))
+    await store.close()
+
+
+async def test_a_sweep_of_which_the_audit_has_nothing_any_more_is_not_finished_again() -> None:
+    """Its acts were dropped for their age: no database is written anew for that, a month later."""
+    clock, store = SleepersClock(), MemoryStore()
+    await store.open()
+    begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.ERASE, reason="x", rate_per_second=RATE)
+    number = await store.transact(lambda unit: unit.begin_sweep(begun, ["s-1"]))
+    await store.transact(lambda unit: unit.end_sweep_saga(number, "s-1", SweepEnd.DONE, ""))
+    await store.transact(lambda unit: unit.set_sweep(number, SweepState.STOPPED))
+    act = Act(
+        at=1.0, actor="kim", act="sweep", target=f"sweep {number}", reason="x", before="", after=""
+    )
+    await store.transact(lambda unit: unit.keep_act(act))
+    finished: list[int] = []
+
+    async def finish(sweep: Sweep) -> None:
+        finished.append(sweep.number)
+
+    async def act_on(_: Sweep, saga_id: str) -> str:
+        return ""
+
+    (stopped,) = await store.sweeps(9)
+    sweeps = Sweeps(store, clock, NullObserver(), act_on, finish)
+    assert await sweeps._left(stopped)
+    assert [number] == finished
+    assert 2 == await store.transact(lambda unit: unit.drop_acts(9e9, 9))
+    assert await sweeps._left(stopped)
+    assert [number] == finished
     await store.close()
