@@ -67,6 +67,8 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
 
     for peer, count in found.asked.items():
         click.echo(f"{peer} lists {count} sagas")
+    for peer, count in found.dropped.items():
+        click.echo(f"{count} sagas of {peer} are not here: they were dropped for their age")
     for peer, reason in found.unanswered.items():
         click.echo(f"{peer} was not asked: {reason}. Ask again, or give --without {peer}=REASON")
     for name, count in found.unnamed.items():

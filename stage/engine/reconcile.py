@@ -18,6 +18,7 @@ from stage.core import events as e
 from stage.core.errors import ConfigurationError
 from stage.core.lost import Word
 from stage.core.states import SagaState
+from stage.core.unseen import may_be_dropped
 from stage.engine.saga.adoption import Adoption, Testimony, as_it_came
 from stage.engine.saga.context import context_of
 from stage.ports.clock import Clock
@@ -58,6 +59,9 @@ class Reconciliation(msgspec.Struct, kw_only=True):
     unanswered: dict[str, str] = {}
     unnamed: dict[str, int] = {}
     """How many sagas of the database were opened by each name that is no configured neighbour."""
+    dropped: dict[str, int] = {}
+    """How many of these are not in the database because they were dropped for their age, which was
+    before the backup: no saga with such an id was accepted since (decision 0080)."""
     lost: list[Testimony] = []
     differences: list[Difference] = []
     whole: bool = True
@@ -200,6 +204,9 @@ class Reconciler:
                 )
             return
         if not await self._belongs(saga.saga_id):
+            return
+        if may_be_dropped(saga.saga_id, (await self._store.dropped()).ids_until):
+            found.dropped[peer] = found.dropped.get(peer, 0) + 1
             return
         word = Word(
             neighbour=peer,

@@ -125,6 +125,7 @@ def _view(found: Findings, sweep: int | None) -> ReconcileView:
     return ReconcileView(
         since=format_instant(found.since),
         asked=dict(found.asked),
+        dropped=dict(found.dropped),
         unanswered=dict(found.unanswered),
         unnamed=dict(found.unnamed),
         missing=len(found.missing),

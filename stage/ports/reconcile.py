@@ -41,10 +41,11 @@ UNREADABLE: Final = "UNREADABLE"
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """The answers of the neighbours to one question. Instants in seconds since the epoch.
 
-    `asked` has how many sagas each listed, `unanswered` why one could not be asked, `unnamed` how
-    many sagas of the database were opened by each name that is no configured neighbour. `adopted`
-    are the sagas that were taken over. `counts` is False where the neighbours were asked from later
-    than the backup: no release follows from what they say.
+    `asked` has how many sagas each listed, `dropped` how many of these were dropped here for their
+    age, `unanswered` why one could not be asked, `unnamed` how many sagas of the database were
+    opened by each name that is no configured neighbour. `adopted` are the sagas that were taken
+    over. `counts` is False where the neighbours were asked from later than the backup: no release
+    follows from what they say.
     """
 
     since: float
@@ -53,6 +54,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     unnamed: Mapping[str, int]
     missing: tuple[Missing, ...]
     differences: tuple[Difference, ...]
+    dropped: Mapping[str, int] = {}
     adopted: tuple[str, ...] = ()
     counts: bool = True
 

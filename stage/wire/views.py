@@ -331,8 +331,9 @@ class DifferenceView(msgspec.Struct, frozen=True, kw_only=True):
 class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
     """The answers of the neighbours for the sagas since an instant, against the database.
 
-    `asked` has how many sagas each listed, `unanswered` why one could not be asked, `unnamed` how
-    many sagas were opened by each name that is no configured neighbour. `missing` counts the lost
+    `asked` has how many sagas each listed, `dropped` how many of these were dropped here for their
+    age, `unanswered` why one could not be asked, `unnamed` how many sagas were opened by each name
+    that is no configured neighbour. `missing` counts the lost
     sagas, and `sagas` has the first of them. `adopted` are those that were taken over now; `sweep`
     compensates them. `counts_for_release` is False where `since` is later than the backup: then
     `stage db released` does not count the answers.
@@ -345,6 +346,7 @@ class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
     missing: int
     sagas: list[MissingView]
     differences: list[DifferenceView]
+    dropped: dict[str, int] = {}
     adopted: int = 0
     sweep: int | None = None
     counts_for_release: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import RestoredChain, restored_chain
 from tests.scenario.test_erasure import cut_off
 from tests.scenario.test_operator import do, stuck
+from tests.scenario.test_retention import dated, until_counted
 
 pytestmark = pytest.mark.blocking
 
@@ -46,6 +48,27 @@ async def compensated(chain: Chain, saga_id: str) -> dict[str, Any]:
     """The view of the saga once it is compensated."""
     view: dict[str, Any] = await chain.until(saga_id, lambda view: view["state"] == "compensated")
     return view
+
+
+async def test_a_saga_that_was_dropped_for_its_age_is_not_taken_for_lost(
+    world: RestoredChain, tmp_path: Path
+) -> None:
+    """It ended before the backup. Adopted it would wait for a person, or be undone again."""
+    old = dated(10)
+    kept = world.config
+    world.config = replace(kept, compensation_window_seconds=0.0, rows_retention_days=0.0)
+    async with world.serving():
+        assert 200 == await world.order(old)
+        await until_counted(tmp_path, 0)
+        await world.back_up()
+    world.config = kept
+    async with world.serving():
+        assert 200 == await world.order("s-1")
+    world.put_back()
+    found = await world.reconcile()
+    assert {"order": 2, "shipping": 2} == found.asked
+    assert {"order": 1, "shipping": 1} == found.dropped
+    assert ["s-1"] == [saga.id for saga in found.lost]
 
 
 async def test_a_lost_saga_is_adopted_and_shown_as_may_stand(world: RestoredChain) -> None:

@@ -375,6 +375,11 @@ class EmbeddedCommands(EmbeddedQueries):
 
     async def _purge(self, saga_id: str, *, actor: str, reason: str) -> None:
         """Drop the row of a saga that is closed, or only its answer where its id has no instant."""
+        if self._store.identity.awaits_release:
+            raise NotAllowed(
+                "the database was restored, and its neighbours are asked about its sagas: release"
+                " it, then purge"
+            )
         row, now = await self._store.get(saga_id), self._clock.now()
         if row is None:
             return

@@ -91,9 +91,13 @@ class Retention:
                 await self._clock.sleep(took * (1.0 / CLOSE_SHARE - 1.0))
 
     async def _round(self) -> bool:
-        """One batch of each kind; whether there is more to do."""
+        """One batch of each kind; whether there is more to do.
+
+        Nothing is dropped of a restored database until it is released: what its neighbours list is
+        held against its rows.
+        """
         more = await self._store.transact(self._close_batch) >= CLOSE_SAGAS_MAX
-        for kind, batch, most in self._drops:
+        for kind, batch, most in () if self._store.identity.awaits_release else self._drops:
             if gone := await self._store.transact(batch):
                 self._observer.dropped(kind, gone)
             more = more or gone >= most

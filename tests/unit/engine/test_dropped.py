@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from stage.core.states import SagaState
 from stage.core.unseen import first_id_at
@@ -15,7 +16,7 @@ from stage.engine.saga.dropped import LOOK_AGE_SECONDS, DroppedRows
 from stage.ports.engine import PastRetention
 from stage.ports.store import Dropped, Store, Unit
 from stage.store.memory import MemoryStore
-from stage.store.memory_database import MemoryDatabase
+from stage.store.memory_database import NAMELESS, MemoryDatabase
 from stage.telemetry.null import NullObserver
 from tests.unit.store.given import inserting, row
 
@@ -113,6 +114,25 @@ async def test_one_id_from_ahead_lets_no_clock_refuse_new_sagas() -> None:
     await Retention(store, NullObserver(), clock, limits, dropped)._round()
     clock.shown = NOW
     assert not await refused(dropped, store, dated(NOW))
+
+
+async def test_nothing_is_dropped_of_a_restored_database_before_its_release() -> None:
+    """Its neighbours are asked what they know of its sagas."""
+    restored = replace(NAMELESS, restored_as_of=NOW - DAY, restored_at=NOW)
+    database = MemoryDatabase(identity=restored)
+    store = MemoryStore(database=database)
+    await store.open()
+    limits = EngineLimits(rows_retention_seconds=7 * DAY, answers_retention_seconds=7 * DAY)
+    saga_id = dated(NOW - 90 * DAY)
+    await ended(store, saga_id, NOW - 80 * DAY)
+    dropped = DroppedRows(store, Set(NOW))
+    retention = Retention(store, NullObserver(), Set(NOW), limits, dropped)
+    await retention._round()
+    kept = await store.get(saga_id)
+    assert kept is not None and not kept.answer_dropped
+    database.identity = replace(restored, released_at=NOW)
+    await retention._round()
+    assert await refused(dropped, store, saga_id)
 
 
 async def test_a_clock_that_is_behind_drops_nothing_too_early() -> None:
