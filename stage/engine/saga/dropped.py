@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from stage.core.unseen import may_be_dropped, sent_at_of
@@ -38,12 +39,14 @@ class DroppedRows:
 
     async def has(self, saga_id: str) -> bool:
         """The same as a word, outside of a unit."""
-        if may_be_dropped(saga_id, self.known.ids_until):
-            return True
-        if not self._is_old(saga_id):
-            return False
-        await self.refresh()
-        return may_be_dropped(saga_id, self.known.ids_until)
+        return bool(await self.among([saga_id]))
+
+    async def among(self, saga_ids: Sequence[str]) -> frozenset[str]:
+        """Those of sagas that are not there which may have been dropped. One look for all."""
+        if any(self._is_old(each) for each in saga_ids):
+            await self.refresh()
+        until = self.known.ids_until
+        return frozenset(each for each in saga_ids if may_be_dropped(each, until))
 
     def _is_old(self, saga_id: str) -> bool:
         sent_at = sent_at_of(saga_id)

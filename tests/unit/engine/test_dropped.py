@@ -135,6 +135,32 @@ async def test_nothing_is_dropped_of_a_restored_database_before_its_release() ->
     assert await refused(dropped, store, saga_id)
 
 
+async def test_the_mark_is_read_once_for_many_sagas() -> None:
+    """Starts that are shed at once, or ids that were made up, cost one read together."""
+    here, there = await replicas()
+    old = [dated(NOW - 9 * DAY, last) for last in range(9)]
+    await ended(here, old[0], NOW - 8 * DAY)
+    assert 1 == await here.transact(lambda unit: unit.drop_rows(NOW - 7 * DAY, 9))
+    looks = Looks(there)
+    dropped = DroppedRows(cast(Store, looks), Set(NOW))
+    assert frozenset(old) == await dropped.among([*old, dated(NOW), "o-1"])
+    assert frozenset() == await dropped.among([dated(NOW), "o-1"])
+    assert 1 == looks.count
+
+
+class Looks:
+    """A store that counts how often it is asked for the mark."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.count = 0
+
+    async def dropped(self) -> Dropped:
+        """See ports.store.Store."""
+        self.count += 1
+        return await self._store.dropped()
+
+
 async def test_a_clock_that_is_behind_drops_nothing_too_early() -> None:
     """And what was dropped before is refused by it all the same."""
     store = MemoryStore()
