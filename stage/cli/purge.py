@@ -20,6 +20,11 @@ ENDED = (SagaState.COMPLETED.value, SagaState.COMPENSATED.value)
     help="Those that last changed before, RFC 3339.",
 )
 @click.option(
+    "--ended-from",
+    metavar="TIME",
+    help="Of those, the ones that last changed then or later.",
+)
+@click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True, max=SWEEP_RATE_MAX),
     default=50.0,
@@ -28,13 +33,20 @@ ENDED = (SagaState.COMPLETED.value, SagaState.COMPENSATED.value)
 )
 @audited
 def purge(
-    ended_before: str, rate: float, url: str, reason: str, actor: str, dry_run: bool
-) -> int:  # fmt: skip
+    ended_before: str,
+    ended_from: str | None,
+    rate: float,
+    url: str,
+    reason: str,
+    actor: str,
+    dry_run: bool,
+) -> int:
     """Drop every saga that is closed and ended before TIME: a sweep, which `stage sweeps` shows.
 
     A repeat of one is answered 410 from then on, and never run. A saga whose id is no UUIDv7 keeps
-    its row, and loses its answer. At most 20,000 at a time, those with the first ids.
+    its row, and loses its answer. At most 20,000 at a time, those with the first ids: where rows
+    stay, go on from a later --ended-from.
     """
     order = {"actor": actor, "reason": reason, "dry_run": dry_run}
-    where = {"state": ENDED, "changed_before": ended_before}
+    where = {"state": ENDED, "changed_from": ended_from, "changed_before": ended_before}
     return begin(url, "purge", where, rate, order)

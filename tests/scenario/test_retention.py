@@ -243,6 +243,9 @@ async def test_a_purge_drops_what_ended_and_the_audit_keeps_that_it_did(tmp_path
             (act["act"], act["before"], act["after"])
             for act in (await chain.get(f"{chain.stage}/audit?target={old}"))["acts"]
         ]
+        again = await purged(chain, where)  # nothing is left to drop of the one whose row stays
+        assert (0, 2) == (again["done"], again["refused"])
+        assert "dropped already" in again["first_refused"][-1]["detail"]
         assert ["purged"] == await acts_on(chain, "o-1")
         assert (410, "unknown", PAST) == read(await chain.send(old))
         assert 200 == (await chain.send(young))[0]

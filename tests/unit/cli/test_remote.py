@@ -278,5 +278,9 @@ def test_a_purge_is_a_sweep_of_all_that_ended_before(served: Neighbour) -> None:
     order = json.loads(served.asked[0].body)
     ended = {"state": ["completed", "compensated"], "changed_before": ["2026-01-01T00:00:00Z"]}
     assert ("purge", ended) == (order["verb"], order["where"])
+    later = ["--ended-from", "2025-01-01T00:00:00Z"]
+    assert 0 == stage("purge", *since, *later, "--reason", "x", "--url", served.url).status
+    ended["changed_from"] = ["2025-01-01T00:00:00Z"]
+    assert ended == json.loads(served.asked[1].body)["where"]
     assert 2 == stage("purge", "--reason", "x", "--url", served.url).status
-    assert 1 == len(served.asked)
+    assert 2 == len(served.asked)
