@@ -141,15 +141,17 @@ def figures(all_: Sequence[Figures]) -> Figures:
 
 def findings(all_: Sequence[Findings]) -> Findings:
     """The sagas that all files lack. Every neighbour was asked by each, and lists the same."""
-    unnamed = Counter[str]()
+    unnamed, dropped = Counter[str](), Counter[str]()
     for each in all_:
         unnamed.update(each.unnamed)
+        dropped.update(each.dropped)
     return replace(
         all_[0],
         since=min(each.since for each in all_),
         asked={name: count for each in all_ for name, count in each.asked.items()},
         unanswered={name: why for each in all_ for name, why in each.unanswered.items()},
         unnamed=dict(unnamed),
+        dropped=dict(dropped),
         missing=tuple(one for each in all_ for one in each.missing),
         differences=tuple(one for each in all_ for one in each.differences),
         adopted=tuple(one for each in all_ for one in each.adopted),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 
+from msgspec.structs import replace
+
 from stage.core.states import ParkCause, SagaState
 from stage.engine.workers import merged
 from stage.ports.engine import SharedSagas
 from stage.ports.figures import Figures, Lately, Places
 from stage.ports.peers import PeerStanding
+from stage.ports.reconcile import Findings
 from stage.ports.store import Act, Backlog, Changes, Group, SagaRow
 from stage.wire.outcome import Outcome
 from stage.wire.shared import SharedSaga, Side
@@ -112,3 +115,15 @@ def test_counts_are_sums_and_ages_are_those_of_the_oldest() -> None:
     assert ({SagaState.COMPLETED: 4}, (Places("sagas", 20, 2),), 2) == (
         both.lately.ended, both.places, both.replicas,
     )  # fmt: skip
+
+
+def test_a_neighbour_lists_dropped_sagas_of_every_file() -> None:
+    """Each worker counts those of its own file; the list of a neighbour is one."""
+    one = Findings(
+        since=2.0, asked={"order": 9}, unanswered={}, unnamed={}, missing=(), differences=(),
+        dropped={"order": 2},
+    )  # fmt: skip
+    other = replace(one, since=1.0, dropped={"order": 3, "shipping": 1})
+    found = merged.findings([one, other])
+    assert ({"order": 9}, {"order": 5, "shipping": 1}) == (found.asked, found.dropped)
+    assert 1.0 == found.since
