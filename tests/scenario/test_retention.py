@@ -15,6 +15,7 @@ import pytest
 
 from stage.core.unseen import first_id_at
 from stage.inbound.aiohttp import SERVICE
+from tests.scenario.attacks.test_encrypted_canaries import key_file
 from tests.scenario.chain import ORDER, Chain, running_chain
 from tests.scenario.restored import restored_chain
 from tests.scenario.test_operator import WHO
@@ -136,6 +137,18 @@ async def test_a_repeat_without_its_answer_gets_the_outcome_and_no_yes(tmp_path:
         assert (409, "executed") == read(await chain.compensate("s-1"))[:2]
         assert "completed" == (await chain.view("s-1"))["state"]
         assert (0, 0) == await chain.charges()
+
+
+async def test_a_sealed_answer_goes_too_and_its_hash_stays(tmp_path: Path) -> None:
+    """Another payload is refused by the hash, which is sealed as well."""
+    key = key_file(tmp_path)
+    async with running_chain(tmp_path, payload_key_file=key) as chain:
+        await ended(chain, "s-1")
+    async with running_chain(tmp_path, **ANSWERS, payload_key_file=key) as chain:
+        await until_counted(tmp_path, 1, "answer_body = x''")
+        assert (410, "executed", PAST) == read(await chain.send("s-1"))
+        assert (422, "executed") == read(await chain.send("s-1", {**ORDER, "amount": 1}))[:2]
+        assert (409, "executed") == read(await chain.compensate("s-1"))[:2]
 
 
 async def test_an_erased_saga_does_not_get_a_yes_again(tmp_path: Path) -> None:
