@@ -28,8 +28,8 @@ from tests.acceptance.replicas.pair import Pair, running_pair
 from tests.acceptance.replicas.trial import APART_SECONDS, REPLICAS, Replicas, Trial
 
 STAGE = "tests.acceptance.kills.stages:payment"
-PARTED_SECONDS = 1.0
-"""For so long the primary commits what the standby never gets."""
+PARTED_SAGAS = 5
+"""So many sagas, which the standby never gets, are answered before the primary is lost."""
 LIMIT_SECONDS = 60.0
 RECONCILED_MAX = 20
 NOT_ASKED = "was not asked"
@@ -81,7 +81,7 @@ async def _run(
     as_of = time.time()
     if not synchronous:
         await pair.part()
-        await asyncio.sleep(PARTED_SECONDS)
+        await _answered_beyond(load)
     began = time.monotonic()
     await pair.fail_over()
     adopted: list[str] = []
@@ -103,6 +103,14 @@ async def _run(
     of_the_loss = None if synchronous else frozenset((*adopted, *undone, *turned))
     outcome.broken += _broken(trial, load.placed, of_the_loss)
     return outcome
+
+
+async def _answered_beyond(load: Load) -> None:
+    """Return when enough of the sagas that are placed from now on were answered 200."""
+    before = len(load.placed)
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while sum(1 for each in load.placed[before:] if each.status == 200) < PARTED_SAGAS:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def _written_again(url: str, trial: Trial) -> None:
