@@ -229,8 +229,8 @@ def the_answer_is_given_before_the_commit(patches: Patches) -> None:
         return known
 
     def make(original: Any) -> Any:
-        def row(self: Any, transition: Any, context: Any, **options: Any) -> Any:
-            made = original(self, transition, context, **options)
+        def row(self: Any, transition: Any, *more: Any, **options: Any) -> Any:
+            made = original(self, transition, *more, **options)
             live = lives.get((self, made.id))  # the replay of I15 has other journals
             if live is not None and made.answered:
                 live.row = made
@@ -242,6 +242,7 @@ def the_answer_is_given_before_the_commit(patches: Patches) -> None:
     patches.wrap(LiveUnits, "open", make_known)
     patches.wrap(LiveUnits, "advance", make_known)
     patches.wrap(Journal, "row", make)
+    patches.wrap(Journal, "_row_on_lane", make)
 
 
 @mutant
