@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import re
 import socket
 import struct
 import termios
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from random import random
@@ -105,6 +107,7 @@ class BoundedProtocol(Connection):
         "_head_since",
         "_held",
         "_read_since",
+        "_retires",
         "_server",
         "_turned_away",
         "_unread_since",
@@ -122,6 +125,8 @@ class BoundedProtocol(Connection):
         """When it began to wait, if all that was written before was read by then."""
         self._held = False
         """A start of it waits for its turn."""
+        self._retires = False
+        """It is to be closed, and its request was in the kernel by then."""
         self._turned_away = False
         self.certificate = None
         self.caller = ""
@@ -200,7 +205,7 @@ class BoundedProtocol(Connection):
     @property
     def retires(self) -> bool:
         """Whether the answer is the last one of its connection."""
-        return self._server.retiring
+        return self._retires or self._server.retiring
 
     def is_due(self, now: float) -> bool:
         """Whether a request may be on its way, has begun to come in, or waits to be read."""
@@ -212,11 +217,17 @@ class BoundedProtocol(Connection):
     def close(self) -> None:
         """End after the request that is being answered; at once where there is none.
 
-        aiohttp would leave that one open until the end of the drain, and read nothing from it.
+        aiohttp would leave that one open until the end of the drain, and read nothing from it. One
+        whose request has come to the kernel in this moment is left to answer it.
         """
-        super().close()
-        if self.transport is not None and not self._messages and self._server.is_waiting(self):
-            self.transport.close()
+        transport = self.transport
+        if transport is None or self._messages or not self._server.is_waiting(self):
+            super().close()
+        elif _finished(transport):
+            super().close()
+            transport.close()
+        else:
+            self._retires = True
 
     def begins(self) -> None:
         """A whole head has come in, and its request is answered from here on."""
@@ -432,12 +443,19 @@ class BoundedServer(web.Server):
         self._waiting.pop(protocol, None)
 
     async def settle(self) -> None:
-        """Close each connection that has no request; a new one has GIVE_WAY_SECONDS to tell it."""
+        """Close each connection that has no request; a new one has GIVE_WAY_SECONDS to tell it.
+
+        A request that comes to the kernel between the last look and the close is answered too.
+        """
+        await self._until_none_is_due()
+        self.pre_shutdown()  # in the same step as the last look
+        await self._until_none_is_due()
+
+    async def _until_none_is_due(self) -> None:
         for _ in range(SETTLE_LOOKS):
             if not self._has_due():
                 break
             await asyncio.sleep(SETTLE_SECONDS_MAX / SETTLE_LOOKS)
-        self.pre_shutdown()  # in the same step as the last look
 
     def _has_due(self) -> bool:
         now = self.now()
@@ -556,6 +574,21 @@ def _queued(transport: asyncio.Transport, way: int) -> bool:
     except OSError:  # not every system tells it of a socket
         return False
     return any(queued)
+
+
+def _finished(transport: asyncio.Transport) -> bool:
+    """Tell the other side at once that no answer comes any more; False if it has asked already.
+
+    A transport tells it some turns of the event loop later, and a proxy that sends a request in
+    between gets a reset in place of an answer.
+    """
+    if _queued(transport, termios.FIONREAD):
+        return False
+    found = transport.get_extra_info("socket")
+    if found is not None and transport.get_extra_info("sslcontext") is None:
+        with suppress(OSError), socket.socket(fileno=os.dup(found.fileno())) as same:
+            same.shutdown(socket.SHUT_WR)
+    return True
 
 
 def _reset(transport: asyncio.Transport) -> None:

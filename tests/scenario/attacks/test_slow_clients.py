@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import msgspec
@@ -20,7 +21,14 @@ from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo.payment import payment
 from stage.inbound.aiohttp import SERVICE
-from stage.inbound.aiohttp_server import GIVE_WAY_SECONDS, BoundedRunner, Reports, ServerLimits
+from stage.inbound.aiohttp_server import (
+    GIVE_WAY_SECONDS,
+    BoundedProtocol,
+    BoundedRunner,
+    BoundedServer,
+    Reports,
+    ServerLimits,
+)
 from stage.telemetry.null import NullObserver
 from tests.scenario.chain import HOST
 
@@ -40,7 +48,7 @@ class Served:
         self.port = port
         self.app = app
         self.runner = runner
-        self.server = runner.server
+        self.server = cast(BoundedServer, runner.server)
         self.turned_away: list[int] = []
         self.drained = asyncio.Event()
         """Until it is set, the drain goes on."""
@@ -321,6 +329,44 @@ async def test_each_answer_of_a_stage_that_retires_is_the_last_of_its_connection
         assert b"connection: close" in (await reader.readuntil(b'"ok"}')).lower()
         assert b"" == await reader.read()
         assert await served.healthy()
+
+
+async def test_a_request_that_comes_as_its_connection_is_closed_is_answered(
+    tmp_path: Path,
+) -> None:
+    """It was in the kernel, and the event loop had not read it: a proxy repeats no POST."""
+    async with serving(tmp_path) as served:
+        with socket.create_connection((HOST, served.port)) as late:
+            await served.until(lambda: bool(served.server.connections))
+            late.setblocking(False)
+            late.sendall(HEAD)  # nothing is awaited until the connection is closed
+            served.server.pre_shutdown()
+            async with asyncio.timeout(5):
+                head = await asyncio.get_running_loop().sock_recv(late, 65_536)
+
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in head.lower()
+
+
+async def test_the_other_side_of_an_idle_connection_hears_of_its_end_at_once(
+    tmp_path: Path,
+) -> None:
+    """Not some turns of the event loop later, for it may send a request in between."""
+    async with serving(tmp_path) as served:
+        with socket.create_connection((HOST, served.port)) as idle:
+            idle.sendall(HEAD)
+            await served.until(lambda: bool(served.server.connections))
+            idle.setblocking(False)
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(5):
+                assert await loop.sock_recv(idle, 65_536)
+                [protocol] = served.server.connections
+                assert isinstance(protocol, BoundedProtocol)
+                await served.until(lambda: served.server.is_waiting(protocol))
+
+            served.server.pre_shutdown()
+
+            assert b"" == idle.recv(1)  # BlockingIOError where it has not heard of it
 
 
 async def test_a_connection_without_a_request_is_closed_before_the_drain(tmp_path: Path) -> None:
