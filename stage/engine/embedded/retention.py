@@ -97,7 +97,9 @@ class Retention:
         held against its rows.
         """
         more = await self._store.transact(self._close_batch) >= CLOSE_SAGAS_MAX
-        for kind, batch, most in () if self._store.identity.awaits_release else self._drops:
+        for kind, batch, most in self._drops:
+            if self._store.identity.awaits_release:
+                break
             if gone := await self._store.transact(batch):
                 self._observer.dropped(kind, gone)
             more = more or gone >= most
