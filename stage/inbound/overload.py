@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from math import inf
+from math import exp, inf
 
 TICK_SECONDS = 0.1
 LATE_SECONDS = 0.1
@@ -140,7 +140,9 @@ class Overload:
         elif change > 0.0 and self._is_new:
             change = max(change, INCREASE_FIRST - 1.0)
         change = max(-CHANGE_MAX, min(CHANGE_MAX, change))
-        self.rate = max(min(RATE_MIN, self.rate), self.rate * (1.0 + change))
+        # A pause of the machine makes us later in one tick and less late in the next, and both
+        # together must leave the rate as it was: (1 - x)(1 + x) would wear it down.
+        self.rate = max(min(RATE_MIN, self.rate), self.rate * exp(change))
         if self.rate > RATE_FREE:
             self.rate = inf
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack, suppress
 from math import inf
+from random import Random
 
 import pytest
 
@@ -93,6 +94,21 @@ def test_the_queue_of_the_writer_stays_short_and_is_never_empty(
         overload.tick(0.0, waited=lates[-1])
     assert sum(done[100:]) > 0.97 * capacity * TICK_SECONDS * 600
     assert max(lates[100:]) < 1.5 * LATE_SECONDS
+
+
+@pytest.mark.parametrize("part", [0.1, 0.2, 0.3])
+def test_pauses_of_the_machine_do_not_wear_the_limit_down(part: float) -> None:
+    """A machine that is shared pauses for 50 to 300 ms, in every third tick where it is bad."""
+    dice, overload, capacity = Random(1), Overload(), 2_000.0
+    backlog, done = 0.0, list[float]()
+    for _ in range(1_000):
+        pause = dice.uniform(0.05, 0.3) if dice.random() < part else 0.0
+        passed = TICK_SECONDS + pause
+        backlog += sum(overload.admits() for _ in range(int(3 * capacity * passed)))
+        done.append(min(backlog, capacity * TICK_SECONDS))
+        backlog -= done[-1]
+        overload.tick(pause, waited=backlog / capacity)
+    assert sum(done[200:]) > 0.8 * capacity * TICK_SECONDS * 800
 
 
 def test_a_limit_that_is_far_too_low_is_left_within_seconds() -> None:
