@@ -106,6 +106,7 @@ class BoundedProtocol(Connection):
     __slots__ = (
         "_head_since",
         "_held",
+        "_idle_since",
         "_read_since",
         "_retires",
         "_server",
@@ -127,6 +128,8 @@ class BoundedProtocol(Connection):
         """A start of it waits for its turn."""
         self._retires = False
         """It is to be closed, and its request was in the kernel by then."""
+        self._idle_since: float | None = None
+        """Since when nothing came after a start of it was refused unparsed."""
         self._turned_away = False
         self.certificate = None
         self.caller = ""
@@ -152,6 +155,7 @@ class BoundedProtocol(Connection):
         """See asyncio.Protocol."""
         if self._turned_away:
             return
+        self._idle_since = None
         if self._head_since is None and self._server.is_waiting(self):
             overload = self._server.overload
             if overload.limited and is_whole_start(data) and not overload.lets_in(self.caller):
@@ -169,6 +173,8 @@ class BoundedProtocol(Connection):
         self._server.forget(self)  # it does not give way: it will be answered
         if self.transport is not None:
             self._held = True
+            # aiohttp has not seen the request: it would take the connection for an idle one.
+            self.keep_alive(True)
             self.transport.pause_reading()
             held = partial(self._answer_held, data)
             self._server.held.hold(key_in(data), self.caller, held)
@@ -178,17 +184,20 @@ class BoundedProtocol(Connection):
         transport, self._held = self.transport, False
         if transport is None or transport.is_closing():
             return
-        self._server.waits(self)
+        now = self._server.waits(self)
         if is_parsed and not self._close:
-            self._head_since = self._server.now()
+            self._head_since = now
             super().data_received(data)
-        else:
-            self._server.overload.shed += 1
-            answers = _SHED if is_parsed is False else _SHED_UNKNOWN
-            transport.write(answers[int(random() * len(answers))])
-        if self._close:
+            transport.resume_reading()
+            return
+        self._server.overload.shed += 1
+        ends = self._close or self.retires
+        answers = (_SHED if is_parsed is False else _SHED_UNKNOWN)[ends]
+        transport.write(answers[int(random() * len(answers))])
+        if ends:
             transport.close()
         else:
+            self._idle_since = now
             transport.resume_reading()
 
     def eof_received(self) -> None:
@@ -247,7 +256,7 @@ class BoundedProtocol(Connection):
         self.force_close()
 
     def check(self, now: float, limits: ServerLimits) -> None:
-        """Abort a connection whose head or whose reader is too slow."""
+        """Abort a connection whose head or whose reader is too slow, close one that is idle."""
         transport = self.transport
         if transport is None:
             return
@@ -257,6 +266,8 @@ class BoundedProtocol(Connection):
             head is not None and now - head >= limits.head_seconds_max
         ):
             _reset(transport)
+        elif self._idle_since is not None and now - self._idle_since >= limits.idle_seconds_max:
+            self.force_close()
 
     def _is_unread_since(self, transport: asyncio.Transport, now: float) -> float | None:
         """Since when something written has not reached the reader: it is here, or in the kernel.
@@ -445,8 +456,10 @@ class BoundedServer(web.Server):
     async def settle(self) -> None:
         """Close each connection that has no request; a new one has GIVE_WAY_SECONDS to tell it.
 
-        A request that comes to the kernel between the last look and the close is answered too.
+        A request that comes to the kernel between the last look and the close is answered too. A
+        start that is held is refused now: another process may have a place for it.
         """
+        self.held.end()
         await self._until_none_is_due()
         self.pre_shutdown()  # in the same step as the last look
         await self._until_none_is_due()
@@ -667,7 +680,12 @@ def _raw_503(detail: str, retry_after: int, outcome: Outcome, *more: str) -> byt
 
 
 _TURNED_AWAY = _raw_503("too many connections are open", 1, Outcome.UNKNOWN, "Connection: close")
+_OVERLOADED = "there is more to do than can be done"
 _SHED, _SHED_UNKNOWN = (
-    tuple(_raw_503("there is more to do than can be done", n, outcome) for n in (1, 2, 3))
+    tuple(
+        tuple(_raw_503(_OVERLOADED, seconds, outcome, *more) for seconds in (1, 2, 3))
+        for more in ((), ("Connection: close",))
+    )
     for outcome in (Outcome.NOT_EXECUTED, Outcome.UNKNOWN)
 )
+"""By whether the connection ends with it."""

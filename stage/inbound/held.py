@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stage.inbound.lookups import Lookups
-from stage.inbound.overload import RATE_FREE, Overload
+from stage.inbound.lookups import IDS_MAX, Lookups
+from stage.inbound.overload import BURST_SECONDS, RATE_FREE, Overload
 
 TICK_SECONDS = 0.01
-"""How often places are given away, so that not all sagas of a moment begin at once."""
+"""How often places are given away, so that not all sagas of a moment begin at once. An event loop
+that is late gives away those of the time that has passed."""
 OLDEST_OF = 4
 """One of so many places goes to the start that has waited for the longest."""
 HELD_SECONDS = 0.5
@@ -50,58 +51,73 @@ class HeldStarts:
         self._lookups = lookups
         self._overload = overload
         self._held: dict[str, deque[_Held]] = {}
-        """By caller, the oldest first. No queue is empty."""
+        """By caller, the oldest first; the caller first whose turn is next. No queue is empty."""
         self._given = 0
         """How many places, in all."""
+        self._ending = False
         self._task: asyncio.Task[None] | None = None
+        self._refusing: asyncio.Task[None] | None = None
 
     def __bool__(self) -> bool:
         """Whether a start is held."""
-        return self._task is not None
+        return self._task is not None or self._refusing is not None
 
     def hold(self, saga_id: str, caller: str, answered: Answered) -> None:
         """Call `answered` once its turn has come. `saga_id` is empty where it is not known."""
         loop = asyncio.get_running_loop()
         held = _Held(loop.time(), saga_id, answered)
         self._held.setdefault(caller, deque()).append(held)
-        self._overload.holds()
+        self._overload.holds(caller)
         if self._task is None:
             self._task = loop.create_task(self._release())
+
+    def end(self) -> None:
+        """From now on a start that has no place is refused at once: this process stops."""
+        self._ending = True
 
     async def _release(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            ticks = 0
+            ticks, before = 0, loop.time()
             while self._held:
                 await asyncio.sleep(TICK_SECONDS)
-                self._let_in()
-                ticks += 1
-                if ticks % TICKS_A_TURN == 0:
-                    await self._refuse(self._take_due(loop.time()))
+                now = loop.time()
+                self._let_in(now - before)
+                ticks, before = ticks + 1, now
+                # A look-up may wait for the database, and places are given away meanwhile.
+                if self._refusing is None and (ticks % TICKS_A_TURN == 0 or self._ending):
+                    due = self._take_due(now)
+                    if due:
+                        self._refusing = loop.create_task(self._refuse(due))
         finally:
             self._task = None
 
-    def _let_in(self) -> None:
-        """Let those in that have a place now."""
+    def _let_in(self, passed: float) -> None:
+        """Let those in that have a place now, one of each caller in turn."""
         overload = self._overload
-        left = int(min(overload.rate, RATE_FREE) * TICK_SECONDS) + 1
-        for caller, held in list(self._held.items()):
-            while held and left and overload.lets_in(caller):
-                left -= 1
-                self._given += 1
-                taken = held.popleft() if self._given % OLDEST_OF == 0 else held.pop()
-                taken.answered(True)
+        left = int(min(overload.rate, RATE_FREE) * min(passed, BURST_SECONDS)) + 1
+        turn = deque(self._held)
+        while left and turn:
+            caller = turn.popleft()
+            if not overload.lets_in(caller):
+                continue
+            left -= 1
+            self._given += 1
+            held = self._held.pop(caller)
+            taken = held.popleft() if self._given % OLDEST_OF == 0 else held.pop()
             if held:
-                overload.holds()
-            else:
-                del self._held[caller]
+                self._held[caller] = held
+                turn.append(caller)
+            _answer(taken, True)
+        for caller in self._held:
+            overload.holds(caller)
 
     def _take_due(self, now: float) -> list[_Held]:
         due: list[_Held] = []
-        while self._held and len(due) < OVERDUE_PER_TURN:
+        while self._held and len(due) < (IDS_MAX if self._ending else OVERDUE_PER_TURN):
             caller, held = min(self._held.items(), key=lambda item: item[1][0].since)
             least = HELD_SECONDS if len(due) < REFUSED_PER_TURN else HELD_SECONDS_MAX
-            if now - held[0].since < least:
+            if now - held[0].since < least and not self._ending:
                 break
             due.append(held.popleft())
             if not held:
@@ -110,7 +126,20 @@ class HeldStarts:
 
     async def _refuse(self, due: list[_Held]) -> None:
         """Refuse those, apart from those whose saga was seen (I10)."""
-        named = tuple(held.saga_id for held in due if held.saga_id)
-        seen = await self._lookups.which(named) if named else None
-        for _, saga_id, answered in due:
-            answered(saga_id in seen if saga_id and seen is not None else None)
+        seen: frozenset[str] | None = None
+        try:
+            named = tuple(held.saga_id for held in due if held.saga_id)
+            seen = await self._lookups.which(named) if named else None
+        finally:  # a look-up that fails holds nobody for ever
+            self._refusing = None
+            for held in due:
+                _answer(held, held.saga_id in seen if held.saga_id and seen is not None else None)
+
+
+def _answer(held: _Held, is_parsed: bool | None) -> None:
+    """Answer one; a connection that fails at it keeps no other one waiting."""
+    try:
+        held.answered(is_parsed)
+    except Exception as error:
+        loop = asyncio.get_running_loop()
+        loop.call_exception_handler({"message": "a held start is not answered", "exception": error})

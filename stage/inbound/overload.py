@@ -90,9 +90,13 @@ class Overload:
             self._let_in[caller] += 1
         return True
 
-    def holds(self) -> None:
-        """A start waits for its turn, so there is more to do than the limit allows."""
+    def holds(self, caller: str = "") -> None:
+        """A start of that caller waits for its turn: there is more to do than the limit allows.
+
+        It asks, although it was not judged yet, so its caller has a part of what comes next.
+        """
         self._holds = True
+        self._asked.add(caller)
 
     def admits(self, caller: str = "", cost: float = 1.0) -> bool:
         """Take one start on, or count it as shed. `cost` is its work, as a part of a start's."""

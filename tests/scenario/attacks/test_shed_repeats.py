@@ -11,10 +11,10 @@ import pytest
 
 from stage.core.errors import StoreUnavailable
 from stage.inbound.aiohttp import SERVICE
-from stage.inbound.aiohttp_server import key_in
+from stage.inbound.aiohttp_server import BoundedServer, key_in
 from stage.inbound.overload import Overload
 from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
-from tests.scenario.attacks.test_slow_clients import Client, serving
+from tests.scenario.attacks.test_slow_clients import Client, Served, ended, serving
 from tests.scenario.chain import HOST, ORDER, Chain, running_chain
 
 SHED = 1e-9
@@ -179,6 +179,67 @@ async def test_starts_that_come_in_one_turn_are_not_all_parsed(
 
     assert 1 <= len(judged) <= 12
     assert 28 <= codes.count(503) < 40
+
+
+async def code_of(client: Client) -> tuple[int, bytes]:
+    """The code of the next answer, and its head."""
+    async with asyncio.timeout(10):
+        head = await client[0].readuntil(b"\r\n\r\n")
+        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+        await client[0].readexactly(length)
+    return int(head.split()[1]), head
+
+
+async def kept(served: Served) -> Client:
+    """A connection whose first request was answered: the next start on it is held."""
+    client = await served.connect()
+    client[1].write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert 200 == (await code_of(client))[0]
+    return client
+
+
+async def test_a_start_that_is_held_for_longer_than_a_connection_may_idle_is_answered(
+    tmp_path: Path,
+) -> None:
+    """Its connection is not idle while it waits, and is again once it was refused."""
+    async with serving(tmp_path, idle_seconds=0.2) as served:
+        exhaust(served.app[SERVICE].admission.overload)
+        client = await kept(served)
+        client[1].write(start("s-1", key=True))
+
+        assert 503 == (await code_of(client))[0]
+        assert await ended(client[0])
+
+
+async def test_a_refusal_ends_the_connection_of_a_process_that_stops(tmp_path: Path) -> None:
+    """Otherwise a proxy sends the next request on it just as it is closed."""
+    async with serving(tmp_path) as served:
+        exhaust(served.app[SERVICE].admission.overload)
+        client = await kept(served)
+        served.runner.retire()
+        client[1].write(start("s-1", key=True))
+
+        code, head = await code_of(client)
+        assert 503 == code and b"\r\nConnection: close\r\n" in head
+        assert await ended(client[0])
+
+
+async def test_all_starts_that_are_held_are_answered_before_a_process_stops(
+    tmp_path: Path,
+) -> None:
+    """A connection that is closed without a word would leave each of them in doubt."""
+    async with serving(tmp_path) as served:
+        clients = [await kept(served) for _ in range(300)]
+        exhaust(served.app[SERVICE].admission.overload)
+        for number, client in enumerate(clients):
+            client[1].write(start(f"s-{number}", key=True))
+        server = served.server
+        assert isinstance(server, BoundedServer)
+        await served.until(lambda: 300 == sum(map(len, server.held._held.values())))
+        await served.runner.cleanup()
+
+        codes = [(await code_of(client))[0] for client in clients]
+        assert [503] * 300 == codes
 
 
 HEAD = b"POST /sagas HTTP/1.1\r\nHost: x\r\n"

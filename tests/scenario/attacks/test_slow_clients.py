@@ -89,7 +89,10 @@ class Defects(NullObserver):
 
 @asynccontextmanager
 async def serving(
-    folder: Path, connections_max: int = 1_000, seconds: float = SECONDS
+    folder: Path,
+    connections_max: int = 1_000,
+    seconds: float = SECONDS,
+    idle_seconds: float = 75.0,
 ) -> AsyncIterator[Served]:
     with socket.create_server((HOST, 0)) as free:
         dead = f"http://{HOST}:{free.getsockname()[1]}"
@@ -101,7 +104,10 @@ async def serving(
     )
     app = build_app(payment, config, observer=Defects())
     limits = ServerLimits(
-        connections_max=connections_max, head_seconds_max=seconds, answer_seconds_max=seconds
+        connections_max=connections_max,
+        head_seconds_max=seconds,
+        answer_seconds_max=seconds,
+        idle_seconds_max=idle_seconds,
     )
     turned_away: list[int] = []
     drained = asyncio.Event()

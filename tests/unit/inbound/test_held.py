@@ -143,3 +143,121 @@ async def test_refusals_leave_at_a_bounded_rate_until_callers_give_up(
         held.saga_id for held in due
     ]
     assert module.OVERDUE_PER_TURN == len(overdue) > len(due)
+
+
+async def test_callers_that_wait_are_let_in_by_turns(all_at_once: None) -> None:
+    """One of whom hundreds wait does not take all places of a moment."""
+    waiting = Waiting()
+    for number in range(20):
+        waiting.hold(f"flood-{number}", "flood")
+    waiting.hold("s-1", "order")
+    waiting.overload.rate = 100.0
+    for caller in ("flood", "order"):
+        waiting.overload.admits(caller)
+    waiting.overload.tick(0.0)
+
+    waiting.held._let_in(0.01)
+
+    assert 2 == len(waiting.answered)
+    assert True is waiting.answered["s-1"]
+
+
+async def test_an_event_loop_that_is_late_gives_away_the_places_of_that_time(
+    all_at_once: None,
+) -> None:
+    """It is late by the work there is, so places by the tick would be a part of the limit."""
+    waiting = Waiting()
+    for number in range(200):
+        waiting.hold(f"s-{number}")
+    waiting.overload.rate = 1_000.0
+    waiting.overload.tick(0.0)
+    waiting.overload.rate = 1_000.0
+
+    waiting.held._let_in(0.06)
+
+    assert 61 == len(waiting.answered)
+
+
+async def test_a_caller_that_only_waits_has_a_part_of_the_limit() -> None:
+    """Two others take all there is. It was never judged, so nobody knew that it asks (rule 37)."""
+    overload = Overload()
+    overload.rate = 100.0
+    for _ in range(3):
+        for caller in ("flood", "shop"):
+            while overload.admits(caller):
+                pass
+        overload.holds("order")
+        overload.tick(0.0)
+    for caller in ("flood", "shop"):
+        while overload.admits(caller):
+            pass
+
+    assert overload.lets_in("order")
+
+
+async def test_places_are_given_away_while_a_look_up_waits_for_the_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be away for long."""
+    monkeypatch.setattr(module, "HELD_SECONDS", 0.0)
+    monkeypatch.setattr(module, "REFUSED_PER_TURN", 1)
+    looking, back = asyncio.Event(), asyncio.Event()
+
+    async def away(saga_ids: Sequence[str]) -> frozenset[str]:
+        looking.set()
+        await back.wait()
+        return frozenset()
+
+    waiting = Waiting()
+    waiting.held._lookups = Lookups(away)
+    waiting.hold("s-1")
+    waiting.hold("s-2")
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await looking.wait()
+    waiting.places(1)
+
+    await waiting.until(1)
+    assert {"s-2": True} == waiting.answered
+    assert waiting.held
+    back.set()
+    await waiting.until(2)
+    assert not waiting.answered["s-1"]
+
+
+async def test_a_look_up_that_fails_holds_nobody_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its defect, and that of a connection, are reported, and keep nobody else waiting."""
+    monkeypatch.setattr(module, "HELD_SECONDS", 0.0)
+    reported: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: reported.append(context["exception"]))
+
+    async def broken(saga_ids: Sequence[str]) -> frozenset[str]:
+        raise RuntimeError("broken")
+
+    def fails(is_parsed: bool | None) -> None:
+        raise RuntimeError("this connection has gone")
+
+    waiting = Waiting()
+    waiting.held._lookups = Lookups(broken)
+    waiting.held.hold("s-1", "order", fails)
+    waiting.hold("s-2")
+
+    await waiting.until(1)
+
+    assert {"s-2": None} == waiting.answered
+    assert "this connection has gone" in [str(error) for error in reported]
+    assert not waiting.held
+
+
+async def test_a_process_that_stops_refuses_all_that_wait_at_once() -> None:
+    """Another one may have a place for them; a connection that closes without a word is a doubt."""
+    waiting = Waiting("s-7")
+    for number in range(300):
+        waiting.hold(f"s-{number}")
+
+    waiting.held.end()
+    await waiting.until(300)
+
+    assert [7] == [n for n in range(300) if waiting.answered[f"s-{n}"]]
