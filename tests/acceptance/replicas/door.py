@@ -34,6 +34,9 @@ http {{
     upstream replicas {{
         random;
         keepalive 64;
+        # Shorter than the drain delay: a proxy that is about to use a connection that its replica
+        # closes gives 502, and repeats no POST.
+        keepalive_timeout 200ms;
         {servers}
     }}
     server {{

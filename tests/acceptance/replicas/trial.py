@@ -33,8 +33,8 @@ HERE = "tests.acceptance.replicas"
 REPLICAS = ("payment-1", "payment-2", "payment-3")
 ALONE = ("order", "shipping", "world")
 LEASE_SECONDS = 2.0
-DRAIN_DELAY_SECONDS = 0.4
-"""The proxy hears of it from the first answer that ends its connection."""
+DRAIN_DELAY_SECONDS = 0.6
+"""The proxy hears of it from the first answer that ends its connection, and ends the idle ones."""
 REST_SECONDS_MAX = 60.0
 """The last strike may have been a SIGSTOP: a lease, and what waits for repeats."""
 APART_SECONDS = 0.05
