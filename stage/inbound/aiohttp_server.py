@@ -593,10 +593,12 @@ def _finished(transport: asyncio.Transport) -> bool:
     """Tell the other side at once that no answer comes any more; False if it has asked already.
 
     A transport tells it some turns of the event loop later, and a proxy that sends a request in
-    between gets a reset in place of an answer.
+    between gets a reset in place of an answer. Bytes that lie here for a slow reader go first.
     """
     if _queued(transport, termios.FIONREAD):
         return False
+    if transport.get_write_buffer_size():
+        return True
     found = transport.get_extra_info("socket")
     if found is not None and transport.get_extra_info("sslcontext") is None:
         with suppress(OSError), socket.socket(fileno=os.dup(found.fileno())) as same:

@@ -375,6 +375,25 @@ async def test_the_other_side_of_an_idle_connection_hears_of_its_end_at_once(
             assert b"" == idle.recv(1)  # BlockingIOError where it has not heard of it
 
 
+async def test_the_rest_of_an_answer_reaches_its_reader_as_its_connection_is_closed(
+    tmp_path: Path,
+) -> None:
+    """It was made and lay here, as its reader is slow: no request is being answered then."""
+    length = 8 << 20
+    async with serving(tmp_path, seconds=10.0) as served:
+        reader, _ = await served.say(HEAD)
+        await reader.readuntil(b'"ok"}')
+        [protocol] = served.server.connections
+        assert isinstance(protocol, BoundedProtocol) and protocol.transport is not None
+        await served.until(lambda: served.server.is_waiting(protocol))
+        protocol.transport.write(bytes(length))
+
+        served.server.pre_shutdown()
+
+        async with asyncio.timeout(10):
+            assert length == len(await reader.read())
+
+
 async def test_a_connection_without_a_request_is_closed_before_the_drain(tmp_path: Path) -> None:
     """aiohttp keeps it open until the end of the drain, and reads no request that comes on it."""
     async with serving(tmp_path) as served:
