@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
@@ -28,6 +29,7 @@ from stage.store.postgres.address import POSTGRESQL, DatabaseServer
 from stage.store.sqlite import dialect
 from stage.store.sqlite.backup import Backup, back_up, wrongs
 from stage.store.sqlite.errors import unavailable
+from stage.store.sqlite.file_set import check_listed, mark_restored, other_files
 from stage.store.sqlite.identity import (
     DatabaseFile,
     Mark,
@@ -147,7 +149,15 @@ def seated(file: DatabaseFile, seat: Seat | None) -> DatabaseFile:
     """The file of a worker. All files were there when the workers were started."""
     if seat is None:
         return file
-    return msgspec.structs.replace(file, worker=seat.index, workers=seat.processes, must_exist=True)
+    sizes = () if seat.placement is None else seat.placement.sizes
+    first = msgspec.structs.replace(file, path=seat.first)
+    return msgspec.structs.replace(
+        file,
+        worker=seat.index,
+        workers=seat.processes,
+        must_exist=True,
+        check=partial(check_listed, first, sizes, seat.index),
+    )
 
 
 def make_suspects(config: Config) -> SuspectsPage:
@@ -218,6 +228,11 @@ class Database:
         return self._file.path
 
     @property
+    def others(self) -> list[Path]:
+        """The files of the other workers, where this is the first of several."""
+        return other_files(self.path)
+
+    @property
     def identity(self) -> Identity | None:
         """Whose it is; None before its first upgrade."""
         return read_identity(self._connection)
@@ -253,7 +268,7 @@ class Database:
 
     def restored(self, as_of: float) -> Identity:
         """Accept a backup of that age that was put back: a new generation begins with it."""
-        return self._write(
+        accepted = self._write(
             lambda found, now: msgspec.structs.replace(
                 found,
                 generation=self._newest_generation(found) + 1,
@@ -262,6 +277,8 @@ class Database:
                 released_at=None,
             )
         )
+        mark_restored(self._connection, self.path, accepted)
+        return accepted
 
     def reconciled(self, answers: Mapping[str, str]) -> None:
         """Remember which neighbours were asked, with what each of them answered."""

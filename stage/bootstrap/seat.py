@@ -19,6 +19,8 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     processes: int
     folder: Path
     placement: Placement | None = None
+    first: Path = Path()
+    """The file of worker 0, beside which the list of all lies."""
 
     def socket_of(self, worker: int) -> Path:
         """Where a worker is asked by the others."""

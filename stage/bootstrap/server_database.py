@@ -86,6 +86,11 @@ class ServerDatabase:
         return self._server.shown
 
     @property
+    def others(self) -> list[Path]:
+        """The files of other workers: on a server all share one database."""
+        return []
+
+    @property
     def identity(self) -> Identity | None:
         """Whose it is."""
         return self._run(read_identity(self._link))

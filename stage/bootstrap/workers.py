@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +34,7 @@ from stage.engine.workers.placement import Placement
 from stage.store.postgres.address import POSTGRESQL
 from stage.store.sqlite.file_set import (
     FileSet,
-    check_member,
+    check_listed,
     member_path,
     prepare_files,
     read_file_set,
@@ -114,17 +114,33 @@ class _Worker:
 
 def serve_workers(stage: StageDeclaration[Any, Any], config: Config, serve: Serve) -> None:
     """Serve with several processes until a signal ends them. Raises ConfigurationError."""
-    count, placement = config.workers, None
+    count, placement, first = config.workers, None, Path()
     _refuse(config)
     if not config.database.startswith(POSTGRESQL):
         placement = Placement(_files(stage, config).sizes)
-        count = placement.members
-    with TemporaryDirectory(prefix="stage-") as folder:
+        count, first = placement.members, database_file(stage, config).path
+    with _private_folder(count) as folder:
         seats = [
-            Seat(index=index, processes=count, folder=Path(folder), placement=placement)
+            Seat(index=index, processes=count, folder=folder, placement=placement, first=first)
             for index in range(count)
         ]
         _Parent(stage, config, seats, serve).run()
+
+
+@contextmanager
+def _private_folder(count: int) -> Iterator[Path]:
+    """A folder for the sockets of so many workers. Raises ConfigurationError."""
+    with ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="stage-")))
+            with closing(socket.socket(socket.AF_UNIX)) as tried:
+                tried.bind(str(folder / f"{count}.sock"))
+        except OSError as error:
+            raise ConfigurationError(
+                f"workers find no place for the sockets between them: {error}. Give TMPDIR= a"
+                " folder with a short path, on this machine, that may be written to"
+            ) from error
+        yield folder
 
 
 def _files(stage: StageDeclaration[Any, Any], config: Config) -> FileSet:
@@ -275,11 +291,8 @@ class _Parent:
 
     def _check(self, worker: _Worker) -> None:
         """Raise ConfigurationError where its file is not the one that it had."""
-        if self._seats[worker.index].placement is not None:
-            file = database_file(self._stage, self._config)
-            if (files := read_file_set(file.path)) is None:
-                raise ConfigurationError(f"the list of the files beside {file.path} is gone")
-            check_member(file, files, worker.index)
+        if (placement := self._seats[worker.index].placement) is not None:
+            check_listed(database_file(self._stage, self._config), placement.sizes, worker.index)
 
     def _later(self, worker: _Worker, reason: str) -> None:
         lived = time.monotonic() - worker.started_at

@@ -219,8 +219,18 @@ def _open(
 
     try:
         with open_database(stage, config, make=make) as database:
+            _tell_others(database)
             yield database
     except sqlite3.Error as error:
         raise Failure(
             f"the database {config.database} cannot be used: {unavailable(error) or error}"
         ) from error
+
+
+def _tell_others(database: Database | ServerDatabase) -> None:
+    """Nobody shall think that a command was for all files where it is for the first one."""
+    if others := database.others:
+        names = ", ".join(str(each) for each in others)
+        click.echo(
+            f"{database.path} is that of worker 0 alone; the stage has also {names}", err=True
+        )

@@ -22,8 +22,10 @@ import msgspec
 
 from stage.core.errors import ConfigurationError
 from stage.ports.identity import Identity
+from stage.ports.store import Row
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.identity import (
+    WORKERS_MAX,
     DatabaseFile,
     is_made,
     missing,
@@ -88,6 +90,22 @@ def read_file_set(path: Path) -> FileSet | None:
     return found
 
 
+def other_files(path: Path) -> list[Path]:
+    """The files that are listed beside the first one, without it. Raises ConfigurationError."""
+    files = read_file_set(path)
+    members = range(1, 1 if files is None else len(files.databases))
+    return [member_path(path, member) for member in members]
+
+
+def mark_restored(connection: sqlite3.Connection, path: Path, identity: Identity) -> None:
+    """Mark a backup of the first file that is older than its list: it was alone then."""
+    files = read_file_set(path)
+    if files is None or files.databases[0] != identity.id:
+        return
+    if read_worker(connection) is None:
+        write_worker(connection, 0)
+
+
 def check_member(file: DatabaseFile, files: FileSet, member: int, *, marked: bool = True) -> None:
     """Raise ConfigurationError unless the file of a worker is there, and is the one listed."""
     of_member = _member(file, member)
@@ -108,6 +126,21 @@ def check_member(file: DatabaseFile, files: FileSet, member: int, *, marked: boo
         )
 
 
+def check_listed(file: DatabaseFile, sizes: tuple[int, ...], member: int) -> None:
+    """Raise ConfigurationError unless a worker serves its file by the list as it is now.
+
+    Called under the lock of its file: nobody can change the list while that is held. Before it was
+    taken another start may have changed it, and begun sagas where these `sizes` do not look.
+    """
+    files = read_file_set(file.path)
+    if files is None or files.sizes != sizes:
+        raise ConfigurationError(
+            f"the list {list_path(file.path)} of the files of the workers was changed after this"
+            " stage was started: restart it"
+        )
+    check_member(file, files, member)
+
+
 def prepare_files(file: DatabaseFile, folders: Sequence[Traversable], workers: int) -> FileSet:
     """The list for so many workers, with every file that it names. Raises ConfigurationError.
 
@@ -116,9 +149,14 @@ def prepare_files(file: DatabaseFile, folders: Sequence[Traversable], workers: i
     serve any of the files then.
     """
     found = read_file_set(file.path)
-    if found is None or found.sizes[-1] != workers or UNMADE in found.databases:
+    while found is None or found.sizes[-1] != workers or UNMADE in found.databases:
         with _all_locked(file, found) as locks:
-            found = _changed(file, folders, workers, read_file_set(file.path), locks)
+            now = read_file_set(file.path)
+            if now == found:
+                found = _changed(file, folders, workers, now, locks)
+                break
+        found = now  # another start has changed it meanwhile, and there may be more to lock
+    _refuse_unlisted(file, len(found.databases))
     for member in range(len(found.databases)):
         check_member(file, found, member)
     return found
@@ -134,6 +172,7 @@ def _changed(
     if found is None:
         found = _first(file, workers)
     else:
+        _refuse_unlisted(file, len(found.databases))
         for member, database in enumerate(found.databases):
             if database != UNMADE:
                 check_member(file, found, member, marked=False)  # a crash may have left it so
@@ -143,13 +182,15 @@ def _changed(
     _write(file.path, found)
     made = list(found.databases)
     born_at: float | None = None
+    pauses: list[Row] = []
     for member, database in enumerate(made):
         of_member = _member(file, member)
         if database == UNMADE and not is_made(of_member.path):
             with _lock_of(of_member, locks) as lock:
                 refuse_removed(of_member.path, lock.mark)
                 make_database(of_member, folders, lock)
-        identity = _adopted(of_member, born_at)
+        identity = _adopted(of_member, born_at, pauses)
+        pauses = pauses or _pauses_of(of_member)
         made[member] = identity.id
         born_at = identity.born_at if born_at is None else min(born_at, identity.born_at)
     found = msgspec.structs.replace(found, databases=tuple(made))
@@ -159,12 +200,7 @@ def _changed(
 
 def _first(file: DatabaseFile, workers: int) -> FileSet:
     """The list where there was none. Raises ConfigurationError."""
-    left = [each for n in range(1, 256) if (each := member_path(file.path, n)).exists()]
-    if left:
-        raise ConfigurationError(
-            f"{left[0]} is there, and no list {list_path(file.path)} of the files of workers: put"
-            f" the list back, or move {left[0].name} away where it belongs to nothing"
-        )
+    _refuse_unlisted(file, 1)
     if not is_made(file.path):
         if file.must_exist:
             raise missing(file.path)
@@ -176,10 +212,26 @@ def _first(file: DatabaseFile, workers: int) -> FileSet:
     return FileSet(sizes=(1, workers), databases=(known, *(UNMADE,) * (workers - 1)))
 
 
-def _adopted(file: DatabaseFile, born_at: float | None) -> Identity:
+def _refuse_unlisted(file: DatabaseFile, listed: int) -> None:
+    """Raise ConfigurationError for a file behind those that are listed.
+
+    The list is written before a file is made. So it is an older one, or is gone, and the sagas of
+    that file would be begun anew.
+    """
+    for member in range(listed, WORKERS_MAX):
+        if (left := member_path(file.path, member)).exists():
+            raise ConfigurationError(
+                f"{left} is there, and no list {list_path(file.path)} of the files of workers that"
+                f" names it: put the newest list back, or move {left.name} away where it belongs"
+                " to nothing"
+            )
+
+
+def _adopted(file: DatabaseFile, born_at: float | None, pauses: Sequence[Row]) -> Identity:
     """Mark a file as that of its worker; its identity.
 
-    A new one is as old as the first: what it lacks, the others were asked for.
+    A new one is as old as the first: what it lacks, the others were asked for. It has the pauses
+    of the first, so that its worker holds what an operator has paused.
     """
     assert file.worker is not None
     with _opened(file) as connection:
@@ -189,12 +241,22 @@ def _adopted(file: DatabaseFile, born_at: float | None) -> Identity:
                 f"the database {file.path} has no identity yet: run `stage db upgrade`"
             )
         if read_worker(connection) is None:
+            for pause in pauses:
+                connection.execute(statement("put_pause"), pause)
             write_worker(connection, file.worker)
             if born_at is not None and born_at < found.born_at:
                 found = msgspec.structs.replace(found, born_at=born_at)
                 write_identity(connection, found)
         refuse_worker(connection, file)
         return found
+
+
+def _pauses_of(file: DatabaseFile) -> list[Row]:
+    """The pauses in a file; none in one of a release that had none."""
+    with _opened(file) as connection:
+        if connection.execute(statement("has_pauses")).fetchone() is None:
+            return []
+        return connection.execute(statement("get_pauses")).fetchall()
 
 
 def _member(file: DatabaseFile, member: int) -> DatabaseFile:

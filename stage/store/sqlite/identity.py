@@ -25,7 +25,7 @@ from stage.store.sqlite.statements import statement
 
 _WORKER: Final = 0x53544700
 """The application id of the file of worker 0 in its head, and so on: one of an author's stays."""
-_WORKERS_MAX: Final = 256
+WORKERS_MAX: Final = 256
 _HEADER: Final = b"SQLite format 3\x00"
 
 
@@ -45,6 +45,8 @@ class DatabaseFile(msgspec.Struct, frozen=True, kw_only=True):
     """Names that the stage had before: a database keeps the one that it was made under."""
     lock_wait_seconds: float = 0.0
     """How long to wait at start for the process that has the file."""
+    check: Callable[[], None] = lambda: None
+    """Called under the lock, before the file is served. Raises ConfigurationError."""
     waiting: Callable[[str], None] = lambda reason: None
     """Notified once, with the reason, when the wait begins."""
     now: Callable[[], float] = time.time
@@ -157,14 +159,16 @@ def refuse_worker(connection: sqlite3.Connection, file: DatabaseFile) -> None:
     found = read_worker(connection)
     if found is not None and file.worker is None:
         raise ConfigurationError(
-            f"{file.path} is the file of worker {found} of several: `stage serve` serves them all"
-            " by the list that lies beside the first one; put that back, or the files it names"
+            f"{file.path} is the file of worker {found} of several, and is not used alone: `stage"
+            " serve` serves all that the list beside the first one names. To reconcile, serve them"
+            " and use the console"
         )
     if found != file.worker:
         kind = "no file of a worker" if found is None else f"the file of worker {found}"
         raise ConfigurationError(
             f"{file.path} has to be the file of worker {file.worker}, and is {kind}: put the right"
-            " one back"
+            " one back. A backup of the first one from before there were workers becomes so with"
+            " `stage db restored`"
         )
 
 
@@ -172,7 +176,7 @@ def read_worker(connection: sqlite3.Connection) -> int | None:
     """The worker whose file it is; None for a file that is alone."""
     (found,) = connection.execute(statement("get_application_id")).fetchone()
     worker = int(found) - _WORKER
-    return worker if 0 <= worker < _WORKERS_MAX else None
+    return worker if 0 <= worker < WORKERS_MAX else None
 
 
 def write_worker(connection: sqlite3.Connection, worker: int) -> None:

@@ -171,6 +171,7 @@ class SqliteStore:
                 refuse_removed(self._path, self._lock.mark)
                 make_database(self._file, self._migrations, self._lock)
                 self._made = True
+            self._file.check()
         except BaseException:
             self._lock.release()
             raise

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from stage.bootstrap.database import Database
 from stage.core.errors import ConfigurationError
+from stage.core.pause import Pause, Way
 from stage.store.sqlite import file_set, making
 from stage.store.sqlite.file_set import (
     UNMADE,
     FileSet,
+    check_listed,
     list_path,
     member_path,
     prepare_files,
@@ -95,6 +100,96 @@ def test_the_number_is_not_changed_under_one_that_serves(file: DatabaseFile) -> 
         prepare_files(file, (), 3)
     lock.release()
     assert (2,) == prepare_files(file, (), 2).sizes
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+async def test_a_worker_that_waited_does_not_serve_by_a_former_list(file: DatabaseFile) -> None:
+    """Another start has changed it, and may have begun sagas where this worker does not look."""
+    prepare_files(file, (), 2)
+
+    async def opened_by(sizes: tuple[int, ...]) -> None:
+        path, check = member_path(file.path, 1), partial(check_listed, file, sizes, 1)
+        seated = msgspec.structs.replace(file, path=path, worker=1, check=check)
+        store = SqliteStore(seated)
+        await store.open()
+        await store.close()
+
+    await opened_by((2,))
+    prepare_files(file, (), 3)
+    with pytest.raises(ConfigurationError, match="was changed after"):
+        await opened_by((2,))
+    await opened_by((2, 3))  # and the lock was let go
+    list_path(file.path).unlink()
+    with pytest.raises(ConfigurationError, match="was changed after"):
+        await opened_by((2, 3))
+
+
+def test_the_list_of_another_start_is_not_changed_under_its_workers(
+    file: DatabaseFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made while this start waited for the first file, and its second worker serves."""
+    locked, lock = file_set._all_locked, FileLock(member_path(file.path, 1))
+
+    def after_another(*given: Any) -> Any:
+        monkeypatch.undo()
+        prepare_files(file, (), 2)
+        lock.acquire()
+        return locked(*given)
+
+    monkeypatch.setattr(file_set, "_all_locked", after_another)
+    with pytest.raises(DatabaseInUse):
+        prepare_files(file, (), 3)
+    lock.release()
+    found = read_file_set(file.path)
+    assert found is not None
+    assert (2,) == found.sizes
+
+
+def test_an_older_list_is_refused(file: DatabaseFile) -> None:
+    """It was put back from a backup, and files that it does not name have sagas."""
+    prepare_files(file, (), 2)
+    older = list_path(file.path).read_bytes()
+    prepare_files(file, (), 3)
+    list_path(file.path).write_bytes(older)
+    for workers in (2, 3):
+        with pytest.raises(ConfigurationError, match=r"stage\.2\.db is there, and no list"):
+            prepare_files(file, (), workers)
+    assert older == list_path(file.path).read_bytes()
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+async def test_new_files_have_the_pauses_of_the_first(file: DatabaseFile) -> None:
+    """An operator has held a peer: a worker that was added does not send to it."""
+    held = Pause(target="psp", way=Way.FORWARD, at=1.0, until=9e9, actor="kim", reason="ticket 7")
+    store = SqliteStore(file)
+    await store.open()
+    await store.transact(lambda unit: unit.put_pause(held))
+    await store.close()
+    for workers in (2, 3):
+        prepare_files(file, (), workers)
+        last = member_path(file.path, workers - 1)
+        added = SqliteStore(msgspec.structs.replace(file, path=last, worker=workers - 1))
+        await added.open()
+        found = await added.pauses()
+        await added.close()
+        assert [held] == found
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+async def test_a_backup_from_before_there_were_workers_can_be_put_back(file: DatabaseFile) -> None:
+    """It is no file of a worker until `restored` makes it that of the first one."""
+    store = SqliteStore(file)
+    await store.open()
+    await store.close()
+    backup = file.path.read_bytes()
+    prepare_files(file, (), 2)
+    file.path.write_bytes(backup)
+    with pytest.raises(ConfigurationError, match="stage db restored"):
+        prepare_files(file, (), 2)
+    with Database(file, (), make=False) as database:
+        assert [member_path(file.path, 1)] == database.others
+        database.restored(1.0)
+    assert (1, 2) == prepare_files(file, (), 2).sizes
 
 
 @pytest.mark.parametrize("after", [1, 2])

@@ -202,6 +202,10 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6);
 -- End a pause.
 DELETE FROM stage_pause WHERE target = ?1 AND way = ?2;
 
+-- name: has_pauses
+-- Whether the database is of a release that has pauses.
+SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'stage_pause';
+
 -- name: get_pauses
 -- All of them, also those that are over: there are few.
 SELECT target, way, at, until_at, actor, reason FROM stage_pause ORDER BY target, way;
