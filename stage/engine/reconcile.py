@@ -113,7 +113,8 @@ class Reconciler:
         """
         openers = await self.openers()
         known = {*peers, *openers}
-        if unknown := sorted(without.keys() - known):
+        unknown = sorted(without.keys() - known)
+        if unknown and self._belongs is all_belong:  # otherwise the file of another may know it
             raise ConfigurationError(
                 f"{', '.join(unknown)} is no neighbour; the neighbours are"
                 f" {', '.join(sorted(known))}"

@@ -34,7 +34,7 @@ class RestoredChain:
         self.chain = chain
         self.path = folder / "payment.db"
         self._copy = folder / "copy.db"
-        self._ports = ports
+        self.ports = ports
         self.config = Config(
             auth="none",
             service_name="payment",
@@ -48,7 +48,7 @@ class RestoredChain:
     async def serving(self) -> AsyncIterator[Chain]:
         """Payment is up within."""
         app = build_app(payment, self.config)
-        async with _served(app, self._ports["payment"]):
+        async with _served(app, self.ports["payment"]):
             yield self.chain
 
     async def order(self, saga_id: str) -> int:

@@ -27,7 +27,7 @@ from stage.engine.workers.duties import Duties, WorkerState
 from stage.engine.workers.link import ANSWER_SECONDS_MAX, WorkerLink
 from stage.engine.workers.placement import Placement
 from stage.ports.clock import Clock
-from stage.ports.engine import Engine, Reply, SharedSagas, Shown, Snapshot, WorkerLost
+from stage.ports.engine import Engine, Reply, SagaLost, SharedSagas, Shown, Snapshot, WorkerLost
 from stage.ports.figures import Figures
 from stage.ports.identity import Identity
 from stage.ports.observer import Observer, TraceContext
@@ -44,6 +44,8 @@ SWEEPER: Final = 0
 """The worker whose file holds the sweeps: it runs each of them, over the sagas of all."""
 LOOK_SECONDS: Final = 1.0
 """How often the others are asked how they stand."""
+LOOK_SECONDS_MAX: Final = 5.0
+"""A worker that does not say so long how it stands counts as one that is away."""
 LONG_SECONDS_MAX: Final = 900.0
 """For what takes long: to ask all neighbours, or to write over what was erased."""
 
@@ -152,14 +154,21 @@ class WorkersEngine:
         """
         homes = self._placement.homes(saga_id)
         newest, dropped = homes[0], None
+        lost: SagaLost | None = None
         if len(homes) == 1:
             return newest
         for member in homes:
-            held = await self._at(member, Duties.holds, saga_id)
+            try:
+                held = await self._at(member, Duties.holds, saga_id)
+            except SagaLost as error:
+                lost = error  # another one may have it
+                continue
             if held:
                 return member
             if held is None and member != newest:
                 dropped = member
+        if lost is not None:
+            raise lost
         return newest if dropped is None else dropped
 
     # --- commands ----------------------------------------------------------------------------
@@ -353,11 +362,14 @@ class WorkersEngine:
     async def _lacking(self, since: float | None, adopt: Adopt | None) -> list[int]:
         """The workers whose files may lack sagas: those that were restored.
 
-        A question from an instant on that changes nothing is for all.
+        A question from an instant on that changes nothing is for all. Raises WorkerLost where one
+        is away: its file may be one that was restored.
         """
         await self._look()
         if since is not None and adopt is None:
             return list(self._members)
+        if away := [member for member, state in self._states.items() if state is None]:
+            raise WorkerLost(f"worker {away[0]} is starting, or has ended")
         states = {**self._states, self._index: await self._duties.state()}
         restored = [
             member
@@ -419,7 +431,7 @@ class WorkersEngine:
     async def _look(self) -> None:
         async def at(member: int) -> None:
             try:
-                self._states[member] = await self._at(member, Duties.state)
+                self._states[member] = await self._within(LOOK_SECONDS_MAX, member, Duties.state)
             except WorkerLost:
                 self._states[member] = None
 

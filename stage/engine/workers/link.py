@@ -210,7 +210,10 @@ class _Answering(_Frames):
         except Exception as error:
             self.send(number, False, _parts_of(error))
         else:
-            self.send(number, True, found)
+            try:
+                self.send(number, True, found)
+            except Exception as error:  # a value that is no pickle: the caller waits for a word
+                self.send(number, False, _parts_of(error))
         finally:
             self._tasks.pop(number, None)
 

@@ -42,6 +42,8 @@ class Worker:
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
+        if name == "no pickle":
+            return asyncio.get_running_loop()
         if name == "raise":
             raise ERRORS[args[0]]
         return args, kwargs
@@ -78,6 +80,13 @@ async def test_an_error_comes_through_whole(tmp_path: Path, error: Exception) ->
         with pytest.raises(type(error)) as raised:
             await link.call("raise", (ERRORS.index(error),), {})
     assert (str(error), error.__dict__) == (str(raised.value), raised.value.__dict__)
+
+
+async def test_a_value_that_cannot_be_sent_is_an_error_at_once(tmp_path: Path) -> None:
+    """And not an answer that is awaited until it is too late."""
+    async with linked(tmp_path) as (_, _, link), asyncio.timeout(5):
+        with pytest.raises((TypeError, RuntimeError)):
+            await link.call("no pickle", (), {})
 
 
 async def test_a_call_that_nobody_awaits_is_ended_there(tmp_path: Path) -> None:

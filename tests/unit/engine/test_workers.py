@@ -128,6 +128,20 @@ async def test_nothing_is_said_of_a_saga_while_one_of_its_homes_cannot_say() -> 
     assert 0 == await workers(File(), None, None).home(same)
 
 
+async def test_a_saga_that_is_there_is_found_while_another_home_awaits_its_release() -> None:
+    """It is compensated and heard as ever; all that are nowhere are not spoken of."""
+    assert 1 == await workers(File(), File(MOVED), File(restored=True)).home(MOVED)
+    assert 2 == await workers(File(), File(restored=True), File(MOVED)).home(MOVED)
+    with pytest.raises(SagaLost):
+        await workers(File(), File(dropped=True), File(restored=True)).home(MOVED)
+
+
+async def test_nobody_is_asked_for_lost_sagas_while_a_worker_is_away() -> None:
+    """Its file may be one that was restored: the findings would look whole."""
+    with pytest.raises(WorkerLost):
+        await workers(File(), None, None).reconcile(since=None, without={}, adopt=None)
+
+
 async def test_a_sweep_acts_once_on_a_saga_whose_answer_was_lost() -> None:
     """The worker that runs it was killed before it wrote down that the home had acted."""
     file = File("a")
