@@ -29,7 +29,7 @@ from stage.store.postgres.address import POSTGRESQL, DatabaseServer
 from stage.store.sqlite import dialect
 from stage.store.sqlite.backup import Backup, back_up, wrongs
 from stage.store.sqlite.errors import unavailable
-from stage.store.sqlite.file_set import check_listed, mark_restored, other_files
+from stage.store.sqlite.file_set import check_listed, copy_list, mark_restored, other_files
 from stage.store.sqlite.identity import (
     DatabaseFile,
     Mark,
@@ -321,8 +321,13 @@ class Database:
         return wrongs(self._connection)
 
     def back_up(self, path: Path) -> Backup:
-        """Copy the file, also beside a stage, and check the copy. Raises ConfigurationError."""
-        return back_up(self._connection, path, SystemClock().now())
+        """Copy the file, also beside a stage, and check the copy. Raises ConfigurationError.
+
+        The list of the files of several workers is copied with the first one of them.
+        """
+        made = back_up(self._connection, path, SystemClock().now())
+        copy_list(self.path, path)
+        return made
 
     def lost_sagas(self) -> list[Row]:
         """Saga id, neighbour and reason of each request about a lost saga."""

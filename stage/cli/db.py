@@ -192,13 +192,15 @@ def backup(target: str, file: Path, **given: Any) -> None:
     from stage.wire.envelope import format_instant
 
     with _open(target, given) as database:
-        made = database.back_up(file)
+        made, others = database.back_up(file), database.others
     as_of = format_instant(made.as_of)
     click.echo(
         f"backed up {made.sagas} sagas with {made.entries} entries to {made.path}"
         f" ({made.size} bytes), checked. Put back, it is accepted with"
         f" `stage db restored --as-of {as_of}`"
     )
+    if others:
+        click.echo(f"the list of the files of all workers is in {made.path}.workers")
 
 
 @contextmanager

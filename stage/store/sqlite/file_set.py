@@ -106,6 +106,15 @@ def mark_restored(connection: sqlite3.Connection, path: Path, identity: Identity
         write_worker(connection, 0)
 
 
+def copy_list(path: Path, copy: Path) -> None:
+    """Copy the list beside a backup of the first file, where there is one.
+
+    Raises ConfigurationError.
+    """
+    if (files := read_file_set(path)) is not None:
+        _write(copy, files)
+
+
 def check_member(file: DatabaseFile, files: FileSet, member: int, *, marked: bool = True) -> None:
     """Raise ConfigurationError unless the file of a worker is there, and is the one listed."""
     of_member = _member(file, member)

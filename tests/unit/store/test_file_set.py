@@ -145,6 +145,19 @@ def test_the_list_of_another_start_is_not_changed_under_its_workers(
     assert (2,) == found.sizes
 
 
+def test_a_backup_of_the_first_file_has_the_list(file: DatabaseFile) -> None:
+    """As it is then: an older one would not know where the newest sagas are."""
+    prepare_files(file, (), 2)
+    prepare_files(file, (), 3)
+    for member in range(2):
+        copy = file.path.with_name(f"copy-{member}.db")
+        made = msgspec.structs.replace(file, path=member_path(file.path, member))
+        with Database(made, (), make=False) as database:
+            database.back_up(copy)
+    assert read_file_set(file.path.with_name("copy-0.db")) == read_file_set(file.path)
+    assert not list_path(file.path.with_name("copy-1.db")).exists()
+
+
 def test_an_older_list_is_refused(file: DatabaseFile) -> None:
     """It was put back from a backup, and files that it does not name have sagas."""
     prepare_files(file, (), 2)
