@@ -12,7 +12,9 @@ from stage.wire.elapsed import elapsed
 from stage.wire.envelope import parse_instant
 from stage.wire.views import (
     ActPage,
+    ApprovalsView,
     GroupsView,
+    GroupView,
     NowView,
     PausesView,
     PeersView,
@@ -97,7 +99,7 @@ def draw_now(view: NowView) -> str:
         f" {'ready' if view.ready else 'NOT READY'}; under way {view.live}, in doubt"
         f" {view.in_doubt}, parked {sum(view.parked.values())}, undo delayed: {delayed}"
     )
-    lines = [head, counts]
+    lines = [head, counts, *(_approvals(each, view.at) for each in view.approvals)]
     lately = view.lately
     if lately is not None:
         ratio = lately.success_ratio
@@ -114,22 +116,36 @@ def draw_now(view: NowView) -> str:
     return "\n".join(one_line(line) for line in lines)
 
 
+def _approvals(found: ApprovalsView, at: str) -> str:
+    """The sagas that a person is asked about at one step, and the time there is for it."""
+    now = parse_instant(at)
+    line = f"{found.sagas} await approval at {found.step}"
+    line += f", the oldest for {_long(now - parse_instant(found.oldest_asked_at))}"
+    if found.first_ends_at is None:
+        return line
+    return f"{line}; silence is a no in {_long(parse_instant(found.first_ends_at) - now)}"
+
+
 def draw_groups(view: GroupsView) -> str:
     """One line a group: those that wait for a person, then those that go on by themselves."""
     if not view.groups:
         return "nothing waits, and nothing is parked"
     rows = [
         (
-            group.parked_cause or "waits",
+            group.parked_cause or ("approval" if group.approval else "waits"),
             group.step or "-",
             group.peer or "-",
             group.direction,
             str(group.sagas),
             _long(group.oldest_seconds),
         )
-        for group in sorted(view.groups, key=lambda each: each.parked_cause is None)
+        for group in sorted(view.groups, key=_for_nobody)
     ]
     return table(("CAUSE", "STEP", "PEER", "DIRECTION", "SAGAS", "OLDEST"), rows)
+
+
+def _for_nobody(group: GroupView) -> bool:
+    return group.parked_cause is None and not group.approval
 
 
 def draw_peers(view: PeersView) -> str:

@@ -125,7 +125,7 @@ def approvals(limit: int, url: str) -> int:
     for listed, step, choice in islice(_awaiting_approval(url), limit):
         count += 1
         shown = choice.why_not or msgspec.json.encode(choice.shown).decode()
-        line = f"{listed.saga_id}  {step}  since {listed.updated_at}  {shown}"
+        line = f"{listed.saga_id}  {step}  until {listed.next_action_at}  {shown}"
         click.echo(one_line(line))  # what is shown may be the words of a stranger
     if not count:
         click.echo("nothing waits for an approval")

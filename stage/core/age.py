@@ -8,6 +8,8 @@ for an instant that lies further ahead than any wait of the policy.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final
 
 from stage.core.saga import Saga
@@ -26,6 +28,12 @@ def age_at(saga: Saga, at: float) -> float:
     if gap <= 0.0:
         return saga.age
     return saga.age + (gap if gap < GAP_SECONDS_MAX else GAP_SECONDS_MAX)
+
+
+def counted(instants: Iterable[float]) -> float:
+    """The part of an age between the first and the last of these: entries in order, or now."""
+    gaps = (after - before for before, after in pairwise(instants))
+    return sum(min(max(0.0, gap), GAP_SECONDS_MAX) for gap in gaps)
 
 
 def lasted(saga: Saga, since: float | None, at: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stage.core.version import __version__
-from stage.inbound.now_view import hour_view, places_view
+from stage.inbound.now_view import approvals_view, hour_view, places_view
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.wire.envelope import format_instant
@@ -26,6 +26,7 @@ async def now(service: Service, request: Request) -> Answer:
             in_doubt=engine.in_doubt,
             sagas={state.value: count for state, count in (await engine.count()).items()},
             parked={cause.value: count for cause, count in backlog.parked.items()},
+            approvals=approvals_view(backlog.approvals),
             oldest_accepted_at=_instant(backlog.oldest_accepted_at),
             longest_due_at=_instant(backlog.longest_due_at),
             oldest_compensation_at=_instant(backlog.oldest_compensation_at),

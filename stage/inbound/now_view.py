@@ -1,10 +1,14 @@
-"""The parts of `GET /now` that are of the replica that answers: its last hour and its limits."""
+"""The parts of `GET /now`: approvals; the last hour and the limits of the replica that answers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stage.core.states import SagaState
 from stage.ports.figures import Figures, Lately
-from stage.wire.views import HourView, PlacesView, RefusalView
+from stage.ports.store import Approvals
+from stage.wire.envelope import format_instant
+from stage.wire.views import ApprovalsView, HourView, PlacesView, RefusalView
 
 REFUSALS_MAX = 20
 
@@ -31,4 +35,20 @@ def places_view(figures: Figures) -> list[PlacesView]:
     """The limits of the replica, each with what is taken of it."""
     return [
         PlacesView(what=each.what, limit=each.limit, in_use=each.in_use) for each in figures.places
+    ]
+
+
+def approvals_view(approvals: Iterable[Approvals]) -> list[ApprovalsView]:
+    """The steps at which a saga waits for a person's approval."""
+    return [
+        ApprovalsView(
+            step=each.step,
+            sagas=each.sagas,
+            oldest_asked_at=format_instant(each.oldest_asked_at),
+            first_ends_at=None
+            if each.first_ends_at is None
+            else format_instant(each.first_ends_at),
+        )
+        for each in approvals
+        if each.oldest_asked_at is not None
     ]

@@ -6,12 +6,13 @@ from msgspec.structs import replace
 
 from stage.core.pause import INTAKE
 from stage.core.place import UPSTREAMS
-from stage.core.states import SagaState
+from stage.core.states import SagaState, StepKind
 from stage.inbound.filters import not_understood, whole_number
 from stage.inbound.pauses import targets_of
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.ports.peers import PeerStanding
+from stage.ports.stage import family_of
 from stage.ports.store import Act, Group
 from stage.wire.envelope import format_instant
 from stage.wire.views import ActPage, ActView, GroupsView, GroupView, PeersView, PeerView
@@ -22,14 +23,24 @@ ACTS = 100
 
 async def groups(service: Service, request: Request) -> Answer:
     """Every saga that waits or is parked, counted by cause, step, peer and state."""
-    now = service.clock.now()
+    now, approvals = service.clock.now(), _approvals_of(service)
     found = await service.engine.groups()
-    return json_answer(GroupsView(groups=[group_view(each, now) for each in found]))
+    return json_answer(GroupsView(groups=[_group_view(each, now, approvals) for each in found]))
 
 
-def group_view(group: Group, now: float) -> GroupView:
-    """A group as people see it at that instant."""
+def _approvals_of(service: Service) -> frozenset[str]:
+    return frozenset(
+        step.name
+        for version in family_of(service.participant)
+        for step in version.plan.steps
+        if step.kind is StepKind.APPROVAL
+    )
+
+
+def _group_view(group: Group, now: float, approvals: frozenset[str] = frozenset()) -> GroupView:
+    waits = group.cause is None and group.state is SagaState.ACTIVE
     return GroupView(
+        approval=waits and group.step in approvals,
         parked_cause=None if group.cause is None else group.cause.value,
         step=group.step or None,
         peer=group.peer or None,
@@ -53,7 +64,7 @@ async def peers(service: Service, request: Request) -> Answer:
     waiting: dict[str, list[GroupView]] = {}
     for group in await service.engine.groups():
         if group.peer:
-            waiting.setdefault(group.peer, []).append(group_view(group, now))
+            waiting.setdefault(group.peer, []).append(_group_view(group, now))
     standing = {each.peer: each for each in service.engine.peers()}
     names = sorted({*targets_of(service), *standing, *waiting} - {INTAKE})
     return json_answer(

@@ -127,13 +127,37 @@ class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
     first_sent_at: float | None = None
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Sagas of one version of the stage that wait for a person's yes or no at one step."""
+
+    version: int
+    step: str
+    sagas: int
+    oldest_asked_at: float
+    oldest_waited_seconds: float
+    """By the journal of the oldest (core.age), as its time-out counts it."""
+
+
+class Approvals(msgspec.Struct, frozen=True, kw_only=True):
+    """The sagas that wait for a person's yes or no at one step; there may be none.
+
+    `first_ends_at` is when the first of them is refused for want of an answer; None where none
+    waits, or only sagas of a version that is not declared here.
+    """
+
+    step: str
+    sagas: int = 0
+    oldest_asked_at: float | None = None
+    first_ends_at: float | None = None
+
+
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The sagas that wait, for monitoring. Instants in seconds since the epoch; None for none."""
 
     parked: Mapping[ParkCause, int]
     """Parked sagas by cause; a cause without one is left out."""
     oldest_accepted_at: float | None
-    """That of the oldest saga that is under way and not parked."""
+    """That of the oldest saga that is under way, is not parked and waits for no approval."""
     longest_due_at: float | None
     """The longest due instant of the sagas that need a run by now."""
     oldest_compensation_at: float | None = None
@@ -142,6 +166,10 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """Sagas that need a run by a newer version of the stage, and get none here (rule 32)."""
     lost: int = 0
     """Sagas that neighbours know and the database does not."""
+    asked: tuple[Asked, ...] = ()
+    """The sagas that wait for a person's approval, by version and step."""
+    approvals: tuple[Approvals, ...] = ()
+    """The same by step, for every approval of the stage. The engine adds them: it has the plans."""
     sizes: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Bytes of the database on its disk, by part; empty where it has no disk."""
 

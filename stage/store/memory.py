@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
 from itertools import islice
@@ -19,7 +19,14 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
-from stage.core.events import CompensationRequested, Event, TurnedBack
+from stage.core.events import (
+    ApprovalAsked,
+    Approved,
+    CompensationRequested,
+    Event,
+    Rejected,
+    TurnedBack,
+)
 from stage.core.pause import Pause, Way
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
@@ -34,6 +41,7 @@ from stage.ports.store import (
     NEWEST,
     TASK_SECONDS_MAX,
     Act,
+    Asked,
     Backlog,
     Changes,
     Dropped,
@@ -73,6 +81,7 @@ _UNDO: Final = statement("undo_part")
 
 
 _OVER: Final = (SagaState.COMPLETED, SagaState.COMPENSATED)
+_OF_APPROVALS: Final = (ApprovalAsked, Approved, Rejected)
 
 
 class MemoryStore:
@@ -251,16 +260,39 @@ class MemoryStore:
         sagas, known = self._database.sagas.values(), self._database.sagas.keys()
         under_way = (SagaState.ACTIVE, SagaState.COMPENSATING)
         busy = [row for row in sagas if row.state in under_way and not row.parked]
-        accepted = [row.accepted_at for row in busy if row.due_at is not None]
+        asked = dict(self._asked())
+        accepted = [r.accepted_at for r in busy if r.due_at is not None and r.id not in asked]
         ours = [row for row in sagas if row.version <= version]
         due = [row.due_at for row in ours if row.due_at is not None and row.due_at <= now]
         return Backlog(
+            asked=self._approvals(asked, now),
             newer=sum(row.due_at is not None and row.version > version for row in sagas),
             lost=len({each.saga_id for each in self._database.lost.values()} - known),
             parked=Counter(row.parked_cause for row in sagas if row.parked_cause is not None),
             oldest_accepted_at=min(accepted, default=None),
             longest_due_at=min(due, default=None),
             oldest_compensation_at=min(self._turned_back(), default=None),
+        )
+
+    def _asked(self) -> Iterator[tuple[str, list[float]]]:
+        """The sagas that await approval, each with the instants of its journal since it does."""
+        for row in self._database.sagas.values():
+            if row.state is SagaState.ACTIVE and row.step and not (row.peer or row.parked):
+                journal = self._database.journal.get(row.id, ())
+                events = [rows.entry(row.id, each, self._codec).event for each in journal]
+                words = [n for n, event in enumerate(events) if isinstance(event, _OF_APPROVALS)]
+                if words and isinstance(events[words[-1]], ApprovalAsked):
+                    yield row.id, [event.at for event in events[words[-1] :]]
+
+    def _approvals(self, asked: Mapping[str, list[float]], now: float) -> tuple[Asked, ...]:
+        sagas = self._database.sagas
+        groups: dict[tuple[int, str], list[list[float]]] = {}
+        for saga_id, instants in asked.items():
+            row = sagas[saga_id]
+            groups.setdefault((row.version, row.step), []).append(instants)
+        return tuple(
+            rows.asked((*group, len(found), min(found)[0]), min(found), now)
+            for group, found in sorted(groups.items())
         )
 
     def _turned_back(self) -> Iterator[float]:

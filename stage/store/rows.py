@@ -7,6 +7,7 @@ from itertools import compress
 from operator import attrgetter, ne
 from typing import Final, NoReturn
 
+from stage.core.age import counted
 from stage.core.errors import NewerJournal, StaleEpoch
 from stage.core.events import Event, name_of
 from stage.core.pause import Pause, Way
@@ -15,7 +16,7 @@ from stage.core.sweep import Sweep, SweepState
 from stage.core.sweep_verbs import SweepVerb
 from stage.core.unseen import sent_at_of
 from stage.ports.codec import Codec
-from stage.ports.store import Act, Dropped, Entry, Group, Row, SagaRow, Term
+from stage.ports.store import Act, Asked, Dropped, Entry, Group, Row, SagaRow, Term
 
 _STATES = {state.value: state for state in SagaState}
 _CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for cause in ParkCause}}
@@ -169,6 +170,21 @@ def group(row: Row) -> Group:
         state=_STATES[row[3]],
         sagas=row[4],
         oldest_at=row[5],
+    )
+
+
+def asked(row: Sequence[object], instants: Sequence[float], now: float) -> Asked:
+    """The value of version, step, number of sagas, and when the oldest was asked for.
+
+    `instants` are those of the journal of the oldest since then.
+    """
+    version, step, sagas, asked_at = row
+    return Asked(
+        version=version,  # type: ignore[arg-type]
+        step=step,  # type: ignore[arg-type]
+        sagas=sagas,  # type: ignore[arg-type]
+        oldest_asked_at=asked_at,  # type: ignore[arg-type]
+        oldest_waited_seconds=counted([*instants, now]),
     )
 
 

@@ -12,7 +12,7 @@ from stage.core.states import PARKED_IN_DOUBT, ParkCause, SagaState
 from stage.ports.certificates import FileState
 from stage.ports.clock import Clock
 from stage.ports.figures import Places
-from stage.ports.store import Backlog
+from stage.ports.store import Approvals, Backlog
 from stage.telemetry import names
 from stage.telemetry.metrics import Labels
 
@@ -130,6 +130,10 @@ class Gauges:
             case names.M_PARKED:
                 backlog = self._backlog  # another thread may read
                 return {} if backlog is None else _by_cause(backlog)
+            case names.M_APPROVALS | names.M_OLDEST_APPROVAL | names.M_APPROVAL_EXPIRY:
+                backlog = self._backlog
+                found = () if backlog is None else backlog.approvals
+                return _of_approvals(name, found, self._clock.now())
             case names.M_NEWER | names.M_LOST | names.M_OLDEST | names.M_LAG | names.M_COMPENSATION:
                 backlog = self._backlog  # another thread may read
                 return {} if backlog is None else {(): self._of_backlog(name, backlog)}
@@ -191,7 +195,7 @@ class Gauges:
             names.M_LAG: backlog.longest_due_at,
             names.M_COMPENSATION: backlog.oldest_compensation_at,
         }[name]
-        return 0.0 if since is None else max(0.0, self._clock.now() - since)
+        return _age(since, self._clock.now())
 
 
 def _direction(pause: Pause) -> str:
@@ -201,3 +205,17 @@ def _direction(pause: Pause) -> str:
 def _by_cause(backlog: Backlog) -> dict[Labels, float]:
     """Every cause, with 0 where no saga waits for it: a series that ends resolves no alert."""
     return {(cause.value,): backlog.parked.get(cause, 0) for cause in ParkCause}
+
+
+def _of_approvals(name: str, found: Iterable[Approvals], now: float) -> dict[Labels, float]:
+    """By step. An approval that nobody is asked for has no end, and a count and an age of 0."""
+    if name == names.M_APPROVALS:
+        return {(each.step,): each.sagas for each in found}
+    if name == names.M_OLDEST_APPROVAL:
+        return {(each.step,): _age(each.oldest_asked_at, now) for each in found}
+    ends = ((each.step, each.first_ends_at) for each in found)
+    return {(step,): end - now for step, end in ends if end is not None}
+
+
+def _age(since: float | None, now: float) -> float:
+    return 0.0 if since is None else max(0.0, now - since)

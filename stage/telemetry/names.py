@@ -119,6 +119,9 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
 M_SAGAS: Final = "stage.sagas"
 M_PARKED: Final = "stage.parked"
+M_APPROVALS: Final = "stage.approvals"
+M_OLDEST_APPROVAL: Final = "stage.oldest_approval"
+M_APPROVAL_EXPIRY: Final = "stage.approval.expiry"
 M_NEWER: Final = "stage.newer_sagas"
 M_LOST: Final = "stage.lost_sagas"
 M_STALE: Final = "stage.database.error"
@@ -165,6 +168,23 @@ METRICS: Final = {
     M_PARKED: Metric(
         kind="gauge", labels=("cause",), description="Sagas that wait for a person, by why."
     ),
+    M_APPROVALS: Metric(
+        kind="gauge",
+        labels=("step",),
+        description="Sagas that wait for a person to approve this step.",
+    ),
+    M_OLDEST_APPROVAL: Metric(
+        kind="gauge",
+        unit="s",
+        labels=("step",),
+        description="How long the oldest of these sagas has waited for a person; 0 for none.",
+    ),
+    M_APPROVAL_EXPIRY: Metric(
+        kind="gauge",
+        unit="s",
+        labels=("step",),
+        description="Until the first of these sagas is refused for want of an answer.",
+    ),
     M_NEWER: Metric(
         kind="gauge",
         description="Sagas of a newer version of the stage, which this release leaves alone.",
@@ -188,7 +208,7 @@ METRICS: Final = {
     M_OLDEST: Metric(
         kind="gauge",
         unit="s",
-        description="Age of the oldest saga that has not ended and is not parked; 0 for none.",
+        description="Age of the oldest saga that has not ended nor waits for a person; 0 for none.",
     ),
     M_LAG: Metric(
         kind="gauge",

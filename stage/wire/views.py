@@ -144,15 +144,28 @@ class PlacesView(msgspec.Struct, frozen=True, kw_only=True):
     in_use: int
 
 
+class ApprovalsView(msgspec.Struct, frozen=True, kw_only=True):
+    """Sagas that wait for a person's yes or no at one step; silence is a no at `first_ends_at`.
+
+    That is None where this stage no longer declares the version of those sagas.
+    """
+
+    step: str
+    sagas: int
+    oldest_asked_at: str
+    first_ends_at: str | None = None
+
+
 class NowView(msgspec.Struct, frozen=True, kw_only=True):
     """A stage at this instant. `live`, `in_doubt`, `ready` are of the replica that answers.
 
-    `sagas` are those of the whole stage by state, `parked` those that wait for a person, by cause.
-    The instants are None where nothing is under way, due, or being undone. `left_to_newer` are
-    sagas of a newer release, `lost` those that neighbours know and the database does not.
-    A database that was put back from a backup of `restored_as_of` `awaits_release` until its
-    neighbours were asked. `lately` and `places` are of the replica that answers too; `replicas`
-    share the database, and `database_bytes` are its sizes on its disk, by part.
+    `sagas` are those of the whole stage by state, `parked` those that wait for a person, by cause,
+    `approvals` those that wait for one to approve them: they are not parked. The instants are None
+    where nothing is under way, due, or being undone. `left_to_newer` are sagas of a newer release,
+    `lost` those that neighbours know and the database does not. A database that was put back from
+    a backup of `restored_as_of` `awaits_release` until its neighbours were asked. `lately` and
+    `places` are of the replica that answers too; `replicas` share the database, and
+    `database_bytes` are its sizes on its disk, by part.
     """
 
     stage: str
@@ -164,6 +177,7 @@ class NowView(msgspec.Struct, frozen=True, kw_only=True):
     in_doubt: int
     sagas: dict[str, int]
     parked: dict[str, int]
+    approvals: list[ApprovalsView] = []
     oldest_accepted_at: str | None = None
     longest_due_at: str | None = None
     oldest_compensation_at: str | None = None
@@ -180,10 +194,12 @@ class NowView(msgspec.Struct, frozen=True, kw_only=True):
 class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     """Sagas that wait at one place, or are parked there for one cause.
 
-    `direction` is `forward`, `backward`, or `tell` where upstream is to be notified.
+    `direction` is `forward`, `backward`, or `tell` where upstream is to be notified. An `approval`
+    waits for a person.
     """
 
     parked_cause: str | None = None
+    approval: bool = False
     step: str | None = None
     peer: str | None = None
     state: str

@@ -10,10 +10,12 @@ import msgspec
 
 from stage import Approval, Http, Saga, Stage
 from stage.demo.payment import Order
+from stage.wire.envelope import parse_instant
 from tests import forked
 from tests.scenario.attacks.names import named_chain, shown_by, token_of
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.test_console import Fields, press
+from tests.scenario.test_metrics import scrape
 
 WHO = {"actor": "kim", "reason": "known customer"}
 
@@ -216,7 +218,7 @@ async def test_a_viewer_sees_that_something_waits_and_why_not_for_her(tmp_path: 
             token.chmod(0o600)
             own = ("--url", chain.stage, "--token-file", str(token))
             done = await asyncio.to_thread(forked.stage, "approvals", *own)
-            assert (0, True) == (done.status, done.out.startswith("s-1  risk  since ")), done
+            assert (0, True) == (done.status, done.out.startswith("s-1  risk  until 20")), done
             assert shows is ('{"amount":100}' in done.out), done
             assert shows is ("may not do this" not in done.out), done
 
@@ -249,3 +251,38 @@ async def test_the_words_for_the_person_are_for_operators_alone(tmp_path: Path) 
         _, _, page = await chain.request("GET", f"{chain.stage}/console/sagas/s-1")
         assert b"<dt>amount</dt><dd>100</dd>" in page
         assert b"Step risk waits for a person" in page
+
+
+async def test_an_approval_that_waits_is_counted_until_it_is_decided(tmp_path: Path) -> None:
+    """By the metrics, `/now`, the groups and the console, with the end of the wait.
+
+    Nobody is told that a peer does not answer: the saga is not the oldest under way.
+    """
+    async with running_chain(tmp_path, stage=stage_of(timeout=86_400.0)) as chain:
+        before = await scrape(chain)
+        assert 202 == (await chain.send("s-1"))[0]
+        (waits,) = (await chain.get(f"{chain.stage}/now"))["approvals"]
+        asked = parse_instant(waits["oldest_asked_at"])
+        assert ("risk", 1) == (waits["step"], waits["sagas"])
+        assert 86_390.0 < parse_instant(waits["first_ends_at"]) - asked < 86_410.0
+        (group,) = (await chain.get(f"{chain.stage}/groups"))["groups"]
+        assert (True, None, "risk") == (group["approval"], group["parked_cause"], group["step"])
+        _, _, page = await chain.request("GET", f"{chain.stage}/console")
+        assert b"1 wait for a person to approve risk</a>, the oldest for" in page
+        _, _, page = await chain.request("GET", f"{chain.stage}/console/parked")
+        assert b"awaits approval" in page
+        during = await scrape(chain)
+        assert 200 == (await decide(chain, "approve"))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        after = await scrape(chain)
+        assert [] == (await chain.get(f"{chain.stage}/now"))["approvals"]
+    counts = [each.value("stage_approvals", step="risk") for each in (before, during, after)]
+    assert [0, 1, 0] == counts
+    ages = [each.value("stage_oldest_approval_seconds", step="risk") for each in (before, after)]
+    assert [0, 0] == ages
+    age = during.value("stage_oldest_approval_seconds", step="risk")
+    left = during.value("stage_approval_expiry_seconds", step="risk")
+    assert age is not None and 0 < age < 60
+    assert left is not None and 86_340 < left <= 86_400
+    assert after.value("stage_approval_expiry_seconds", step="risk") is None
+    assert 0 == during.value("stage_oldest_unfinished_seconds")

@@ -14,6 +14,7 @@ from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.sweep import Sweep, SweepEnd
 from stage.engine.embedded import limits as limited
+from stage.engine.embedded.approvals import approvals_of
 from stage.engine.embedded.census import Census
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
@@ -46,9 +47,10 @@ class EmbeddedQueries:
         self._elsewhere = parts.elsewhere
         self._store = parts.store
         self._plan = parts.participant.plan
-        family = family_of(parts.participant)
+        family = list(family_of(parts.participant))
         self._shows = {each.plan.version: each.shows for each in family}
         """By version: each shows of its own sagas what it declares."""
+        self._plans = {each.plan.version: each.plan for each in family}
         self._redact = parts.redact
         self._clock = parts.clock
         self._census = Census(self._store.count, loop_time)
@@ -200,7 +202,9 @@ class EmbeddedQueries:
 
     async def backlog(self) -> Backlog:
         """See `ports.engine.Queries`."""
-        return await self._store.backlog(self._clock.now(), self._plan.version)
+        now = self._clock.now()
+        found = await self._store.backlog(now, self._plan.version)
+        return replace(found, approvals=approvals_of(found.asked, self._plans, now))
 
     async def _written(self) -> None:
         """Let a query find what was answered before, unless that takes long.

@@ -13,7 +13,7 @@ from stage.ports.engine import SharedSagas
 from stage.ports.figures import Figures, Lately, Places
 from stage.ports.peers import PeerStanding
 from stage.ports.reconcile import Findings
-from stage.ports.store import Act, Backlog, Group, SagaRow
+from stage.ports.store import Act, Approvals, Backlog, Group, SagaRow
 
 
 def page(pages: Iterable[Sequence[SagaRow]], limit: int) -> list[SagaRow]:
@@ -86,8 +86,22 @@ def backlog(all_: Sequence[Backlog]) -> Backlog:
         oldest_compensation_at=_oldest(each.oldest_compensation_at for each in all_),
         newer=sum(each.newer for each in all_),
         lost=sum(each.lost for each in all_),
+        approvals=_approvals(all_),
         sizes=dict(sizes),
     )
+
+
+def _approvals(all_: Iterable[Backlog]) -> tuple[Approvals, ...]:
+    found: dict[str, Approvals] = {}
+    for each in (approvals for backlog_ in all_ for approvals in backlog_.approvals):
+        known = found.get(each.step, Approvals(step=each.step))
+        found[each.step] = Approvals(
+            step=each.step,
+            sagas=known.sagas + each.sagas,
+            oldest_asked_at=_oldest((known.oldest_asked_at, each.oldest_asked_at)),
+            first_ends_at=_oldest((known.first_ends_at, each.first_ends_at)),
+        )
+    return tuple(found[step] for step in sorted(found))
 
 
 def _oldest(instants: Iterable[float | None]) -> float | None:

@@ -22,6 +22,7 @@ from stage.ports.ownership import Ownership
 from stage.ports.store import (
     NEWEST,
     Act,
+    Asked,
     Backlog,
     Changes,
     Dropped,
@@ -296,6 +297,7 @@ class PostgresStore:
         oldest, longest, undo, newer, lost = found
         ((size,),) = await self._pool.fetch("size_of_tables")
         return Backlog(
+            asked=await self._asked(now),
             newer=newer,
             lost=lost,
             parked={ParkCause(cause): count for cause, count in parked},
@@ -304,6 +306,13 @@ class PostgresStore:
             oldest_compensation_at=undo,
             sizes={"database": size},
         )
+
+    async def _asked(self, now: float) -> tuple[Asked, ...]:
+        found = []
+        for *counted, saga_id, number in await self._pool.fetch("asked_approvals"):
+            instants = await self._pool.fetch("instants_since", saga_id, number)
+            found.append(rows.asked(counted, [at for (at,) in instants], now))
+        return tuple(found)
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """See ports.store.Store."""

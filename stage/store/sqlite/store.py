@@ -25,6 +25,7 @@ from stage.ports.ownership import Ownership
 from stage.ports.store import (
     NEWEST,
     Act,
+    Asked,
     Backlog,
     Changes,
     Dropped,
@@ -287,6 +288,7 @@ class SqliteStore:
         lost = await self._read("count_lost")
         newer = await self._read("count_newer", version)
         return Backlog(
+            asked=await self._asked(now),
             newer=newer[0][0],
             lost=lost[0][0],
             parked={ParkCause(cause): count for cause, count in parked},
@@ -295,6 +297,13 @@ class SqliteStore:
             oldest_compensation_at=undo[0][0],
             sizes=await asyncio.to_thread(_sizes, self._path),
         )
+
+    async def _asked(self, now: float) -> tuple[Asked, ...]:
+        found = []
+        for *counted, saga_id, number in await self._read("asked_approvals"):
+            instants = await self._read("instants_since", saga_id, number)
+            found.append(rows.asked(counted, [at for (at,) in instants], now))
+        return tuple(found)
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """See ports.store.Store."""

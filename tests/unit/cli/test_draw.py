@@ -23,6 +23,7 @@ from stage.wire.outcome import Outcome
 from stage.wire.views import (
     ActPage,
     ActView,
+    ApprovalsView,
     GroupsView,
     GroupView,
     HourView,
@@ -82,7 +83,9 @@ def test_groups_are_drawn_with_those_that_wait_for_a_person_first() -> None:
         oldest_at="2026-11-23T02:29:58.120Z", oldest_seconds=7_300.0,
     )  # fmt: skip
     parked = replace(waits, parked_cause="in_doubt", sagas=2, oldest_seconds=3.4)
-    drawn = draw_groups(GroupsView(groups=[waits, parked])).splitlines()
+    asked = replace(waits, step="risk", peer=None, approval=True)
+    drawn = draw_groups(GroupsView(groups=[waits, parked, asked])).splitlines()
+    assert ["approval", "risk", "-"] == drawn.pop(2).split()[:3]
     assert ["in_doubt", "charge", "externals.psp", "forward", "2", "3", "s"] == drawn[1].split()
     assert ["waits", "charge", "externals.psp", "forward", "5000", "2", "h"] == drawn[2].split()
 
@@ -92,7 +95,14 @@ def test_the_stage_is_drawn_with_its_figures() -> None:
     now = NowView(
         stage="pay\x1b[31m", release="1.0", at="2026-11-23T04:30:00.000Z", ready=True,
         clock_jump_seconds=0.0, live=3, in_doubt=1, sagas={"active": 3, "completed": 9},
-        parked={"in_doubt": 2}, oldest_compensation_at="2026-11-23T02:29:58.120Z",
+        parked={"in_doubt": 2},
+        approvals=[
+            ApprovalsView(
+                step="risk", sagas=2, oldest_asked_at="2026-11-23T02:00:00.000Z",
+                first_ends_at="2026-11-23T04:35:00.000Z",
+            ),
+        ],
+        oldest_compensation_at="2026-11-23T02:29:58.120Z",
         lately=HourView(
             seconds=3600.0, completed=9, compensated=1, success_ratio=0.9,
             refusals=[RefusalView(step="charge", reason="no\x1b[31m money", sagas=1)],
@@ -102,7 +112,8 @@ def test_the_stage_is_drawn_with_its_figures() -> None:
     )  # fmt: skip
     drawn = draw_now(now)
     assert "ready; under way 3, in doubt 1, parked 2, undo delayed: 2 h" in drawn
-    assert "3 active, 9 completed" in drawn
+    assert "3 active, 9 completed\n2 await approval at risk, the oldest for 2 h;" in drawn
+    assert "risk, the oldest for 2 h; silence is a no in 5 min\n" in drawn
     assert "last hour: 90.0 % completed\n1 turned back at charge: no" in drawn
     assert drawn.endswith("sagas 3 of 1000, database 4.1 MB, wal 0.0 MB, 2 replicas")
     assert "\x1b" not in drawn

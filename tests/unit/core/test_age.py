@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stage.core import events as e
-from stage.core.age import GAP_SECONDS_MAX, WAIT_SECONDS_MAX, age_at, is_due, lasted
+from stage.core.age import GAP_SECONDS_MAX, WAIT_SECONDS_MAX, age_at, counted, is_due, lasted
 from stage.core.commands import Command, Do, Record
 from stage.core.machine import decide, evolve
 from stage.core.retry import (
@@ -49,6 +49,17 @@ def test_it_is_the_time_between_the_entries() -> None:
     assert 1.0 == saga.age
     assert 3.0 == age_at(saga, 1_003.0)
     assert 2.0 == lasted(saga, 1.0, 1_003.0)
+
+
+@pytest.mark.parametrize("now", [1_000.0, 1_001.5, 1_700.0, 1_000_000.0])
+def test_a_part_of_it_is_counted_as_the_whole(now: float) -> None:
+    """From the instants alone, as a store reads them: also over a gap, and a clock set back."""
+    events = [*UNDOING, e.CompensationDelayed(at=9_000.0, step="hold", reason="503")]
+    events.append(e.CompensationStarted(at=8_999.0, step="hold", attempt=2))
+    saga = fold(events)
+
+    assert age_at(saga, now) == counted([*(event.at for event in events), now])
+    assert 0.0 == counted([])
 
 
 def test_a_saga_without_entries_has_none() -> None:

@@ -12,7 +12,7 @@ from stage.ports.engine import SharedSagas
 from stage.ports.figures import Figures, Lately, Places
 from stage.ports.peers import PeerStanding
 from stage.ports.reconcile import Findings
-from stage.ports.store import Act, Backlog, Changes, Group, SagaRow
+from stage.ports.store import Act, Approvals, Backlog, Changes, Group, SagaRow
 from stage.wire.outcome import Outcome
 from stage.wire.shared import SharedSaga, Side
 
@@ -78,8 +78,36 @@ def test_a_page_is_in_the_order_of_ids() -> None:
     assert ["a", "b", "c"] == [each.id for each in found]
 
 
+def test_backlogs_are_sums_and_ages_are_those_of_the_oldest() -> None:
+    """The parked sagas by cause, and the approvals by step."""
+
+    def asked(sagas: int, at: float, until: float) -> Approvals:
+        return Approvals(step="risk", sagas=sagas, oldest_asked_at=at, first_ends_at=until)
+
+    none = Backlog(parked={}, oldest_accepted_at=None, longest_due_at=None)
+    two = (Approvals(step="risk"), Approvals(step="other"))
+    backlog = merged.backlog(
+        [
+            replace(none, parked={ParkCause.IN_DOUBT: 1}, longest_due_at=3.0, approvals=two),
+            replace(none, oldest_accepted_at=9.0, approvals=(asked(2, 4.0, 8.0),)),
+            replace(
+                none,
+                parked={ParkCause.IN_DOUBT: 2},
+                longest_due_at=2.0,
+                approvals=(asked(1, 5.0, 7.0),),
+            ),
+        ]
+    )
+    assert ({ParkCause.IN_DOUBT: 3}, 9.0, 2.0) == (
+        backlog.parked,
+        backlog.oldest_accepted_at,
+        backlog.longest_due_at,
+    )
+    assert (Approvals(step="other"), asked(3, 4.0, 7.0)) == backlog.approvals
+
+
 def test_counts_are_sums_and_ages_are_those_of_the_oldest() -> None:
-    """Of groups, backlogs, peers and figures."""
+    """Of groups, peers and figures."""
 
     def group(sagas: int, at: float) -> Group:
         return Group(
@@ -89,17 +117,6 @@ def test_counts_are_sums_and_ages_are_those_of_the_oldest() -> None:
 
     (one,) = merged.groups([[group(2, 5.0)], [group(3, 4.0)]])
     assert (5, 4.0) == (one.sagas, one.oldest_at)
-    backlog = merged.backlog(
-        [
-            Backlog(parked={ParkCause.IN_DOUBT: 1}, oldest_accepted_at=None, longest_due_at=3.0),
-            Backlog(parked={ParkCause.IN_DOUBT: 2}, oldest_accepted_at=9.0, longest_due_at=2.0),
-        ]
-    )
-    assert ({ParkCause.IN_DOUBT: 3}, 9.0, 2.0) == (
-        backlog.parked,
-        backlog.oldest_accepted_at,
-        backlog.longest_due_at,
-    )
     standing = PeerStanding(peer="p", under_way=1, queued=0, places=2, places_max=3)
     failed = PeerStanding(
         peer="p", under_way=1, queued=4, places=2, places_max=3, rate_per_second=5.0,

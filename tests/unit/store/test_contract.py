@@ -10,12 +10,23 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import asyncpg
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from stage.core.age import WAIT_SECONDS_MAX
 from stage.core.errors import StaleEpoch, StoreUnavailable, TransactionEscaped
-from stage.core.events import Accepted, CompensationRequested, Event, TurnedBack
+from stage.core.events import (
+    Accepted,
+    ApprovalAsked,
+    Approved,
+    CompensationRequested,
+    Event,
+    Rejected,
+    StillPending,
+    TurnedBack,
+)
+from stage.core.place import Place
 from stage.core.states import ParkCause, SagaState
 from stage.demo.postgres_server import Server
 from stage.ports.store import (
@@ -602,6 +613,51 @@ async def test_the_backlog_has_the_begin_of_the_oldest_compensation(store: Store
             events += [TurnedBack(at=turned), CompensationRequested(at=AT)]
         await store.transact(inserting(made.id, replace(made, length=len(events)), events))
     assert AT - 70 == (await store.backlog(AT)).oldest_compensation_at
+
+
+RISK, REVIEW = Place("risk", ""), Place("review", "")
+BACK, DEFECT = SagaState.COMPENSATING, ParkCause.DEFECT
+ASKED = ApprovalAsked(at=AT - 90, step="risk")
+YES = Approved(at=AT - 80, actor="kim", why="known", step="risk")
+NO = Rejected(at=AT - 80, actor="kim", why="known", step="risk")
+LATER = ApprovalAsked(at=AT - 70, step="review")
+LONG_AGO: list[Event] = [
+    ApprovalAsked(at=AT - 5_000, step="risk"),
+    StillPending(at=AT - 4_999, step="risk"),
+    StillPending(at=AT - 4_400, step="risk"),
+]
+WITH_APPROVALS: tuple[tuple[SagaRow, int, float, list[Event]], ...] = (
+    (row("asked", place=RISK), 1, 900, [ASKED]),
+    (row("asked_again", place=RISK), 1, 900, [YES, NO, *LONG_AGO]),
+    (row("other_version", place=RISK), 2, 900, [ASKED]),
+    (row("second_approval", place=REVIEW), 2, 900, [ASKED, YES, LATER]),
+    (row("locked", place=Place("book", "")), 1, 10, [ASKED, YES]),
+    (row("charging", place=Place("charge", "externals.psp")), 1, 10, [ASKED]),
+    (row("goes_on"), 1, 20, [ASKED, YES]),
+    (row("turned_back", place=RISK, state=BACK), 1, 30, [ASKED]),
+    (row("parked", place=RISK, parked="why", parked_cause=DEFECT), 1, 900, [ASKED]),
+    (row("parked_by_another_release", place=RISK, parked="why"), 1, 900, [ASKED]),
+)
+"""Sagas by version and age, with the words about approvals in their journals."""
+
+
+async def test_the_backlog_has_the_approvals_that_wait(store: Store) -> None:
+    """By version and step, the oldest as its time-out counts it; those decided are none of them.
+
+    Nor do they count as the oldest under way: an alert for that means a peer that does not answer.
+    """
+    for made, version, age, words in WITH_APPROVALS:
+        events = [Accepted(at=AT - age), *words]
+        due = None if made.parked else AT
+        given = replace(made, version=version, length=len(events), accepted_at=AT - age, due_at=due)
+        await store.transact(inserting(made.id, given, events))
+    found = await store.backlog(AT, 2)
+    assert [
+        (1, "risk", 2, AT - 5_000, 1.0 + 599.0 + 600.0),
+        (2, "review", 1, AT - 70, 70.0),
+        (2, "risk", 1, AT - 90, 90.0),
+    ] == sorted(map(msgspec.structs.astuple, found.asked))
+    assert AT - 30 == found.oldest_accepted_at
 
 
 # --- closing ---------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ import pytest
 
 from stage.core.states import ParkCause, SagaState
 from stage.engine.clock import SystemClock
-from stage.ports.store import Backlog
+from stage.ports.store import Approvals, Backlog
 from stage.telemetry import gauges as measured
 from stage.telemetry import names
 from stage.telemetry.exposition import Exposition
 from stage.telemetry.gauges import Gauges
 from stage.telemetry.metrics import Metrics
+
+NOW = 1_000.0
 
 
 class Queried:
@@ -45,7 +47,14 @@ class Queried:
 
     async def backlog(self) -> Backlog:
         """Nothing waits."""
-        return Backlog(parked={ParkCause.IN_DOUBT: 2}, oldest_accepted_at=None, longest_due_at=None)
+        ends = NOW + 30.0
+        risk = Approvals(step="risk", sagas=2, oldest_asked_at=NOW - 90.0, first_ends_at=ends)
+        return Backlog(
+            parked={ParkCause.IN_DOUBT: 2},
+            oldest_accepted_at=None,
+            longest_due_at=None,
+            approvals=(risk, Approvals(step="review")),
+        )
 
 
 async def test_gauges_stay_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +89,21 @@ async def test_a_gauge_that_could_not_be_read_keeps_its_value() -> None:
     assert {(): 0.0} == gauges.read(names.M_STALE)
 
 
+async def test_approvals_that_wait_are_said_by_step() -> None:
+    """One that nobody is asked for has a count, and nothing that could end."""
+    clock = SystemClock()
+    clock.now = lambda: NOW  # type: ignore[method-assign]
+    gauges = Gauges(Queried(), clock, queued=lambda: 0, breakers=dict)
+    of_approvals = (names.M_APPROVALS, names.M_OLDEST_APPROVAL, names.M_APPROVAL_EXPIRY)
+    assert [{}, {}, {}] == [gauges.read(name) for name in of_approvals]
+    await gauges.refresh()
+    assert [
+        {("risk",): 2, ("review",): 0},
+        {("risk",): 90.0, ("review",): 0.0},
+        {("risk",): 30.0},
+    ] == [gauges.read(name) for name in of_approvals]
+
+
 async def test_callers_at_the_same_time_share_a_query() -> None:
     """A query counts every saga there ever was: many at once would keep other readers out."""
     gauges = Gauges(engine := Queried(), SystemClock(), queued=lambda: 0, breakers=dict)
@@ -112,7 +136,7 @@ async def test_one_replica_reports_the_gauges_of_the_database() -> None:
     assert [3, 1] == [each.read(names.M_IN_DOUBT)[()] for each in readers]
     share["first"] = False
     await readers[0].refresh()
-    assert {} == readers[0].read(names.M_PARKED)
+    assert {} == readers[0].read(names.M_PARKED) == readers[0].read(names.M_APPROVALS)
 
 
 async def test_a_scrape_reads_the_gauges_in_the_event_loop() -> None:

@@ -206,7 +206,7 @@ SELECT parked_cause, count(*) FROM stage.saga
 WHERE parked <> '' AND parked_cause <> '' GROUP BY parked_cause;
 
 -- name: backlog
--- The oldest saga under way, the longest due at $1 for version $2, the begin of the oldest
+-- The oldest saga under way that no person is asked to approve, the longest due at $1 for version $2, the begin of the oldest
 -- compensation, the sagas of newer versions, and those that are lost and were not adopted. A saga
 -- that needs a run rests or has an owner, so that all of them are found by two small indexes.
 WITH unfinished AS MATERIALIZED (
@@ -218,7 +218,12 @@ WITH unfinished AS MATERIALIZED (
 )
 SELECT
     (SELECT min(accepted_at) FROM stage.saga
-     WHERE state IN ('active', 'compensating') AND parked = '' AND due_at IS NOT NULL),
+     WHERE state IN ('active', 'compensating') AND parked = '' AND due_at IS NOT NULL
+         AND (step = '' OR peer <> '' OR state <> 'active' OR coalesce((
+             SELECT name FROM stage.journal
+             WHERE saga_id = saga.id AND name IN ('approval_asked', 'approved', 'rejected')
+             ORDER BY number DESC LIMIT 1
+         ), '') <> 'approval_asked')),
     (SELECT min(due_at) FROM unfinished WHERE due_at <= $1 AND version <= $2),
     (SELECT min(turned.at) FROM unfinished, LATERAL (
         SELECT at FROM stage.journal
@@ -229,6 +234,25 @@ SELECT
     (SELECT count(*) FROM unfinished WHERE version > $2),
     (SELECT count(DISTINCT saga_id) FROM stage.lost_saga
      WHERE NOT EXISTS (SELECT 1 FROM stage.saga WHERE id = lost_saga.saga_id));
+
+-- name: asked_approvals
+-- The sagas that wait for a person's yes or no, by version and step, with the oldest of them: the
+-- last word about an approval in their journals is the question. An approval has no peer.
+SELECT
+    version, step, count(*), min(word.at), (array_agg(id ORDER BY word.at))[1],
+    (array_agg(word.number ORDER BY word.at))[1]
+FROM stage.saga, LATERAL (
+    SELECT number, name, at FROM stage.journal
+    WHERE saga_id = saga.id AND name IN ('approval_asked', 'approved', 'rejected')
+    ORDER BY number DESC LIMIT 1
+) word
+WHERE (step <> '' OR parked_cause <> '') AND parked_cause = '' AND step <> '' AND peer = ''
+    AND state = 'active' AND parked = '' AND word.name = 'approval_asked'
+GROUP BY version, step;
+
+-- name: instants_since
+-- The instants of the journal of saga $1, from entry $2 on.
+SELECT at FROM stage.journal WHERE saga_id = $1 AND number >= $2 ORDER BY number;
 
 -- name: page_sagas
 -- A page in the order of the ids, without envelopes: behind $1, at most $2; $3 is whether parked

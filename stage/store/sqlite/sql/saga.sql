@@ -76,9 +76,33 @@ SELECT parked_cause, count(*) FROM saga
 WHERE (step <> '' OR parked_cause <> '') AND parked_cause <> '' GROUP BY parked_cause;
 
 -- name: oldest_unfinished
--- The instant at which the oldest saga was accepted, of those under way and not parked.
+-- The instant at which the oldest saga was accepted, of those under way that wait for no person: they
+-- are not parked, nor was approval of one asked for last.
 SELECT min(accepted_at) FROM saga
-WHERE state IN ('active', 'compensating') AND parked = '' AND due_at IS NOT NULL;
+WHERE state IN ('active', 'compensating') AND parked = '' AND due_at IS NOT NULL
+    AND (step = '' OR peer <> '' OR state <> 'active' OR coalesce((
+        SELECT name FROM journal
+        WHERE saga_id = saga.id AND name IN ('approval_asked', 'approved', 'rejected')
+        ORDER BY number DESC LIMIT 1
+    ), '') <> 'approval_asked');
+
+-- name: asked_approvals
+-- The sagas that wait for a person's yes or no, by version and step, with the oldest of them: the
+-- last word about an approval in their journals is the question. An approval has no peer. The index
+-- is named because the planner prefers that of the states, which has every saga under way.
+SELECT saga.version, saga.step, count(*), min(word.at), saga.id, word.number
+FROM saga INDEXED BY saga_place CROSS JOIN journal AS word ON word.saga_id = saga.id AND word.number = (
+    SELECT max(number) FROM journal
+    WHERE saga_id = saga.id AND name IN ('approval_asked', 'approved', 'rejected')
+)
+WHERE (saga.step <> '' OR saga.parked_cause <> '') AND saga.parked_cause = '' AND saga.step <> ''
+    AND saga.peer = '' AND saga.state = 'active' AND saga.parked = ''
+    AND word.name = 'approval_asked'
+GROUP BY saga.version, saga.step;
+
+-- name: instants_since
+-- The instants of the journal of saga ?1, from entry ?2 on.
+SELECT at FROM journal WHERE saga_id = ?1 AND number >= ?2 ORDER BY number;
 
 -- name: longest_due
 -- The instant since which the longest due saga needs a run, of those due at ?1 for version
