@@ -85,6 +85,14 @@ ALERTS = {
         'stage_sagas_ended_total{outcome="failed_to_compensate"}': ("0x25 1x40", "0x65"),
     },
     "StageSagaParked": {'stage_parked{cause="in_doubt"}': ("0x20 2x40", "0x65")},
+    "StageApprovalWaits": {
+        'stage_oldest_approval_seconds{step="risk"}': ("0+60x65", "0+60x65"),
+        'stage_approval_expiry_seconds{step="risk"}': ("3000-60x50 _x15", "86400-60x65"),
+    },
+    "StageApprovalExpires": {
+        'stage_oldest_approval_seconds{step="risk"}': ("80000+60x65", "0+60x65"),
+        'stage_approval_expiry_seconds{step="risk"}': ("4800-60x65", "3600-60x60 _x5"),
+    },
     "StageCompensationDelayed": {"stage_oldest_compensation_seconds": ("0+60x65", "0+10x65")},
     "StageSagasRefused": {
         'stage_sagas_ended_total{outcome="completed"}': ("0+60x28 1680x40", "0+30x65"),
@@ -179,6 +187,46 @@ def test_every_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     cases = "".join(timed(alert, column) for alert in ALERTS for column in (0, 1))
     test = tmp_path / "test.yaml"
     test.write_text(f"rule_files: ['{rules}']\nevaluation_interval: 1m\ntests:\n{cases}")
+    promtool("test", "rules", str(test))
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    "minutes, left, fire",
+    [
+        (29, 3 * 1440, []),
+        (61, 3 * 1440, ["Waits"]),
+        (4200, 90, ["Waits"]),
+        (4260, 59, ["Expires", "Waits"]),
+        (29, 31, []),
+        (31, 29, ["Waits"]),
+        (44, 16, ["Waits"]),
+        (46, 14, ["Expires", "Waits"]),
+    ],
+)
+def test_an_approval_is_reported_by_its_time_out(
+    tmp_path: Path, minutes: int, left: int, fire: list[str]
+) -> None:
+    """One of three days after an hour, and an hour before its end; one of an hour by its shares."""
+    labels = '{job="stage",instance="a:8080",step="risk"}'
+    inputs = "".join(
+        f"      - {{series: '{name}{labels}', values: '{60 * value}x5'}}\n"
+        for name, value in (
+            ("stage_oldest_approval_seconds", minutes),
+            ("stage_approval_expiry_seconds", left),
+        )
+    )
+    counted = 'count(ALERTS{alertname="StageApproval%s",alertstate="firing"}) or vector(0)'
+    expected = "".join(
+        f"      - {{expr: '{counted % name}', eval_time: 3m,"
+        f" exp_samples: [{{labels: '{{}}', value: {int(name in fire)}}}]}}\n"
+        for name in ("Expires", "Waits")
+    )
+    test = tmp_path / "test.yaml"
+    test.write_text(
+        f"rule_files: ['{ROOT / 'examples/prometheus/alerts.yaml'}']\nevaluation_interval: 1m\n"
+        f"tests:\n  - interval: 1m\n    input_series:\n{inputs}    promql_expr_test:\n{expected}"
+    )
     promtool("test", "rules", str(test))
 
 

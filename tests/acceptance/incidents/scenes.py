@@ -252,6 +252,43 @@ async def undo_takes_long(folder: Path) -> AsyncIterator[Scene]:
         yield Scene(chain.stage, lambda: asyncio.sleep(0))
 
 
+def asking(timeout: float) -> Stage[Any, Any]:
+    """A stage that asks a person about every saga."""
+    stage: Stage[Any, Any] = Stage("payment", accepts=dict, migrations=None)
+
+    @stage.approval("risk", timeout=timeout)
+    def risk(saga: Saga[dict[str, Any]]) -> str:
+        return "a large payment"
+
+    return stage
+
+
+@asynccontextmanager
+async def nobody_approves(folder: Path) -> AsyncIterator[Scene]:
+    """A person was asked nearly an hour ago, and has three days."""
+    async with chain_of(folder, load=False, stage=asking(3 * 86_400.0)) as (chain, _):
+        assert chain.app is not None
+        clock = cast(SteadyClock, chain.app[SERVICE].clock)
+        clock._wall = lambda: time.time() - 3_590.0
+        clock.begin()
+        await chain.send("s-1")
+    async with chain_of(folder, load=False, stage=asking(3 * 86_400.0)) as (chain, _):
+        yield Scene(chain.stage, lambda: asyncio.sleep(0))
+
+
+@asynccontextmanager
+async def approval_expires(folder: Path) -> AsyncIterator[Scene]:
+    """A person was asked ten minutes ago, and has three more."""
+    async with chain_of(folder, load=False, stage=asking(780.0)) as (chain, _):
+        assert chain.app is not None
+        clock = cast(SteadyClock, chain.app[SERVICE].clock)
+        clock._wall = lambda: time.time() - 590.0
+        clock.begin()
+        await chain.send("s-1")
+    async with chain_of(folder, load=False, stage=asking(780.0)) as (chain, _):
+        yield Scene(chain.stage, lambda: asyncio.sleep(0))
+
+
 @asynccontextmanager
 async def saga_was_lost(folder: Path) -> AsyncIterator[Scene]:
     """A neighbour asks for a saga that was there before this database."""
@@ -468,4 +505,7 @@ INCIDENTS = (
     Incident("the intake is paused", "StagePaused", intake_is_paused),
     Incident("the process crashes", "StageCrashes", process_crashes),
     Incident("a certificate ends", "StageCertificateExpires", certificate_ends),
+    Incident("nobody approves", "StageApprovalWaits", nobody_approves, began=True),
+    Incident("an approval expires", "StageApprovalExpires", approval_expires,
+             frozenset({"StageApprovalWaits"}), began=True),
 )  # fmt: skip
