@@ -19,7 +19,7 @@ from stage.telemetry.sdk import SHUTDOWN_SECONDS_MAX
 SAGAS = 60
 """More than one batch of spans at each service."""
 AT_ONCE = 20
-EXIT_SECONDS_MAX = 1.5
+EXIT_SECONDS_MAX = 4.0
 """How long an exit takes without any collector, with a machine that is busy."""
 
 

@@ -109,7 +109,7 @@ async def test_a_unit_that_was_rolled_back_and_repeated_is_reported_once(
     """A unit that is lost runs again: its spans are those of the run that became durable."""
     stores: list[Losing] = []
 
-    def losing(stage: Any, config: Any, metrics: Any) -> Losing:
+    def losing(stage: Any, *_: Any) -> Losing:
         from stage.bootstrap.database import migration_folders
 
         stores.append(Losing(migrations=migration_folders(stage)))

@@ -156,12 +156,6 @@ def _rows_back(patches: Patches, change: Callable[[SagaRow, SagaRow], SagaRow]) 
 
 
 @further
-def a_saga_that_turned_round_is_never_due(patches: Patches) -> None:
-    """Rule 15: its undo is never repeated when its process was lost."""
-    _rows_back(patches, lambda row, _: replace(row, due_at=None))
-
-
-@further
 def a_saga_that_turned_round_keeps_its_epoch(patches: Patches) -> None:
     """Rule 17: the run before may write beside this one."""
     _rows_back(patches, lambda row, before: replace(row, epoch=before.epoch))
