@@ -50,7 +50,7 @@ TAILS = (STAGE, TRACED, REFUSED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What both parts of a run share."""
+    """The settings that both parts of a run share."""
 
     wrk: str
     neighbours: str

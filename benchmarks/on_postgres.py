@@ -1,4 +1,4 @@
-"""What runs on one PostgreSQL server: one replica of a stage, two, and DBOS.
+"""The contestants on one PostgreSQL server: one replica of a stage, two replicas, and DBOS.
 
 Each has a database of its own there, and is loaded while the others do nothing.
 """

@@ -118,7 +118,7 @@ class _Server:
         return connection
 
     def read(self, number: int) -> Answered | None:
-        """What came on the connection with that number: the end of an answer, or not yet."""
+        """Read from the connection with that number; the answer once it is whole, None before."""
         connection = self.open[number]
         status = connection.receive()
         if status is None:

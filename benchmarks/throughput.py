@@ -77,7 +77,7 @@ class Sample:
     cpu: float
     """Of all its processes."""
     server_cpu: float = 0.0
-    """Of the database server a saga; there is none beside a file."""
+    """Processor time a saga of the database server; 0 on a file, which has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

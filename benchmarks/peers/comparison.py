@@ -35,7 +35,7 @@ class Sample:
     p50: float
     p99: float
     cpu: float
-    """Of a saga, in all processes of the system, its servers included."""
+    """Processor time a saga, of all processes of the system and its servers."""
 
 
 class AnsweredWrongly(Exception):

@@ -31,7 +31,7 @@ class Door:
     url: str
     path: str = ""
     pids: tuple[int, ...] = ()
-    """Of the service and of all servers that it needs, databases included."""
+    """The processes of the service and of all servers that it needs, databases included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

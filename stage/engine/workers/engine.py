@@ -134,8 +134,10 @@ class WorkersEngine:
         name = method.__name__
         if member == self._index:
             own = self._engine if name in OF_ENGINES else self._duties
-            return await getattr(own, name)(*args, **kwargs)  # type: ignore[no-any-return]
-        return await self._links[member].call(name, args, kwargs, seconds)  # type: ignore[no-any-return]
+            value: T = await getattr(own, name)(*args, **kwargs)
+        else:
+            value = await self._links[member].call(name, args, kwargs, seconds)
+        return value
 
     async def _all(
         self,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from itertools import count
@@ -30,7 +31,7 @@ Answer = Callable[[str, tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
 """Does what a call says."""
 
 
-class _Frames(asyncio.Protocol):
+class _Frames(asyncio.Protocol, ABC):
     """One connection: splits what comes in into frames, and writes those of a turn at once."""
 
     def __init__(self) -> None:
@@ -52,13 +53,13 @@ class _Frames(asyncio.Protocol):
             end = body + int.from_bytes(received[start:body], "big")
             if len(received) < end:
                 break
-            self.hear(pickle.loads(bytes(received[body:end])))  # noqa: S301 - see above
+            self.hear(pickle.loads(bytes(received[body:end])))  # noqa: S301 - of one of us
             start = end
         del received[:start]
 
+    @abstractmethod
     def hear(self, frame: tuple[Any, ...]) -> None:
         """Take in one frame."""
-        raise NotImplementedError
 
     def send(self, *frame: Any) -> None:
         """Write one frame, together with the others of this turn of the event loop."""

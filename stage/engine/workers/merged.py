@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from msgspec.structs import replace
 
-from stage.core.states import SagaState
 from stage.ports.engine import SharedSagas
 from stage.ports.figures import Figures, Lately, Places
 from stage.ports.peers import PeerStanding
 from stage.ports.reconcile import Findings
 from stage.ports.store import Act, Approvals, Backlog, Group, SagaRow
+
+K = TypeVar("K", bound=Hashable)
 
 
 def page(pages: Iterable[Sequence[SagaRow]], limit: int) -> list[SagaRow]:
@@ -64,30 +65,26 @@ def shared(pages: Sequence[SharedSagas]) -> SharedSagas:
     )
 
 
-def counts(all_: Iterable[Mapping[SagaState, int]]) -> dict[SagaState, int]:
-    """The sums, also of what there is none of."""
-    found: dict[SagaState, int] = {}
+def counts(all_: Iterable[Mapping[K, int]]) -> dict[K, int]:
+    """The sums by key; a key that every worker counts as none stays."""
+    found: dict[K, int] = {}
     for each in all_:
-        for state, count in each.items():
-            found[state] = found.get(state, 0) + count
+        for key, count in each.items():
+            found[key] = found.get(key, 0) + count
     return found
 
 
 def backlog(all_: Sequence[Backlog]) -> Backlog:
     """The sums, and the oldest of each kind."""
-    parked, sizes = Counter[object](), Counter[str]()
-    for each in all_:
-        parked.update(each.parked)
-        sizes.update(each.sizes)
     return Backlog(
-        parked=dict(parked),  # type: ignore[arg-type]
+        parked=counts(each.parked for each in all_),
         oldest_accepted_at=_oldest(each.oldest_accepted_at for each in all_),
         longest_due_at=_oldest(each.longest_due_at for each in all_),
         oldest_compensation_at=_oldest(each.oldest_compensation_at for each in all_),
         newer=sum(each.newer for each in all_),
         lost=sum(each.lost for each in all_),
         approvals=_approvals(all_),
-        sizes=dict(sizes),
+        sizes=counts(each.sizes for each in all_),
     )
 
 
@@ -136,36 +133,29 @@ def _together(one: PeerStanding, other: PeerStanding) -> PeerStanding:
 
 def figures(all_: Sequence[Figures]) -> Figures:
     """The sums. The seconds are those of the worker that has counted longest."""
-    ended, refused = Counter[object](), Counter[object]()
     places: dict[str, Places] = {}
     for each in all_:
-        ended.update(each.lately.ended)
-        refused.update(each.lately.refused)
         for place in each.places:
             known = places.get(place.what, Places(place.what, 0, 0))
             limit, in_use = known.limit + place.limit, known.in_use + place.in_use
             places[place.what] = Places(place.what, limit, in_use)
     lately = Lately(
         seconds=max(each.lately.seconds for each in all_),
-        ended=dict(ended),  # type: ignore[arg-type]
-        refused=dict(refused),  # type: ignore[arg-type]
+        ended=counts(each.lately.ended for each in all_),
+        refused=counts(each.lately.refused for each in all_),
     )
     return replace(all_[0], lately=lately, places=tuple(places.values()))
 
 
 def findings(all_: Sequence[Findings]) -> Findings:
     """The sagas that all files lack. Every neighbour was asked by each, and lists the same."""
-    unnamed, dropped = Counter[str](), Counter[str]()
-    for each in all_:
-        unnamed.update(each.unnamed)
-        dropped.update(each.dropped)
     return replace(
         all_[0],
         since=min(each.since for each in all_),
         asked={name: count for each in all_ for name, count in each.asked.items()},
         unanswered={name: why for each in all_ for name, why in each.unanswered.items()},
-        unnamed=dict(unnamed),
-        dropped=dict(dropped),
+        unnamed=counts(each.unnamed for each in all_),
+        dropped=counts(each.dropped for each in all_),
         missing=tuple(one for each in all_ for one in each.missing),
         differences=tuple(one for each in all_ for one in each.differences),
         adopted=tuple(one for each in all_ for one in each.adopted),
