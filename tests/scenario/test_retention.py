@@ -265,6 +265,29 @@ async def test_a_purge_drops_what_ended_and_the_audit_keeps_that_it_did(tmp_path
         assert (3, 3) == await chain.charges()
 
 
+@pytest.mark.blocking
+async def test_nothing_of_a_restored_stage_is_purged_until_it_is_released(tmp_path: Path) -> None:
+    """Its neighbours list what they know, and that is held against its rows."""
+    saga_id = dated(10)
+    where = {"state": ["completed"], "changed_before": "2099-01-01T00:00:00Z"}
+    async with restored_chain(tmp_path) as world:
+        world.config = replace(world.config, **NO_WINDOW)
+        async with world.serving() as chain:
+            await ended(chain, saga_id)
+            await until_counted(tmp_path, 1, "closed_at IS NOT NULL")
+            await world.back_up()
+        world.put_back()
+        async with world.serving() as chain:
+            swept = await purged(chain, where)
+            assert (0, 1) == (swept["done"], swept["refused"])
+            assert "release it, then purge" in swept["first_refused"][0]["detail"]
+        await world.reconcile(order="its books were read", shipping="so were these")
+        world.release()
+        async with world.serving() as chain:
+            assert 1 == (await purged(chain, where))["done"]
+            assert "past-retention" in read(await chain.send(saga_id))[2]
+
+
 async def test_a_purge_leaves_what_can_still_be_undone(tmp_path: Path) -> None:
     """Within the window a completed saga has an undo to lose."""
     async with running_chain(tmp_path) as chain:
