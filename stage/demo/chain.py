@@ -9,8 +9,10 @@ import socket
 import ssl
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 
 from stage.core.errors import StageError
@@ -19,6 +21,11 @@ from stage.demo.tokens import Keys
 
 LOOPBACK = "127.0.0.1"
 NAMES = ("order", "payment", "psp", "gateway", "shipping")
+PORTS = range(20_000, 31_000)
+"""Below those that the kernel gives to connections: one of these may sit on a port that a server
+is about to open, or opens again."""
+PORTS_A_PROCESS = 211
+"""So far apart do processes begin to look that were started one after the other."""
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 5.0
 SPANS_LEAVE_SECONDS = 1.5
@@ -205,12 +212,21 @@ def url(port: int, scheme: str = "http") -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago; they are held until all are known."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that were free a moment ago, other ones at each call. Raises ChainError.
+
+    Different processes look in different places, and none returns to a port before all others.
+    """
+    found: list[int] = []
+    for port in islice(_in_turn(os.getpid()), len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ChainError(f"fewer than {count} ports from {PORTS.start} to {PORTS.stop} are free")
+
+
+@cache
+def _in_turn(pid: int) -> Iterator[int]:
+    first = pid * PORTS_A_PROCESS % len(PORTS)
+    return cycle((*PORTS[first:], *PORTS[:first]))

@@ -14,7 +14,9 @@ from typing import Any
 import aiohttp
 import msgspec
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
+
+from stage.demo.chain import free_ports
 
 HOST = "127.0.0.1"
 STUCK_SECONDS = 0.5
@@ -80,7 +82,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.psp = ""
-        self.port = unused_port()
+        self.port = free_ports(1)[0]
         self.session: aiohttp.ClientSession
         self.process: Process
         self.answer_seconds = 0.0

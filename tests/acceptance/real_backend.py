@@ -19,8 +19,8 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from aiohttp.test_utils import unused_port
 
+from stage.demo.chain import free_ports
 from stage.testing import Spans, SpanSeen
 from tests.acceptance.test_otlp import COMPLETED, IN_DOUBT, LATE_FAILURE, OVERTAKEN, REFUSED
 
@@ -56,11 +56,11 @@ class StoredSpans(Spans):
 @asynccontextmanager
 async def backend(folder: Path) -> AsyncIterator[str]:
     """Its URL while it runs, with everything it keeps in that folder."""
-    port = unused_port()
+    port = free_ports(1)[0]
     settings = {
         "PHOENIX_HOST": "127.0.0.1",
         "PHOENIX_PORT": str(port),
-        "PHOENIX_GRPC_PORT": str(unused_port()),
+        "PHOENIX_GRPC_PORT": str(free_ports(1)[0]),
         "PHOENIX_WORKING_DIR": str(folder),
         "PHOENIX_TELEMETRY_ENABLED": "false",
     }

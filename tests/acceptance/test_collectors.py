@@ -9,9 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import unused_port
 
-from stage.demo.chain import LOOPBACK, Chain
+from stage.demo.chain import LOOPBACK, Chain, free_ports
 from stage.demo.client import Client
 from stage.demo.stories import place
 from stage.telemetry.sdk import SHUTDOWN_SECONDS_MAX
@@ -27,7 +26,7 @@ class Bad:
     """A collector that misbehaves as its name says."""
 
     def __init__(self) -> None:
-        self.url = f"http://{LOOPBACK}:{unused_port()}"
+        self.url = f"http://{LOOPBACK}:{free_ports(1)[0]}"
         self.connections = 0
         self._open: list[asyncio.StreamWriter] = []
 

@@ -14,8 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
-from aiohttp.test_utils import unused_port
 
+from stage.demo.chain import free_ports
 from tests.acceptance.image import DOCKERFILE, read_image
 
 COMPOSE = DOCKERFILE.with_name("compose.yaml")
@@ -43,7 +43,7 @@ class Services:
 
     def port(self, number: str) -> int:
         """The port that stands for that one of a container."""
-        return self._ports.setdefault(number, unused_port())
+        return self._ports.setdefault(number, free_ports(1)[0])
 
     def forget(self, *numbers: str) -> None:
         """Let other ports stand for these from now on."""

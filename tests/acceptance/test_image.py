@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from aiohttp.test_utils import unused_port
 
 from stage.config import SETTINGS
+from stage.demo.chain import free_ports
 from tests.acceptance.image import Image, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,8 +39,8 @@ def environment(image: Image, tmp_path: Path) -> dict[str, str]:
         **image.environment,
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "STAGE_HOST": HOST,
-        "STAGE_PORT": str(unused_port()),
-        "STAGE_ADMIN_PORT": str(unused_port()),
+        "STAGE_PORT": str(free_ports(1)[0]),
+        "STAGE_ADMIN_PORT": str(free_ports(1)[0]),
         "STAGE_DATABASE": f"sqlite:///{tmp_path / 'stage.db'}",
         "STAGE_EXTERNAL": "psp=http://127.0.0.1:9",
     }

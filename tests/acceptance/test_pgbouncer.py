@@ -17,10 +17,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from stage.demo.chain import LOOPBACK
+from stage.demo.chain import LOOPBACK, free_ports
 from stage.demo.postgres_server import Server
 from tests.acceptance.kills.http1 import Peer, request_bytes
-from tests.acceptance.kills.processes import free_ports
 from tests.acceptance.replicas.callers import duplicate
 from tests.acceptance.replicas.zombies import Pair
 

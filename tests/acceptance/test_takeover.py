@@ -20,7 +20,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
+
+from stage.demo.chain import free_ports
 
 HOST = "127.0.0.1"
 CHARGE_SECONDS = 0.4
@@ -187,7 +189,7 @@ def serving(port: int) -> tuple[str, ...]:
 
 async def test_a_second_process_takes_over_from_one_that_drains(tmp_path: Path, api: Api) -> None:
     """Started while the first serves, it waits; no saga is refused, and each is charged once."""
-    ports = unused_port(), unused_port()
+    ports = free_ports(2)
     clients = Clients(*ports)
     async with started(tmp_path, "first", api, *serving(ports[0])) as first:
         await first.until_logged("database_made")
@@ -208,7 +210,7 @@ async def test_a_second_process_takes_over_from_one_that_drains(tmp_path: Path, 
 
 async def test_gunicorn_reloads_under_load(tmp_path: Path, api: Api) -> None:
     """On HUP the new worker waits for the lock of the old one, and the sockets stay open."""
-    port = unused_port()
+    port = free_ports(1)[0]
     clients = Clients(port)
     command = (
         *("-m", "gunicorn", "tests.acceptance.patient_payment:app", "--bind", f"{HOST}:{port}"),
@@ -235,10 +237,10 @@ async def test_a_process_that_waits_for_its_turn_ends_at_once_on_sigterm(
     tmp_path: Path, api: Api
 ) -> None:
     """Nothing was answered, so nothing is drained; the first serves on."""
-    port = unused_port()
+    port = free_ports(1)[0]
     async with started(tmp_path, "first", api, *serving(port)) as first:
         await first.until_logged("database_made")
-        async with started(tmp_path, "second", api, *serving(unused_port())) as second:
+        async with started(tmp_path, "second", api, *serving(free_ports(1)[0])) as second:
             await second.until_logged("database_awaited")
             asked = time.monotonic()
             assert 0 == await second.stop()

@@ -17,12 +17,13 @@ import aiohttp
 import msgspec
 import pytest
 import uvicorn
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 from fastapi import FastAPI
 
 from stage.bootstrap import build_asgi
 from stage.config import Config
 from stage.demo import psp
+from stage.demo.chain import free_ports
 from stage.demo.payment import payment
 from stage.inbound.asgi import AsgiApplication
 from stage.wire.envelope import Envelope, encode_envelope
@@ -36,7 +37,7 @@ BODY = encode_envelope(Envelope(saga_id="s-1", data=ORDER))
 @asynccontextmanager
 async def under_uvicorn(application: Any, **options: Any) -> AsyncIterator[str]:
     """The address of the application, served in this process by the real uvicorn."""
-    port = unused_port()
+    port = free_ports(1)[0]
     settings = uvicorn.Config(
         application, host=HOST, port=port, log_config=None, ws="none", **options
     )
@@ -186,7 +187,7 @@ async def test_a_start_that_fails_is_reported_to_the_server(tmp_path: Path) -> N
 
 async def test_uvicorn_serves_what_the_author_names(tmp_path: Path) -> None:
     """`uvicorn --factory module:stage.asgi`, from the environment; SIGTERM drains and ends it."""
-    port = unused_port()
+    port = free_ports(1)[0]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "uvicorn", "--factory", "stage.demo.payment:payment.asgi",
         "--host", HOST, "--port", str(port), "--log-level", "warning",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import unused_port
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -21,6 +20,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from stage import Saga, Stage, Tx
+from stage.demo.chain import free_ports
 from stage.demo.payment import Order
 from stage.outbound.breaker import FAILURES_MAX
 from stage.telemetry import names
@@ -115,7 +115,7 @@ async def test_sagas_that_wait_are_counted(tmp_path: Path) -> None:
 
 async def test_a_peer_that_is_left_alone_shows(tmp_path: Path) -> None:
     """After eight failures in a row nothing is sent forward to it for a while."""
-    nobody = {"psp": f"http://127.0.0.1:{unused_port()}"}
+    nobody = {"psp": f"http://127.0.0.1:{free_ports(1)[0]}"}
     async with running_chain(tmp_path, externals=nobody) as chain:
         for number in range(FAILURES_MAX):
             saga_id = f"s-{number}"

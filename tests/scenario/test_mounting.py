@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import structlog
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer, unused_port
+from aiohttp.test_utils import TestClient, TestServer
 from opentelemetry.sdk.trace import TracerProvider
 from yarl import URL
 
@@ -22,6 +22,7 @@ from stage import Http, Saga, Stage
 from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo import psp
+from stage.demo.chain import free_ports
 from stage.demo.payment import payment
 from stage.wire.envelope import Envelope, encode_envelope
 from tests.scenario.chain import ORDER
@@ -86,7 +87,7 @@ async def test_routes_that_the_author_adds_have_ids_and_problems_too(tmp_path: P
 
 async def test_gunicorn_serves_it(tmp_path: Path) -> None:
     """gunicorn's aiohttp worker takes the factory, configured from the environment."""
-    port = unused_port()
+    port = free_ports(1)[0]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gunicorn", "stage.demo.payment:app", "--bind", f"127.0.0.1:{port}",
         "--worker-class", "aiohttp.GunicornWebWorker",

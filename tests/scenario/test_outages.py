@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
 from stage import Http, Saga, Stage
+from stage.demo.chain import free_ports
 from stage.demo.psp import app as psp_service
 from tests.scenario.chain import HOST, running_chain
 
@@ -84,7 +85,7 @@ async def test_a_connection_that_ends_as_the_request_arrives_parks_nothing(
 
 async def test_an_api_that_was_down_for_a_second_costs_no_saga(tmp_path: Path) -> None:
     """With a second of outage and a minute of budget four attempts are no reason to give up."""
-    port = unused_port()
+    port = free_ports(1)[0]
     psp = TestServer(psp_service.make_app(), host=HOST, port=port)
     options: dict[str, Any] = {"externals": {"psp": f"http://{HOST}:{port}"}}
     async with running_chain(tmp_path, **options) as chain:

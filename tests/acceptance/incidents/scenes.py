@@ -29,8 +29,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from stage import Http, Saga, Stage, Tx
+from stage.demo.chain import free_ports
 from stage.engine.clock import SteadyClock
-from tests.acceptance.kills.processes import Server, free_ports
+from tests.acceptance.kills.processes import Server
 from tests.certificates import DAY, Authority
 from tests.scenario.chain import HOST, SERVICE, Chain, running_chain
 from tests.scenario.test_damaged_database import damage

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from stage.demo.chain import free_ports
 from tests.acceptance.kills.http1 import (
     LOOPBACK,
     Message,
@@ -25,7 +26,7 @@ from tests.acceptance.kills.http1 import (
     read_message,
     request_bytes,
 )
-from tests.acceptance.kills.processes import Server, free_ports
+from tests.acceptance.kills.processes import Server
 from tests.acceptance.kills.world import World
 
 STRACE = shutil.which("strace")

@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
-import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tests.acceptance.kills.http1 import LOOPBACK
-
 ROOT = Path(__file__).parents[3]
 IMPORT_SECONDS_MAX = 60.0
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 30.0
-PORTS = range(20_000, 31_000)
-"""Below the range from which the kernel takes ports for connections: while a server is dead, no
-connection of another may sit on its port."""
 
 
 class DidNotStart(Exception):
@@ -162,15 +155,3 @@ class Server:
     def _last_words(self) -> str:
         said = self._log.read_text(errors="replace")[-2_000:].strip()
         return said or "it said nothing"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago. Different processes look in different places."""
-    found: list[int] = []
-    for port in random.Random(os.getpid()).sample(PORTS, len(PORTS)):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((LOOPBACK, port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise OSError(f"fewer than {count} ports are free")

@@ -23,10 +23,11 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+from stage.demo.chain import free_ports
 from tests.acceptance.kills import books as bookkeeping
 from tests.acceptance.kills.http1 import Broken, Peer
 from tests.acceptance.kills.load import Kind, Load, Placed
-from tests.acceptance.kills.processes import Server, free_ports
+from tests.acceptance.kills.processes import Server
 from tests.acceptance.kills.strikes import Kill, faults, strikes
 from tests.acceptance.kills.traces import EXPORT_DELAY_MS
 

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stage.demo.chain import free_ports
 from stage.demo.postgres_server import running
 from tests.acceptance.kills import books as bookkeeping
 from tests.acceptance.kills.load import Load
-from tests.acceptance.kills.processes import Server, free_ports
+from tests.acceptance.kills.processes import Server
 from tests.acceptance.kills.strikes import faults
 from tests.acceptance.kills.supervisor import LINKS
 from tests.acceptance.replicas import database

@@ -20,6 +20,7 @@ from typing import Any
 
 import asyncpg
 
+from stage.demo.chain import free_ports
 from tests.acceptance.kills.bench import Tail
 from tests.acceptance.kills.http1 import (
     Broken,
@@ -30,7 +31,7 @@ from tests.acceptance.kills.http1 import (
     listen,
     read_message,
 )
-from tests.acceptance.kills.processes import Server, free_ports
+from tests.acceptance.kills.processes import Server
 from tests.acceptance.kills.world import World
 from tests.acceptance.replicas.callers import duplicate
 from tests.acceptance.replicas.stages import REFUSED

@@ -15,12 +15,13 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
 from stage import Http, Saga, Stage
 from stage.bootstrap.database import migration_folders
 from stage.core.errors import StoreUnavailable
 from stage.core.machine import RECOVERIES_MAX
+from stage.demo.chain import free_ports
 from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
 from stage.engine.embedded.engine import EmbeddedEngine
@@ -75,7 +76,7 @@ async def serve(folder: Path, port: int) -> Process:
 async def test_a_saga_that_kills_the_process_is_parked(tmp_path: Path) -> None:
     """Attempts are counted before they start, transactions too: a crash loop ends (rule 15)."""
     (tmp_path / "poison.py").write_text(POISON)
-    port = unused_port()
+    port = free_ports(1)[0]
     url = f"http://{HOST}:{port}/sagas"
     process = await serve(tmp_path, port)
     body = msgspec.json.encode({"saga_id": "s-1", "data": {"order_id": "o-1"}})

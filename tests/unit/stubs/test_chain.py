@@ -6,17 +6,17 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import unused_port
 
 import stage.neighbours.downstream.app
 import stage.neighbours.upstream.app
+from stage.demo.chain import free_ports
 from tests.unit.stubs.conftest import Client, Start
 
 
 @pytest.fixture
 async def chain(start: Start) -> tuple[Client, Client]:
     """Head and tail, each with the address of the other."""
-    port = unused_port()
+    port = free_ports(1)[0]
     tail = await start(
         stage.neighbours.downstream.app.make_app(
             name="shipping", upstream=f"http://127.0.0.1:{port}"
