@@ -453,12 +453,19 @@ class Unit(Protocol):
         """Add an act to the audit, under the next number."""
         ...
 
-    async def keep_lost(self, lost: LostSaga) -> None:
-        """Keep it: the first request of each neighbour, at most LOST_SAGAS_MAX in all."""
+    async def keep_lost(self, lost: LostSaga) -> bool:
+        """Keep it: the first request of each neighbour, at most LOST_SAGAS_MAX in all.
+
+        False when the saga is in the database after all: another replica has written it since this
+        unit looked, and has not read this request. Nothing is kept then.
+        """
         ...
 
     async def lost_request(self, saga_id: str) -> LostSaga | None:
-        """The first request about that lost saga that is kept, by whichever neighbour."""
+        """The first request about that lost saga that is kept, by whichever neighbour.
+
+        Until this unit is durable none is kept by another one.
+        """
         ...
 
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:

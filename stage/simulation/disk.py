@@ -623,9 +623,9 @@ class _Noted:
         """See ports.store.Unit."""
         await self._unit.keep_act(act)
 
-    async def keep_lost(self, lost: LostSaga) -> None:
+    async def keep_lost(self, lost: LostSaga) -> bool:
         """See ports.store.Unit."""
-        await self._unit.keep_lost(lost)
+        return await self._unit.keep_lost(lost)
 
     async def lost_request(self, saga_id: str) -> LostSaga | None:
         """See ports.store.Unit."""

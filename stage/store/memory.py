@@ -569,13 +569,15 @@ class _MemoryUnit:
         acts.append(replace(act, number=self._database.acted))
         self._changes.append(acts.pop)
 
-    async def keep_lost(self, lost: LostSaga) -> None:
+    async def keep_lost(self, lost: LostSaga) -> bool:
         """See ports.store.Unit."""
-        self._part.check()
+        if await self.load(lost.saga_id) is not None:
+            return False
         held, key = self._database.lost, (lost.saga_id, lost.requested_by)
         if key not in held and len(held) < LOST_SAGAS_MAX:
             held[key] = lost
             self._changes.append(partial(held.__delitem__, key))
+        return True
 
     async def lost_request(self, saga_id: str) -> LostSaga | None:
         """See ports.store.Unit."""

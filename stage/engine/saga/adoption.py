@@ -84,8 +84,8 @@ class Adoption:
         """
         if await unit.load(lost.id) is not None:
             return False
-        kept = None if lost.asked is not None else await unit.lost_request(lost.id)
-        if kept is not None:
+        kept = await unit.lost_request(lost.id)
+        if kept is not None and lost.asked is None:
             asked = e.CompensationRequested(
                 at=now, requested_by=kept.requested_by, reason=kept.reason
             )

@@ -36,6 +36,7 @@ from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
 from stage.ports.engine import LeftToNewer, NotAllowed, NotYours
 from stage.ports.observer import Observer, Span, TraceContext
+from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import LostSaga, SagaRow, Store, Unit
 
 DEATHS_MAX = 2
@@ -359,8 +360,11 @@ class Opening:
     async def _keep_lost(
         self, unit: Unit, request: OpenRequest, signal: e.CompensationRequested
     ) -> None:
-        """Keep the request for an operator: a tombstone would say that nothing stands."""
-        await unit.keep_lost(
+        """Keep the request for an operator: a tombstone would say that nothing stands.
+
+        Raises HeldElsewhere when another replica has adopted the saga meanwhile.
+        """
+        kept = await unit.keep_lost(
             LostSaga(
                 saga_id=request.saga_id,
                 requested_by=signal.requested_by,
@@ -369,6 +373,8 @@ class Opening:
                 first_sent_at=request.first_sent_at,
             )
         )
+        if not kept:
+            raise HeldElsewhere(f"saga {request.saga_id} was adopted by another replica")
 
     def _parked_for_deaths(self, saga_id: str, at: float) -> list[e.Event]:
         """Park a saga whose code took process after process down, before it runs again (rule 35).

@@ -231,15 +231,23 @@ class PostgresUnit:
         await self._marked()
         await self._part.rows("keep_act", *rows.act_values(act))
 
-    async def keep_lost(self, lost: LostSaga) -> None:
-        """See ports.store.Unit."""
+    async def keep_lost(self, lost: LostSaga) -> bool:
+        """See ports.store.Unit.
+
+        The lock comes first: who adopts the saga meanwhile holds it until that is durable, and
+        then it is found.
+        """
         await self._marked()
+        await self._part.rows("lock_lost", lost.saga_id)
+        if await self.load(lost.saga_id) is not None:
+            return False
         values = (lost.saga_id, lost.requested_by, lost.reason, lost.first_sent_at, lost.asked_at)
         await self._part.rows("keep_lost", *values, LOST_SAGAS_MAX)
+        return True
 
     async def lost_request(self, saga_id: str) -> LostSaga | None:
         """See ports.store.Unit."""
-        self._part.check()
+        await self._part.rows("lock_lost", saga_id)
         found = await self._part.rows("lost_request", saga_id)
         if not found:
             return None

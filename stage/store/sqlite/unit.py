@@ -292,10 +292,13 @@ class SqliteUnit:
         """See ports.store.Unit."""
         self._part.write(_KEEP_ACT, rows.act_values(act))
 
-    async def keep_lost(self, lost: LostSaga) -> None:
+    async def keep_lost(self, lost: LostSaga) -> bool:
         """See ports.store.Unit."""
+        if await self.load(lost.saga_id) is not None:
+            return False
         values = (lost.saga_id, lost.requested_by, lost.reason, lost.first_sent_at, lost.asked_at)
         self._part.write(_KEEP_LOST, (*values, LOST_SAGAS_MAX))
+        return True
 
     async def lost_request(self, saga_id: str) -> LostSaga | None:
         """See ports.store.Unit."""

@@ -754,6 +754,16 @@ async def test_the_first_request_about_a_lost_saga_is_read_in_a_unit(store: Stor
     assert asked[1] == await store.transact(lambda unit: unit.lost_request("a"))
 
 
+async def test_no_request_is_kept_about_a_saga_that_is_there_after_all(store: Store) -> None:
+    """Nobody would read it there: who asks has to look at the saga again."""
+    lost = LostSaga(saga_id="a", requested_by="order", reason="", first_sent_at=None, asked_at=AT)
+    assert await store.transact(lambda unit: unit.keep_lost(lost))
+    await store.transact(inserting("b"))
+    there = replace(lost, saga_id="b")
+    assert not await store.transact(lambda unit: unit.keep_lost(there))
+    assert await store.transact(lambda unit: unit.lost_request("b")) is None
+
+
 async def test_a_saga_at_rest_is_closed_once_and_fenced(store: Store) -> None:
     """Row and answer are replaced, all else is dropped, and a run of before cannot write."""
     ended = replace(row("a"), state=SagaState.COMPLETED, answer_status=200, answer_body=b"old")

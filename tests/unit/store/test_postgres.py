@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from stage.core.errors import ConfigurationError, StaleEpoch, StoreUnavailable
 from stage.demo.postgres_server import Server
 from stage.engine.clock import SteadyClock, wall_of
-from stage.ports.store import Filter, Row, Unit
+from stage.ports.store import Filter, LostSaga, Row, Unit
 from stage.store.errors import Contended
 from stage.store.lanes import Lanes
 from stage.store.postgres import identity, scrub
@@ -24,7 +25,7 @@ from stage.store.postgres.replica import ServerTime
 from stage.store.postgres.statements import statement
 from stage.store.postgres.store import Listeners, PostgresLimits, PostgresStore
 from stage.store.queue import Waiting
-from tests.unit.store.given import accepted, in_one_batch, inserting, paying, payments, row
+from tests.unit.store.given import AT, accepted, in_one_batch, inserting, paying, payments, row
 
 DEADLINE_SECONDS = 60
 """No test waits as long, unless something is wrong."""
@@ -552,3 +553,56 @@ async def test_a_scrub_does_not_queue_behind_a_long_reader(
     await other.raw.execute("ROLLBACK")
     monkeypatch.undo()
     await store.scrub()
+
+
+WAITERS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+LOOKS_MAX = 100
+"""How often a waiter is looked for, 0.02 s apart."""
+
+
+async def until_one_waits(unit: Unit) -> None:
+    """Return once another transaction waits for an advisory lock, or after some seconds."""
+    for _ in range(LOOKS_MAX):
+        if await unit.tx.fetchval(WAITERS):
+            break
+        await unit.tx.fetchval("SELECT 1 FROM pg_sleep(0.02)")
+
+
+@pytest.mark.parametrize("keeps_first", [True, False])
+async def test_a_request_about_a_lost_saga_is_read_by_who_adopts_it_or_finds_the_saga(
+    store: PostgresStore, postgres_url: str, migrations: Path, keeps_first: bool
+) -> None:
+    """The second one begins when it cannot see yet what the first one writes, and waits for it."""
+    second = PostgresStore(postgres_url, migrations=[migrations])
+    await second.open()
+    lost = LostSaga(saga_id="a", requested_by="order", reason="", first_sent_at=None, asked_at=AT)
+    loop = asyncio.get_running_loop()
+    racing: list[Future[Any]] = []
+
+    async def adopt(unit: Unit) -> LostSaga | None:
+        assert await unit.load("a") is None
+        found = await unit.lost_request("a")
+        await let_the_other_come(unit)
+        await unit.insert(row("a"), accepted())
+        return found
+
+    async def keep(unit: Unit) -> bool:
+        if await unit.take("a") is not None:
+            return False
+        kept = await unit.keep_lost(lost)
+        await let_the_other_come(unit)
+        return kept
+
+    async def let_the_other_come(unit: Unit) -> None:
+        if not racing:
+            racing.append(asyncio.run_coroutine_threadsafe(other(), loop))
+            await until_one_waits(unit)
+
+    async def other() -> Any:
+        work: Callable[[Unit], Awaitable[Any]] = adopt if keeps_first else keep
+        return await second.transact(work)
+
+    first = await store.transact(keep if keeps_first else adopt)
+    then = await asyncio.wrap_future(racing[0])
+    assert (True, lost) == (first, then) if keeps_first else (None, False) == (first, then)
+    await second.close()

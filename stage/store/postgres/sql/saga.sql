@@ -173,6 +173,11 @@ DELETE FROM stage.audit
 WHERE number = ANY(ARRAY(SELECT number FROM stage.audit ORDER BY number LIMIT $2)) AND at < $1
 RETURNING number;
 
+-- name: lock_lost
+-- One transaction at a time keeps a request about a lost saga, or reads whether there is one: there
+-- may be no row that could be locked. Ids that share a number wait for each other, and no more.
+SELECT pg_advisory_xact_lock(710415, hashtext($1));
+
 -- name: keep_lost
 -- Keep the first request of each neighbour, as long as fewer than $6 are kept.
 INSERT INTO stage.lost_saga (saga_id, requested_by, reason, first_sent_at, asked_at)
