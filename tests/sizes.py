@@ -69,6 +69,8 @@ class Sizes:
     """F21: undos that wait for one API."""
     deploy_stride: int
     """F22: of the pairs of versions."""
+    jump_stride: int
+    """F24: of the jumps of a clock, by message."""
     restore_stride: int
     """F23: of the commits of a saga after which the database is a copy from then."""
     zombies: int
@@ -124,6 +126,7 @@ TIERS = {
         outage_seconds=50_000.0,
         undos=100,
         deploy_stride=7,
+        jump_stride=3,
         restore_stride=2,
         zombies=2,
         replica_strikes=3,
@@ -163,6 +166,7 @@ TIERS = {
         outage_seconds=250_000.0,
         undos=500,
         deploy_stride=1,
+        jump_stride=1,
         restore_stride=1,
         zombies=30,
         replica_strikes=150,
@@ -236,6 +240,7 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F21": Kit("outages of seconds to days", {"outages": 50, "undos": sizes.undos}),
         "F22": Kit("deploys in flight", {"deploys": 1_000 // sizes.deploy_stride}),
         "F23": Kit("databases restored or gone bad", {"faults": 20 // sizes.restore_stride}),
+        "F24": Kit("clocks that jump, or differ", {"jumps": 480 // sizes.jump_stride, "skews": 9}),
         "F25": Kit(
             "three replicas on PostgreSQL",
             {"strikes": sizes.replica_strikes, "sagas": sizes.replica_sagas},

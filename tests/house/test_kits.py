@@ -41,6 +41,7 @@ LEVEL_G = {
     "F21": {"outages": 50, "undos": 500},
     "F22": {"deploys": 1_000},
     "F23": {"faults": 20},
+    "F24": {"jumps": 480, "skews": 9},
     "F25": {"strikes": 150, "sagas": 20_000},
     "F26": {"synchronous": 3, "asynchronous": 3},
     "F27": {"updates": 2},
