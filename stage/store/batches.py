@@ -77,14 +77,8 @@ class Batches:
             await connection.begin(patient=self._is_patient(batch))
         except StoreUnavailable as error:
             return Away(batch, error)
-        for waiting in batch:
-            waiting.error = None
-            try:
-                waiting.value = await connection.run(waiting.work, waiting.context)
-            except BaseException as error:
-                waiting.error = error
-            if not connection.in_transaction:
-                return await self._run_broken(connection, batch, waiting)
+        if (last := await connection.run_units(batch)) is not None:
+            return await self._run_broken(connection, batch, last)
         return await self._commit(connection, batch)
 
     async def run_singly(self, connection: Connection, batch: Sequence[Waiting]) -> Trouble | None:

@@ -7,11 +7,10 @@ the event loop, they await. `Home.run` awaits a coroutine of the writer in the r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextvars import Context
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from stage.ports.store import Unit
+from stage.store.queue import Waiting
 
 T = TypeVar("T")
 
@@ -31,11 +30,6 @@ class CommitRefused(Exception):
 class Connection(Protocol):
     """The connection that writes. It runs one batch at a time, in one database transaction."""
 
-    @property
-    def in_transaction(self) -> bool:
-        """False once the transaction of the batch is gone, and everything written in it."""
-        ...
-
     async def begin(self, *, patient: bool) -> None:
         """Begin a batch. Raises StoreUnavailable, and then nothing has begun.
 
@@ -43,11 +37,12 @@ class Connection(Protocol):
         """
         ...
 
-    async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
-        """Run one unit in the batch, within `context`. A unit that raises is undone alone.
+    async def run_units(self, units: Sequence[Waiting]) -> Waiting | None:
+        """Run the units of the batch, each within its context, and give each its outcome.
 
-        Where that is not possible the transaction is gone. Raises what the unit raised, and
-        StoreUnavailable in place of an error of the database that means so.
+        A unit that raises is undone alone; StoreUnavailable stands in place of an error of the
+        database that means so. Where it cannot be undone alone, the transaction is gone, and
+        everything written in it: that unit is returned, and those behind it were not run.
         """
         ...
 

@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Protocol
+
+import msgspec
 
 from stage.core.errors import StoreUnavailable
 from stage.ports.store import Unit
 from stage.store.pace import Pace
 
 
-class Waiting:
+class Waiting(msgspec.Struct, eq=False):
     """A unit in the queue, then its outcome on the way to the caller."""
 
-    __slots__ = ("context", "deferrable", "error", "future", "moved", "repeated", "value", "work")
-
-    def __init__(
-        self,
-        work: Callable[[Unit], Awaitable[Any]],
-        future: asyncio.Future[Any],
-        deferrable: bool = False,
-    ) -> None:
-        self.work = work
-        self.future = future
-        self.deferrable = deferrable
-        self.context = contextvars.copy_context()
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.repeated = False
-        """True once it was run again because of what other transactions did meanwhile."""
-        self.moved = False
-        """True once another writer has taken it over: its caller is answered there."""
+    work: Callable[[Unit], Awaitable[Any]]
+    future: asyncio.Future[Any]
+    context: Context
+    deferrable: bool = False
+    value: Any = None
+    error: BaseException | None = None
+    repeated: bool = False
+    """True once it was run again because of what other transactions did meanwhile."""
+    moved: bool = False
+    """True once another writer has taken it over: its caller is answered there."""
 
     def copy(self) -> Waiting:
         """The same unit for another writer, with the same caller and context."""
-        made = Waiting(self.work, self.future, self.deferrable)
-        made.context = self.context
-        return made
+        return Waiting(self.work, self.future, self.context, self.deferrable)
 
 
 class Channel(Protocol):
@@ -112,16 +104,16 @@ class UnitQueue:
 
     def __init__(self, channel: Channel, *, pace: Pace, deferral_seconds_max: float) -> None:
         self._channel = channel
+        self.put = channel.put
+        """Add a unit at the end."""
+        self.arrived = channel.qsize
+        """How many units wait, but for those that were put back."""
         self._pace = pace
         self._deferral_seconds_max = deferral_seconds_max
         self._returned: list[Waiting] = []
 
     def __len__(self) -> int:
         return self._channel.qsize() + len(self._returned)
-
-    def put(self, waiting: Waiting) -> None:
-        """Add a unit at the end."""
-        self._channel.put(waiting)
 
     def put_back(self, units: Sequence[Waiting]) -> None:
         """Put units that were taken and not written in front of all others."""
@@ -138,25 +130,34 @@ class UnitQueue:
         at most `deferral_seconds_max` from the first of them.
         """
         batch, self._returned = self._returned, []
-        hurry = bool(batch)  # units that were taken before have waited enough
-        timeout = idle_seconds_max
-        latest = 0.0
+        units, get = self._pace.units, self._channel.get_nowait
         try:
-            while len(batch) < self._pace.units:
-                waiting = self._channel.get_nowait() if hurry else await self._channel.get(timeout)
+            if not batch:  # units that were taken before have waited enough
+                await self._take_first(batch, units, idle_seconds_max)
+            while len(batch) < units:
+                waiting = get()
                 if waiting is None:
-                    self._channel.put(None)  # for the next call, which then finds nothing before it
+                    self.put(None)  # for the next call, which then finds nothing before it
                     break
-                if not batch:
-                    latest = monotonic() + self._deferral_seconds_max
                 batch.append(waiting)
-                if waiting.deferrable and not hurry:
-                    timeout = max(0.0, latest - monotonic())
-                else:
-                    hurry = True
         except Empty:
             return batch or None
         return batch
+
+    async def _take_first(self, batch: list[Waiting], units: int, timeout: float | None) -> None:
+        """Take units until one that cannot be deferred. Raises queue.Empty when none comes."""
+        latest = 0.0
+        while len(batch) < units:
+            waiting = await self._channel.get(timeout)
+            if waiting is None:
+                self.put(None)
+                return
+            if not batch:
+                latest = monotonic() + self._deferral_seconds_max
+            batch.append(waiting)
+            if not waiting.deferrable:
+                return
+            timeout = max(0.0, latest - monotonic())
 
     def fail(self, error: StoreUnavailable) -> None:
         """Answer all units that wait with that error."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -78,7 +79,7 @@ class Writer:
             pace=pace,
             deferral_seconds_max=limits.deferral_seconds_max,
         )
-        self._closing = False
+        self._closing = True  # until it is open
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
         self._current: Sequence[Waiting] = ()
@@ -104,6 +105,7 @@ class Writer:
         """Begin to take units."""
         self._loop = asyncio.get_running_loop()
         self._batches.number = await home.run(_last_number)
+        self._closing = False
         self._task = self._loop.create_task(self._run(home), name="stage-writer")
 
     async def close(self) -> None:
@@ -117,15 +119,15 @@ class Writer:
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
     ) -> asyncio.Future[T]:
         """See ports.store.Store. Raises StoreUnavailable at once when the queue is full."""
-        if self._closing or self._task is None:
+        if self._closing:
             raise StoreUnavailable("the store is closed: nothing was written")
-        if len(self._queue) >= self._limits.queue_units_max:
+        if self._queue.arrived() >= self._limits.queue_units_max:
             raise StoreUnavailable(
                 f"the queue is full ({self._limits.queue_units_max} units wait for the disk):"
                 " nothing was written, try again later"
             )
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(Waiting(work, future, deferrable))
+        self._queue.put(Waiting(work, future, copy_context(), deferrable))
         return future
 
     async def scrub(self) -> None:
@@ -138,7 +140,7 @@ class Writer:
 
     def adopt(self, waiting: Waiting) -> bool:
         """Take a unit over from another writer; False when this one is closed or full."""
-        if self._closing or self._task is None or self.queued >= self._limits.queue_units_max:
+        if self._closing or self.queued >= self._limits.queue_units_max:
             return False
         self._queue.put(waiting.copy())
         return True
@@ -192,7 +194,7 @@ class Writer:
             # this one its return would go unnoticed.
             unheard = self._loop.create_future()
             unheard.add_done_callback(_retrieve)
-            batch = [Waiting(_nothing, unheard)]
+            batch = [Waiting(_nothing, unheard, copy_context())]
         return batch
 
     async def _run_again(self, batch: Sequence[Waiting], connection: Connection) -> Trouble | None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextvars import Context
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.ports.codec import Codec
-from stage.ports.store import Unit
 from stage.store import rows
 from stage.store.connection import CommitRefused, Connection
 from stage.store.errors import Contended
@@ -20,6 +18,7 @@ from stage.store.postgres.replica import PostgresReplica
 from stage.store.postgres.scrub import copy_anew
 from stage.store.postgres.unit import run_unit
 from stage.store.postgres.writes import Writes
+from stage.store.queue import Waiting
 
 T = TypeVar("T")
 
@@ -42,11 +41,6 @@ class PostgresConnection:
         self._number = 0
         self._me = 0
 
-    @property
-    def in_transaction(self) -> bool:
-        """See store.connection.Connection."""
-        return self._link.in_transaction
-
     async def begin(self, *, patient: bool) -> None:
         """See store.connection.Connection."""
         self._writes = Writes()
@@ -57,9 +51,19 @@ class PostgresConnection:
             await self.drop()
             raise away(error) from error
 
-    async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
+    async def run_units(self, units: Sequence[Waiting]) -> Waiting | None:
         """See store.connection.Connection."""
-        return await run_unit(self._link, self._writes, work, context, self._codec, self._me)
+        for each in units:
+            each.error = None
+            try:
+                each.value = await run_unit(
+                    self._link, self._writes, each.work, each.context, self._codec, self._me
+                )
+            except BaseException as error:
+                each.error = error
+            if not self._link.in_transaction:
+                return each
+        return None
 
     async def number(self, number: int) -> None:
         """See store.connection.Connection."""

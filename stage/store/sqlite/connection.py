@@ -7,17 +7,16 @@ long, takes one hop between threads.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from contextvars import Context
 from functools import partial
 from typing import Final, TypeVar
 
 from stage.core.errors import StoreUnavailable
 from stage.ports.codec import Codec
-from stage.ports.store import Unit
 from stage.store.connection import CommitRefused, Connection
 from stage.store.drive import complete
+from stage.store.queue import Waiting
 from stage.store.sqlite.bridge import Bridge
 from stage.store.sqlite.entries import BatchEntries
 from stage.store.sqlite.errors import unavailable
@@ -62,11 +61,6 @@ class SqliteConnection:
         self._care = Care()
         self._entries = BatchEntries()
 
-    @property
-    def in_transaction(self) -> bool:
-        """See store.connection.Connection."""
-        return self._raw.in_transaction
-
     async def begin(self, *, patient: bool) -> None:
         """See store.connection.Connection."""
         self._check_file()
@@ -78,14 +72,20 @@ class SqliteConnection:
             await self.drop()
             raise _away(error) from error
 
-    async def run(self, work: Callable[[Unit], Awaitable[T]], context: Context) -> T:
+    async def run_units(self, units: Sequence[Waiting]) -> Waiting | None:
         """See store.connection.Connection."""
-        try:
-            return context.run(run_unit, self._raw, work, self._codec, self._care, self._entries)
-        except sqlite3.Error as error:
-            if (away := unavailable(error)) is not None:
-                raise away from error
-            raise
+        raw, codec, care, entries = self._raw, self._codec, self._care, self._entries
+        for each in units:
+            each.error = None
+            try:
+                each.value = each.context.run(run_unit, raw, each.work, codec, care, entries)
+            except sqlite3.Error as error:
+                each.error = _explained(error)
+            except BaseException as error:
+                each.error = error
+            if not raw.in_transaction:
+                return each
+        return None
 
     async def number(self, number: int) -> None:
         """See store.connection.Connection."""
@@ -182,6 +182,14 @@ def _run_here(
     work: Callable[[Connection], Awaitable[T]],
 ) -> T:
     return complete(work(connection(raw)))
+
+
+def _explained(error: sqlite3.Error) -> Exception:
+    """The error that the caller of a unit gets for one of sqlite3."""
+    if (away := unavailable(error)) is None:
+        return error
+    away.__cause__ = error
+    return away
 
 
 def _away(error: Exception) -> StoreUnavailable:

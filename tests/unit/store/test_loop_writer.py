@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from contextvars import Context
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from stage.core.errors import StoreUnavailable
 from stage.ports.store import Unit
 from stage.store.connection import CommitRefused, Connection
-from stage.store.queue import LoopChannel
+from stage.store.queue import LoopChannel, Waiting
 from stage.store.writer import Writer, WriterLimits
 
 T = TypeVar("T")
@@ -42,19 +41,25 @@ class LoopConnection:
         self._server = server
         self._number = 0
 
-    @property
-    def in_transaction(self) -> bool:
-        return self._server.in_transaction
-
     async def reopen(self) -> LoopConnection:
         await asyncio.sleep(0)
         return LoopConnection(self._server)
 
-    async def run(self, work: Callable[..., Awaitable[Any]], context: Context | None = None) -> Any:
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         await asyncio.sleep(0)
-        if context is None:  # as Home
-            return await work(self)
-        return await work(cast(Unit, self._server.written))
+        return await work(self)
+
+    async def run_units(self, units: Sequence[Waiting]) -> Waiting | None:
+        for each in units:
+            await asyncio.sleep(0)
+            each.error = None
+            try:
+                each.value = await each.work(cast(Unit, self._server.written))
+            except BaseException as error:
+                each.error = error
+            if not self._server.in_transaction:
+                return each
+        return None
 
     async def begin(self, *, patient: bool) -> None:
         await asyncio.sleep(0)
@@ -121,7 +126,7 @@ async def sent(writer: Writer, *words: str) -> list[Any]:
 def test_the_double_fits_the_port() -> None:
     """As mypy sees it."""
     connection: Connection = LoopConnection(Server())
-    assert not connection.in_transaction
+    assert callable(connection.run_units)
 
 
 async def test_units_that_come_at_once_share_a_commit() -> None:
