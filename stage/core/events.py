@@ -7,7 +7,7 @@ link to it (rule 23).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, get_args
 
 import msgspec
@@ -453,7 +453,10 @@ Event = (
     | Retried | Settled | Resolved | Abandoned | Forgotten | Approved | Rejected
 )  # fmt: skip
 
-_NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in get_args(Event)}
+NAMES: Final[Mapping[type, str]] = {
+    kind: str(kind.__struct_config__.tag) for kind in get_args(Event)
+}
+"""The name of each kind of event in the journal, such as `step_started`."""
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
@@ -489,4 +492,4 @@ def decode_event(body: bytes) -> Event:
 
 def name_of(event: Event) -> str:
     """The event's name in the journal, such as `step_started`."""
-    return _NAMES[type(event)]
+    return NAMES[type(event)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import compress
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from operator import attrgetter, ne
-from typing import Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
+
+from msgspec.structs import astuple
 
 from stage.core.age import counted
 from stage.core.errors import NewerJournal, StaleEpoch
-from stage.core.events import Event, name_of
+from stage.core.events import NAMES, Event, name_of
 from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
 from stage.core.sweep import Sweep, SweepState
@@ -47,36 +49,50 @@ def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
     )
 
 
-_COLUMNS: Final = (
-    "state", "epoch", "length", "accepted_at", "updated_at", "fingerprint", "parked", "due_at",
-    "deadline", "envelope", "traceparent", "tracestate", "answer_status", "answer_body",
-    "parked_cause", "version", "step", "peer",
-)  # fmt: skip
-"""The `parameters` behind the id."""
-_columns: Final = attrgetter(*_COLUMNS)
-_STATE, _HASH, _ENVELOPE, _ANSWER, _CAUSE = map(
-    _COLUMNS.index, ("state", "fingerprint", "envelope", "answer_body", "parked_cause")
-)
+CHANGES_MAX: Final = 256
+"""Sets of columns that are saved together; a stage has a dozen."""
+
+_UNSAVED: Final = frozenset({"id", "closed_at"})
+_ENCODED: Final[dict[str, Callable[[SagaRow, Codec], object]]] = {
+    "state": lambda row, _: f"{row.state}",
+    "fingerprint": lambda row, codec: codec.encode_hash(row.id, row.fingerprint),
+    "envelope": lambda row, codec: codec.renew_envelope(row.id, row.envelope),
+    "answer_body": lambda row, codec: codec.encode_answer(row.id, row.answer_body),
+    "parked_cause": lambda row, _: "" if row.parked_cause is None else row.parked_cause.value,
+}
+"""The columns that are not written as the row has them."""
 
 
-def changes(row: SagaRow, before: SagaRow, codec: Codec) -> tuple[tuple[bool, ...], list[object]]:
-    """For each of the `parameters` behind the id, whether it is other than in the row before.
+class _Changed(NamedTuple):
+    """Columns that are saved together, with all that is known of them before a row is seen."""
 
-    Behind that the values of those columns. Contents that are the same are not sealed anew.
+    columns: tuple[str, ...]
+    read: Callable[[SagaRow], tuple[Any, ...]]
+    """Their values, then the id."""
+    encoded: tuple[tuple[int, Callable[[SagaRow, Codec], object]], ...]
+    """Which of them are encoded, by their place."""
+
+
+def changes(row: SagaRow, before: SagaRow, codec: Codec) -> tuple[tuple[str, ...], list[object]]:
+    """The columns that are other than in the row before; their values, then the id.
+
+    Contents that are the same are not sealed anew.
     """
-    values = list(_columns(row))
-    differing = tuple(map(ne, values, _columns(before)))
-    if differing[_STATE]:
-        values[_STATE] = f"{row.state}"
-    if differing[_HASH]:
-        values[_HASH] = codec.encode_hash(row.id, row.fingerprint)
-    if differing[_ENVELOPE]:
-        values[_ENVELOPE] = codec.renew_envelope(row.id, row.envelope)
-    if differing[_ANSWER]:
-        values[_ANSWER] = codec.encode_answer(row.id, row.answer_body)
-    if differing[_CAUSE]:
-        values[_CAUSE] = row.parked_cause.value if row.parked_cause is not None else ""
-    return differing, list(compress(values, differing))
+    columns, read, encoded = _changed(tuple(map(ne, astuple(row), astuple(before))))
+    values = [*read(row)]
+    for place, encode in encoded:
+        values[place] = encode(row, codec)
+    return columns, values
+
+
+@lru_cache(CHANGES_MAX)
+def _changed(differing: tuple[bool, ...]) -> _Changed:
+    """The columns of the fields that differ."""
+    fields = zip(SagaRow.__struct_fields__, differing, strict=True)
+    columns = tuple(name for name, other in fields if other and name not in _UNSAVED)
+    read = attrgetter(*columns, "id") if columns else lambda row: (row.id,)
+    encoded = [(place, _ENCODED.get(name)) for place, name in enumerate(columns)]
+    return _Changed(columns, read, tuple((place, how) for place, how in encoded if how))
 
 
 def saga_row(row: Row, codec: Codec) -> SagaRow:
@@ -134,13 +150,13 @@ def dropped(row: Row) -> Dropped:
     return Dropped(ids_until=row[0], changed_until=row[1])
 
 
-def journal_values(row: SagaRow, first: int, events: Sequence[Event], codec: Codec) -> list[object]:
-    """The columns of journal entries, one group behind the other, numbered from `first`."""
+def journal_values(row: SagaRow, events: Sequence[Event], codec: Codec) -> list[object]:
+    """The columns of the last entries of a saga's journal, one group behind the other."""
     values: list[object] = []
-    saga_id, epoch, encode = row.id, row.epoch, codec.encode_event
-    for number, event in enumerate(events, first):
+    saga_id, epoch, encode, names = row.id, row.epoch, codec.encode_event, NAMES
+    for number, event in enumerate(events, row.length - len(events) + 1):
         encoded = encode(saga_id, number, event)
-        values += (saga_id, number, epoch, event.at, name_of(event), encoded)
+        values += (saga_id, number, epoch, event.at, names[type(event)], encoded)
     return values
 
 

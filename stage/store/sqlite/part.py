@@ -10,6 +10,8 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from stage.core.errors import StoreUnavailable
 from stage.ports.store import Row
 from stage.store.errors import StatementRefused
@@ -34,22 +36,19 @@ class Care:
         """True once a function has failed after it had written: others will."""
 
 
-class Part:
+class Part(msgspec.Struct, eq=False):
     """Runs statements within one unit. Once the unit is over, every method raises."""
 
-    __slots__ = ("_care", "_connection", "failure", "marked", "wrote_as_author", "wrote_unmarked")
-
-    def __init__(self, connection: sqlite3.Connection, care: Care) -> None:
-        self._connection: sqlite3.Connection | None = connection
-        self._care = care
-        self.failure: StoreUnavailable | None = None
-        """Set when the database failed under this unit: the unit fails even if it goes on."""
-        self.marked = False
-        """True once a savepoint marks the place to which this part can be undone."""
-        self.wrote_unmarked = False
-        """True when something was written without a mark: only the whole batch can undo it."""
-        self.wrote_as_author = False
-        """True when the attempt under way may have written without a mark."""
+    _connection: sqlite3.Connection | None
+    _care: Care
+    failure: StoreUnavailable | None = None
+    """Set when the database failed under this unit: the unit fails even if it goes on."""
+    marked: bool = False
+    """True once a savepoint marks the place to which this part can be undone."""
+    wrote_unmarked: bool = False
+    """True when something was written without a mark: only the whole batch can undo it."""
+    wrote_as_author: bool = False
+    """True when the attempt under way may have written without a mark."""
 
     def end(self) -> None:
         """End the part: a reference to its tx that was kept cannot write into the next unit."""

@@ -15,7 +15,6 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import compress
 from typing import Final, TypeVar
 
 import msgspec
@@ -47,10 +46,6 @@ from stage.store.sqlite.statements import statement
 from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
-
-
-SAVES_MAX: Final = 256
-"""Statements that save some columns of a row; a stage has a dozen."""
 
 _INSERT: Final = statement("insert_saga")
 _SAVE: Final = statement("save_saga")
@@ -96,23 +91,18 @@ _NUMBER: Final = re.compile(r"\?[0-9]+")
 """The place of a parameter in a statement of ours."""
 
 
-class SqliteUnit:
+class SqliteUnit(msgspec.Struct, eq=False):
     """One unit on the writer's connection; other units share its transaction."""
 
-    __slots__ = ("_codec", "_connection", "_entries", "_flushed", "_part", "added")
-
-    def __init__(
-        self, connection: sqlite3.Connection, part: Part, codec: Codec, entries: BatchEntries
-    ) -> None:
-        """`entries` are those of the units before it in the batch."""
-        self._connection = connection
-        self._codec = codec
-        self._part = part
-        self._entries = entries
-        self._flushed = False
-        """True once the attempt under way has had entries written."""
-        self.added: list[object] = []
-        """The columns of the journal entries that it adds."""
+    _connection: sqlite3.Connection
+    _part: Part
+    _codec: Codec
+    _entries: BatchEntries
+    """Those of the units before it in the batch."""
+    added: list[object] = []
+    """The columns of the journal entries that it adds."""
+    _flushed: bool = False
+    """True once the attempt under way has had entries written."""
 
     @property
     def tx(self) -> Tx:
@@ -148,7 +138,7 @@ class SqliteUnit:
             if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
                 raise KeyError(row.id) from error
             raise
-        self._append(row, events)
+        self.added += rows.journal_values(row, events, self._codec)
         for values in rows.term_values(terms, row.id, self._codec):
             self._part.write(_TERM, values)
 
@@ -158,20 +148,17 @@ class SqliteUnit:
         """See ports.store.Unit."""
         rows.check_save(row, epoch)
         length = row.length - len(events)
-        differing: tuple[bool, ...] = ()
+        columns: tuple[str, ...] = ()
         if before is not None:
-            differing, changed = rows.changes(row, before, self._codec)
-        if True in differing:
-            sql, given = _save(differing), (*changed, row.id, epoch, length)
+            columns, values = rows.changes(row, before, self._codec)
+        if columns:
+            sql, given = _save(columns), (*values, epoch, length)
         else:
             sql, given = _SAVE, (*rows.parameters(row, self._codec), epoch, length)
         if self._part.write(sql, given) != 1:
             held = self._part.rows(_HELD, (row.id,), 1)
             rows.refuse(row, epoch, len(events), held[0] if held else None)
-        self._append(row, events)
-
-    def _append(self, row: SagaRow, events: Sequence[Event]) -> None:
-        self.added += rows.journal_values(row, row.length - len(events) + 1, events, self._codec)
+        self.added += rows.journal_values(row, events, self._codec)
 
     def _write_entries(self) -> None:
         """Write what waits for the end of the batch, so that it can be read."""
@@ -366,17 +353,16 @@ def _drop(connection: sqlite3.Connection) -> None:
         connection.execute(_DROP)
 
 
-@lru_cache(SAVES_MAX)
-def _save(differing: tuple[bool, ...]) -> str:
+@lru_cache(rows.CHANGES_MAX)
+def _save(columns: tuple[str, ...]) -> str:
     """The statement that saves these columns alone; then come the id, the epoch and the length.
 
     SQLite writes anew the entry of every index that has a column which is set, equal or not. And
     to bind a value takes as long as to store it.
     """
-    head, tail = _SAVE.split(" SET", 1)
-    columns, where = tail.split("WHERE", 1)
-    chosen = ",".join(compress(columns.split(","), differing))
-    return _NUMBER.sub("?", f"{head} SET{chosen} WHERE{where}")
+    head, where = _SAVE.split(" SET", 1)[0], _SAVE.split("WHERE", 1)[1]
+    chosen = ", ".join(f"{column} = ?" for column in columns)
+    return f"{head} SET {chosen} WHERE{_NUMBER.sub('?', where)}"
 
 
 def run_unit(
