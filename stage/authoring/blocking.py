@@ -36,40 +36,25 @@ BLOCKING: Final = frozenset(
 )
 """The audit events of calls that wait for more than the disk."""
 
-_running: ContextVar[str] = ContextVar("stage_transaction", default="")
-"""The step whose transaction function runs in this context. A unit has a context of its own."""
+running: Final[ContextVar[str]] = ContextVar("stage_transaction", default="")
+"""The step whose transaction function runs in this context. A unit has a context of its own.
+
+Once `watch` was called, a call that blocks raises TransactionEscaped there, before it acts.
+"""
 _watching = False
 
 
-class NotBlocking:
-    """`with NotBlocking(step)`: a call that blocks raises TransactionEscaped before it acts."""
-
-    __slots__ = ("_step", "_token")
-
-    def __init__(self, step: str) -> None:
-        self._step = step
-
-    def __enter__(self) -> None:
-        """Watch from here on."""
-        if not _watching:
-            _watch()
-        self._token = _running.set(self._step)
-
-    def __exit__(self, *_: object) -> None:
-        """Watch no longer."""
-        _running.reset(self._token)
-
-
-def _watch() -> None:
+def watch() -> None:
     """Begin to listen, once a process: an audit hook stays for ever."""
     global _watching
-    _watching = True
-    sys.addaudithook(_heard)
+    if not _watching:
+        _watching = True
+        sys.addaudithook(_heard)
 
 
 def _heard(event: str, _arguments: object, blocking: Collection[str] = BLOCKING) -> None:
     # By its default, as it is still called when the names of this module are gone.
-    if event in blocking and (step := _running.get()):
+    if event in blocking and (step := running.get()):
         raise TransactionEscaped(
             f"{declaring_place()}: transaction {step!r} would block in {event}, before which"
             " nothing was written: it holds the database that all sagas share, and what leaves the"

@@ -7,8 +7,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from stage.authoring import blocking
 from stage.authoring.annotations import place_of
-from stage.authoring.blocking import NotBlocking
 from stage.authoring.conversation import (
     EffectConversation,
     FunctionConversation,
@@ -66,6 +66,13 @@ class StageParticipant(Generic[P, A]):
         self.shows: Mapping[str, str] = {}
         """See `ports.stage.Participant`; the declaration sets it."""
         self._steps = {step.name: step for step in steps}
+        self._readings = {
+            (step.name, executes): self._reading(step, executes=executes)
+            for step in self._steps.values()
+            if isinstance(step, ExternalStep)
+            for executes in (True, False)
+        }
+        blocking.watch()
         self._accepts = accepts
         self._adds = adds
         self._operator_headers = operator_headers
@@ -108,12 +115,15 @@ class StageParticipant(Generic[P, A]):
         """See `ports.stage.Participant`."""
         declared = self._steps[step]
         saga = Saga(view, self._accepts)
-        with NotBlocking(step):
+        token = blocking.running.set(step)
+        try:
             if kind is AttemptKind.COMPENSATE:
                 assert declared.compensating is not None  # the machine asks only where there is one
                 await declared.compensating(tx, saga)
                 return msgspec.Raw(b"null")
             return msgspec.Raw(declared.encode_result(await declared.function(tx, saga)))
+        finally:
+            blocking.running.reset(token)
 
     def explain(self, error: Exception) -> Failed:
         """See `ports.stage.Participant`."""
@@ -148,7 +158,7 @@ class StageParticipant(Generic[P, A]):
             result = None if body is None else _decoded(declared, bytes(body))
             coroutine = declared.compensating(*given, result)
             encode = _encode_nothing
-        reading = self._reading(declared, executes=kind is AttemptKind.EXECUTE)
+        reading = self._readings[step, kind is AttemptKind.EXECUTE]
         kinds = EffectConversation if isinstance(declared, EffectStep) else FunctionConversation
         # check_function saw async def
         return kinds(coroutine, http, encode, reading)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -25,16 +26,23 @@ class Codec(Generic[P]):
 
     def __init__(self, kind: type[P] | Any) -> None:
         self.kind = kind
-        self._pydantic = _pydantic_adapter(kind)
-        if self._pydantic is None:
-            try:
-                self._decoder: msgspec.json.Decoder[P] = msgspec.json.Decoder(kind)
-                self.schema()  # refuses a class of its own within it, which the decoder takes
-            except (TypeError, NameError) as error:
-                raise DeclarationError(
-                    f"payload type {kind!r} cannot be read from JSON: {_last_line(error)}; use a"
-                    " msgspec Struct, a dataclass, a TypedDict or a pydantic model"
-                ) from error
+        adapter = self._pydantic = _pydantic_adapter(kind)
+        self.to_json: Callable[[P], bytes] = msgspec.json.Encoder().encode
+        """The JSON of a value."""
+        self.from_json: Callable[[bytes | msgspec.Raw], P]
+        """A value from JSON that this codec wrote."""
+        if adapter is not None:
+            self.to_json = lambda value: bytes(adapter.dump_json(value))
+            self.from_json = lambda body: adapter.validate_json(bytes(body))
+            return
+        try:
+            self.from_json = msgspec.json.Decoder(kind).decode
+            self.schema()  # refuses a class of its own within it, which the decoder takes
+        except (TypeError, NameError) as error:
+            raise DeclarationError(
+                f"payload type {kind!r} cannot be read from JSON: {_last_line(error)}; use a"
+                " msgspec Struct, a dataclass, a TypedDict or a pydantic model"
+            ) from error
 
     def from_data(self, data: Any) -> P:
         """A value of the type from decoded JSON; members that it does not name are left alone.
@@ -53,19 +61,6 @@ class Codec(Generic[P]):
                 f"data: {_mistake_in(error)}",
                 hint="GET /.well-known/stage shows the JSON Schema of what is accepted",
             ) from error
-
-    def from_json(self, body: bytes | msgspec.Raw) -> P:
-        """A value from JSON that this codec wrote."""
-        if self._pydantic is not None:
-            value: P = self._pydantic.validate_json(bytes(body))
-            return value
-        return self._decoder.decode(body)
-
-    def to_json(self, value: P) -> bytes:
-        """The JSON of a value."""
-        if self._pydantic is not None:
-            return bytes(self._pydantic.dump_json(value))
-        return msgspec.json.encode(value)
 
     def members(self) -> frozenset[str]:
         """The names of the members that the type reads; empty where it reads whatever comes."""

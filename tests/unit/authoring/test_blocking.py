@@ -8,8 +8,7 @@ import sys
 LATE = """
 import sys
 from stage.authoring import blocking
-with blocking.NotBlocking("reserve"):
-    pass
+blocking.watch()
 vars(blocking).clear()  # as Python does at its end
 sys.audit("late")
 """
