@@ -27,6 +27,7 @@ SLOTS: Final = 3
 SUSPECTS_MAX: Final = PAGE_BYTES // RECORD_BYTES - SLOTS
 _RECORD: Final = Struct("B128s100s")
 """Deaths, the saga and the step; zeros fill up what is shorter."""
+_write: Final = _RECORD.pack_into
 _DEATHS_MAX: Final = 255
 _NOTHING: Final = b"\0"
 
@@ -39,9 +40,9 @@ class SuspectsPage:
         self._database = database
         self.running: dict[int, Mark] = {}
         """The code that runs now, by thread; kept without a page too."""
-        self._map: mmap.mmap | None = None
-        self._slots: dict[int, int] = {}
-        """Where the slot of a thread begins in the page."""
+        self._page: mmap.mmap | bytearray = bytearray(PAGE_BYTES)
+        """The mapped page while it is open."""
+        self._slots = _Slots()
         self._deaths: dict[Mark, int] = {}
         self._died_in: frozenset[str] = frozenset()
 
@@ -59,7 +60,7 @@ class SuspectsPage:
             # Written, not only extended: the first write to a hole ends the process on a full disk.
             page = os.pread(descriptor, PAGE_BYTES, 0).ljust(PAGE_BYTES, _NOTHING)
             os.pwrite(descriptor, page, 0)
-            self._map = mmap.mmap(descriptor, PAGE_BYTES)
+            self._page = mmap.mmap(descriptor, PAGE_BYTES)
         finally:
             os.close(descriptor)
         records = [_decode(page, number) for number in range(SLOTS + SUSPECTS_MAX)]
@@ -69,33 +70,28 @@ class SuspectsPage:
             self._deaths[key] = min(self._deaths.pop(key, 0) + 1, _DEATHS_MAX)  # the latest last
         self._died_in = frozenset(saga_id for saga_id, _ in running)
         for slot in range(SLOTS):
-            self._map[slot * RECORD_BYTES] = 0
+            self._page[slot * RECORD_BYTES] = 0
         self._write_suspects()
 
     def close(self) -> None:
         """Unmap the page; the file stays."""
-        page, self._map = self._map, None
-        if page is not None:
+        page, self._page = self._page, bytearray(PAGE_BYTES)
+        if isinstance(page, mmap.mmap):
             page.close()
 
     def entered(self, saga_id: str, step: str) -> None:
         """See AuthorCode."""
-        thread, page = get_ident(), self._map
+        thread = get_ident()
         self.running[thread] = (saga_id, step)  # a new object: the watchdog tells them apart
-        if page is not None and saga_id:
-            start = self._slots.get(thread)
-            if start is None:
-                start = self._slots[thread] = len(self._slots) % SLOTS * RECORD_BYTES
-            _RECORD.pack_into(page, start, 1, saga_id.encode(), step.encode())
+        if saga_id:
+            _write(self._page, self._slots[thread], 1, saga_id.encode(), step.encode())
 
     def left(self, saga_id: str, step: str, *, ended: bool) -> None:
         """See AuthorCode."""
-        thread, page = get_ident(), self._map
-        self.running.pop(thread, None)
-        if page is not None and saga_id:
-            start = self._slots.get(thread)
-            if start is not None:
-                page[start] = 0
+        thread = get_ident()
+        self.running.pop(thread, None)  # on PostgreSQL others come and go while a function awaits
+        if saga_id:
+            self._page[self._slots[thread]] = 0
             if ended and self._deaths and self._deaths.pop((saga_id, step), None) is not None:
                 self._write_suspects()
 
@@ -116,7 +112,6 @@ class SuspectsPage:
 
     def _write_suspects(self) -> None:
         """Write the list anew; the suspects of the latest deaths, where they are too many."""
-        assert self._map is not None
         kept = list(self._deaths.items())[-SUSPECTS_MAX:]
         self._deaths = dict(kept)
         records = [
@@ -124,7 +119,15 @@ class SuspectsPage:
             for (saga_id, step), deaths in kept
         ]
         text = b"".join(records).ljust(SUSPECTS_MAX * RECORD_BYTES, _NOTHING)
-        self._map[SLOTS * RECORD_BYTES :] = text
+        self._page[SLOTS * RECORD_BYTES :] = text
+
+
+class _Slots(dict[int, int]):
+    """Where the slot of a thread begins in the page."""
+
+    def __missing__(self, thread: int) -> int:
+        start = self[thread] = len(self) % SLOTS * RECORD_BYTES
+        return start
 
 
 def _decode(page: bytes, number: int) -> tuple[Mark, int] | None:
