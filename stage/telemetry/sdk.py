@@ -193,7 +193,10 @@ def shutdown(seconds_max: float = SHUTDOWN_SECONDS_MAX) -> bool:
 
 def full() -> bool:
     """True while more spans wait for the collector than may: those made now would be dropped."""
-    return any(full() for full in _full)
+    for each in _full:  # noqa: SIM110 - asked eight times a saga, and `any` takes twice as long
+        if each():
+            return True
+    return False
 
 
 def _capacity() -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from opentelemetry import trace as otel
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
+from stage.core.commands import AttemptKind
 from stage.core.events import Event
 from stage.core.version import __version__
 from stage.ports.observer import Attempt, DroppedKind, Span, TraceContext
@@ -33,12 +34,27 @@ from stage.telemetry import names, propagation
 from stage.telemetry.current_span import CurrentSpan
 from stage.telemetry.null import PassthroughSpan
 from stage.telemetry.span_context import SPAN_ID, parse_context, parse_links
-from stage.telemetry.span_end import CLIENT, INTERNAL, SERVER, SpanType, span_end
 from stage.telemetry.span_id_override import override_span_id
+from stage.telemetry.span_parts import (
+    CLIENT,
+    INTERNAL,
+    SERVER,
+    SpanTemplate,
+    SpanType,
+    end_of,
+)
 
-BeginFast = Callable[[str, SpanType, TraceContext, Sequence[str], dict[str, Any]], Span | None]
-"""Begins a span without the API: `telemetry.fast.spans.FastProvider.begin_fast`."""
 
+@runtime_checkable
+class FastTracing(Protocol):
+    """A provider that may begin spans without the API: `telemetry.fast.spans.FastProvider`."""
+
+    begin_fast: Callable[[SpanTemplate, str, TraceContext, Sequence[str]], Span] | None
+    """None while the API is to make all spans."""
+
+
+TEMPLATES_CACHED_MAX = 1_024
+"""Of each type of span: the same few come again and again."""
 _EMPTY = Context()
 _PROXY = otel.ProxyTracerProvider()
 """Makes tracers that wait for a provider, until there is one."""
@@ -68,7 +84,7 @@ class RecordedSpan:
 
     def current(self) -> CurrentSpan:
         """See `ports.observer.Span`."""
-        return CurrentSpan(self._span.get_span_context())
+        return CurrentSpan(NonRecordingSpan(self._span.get_span_context()))
 
     def about(self, saga_id: str) -> None:
         """See `ports.observer.Span`."""
@@ -87,7 +103,7 @@ class RecordedSpan:
             return
         self._ended = True
         if self._span.is_recording():
-            end = span_end(self._type, outcome, error)
+            end = end_of(self._type, outcome, error)
             self._span.set_attributes(end.attributes)
             if end.status is not None:
                 self._span.set_status(end.status)
@@ -107,7 +123,7 @@ class UnrecordedSpan(PassthroughSpan):
     def current(self) -> AbstractContextManager[None]:
         """See `ports.observer.Span`."""
         named = parse_context(self.context.traceparent, self.context.tracestate)
-        return super().current() if named is None else CurrentSpan(named)
+        return super().current() if named is None else CurrentSpan(NonRecordingSpan(named))
 
 
 class OtelObserver:
@@ -128,19 +144,19 @@ class OtelObserver:
         self._baggage_keys = frozenset(baggage_keys)
         provider = tracer_provider if tracer_provider is not None else otel.get_tracer_provider()
         self._tracer = provider.get_tracer(names.SCOPE, __version__)
-        self._begin_fast: BeginFast | None = getattr(provider, "begin_fast", None)
+        self._fast = provider if isinstance(provider, FastTracing) else None
         self._waits = isinstance(provider, otel.ProxyTracerProvider)
-        self._full = full
+        self._full = full or _never
+        """True while no span would reach anybody: it would cost as much as one that does."""
 
-    def _idle(self, ask_again: bool = False) -> bool:
-        """True while no span would reach anybody: it would cost as much as one that does.
+    def _still_waits(self) -> bool:
+        """Whether no provider is set yet, which is asked once a request and once a run.
 
-        `ask_again` whether a provider is set by now. Asked for the provider itself, OpenTelemetry
-        reads the environment each time.
+        Asked for the provider itself, OpenTelemetry reads the environment each time.
         """
-        if self._waits and ask_again:
+        if self._waits:
             self._waits = isinstance(_PROXY.get_tracer(names.SCOPE), otel.ProxyTracer)
-        return self._waits or (self._full is not None and self._full())
+        return self._waits
 
     def _passed_on(self, parent: TraceContext) -> PassthroughSpan:
         # A context that was read or stored is valid, or empty.
@@ -165,47 +181,37 @@ class OtelObserver:
         if self._baggage_keys and joined:
             baggage = propagation.read_baggage(headers, self._baggage_keys)
             incoming = replace(incoming, baggage=baggage)
-        if route.endswith(names.UNTRACED_ROUTES) or self._idle(ask_again=True):
+        if self._still_waits() or self._full() or route.endswith(names.UNTRACED_ROUTES):
             return self._passed_on(incoming)
 
-        attributes = _method(method)
-        if path:
-            attributes[names.URL_PATH] = path
-            attributes[names.URL_SCHEME] = scheme
-        if route != names.UNMATCHED_ROUTE:
-            attributes[names.HTTP_ROUTE] = route
-        if saga_id:
-            attributes[names.SAGA_ID] = saga_id
-        name = names.request_span(method, route)
         links = () if joined or not named.traceparent else (named.traceparent,)
-        return self._start(name, SERVER, incoming, links, attributes)
+        return self._start(_request(method, route, path, scheme), saga_id, incoming, links)
 
     def client(self, method: str, url: str, *, peer: str, route: str, parent: TraceContext) -> Span:
         """See `ports.observer.Observer`."""
-        if self._waits or self._idle():
+        if self._waits or self._full():
             return self._passed_on(parent)
         # The query is the author's, and may hold a secret.
         bare, mark, _ = url.partition("?")
         try:
-            name, attributes = _client(method, bare, bool(mark), peer, route)
+            template = _client(method, bare, bool(mark), peer, route)
         except ValueError:  # no URL; the transport will raise for it
             return self._passed_on(parent)
-        return self._start(name, CLIENT, parent, (), attributes.copy())
+        return self._start(template, "", parent, ())
 
     def run(self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]) -> Span:
         """See `ports.observer.Observer`."""
-        if self._idle(ask_again=True):
+        if self._still_waits() or self._full():
             return self._passed_on(parent)
-        attributes = {names.SAGA_ID: saga_id, names.STAGE: stage}
-        return self._start(names.run_span(stage), INTERNAL, parent, links, attributes)
+        return self._start(_run(stage), saga_id, parent, links)
 
     def attempt(self, attempt: Attempt) -> Span:
         """See `ports.observer.Observer`."""
-        if self._waits or self._idle():
+        if self._waits or self._full():
             return self._passed_on(attempt.parent)
-        # Internal: the requests that it sends have client spans below it.
-        name = names.attempt_span(attempt.kind, attempt.step, attempt.peer)
-        return self._start(name, INTERNAL, attempt.parent, attempt.links, _attempt(attempt))
+        # As in `cut_off`: a function of its own would cost four calls a saga.
+        template = _attempt(attempt.stage, attempt.step, attempt.kind, attempt.number, attempt.peer)
+        return self._start(template, attempt.saga_id, attempt.parent, attempt.links)
 
     def cut_off(self, attempt: Attempt, *, span_id: str, began: float, ended: float) -> None:
         """See `ports.observer.Observer`."""
@@ -213,12 +219,15 @@ class OtelObserver:
         if below is None or not SPAN_ID.fullmatch(span_id):
             return
         with suppress(Exception), override_span_id(int(span_id, 16)):
+            template = _attempt(
+                attempt.stage, attempt.step, attempt.kind, attempt.number, attempt.peer
+            )
             span = self._tracer.start_span(
-                names.attempt_span(attempt.kind, attempt.step, attempt.peer),
+                template.name,
                 context=_context(below),
-                kind=INTERNAL.kind,
+                kind=template.span_type.kind,
                 links=parse_links(below, attempt.links),
-                attributes=_attempt(attempt),
+                attributes=template.attributes(attempt.saga_id),
                 start_time=int(began * 1e9),
             )
             # A provider of the host may give it an id of its own: then it is never ended.
@@ -249,33 +258,30 @@ class OtelObserver:
         """Spans show attempts and not events: nothing to do."""
 
     def _start(
-        self,
-        name: str,
-        span_type: SpanType,
-        parent: TraceContext,
-        links: Sequence[str],
-        attributes: dict[str, Any],
+        self, template: SpanTemplate, saga_id: str, parent: TraceContext, links: Sequence[str]
     ) -> Span:
         """A span below `parent`, or the parent passed on when nothing here makes spans."""
         try:
-            if self._begin_fast is not None:
-                fast = self._begin_fast(name, span_type, parent, links, attributes)
-                if fast is not None:
-                    return fast
+            if self._fast is not None and (begin := self._fast.begin_fast) is not None:
+                return begin(template, saga_id, parent, links)
             below = parse_context(parent.traceparent, parent.tracestate)
             span = self._tracer.start_span(
-                name,
+                template.name,
                 context=_context(below),
-                kind=span_type.kind,
-                attributes=attributes,
+                kind=template.span_type.kind,
+                attributes=template.attributes(saga_id),
                 links=parse_links(below, links) if links else None,
             )
             ids = span.get_span_context()
             if not ids.is_valid or (below is not None and ids.span_id == below.span_id):
                 return self._passed_on(parent)
-            return RecordedSpan(span, span_type, parent.baggage)
+            return RecordedSpan(span, template.span_type, parent.baggage)
         except Exception:  # of a sampler or processor of the host; telemetry never fails a saga
             return self._passed_on(parent)
+
+
+def _never() -> bool:
+    return False
 
 
 def _context(parent: SpanContext | None) -> Context:
@@ -284,17 +290,37 @@ def _context(parent: SpanContext | None) -> Context:
     return otel.set_span_in_context(NonRecordingSpan(parent), _EMPTY)
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+@lru_cache(maxsize=TEMPLATES_CACHED_MAX)
+def _request(method: str, route: str, path: str, scheme: str) -> SpanTemplate:
+    """The constant part of the spans of requests to one path."""
+    attributes = _method(method)
+    if path:
+        attributes[names.URL_PATH] = path
+        attributes[names.URL_SCHEME] = scheme
+    if route != names.UNMATCHED_ROUTE:
+        attributes[names.HTTP_ROUTE] = route
+    return SpanTemplate(names.request_span(method, route), SERVER, attributes)
+
+
+@lru_cache(maxsize=TEMPLATES_CACHED_MAX)
+def _run(stage: str) -> SpanTemplate:
+    """The constant part of the spans of all runs of a stage."""
+    return SpanTemplate(names.run_span(stage), INTERNAL, {}, {names.STAGE: stage})
+
+
+@lru_cache(maxsize=TEMPLATES_CACHED_MAX)
+def _attempt(stage: str, step: str, kind: AttemptKind, number: int, peer: str) -> SpanTemplate:
+    """The constant part of the spans of one attempt of a step, in every saga."""
     attributes: dict[str, Any] = {
-        names.SAGA_ID: attempt.saga_id,
-        names.STAGE: attempt.stage,
-        names.STEP: attempt.step,
-        names.ACTIVITY: attempt.kind.value,
-        names.ATTEMPT: attempt.number,
+        names.STAGE: stage,
+        names.STEP: step,
+        names.ACTIVITY: kind.value,
+        names.ATTEMPT: number,
     }
-    if attempt.peer:
-        attributes[names.PEER] = attempt.peer
-    return attributes
+    if peer:
+        attributes[names.PEER] = peer
+    # Internal: the requests that it sends have client spans below it.
+    return SpanTemplate(names.attempt_span(kind, step, peer), INTERNAL, {}, attributes)
 
 
 def _method(method: str) -> dict[str, Any]:
@@ -304,11 +330,9 @@ def _method(method: str) -> dict[str, Any]:
     return {names.HTTP_METHOD: names.OTHER_METHOD, names.HTTP_METHOD_ORIGINAL: method[:100]}
 
 
-@lru_cache(maxsize=1_024)
-def _client(
-    method: str, url: str, query: bool, peer: str, route: str
-) -> tuple[str, dict[str, Any]]:
-    """The name and the attributes of a request that leaves; the same few come again and again."""
+@lru_cache(maxsize=TEMPLATES_CACHED_MAX)
+def _client(method: str, url: str, query: bool, peer: str, route: str) -> SpanTemplate:
+    """The constant part of the spans of requests to one URL. Raises ValueError where it is none."""
     parts = urlsplit(url)
     if "@" in parts.netloc:  # credentials of the operator's
         url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -319,4 +343,4 @@ def _client(
     if route:
         attributes[names.URL_TEMPLATE] = route
     attributes[names.PEER] = peer
-    return names.client_span(method, route, peer), attributes
+    return SpanTemplate(names.client_span(method, route, peer), CLIENT, attributes)

@@ -1,4 +1,4 @@
-"""The batch processor of the SDK, which also knows when its queue is full.
+"""The batch processor of the SDK, which knows when its queue is full, and takes fast spans.
 
 A collector that hangs or is away lets the queue fill up. The SDK would go on making spans only to
 drop them, at half the throughput of a stage that makes none; an observer that asks `full` first
@@ -8,14 +8,17 @@ makes none that would be dropped.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from stage.telemetry.fast.spans import FastSpan
+
 
 class BoundedBatches(BatchSpanProcessor):
-    """A batch processor of the SDK that counts the spans that wait; `capacity` is the limit."""
+    """A batch processor of the SDK whose queue holds `capacity` spans, also fast ones."""
 
     def __init__(
         self,
@@ -26,46 +29,49 @@ class BoundedBatches(BatchSpanProcessor):
         max_export_batch_size: int | None = None,
     ) -> None:
         self._capacity = capacity
-        self._waiting = 0
         self._lock = threading.Lock()
+        if type(exporter) is not OTLPSpanExporter:  # its encoder, which is ours, takes fast spans
+            exporter = ReadingExporter(exporter)
         super().__init__(
-            _CountingExporter(exporter, self._take),
+            exporter,
             max_queue_size=capacity,
             schedule_delay_millis=schedule_delay_millis,
             max_export_batch_size=max_export_batch_size,
         )
+        self._waiting = self._batch_processor._queue
+        self._wakes_at = self._batch_processor._max_export_batch_size - 1
+        """With so many spans in the queue the next one makes a batch, which leaves at once."""
 
-    @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """True while a span that ends now would be dropped."""
-        return self._waiting >= self._capacity
+        return len(self._waiting) >= self._capacity
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue it, or drop it when the queue is full."""
-        if not (span.context and span.context.trace_flags.sampled):
+        if span.context and span.context.trace_flags.sampled:
+            self.take(span)
+
+    def take(self, span: ReadableSpan | FastSpan) -> None:
+        """See `spans.FastProcessor`. It is dropped when the queue is full."""
+        if len(self._waiting) < self._wakes_at:  # a deque: it needs no lock of ours
+            self._waiting.appendleft(span)
             return
         with self._lock:
-            if self.full:
-                return
-            self._waiting += 1
-        super().on_end(span)
-
-    def _take(self, spans: int) -> None:
-        with self._lock:
-            self._waiting -= spans
+            if len(self._waiting) < self._capacity:
+                self._batch_processor.emit(span)  # type: ignore[arg-type]  # any object
 
 
-class _CountingExporter(SpanExporter):
-    """An exporter that counts the spans that left the queue, before it sends them."""
+class ReadingExporter(SpanExporter):
+    """Makes spans readable for an exporter that knows those of the SDK alone."""
 
-    def __init__(self, exporter: SpanExporter, take: Callable[[int], None]) -> None:
+    def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._take = take
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch."""
-        self._take(len(spans))
-        return self._exporter.export(spans)
+    def export(self, spans: Sequence[ReadableSpan | FastSpan]) -> SpanExportResult:
+        """Export a batch."""
+        return self._exporter.export(
+            [span.readable() if isinstance(span, FastSpan) else span for span in spans]
+        )
 
     def shutdown(self) -> None:
         """Stop the exporter."""

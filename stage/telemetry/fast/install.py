@@ -93,7 +93,7 @@ def install(
     trace_exporter.encode_spans = otlp.encode  # type: ignore[assignment, attr-defined]
     if provider.off:
         report(Off(reason=provider.off))
-    return Pipeline(provider=provider, full=lambda: batches.full)
+    return Pipeline(provider=provider, full=batches.is_full)
 
 
 def _off() -> Off | None:

@@ -1,7 +1,10 @@
-"""Encodes spans for a collector: the bytes of the SDK's encoder, at a fifth of its time.
+"""Encodes spans for a collector: the bytes of the SDK's encoder, at a fifteenth of its time.
 
 The SDK builds a protobuf message for each span, link and attribute, and hashes the resource as JSON
-for each span. Here the bytes of a span are written directly. A span with other contents (events,
+for each span. Here the bytes of a span are written directly. A message of protobuf is its fields
+one after the other, so what many fast spans share is encoded once and put between the rest.
+
+A span of the SDK, as authors make them, is read and written too. One with other contents (events,
 attributes of links, values that are neither text nor a number) is left to the SDK, and so is a
 whole batch when its first span is not encoded to the SDK's bytes.
 
@@ -11,13 +14,17 @@ The numbers are those of the fields in opentelemetry/proto/trace/v1/trace.proto.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+
+from stage.telemetry import names
+from stage.telemetry.fast.spans import UNSET, FastSpan
+from stage.telemetry.span_parts import SpanEnd, SpanTemplate
 
 CACHED_MAX = 2_048
 """Attributes that are kept encoded: most come again, and those of one saga some six times."""
@@ -25,6 +32,11 @@ CACHED_MAX = 2_048
 _TIMES = struct.Struct("<BQBQ")
 _DOUBLE = struct.Struct("<Bd")
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
+_OWN_IDS = 28
+"""Bytes of the ids of a span, in front of that of its parent."""
+_BELOW_NOTHING = b"\x85\x01" + _HAS_IS_REMOTE.to_bytes(4, "little")
+_BELOW_REMOTE = b"\x85\x01" + (_HAS_IS_REMOTE | _IS_REMOTE).to_bytes(4, "little")
+"""The flags of a fast span, without a parent and below one, which came as text or is stored."""
 
 
 class Encoded(bytes):
@@ -37,25 +49,32 @@ class Encoded(bytes):
     SerializeToString = SerializePartialToString
 
 
-def encode(spans: Sequence[ReadableSpan]) -> Encoded:
+def encode(spans: Sequence[ReadableSpan | FastSpan]) -> Encoded:
     """An ExportTraceServiceRequest. Raises what the SDK's encoder raises."""
     try:
         return _request(spans)
     except Exception:  # the SDK reports what is wrong with them
-        return Encoded(encode_spans(spans).SerializePartialToString())
+        return Encoded(encode_spans(list(map(_readable, spans))).SerializePartialToString())
 
 
-def _request(spans: Sequence[ReadableSpan]) -> Encoded:
+def _request(spans: Sequence[ReadableSpan | FastSpan]) -> Encoded:
     """Group the spans by resource and scope, which are compared as objects and not by value."""
-    scopes: dict[int, dict[int, list[ReadableSpan]]] = {}
+    if spans and isinstance(spans[0], FastSpan):
+        provider = spans[0].provider
+        for span in spans:
+            if type(span) is not FastSpan or span.provider is not provider:
+                break
+        else:  # none of the author's
+            return Encoded(_resource_spans([spans]))
+    scopes: dict[int, dict[int, list[ReadableSpan | FastSpan]]] = {}
     for span in spans:
         of_resource = scopes.setdefault(id(span.resource), {})
         of_resource.setdefault(id(span.instrumentation_scope), []).append(span)
     return Encoded(b"".join(_resource_spans(list(each.values())) for each in scopes.values()))
 
 
-def _resource_spans(scopes: list[list[ReadableSpan]]) -> bytes:
-    sample_of = encode_spans([spans[0] for spans in scopes]).resource_spans[0]
+def _resource_spans(scopes: Sequence[Sequence[ReadableSpan | FastSpan]]) -> bytes:
+    sample_of = encode_spans([_readable(spans[0]) for spans in scopes]).resource_spans[0]
     # Equal scopes that are two objects are one to the SDK: then `zip` raises.
     within = [_field(0x0A, sample_of.resource.SerializePartialToString())]
     for spans, sample in zip(scopes, sample_of.scope_spans, strict=True):
@@ -63,21 +82,65 @@ def _resource_spans(scopes: list[list[ReadableSpan]]) -> bytes:
         known = _span(spans[0]) == first.SerializePartialToString()
         one = _span if known else _by_sdk
         scope = _field(0x0A, sample.scope.SerializePartialToString())
-        encoded = b"".join(_field(0x12, one(span)) for span in spans)
+        encoded = b"".join([_field(0x12, one(span)) for span in spans])
         within.append(_field(0x12, scope + encoded + _text(0x1A, sample.schema_url)))
     return _field(0x0A, b"".join(within) + _text(0x1A, sample_of.schema_url))
 
 
-def _by_sdk(span: ReadableSpan) -> bytes:
-    message = encode_spans([span]).resource_spans[0].scope_spans[0].spans[0]
+def _readable(span: ReadableSpan | FastSpan) -> ReadableSpan:
+    return span.readable() if isinstance(span, FastSpan) else span
+
+
+def _by_sdk(span: ReadableSpan | FastSpan) -> bytes:
+    message = encode_spans([_readable(span)]).resource_spans[0].scope_spans[0].spans[0]
     return bytes(message.SerializePartialToString())
 
 
-def _span(span: ReadableSpan) -> bytes:
+def _span(span: ReadableSpan | FastSpan) -> bytes:
     try:
-        return _known(span)
+        return _fast(span) if isinstance(span, FastSpan) else _known(span)
     except Exception:
         return _by_sdk(span)
+
+
+def _fast(span: FastSpan) -> bytes:
+    """A fast span: what it shares with others is encoded once, and put together here."""
+    template, ended, own, above = span.template, span.ended, span.traceparent, span.above
+    head, before, after = template.encoded or _template(template)
+    attributes, status = ended.encoded or _end(ended)
+    if above:
+        ids = bytes.fromhex(f"0a10{own[3:35]}1208{own[36:52]}2208{above[36:52]}")
+        flags = _BELOW_REMOTE
+        if span.parent.tracestate:  # it stands between the ids
+            ids = ids[:_OWN_IDS] + _text(0x1A, span.tracestate) + ids[_OWN_IDS:]
+    else:
+        ids = bytes.fromhex(f"0a10{own[3:35]}1208{own[36:52]}")
+        flags = _BELOW_NOTHING
+    times = _TIMES.pack(0x39, span.start_time, 0x41, span.end_time)
+    saga = _saga(span.saga_id)
+    if span.links:
+        attributes += b"".join(map(_link, span.links))
+    return b"".join((ids, head, times, before, saga, after, attributes, status, flags))
+
+
+@lru_cache(maxsize=CACHED_MAX)
+def _saga(saga_id: str) -> bytes:
+    """The attribute of that saga; nothing without one."""
+    return _attribute(names.SAGA_ID, saga_id) if saga_id else b""
+
+
+def _template(template: SpanTemplate) -> tuple[bytes, bytes, bytes]:
+    template.encoded = (
+        _name_and_kind(template.name, template.span_type.kind),
+        _attributes(template.before),
+        _attributes(template.after),
+    )
+    return template.encoded
+
+
+def _end(end: SpanEnd) -> tuple[bytes, bytes]:
+    end.encoded = _attributes(end.attributes), _status(end.status or UNSET)
+    return end.encoded
 
 
 def _known(span: ReadableSpan) -> bytes:
@@ -96,12 +159,15 @@ def _known(span: ReadableSpan) -> bytes:
     # type it may be None, which it never is for an ended span.
     attributes: dict[str, Any] = span.attributes.copy()  # type: ignore[union-attr]
     parts += [_attribute(key, value) for key, value in attributes.items()]
-    for link in span.links:
-        if link.attributes or link.dropped_attributes:
-            raise ValueError(span.name)
-        parts.append(_field(0x6A, _ids(link.context) + b"\x35" + _flags(link.context)))
+    parts += [_link(link) for link in span.links]
     parts += [_status(span.status), b"\x85\x01", _flags(parent)]
     return b"".join(parts)
+
+
+def _link(link: Link) -> bytes:
+    if link.attributes or link.dropped_attributes:
+        raise ValueError("a link with attributes")
+    return _field(0x6A, _ids(link.context) + b"\x35" + _flags(link.context))
 
 
 def _ids(context: SpanContext) -> bytes:
@@ -142,6 +208,10 @@ def _attribute(key: str, value: object) -> bytes:
         case _:
             raise TypeError(key)
     return _field(0x4A, _field(0x0A, key.encode()) + _field(0x12, encoded))
+
+
+def _attributes(attributes: Mapping[str, Any]) -> bytes:
+    return b"".join(_attribute(key, value) for key, value in attributes.items())
 
 
 def _text(tag: int, text: str) -> bytes:

@@ -1,8 +1,10 @@
-"""The provider of our own entry point: the SDK's, which makes our own spans in a third of the time.
+"""The provider of our own entry point: the SDK's, with spans of ours in an eighth of its time.
 
 A span of the SDK has four locks and two queues for uses that we have not: events, several writers
 at a time, limits that are never reached. A fast span has none of them. It is sampled as the SDK's
-sampler decides, has ids of the SDK's generator, and ends as a span that the SDK's processors take.
+sampler decides, and has ids of the SDK's dice. Its ids stay text, and the part that all spans of
+its sort share stays in one place (`telemetry.span_parts`), until the thread of the exporter encodes
+it. A processor that knows the spans of the SDK alone is given one.
 
 Where somebody could see the difference no fast span is made, and the SDK makes one of its own:
 with more processors, samplers that look at more than the parent, limits that were set, and the
@@ -13,14 +15,18 @@ from __future__ import annotations
 
 import inspect
 import os
+import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from time import time_ns
-from typing import Any
+from typing import Any, Final, Protocol, runtime_checkable
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, Tracer, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
     DEFAULT_OFF,
     DEFAULT_ON,
@@ -29,21 +35,40 @@ from opentelemetry.sdk.trace.sampling import (
     Sampler,
 )
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import Link, SpanContext, SpanKind
 from opentelemetry.trace.status import Status, StatusCode
 
 from stage.core.version import __version__
 from stage.ports.observer import TraceContext
-from stage.telemetry import names
-from stage.telemetry.current_span import CurrentSpan
-from stage.telemetry.span_context import FLAGS, LINKS_MAX, parse_context, parse_links
-from stage.telemetry.span_end import SpanType, span_end
+from stage.telemetry import names, propagation
+from stage.telemetry.current_span import CurrentSpan, OwnSpan
+from stage.telemetry.id_generator import StageIdGenerator
+from stage.telemetry.span_context import LINKS_MAX, parse_context, parse_links
+from stage.telemetry.span_parts import SpanEnd, SpanTemplate, end_of, usual_end
 
 _ONLY_SDK_KEEPS = ("span_limits", "active_span_processor", "_tracer_configurator")
 """Arguments of the SDK's provider that only its own spans keep."""
 INTERNAL_METRICS_VARIABLE = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
 _EMPTY = Context()
-_UNSET = Status(StatusCode.UNSET)
+_NO_LINKS: Final[Sequence[Link]] = ()
+UNSET = Status(StatusCode.UNSET)
+"""The status of a span that did not fail."""
+_UNSAMPLED: Final = "02"
+"""The last digit of a traceparent that is not sampled."""
+_WRITTEN: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]").fullmatch
+"""Finds a traceparent as we write one, which needs no parsing."""
+
+
+@runtime_checkable
+class FastProcessor(Protocol):
+    """A processor that takes fast spans as they are."""
+
+    def take(self, span: FastSpan) -> None:
+        """Take a span that ended, and is sampled."""
+        ...
+
+
+BeginFast = Callable[[SpanTemplate, str, TraceContext, Sequence[str]], "FastSpan"]
 
 
 def _ignore(_reason: str) -> None:
@@ -59,14 +84,24 @@ class FastProvider(TracerProvider):
     def __init__(self, *, report: Callable[[str], None] = _ignore, **arguments: Any) -> None:
         super().__init__(**arguments)
         tracer = self.get_tracer(names.SCOPE, __version__)
-        self._scope = tracer._instrumentation_scope if isinstance(tracer, Tracer) else None
+        self.scope = tracer._instrumentation_scope if isinstance(tracer, Tracer) else None
+        """The instrumentation scope of our spans."""
         self._processors: tuple[SpanProcessor, ...] = ()
         self._report = report
+        self.draw_span_id: Callable[[], int] = self.id_generator.generate_span_id
+        """Draws the id of a span."""
+        if type(self.id_generator) in (RandomIdGenerator, StageIdGenerator):
+            # The same dice. An id that is overridden is asked for by spans of the SDK alone.
+            self.draw_span_id = partial(random.getrandbits, 64)
+        self.begin_fast: BeginFast | None = None
+        """Begins a fast span; None while the SDK is to make all spans."""
+        self.take: Callable[[FastSpan], None] = self._give
+        """Gives a span that ended to the processors."""
         self.off = self._reason(arguments)
         """Why no span is a fast one, whatever the processors; empty while they may be."""
 
     def _reason(self, arguments: Mapping[str, Any]) -> str:
-        if self._scope is None:
+        if self.scope is None:
             return "the SDK is disabled"
         for variable in os.environ:
             if _changes_spans(variable):
@@ -84,49 +119,30 @@ class FastProvider(TracerProvider):
         """See the SDK: it holds for spans that start from then on."""
         super().add_span_processor(span_processor)
         self._processors += (span_processor,)
+        alone = len(self._processors) == 1
+        self.begin_fast = partial(FastSpan, self) if alone and not self.off else None
+        if alone and isinstance(span_processor, FastProcessor):
+            self.take = span_processor.take
+        else:
+            self.take = self._give
         if len(self._processors) == 2 and not self.off:
             self._report("another span processor was added, which may change spans at their start")
 
-    def begin_fast(
-        self,
-        name: str,
-        span_type: SpanType,
-        parent: TraceContext,
-        links: Sequence[str],
-        attributes: dict[str, Any],
-    ) -> FastSpan | None:
-        """A span below `parent`; None where the SDK is to make it.
-
-        Attributes are text or numbers. The dictionary becomes the span's own.
-        """
-        if self.off or len(self._processors) != 1:
-            return None
-        return FastSpan(self, name, span_type, parent, links, attributes)
-
-    def ids(
-        self, name: str, span_type: SpanType, below: SpanContext | None, attributes: dict[str, Any]
-    ) -> SpanContext:
-        """The ids of a new span: of the trace of its parent, or of a trace that it begins."""
-        if below is not None:
-            trace_id, flags = below.trace_id, below.trace_flags & 3
-        else:
-            trace_id = self.id_generator.generate_trace_id()
+    def begin_trace(self, template: SpanTemplate, saga_id: str) -> tuple[int, int]:
+        """The id and the flags of a new trace, sampled as the sampler decides."""
+        trace_id = self.id_generator.generate_trace_id()
+        sampled = True
+        if self.sampler is not DEFAULT_ON:  # which says so of every trace that begins
             sampling = self.sampler.should_sample(
-                _EMPTY, trace_id, name, span_type.kind, attributes
+                *(_EMPTY, trace_id, template.name, template.span_type.kind),
+                attributes=template.attributes(saga_id),
             )
             sampled = sampling.decision is Decision.RECORD_AND_SAMPLE
-            flags = sampled | self.id_generator.is_trace_id_random() << 1
-        return SpanContext(
-            trace_id,
-            self.id_generator.generate_span_id(),
-            is_remote=False,
-            trace_flags=FLAGS[flags],
-            trace_state=below.trace_state if below is not None else None,
-        )
+        return trace_id, sampled | self.id_generator.is_trace_id_random() << 1
 
-    def end_fast(self, span: FastSpan, status: Status, end_time: int) -> None:
-        """Give a span that ended to the processor."""
-        ended = EndedSpan(self.resource, self._scope, span, status, end_time)
+    def _give(self, span: FastSpan) -> None:
+        """Give a span to the processors, readable as the SDK's own."""
+        ended = span.readable()
         for each in self._processors:
             each.on_end(ended)
 
@@ -142,73 +158,119 @@ def _follows_parent(sampler: Sampler) -> bool:
 
 
 class FastSpan:
-    """A span under way (ports.observer.Span). Only one thread at a time writes."""
+    """A span under way (ports.observer.Span). Only one thread at a time writes.
+
+    Its ids stay text, and its constant part stays apart, until it is encoded.
+    """
 
     __slots__ = (
-        "_ended", "_provider", "_type",
-        "attributes", "below", "context", "ids", "kind", "links", "name", "span_id", "start_time",
-        "trace_id",
+        "_context", "_over",
+        "above", "end_time", "ended", "links", "parent", "provider", "saga_id", "span_id",
+        "start_time", "template", "traceparent",
     )  # fmt: skip
+
+    end_time: int
+    ended: SpanEnd
 
     def __init__(
         self,
         provider: FastProvider,
-        name: str,
-        span_type: SpanType,
+        template: SpanTemplate,
+        saga_id: str,
         parent: TraceContext,
         links: Sequence[str],
-        attributes: dict[str, Any],
     ) -> None:
-        below = parse_context(parent.traceparent, parent.tracestate)
-        self.below = below
-        self.ids = provider.ids(name, span_type, below, attributes)
-        trace_id, span_id, _, flags, *_ = self.ids
-        self.span_id = f"{span_id:016x}"
+        above = parent.traceparent
+        if above and not _WRITTEN(above):
+            ids = propagation.parse(above)
+            above = "" if ids is None else propagation.format_traceparent(ids)
+        if above:
+            span_id = f"{provider.draw_span_id() or 1:016x}"
+            traceparent = f"{above[:36]}{span_id}{above[52:]}"  # of the same trace, as sampled
+        else:
+            trace_id, flags = provider.begin_trace(template, saga_id)
+            span_id = f"{provider.draw_span_id() or 1:016x}"
+            traceparent = f"00-{trace_id:032x}-{span_id}-{flags:02x}"
+        self.span_id = span_id
         """See `ports.observer.Span`."""
-        self.trace_id = f"{trace_id:032x}"
-        """See `ports.observer.Span`."""
-        tracestate = ""
-        if below is not None and parent.tracestate:
-            tracestate = below.trace_state.to_header()
-        self.context = TraceContext(
-            traceparent=f"00-{self.trace_id}-{self.span_id}-{flags:02x}",
-            tracestate=tracestate,
-            baggage=parent.baggage,
+        self.traceparent = traceparent
+        self.above = above
+        """The traceparent of its parent; empty without one."""
+        self.parent = parent
+        self.template = template
+        self.saga_id = saga_id
+        self.links: Sequence[Link] = (
+            parse_links(parse_context(above, ""), links) if links else _NO_LINKS
         )
-        """See `ports.observer.Span`."""
-        self._provider = provider
-        self._type = span_type
-        self.name = name
-        self.kind = span_type.kind
-        self.attributes = attributes
-        self.links = parse_links(below, links) if links else []
-        self._ended = not flags & TraceFlags.SAMPLED  # an unsampled one is never reported
+        self.provider = provider
+        self._context: TraceContext | None = None
+        self._over = traceparent[-1] in _UNSAMPLED  # such a span is never reported
         self.start_time = time_ns()
+
+    @property
+    def trace_id(self) -> str:
+        """See `ports.observer.Span`."""
+        return self.traceparent[3:35]
+
+    @property
+    def context(self) -> TraceContext:
+        """See `ports.observer.Span`."""
+        context = self._context
+        if context is None:
+            context = self._context = TraceContext(
+                traceparent=self.traceparent,
+                tracestate=self.tracestate if self.parent.tracestate else "",
+                baggage=self.parent.baggage,
+            )
+        return context
+
+    @property
+    def tracestate(self) -> str:
+        """That of its trace, as the SDK passes it on."""
+        if not (self.above and self.parent.tracestate):
+            return ""
+        below = parse_context(self.above, self.parent.tracestate)
+        return "" if below is None else below.trace_state.to_header()
 
     def current(self) -> AbstractContextManager[None]:
         """See `ports.observer.Span`."""
-        return CurrentSpan(self.ids)
+        tracestate = self.tracestate if self.parent.tracestate else ""
+        return CurrentSpan(OwnSpan(self.traceparent, tracestate))
 
     def about(self, saga_id: str) -> None:
         """See `ports.observer.Span`."""
-        if not self._ended:
-            self.attributes[names.SAGA_ID] = saga_id
+        if not self._over:
+            self.saga_id = saga_id
 
     def link(self, traceparent: str) -> None:
         """See `ports.observer.Span`."""
-        if not self._ended:
-            self.links = (self.links + parse_links(None, (traceparent,)))[-LINKS_MAX:]
+        if not self._over:
+            self.links = [*self.links, *parse_links(None, (traceparent,))][-LINKS_MAX:]
 
     def end(self, outcome: str, error: str = "", at: float | None = None) -> None:
         """See `ports.observer.Span`."""
-        if self._ended:
+        if self._over:
             return
-        self._ended = True
-        end = span_end(self._type, outcome, error)
-        self.attributes.update(end.attributes)
+        self._over = True
+        span_type = self.template.span_type
+        self.ended = end_of(span_type, outcome, error) if error else usual_end(span_type, outcome)
         # A float is coarser than the nanoseconds of the start, which it must not precede.
-        end_time = time_ns() if at is None else max(int(at * 1e9), self.start_time)
-        self._provider.end_fast(self, end.status or _UNSET, end_time)
+        self.end_time = time_ns() if at is None else max(int(at * 1e9), self.start_time)
+        self.provider.take(self)
+
+    @property
+    def resource(self) -> Resource:
+        """That of its provider."""
+        return self.provider.resource
+
+    @property
+    def instrumentation_scope(self) -> InstrumentationScope | None:
+        """That of all spans of ours."""
+        return self.provider.scope
+
+    def readable(self) -> EndedSpan:
+        """The span, which ended, as processors and exporters of the SDK read it."""
+        return EndedSpan(self, self.provider.resource, self.provider.scope)
 
 
 class EndedSpan(ReadableSpan):
@@ -226,30 +288,34 @@ class EndedSpan(ReadableSpan):
     attributes: Mapping[str, Any] = {}
     links: Sequence[Link] = ()
     events: Sequence[Event] = ()
-    status = _UNSET
+    status = UNSET
     start_time = end_time = 0
     dropped_attributes = dropped_events = dropped_links = 0
     _instrumentation_info = None
 
     def __init__(
-        self,
-        resource: Resource,
-        scope: InstrumentationScope | None,
-        span: FastSpan,
-        status: Status,
-        end_time: int,
+        self, span: FastSpan, resource: Resource, scope: InstrumentationScope | None
     ) -> None:
+        template, state = span.template, span.parent.tracestate if span.above else ""
+        named = parse_context(span.traceparent, state)
+        assert named is not None, "a fast span has ids"
         self.resource = resource
         self.instrumentation_scope = scope
-        self.name = span.name
-        self.context = span.ids
-        self.parent = span.below
-        self.kind = span.kind
-        self.attributes = span.attributes
+        self.name = template.name
+        self.context = SpanContext(
+            named.trace_id,
+            named.span_id,
+            is_remote=False,
+            trace_flags=named.trace_flags,
+            trace_state=named.trace_state,
+        )
+        self.parent = parse_context(span.above, state) if span.above else None
+        self.kind = template.span_type.kind
+        self.attributes = {**template.attributes(span.saga_id), **span.ended.attributes}
         self.links = span.links
-        self.status = status
+        self.status = span.ended.status or UNSET
         self.start_time = span.start_time
-        self.end_time = end_time
+        self.end_time = span.end_time
 
     def __getattr__(self, name: str) -> Any:
         """For the methods of the SDK's class, which read private names such as `_name`."""

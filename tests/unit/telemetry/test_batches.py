@@ -9,7 +9,9 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from stage.ports.observer import TraceContext
 from stage.telemetry.fast.batches import BoundedBatches
+from stage.telemetry.fast.spans import FastProvider, FastSpan
 from stage.telemetry.spans import OtelObserver
 
 CAPACITY = 8
@@ -54,9 +56,7 @@ def test_while_the_queue_is_full_no_span_is_made(
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(batches)
 
-    def full() -> bool:
-        return batches.full
-
+    full = batches.is_full
     observer = OtelObserver(provider, full=full)
 
     def ask() -> str:
@@ -92,6 +92,39 @@ def test_a_span_that_ends_while_it_is_full_is_dropped_and_not_counted(
         tracer.start_span(f"then {number}").end()
     exporter.may.release(1_000)
     assert batches.force_flush()
-    assert not batches.full
+    assert not batches.is_full()
     expected = [f"first {number}" for number in range(BATCH)]
     assert expected + [f"then {number}" for number in range(CAPACITY)] == exporter.names
+
+
+def test_an_exporter_of_another_kind_reads_fast_spans(
+    exporter: Hanging, batches: BoundedBatches
+) -> None:
+    """It knows the spans of the SDK alone; those of the author come between them as they are."""
+    provider = FastProvider(shutdown_on_exit=False)
+    provider.add_span_processor(batches)
+    observer = OtelObserver(provider, full=batches.is_full)
+    for number in range(BATCH // 2):
+        span = observer.request("POST", "/sagas", [], f"s-{number}")
+        assert isinstance(span, FastSpan)
+        span.end("200")
+        provider.get_tracer("author").start_span(f"mine {number}").end()
+    exporter.taken.acquire()
+    assert ["POST /sagas", "mine 0", "POST /sagas", "mine 1"] == exporter.names
+
+
+def test_fast_spans_that_end_while_it_is_full_are_dropped(
+    exporter: Hanging, batches: BoundedBatches
+) -> None:
+    """The oldest stay, as with spans of the SDK."""
+    provider = FastProvider(shutdown_on_exit=False)
+    provider.add_span_processor(batches)
+    observer = OtelObserver(provider)
+    for number in range(BATCH + CAPACITY + 5):
+        observer.run(f"s-{number}", "payment", TraceContext(), []).end("completed")
+        if number == BATCH - 1:
+            exporter.taken.acquire()  # the first batch is out, and hangs
+    assert batches.is_full()
+    exporter.may.release(1_000)
+    assert batches.force_flush()
+    assert not batches.is_full() and BATCH + CAPACITY == len(exporter.names)

@@ -9,7 +9,7 @@ import pytest
 from opentelemetry import baggage
 from opentelemetry import trace as otel
 from opentelemetry.context import attach, detach
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from stage.ports.observer import Span, TraceContext
 from stage.telemetry.fast.spans import FastProvider
@@ -51,6 +51,17 @@ def test_the_current_span_has_the_ids_of_ours(make: Callable[[], Span]) -> None:
     assert not seen.is_recording()
     assert (TRACE, span.span_id or SPAN) == (f"{ids.trace_id:032x}", f"{ids.span_id:016x}")
     assert ids.trace_flags.sampled and "a=1" == ids.trace_state.to_header()
+
+
+@pytest.mark.parametrize("make", [by_the_sdk, by_the_fast_provider])
+def test_a_span_of_the_author_has_its_parent_in_this_process(make: Callable[[], Span]) -> None:
+    """Beside one that came with a request, of which a collector is told that it is remote."""
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("author")
+    span = make()
+    with span.current(), tracer.start_as_current_span("score the order") as mine:
+        pass
+    assert isinstance(mine, ReadableSpan) and mine.parent is not None
+    assert span.span_id == f"{mine.parent.span_id:016x}" and not mine.parent.is_remote
 
 
 def test_nothing_of_the_request_that_happened_to_bring_the_saga_is_there() -> None:
