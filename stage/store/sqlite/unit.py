@@ -114,9 +114,7 @@ class SqliteUnit(msgspec.Struct, eq=False):
         found = self._part.rows(_GET, (saga_id,), 1)
         return rows.saga_row(found[0], self._codec) if found else None
 
-    async def take(self, saga_id: str) -> SagaRow | None:
-        """See ports.store.Unit: nobody else can hold it."""
-        return await self.load(saga_id)
+    take = load  # nobody else can hold it
 
     async def received(self, mail: Sequence[int]) -> None:
         """See ports.store.Unit: there is no mail."""
