@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from asyncio import events
 from collections.abc import Callable, Coroutine, Generator
+from types import coroutine
 from typing import Any
 
 import msgspec
@@ -113,11 +114,11 @@ class FunctionConversation:
                 said=kind_of_code is FailureKind.REFUSED,
             )
         self._answered += self._unsafe
-        return await _Drive(self, answer)
+        return await self._drive(answer)
 
     async def proceed(self) -> Turn:
         """See `ports.stage.Conversation`."""
-        return await _Drive(self, None)
+        return await self._drive(None)
 
     def close(self) -> None:
         """See `ports.stage.Conversation`. A clean-up that awaits is dropped where it awaits."""
@@ -127,7 +128,9 @@ class FunctionConversation:
         except BaseException:  # an exit would end the process if it reached the event loop
             return  # nobody is left to take it
 
+    @coroutine
     def _drive(self, value: Answer | None) -> Generator[Any, Any, Turn]:
+        """Await the author's coroutine, but stop at a request of ours."""
         step: Callable[[Any], Any] = self._coroutine.send
         passed: Any = value
         stopped = False
@@ -254,17 +257,6 @@ class EffectConversation(FunctionConversation):
         """See `ports.stage.Conversation`."""
         self._prepared = True
         return await super().proceed()
-
-
-class _Drive:
-    """Awaits the author's coroutine, but stops at a request of ours."""
-
-    def __init__(self, conversation: FunctionConversation, value: Answer | None) -> None:
-        self._conversation = conversation
-        self._value = value
-
-    def __await__(self) -> Generator[Any, Any, Turn]:
-        return self._conversation._drive(self._value)
 
 
 def _cancelling() -> bool:

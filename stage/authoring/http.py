@@ -195,7 +195,7 @@ class Http:
             )
         if json is not None and data:
             raise ValueError("give json or data, not both")
-        given = self._checked(headers or {})
+        given = self._checked(headers) if headers else []
         body = data
         if json is not None:
             body = msgspec.json.encode(json)

@@ -100,7 +100,7 @@ class StageParticipant(Generic[P, A]):
         if declared is None:
             return  # a forward: only downstream can judge what it added
         try:
-            declared.decode_result(bytes(result))
+            declared.decode_result(result)
         except (msgspec.MsgspecError, ValueError) as error:
             raise WireError(
                 422,
@@ -155,7 +155,7 @@ class StageParticipant(Generic[P, A]):
         else:
             assert declared.compensating is not None
             body = view.results.get(step)
-            result = None if body is None else _decoded(declared, bytes(body))
+            result = None if body is None else _decoded(declared, body)
             coroutine = declared.compensating(*given, result)
             encode = _encode_nothing
         reading = self._readings[step, kind is AttemptKind.EXECUTE]
@@ -250,7 +250,7 @@ def _encoded(step: ExternalStep[Any, Any], result: object) -> bytes:
         raise exit_raised(step.name, error) from error
 
 
-def _decoded(step: DeclaredStep[Any, Any], body: bytes) -> Any:
+def _decoded(step: DeclaredStep[Any, Any], body: msgspec.Raw) -> Any:
     """The result to be undone; its type may run code of the author's."""
     try:
         return step.decode_result(body)

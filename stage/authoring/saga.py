@@ -7,7 +7,7 @@ from copy import deepcopy
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from stage.authoring.payload import Codec
 from stage.core.ids import Direction, idempotency_key
@@ -23,7 +23,7 @@ class HasResult(Protocol[R_co]):
 
     name: str
 
-    def decode_result(self, body: bytes) -> R_co:
+    def decode_result(self, body: bytes | Raw, /) -> R_co:
         """The result from its JSON."""
         ...
 
@@ -93,7 +93,7 @@ class Saga(Generic[P]):
             raise LookupError(
                 f"step {name!r} has no result here: only steps that ran before this one have"
             )
-        return step.decode_result(bytes(body))
+        return step.decode_result(body)
 
 
 def _name_of(step: HasResult[Any]) -> str:

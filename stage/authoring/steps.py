@@ -62,11 +62,8 @@ class DeclaredStep(Generic[P, R]):
         check_function(stage, function, self.parameters, coroutine=self.coroutine)
         self.returns = declared(stage, function, "return")
         self.codec: Codec[Any] = self._codec()
-
-    def decode_result(self, body: bytes) -> R:
+        self.decode_result: Callable[[bytes | msgspec.Raw], R] = self.codec.from_json
         """The step's result from the journal's JSON."""
-        value: R = self.codec.from_json(body)
-        return value
 
     def encode_result(self, value: Any) -> bytes:
         """The JSON of what the function returned. Raises TypeError when it cannot be read back."""

@@ -6,6 +6,7 @@ Every door from the engine to author code is here, so that no function runs unse
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Mapping
+from types import coroutine
 from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
@@ -180,11 +181,32 @@ class _WatchedConversation:
 
     async def resume(self, answer: Answer | Lost) -> Turn:
         """See ports.stage.Conversation."""
-        return await _Slices(self, self._conversation.resume(answer))
+        return await self._in_slices(self._conversation.resume(answer))
 
     async def proceed(self) -> Turn:
         """See ports.stage.Conversation."""
-        return await _Slices(self, self._conversation.proceed())
+        return await self._in_slices(self._conversation.proceed())
+
+    @coroutine
+    def _in_slices(self, work: Coroutine[Any, Any, Turn]) -> Generator[Any, Any, Turn]:
+        """Await a turn, and mark every slice of it that runs without awaiting."""
+        step: Callable[[Any], Any] = work.send
+        passed: Any = None
+        while True:
+            turn: Turn | None = None
+            self.entered()
+            try:
+                yielded = step(passed)
+            except StopIteration as stop:
+                turn = stop.value
+                assert turn is not None
+                return turn
+            finally:
+                self.left(turn)
+            try:
+                passed, step = (yield yielded), work.send
+            except BaseException as error:  # of the loop, such as a cancellation
+                passed, step = error, work.throw
 
     def close(self) -> None:
         """See ports.stage.Conversation. The function may have a clean-up of its own."""
@@ -207,30 +229,3 @@ class _WatchedConversation:
         self._code.left(self._saga_id, self._step, ended=self._ended)
         if isinstance(turn, Failed) and turn.error is not None:
             self._raised(self._saga_id, turn.error)
-
-
-class _Slices:
-    """Awaits a turn, and marks every slice of it that runs without awaiting."""
-
-    def __init__(self, watched: _WatchedConversation, turn: Coroutine[Any, Any, Turn]) -> None:
-        self._watched = watched
-        self._turn = turn
-
-    def __await__(self) -> Generator[Any, Any, Turn]:
-        watched, step = self._watched, self._turn.send
-        passed: Any = None
-        while True:
-            turn: Turn | None = None
-            watched.entered()
-            try:
-                yielded = step(passed)
-            except StopIteration as stop:
-                turn = stop.value
-                assert turn is not None
-                return turn
-            finally:
-                watched.left(turn)
-            try:
-                passed, step = (yield yielded), self._turn.send
-            except BaseException as error:  # of the loop, such as a cancellation
-                passed, step = error, self._turn.throw
