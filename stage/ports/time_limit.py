@@ -32,12 +32,13 @@ class TimeLimit:
         self._over = False
 
     async def __aenter__(self) -> None:
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None, "a time limit is of a task"
         self._task, self._cancelling = task, task.cancelling()
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._seconds
-        self._timer: asyncio.Handle = loop.call_at(due, self._is_due, due)
+        seconds = self._seconds
+        # uvloop makes a delay of an instant by itself, in half the time of all this.
+        self._timer: asyncio.Handle = loop.call_later(seconds, self._is_due, loop.time() + seconds)
 
     async def __aexit__(
         self,
