@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Final, NamedTuple, TypeGuard
+from typing import Final, NamedTuple
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDict
 
+from stage.inbound.aiohttp_response import DirectResponse, fits
 from stage.inbound.client_certificate import ClientCertificate
 from stage.inbound.dispatch import UNKNOWN_ROUTE, answer
 from stage.inbound.local import user_of
@@ -21,6 +22,7 @@ from stage.inbound.read import not_readable, too_large, too_slow
 from stage.inbound.request import Answer, Door, Request
 from stage.inbound.routes import ROUTES, Route, open_route
 from stage.inbound.service import Service
+from stage.wire.envelope import SAGA_ID_RE
 
 SERVER_HEADER = ("Server", "stage")
 """Without versions: they would say which defects to try."""
@@ -46,7 +48,10 @@ class Doors:
 
 
 DOORS: web.AppKey[Doors] = web.AppKey("doors", Doors)
-DIRECT: Final = ("POST", "/sagas")
+DirectHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None]
+"""Handles a request without the router; None where only the router knows it."""
+_START: Final = "/sagas"
+_BEFORE_ID, _BEHIND_ID = "/sagas/", "/compensate"
 _NO_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -71,46 +76,64 @@ def make_app() -> web.Application:
 async def _handle(route: Route, request: web.Request) -> web.StreamResponse:
     canonical = _canonical(request)
     mount = Mount(request.app[SERVICE], request.app[DOORS], canonical[: -len(route.template)])
-    return await _answered(mount, request, route, canonical, request.match_info)
+    received = _routed(mount, request, request.match_info)
+    return _response(await _answered(mount.service, request, received, route, canonical))
 
 
-def direct(app: web.Application) -> Handler | None:
-    """Handles `POST /sagas` without the router, which takes as long as all checks before a body.
+def direct(app: web.Application) -> DirectHandler | None:
+    """Handles starts and requests to compensate without the router.
 
-    None where the author has made requests take another way: by middlewares or signals.
+    That takes as long as all checks before a body. None where the author has made requests take
+    another way: by middlewares or signals.
     """
     if list(app.middlewares) != [_others] or app.on_response_prepare:
         return None
     mount = Mount(app[SERVICE], app[DOORS], "")
-    route = next(each for each in ROUTES if (each.method, each.template) == DIRECT)
+    execute, compensate = (
+        next(route for route in ROUTES if route.name == name) for name in ("execute", "compensate")
+    )
 
-    def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
-        return _answered(mount, request, route, route.template, _NO_PARAMETERS)
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse] | None:
+        path = request.raw_path
+        if request.method != "POST":
+            return None
+        if path == _START:
+            return _directly(mount, request, execute, _NO_PARAMETERS)
+        saga_id = saga_id_to_compensate(path)
+        if saga_id is None:
+            return None
+        return _directly(mount, request, compensate, {"saga_id": saga_id})
 
     return handle
 
 
-def is_direct(request: web.BaseRequest) -> TypeGuard[web.Request]:
-    """Whether `direct` may handle it: it is for that path as it stands, and asks for nothing."""
-    return (
-        request.raw_path == DIRECT[1]
-        and request.method == DIRECT[0]
-        and hdrs.EXPECT not in request.headers
-    )
+def saga_id_to_compensate(path: str) -> str | None:
+    """The saga id in a path that asks to compensate it, without escapes or query; None otherwise.
+
+    A saga id holds nothing that a path escapes, so that the router would find the same one.
+    """
+    if not (path.startswith(_BEFORE_ID) and path.endswith(_BEHIND_ID)):
+        return None
+    saga_id = path[len(_BEFORE_ID) : -len(_BEHIND_ID)]
+    return saga_id if SAGA_ID_RE.fullmatch(saga_id) else None
+
+
+async def _directly(
+    mount: Mount, request: web.BaseRequest, route: Route, parameters: Mapping[str, str]
+) -> web.StreamResponse:
+    received = _request(mount, request, parameters, request.raw_path, "")
+    answered = await _answered(mount.service, request, received, route, route.template)
+    if fits(answered, request):
+        return DirectResponse(answered, SERVER_HEADER[1])
+    return _response(answered)
 
 
 async def _answered(
-    mount: Mount,
-    request: web.Request,
-    route: Route,
-    canonical: str,
-    parameters: Mapping[str, str],
-) -> web.StreamResponse:
-    service = mount.service
-    received = _request(mount, request, parameters)
+    service: Service, request: web.BaseRequest, received: Request, route: Route, canonical: str
+) -> Answer:
     answered = await answer(service, received, route, canonical)
     request[CALLER] = service.admission.shares.caller(received.about.principal.name)
-    return _response(answered, request)
+    return answered
 
 
 @web.middleware
@@ -136,12 +159,12 @@ async def _others(request: web.Request, handler: Handler) -> web.StreamResponse:
     mount = Mount(request.app[SERVICE], request.app[DOORS], "")
     answered = await answer(
         mount.service,
-        _request(mount, request, request.match_info),
+        _routed(mount, request, request.match_info),
         open_route(endpoint),
         _canonical(request) or UNKNOWN_ROUTE,
     )
     if not responses:
-        return _response(answered, request)
+        return _response(answered)
     for name, value in (*answered.headers, SERVER_HEADER):
         responses[0].headers.setdefault(name, value)
     return responses[0]
@@ -153,14 +176,25 @@ def _canonical(request: web.Request) -> str:
     return resource.canonical if resource is not None else ""
 
 
-def _request(mount: Mount, request: web.Request, parameters: Mapping[str, str]) -> Request:
+def _routed(mount: Mount, request: web.Request, parameters: Mapping[str, str]) -> Request:
     url = request.rel_url
+    path = url.raw_path[len(mount.prefix) :]
+    return _request(mount, request, parameters, path, url.raw_query_string)
+
+
+def _request(
+    mount: Mount,
+    request: web.BaseRequest,
+    parameters: Mapping[str, str],
+    path: str,
+    query: str,
+) -> Request:
     door, address, user = _came_in(request, mount.doors)
     return Request(
         method=request.method,
-        path=url.raw_path[len(mount.prefix) :],
+        path=path,
         prefix=mount.prefix,
-        query=url.raw_query_string,
+        query=query,
         headers=request.headers,
         scheme=request.scheme,
         door=door,
@@ -172,7 +206,7 @@ def _request(mount: Mount, request: web.Request, parameters: Mapping[str, str]) 
     )
 
 
-def _came_in(request: web.Request, doors: Doors) -> tuple[Door, str, str]:
+def _came_in(request: web.BaseRequest, doors: Doors) -> tuple[Door, str, str]:
     """The door, the address of it, and the user of this machine at the local one."""
     transport = request.transport
     name = None if transport is None else transport.get_extra_info("sockname")
@@ -186,12 +220,12 @@ def _came_in(request: web.Request, doors: Doors) -> tuple[Door, str, str]:
     return Door.ADMIN if name[1] == admin_port else Door.PUBLIC, name[0], ""
 
 
-def _certificate(request: web.Request) -> ClientCertificate | None:
+def _certificate(request: web.BaseRequest) -> ClientCertificate | None:
     connection = request.protocol
     return connection.certificate if isinstance(connection, Connection) else None
 
 
-async def _read_body(service: Service, request: web.Request) -> bytes:
+async def _read_body(service: Service, request: web.BaseRequest) -> bytes:
     """The body, capped and timed. Raises WireError 400, 408 or 413."""
     limit = service.limits.body_bytes_max
     length = request.content_length
@@ -220,7 +254,7 @@ async def _read_body(service: Service, request: web.Request) -> bytes:
     return b"".join(parts)
 
 
-def _response(answered: Answer, request: web.Request) -> web.Response:
+def _response(answered: Answer) -> web.Response:
     headers = CIMultiDict((*answered.headers, SERVER_HEADER))
     response = web.Response(status=answered.status, body=answered.body, headers=headers)
     if answered.close:
@@ -232,9 +266,9 @@ __all__ = [
     "CALLER",
     "DOORS",
     "Connection",
+    "DirectHandler",
     "SERVER_HEADER",
     "SERVICE",
     "direct",
-    "is_direct",
     "make_app",
 ]

@@ -28,8 +28,8 @@ from stage.inbound.aiohttp import (
     SERVER_HEADER,
     SERVICE,
     Connection,
+    DirectHandler,
     direct,
-    is_direct,
 )
 from stage.inbound.client_certificate import certificate_of
 from stage.inbound.handshake import Handshake, TlsPort, left_in_kernel
@@ -70,7 +70,6 @@ class Reports(NamedTuple):
 
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-DirectHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -625,10 +624,8 @@ def _counted(routed: Handler, direct: DirectHandler | None) -> Handler:
             expected = request.headers.get(hdrs.EXPECT)
             if expected is not None and expected.lower() != "100-continue":
                 raise web.HTTPExpectationFailed  # aiohttp quotes it, and fails on bytes of no text
-            if direct is not None and is_direct(request):
-                response = await direct(request)
-            else:
-                response = await routed(request)
+            directly = None if direct is None or expected is not None else direct(request)
+            response = await (routed(request) if directly is None else directly)
             if protocol.retires:
                 response.force_close()
             return response

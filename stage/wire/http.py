@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods without an effect (RFC 9110, 9.2.1)."""
 RETRY_AFTER_SECONDS_MAX = 300.0
 
+_CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09, 0x0A})
+"""Characters that no header may have (RFC 9110, 5.5), but the one that ends lines."""
 _RETRY_AFTER_CHARS_MAX = 64
 _DIGITS = re.compile(r"[0-9]+")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -24,6 +28,18 @@ _HTTP_DATES = (
     # Sun Nov  6 08:49:37 1994
     re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"),
 )
+
+
+def encode_head(lines: Sequence[str]) -> bytes:
+    """The head of a message: its first line, then one for each header.
+
+    Raises ValueError for a control character: a line break would end the header it stands in.
+    """
+    head = "\n".join(lines).encode()
+    # A regular expression takes ten times as long to find nothing.
+    if len(head.translate(None, _CONTROL)) != len(head) or head.count(b"\n") != len(lines) - 1:
+        raise ValueError("a control character stands in the path or in a header")
+    return head.replace(b"\n", b"\r\n") + b"\r\n\r\n"
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

@@ -12,6 +12,7 @@ from tests.scenario.attacks.test_slow_clients import Served, serving
 ITS_OWN = re.compile(rb"Date: [^\r]*|[0-9a-f]{32}")
 """The parts of an answer that differ between two equal requests: its second, and its trace."""
 
+COMPENSATE = b'{"requested_by":"order","reason":"asked"}'
 STARTED = b'{"saga_id":"s-1","protocol":1,"data":{"order_id":"o-1","amount":1,"currency":"EUR"}}'
 REFUSED = b'{"saga_id":"s-2","protocol":1,"data":{"order_id":"o-1"}}'
 
@@ -43,6 +44,29 @@ async def test_a_direct_answer_is_that_of_the_router(
         await answer(served, b"/sagas", body, kind)  # so that both are repeats
         direct = await answer(served, b"/sagas", body, kind)
         routed = await answer(served, b"/sagas?", body, kind)
+
+    assert direct.startswith(b"HTTP/1.1 " + code)
+    assert direct == routed
+
+
+@pytest.mark.parametrize(
+    "path,body,kind,code",
+    [
+        (b"/sagas/s-1/compensate", COMPENSATE, b"application/json", b"200"),
+        (b"/sagas/never-seen/compensate", COMPENSATE, b"application/json", b"200"),
+        (b"/sagas/s-1/compensate", b'{"reason":1}', b"application/json", b"422"),
+        (b"/sagas/s-1/compensate", COMPENSATE, b"text/plain", b"415"),
+    ],
+)
+async def test_a_direct_request_to_compensate_is_that_of_the_router(
+    tmp_path: Path, path: bytes, body: bytes, kind: bytes, code: bytes
+) -> None:
+    """A saga that was started, one that was never seen, a defect in the body, another type."""
+    async with serving(tmp_path) as served:
+        await answer(served, b"/sagas", STARTED, b"application/json")
+        await answer(served, path, body, kind)  # so that both are repeats
+        direct = await answer(served, path, body, kind)
+        routed = await answer(served, path + b"?", body, kind)
 
     assert direct.startswith(b"HTTP/1.1 " + code)
     assert direct == routed
