@@ -103,6 +103,7 @@ class BoundedProtocol(Connection):
     """One connection. It counts as waiting while no request of it is being answered."""
 
     __slots__ = (
+        "_flow_held",
         "_head_since",
         "_held",
         "_idle_since",
@@ -123,6 +124,8 @@ class BoundedProtocol(Connection):
         self._unread_since: float | None = None
         self._read_since: float | None = None
         """When it began to wait, if all that was written before was read by then."""
+        self._flow_held = False
+        """Its body comes faster than it is read."""
         self._held = False
         """A start of it waits for its turn."""
         self._retires = False
@@ -162,6 +165,17 @@ class BoundedProtocol(Connection):
                 return
             self._head_since = self._server.now()
         super().data_received(data)
+
+    def pause_reading(self) -> None:
+        """See aiohttp's protocol."""
+        self._flow_held = True
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """See aiohttp's protocol, which parses again at each body, also where nothing waits."""
+        if self._flow_held:
+            self._flow_held = False
+            super().resume_reading(resume_parser)
 
     def _hold(self, data: bytes) -> None:
         """Let a start wait for its turn without parsing it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -70,3 +71,65 @@ async def test_a_direct_request_to_compensate_is_that_of_the_router(
 
     assert direct.startswith(b"HTTP/1.1 " + code)
     assert direct == routed
+
+
+async def test_many_requests_in_one_piece_are_all_answered(tmp_path: Path) -> None:
+    """More than the parser holds at a time, so that it stops and goes on."""
+    many = 100
+    one = b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\n"
+    one += b"Content-Length: 2\r\n\r\n{}"
+    async with serving(tmp_path) as served:
+        reader, _ = await served.say(one * many)
+        for _ in range(many):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 415")
+            found = re.search(rb"Content-Length: ([0-9]+)", head)
+            assert found is not None
+            await reader.readexactly(int(found[1]))
+
+
+class Held(asyncio.Transport):
+    """A transport that tells when it is held back, and when it is let go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = False
+        self.let_go, self.answered = asyncio.Event(), asyncio.Event()
+        self.written = b""
+
+    def pause_reading(self) -> None:
+        self.held = True
+
+    def resume_reading(self) -> None:
+        self.held = False
+        self.let_go.set()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+        self.answered.set()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+
+async def test_a_body_that_comes_faster_than_it_is_read_is_read_to_its_end(
+    tmp_path: Path,
+) -> None:
+    """It is held back at half a megabyte, and let go on once that is read."""
+    body = b'{"saga_id":"s-1","data":{},"unknown":"%s"}' % (b"x" * 1_000_000)
+    head = b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
+    async with serving(tmp_path, seconds=10.0) as served:
+        connection, transport = served.server(), Held()
+        connection.connection_made(transport)
+        connection.data_received(head + body[:600_000])
+        assert transport.held
+        async with asyncio.timeout(10):
+            await transport.let_go.wait()
+            connection.data_received(body[600_000:])
+            await transport.answered.wait()
+        connection.connection_lost(None)
+
+    assert transport.written.startswith(b"HTTP/1.1 422")
