@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from blockbuster import blockbuster_ctx
+from blockbuster import BlockBuster
 
 from stage.demo.postgres_server import Server, running
+from tests import forked
 from tests.databases import Databases
 from tests.kits import PROPERTY, Strikes, add_up, keep, kept, shortcomings, table
 from tests.order import order
@@ -36,14 +39,27 @@ def loop_watch(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("blocking"):
         yield
         return
-    with blockbuster_ctx(OURS) as watch:
-        for function in watch.functions.values():  # asyncpg reads the files that libpq reads
-            function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args")
-            # One small file, read once, before a stage serves anything.
-            function.can_block_in("stage/bootstrap/encryption.py", "sealed_codec")
-            # The SQL of a store, which is read once as the store is imported.
-            function.can_block_in("stage/store/statements.py", "load")
+    watch = _watch()
+    watch.activate()
+    try:
         yield
+    finally:
+        watch.deactivate()
+
+
+@cache
+def _watch() -> BlockBuster:
+    """The watch of all tests: to make it takes longer than many of them."""
+    watch = BlockBuster(OURS)
+    for function in watch.functions.values():  # asyncpg reads the files that libpq reads
+        function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args")
+        # One small file, read once, before a stage serves anything.
+        function.can_block_in("stage/bootstrap/encryption.py", "sealed_codec")
+        # The SQL of a store, which is read once as the store is imported.
+        function.can_block_in("stage/store/statements.py", "load")
+        # A start by fork asks its mother for a moment, as one by exec asks the kernel.
+        function.can_block_in("tests/forked.py", "_execute_child")
+    return watch
 
 
 @pytest.fixture(scope="session")
@@ -102,17 +118,54 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = str(_compiled(config))
         os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = folder
         sys.dont_write_bytecode = False
+    forked.install()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    """Start what a test starts by a fork, unless it is a test of a start itself."""
+    if item.get_closest_marker("execs") is None:
+        return (yield)
+    with forked.by_exec():
+        return (yield)
 
 
 def _compiled(config: pytest.Config) -> Path:
     """The folder of compiled code: kept for the next run, except where pytest may keep nothing."""
-    cache: pytest.Cache | None = getattr(config, "cache", None)
-    if cache is not None:
+    kept_for_next: pytest.Cache | None = getattr(config, "cache", None)
+    if kept_for_next is not None:
         with suppress(OSError):
-            return cache.mkdir("compiled")
+            return _filled(kept_for_next.mkdir("compiled"))
     folder = tempfile.TemporaryDirectory(prefix="stage-compiled-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
-    return Path(folder.name)
+    return _filled(Path(folder.name))
+
+
+def _filled(folder: Path) -> Path:
+    """It, with what was compiled as Python and the requirements were installed.
+
+    An interpreter that has such a folder looks nowhere else, and would compile all of that again.
+    """
+    paths = sysconfig.get_paths()
+    for installed in {paths["stdlib"], paths["purelib"], paths["platlib"]}:
+        place = folder / Path(installed).relative_to("/")
+        if not place.exists():
+            _link(Path(installed), place)
+    return folder
+
+
+def _link(installed: Path, place: Path) -> None:
+    """A second name for each compiled file below a folder; one that cannot be had is compiled."""
+    for here, folders, _ in os.walk(installed):
+        folders[:] = [each for each in folders if each not in ("__pycache__", "site-packages")]
+        compiled = Path(here, "__pycache__")
+        if not compiled.is_dir():
+            continue
+        beside = place / Path(here).relative_to(installed)
+        beside.mkdir(parents=True, exist_ok=True)
+        for file in compiled.glob(f"*.{sys.implementation.cache_tag}.pyc"):
+            with suppress(OSError):
+                (beside / file.name).hardlink_to(file)
 
 
 @pytest.hookimpl(trylast=True)
@@ -162,6 +215,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
     Of several runs that add up their reports the last one does, which asks for every kit.
     """
+    if why := forked.says():
+        terminalreporter.write_line(why)
     config = terminalreporter.config
     if config.getoption("kit_reports") is not None and not config.getoption("every_kit"):
         return

@@ -1,37 +1,70 @@
-"""The command line at the price of a fork: one process has imported it, each command is a child.
+"""`python -m MODULE` at the price of a fork, for every process of ours that a test starts.
 
-A start by exec costs half a second of processor time, nearly all of it imports, and the tests give
-some hundred commands. A child has the streams, the environment, the working directory and the path
-of a real `python -m stage`, and ends as one does. `tests/acceptance/kills/zygote.py` is apart: its
-children live long, share one stream, and wait for a tracer.
+A start by exec costs half a second of processor time, nearly all of it imports, and the tests start
+many hundred processes. So one process, the mother, has imported the rooms, and `subprocess` starts
+a child of it wherever a test asks for `[sys.executable, "-m", ...]` and no more than that. The
+child has a pid, an environment, a working directory, streams and a path of its own, belongs to the
+test, runs its module as `python -m` does, and ends and dies as any other process.
 
-Told on a socket, one message each: `{"run": [...], "cwd": ..., "environ": {...}}` together with
-the descriptors of standard input, output and error. The answer is the exit status.
+A test of a start itself carries `@pytest.mark.execs`: its processes are started by exec.
+
+The mother is told on a socket, one message each: what to run, and the descriptors of its standard
+input, output and error. She answers with the pid.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
+import gc
+import importlib
+import inspect
+import io
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryFile
 from threading import Lock
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND_SECONDS_MAX = 100.0
 MESSAGE_BYTES_MAX = 200_000
+FORK_SECONDS_MAX = 60.0
+DESCRIPTORS_MAX = 4_096
+"""The mother has fewer; a child keeps its streams alone."""
 KILLED = 128
 """A signal that ended a command, as a shell says it: 128 and its number."""
-
-_TURN = Lock()
-"""One command at a time: threads of one test may ask."""
+PR_SET_CHILD_SUBREAPER = 36
+WARM = (
+    "aiohttp.web",
+    "stage.bootstrap",
+    "stage.cli.root",
+    "stage.demo.chain",
+)
+"""The mother imports these: a start of ours takes its time for them."""
+PLAIN: Mapping[str, Any] = {
+    "close_fds": True,
+    "preexec_fn": None,
+    "pass_fds": (),
+    "startupinfo": None,
+    "creationflags": 0,
+    "shell": False,
+    "start_new_session": False,
+    "process_group": -1,
+    "uid": None,
+    "gid": None,
+    "gids": None,
+    "umask": -1,
+}
+"""A start that is to be a fork asks for streams, a directory and an environment alone."""
 
 
 class Done(NamedTuple):
@@ -44,82 +77,226 @@ class Done(NamedTuple):
 
 def stage(*arguments: str, cwd: Path | None = None, stdin: str = "", **environ: str) -> Done:
     """`stage ARGUMENTS` in a process of its own, without the STAGE_ variables of ours."""
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("STAGE_")}
-    order = {
-        "run": arguments,
-        "cwd": str(cwd or Path.cwd()),
-        "environ": {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **environ},
-    }
-    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
-        given.write(stdin.encode())
-        given.seek(0)
-        streams = [stream.fileno() for stream in (given, out, err)]
-        with _TURN:
-            mother = _mother()
-            socket.send_fds(mother, [json.dumps(order).encode()], streams)
-            answer = mother.recv(MESSAGE_BYTES_MAX)
-        assert answer, "the process that forks commands has ended"
-        for stream in (out, err):
-            stream.seek(0)
-        return Done(json.loads(answer), out.read().decode(), err.read().decode())
+    done = subprocess.run(
+        [sys.executable, "-m", "stage", *arguments],
+        cwd=cwd,
+        input=stdin,
+        env={**inherited(), "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **environ},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=COMMAND_SECONDS_MAX,
+        check=False,
+    )
+    status = done.returncode
+    return Done(status if status >= 0 else KILLED - status, done.stdout, done.stderr)
+
+
+def inherited() -> dict[str, str]:
+    """The environment without settings of a stage."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("STAGE_")}
+
+
+class Forking(subprocess.Popen[Any]):
+    """`subprocess.Popen` that forks the mother where a start is one of `python -m` and plain.
+
+    Only the step between the pipes and the pid is another one. It is private to `subprocess`, so
+    `install` looks whether it is the one that we know.
+    """
+
+    def _execute_child(self, *given: Any) -> None:
+        asked = dict(zip(STEP, given, strict=True))
+        words = _words(asked)
+        if not _allowed or words is None:
+            super()._execute_child(*given)  # type: ignore[misc]
+            return
+        pipes = [asked[name] for name in PIPES]
+        streams = [
+            given if given != -1 else standard
+            for standard, given in enumerate((pipes[0], pipes[3], pipes[5]))
+        ]
+        environ = os.environ if asked["env"] is None else asked["env"]
+        order = {
+            "module": words[0],
+            "arguments": words[1:],
+            "cwd": os.fsdecode(asked["cwd"] or os.getcwd()),
+            "environ": {os.fsdecode(name): os.fsdecode(text) for name, text in environ.items()},
+        }
+        self.pid = _mother().child(order, streams)
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+STEP = (
+    *("args", "executable", "preexec_fn", "close_fds", "pass_fds", "cwd", "env", "startupinfo"),
+    *("creationflags", "shell", *PIPES, "restore_signals", "gid", "gids", "uid", "umask"),
+    *("start_new_session", "process_group"),
+)
+"""The arguments of the step that Forking replaces, in CPython 3.11 to 3.13."""
+_allowed = True
+_known = False
+
+
+def install() -> None:
+    """Let every start of this process be a fork where it can be."""
+    global _known
+    step = inspect.signature(getattr(subprocess.Popen, "_execute_child", install)).parameters
+    _known = ("self", *STEP) == tuple(step)
+    if _known:
+        subprocess.Popen = Forking  # type: ignore[misc]
+
+
+def says() -> str:
+    """Why starts are slow, or nothing."""
+    return "" if _known else "starts are by exec: subprocess has another step than tests/forked.py"
+
+
+@contextmanager
+def by_exec() -> Iterator[None]:
+    """Every start in here is one by exec, as a user gives it."""
+    global _allowed
+    before, _allowed = _allowed, False
+    try:
+        yield
+    finally:
+        _allowed = before
+
+
+def _words(asked: Mapping[str, Any]) -> list[str] | None:
+    """The module and its arguments; None where more is asked for than a fork gives."""
+    if not isinstance(asked["args"], list | tuple) or asked["executable"] is not None:
+        return None
+    python, *words = [os.fsdecode(word) for word in asked["args"]]
+    plain = all(asked[name] == usual for name, usual in PLAIN.items())
+    plain = plain and Path(os.fsdecode(asked["cwd"] or ".")).is_dir()
+    if not plain or python != sys.executable or words[:1] != ["-m"] or len(words) < 2:
+        return None
+    return words[1:] if words[1].partition(".")[0] in OURS else None
+
+
+OURS = ("stage", "tests", "upstream_stub", "downstream_stub")
+"""Modules of these packages are forked, and no other program is."""
+
+
+class Mother:
+    """The process that forks, as its worker sees it; it ends with this one."""
+
+    def __init__(self) -> None:
+        self._turn = Lock()
+        """One start at a time: threads of one test may ask."""
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(FORK_SECONDS_MAX)
+        self._way = ours
+        with its, by_exec():
+            self._process = subprocess.Popen(
+                [sys.executable, "-X", "utf8", "-m", "tests.forked"],
+                cwd=ROOT,
+                env={**inherited(), "PYTHONPATH": str(ROOT)},
+                stdin=its.fileno(),
+                stdout=subprocess.DEVNULL,
+            )
+        atexit.register(self.end)
+
+    def child(self, order: Mapping[str, Any], streams: Sequence[int]) -> int:
+        """Start one; its pid."""
+        with self._turn:
+            # The process that forks it is gone at once, and the kernel gives it to this one.
+            self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+            try:
+                socket.send_fds(self._way, [json.dumps(order).encode()], streams)
+                answer = self._way.recv(MESSAGE_BYTES_MAX)
+            finally:
+                self._libc.prctl(PR_SET_CHILD_SUBREAPER, 0)
+        assert answer, "the process that forks has ended"
+        return int(answer)
+
+    def end(self) -> None:
+        """Let it go; its children live on."""
+        self._way.close()
+        self._process.wait()
 
 
 @cache
-def _mother() -> socket.socket:
-    """The way to the process that forks; it ends with this one."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(COMMAND_SECONDS_MAX)
-    with its:
-        process = subprocess.Popen(
-            [sys.executable, "-X", "utf8", "-m", "tests.forked"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
-            stdin=its.fileno(),
-            stdout=subprocess.DEVNULL,
-        )
-
-    def end() -> None:
-        ours.close()
-        process.wait()
-
-    atexit.register(end)
-    return ours
+def _mother() -> Mother:
+    return Mother()
 
 
-def main() -> int:
+def main() -> None:
     """Fork a child for every message until nobody is there any more."""
-    import stage.bootstrap
-    import stage.cli.root  # noqa: F401 - what a command imports is what children have
-
+    path = _own_path()
+    for module in WARM:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
     user = socket.socket(fileno=os.dup(0))
     while True:
         message, streams, _, _ = socket.recv_fds(user, MESSAGE_BYTES_MAX, 3)
         if not message:
-            return 0
-        child = os.fork()
-        if child == 0:
-            user.close()
-            return _command(json.loads(message), streams)
-        for stream in streams:
-            os.close(stream)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        user.send(json.dumps(status if status >= 0 else KILLED - status).encode())
+            return
+        read, write = os.pipe()
+        between = os.fork()
+        if between == 0:
+            between = os.getpid()
+            child = os.fork()
+            if child == 0:
+                # A program may look for its parent: the one that it has from the first moment on.
+                while os.getppid() == between:
+                    time.sleep(0.0005)
+                _be(json.loads(message), streams, path)
+                return
+            os.write(write, str(child).encode())
+            os._exit(0)
+        os.waitpid(between, 0)  # from now on it is a child of the worker
+        user.send(os.read(read, 32))
+        for number in (read, write, *streams):
+            os.close(number)
 
 
-def _command(order: Mapping[str, Any], streams: Sequence[int]) -> int:
-    """Be `python -m stage` with these arguments; the interpreter then ends as usual."""
-    from stage.__main__ import main as stage_main
+def _own_path() -> list[str]:
+    """The path that every interpreter here has, without the working directory and PYTHONPATH."""
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [folder for folder in sys.path[1:] if folder not in given]
 
+
+def _be(order: Mapping[str, Any], streams: Sequence[int], path: Sequence[str]) -> None:
+    """Be `python -m MODULE` with these arguments; the interpreter then ends as usual."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-        os.close(stream)
+    os.closerange(len(streams), DESCRIPTORS_MAX)
     os.environ.clear()
     os.environ.update(order["environ"])
     os.chdir(order["cwd"])
-    sys.argv[:] = ["stage", *order["run"]]
-    sys.path[0] = order["cwd"]
-    return stage_main()
+    _open_streams()
+    given = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    sys.path[:] = [order["cwd"], *given, *path]
+    sys.argv[:] = [order["module"], *order["arguments"]]
+    importlib.invalidate_caches()
+    sys.path_importer_cache.clear()
+    # As for any program, what it runs is imported anew; a package keeps its own module.
+    for name in (order["module"], f"{order['module']}.__main__"):
+        if name in sys.modules and not hasattr(sys.modules[name], "__path__"):
+            del sys.modules[name]
+    runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+
+
+def _open_streams() -> None:
+    """Open the standard streams as the interpreter does: each knows what kind its own one is."""
+    at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
+    for number, (name, errors) in enumerate(
+        (("stdin", "strict"), ("stdout", "strict"), ("stderr", "backslashreplace"))
+    ):
+        raw = os.fdopen(number, "wb" if number else "rb", closefd=False)
+        stream = io.TextIOWrapper(
+            raw,
+            encoding="utf-8",
+            errors=errors,
+            line_buffering=name == "stderr" or raw.isatty(),
+            write_through=at_once,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

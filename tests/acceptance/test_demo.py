@@ -46,6 +46,7 @@ async def demo(*arguments: str) -> tuple[int, bytes, bytes]:
     return process.returncode, out, err
 
 
+@pytest.mark.execs
 @pytest.mark.timeout(110)
 async def test_the_nine_stories_end_as_expected_and_the_books_balance() -> None:
     """Exit status 0, nine stories, no effect that is not accounted for."""
@@ -78,6 +79,7 @@ async def plain_answer(port: int) -> bytes:
         writer.transport.abort()
 
 
+@pytest.mark.execs
 @pytest.mark.timeout(110)
 async def test_no_service_of_the_demo_speaks_without_tls(tmp_path: Path) -> None:
     """A saga goes through all of them; each shows its own name, and a plain request gets none."""

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
+
+pytestmark = pytest.mark.execs
 
 STAGE = '''
 from stage import Saga, Stage, Tx

@@ -108,6 +108,7 @@ def test_an_interrupted_installation_begins_anew(tmp_path: Path) -> None:
     assert "pip install" not in planned()
 
 
+@pytest.mark.execs
 def test_its_simulation_holds(project: Path) -> None:
     """In a few worlds; its model and its compensations agree."""
     few = ("card_payment.stage:card_payment", "--seeds", "3", "--sagas", "5")

@@ -185,6 +185,7 @@ def test_a_database_that_cannot_be_used_is_reported(module: Path) -> None:
     )
 
 
+@pytest.mark.execs
 def test_a_reader_that_leaves_is_no_failure() -> None:
     """`stage openapi | head` ends quietly, with status 1: not everything was said."""
     read, write = os.pipe()

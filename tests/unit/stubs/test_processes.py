@@ -14,6 +14,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+pytestmark = pytest.mark.execs
+
 ROOT = Path(__file__).parents[3]
 STOP_SECONDS_MAX = 3.0
 
