@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from benchmarks.growth.filling import fill
 from tests.scenario.chain import Chain, running_chain
@@ -28,6 +29,7 @@ axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here: install chromium"),
     pytest.mark.blocking,  # playwright reads files of its own in the loop
+    pytest.mark.asyncio(loop_scope="module"),  # that of the browser
 ]
 SCREENS = (
     *("", "/parked", "/sagas/s-1", "/sagas/s-1/chain", "/peers", "/audit", "/sweeps/1"),
@@ -44,10 +46,25 @@ PICTURES = os.environ.get("PICTURES", "")
 """A folder for screenshots, to look at them."""
 
 
-@pytest.fixture
-async def shown(tmp_path: Path) -> AsyncIterator[tuple[Chain, Any]]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Any]:
+    """One browser for all tests: its start takes as long as one of them."""
+    async with browser() as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def opened(chromium: Any) -> AsyncIterator[Any]:
+    """The browser, in which the test before has left nothing open and nothing known."""
+    yield chromium
+    for context in chromium.contexts:
+        await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shown(tmp_path: Path, opened: Any) -> AsyncIterator[tuple[Chain, Any]]:
     """A stuck saga and a sweep that could not be done, and a browser."""
-    async with running_chain(tmp_path) as chain, browser() as opened:
+    async with running_chain(tmp_path) as chain:
         await stuck(chain)
         order = {"verb": "retry", "reason": "ticket 17", "actor": "kim", "saga_ids": ["s-0"]}
         await chain.session.post(f"{chain.stage}/sweeps", json=order)
@@ -127,9 +144,11 @@ async def test_an_incident_is_pressed_to_its_end_with_keys_alone(shown: tuple[Ch
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_lost_sagas_are_taken_over_with_keys_alone(tmp_path: Path, scheme: str) -> None:
+async def test_lost_sagas_are_taken_over_with_keys_alone(
+    tmp_path: Path, opened: Any, scheme: str
+) -> None:
     """From the alarm on the first page: ask, read what they say, and have it compensated."""
-    async with restored_chain(tmp_path) as world, browser() as opened:
+    async with restored_chain(tmp_path) as world:
         await lose(world, "s-1", "s-2")
         async with world.serving() as chain:
             page = await (await opened.new_context(color_scheme=scheme)).new_page()
@@ -153,9 +172,11 @@ async def test_lost_sagas_are_taken_over_with_keys_alone(tmp_path: Path, scheme:
                 await chain.until(saga_id, lambda saga: saga["state"] == "compensated")
 
 
-async def test_ten_thousand_parked_sagas_are_swept_with_keys_alone(tmp_path: Path) -> None:
+async def test_ten_thousand_parked_sagas_are_swept_with_keys_alone(
+    tmp_path: Path, opened: Any
+) -> None:
     """Counted, listed, paged, previewed, begun, stopped and resumed; axe finds nothing anywhere."""
-    async with restored_chain(tmp_path) as world, browser() as opened:
+    async with restored_chain(tmp_path) as world:
         async with world.serving() as chain:
             await chain.send(TEMPLATE)
             await chain.script(chain.psp, script="refund-fails")
