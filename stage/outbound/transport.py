@@ -89,7 +89,7 @@ class Transport:
         try:
             target = self._target(method, url, tls)
             head = _head(target, headers, body)
-            async with TimeLimit(timeout):
+            with TimeLimit(timeout):
                 connection = await _connect(connector, target.request, timeout)
                 try:
                     await self._assured()

@@ -19,7 +19,7 @@ ARRIVED_SECONDS_MAX: Final = 0.25
 
 
 class TimeLimit:
-    """`async with TimeLimit(seconds)`: raises TimeoutError like `asyncio.timeout`.
+    """`with TimeLimit(seconds)`: raises TimeoutError like `asyncio.timeout`.
 
     `arrived_seconds_max` is longer for an outer limit than for those within it.
     """
@@ -31,7 +31,7 @@ class TimeLimit:
         self._arrived = arrived_seconds_max
         self._over = False
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None, "a time limit is of a task"
@@ -40,7 +40,7 @@ class TimeLimit:
         # uvloop makes a delay of an instant by itself, in half the time of all this.
         self._timer: asyncio.Handle = loop.call_later(seconds, self._is_due, loop.time() + seconds)
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,

@@ -165,7 +165,7 @@ class Sender:
             seconds = min(seconds, budget)
         try:
             margin = TIMEOUT_MARGIN_SECONDS
-            async with TimeLimit(seconds + margin, ARRIVED_SECONDS_MAX + margin):
+            with TimeLimit(seconds + margin, ARRIVED_SECONDS_MAX + margin):
                 return await self._converse(saga, context, outgoing, journal, budget, seconds)
         except TimeoutError:
             kind = FailureKind.IN_DOUBT if outgoing.prepared else FailureKind.DEFECT

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -12,15 +14,25 @@ from stage.ports.time_limit import LATE_SECONDS, TimeLimit
 
 SECONDS = 0.1
 FROZEN_SECONDS = SECONDS + 3 * LATE_SECONDS
+Limited = Callable[[Awaitable[Any]], Coroutine[Any, Any, Any]]
+
+
+async def _limited(work: Awaitable[Any]) -> Any:
+    with TimeLimit(SECONDS):
+        return await work
+
+
+async def _limited_by_asyncio(work: Awaitable[Any]) -> Any:
+    async with asyncio.timeout(SECONDS):
+        return await work
 
 
 async def test_a_peer_that_says_nothing_is_given_up_in_time() -> None:
     """As by asyncio.timeout, and not later."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    with pytest.raises(TimeoutError):
-        async with TimeLimit(SECONDS):
-            await asyncio.sleep(60)
+    with pytest.raises(TimeoutError), TimeLimit(SECONDS):
+        await asyncio.sleep(60)
     assert SECONDS <= loop.time() - began < SECONDS + LATE_SECONDS
 
 
@@ -29,30 +41,24 @@ async def test_an_answer_in_the_round_of_the_timer_is_taken() -> None:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[str] = loop.create_future()
     loop.call_later(SECONDS, answer.set_result, "yes")
-    async with TimeLimit(SECONDS):
+    with TimeLimit(SECONDS):
         assert "yes" == await answer
 
 
 @pytest.mark.blocking
-@pytest.mark.parametrize("limit", [TimeLimit, asyncio.timeout])
-async def test_an_answer_that_came_while_the_process_was_frozen_is_taken(
-    limit: type[TimeLimit],
-) -> None:
+@pytest.mark.parametrize("limited", [_limited, _limited_by_asyncio])
+async def test_an_answer_that_came_while_the_process_was_frozen_is_taken(limited: Limited) -> None:
     """The timer is over and the answer is there at once: asyncio.timeout loses it."""
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
 
-    async def ask() -> bytes:
-        async with limit(SECONDS):
-            return await reader.readexactly(50_000)
-
-    asking = asyncio.ensure_future(ask())
+    asking = asyncio.ensure_future(limited(reader.readexactly(50_000)))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     theirs.sendall(b"x" * 50_000)
     time.sleep(FROZEN_SECONDS)  # noqa: ASYNC251 - as if the process had been stopped
     try:
-        if limit is TimeLimit:
+        if limited is _limited:
             assert 50_000 == len(await asking)
         else:
             with pytest.raises(TimeoutError):
@@ -71,8 +77,3 @@ async def test_a_frozen_process_does_not_wait_for_ever() -> None:
     async with asyncio.timeout(2.0):
         with pytest.raises(TimeoutError):
             await asking
-
-
-async def _limited(work: object) -> None:
-    async with TimeLimit(SECONDS):
-        await work  # type: ignore[misc]  # a coroutine
