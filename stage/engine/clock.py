@@ -25,6 +25,8 @@ STEADY_SECONDS_MIN: Final = 600.0
 STEADY_SECONDS_MAX: Final = 86_400.0
 """After a jump the wall clock is believed again when it was steady for as long as it jumped, within
 these bounds. A clock that is wrong for some minutes is never believed."""
+LOOK_SECONDS: Final = 0.01
+"""The wall clock is looked at so often: a dozen reads a saga need one clock then, and not two."""
 SLEW: Final = 0.5
 """How much slower the time here runs while it is ahead of a wall clock that is believed again: a
 wait becomes at most twice as long, and never as long as the jump."""
@@ -62,6 +64,8 @@ class SteadyClock(SystemClock):
         self._wall = wall
         self._monotonic = monotonic
         self._lock = Lock()
+        self._ahead = 0.0
+        """By how much the wall clock was ahead of the monotonic one when it was looked at."""
         self.begin()
 
     def begin(self) -> None:
@@ -71,6 +75,8 @@ class SteadyClock(SystemClock):
         """The distance to the monotonic clock: as it is believed, and as the wall clock has it."""
         self._agreed = self._seen
         """The same while both agree, or no number while they do not."""
+        self._sure_until = self._read_at
+        """Until then, by the monotonic clock, the wall clock is not looked at."""
 
     @property
     def jump(self) -> float:
@@ -80,14 +86,20 @@ class SteadyClock(SystemClock):
 
     def now(self) -> float:
         """Seconds since the epoch, UTC."""
-        at, wall = self._monotonic(), self._wall()
-        if -CLOSE_SECONDS < wall - at - self._agreed < CLOSE_SECONDS:
-            return wall  # a dozen times a saga: nothing is written, so nothing is locked
-        return self._follow(at, wall - at)
+        at = self._monotonic()
+        if at < self._sure_until:
+            return at + self._ahead
+        wall = self._wall()
+        ahead = wall - at
+        if not -CLOSE_SECONDS < ahead - self._agreed < CLOSE_SECONDS:
+            return self._follow(at, ahead)
+        self._ahead, self._sure_until = ahead, at + LOOK_SECONDS
+        return wall  # nothing but these two is written, so nothing is locked
 
     def _follow(self, at: float, seen: float) -> float:
         """The time here when the wall clock has moved against the monotonic one, or is ahead."""
         with self._lock:
+            self._sure_until = at
             if abs(seen - self._seen) > JUMP_SECONDS:
                 self._steady_since = at
             self._seen = seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stage.engine.clock import (
+    LOOK_SECONDS,
     STEADY_SECONDS_MAX,
     STEADY_SECONDS_MIN,
     SteadyClock,
@@ -102,6 +103,18 @@ def test_a_clock_that_keeps_jumping_is_never_believed(clocks: Clocks) -> None:
 def test_a_clock_that_is_not_watched_never_jumped() -> None:
     """Such as that of a simulation."""
     assert 0.0 == jump_of(SystemClock())
+
+
+def test_the_wall_clock_is_looked_at_again_soon_and_not_at_each_read(clocks: Clocks) -> None:
+    """In between time goes on all the same, and a jump waits for the next look."""
+    assert START == clocks.steady.now()
+    clocks.monotonic += LOOK_SECONDS / 2
+    clocks.wall += HOUR
+    assert START + LOOK_SECONDS / 2 == pytest.approx(clocks.steady.now(), abs=1e-6)
+    assert 0.0 == clocks.steady.jump
+    clocks.monotonic += LOOK_SECONDS
+    assert START + 1.5 * LOOK_SECONDS == pytest.approx(clocks.steady.now(), abs=1e-6)
+    assert pytest.approx(HOUR, abs=1.0) == clocks.steady.jump
 
 
 def test_the_time_before_the_beginning_counts_for_nothing(clocks: Clocks) -> None:
